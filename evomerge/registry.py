@@ -5,7 +5,7 @@ object is (`module:attribute`) and imports it when it is needed, so that listing
 nothing. Another package adds an object with an entry point in its `pyproject.toml`::
 
     [project.entry-points."evomerge.methods"]
-    my_method = "my_package.merging:MY_METHOD"
+    my_method = "my_package.merging:my_method"
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RecipeError
-from evomerge.merging.tokenizers.truncation import TRUNCATE
+from evomerge.merging.tokenizers.rows import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import split_adapter
 from evomerge.recipe import Recipe
@@ -57,7 +57,7 @@ def tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dic
             found["tokenizer"]["pad_to_multiple_of"] = int(options["pad_to_multiple_of"])
     template = options.get("chat_template", "")
     if template in checkpoints:
-        from evomerge.merging.tokenizers.chat_template import template_of
+        from evomerge.merging.tokenizers.templates import template_of
 
         template = template_of(checkpoints[template]) or ""
     return found | ({"chat_template": template} if template else {})

@@ -13,10 +13,10 @@ from evomerge.errors import CheckpointError, InputError
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, SourceTensor
-from evomerge.merging.tensors.reader import Reader
+from evomerge.merging.tensors.reader import TensorReader
 from evomerge.merging.tensors.threads import count_threads, for_each
-from evomerge.merging.tokenizers.panics import panics_as_errors
 from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
+from evomerge.merging.tokenizers.tokens import panics_as_errors
 from evomerge.merging.writer import copy_model, write_model
 from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
@@ -33,15 +33,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def bytes_of(text: str, option: str) -> int:
-    """Return the number of bytes of a size such as `5GB`.
-
-    Args:
-        text: the size.
-        option: the command-line option that it belongs to, for the error.
-
-    Raises:
-        InputError: the text is not a size.
-    """
+    """Return the bytes of a size such as `5GB`; an `InputError` names the `option` with another."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
     size = int(float(match[1]) * _UNITS.get(match[2], 0)) if match else 0
     if size <= 0:
@@ -62,15 +54,10 @@ def resident(
     """Return the resident model for recipes with the host, dtype and tokenizer of this one.
 
     Args:
-        checkpoints: every parent by reference.
-        recipe: any of the recipes.
-        place: the device of the model, or a placement on several.
+        place, memory, members: see `Resident`.
         routed: whether recipes are paths through the layers, in which most blocks are unchanged
             blocks of parents.
-        memory: maximum bytes of prepared merges that are kept for later candidates.
-        members: opens the members of recipes; None: recipes have none.
-        release: whether never all parents shall be in memory; see `Resident`. Not for paths, whose
-            models show the parents' own memory.
+        release: see `Resident`. Not for paths, whose models show the parents' own memory.
 
     Raises:
         CheckpointError: transformers cannot build the host, or an adapter cannot be added.
@@ -99,17 +86,17 @@ def resident(
 def check_finite(checkpoints: Mapping[str, Checkpoint], recipes: Sequence[Recipe]) -> None:
     """Check that all weights that recipes are made from are finite numbers.
 
-    Each of them is read once. No parent stays in memory.
-
-    Args:
-        checkpoints: every parent by reference.
-        recipes: recipes with one host, dtype and tokenizer.
+    Each of them is read once, and no parent stays in memory. The recipes have one host, dtype and
+    tokenizer.
 
     Raises:
         CheckpointError: a weight is NaN or infinite.
     """
     host, rows = recipes[0].host, plan_tokenizer(recipes[0], checkpoints).rows
-    planner, reader = Planner(checkpoints, host), Reader(checkpoints, adapter_patches(checkpoints))
+    planner, reader = (
+        Planner(checkpoints, host),
+        TensorReader(checkpoints, adapter_patches(checkpoints)),
+    )
     maker = TensorMaker(planner, reader, rows)
     sources = {
         source: plan
@@ -135,11 +122,7 @@ def members(
 
 
 def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
-    """Return the tokenizer of a recipe's model.
-
-    Raises:
-        CheckpointError: transformers cannot load it.
-    """
+    """Return the tokenizer of a recipe's model; `CheckpointError` as for `load_tokenizer`."""
     plan = plan_tokenizer(recipe, checkpoints)
     host = checkpoints[recipe.host]
     if not plan.files:
@@ -168,15 +151,11 @@ def write(
     """Write a recipe's model as a checkpoint, including its tokenizer.
 
     Args:
-        recipe: the recipe.
-        checkpoints: every parent by reference.
-        out: folder to create; it must not exist.
+        recipe, checkpoints, out, weights: see `write_model`.
         memory: memory that merging may use, such as `8GB`; None: see `write_model`.
         shard_size: largest size of a weight file, such as `5GB`.
-        texts: more text files to write: name -> text.
         folder: folder of the recipe's members, which are built there if they are not there; None:
             a temporary folder.
-        weights: False: see `write_model`.
 
     Returns:
         one sentence for each decision that was made because the parents' tokenizers differ, and for
@@ -209,23 +188,15 @@ def write(
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Any:
-    """Load a parent's tokenizer; code in its folder is never run.
-
-    Raises:
-        CheckpointError: transformers cannot load a tokenizer from the folder.
-    """
+    """Load a parent's tokenizer; see `load_tokenizer`."""
     return load_tokenizer(checkpoint.folder, checkpoint.reference)
 
 
 def load_tokenizer(folder: Path, reference: str) -> Any:
     """Load the tokenizer in a folder; code in the folder is never run.
 
-    Args:
-        folder: folder with the tokenizer's files.
-        reference: name of the parent, for the error.
-
     Raises:
-        CheckpointError: transformers cannot load a tokenizer from the folder.
+        CheckpointError: transformers cannot load one; the message names the parent `reference`.
     """
     from transformers import AutoTokenizer
 
@@ -234,35 +205,23 @@ def load_tokenizer(folder: Path, reference: str) -> Any:
             loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             loaded("")  # some settings of a wrong type are noticed by the first text only
     except Exception as error:  # transformers raises exceptions of many unrelated classes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{reference!r} has no tokenizer that transformers can load "
-            f"({reason}); correct its files, or put tokenizer.json and tokenizer_config.json "
-            "beside its weights."
+            f"{reference!r} has no tokenizer that transformers can load ({_reason(error)}); "
+            "correct its files, or put tokenizer.json and tokenizer_config.json beside its weights."
         ) from error
     return loaded
 
 
+def _reason(error: Exception) -> str:
+    """Return the first line of a message of transformers."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def copy(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
-    """Write a model without an adapter as it is, with the files of its tokenizer.
-
-    Args:
-        checkpoint: the model.
-        out: folder to create; it must not exist.
-        texts: more text files to write: name -> text.
-
-    Returns:
-        one sentence for each file of which something is left out.
-
-    Raises:
-        CheckpointError: `out` exists or cannot be written, or the disk does not have enough room.
-    """
+    """Write a model as `copy_model`; return a sentence for each file that loses something."""
     copy_model(checkpoint, out, texts)
-    return tuple(
-        code_notes(
-            checkpoint.reference, [checkpoint.folder / "config.json", *checkpoint.companions]
-        )
-    )
+    files = [checkpoint.folder / "config.json", *checkpoint.companions]
+    return tuple(code_notes(checkpoint.reference, files))
 
 
 def load(
@@ -274,14 +233,9 @@ def load(
 ) -> Any:
     """Load a model for scoring.
 
-    A parent with an adapter is built as in a search. One without is loaded by transformers, in the
-    dtype that it is stored in.
-
-    Args:
-        checkpoint: the parent.
-        place: the device of the model, or a placement on several.
-        dtype: dtype of a model with an adapter; not used without one.
-        causal: whether it must be a causal language model, as lm-eval's tasks need it.
+    One with an adapter is built as in a search, in `dtype`; one without is loaded by transformers,
+    in the dtype that it is stored in. `causal` is whether it must be a causal language model, as
+    lm-eval's tasks need it.
 
     Raises:
         CheckpointError: it is no causal language model though it must be one, transformers cannot
@@ -310,10 +264,9 @@ def load(
                 output_loading_info=True,
             )
     except Exception as error:  # transformers raises exceptions of many unrelated classes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{checkpoint.reference!r} cannot be loaded"
-            f"{' as a causal language model' if causal else ''} ({reason})."
+            f"{' as a causal language model' if causal else ''} ({_reason(error)})."
         ) from error
     model, report = found
     if report["missing_keys"]:
@@ -327,12 +280,7 @@ def load(
 
 
 def stored_dtype(checkpoint: Checkpoint, dtype: str) -> str:
-    """Return the dtype in which `load` loads a model: that of its config, or of its first tensor.
-
-    Args:
-        checkpoint: the model.
-        dtype: as for `load`; that of a model with an adapter.
-    """
+    """Return the dtype in which `load` loads a model: that of its config or first tensor."""
     if checkpoint.adapter is not None:
         return dtype
     named = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))

@@ -17,8 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.tensors.pages import resident_bytes
-from evomerge.merging.tensors.reader import Patch
+from evomerge.merging.tensors.reader import Patch, resident_bytes
 from evomerge.merging.writer import LEAST_MEMORY, write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
@@ -35,11 +34,9 @@ class Members:
     """Opens the members of recipes, and builds those that are not there.
 
     Args:
-        parents: every parent by reference.
         folder: folder of the members; None: a temporary one of this process.
         room: maximum bytes of the folder, except that the sources of the model that is being built
             always stay; None: as much as `KEPT` models take.
-        patches: see `Reader`.
     """
 
     def __init__(
@@ -58,9 +55,7 @@ class Members:
     def open(self, recipe: Recipe, threads: int | None = None) -> dict[str, Checkpoint]:
         """Return the members that a recipe names, by name. They stay until the next call.
 
-        Args:
-            recipe: the recipe.
-            threads: see `write_model`.
+        Those that are not there are built, in this many `threads` (see `write_model`).
 
         Raises:
             CheckpointError: a parent has changed, or the disk does not have enough room.
@@ -68,13 +63,16 @@ class Members:
         """
         unbuilt = [recipe]
         while True:
-            self._release(self._needed(unbuilt))
+            self._release({it.digest for item in unbuilt for it in item.members.values()})
             current = unbuilt[-1]
             missing = [item for item in current.members.values() if not self._take(item)]
             if missing:
                 unbuilt.append(missing[0])
                 continue
-            opened = {name: self._opened(name, item) for name, item in current.members.items()}
+            opened = {
+                name: Checkpoint.open(self._place(item), name)
+                for name, item in current.members.items()
+            }
             if current is recipe:
                 return opened
             self._build(current, opened, threads)
@@ -88,9 +86,6 @@ class Members:
 
     def _place(self, recipe: Recipe) -> Path:
         return self.folder / recipe.digest[:16]
-
-    def _opened(self, name: str, recipe: Recipe) -> Checkpoint:
-        return Checkpoint.open(self._place(recipe), name)
 
     def _build(
         self, recipe: Recipe, members: Mapping[str, Checkpoint], threads: int | None
@@ -135,9 +130,6 @@ class Members:
         os.utime(place)
         self._locks[recipe.digest] = lock
         return True
-
-    def _needed(self, unbuilt: Iterable[Recipe]) -> set[str]:
-        return {member.digest for recipe in unbuilt for member in recipe.members.values()}
 
     def _release(self, needed: Iterable[str]) -> None:
         """Release the locks of all members but the needed ones."""

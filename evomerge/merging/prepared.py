@@ -17,11 +17,7 @@ from evomerge.merging.methods.method import Merge
 
 @dataclass
 class PreparedMerges:
-    """Prepared merges by key; several threads may use it at the same time.
-
-    Attributes:
-        room: maximum bytes of all merges together.
-    """
+    """Prepared merges by key, at most `room` bytes; threads may use it at the same time."""
 
     room: int
     _merges: dict[object, tuple[Merge, int, int]] = field(default_factory=dict)
@@ -36,8 +32,7 @@ class PreparedMerges:
     def find(self, key: object) -> Merge | None:
         """Return the merge of a key, which this candidate then has used; None if it is not there.
 
-        Args:
-            key: identifies everything that the merge depends on, except knobs.
+        The key identifies everything that the merge depends on, except knobs.
         """
         with self._lock:
             found = self._merges.pop(key, None)
@@ -47,15 +42,7 @@ class PreparedMerges:
             return found[0]
 
     def keep(self, key: object, size: int, prepare: Callable[[], Merge]) -> None:
-        """Prepare the merge of a key that is not in the cache, and keep it if there is room.
-
-        Nothing is prepared if there is no room.
-
-        Args:
-            key: see `find`.
-            size: bytes that the merge takes in the cache.
-            prepare: prepares the merge.
-        """
+        """Prepare a merge that takes `size` bytes and keep it, if there is room for it."""
         with self._lock:
             if not self._reserve(size):
                 return

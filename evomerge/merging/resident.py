@@ -26,16 +26,15 @@ from evomerge.merging.architecture.generation import generation_config
 from evomerge.merging.architecture.layout import Layout, build_layout
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.architecture.placement import Placement, device_of
-from evomerge.merging.kernels.one_thread import one_thread
-from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
+from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
 from evomerge.merging.members import Members
 from evomerge.merging.methods import get_method
 from evomerge.merging.prepared import PreparedMerges
-from evomerge.merging.tensors.maker import TensorMaker
+from evomerge.merging.tensors.maker import TensorMaker, WholeAngles
 from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
-from evomerge.merging.tensors.reader import Patch, Reader, TokenRows
+from evomerge.merging.tensors.reader import Patch, TensorReader
 from evomerge.merging.tensors.threads import for_each
-from evomerge.merging.tensors.whole import WholeAngles
+from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import FLOATING, WIDTHS
 from evomerge.recipe import Recipe
@@ -52,12 +51,7 @@ Report: TypeAlias = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe whose weights can be written.
-
-    Attributes:
-        layout: the module, and where in it each tensor is.
-        plans: how each tensor is made.
-    """
+    """A recipe whose weights can be written."""
 
     layout: Layout
     plans: list[TensorPlan]
@@ -67,13 +61,10 @@ class Resident:
     """Builds the models of recipes, one after the other, in the same memory.
 
     Args:
-        checkpoints: every parent by reference.
-        host: reference of the host.
         dtype: dtype of the merged model; recipes must have the same.
         place: the device of the model, or a placement on several. Merging runs on the CPU, so that
             its bits do not depend on the device; changed tensors are copied to the device.
         memory: maximum bytes of prepared merges that are kept for later candidates.
-        patches: see `Reader`.
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
         members: opens the members of recipes; None: recipes have none.
         release: whether pages of the parents' files are given back as soon as a tensor is merged,
@@ -100,7 +91,7 @@ class Resident:
         *,
         memory: int = 0,
         patches: Mapping[str, Patch] | None = None,
-        rows: TokenRows | None = None,
+        rows: MatchedRows | None = None,
         members: Members | None = None,
         release: bool = False,
         generation: str | None = None,
@@ -120,7 +111,7 @@ class Resident:
     def _open(self, checkpoints: Mapping[str, Checkpoint]) -> None:
         """Read the sources of later recipes from these checkpoints."""
         self.planner = Planner(checkpoints, self._host)
-        reader = Reader(checkpoints, self._patches, writable=self.shows_parents)
+        reader = TensorReader(checkpoints, self._patches, writable=self.shows_parents)
         self.maker = TensorMaker(self.planner, reader, self.rows)
 
     @property
@@ -137,9 +128,7 @@ class Resident:
     def apply(self, recipe: Recipe) -> nn.Module:
         """Build the model of a recipe; this overwrites the weights of the previous model.
 
-        Returns:
-            the model, in evaluation mode, on its device. It is the same object for all recipes of
-            the same depth.
+        It is in evaluation mode, on its device, and the same object for all recipes of one depth.
 
         Raises:
             RecipeError: the recipe does not fit the parents, or has another host or dtype.
@@ -154,7 +143,6 @@ class Resident:
         `write`. The model does not change.
 
         Args:
-            recipe: the recipe.
             report: is called before the first tensor and after each one, by one thread at a time.
 
         Raises:

@@ -11,8 +11,7 @@ uses them too.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +37,13 @@ class RoutedResident(Resident):
     most_layouts = 64  # these modules take little memory, since they have no weights of their own
     shows_parents = True  # an objective function may write into them; this changes no file
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._unchanged: dict[Hashable, Tensor] = {}
+        """Unchanged tensors of the parents, by content."""
+        self._made: dict[Hashable, Tensor] = {}
+        """Tensors that were made for the last candidate, by content."""
+
     def _allocate(self, layout: Layout) -> None:
         """Do nothing, since every candidate sets the tensors of all parameters."""
 
@@ -57,8 +63,7 @@ class RoutedResident(Resident):
             if key not in self._unchanged:
                 made[key] = tensor
             weights[name].data = tensor
-        self._made.clear()
-        self._made.update(made)
+        self._made = made
 
     def _changed(self, layout: Layout, plans: list[TensorPlan]) -> list[TensorPlan]:
         """Return the plans of the tensors that must be made, equal ones only once."""
@@ -71,16 +76,6 @@ class RoutedResident(Resident):
             if key not in self._unchanged and key not in self._made:
                 made.setdefault(key, [plan for plan, _ in parts if not _is_plain(plan)])
         return [plan for of_one in made.values() for plan in of_one]
-
-    @cached_property
-    def _unchanged(self) -> dict[Hashable, Tensor]:
-        """Unchanged tensors of the parents, by content."""
-        return {}
-
-    @cached_property
-    def _made(self) -> dict[Hashable, Tensor]:
-        """Tensors that were made for the last candidate, by content."""
-        return {}
 
     def _parent_tensor(self, weight: Tensor, parts: list[Piece]) -> Tensor | None:
         """Return the parent's tensor that a parameter can be set to, or None if there is none."""
@@ -107,19 +102,15 @@ class RoutedResident(Resident):
 
         With a merged vocabulary the names are part of it, since rows are matched by name.
         """
-        return (tuple(self._part(plan, location) for plan, location in parts), weight.device)
-
-    def _part(self, plan: TensorPlan, location: Location) -> Hashable:
-        return (
-            plan.name if self.rows is not None else "",
-            plan.method,
-            plan.sources,
-            plan.base,
-            tuple(tuple(knobs.items()) for knobs in plan.knobs),
-            tuple((plan.merge_knobs or {}).items()),
-            (plan.seed, plan.factor, plan.offset),
-            (plan.shape, plan.dtype),
-            (location.start, location.size, location.axes),
+        return weight.device, tuple(
+            (
+                plan.name if self.rows is not None else "",
+                (plan.method, plan.sources, plan.base, plan.seed, plan.factor, plan.offset),
+                tuple(tuple(knobs.items()) for knobs in (*plan.knobs, plan.merge_knobs or {})),
+                (plan.shape, plan.dtype),
+                (location.start, location.size, location.axes),
+            )
+            for plan, location in parts
         )
 
 

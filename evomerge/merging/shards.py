@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import mmap
 import os
@@ -10,15 +11,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.tensors.pages import Pages
 from evomerge.merging.tensors.plan import TensorPlan
-from evomerge.merging.tensors.reader import DTYPES
-from evomerge.models.safetensors import INDEX, SINGLE, TensorInfo
+from evomerge.merging.tensors.reader import DTYPES, Pages
+from evomerge.models.safetensors import INDEX, SINGLE, WIDTHS, TensorInfo
 
 _WRITE_SIZE = 1 << 18
 """Bytes that one system call writes. For larger writes, Linux looks for large pieces of free
@@ -28,9 +29,8 @@ memory, which can take long (in one measurement, 1.4 s instead of 0.2 s for 0.9 
 class Buffers(threading.local):
     """One buffer for each thread, in which the thread makes its tensors.
 
-    Args:
-        largest: maximum bytes of a buffer. A larger tensor is made in a memory map of the file
-            instead, so that its pages can be freed before the tensor is complete.
+    A tensor of more than `largest` bytes is made in a memory map of the file instead, so that its
+    pages can be freed before the tensor is complete.
     """
 
     def __init__(self, largest: int) -> None:
@@ -51,7 +51,6 @@ class Shard:
     """One file of the output.
 
     Attributes:
-        name: file name.
         plans: plans of its tensors. Wider dtypes come first, so that every tensor begins at a
             multiple of the size of its elements.
         header: the bytes before the data.
@@ -63,6 +62,27 @@ class Shard:
     header: bytes
     tensors: dict[str, TensorInfo]
 
+    @classmethod
+    def of(cls, file: Path, plans: Sequence[TensorPlan]) -> Shard:
+        """Return the shard with these tensors."""
+        ordered = sorted(plans, key=lambda plan: -DTYPES[plan.dtype].itemsize)
+        ends = list(itertools.accumulate(map(nbytes, ordered), initial=0))
+        entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        for plan, *offsets in zip(ordered, ends, ends[1:], strict=False):
+            entries[plan.name] = {
+                "dtype": plan.dtype,
+                "shape": plan.shape,
+                "data_offsets": offsets,
+            }
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        header = struct.pack("<Q", len(text)) + text
+        places = {
+            plan.name: TensorInfo(plan.dtype, plan.shape, file, len(header) + a, len(header) + b)
+            for plan, a, b in zip(ordered, ends, ends[1:], strict=False)
+        }
+        return cls(file.name, tuple(ordered), header, places)
+
     @property
     def size(self) -> int:
         """Size of the file in bytes."""
@@ -70,13 +90,7 @@ class Shard:
 
 
 def split_into_shards(plans: Sequence[TensorPlan], shard_size: int, folder: Path) -> list[Shard]:
-    """Divide tensors among files.
-
-    Args:
-        plans: plans of the tensors, in order.
-        shard_size: maximum bytes of data in a file; a tensor that is larger gets a file of its own.
-        folder: folder of the files.
-    """
+    """Divide tensors, in their order, among files of at most `shard_size` bytes of data."""
     groups: list[list[TensorPlan]] = [[]]
     filled = 0
     for plan in plans:
@@ -86,64 +100,34 @@ def split_into_shards(plans: Sequence[TensorPlan], shard_size: int, folder: Path
             filled = 0
         groups[-1].append(plan)
         filled += size
-    count = len(groups)
+    if len(groups) == 1:
+        return [Shard.of(folder / SINGLE, plans)]
     return [
-        _shard(
-            folder / (SINGLE if count == 1 else f"model-{i:05}-of-{count:05}.safetensors"), group
-        )
+        Shard.of(folder / f"model-{i:05}-of-{len(groups):05}.safetensors", group)
         for i, group in enumerate(groups, 1)
     ]
 
 
 def nbytes(plan: TensorPlan) -> int:
     """Return the bytes that a tensor takes on disk."""
-    return TensorInfo(plan.dtype, plan.shape, Path(), 0, 0).nbytes
-
-
-def _index(shards: Sequence[Shard]) -> str:
-    """Return the text of `model.safetensors.index.json`."""
-    total = sum(nbytes(plan) for shard in shards for plan in shard.plans)
-    weight_map = {plan.name: shard.name for shard in shards for plan in shard.plans}
-    return json.dumps(
-        {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
-        indent=2,
-    )
+    return WIDTHS[plan.dtype] * prod(plan.shape)
 
 
 def index_files(shards: Sequence[Shard]) -> dict[str, str]:
     """Return {name: text} of the index file, which is needed if there is more than one shard."""
-    return {INDEX: _index(shards) + "\n"} if len(shards) > 1 else {}
-
-
-def _shard(file: Path, plans: Sequence[TensorPlan]) -> Shard:
-    ordered = sorted(plans, key=lambda plan: -DTYPES[plan.dtype].itemsize)
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for plan in ordered:
-        end = at + nbytes(plan)
-        entries[plan.name] = {"dtype": plan.dtype, "shape": plan.shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    header = struct.pack("<Q", len(text)) + text
-    places, at = {}, len(header)
-    for plan in ordered:
-        places[plan.name] = TensorInfo(plan.dtype, plan.shape, file, at, at + nbytes(plan))
-        at += nbytes(plan)
-    return Shard(file.name, tuple(ordered), header, places)
+    if len(shards) == 1:
+        return {}
+    names = {plan.name: shard.name for shard in shards for plan in shard.plans}
+    total = sum(nbytes(plan) for shard in shards for plan in shard.plans)
+    data = {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
+    return {INDEX: json.dumps(data, indent=2) + "\n"}
 
 
 class ShardWriter:
-    """Writes one shard; threads may write different tensors of it at the same time.
+    """Creates the file of a shard; threads may write different tensors of it at the same time.
 
-    Args:
-        shard: the shard.
-        folder: folder of the file, which is created.
-        buffers: the buffers in which tensors are made.
-        pages: frees pages of the file's memory maps.
-
-    Raises:
-        OSError: the disk is full or cannot be written.
+    `pages` frees pages of the file's memory maps. An `OSError` says that the disk is full or cannot
+    be written.
     """
 
     def __init__(self, shard: Shard, folder: Path, buffers: Buffers, pages: Pages) -> None:
@@ -154,11 +138,7 @@ class ShardWriter:
 
     @contextmanager
     def tensor(self, plan: TensorPlan) -> Iterator[Array]:
-        """Yield an uninitialised array for the caller to fill, then write it to the file.
-
-        Args:
-            plan: plan of one of the shard's tensors.
-        """
+        """Yield an uninitialised array for the caller to fill, then write it to the file."""
         info = self._shard.tensors[plan.name]
         dtype = DTYPES[plan.dtype]
         buffer = self._buffers.get(info.nbytes)

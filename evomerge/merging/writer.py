@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from evomerge.errors import CheckpointError, DiskError, RecipeError, not_written
@@ -21,12 +20,11 @@ from evomerge.merging.shards import (
     nbytes,
     split_into_shards,
 )
-from evomerge.merging.tensors.maker import TensorMaker
-from evomerge.merging.tensors.pages import resident_bytes
+from evomerge.merging.tensors.maker import TensorMaker, WholeAngles
 from evomerge.merging.tensors.plan import Planner, TensorPlan
-from evomerge.merging.tensors.reader import Patch, Reader, TokenRows
+from evomerge.merging.tensors.reader import Patch, TensorReader, resident_bytes
 from evomerge.merging.tensors.threads import MOST, Budget, count_threads, for_each
-from evomerge.merging.tensors.whole import WholeAngles
+from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import text_without_code
 from evomerge.models.safetensors import read_json
@@ -52,7 +50,7 @@ def write_model(
     extra_files: Mapping[str, str] | None = None,
     dropped: Collection[str] = (),
     patches: Mapping[str, Patch] | None = None,
-    rows: TokenRows | None = None,
+    rows: MatchedRows | None = None,
     weights: bool = True,
     threads: int | None = None,
 ) -> None:
@@ -62,17 +60,13 @@ def write_model(
     its name when it is complete; if writing fails, there is no folder with this name.
 
     Args:
-        recipe: the recipe.
-        checkpoints: every parent that the recipe names, by reference.
         out: folder to create; it must not exist.
-        memory: maximum bytes of memory of the process (its resident set, which includes pages of
-            memory-mapped files). None: 8 GiB, or more if the merge of one tensor needs more.
-        shard_size: maximum bytes of weights in a file; a tensor that is larger gets a file of its
-            own.
+        memory: maximum bytes of the process's resident set, which includes pages of mapped files.
+            None: 8 GiB, or more if the merge of one tensor needs more.
+        shard_size: maximum bytes of weights in a file; a larger tensor gets a file of its own.
         extra_files: text files to write (model card, tokenizer): name -> text. They replace files
             of the host with the same name.
         dropped: names of the host's files that are not copied.
-        patches: see `Reader`.
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
         weights: False: write all but the weights. The weight files have their headers and full
             size, but take no room on the disk, and every weight is 0.
@@ -86,7 +80,7 @@ def write_model(
     """
     threads = min(threads or count_threads(), MOST)
     planner = Planner(checkpoints, recipe.host)
-    reader = Reader(checkpoints, patches)
+    reader = TensorReader(checkpoints, patches)
     maker = TensorMaker(planner, reader, rows)
     planner.check_blocks(recipe)
     config = merged_config(recipe, checkpoints, vocabulary=rows)
@@ -116,11 +110,7 @@ def copy_model(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> N
     """Write a model without an adapter as it is: the files of its config, weights and tokenizer.
 
     Keys that let programs run code are left out of the configs, as in every model that is written.
-
-    Args:
-        checkpoint: the model, with the names that its tensors have on disk.
-        out: folder to create; it must not exist.
-        texts: more text files to write: name -> text.
+    `texts` are more files to write, by name.
 
     Raises:
         CheckpointError: `out` exists or cannot be written, or the disk does not have enough room.
@@ -166,25 +156,18 @@ class _Room:
     def of(
         cls, maker: TensorMaker, plans: Iterable[TensorPlan], memory: int | None, threads: int
     ) -> _Room:
-        """Return the room, after a check that it is enough.
-
-        Raises:
-            RecipeError: it is not.
-        """
-        largest, plan = max(
-            ((maker.working_bytes(plan), plan) for plan in plans),
-            key=lambda item: item[0],
-            default=(0.0, None),
-        )
-        base = resident_bytes() + LEAST_MEMORY
+        """Return the room, after a check that it is enough."""
+        plan = max(plans, key=maker.working_bytes)
+        largest, taken = maker.working_bytes(plan), resident_bytes()
+        base = taken + LEAST_MEMORY
         needed = base + int(largest) + (threads * _SMALL_BUFFER if largest else 0)
         memory = max(8 << 30, needed) if memory is None else memory
         if memory < base:
             raise RecipeError(
                 f"--memory is {memory / 1e9:.2f} GB; it must be at least {base / 1e9:.2f} GB, "
-                f"since the process already takes {resident_bytes() / 1e9:.2f} GB."
+                f"since the process already takes {taken / 1e9:.2f} GB."
             )
-        if memory < needed and plan is not None:
+        if memory < needed:
             raise RecipeError(
                 f"--memory is {memory / 1e9:.2f} GB, but {plan.method} takes about "
                 f"{largest / 1e9:.2f} GB for the tensor {plan.name!r} {list(plan.shape)}; give at "
@@ -207,26 +190,23 @@ def _write_shards(shards: Sequence[Shard], folder: Path, maker: TensorMaker, roo
     buffers, budget = room.shared()
     for shard in shards:
         writer = ShardWriter(shard, folder, buffers, maker.reader.pages)
-        write = partial(_write_tensor, writer=writer, maker=maker, budget=budget)
+
+        def write(plan: TensorPlan, writer: ShardWriter = writer) -> None:
+            if plan.method is None:
+                writer.put(plan, maker.read(plan, plan.sources[0]))
+            else:
+                with budget.taking(maker.working_bytes(plan)):
+                    merge = maker.prepare(plan, reuse=False)
+                    with writer.tensor(plan) as out:
+                        maker.write(plan, merge, out)
+                    del merge
+            for source in plan.inputs:
+                maker.reader.release(source)
+
         try:
             for_each(write, shard.plans, room.threads)
         finally:
             writer.close()
-
-
-def _write_tensor(
-    plan: TensorPlan, writer: ShardWriter, maker: TensorMaker, budget: Budget
-) -> None:
-    if plan.method is None:
-        writer.put(plan, maker.read(plan, plan.sources[0]))
-    else:
-        with budget.taking(maker.working_bytes(plan)):
-            merge = maker.prepare(plan, reuse=False)
-            with writer.tensor(plan) as out:
-                maker.write(plan, merge, out)
-            del merge
-    for source in plan.inputs:
-        maker.reader.release(source)
 
 
 def _check_room(out: Path, weights: int, companions: Sequence[Path]) -> None:

@@ -14,7 +14,6 @@ from evomerge.errors import SearchError
 from evomerge.evaluation.inference.device import count_cores
 from evomerge.execute.protocol import Job
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.cost import merge_seconds
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
@@ -206,6 +205,8 @@ def costly_warning(checked: CheckedSearch) -> str | None:
     for method in map(get_method, space.methods):
         reason = _why_again(checked, method) if method.svds is not None else None
         if reason is not None:
+            from evomerge.merging.methods.matrices import merge_seconds
+
             sources = space.most_parents or sources_of(checked, method.name)
             seconds = merge_seconds(method, _shapes(checked.checkpoints[checked.host]), sources)
             return (

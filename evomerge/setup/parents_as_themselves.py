@@ -131,7 +131,7 @@ def lent_part(checked: CheckedSearch, reference: str) -> Part | None:
         reference: the parent.
     """
     from evomerge.evaluation.tasks.functions import is_function
-    from evomerge.merging.tokenizers.chat_template import template_of
+    from evomerge.merging.tokenizers.templates import template_of
 
     config, checkpoint = checked.config, checked.checkpoints[reference]
     if not has_tokenizer(checkpoint):
@@ -156,7 +156,7 @@ def with_lent(checked: CheckedSearch, recipe: Recipe) -> Recipe:
         checked: the checked search of the run.
         recipe: the recipe of the parent, without any change.
     """
-    from evomerge.merging.tokenizers.chat_template import template_of
+    from evomerge.merging.tokenizers.templates import template_of
 
     part, giver = lent_part(checked, recipe.host), giver_of(checked)
     if part is None:

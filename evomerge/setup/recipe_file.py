@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evomerge.errors import RecipeError
-from evomerge.merging.tokenizers.truncation import TRUNCATE
+from evomerge.merging.tokenizers.rows import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping

@@ -24,7 +24,7 @@ from evomerge.space.protocol import Gene, Space
 
 if TYPE_CHECKING:
     from evomerge.merging.tensors.plan import Planner
-    from evomerge.merging.tokenizers.protocol import Vocabulary
+    from evomerge.merging.tokenizers.rows import MatchedRows
 
 
 START = "where the search starts"
@@ -44,7 +44,7 @@ def check_recipes(
     recipes: Mapping[str, Recipe],
     checkpoints: Mapping[str, Checkpoint],
     host: str,
-    vocabulary: Vocabulary | None = None,
+    vocabulary: MatchedRows | None = None,
 ) -> None:
     """Plan every tensor of these recipes, and fold the scales of the first one into its weights.
 

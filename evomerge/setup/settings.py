@@ -65,8 +65,8 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
         ConfigError: the tasks cannot be loaded.
     """
     from evomerge.merging.backend import stored_dtype
-    from evomerge.merging.tokenizers.chat_template import template_of
     from evomerge.merging.tokenizers.plan import plan_tokenizer
+    from evomerge.merging.tokenizers.templates import template_of
 
     config, checkpoints = checked.config, checked.checkpoints
     like = next(iter(checked.space.baselines().values()))

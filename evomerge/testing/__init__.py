@@ -6,7 +6,7 @@ law is broken::
     from evomerge.testing import check_method
 
     def test_my_method():
-        check_method(MY_METHOD)
+        check_method(my_method)
 """
 
 from evomerge.testing.executors import check_executor as check_executor

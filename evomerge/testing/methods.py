@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evomerge.errors import CandidateError
-from evomerge.merging.methods.method import Knob, Method
+from evomerge.merging.kernels.noise import Noise
+from evomerge.merging.methods.method import Knob, Merge, Method, Operands, Prepare
 from evomerge.testing.require import require
 
 if TYPE_CHECKING:
@@ -38,6 +39,28 @@ def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
         _check_tensor(method, tensors[:count], base, sources, knobs)
 
 
+def on_tensors(prepare: Prepare) -> Callable[..., Merge]:
+    """Return the first step of a merge for torch tensors, given the one on arrays.
+
+    It takes the attributes of `Operands`; its merges write torch tensors.
+    """
+    from evomerge.merging.kernels.torch_views import as_array
+
+    def prepare_tensors(
+        tensors: Sequence[Tensor],
+        base: Tensor | None,
+        noise: Sequence[Noise] = (),
+        *,
+        reuse: bool = False,
+        tokens: bool = False,
+    ) -> Merge:
+        start = None if base is None else as_array(base)
+        merge = prepare(Operands([as_array(it) for it in tensors], start, noise, reuse, tokens))
+        return lambda sources, knobs, out: merge(sources, knobs, as_array(out))
+
+    return prepare_tensors
+
+
 def _check_tensor(
     method: Method,
     tensors: list[Tensor],
@@ -47,11 +70,8 @@ def _check_tensor(
 ) -> None:
     import torch
 
-    from evomerge.merging.kernels.noise import Noise
-    from evomerge.merging.methods.conversion import on_tensors
-
     noise = [Noise(0, f"parent{i}", "weight") for i in range(len(tensors))]
-    prepare = on_tensors(method.prepare) if method.arrays else method.prepare
+    prepare = on_tensors(method.prepare)
     copies = [tensor.clone() for tensor in (*tensors, *([] if base is None else [base]))]
 
     def run(dtype: torch.dtype, *, reuse: bool, before: Sequence[float] = ()) -> Tensor | None:

@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
 def opened(folder, **config):
     data = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, **config}
     (folder / "adapter_config.json").write_text(json.dumps(data))
-    return Adapter.open(Checkpoint.open(zoo.path("base"), "zoo:base", adapter=folder))
+    return Adapter(Checkpoint.open(zoo.path("base"), "zoo:base", adapter=folder))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_an_older_adapter_in_a_folder_beside_it_is_not_read(folder):
     try:
         again = Checkpoint.open(zoo.path("base"), "zoo:base", adapter=folder)
         assert again.fingerprint == checkpoint.fingerprint
-        assert Adapter.open(again).weights
+        assert Adapter(again).weights
     finally:
         (folder / "adapter_old").rmdir()
 
@@ -144,4 +144,4 @@ def test_a_folder_in_place_of_a_file_is_one_sentence(tmp_path, name):
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / name).mkdir()
     with pytest.raises(CheckpointError, match=f"has no {name}"):
-        Adapter.open(Checkpoint.open(zoo.path("base"), "zoo:base", adapter=tmp_path))
+        Adapter(Checkpoint.open(zoo.path("base"), "zoo:base", adapter=tmp_path))

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from evomerge.errors import CandidateError, CheckpointError, DiskError, RecipeError
-from evomerge.merging.tensors.pages import resident_bytes
+from evomerge.merging.tensors.reader import resident_bytes
 from evomerge.merging.tensors.threads import Budget
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint

@@ -10,7 +10,7 @@ from search_run import write_search
 from evomerge.cli.catalogue import LISTS
 from evomerge.config.schema import load
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.cost import SVD_SECONDS, merge_seconds
+from evomerge.merging.methods.matrices import SVD_SECONDS, merge_seconds
 from evomerge.setup import estimate
 from evomerge.setup.estimate import costly_warning
 from evomerge.setup.memory import prepared_bytes

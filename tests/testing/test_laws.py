@@ -8,7 +8,7 @@ from optimizer_runs import COUNTS, NAMES, trials_of
 from plain_searches import REFERENCES
 
 from evomerge.merging.methods import get_method, method_names
-from evomerge.merging.methods.method import Knob, Method
+from evomerge.merging.methods.method import Knob, method
 from evomerge.optimize import create
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Gene
@@ -160,31 +160,31 @@ def test_a_flawed_space_is_caught(flaw, sentence):
 
 
 def flawed_method(flaw):
-    calls = []
+    calls, weight = [], Knob("weight", 1.0, 0, 1, "source", search=(0.1, 0.9))
 
-    def prepare(tensors, base, noise, *, reuse):
+    @method("", weight, parents=(1, None), torch=True)
+    def flawed(given):
         def merge(sources, knobs, out):
             calls.append(sources)
             total = sum(
                 source["weight"] * tensor.float()
-                for source, tensor in zip(sources, tensors, strict=True)
+                for source, tensor in zip(sources, given.tensors, strict=True)
             )
             if flaw == "reuse":
-                total = total + reuse
+                total = total + given.reuse
             if flaw == "memory":
                 total = total + len(calls)
             if flaw == "infinite":
                 total = total / 0
             if flaw == "writes":
-                tensors[0].zero_()
+                given.tensors[0].zero_()
             if flaw == "rounds":
                 total = total.to(out.dtype) + 1
             out.copy_(total)
 
         return merge
 
-    weight = Knob("weight", 1.0, 0, 1, "source", search=(0.1, 0.9))
-    return Method("flawed", "", prepare, (weight,), (1, None), "none")
+    return flawed
 
 
 @pytest.mark.parametrize(

@@ -35,20 +35,23 @@ _SIZES = re.compile(r"^(num|n|d)_|_(size|dim|heads|layers)$")
 def check_buildable(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
     """Check that transformers builds a parent's model, and that its weights fit into it.
 
-    It is also run on a few tokens, as far as this is possible without weights.
-
-    Tensors that the model has no place for are allowed, since old checkpoints hold buffers, but not
-    whole blocks of them.
-
-    Args:
-        checkpoint: the parent.
-        config: its `config.json`, as the merged model has it.
+    It is also run on a few tokens, as far as this is possible without weights. Tensors that the
+    model has no place for are allowed, since old checkpoints hold buffers, but not whole blocks of
+    them. `config` is the parent's `config.json`, as the merged model has it.
 
     Raises:
         CheckpointError: it cannot be built or run, a weight is missing, or one has another shape.
     """
-    stored = checkpoint.original or checkpoint
-    _check_counts(checkpoint.reference, config)
+    stored, subject = checkpoint.original or checkpoint, f"Parent {checkpoint.reference!r}"
+    # A config class may make lists of this length.
+    for section in (config, *(item for item in config.values() if isinstance(item, Mapping))):
+        for key in LAYER_COUNTS:
+            count = section.get(key)
+            if isinstance(count, (int, float)) and not 0 <= count <= MOST_LAYERS:
+                raise CheckpointError(
+                    f"{subject}: config.json has {key!r} {count:.6g}; allowed are 1 to "
+                    f"{MOST_LAYERS:,}; {_fix([key])}."
+                )
     shapes = {name: info.shape for name, info in stored.tensors.items()}
     try:
         with _no_larger_than(_LARGER * checkpoint.parameters + _SPARE):
@@ -56,21 +59,9 @@ def check_buildable(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
     except CheckpointError as error:
         reason = printable(str(error).rstrip("."), _LONGEST)
         raise CheckpointError(
-            f"Parent {checkpoint.reference!r}: {reason}; {_fix(_named(checkpoint, reason))}."
+            f"{subject}: {reason}; {_fix(_named(checkpoint, reason))}."
         ) from error
     _check_faults(checkpoint, stored, faults)
-
-
-def _check_counts(name: str, config: Mapping[str, Any]) -> None:
-    """Check the numbers of layers; a config class may make lists of this length."""
-    for section in (config, *(item for item in config.values() if isinstance(item, Mapping))):
-        for key in LAYER_COUNTS:
-            count = section.get(key)
-            if isinstance(count, (int, float)) and not 0 <= count <= MOST_LAYERS:
-                raise CheckpointError(
-                    f"Parent {name!r}: config.json has {key!r} {count:.6g}; allowed are 1 to "
-                    f"{MOST_LAYERS:,}; {_fix([key])}."
-                )
 
 
 def _check_faults(checkpoint: Checkpoint, stored: Checkpoint, faults: Faults) -> None:
@@ -89,7 +80,7 @@ def _check_faults(checkpoint: Checkpoint, stored: Checkpoint, faults: Faults) ->
         built = [
             layer
             for layer, block in enumerate(stack.blocks)
-            if not all(stack.name(layer, rest) in faults.unexpected for rest in block)
+            if not all(stack.name(layer, suffix) in faults.unexpected for suffix in block)
         ]
         if len(built) < len(stack):
             keys = [key for key in LAYER_COUNTS if key in checkpoint.text_config]

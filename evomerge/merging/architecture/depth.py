@@ -21,7 +21,7 @@ from evomerge.merging.architecture.layer_settings import (
     columns,
     write_column,
 )
-from evomerge.merging.tokenizers.protocol import Vocabulary
+from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.stacks import PREDICTION_COUNTS
@@ -44,14 +44,11 @@ _DTYPE_KEYS = ("torch_dtype", "dtype")
 
 
 def merged_config(
-    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, vocabulary: Vocabulary | None = None
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, vocabulary: MatchedRows | None = None
 ) -> dict[str, Any]:
     """Return `config.json` of the merged model.
 
-    Args:
-        recipe: what is built.
-        checkpoints: every parent the recipe names, by reference.
-        vocabulary: the merged vocabulary if embedding rows are matched by token, else None.
+    `vocabulary` is the merged vocabulary if embedding rows are matched by token, else None.
 
     Raises:
         RecipeError: the depth of a stack changes, and the config has no key for it; a parent's
@@ -151,38 +148,26 @@ def _layers_of_a_group(
 
     So it is in ALBERT, whose config has the numbers of layers and of groups; group i is used for
     the i-th part of the layers.
-
-    Raises:
-        RecipeError: it is another number for another block.
     """
-    numbers: dict[int, str] = {}
+    sizes: dict[float, str] = {}
     for i, layer in enumerate(layers):
         lead = layer.sources[0].parent
         config = checkpoints[lead].text_config
-        count, groups = config["num_hidden_layers"], config["num_hidden_groups"]
-        if count % groups:
+        size = config["num_hidden_layers"] / config["num_hidden_groups"]
+        sizes.setdefault(size, lead)
+        if len(sizes) > 1 or not size.is_integer():
+            told = " and ".join(f"{size:g} in {name!r}" for size, name in sizes.items())
             raise RecipeError(
-                f"layers.{prefix}[{i}]: parent {lead!r} has {count} layers in {groups} groups, so "
-                "its groups have different numbers of layers, for which config.json has no key; "
-                "use a parent whose groups are of one size."
+                f"layers.{prefix}[{i}]: a group has {told} layers, and config.json has one whole "
+                "number for all groups; use parents whose groups are of one size."
             )
-        numbers.setdefault(count // groups, lead)
-        if len(numbers) > 1:
-            (one, first), (other, _) = numbers.items()
-            raise RecipeError(
-                f"layers.{prefix}[{i}]: a group has {other} layers in {lead!r} and {one} in "
-                f"{first!r}, and config.json has one number for all groups; use parents whose "
-                "groups are of one size."
-            )
-    return next(iter(numbers))
+    return int(next(iter(sizes)))
 
 
 def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:
     """Return the settings of single layers in a parent's config, also those that are computed.
 
-    Args:
-        checkpoint: a parent.
-        prefix: the host's name of the stack; the columns have an entry for each of its blocks.
+    They have an entry for each block of the stack with the host's name `prefix`.
     """
     fit = TensorNameMap(checkpoint, checkpoint)
     stack = fit.stacks.get(prefix, checkpoint.main)
@@ -193,13 +178,9 @@ def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:
 def understood(section: Mapping[str, Any], kind: Any, count: int) -> dict[str, Column]:
     """Return the settings of single layers as transformers understands a config.
 
-    Args:
-        section: the language model's part of a config.
-        kind: its model type; there are no settings if transformers does not know it.
-        count: its number of layers.
+    There are none if transformers does not know the model type. `CheckpointError` if it refuses the
+    config.
 
-    Raises:
-        CheckpointError: transformers refuses the config.
     """
     from evomerge.merging.architecture.loading import is_known, transformers_config
 
@@ -224,14 +205,7 @@ def text_section(config: dict[str, Any], host: Checkpoint) -> MutableMapping[str
 def count_keys(
     section: Mapping[str, Any], prefix: str, count: int, stacks: Iterable[str]
 ) -> list[str]:
-    """Return the keys of a config that hold the number of blocks of a stack.
-
-    Args:
-        section: the language model's part of the config.
-        prefix: the stack.
-        count: how many blocks it has.
-        stacks: prefixes of all stacks of the model.
-    """
+    """Return the keys of a config that hold the number of blocks of a stack, one of `stacks`."""
     words = " ".join(stacks)
     both = "encoder" in words and "decoder" in words
     keys = [key for key in LAYER_COUNTS if section.get(key) == count]

@@ -10,11 +10,8 @@ import transformers
 
 from evomerge.errors import CheckpointError, one_line
 from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
-from evomerge.merging.architecture.small_config import small_config
+from evomerge.merging.architecture.miniature import small_config
 from evomerge.parsing.texts import json_value
-
-_PROMPT = [[5, 6, 7, 5]]
-_LONGEST = 8
 
 
 def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
@@ -30,15 +27,16 @@ def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
     """
     made = transformers.GenerationConfig
     file = "config.json" if generation is None else "generation_config.json"
+    settings = None
+    if generation is not None:
+        settings = json_value(generation, file, CheckpointError)
+    elif not hasattr(transformers.GenerationMixin, "adjust_generation_fn"):
+        return None  # older versions keep them in the config
     try:
         with quiet():
-            if generation is not None:
-                return made.from_dict(json_value(generation, file, CheckpointError))
-            if hasattr(transformers.GenerationMixin, "adjust_generation_fn"):
-                return made.from_model_config(dict(config))
-        return None  # older versions keep them in the config
-    except CheckpointError:
-        raise
+            if settings is not None:
+                return made.from_dict(settings)
+            return made.from_model_config(dict(config))
     except Exception as error:  # transformers raises anything for values that it does not expect
         raise CheckpointError(
             f"The host's {file} has a setting of generation that transformers refuses "
@@ -49,17 +47,12 @@ def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
 def why_not_generating(config: Mapping[str, Any], settings: Any) -> str | None:
     """Return why `generate` fails with a generation config, or None if it does not.
 
-    A small model with random weights is asked, so not every reason is found.
-
-    Args:
-        config: `config.json` of a causal language model.
-        settings: the generation config.
+    A small model of this `config.json` with random weights is asked, so not every reason is found.
     """
     with torch.random.fork_rng(devices=[]), quiet(), torch.inference_mode():
         try:
-            small = transformers_config(
-                {**small_config(config), "vocab_size": config["vocab_size"]}
-            )
+            sizes = {**small_config(config), "vocab_size": config["vocab_size"]}
+            small = transformers_config(sizes)
             model = model_class(small)(small).eval()
             model.generation_config = type(settings)()
             _generate(model)
@@ -75,11 +68,11 @@ def why_not_generating(config: Mapping[str, Any], settings: Any) -> str | None:
 
 def _generate(model: Any) -> Any:
     """Let a model generate a few tokens, with the arguments of lm-eval."""
-    prompt = torch.tensor(_PROMPT)
+    prompt = torch.tensor([[5, 6, 7, 5]])
     return model.generate(
         input_ids=prompt,
         attention_mask=torch.ones_like(prompt),
-        max_length=_LONGEST,
+        max_length=8,
         pad_token_id=0,
         use_cache=True,
         do_sample=False,

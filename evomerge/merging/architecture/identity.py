@@ -17,8 +17,7 @@ import torch
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.depth import per_layer
 from evomerge.merging.architecture.loading import weights_of
-from evomerge.merging.architecture.miniature import Miniature, language_config
-from evomerge.merging.architecture.submodel import NoMiniatureError
+from evomerge.merging.architecture.miniature import Miniature, NoMiniatureError, language_config
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 
@@ -29,10 +28,6 @@ class PositionError(Exception):
 
 def check_identity_layers(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
     """Check that layers do the same at any position, and nothing at all if their weights are zero.
-
-    Args:
-        checkpoints: the parents by reference.
-        host: reference of the host.
 
     Raises:
         CheckpointError: they do not, or it cannot be tested.
@@ -61,11 +56,7 @@ def has_fixed_layers(checkpoints: Mapping[str, Checkpoint], host: str) -> bool:
 
 
 def _check_kinds(checkpoints: Mapping[str, Checkpoint], host: str, stack: str) -> None:
-    """Check that all layers have the same entries in the config's lists, and the same tensors.
-
-    Raises:
-        PositionError: they have not.
-    """
+    """Check that all layers have the same entries in the config's lists, and the same tensors."""
     entries: dict[str, dict[str, None]] = {}
     tensors: dict[frozenset[tuple[str, tuple[int, ...]]], None] = {}
     for checkpoint in checkpoints.values():
@@ -73,10 +64,8 @@ def _check_kinds(checkpoints: Mapping[str, Checkpoint], host: str, stack: str) -
             entries.setdefault(key, {}).update(dict.fromkeys(map(json.dumps, values)))
         fit = TensorNameMap(checkpoints[host], checkpoint)
         for layer in range(len(fit.stacks[stack])):
-            names = (
-                (rest, fit.inside(stack, layer, rest)) for rest in fit.block(stack, layer, layer)
-            )
-            shapes = ((rest, checkpoint.tensors[name].shape) for rest, name in names if name)
+            names = {it: fit.inside(stack, layer, it) for it in fit.block(stack, layer, layer)}
+            shapes = ((it, checkpoint.tensors[name].shape) for it, name in names.items() if name)
             tensors.setdefault(frozenset(shapes))
     for key, found in entries.items():
         if len(found) > 1:
@@ -88,21 +77,11 @@ def _check_kinds(checkpoints: Mapping[str, Checkpoint], host: str, stack: str) -
 
 @lru_cache(maxsize=16)
 def _check_miniature(config: str, stack: str) -> None:
-    """Test an architecture on a small model.
-
-    Args:
-        config: `config.json` of a causal language model, as JSON text.
-        stack: last word of the name of its stack of layers.
-
-    Raises:
-        PositionError: a layer computes something else at another position, or is no identity with
-            weights of zero.
-        NoMiniatureError: the small model cannot be made.
-    """
+    """Test an architecture on a small model."""
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
         miniature = Miniature(json.loads(config), stack)
-        first, *others = miniature.layers()
+        first, *others = miniature.layers
         state = miniature.random_state()
         expected, weights = first(state), first.module.state_dict()
         for other in others:

@@ -21,8 +21,7 @@ Its column has all layers without experts, and so can be written only where the 
 class InexpressibleError(Exception):
     """A form cannot express a column; the message says where chosen layers can stand.
 
-    Attributes:
-        layer: index of the first layer that does not fit.
+    `layer` is the index of the first layer that does not fit.
     """
 
     def __init__(self, layer: int, where: str) -> None:
@@ -35,28 +34,28 @@ class Form:
     """How a value in a config says something about each layer.
 
     Attributes:
-        read: takes the value and the number of layers; returns the column, or None if the value
-            does not have this form.
+        kind: type of such a value.
+        read: takes a value of this type and the number of layers; returns the column.
         write: takes a column and returns the value; raises `InexpressibleError`.
     """
 
-    read: Callable[[Any, int], Column | None]
+    kind: type | tuple[type, ...]
+    read: Callable[[Any, int], Column]
     write: Callable[[Column], Any]
 
 
 def columns(section: Mapping[str, Any], count: int) -> dict[str, Column]:
-    """Return the columns of a config by key.
-
-    Args:
-        section: the language model's part of the config.
-        count: its number of layers.
-    """
+    """Return the columns of a config with `count` layers, by key."""
     found: dict[str, Column] = {}
     for key, value in section.items():
         form = _form_of(key)
-        column = form.read(value, count) if form else None
-        if column is not None and len(column) == count:
-            found[key] = column
+        if form is not None and isinstance(value, form.kind):
+            try:
+                column = form.read(value, count)
+            except (TypeError, ValueError):  # its entries are of another form
+                continue
+            if len(column) == count:
+                found[key] = column
     step = section.get(SPARSE_STEP)
     if "mlp_only_layers" in found and isinstance(step, int) and step > 1:
         dense = found["mlp_only_layers"]
@@ -82,24 +81,6 @@ def _form_of(key: str) -> Form | None:
     return _LIST if "layer" in key and "index" not in key else None
 
 
-def _read_list(value: Any, count: int) -> Column | None:
-    return list(value) if isinstance(value, (list, tuple)) and len(value) == count else None
-
-
-def _read_positions(value: Any, count: int) -> Column | None:
-    return [i in value for i in range(count)] if isinstance(value, (list, tuple)) else None
-
-
-def _write_positions(column: Column) -> list[int]:
-    return [i for i, chosen in enumerate(column) if chosen]
-
-
-def _read_ordinals(value: Any, count: int) -> Column | None:
-    if not isinstance(value, (list, tuple)):
-        return None
-    return [value.index(i) if i in value else None for i in range(count)]
-
-
 def _write_ordinals(column: Column) -> list[int]:
     positions = [i for i, ordinal in enumerate(column) if ordinal is not None]
     for ordinal, i in enumerate(positions):
@@ -108,26 +89,11 @@ def _write_ordinals(column: Column) -> list[int]:
     return positions
 
 
-def _read_first(value: Any, count: int) -> Column | None:
-    return [i < value for i in range(count)] if isinstance(value, int) else None
-
-
 def _write_first(column: Column) -> int:
     number = sum(column)
     if not all(column[:number]):
-        late = column.index(True, column.index(False))
-        raise InexpressibleError(late, "at the start")
+        raise InexpressibleError(column.index(True, column.index(False)), "at the start")
     return number
-
-
-def _read_until(value: Any, count: int) -> Column | None:
-    if not isinstance(value, int):
-        return None
-    return [value == -1 or i <= value for i in range(count)]
-
-
-def _read_last(value: Any, count: int) -> Column | None:
-    return [i >= count - value for i in range(count)] if isinstance(value, int) else None
 
 
 def _write_last(column: Column) -> int:
@@ -137,42 +103,64 @@ def _write_last(column: Column) -> int:
     return number
 
 
-def _read_mapping(value: Any, count: int) -> Column | None:
-    if not isinstance(value, Mapping):
-        return None
+def _read_mapping(value: Any, count: int) -> Column:
     named = {str(key): item for key, item in value.items()}
     return [named.get(str(i)) for i in range(count)]
 
 
-def _write_mapping(column: Column) -> dict[str, Any]:
-    return {str(i): item for i, item in enumerate(column) if item is not None}
+_SEQUENCE = (list, tuple)
 
-
-def _read_letters(value: Any, count: int) -> Column | None:
-    return list(value) if isinstance(value, str) and len(value) == count else None
-
-
-def _read_cycle(value: Any, count: int) -> Column | None:
-    if not isinstance(value, (list, tuple)) or not value:
-        return None
-    return [value[i % len(value)] for i in range(count)]
-
-
-def _read_repeats(value: Any, count: int) -> Column | None:
-    try:
-        return [entry for entries, times in value for _ in range(times) for entry in entries]
-    except (TypeError, ValueError):
-        return None
-
-
-_LIST = Form(_read_list, list)
+_LIST = Form(_SEQUENCE, lambda value, _: list(value), list)
 """One entry for each layer."""
 
-_POSITIONS = Form(_read_positions, _write_positions)
+_POSITIONS = Form(
+    _SEQUENCE,
+    lambda value, count: [i in value for i in range(count)],
+    lambda column: [i for i, chosen in enumerate(column) if chosen],
+)
 """The positions of some layers."""
 
-_FIRST = Form(_read_first, _write_first)
+_ORDINALS = Form(
+    _SEQUENCE,
+    lambda value, count: [value.index(i) if i in value else None for i in range(count)],
+    _write_ordinals,
+)
+"""The positions of some layers, which have adapters in this order."""
+
+_FIRST = Form(int, lambda value, count: [i < value for i in range(count)], _write_first)
 """How many layers at the start."""
+
+_UNTIL = Form(
+    int,
+    lambda value, count: [value == -1 or i <= value for i in range(count)],
+    lambda column: _write_first(column) - 1,
+)
+"""The last of some layers at the start; -1: all."""
+
+_LAST = Form(int, lambda value, count: [i >= count - value for i in range(count)], _write_last)
+"""How many layers at the end."""
+
+_MAPPING = Form(
+    Mapping,
+    _read_mapping,
+    lambda column: {str(i): item for i, item in enumerate(column) if item is not None},
+)
+"""Position -> entry, for some layers."""
+
+_LETTERS = Form(str, lambda value, _: list(value), "".join)
+"""One letter for each layer."""
+
+_CYCLE = Form(
+    _SEQUENCE, lambda value, count: [value[i % len(value)] for i in range(count) if value], list
+)
+"""A pattern that is repeated."""
+
+_REPEATS = Form(
+    _SEQUENCE,
+    lambda value, _: [entry for entries, times in value for _ in range(times) for entry in entries],
+    lambda column: [[column, 1]],
+)
+"""Patterns, each with the number of times that it is repeated."""
 
 _FORMS: dict[str, Form | None] = {
     "activation_sparsity_pattern": _LIST,
@@ -187,13 +175,13 @@ _FORMS: dict[str, Form | None] = {
     "first_k_dense_replace": _FIRST,
     "moe_layer_start_index": _FIRST,
     "num_dense_layers": _FIRST,
-    "moe_layer_end_index": Form(_read_until, lambda column: _write_first(column) - 1),
-    "num_kv_shared_layers": Form(_read_last, _write_last),
-    "hybrid_layer_ids": Form(_read_ordinals, _write_ordinals),  # these have adapters in this order
-    "per_layer_config": Form(_read_mapping, _write_mapping),
-    "hybrid_override_pattern": Form(_read_letters, "".join),
-    "block_types": Form(_read_cycle, list),
-    "attention_types": Form(_read_repeats, lambda column: [[column, 1]]),
+    "moe_layer_end_index": _UNTIL,
+    "num_kv_shared_layers": _LAST,
+    "hybrid_layer_ids": _ORDINALS,
+    "per_layer_config": _MAPPING,
+    "hybrid_override_pattern": _LETTERS,
+    "block_types": _CYCLE,
+    "attention_types": _REPEATS,
     "mtp_layers_block_type": None,
 }
 """The form by key, where it is no list whose name has the word `layer`."""

@@ -3,24 +3,38 @@
 transformers renames, stacks, concatenates and transposes weights when it loads them (for example,
 the experts of a mixture become one 3-dimensional parameter), and this changes between versions. So
 no rule is written down here. Loading a checkpoint of known numbers shows where each tensor goes
-(see `probe`); where possible this is done with the first blocks only (see `blocks`). The result is
-checked for the whole model: the tensors must fill every parameter exactly.
+(see `probe`).
+
+Where possible, this is done with a shorter model. Blocks with the same tensors are laid out in the
+same way, so a model that ends after the second block of every kind is enough, and takes a fraction
+of the memory. These must be the first blocks, because configs count positions (for example, "the
+first n blocks are dense"). The result is checked for the whole model: the tensors must fill every
+parameter exactly.
 """
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.architecture.blocks import first_blocks
+from evomerge.merging.architecture.depth import count_keys
+from evomerge.merging.architecture.layer_settings import columns, write_column
 from evomerge.merging.architecture.loading import Loader, weights_of
 from evomerge.merging.architecture.probe import Location, find_locations
+from evomerge.models.stacks import INDEX, Stack, find_stacks, is_other_modality
+
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+
+_Kind: TypeAlias = frozenset[tuple[str, tuple[int, ...]]]
+"""Names and shapes of the tensors of a block."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +54,7 @@ class Layout:
 
 
 def build_layout(
-    data: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
-    constants: Mapping[str, Tensor],
-    dtype: torch.dtype,
+    data: Mapping[str, Any], shapes: Shapes, constants: Mapping[str, Tensor], dtype: torch.dtype
 ) -> Layout:
     """Build a model without weights, and find where the tensors of its checkpoint lie.
 
@@ -51,7 +62,7 @@ def build_layout(
         data: `config.json` of the model.
         shapes: shape of every floating-point tensor of the checkpoint, by name.
         constants: every other tensor of the checkpoint, by name.
-        dtype: dtype of the model's parameters.
+        dtype: dtype of the parameters.
 
     Raises:
         CheckpointError: transformers has no class for the model, the checkpoint lacks weights that
@@ -73,9 +84,7 @@ def build_layout(
 
 
 def _from_first_blocks(
-    data: Mapping[str, Any],
-    shapes: Mapping[str, tuple[int, ...]],
-    constants: Mapping[str, Tensor],
+    data: Mapping[str, Any], shapes: Shapes, constants: Mapping[str, Tensor]
 ) -> Mapping[str, Location] | None:
     """Find the locations with the first blocks only; None if that is not possible."""
     few = first_blocks(data, shapes)
@@ -89,10 +98,7 @@ def _from_first_blocks(
 
 
 def _uncovered(module: nn.Module, locations: Mapping[str, Location]) -> str | None:
-    """Return a parameter that the tensors do not fill exactly, or None if they fill all.
-
-    A location that is outside of its parameter counts as a fault of that parameter.
-    """
+    """Return a parameter that the tensors do not fill exactly, or None if they fill all."""
     weights = dict(weights_of(module))
     filled = dict.fromkeys(weights, 0)
     for location in locations.values():
@@ -102,3 +108,111 @@ def _uncovered(module: nn.Module, locations: Mapping[str, Location]) -> str | No
         filled[location.parameter] += prod(location.size)
     parameters = (name for name, _ in module.named_parameters())
     return next((name for name in parameters if filled[name] != weights[name].numel()), None)
+
+
+@dataclass(frozen=True)
+class FirstBlocks:
+    """A shorter model, and what is needed to go back to the whole one.
+
+    Attributes:
+        config: `config.json` of the shorter model.
+        shapes: its tensors' shapes, by name.
+        stacks: the stacks of the whole model that are shortened, by prefix.
+        counts: how many blocks each of these has in the shorter model.
+        kinds: the kind of every block that these have in the whole model.
+    """
+
+    config: Mapping[str, Any]
+    shapes: Shapes
+    stacks: Mapping[str, Stack]
+    counts: Mapping[str, int]
+    kinds: Mapping[str, tuple[_Kind, ...]]
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor of the whole model is in the shorter model too."""
+        for prefix, count in self.counts.items():
+            if name.startswith(f"{prefix}."):
+                index = name[len(prefix) + 1 :].partition(".")[0]
+                return not INDEX.fullmatch(index) or int(index) < count
+        return True
+
+    def extend(self, locations: Mapping[str, Location]) -> dict[str, Location]:
+        """Return where the tensors of the whole model lie, given this for the shorter model.
+
+        Raises:
+            CheckpointError: two blocks of one kind are laid out differently.
+        """
+        result = dict(locations)
+        for prefix, stack in self.stacks.items():
+            count, kinds = self.counts[prefix], self.kinds[prefix]
+            for layer in range(count, len(stack)):
+                one, two = [i for i in range(count) if kinds[i] == kinds[layer]][:2]
+                for suffix in stack.blocks[layer]:
+                    first = locations.get(stack.name(one, suffix))
+                    second = locations.get(stack.name(two, suffix))
+                    if first is not None or second is not None:
+                        name = stack.name(layer, suffix)
+                        result[name] = _next(first, second, (one, two, layer), name)
+        return result
+
+
+def first_blocks(data: Mapping[str, Any], shapes: Shapes) -> FirstBlocks | None:
+    """Return the shorter model, or None if no stack can be shortened; see `build_layout`."""
+    config = copy.deepcopy(dict(data))
+    text = next(
+        (
+            config[key]
+            for key in ("text_config", "llm_config", "language_config", "decoder")
+            if isinstance(config.get(key), dict)
+        ),
+        config,
+    )
+    stacks = find_stacks(shapes)
+    counts: dict[str, int] = {}
+    kinds: dict[str, tuple[_Kind, ...]] = {}
+    for prefix, stack in stacks.items():
+        if is_other_modality(prefix):
+            continue
+        found = tuple(
+            frozenset((suffix, shapes[stack.name(layer, suffix)]) for suffix in block)
+            for layer, block in enumerate(stack.blocks)
+        )
+        count = _enough(found)
+        keys = count_keys(text, prefix, len(stack), stacks)
+        if count < len(stack) and keys:
+            counts[prefix], kinds[prefix] = count, found
+            for key, column in columns(text, len(stack)).items():
+                text[key] = write_column(key, column[:count])
+            text.update(dict.fromkeys(keys, count))
+    if not counts:
+        return None
+    whole = FirstBlocks(config, shapes, {name: stacks[name] for name in counts}, counts, kinds)
+    return replace(whole, shapes={name: item for name, item in shapes.items() if whole.has(name)})
+
+
+def _enough(kinds: tuple[_Kind, ...]) -> int:
+    """Return how many of the first blocks include two of every kind (one, if there is only one)."""
+    wanted = {kind: min(number, 2) for kind, number in Counter(kinds).items()}
+    for position, kind in enumerate(kinds):
+        wanted[kind] -= 1
+        if all(number <= 0 for number in wanted.values()):
+            return position + 1
+    return len(kinds)
+
+
+def _next(
+    one: Location | None, two: Location | None, layers: tuple[int, int, int], name: str
+) -> Location:
+    """Return a tensor's location in a later block, given those in two blocks of the same kind."""
+    if one is not None and two is not None:
+        words = one.parameter.split("."), two.parameter.split(".")
+        changed = [i for i, pair in enumerate(zip(*words, strict=False)) if pair[0] != pair[1]]
+        same = one == replace(two, parameter=one.parameter) and len(words[0]) == len(words[1])
+        if same and [(words[0][i], words[1][i]) for i in changed] == [
+            (str(layers[0]), str(layers[1]))
+        ]:
+            words[0][changed[0]] = str(layers[2])
+            return replace(one, parameter=".".join(words[0]))
+    raise CheckpointError(
+        f"transformers does not lay tensor {name!r} out as in the earlier blocks of its kind."
+    )

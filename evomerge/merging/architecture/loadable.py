@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.depth import in_place, kind_of_text, text_section, understood
-from evomerge.merging.tokenizers.protocol import Vocabulary
+from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.stacks import is_other_modality
@@ -30,7 +30,7 @@ def check_loadable(
     config: Mapping[str, Any],
     recipe: Recipe,
     checkpoints: Mapping[str, Checkpoint],
-    vocabulary: Vocabulary | None = None,
+    vocabulary: MatchedRows | None = None,
 ) -> None:
     """Check that a model whose blocks are not where the host has them loads completely.
 
@@ -39,9 +39,6 @@ def check_loadable(
     the parents' own models does not count.
 
     Args:
-        config: `config.json` of the merged model.
-        recipe: what is built.
-        checkpoints: every parent that the recipe names, by reference.
         vocabulary: the merged vocabulary if embedding rows are matched by token, else None.
 
     Raises:
@@ -62,7 +59,15 @@ def check_loadable(
         Loader.of(host.config, {})
     except CheckpointError:
         return
-    _Check(config, recipe, checkpoints, moved).run(vocabulary)
+    _Check(config, host, checkpoints, moved).run(vocabulary)
+
+
+class _Place(NamedTuple):
+    """The place of a tensor: stack, block and name in it; ("", -1, name) outside of the blocks."""
+
+    prefix: str
+    layer: int
+    suffix: str
 
 
 class _Check:
@@ -71,17 +76,16 @@ class _Check:
     def __init__(
         self,
         config: Mapping[str, Any],
-        recipe: Recipe,
+        host: Checkpoint,
         checkpoints: Mapping[str, Checkpoint],
         moved: Mapping[str, Sequence[Layer]],
     ) -> None:
-        self.config, self.moved, self.checkpoints = config, moved, checkpoints
-        self.host = checkpoints[recipe.host]
+        self.config, self.host, self.moved, self.checkpoints = config, host, moved, checkpoints
         leads = {layer.sources[0].parent for layers in moved.values() for layer in layers}
-        self.fits = {name: TensorNameMap(self.host, checkpoints[name]) for name in leads}
-        self._known: dict[str, frozenset[_Place]] = {}
+        self.fits = {name: TensorNameMap(host, checkpoints[name]) for name in leads}
+        self.faults_of = cache(self._faults_of)
 
-    def run(self, vocabulary: Vocabulary | None) -> None:
+    def run(self, vocabulary: MatchedRows | None) -> None:
         """Raise `RecipeError` if anything is wrong with the model."""
         from evomerge.merging.architecture.loading import Loader
 
@@ -99,36 +103,35 @@ class _Check:
         ):
             if place.prefix:
                 self._check_inside(place, name, faults)
-            elif place not in self._faults_of(self.host.reference):
-                raise self._outside(name, faults)
+            elif place not in self.faults_of(self.host.reference):
+                raise self._non_layer(name, faults)
 
-    def _shapes(self, vocabulary: Vocabulary | None) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def _shapes(self, vocabulary: MatchedRows | None) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield name and shape of every tensor of the merged model."""
         for name, info in self.host.tensors.items():
             if not any(name.startswith(f"{prefix}.") for prefix in self.moved):
-                if vocabulary is not None and name in self.host.token_tensors:
-                    yield name, (vocabulary.size, *info.shape[1:])
-                else:
-                    yield name, info.shape
+                by_token = vocabulary is not None and name in self.host.token_tensors
+                rows = (vocabulary.size,) if vocabulary and by_token else info.shape[:1]
+                yield name, (*rows, *info.shape[1:])
         for prefix, layers in self.moved.items():
             for position, layer in enumerate(layers):
                 lead = layer.sources[0]
                 fit, index = self.fits[lead.parent], lead.layer or 0
-                for rest in fit.block(prefix, index, position):
-                    own = fit.inside(prefix, index, rest)
+                for suffix in fit.block(prefix, index, position):
+                    own = fit.inside(prefix, index, suffix)
                     if own is not None:
-                        name = self.host.stacks[prefix].name(position, rest)
+                        name = self.host.stacks[prefix].name(position, suffix)
                         yield name, self.checkpoints[lead.parent].tensors[own].shape
 
     def _check_settings(self, prefix: str, layers: Sequence[Layer]) -> None:
         """Check that transformers understands the settings of each layer as in its parent."""
-        section = text_section(dict(self.config), self.host)
         kind = kind_of_text(self.host)
         parents = {
             name: understood(item.text_config, kind_of_text(item), len(fit.stacks[prefix]))
             for name, fit in self.fits.items()
             for item in (self.checkpoints[name],)
         }
+        section = text_section(dict(self.config), self.host)
         for key, column in understood(section, kind, len(layers)).items():
             for i, layer in enumerate(layers):
                 lead = layer.sources[0]
@@ -153,26 +156,23 @@ class _Check:
         """Return what already does not fit in a parent's own model."""
         from evomerge.merging.architecture.loading import Loader
 
-        if parent not in self._known:
-            item = self.checkpoints[parent]
-            shapes = {name: info.shape for name, info in item.tensors.items()}
-            faults = Loader.of(item.config, {}).find_faults(shapes)
-            self._known[parent] = frozenset(map(self._place, faults))
-        return self._known[parent]
+        item = self.checkpoints[parent]
+        shapes = {name: info.shape for name, info in item.tensors.items()}
+        return frozenset(map(self._place, Loader.of(item.config, {}).find_faults(shapes)))
 
     def _check_inside(self, place: _Place, name: str, faults: Faults) -> None:
         lead = self.moved[place.prefix][place.layer].sources[0]
-        if replace(place, layer=lead.layer or 0) in self._faults_of(lead.parent):
+        if place._replace(layer=lead.layer or 0) in self.faults_of(lead.parent):
             return
         block, kind = f"block {lead.layer} of {lead.parent!r}", self.config.get("model_type")
         if name in faults.missing:
-            told = f"{block} has no tensor {place.rest!r}, which a {kind} needs at this position"
+            told = f"{block} has no tensor {place.suffix!r}, which a {kind} needs at this position"
         elif name in faults.unexpected:
-            told = f"{block} has the tensor {place.rest!r}, for which a {kind} has no place here"
+            told = f"{block} has the tensor {place.suffix!r}, for which a {kind} has no place here"
         else:
             own, wanted = map(list, faults.mismatched[name])
             told = (
-                f"{block} has the tensor {place.rest!r} {own}, which a {kind} needs as {wanted} "
+                f"{block} has the tensor {place.suffix!r} {own}, which a {kind} needs as {wanted} "
                 "at this position"
             )
         raise RecipeError(
@@ -180,7 +180,7 @@ class _Check:
             "otherwise; put another block there."
         )
 
-    def _outside(self, name: str, faults: Faults) -> RecipeError:
+    def _non_layer(self, name: str, faults: Faults) -> RecipeError:
         """Return the error for a tensor outside of the blocks."""
         told = "does not fit"
         if name in faults.mismatched:
@@ -193,12 +193,3 @@ class _Check:
             f"Tensor {name!r} of the host {told} in a {self.config.get('model_type')} with "
             f"{counts}; list as many as the host has."
         )
-
-
-@dataclass(frozen=True)
-class _Place:
-    """The place of a tensor: stack, block and name in it; outside of the blocks only its name."""
-
-    prefix: str
-    layer: int
-    rest: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ import transformers
 from torch import Tensor, nn
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.architecture.frequencies import check_frequencies
 
 log = logging.getLogger(__name__)
+
+_FREQUENCIES = "inv_freq"
 
 
 def transformers_config(data: Mapping[str, Any]) -> Any:
@@ -44,9 +46,9 @@ def is_known(kind: Any) -> bool:
 
 
 def _with_special_floats(value: Any) -> Any:
-    """Return plain data with the floats that JSON has no word for.
+    """Return plain data with infinity, which transformers writes as `{"__float__": "Infinity"}`.
 
-    transformers writes infinity as `{"__float__": "Infinity"}`, and reads it so from files only.
+    It reads it so from files only.
     """
     if isinstance(value, Mapping):
         if set(value) == {"__float__"}:
@@ -77,112 +79,6 @@ def model_class(config: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Loader:
-    """Loads a model from tensors in memory, in the way `from_pretrained` loads files.
-
-    Attributes:
-        config: transformers config object.
-        kind: transformers model class.
-        constants: tensors that are part of every checkpoint that is loaded (those of integers,
-            which `probe` does not replace by numbers of its own).
-    """
-
-    config: Any
-    kind: Any
-    constants: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, data: Mapping[str, Any], constants: Mapping[str, Tensor]) -> Loader:
-        """Return the loader for the model of a `config.json`."""
-        config = transformers_config(data)
-        return cls(config, model_class(config), constants)
-
-    def load(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
-        """Return the model that transformers loads from these tensors, in evaluation mode.
-
-        Args:
-            tensors: the floating-point tensors of the checkpoint, by name.
-            dtype: dtype of the model's parameters.
-
-        Raises:
-            CheckpointError: transformers cannot build a model from them.
-        """
-        state = {**self.constants, **tensors}
-        try:
-            with quiet():
-                module: nn.Module = self.kind.from_pretrained(
-                    None, config=self.config, state_dict=state, dtype=dtype
-                )
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"transformers cannot build {self.kind.__name__} from this checkpoint: "
-                f"{_line(error)}"
-            ) from error
-        return module.eval()
-
-    def find_faults(self, shapes: Mapping[str, tuple[int, ...]], *, run: bool = False) -> Faults:
-        """Return what is wrong with a checkpoint whose tensors have these names and shapes.
-
-        Nothing is allocated: tensors and model are on the device `meta`.
-
-        Args:
-            shapes: shape of each tensor by name.
-            run: whether the model is also run on a few tokens, if all weights are there.
-
-        Raises:
-            CheckpointError: transformers cannot build a model from it, cannot run it, or its
-                outputs would be no numbers.
-        """
-        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-        try:
-            with quiet():
-                module, told = self.kind.from_pretrained(
-                    None,
-                    config=copy.deepcopy(self.config),
-                    state_dict=tensors,
-                    dtype=torch.float32,
-                    device_map={"": "meta"},
-                    ignore_mismatched_sizes=True,
-                    output_loading_info=True,
-                )
-        except Exception as error:  # a model may raise anything for a config that does not fit
-            raise CheckpointError(
-                f"transformers cannot build {self.kind.__name__} from this checkpoint: "
-                f"{_line(error)}"
-            ) from error
-        check_frequencies(module)
-        parameters = dict(module.named_parameters(remove_duplicate=False))
-        faults = Faults(
-            frozenset(told["missing_keys"]) & parameters.keys(),
-            frozenset(told["unexpected_keys"]),
-            {name: (tuple(own), tuple(wanted)) for name, own, wanted in told["mismatched_keys"]},
-        )
-        if run and not faults.missing and not faults.mismatched:
-            self._run_without_weights(module)
-        return faults
-
-    def _run_without_weights(self, module: nn.Module) -> None:
-        """Run a model on the device `meta`, where nothing is computed, on a few tokens.
-
-        Many models cannot be run there, since what they do depends on values. So only errors that
-        the code of a model raises for settings which do not fit are taken for faults.
-
-        Raises:
-            CheckpointError: the model cannot be run.
-        """
-        try:
-            with quiet(), torch.no_grad():
-                module(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"))
-        except (AttributeError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
-            raise CheckpointError(
-                f"{self.kind.__name__} can be built, but not run ({type(error).__name__}: "
-                f"{_line(error)})"
-            ) from error
-        except Exception as error:
-            log.debug("%s cannot be run without weights: %s", self.kind.__name__, error)
-
-
-@dataclass(frozen=True)
 class Faults:
     """What transformers says about a checkpoint that does not fit its config.
 
@@ -201,10 +97,130 @@ class Faults:
         return iter((*self.missing, *self.unexpected, *self.mismatched))
 
 
+@dataclass(frozen=True)
+class Loader:
+    """Loads a model from tensors in memory, in the way `from_pretrained` loads files.
+
+    `constants` are part of every checkpoint that is loaded: tensors of integers, which `probe` does
+    not replace by numbers of its own.
+    """
+
+    config: Any
+    kind: Any
+    constants: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], constants: Mapping[str, Tensor]) -> Loader:
+        """Return the loader for the model of a `config.json`."""
+        config = transformers_config(data)
+        return cls(config, model_class(config), constants)
+
+    def load(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
+        """Return the model that transformers loads from these tensors, in evaluation mode.
+
+        They are the floating-point tensors of the checkpoint; its parameters get this dtype.
+
+        Raises:
+            CheckpointError: transformers cannot build a model from them.
+        """
+        state = {**self.constants, **tensors}
+        try:
+            with quiet():
+                module: nn.Module = self.kind.from_pretrained(
+                    None, config=self.config, state_dict=state, dtype=dtype
+                )
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._cannot_build(error) from error
+        return module.eval()
+
+    def find_faults(self, shapes: Mapping[str, tuple[int, ...]], *, run: bool = False) -> Faults:
+        """Return what is wrong with a checkpoint whose tensors have these names and shapes.
+
+        Nothing is allocated: tensors and model are on the device `meta`. With `run`, the model is
+        also run on a few tokens, if all weights are there.
+
+        Raises:
+            CheckpointError: transformers cannot build a model from it, cannot run it, or its
+                outputs would be no numbers.
+        """
+        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        try:
+            with quiet():
+                module, told = self.kind.from_pretrained(
+                    None,
+                    config=copy.deepcopy(self.config),
+                    state_dict=tensors,
+                    dtype=torch.float32,
+                    device_map={"": "meta"},
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                )
+        except Exception as error:  # a model may raise anything for a config that does not fit
+            raise self._cannot_build(error) from error
+        _check_frequencies(module)
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        faults = Faults(
+            frozenset(told["missing_keys"]) & parameters.keys(),
+            frozenset(told["unexpected_keys"]),
+            {name: (tuple(own), tuple(wanted)) for name, own, wanted in told["mismatched_keys"]},
+        )
+        if run and not faults.missing and not faults.mismatched:
+            self._run_without_weights(module)
+        return faults
+
+    def _cannot_build(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"transformers cannot build {self.kind.__name__} from this checkpoint: {_line(error)}"
+        )
+
+    def _run_without_weights(self, module: nn.Module) -> None:
+        """Run a model on the device `meta`, where nothing is computed, on a few tokens.
+
+        Many models cannot be run there, since what they do depends on values. So only errors that
+        the code of a model raises for settings which do not fit are taken for faults.
+        """
+        try:
+            with quiet(), torch.no_grad():
+                module(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"))
+        except (AttributeError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
+            raise CheckpointError(
+                f"{self.kind.__name__} can be built, but not run ({type(error).__name__}: "
+                f"{_line(error)})"
+            ) from error
+        except Exception as error:
+            log.debug("%s cannot be run without weights: %s", self.kind.__name__, error)
+
+
 def _line(error: Exception) -> str:
     """Return the first line of a message; the next one too if the first ends with a colon."""
     first, *more = (str(error).strip() or type(error).__name__).splitlines()
     return f"{first} {more[0].strip()}" if first.endswith(":") and more else first
+
+
+def _check_frequencies(model: nn.Module) -> None:
+    """Check that the rotary frequencies of a model on `meta` are finite; settings alone give them.
+
+    A scaling by 0, for example, makes them infinite, and then every output of the model is NaN.
+    """
+    checked = set[tuple[type, int]]()
+    for module in model.modules():
+        kind, config = type(module), getattr(module, "config", None)
+        named = any(_FREQUENCIES in name for name, _ in module.named_buffers(recurse=False))
+        if not named or config is None or (kind, id(config)) in checked:
+            continue
+        checked.add((kind, id(config)))
+        try:
+            with torch.device("cpu"):
+                made = kind(config)
+            frequencies = [item for name, item in made.named_buffers() if _FREQUENCIES in name]
+            scaling = float(getattr(made, "attention_scaling", 1.0))
+        except Exception:  # it needs more than a config, or transformers refuses it elsewhere
+            continue
+        if not (math.isfinite(scaling) and all(item.isfinite().all() for item in frequencies)):
+            raise CheckpointError(
+                f"the rotary frequencies that {kind.__name__} computes from rope_theta, "
+                "rope_scaling or rope_parameters are not finite numbers, so every output is NaN"
+            )
 
 
 def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -218,30 +234,19 @@ def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
-    """Silence transformers' progress bars; its warnings about what was loaded stay."""
-    from transformers.utils import logging as reports
-
-    if not reports.is_progress_bar_enabled():
-        yield
-        return
-    reports.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        reports.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' progress bars and loading reports; callers check what was loaded."""
     from transformers.utils import logging as reports
 
-    level = reports.get_verbosity()
+    level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
     reports.set_verbosity(logging.CRITICAL)
+    if bars:
+        reports.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        with without_bars(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         reports.set_verbosity(level)
+        if bars:
+            reports.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -8,28 +8,43 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from evomerge.merging.architecture.layout import build_layout
 from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
-from evomerge.merging.architecture.small_config import SMALL_SIZES, small_config
-from evomerge.merging.architecture.submodel import (
-    NoMiniatureError,
-    Submodel,
-    WeightGroup,
-    kind_of,
-)
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.stacks import Stack
 from evomerge.run.atomic import TemporaryFolder
 
 _BLOCK = re.compile(r"(.*?\.\d+)\.")
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _TOKENS = 5
+
+SMALL_SIZES = {
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), 32),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads"), 4),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff"), 48),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 16),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
+    **dict.fromkeys(("head_dim", "v_head_dim", "qk_nope_head_dim"), 8),
+    **dict.fromkeys(("qk_rope_head_dim", "rotary_dim"), 4),
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "vocab_size": 64,
+}
+"""Sizes of the small model, by the key of the config; architectures name them differently."""
+
+
+class NoMiniatureError(Exception):
+    """A small copy of an architecture cannot be made or run; the message says why."""
 
 
 def language_config(checkpoint: Checkpoint) -> str:
@@ -38,6 +53,118 @@ def language_config(checkpoint: Checkpoint) -> str:
     if checkpoint.text_config is not checkpoint.config:
         data["architectures"] = None  # a vision-language model: only its language model is probed
     return json.dumps(data, sort_keys=True)
+
+
+def small_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config of the same architecture and depth, with small sizes and epsilons of 1e-12.
+
+    With such epsilons, norms ignore the size of their input.
+    """
+    small: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in SMALL_SIZES and isinstance(value, int):
+            small[key] = SMALL_SIZES[key]
+        elif "eps" in key and isinstance(value, float):
+            small[key] = 1e-12
+        elif "dropout" in key or key.endswith("_pdrop"):
+            small[key] = 0.0
+        elif key.endswith("_token_id"):
+            small[key] = None
+        elif key in ("rope_scaling", "rope_parameters"):
+            small[key] = _plain_rope(value)
+        elif key not in ("torch_dtype", "dtype", "quantization_config", "tie_word_embeddings"):
+            small[key] = value
+    groups = config.get("num_key_value_heads")
+    if groups == 1 or (groups and groups == config.get("num_attention_heads")):
+        small["num_key_value_heads"] = 1 if groups == 1 else SMALL_SIZES["num_attention_heads"]
+    if "qk_rope_head_dim" in small and "head_dim" in small:  # the size of the rotary part
+        small["head_dim"] = small["qk_rope_head_dim"]
+    return small
+
+
+def _plain_rope(value: Any) -> Any:
+    """Return rotary settings without scaling of frequencies, which has lists as long as a head."""
+    if not isinstance(value, Mapping):
+        return None
+    if any(isinstance(item, Mapping) for item in value.values()):
+        return {key: _plain_rope(item) for key, item in value.items()}
+    kept = {key: value[key] for key in ("rope_theta", "partial_rotary_factor") if key in value}
+    return {"rope_type": "default", **kept} if kept else None
+
+
+@dataclass(frozen=True)
+class WeightGroup:
+    """All tensors of one kind in a submodel (for example, the same matrix of all experts).
+
+    Attributes:
+        views: the tensors, as views into the model's parameters.
+        offset: what the architecture adds to the weight before it uses it (1 in Gemma's norms).
+    """
+
+    name: str
+    views: tuple[Tensor, ...]
+    offset: float
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the tensors have one dimension: weights of norms, and biases."""
+        return self.views[0].dim() == 1
+
+
+def kind_of(suffix: str) -> str:
+    """Return the kind of a tensor: its name within a block with numbers (of experts) as `*`."""
+    return _NUMBER.sub("*", suffix)
+
+
+@dataclass(frozen=True)
+class Submodel:
+    """A block, or all that follows the last block, as a function of the hidden state.
+
+    Attributes:
+        run: the function; takes a float32 hidden state of shape (1, tokens, features).
+        state: a random hidden state to call it with.
+        weights: its weights, in the order in which the architecture registers them.
+        degree: 1 if the result is a hidden state (a block), 0 if it is logits.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    state: Tensor
+    weights: Sequence[WeightGroup]
+    degree: int
+
+
+@contextmanager
+def multiplied(pairs: Sequence[tuple[WeightGroup, float]]) -> Iterator[None]:
+    """Multiply weights by their factors inside of the `with` block, then restore them."""
+    kept = [(view, view.clone()) for weight, _ in pairs for view in weight.views]
+    for weight, factor in pairs:
+        for view in weight.views:
+            view.add_(weight.offset).mul_(factor).sub_(weight.offset)
+    try:
+        yield
+    finally:
+        for view, old in kept:
+            view.copy_(old)
+
+
+_Call: TypeAlias = Callable[[nn.Module, Tensor], Any]
+"""Calls a block with a hidden state; other arguments are those of a run of the model."""
+
+
+@dataclass(frozen=True)
+class MiniatureBlock:
+    """A block of the small model, called as the whole model calls it."""
+
+    module: nn.Module
+    call: _Call
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """Return the hidden state after the block, given that before it."""
+        output = self.call(self.module, state)
+        result = output[0] if isinstance(output, (tuple, list)) else output
+        if not isinstance(result, Tensor):
+            raise NoMiniatureError("its blocks do not return a hidden state")
+        return result
 
 
 class Miniature:
@@ -54,10 +181,8 @@ class Miniature:
     def __init__(self, config: Mapping[str, Any], stack: str) -> None:
         self._tokens = torch.randint(1, SMALL_SIZES["vocab_size"], (1, _TOKENS))
         try:
-            self._make(small_config(config))
-            self._stack = self._find(stack)
-            self._modules = [self._module(index) for index in range(len(self._stack))]
-            self._calls = self._record()
+            self._make(small_config(config), stack)
+            calls = self._record()
         except NoMiniatureError:
             raise
         except Exception as error:  # an architecture may raise anything for sizes that do not fit
@@ -65,35 +190,27 @@ class Miniature:
             raise NoMiniatureError(
                 f"no small model of it can be made to find out how ({reason})"
             ) from None
-
-    def layers(self) -> list[MiniatureBlock]:
-        """Return all blocks in order."""
-        return [
-            MiniatureBlock(module, call)
-            for module, call in zip(self._modules, self._calls, strict=True)
+        self.layers = [
+            MiniatureBlock(module, call) for module, call in zip(self._modules, calls, strict=True)
         ]
 
     def blocks(self) -> Iterator[Submodel]:
         """Yield one block of every kind; a kind is a module class with a set of tensor names."""
         seen: set[tuple[object, ...]] = set()
-        layers = self.layers()
-        for index, rests in enumerate(self._stack.blocks):
-            kind = (type(layers[index].module), frozenset(map(kind_of, rests)))
+        for index, suffixes in enumerate(self._stack.blocks):
+            layer = self.layers[index]
+            kind = (type(layer.module), frozenset(map(kind_of, suffixes)))
             if kind not in seen:
                 seen.add(kind)
-                yield Submodel(
-                    layers[index],
-                    self.random_state(),
-                    self._weights({rest: self._stack.name(index, rest) for rest in rests}),
-                    degree=1,
-                )
+                names = {suffix: self._stack.name(index, suffix) for suffix in suffixes}
+                yield Submodel(layer, self.random_state(), self._weights(names), degree=1)
 
     def tail(self) -> Submodel:
         """Return all that follows the last block, up to the logits; its weights are the vectors."""
         inside = {
-            self._stack.name(index, rest)
-            for index, rests in enumerate(self._stack.blocks)
-            for rest in rests
+            self._stack.name(index, suffix)
+            for index, suffixes in enumerate(self._stack.blocks)
+            for suffix in suffixes
         }
 
         def run(state: Tensor) -> Tensor:
@@ -106,11 +223,16 @@ class Miniature:
             finally:
                 handle.remove()
 
-        outside = {name: name for name in self._locations if name not in inside}
-        weights = [weight for weight in self._weights(outside) if weight.is_vector]
+        non_layer = {name: name for name in self._locations if name not in inside}
+        weights = [weight for weight in self._weights(non_layer) if weight.is_vector]
         return Submodel(run, self.random_state(), weights, degree=0)
 
-    def _make(self, config: dict[str, Any]) -> None:
+    def random_state(self) -> Tensor:
+        """Return a random hidden state, float32, of shape (1, tokens, features)."""
+        return torch.randn(1, _TOKENS, self._width, dtype=torch.float32)
+
+    def _make(self, config: dict[str, Any], stack: str) -> None:
+        """Build the model, with random weights, and find its blocks."""
         made = transformers_config(config)
         with TemporaryFolder() as folder:
             with quiet():
@@ -118,7 +240,7 @@ class Miniature:
             saved = Checkpoint.open(folder, "miniature")
             shapes = {name: info.shape for name, info in saved.tensors.items()}
             layout = build_layout(saved.config, shapes, {}, torch.float32)
-        self._stacks, self._locations = saved.stacks, layout.locations
+        self._locations = layout.locations
         self.model: Any = layout.module
         attend = getattr(self.model, "set_attn_implementation", None)
         if attend is not None:
@@ -131,27 +253,23 @@ class Miniature:
                 weight.data = torch.randn(weight.shape, dtype=torch.float32)
                 weight.data /= weight.shape[-1] ** 0.5
         self._parameters = dict(self.model.named_parameters())
-
-    def _find(self, stack: str) -> Stack:
-        for prefix, found in self._stacks.items():
-            if prefix.rpartition(".")[2] == stack:
-                return found
-        raise NoMiniatureError(f"a small model of it has no block stack {stack!r}")
+        found = [it for prefix, it in saved.stacks.items() if prefix.rpartition(".")[2] == stack]
+        if not found:
+            raise NoMiniatureError(f"a small model of it has no block stack {stack!r}")
+        self._stack = found[0]
+        self._modules = [self._module(index) for index in range(len(self._stack))]
 
     def _module(self, index: int) -> nn.Module:
-        rest = self._stack.blocks[index][0]
-        match = _BLOCK.match(self._locations[self._stack.name(index, rest)].parameter)
+        suffix = self._stack.blocks[index][0]
+        match = _BLOCK.match(self._locations[self._stack.name(index, suffix)].parameter)
         if match is None:
             raise NoMiniatureError("its blocks are not modules of their own")
         module: nn.Module = self.model.get_submodule(match.group(1))
         return module
 
-    def _record(self) -> list[Callable[[nn.Module, Tensor], Any]]:
-        """Run the model once; return, for each block, a function that calls it as the model does.
-
-        The function takes the block and the hidden state; other arguments are those of the run.
-        """
-        calls: list[Callable[[nn.Module, Tensor], Any]] = []
+    def _record(self) -> list[_Call]:
+        """Run the model once; return for each block how the model calls it."""
+        calls: list[_Call] = []
 
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             kept = dict(kwargs)
@@ -178,16 +296,8 @@ class Miniature:
         logits: Tensor = self.model(input_ids=self._tokens, use_cache=False).logits
         return logits
 
-    def random_state(self) -> Tensor:
-        """Return a random hidden state, float32, of shape (1, tokens, features)."""
-        return torch.randn(1, _TOKENS, self._width, dtype=torch.float32)
-
     def _weights(self, names: Mapping[str, str]) -> list[WeightGroup]:
-        """Group tensors by kind.
-
-        Args:
-            names: name within the block (or the name on disk, outside of blocks) -> name on disk.
-        """
+        """Group tensors by kind: name within the block (or on disk) -> name on disk."""
         order = {parameter: place for place, parameter in enumerate(self._parameters)}
         kinds: dict[str, list[str]] = {}
         placed = sorted(
@@ -230,24 +340,3 @@ class Miniature:
         bias = getattr(module, "bias", None)
         base = (low - bias if isinstance(bias, Tensor) else low).flatten()
         return float(round(float(base @ step) / float(step @ step), 3)) + 0.0
-
-
-@dataclass(frozen=True)
-class MiniatureBlock:
-    """A block of the small model, called as the whole model calls it.
-
-    Attributes:
-        module: the block.
-        call: calls it with a hidden state; other arguments are those of a run of the model.
-    """
-
-    module: nn.Module
-    call: Callable[[nn.Module, Tensor], Any]
-
-    def __call__(self, state: Tensor) -> Tensor:
-        """Return the hidden state after the block, given that before it."""
-        output = self.call(self.module, state)
-        result = output[0] if isinstance(output, (tuple, list)) else output
-        if not isinstance(result, Tensor):
-            raise NoMiniatureError("its blocks do not return a hidden state")
-        return result

@@ -25,12 +25,7 @@ if TYPE_CHECKING:
 
 
 def with_host_names(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:
-    """Return the parents, each with tensors that have the host's names and shapes.
-
-    Args:
-        checkpoints: the parents by reference.
-        host: reference of the parent that gives the names.
-    """
+    """Return the parents, each with tensors that have the names and shapes of the host's."""
     return {name: in_names_of(checkpoints[host], item) for name, item in checkpoints.items()}
 
 
@@ -72,20 +67,11 @@ def _locations(checkpoint: Checkpoint) -> Mapping[str, Location]:
 def _parts(
     location: Location, candidates: list[tuple[str, Location]], parent: Checkpoint
 ) -> tuple[Part, ...] | None:
-    """Return the boxes of the parent's tensors that make up one tensor of the host.
-
-    Args:
-        location: where the host's tensor lies in a parameter.
-        candidates: the parent's tensors that lie in the same parameter, with their locations.
-        parent: the parent.
-
-    Returns:
-        the parts, or None if they do not fill the tensor or have more than one dtype.
-    """
+    """Return the boxes of the parent's tensors that make up one tensor of the host."""
     parts, covered = [], 0
     for name, other in candidates:
         start = tuple(map(max, location.start, other.start))
-        stop = tuple(map(min, _stop(location), _stop(other)))
+        stop = tuple(map(min, location.stop, other.stop))
         size = tuple(b - a for a, b in zip(start, stop, strict=True))
         if min(size, default=1) > 0:
             parts.append(
@@ -103,10 +89,6 @@ def _parts(
     dtypes = {part.info.dtype for part in parts}
     whole = covered == prod(location.size) and len(dtypes) == 1
     return tuple(parts) if whole else None
-
-
-def _stop(location: Location) -> tuple[int, ...]:
-    return tuple(a + n for a, n in zip(location.start, location.size, strict=True))
 
 
 def _minus(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, ...]:

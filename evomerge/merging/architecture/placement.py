@@ -67,14 +67,11 @@ class Placement:
     def check(self, data: Mapping[str, Any], dtype: str) -> None:
         """Check attention and devices with a model without weights, so before any compute.
 
-        Args:
-            data: `config.json` of the model.
-            dtype: dtype of its weights, as a search file spells it.
+        `data` is its `config.json`, and `dtype` that of its weights, as a search file spells it.
 
         Raises:
             CheckpointError: transformers has no class for the model.
-            ConfigError: the model has no such attention, the devices are too small for it, or one
-                of them is not there.
+            ConfigError: as `settle`, or one of the devices is not there.
         """
         if self.attention is None and self.spread is None:
             return
@@ -144,10 +141,10 @@ def _accelerator(number: int) -> torch.device:
 
 
 def _room() -> dict[int, int]:
-    """Return the bytes that weights may take on each accelerator: a share of all its memory.
+    """Return the bytes that weights may take on each accelerator.
 
-    All memory counts, also what is used at the moment: so a resumed search, and models of other
-    depths, get the same device map.
+    It is a share of all its memory, also of what is used at the moment: so a resumed search, and
+    models of other depths, get the same device map.
     """
     count = torch.accelerator.device_count()
     tell = getattr(torch.get_device_module(), "mem_get_info", None) if count else None

@@ -9,7 +9,7 @@ line of numbers, so they take almost no memory; nor do parameters that are a sin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,18 +35,17 @@ class Location:
     size: tuple[int, ...]
     axes: tuple[int, ...]
 
+    @property
+    def stop(self) -> tuple[int, ...]:
+        """The index after the last of the box along every axis of the parameter."""
+        return tuple(a + n for a, n in zip(self.start, self.size, strict=True))
+
     def lies_in(self, shape: tuple[int, ...]) -> bool:
         """Whether the box is inside of a parameter of this shape."""
-        ends = zip(self.start, self.size, shape, strict=False)
-        return len(shape) == len(self.size) and all(a + n <= end for a, n, end in ends)
+        return len(shape) == len(self.size) and all(map(int.__le__, self.stop, shape))
 
     def view(self, parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Return the box as a tensor of the checkpoint's shape, sharing the parameter's memory.
-
-        Args:
-            parameter: the parameter.
-            shape: shape of the tensor in the checkpoint.
-        """
+        """Return the box as a tensor of the checkpoint's `shape`, in the parameter's memory."""
         box = parameter
         for axis, (start, size) in enumerate(zip(self.start, self.size, strict=True)):
             box = box.narrow(axis, start, size)
@@ -71,22 +70,30 @@ def find_locations(loader: Loader, shapes: Mapping[str, tuple[int, ...]]) -> dic
         {name: torch.tensor(number).expand(shapes[name]) for number, name in names.items()},
         torch.float32,
     )
-    parameters = [_Boxes(name, tensor, names) for name, tensor in weights_of(numbered)]
-    del numbered
-    return _orient(loader, shapes, parameters)
-
-
-class _Boxes:
-    """The boxes of one parameter that hold the number of a tensor: (start, size) by tensor name."""
-
-    def __init__(self, parameter: str, tensor: Tensor, names: Mapping[float, str]) -> None:
-        self.parameter = parameter
-        self.boxes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    found: dict[str, Location] = {}
+    for parameter, tensor in weights_of(numbered):
         for start, size in _cells(tensor, (0,) * tensor.dim(), tuple(tensor.shape)):
             cell = _cut(tensor, start, size)
             name = names.get(float(cell.reshape(-1)[0]))
-            if name is not None and name not in self.boxes and _uniform(cell):
-                self.boxes[name] = (start, size)
+            is_new = name not in found or found[name].parameter != parameter
+            if name is not None and is_new and _uniform(cell):
+                found[name] = Location(parameter, start, size, (-1,) * tensor.dim())
+    del numbered
+    for axis in range(max((len(shape) for shape in shapes.values()), default=0)):
+        probes = {name: _coordinates(shape, axis) for name, shape in shapes.items()}
+        weights = dict(weights_of(loader.load(probes, torch.float32)))
+        for name, place in found.items():
+            if axis < len(shapes[name]):
+                cell = _cut(weights[place.parameter], place.start, place.size)
+                box_axis = _axis_of(cell, shapes[name][axis], place.axes)
+                if box_axis is None:
+                    raise CheckpointError(
+                        f"transformers lays tensor {name!r} out in {place.parameter!r} in a way "
+                        "that is not supported (not whole, stacked, concatenated or transposed)."
+                    )
+                axes = (*place.axes[:box_axis], axis, *place.axes[box_axis + 1 :])
+                found[name] = replace(place, axes=axes)
+    return found
 
 
 def _cells(
@@ -119,32 +126,6 @@ def _uniform(cell: Tensor) -> bool:
     return not any(cell.stride()) or bool((cell == cell.reshape(-1)[0]).all())
 
 
-def _orient(
-    loader: Loader, shapes: Mapping[str, tuple[int, ...]], parameters: Sequence[_Boxes]
-) -> dict[str, Location]:
-    """Find which axis of its tensor each axis of a box is, by loading the tensors' coordinates."""
-    placed = {name: found for found in parameters for name in found.boxes}
-    axes = {name: [-1] * len(placed[name].boxes[name][1]) for name in placed}
-    for axis in range(max((len(shape) for shape in shapes.values()), default=0)):
-        probes = {name: _coordinates(shape, axis) for name, shape in shapes.items()}
-        weights = dict(weights_of(loader.load(probes, torch.float32)))
-        for name, found in placed.items():
-            if axis < len(shapes[name]):
-                start, size = found.boxes[name]
-                cell = _cut(weights[found.parameter], start, size)
-                box_axis = _axis_of(cell, shapes[name][axis], axes[name])
-                if box_axis is None:
-                    raise CheckpointError(
-                        f"transformers lays tensor {name!r} out in {found.parameter!r} in a way "
-                        "that is not supported (not whole, stacked, concatenated or transposed)."
-                    )
-                axes[name][box_axis] = axis
-    return {
-        name: Location(found.parameter, *found.boxes[name], tuple(axes[name]))
-        for name, found in placed.items()
-    }
-
-
 def _coordinates(shape: tuple[int, ...], axis: int) -> Tensor:
     if axis >= len(shape):
         return torch.zeros(()).expand(shape)
@@ -152,14 +133,8 @@ def _coordinates(shape: tuple[int, ...], axis: int) -> Tensor:
     return line.view([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape)
 
 
-def _axis_of(cell: Tensor, length: int, taken: list[int]) -> int | None:
-    """Return the axis along which a box counts from 0 to `length` - 1, or None.
-
-    Args:
-        cell: the box.
-        length: size of the tensor's axis.
-        taken: for every axis of the box, the axis of the tensor already found for it, or -1.
-    """
+def _axis_of(cell: Tensor, length: int, taken: Sequence[int]) -> int | None:
+    """Return the axis along which a box counts from 0 to `length` - 1, or None."""
     for axis in range(cell.dim()):
         if taken[axis] == -1 and cell.shape[axis] == length:
             line = torch.arange(length, dtype=cell.dtype)

@@ -58,10 +58,11 @@ def _machine_code() -> str:
     """Return the folder for machine code; every version of the loops has a folder of its own.
 
     numba compiles a function again if its own file has changed, but not if only the file of a
-    function that it calls has changed. So the folder's name is a hash of all files of this package.
+    function that it calls has changed. So the folder's name is a hash of all files with loops.
     """
     version = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    package = Path(__file__).parents[1]
+    for file in sorted((*package.glob("kernels/*.py"), *package.glob("methods/*.py"))):
         version.update(file.read_bytes())
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     place = numba.config.CACHE_DIR or Path(home, "evomerge", "loops")
@@ -123,12 +124,9 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
 
 @compiled
 def dot(left: Array, right: Array, lanes: Array) -> float:
-    """Return the dot product of two float32 arrays, as float64.
+    """Return the dot product of two float32 arrays of one length, as float64.
 
-    Args:
-        left: float32.
-        right: float32, as long as `left`.
-        lanes: float32 buffer of `LANES` elements, for the partial sums.
+    `lanes` is a float32 buffer of `LANES` elements, for the partial sums.
     """
     lanes[:] = np.float32(0)
     whole = len(left) // LANES * LANES

@@ -28,44 +28,31 @@ def write_consensus(
     """Write base + scale * (consensus of the changes).
 
     Args:
-        changes: writes the sources' changes.
-        out: the merged tensor is written here.
-        base: the base of the changes.
         factors: for each source, a factor on its change.
-        scale: factor on the consensus.
         elect: if False, the consensus is the sum of the changes. If True, each element takes the
             sign of that sum (positive where the sum is 0), and the consensus is the sum of the
             changes of this sign only; changes of the other sign, or of 0, do not count (TIES;
             Yadav et al. 2023). The next two arguments are used only then.
         divisors: for each source, a number of at least 0, of which one is above 0. The sum at an
             element is divided by the sum of the divisors of the sources that count there.
-        elected_factors: for each source, a second factor on its change, which does not take part
-            in the election of the sign.
+        elected_factors: for each source, a second factor, which does not take part in the election.
         row_length: spans have whole rows of this many elements.
     """
-    origin, target = base.reshape(-1), out.reshape(-1)
+    origin, target, exact = base.reshape(-1), out.reshape(-1), np.float32(scale)
     weights = np.array(factors, dtype=np.float32)
     more = np.array(elected_factors or [1.0] * len(factors), dtype=np.float32)
-    divide = np.array(divisors or [], dtype=np.float32)
+    divide = np.array(divisors or [0.0] * len(factors), dtype=np.float32)
     # Half of the smallest divisor tells a sum of divisors from the 0 where no source counts.
-    least = np.float32(0.5) * divide[divide != 0].min() if divisors else np.float32(0)
+    # Without divisors, every sum is divided by 1.
+    least = np.float32(0.5) * divide[divide != 0].min() if divisors else np.float32(1)
     for span in spans(len(target), row_length=row_length):
         size = span.stop - span.start
         values = scratch(len(factors) * size, "changes").reshape(len(factors), size)
         changes(span, values)
         if elect:
-            _elect(
-                origin[span],
-                values,
-                weights,
-                divide,
-                least,
-                more,
-                np.float32(scale),
-                target[span],
-            )
+            _elect(origin[span], values, weights, divide, least, more, exact, target[span])
         else:
-            _add(origin[span], values, weights, np.float32(scale), target[span])
+            _add(origin[span], values, weights, exact, target[span])
 
 
 @compiled
@@ -87,7 +74,7 @@ def _elect(
     factors: Array,
     divisors: Array,
     least: np.float32,
-    elected_factors: Array,
+    more: Array,
     scale: np.float32,
     out: Array,
 ) -> None:
@@ -101,18 +88,11 @@ def _elect(
         for k in range(len(changes)):
             _add_product(changes[k][at:stop], factors[k], plain)
         total[:] = np.float32(0)
-        if len(divisors):
-            divisor[:] = np.float32(0)
-            for k in range(len(changes)):
-                change = changes[k][at:stop]
-                _add_shared(
-                    change, factors[k], plain, elected_factors[k], total, divisors[k], divisor
-                )
-            _store_mean(base[at:stop], plain, total, divisor, least, scale, out[at:stop])
-        else:
-            for k in range(len(changes)):
-                _add_along(changes[k][at:stop], factors[k], plain, elected_factors[k], total)
-            _store_sum(base[at:stop], plain, total, scale, out[at:stop])
+        divisor[:] = np.float32(0)
+        for k in range(len(changes)):
+            change = changes[k][at:stop]
+            _add_elected(change, factors[k], plain, more[k], total, divisors[k], divisor)
+        _store_mean(base[at:stop], plain, total, divisor, least, scale, out[at:stop])
 
 
 @compiled
@@ -123,21 +103,7 @@ def _add_product(change: Array, factor: np.float32, total: Array) -> None:
 
 
 @compiled
-def _add_along(
-    change: Array, factor: np.float32, plain: Array, more: np.float32, total: Array
-) -> None:
-    """Add the magnitude of each change that has the elected sign, which is the sign of `plain`.
-
-    A NaN stays NaN.
-    """
-    for i in range(len(change)):
-        product = change[i] * factor
-        along = -product if plain[i] < np.float32(0) else product
-        total[i] = fma(np.float32(0) if along <= np.float32(0) else along, more, total[i])
-
-
-@compiled
-def _add_shared(
+def _add_elected(
     change: Array,
     factor: np.float32,
     plain: Array,
@@ -146,19 +112,15 @@ def _add_shared(
     share: np.float32,
     divisor: Array,
 ) -> None:
-    """Do as `_add_along`, and add `share` to the divisor where the change counts."""
+    """Add the magnitude of each change that has the elected sign, which is the sign of `plain`.
+
+    Add `share` to the divisor where the change counts. A NaN stays NaN.
+    """
     for i in range(len(change)):
         product = change[i] * factor
         along = -product if plain[i] < np.float32(0) else product
         total[i] = fma(np.float32(0) if along <= np.float32(0) else along, more, total[i])
         divisor[i] += share if along > np.float32(0) else np.float32(0)
-
-
-@compiled
-def _store_sum(base: Array, plain: Array, total: Array, scale: np.float32, out: Array) -> None:
-    for i in range(len(out)):
-        signed = -total[i] if plain[i] < np.float32(0) else total[i]
-        out[i] = narrow(fma(signed, scale, widen(base[i])), out)
 
 
 @compiled

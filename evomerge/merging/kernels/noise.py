@@ -45,13 +45,7 @@ _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 @dataclass(frozen=True)
 class Noise:
-    """The random numbers of one tensor of one parent.
-
-    Attributes:
-        seed: the recipe's seed.
-        parent: the parent's reference, as in the recipe.
-        tensor: the tensor's name in the parent.
-    """
+    """The random numbers of one tensor of one parent."""
 
     seed: int
     parent: str
@@ -64,11 +58,7 @@ class Noise:
         return torch.from_numpy(self.array(start, stop))
 
     def array(self, start: int, stop: int) -> Array:
-        """Return the draws of elements `start` to `stop` (exclusive) of the flat tensor.
-
-        Returns:
-            int16 array of shape (stop - start,).
-        """
+        """Return the draws (int16) of elements `start` to `stop` (exclusive) of the flat tensor."""
         first, skipped = divmod(start, _PER_BATCH)
         words = np.empty((-(-stop // _PER_BATCH) - first, 4, _COUNTERS), dtype=np.uint32)
         philox(self._key, first * _COUNTERS, words)
@@ -83,13 +73,10 @@ class Noise:
 
 @compiled
 def philox(key: Array, first: int, words: Array) -> None:
-    """Write the output of Philox4x32-10 for consecutive counters.
+    """Write the output of Philox4x32-10 for consecutive counters from `first` (below 2^62) on.
 
-    Args:
-        key: two 32-bit numbers as uint64.
-        first: the first counter, below 2^62.
-        words: uint32 array to fill, of shape (n, 4, m): n blocks of m counters each; 4 words of
-            output for each counter.
+    `key` has two 32-bit numbers as uint64. `words` is a uint32 array of shape (n, 4, m): n blocks
+    of m counters each; 4 words of output for each counter.
     """
     for block in range(len(words)):
         part = words[block]

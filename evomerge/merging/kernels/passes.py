@@ -16,15 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from evomerge.merging.kernels.compiled import (
-    LANES,
-    Array,
-    compiled,
-    dot,
-    fma,
-    narrow,
-    widen,
-)
+from evomerge.merging.kernels.compiled import LANES, Array, compiled, dot, fma, narrow, widen
 
 SPAN = 1 << 16
 """Elements that a pass works on at once; several float32 buffers of this size fit in L2 cache."""
@@ -62,6 +54,21 @@ def scratch(size: int, name: int | str) -> Array:
     return held[:size]
 
 
+def loaded(sources: Sequence[Array], base: Array | None, span: slice) -> Array:
+    """Return a span of flat tensors, or of their changes (source - base), as float32.
+
+    The shape is (sources, elements of the span). The next call overwrites the buffer.
+    """
+    size = span.stop - span.start
+    values = scratch(len(sources) * size, "loaded").reshape(len(sources), size)
+    for row, source in zip(values, sources, strict=True):
+        if base is None:
+            load(source[span], row)
+        else:
+            load_change(source[span], base[span], row)
+    return values
+
+
 @compiled
 def load(source: Array, out: Array) -> None:
     """Write a stored span as float32."""
@@ -95,13 +102,6 @@ def add_change(source: Array, base: Array, factor: np.float32, total: Array) -> 
     """Add factor * (source - base) to a float32 span."""
     for i in range(len(total)):
         total[i] = fma(widen(source[i]) - widen(base[i]), factor, total[i])
-
-
-@compiled
-def store(values: Array, out: Array) -> None:
-    """Round a float32 span into a stored one."""
-    for i in range(len(out)):
-        out[i] = narrow(values[i], out)
 
 
 @compiled
@@ -167,86 +167,61 @@ def write_sum(
 ) -> None:
     """Write a weighted sum of tensors, or of their differences from a base.
 
-    Without a base: out = sum_i w_i x_i. With one: out = base + scale sum_i w_i (x_i - base).
-
-    Args:
-        tensors: the x_i. One whose weight is 0 is not read.
-        weights: the w_i.
-        out: the sum is written here.
-        base: the base, or None.
-        scale: factor on the sum of differences; not used without a base.
+    Without a base: out = sum_i w_i x_i. With one: out = base + scale sum_i w_i (x_i - base). A
+    tensor whose weight is 0 is not read.
     """
-    used = [(x, np.float32(w)) for x, w in zip(tensors, weights, strict=True) if w != 0]
+    used = [(x.reshape(-1), np.float32(w)) for x, w in zip(tensors, weights, strict=True) if w != 0]
     if not used:
         if base is None:
             out[...] = 0
         else:
             write_copy(base, out)
         return
-    if base is None and len(used) == 1 and used[0][1] == 1:
-        write_copy(used[0][0], out)
+    target, (last, factor) = out.reshape(-1), used[-1]
+    if base is None and len(used) == 1:
+        if factor == 1:
+            write_copy(last, target)
+        else:
+            store_scaled(last, factor, target)
         return
-    target, sources = out.reshape(-1), [x.reshape(-1) for x, _ in used]
-    factors = [w for _, w in used]
     if base is None and len(used) == 2 and abs(sum(weights) - 1) < 1e-12:
-        interpolate(sources[0], sources[1], factors[1], target)
+        interpolate(used[0][0], last, factor, target)
         return
     start = None if base is None else base.reshape(-1)
     for span in spans(len(target)):
         total = scratch(span.stop - span.start, "sum")
         if start is None:
-            if len(sources) == 1:
-                store_scaled(sources[0][span], factors[0], target[span])
-                continue
-            load_scaled(sources[0][span], factors[0], total)
-            for source, factor in zip(sources[1:-1], factors[1:-1], strict=True):
-                add_scaled(source[span], factor, total)
-            store_added(total, sources[-1][span], factors[-1], target[span])
+            load_scaled(used[0][0][span], used[0][1], total)
+            for source, weight in used[1:-1]:
+                add_scaled(source[span], weight, total)
+            store_added(total, last[span], factor, target[span])
         else:
             total[:] = 0
-            for source, factor in zip(sources[:-1], factors[:-1], strict=True):
-                add_change(source[span], start[span], factor, total)
-            last = sources[-1][span], factors[-1], np.float32(scale)
-            store_last_change(start[span], total, *last, target[span])
+            for source, weight in used[:-1]:
+                add_change(source[span], start[span], weight, total)
+            end = last[span], factor, np.float32(scale)
+            store_last_change(start[span], total, *end, target[span])
 
 
 def write_change(change: Array, factor: float, base: Array, out: Array) -> None:
-    """Write out = base + factor * change; without any change, the base bit for bit.
-
-    Args:
-        change: float32, of the base's shape.
-        factor: factor on the change.
-        base: what is changed.
-        out: the sum is written here.
-    """
+    """Write out = base + factor * change (float32); without any change, the base bit for bit."""
     if not factor or not change.any():
         write_copy(base, out)
         return
-    values, start, target = (item.reshape(-1) for item in (change, base, out))
-    for span in spans(len(target)):
-        store_changed(start[span], values[span], np.float32(factor), target[span])
+    store_changed(base.reshape(-1), change.reshape(-1), np.float32(factor), out.reshape(-1))
 
 
 def products(tensors: Sequence[Array], base: Array | None = None) -> list[list[float]]:
     """Return the dot product of every pair of tensors, or of their differences from a base.
 
-    Returns:
-        a symmetric matrix with a row for each tensor. Its errors are about 1e-8 of the product of
-        the two lengths.
+    It is a symmetric matrix. Its errors are about 1e-8 of the product of the two lengths.
     """
     count = len(tensors)
     sources = [tensor.reshape(-1) for tensor in tensors]
     start = None if base is None else base.reshape(-1)
     sums = np.zeros((count, count))
     for span in spans(len(sources[0])):
-        size = span.stop - span.start
-        values = scratch(count * size, "products").reshape(count, size)
-        for row, source in zip(values, sources, strict=True):
-            if start is None:
-                load(source[span], row)
-            else:
-                load_change(source[span], start[span], row)
-        add_products(values, sums)
+        add_products(loaded(sources, start, span), sums)
     return [[float(sums[min(i, j), max(i, j)]) for j in range(count)] for i in range(count)]
 
 
@@ -262,20 +237,71 @@ def add_products(values: Array, sums: Array) -> None:
                 sums[i, j] += dot(values[i, at:end], values[j, at:end], lanes)
 
 
-@compiled
-def store_moved(source: Array, base: Array, most: np.float32, out: Array) -> None:
-    """Round base + clamp(source - base, -most, most) into a stored span."""
-    for i in range(len(out)):
-        start = widen(base[i])
-        change = widen(source[i]) - start
-        change = most if change > most else (-most if change < -most else change)
-        out[i] = narrow(start + change, out)
+def as_matrix(tensor: Array) -> Array:
+    """Return a tensor of one or more dimensions as a matrix: first dimension times all others."""
+    return tensor.reshape(tensor.shape[0], -1)
+
+
+def row_products(
+    left: Array, right: Array, base: Array | None = None, *, columns: bool = False
+) -> Array:
+    """Return the dot product of each row (column) of one matrix with the same of another, float64.
+
+    `base` is a matrix that is subtracted from both first, or None.
+    """
+    height, width = left.shape
+    result = np.zeros(width if columns else height)
+    pair = left.reshape(-1), right.reshape(-1)
+    start = None if base is None else base.reshape(-1)
+    for row in range(height):
+        for span in spans(width):
+            at = slice(row * width + span.start, row * width + span.stop)
+            values = loaded(pair, start, at)
+            if columns:
+                result[span] += (values[0] * values[1]).astype(np.float64)
+            else:
+                sums = np.zeros((2, 2))
+                add_products(values, sums)
+                result[row] += sums[0, 1]
+    return result
+
+
+def write_row_sum(
+    tensors: Sequence[Array],
+    weights: Sequence[Array],
+    out: Array,
+    base: Array | None = None,
+    *,
+    columns: bool = False,
+) -> None:
+    """Write a weighted sum as `write_sum`, with a weight for each row (column) of each source.
+
+    Args:
+        tensors: sources of two or more dimensions, used as matrices (see `as_matrix`).
+        weights: for each source, an array with a weight for each row (column).
+        out: the sum is written here.
+        base: the base that is subtracted from the sources and then added, or None.
+        columns: whether there is a weight for each column instead of each row.
+    """
+    width = max(as_matrix(tensors[0]).shape[1], 1)
+    target, sources = out.reshape(-1), [tensor.reshape(-1) for tensor in tensors]
+    start = None if base is None else base.reshape(-1)
+    factors = [weight.astype(np.float32) for weight in weights]
+    for span in spans(len(target), row_length=width):
+        total = scratch(span.stop - span.start, "sum")
+        total[:] = 0
+        rows = slice(span.start // width, span.stop // width)
+        for values, factor in zip(loaded(sources, start, span), factors, strict=True):
+            _add_weighted(values, factor if columns else factor[rows], columns, width, total)
+        if start is None:
+            store_scaled(total, ONE, target[span])
+        else:
+            store_changed(start[span], total, ONE, target[span])
 
 
 @compiled
-def store_chosen(source: Array, base: Array, chosen: Array, out: Array) -> None:
-    """Write the source if `chosen` (bool) is true and the base is not NaN, otherwise the base."""
-    for i in range(len(out)):
-        start = widen(base[i])
-        taken = chosen[i] and start == start
-        out[i] = narrow(widen(source[i]) if taken else start, out)
+def _add_weighted(values: Array, factor: Array, columns: bool, width: int, total: Array) -> None:
+    for row in range(len(total) // width):
+        for column in range(width):
+            i = row * width + column
+            total[i] = fma(values[i], factor[column if columns else row], total[i])

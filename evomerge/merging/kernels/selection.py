@@ -1,9 +1,9 @@
 """Selecting exactly the k elements of largest magnitude; among equal ones, the lowest index first.
 
 Differences of bf16 weights have few distinct magnitudes, so a threshold alone would select more or
-fewer than k elements. So a selection is a `Cut`: a magnitude and, for the elements of exactly this
-magnitude, an index. `find_cut` finds one cut without sorting; `MagnitudeOrder` sorts once and gives
-any number of cuts. Both give the same cut. A NaN counts as larger than every number.
+fewer than k elements. So a selection is a `MagnitudeCut`: a magnitude and, for the elements of
+exactly this magnitude, an index. `find_cut` finds one cut without sorting; `MagnitudeOrder` sorts
+once and gives any number of cuts. Both give the same cut. A NaN counts as larger than every number.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _GROUP = 16
 
 
 @dataclass(frozen=True)
-class Cut:
+class MagnitudeCut:
     """A position in the order of falling magnitude (lowest index first among equal magnitudes).
 
     An element is before the cut if its magnitude is above `magnitude`, or is equal to it and the
@@ -45,11 +45,7 @@ class Cut:
     def load_before(self, source: Array, base: Array, start: int, out: Array) -> None:
         """Write source - base where an element is before the cut, and 0 elsewhere; a NaN stays.
 
-        Args:
-            source: a span of the stored source.
-            base: the same span of the stored base.
-            start: index of the span's first element in the flat tensor.
-            out: float32, as long as the span.
+        All are spans; `start` is the index of their first element in the flat tensor.
         """
         for part, bound in self._parts(len(out), start):
             _load_above(source[part], base[part], bound, out[part])
@@ -112,7 +108,7 @@ class MagnitudeOrder:
             falling[span] = np.uint32(0xFFFFFFFF) - magnitudes(span).view(np.uint32)
         self._order = _stable_order(falling)
 
-    def cut(self, count: int) -> Cut:
+    def cut(self, count: int) -> MagnitudeCut:
         """Return the cut that has `count` (1 or more) elements before it."""
         last = int(self._order[count - 1])
         return _cut(float(self._magnitudes(slice(last, last + 1))[0]), last)
@@ -123,9 +119,6 @@ def _stable_order(keys: Array) -> Array:
 
     This is a radix sort by one byte after the other, the lowest first. On 28 million magnitudes it
     takes half the time of numpy's sort or less.
-
-    Args:
-        keys: the keys; they are overwritten.
     """
     size = len(keys)
     order = np.arange(size, dtype=np.uint32)
@@ -155,16 +148,7 @@ def _byte_counts(keys: Array) -> Array:
 def _distribute(
     keys: Array, order: Array, shift: Any, starts: Array, out_keys: Array, out_order: Array
 ) -> None:
-    """Write keys and their indices in the order of one byte.
-
-    Args:
-        keys: uint32.
-        order: their indices.
-        shift: position of the byte in bits.
-        starts: for each value of the byte, where its first key is written; changed by this.
-        out_keys: the keys in their new order.
-        out_order: the indices in their new order.
-    """
+    """Write keys and their indices in the order of one byte."""
     for i in range(len(keys)):
         value = (keys[i] >> shift) & np.uint32(255)
         place = starts[value]
@@ -173,7 +157,7 @@ def _distribute(
         out_order[place] = order[i]
 
 
-def find_cut(magnitudes: Magnitudes, size: int, count: int) -> Cut:
+def find_cut(magnitudes: Magnitudes, size: int, count: int) -> MagnitudeCut:
     """Return the cut that has `count` (1 or more) of `size` elements before it, without sorting.
 
     After Floyd and Rivest 1975 (doi 10.1145/360680.360691): a sample gives a bracket, two
@@ -200,8 +184,8 @@ def find_cut(magnitudes: Magnitudes, size: int, count: int) -> Cut:
     return _cut(*_nth(np.concatenate(everything), count))
 
 
-def _cut(magnitude: float, last: int) -> Cut:
-    return Cut(math.inf if math.isnan(magnitude) else magnitude, last + 1)
+def _cut(magnitude: float, last: int) -> MagnitudeCut:
+    return MagnitudeCut(math.inf if math.isnan(magnitude) else magnitude, last + 1)
 
 
 def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, float]:
@@ -223,13 +207,7 @@ def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, floa
 def _collect(
     magnitudes: Magnitudes, size: int, low: float, high: float
 ) -> tuple[Array, Array, Array]:
-    """Count the magnitudes at and above the ends of a bracket, and collect those inside.
-
-    Returns:
-        counts, int64 of shape (spans, 3): in each span, how many are above `high` (NaN included),
-        are equal to `high`, and are equal to `low` (0 where `low` is `high`); the indices and the
-        magnitudes of the elements strictly between `low` and `high`.
-    """
+    """Count the magnitudes at and above the ends of a bracket, and collect those inside."""
     counts = np.zeros((-(-size // SPAN), 3), dtype=np.int64)
     places, values = [], []
     found = np.empty(SPAN, dtype=np.uint32)
@@ -243,11 +221,7 @@ def _collect(
 
 @compiled
 def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, found: Array) -> int:
-    """`_collect` for one span: fill its row of counts and the indices found inside the bracket.
-
-    Returns:
-        how many indices were written to `found`.
-    """
+    """`_collect` for one span: fill its row of counts and the indices found inside the bracket."""
     size = len(magnitudes)
     above = highest = lowest = np.uint32(0)
     for i in range(size):
@@ -282,15 +256,7 @@ def _nth(values: Array, count: int) -> tuple[float, int]:
 
 
 def _nth_equal(magnitudes: Magnitudes, size: int, value: float, counts: Array, wanted: int) -> int:
-    """Return the index of the `wanted`-th element that has exactly the magnitude `value`.
-
-    Args:
-        magnitudes: of all elements.
-        size: how many elements there are.
-        value: the magnitude.
-        counts: in each span, how many elements have it.
-        wanted: 1 is the first of them.
-    """
+    """Return the index of the `wanted`-th element that has exactly the magnitude `value`."""
     number = int(np.searchsorted(counts.cumsum(), wanted))
     start = number * SPAN
     some = magnitudes(slice(start, min(start + SPAN, size)))

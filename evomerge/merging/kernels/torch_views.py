@@ -1,6 +1,9 @@
-"""Torch tensors as arrays of stored weights (see `compiled`), and back; nothing is copied."""
+"""Torch tensors as arrays of stored weights (see `compiled`) without copies, and back."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -42,11 +45,9 @@ _BITS = {
 
 
 def as_tensor(array: Array, dtype: str | None = None) -> Tensor:
-    """Return a tensor that shares the memory of an array.
+    """Return a tensor that shares the memory of an array of bits.
 
-    Args:
-        array: bits of a tensor.
-        dtype: its dtype, as safetensors headers spell it; None: that of stored weights.
+    `dtype` is as safetensors headers spell it; None: that of stored weights.
     """
     wanted = _WEIGHTS[array.dtype] if dtype is None else TORCH_DTYPES[dtype]
     return torch.from_numpy(array).view(wanted)
@@ -56,3 +57,20 @@ def as_array(tensor: Tensor) -> Array:
     """Return an array of a tensor's bits that shares its memory (on the CPU)."""
     array: Array = tensor.detach().view(_BITS.get(tensor.dtype, tensor.dtype)).numpy()
     return array
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread only, since sums that several threads share have other last bits.
+
+    Threads that are started meanwhile have one each from the start.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -6,34 +6,26 @@ from evomerge.errors import RecipeError
 from evomerge.merging.methods.method import Method
 from evomerge.registry import Registry
 
-_HERE = "evomerge.merging.methods"
+_FAMILIES = {
+    "linear": "linear passthrough",
+    "spherical": "slerp whole_slerp nuslerp multislerp karcher",
+    "task_vectors": "task_arithmetic ties dare_linear dare_ties della della_linear breadcrumbs "
+    "breadcrumbs_ties",
+    "sce": "sce",
+    "matrices": "tsv",
+    "stock": "model_stock",
+    "nearby": "nearswap arcee_fusion",
+    "ram": "ram ramplus",
+}
+"""Module of this package -> the methods in it."""
 
 METHODS: Registry[Method] = Registry(
     kind="merge method",
     group="evomerge.methods",
     builtin={
-        "linear": f"{_HERE}.linear:LINEAR",
-        "slerp": f"{_HERE}.spherical:SLERP",
-        "whole_slerp": f"{_HERE}.whole_slerp:WHOLE_SLERP",
-        "nuslerp": f"{_HERE}.spherical:NUSLERP",
-        "multislerp": f"{_HERE}.spherical:MULTISLERP",
-        "karcher": f"{_HERE}.spherical:KARCHER",
-        "task_arithmetic": f"{_HERE}.task_vectors:TASK_ARITHMETIC",
-        "ties": f"{_HERE}.task_vectors:TIES",
-        "dare_linear": f"{_HERE}.task_vectors:DARE_LINEAR",
-        "dare_ties": f"{_HERE}.task_vectors:DARE_TIES",
-        "della": f"{_HERE}.task_vectors:DELLA",
-        "della_linear": f"{_HERE}.task_vectors:DELLA_LINEAR",
-        "breadcrumbs": f"{_HERE}.task_vectors:BREADCRUMBS",
-        "breadcrumbs_ties": f"{_HERE}.task_vectors:BREADCRUMBS_TIES",
-        "sce": f"{_HERE}.sce:SCE",
-        "tsv": f"{_HERE}.matrices:TSV",
-        "model_stock": f"{_HERE}.stock:MODEL_STOCK",
-        "nearswap": f"{_HERE}.nearby:NEARSWAP",
-        "arcee_fusion": f"{_HERE}.nearby:ARCEE_FUSION",
-        "ram": f"{_HERE}.ram:RAM",
-        "ramplus": f"{_HERE}.ram:RAMPLUS",
-        "passthrough": f"{_HERE}.linear:PASSTHROUGH",
+        name: f"{__name__}.{family}:{name}"
+        for family, names in _FAMILIES.items()
+        for name in names.split()
     },
     aliases={"ramplus_tl": "ramplus"},
     error=RecipeError,

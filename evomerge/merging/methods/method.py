@@ -1,30 +1,33 @@
 """The definition of a merge method: its knobs, its inputs, and how it makes one merged tensor.
 
-A method works on one tensor at a time, in two steps. `prepare` gets the source tensors and computes
-what does not depend on knobs (magnitude ranks, random numbers, norms, dot products). It returns a
-`Merge`, which is called for each candidate with its knobs and writes the merged tensor. The model
-in memory and the writer of checkpoints both use these two steps, so their weights are equal bit
-for bit.
+A method works on one tensor at a time, in two steps. The function under `@method` gets the source
+tensors and computes what does not depend on knobs (magnitude ranks, random numbers, dot products).
+It returns a `Merge`, which is called for each candidate with its knobs and writes the merged
+tensor. The model in memory and the writer of checkpoints both use these two steps, so their weights
+are equal bit for bit::
 
-The methods of evomerge work on numpy arrays of stored weights, which compiled loops read (see
-`evomerge.merging.kernels.compiled`), and import what they need inside functions only: so a merge of
-files needs torch only for singular vectors and the like, and `evomerge list methods` starts fast.
-Methods of other packages work on torch tensors, unless they say otherwise (`arrays`).
+    @method("one source, multiplied", Knob("scale", 1.0, 0, 2, "source"), parents=(1, 1))
+    def scaled(given: Operands) -> Merge:
+        def merge(sources: Sources, knobs: Values, out: Array) -> None:
+            write_sum(given.tensors, [sources[0]["scale"]], out)
+
+        return merge
+
+Methods work on numpy arrays of stored weights, which compiled loops read (see
+`evomerge.merging.kernels.compiled`). So a merge of files needs torch only for singular vectors and
+the like. A method declared with `torch=True` gets torch tensors instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from evomerge.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from evomerge.merging.kernels.noise import Noise
-
-Weights: TypeAlias = Any
-"""The weights of one tensor: a torch tensor, or a numpy array if the method has `arrays`."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,7 @@ class Knob:
     Attributes:
         name: as in mergekit's documentation (`weight`, `density`, `lambda`, `t`, ...).
         default: value if none is given; None if a value must be given.
-        low: smallest allowed value.
-        high: largest allowed value.
+        low, high: smallest and largest allowed value.
         per: `source` (each parent has its own) or `merge` (one for the whole merge).
         kind: `real`, `integer` or `flag` (0 or 1).
         search: range that is searched if the search file gives none; None if the knob then has its
@@ -49,7 +51,7 @@ class Knob:
     default: float | None
     low: float
     high: float
-    per: Literal["source", "merge"]
+    per: Literal["source", "merge"] = "merge"
     kind: Literal["real", "integer", "flag"] = "real"
     search: tuple[float, float] | None = None
     start: float | None = None
@@ -57,90 +59,80 @@ class Knob:
     counts_sources: bool = False
 
 
-class Merge(Protocol):
-    """The prepared merge of one tensor; it can be called with any knobs."""
-
-    def __call__(
-        self,
-        sources: Sequence[Mapping[str, float]],
-        knobs: Mapping[str, float],
-        out: Weights,
-    ) -> None:
-        """Write the merged tensor into `out`.
-
-        Args:
-            sources: every `source` knob of every source, in the order given to `prepare`.
-            knobs: every `merge` knob.
-            out: contiguous tensor of the sources' shape, of any floating dtype. It shares no memory
-                with the tensors given to `prepare`. Arithmetic is float32, rounded once to the
-                dtype of `out`.
-
-        Raises:
-            CandidateError: these knobs have no finite result (for example, the weights sum to 0 and
-                `normalize` is 1).
-        """
-        ...
+def flag(name: str, default: bool, help: str) -> Knob:
+    """Return a knob of the merge that is off (0) or on (1)."""
+    return Knob(name, float(default), 0, 1, kind="flag", help=help)
 
 
-class Prepare(Protocol):
-    """The first step of a merge: computes what does not depend on the knobs."""
-
-    def __call__(
-        self,
-        tensors: Sequence[Weights],
-        base: Weights | None,
-        noise: Sequence[Noise],
-        *,
-        reuse: bool,
-    ) -> Merge:
-        """Return the merge of these tensors.
-
-        Args:
-            tensors: one tensor for each source, all of one shape, of any floating dtype. The
-                `Merge` may keep and read them; nothing may write to them.
-            base: the base's tensor, or None (always None if the method's `base` is `none`).
-            noise: the random numbers of each source, which depend on (seed, parent, tensor name);
-                may be empty if the method's `random` is False.
-            reuse: True if the result will be called for many candidates: use memory to make each
-                call fast. False if it will be called once: use as little memory as possible. The
-                bits of the result must not depend on it.
-        """
-        ...
+def weight_knob(help: str) -> Knob:
+    """Return the knob `weight` of each source."""
+    return Knob("weight", 1.0, -100, 100, "source", search=(0.0, 1.0), help=help)
 
 
-WorkingBytes: TypeAlias = Callable[[Sequence[int], Sequence[Mapping[str, float]]], float]
-"""(shape of a tensor, `source` knobs of every source) -> bytes that its merge takes at most, beside
-the sources and the result."""
+@dataclass(frozen=True)
+class Operands:
+    """The tensors of one merge. The `Merge` may keep and read them; nothing may write to them.
+
+    Attributes:
+        tensors: one for each source, all of one shape, of any floating dtype: arrays of stored
+            weights (uint16 for bfloat16, int16 for float16, float32, float64), or torch tensors.
+        base: the base's tensor; None if there is none.
+        noise: the random numbers of each source, which depend on (seed, parent, tensor name); may
+            be empty if the method is not `random`.
+        reuse: True if the `Merge` will be called for many candidates: use memory to make each call
+            fast. False if it will be called once: use as little memory as possible. The bits of the
+            result must not depend on it.
+        tokens: whether it is an embedding or a head, with a row for each token.
+    """
+
+    tensors: Sequence[Any]
+    base: Any
+    noise: Sequence[Noise] = ()
+    reuse: bool = False
+    tokens: bool = False
+
+
+Values: TypeAlias = Mapping[str, float]
+"""Knobs by name."""
+
+Sources: TypeAlias = Sequence[Values]
+"""The `source` knobs of every source, in order."""
+
+Merge: TypeAlias = Callable[[Sources, Values, Any], None]
+"""Writes the merged tensor: takes all `source` knobs, all `merge` knobs, and the tensor to write.
+
+That is contiguous, of the sources' shape, of any floating dtype, and shares no memory with the
+sources. Arithmetic is float32, rounded once to its dtype. Raises `CandidateError` if the knobs have
+no finite result (for example, the weights sum to 0 and `normalize` is 1)."""
+
+Prepare: TypeAlias = Callable[[Operands], Merge]
+"""The first step of a merge: computes what does not depend on the knobs."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A merge method.
+    """A merge method; `method` makes one from a function.
 
     Attributes:
-        name: as in recipes and search files.
         title: one line that says what the method does, for `evomerge list methods`.
-        prepare: the first step of a merge; the second is the `Merge` that it returns.
-        knobs: all knobs.
+        prepare: the first step of a merge, on arrays.
         parents: smallest and largest number of sources (None: no limit), not counting the base.
         base: whether a base model is `required`, `optional`, or `none` (never used). The base is
             not one of the sources, even where mergekit lists it among the models.
         paper: its publication (authors, year, arXiv id), or "" if there is none.
         random: whether the method uses `noise`.
-        cached_bytes: memory that a prepared merge (`reuse=True`) takes in addition to the tensors,
+        cached_bytes: memory that a prepared merge (with `reuse`) takes in addition to the tensors,
             in bytes for each element of each source.
         whole: whether the `Merge` also takes the knob `cosine`: that of the angle between its two
             sources as whole models. It is no knob of recipes, but computed from their tensors.
         in_mergekit: whether a mergekit config can name it.
-        prepare_tokens: the first step for embeddings and the head, where it is another one.
         svds: None for a method that reads each weight a few times. Else the method works on
-            matrices as wholes and is costly; these are the singular value decompositions of a
-            matrix that take as long as its merge: (in any case, more for each source). They are
-            computed again for other sources, and for another value of a knob other than `lambda`.
-        arrays: whether `prepare` and its merges take arrays of stored weights (uint16 for bfloat16,
-            int16 for float16, float32, float64) instead of torch tensors.
-        working_bytes: the memory of a merge, if it grows with the tensor; None: some megabytes.
-            `prepare_tokens` needs no more than that.
+            matrices as wholes, but not on embeddings and heads, and is costly; these are the
+            singular value decompositions of a matrix that take as long as its merge: (in any case,
+            more for each source). They are computed again for other sources, and for another value
+            of a knob other than `lambda`.
+        working_bytes: takes a tensor's shape and the `source` knobs, and returns the bytes that its
+            merge takes beside the sources and the result; None: some megabytes.
     """
 
     name: str
@@ -148,45 +140,58 @@ class Method:
     prepare: Prepare
     knobs: tuple[Knob, ...]
     parents: tuple[int, int | None]
-    base: Literal["required", "optional", "none"]
+    base: Literal["required", "optional", "none"] = "none"
     paper: str = ""
     random: bool = False
     cached_bytes: float = 0.0
     whole: bool = False
     in_mergekit: bool = True
-    prepare_tokens: Prepare | None = None
     svds: tuple[float, float] | None = None
-    arrays: bool = False
-    working_bytes: WorkingBytes | None = None
+    working_bytes: Callable[[Sequence[int], Sources], float] | None = None
 
 
-MERGED_DTYPES = ("F64", "F32", "F16", "BF16")
-"""The dtypes that are merged, as safetensors headers spell them."""
+def method(
+    title: str, *knobs: Knob, torch: bool = False, **fields: Any
+) -> Callable[[Prepare], Method]:
+    """Make a merge method of the function under it, whose name it gets.
 
-
-def is_merged(dtypes: Iterable[str]) -> bool:
-    """Whether tensors of these dtypes (spelt as in safetensors headers) are merged.
-
-    Integer and boolean buffers (position ids, masks) have no meaningful average. They are copied
-    bit for bit from the base, or from the first source if there is no base.
+    Args:
+        torch: whether the function works on torch tensors instead of arrays. torch then uses one
+            thread, since different tensors are merged in different threads.
+        fields: other attributes of `Method`.
     """
-    return all(dtype in MERGED_DTYPES for dtype in dtypes)
+
+    def declare(prepare: Prepare) -> Method:
+        on_arrays = _on_arrays(prepare) if torch else prepare
+        return Method(prepare.__name__, title, on_arrays, knobs, **fields)
+
+    return declare
+
+
+def _on_arrays(prepare: Prepare) -> Prepare:
+    """Return the first step of a merge on arrays, given the one on torch tensors."""
+
+    def prepare_arrays(given: Operands) -> Merge:
+        from evomerge.merging.kernels.torch_views import as_tensor, one_thread
+
+        tensors = [as_tensor(item) for item in given.tensors]
+        base = None if given.base is None else as_tensor(given.base)
+        with one_thread():
+            merge = prepare(replace(given, tensors=tensors, base=base))
+
+        def merge_arrays(sources: Sources, knobs: Values, out: Any) -> None:
+            with one_thread():
+                merge(sources, knobs, as_tensor(out))
+
+        return merge_arrays
+
+    return prepare_arrays
 
 
 def check_knobs(
-    method: Method,
-    sources: Sequence[Mapping[str, float]],
-    knobs: Mapping[str, float],
-    *,
-    has_base: bool,
+    method: Method, sources: Sequence[Values], knobs: Values, *, has_base: bool
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Check the inputs that a recipe gives a method, and fill in the defaults of knobs.
-
-    Args:
-        method: the method.
-        sources: the given knobs of every source, in order.
-        knobs: the given knobs of the merge as a whole.
-        has_base: whether there is a base.
+    """Check the knobs that a recipe gives a method, and fill in the defaults of others.
 
     Returns:
         every `source` knob of every source, and every `merge` knob, as a `Merge` takes them.
@@ -212,43 +217,41 @@ def check_knobs(
                 f"{method.name}: {knob.name!r} of the merge is {shared[knob.name]:g}, but it has "
                 f"only {len(sources)} sources; give a number from {knob.low:g} to {len(sources)}."
             )
-    return (
-        [_complete(method, "source", given, f"source {i + 1}") for i, given in enumerate(sources)],
-        shared,
-    )
+    own = [_complete(method, "source", it, f"source {i}") for i, it in enumerate(sources, 1)]
+    return own, shared
 
 
-def _complete(
-    method: Method, per: Literal["source", "merge"], given: Mapping[str, float], where: str
-) -> dict[str, float]:
+def _complete(method: Method, per: str, given: Values, where: str) -> dict[str, float]:
     known = {knob.name: knob for knob in method.knobs if knob.per == per}
     for name in given:
-        if name not in known:
-            raise RecipeError(_unknown(method, per, name, where, tuple(known)))
-    return {name: _value(method, knob, given.get(name), where) for name, knob in known.items()}
-
-
-def _unknown(method: Method, per: str, name: str, where: str, known: Sequence[str]) -> str:
-    if any(knob.name == name for knob in method.knobs):
-        place = "each source" if per == "merge" else "the merge as a whole"
-        return f"{method.name}: {name!r} belongs to {place}, but was given for {where}; move it."
-    allowed = f"allowed are {', '.join(known)}" if known else "it has none"
-    return f"{method.name}: unknown knob {name!r} of {where}; {allowed}.{did_you_mean(name, known)}"
-
-
-def _value(method: Method, knob: Knob, given: float | None, where: str) -> float:
-    value = knob.default if given is None else float(given)
-    if value is None:
+        if name in known:
+            continue
+        if any(knob.name == name for knob in method.knobs):
+            place = "each source" if per == "merge" else "the merge as a whole"
+            raise RecipeError(
+                f"{method.name}: {name!r} belongs to {place}, but was given for {where}; move it."
+            )
+        allowed = f"allowed are {', '.join(known)}" if known else "it has none"
         raise RecipeError(
-            f"{method.name}: {knob.name!r} of {where} is missing; give a number from {knob.low:g} "
-            f"to {knob.high:g}."
+            f"{method.name}: unknown knob {name!r} of {where}; {allowed}."
+            f"{did_you_mean(name, known)}"
         )
-    whole = knob.kind == "real" or value.is_integer()
-    if not (knob.low <= value <= knob.high and whole):
+    return {
+        name: _value(f"{method.name}: {name!r} of {where}", knob, given.get(name))
+        for name, knob in known.items()
+    }
+
+
+def _value(subject: str, knob: Knob, given: float | None) -> float:
+    value = knob.default if given is None else float(given)
+    limits = f"from {knob.low:g} to {knob.high:g}"
+    if value is None:
+        raise RecipeError(f"{subject} is missing; give a number {limits}.")
+    if not (knob.low <= value <= knob.high and (knob.kind == "real" or value.is_integer())):
         kinds = {"real": "a number", "integer": "a whole number", "flag": "true or false,"}
-        allowed = f"{kinds[knob.kind]} from {knob.low:g} to {knob.high:g}"
+        allowed = f"{kinds[knob.kind]} {limits}"
         raise RecipeError(
-            f"{method.name}: {knob.name!r} of {where} is {value:g}; it must be "
+            f"{subject} is {value:g}; it must be "
             f"{f'{knob.low:g}' if knob.low == knob.high else allowed}."
         )
     return value

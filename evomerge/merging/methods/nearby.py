@@ -2,48 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from evomerge.merging.methods.method import Knob, Merge, Method
+import numpy as np
+
+from evomerge.merging.kernels.compiled import Array, compiled, narrow, widen
+from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Values, method
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from evomerge.merging.kernels.compiled import Array
-    from evomerge.merging.kernels.noise import Noise
 
 _SUM_SIZE = 1 << 14
 """Maximum number of elements in one call of `sum`. From 2^15 on, torch divides a sum among threads,
 so the bits would depend on the number of threads."""
 
 
-def prepare_nearswap(
-    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
-) -> Merge:
+@method(
+    "the base, with each weight moved towards the source by at most t",
+    Knob("t", None, 0, 100, search=(0.0, 0.01), help="largest change of a weight"),
+    parents=(1, 1),
+    base="required",
+)
+def nearswap(given: Operands) -> Merge:
     """Prepare out = base + clamp(x - base, -t, t): a weight changes by at most t.
 
     Weights of the source that differ from the base by at most t are taken unchanged.
     """
-    import numpy as np
+    source, base = given.tensors[0].reshape(-1), given.base.reshape(-1)
 
-    from evomerge.merging.kernels.passes import store_moved
-
-    assert base is not None
-    source, origin = tensors[0].reshape(-1), base.reshape(-1)
-
-    def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
-    ) -> None:
-        store_moved(source, origin, np.float32(knobs["t"]), out.reshape(-1))
+    def merge(sources: Sources, knobs: Values, out: Array) -> None:
+        _store_moved(source, base, np.float32(knobs["t"]), out.reshape(-1))
 
     return merge
 
 
-def prepare_arcee_fusion(
-    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
-) -> Merge:
+@compiled
+def _store_moved(source: Array, base: Array, most: np.float32, out: Array) -> None:
+    for i in range(len(out)):
+        start = widen(base[i])
+        change = widen(source[i]) - start
+        change = most if change > most else (-most if change < -most else change)
+        out[i] = narrow(start + change, out)
+
+
+@method(
+    "the base, with the source's most important weights",
+    parents=(1, 1),
+    base="required",
+    paper="Goddard et al. 2024, arXiv 2403.13257",
+    cached_bytes=1.0,
+    working_bytes=lambda shape, _: 8.5 * prod(shape),
+)
+def arcee_fusion(given: Operands) -> Merge:
     """Prepare a merge with the most important weights of the source and the others of the base.
 
     The importance of a weight is |x - base| times the divergence of its row, KL(softmax(row of x)
@@ -51,33 +62,32 @@ def prepare_arcee_fusion(
     importances + 1.5 * (upper quartile - lower quartile). A quantile that falls between two
     elements is the lower one.
     """
-    from evomerge.merging.kernels.passes import store_chosen
-
-    assert base is not None
+    source, base = given.tensors[0], given.base
     chosen: list[Array] = []
 
-    def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
-    ) -> None:
-        mask = chosen[0] if chosen else important(tensors[0], base)
-        if reuse and not chosen:
+    def merge(sources: Sources, knobs: Values, out: Array) -> None:
+        mask = chosen[0] if chosen else _important(source, base)
+        if given.reuse and not chosen:
             chosen.append(mask)
-        store_chosen(tensors[0].reshape(-1), base.reshape(-1), mask, out.reshape(-1))
+        _store_chosen(source.reshape(-1), base.reshape(-1), mask, out.reshape(-1))
 
     return merge
 
 
-def important(source: Array, base: Array) -> Array:
-    """Return whether each weight of a source is important (see `prepare_arcee_fusion`).
+@compiled
+def _store_chosen(source: Array, base: Array, chosen: Array, out: Array) -> None:
+    """Write the source if `chosen` (bool) is true and the base is not NaN, otherwise the base."""
+    for i in range(len(out)):
+        start = widen(base[i])
+        taken = chosen[i] and start == start
+        out[i] = narrow(widen(source[i]) if taken else start, out)
 
-    Returns:
-        a flat array of booleans, one for each element.
-    """
-    import numpy as np
+
+def _important(source: Array, base: Array) -> Array:
+    """Return whether each weight of a source is important, as a flat array of booleans."""
     import torch
 
-    from evomerge.merging.kernels.one_thread import one_thread
-    from evomerge.merging.kernels.torch_views import as_tensor
+    from evomerge.merging.kernels.torch_views import as_tensor, one_thread
 
     width = max(source.shape[-1] if source.ndim else 1, 1)
     ends, starts = (as_tensor(item.reshape(-1, width)) for item in (source, base))
@@ -103,29 +113,3 @@ def _row_sums(values: Tensor) -> Tensor:
     for at in range(_SUM_SIZE, values.shape[1], _SUM_SIZE):
         sums += values[:, at : at + _SUM_SIZE].sum(1, keepdim=True)
     return sums
-
-
-NEARSWAP = Method(
-    name="nearswap",
-    title="the base, with each weight moved towards the source by at most t",
-    prepare=prepare_nearswap,
-    knobs=(
-        Knob("t", None, 0, 100, "merge", search=(0.0, 0.01), help="largest change of a weight"),
-    ),
-    arrays=True,
-    parents=(1, 1),
-    base="required",
-)
-
-ARCEE_FUSION = Method(
-    name="arcee_fusion",
-    title="the base, with the source's most important weights",
-    prepare=prepare_arcee_fusion,
-    knobs=(),
-    arrays=True,
-    parents=(1, 1),
-    base="required",
-    paper="Goddard et al. 2024, arXiv 2403.13257",
-    cached_bytes=1.0,
-    working_bytes=lambda shape, _: 8.5 * prod(shape),
-)

@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from evomerge.merging.methods.method import Knob, Merge, Method
+import numpy as np
 
-if TYPE_CHECKING:
-    from evomerge.merging.kernels.compiled import Array
-    from evomerge.merging.kernels.noise import Noise
+from evomerge.merging.kernels.compiled import Array
+from evomerge.merging.kernels.passes import (
+    as_matrix,
+    products,
+    row_products,
+    write_row_sum,
+    write_sum,
+)
+from evomerge.merging.methods.method import Merge, Operands, Sources, Values, flag, method
 
 
-def prepare_model_stock(
-    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
-) -> Merge:
+@method(
+    "between the base and the mean of the sources, by the angle between task vectors",
+    flag("filter_wise", False, "one angle for each row, not for the tensor"),
+    parents=(2, None),
+    base="required",
+    paper="Jang et al. 2024, arXiv 2403.19522",
+)
+def model_stock(given: Operands) -> Merge:
     """Prepare out = base + t mean_i(x_i - base) with t = N c / (1 + (N - 1) c).
 
     c is the mean cosine between the task vectors of the N sources: one number for the tensor or,
     with `filter_wise`, one for each row. If the denominator is 0 (at most 1e-8), the task vectors
     cancel, and the result is the base.
     """
-    from evomerge.merging.kernels.passes import products, write_sum
-    from evomerge.merging.kernels.rowwise import write_row_sum
-
-    assert base is not None
-    count = len(tensors)
+    tensors, base, count = given.tensors, given.base, len(given.tensors)
     whole: list[float] = []
     rows: list[Array] = []
 
-    def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
-    ) -> None:
+    def merge(sources: Sources, knobs: Values, out: Array) -> None:
         if not knobs["filter_wise"] or base.ndim < 2:
             if not whole:
-                whole.append(ratio(mean_cosine(products(tensors, base)), count))
+                whole.append(_ratio(_mean_cosine(products(tensors, base)), count))
             write_sum(tensors, [whole[0] / count] * count, out, base)
             return
         if not rows:
@@ -45,11 +49,8 @@ def prepare_model_stock(
     return merge
 
 
-def mean_cosine(gram: Sequence[Sequence[float]]) -> float:
-    """Return the mean cosine over all pairs of vectors, given their dot products.
-
-    The cosine of a pair with a zero vector counts as 0.
-    """
+def _mean_cosine(gram: Sequence[Sequence[float]]) -> float:
+    """Return the mean cosine over all pairs of vectors; that of a pair with a zero vector is 0."""
     cosines = []
     for i in range(len(gram)):
         for j in range(i):
@@ -58,18 +59,14 @@ def mean_cosine(gram: Sequence[Sequence[float]]) -> float:
     return sum(cosines) / len(cosines)
 
 
-def ratio(cosine: float, count: int) -> float:
-    """Return t (see `prepare_model_stock`) for `count` sources with this mean cosine."""
+def _ratio(cosine: float, count: int) -> float:
+    """Return t for `count` sources with this mean cosine."""
     denominator = 1 + (count - 1) * cosine
     return 0.0 if abs(denominator) <= 1e-8 else count * cosine / denominator
 
 
 def _row_ratios(tensors: Sequence[Array], base: Array) -> Array:
-    """Return t (see `prepare_model_stock`) for every row, as a float64 array."""
-    import numpy as np
-
-    from evomerge.merging.kernels.rowwise import as_matrix, row_products
-
+    """Return t for every row, as a float64 array."""
     start = as_matrix(base)
     matrices = [as_matrix(tensor) for tensor in tensors]
     lengths = [np.sqrt(row_products(matrix, matrix, start)) for matrix in matrices]
@@ -85,25 +82,3 @@ def _row_ratios(tensors: Sequence[Array], base: Array) -> Array:
     gone = np.abs(denominator) <= 1e-8
     result: Array = np.where(gone, 0.0, count * cosine / np.where(gone, 1.0, denominator))
     return result
-
-
-MODEL_STOCK = Method(
-    name="model_stock",
-    title="between the base and the mean of the sources, by the angle between task vectors",
-    prepare=prepare_model_stock,
-    knobs=(
-        Knob(
-            "filter_wise",
-            0.0,
-            0,
-            1,
-            "merge",
-            "flag",
-            help="one angle for each row, not for the tensor",
-        ),
-    ),
-    arrays=True,
-    parents=(2, None),
-    base="required",
-    paper="Jang et al. 2024, arXiv 2403.19522",
-)

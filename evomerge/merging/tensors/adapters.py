@@ -11,9 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
@@ -29,107 +27,70 @@ from evomerge.merging.tensors.peft import (
 )
 from evomerge.merging.tensors.reader import Patch
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.safetensors import TensorInfo, read_header, read_json
+from evomerge.models.safetensors import read_header, read_json
 from evomerge.parsing.values import Values, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _VALUES = Values(CheckpointError)
-_PAIRS = ({"lora_A.weight", "lora_B.weight"}, {"lora_embedding_A", "lora_embedding_B"})
+_PAIRS = (["lora_A.weight", "lora_B.weight"], ["lora_embedding_A", "lora_embedding_B"])
 
 
 def adapter_patches(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Patch]:
     """Return, for every parent with an adapter, the function that changes its tensors.
 
-    Args:
-        checkpoints: all parents by reference.
-
-    Returns:
-        Reference -> patch.
-
     Raises:
-        CheckpointError: an adapter is damaged, of a kind that is not supported, or does not fit
-            its model.
+        CheckpointError: as for `Adapter`.
     """
     return {
-        reference: Adapter.open(checkpoint).patch
+        reference: Adapter(checkpoint).patch
         for reference, checkpoint in checkpoints.items()
         if checkpoint.adapter is not None
     }
 
 
-@dataclass(frozen=True, eq=False)
 class Adapter:
-    """The LoRA adapter of one parent.
+    """The LoRA adapter of a parent. To read and check it, no weights are read.
 
-    Attributes:
-        reference: reference of the parent.
-        file: the file with the adapter's weights.
-        config: content of `adapter_config.json`.
-        tensors: the tensors in `file`, by name.
-        weights: name of a weight in the model -> its change.
-        biases: name of a bias in the model -> its change.
-        alpha: `lora_alpha` of the config.
-        alphas: name of a module -> its own alpha, by `alpha_pattern` of the config.
+    Raises:
+        CheckpointError: the adapter is damaged, of a kind that is not supported, or does not fit
+            its model.
     """
 
-    reference: str
-    file: Path
-    config: Mapping[str, Any]
-    tensors: Mapping[str, TensorInfo]
-    weights: Mapping[str, ModuleChange]
-    biases: Mapping[str, ModuleChange]
-    alpha: float
-    alphas: Mapping[str, float]
-
-    @classmethod
-    def open(cls, checkpoint: Checkpoint) -> Adapter:
-        """Read and check the adapter of a parent. No weights are read.
-
-        Raises:
-            CheckpointError: the adapter is damaged, of a kind that is not supported, or does not
-                fit its model.
-        """
+    def __init__(self, checkpoint: Checkpoint) -> None:
         folder = checkpoint.adapter
         assert folder is not None
+        self.reference, self.file = checkpoint.reference, folder / WEIGHTS
         if not (folder / CONFIG).is_file():
-            raise CheckpointError(f"Parent {checkpoint.reference!r}: {folder} has no {CONFIG}.")
-        config = read_json(folder / CONFIG)
-        check_supported(config, folder)
-        file = folder / WEIGHTS
-        if not file.is_file():
-            advice = (
-                "; save it as safetensors" if next(folder.glob("adapter_model.bin"), None) else ""
-            )
+            raise CheckpointError(f"Parent {self.reference!r}: {folder} has no {CONFIG}.")
+        self.config = read_json(folder / CONFIG)
+        check_supported(self.config, folder)
+        if not self.file.is_file():
+            old = next(folder.glob("adapter_model.bin"), None)
             raise CheckpointError(
-                f"Parent {checkpoint.reference!r}: {folder} has no {WEIGHTS}{advice}."
+                f"Parent {self.reference!r}: {folder} has no {WEIGHTS}"
+                f"{'; save it as safetensors' if old else ''}."
             )
-        tensors = read_header(file)
-        weights, biases = find_changes(checkpoint, tensors, file)
+        self.tensors = read_header(self.file)
+        self.weights, self.biases = find_changes(checkpoint, self.tensors, self.file)
         where = f"{folder / CONFIG}: "
-        alpha = _VALUES.real(config.get("lora_alpha", 8), f"{where}lora_alpha")
-        modules = dict.fromkeys(change.module for change in (*weights.values(), *biases.values()))
-        patterns = config.get("alpha_pattern") or {}
-        alphas = find_alphas(patterns, modules, f"{where}alpha_pattern")
+        self.alpha = _VALUES.real(self.config.get("lora_alpha", 8), f"{where}lora_alpha")
+        changes = (*self.weights.values(), *self.biases.values())
+        modules = dict.fromkeys(change.module for change in changes)
+        patterns = self.config.get("alpha_pattern") or {}
+        self.alphas = find_alphas(patterns, modules, f"{where}alpha_pattern")
         for key in ("use_rslora", "fan_in_fan_out"):
-            _VALUES.flag(config.get(key) or False, f"{where}{key}")
-        adapter = cls(checkpoint.reference, file, config, tensors, weights, biases, alpha, alphas)
-        for name, change in weights.items():
-            adapter._check_weight(change, name, checkpoint.tensors[name].shape)
-        for name, change in biases.items():
-            adapter._check_bias(change, name, checkpoint.tensors[name].shape)
-        return adapter
+            _VALUES.flag(self.config.get(key) or False, f"{where}{key}")
+        for name, change in self.weights.items():
+            self._check_weight(change, name, checkpoint.tensors[name].shape)
+        for name, change in self.biases.items():
+            self._check_bias(change, name, checkpoint.tensors[name].shape)
 
     def patch(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a tensor of the model after the adapter's change.
+        """Return a tensor of the model after the adapter's change, in float32.
 
-        Args:
-            name: name of the tensor in the model.
-            tensor: the tensor as it is in the model.
-
-        Returns:
-            The changed tensor, in float32; `tensor` itself if the adapter does not change it.
+        It is `tensor` itself if the adapter does not change it.
         """
         if name in self.weights:
             return self._weight(self.weights[name], tensor)
@@ -142,16 +103,18 @@ class Adapter:
 
         weight = self._get(change, "base_layer.weight", "weight")
         weight = tensor.float() if weight is None else weight
-        delta = self._delta(change, tuple(tensor.shape))
-        if delta is None:
+        down = self._get(change, *(pair[0] for pair in _PAIRS))
+        up = self._get(change, *(pair[1] for pair in _PAIRS))
+        if down is None or up is None:
             return weight
+        transposed = self._transposed(change, tuple(tensor.shape))
+        delta = (up @ down) * self._scale(change)
+        changed = weight + (delta.T if transposed else delta)
         magnitude = self._get(change, "lora_magnitude_vector")
         if magnitude is None:
-            return weight + delta
-        changed = weight + delta
+            return changed
         # DoRA has a magnitude for each output, or for each column of an embedding.
-        outputs = 1 if self._transposed(change, tuple(tensor.shape)) else 0
-        lengths = torch.linalg.vector_norm(changed, dim=1 - outputs, keepdim=True)
+        lengths = torch.linalg.vector_norm(changed, dim=0 if transposed else 1, keepdim=True)
         rescaled: Tensor = changed * (magnitude.flatten().view(lengths.shape) / lengths)
         return rescaled
 
@@ -160,15 +123,6 @@ class Adapter:
         bias = tensor.float() if bias is None else bias
         delta = self._get(change, "lora_B.bias")
         return bias if delta is None else bias + delta * self._scale(change)
-
-    def _delta(self, change: ModuleChange, shape: tuple[int, ...]) -> Tensor | None:
-        """Return scale * B A in the shape of the model's tensor, or None without LoRA matrices."""
-        down = self._get(change, "lora_A.weight", "lora_embedding_A")
-        up = self._get(change, "lora_B.weight", "lora_embedding_B")
-        if down is None or up is None:
-            return None
-        delta = (up @ down) * self._scale(change)
-        return delta.T if self._transposed(change, shape) else delta
 
     def _transposed(self, change: ModuleChange, shape: tuple[int, ...]) -> bool:
         """Whether the model stores the matrix as (inputs, outputs): embeddings and Conv1D."""
@@ -182,18 +136,29 @@ class Adapter:
     def _scale(self, change: ModuleChange) -> float:
         """Return alpha / rank, or alpha / sqrt(rank) if the adapter is rank-stabilized."""
         alpha = self.alphas.get(change.module, self.alpha)
-        key = change.keys.get("lora_A.weight") or change.keys["lora_embedding_A"]
-        rank = self.tensors[key].shape[0]
+        rank = self._shape(change, *(pair[0] for pair in _PAIRS))[0]
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
     def _product(self, change: ModuleChange) -> tuple[int, ...]:
         """Return the shape of B A."""
-        up = change.keys.get("lora_B.weight") or change.keys["lora_embedding_B"]
-        down = change.keys.get("lora_A.weight") or change.keys["lora_embedding_A"]
-        return (*self.tensors[up].shape[:1], *self.tensors[down].shape[1:])
+        down, up = (self._shape(change, *(pair[i] for pair in _PAIRS)) for i in range(2))
+        return (*up[:1], *down[1:])
 
-    def _shape(self, change: ModuleChange, part: str) -> tuple[int, ...]:
-        return self.tensors[change.keys[part]].shape
+    def _shape(self, change: ModuleChange, *parts: str) -> tuple[int, ...]:
+        """Return the shape of the first of these parts that there is."""
+        return self.tensors[next(change.keys[it] for it in parts if it in change.keys)].shape
+
+    def _get(self, change: ModuleChange, *parts: str) -> Tensor | None:
+        """Return the first of these parts that there is, in float32."""
+        for part in parts:
+            if part in change.keys:
+                tensor: Tensor = self._open.get_tensor(change.keys[part])
+                return tensor.float()
+        return None
+
+    @cached_property
+    def _open(self) -> Any:
+        return safe_open(self.file, framework="pt")
 
     def _check_weight(self, change: ModuleChange, name: str, shape: tuple[int, ...]) -> None:
         subject = f"Adapter of {self.reference!r}: module {shown(change.module)}"
@@ -204,7 +169,7 @@ class Adapter:
                     f"{name!r} of the model has {list(shape)}; resize the model's vocabulary "
                     "first, or merge the adapter into the model with PEFT."
                 )
-        halves = {part for part in change.keys if re.match(r"lora_(embedding_)?[AB]", part)}
+        halves = sorted(part for part in change.keys if re.match(r"lora_(embedding_)?[AB]", part))
         magnitude = change.keys.get("lora_magnitude_vector")
         if not halves and magnitude is None:
             return
@@ -213,7 +178,7 @@ class Adapter:
                 f"{subject} has only one of the two LoRA matrices, or matrices of two kinds of "
                 "layers; save the adapter again."
             )
-        down, up = (self._shape(change, part) for part in sorted(halves))
+        down, up = (self._shape(change, part) for part in halves)
         if len(down) != 2 or len(up) != 2 or down[0] != up[1] or down[0] == 0:
             raise CheckpointError(
                 f"{subject} has LoRA matrices of shapes {list(down)} and {list(up)}, which have no "
@@ -248,14 +213,3 @@ class Adapter:
             raise CheckpointError(
                 f"{subject} has a LoRA bias, but no LoRA matrices; save the adapter again."
             )
-
-    def _get(self, change: ModuleChange, *parts: str) -> Tensor | None:
-        for part in parts:
-            if part in change.keys:
-                tensor: Tensor = self._open.get_tensor(change.keys[part])
-                return tensor.float()
-        return None
-
-    @cached_property
-    def _open(self) -> Any:
-        return safe_open(self.file, framework="pt")

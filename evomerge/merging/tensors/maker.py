@@ -1,20 +1,25 @@
-"""Making one merged tensor, in the same way for the model in memory and for checkpoints."""
+"""Making merged tensors, in the same way for the model in memory and for checkpoints."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from evomerge.errors import CandidateError, CheckpointError
 from evomerge.merging.kernels.compiled import Array, are_finite
 from evomerge.merging.kernels.noise import Noise
-from evomerge.merging.kernels.passes import load, write_copy
+from evomerge.merging.kernels.passes import load, products, write_copy
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.method import Merge
+from evomerge.merging.methods.method import Merge, Operands
+from evomerge.merging.methods.spherical import cosine_of
 from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan
-from evomerge.merging.tensors.reader import DTYPES, Reader, TokenRows
+from evomerge.merging.tensors.reader import DTYPES, TensorReader
+from evomerge.merging.tensors.threads import for_each
+from evomerge.merging.tokenizers.rows import MatchedRows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,19 +28,16 @@ if TYPE_CHECKING:
 class TensorMaker:
     """Makes the tensors of the merged model as their plans say.
 
-    Args:
-        planner: knows which tensors of the parents correspond to each other.
-        reader: reads the parents' tensors.
-        rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
+    `rows` is the merged vocabulary if rows of embeddings and head are matched by token.
     """
 
-    def __init__(self, planner: Planner, reader: Reader, rows: TokenRows | None = None) -> None:
+    def __init__(
+        self, planner: Planner, reader: TensorReader, rows: MatchedRows | None = None
+    ) -> None:
         self.planner, self.reader, self.rows = planner, reader, rows
 
     def read(self, plan: TensorPlan, source: SourceTensor) -> Array:
-        """Return a source's tensor in the shape of the merged tensor; it must not be written to.
-
-        The array has the tensor's bits; see `DTYPES`.
+        """Return a source's tensor (see `DTYPES`) in the shape of the merged one, to be read only.
 
         Raises:
             CheckpointError: the tensor has another shape than planned.
@@ -53,11 +55,7 @@ class TensorMaker:
         return copied
 
     def check_source(self, plan: TensorPlan, source: SourceTensor) -> None:
-        """Check that the weights of a source are finite numbers.
-
-        Raises:
-            CheckpointError: they are not.
-        """
+        """Raise `CheckpointError` unless the weights of a source are finite numbers."""
         if self.planner.checkpoints[source.parent].tensors[source.name].floating:
             weights = self._stored(plan, source)
             if not is_finite(weights):
@@ -65,50 +63,45 @@ class TensorMaker:
 
     def is_copied(self, plan: TensorPlan, source: SourceTensor) -> bool:
         """Whether `read` returns memory of its own, not a view of a mapped file."""
-        by_token = self.rows is not None and plan.name in self.planner.host.token_tensors
+        by_token = self.rows is not None and self._has_tokens(plan)
         return by_token or source.parent in self.reader.patches
 
     def prepare(self, plan: TensorPlan, *, reuse: bool) -> Merge:
         """Read the sources and compute what does not depend on knobs (see `Method.prepare`).
 
-        Raises:
-            ValueError: the plan is a copy.
+        The plan must not be a copy.
         """
-        if plan.method is None:
-            raise ValueError(f"{plan.name} is copied, not merged")
+        assert plan.method is not None
         method = get_method(plan.method)
         noise = [Noise(plan.seed, item.parent, item.name) for item in plan.sources]
-        prepare = method.prepare
-        if plan.name in self.planner.host.token_tensors:
-            prepare = method.prepare_tokens or prepare
-        if not method.arrays:
-            from evomerge.merging.methods.conversion import on_arrays
-
-            prepare = on_arrays(prepare)
-        return prepare(
-            [self.read(plan, item) for item in plan.sources],
-            self.read(plan, plan.base) if plan.base else None,
-            noise if method.random else (),
-            reuse=reuse,
+        return method.prepare(
+            Operands(
+                [self.read(plan, item) for item in plan.sources],
+                self.read(plan, plan.base) if plan.base else None,
+                noise if method.random else (),
+                reuse,
+                self._has_tokens(plan),
+            )
         )
+
+    def _has_tokens(self, plan: TensorPlan) -> bool:
+        """Whether a tensor has a row for each token of the vocabulary."""
+        return plan.name in self.planner.host.token_tensors
 
     def working_bytes(self, plan: TensorPlan) -> float:
         """Return the bytes that the merge of a tensor takes at most, if they grow with it."""
-        if plan.method is None:
+        method = get_method(plan.method) if plan.method else None
+        if method is None or method.working_bytes is None:
             return 0.0
-        method = get_method(plan.method)
-        of_tokens = method.prepare_tokens and plan.name in self.planner.host.token_tensors
-        if method.working_bytes is None or of_tokens:
+        if method.svds and self._has_tokens(plan):  # it is not merged as a matrix
             return 0.0
         return method.working_bytes(plan.shape, plan.knobs)
 
     def write(self, plan: TensorPlan, merge: Merge, out: Array) -> None:
         """Write the merged tensor into `out`.
 
-        Args:
-            plan: how the tensor is made.
-            merge: what `prepare` returned for a plan of the same tensor.
-            out: a contiguous array of the plan's shape and dtype (see `DTYPES`).
+        `merge` is what `prepare` returned for a plan of the same tensor. `out` is contiguous, of
+        the plan's shape and dtype (see `DTYPES`).
 
         Raises:
             CandidateError: the result is not finite; the message names the tensor.
@@ -132,19 +125,15 @@ class TensorMaker:
 
     def _stored(self, plan: TensorPlan, source: SourceTensor) -> Array:
         """Return a source's tensor in its own dtype; rows are in the order of the merged model."""
-        if self.rows is not None and plan.name in self.planner.host.token_tensors:
-            return self._rows(self.rows, plan, source.parent)
-        return self.reader.read(source)
-
-    def _rows(self, rows: TokenRows, plan: TensorPlan, parent: str) -> Array:
-        """Return a parent's matrix with a row for every token of the merged vocabulary."""
+        if self.rows is None or not self._has_tokens(plan):
+            return self.reader.read(source)
         from evomerge.merging.kernels.torch_views import as_array, as_tensor
 
         def read(parent: str) -> Tensor:
             own = self.planner.fit(parent).outside[plan.name]
             return as_tensor(self.reader.read(SourceTensor(parent, own)))
 
-        return as_array(rows.rows(parent, plan.name, read))
+        return as_array(self.rows.rows(source.parent, read))
 
     def _blame(self, plan: TensorPlan, out: Array) -> CandidateError | CheckpointError:
         """Return an error that says why a merged tensor is not finite."""
@@ -180,3 +169,62 @@ def count_bad(weights: Array) -> int:
     exact = np.empty(weights.size, dtype=np.float32)
     load(weights.reshape(-1), exact)
     return int(np.count_nonzero(~np.isfinite(exact)))
+
+
+_Pair: TypeAlias = tuple[tuple[SourceTensor, ...], ...]
+"""The sources of all tensors that are merged of two models."""
+
+
+@dataclass
+class WholeAngles:
+    """Adds the angles between whole models to plans, and keeps `most` of them for later candidates.
+
+    A method that is `whole` merges each tensor by the angle between its two sources as whole
+    models. So the dot products of all its tensors are added first, in the order of the plans.
+    """
+
+    most: int = 64
+    _cosines: dict[_Pair, float] = field(default_factory=dict)
+
+    def complete(
+        self, plans: Iterable[TensorPlan], maker: TensorMaker, threads: int
+    ) -> list[TensorPlan]:
+        """Return the plans of one recipe, with the knob `cosine` where the method is `whole`."""
+        every = list(plans)
+        groups: dict[tuple[str, ...], list[TensorPlan]] = {}
+        for plan in every:
+            if plan.method is not None and get_method(plan.method).whole:
+                groups.setdefault(_models(plan), []).append(plan)
+        cosines = {
+            plan.name: cosine
+            for group in groups.values()
+            for cosine in [self._cosine(group, maker, threads)]
+            for plan in group
+        }
+        return [
+            replace(plan, merge_knobs={**(plan.merge_knobs or {}), "cosine": cosines[plan.name]})
+            if plan.name in cosines
+            else plan
+            for plan in every
+        ]
+
+    def _cosine(self, plans: Sequence[TensorPlan], maker: TensorMaker, threads: int) -> float:
+        """Return the cosine of the angle between the two models that plans merge."""
+        key = tuple(plan.sources for plan in plans)
+        if key not in self._cosines:
+            found: dict[str, list[list[float]]] = {}
+
+            def note(plan: TensorPlan) -> None:
+                found[plan.name] = products([maker.read(plan, source) for source in plan.sources])
+
+            for_each(note, plans, threads)
+            grams = [found[plan.name] for plan in plans]
+            total = [[sum(gram[i][j] for gram in grams) for j in range(2)] for i in range(2)]
+            while len(self._cosines) >= self.most:
+                self._cosines.pop(next(iter(self._cosines)))
+            self._cosines[key] = cosine_of(total)
+        return self._cosines[key]
+
+
+def _models(plan: TensorPlan) -> tuple[str, ...]:
+    return tuple(source.parent for source in plan.sources)

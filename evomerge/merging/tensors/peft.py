@@ -60,9 +60,7 @@ _KEY = re.compile(
 class ModuleChange:
     """The adapter's tensors for one weight or bias of a module.
 
-    Attributes:
-        module: name of the module in the adapter.
-        keys: part (`lora_A.weight`, `bias`, ...) -> name of its tensor in the adapter's file.
+    `keys` are the names of tensors in the adapter's file by part (`lora_A.weight`, `bias`, ...).
     """
 
     module: str
@@ -72,10 +70,7 @@ class ModuleChange:
 def find_alphas(data: Any, modules: Iterable[str], where: str) -> dict[str, float]:
     """Return the alpha of each module that the config's `alpha_pattern` has one for.
 
-    Args:
-        data: the value of the key: regular expression of whole module names -> alpha.
-        modules: the names of the modules.
-        where: address of the key in error messages.
+    Its keys are regular expressions of whole module names; `where` is its address in messages.
 
     Raises:
         CheckpointError: it is not a mapping from regular expressions to numbers, or one takes too
@@ -127,10 +122,6 @@ def _compiled(pattern: str, where: str) -> regex.Pattern[str]:
 def check_supported(config: Mapping[str, Any], folder: Path) -> None:
     """Check that an adapter is LoRA, without settings that are not supported.
 
-    Args:
-        config: content of `adapter_config.json`.
-        folder: folder of the adapter, for error messages.
-
     Raises:
         CheckpointError: it is not; the message names the key.
     """
@@ -158,15 +149,11 @@ def check_supported(config: Mapping[str, Any], folder: Path) -> None:
 def find_changes(
     checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], file: Path
 ) -> tuple[dict[str, ModuleChange], dict[str, ModuleChange]]:
-    """Return which weights and which biases of a model an adapter changes.
+    """Return the changes of a model's weights and those of its biases, by names in the model.
 
     Args:
-        checkpoint: the model.
         tensors: the tensors in the adapter's file, by name.
         file: the adapter's file, for error messages.
-
-    Returns:
-        Changes of weights and changes of biases, each by the tensor's name in the model.
 
     Raises:
         CheckpointError: a tensor of the adapter is of a kind that is not supported, or the model

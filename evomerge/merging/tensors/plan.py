@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.method import Method, check_knobs, is_merged
-from evomerge.merging.tokenizers.protocol import Vocabulary
+from evomerge.merging.methods.method import Method, check_knobs
+from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.safetensors import TensorInfo
 from evomerge.models.stacks import is_buffer
-from evomerge.recipe import Knob, Layer, Recipe, Source, knob_at
+from evomerge.recipe import Layer, Recipe, Source, knob_at
 
 if TYPE_CHECKING:
-    from evomerge.merging.architecture.folding_rules import Rescaling
+    from evomerge.merging.architecture.folding import Rescaling
 
 _Find: TypeAlias = Callable[[Source], "SourceTensor"]
 
@@ -32,12 +32,7 @@ STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F6
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """One tensor of one parent.
-
-    Attributes:
-        parent: the parent's reference.
-        name: the tensor's name in this parent.
-    """
+    """A tensor by its parent's reference and its name in this parent."""
 
     parent: str
     name: str
@@ -49,17 +44,13 @@ class TensorPlan:
 
     Attributes:
         name: its name in the merged model (the host's naming).
-        shape: its shape.
         dtype: its dtype on disk, as safetensors headers spell it.
         method: name of the merge method, or None for a bit-for-bit copy of the only source.
-        sources: the tensors that are merged.
         knobs: for each source, all of its `source` knobs.
         base: what task vectors are measured from, or None.
-        merge_knobs: all `merge` knobs.
         seed: the recipe's seed if the method is random, else 0.
         factor: the result is rescaled before it is rounded, to (result + offset) * factor - offset;
             this folds the scales of layer routing. 1 changes nothing.
-        offset: see `factor`.
     """
 
     name: str
@@ -81,46 +72,36 @@ class TensorPlan:
 
 
 class Planner:
-    """Plans any number of recipes that have the same parents and the same host.
-
-    Args:
-        checkpoints: every parent that the recipes name, by reference.
-        host: reference of the host of all recipes.
-
-    Raises:
-        CheckpointError: a parent has tensors that correspond to none of the host's.
-    """
+    """Plans any number of recipes that have the same parents (by reference) and the same host."""
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint], host: str) -> None:
         self.checkpoints = checkpoints
         self.host = self._parent(host)
         self._fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
 
-    def plan(self, recipe: Recipe, vocabulary: Vocabulary | None = None) -> Iterator[TensorPlan]:
+    def plan(self, recipe: Recipe, vocabulary: MatchedRows | None = None) -> Iterator[TensorPlan]:
         """Yield the plan of every tensor, embeddings first, blocks in order.
 
-        Args:
-            recipe: what to build.
-            vocabulary: the merged vocabulary if rows of embeddings and head are matched by token,
-                else None.
+        `vocabulary` is the merged vocabulary if rows of embeddings and head are matched by token.
 
         Raises:
             RecipeError: it names a parent, stack, block, method or knob that does not exist, or
                 sources whose tensors have different shapes.
+            CheckpointError: a parent has tensors that correspond to none of the host's.
         """
         self.check_blocks(recipe)
-        recipe_planner = _RecipePlanner(self, recipe, vocabulary, _rescalings(recipe, self.host))
+        planner = _RecipePlanner(self, recipe, vocabulary, _rescalings(recipe, self.host))
         places = self.host.places
         for name, place in places.items():
             if place == "embeddings":
-                yield recipe_planner.outside(name, recipe.embeddings)
+                yield planner.non_layer(name, recipe.embeddings)
         for prefix in self.host.stacks:
-            yield from recipe_planner.stack(prefix)
+            yield from planner.stack(prefix)
         for name, place in places.items():
             if place in ("kept", "buffer"):
-                yield recipe_planner.copy(name, SourceTensor(recipe.host, name))
+                yield planner.copy(name, SourceTensor(recipe.host, name))
             elif place == "head" and not (name == self.host.head and self.host.tied):
-                yield recipe_planner.outside(name, recipe.head)
+                yield planner.non_layer(name, recipe.head)
 
     def check_blocks(self, recipe: Recipe) -> None:
         """Check that the host has every stack, and every parent every block, that a recipe names.
@@ -174,19 +155,19 @@ class _RecipePlanner:
 
     planner: Planner
     recipe: Recipe
-    vocabulary: Vocabulary | None
+    vocabulary: MatchedRows | None
     rescalings: Mapping[str, Rescaling]
 
     def copy(self, name: str, source: SourceTensor) -> TensorPlan:
         info = self.planner.checkpoints[source.parent].tensors[source.name]
         return TensorPlan(name, info.shape, info.dtype, None, (source,))
 
-    def outside(self, name: str, layer: Layer) -> TensorPlan:
+    def non_layer(self, name: str, layer: Layer) -> TensorPlan:
         """Plan a tensor outside of the blocks, which `layer` says how to merge."""
 
         def find(source: Source) -> SourceTensor:
             own = self.planner.fit(source.parent).outside.get(name)
-            return SourceTensor(source.parent, _found(own, name, source.parent))
+            return _counterpart(own, name, source.parent)
 
         return self._make(name, layer, find, _Knobs(layer))
 
@@ -196,8 +177,8 @@ class _RecipePlanner:
         stack = host.stacks[prefix]
         if prefix not in self.recipe.layers:
             for index, block in enumerate(stack.blocks):
-                for rest in block:
-                    name = stack.name(index, rest)
+                for suffix in block:
+                    name = stack.name(index, suffix)
                     yield self.copy(name, SourceTensor(host.reference, name))
             return
         for position, layer in enumerate(self.recipe.layers[prefix]):
@@ -206,16 +187,15 @@ class _RecipePlanner:
     def _block(self, prefix: str, position: int, layer: Layer) -> Iterator[TensorPlan]:
         lead = layer.sources[0]
         knobs = _Knobs(layer)
-        for rest in self.planner.fit(lead.parent).block(prefix, lead.layer or 0, position):
-            name = self.planner.host.stacks[prefix].name(position, rest)
+        for suffix in self.planner.fit(lead.parent).block(prefix, lead.layer or 0, position):
+            name = self.planner.host.stacks[prefix].name(position, suffix)
 
-            def find(source: Source, rest: str = rest) -> SourceTensor:
+            def find(source: Source, suffix: str = suffix) -> SourceTensor:
                 index = source.layer or 0
-                own = self.planner.fit(source.parent).inside(prefix, index, rest)
-                shown = f"{prefix}.{index}.{rest}"
-                return SourceTensor(source.parent, _found(own, shown, source.parent))
+                own = self.planner.fit(source.parent).inside(prefix, index, suffix)
+                return _counterpart(own, f"{prefix}.{index}.{suffix}", source.parent)
 
-            if is_buffer(rest, self._info(find(lead))):
+            if is_buffer(suffix, self._info(find(lead))):
                 yield self.copy(name, find(lead))
             else:
                 yield self._make(name, layer, find, knobs)
@@ -226,7 +206,8 @@ class _RecipePlanner:
         sources = tuple(find(source) for source in layer.sources)
         base = find(layer.base) if layer.base else None
         inputs = (*sources, base) if base else sources
-        if not is_merged(self._info(item).dtype for item in inputs):
+        # Integer and boolean buffers (position ids, masks) have no meaningful average.
+        if not all(self._info(item).floating for item in inputs):
             return self.copy(name, base or sources[0])
         own, shared = knobs.at(name)
         rescaling = self.rescalings.get(name)
@@ -263,10 +244,7 @@ class _RecipePlanner:
 
 
 class _Knobs:
-    """A layer's knobs for each of its tensors.
-
-    Knobs without filters are the same for all tensors, and are checked only once.
-    """
+    """A layer's knobs for each of its tensors; without filters they are checked only once."""
 
     def __init__(self, layer: Layer) -> None:
         self.method: Method = get_method(layer.method)
@@ -280,24 +258,21 @@ class _Knobs:
         return self._fixed or self._resolve(name)
 
     def _resolve(self, name: str) -> tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]:
-        def numbers(knobs: Mapping[str, Knob]) -> dict[str, float]:
-            return {key: knob_at(knob, name) for key, knob in knobs.items()}
-
-        sources, shared = check_knobs(
-            self.method,
-            [numbers(source.knobs) for source in self._layer.sources],
-            numbers(self._layer.knobs),
-            has_base=self._layer.base is not None,
+        own, shared = (
+            [{key: knob_at(knob, name) for key, knob in knobs.items()} for knobs in given]
+            for given in ([source.knobs for source in self._layer.sources], [self._layer.knobs])
         )
-        return tuple(sources), shared
+        has_base = self._layer.base is not None
+        sources, complete = check_knobs(self.method, own, shared[0], has_base=has_base)
+        return tuple(sources), complete
 
 
-def _found(own: str | None, name: str, parent: str) -> str:
+def _counterpart(own: str | None, name: str, parent: str) -> SourceTensor:
     if own is None:
         raise RecipeError(
             f"Tensor {name!r} has no counterpart in {parent!r}; merge parents of one architecture."
         )
-    return own
+    return SourceTensor(parent, own)
 
 
 def _rescalings(recipe: Recipe, host: Checkpoint) -> Mapping[str, Rescaling]:

@@ -1,27 +1,32 @@
 """Reading the parents' tensors from their mapped files, without copies.
 
-A tensor may be changed before it is merged. A `Patch` changes the tensors of one parent as they are
-read (it adds the update of a LoRA adapter). `TokenRows` puts the rows of embeddings and heads into
-the order of the merged vocabulary.
+A `Patch` may change the tensors of one parent as they are read: it adds the update of a LoRA
+adapter.
+
+Pages of a mapped file can be given back at any time, even while they are in use: they are found
+again in the system's cache, or read again from disk. So tensors that do not fit in memory together
+with their sources (embeddings of a large vocabulary) can be merged by code that knows nothing
+of it.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
+import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.passes import load
-from evomerge.merging.tensors.pages import Pages, map_file
 from evomerge.merging.tensors.plan import SourceTensor
-from evomerge.merging.tokenizers.protocol import Vocabulary
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import TensorInfo
 
@@ -29,21 +34,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "F8_E4M3": np.dtype(np.uint8),
-    "F8_E5M2": np.dtype(np.uint8),
-    "I16": np.dtype(np.int16),
-    "U16": np.dtype(np.uint16),
-    "F16": np.dtype(np.int16),
-    "BF16": np.dtype(np.uint16),
-    "I32": np.dtype(np.int32),
-    "U32": np.dtype(np.uint32),
-    "F32": np.dtype(np.float32),
-    "I64": np.dtype(np.int64),
-    "U64": np.dtype(np.uint64),
-    "F64": np.dtype(np.float64),
+    "BOOL": np.dtype("?"),
+    **{name: np.dtype("u1") for name in ("U8", "F8_E4M3", "F8_E5M2")},
+    **{name: np.dtype("u2") for name in ("U16", "BF16")},
+    **{name: np.dtype("i2") for name in ("I16", "F16")},
+    **{f"{kind}{8 * size}".upper(): np.dtype(f"{kind}{size}") for kind in "iu" for size in (4, 8)},
+    "I8": np.dtype("i1"),
+    "F32": np.dtype("f4"),
+    "F64": np.dtype("f8"),
 }
 """dtype as safetensors headers spell it -> dtype of the array that has a tensor's bits."""
 
@@ -52,25 +50,65 @@ Patch: TypeAlias = "Callable[[str, Tensor], Tensor]"
 new one (which may be float32). It must not write to the tensor, which is mapped from a file."""
 
 
-class TokenRows(Vocabulary, Protocol):
-    """A merged vocabulary that gives each parent's embeddings and head in its own row order."""
-
-    def rows(self, parent: str, name: str, read: Callable[[str], Tensor]) -> Tensor:
-        """Return one parent's matrix with a row for every token of the merged vocabulary.
-
-        Args:
-            parent: the parent's reference.
-            name: name of the matrix (embeddings or head) in the merged model.
-            read: takes a parent's reference and returns the matrix of this parent as it is on disk.
-        """
-        ...
+_EVERY_SECONDS = 0.01
+_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0  # mmap has its name from Python 3.13 on
 
 
-class Reader:
+class Pages:
+    """The maps whose pages may be given back."""
+
+    def __init__(self) -> None:
+        self._maps: dict[int, mmap.mmap] = {}
+        self._lock = threading.Lock()
+
+    def add(self, mapped: mmap.mmap) -> None:
+        """Take on a map of a file."""
+        with self._lock:
+            self._maps[id(mapped)] = mapped
+
+    def drop(self, mapped: mmap.mmap) -> None:
+        """Forget a map that is about to be closed."""
+        with self._lock:
+            del self._maps[id(mapped)]
+
+    def release(self) -> None:
+        """Give back the memory of all pages, whoever uses them."""
+        with self._lock:
+            for mapped in self._maps.values():
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+    @contextmanager
+    def bounded(self, memory: int) -> Iterator[None]:
+        """Release pages whenever the process holds more than `memory` bytes in the block."""
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(_EVERY_SECONDS):
+                if resident_bytes() > memory:
+                    self.release()
+
+        watcher = threading.Thread(target=watch, name="evomerge-pages", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()
+
+
+def resident_bytes() -> int:
+    """Return the resident set of this process in bytes (0 where the system does not tell)."""
+    try:
+        text = Path("/proc/self/statm").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class TensorReader:
     """Reads tensors of several parents; threads may read at the same time.
 
     Args:
-        checkpoints: the parents by reference.
         patches: by reference, for the parents whose tensors are changed as they are read.
         writable: whether code that is handed a tensor may write to it. Then a page that is written
             to becomes a private copy of this process; the file never changes. If False, a write to
@@ -137,30 +175,30 @@ class Reader:
             array = np.frombuffer(mapped[info.begin : info.end], dtype=dtype)
         else:
             array = np.frombuffer(mapped, dtype=dtype, count=prod(info.shape), offset=info.begin)
-        return _unlocked(array.reshape(info.shape))
+        array = array.reshape(info.shape)
+        return array if array.flags.writeable else np.asarray(_Unlocked(array))
 
     def _assemble(self, info: TensorInfo, patch: Patch | None) -> Array:
         """Build a tensor from boxes of stored tensors; if one box is all of it, return a view."""
-        out: Array | None = None
         exact = patch is not None and info.floating
+        out: Array | None = None
         for part in info.parts:
             stored = _in_order(self._patched(part.info, part.name, patch), part.axes)
             box = _cut(stored, part.start, part.size)
-            if part.size == _ordered_shape(info.shape, part.target_axes):
+            if prod(part.size) == prod(info.shape):
                 return _out_of_order(box, part.target_axes)
             if out is None:
                 out = np.empty(info.shape, dtype=np.float32 if exact else DTYPES[info.dtype])
             target = _cut(_in_order(out, part.target_axes), part.target, part.size)
             target[...] = _exact(box) if exact else box
-        if out is None:
-            raise ValueError("a tensor without parts")
+        assert out is not None, "a tensor has at least one part"
         return out
 
     def _map(self, file: Path) -> mmap.mmap:
         with self._lock:
             if file not in self._maps:
                 try:
-                    self._maps[file] = map_file(file, writable=self.writable)
+                    self._maps[file] = _map_file(file, writable=self.writable)
                 except (OSError, ValueError) as error:
                     raise CheckpointError(f"{file} cannot be read: {error}.") from error
                 self.pages.add(self._maps[file])
@@ -175,6 +213,25 @@ class Reader:
             return self._pickles[file]
 
 
+def _map_file(file: Path, *, writable: bool) -> mmap.mmap:
+    """Map a file, whose pages are shared with all processes that map it too.
+
+    If it is `writable`, a page that is written to becomes a copy of this process's own. Where the
+    system does not allow for that much memory, the map is read-only all the same.
+    """
+    with file.open("rb") as stream:
+        if writable:
+            # Without a reserve: parents may be larger than the memory, and few pages are written.
+            with suppress(OSError):
+                return mmap.mmap(
+                    stream.fileno(),
+                    0,
+                    flags=mmap.MAP_PRIVATE | _NO_RESERVE,
+                    prot=mmap.PROT_READ | mmap.PROT_WRITE,
+                )
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 class _Unlocked:
     """The memory of a read-only array as if it could be written to.
 
@@ -183,12 +240,8 @@ class _Unlocked:
 
     def __init__(self, array: Array) -> None:
         self._array = array  # keeps the memory
-        interface = array.__array_interface__
-        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
-
-
-def _unlocked(array: Array) -> Array:
-    return array if array.flags.writeable else np.asarray(_Unlocked(array))
+        data = (array.__array_interface__["data"][0], False)
+        self.__array_interface__ = {**array.__array_interface__, "data": data}
 
 
 def _exact(box: Array) -> Array:
@@ -211,10 +264,6 @@ def _out_of_order(view: Array, axes: tuple[int, ...]) -> Array:
     kept = [axis for axis in axes if axis >= 0]
     squeezed = view.squeeze(tuple(place for place, axis in enumerate(axes) if axis < 0))
     return squeezed.transpose([kept.index(axis) for axis in range(len(kept))])
-
-
-def _ordered_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(shape[axis] if axis >= 0 else 1 for axis in axes)
 
 
 def _cut(array: Array, start: tuple[int, ...], size: tuple[int, ...]) -> Array:

@@ -1,4 +1,4 @@
-"""Running one function on many tensors in threads, one tensor per thread at a time.
+"""Threads that work on many tensors, one tensor per thread at a time, and what they share.
 
 A merge is many short operations. If each operation were divided among threads, every one would wait
 for the slowest thread. On two cores that were busy with other work, this took 26 s instead of
@@ -21,11 +21,7 @@ MOST = 8
 
 
 class Budget:
-    """Bytes that threads share.
-
-    Args:
-        size: how many there are.
-    """
+    """Bytes that threads share."""
 
     def __init__(self, size: float) -> None:
         self._left = size

@@ -20,13 +20,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
-from evomerge.merging.tokenizers.chat_template import choose_template, template_of
-from evomerge.merging.tokenizers.ids import check_ids
-from evomerge.merging.tokenizers.tokens import Tokens, check_spelling
-from evomerge.merging.tokenizers.truncation import TRUNCATE, truncate
+from evomerge.merging.tokenizers.rows import TRUNCATE, MatchedRows, fill, truncate
+from evomerge.merging.tokenizers.templates import choose_template, template_of
+from evomerge.merging.tokenizers.tokens import Tokens, check_ids, check_spelling
 from evomerge.merging.tokenizers.union import check_merged, unite
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
@@ -36,9 +35,6 @@ from evomerge.models.safetensors import read_json
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import shown
 from evomerge.recipe import Recipe
-
-if TYPE_CHECKING:
-    from evomerge.merging.tokenizers.rows import MatchedRows
 
 GENERATION = "generation_config.json"
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
@@ -67,10 +63,8 @@ class TokenizerPlan:
 def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> TokenizerPlan:
     """Plan the tokenizer of the model of a recipe. No weights are read.
 
-    Args:
-        recipe: the recipe. Options that count here: `chat_template`, `pad_to_multiple_of`,
-            `tokens` (mergekit's `tokenizer.tokens`, as JSON) and `truncate_embeddings`.
-        checkpoints: all parents of the recipe, by reference.
+    Options of recipes that count here: `chat_template`, `pad_to_multiple_of`, `tokens` (mergekit's
+    `tokenizer.tokens`, as JSON) and `truncate_embeddings`.
 
     Raises:
         RecipeError: an option, or `tokenizer`, has a value that is not possible.
@@ -170,9 +164,6 @@ def _rows(
     tokens: Sequence[Tokens],
     special_ids: Mapping[str, Any],
 ) -> MatchedRows:
-    from evomerge.merging.tokenizers.filling import fill
-    from evomerge.merging.tokenizers.rows import MatchedRows
-
     texts: list[str | None] = [None] * merged.size
     for text, i in merged.ids.items():
         texts[i] = text
@@ -248,11 +239,7 @@ def _files(merged: Tokens, giver: Checkpoint, host: Checkpoint, united: bool) ->
 
 
 def _tokenizer_of(giver: Checkpoint) -> dict[str, str]:
-    """Return the tokenizer files of a parent, as texts.
-
-    Raises:
-        CheckpointError: it has no `tokenizer.json`.
-    """
+    """Return the tokenizer files of a parent, as texts."""
     Tokens.of(giver)
     files = [giver.folder / name for name in TOKENIZER_FILES if not name.endswith(".model")]
     return {

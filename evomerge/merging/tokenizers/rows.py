@@ -14,12 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from evomerge.errors import CheckpointError, RecipeError, did_you_mean
+from evomerge.merging.tokenizers.tokens import Tokens
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.parsing.texts import json_value
+from evomerge.parsing.values import Values, shown
+from evomerge.recipe import Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Read: TypeAlias = "Callable[[str], Tensor]"
+
+TRUNCATE = "truncate_embeddings"
+"""The option of a recipe that cuts embeddings and head to the rows that all parents have."""
+
+_VALUES = Values(RecipeError)
 
 
 @dataclass(frozen=True)
@@ -55,17 +67,15 @@ class MatchedRows:
     keeper: str | None
     special_ids: Mapping[str, object]
 
-    def rows(self, parent: str, name: str, read: Read) -> Tensor:
-        """Return one parent's matrix with a row for every id of the merged vocabulary.
+    def rows(self, parent: str, read: Read) -> Tensor:
+        """Return one parent's matrix or bias with a row for every id of the merged vocabulary.
+
+        It has the shape (size, ...) and the parent's dtype. If nothing changes, it is the tensor
+        that `read` returned, not a copy.
 
         Args:
-            parent: reference of the parent.
-            name: name of the tensor (matrix or bias) in the merged model.
+            parent: its reference.
             read: returns the same tensor of any parent, as it is on disk.
-
-        Returns:
-            Shape (size, ...), in the parent's dtype. If nothing changes, it is the tensor that
-            `read` returned, not a copy.
         """
         import torch
 
@@ -114,3 +124,113 @@ def _sum(matrix: Tensor) -> Tensor:
     for block in matrix.split(4096):  # type: ignore[no-untyped-call]
         total += block.double().sum(0)
     return total
+
+
+def fill(
+    recipe: Recipe,
+    merged: Tokens,
+    tokens: Sequence[Tokens],
+    index: Mapping[str, Sequence[int]],
+) -> dict[int, Filling]:
+    """Return for every token that a parent lacks where its row comes from, by id.
+
+    The recipe's option `tokens` has mergekit's `tokenizer.tokens` as JSON; `RecipeError` if a key,
+    token, parent or row in it is wrong. `index` is that of `MatchedRows`.
+    """
+    base = recipe.embeddings.base.parent if recipe.embeddings.base else None
+    base = recipe.host if recipe.vocabulary else base
+    found: dict[int, Filling] = {}
+    for i in merged.ids.values():
+        if any(rows[i] < 0 for rows in index.values()):
+            have = [(name, rows[i]) for name, rows in index.items() if rows[i] >= 0]
+            preferred = [pair for pair in have if pair[0] == base]
+            if have:
+                found[i] = Filling(tuple(preferred or have))
+    policies = _policies(recipe)
+    for text, (source, force) in policies.items():
+        if text not in merged.ids:
+            raise RecipeError(
+                f"`tokens` names {shown(text)}, which is in no tokenizer of the merge; leave it "
+                f"out or add a parent that has it.{did_you_mean(text, merged.ids)}"
+            )
+        found[merged.ids[text]] = Filling(_source_rows(text, source, tokens), force)
+    return found
+
+
+def _policies(recipe: Recipe) -> dict[str, tuple[Any, bool]]:
+    text = recipe.options.get("tokens")
+    data = json_value(text, "The option `tokens`", RecipeError) if text else {}
+    found = {}
+    for token, policy in _VALUES.mapping(data, "tokens").items():
+        where = f"tokens.{token}"
+        _VALUES.mapping(policy, where, ("source", "force"))
+        if "source" not in policy:
+            raise RecipeError(f"`{where}.source` is missing.")
+        force = _VALUES.flag(policy.get("force", False), f"{where}.force")
+        found[token] = (policy["source"], force)
+    return found
+
+
+def _source_rows(text: str, source: Any, tokens: Sequence[Tokens]) -> tuple[tuple[str, int], ...]:
+    """Return the (parent, row) pairs for the `source` of one token in the option `tokens`."""
+    where = f"tokens.{text}.source"
+    if isinstance(source, str):
+        source = {"kind": "model_token", "model": source, "token": text}
+    _VALUES.mapping(source, where, ("kind", "model", "token", "token_id"))
+    if source.get("kind") == "zero":
+        return ()
+    if source.get("kind") != "model_token" or ("token" in source) == ("token_id" in source):
+        raise RecipeError(
+            f"`{where}` is {shown(source)}; it must be a model, {{kind: zero}}, or "
+            f"{{kind: model_token, "
+            "model: ..., token: ...}} (or token_id)."
+        )
+    model = next((item for item in tokens if item.reference == source.get("model")), None)
+    if model is None:
+        raise RecipeError(
+            f"`{where}.model` is {shown(source.get('model'))}; allowed are the parents of the "
+            f"merge: {', '.join(item.reference for item in tokens)}."
+        )
+    wanted = source.get("token", source.get("token_id"))
+    if "token" in source:
+        row = model.row(_VALUES.text(wanted, f"{where}.token", "the text of a token"))
+    else:
+        row = wanted
+    if not (type(row) is int and 0 <= row < model.rows):
+        raise RecipeError(
+            f"`{where}`: {model.reference!r} has no row for the token {shown(wanted)}."
+        )
+    return ((model.reference, row),)
+
+
+def truncate(parents: Sequence[Checkpoint]) -> tuple[MatchedRows, tuple[str, ...]]:
+    """Return the rows that all parents have, and a warning if rows are cut off.
+
+    This is mergekit's `--unsafe-truncate-embeddings`. The rows are merged by id, so an id must be
+    the same token in all parents. `CheckpointError` if a parent has no embeddings.
+    """
+    sizes = {parent.reference: _count_rows(parent) for parent in parents}
+    least, most = min(sizes.values()), max(sizes.values())
+    rows = MatchedRows(
+        size=least,
+        tokens=least,
+        index=dict.fromkeys(sizes, tuple(range(least))),
+        filling={},
+        keeper=None,
+        special_ids={},
+    )
+    if least == most:
+        return rows, ()
+    return rows, (
+        f"Embeddings and head of up to {most} rows are cut to {least}; the merged model has no "
+        f"token with an id of {least} or more, even if its tokenizer has one.",
+    )
+
+
+def _count_rows(parent: Checkpoint) -> int:
+    if parent.embedding is None:
+        raise CheckpointError(
+            f"{parent.reference!r} has no embeddings that could be cut; leave out "
+            "--unsafe-truncate-embeddings."
+        )
+    return parent.tensors[parent.embedding].shape[0]

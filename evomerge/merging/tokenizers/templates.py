@@ -1,9 +1,15 @@
-"""Chat templates by name, for models whose parents have none of the wanted format.
-
-Each is written for this package from the published format of its prompts.
-"""
+"""The chat template of a merged model: that of a parent, a template by name, or a given text."""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from evomerge.errors import CheckpointError, RecipeError, did_you_mean
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.safetensors import read_json
+from evomerge.parsing.texts import read_text
+from evomerge.parsing.values import shown
 
 _EACH = "{%- for message in messages -%}\n"
 _END = "{%- endfor -%}\n"
@@ -55,4 +61,58 @@ TEMPLATES = {
         + "{%- if add_generation_prompt -%}{{- '[|assistant|]' -}}{%- endif -%}\n"
     ),
 }
-"""Name, as in mergekit's `chat_template` -> text of a Jinja template."""
+"""Name, as in mergekit's `chat_template` -> text of a Jinja template.
+
+Each is written for this package from the published format of its prompts."""
+
+
+def template_of(checkpoint: Checkpoint) -> str | None:
+    """Return the chat template of a parent (the default one if it has several), or None."""
+    file = checkpoint.folder / "chat_template.jinja"
+    if file.is_file():
+        return read_text(file, CheckpointError)
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        if (checkpoint.folder / name).is_file():
+            found = read_json(checkpoint.folder / name).get("chat_template")
+            if isinstance(found, list):
+                named = [item for item in found if isinstance(item, dict)]
+                found = next((i.get("template") for i in named if i.get("name") == "default"), None)
+            if isinstance(found, str):
+                return found
+    return None
+
+
+def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoint) -> str | None:
+    """Return the text of the template that the option `chat_template` selects, or None.
+
+    Args:
+        wanted: the option: `auto`, a name in `TEMPLATES`, the reference of a parent, or the text
+            of a Jinja template. `auto` selects the template that most parents have; if there are
+            several of these, that of `giver`, or else that of the first parent.
+        giver: the parent whose tokenizer the merged model gets.
+
+    Raises:
+        RecipeError: the option is none of these, or the parent has no template.
+    """
+    if wanted == "auto":
+        order = [giver, *(parent for parent in parents if parent is not giver)]
+        found = [text for parent in order if (text := template_of(parent)) is not None]
+        return Counter(found).most_common(1)[0][0] if found else None
+    if wanted in TEMPLATES:
+        return TEMPLATES[wanted]
+    for parent in parents:
+        if parent.reference == wanted:
+            text = template_of(parent)
+            if text is None:
+                raise RecipeError(
+                    f"`chat_template` is {wanted!r}, but this parent has no chat template; name "
+                    f"another parent, or give auto, {', '.join(TEMPLATES)} or the text of a Jinja "
+                    "template."
+                )
+            return text
+    if "{%" in wanted or "{{" in wanted:
+        return wanted
+    raise RecipeError(
+        f"`chat_template` is {shown(wanted)}; allowed are auto, {', '.join(TEMPLATES)}, a parent, "
+        f"or the text of a Jinja template.{did_you_mean(wanted, TEMPLATES)}"
+    )

@@ -1,4 +1,4 @@
-"""The tokens of one parent, read from its `tokenizer.json`.
+"""The tokens of one parent, read from its `tokenizer.json`, and whether those of parents fit.
 
 A token is identified by its text in that file (`Ġthe` in a byte-level vocabulary). Tokens of two
 parents are the same if their texts are equal. Only JSON is read; no code of a tokenizer runs.
@@ -6,12 +6,17 @@ parents are the same if their texts are equal. Only JSON is read; no code of a t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, one_line
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import read_json
 from evomerge.parsing.values import Values
@@ -21,16 +26,16 @@ _VALUES = Values(CheckpointError)
 _LARGEST_ID = 2**22
 """Far above the ids of real vocabularies. Lists with one entry for each id are made later."""
 
+_RESERVED = re.compile(
+    r"[<\[{]\W?\w*?(reserved|unused|placeholder|dummy|extra|filler|special|control)\w*?\d+\W?[>\]}]",
+    re.IGNORECASE,
+)
+"""Tokens that reserve a row: `<|reserved_special_token_7|>`, `[unused7]`, `[control_7]`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The tokens of one parent.
-
-    Attributes:
-        reference: reference of the parent.
-        data: content of its `tokenizer.json`.
-        rows: number of rows of its embedding matrix.
-    """
+    """The tokens of the parent `reference`: its `tokenizer.json`, and its number of embeddings."""
 
     reference: str
     data: Mapping[str, Any]
@@ -38,11 +43,7 @@ class Tokens:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Tokens:
-        """Read the tokenizer of a parent.
-
-        Raises:
-            CheckpointError: the parent has no `tokenizer.json`, or the file is damaged.
-        """
+        """Read a parent's `tokenizer.json`; `CheckpointError` if there is none or it is damaged."""
         file = checkpoint.folder / "tokenizer.json"
         if not file.is_file():
             raise CheckpointError(
@@ -88,28 +89,25 @@ class Tokens:
 
 
 def _check_tokenizer(data: Mapping[str, Any], file: str) -> None:
-    """Check the types of the values in a `tokenizer.json` that this package uses.
-
-    Args:
-        data: content of the file.
-        file: start of every address in error messages.
-
-    Raises:
-        CheckpointError: a value has the wrong type, or an id is too large.
-    """
+    """Check the types of the values in a `tokenizer.json` that this package uses."""
     model = _VALUES.mapping(data.get("model"), f"{file}model")
     kind, vocabulary = model.get("type"), model.get("vocab")
     if not (kind is None or isinstance(kind, str)):
         raise _VALUES.wrong(kind, f"{file}model.type", "text")
     # Old files have no `type`. Only Unigram has a list of (token, score) pairs as vocabulary.
     if kind == "Unigram" or (kind is None and isinstance(vocabulary, list)):
-        pieces = _VALUES.items(vocabulary, f"{file}model.vocab")
-        if not all(map(_is_piece, pieces)):
+        for piece in _VALUES.items(vocabulary, f"{file}model.vocab"):
+            match piece:
+                case [str(), int() | float()]:
+                    continue
             raise CheckpointError(f"`{file}model.vocab` must be a list of [token, score].")
-    elif not all(map(_is_id, _VALUES.mapping(vocabulary, f"{file}model.vocab").values())):
-        raise CheckpointError(
-            f"`{file}model.vocab` must be a mapping from token to id, from 0 to {_LARGEST_ID}."
-        )
+    else:
+        for i in _VALUES.mapping(vocabulary, f"{file}model.vocab").values():
+            if type(i) is not int or not 0 <= i <= _LARGEST_ID:
+                raise CheckpointError(
+                    f"`{file}model.vocab` must be a mapping from token to id, from 0 to "
+                    f"{_LARGEST_ID}."
+                )
     for i, item in enumerate(_VALUES.items(data.get("added_tokens") or (), f"{file}added_tokens")):
         where = f"{file}added_tokens[{i}]"
         entry = _VALUES.mapping(item, where)
@@ -118,25 +116,10 @@ def _check_tokenizer(data: Mapping[str, Any], file: str) -> None:
         _VALUES.whole(entry.get("id"), f"{where}.id", most=_LARGEST_ID)
 
 
-def _is_id(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST_ID
-
-
-def _is_piece(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], (int, float))
-    )
-
-
 def check_spelling(tokens: Sequence[Tokens]) -> None:
     """Check that all parents spell their tokens alike, so that equal texts are equal tokens.
 
-    Raises:
-        CheckpointError: two parents spell tokens differently (byte-level and SentencePiece, for
-            example), so that their rows cannot be matched.
+    Byte-level and SentencePiece tokenizers, for example, do not: `CheckpointError`.
     """
     first = tokens[0]
     for other in tokens[1:]:
@@ -153,3 +136,69 @@ def _spelling(tokens: Tokens) -> str:
     if "ByteLevel" in text:
         return "byte-level"
     return "SentencePiece" if "Metaspace" in text or "\u2581" in text else "plain"
+
+
+def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
+    """Check that no id is different tokens in two parents, and no token of the first another id.
+
+    An id without a token, or with a reserved token, is allowed in any parent: its row is padding,
+    which another parent may have used for an added token. Parents without a `tokenizer.json` are
+    not checked, nor are ids from `below` on.
+
+    Raises:
+        CheckpointError: two parents disagree.
+    """
+    different: dict[bytes, Checkpoint] = {}
+    for parent in parents:
+        file = parent.folder / "tokenizer.json"
+        if file.is_file():
+            different.setdefault(hashlib.sha256(file.read_bytes()).digest(), parent)
+    if len(different) > 1:
+        for one, other in itertools.combinations(map(Tokens.of, different.values()), 2):
+            _check_pair(one, other, parents[0].reference, below)
+
+
+def _check_pair(one: Tokens, other: Tokens, host: str, below: float) -> None:
+    advice = (
+        f"set `tokenizer: union` (in a mergekit file `tokenizer_source: union`), or name a parent "
+        f"(`tokenizer: {host}`), to match rows by token"
+    )
+    others = _by_id(other)
+    for i, texts in _by_id(one).items():
+        other_texts = others.get(i, texts)
+        reserved = any(map(_RESERVED.fullmatch, {*texts, *other_texts}))
+        if i < below and other_texts.isdisjoint(texts) and not reserved:
+            raise CheckpointError(
+                f"Tokenizers do not fit: id {i} is the token {min(texts)!r} in {one.reference!r} "
+                f"and {min(other_texts)!r} in {other.reference!r}; {advice}."
+            )
+    for text, i in one.ids.items() if one.reference == host else ():
+        if i < below and other.ids.get(text, i) != i:
+            raise CheckpointError(
+                f"Tokenizers do not fit: token {text!r} has the id {i} in {one.reference!r} and "
+                f"{other.ids[text]} in {other.reference!r}; {advice}."
+            )
+
+
+def _by_id(tokens: Tokens) -> dict[int, set[str]]:
+    """Return id -> texts of its tokens; an added token can have the id of another token."""
+    found: dict[int, set[str]] = {}
+    for text, i in tokens.ids.items():
+        found.setdefault(i, set()).add(text)
+    return found
+
+
+@contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Turn a panic in the block into an ordinary error.
+
+    A panic is a fault in the Rust code of the tokenizers library, such as an index that is out of
+    range. It reaches Python as an exception that is no `Exception`, of a class that cannot be
+    imported, so that no handler of errors would catch it. It becomes a `RuntimeError`.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ == "pyo3_runtime":
+            raise RuntimeError(one_line(error)) from error
+        raise

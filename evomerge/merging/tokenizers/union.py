@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import CheckpointError, one_line
-from evomerge.merging.tokenizers.panics import panics_as_errors
-from evomerge.merging.tokenizers.tokens import Tokens
+from evomerge.merging.tokenizers.tokens import Tokens, panics_as_errors
 from evomerge.parsing.values import Values
 
 _VALUES = Values(CheckpointError)
@@ -30,9 +30,6 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
     split as by the first parent, as far as that parent's merges go. For Unigram, each token keeps
     the score that it has in its parent.
 
-    Args:
-        tokens: the tokens of the parents. The first parent's ids stay.
-
     Raises:
         CheckpointError: another parent has tokens that the first does not have, and its tokenizer
             works differently.
@@ -46,12 +43,11 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
     size = first.size
     for other in tokens[1:]:
         new = [text for text in other.model if text not in ids and text not in other.added]
-        if new:
-            _check_pipeline(first, other)
         for text in sorted(new, key=other.model.__getitem__):
             ids[text], size = size, size + 1
             pieces[text] = (other.reference, other.model[text])
         if new:
+            _check_pipeline(first, other)
             notes.append(
                 f"The union takes {len(new)} of its tokens from {other.reference!r}; text is "
                 "tokenized with the tokens of all parents"
@@ -71,15 +67,18 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
 
 def _check_pipeline(first: Tokens, other: Tokens) -> None:
     """Check that two tokenizers split text in the same way, apart from their tokens."""
-    pairs: list[tuple[str, Any, Any]] = [
-        (key, first.data.get(key), other.data.get(key)) for key in _PIPELINE
-    ]
-    models = first.data["model"], other.data["model"]
-    pairs += [(f"model.{key}", models[0].get(key), models[1].get(key)) for key in _MODEL_KEYS]
-    lists = [isinstance(model["vocab"], list) for model in models]
-    pairs.append(("kind of vocabulary", lists[0], lists[1]))
-    for key, mine, theirs in pairs:
-        if mine != theirs:
+
+    def parts(tokens: Tokens) -> dict[str, Any]:
+        model = tokens.data["model"]
+        return {
+            **{key: tokens.data.get(key) for key in _PIPELINE},
+            **{f"model.{key}": model.get(key) for key in _MODEL_KEYS},
+            "kind of vocabulary": isinstance(model["vocab"], list),
+        }
+
+    theirs = parts(other)
+    for key, mine in parts(first).items():
+        if mine != theirs[key]:
             raise CheckpointError(
                 f"The tokenizers of {first.reference!r} and {other.reference!r} cannot be united: "
                 f"their {key} differs; set `tokenizer: {first.reference}` or another parent."
@@ -115,26 +114,23 @@ def _extend_model(
     pieces: Mapping[str, tuple[str, int]],
 ) -> None:
     """Write all tokens into the model's vocabulary, added ones too, so that each gets its id."""
-    model = data["model"]
+    model, old = data["model"], tokens[0].data["model"]["vocab"]
     model["vocab"] = dict(ids)
     if model.get("type") == "BPE":
         model["merges"] = _merges(tokens)
-    if isinstance(tokens[0].data["model"]["vocab"], list):
-        by_id = {i: text for text, i in ids.items()}
+    if isinstance(old, list):
         scores = {item.reference: item.data["model"]["vocab"] for item in tokens}
-        old = tokens[0].data["model"]["vocab"]
-        model["vocab"] = [
-            old[i] if i < len(old) else _piece(by_id[i], pieces, scores) for i in sorted(by_id)
-        ]
 
+        def piece(text: str, i: int) -> list[Any]:
+            if i < len(old):
+                return list(old[i])
+            if text not in pieces:  # an added token; it is split off before the model gets the text
+                return [text, 0.0]
+            reference, own = pieces[text]
+            return [text, scores[reference][own][1]]
 
-def _piece(
-    text: str, pieces: Mapping[str, tuple[str, int]], scores: Mapping[str, Sequence[Any]]
-) -> list[Any]:
-    if text not in pieces:  # an added token; it is split off before the model gets the text
-        return [text, 0.0]
-    reference, i = pieces[text]
-    return [text, scores[reference][i][1]]
+        by_id = {i: text for text, i in ids.items()}
+        model["vocab"] = [piece(by_id[i], i) for i in sorted(by_id)]
 
 
 def _merges(tokens: Sequence[Tokens]) -> list[list[str]]:
@@ -143,28 +139,18 @@ def _merges(tokens: Sequence[Tokens]) -> list[list[str]]:
         where = f"model.merges of {item.reference!r}"
         for merge in _VALUES.items(item.data["model"].get("merges") or (), where):
             pair = merge.split(" ", 1) if isinstance(merge, str) else merge
-            if not (isinstance(pair, list) and len(pair) == 2 and all(map(_is_text, pair))):
+            if not (
+                isinstance(pair, list)
+                and len(pair) == 2
+                and all(isinstance(part, str) for part in pair)
+            ):
                 raise _VALUES.wrong(merge, where, "a list of pairs of tokens")
             pairs.setdefault((pair[0], pair[1]))
     return [list(pair) for pair in pairs]
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
 def check_merged(data: Mapping[str, Any], ids: Mapping[str, int]) -> None:
-    """Load a merged tokenizer with the tokenizers library and check the ids of all tokens.
-
-    Args:
-        data: content of its `tokenizer.json`.
-        ids: text -> id that each token must have.
-
-    Raises:
-        CheckpointError: the library cannot load it, or a token has another id.
-    """
-    import json
-
+    """Check that the tokenizers library loads a merged `tokenizer.json` and gives these ids."""
     from tokenizers import Tokenizer
 
     try:

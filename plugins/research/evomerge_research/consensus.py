@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
 from evomerge.merging.kernels.compiled import Array, compiled, fma, narrow, widen
-from evomerge.merging.kernels.noise import Noise
-from evomerge.merging.kernels.overlap import changes
-from evomerge.merging.kernels.passes import BLOCK, add_scaled, write_sum
-from evomerge.merging.methods.method import Knob, Merge, Method
+from evomerge.merging.kernels.passes import BLOCK, add_scaled, loaded, spans, write_sum
+from evomerge.merging.methods.method import (
+    Knob,
+    Merge,
+    Operands,
+    Sources,
+    Values,
+    method,
+    weight_knob,
+)
 
 
-def prepare_consensus(
-    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
-) -> Merge:
+@method(
+    "sum of task vectors, without the changes that matter to too few sources",
+    weight_knob("factor on the task vector"),
+    Knob(
+        "threshold",
+        0.4,
+        0,
+        100,
+        "source",
+        search=(0.2, 0.6),
+        help="smallest ratio of the source's own change to that of the others, for its mask",
+    ),
+    Knob(
+        "agree",
+        2.0,
+        0,
+        100,
+        kind="integer",
+        help="masks that must agree on a change",
+        counts_sources=True,
+    ),
+    Knob("lambda", 1.0, -100, 100, help="factor on the merged task vector"),
+    parents=(2, None),
+    base="required",
+    paper="Wang et al. 2024, arXiv 2405.07813",
+    in_mergekit=False,
+)
+def consensus(given: Operands) -> Merge:
     """Prepare out = base + lambda * total, where total = sum_i w_i (x_i - base) is masked.
 
     The TALL mask of source i is true at an element if |own| > threshold_i * |total - own|, where
@@ -27,12 +56,10 @@ def prepare_consensus(
     `lambda` is the paper's alpha and `threshold` its lambda. The paper has no weights (all are 1);
     here they are part of the task vectors, so only their ratios change the masks.
     """
-    assert base is not None
+    tensors, base = given.tensors, given.base
     origin = base.reshape(-1)
 
-    def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
-    ) -> None:
+    def merge(sources: Sources, knobs: Values, out: Array) -> None:
         agree = knobs["agree"]
         weights = [source["weight"] for source in sources]
         used = [i for i, weight in enumerate(weights) if weight]
@@ -42,7 +69,9 @@ def prepare_consensus(
         factors = np.array([weights[i] for i in used], dtype=np.float32)
         thresholds = np.array([sources[i]["threshold"] for i in used])
         target, scale = out.reshape(-1), np.float32(knobs["lambda"])
-        for span, values in changes([tensors[i].reshape(-1) for i in used], origin):
+        rows = [tensors[i].reshape(-1) for i in used]
+        for span in spans(len(origin)):
+            values = loaded(rows, origin, span)
             store_agreed(
                 origin[span], values, factors, thresholds, np.float32(agree), scale, target[span]
             )
@@ -140,38 +169,4 @@ def _store_agreed(
         out[i] = narrow(fma(kept, scale, widen(base[i])), out)
 
 
-CONSENSUS = Method(
-    name="consensus",
-    title="sum of task vectors, without the changes that matter to too few sources",
-    prepare=prepare_consensus,
-    knobs=(
-        Knob(
-            "weight", 1.0, -100, 100, "source", search=(0.0, 1.0), help="factor on the task vector"
-        ),
-        Knob(
-            "threshold",
-            0.4,
-            0,
-            100,
-            "source",
-            search=(0.2, 0.6),
-            help="smallest ratio of the source's own change to that of the others, for its mask",
-        ),
-        Knob(
-            "agree",
-            2.0,
-            0,
-            100,
-            "merge",
-            "integer",
-            help="masks that must agree on a change",
-            counts_sources=True,
-        ),
-        Knob("lambda", 1.0, -100, 100, "merge", help="factor on the merged task vector"),
-    ),
-    arrays=True,
-    parents=(2, None),
-    base="required",
-    paper="Wang et al. 2024, arXiv 2405.07813",
-    in_mergekit=False,
-)
+CONSENSUS = consensus

@@ -8,26 +8,21 @@ embeddings and the head. Everything is float64.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from evomerge.merging.methods.cost import copies
-from evomerge.merging.methods.matrices import LAMBDA, prepare_matrices, prepare_mean_task_vector
-from evomerge.merging.methods.method import Knob, Merge, Method
+from evomerge.merging.kernels.compiled import Array
+from evomerge.merging.methods.matrices import LAMBDA, copies, prepare_matrices, singular_components
+from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Values, method
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from evomerge.merging.kernels.compiled import Array
-    from evomerge.merging.kernels.noise import Noise
 
 
 def isotropic(changes: Sequence[Tensor]) -> Tensor:
     """Return the sum of task vectors with all singular values replaced by their mean (Iso-C)."""
     import torch
-
-    from evomerge.merging.kernels.spectral import singular_components
 
     total = torch.stack(list(changes)).sum(0)
     u, s, vh = singular_components(total)
@@ -61,69 +56,53 @@ def least_interference(changes: Sequence[Tensor], ridge: float) -> Tensor:
     return total - torch.cholesky_solve(slope.T, torch.linalg.cholesky(gram)).T
 
 
-def prepare_iso_c(
-    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
-) -> Merge:
-    """Prepare base + lambda * (the sum with equal singular values); see `isotropic`."""
-    return prepare_matrices(tensors, base, isotropic)
-
-
-def prepare_wudi_ridge(
-    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
-) -> Merge:
-    """Prepare base + lambda * X; see `least_interference`."""
-    last: dict[float, Merge] = {}
-
-    def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
-    ) -> None:
-        ridge = knobs["ridge"]
-        if ridge not in last:
-            last.clear()
-            last[ridge] = prepare_matrices(tensors, base, partial(least_interference, ridge=ridge))
-        last[ridge](sources, knobs, out)
-
-    return merge
-
-
-ISO_C = Method(
-    name="iso_c",
-    title="sum of the task vectors, with the mean of its singular values for each of them",
-    prepare=prepare_iso_c,
-    knobs=(LAMBDA,),
-    arrays=True,
+@method(
+    "sum of the task vectors, with the mean of its singular values for each of them",
+    LAMBDA,
     parents=(2, None),
     base="required",
     paper="Marczak et al. 2025, arXiv 2502.04959",
     cached_bytes=2.0,
     in_mergekit=False,
-    prepare_tokens=prepare_mean_task_vector,
     svds=(1.0, 0.0),
     working_bytes=copies(8, 2),
 )
+def iso_c(given: Operands) -> Merge:
+    """Prepare base + lambda * (the sum with equal singular values); see `isotropic`."""
+    return prepare_matrices(given, isotropic)
 
-WUDI_RIDGE = Method(
-    name="wudi_ridge",
-    title="task vector with the least interference that WUDI-Merging measures, by one solve",
-    prepare=prepare_wudi_ridge,
-    knobs=(
-        LAMBDA,
-        Knob(
-            "ridge",
-            1.0,
-            1e-6,
-            1e6,
-            "merge",
-            help="pull to the sum of the task vectors; the larger, the nearer to the sum",
-        ),
+
+@method(
+    "task vector with the least interference that WUDI-Merging measures, by one solve",
+    LAMBDA,
+    Knob(
+        "ridge",
+        1.0,
+        1e-6,
+        1e6,
+        help="pull to the sum of the task vectors; the larger, the nearer to the sum",
     ),
-    arrays=True,
     parents=(2, None),
     base="required",
     paper="Cheng et al. 2025, arXiv 2503.08099",
     cached_bytes=2.0,
     in_mergekit=False,
-    prepare_tokens=prepare_mean_task_vector,
     svds=(0.2, 0.25),
     working_bytes=copies(7, 2, 3),
 )
+def wudi_ridge(given: Operands) -> Merge:
+    """Prepare base + lambda * X; see `least_interference`."""
+    last: dict[float, Merge] = {}
+
+    def merge(sources: Sources, knobs: Values, out: Array) -> None:
+        ridge = knobs["ridge"]
+        if ridge not in last:
+            last.clear()
+            last[ridge] = prepare_matrices(given, partial(least_interference, ridge=ridge))
+        last[ridge](sources, knobs, out)
+
+    return merge
+
+
+ISO_C = iso_c
+WUDI_RIDGE = wudi_ridge

@@ -13,18 +13,29 @@ and neither the sign of a singular vector nor a singular value near 0 matters.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evomerge.merging.methods.cost import copies
+import numpy as np
+
+from evomerge.merging.kernels.compiled import Array
+from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise
+from evomerge.merging.kernels.passes import write_copy, write_sum
 from evomerge.merging.methods.linear import normalized
-from evomerge.merging.methods.method import Knob, Merge, Method
+from evomerge.merging.methods.matrices import copies
+from evomerge.merging.methods.method import (
+    Knob,
+    Merge,
+    Operands,
+    Sources,
+    Values,
+    flag,
+    method,
+    weight_knob,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from evomerge.merging.kernels.compiled import Array
-    from evomerge.merging.kernels.noise import Noise
 
 
 class SingularComponents:
@@ -52,9 +63,7 @@ class SingularComponents:
         """
         import torch
 
-        from evomerge.merging.kernels.noise import LOWEST, STEPS
-        from evomerge.merging.kernels.one_thread import one_thread
-        from evomerge.merging.kernels.torch_views import as_array, as_tensor
+        from evomerge.merging.kernels.torch_views import as_array, as_tensor, one_thread
 
         with one_thread():
             change = as_tensor(self._source).float() - as_tensor(self._base).float()
@@ -81,20 +90,37 @@ def _right_singular_vectors(matrix: Tensor) -> Tensor:
     return vectors.float()
 
 
-def prepare_svd_mutation(
-    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
-) -> Merge:
+def _working_bytes(shape: Sequence[int], sources: Sources) -> float:
+    mutated = any(source["mutation"] for source in sources)
+    return copies(8)(shape, sources) if mutated and len(shape) == 2 else 0.0
+
+
+@method(
+    "sum of task vectors, and random shares of their singular components",
+    weight_knob("factor on the task vector"),
+    Knob(
+        "mutation",
+        0.0,
+        0,
+        10,
+        "source",
+        help="each singular component is added times a random number from 0 to this",
+    ),
+    flag("normalize", False, "divide the weights by their sum"),
+    parents=(1, None),
+    base="required",
+    paper="Kuroki et al. 2025, arXiv 2410.14735",
+    random=True,
+    cached_bytes=4.0,
+    in_mergekit=False,
+    working_bytes=_working_bytes,
+)
+def svd_mutation(given: Operands) -> Merge:
     """Prepare a sum of task vectors with a mutation; see the top of this file."""
-    import numpy as np
+    tensors, base = given.tensors, given.base
+    components = [SingularComponents(tensor, base, keep=given.reuse) for tensor in tensors]
 
-    from evomerge.merging.kernels.passes import write_copy, write_sum
-
-    assert base is not None
-    components = [SingularComponents(tensor, base, keep=reuse) for tensor in tensors]
-
-    def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
-    ) -> None:
+    def merge(sources: Sources, knobs: Values, out: Array) -> None:
         weights = [source["weight"] for source in sources]
         weights = normalized(weights) if knobs["normalize"] else weights
         mutated = [i for i, source in enumerate(sources) if source["mutation"] and out.ndim == 2]
@@ -104,41 +130,10 @@ def prepare_svd_mutation(
         exact = np.empty(out.shape, dtype=np.float32)
         write_sum(tensors, weights, exact, base)
         for i in mutated:
-            exact += components[i].scaled(noise[i], sources[i]["mutation"])
+            exact += components[i].scaled(given.noise[i], sources[i]["mutation"])
         write_copy(exact, out)
 
     return merge
 
 
-def _working_bytes(shape: Sequence[int], sources: Sequence[Mapping[str, float]]) -> float:
-    mutated = any(source["mutation"] for source in sources)
-    return copies(8)(shape, sources) if mutated and len(shape) == 2 else 0.0
-
-
-SVD_MUTATION = Method(
-    name="svd_mutation",
-    title="sum of task vectors, and random shares of their singular components",
-    prepare=prepare_svd_mutation,
-    knobs=(
-        Knob(
-            "weight", 1.0, -100, 100, "source", search=(0.0, 1.0), help="factor on the task vector"
-        ),
-        Knob(
-            "mutation",
-            0.0,
-            0,
-            10,
-            "source",
-            help="each singular component is added times a random number from 0 to this",
-        ),
-        Knob("normalize", 0.0, 0, 1, "merge", "flag", help="divide the weights by their sum"),
-    ),
-    arrays=True,
-    parents=(1, None),
-    base="required",
-    paper="Kuroki et al. 2025, arXiv 2410.14735",
-    random=True,
-    cached_bytes=4.0,
-    in_mergekit=False,
-    working_bytes=_working_bytes,
-)
+SVD_MUTATION = svd_mutation

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from evomerge.errors import RecipeError
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.conversion import on_tensors
 from evomerge.merging.methods.method import check_knobs
+from evomerge.testing.methods import on_tensors
 
 LARGE = 70_001
 """Elements of a tensor with more than one span, and an incomplete block."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.conversion import on_tensors
+from evomerge.testing.methods import on_tensors
 
 NAMES = ("iso_c", "wudi_ridge")
 DEFAULT = {"lambda": 1.0, "ridge": 0.3}
@@ -29,9 +29,9 @@ def merged(
     base, *sources = tensors
     method = get_method(name)
     out = torch.empty(base.shape, dtype=torch.float32)
-    prepare = method.prepare_tokens if tokens else method.prepare
-    assert prepare is not None
-    on_tensors(prepare)(sources, base, (), reuse=False)([{}] * len(sources), DEFAULT | knobs, out)
+    on_tensors(method.prepare)(sources, base, (), tokens=tokens)(
+        [{}] * len(sources), DEFAULT | knobs, out
+    )
     return out
 
 

@@ -12,7 +12,7 @@ from evomerge_research.svd_mutation import SingularComponents
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.kernels.torch_views import as_array, as_tensor
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.conversion import on_tensors
+from evomerge.testing.methods import on_tensors
 
 NOISE = Noise(3, "parent", "weight")
 

@@ -9,8 +9,7 @@ import tiny
 import torch
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.architecture.blocks import first_blocks
-from evomerge.merging.architecture.layout import build_layout
+from evomerge.merging.architecture.layout import build_layout, first_blocks
 from evomerge.merging.architecture.loading import Loader
 from evomerge.merging.architecture.probe import find_locations
 from evomerge.models.checkpoint import Checkpoint

@@ -303,8 +303,8 @@ def test_each_group_of_albert_is_used_as_often_as_in_its_parent(parent, tmp_path
 @pytest.mark.parametrize(
     ("groups", "reason"),
     [
-        ((2, 5), r"\[0\]: parent 'a' has 5 layers in 2 groups, so its groups have different num"),
-        ((2, 6), r"\[1\]: a group has 4 layers in 'b' and 3 in 'a', and config.json has one num"),
+        ((2, 5), r"\[0\]: a group has 2.5 in 'a' layers, and config.json has one whole number"),
+        ((2, 6), r"\[1\]: a group has 3 in 'a' and 4 in 'b' layers, and config.json has one"),
     ],
 )
 def test_groups_of_different_sizes_are_refused(groups, reason, parent, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.kernels.selection import Cut, MagnitudeOrder, find_cut
+from evomerge.merging.kernels.selection import MagnitudeCut, MagnitudeOrder, find_cut
 
 SIZE = 300_001
 
@@ -29,7 +29,7 @@ def values(kind: str) -> Array:
     return numbers
 
 
-def before(cut: Cut, numbers: Array) -> Array:
+def before(cut: MagnitudeCut, numbers: Array) -> Array:
     """Whether each element is before a cut."""
     tied = (numbers == np.float32(cut.magnitude)) & (np.arange(len(numbers)) < cut.index)
     return ~(numbers <= np.float32(cut.magnitude)) | tied

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 import evomerge
 from evomerge import zoo
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.conversion import on_tensors
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.testing.methods import on_tensors
 
 Matrix = np.ndarray
 
@@ -33,9 +33,7 @@ def merged(
     base, *sources = tensors
     method = get_method("tsv")
     out = torch.empty(base.shape, dtype=torch.float32)
-    prepare = method.prepare_tokens if tokens else method.prepare
-    assert prepare is not None
-    on_tensors(prepare)(sources, base, (), reuse=False)(
+    on_tensors(method.prepare)(sources, base, (), tokens=tokens)(
         [{}] * len(sources), {"lambda": 1.0} | knobs, out
     )
     return out

@@ -12,7 +12,7 @@ import pytest
 from evomerge import registry
 from evomerge.errors import RecipeError
 from evomerge.merging.methods import get_method, method_names
-from evomerge.merging.methods.method import check_knobs, is_merged
+from evomerge.merging.methods.method import check_knobs
 
 
 def test_all_methods_are_there_and_declare_themselves() -> None:
@@ -44,8 +44,8 @@ def test_mergekit_s_name_of_ramplus_is_understood() -> None:
 
 def test_another_package_can_add_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
     added = [
-        EntryPoint("mine", "evomerge.merging.methods.linear:LINEAR", "evomerge.methods"),
-        EntryPoint("linear", "evomerge.merging.methods.linear:PASSTHROUGH", "evomerge.methods"),
+        EntryPoint("mine", "evomerge.merging.methods.linear:linear", "evomerge.methods"),
+        EntryPoint("linear", "evomerge.merging.methods.linear:passthrough", "evomerge.methods"),
         EntryPoint("broken", "no_such_module:METHOD", "evomerge.methods"),
     ]
     monkeypatch.setattr(
@@ -99,8 +99,3 @@ def test_defaults_are_filled_in() -> None:
     sources, knobs = check_knobs(get_method("ties"), [{"weight": 2}, {}], {}, has_base=True)
     assert sources == [{"weight": 2.0, "density": 1.0}, {"weight": 1.0, "density": 1.0}]
     assert knobs == {"lambda": 1.0, "normalize": 1.0, "rescale": 0.0, "int8_mask": 0.0}
-
-
-def test_only_floating_point_is_merged() -> None:
-    assert is_merged(["BF16", "F32", "F16", "F64"])
-    assert not is_merged(["F32", "I64"]) and not is_merged(["BOOL"])

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods import get_method, method_names
-from evomerge.merging.methods.conversion import on_tensors
 from evomerge.merging.methods.method import Knob, check_knobs
+from evomerge.testing.methods import on_tensors
 
 ALL = method_names()
 TASK_VECTORS = [name for name in ALL if any(k.name == "lambda" for k in get_method(name).knobs)]

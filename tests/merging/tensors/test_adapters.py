@@ -18,7 +18,7 @@ from evomerge.merging.backend import resident, write
 from evomerge.merging.kernels.torch_views import as_tensor
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tensors.plan import SourceTensor
-from evomerge.merging.tensors.reader import Reader
+from evomerge.merging.tensors.reader import TensorReader
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
@@ -105,7 +105,7 @@ def test_every_tensor_equals_that_of_a_merge_by_peft(
     if architecture == "gpt2":
         options = {key: as_gpt2(value) for key, value in options.items()}
     parent, merged = make(tmp_path, model, {"lora_alpha": 8, **options})
-    reader = Reader({parent.reference: parent}, adapter_patches({parent.reference: parent}))
+    reader = TensorReader({parent.reference: parent}, adapter_patches({parent.reference: parent}))
     expected = load_file(merged / "model.safetensors")
     before = load_file(tmp_path / "model" / "model.safetensors")
     assert parent.tensors.keys() == expected.keys()
@@ -234,7 +234,7 @@ def test_an_adapter_on_single_experts_changes_those_of_the_checkpoint(tmp_path: 
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
     parent = Checkpoint.open(folder, "model+adapter", adapter=tmp_path / "adapter")
     parents = {parent.reference: parent}
-    reader = Reader(parents, adapter_patches(parents))
+    reader = TensorReader(parents, adapter_patches(parents))
     for other, tensor in before.items():
         wanted = tensor + 1.5 * up @ down if other == name else tensor
         ours = as_tensor(reader.read(SourceTensor(parent.reference, other)))

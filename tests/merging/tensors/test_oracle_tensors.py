@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.conversion import on_tensors
 from evomerge.merging.methods.method import check_knobs
+from evomerge.testing.methods import on_tensors
 
 DATA = Path(__file__).parents[2] / "data"
 WHOLE = Path(__file__).parents[4] / "shared" / "oracle"

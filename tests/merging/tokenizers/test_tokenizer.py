@@ -285,7 +285,7 @@ def test_missing_rows_come_from_the_base_the_only_parent_or_the_average(tmp_path
         plan = plan_tokenizer(recipe, named(a, b, c))
         assert plan.rows is not None
         known = {"a": load_file(a.folder / "model.safetensors")["lm_head.weight"], **rows}
-        return plan.rows.rows("a", "lm_head.weight", known.__getitem__)[290]
+        return plan.rows.rows("a", known.__getitem__)[290]
 
     torch.testing.assert_close(filled(mix([a, b, c], [1, 1, 1])), (rows["b"] + rows["c"])[290] / 2)
     assert torch.equal(filled(mix([a, c], [1, 1])), rows["c"][290])
@@ -300,7 +300,7 @@ def test_missing_rows_come_from_the_base_the_only_parent_or_the_average(tmp_path
     assert plan.rows is not None
     end = more.token_to_id("</s>")
     for parent in "bc":
-        assert torch.equal(plan.rows.rows(parent, "", rows.__getitem__)[end], rows["c"][end])
+        assert torch.equal(plan.rows.rows(parent, rows.__getitem__)[end], rows["c"][end])
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_rows_are_matched_by_token(data: st.DataObject) -> None:
     }
     matched = MatchedRows(len(merged) + padding, len(merged), index, filling, None, {})
     for name in own:
-        rows = matched.rows(name, "m", matrices.__getitem__)
+        rows = matched.rows(name, matrices.__getitem__)
         assert [chr(int(row[0])) for row in rows[: len(merged)]] == merged
         for i, token in enumerate(merged):
             have = [k for k, tokens in enumerate(own.values()) if token in tokens]

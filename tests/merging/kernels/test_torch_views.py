@@ -8,7 +8,8 @@ import torch
 
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
-from evomerge.merging.methods.conversion import on_arrays, on_tensors
+from evomerge.merging.methods.method import method
+from evomerge.testing.methods import on_tensors
 
 WEIGHTS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -27,21 +28,22 @@ def test_arrays_and_tensors_are_views_of_the_same_bits(name):
 
 @pytest.mark.parametrize("dtype", WEIGHTS)
 def test_a_method_on_tensors_gets_tensors_and_one_thread(dtype):
-    def prepare(tensors, base, noise, *, reuse):
+    @method("", parents=(1, None), torch=True)
+    def summed(given):
         def merge(sources, knobs, out):
             assert torch.get_num_threads() == 1
-            out.copy_(sum(tensors) + base + draws * knobs["scale"])
+            out.copy_(sum(given.tensors) + given.base + draws * knobs["scale"])
 
         assert torch.get_num_threads() == 1
-        assert {item.dtype for item in (*tensors, base)} == {dtype}
-        draws = noise[0].draws(0, 6).view(2, 3)
+        assert {item.dtype for item in (*given.tensors, given.base)} == {dtype}
+        draws = given.noise[0].draws(0, 6).view(2, 3)
         return merge
 
     one, two, base = torch.randn(3, 2, 3).to(dtype)
     out, before = torch.empty(2, 3, dtype=dtype), torch.get_num_threads()
     torch.set_num_threads(2)
     noise = [Noise(0, "parent", "tensor")]
-    merge = on_tensors(on_arrays(prepare))([one, two], base, noise, reuse=True)
+    merge = on_tensors(summed.prepare)([one, two], base, noise, reuse=True)
     merge([{}, {}], {"scale": 0.01}, out)
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)

@@ -1,0 +1,363 @@
+"""Sparsifying a task vector: some of its elements stay, the others become 0.
+
+A `Sparsifier` is made once for a task vector. For every new set of knobs, `sparsify` returns a
+factor on the whole task vector and a function that writes any span of the sparse vector.
+
+`rescale` keeps the expected L1 norm of the task vector: the factor is the sum of all magnitudes
+divided by the expected sum of the magnitudes that stay. For DARE, which keeps elements at random,
+this is 1 / density, as in its paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from evomerge.merging.kernels.compiled import LANES, Array, compiled, widen
+from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, rounded_probability
+from evomerge.merging.kernels.passes import BLOCK, load_change, scratch, spans
+from evomerge.merging.kernels.selection import MagnitudeCut, MagnitudeOrder, find_cut
+from evomerge.merging.methods.method import Knob, Values
+
+WriteSparse = Callable[[slice, Array], None]
+"""Writes a span of the sparse task vector as float32; dropped elements are 0."""
+
+Sparsified = tuple[float, WriteSparse] | None
+"""A sparse task vector: a factor on all of it, and the function that writes a span of it (without
+the factor). None if no element stays."""
+
+
+class Sparsifier:
+    """Chooses which elements of one task vector stay; this one keeps all (task arithmetic).
+
+    The task vector is the difference of a source from the base. It is computed span by span when it
+    is needed, and never stored.
+
+    Args:
+        noise: the random numbers of the source; only the random sparsifiers use them.
+        reuse: whether `sparsify` will be called for many candidates, so that what does not depend
+            on the knobs is computed once and kept in memory. The result has the same bits.
+
+    Attributes:
+        stays: what stays, in the titles of methods.
+        paper, random, cached_bytes: see `Method`.
+        knobs: more knobs of each source than `weight` and `density`.
+        rescale: default of the knob.
+    """
+
+    stays = "task vectors"
+    paper = "Ilharco et al. 2023, arXiv 2212.04089"
+    random = False
+    cached_bytes = 0.0
+    knobs: ClassVar[tuple[Knob, ...]] = ()
+    rescale = False
+
+    def __init__(self, source: Array, base: Array, noise: Noise | None, *, reuse: bool) -> None:
+        self.source, self.base = source.reshape(-1), base.reshape(-1)
+        self.size = len(self.source)
+
+    def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
+        """Return the sparse task vector for these knobs of its source.
+
+        Args:
+            rescale: whether the factor compensates for the dropped elements; otherwise it is 1.
+        """
+        return 1.0, self.load
+
+    def load(self, part: slice, out: Array) -> None:
+        """Write a slice of the whole task vector as float32."""
+        load_change(self.source[part], self.base[part], out)
+
+    def magnitudes(self, part: slice | Array) -> Array:
+        """Return the magnitudes of a slice, or at indices, in a buffer that is reused."""
+        source = self.source[part]
+        result = scratch(len(source), "magnitudes")
+        _load_magnitudes(source, self.base[part], result)
+        return result
+
+
+@compiled
+def _load_magnitudes(source: Array, base: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = abs(widen(source[i]) - widen(base[i]))
+
+
+class Magnitude(Sparsifier):
+    """Of n elements, the floor(density n) of largest magnitude stay (TIES; Yadav et al. 2023).
+
+    Among equal magnitudes, the lowest index stays first.
+    """
+
+    stays = "the largest changes"
+    paper = "Yadav et al. 2023, arXiv 2306.01708"
+    cached_bytes = 4.0
+
+    def __init__(self, source: Array, base: Array, noise: Noise | None, *, reuse: bool) -> None:
+        super().__init__(source, base, noise, reuse=reuse)
+        self._order = MagnitudeOrder(self.magnitudes, self.size) if reuse else None
+
+    def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
+        """Return the sparse task vector for these knobs of its source."""
+        return self._select(0, int(knobs["density"] * self.size), rescale)
+
+    def _select(self, skipped: int, count: int, rescale: bool) -> Sparsified:
+        """Drop the `skipped` largest elements and keep the next `count`."""
+        if count <= 0:
+            return None
+        if not skipped and count >= self.size:
+            return 1.0, self.load
+        lower = self._cut(skipped + count)
+        upper = self._cut(skipped) if skipped else None
+
+        def write(span: slice, out: Array) -> None:
+            lower.load_before(self.source[span], self.base[span], span.start, out)
+            if upper is not None:
+                upper.drop_before(out, span.start)
+
+        return (self._factor(write) if rescale else 1.0), write
+
+    def _cut(self, count: int) -> MagnitudeCut:
+        if self._order is not None:
+            return self._order.cut(count)
+        return find_cut(self.magnitudes, self.size, count)
+
+    def _factor(self, write: WriteSparse) -> float:
+        """Return the L1 norm of the task vector divided by that of the sparse one."""
+        whole = kept = 0.0
+        for span in spans(self.size):
+            values = scratch(span.stop - span.start, "sparse")
+            whole += _l1_norm(self.magnitudes(span))
+            write(span, values)
+            kept += _l1_norm(values)
+        return whole / kept if kept else 1.0
+
+
+@compiled
+def _l1_norm(values: Array) -> float:
+    """Return the sum of the magnitudes of a float32 array."""
+    result = 0.0
+    lanes = np.empty(LANES, dtype=np.float32)
+    for at in range(0, len(values), BLOCK):
+        end = min(at + BLOCK, len(values))
+        whole = at + (end - at) // LANES * LANES
+        lanes[:] = np.float32(0)
+        for start in range(at, whole, LANES):
+            for lane in range(LANES):
+                lanes[lane] += abs(values[start + lane])
+        for i in range(whole, end):
+            lanes[i - whole] += abs(values[i])
+        for lane in range(LANES):
+            result += np.float64(lanes[lane])
+    return result
+
+
+class MagnitudeOutliers(Magnitude):
+    """The largest elements are dropped and the next largest stay (Breadcrumbs).
+
+    Of n elements, the floor(gamma n) largest are dropped and the next floor(density n) stay (Davari
+    and Belilovsky 2023). If these are more than n together, fewer of the largest are dropped.
+    """
+
+    stays = "the changes that are neither among the largest nor the smallest"
+    paper = "Davari and Belilovsky 2023, arXiv 2312.06795"
+    knobs = (
+        Knob("gamma", 0.01, 0, 1, "source", help="share of the largest changes that is dropped"),
+    )
+
+    def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
+        """Return the sparse task vector for these knobs of its source."""
+        count = int(knobs["density"] * self.size)
+        return self._select(min(int(knobs["gamma"] * self.size), self.size - count), count, rescale)
+
+
+class Bernoulli(Sparsifier):
+    """Each element stays with the probability `density` (DARE; Yu et al. 2024)."""
+
+    stays = "a random share of each task vector"
+    paper = "Yu et al. 2024, arXiv 2311.03099"
+    random, cached_bytes, rescale = True, 2.0, True
+
+    def __init__(self, source: Array, base: Array, noise: Noise | None, *, reuse: bool) -> None:
+        super().__init__(source, base, noise, reuse=reuse)
+        assert noise is not None
+        self._noise = noise
+        self._kept = noise.array(0, self.size) if reuse else None
+
+    def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
+        """Return the sparse task vector for these knobs of its source."""
+        probability = rounded_probability(knobs["density"])
+        if probability in (0, 1):
+            return (1.0, self.load) if probability else None
+        limit = np.int32(LOWEST + round(probability * STEPS))
+
+        def write(span: slice, out: Array) -> None:
+            _load_random(self.source[span], self.base[span], self.draws(span), limit, out)
+
+        return (1 / probability if rescale else 1.0), write
+
+    def draws(self, span: slice) -> Array:
+        """Return the random numbers (int16) of a span, kept in memory or drawn again."""
+        if self._kept is not None:
+            return self._kept[span]
+        return self._noise.array(span.start, span.stop)
+
+
+@compiled
+def _load_random(source: Array, base: Array, draws: Array, limit: np.int32, out: Array) -> None:
+    """Write the elements of a task vector whose draw is below `limit`, 0 for others; NaN stays."""
+    for i in range(len(out)):
+        stays = np.float32(1) if draws[i] < limit else np.float32(0)
+        out[i] = (widen(source[i]) - widen(base[i])) * stays
+
+
+class MagPrune(Bernoulli):
+    """Large elements of a row stay with a higher probability (DELLA; Deep et al. 2024).
+
+    Within a row, the probability rises with the rank of the magnitude: from density - epsilon for
+    the smallest element to density + epsilon for the largest. If one of these is outside of 0 .. 1,
+    a smaller epsilon is used, so that the mean probability is still the density. Each row is
+    rescaled by a factor of its own.
+
+    For the ranks, magnitudes are compared to 9 significant bits; among equal ones the higher index
+    ranks higher.
+    """
+
+    stays = "a random share of each task vector, large changes likelier"
+    paper = "Deep et al. 2024, arXiv 2406.11617"
+    cached_bytes = 4.0
+    knobs = (Knob("epsilon", 0.15, 0, 1, "source", help="elements stay with density +- epsilon"),)
+
+    def __init__(self, source: Array, base: Array, noise: Noise | None, *, reuse: bool) -> None:
+        super().__init__(source, base, noise, reuse=reuse)
+        self.row_length = row_length(source)
+        self._cached: tuple[Array, Array] | None = None
+        if reuse:
+            every = list(spans(self.size, row_length=self.row_length)) or [slice(0, 0)]
+            parts = [self._ranks(span) for span in every]
+            ranks, mean_ranks = zip(*parts, strict=True)
+            self._cached = np.concatenate(ranks), np.concatenate(mean_ranks)
+
+    def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
+        """Return the sparse task vector for these knobs of its source."""
+        density = knobs["density"]
+        if density in (0, 1):
+            return (1.0, self.load) if density else None
+        epsilon = min(knobs["epsilon"], density, 1 - density)
+        least, spread = np.float32(density - epsilon), np.float32(2 * epsilon)
+        bounds = spread, np.float32(LOWEST + density * STEPS)
+
+        def write(span: slice, out: Array) -> None:
+            ranks, mean_ranks = self._ranks(span)
+            factors = 1 / (least + spread * mean_ranks) if rescale else np.ones_like(mean_ranks)
+            source, base = self.source[span], self.base[span]
+            drawn = self.draws(span)
+            _load_ranked(source, base, drawn, ranks, bounds, factors, self.row_length, out)
+
+        return 1.0, write
+
+    def _ranks(self, span: slice) -> tuple[Array, Array]:
+        """Return the rank of each element of a span (flat), and the mean rank of each row."""
+        row = self.row_length
+        if self._cached is not None:
+            ranks, mean_ranks = self._cached
+            return ranks[span], mean_ranks[span.start // row : span.stop // row]
+        ranks, mean_ranks = _row_ranks(self.magnitudes(span).reshape(-1, row))
+        return ranks.reshape(-1), mean_ranks
+
+
+def row_length(tensor: Array) -> int:
+    """Return the elements of a row: the size of the last dimension (1 for a scalar)."""
+    return max(tensor.shape[-1] if tensor.ndim else 1, 1)
+
+
+@compiled
+def _load_ranked(
+    source: Array,
+    base: Array,
+    draws: Array,
+    ranks: Array,
+    bounds: tuple[np.float32, np.float32],
+    factors: Array,
+    row_length: int,
+    out: Array,
+) -> None:
+    """Write the elements of a task vector whose draw is below the threshold of their rank.
+
+    The threshold is slope * rank + middle (`bounds`). Elements that stay are multiplied by the
+    factor of their row; the others become 0 (NaN stays NaN).
+    """
+    for r in range(len(factors)):
+        a, b = r * row_length, (r + 1) * row_length
+        _load_row(source[a:b], base[a:b], draws[a:b], ranks[a:b], bounds, factors[r], out[a:b])
+
+
+@compiled
+def _load_row(
+    source: Array,
+    base: Array,
+    draws: Array,
+    ranks: Array,
+    bounds: tuple[np.float32, np.float32],
+    factor: np.float32,
+    out: Array,
+) -> None:
+    slope, middle = bounds
+    for i in range(len(out)):
+        bound = np.float32(ranks[i]) * slope + middle
+        stays = np.float32(1) if np.float32(draws[i]) < bound else np.float32(0)
+        out[i] = (widen(source[i]) - widen(base[i])) * stays * factor
+
+
+def _row_ranks(magnitudes: Array) -> tuple[Array, Array]:
+    """Return the rank of each element in its row, and the mean rank of each row.
+
+    `magnitudes` is a float32 matrix, not negative. Ranks are int16, from -32768 (smallest) to 32767
+    (largest). A mean rank is that of the row's ranks, weighted by magnitude and mapped to 0 .. 1
+    (1/2 for a row of zeros).
+    """
+    ranks = np.empty(magnitudes.shape, dtype=np.int16)
+    mean_ranks = np.empty(len(magnitudes), dtype=np.float32)
+    _rank(magnitudes, _sorted_keys(magnitudes), _codes(magnitudes.shape[1]), ranks, mean_ranks)
+    return ranks, mean_ranks
+
+
+def _sorted_keys(magnitudes: Array) -> Array:
+    """Return the sorted keys of each row: magnitude in the upper half, column in the lower half."""
+    narrow_rows = magnitudes.shape[1] <= 1 << 16
+    keys = np.empty(magnitudes.shape, dtype=np.uint32 if narrow_rows else np.uint64)
+    _write_keys(magnitudes.view(np.uint32), keys.dtype.type(16 if narrow_rows else 32), keys)
+    keys.sort(axis=1)
+    return keys
+
+
+@compiled
+def _write_keys(bits: Array, shift: Any, keys: Array) -> None:
+    for row in range(len(bits)):
+        for column in range(bits.shape[1]):
+            keys[row, column] = (bits[row, column] >> np.uint32(15)) << shift | column
+
+
+def _codes(width: int) -> Array:
+    """Return the rank of each position of a sorted row, int16 from -32768 to 32767."""
+    if width == 1:
+        return np.zeros(1, dtype=np.int16)
+    steps = np.arange(width, dtype=np.float64) * ((STEPS - 1) / (width - 1))
+    return (np.round(steps) + LOWEST).astype(np.int16)
+
+
+@compiled
+def _rank(magnitudes: Array, order: Array, codes: Array, ranks: Array, mean_ranks: Array) -> None:
+    """Write the rank of each element and the mean rank of each row (see `_row_ranks`)."""
+    mask = order.dtype.type((1 << (order.itemsize * 4)) - 1)
+    for row in range(len(magnitudes)):
+        whole = weighted = 0.0
+        for place in range(len(codes)):
+            column = order[row, place] & mask
+            ranks[row, column] = codes[place]
+            magnitude = np.float64(magnitudes[row, column])
+            whole += magnitude
+            weighted += magnitude * codes[place]
+        mean = (weighted / whole - LOWEST) / (STEPS - 1) if whole > 0 else 0.5
+        mean_ranks[row] = np.float32(mean)
