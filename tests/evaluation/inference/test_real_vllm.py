@@ -14,9 +14,10 @@ from search_run import events_of, evomerge, evomerge_json, kill_when, write_sear
 from tiny import load
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.engine import EngineForward, checkpoint_weights
+from evomerge.evaluation.inference.engine import EngineForward
 from evomerge.evaluation.inference.fingerprint import digest_of
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.reference import ReferenceLM

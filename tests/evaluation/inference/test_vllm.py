@@ -13,9 +13,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
+from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.engine import EngineForward, checkpoint_weights
+from evomerge.evaluation.inference.engine import EngineForward
 from evomerge.evaluation.inference.fingerprint import digest_of
 from evomerge.evaluation.inference.generation import Prompt, Stops, continue_prompts
 from evomerge.evaluation.inference.sampling import Sampling
