@@ -243,7 +243,7 @@ def test_only_the_text_behind_the_reasoning_is_the_answer(
         model=lm,
         tasks=["t_generate"],
         task_manager=manager,
-        samples={"t_generate": chosen(IDS)},
+        samples={"t_generate": list(IDS)},
         bootstrap_iters=0,
         log_samples=True,
     )
