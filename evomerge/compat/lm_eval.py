@@ -35,8 +35,8 @@ def load_tasks(manager: Any, spec: Any) -> tuple[dict[str, Any], dict[str, Group
     for task in loaded["tasks"].values():
         tasks[task.task_name] = task
     for name, group in loaded.get("groups", {}).items():
-        below = tuple(task.task_name for task in need(group, "get_all_tasks")())
-        averages = need(group, "aggregate_metric_list") or []
+        below = tuple(task.task_name for task in need("lm_eval", group, "get_all_tasks")())
+        averages = need("lm_eval", group, "aggregate_metric_list") or []
         groups[name] = Group(below, [vars(item) for item in averages])
     return tasks, groups
 
@@ -59,11 +59,8 @@ def _flatten(tree: Mapping[Any, Any], tasks: dict[str, Any], groups: dict[str, G
 def apply_filters(task: Any, instances: list[Any]) -> list[str]:
     """Set the `filtered_resps` of a task's instances by all its filters; return their names."""
     task._instances = instances
-    if need(task, "instances") is not instances:
-        raise SearchError(
-            "lm_eval keeps the requests of a task in another place; install an older "
-            "version of lm_eval."
-        )
+    if need("lm_eval", task, "instances") is not instances:
+        raise SearchError("lm_eval keeps a task's requests elsewhere; install an older version.")
     for instance in instances:
         instance.filtered_resps = {}
     task.apply_filters()
@@ -72,16 +69,16 @@ def apply_filters(task: Any, instances: list[Any]) -> list[str]:
 
 def filter_names(task: Any) -> tuple[str, ...]:
     """Return the names of a task's filters."""
-    return tuple(item.name for item in need(task, "_filters"))
+    return tuple(item.name for item in need("lm_eval", task, "_filters"))
 
 
 def encode_pair(lm: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """Return the tokens of a context and of its continuation, as an `HFLM` encodes them."""
-    before, after = need(lm, "_encode_pair")(context, continuation)
+    before, after = need("lm_eval", lm, "_encode_pair")(context, continuation)
     return before, after
 
 
 def replace_model(lm: Any, model: Any) -> None:
     """Let an `HFLM` generate with another model."""
-    need(lm, "_model")
+    need("lm_eval", lm, "_model")
     lm._model = model

@@ -70,6 +70,7 @@ def with_imports(files: Sequence[Path]) -> list[Path]:
 
     An imported module is looked for where Python does, and beside the file that imports it.
     """
+    importlib.invalidate_caches()
     found: dict[Path, None] = {}
     waiting = list(files)
     while waiting:

@@ -55,19 +55,14 @@ class EngineForward:
         requests = [r for task in tasks for document in task for r in document]
         prompted = [request for request in requests if request.kind == "generate_until"]
         setting = unsupported_setting(model.generation_config)
-        if setting is not None and prompted:
-            raise ConfigError(
-                f"evaluation.backend is 'vllm', which generates greedily or samples, but the "
-                f"model's generation_config.json also sets {setting!r}; remove it there, or use "
-                "the backend 'hf'."
-            )
         for request in prompted:
             if request.prompt is None:
+                also = "" if setting is None else f", which sets {setting!r},"
                 raise ConfigError(
                     f"evaluation.backend is 'vllm', which generates greedily or samples with "
                     f"temperature, top_k, top_p and min_p, but the generation_kwargs of task "
-                    f"{request.instance.task_name!r}, or the model's generation_config.json, ask "
-                    "for more; remove it there, or use the backend 'hf'."
+                    f"{request.instance.task_name!r}, or the model's generation_config.json{also} "
+                    "ask for more; remove it there, or use the backend 'hf'."
                 )
         text = next(iter(_texts(requests)), [0, 0])[:_TRIED]
         try:

@@ -87,8 +87,10 @@ class VllmEngine:
         state = with_identity_layers(weights, self._shapes)
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
         if shapes != self._shapes:
+            name, _ = min(shapes.items() ^ self._shapes.items())
             raise CandidateError(
-                f"vLLM cannot load these weights: {_difference(shapes, self._shapes)}."
+                f"vLLM cannot load these weights: tensor {name!r} has the shape {shapes.get(name)} "
+                f"instead of {self._shapes.get(name)} (None: it is missing)."
             )
         digest = digest_of(weights)
         with self._fatal("load weights"):
@@ -225,18 +227,6 @@ def _choice(prompt: Prompt) -> dict[str, Any]:
         "min_p": sampling.min_p or 0.0,
         "seed": prompt.seed,
     }
-
-
-def _difference(shapes: Shapes, wanted: Shapes) -> str:
-    """Return the first difference between the shapes of some tensors and those of the engine's."""
-    for name in sorted(shapes.keys() | wanted.keys()):
-        if name not in shapes:
-            return f"tensor {name!r} is missing"
-        if name not in wanted:
-            return f"tensor {name!r} is not in the engine's model"
-        if shapes[name] != wanted[name]:
-            return f"tensor {name!r} has the shape {shapes[name]} instead of {wanted[name]}"
-    return "no difference"
 
 
 def _token_logprob(token: int, entries: Any) -> TokenLogprob:

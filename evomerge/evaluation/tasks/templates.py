@@ -83,7 +83,7 @@ def templates_in_sandbox() -> Iterator[None]:
     from lm_eval import utils
 
     with _lock:
-        _open.append(_open[-1] if _open else need(utils, "env"))
+        _open.append(_open[-1] if _open else need("lm_eval", utils, "env"))
         utils.env = _made(_open[-1])
     try:
         yield
