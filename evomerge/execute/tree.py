@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import TypeAlias
 
 from evomerge.evaluation.inference.tree import BlockKeys, PrefixCache, steps
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome
 
-
-class RunInContext(Protocol):
-    """Runs one job, scored in a context; `evomerge.execute.worker.Worker` does."""
-
-    def __call__(  # noqa: D102
-        self, job: Job, scoring_context: Callable[[Any], AbstractContextManager[None]] = nullcontext
-    ) -> Outcome: ...
+RunInContext: TypeAlias = Callable[..., Outcome]
+"""Runs one job, a `Job`, and optionally what returns a context in which its model is scored, as
+`evomerge.execute.worker.Worker` does."""
 
 
 def as_tree(run: RunInContext, cache: PrefixCache) -> RunJobs:
