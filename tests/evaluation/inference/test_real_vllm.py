@@ -145,7 +145,7 @@ def test_a_missing_tensor_is_refused_before_vllm_keeps_the_last_one(engine: Vllm
     other = dict(checkpoint_weights(model_of(4)))
     del other["model.norm.weight"]
     with pytest.raises(CandidateError, match=r"'model\.norm\.weight' has the shape None"):
-        engine.load(iter(other.items()))
+        engine.load(other)
     engine.load(checkpoint_weights(model_of(4)))
     expected = logprobs_by_torch(model_of(4), TEXT)
     assert torch.allclose(logprobs_by_vllm(engine, TEXT), expected, atol=1e-4)

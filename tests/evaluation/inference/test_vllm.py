@@ -163,9 +163,9 @@ def test_weights_of_other_names_or_shapes_are_refused_and_the_engine_goes_on(
         ({name: torch.zeros(3)}, r"'model.norm.weight' has the shape \(3,\) instead of \(32,\)"),
         ({"extra": torch.zeros(3)}, r"'extra' has the shape \(3,\) instead of None"),
     ):
-        state = {**dict(checkpoint_weights(llama)), **change}
+        state = {**checkpoint_weights(llama), **change}
         with pytest.raises(CandidateError, match=words):
-            engine.load((n, t) for n, t in state.items() if t is not None)
+            engine.load({n: t for n, t in state.items() if t is not None})
     engine.load(checkpoint_weights(llama))
     assert len(engine.token_logprobs([[1, 5, 6]], [2])[0]) == 2
 
@@ -183,7 +183,7 @@ def test_a_path_on_a_deeper_engine_answers_with_its_own_weights(
         served.load(checkpoint_weights(model))
     assert deeper._llm.config.num_hidden_layers == 6
     assert deeper.token_logprobs([text], [9]) == engine.token_logprobs([text], [9])
-    assert deeper._llm.version == engine._llm.version == digest_of(dict(checkpoint_weights(model)))
+    assert deeper._llm.version == engine._llm.version == digest_of(checkpoint_weights(model))
     with pytest.raises(CandidateError, match=r"layers\.3\..* instead of None"):
         engine.load(checkpoint_weights(deep))
 
