@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from evomerge.evaluation.inference.engine import checkpoint_weights
+from evomerge.compat.transformers import checkpoint_weights
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.vllm import VllmEngine
 from evomerge.merging.backend import tokenizer_of

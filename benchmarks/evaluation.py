@@ -34,9 +34,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig
 
 from evomerge import zoo
+from evomerge.compat.transformers import cache_options
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.forward import continuation_rows
-from evomerge.evaluation.inference.generation import cache_argument
 from evomerge.evaluation.tasks.harness import Harness
 
 BATCHES = (1, 4, 8, 16, 32, 64, 128)
@@ -143,15 +143,13 @@ def bare_generation(
         batch = torch.tensor(tokens, device=model.device)
         batches.append((batch, max(new[i] for i in chosen)))
 
-    name = cache_argument(model)
-
     def run() -> None:
         with torch.inference_mode():
             for tokens, steps in batches:
                 cache = DynamicCache(config=model.config)
                 step = tokens
                 for _ in range(steps):
-                    logits = model(step, logits_to_keep=1, **{name: cache}).logits
+                    logits = model(step, **cache_options(model, cache, last=True)).logits
                     step = logits[:, -1].argmax(-1, keepdim=True)
 
     return run

@@ -51,7 +51,7 @@ from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.racing import Race, score_in_race
 from evomerge.evaluation.tasks.documents import in_order
-from evomerge.evaluation.tasks.functions import Function
+from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.optimize import create
 from evomerge.scores import Objective, Scores, fitness
@@ -178,7 +178,7 @@ class Recorded:
         def body(model: Scores, tokenizer: Any, asked: Sequence[int]) -> dict[str, list[float]]:
             return {world.objective.metric: [model.values[key][place[i]] for i in asked]}
 
-        self.evaluator = Evaluator(None, [Function(body, info)])
+        self.evaluator = Evaluator(None, [ObjectiveFunction(body, info)])
         self.evaluator.prepare(None, None, {"search": {task: ids}})
         self.baselines = len(world.baselines)
         self.population = population
@@ -343,7 +343,7 @@ def simulated_world(seed: int, candidates: int) -> World:
         return {"acc": model[list(ids)].tolist()}
 
     info = TaskInfo("simulated", "function", count, {"acc": MetricInfo(True, True)})
-    evaluator = Evaluator(None, [Function(body, info)])
+    evaluator = Evaluator(None, [ObjectiveFunction(body, info)])
     order = random.Random(seed).sample(range(count), count)
     parts = {
         "search": {"simulated": order[:SEARCH]},

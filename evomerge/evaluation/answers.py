@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from evomerge.evaluation.tasks.functions import Function
+from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
@@ -14,15 +14,10 @@ from evomerge.scores import Scores
 
 @dataclass(frozen=True)
 class TaskSet:
-    """The tasks and functions that supply the documents of a split.
-
-    Attributes:
-        harness: the lm-eval tasks, or None if there are none.
-        functions: the objective functions, by the names in the objectives.
-    """
+    """The tasks, and the functions by the names in the objectives, for the documents of a split."""
 
     harness: Harness | None
-    functions: Mapping[str, Function]
+    functions: Mapping[str, ObjectiveFunction]
 
     @property
     def info(self) -> TasksInfo:
@@ -30,24 +25,6 @@ class TaskSet:
         known = self.harness.info if self.harness else TasksInfo({}, {})
         own = {name: function.info for name, function in self.functions.items()}
         return TasksInfo({**known.tasks, **own}, known.groups)
-
-    def labels(self, task: str, field: str, documents: Sequence[int]) -> list[str]:
-        """Return the value of a field for each document, by which samples are stratified.
-
-        Documents of a function have no fields, so all of them get the same label.
-
-        Args:
-            task: name of the task or function.
-            field: name of the field.
-            documents: ids of the documents.
-
-        Raises:
-            ConfigError: the task's documents have no such field.
-        """
-        if self.harness is None or task in self.functions:
-            return [""] * len(documents)
-        values = self.harness.field(task, field)
-        return [values[document] for document in documents]
 
 
 @dataclass(frozen=True)
@@ -77,7 +54,7 @@ class Answers:
         return Answers(rows, largest)
 
     def scores(self, tasks: TaskSet, seconds: float) -> Scores:
-        """Return the scores of the model: the metrics, and their aggregates by task and group.
+        """Return the scores: the metrics, and their aggregates by task and group.
 
         Args:
             tasks: the tasks and functions that the documents belong to.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
@@ -15,17 +16,16 @@ from evomerge.evaluation.inference.engine import EngineForward
 from evomerge.evaluation.inference.fingerprint import Fingerprint
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.memory import is_device_failure
-from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM
-from evomerge.evaluation.inference.request import Request
+from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
 from evomerge.evaluation.inference.vllm import VllmEngine
-from evomerge.evaluation.properties import properties
-from evomerge.evaluation.tasks.functions import Function
+from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
-from evomerge.scores import TOKENS, Example, Scores, Split
+from evomerge.scores import MODEL, TOKENS, Example, Scores, Split
 
 _FEW = 8  # documents of each task in `try_out`
+_IN_A_LIST = re.compile(r"\.\d+\.")
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,12 @@ class Evaluator:
 
     Args:
         harness: the lm-eval tasks, or None if all objectives are functions.
-        functions: the objective functions.
         batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
         backend: `hf` runs models by transformers; `vllm` loads their weights into a vLLM engine,
             which generates texts.
-        tensor_parallel: accelerators that the engine is divided over.
         by_split: the tasks of each split whose documents come from other tasks. They have the names
             of the tasks that they replace.
+        tensor_parallel: accelerators that the engine is divided over.
         counted: the tasks whose generated tokens are counted, as the metric `tokens`.
         properties: the properties of models that come with their scores (`MODEL_METRICS`).
         reasoning: how models that reason before they answer are run.
@@ -65,7 +64,7 @@ class Evaluator:
     def __init__(
         self,
         harness: Harness | None,
-        functions: Sequence[Function] = (),
+        functions: Sequence[ObjectiveFunction] = (),
         batch_size: int | Literal["auto"] = "auto",
         backend: Literal["hf", "vllm"] = "hf",
         by_split: Mapping[Split, TaskSet] | None = None,
@@ -83,10 +82,7 @@ class Evaluator:
         self.seed = seed
         self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
         self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}
-        """The lm-eval instances with the latest answers: (split, task) -> document id -> instances.
-
-        They are kept beside the requests, which are built again if the model is made again.
-        """
+        """(split, task) -> document id -> lm-eval instances with the latest answers."""
         self._engine: VllmEngine | None = None
         self.is_model_changed = False
         self.set_callbacks(None)
@@ -123,7 +119,7 @@ class Evaluator:
             model: a loaded model of the architecture that will be scored, on its device. It must
                 have meaningful weights (those of a parent): a few documents are scored on it in
                 different ways, to find out which of them give right results.
-            tokenizer: the model's tokenizer.
+            tokenizer: its tokenizer.
             splits: split -> task -> ids of the documents that can be scored.
             deepest: returns a model that is as deep as the deepest one that will be scored; a vLLM
                 engine is made for it. Its weights do not matter. None: `model` is the deepest.
@@ -136,16 +132,14 @@ class Evaluator:
         first, documents = next(iter(splits.items()))
         if any(self.tasks_of(split).harness is not None for split in splits):
             self._reference = ReferenceLM(model, tokenizer, reasoning=self.reasoning)
-            self.forward: Forward | EngineForward
+            plain = Forward(model, tokenizer, self._reference, self.batch_size)
+            self.forward: Forward | EngineForward = plain
             if self.backend == "vllm":
                 self._engine = self._engine or VllmEngine(
                     deepest() if deepest else model, tokenizer, self.tensor_parallel
                 )
-                is_near = model.device.type == self._engine.device
-                scorer = self._transformers(model) if is_near else None
+                scorer = plain if model.device.type == self._engine.device else None
                 self.forward = EngineForward(self._reference, self._engine, scorer)
-            else:
-                self.forward = self._transformers(model)
             functions = self.tasks_of(first).functions
             tasks = [task for task in documents if task not in functions]
             self.forward.check(model, [list(self.requests(first, t).values()) for t in tasks])
@@ -158,27 +152,19 @@ class Evaluator:
         """Set what is called while the next model is scored.
 
         Args:
-            rebuild: builds the model again after a function has changed it; it must call `prepare`
-                before it returns the model. None: a changed model is used as it is.
-            scoring_context: returns what is entered while lm-eval's tasks score the model, for
-                example hooks that reuse a prefix. Functions get the model without it.
+            rebuild: calls `prepare` and returns the model, built again after a function has changed
+                it. None: a changed model is used as it is.
+            scoring_context: returns what is entered while lm-eval's tasks score the model.
         """
         self._rebuild, self._scoring_context, self._rebuilt = rebuild, scoring_context, None
 
     def release(self, *, engine: bool = False) -> None:
-        """Drop the references to the model of `prepare`, so that its memory can be freed.
-
-        Args:
-            engine: whether a vLLM engine is dropped too, since the next model has another config.
-        """
+        """Drop the references to the model of `prepare`, and to a vLLM engine if that is wanted."""
         for name in ("forward", "_reference"):
             vars(self).pop(name, None)
         self._rebuilt = None
         if engine:
             self._engine = None
-
-    def _transformers(self, model: Any) -> Forward:
-        return Forward(model, self.tokenizer, self._reference, self.batch_size)
 
     @property
     def _batched(self) -> Forward | None:
@@ -201,25 +187,17 @@ class Evaluator:
     ) -> Scores:
         """Return the scores of a model on a split, or on some of its documents.
 
-        Args:
-            model: the model.
-            split: the split.
-            documents: the documents to score; None for all of the split.
-
         Raises:
             CandidateError: the model cannot be run on them.
         """
         began = time.perf_counter()
         answers = self.answer(model, split, documents)
         scores = answers.scores(self.tasks_of(split), time.perf_counter() - began)
-        own = properties(model, self.properties)
-        return replace(scores, aggregates={**scores.aggregates, **own}) if own else scores
+        own = {f"{MODEL}/{name}": float(_PROPERTIES[name](model)) for name in self.properties}
+        return replace(scores, aggregates={**scores.aggregates, **own})
 
     def try_out(self, model: Any) -> None:
-        """Score a model on a few documents of the first split, without a result.
-
-        Nothing is done where only functions are scored.
-        """
+        """Score a model on a few documents of the tasks of the first split, without a result."""
         split, documents = next(iter(self.splits.items()))
         functions = self.tasks_of(split).functions
         few = {t: sorted(ids)[:_FEW] for t, ids in documents.items() if t not in functions}
@@ -228,12 +206,7 @@ class Evaluator:
     def answer(
         self, model: Any, split: Split = "search", documents: Documents | None = None
     ) -> Answers:
-        """Return the metrics of a model on single documents of a split.
-
-        Args:
-            model: the model.
-            split: the split.
-            documents: the documents to score; None for all of the split.
+        """Return the metrics of a model on single documents: all of a split, or some.
 
         Raises:
             CandidateError: the model cannot be run on them.
@@ -260,7 +233,8 @@ class Evaluator:
                     measured = harness.measure(task, instances)
                     if task in self.counted:
                         for row, document in zip(measured, of_task, strict=True):
-                            row[TOKENS] = _mean(n for item in document for n in item.generated)
+                            counts = [count for item in document for count in item.generated]
+                            row[TOKENS] = sum(counts) / len(counts)
                         prompts = [item.prompt for document in of_task for item in document]
                         if all(prompts):  # else lm-eval generates, and knows the limit
                             limits = (prompt.limit for prompt in prompts if prompt)
@@ -283,7 +257,7 @@ class Evaluator:
         return model if self._rebuilt is None else self._rebuilt
 
     def _call(
-        self, function: Function, model: Any, documents: Sequence[int]
+        self, function: ObjectiveFunction, model: Any, documents: Sequence[int]
     ) -> dict[str, tuple[float, ...]]:
         """Call an objective function, and note whether it changes the model or the tokenizer."""
         if self._rebuild is None:
@@ -304,12 +278,11 @@ class Evaluator:
         """Return a few of the documents that were scored last, with the model's answers.
 
         Args:
-            scores: the latest scores.
-            split: the split that they belong to.
+            scores: the latest scores, on the split.
             count: number of documents of each lm-eval task. Functions have no prompts to show.
         """
         harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
-        if harness is None or not count:
+        if harness is None:
             return ()
         return tuple(
             harness.example(
@@ -324,10 +297,7 @@ class Evaluator:
         )
 
     def requests(self, split: Split, task: str) -> dict[int, list[Request]]:
-        """Return the requests of each document of a task: document id -> requests.
-
-        They are built in the first call and kept.
-        """
+        """Return document id -> requests of a task; they are built in the first call and kept."""
         if (split, task) not in self._requests:
             harness = self.tasks_of(split).harness
             assert harness is not None
@@ -341,11 +311,6 @@ class Evaluator:
         return self._requests[split, task]
 
 
-def _mean(counts: Iterable[int]) -> float:
-    numbers = list(counts)
-    return sum(numbers) / len(numbers)
-
-
 @contextmanager
 def _failures() -> Iterator[None]:
     """Turn errors that a broken model can cause into a `CandidateError`."""
@@ -355,3 +320,62 @@ def _failures() -> Iterator[None]:
         if is_device_failure(error):
             raise
         raise CandidateError(f"The model could not be scored: {one_line(error)}") from error
+
+
+def score_single(
+    evaluator: Evaluator,
+    load: Callable[[], tuple[Any, Any]],
+    split: Split,
+    documents: Documents,
+    *,
+    examples: int = 0,
+    ready: Callable[[Any], object] = lambda model: None,
+) -> Scores:
+    """Return the scores of a model with its own config, tokenizer and chat template.
+
+    This is for `evomerge evaluate`, and for a parent as it is itself. Afterwards the evaluator
+    holds this model; call `prepare` before it scores another one.
+
+    Args:
+        load: returns the model and its tokenizer.
+        examples: number of documents of each task whose prompts and answers come with the scores.
+        ready: is called with the model before it is scored.
+
+    Raises:
+        InputError: the model or the tokenizer cannot be loaded, or the tasks not be used with them.
+        CandidateError: the model cannot be run on the documents.
+    """
+
+    def make() -> Any:
+        evaluator.release(engine=True)
+        model, tokenizer = load()
+        evaluator.prepare(model, tokenizer, {split: documents})
+        return model
+
+    loaded = make()
+    ready(loaded)
+    evaluator.set_callbacks(make)
+    scores = evaluator.score(loaded, split)
+    shown = evaluator.examples(scores, split, examples)
+    return replace(scores, oom_backoffs=evaluator.oom_backoffs, examples=shown)
+
+
+def _parameters(model: Any) -> int:
+    """Return the number of parameters of the model's checkpoint.
+
+    A weight that is used in two places, such as embeddings that are the head too, counts once.
+    Blocks of a path that come from the same layer count each, since a checkpoint has each of them.
+    """
+    counts: dict[object, int] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        key = name if _IN_A_LIST.search(name) else id(parameter)
+        counts[key] = parameter.numel()
+    return sum(counts.values())
+
+
+def _layers(model: Any) -> int:
+    return int(model.config.get_text_config().num_hidden_layers)
+
+
+_PROPERTIES: Mapping[str, Callable[[Any], int]] = {"parameters": _parameters, "layers": _layers}
+"""Those of a merged model itself, which objectives and constraints may name."""

@@ -51,8 +51,7 @@ class Race:
 
     Attributes:
         confidence: a candidate is stopped when it is behind the incumbent with this probability.
-        minimum: number of documents that each sample has more than the one before, at least; before
-            the first sample is scored, no candidate is stopped.
+        minimum: number of documents that each sample has more than the one before, at least.
         seed: determines, with the earlier candidates, the order of the documents.
         recent: number of earlier candidates from which the strata are made.
         strata_per_task: maximum number of strata in a task; 1 gives a plain random sample.
@@ -72,7 +71,6 @@ class Race:
         Args:
             incumbent: scores of the best candidate so far, on all documents.
             earlier: scores of the last `recent` candidates, the latest one last.
-            objectives: the objectives that make up the fitness.
         """
         documents = incumbent.documents
         squares = expected_squares(objectives, incumbent, earlier)
@@ -92,9 +90,6 @@ class Race:
         The documents are divided into equal parts of at least `minimum`, and each sample adds whole
         parts. So what is scored at once is never a remainder of a few documents, which would cost
         almost as much time as a full batch.
-
-        Args:
-            total: number of all documents.
         """
         parts = max(1, total // self.minimum)
         sizes, taken = [], 1
@@ -121,13 +116,6 @@ def score_in_race(
     objectives: Sequence[Objective],
 ) -> Scores:
     """Score a model on as many documents as a race asks for.
-
-    Args:
-        race: decides on the number.
-        split: the split that the documents belong to.
-        incumbent: scores of the best candidate so far, on all documents.
-        earlier: scores of the last `race.recent` candidates, the latest one last.
-        objectives: the objectives that make up the fitness.
 
     Returns:
         the scores on the incumbent's documents; or the scores on some of these, with the expected
@@ -159,10 +147,7 @@ def check_means(objectives: Sequence[Objective], info: TasksInfo) -> None:
         ConfigError: one of them is not.
     """
     for objective in objectives:
-        is_mean = (
-            not objective.is_exact and info.metric(objective.task, objective.metric)[1].is_mean
-        )
-        if not is_mean:
+        if objective.is_exact or not info.metric(objective.task, objective.metric)[1].is_mean:
             raise ConfigError(
                 "`evaluation.racing` compares candidates document by document, but metric "
                 f"{objective.metric!r} of {objective.task!r} is not a mean over documents; set "

@@ -39,11 +39,8 @@ class Stratum:
     """Documents of a task with similar expected squared differences from the incumbent.
 
     Attributes:
-        task: the task's name.
-        indices: the documents' indices among the incumbent's documents, in the order in which
-            samples take them.
-        expected_square: mean expected squared difference of these documents, > 0. Differences are
-            those of `differences`, which have the weights of the objectives.
+        indices: the indices of the documents among the incumbent's, in the order of samples.
+        expected_square: mean expected squared difference, > 0, with the weights of the objectives.
         share: the stratum's share of the task's documents.
     """
 
@@ -54,11 +51,7 @@ class Stratum:
 
     @property
     def weight(self) -> float:
-        """Share x expected absolute difference; samples are allocated by it.
-
-        The fitness is a sum of means over the documents of a task, so a document of a small task
-        counts more than one of a large task.
-        """
+        """Share x expected absolute difference, by which samples are allocated."""
         return self.share * math.sqrt(self.expected_square)
 
 
@@ -112,9 +105,7 @@ def stratify(
 
     Args:
         squares: task -> (documents,) expected squared differences.
-        documents: task -> ids.
         key: determines the random order of the documents within the strata.
-        count: maximum number of strata in a task.
     """
     result = []
     for task, values in squares.items():
@@ -136,8 +127,8 @@ def stratify(
 def allocate(strata: Sequence[Stratum], count: int) -> list[int]:
     """Return how many documents of each stratum are in a sample of about `count` documents.
 
-    The numbers are proportional to the strata's weights, up to their sizes, and rounded up. With a
-    larger `count` none of them is smaller.
+    The numbers are proportional to the weights, up to the sizes, and rounded up. With a larger
+    `count` none of them is smaller.
     """
     sizes = np.array([len(stratum.indices) for stratum in strata])
     weights = np.array([stratum.weight for stratum in strata])
@@ -157,11 +148,7 @@ def allocate(strata: Sequence[Stratum], count: int) -> list[int]:
 def sample(
     strata: Sequence[Stratum], documents: Mapping[str, Sequence[int]], count: int
 ) -> dict[str, list[int]]:
-    """Return the ids of about `count` documents, by task; a larger sample contains a smaller one.
-
-    Args:
-        documents: task -> ids of all documents.
-    """
+    """Return the ids of about `count` documents by task; a larger sample has all of a smaller."""
     result: dict[str, list[int]] = {stratum.task: [] for stratum in strata}
     for stratum, number in zip(strata, allocate(strata, count), strict=True):
         ids = documents[stratum.task]

@@ -10,12 +10,7 @@ from evomerge.scores import Outcome
 
 
 class InlineExecutor:
-    """Runs a job when `next` is called.
-
-    Args:
-        run: runs the jobs of one `submit`.
-        close: is called when the executor is closed.
-    """
+    """Runs a job when `next` is called; `close` is called when the executor is closed."""
 
     width = 1
 

@@ -24,7 +24,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job, RunJobs
-from evomerge.execute.remote_worker import Batch, LostWorkerError
+from evomerge.execute.remote import Batch, LostWorkerError
 from evomerge.execute.worker_process import Outcomes, Reply, WorkerProcess, unpack
 
 T = TypeVar("T")
@@ -83,11 +83,7 @@ class ProcessWorker:
 
 
 def call(function: Callable[[], T], preload: Sequence[str] = ()) -> T:
-    """Call a function in a process of its own, and return its result.
-
-    Args:
-        function: the function; it must be picklable.
-        preload: see `ProcessWorker`.
+    """Call a picklable function in a process of its own, and return its result.
 
     Raises:
         SearchError: the process ended.
@@ -141,11 +137,7 @@ def _schedule(
     argument: Any,
     unpack: Callable[[Any], Any],
 ) -> Future[Any]:
-    """Call a function in the process of a pool.
-
-    Returns:
-        a future of the unpacked result, with this package's errors for lost processes.
-    """
+    """Return a future of the unpacked result of a call, with this package's errors."""
     answer: Future[Any] = Future()
 
     def finish(done: Future[Any]) -> None:
@@ -187,7 +179,6 @@ def _find_modules_as_always() -> None:
 
 
 def _start(make: Callable[[], RunJobs]) -> None:
-    """Make what runs the jobs."""
     global _host
     _end_with_parent()
     _host = WorkerProcess(make)
@@ -198,12 +189,7 @@ def _nothing() -> None:
 
 
 def _run(jobs: Sequence[Job]) -> Reply:
-    """Run jobs.
-
-    Raises:
-        LostWorkerError: this process was started in place of another that ended between two jobs.
-    """
-    if _host is None:
+    if _host is None:  # this process was started in place of another
         raise LostWorkerError("it ended between two jobs")
     return _host.run(jobs)
 

@@ -17,8 +17,7 @@ class Job:
     Attributes:
         id: number of the job, different for all jobs of a session.
         candidate: number of the candidate that the job belongs to, for messages.
-        recipe: the model to build.
-        split: the documents to score it on.
+        split: the documents to score the recipe's model on.
         incumbent: scores of the incumbent, for a race, which may score fewer documents.
             None: score all documents.
         earlier: scores of earlier candidates, for a race.

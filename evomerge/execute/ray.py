@@ -7,7 +7,6 @@ so that lost attempts are counted.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +17,10 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from evomerge.compat.ray import is_machine_gone, not_importable, reason_of
 from evomerge.errors import SearchError, one_line
 from evomerge.execute.protocol import Job, RunJobs
-from evomerge.execute.remote_worker import Batch, LostMachineError, LostWorkerError
+from evomerge.execute.remote import Batch, LostMachineError, LostWorkerError
 from evomerge.execute.worker_process import Outcomes, Reply, WorkerProcess, unpack
 
 DECISION = 60.0
@@ -121,11 +121,10 @@ def call(function: Callable[[], Any], resources: Mapping[str, float]) -> Any:
 
 
 def call_on(machines: Sequence[str], function: Callable[[], Any]) -> list[Any]:
-    """Return the results of a function that is called once on each machine, at the same time.
+    """Return the results of a picklable function that is called once on each machine.
 
     Args:
         machines: Ray's ids of the machines.
-        function: the function; it must be picklable.
     """
     return _call([new_actor({}, machine) for machine in machines], function)
 
@@ -147,12 +146,10 @@ def _call(actors: Sequence[Any], function: Callable[[], Any]) -> list[Any]:
 def _answer(
     actor: Any, call: Any, unpack: Callable[[Any], Any], machine: str | None = None
 ) -> Future[Any]:
-    """Return a future of the unpacked result of a call, with this package's errors.
+    """Return a future of the unpacked result of an actor's call, with this package's errors.
 
     Args:
-        actor: the actor.
         call: the object reference of the call.
-        unpack: unpacks the result.
         machine: Ray's id of the actor's machine; None: unknown.
     """
     answer: Future[Any] = Future()
@@ -187,18 +184,15 @@ def _find_cause(actor: Any, machine: str | None, error: RayError, answer: Future
             return
         else:
             break
-    text = str(error)
-    if "failed to import on the worker" in text:
-        answer.set_exception(SearchError(_not_importable(text)))
-    elif (
-        "node has died" in text or "node died" in text.lower() or getattr(error, "preempted", False)
-    ):
+    if found := not_importable(error):
+        answer.set_exception(found)
+    elif is_machine_gone(error):
         answer.set_exception(LostMachineError("its machine is gone"))
     elif machine is not None and not _is_there(machine):
         # A machine that is shut down in order ends its actors before it leaves the cluster.
         answer.set_exception(LostMachineError("its machine was shut down"))
     else:
-        answer.set_exception(LostWorkerError(_reason(error)))
+        answer.set_exception(LostWorkerError(reason_of(error)))
 
 
 def _is_there(machine: str) -> bool:
@@ -214,24 +208,6 @@ def _is_there(machine: str) -> bool:
     except RayError:  # that it took too long is one of them
         return any(node["NodeID"] == machine and node["Alive"] for node in ray.nodes())
     return True
-
-
-def _not_importable(text: str) -> str:
-    """Return in a sentence on which machine this package cannot be imported."""
-    address = re.search(r"\bip=([^,)\s]+)", text)
-    reason = re.search(r"(?:ModuleNotFoundError|ImportError): ([^\n]+)", text)
-    return (
-        f"On {f'the machine {address[1]}' if address else 'a machine'} of the cluster evomerge "
-        f"cannot be imported ({reason[1].rstrip('.') if reason else 'no reason is known'}); all "
-        "machines need the same Python environment."
-    )
-
-
-def _reason(error: RayError) -> str:
-    """Return why an actor died, in Ray's words, without its advice."""
-    text = " ".join(str(error).split())
-    _, _, detail = text.partition("Worker exit detail: ")
-    return one_line((detail or text).partition(" Some common causes")[0])
 
 
 def _nothing() -> None:

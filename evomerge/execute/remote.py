@@ -1,29 +1,23 @@
 """The executor that hands jobs to workers in other processes, and replaces workers that are lost.
 
-How a worker is started, reached and ended is its own matter (`remote_worker.py`); this file decides
-what each one runs, and what becomes of jobs whose worker is lost or that take too long.
+How a worker is started, reached and ended is its own matter (`processes.py`, `ray.py`); this file
+decides what each one runs, and what becomes of jobs whose worker is lost or that take too long.
 """
 
 from __future__ import annotations
 
-import heapq
 import logging
+import math
 import queue
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import DeviceError, SearchError, one_line
 from evomerge.execute.protocol import Job
-from evomerge.execute.remote_worker import (
-    Batch,
-    LostMachineError,
-    LostWorkerError,
-    RemoteWorker,
-)
 from evomerge.run.activity import Activity
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.scores import Failure, Outcome
@@ -31,11 +25,53 @@ from evomerge.scores import Failure, Outcome
 LONGEST_WAIT = 3600.0
 """Seconds after which a wait begins anew; the system knows no wait of many years."""
 
-
 START = 60.0
 """Seconds without a ready worker after which a person is told."""
 
 log = logging.getLogger(__name__)
+
+Batch: TypeAlias = tuple[Job, ...]
+"""Jobs that one worker runs together, such as a part of a generation of paths."""
+
+
+class LostWorkerError(Exception):
+    """A worker ended before its jobs did; the message says how (`by the signal SIGKILL`)."""
+
+
+class LostMachineError(LostWorkerError):
+    """A worker ended because its machine is gone, so its jobs are not at fault."""
+
+
+class RemoteWorker(Protocol):
+    """A worker in another process, perhaps on another machine.
+
+    The futures may raise `LostWorkerError`, or what the worker has raised. A worker that is lost or
+    closed runs nothing more until it is started again.
+    """
+
+    @property
+    def place(self) -> str:
+        """Where it runs, for people: a device, or a machine. Empty: nothing to say."""
+        ...
+
+    def start(self) -> Future[None]:
+        """Make the worker ready, in a new process; the old one is ended, if there is one."""
+        ...
+
+    def run(self, jobs: Batch) -> Future[list[tuple[Job, Outcome]]]:
+        """Run jobs."""
+        ...
+
+    def confirm(self) -> Future[None]:
+        """Find out whether the machine of the worker is still there, in the middle of jobs too.
+
+        The future raises `LostMachineError` if it is not.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the process, in the middle of jobs too."""
+        ...
 
 
 def each_alone(jobs: Sequence[Job]) -> list[Batch]:
@@ -75,16 +111,16 @@ class RemoteExecutor:
         activity: Activity | None = None,
     ) -> None:
         self._workers, self._timeout, self._divide = tuple(workers), timeout, divide
-        self._count_loss = count_loss or _count_in_memory()
+        self._count_loss = count_loss or self._count_in_memory
+        self._lost: Counter[int] = Counter()  # by job, if nobody else counts
         self._activity = activity or Activity(None)
         self.width, self.losses = len(self._workers), 0
         self._queue: deque[Batch] = deque()
         self._done: deque[tuple[Job, Outcome]] = deque()
         self._starting: dict[Future[Any], int] = {}
-        self._running: dict[Future[Any], tuple[int, Batch]] = {}
+        self._running: dict[Future[Any], tuple[int, Batch, float]] = {}  # until a deadline
         self._late: dict[Future[Any], Future[Any]] = {}  # `confirm` -> `run`
         self._finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-        self._deadlines: list[tuple[float, int, Future[Any]]] = []
         self._free: list[int] = []
         self._failed_starts: Counter[int] = Counter()
         self._last_ready, self._warned = time.monotonic(), False
@@ -127,15 +163,11 @@ class RemoteExecutor:
 
     def _wait(self) -> Future[Any] | None:
         """Return a finished future; None if it is time to look at the deadlines."""
-        while self._deadlines and self._deadlines[0][2] not in self._running:
-            heapq.heappop(self._deadlines)
-        waits = [self._activity.write_if_due()]
-        if self._deadlines:
-            waits.append(max(0.0, self._deadlines[0][0] - time.monotonic()))
+        soonest = min((deadline for _, _, deadline in self._running.values()), default=math.inf)
         longest = LONGEST_WAIT if self._running else START
-        seconds = min(wait for wait in (*waits, longest) if wait is not None)
+        waits = (self._activity.write_if_due(), max(0.0, soonest - time.monotonic()), longest)
         try:
-            return self._finished.get(timeout=seconds)
+            return self._finished.get(timeout=min(wait for wait in waits if wait is not None))
         except queue.Empty:
             return None
 
@@ -162,15 +194,11 @@ class RemoteExecutor:
         """Give a batch to each free worker, as long as there are batches."""
         while self._free and self._queue:
             number, batch = self._free.pop(), self._queue.popleft()
-            future = self._workers[number].run(batch)
-            self._running[future] = number, batch
-            if self._timeout is not None:
-                deadline = time.monotonic() + self._timeout * len(batch)
-                heapq.heappush(self._deadlines, (deadline, number, future))
-            candidates = [job.candidate for job in batch]
-            self._activity.note(
-                number, "scoring", self._workers[number].place, candidates, batch[0].split
-            )
+            worker, candidates = self._workers[number], [job.candidate for job in batch]
+            future = worker.run(batch)
+            limit = math.inf if self._timeout is None else self._timeout * len(batch)
+            self._running[future] = number, batch, time.monotonic() + limit
+            self._activity.note(number, "scoring", worker.place, candidates, batch[0].split)
             future.add_done_callback(self._finished.put)
 
     def _take_started(self, future: Future[Any]) -> None:
@@ -191,7 +219,7 @@ class RemoteExecutor:
         self._set_free(number)
 
     def _take_outcomes(self, future: Future[Any]) -> None:
-        number, batch = self._running.pop(future)
+        number, batch, _ = self._running.pop(future)
         try:
             self._done.extend(future.result())
         except (LostWorkerError, DeviceError) as error:
@@ -206,20 +234,19 @@ class RemoteExecutor:
 
     def _confirm_late_jobs(self) -> None:
         """Find out whether the machines are there whose jobs have taken too long."""
-        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
-            _, number, future = heapq.heappop(self._deadlines)
-            if future not in self._running or future.done():
-                continue
-            confirmed = self._workers[number].confirm()
-            self._late[confirmed] = future
-            confirmed.add_done_callback(self._finished.put)
+        for future, (number, batch, deadline) in list(self._running.items()):
+            if deadline <= time.monotonic() and not future.done():
+                self._running[future] = number, batch, math.inf
+                confirmed = self._workers[number].confirm()
+                self._late[confirmed] = future
+                confirmed.add_done_callback(self._finished.put)
 
     def _end_late_jobs(self, confirmed: Future[Any]) -> None:
         """Replace a worker whose jobs have taken too long, or whose machine is gone."""
         future = self._late.pop(confirmed)
         if future not in self._running or future.done():
             return
-        number, batch = self._running.pop(future)
+        number, batch, _ = self._running.pop(future)
         self._replace(number)
         error = confirmed.exception()
         if self._runs_again(batch):
@@ -235,6 +262,10 @@ class RemoteExecutor:
         if len(batch) > 1:
             self._queue.extendleft(reversed(each_alone(batch)))
         return len(batch) > 1
+
+    def _count_in_memory(self, job: Job) -> int:
+        self._lost[job.id] += 1
+        return self._lost[job.id]
 
     def _set_free(self, number: int) -> None:
         self._last_ready, self._warned = time.monotonic(), False
@@ -255,14 +286,3 @@ class RemoteExecutor:
             return
         reason = f"{count} processes ended while this candidate was scored ({one_line(error)})."
         self._done.append((job, Failure("lost", reason)))
-
-
-def _count_in_memory() -> Callable[[Job], int]:
-    """Return a function that counts the losses of each job of this executor."""
-    losses: Counter[int] = Counter()
-
-    def count(job: Job) -> int:
-        losses[job.id] += 1
-        return losses[job.id]
-
-    return count

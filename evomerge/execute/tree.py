@@ -4,46 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Protocol
+from typing import TypeAlias
 
 from evomerge.evaluation.inference.tree import BlockKeys, PrefixCache, steps
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome
 
-
-class RunInContext(Protocol):
-    """Runs one job; `evomerge.execute.worker.Worker` does."""
-
-    def __call__(
-        self, job: Job, scoring_context: Callable[[Any], AbstractContextManager[None]] = nullcontext
-    ) -> Outcome:
-        """Return the job's outcome.
-
-        Args:
-            job: what to build and score.
-            scoring_context: returns what is entered while the model is scored.
-        """
-        ...
+RunInContext: TypeAlias = Callable[..., Outcome]
+"""Runs one job, a `Job`, and optionally what returns a context in which its model is scored, as
+`evomerge.execute.worker.Worker` does."""
 
 
-def as_tree(run: RunInContext, forks: PrefixCache) -> RunJobs:
+def as_tree(run: RunInContext, cache: PrefixCache) -> RunJobs:
     """Turn a function that runs one job into one that runs several in the order of a trie.
 
     It is the trie of the jobs' paths (see `evomerge.evaluation.inference.tree`).
 
     Args:
         run: runs one job.
-        forks: keeps hidden states where paths fork, within its memory limit.
+        cache: keeps hidden states where paths fork, within its memory limit.
     """
 
     def run_tree(jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        for visit in steps([block_keys(job.recipe) for job in jobs]):
-            job = jobs[visit.number]
+        for step in steps([block_keys(job.recipe) for job in jobs]):
+            job = jobs[step.number]
             depth = sum(map(len, job.recipe.layers.values()))
-            yield job, run(job, partial(forks.visit, visit=visit, depth=depth))
+            yield job, run(job, partial(cache.visit, step=step, depth=depth))
 
     return run_tree
 
@@ -57,23 +45,21 @@ def divide(jobs: Sequence[Job], parts: int) -> list[tuple[Job, ...]]:
         jobs: the jobs of a generation.
         parts: largest number of parts.
     """
-    block_keys_of_all = [block_keys(job.recipe) for job in jobs]
-    order = [visit.number for visit in steps(block_keys_of_all)]
-    total, done = sum(map(len, block_keys_of_all)), 0
+    keys = [block_keys(job.recipe) for job in jobs]
+    total, done = sum(map(len, keys)), 0
     divided: list[list[Job]] = [[] for _ in range(parts)]
-    for number in order:
-        divided[min(parts - 1, done * parts // total)].append(jobs[number])
-        done += len(block_keys_of_all[number])
+    for step in steps(keys):
+        divided[min(parts - 1, done * parts // total)].append(jobs[step.number])
+        done += len(keys[step.number])
     return [tuple(part) for part in divided if part]
 
 
 def block_keys(recipe: Recipe) -> BlockKeys:
     """Return a key for each block of a recipe's model, in order.
 
-    Two recipes have the same hidden states behind their first n blocks if their trails begin with
-    the same n keys. The first key holds the embeddings too. The folded weights of a block depend on
-    the scales of earlier blocks, and these are in earlier keys. A recipe with several stacks of
-    blocks has a single key.
+    The first key holds the embeddings too. The folded weights of a block depend on the scales of
+    earlier blocks, and these are in earlier keys. A recipe with several stacks of blocks has a
+    single key.
     """
     data = recipe.to_dict()
     stacks = data.pop("layers")

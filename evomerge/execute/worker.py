@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import (
     CandidateError,
@@ -19,54 +19,23 @@ from evomerge.errors import (
     SearchError,
     one_line,
 )
-from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.evaluator import Evaluator, score_single
 from evomerge.evaluation.inference.fingerprint import free_weights
 from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted, peak_memory
 from evomerge.evaluation.racing import Race, score_in_race
-from evomerge.evaluation.single import score_single
 from evomerge.evaluation.tasks.functions import traceback_lines
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Objective, Outcome, Scores, Split
 
 if TYPE_CHECKING:
-    from evomerge.merging.resident import Report
-
+    from evomerge.merging.resident import Report, Resident
 
 log = logging.getLogger(__name__)
 
 
-class Builder(Protocol):
-    """Builds recipes in memory, in two steps."""
-
-    def prepare(self, recipe: Recipe, report: Report | None = None) -> Any:
-        """Compute what the recipe's merges need and no earlier candidate has needed.
-
-        Args:
-            recipe: the recipe.
-            report: is told how far this is.
-        """
-        ...
-
-    def write(self, prepared: Any) -> Any:
-        """Return the model; its weights may take the place of the last model's.
-
-        Args:
-            prepared: what `prepare` returned for the recipe, in its last call.
-
-        Raises:
-            CandidateError: the recipe gives weights that are not finite.
-        """
-        ...
-
-
 class _Clock:
-    """The time of each phase of a job.
-
-    Attributes:
-        seconds: phase -> wall-clock seconds.
-        cpu_seconds: phase -> CPU seconds of this process, all threads.
-    """
+    """Wall-clock seconds, and CPU seconds of this process, of each phase of a job."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -95,17 +64,14 @@ class Worker:
 
     Args:
         make: makes the resident model and the tokenizer of the merged models.
-        evaluator: scores models on documents.
         splits: split -> task -> document ids.
         baselines: recipes whose models are ordinary ones. The evaluator tries out on the first of
             them that can be built which ways to score are correct, and takes the fastest.
         deepest: a recipe of the largest number of blocks that a candidate can have, for engines
             whose depth is fixed; None: the baselines are.
-        objectives: what makes up the fitness.
         race: decides how many documents are scored for a job with an incumbent; None: all.
         report: is told how far the preparation of a job's merges is.
-        load_parent: loads a parent as itself: reference -> model, tokenizer. Only jobs of this kind
-            need it.
+        load_parent: loads a parent as itself: reference -> model, tokenizer.
 
     Attributes:
         threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
@@ -116,7 +82,7 @@ class Worker:
 
     def __init__(
         self,
-        make: Callable[[], tuple[Builder, Any]],
+        make: Callable[[], tuple[Resident, Any]],
         evaluator: Evaluator,
         splits: Mapping[Split, Mapping[str, Sequence[int]]],
         baselines: Sequence[Recipe],
@@ -131,7 +97,7 @@ class Worker:
         self.evaluator, self.objectives, self.race = evaluator, objectives, race
         self._make, self._splits, self._report = make, splits, report
         self._baselines, self._deepest = baselines, deepest
-        self._builder: Builder | None = None
+        self._builder: Resident | None = None
         self._model: Any = None
         try:
             self._prepare()
@@ -152,7 +118,6 @@ class Worker:
         """Run one job.
 
         Args:
-            job: what to build and score.
             scoring_context: returns what is entered while lm-eval's tasks score the model.
 
         Raises:
@@ -188,10 +153,20 @@ class Worker:
         except (KeyboardInterrupt, CheckpointError, ConfigError, SearchError):
             raise
         except OSError as error:
-            raise SearchError(_system_message(error, stage, job)) from error
+            place = f" ({error.filename})" if error.filename else ""
+            raise SearchError(
+                f"Candidate {job.candidate} stopped in the stage {stage!r} for a reason that is "
+                f"not the candidate's fault: {error.strerror or one_line(error)}{place}; check "
+                "that disks, mounts and devices are there and have free space, then go on with "
+                "`evomerge resume`."
+            ) from error
         except BaseException as error:  # a SystemExit in a function must not end the search
             if is_device_failure(error):
-                raise DeviceError(_device_message(error, stage, job)) from error
+                raise DeviceError(
+                    f"The device failed in the stage {stage!r} of candidate {job.candidate} "
+                    f"({one_line(error).rstrip('.')}); go on with `evomerge resume`, which marks a "
+                    "candidate with which this happens three times as failed."
+                ) from error
             _log_traceback(job, stage, error)
             return Failure(stage, f"{type(error).__name__}: {one_line(error)}")
 
@@ -227,9 +202,6 @@ class Worker:
         """Score a parent as itself.
 
         The model in memory is dropped, as two may not fit; the next other job makes it again.
-
-        Raises:
-            CandidateError: the parent cannot be scored as itself.
         """
         assert self._load_parent is not None
         self._drop(engine=True)
@@ -256,11 +228,7 @@ class Worker:
         self._builder = self._model = None
 
     def _rebuild(self, recipe: Recipe | None = None) -> Any:
-        """Make the resident model and the documents again, and build a recipe, if there is one.
-
-        Raises:
-            EvomergeError: this fails, though it worked before.
-        """
+        """Make the resident model and the documents again, and build a recipe, if there is one."""
         oom_backoffs = self.evaluator.oom_backoffs
         self._drop()  # as two models may not fit
         try:
@@ -283,42 +251,14 @@ class Worker:
         if job.incumbent is None or self.race is None:
             scores = self.evaluator.score(model, job.split)
         else:
-            scores = score_in_race(
-                self.race,
-                self.evaluator,
-                model,
-                job.split,
-                job.incumbent,
-                job.earlier,
-                self.objectives,
-            )
+            of_race = (job.incumbent, job.earlier, self.objectives)
+            scores = score_in_race(self.race, self.evaluator, model, job.split, *of_race)
         examples = self.evaluator.examples(scores, job.split, job.examples)
         return replace(scores, oom_backoffs=self.evaluator.oom_backoffs, examples=examples)
 
 
 def _log_traceback(job: Job, stage: str, error: BaseException | None) -> None:
-    """Log what made a candidate fail, if an exception of other code did.
-
-    At the level INFO it is in the log of the run, but no command prints it without --debug.
-    """
+    """Log what made a candidate fail, for the log of the run, if an exception of other code did."""
     if error is not None:
         text = traceback_lines(error)
         log.info("Candidate %d failed in the stage %r:\n%s", job.candidate, stage, text)
-
-
-def _system_message(error: OSError, stage: str, job: Job) -> str:
-    place = f" ({error.filename})" if error.filename else ""
-    reason = error.strerror or one_line(error)
-    return (
-        f"Candidate {job.candidate} stopped in the stage {stage!r} for a reason that is not the "
-        f"candidate's fault: {reason}{place}; check that disks, mounts and devices are there and "
-        "have free space, then go on with `evomerge resume`."
-    )
-
-
-def _device_message(error: BaseException, stage: str, job: Job) -> str:
-    return (
-        f"The device failed in the stage {stage!r} of candidate {job.candidate} "
-        f"({one_line(error).rstrip('.')}); go on with `evomerge resume`, which marks a candidate "
-        "with which this happens three times as failed."
-    )

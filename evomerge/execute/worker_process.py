@@ -25,11 +25,7 @@ Reply: TypeAlias = tuple[Outcomes, list[logging.LogRecord]]
 
 
 class WorkerProcess:
-    """Holds a worker in a process of its own.
-
-    Args:
-        make: makes what runs the jobs.
-    """
+    """Holds a worker in a process of its own; `make` makes what runs the jobs."""
 
     def __init__(self, make: Callable[[], RunJobs]) -> None:
         keep_freed_memory()

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.scores import SPLITS
-from evomerge.trust.consent import is_recorded, record
-from evomerge.trust.files import CodeFile, read_code
+from evomerge.trust.consent import CodeFile, is_recorded, read_code, record
 from evomerge.trust.modules import files_of_module, is_of_host
 from evomerge.trust.task_files import files_of_tasks
 

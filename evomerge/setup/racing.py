@@ -83,8 +83,8 @@ def _full_batches(
     Args:
         search: the search documents by task.
     """
+    from evomerge.evaluation.inference.batches import pass_overhead
     from evomerge.evaluation.inference.device import choose_device
-    from evomerge.evaluation.inference.memory import pass_overhead
 
     wanted = config.evaluation
     device = choose_device(wanted.device) if wanted.device_map is None else "accelerators"

@@ -14,8 +14,7 @@ from typing import Any
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.evaluation.inference.device import use_only
 from evomerge.execute.protocol import Executor, Job, RunJobs
-from evomerge.execute.remote import RemoteExecutor, each_alone
-from evomerge.execute.remote_worker import RemoteWorker
+from evomerge.execute.remote import RemoteExecutor, RemoteWorker, each_alone
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, RunFolder
@@ -26,7 +25,7 @@ from evomerge.setup.code_files import code_files
 from evomerge.setup.executor import shares_prefixes
 from evomerge.setup.runs import open_model
 from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
-from evomerge.trust.consent import Consent, digests_of
+from evomerge.trust.consent import Consent
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def worker_of_run(
         share,
         cores,
         threads,
-        digests_of(code),
+        frozenset(file.digest for file in code),
         checked.allow_pickle,
         checked.allow_code,
     )

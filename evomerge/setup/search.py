@@ -265,7 +265,7 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
     Raises:
         InputError: there is no such split or model.
     """
-    from evomerge.evaluation.single import score_single
+    from evomerge.evaluation.evaluator import score_single
 
     chosen = next((known for known in SPLITS if known == split), None)
     if chosen is None:

@@ -28,8 +28,7 @@ from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.runs import begin, continued, open_model, prepare
 from evomerge.setup.space import host_of
-from evomerge.trust.consent import is_recorded, record
-from evomerge.trust.files import read_code
+from evomerge.trust.consent import is_recorded, read_code, record
 
 _STAGE = re.compile(r"stage:(\d+)")
 _KEPT = ("allow_pickle", "allow_code")

@@ -10,8 +10,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.scores import Split
 from evomerge.setup.code_files import code_files
-from evomerge.trust.consent import name_files
-from evomerge.trust.files import CodeFile
+from evomerge.trust.consent import CodeFile, name_files
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator

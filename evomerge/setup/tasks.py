@@ -19,7 +19,7 @@ from evomerge.trust.consent import Consent
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
-    from evomerge.evaluation.tasks.documents import Pool
+    from evomerge.evaluation.tasks.documents import DocumentPool
     from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
 
 _DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -230,21 +230,21 @@ def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Do
     }
 
 
-def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str, Pool]:
+def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str, DocumentPool]:
     """Return the documents that those of a split are chosen from, by task."""
-    from evomerge.evaluation.tasks.documents import Pool
+    from evomerge.evaluation.tasks.documents import DocumentPool
 
     tasks, field = evaluator.tasks_of(split), config.evaluation.stratify
     pools = {}
     for task in _leaves(config, tasks.info):
         info, harness = tasks.info.tasks[task], tasks.harness
         if harness is None or task in tasks.functions:
-            pools[task] = Pool(info.source, info.documents)
+            pools[task] = DocumentPool(info.source, info.documents)
             continue
         # If splits have documents of different tasks, these are compared by their rendered text.
         forms = cache(harness.forms(task, rendered=bool(evaluator.by_split)))
         labels = None if field is None else harness.field(task, field)
-        pools[task] = Pool(info.source, info.documents, forms, labels, info.dataset)
+        pools[task] = DocumentPool(info.source, info.documents, forms, labels, info.dataset)
     return pools
 
 

@@ -1,21 +1,22 @@
-"""The consent of a user that code of search files runs, kept by digest outside of any run folder.
+"""The consent of a user that code of search files runs, by the digests of its files.
 
-The file with it is `trusted.json` in the state folder of the user, such as
+It is kept outside of any run folder: in `trusted.json` in the state folder of the user, such as
 `~/.local/state/evomerge`, or in the folder that the environment variable EVOMERGE_STATE names.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import cache_from_source
 from pathlib import Path
 
-from evomerge.errors import ConfigError, InputError, one_line
+from evomerge.errors import ConfigError
 from evomerge.run.atomic import replace_text
-from evomerge.trust.files import CodeFile, allow
 
 VARIABLE = "EVOMERGE_STATE"
 """Environment variable with the folder of the file, in place of the user's own."""
@@ -23,7 +24,29 @@ VARIABLE = "EVOMERGE_STATE"
 _VERSION = 1
 _MOST_NAMED = 6  # files that a sentence names
 
+_allowed: set[str] = set()
+"""Digests of the files that this process may run."""
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CodeFile:
+    """A file whose code a search runs.
+
+    Attributes:
+        path: the file.
+        digest: the SHA-256 digest of its bytes, in hexadecimal.
+        imported: whether this program has imported it already, so that nobody needs to be asked.
+    """
+
+    path: Path
+    digest: str
+    imported: bool = False
+
+
+class NotAllowedError(Exception):
+    """A file was not allowed, or is no longer what was allowed. The text says which one."""
 
 
 @dataclass(frozen=True)
@@ -45,34 +68,14 @@ class Consent:
     digests: frozenset[str] | None = None
 
     def require(self, files: Sequence[CodeFile]) -> None:
-        """Let this process run the files, and record the consent; else raise.
+        """Let this process run the files, and record the consent.
 
         Raises:
             ConfigError: the user has not allowed one of them, or it has changed since.
         """
-        if self.digests is not None:
-            self._require_same(files, self.digests)
-            return
-        recorded = _read()
-        new = [file for file in files if file.digest not in recorded]
-        asked = [file.path for file in new if not file.imported]
-        if asked:
-            if self.given:
-                if self.told is not None:
-                    self.told(asked)
-            elif self.ask is None or not self.ask(asked):
-                raise ConfigError(
-                    f"This search runs code that you have not allowed on this machine"
-                    f"{_damage()}: {name_files(asked)}; read it, then allow it with --trust-code."
-                )
-        if new:
-            record({file.digest: str(file.path) for file in new})
-        allow(files)
-
-    def _require_same(self, files: Sequence[CodeFile], digests: frozenset[str]) -> None:
-        """Let this process run the files if they are those of the process that started it."""
-        others = [file.path for file in files if file.digest not in digests]
-        if others:
+        if self.digests is None:
+            self._require_consent(files)
+        elif others := [file.path for file in files if file.digest not in self.digests]:
             raise ConfigError(
                 f"This code is not what was allowed when the search was started or resumed: "
                 f"{name_files(others)}; give every machine the same files, or read them and go on "
@@ -80,12 +83,85 @@ class Consent:
             )
         allow(files)
 
+    def _require_consent(self, files: Sequence[CodeFile]) -> None:
+        recorded, damage = _read()
+        new = [file for file in files if file.digest not in recorded]
+        asked = [file.path for file in new if not file.imported]
+        if asked and self.given and self.told is not None:
+            self.told(asked)
+        elif asked and not self.given and not (self.ask is not None and self.ask(asked)):
+            raise ConfigError(
+                f"This search runs code that you have not allowed on this machine{damage}: "
+                f"{name_files(asked)}; read it, then allow it with --trust-code."
+            )
+        record({file.digest: str(file.path) for file in new})
+
+
+def read_code(path: Path, *, imported: bool = False) -> CodeFile:
+    """Return a file with the digest of its content.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return CodeFile(path.resolve(), _digest(path), imported)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} holds code of this search, but cannot be read: {error.strerror}; make it "
+            "readable."
+        ) from None
+
+
+def allow(files: Iterable[CodeFile]) -> None:
+    """Let this process run these files, as long as they have these digests.
+
+    Compiled files that Python would run in their place (`__pycache__`) are removed: they may come
+    from somewhere else, and Python writes them again from what was allowed.
+
+    Raises:
+        ConfigError: a compiled file cannot be removed.
+    """
+    for file in files:
+        _allowed.add(file.digest)
+        if file.path.suffix == ".py" and not file.imported:
+            compiled = Path(cache_from_source(str(file.path)))
+            try:
+                compiled.unlink(missing_ok=True)
+            except NotADirectoryError:
+                continue
+            except OSError as error:
+                raise ConfigError(
+                    f"{compiled} would run in place of {file.path.name} and cannot be removed: "
+                    f"{error.strerror}; remove it."
+                ) from None
+
+
+def allowed_digests(more: Iterable[str] = ()) -> list[str]:
+    """Return the digests of what this process may run, after those of another are added."""
+    _allowed.update(more)
+    return sorted(_allowed)
+
+
+def check_allowed(path: Path) -> None:
+    """Check that a file may run in this process, right before it does.
+
+    Raises:
+        NotAllowedError: it was not allowed, or it has changed.
+    """
+    try:
+        digest = _digest(path)
+    except OSError as error:
+        raise NotAllowedError(f"{path} cannot be read: {error.strerror}") from None
+    if digest not in _allowed:
+        raise NotAllowedError(f"{path} was not allowed to run, or has changed since")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
 
 def name_files(files: Sequence[Path]) -> str:
-    """Return the names of files for a sentence, relative to the working folder if they are in it.
-
-    Of many files only the first ones are named.
-    """
+    """Return the names of the first few files for a sentence, relative to the working folder."""
     here = Path.cwd()
     names = [str(file.relative_to(here) if here in file.parents else file) for file in files]
     more = len(names) - _MOST_NAMED
@@ -94,18 +170,13 @@ def name_files(files: Sequence[Path]) -> str:
 
 def is_recorded(digest: str) -> bool:
     """Return whether the user has allowed the file with this digest, on this machine."""
-    return digest in _read()
+    return digest in _read()[0]
 
 
 def record(files: Mapping[str, str]) -> None:
-    """Record that the user allows these files.
-
-    If the record cannot be written, a warning says so.
-
-    Args:
-        files: digest -> name, which only people read.
-    """
-    if files.keys() <= (known := _read()).keys():
+    """Record that the user allows files: digest -> name, which only people read."""
+    known, _ = _read()
+    if files.keys() <= known.keys():
         return
     content = {"version": _VERSION, "files": {**known, **files}}
     place = state_file()
@@ -125,42 +196,15 @@ def state_file() -> Path:
     return user_state_path("evomerge", appauthor=False) / "trusted.json"
 
 
-def digests_of(files: Iterable[CodeFile]) -> frozenset[str]:
-    """Return the digests of files, for the `Consent` of a worker."""
-    return frozenset(file.digest for file in files)
-
-
-def _damage() -> str:
-    """Return, in brackets, that the record is damaged; an empty text if it is in order."""
-    try:
-        _parse()
-    except InputError as error:
-        return f" (nothing counts as allowed: {str(error).rstrip('.')})"
-    return ""
-
-
-def _read() -> dict[str, str]:
-    try:
-        return _parse()
-    except InputError:
-        return {}
-
-
-def _parse() -> dict[str, str]:
-    """Return digest -> name of the files that are allowed.
-
-    Raises:
-        InputError: the file is damaged.
-    """
+def _read() -> tuple[dict[str, str], str]:
+    """Return digest -> name of what is allowed; and in brackets what is wrong with the file."""
     place = state_file()
     try:
-        text = place.read_text(encoding="utf-8")
-        content = json.loads(text)
+        content = json.loads(place.read_text(encoding="utf-8"))
+        if content["version"] != _VERSION:
+            raise ValueError
+        return {str(digest): str(name) for digest, name in content["files"].items()}, ""
     except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{place} cannot be read, {one_line(error)}.") from None
-    files = content.get("files") if isinstance(content, dict) else None
-    if not isinstance(files, dict) or content.get("version") != _VERSION:
-        raise InputError(f"{place} does not have what evomerge writes there.")
-    return {str(digest): str(name) for digest, name in files.items()}
+        return {}, ""
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return {}, f" (nothing counts as allowed: {place} is damaged)"

@@ -2,21 +2,32 @@
 
 To find them runs nothing. Modules that are imported by a name that is made at run time, or in
 another way than by files on `sys.path`, are not found.
+
+Installed, by the choice of the user, are Python itself, its packages (in `site-packages`), this
+package, and packages that pip has installed as editable ones. Files in the working folder and in
+other folders of PYTHONPATH are not.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import json
+import re
 import sys
-from collections.abc import Iterator, Sequence
-from importlib.machinery import all_suffixes
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib.machinery import PathFinder, all_suffixes
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import unquote, urlsplit
 
 from evomerge.models.references import is_file
-from evomerge.trust.files import check_allowed
-from evomerge.trust.installed import is_installed
+from evomerge.trust.consent import check_allowed
+
+_PACKAGES = ("site-packages", "dist-packages")
 
 _imported: set[str] = set()
 """Names of the modules that `import_allowed` has imported."""
@@ -32,7 +43,6 @@ def import_allowed(name: str) -> ModuleType:
     if name not in sys.modules:
         for file in files_of_module(name):
             check_allowed(file)
-        importlib.invalidate_caches()
         _imported.add(name)
     return importlib.import_module(name)
 
@@ -51,7 +61,8 @@ def files_of_module(name: str) -> list[Path]:
     Args:
         name: the module's name, as in an `import`.
     """
-    return with_imports(_found(name.split("."), _python_path()))
+    importlib.invalidate_caches()  # files may have been written just before
+    return with_imports(_found(name.split("."), sys.path))
 
 
 def with_imports(files: Sequence[Path]) -> list[Path]:
@@ -59,6 +70,7 @@ def with_imports(files: Sequence[Path]) -> list[Path]:
 
     An imported module is looked for where Python does, and beside the file that imports it.
     """
+    importlib.invalidate_caches()
     found: dict[Path, None] = {}
     waiting = list(files)
     while waiting:
@@ -70,32 +82,28 @@ def with_imports(files: Sequence[Path]) -> list[Path]:
             inside = name.lstrip(".")
             above, parts = len(name) - len(inside), inside.split(".")
             if above:
-                waiting += _found(parts, file.parents[above - 1 : above])
+                waiting += _found(parts, map(str, file.parents[above - 1 : above]))
                 continue
-            waiting += _found(parts, _python_path())
+            waiting += _found(parts, sys.path)
             if parts[0] not in sys.stdlib_module_names:
-                waiting += _found(parts, [file.parent])
+                waiting += _found(parts, [str(file.parent)])
     return list(found)
 
 
-def _python_path() -> list[Path]:
-    return [Path(place) for place in sys.path]
-
-
-def _found(parts: Sequence[str], folders: Sequence[Path]) -> list[Path]:
+def _found(parts: Sequence[str], folders: Iterable[str]) -> list[Path]:
     """Return the files of a module, in the first of some folders that has it."""
     first, *others = parts
     if not first or first in sys.builtin_module_names:
         return []
-    for folder in folders:
-        inside = folder / first
-        if any(is_file(inside / f"__init__{end}") for end in all_suffixes()):
-            return [] if is_installed(inside) else _package(inside)
-        if files := [f for end in all_suffixes() if is_file(f := folder / f"{first}{end}")]:
-            return files[:1]
-        if others and inside.is_dir() and (files := _found(others, [inside])):
-            return files  # of a namespace package, which has no file of its own
-    return []
+    spec = PathFinder.find_spec(first, list(folders))
+    if spec is None:
+        return []
+    if spec.origin is None:  # a namespace package, which has no file of its own
+        return _found(others, spec.submodule_search_locations or ()) if others else []
+    file = Path(spec.origin)
+    if spec.submodule_search_locations is None:
+        return [file]
+    return [] if is_installed(file) else _package(file.parent)
 
 
 def _package(folder: Path) -> list[Path]:
@@ -120,3 +128,38 @@ def _imports(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             start = "." * node.level + (f"{node.module}." if node.module else "")
             yield from (start + item.name for item in node.names)
+
+
+def is_installed(file: Path) -> bool:
+    """Return whether a file stands in an installed package, or is one of Python's own."""
+    place = file.resolve()
+    return any(root == place or root in place.parents for root in _roots())
+
+
+@cache
+def _roots() -> frozenset[Path]:
+    """Return the folders and modules in which everything is installed."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = {Path(sysconfig.get_path(name)).resolve() for name in names}
+    here = Path.cwd()  # a stranger may have named it so
+    searched = [Path(place).resolve() for place in sys.path]
+    folders |= {place for place in searched if place.name in _PACKAGES and place != here}
+    packages = distributions(path=[str(folder) for folder in folders])
+    editable = {place for item in packages for place in _editable(item)}
+    return frozenset(folders | editable | {Path(__file__).resolve().parents[1]})
+
+
+def _editable(distribution: Distribution) -> Iterator[Path]:
+    """Yield the packages of an editable installation; its folder may hold other things too."""
+    text = distribution.read_text("direct_url.json")
+    about = json.loads(text) if text else {}
+    if not about.get("dir_info", {}).get("editable"):
+        return
+    project = Path(unquote(urlsplit(about["url"]).path)).resolve()
+    own = re.sub(r"[-.]+", "_", distribution.metadata["Name"] or "")
+    names = (distribution.read_text("top_level.txt") or own).split()
+    for name in {*names, own.lower()}:
+        spec = PathFinder.find_spec(name, [str(project), str(project / "src")])
+        if spec is not None and spec.origin is not None:
+            file = Path(spec.origin).resolve()
+            yield file.parent if spec.submodule_search_locations else file

@@ -8,9 +8,8 @@ its own, and data files in a file system of fsspec, of which some run templates 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TypeAlias
 
 import yaml
 
@@ -18,8 +17,10 @@ from evomerge.errors import ConfigError
 from evomerge.models.references import is_file
 from evomerge.parsing.values import shown
 from evomerge.parsing.yaml import RefusedError, check_aliases
-from evomerge.trust.installed import is_installed
-from evomerge.trust.modules import files_of_module, with_imports
+from evomerge.trust.modules import files_of_module, is_installed, with_imports
+
+_Parts: TypeAlias = dict[Path, Mapping[Any, Any]]
+"""A YAML file and the files that it includes -> their contents; the file itself comes first."""
 
 _PICKLED = "pandas"  # the builder of `datasets` that reads pickled data frames
 
@@ -28,38 +29,6 @@ _PLAIN = frozenset({"file", "hf", "http", "https"})  # protocols of data files t
 
 class FunctionName(str):
     """What stands behind `!function` in a YAML file: the name of a function, `module.function`."""
-
-
-@dataclass(frozen=True)
-class _TaskFile:
-    """A YAML file, and the files that it includes, each with its content."""
-
-    parts: Mapping[Path, Mapping[Any, Any]]
-
-    def defines(self, names: set[str]) -> bool:
-        """Return whether one of these tasks, groups or tags is defined here.
-
-        What the file itself says of a key takes the place of what the files say that it includes.
-        """
-        own = next(iter(self.parts.values()), {})
-        defined = {
-            name
-            for key in ("task", "group", "tag")
-            for content in ([own] if key in own else self.parts.values())
-            for name in _texts(content.get(key))
-            if key != "task" or isinstance(content[key], str)  # a list is of the tasks of a group
-        }
-        return not defined.isdisjoint(names)
-
-    @property
-    def names(self) -> set[str]:
-        """The tasks and groups that this file needs, and all texts that could be one."""
-        return {
-            name
-            for content in self.parts.values()
-            for key in ("task", "group")
-            for name in _all_texts(content.get(key))
-        }
 
 
 def files_of_tasks(names: Iterable[str], include: Sequence[Path]) -> list[Path]:
@@ -73,19 +42,18 @@ def files_of_tasks(names: Iterable[str], include: Sequence[Path]) -> list[Path]:
         ConfigError: a YAML file in these folders has a tag of Python objects, or aliases that
             expand to a lot, or a task reads pickles.
     """
-    files = [
-        _task_file(path)
+    waiting = [
+        _with_includes(path)
         for folder in include
         if not is_installed(folder)
         for path in sorted(folder.rglob("*.yaml"))
     ]
-    wanted, reached = set(names), []
-    while new := [file for file in files if file not in reached and file.defines(wanted)]:
-        reached += new
-        wanted |= {name for file in new for name in file.names}
+    wanted = set(names)
     found: dict[Path, None] = {}
-    for file in reached:
-        for path, content in file.parts.items():
+    while new := [file for file in waiting if _defines(file, wanted)]:
+        waiting = [file for file in waiting if not any(file is other for other in new)]
+        wanted |= {name for file in new for name in _needed(file)}
+        for path, content in (part for file in new for part in file.items()):
             code = list(_code(content, path))
             if code and not is_installed(path):
                 found[path] = None
@@ -93,16 +61,25 @@ def files_of_tasks(names: Iterable[str], include: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
-def files_of_function(name: str, folder: Path) -> list[Path]:
-    """Return the files of the module of a function, which lm-eval looks for beside the YAML first.
+def _defines(file: _Parts, names: set[str]) -> bool:
+    """Return whether one of these tasks, groups or tags is defined in a file.
 
-    Args:
-        name: what stands behind `!function`.
-        folder: the folder of the YAML file.
+    What the file itself says of a key takes the place of what the files say that it includes.
     """
-    module = name.rpartition(".")[0]
-    beside = folder / f"{module.replace('.', '/')}.py"
-    return [beside.resolve()] if is_file(beside) else files_of_module(module)
+    own = next(iter(file.values()), {})
+    return any(
+        name in names
+        for key in ("task", "group", "tag")
+        for content in ([own] if key in own else file.values())
+        for name in _texts(content.get(key))
+        if key != "task" or isinstance(content[key], str)  # a list is of the tasks of a group
+    )
+
+
+def _needed(file: _Parts) -> Iterator[str]:
+    """Yield the tasks and groups that a file needs, and all texts that could be one."""
+    for content in file.values():
+        yield from _all_texts([content.get("task"), content.get("group")])
 
 
 def files_of_metric(name: str) -> list[Path]:
@@ -116,19 +93,22 @@ def _code(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
     """Yield the files with code that the content of a YAML file names, and the file itself."""
     for value in _values(content):
         if isinstance(value, FunctionName):
-            yield path
-            yield from files_of_function(value, path.parent)
+            module = value.rpartition(".")[0]
+            beside = path.parent / f"{module.replace('.', '/')}.py"  # where lm-eval looks first
+            yield from (path, *([beside] if is_file(beside) else files_of_module(module)))
         elif isinstance(value, Mapping):  # a group can have the keys of its tasks inside
             yield from _metrics_and_data(value, path)
 
 
 def _metrics_and_data(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
     """Yield the files with code that the keys of one task name, and its YAML file itself."""
-    for metric in _metrics(content.get("metric_list")):
-        if files := files_of_metric(metric):
-            yield from files
-        if files or "/" in metric:  # a metric of somebody on the Hub
-            yield path
+    listed = content.get("metric_list")
+    for item in listed if isinstance(listed, list) else []:
+        metric = item.get("metric") if isinstance(item, Mapping) else item
+        if isinstance(metric, str) and not isinstance(metric, FunctionName):
+            files = files_of_metric(metric)
+            if files or "/" in metric:  # a metric of somebody on the Hub
+                yield from (*files, path)
     place, options = content.get("dataset_path"), content.get("dataset_kwargs")
     if place == _PICKLED:
         raise ConfigError(
@@ -136,8 +116,7 @@ def _metrics_and_data(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
             "code when it is read; store the documents as JSON or Parquet."
         )
     if isinstance(place, str) and (files := files_of_metric(place)):
-        yield from files
-        yield path
+        yield from (*files, path)
     if isinstance(options, Mapping) and (
         options.get("trust_remote_code")
         or options.get("storage_options")
@@ -152,62 +131,45 @@ def _is_elsewhere(place: str) -> bool:
     return "::" in place or (bool(separator) and protocol.lower() not in _PLAIN)
 
 
-def _metrics(listed: Any) -> Iterator[str]:
-    for item in listed if isinstance(listed, list) else []:
-        name = item.get("metric") if isinstance(item, Mapping) else item
-        if isinstance(name, str) and not isinstance(name, FunctionName):
-            yield name
-
-
-def _task_file(path: Path) -> _TaskFile:
-    """Read a YAML file and all that it includes. What is no YAML is left for lm-eval to refuse."""
-    parts: dict[Path, Mapping[Any, Any]] = {}
+def _with_includes(path: Path) -> _Parts:
+    """Read a YAML file and all that it includes."""
+    parts: _Parts = {}
     waiting = [path]
     while waiting:
         named = waiting.pop()
         if not is_file(named) or (file := named.resolve()) in parts:
             continue
         content = parts[file] = _content(file)
-        for value in _includes(content):
-            # Versions of lm-eval differ in which of these comes first.
-            waiting += [file.parent / value, Path(value)]
-    return _TaskFile(parts)
-
-
-def _includes(content: Any) -> Iterator[str]:
-    """Yield the files that a content or a part of it includes."""
-    for value in _values(content):
-        if isinstance(value, Mapping):
-            yield from _texts(value.get("include"))
+        for value in _values(content):
+            for name in _texts(value.get("include")) if isinstance(value, Mapping) else ():
+                # Versions of lm-eval differ in which of these comes first.
+                waiting += [file.parent / name, Path(name)]
+    return parts
 
 
 def _content(file: Path) -> Mapping[Any, Any]:
-    try:
-        with file.open("rb") as stream:
-            content = _parsed(stream)
-    except RefusedError as found:
-        raise ConfigError(f"{file}, line {found.line}: {found}.") from None
-    except _UNREADABLE:
-        return {}
-    return content if isinstance(content, Mapping) else {}
-
-
-def _parsed(data: bytes | BinaryIO) -> Any:
-    """Return the content of a YAML file.
+    """Return the content of a YAML file; nothing if it has none that lm-eval can use.
 
     Raises:
-        RefusedError: aliases in it expand to a lot. lm-eval would expand them.
-        yaml.YAMLError: it is no YAML.
+        ConfigError: it makes Python objects, or has aliases that lm-eval would expand to a lot.
     """
-    loader = _Loader(data)
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        check_aliases(node)
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
+        with file.open("rb") as stream:
+            loader = _Loader(stream)
+            try:
+                node = loader.get_single_node()
+                if node is not None:
+                    check_aliases(node)
+                content = None if node is None else loader.construct_document(node)
+            finally:
+                loader.dispose()
+    except RefusedError as found:
+        raise ConfigError(f"{file}, line {found.line}: {found}.") from None
+    except ConfigError:
+        raise
+    except Exception:  # YAML raises anything for values of another type than their tag says
+        return {}
+    return content if isinstance(content, Mapping) else {}
 
 
 def _texts(value: Any) -> list[str]:
@@ -228,14 +190,6 @@ def _values(value: Any) -> Iterator[Any]:
         if isinstance(item, (Mapping, list)) and id(item) not in seen:
             seen.add(id(item))
             waiting += item.values() if isinstance(item, Mapping) else item
-
-
-_UNREADABLE = (
-    *(yaml.YAMLError, OSError, RecursionError),
-    # of the values that have another type than their tag says (`!!timestamp x`)
-    *(ValueError, LookupError, AttributeError, TypeError, ArithmeticError),
-)
-"""What reading a YAML file raises."""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

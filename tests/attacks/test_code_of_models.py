@@ -10,7 +10,7 @@ from evomerge import zoo
 from evomerge.__main__ import run
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.loading import refuse_unsupported
+from evomerge.evaluation.tasks.loading import check_task
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 
@@ -78,4 +78,4 @@ def test_a_task_generates_texts_with_no_other_code(key):
     task = harness._tasks["zoo_maths"]
     task.set_config(key="generation_kwargs", value={key: "stranger/code"}, update=True)
     with pytest.raises(ConfigError, match="would run code from elsewhere"):
-        refuse_unsupported(task, "objectives", allow_code=False)
+        check_task(task, "objectives", allow_code=False)

@@ -192,6 +192,6 @@ def test_a_task_whose_code_ends_python_is_refused(monkeypatch: pytest.MonkeyPatc
     def end(manager: Any, spec: Any) -> Any:
         raise SystemExit(0)
 
-    monkeypatch.setattr(loading, "_load", end)
+    monkeypatch.setattr(loading, "load_tasks", end)
     with pytest.raises(ConfigError, match="task 'mine' could not be loaded: SystemExit: 0; check"):
         loading.load(None, "mine", "objectives")

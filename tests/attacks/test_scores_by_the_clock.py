@@ -10,7 +10,7 @@ from evomerge import zoo
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.loading import refuse_unsupported
+from evomerge.evaluation.tasks.loading import check_task
 from evomerge.setup.runs import prepare
 
 pytestmark = pytest.mark.thorough
@@ -35,4 +35,4 @@ def test_a_task_that_generates_for_a_limited_time_is_refused():
     task = harness._tasks["zoo_maths"]
     task.set_config(key="generation_kwargs", value={"max_time": 5.0}, update=True)
     with pytest.raises(ConfigError, match="'max_time', so its scores would depend on the speed"):
-        refuse_unsupported(task, "objectives", allow_code=False)
+        check_task(task, "objectives", allow_code=False)

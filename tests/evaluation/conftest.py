@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lm_eval.api.task import Task
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -161,19 +160,9 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "t_mutual": {
             **choice,
-            # lm-eval 0.5.0.dev1 takes no other delimiter for this metric.
-            **({"target_delimiter": ""} if hasattr(Task, "scorers") else {}),
             "metric_list": [{"metric": "acc_mutual_info", **metric}],
         },
         "t_inputs": {
-            **choice,
-            "multiple_inputs": True,
-            "doc_to_text": "options",
-            "doc_to_choice": ["{{answer}}"],
-            "doc_to_target": "{{level}}",
-        }
-        if hasattr(Task, "scorers")  # since lm-eval 0.5
-        else {
             **choice,
             "doc_to_text": "level",
             "doc_to_choice": "options",

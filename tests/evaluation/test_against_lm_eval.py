@@ -31,16 +31,6 @@ def no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 IDS = (0, 3, 4, 7, 11, 12, 20, 25, 26, 31, 38, 39)
 
 
-def chosen(ids: Sequence[int]) -> Any:
-    """Return a task's `samples`, such that a logged sample is `samples[its doc_id]`.
-
-    The instances of lm-eval before 0.5 have their places among `ids` as `doc_id`.
-    """
-    return (
-        dict(zip(ids, ids, strict=True)) if hasattr(lm_eval.api.task.Task, "scorers") else list(ids)
-    )
-
-
 def reference(
     model: Any, tokenizer: Any, tasks: Path, names: Sequence[str], **options: Any
 ) -> dict[str, Any]:
@@ -49,7 +39,7 @@ def reference(
         model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1),
         tasks=list(names),
         task_manager=manager,
-        samples={name: chosen(IDS) for name in names},
+        samples={name: list(IDS) for name in names},
         bootstrap_iters=0,
         log_samples=True,
         **options,
@@ -253,7 +243,7 @@ def test_only_the_text_behind_the_reasoning_is_the_answer(
         model=lm,
         tasks=["t_generate"],
         task_manager=manager,
-        samples={"t_generate": chosen(IDS)},
+        samples={"t_generate": list(IDS)},
         bootstrap_iters=0,
         log_samples=True,
     )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.racing import Race, chance, check_means, score_in_race
-from evomerge.evaluation.tasks.functions import Function
+from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.scores import Objective, Scores, fitness, fitness_error
@@ -53,7 +53,7 @@ def evaluator_of() -> Evaluator:
     """An evaluator of models that are lists of values."""
     info = TaskInfo("t", "function", COUNT, {"acc": MetricInfo(True, True)})
     body = lambda model, tokenizer, ids: {"acc": [model[i] for i in ids]}  # noqa: E731
-    evaluator = Evaluator(None, [Function(body, info)])
+    evaluator = Evaluator(None, [ObjectiveFunction(body, info)])
     evaluator.prepare(None, None, {"search": {"t": range(COUNT)}})
     return evaluator
 

@@ -20,8 +20,7 @@ from evomerge.errors import DeviceError, SearchError
 from evomerge.execute.inline import InlineExecutor
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Job, RunJobs
-from evomerge.execute.remote import RemoteExecutor
-from evomerge.execute.remote_worker import LostMachineError
+from evomerge.execute.remote import LostMachineError, RemoteExecutor
 from evomerge.scores import Failure, Outcome
 from evomerge.testing import check_executor
 from evomerge.testing.executors import Pretend, job_of

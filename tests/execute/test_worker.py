@@ -13,7 +13,7 @@ import torch
 
 from evomerge.errors import CheckpointError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.tasks.functions import Function
+from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
@@ -58,7 +58,7 @@ class Bench:
             return [body(model)] * len(documents)
 
         info = TaskInfo("judge", "function", 3, {"score": MetricInfo(True, is_mean=True)})
-        evaluator = Evaluator(None, [Function(judge, info)])
+        evaluator = Evaluator(None, [ObjectiveFunction(judge, info)])
         self.worker = Worker(make, evaluator, {"search": {"judge": [0, 1]}}, [recipe(PATHS[0])])
 
     def score(self, number: int) -> Scores | Failure:

@@ -39,7 +39,7 @@ IMPORTED = (
     "transformers.tokenization_utils_tokenizers",
     "evomerge.cli.commands",
     "evomerge.cli.live",
-    "evomerge.evaluation.single",
+    "evomerge.evaluation.evaluator",
     "evomerge.evaluation.tasks.harness",
     "evomerge.execute.inline",
     "evomerge.execute.worker",

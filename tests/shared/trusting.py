@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from evomerge.trust.consent import record
-from evomerge.trust.files import allow, read_code
+from evomerge.trust.consent import allow, read_code, record
 
 
 def trust(*paths: Path) -> None:

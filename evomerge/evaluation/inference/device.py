@@ -21,14 +21,13 @@ def choose_device(wanted: str) -> str:
     """
     import torch
 
+    found = torch.accelerator.current_accelerator(check_available=True)
     if wanted == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
         return str(found) if found is not None else "cpu"
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        found = torch.accelerator.current_accelerator(check_available=True)
         usable = "auto or cpu" if found is None else f"auto, cpu or {found.type}"
         raise ConfigError(
             f"`evaluation.device` is {wanted!r}, which cannot be used here ({reason}); use "
@@ -61,11 +60,9 @@ def use_only(devices: Sequence[str]) -> None:
     """
     if not devices:
         return
-    numbers = [int(device.partition(":")[2]) for device in devices]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(number) for number in numbers]
-    if visible:
-        names = [visible.split(",")[number].strip() for number in numbers]
+    names = [device.partition(":")[2] for device in devices]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        names = [visible.split(",")[int(number)].strip() for number in names]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
 
 
@@ -148,20 +145,18 @@ def fastest_threads(score: Callable[[], object]) -> int:
     most = torch.get_num_threads()
     if most == 1:
         return 1
+    seconds: dict[int, float] = {}
     try:
-        seconds = {}
         for threads in (1, most):
             torch.set_num_threads(threads)
             score()
-            seconds[threads] = min(_seconds(score), _seconds(score))
+            for _ in range(2):
+                began = time.perf_counter()
+                score()
+                passed = time.perf_counter() - began
+                seconds[threads] = min(passed, seconds.get(threads, passed))
     finally:
         torch.set_num_threads(most)
     chosen = most if seconds[most] * _GAIN < seconds[1] else 1
     log.info("Scoring on %d CPU threads (seconds for a few documents: %s).", chosen, seconds)
     return chosen
-
-
-def _seconds(score: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    score()
-    return time.perf_counter() - began

@@ -9,69 +9,21 @@ output head only where a target is (benchmarks/backends.py has figures).
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import torch
 
+from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError, DeviceError, one_line
 from evomerge.evaluation.inference.forward import DocumentRequests, Forward
-from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.likelihood import LogLikelihood
-from evomerge.evaluation.inference.reference import ReferenceLM
-from evomerge.evaluation.inference.request import Request
+from evomerge.evaluation.inference.reference import ReferenceLM, Request
 from evomerge.evaluation.inference.rows import Continuation
-
-Weights: TypeAlias = Iterator[tuple[str, Any]]
-"""Names and tensors of a checkpoint."""
-
-TokenLogprob: TypeAlias = tuple[float, bool]
-"""A token's log-probability, and whether no other token is more likely."""
+from evomerge.evaluation.inference.vllm import VllmEngine
 
 _TRIED = 64  # tokens of the text with which an engine is tried
 _TOLERANCE = 0.25  # mean difference of its log-probabilities; wrong weights make it larger than 1
-
-
-class Engine(Protocol):
-    """An inference engine whose weights can be replaced.
-
-    Attributes:
-        max_length: maximum number of tokens of a text that `token_logprobs` can score.
-    """
-
-    max_length: int
-
-    def load(self, weights: Weights) -> None:
-        """Replace the model's weights; names and shapes are those of the checkpoint.
-
-        Raises:
-            CandidateError: the names or shapes are not those of the engine's model.
-            DeviceError: the weights could not be loaded, so the engine cannot be used any more.
-        """
-        ...
-
-    def token_logprobs(
-        self, texts: Sequence[Sequence[int]], counts: Sequence[int]
-    ) -> list[list[TokenLogprob]]:
-        """Return the log-probabilities of the last tokens of each text.
-
-        Args:
-            texts: token ids.
-            counts: for each text, the number of its last tokens that are scored; smaller than the
-                number of its tokens, since the first token has no log-probability.
-
-        Raises:
-            DeviceError: the engine failed and cannot be used any more.
-        """
-        ...
-
-    def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return the new tokens of each prompt, up to a stop sequence or the limit.
-
-        Raises:
-            DeviceError: the engine failed and cannot be used any more.
-        """
-        ...
 
 
 class EngineForward:
@@ -84,7 +36,7 @@ class EngineForward:
     """
 
     def __init__(
-        self, reference: ReferenceLM, engine: Engine, scorer: Forward | None = None
+        self, reference: ReferenceLM, engine: VllmEngine, scorer: Forward | None = None
     ) -> None:
         self.reference, self.engine, self.scorer = reference, engine, scorer
         if scorer is None:
@@ -95,10 +47,6 @@ class EngineForward:
     def check(self, model: Any, tasks: Sequence[Sequence[DocumentRequests]]) -> None:
         """Check that all requests can be answered by this backend, and try the engine.
 
-        Args:
-            model: a model of the engine's architecture.
-            tasks: for each task, the requests of each document.
-
         Raises:
             ConfigError: a task or the model's generation config asks for more than greedy decoding
                 or sampling, or the engine cannot run the model, or its log-probabilities are not
@@ -107,19 +55,14 @@ class EngineForward:
         requests = [r for task in tasks for document in task for r in document]
         prompted = [request for request in requests if request.kind == "generate_until"]
         setting = unsupported_setting(model.generation_config)
-        if setting is not None and prompted:
-            raise ConfigError(
-                f"evaluation.backend is 'vllm', which generates greedily or samples, but the "
-                f"model's generation_config.json also sets {setting!r}; remove it there, or use "
-                "the backend 'hf'."
-            )
         for request in prompted:
             if request.prompt is None:
+                also = "" if setting is None else f", which sets {setting!r},"
                 raise ConfigError(
                     f"evaluation.backend is 'vllm', which generates greedily or samples with "
                     f"temperature, top_k, top_p and min_p, but the generation_kwargs of task "
-                    f"{request.instance.task_name!r}, or the model's generation_config.json, ask "
-                    "for more; remove it there, or use the backend 'hf'."
+                    f"{request.instance.task_name!r}, or the model's generation_config.json{also} "
+                    "ask for more; remove it there, or use the backend 'hf'."
                 )
         text = next(iter(_texts(requests)), [0, 0])[:_TRIED]
         try:
@@ -144,11 +87,7 @@ class EngineForward:
             self.scorer.check(model, [_scored(task) for task in tasks])
 
     def __call__(self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]) -> None:
-        """Store the answers of a model to all requests in them.
-
-        Args:
-            model: a model of the engine's architecture, whose weights are loaded into the engine.
-            key: identifies this set of documents; their batches are cached by it.
+        """Store the answers of a model to all requests in them; see `Forward`.
 
         Raises:
             CandidateError: a log-likelihood is NaN, or the model is not of the engine's
@@ -162,19 +101,17 @@ class EngineForward:
         if prompted or (scored and self.scorer is None):
             self.engine.load(checkpoint_weights(model))
         if scored and self.scorer is None:
-            self._answer_scored([request for document in scored for request in document])
+            requests = [request for document in scored for request in document]
+            scores = iter(self._score([c for request in requests for c in request.continuations]))
+            for request in requests:
+                request.answer_scored([next(scores) for _ in request.continuations])
         prompts = [prompt for request in prompted for prompt in request.prompts]
         generated = iter(self.engine.generate(prompts) if prompts else [])
         for request in prompted:
             self.reference.answer(request, [next(generated) for _ in request.prompts])
 
-    def _answer_scored(self, requests: Sequence[Request]) -> None:
-        """Score all continuations with the engine, and store the sums in the requests."""
-        scores = iter(self._score([c for request in requests for c in request.continuations]))
-        for request in requests:
-            request.answer_scored([next(scores) for _ in request.continuations])
-
     def _score(self, continuations: Sequence[Continuation]) -> list[LogLikelihood]:
+        """Score continuations with the engine, each different text once."""
         texts = [(*continuation.tokens, continuation.targets[-1]) for continuation in continuations]
         counts: dict[tuple[int, ...], int] = {}  # of each different text
         for text, continuation in zip(texts, continuations, strict=True):
@@ -206,29 +143,9 @@ def _texts(requests: Iterable[Request]) -> Iterator[list[int]]:
 
 
 def _mean_difference(model: Any, text: Sequence[int], logprobs: Sequence[float]) -> float:
-    """Return the mean absolute difference of log-probabilities to those of transformers.
-
-    Args:
-        model: the model.
-        text: token ids.
-        logprobs: the log-probabilities of all tokens of the text but the first.
-    """
+    """Return the mean difference to transformers, of all tokens of a text but the first."""
     tokens = torch.tensor([text], device=model.device)
     with torch.inference_mode():
         logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
     own = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
     return float((own - torch.tensor(logprobs, device=own.device)).abs().mean())
-
-
-def checkpoint_weights(model: Any) -> Weights:
-    """Yield a model's weights with the names and shapes of its checkpoint.
-
-    transformers 5 stacks, splits and renames tensors when it loads a checkpoint (experts, for
-    example); that is reverted here. Older versions load tensors as they are.
-    """
-    state = model.state_dict()
-    try:
-        from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:
-        return iter(state.items())
-    return iter(revert_weight_conversion(model, state).items())

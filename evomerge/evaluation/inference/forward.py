@@ -18,14 +18,13 @@ import torch
 
 from evomerge.errors import CandidateError, ConfigError, EvomergeError, one_line
 from evomerge.evaluation.inference import generation, likelihood
+from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.inference.generation import Prompt, Stops
 from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.likelihood import Batch, LogLikelihood
-from evomerge.evaluation.inference.memory import batching, is_device_failure, is_exhausted
-from evomerge.evaluation.inference.prefix import by_prefix
-from evomerge.evaluation.inference.reference import ReferenceLM
-from evomerge.evaluation.inference.request import Request
-from evomerge.evaluation.inference.rows import Row, pack, separate
+from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted
+from evomerge.evaluation.inference.reference import ReferenceLM, Request
+from evomerge.evaluation.inference.rows import Row, by_prefix, pack, separate
 
 log = logging.getLogger(__name__)
 
@@ -39,25 +38,14 @@ _CHECKED = 4  # documents of each task that are used to compare the ways of runn
 
 @dataclass
 class _Prepared:
-    """The batches for one set of documents.
+    """The batches for one set of documents."""
 
-    Attributes:
-        scored: requests whose continuations are scored; these are indexed one after the other.
-        continuations: number of continuations.
-        batches: the rows that score them.
-        prompted: requests to generate for with our own loop.
-        prompts: their prompts, one after the other.
-        groups: batches of indices into `prompts`.
-        others: requests that lm-eval generates for.
-    """
-
-    scored: list[Request]
-    continuations: int
+    scored: list[Request]  # their continuations are indexed one after the other
     batches: list[Batch]
-    prompted: list[Request]
+    prompted: list[Request]  # those that our own loop generates for
     prompts: list[Prompt]
-    groups: list[list[int]]
-    others: list[Request]
+    groups: list[list[int]]  # batches of indices into `prompts`
+    others: list[Request]  # those that lm-eval generates for
 
 
 class Forward:
@@ -96,21 +84,28 @@ class Forward:
         """Run a model on all requests of some documents and store the answers in the requests.
 
         Args:
-            key: identifies this set of documents; their batches are cached by it.
+            key: identifies this set of documents; their batches are kept by it.
 
         Raises:
             CandidateError: a single row does not fit into memory, or a result is NaN.
         """
         while True:
             try:
-                prepared = self._prepare(model, key, documents)
-                self._score(model, prepared)
-                self._answer_prompts(model, prepared)
+                self._answer(model, self._prepare(model, key, documents))
                 return
             except RuntimeError as error:
                 if not is_exhausted(error):
                     raise
-                self._shrink(error)
+                if self.batching.is_least:
+                    raise CandidateError(
+                        "One document alone does not fit into the device's memory; use a smaller "
+                        "model, shorter prompts, or a device with more memory."
+                    ) from error
+                self.halve(self.oom_backoffs + 1)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                most = self.batching.tokens
+                log.warning("Memory ran out; batches now hold at most %d tokens.", most)
 
     def check(self, model: Any, tasks: Sequence[Sequence[DocumentRequests]]) -> None:
         """Choose the fastest ways that give this model the right results on a few documents.
@@ -165,10 +160,8 @@ class Forward:
         ways = ((True, True), (True, False), (False, True), (False, False))
         self.packed, self.gather = next((way for way in ways if is_right(*way, False)), ways[-1])
         self.shared = is_right(self.packed, self.gather, True)
-        log.debug(
-            "log-likelihoods: packed=%s, gather=%s, shared=%s",
-            *(self.packed, self.gather, self.shared),
-        )
+        chosen = (self.packed, self.gather, self.shared)
+        log.debug("log-likelihoods: packed=%s, gather=%s, shared=%s", *chosen)
 
     def _check_generation(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
         """Compare our own loop with lm-eval's; greedily, since random draws end differently."""
@@ -177,7 +170,8 @@ class Forward:
         with _refusing(model):
             theirs = self.reference.greedy_texts(model, requests)
         try:
-            ours = self.generate(model, prompts, self.generation_batches(prompts))
+            groups = generation.make_batches(prompts, self.batching)
+            ours = self.generate(model, prompts, groups)
             self.own_loop = all(
                 self._is_same(model, prompt, tokens, text)
                 for tokens, prompt, text in zip(ours, prompts, theirs, strict=True)
@@ -210,11 +204,10 @@ class Forward:
         prompts = [prompt for request in prompted for prompt in request.prompts]
         prepared = _Prepared(
             scored=[r for r in requests if r.kind != "generate_until"],
-            continuations=sum(len(request.continuations) for request in requests),
             batches=self._batches(rows, model.device, self.shared),
             prompted=prompted,
             prompts=prompts,
-            groups=self.generation_batches(prompts),
+            groups=generation.make_batches(prompts, self.batching),
             others=[request for request in requests if self._is_left(request)],
         )
         while len(self._prepared) >= _MAX_PREPARED:
@@ -230,15 +223,14 @@ class Forward:
                 batches.append(Batch.of([rest[i] for i in group], self.pad, device, prefix))
         return batches
 
-    def _score(self, model: Any, prepared: _Prepared) -> None:
-        scores = likelihood.score(model, prepared.batches, prepared.continuations, self.gather)
+    def _answer(self, model: Any, prepared: _Prepared) -> None:
+        count = sum(len(request.continuations) for request in prepared.scored)
+        scores = likelihood.score(model, prepared.batches, count, self.gather)
         if any(math.isnan(total) for total, _ in scores):
             raise CandidateError("The model's log-likelihoods are not numbers (NaN).")
         remaining = iter(scores)
         for request in prepared.scored:
             request.answer_scored([next(remaining) for _ in request.continuations])
-
-    def _answer_prompts(self, model: Any, prepared: _Prepared) -> None:
         generated = iter(self.generate(model, prepared.prompts, prepared.groups))
         for request in prepared.prompted:
             self.reference.answer(request, [next(generated) for _ in request.prompts])
@@ -251,18 +243,10 @@ class Forward:
             self.batching, self.oom_backoffs = self.batching.halved(), self.oom_backoffs + 1
             self._prepared.clear()
 
-    def generation_batches(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return batches of indices into `prompts`."""
-        return generation.make_batches(prompts, self.batching)
-
     def generate(
         self, model: Any, prompts: Sequence[Prompt], groups: Sequence[Sequence[int]]
     ) -> list[list[int]]:
-        """Return the new tokens of each prompt.
-
-        Args:
-            groups: batches of indices into `prompts`, from `generation_batches`.
-        """
+        """Return the new tokens of each prompt, batch by batch (`generation.make_batches`)."""
         generated: list[list[int]] = [[] for _ in prompts]
         for group in groups:
             stops = prompts[group[0]].stops
@@ -274,24 +258,9 @@ class Forward:
                 generated[index] = new
         return generated
 
-    def _shrink(self, error: RuntimeError) -> None:
-        if self.batching.is_least:
-            raise CandidateError(
-                "One document alone does not fit into the device's memory; use a smaller model, "
-                "shorter prompts, or a device with more memory."
-            ) from error
-        self.halve(self.oom_backoffs + 1)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        log.warning("Memory ran out; batches now hold at most %d tokens.", self.batching.tokens)
-
 
 def continuation_rows(documents: Sequence[DocumentRequests], packed: bool) -> list[Row]:
-    """Return the rows that score the documents' continuations, indexed one after the other.
-
-    Args:
-        packed: whether the continuations of a document share rows.
-    """
+    """Return the rows that score the documents' continuations, indexed one after the other."""
     rows: list[Row] = []
     start = 0
     for requests in documents:
@@ -327,12 +296,7 @@ def _agree(one: LogLikelihood, other: LogLikelihood, targets: int, dtype: torch.
 
 @contextmanager
 def _refusing(model: Any) -> Iterator[None]:
-    """Turn an error of a plain run of the model into a sentence, since no other way is left.
-
-    Raises:
-        ConfigError: the block raises anything but an error of evomerge, a lack of memory, or the
-            failure of a device.
-    """
+    """Turn an error of a plain run of the model into a sentence, since no other way is left."""
     try:
         yield
     except EvomergeError:

@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evomerge.compat.transformers import cache_options
 from evomerge.errors import CandidateError
 from evomerge.evaluation.inference.batches import Batching
 from evomerge.evaluation.inference.generation_config import unsupported_setting
-from evomerge.evaluation.inference.sampling import Draws, Sampling
+from evomerge.evaluation.inference.sampling import Sampling, drawer
 
 _WIDER = 4  # batches may hold 4 x the tokens of a scoring batch: most steps read one token a row
 _LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, as in lm-eval
@@ -46,10 +47,7 @@ class Prompt:
 
 
 class Stops:
-    """Detects stop sequences at the end of generated tokens.
-
-    Results are cached by the last tokens, because decoding them is slow.
-    """
+    """Detects stop sequences at the end of generated tokens; keeps what was decoded, for speed."""
 
     def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
         self._tokenizer, self._stops = tokenizer, stops
@@ -67,11 +65,7 @@ class Stops:
 
 
 def is_plain(model: Any) -> bool:
-    """Return whether `continue_prompts` can be used instead of the model's own `generate`.
-
-    The model must take position ids, and each setting of its generation config must be one that
-    our own generation supports.
-    """
+    """Return whether `continue_prompts` can be used instead of the model's own `generate`."""
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     return takes_positions and unsupported_setting(model.generation_config) is None
 
@@ -102,7 +96,6 @@ def continue_prompts(
 
     Args:
         prompts: one batch; all have the same stops, limit and sampling.
-        stops: detects these stop sequences.
         pad: the token id to pad with.
 
     Raises:
@@ -125,10 +118,10 @@ def continue_prompts(
     rows = list(range(len(prompts)))  # the prompt that each row of the tensors belongs to
     open_rows = set(rows)
     cache = DynamicCache(config=model.config.get_text_config())
-    options = _options(model, cache)
+    options = cache_options(model, cache, last=True)
     sampling = prompts[0].sampling
     seeds = [prompt.seed for prompt in prompts]
-    draw = None if sampling is None else Draws(sampling, seeds, device)
+    draw = None if sampling is None else drawer(sampling, seeds, device)
     with torch.inference_mode(), contiguous_head(model):
         for step in range(prompts[0].limit):
             output = model(
@@ -167,22 +160,13 @@ def end_tokens(model: Any) -> set[int]:
     return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {ends}
 
 
-def cache_argument(model: Any) -> str:
-    """Return the name of the forward argument that takes the cache of keys and values.
-
-    It depends on the version of transformers.
-    """
-    known = inspect.signature(model.forward).parameters
-    return "cache" if "cache" in known else "past_key_values"
-
-
 @contextmanager
 def contiguous_head(model: Any) -> Iterator[None]:
     """Let a hook copy what the output head reads into contiguous memory.
 
-    transformers feeds the head a slice of the hidden states, `hidden[:, -1:, :]`. For such a
-    slice of several rows, torch multiplies with one copy of the head's weight for each row if the
-    weight has no gradient: with 49,000 tokens and 100 rows, gigabytes and four times the CPU time.
+    For the slice `hidden[:, -1:, :]` of several rows, torch multiplies with one copy of the head's
+    weight for each row if the weight has no gradient: with 49,000 tokens and 100 rows, gigabytes
+    and four times the CPU time.
     """
     head = model.get_output_embeddings()
     if head is None:
@@ -197,21 +181,11 @@ def contiguous_head(model: Any) -> Iterator[None]:
         handle.remove()
 
 
-def _options(model: Any, cache: Any) -> dict[str, Any]:
-    """Return forward arguments: the cache, and logits of the last position only if supported."""
-    known = inspect.signature(model.forward).parameters
-    options: dict[str, Any] = {cache_argument(model): cache}
-    if "logits_to_keep" in known:
-        options["logits_to_keep"] = 1
-    return options
-
-
 def is_greedy_up_to_rounding(model: Any, prompt: Prompt, generated: Sequence[int]) -> bool:
     """Return whether each new token has the highest logit of its position, up to rounding.
 
-    The logits come from one forward pass without a cache. This is checked where two runs of a
-    model give different texts: at a near tie either token is right, and after it the texts
-    cannot be compared.
+    This is checked where two runs of a model give different texts: at a near tie either token is
+    right, and after it the texts cannot be compared.
     """
     import torch
 

@@ -51,80 +51,39 @@ def _tokens(value: Any) -> bool:
     return all(map(_token, value)) if isinstance(value, list) and value else _token(value)
 
 
-def _anything(value: Any) -> bool:
-    return True
-
-
-def _only(*values: Any) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, (bool, int, float)) and value in values
+def _only(value: float) -> Callable[[Any], bool]:
+    return lambda found: isinstance(found, (bool, int, float)) and found == value
 
 
 SUPPORTED: Mapping[str, Supported] = {
-    **dict.fromkeys(("max_length", "temperature"), Supported(_number, _PASSED)),
-    **dict.fromkeys(("do_sample", "use_cache"), Supported(_flag, _PASSED)),
-    "pad_token_id": Supported(_token, _PASSED),
-    "eos_token_id": Supported(_tokens, _IMPLEMENTED),
-    **dict.fromkeys(("top_k", "top_p", "min_p"), Supported(_number, _DRAWN)),
-    **dict.fromkeys(
-        ("typical_p", "epsilon_cutoff", "eta_cutoff", "top_h"), Supported(_number, _DRAWN_IDLE)
-    ),
-    "early_stopping": Supported(lambda value: _flag(value) or value == "never", _BEAMS),
-    **dict.fromkeys(("length_penalty", "diversity_penalty"), Supported(_number, _BEAMS)),
-    **dict.fromkeys(
-        (
-            "num_assistant_tokens",
-            "assistant_confidence_threshold",
-            "assistant_lookbehind",
-            "target_lookbehind",
-            "max_matching_ngram_size",
-        ),
-        Supported(_number, _ASSISTED),
-    ),
-    "num_assistant_tokens_schedule": Supported(lambda value: isinstance(value, str), _ASSISTED),
-    "bos_token_id": Supported(_token, "read only if there is no prompt"),
-    "decoder_start_token_id": Supported(_token, "read only by models with an encoder"),
-    "disable_compile": Supported(_flag, "read only with a static cache"),
-    **dict.fromkeys(
-        ("output_scores", "output_logits"),
-        Supported(_flag, "read only with `return_dict_in_generate`"),
-    ),
-    **dict.fromkeys(
-        (
-            "repetition_penalty",
-            "encoder_repetition_penalty",
-            "num_beams",
-            "num_beam_groups",
-            "num_return_sequences",
-            "guidance_scale",
-        ),
-        Supported(_only(1), _IDLE),
-    ),
-    **dict.fromkeys(
-        (
-            "min_length",
-            "no_repeat_ngram_size",
-            "encoder_no_repeat_ngram_size",
-        ),
-        Supported(_only(0), _IDLE),
-    ),
-    **dict.fromkeys(
-        (
-            "renormalize_logits",
-            "remove_invalid_values",
-            "token_healing",
-            "use_mtp",
-            "is_assistant",
-            "low_memory",
-            "output_attentions",
-            "output_hidden_states",
-            "return_dict_in_generate",
-        ),
-        Supported(_only(False), _IDLE),
-    ),
-    **dict.fromkeys(
-        ("transformers_version", "_from_model_config", "_commit_hash", "_original_object_hash"),
-        Supported(_anything, _NOTED),
-    ),
+    name: Supported(allows, reason)
+    for names, allows, reason in (
+        ("max_length temperature", _number, _PASSED),
+        ("do_sample use_cache", _flag, _PASSED),
+        ("pad_token_id", _token, _PASSED),
+        ("eos_token_id", _tokens, _IMPLEMENTED),
+        ("top_k top_p min_p", _number, _DRAWN),
+        ("typical_p epsilon_cutoff eta_cutoff top_h", _number, _DRAWN_IDLE),
+        ("early_stopping", lambda value: _flag(value) or value == "never", _BEAMS),
+        ("length_penalty diversity_penalty", _number, _BEAMS),
+        ("num_assistant_tokens assistant_confidence_threshold", _number, _ASSISTED),
+        ("assistant_lookbehind target_lookbehind max_matching_ngram_size", _number, _ASSISTED),
+        ("num_assistant_tokens_schedule", lambda value: isinstance(value, str), _ASSISTED),
+        ("bos_token_id", _token, "read only if there is no prompt"),
+        ("decoder_start_token_id", _token, "read only by models with an encoder"),
+        ("disable_compile", _flag, "read only with a static cache"),
+        ("output_scores output_logits", _flag, "read only with `return_dict_in_generate`"),
+        ("repetition_penalty encoder_repetition_penalty guidance_scale", _only(1), _IDLE),
+        ("num_beams num_beam_groups num_return_sequences", _only(1), _IDLE),
+        ("min_length no_repeat_ngram_size encoder_no_repeat_ngram_size", _only(0), _IDLE),
+        ("renormalize_logits remove_invalid_values token_healing", _only(False), _IDLE),
+        ("use_mtp is_assistant low_memory", _only(False), _IDLE),
+        ("output_attentions output_hidden_states", _only(False), _IDLE),
+        ("return_dict_in_generate", _only(False), _IDLE),
+        ("transformers_version _from_model_config", lambda value: True, _NOTED),
+        ("_commit_hash _original_object_hash", lambda value: True, _NOTED),
+    )
+    for name in names.split()
 }
 """Setting -> the values that our own generation supports, besides None and the default."""
 

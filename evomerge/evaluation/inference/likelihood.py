@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from evomerge.evaluation.inference.generation import cache_argument
-from evomerge.evaluation.inference.prefix import Prefix, PrefixCache
-from evomerge.evaluation.inference.rows import Row
+from evomerge.compat.transformers import cache_options
+from evomerge.evaluation.inference.rows import Prefix, Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LogLikelihood: TypeAlias = tuple[float, bool]
 """A continuation's log-likelihood, and whether greedy decoding would produce it."""
+
+_Layers: TypeAlias = list[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of each layer, (1, heads, length, features)."""
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Batch:
         targets: (targets,) int64, those of all continuations one after the other.
         starts: (continuations,) for each continuation, where its targets begin in `targets`.
         indices: for each continuation, its index.
-        prefix: tokens before every row and are not part of `tokens`.
+        prefix: tokens before every row, which are not part of `tokens`.
     """
 
     tokens: torch.Tensor
@@ -63,9 +65,11 @@ class Batch:
         length = max(len(row) for row in rows)
         packed = bool(prefix) or any(row.branch[-1] for row in rows)
 
+        def tensor(values: Any) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.int64, device=device)
+
         def table(name: str, fill: int) -> torch.Tensor:
-            cells = [getattr(row, name) + [fill] * (length - len(row)) for row in rows]
-            return torch.tensor(cells, dtype=torch.int64, device=device)
+            return tensor([getattr(row, name) + [fill] * (length - len(row)) for row in rows])
 
         scored: dict[tuple[int, int], int] = {}
         index: list[int] = []
@@ -82,9 +86,9 @@ class Batch:
             tokens=table("tokens", pad),
             positions=table("positions", 0) if packed else None,
             branch=table("branch", -1) if packed else None,
-            where=torch.tensor(list(scored), dtype=torch.int64, device=device).T,
-            index=torch.tensor(index, dtype=torch.int64, device=device),
-            targets=torch.tensor(targets, dtype=torch.int64, device=device),
+            where=tensor(list(scored)).T,
+            index=tensor(index),
+            targets=tensor(targets),
             starts=np.array(starts, dtype=np.intp),
             indices=indices,
             prefix=prefix,
@@ -106,10 +110,14 @@ def score(
     """
     totals = np.full(count, np.nan)
     greedy = np.zeros(count, dtype=bool)
-    prefixes = PrefixCache(model)
+    prefix: Prefix = ()
+    layers: _Layers = []
     with torch.inference_mode():
         for batch in batches:
-            logits = _logits(model, batch, gather, prefixes).to(batch.index.device)
+            if batch.prefix and batch.prefix != prefix:
+                layers = []  # two prefixes may not fit
+                prefix, layers = batch.prefix, _read(model, batch.prefix)
+            logits = _logits(model, batch, gather, layers).to(batch.index.device)
             scores = torch.log_softmax(logits, dim=-1)
             picked = scores[batch.index, batch.targets]
             hit = scores.argmax(dim=-1)[batch.index] == batch.targets
@@ -120,11 +128,29 @@ def score(
     return list(zip(totals.tolist(), greedy.tolist(), strict=True))
 
 
-def _logits(model: Any, batch: Batch, gather: bool, prefixes: PrefixCache) -> torch.Tensor:
+def _read(model: Any, prefix: Prefix) -> _Layers:
+    """Return the keys and values of a prefix."""
+    from transformers import DynamicCache
+
+    cache: Any = DynamicCache()
+    tokens = torch.tensor([prefix], device=model.device)
+    model(input_ids=tokens, use_cache=True, **cache_options(model, cache, last=True))
+    layers = [(layer.keys, layer.values) for layer in cache.layers]
+    if not layers:
+        raise ValueError("the model has no cache of keys and values")
+    return layers
+
+
+def _logits(model: Any, batch: Batch, gather: bool, layers: _Layers) -> torch.Tensor:
     """Return the logits at the scored positions, (scored, vocabulary)."""
     inputs: dict[str, Any] = {"input_ids": batch.tokens, "use_cache": False}
     if batch.prefix:
-        inputs[cache_argument(model)] = prefixes.cache(batch.prefix, len(batch.tokens))
+        from transformers import DynamicCache
+
+        cache, rows = DynamicCache(), len(batch.tokens)
+        for place, (keys, values) in enumerate(layers):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), place)
+        inputs |= cache_options(model, cache)
     if batch.branch is not None:
         inputs["position_ids"] = batch.positions
         inputs["attention_mask"] = attention_mask(model, batch)
@@ -149,12 +175,11 @@ def _head_on(model: Any, where: torch.Tensor) -> Iterator[None]:
 
     Operations of an architecture on its logits (soft caps, scales) are applied to these as usual.
     """
-    head = model.get_output_embeddings()
 
     def narrow(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (select(inputs[0], where), *inputs[1:])
 
-    handle = head.register_forward_pre_hook(narrow)
+    handle = model.get_output_embeddings().register_forward_pre_hook(narrow)
     try:
         yield
     finally:
@@ -180,10 +205,9 @@ def attention_mask(model: Any, batch: Batch) -> Any:
     allowed = ((seen == 0) | (seen == seen_by)) & (distance >= 0)
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
     full = _additive(allowed, model.dtype)
     windowed = _additive(allowed & (distance < window), model.dtype) if window else full
-    if "sliding_attention" in kinds:
+    if "sliding_attention" in set(getattr(config, "layer_types", None) or ()):
         return {"full_attention": full, "sliding_attention": windowed}
     return windowed
 

@@ -1,28 +1,20 @@
 """lm-eval's own model class, HFLM: the reference for tokenisation and generation.
 
-What this file uses of lm-eval, 0.4.10 and newer:
-
-- of `HFLM`: the constructor with a model in memory, `tok_encode`, `tok_batch_encode`,
-  `tok_decode`, `eot_token_id`, `prefix_token_id`, `max_length`, `max_gen_toks`,
-  `apply_chat_template`, `tokenizer_name`, `generate_until`; private: `_encode_pair`, and `_model`,
-  which is replaced by the next candidate;
-- `lm_eval.utils.get_rolling_token_windows` and `make_disjoint_window`;
-  `lm_eval.models.utils.normalize_gen_kwargs`, `handle_stop_sequences` and
-  `postprocess_generated_text`.
+What is private in lm-eval, or differs between its versions, is in `evomerge.compat.lm_eval`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from evomerge.compat.lm_eval import encode_pair, replace_model
 from evomerge.errors import ConfigError, one_line
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.quiet import quiet, seeded
-from evomerge.evaluation.inference.request import Request
 from evomerge.evaluation.inference.rows import Continuation
 from evomerge.evaluation.inference.sampling import (
     SETTINGS,
@@ -34,7 +26,55 @@ from evomerge.evaluation.inference.sampling import (
 if TYPE_CHECKING:
     import torch
 
+    from evomerge.evaluation.inference.likelihood import LogLikelihood
+
 Instance: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Request:
+    """An lm-eval `Instance` and its tokens.
+
+    Attributes:
+        instance: the `Instance`; the model's answer goes into its `resps`.
+        continuations: the continuations to score: one for `loglikelihood`, one for each window of
+            the text for `loglikelihood_rolling`, none for `generate_until`.
+        prompt: the prompt to continue. None for requests that are scored, and for generation with
+            more than greedy decoding or plain sampling (beams, penalties), which lm-eval does.
+        seeds: the seeds of the texts that are sampled in answer, one for each repeat of the task;
+            empty if the answer is not sampled.
+        generated: number of tokens of each text that the model has generated in answer, the one
+            that ended it included.
+    """
+
+    instance: Instance
+    continuations: tuple[Continuation, ...] = ()
+    prompt: Prompt | None = None
+    seeds: tuple[int, ...] = ()
+    generated: list[int] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """`loglikelihood`, `loglikelihood_rolling` or `generate_until`."""
+        return str(self.instance.request_type)
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """What is continued: the prompt once, or once for each text that is sampled."""
+        if self.prompt is None:
+            return []
+        return [replace(self.prompt, seed=seed) for seed in self.seeds] or [self.prompt]
+
+    def answer_texts(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
+        """Store a text for each repeat of the task, or one for all, and their numbers of tokens."""
+        self.instance.resps = [*texts] * (self.instance.repeats // len(texts))
+        self.generated[:] = tokens
+
+    def answer_scored(self, parts: Sequence[LogLikelihood]) -> None:
+        """Store the log-likelihoods of the continuations as the answer, once for each repeat."""
+        is_rolling = self.kind == "loglikelihood_rolling"
+        answer = sum(total for total, _ in parts) if is_rolling else parts[0]
+        self.instance.resps = [answer] * self.instance.repeats
 
 
 @dataclass(frozen=True)
@@ -55,17 +95,11 @@ class ReferenceLM:
 
     Args:
         model: a causal language model of transformers; its config sets the maximum input length.
-        tokenizer: a tokenizer of transformers.
-        batch_size: prompts in a batch of `generate`.
         reasoning: how models that reason are run.
     """
 
     def __init__(
-        self,
-        model: torch.nn.Module,
-        tokenizer: Any,
-        batch_size: int = 1,
-        reasoning: Reasoning = Reasoning(),
+        self, model: torch.nn.Module, tokenizer: Any, reasoning: Reasoning = Reasoning()
     ) -> None:
         self._reasoning = reasoning
         self._defaults = model.generation_config
@@ -75,7 +109,7 @@ class ReferenceLM:
             self._lm = HFLM(
                 pretrained=model,
                 tokenizer=tokenizer,
-                batch_size=batch_size,
+                batch_size=1,
                 enable_thinking=reasoning.enabled,
                 think_end_token=reasoning.end,
             )
@@ -110,7 +144,7 @@ class ReferenceLM:
             ConfigError: one of the two has no tokens.
         """
         if context:
-            before, after = self._lm._encode_pair(context, continuation)
+            before, after = encode_pair(self._lm, context, continuation)
         else:
             tokens = self._lm.tok_encode(continuation, add_special_tokens=False)
             prefix = self._lm.prefix_token_id
@@ -123,14 +157,6 @@ class ReferenceLM:
                 "scored; check that tokenizer.json belongs to the model's architecture."
             )
         return before, after
-
-    def inputs(self, context: str, continuation: str) -> list[tuple[int, ...]]:
-        """Return the tokens that the model reads when it is given a context and its continuation.
-
-        Without a context, they are the windows of `loglikelihood_rolling`.
-        """
-        pairs = [self.pair(context, continuation)] if context else self.windows(continuation)
-        return [Continuation.of(*pair, self.max_length).tokens for pair in pairs]
 
     def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         """Return the (context, continuation) windows that `loglikelihood_rolling` sums over."""
@@ -156,9 +182,8 @@ class ReferenceLM:
             the model's generation config has a setting that our own generation does not support.
 
         Raises:
-            ConfigError: the task asks for as many new tokens as the model can read, or more; it
-                samples texts with settings that transformers does not take; or the tokenizer
-                fails.
+            ConfigError: the task asks for more new tokens than the model can read, or samples with
+                settings that transformers does not take; or the tokenizer fails.
         """
         from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
@@ -187,11 +212,7 @@ class ReferenceLM:
         return Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit, sampling)
 
     def answer(self, request: Request, generated: Sequence[Sequence[int]]) -> None:
-        """Store generated tokens as the answers to a request.
-
-        Args:
-            generated: the new tokens of each of the request's `prompts`.
-        """
+        """Store the new tokens of each of the request's `prompts` as its answers."""
         stops = request.prompt.stops if request.prompt else ()
         texts = [self.text(tokens, stops) for tokens in generated]
         request.answer_texts(texts, [len(tokens) for tokens in generated])
@@ -209,10 +230,6 @@ class ReferenceLM:
         behind = end if isinstance(end, str) else None
         return str(postprocess_generated_text(text, stop=list(stops), think_end_token=behind))
 
-    def length(self, text: str) -> int:
-        """Return the number of tokens of a text."""
-        return len(self._lm.tok_encode(text, add_special_tokens=False))
-
     def generate(self, model: torch.nn.Module, request: Request) -> None:
         """Store the texts that lm-eval generates as the answers to a request.
 
@@ -220,7 +237,8 @@ class ReferenceLM:
         """
         answers = (self._texts(model, [request.instance], seed) for seed in request.seeds)
         texts = [text for (text,) in answers] or self._texts(model, [request.instance])
-        request.answer_texts(texts, [self.length(text) for text in texts])
+        counts = [len(self._lm.tok_encode(text, add_special_tokens=False)) for text in texts]
+        request.answer_texts(texts, counts)
 
     def greedy_texts(self, model: torch.nn.Module, requests: Sequence[Request]) -> list[str]:
         """Return the texts that lm-eval generates greedily, also for requests that are sampled."""
@@ -230,7 +248,7 @@ class ReferenceLM:
         self, model: torch.nn.Module, instances: Sequence[Instance], seed: int = 1234
     ) -> list[str]:
         """Return the texts that lm-eval generates, one for each instance."""
-        self._lm._model = model
+        replace_model(self._lm, model)
         with quiet(bars=True), seeded(seed):
             return list(self._lm.generate_until(list(instances), disable_tqdm=True))
 
@@ -243,11 +261,7 @@ def _greedily(instance: Instance) -> Instance:
 
 
 def _explained(apply: Callable[..., str]) -> Callable[..., str]:
-    """Return a function that renders chats, and raises a ConfigError if the template fails.
-
-    Args:
-        apply: what renders a chat, `HFLM.apply_chat_template`: in the sandbox of transformers.
-    """
+    """Return `HFLM.apply_chat_template` with a ConfigError in place of what a template raises."""
 
     def render(*arguments: Any, **options: Any) -> str:
         try:

@@ -9,7 +9,7 @@ has been seeded with the seed of the text.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +44,11 @@ class Sampling:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], defaults: Any, task: str) -> Sampling:
-        """Return what a task asks for; what it leaves open is as in the model's generation config.
+        """Return what the `generation_kwargs` of a task ask for.
 
         Args:
-            options: the task's `generation_kwargs`.
-            defaults: the model's generation config.
+            options: the `generation_kwargs`.
+            defaults: the model's generation config, which decides what they leave open.
             task: name of the task, for the error.
 
         Raises:
@@ -90,7 +90,7 @@ class Sampling:
             TopPLogitsWarper,
         )
 
-        found: list[Any] = []
+        found = LogitsProcessorList()
         if self.temperature != 1.0:
             found.append(TemperatureLogitsWarper(self.temperature))
         if self.top_k != 0:
@@ -99,48 +99,39 @@ class Sampling:
             found.append(TopPLogitsWarper(self.top_p))
         if self.min_p is not None:
             found.append(MinPLogitsWarper(self.min_p))
-        return LogitsProcessorList(found)
+        return found
 
 
-class Draws:
-    """Draws the next tokens of the texts of a batch, each from a random generator of its own.
+def drawer(
+    sampling: Sampling, seeds: Sequence[int], device: torch.device
+) -> Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]:
+    """Return what draws the next tokens of the texts of a batch.
+
+    It gets the tokens that the model has just read, (rows, n); the logits, (rows, vocabulary)
+    float32; and the text of the batch that each row belongs to. It returns a token for each row, or
+    raises a CandidateError if the logits are NaN or infinite.
 
     Args:
         sampling: how tokens are drawn.
         seeds: the seed of each text.
         device: the device of the logits.
     """
+    import torch
 
-    def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device) -> None:
-        import torch
+    warpers = sampling.warpers()
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
-        self._warpers = sampling.warpers()
-        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def __call__(
-        self, tokens: torch.Tensor, logits: torch.Tensor, texts: Sequence[int]
-    ) -> torch.Tensor:
-        """Return the next token of each row.
-
-        Args:
-            tokens: (rows, n) the tokens that the model has just read.
-            logits: (rows, vocabulary) float32.
-            texts: the text of the batch that each row belongs to.
-
-        Raises:
-            CandidateError: the logits are NaN or infinite.
-        """
-        import torch
-
-        probabilities = self._warpers(tokens, logits).softmax(-1)
+    def draw(tokens: torch.Tensor, logits: torch.Tensor, texts: Sequence[int]) -> torch.Tensor:
+        probabilities = warpers(tokens, logits).softmax(-1)
         if bool(probabilities.isnan().any()):
             raise CandidateError("The model's logits are not numbers (NaN).")
-        return torch.cat(
-            [
-                torch.multinomial(row, 1, generator=self._generators[text])
-                for row, text in zip(probabilities, texts, strict=True)
-            ]
-        )
+        drawn = [
+            torch.multinomial(row, 1, generator=generators[text])
+            for row, text in zip(probabilities, texts, strict=True)
+        ]
+        return torch.cat(drawn)
+
+    return draw
 
 
 def is_sampled(options: Mapping[str, Any]) -> bool:
@@ -150,9 +141,5 @@ def is_sampled(options: Mapping[str, Any]) -> bool:
 
 
 def seed_of(name: str) -> int:
-    """Return a seed for a text, 0 to 2^63 - 1, that is the same in every process.
-
-    Args:
-        name: what identifies the text.
-    """
+    """Return a seed for the text of this name, 0 to 2^63 - 1, the same in every process."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1

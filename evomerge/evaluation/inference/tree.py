@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
+from evomerge.evaluation.inference.rows import common
+
 BlockKeys: TypeAlias = tuple[str, ...]
-"""A key for each block of a model, in order. Two models whose trails begin with the same n keys
+"""A key for each block of a model, in order. Two models whose keys begin with the same n keys
 have the same hidden states after their first n blocks."""
 
 
@@ -35,7 +36,7 @@ class Step:
         start: the state to start from: how many of its first blocks have been run already, by
             the candidate visited before it.
         keep: the states to keep for later candidates, as numbers of blocks.
-        needed: the kept states, new and older ones, that are still needed after this visit.
+        needed: the kept states, new and older ones, that are still needed after this step.
     """
 
     number: int
@@ -45,15 +46,15 @@ class Step:
 
 
 def steps(block_keys_of_all: Sequence[BlockKeys]) -> list[Step]:
-    """Return visits to all candidates, in an order in which every distinct block runs once.
+    """Return steps for all candidates, in an order in which every distinct block runs once.
 
-    The order of two trails does not depend on the other trails. The sum of `len(trail) - start`
-    over the visits is the number of nodes of the trie.
+    The order of two candidates does not depend on the others. The sum of `len(keys) - start` over
+    the steps is the number of nodes of the trie.
     """
     order = sorted(
         range(len(block_keys_of_all)), key=lambda number: (block_keys_of_all[number], number)
     )
-    starts = [0] + [_common(block_keys_of_all[a], block_keys_of_all[b]) for a, b in pairwise(order)]
+    starts = [0] + [common(block_keys_of_all[a], block_keys_of_all[b]) for a, b in pairwise(order)]
     turns: list[Step] = []
     for turn, number in enumerate(order):
         ahead: set[int] = set()
@@ -67,13 +68,6 @@ def steps(block_keys_of_all: Sequence[BlockKeys]) -> list[Step]:
         keep = frozenset(depth for depth in ahead if depth > starts[turn])
         turns.append(Step(number, starts[turn], keep, frozenset(ahead)))
     return turns
-
-
-def _common(one: BlockKeys, other: BlockKeys) -> int:
-    for index, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return index
-    return min(len(one), len(other))
 
 
 @dataclass
@@ -92,123 +86,83 @@ class PrefixCache:
     memory: int
     applied: int = 0
     skipped: int = 0
-    _states: dict[int, dict[int, Any]] = field(default_factory=dict)
-    _batches: dict[int, Tensor] = field(default_factory=dict)
-    _held: int = 0
+    _states: dict[int, tuple[Tensor, dict[int, Any]]] = field(default_factory=dict)
+    """Id of a batch -> the batch, since an id is used again; number of blocks -> state."""
 
     @contextmanager
-    def visit(self, model: nn.Module, visit: Step, depth: int) -> Iterator[None]:
+    def visit(self, model: nn.Module, step: Step, depth: int) -> Iterator[None]:
         """While the context is open, a model starts from kept states and new ones are kept.
 
         Args:
             model: the candidate. Scoring must call it with `use_cache=False`, and pass the same
                 tensor as `input_ids` for the same batch.
-            visit: the candidate's visit.
+            step: the candidate's step.
             depth: its number of blocks.
         """
         # Deeper states belong to another path. Some are left if the candidate before has failed.
-        self._retain(lambda at: at <= visit.start)
-        blocks = find_blocks(model, depth)
-        if blocks is None:
-            yield
-            return
-        call = _Call(self, visit)
-        handle = model.register_forward_pre_hook(call.begin, with_kwargs=True)
-        own: list[Callable[..., Any]] = [block.forward for block in blocks]
-        patched = {index for index, block in enumerate(blocks) if "forward" in vars(block)}
+        self._retain(lambda at: at <= step.start)
+        stacks = (item for item in model.modules() if isinstance(item, nn.ModuleList))
+        blocks: list[Any] = list(next((item for item in stacks if len(item) == depth), ()))
+        states: dict[int, Any] | None = None  # of the batch that is run now
+        start = 0
+
+        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            """Find the latest kept state that a batch can start from."""
+            nonlocal states, start
+            batch, states, start = kwargs.get("input_ids"), None, 0
+            if kwargs.get("use_cache") is False and isinstance(batch, Tensor):
+                states = self._states.setdefault(id(batch), (batch, {}))[1]
+                start = max((at for at in states if at <= step.start), default=0)
+
+        def stand_in(index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+            """Return a block's forward method that runs the block only if it is needed."""
+
+            def run(*args: Any, **kwargs: Any) -> Any:
+                if states is None:
+                    return forward(*args, **kwargs)
+                if index < start:
+                    self.skipped += 1
+                    state = states[start]
+                    if index == start - 1:
+                        return state
+                    entering = args[0] if args else kwargs["hidden_states"]
+                    return (entering,) if isinstance(state, tuple) else entering
+                self.applied += 1
+                result = forward(*args, **kwargs)
+                if index + 1 in step.keep and self._held() + _size(result) <= self.memory:
+                    states[index + 1] = result
+                return result
+
+            return run
+
+        handle = model.register_forward_pre_hook(begin, with_kwargs=True)
+        own = [vars(block).get("forward") for block in blocks]
         for index, block in enumerate(blocks):
-            block.forward = call.stand_in(index, own[index])
+            block.forward = stand_in(index, block.forward)
         try:
             yield
         finally:
             handle.remove()
-            for index, block in enumerate(blocks):
-                if index in patched:
-                    block.forward = own[index]
-                else:
-                    del block.forward
-            self._retain(lambda at: at in visit.needed)
-
-    def states(self, batch: Tensor) -> dict[int, Any]:
-        """Return the states kept for a batch."""
-        self._batches.setdefault(id(batch), batch)  # an id is reused once its tensor is gone
-        return self._states.setdefault(id(batch), {})
-
-    def hold(self, states: dict[int, Any], at: int, state: Any) -> None:
-        """Keep a state if it fits into memory."""
-        if self._held + _size(state) <= self.memory:
-            states[at] = state
-            self._held += _size(state)
+            for block, forward in zip(blocks, own, strict=True):
+                del block.forward
+                if forward is not None:
+                    block.forward = forward
+            self._retain(lambda at: at in step.needed)
 
     def _retain(self, wanted: Callable[[int], bool]) -> None:
         """Drop all states except those whose number of blocks is wanted."""
-        self._states = {
-            batch: {at: state for at, state in states.items() if wanted(at)}
-            for batch, states in self._states.items()
+        kept = {
+            key: (batch, {at: state for at, state in states.items() if wanted(at)})
+            for key, (batch, states) in self._states.items()
         }
-        if not any(self._states.values()):
-            self._states.clear()
-            self._batches.clear()
-        self._held = sum(
-            _size(state) for states in self._states.values() for state in states.values()
-        )
+        self._states = {key: item for key, item in kept.items() if item[1]}
+
+    def _held(self) -> float:
+        """Return the bytes of all states."""
+        return sum(_size(state) for _, states in self._states.values() for state in states.values())
 
 
-@dataclass
-class _Call:
-    """One forward pass of a model on a batch."""
-
-    forks: PrefixCache
-    visit: Step
-    states: dict[int, Any] | None = None
-    start: int = 0
-
-    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Find the latest kept state that this batch can start from."""
-        batch = kwargs.get("input_ids")
-        self.states, self.start = None, 0
-        if kwargs.get("use_cache") is False and isinstance(batch, Tensor):
-            self.states = self.forks.states(batch)
-            held = (at for at in self.states if at <= self.visit.start)
-            self.start = max(held, default=0)
-
-    def stand_in(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a replacement for a block's forward method, which runs the block if needed."""
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            if self.states is None:
-                return forward(*args, **kwargs)
-            if index < self.start:
-                self.forks.skipped += 1
-                state = self.states[self.start]
-                if index == self.start - 1:
-                    return state
-                entering = args[0] if args else kwargs["hidden_states"]
-                return (entering,) if isinstance(state, tuple) else entering
-            self.forks.applied += 1
-            result = forward(*args, **kwargs)
-            if index + 1 in self.visit.keep and _is_state(result):
-                self.forks.hold(self.states, index + 1, result)
-            return result
-
-        return run
-
-
-def find_blocks(model: nn.Module, depth: int) -> list[Any] | None:
-    """Return the outermost `ModuleList` of length `depth` in a model, or None."""
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return list(module)
-    return None
-
-
-def _is_state(result: Any) -> bool:
-    """Return whether a block's result is only the hidden state."""
-    return isinstance(result, Tensor) or (
-        isinstance(result, tuple) and len(result) == 1 and isinstance(result[0], Tensor)
-    )
-
-
-def _size(state: Any) -> int:
-    tensor: torch.Tensor = state[0] if isinstance(state, tuple) else state
-    return tensor.nelement() * tensor.element_size()
+def _size(result: Any) -> float:
+    """Return the bytes of a block's result; infinity if it is not only the hidden state."""
+    state = result[0] if isinstance(result, tuple) and len(result) == 1 else result
+    return state.nelement() * state.element_size() if isinstance(state, Tensor) else float("inf")

@@ -22,8 +22,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, DeviceError, one_line
-from evomerge.evaluation.inference.engine import TokenLogprob, Weights, checkpoint_weights
 from evomerge.evaluation.inference.fingerprint import digest_of
 from evomerge.evaluation.inference.generation import Prompt, end_tokens
 from evomerge.evaluation.inference.vllm_start import (
@@ -37,6 +37,9 @@ from evomerge.models.stacks import Stack, find_stacks, is_other_modality
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Names of tensors -> shapes."""
 
+TokenLogprob: TypeAlias = tuple[float, bool]
+"""A token's log-probability, and whether no other token is more likely."""
+
 
 class VllmEngine:
     """A vLLM engine in this process, started with random weights.
@@ -44,9 +47,7 @@ class VllmEngine:
     Args:
         model: a transformers model; the engine is made for its config and dtype. It is as deep as
             the deepest model that will be loaded.
-        tokenizer: its tokenizer.
-        tensor_parallel: number of processes, each with an accelerator, that the engine is divided
-            over; 1: it runs in this process.
+        tensor_parallel: as in `start_vllm`.
 
     Attributes:
         max_length: maximum number of tokens of a text that `token_logprobs` can score.
@@ -60,7 +61,7 @@ class VllmEngine:
         check_vllm()
         self._ends = sorted(end_tokens(model))
         self._is_divided = tensor_parallel > 1
-        weights = dict(checkpoint_weights(model))
+        weights = checkpoint_weights(model)
         self._llm = start_vllm(model, tokenizer, weights, tensor_parallel)
         self._shapes = {name: tuple(item.shape) for name, item in weights.items()}
         self._loaded = ""  # the digest of the loaded weights
@@ -71,26 +72,27 @@ class VllmEngine:
         # vLLM has to generate one token, which is not used, so it must have room for it.
         self.max_length = int(self._llm.model_config.max_model_len) - 1
 
-    def load(self, weights: Weights) -> None:
-        """Replace the model's weights and empty the prefix cache.
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the model's weights and empty the prefix cache, unless they are loaded already.
 
         A model with fewer layers than the engine is completed by identity layers. The digest of the
         weights, without these, becomes the engine's weight version, which vLLM notes in every
-        output. If the engine has the same weights already, nothing is done.
+        output.
 
         Raises:
             CandidateError: the names or shapes are not those of the engine's model. vLLM would keep
                 the previous values of a missing tensor.
             DeviceError: the weights could not be loaded, so the engine cannot be used any more.
         """
-        own = dict(weights)
-        state = with_identity_layers(own, self._shapes)
+        state = with_identity_layers(weights, self._shapes)
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
         if shapes != self._shapes:
+            name, _ = min(shapes.items() ^ self._shapes.items())
             raise CandidateError(
-                f"vLLM cannot load these weights: {_difference(shapes, self._shapes)}."
+                f"vLLM cannot load these weights: tensor {name!r} has the shape {shapes.get(name)} "
+                f"instead of {self._shapes.get(name)} (None: it is missing)."
             )
-        digest = digest_of(own)
+        digest = digest_of(weights)
         with self._fatal("load weights"):
             if digest == self._loaded:
                 return
@@ -107,6 +109,11 @@ class VllmEngine:
         self, texts: Sequence[Sequence[int]], counts: Sequence[int]
     ) -> list[list[TokenLogprob]]:
         """Return the log-probabilities of the last tokens of each text.
+
+        Args:
+            texts: token ids.
+            counts: for each text, the number of its last tokens that are scored; smaller than the
+                number of its tokens, since the first token has no log-probability.
 
         Raises:
             DeviceError: the engine failed and cannot be used any more.
@@ -133,11 +140,7 @@ class VllmEngine:
         ]
 
     def _scoring(self, shared: bool) -> Any:
-        """Return the options to score texts with.
-
-        Args:
-            shared: whether the tokens that texts begin with in common are computed only once.
-        """
+        """Return the options to score texts with, that share their first tokens or not."""
         from vllm import SamplingParams
 
         options: dict[str, Any] = {}
@@ -183,7 +186,7 @@ class VllmEngine:
     def _passed(self, state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
         """Yield the arguments of `reload_weights` that pass these weights.
 
-        An engine in other processes reads them from a file in memory; each process takes its part.
+        Engines in several processes read them from a file in memory; each takes its part.
         """
         if not self._is_divided:
             yield {"weights_iterator": iter(state.items())}
@@ -226,25 +229,11 @@ def _choice(prompt: Prompt) -> dict[str, Any]:
     }
 
 
-def _difference(shapes: Shapes, wanted: Shapes) -> str:
-    """Return the first difference between the shapes of some tensors and those of the engine's."""
-    for name in sorted(shapes.keys() | wanted.keys()):
-        if name not in shapes:
-            return f"tensor {name!r} is missing"
-        if name not in wanted:
-            return f"tensor {name!r} is not in the engine's model"
-        if shapes[name] != wanted[name]:
-            return f"tensor {name!r} has the shape {shapes[name]} instead of {wanted[name]}"
-    return "no difference"
-
-
 def _token_logprob(token: int, entries: Any) -> TokenLogprob:
     """Return a token's log-probability, and whether no other token is more likely.
 
-    Args:
-        entries: vLLM's entries by token, for this token and the most likely one. Log-probabilities
-            are compared because an entry's rank counts equally likely tokens too: at a tie it is
-            2 or more for each.
+    Log-probabilities are compared since the rank of vLLM's entries counts equally likely tokens
+    too: at a tie it is 2 or more for each.
     """
     own = float(entries[token].logprob)
     return own, own >= max(float(entry.logprob) for entry in entries.values())
@@ -261,12 +250,9 @@ def with_identity_layers(state: Mapping[str, Tensor], shapes: Shapes) -> dict[st
     and the layer's output, and rounds this sum only where it is passed on.
 
     Args:
-        state: the weights, with their names in a checkpoint.
+        state: the weights, with their names in a checkpoint; returned as they are if nothing can be
+            added to them. New layers take no memory.
         shapes: those of a model of the same architecture with at least as many layers.
-
-    Returns:
-        the weights with as many layers as `shapes` has; new ones take no memory. They are returned
-        as they are if there is nothing to add, or if their names have nothing in common.
     """
     deep, own = _language(shapes), _language(state)
     if deep is None or own is None or deep.prefix != own.prefix or len(deep) <= len(own):

@@ -128,9 +128,6 @@ def _cpu_options(model: Any) -> dict[str, Any]:
     There `gpu_memory_utilization` would be a share of the whole machine's memory, so the size of
     the cache of keys and values is given instead. The compilation of the model, which takes
     minutes, is left out.
-
-    Raises:
-        ConfigError: there is not enough memory for one text of the model's maximum length.
     """
     import psutil
 

@@ -40,7 +40,7 @@ from evomerge.evaluation.tasks.scoring import (
 )
 from evomerge.evaluation.tasks.templates import templates_in_sandbox
 from evomerge.run.atomic import TemporaryFolder
-from evomerge.trust.files import allow_again, allowed
+from evomerge.trust.consent import allowed_digests
 
 SECONDS, SECONDS_MORE = 30, 2
 """Wall time of a document, and of each of its answers; also the CPU time of each process."""
@@ -70,12 +70,7 @@ Outcome: TypeAlias = dict[str, Any]
 
 
 class Origin(NamedTuple):
-    """How a task is loaded in another process.
-
-    Attributes:
-        source: the task or group that lm-eval loads.
-        leaf: the name of the task in it.
-    """
+    """How another process loads a task: the task or group of lm-eval, and the task in it."""
 
     source: str
     leaf: str
@@ -103,50 +98,39 @@ class CodeProcess:
         """Return the metrics of each document; see `document_metrics`.
 
         Args:
-            origin: the task.
-            documents: the requests of each document, with `resps` set.
             worst: the metrics of a document whose process gives no result; None: it has none.
 
         Raises:
             SearchError: the task cannot be loaded there.
         """
-        times = [
-            SECONDS + SECONDS_MORE * sum(len(instance.resps) for instance in requests)
+        calls = [
+            (requests, SECONDS + SECONDS_MORE * sum(len(item.resps) for item in requests))
             for requests in documents
         ]
         rows = []
-        for requests, outcome in zip(
-            documents, self._call(origin, _scored, documents, times), strict=True
-        ):
-            row, answers = outcome.get("value", (dict(worst or {}), ()))
-            if "failure" in outcome and worst is not None:
-                self._warn(origin, outcome["failure"])
-            if answers:
-                for instance, filtered in zip(requests, answers, strict=True):
-                    instance.filtered_resps = filtered
+        for requests, outcome in zip(documents, self._call(origin, _scored, calls), strict=True):
+            row, answers = outcome.get("value") or (dict(worst or {}), [{}] * len(requests))
+            if worst is not None:
+                self._warn(origin, outcome)
+            for instance, filtered in zip(requests, answers, strict=True):
+                instance.filtered_resps = filtered
             rows.append(row)
         return rows
 
     def aggregate(self, origin: Origin, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
         """Return the aggregates of metrics; see `aggregated`. They are 0 if there is no result."""
-        (outcome,) = self._call(origin, aggregated, [rows], [SECONDS])
-        if "failure" in outcome:
-            self._warn(origin, outcome["failure"])
+        (outcome,) = self._call(origin, aggregated, [(rows, SECONDS)])
+        self._warn(origin, outcome)
         return outcome.get("value") or {key: 0.0 for row in rows for key in row}
 
     def _call(
-        self,
-        origin: Origin,
-        function: Callable[..., Any],
-        arguments: Sequence[Any],
-        times: Sequence[int],
+        self, origin: Origin, function: Callable[..., Any], calls: list[tuple[Any, int]]
     ) -> list[Outcome]:
-        """Call a function of a task with each argument, each call in a child of its own."""
-        request = self._include, origin, function, list(zip(arguments, times, strict=True))
-        reply = self._ask(pickle.dumps((allowed(), request)), sum(times) + _PATIENCE)
-        if reply is None and len(arguments) > 1:  # a call has ended the process that watches it
-            pairs = zip(arguments, times, strict=True)
-            return [self._call(origin, function, [item], [limit])[0] for item, limit in pairs]
+        """Call a function of a task in a child for each argument, for so many seconds."""
+        request = pickle.dumps((allowed_digests(), self._include, origin, function, calls))
+        reply = self._ask(request, sum(seconds for _, seconds in calls) + _PATIENCE)
+        if reply is None and len(calls) > 1:  # a call has ended the process that watches it
+            return [self._call(origin, function, [call])[0] for call in calls]
         if reply is None:
             return [{"failure": "it ended the process that watches it"}]
         if isinstance(reply, str):
@@ -159,13 +143,11 @@ class CodeProcess:
     def _ask(self, request: bytes, seconds: float) -> list[Outcome] | str | None:
         """Return the reply of the process; None if it is lost."""
         connection = self._connection = self._connection or self._start()
-        try:
+        with contextlib.suppress(OSError, EOFError):
             connection.send_bytes(request)
             if connection.poll(seconds):
                 reply: list[Outcome] | str = json.loads(connection.recv_bytes())
                 return reply
-        except (OSError, EOFError):
-            pass
         self._close()
         self._connection = None
         return None
@@ -179,12 +161,10 @@ class CodeProcess:
         own |= {"HF_METRICS_CACHE": str(folder.path), "TMPDIR": str(folder.path)}
         own |= {"PYTHONHASHSEED": "0", "HF_ALLOW_CODE_EVAL": "1"}
         path = json.dumps([str(Path(place).absolute()) for place in sys.path])
+        start = [sys.executable, "-P", "-c", _START, path, str(theirs.fileno())]
         with theirs:
             process = subprocess.Popen(
-                [
-                    *_confined(folder.path),
-                    *(sys.executable, "-P", "-c", _START, path, str(theirs.fileno())),
-                ],
+                [*_confined(folder.path), *start],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -196,10 +176,11 @@ class CodeProcess:
         self._close = weakref.finalize(self, _close, process, ours, folder)
         return ours
 
-    def _warn(self, origin: Origin, reason: str) -> None:
+    def _warn(self, origin: Origin, outcome: Outcome) -> None:
         """Log why an answer counts as wrong; of each task only the first reason."""
-        if origin not in self._warned:
+        if "failure" in outcome and origin not in self._warned:
             self._warned.add(origin)
+            reason = outcome["failure"]
             log.warning("Task %s: an answer counts as wrong, since %s", origin.leaf, reason)
 
 
@@ -221,24 +202,47 @@ def has_bubblewrap() -> bool:
     """Return whether bubblewrap is installed and may confine processes on this machine."""
     if shutil.which("bwrap") is None:
         return False
-    trial = [*_bubblewrap(), "true"]
-    return subprocess.run(trial, capture_output=True, check=False).returncode == 0
+    return subprocess.run([*_ALONE, "true"], capture_output=True, check=False).returncode == 0
 
 
-def _bubblewrap() -> list[str]:
-    """Return how a command runs without network and other processes, and changes no file."""
-    return ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-all"]
+_ALONE = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-all")
+"""A command behind it runs without network and other processes, and changes no file."""
 
 
 def _confined(folder: Path) -> list[str]:
-    """Return how a command is started that can write to this folder and to caches only."""
+    """Return what starts a command that can write to this folder and to caches only."""
     if not has_bubblewrap():
         return []
     import datasets
 
     caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.HF_MODULES_CACHE)
     written = [word for place in (folder, *caches) for word in ("--bind-try", place, place)]
-    return [*_bubblewrap(), *map(str, written)]
+    return [*_ALONE, *map(str, written)]
+
+
+# What follows runs in the other process.
+
+
+def main(descriptor: int) -> None:
+    """Serve the requests of a `CodeProcess` until it closes the connection of this descriptor."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    tasks: dict[Origin, Any] = {}
+    with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
+        while True:
+            digests, include, origin, function, calls = pickle.loads(connection.recv_bytes())
+            reply: list[Outcome] | str
+            try:
+                with quiet(bars=True), seeded(), templates_in_sandbox():
+                    if origin not in tasks:
+                        allowed_digests(digests)
+                        manager = task_manager(include, [origin.source], "objectives")
+                        loaded, _ = load(manager, origin.source, "objectives", include)
+                        tasks[origin] = loaded[origin.leaf]
+                        gc.freeze()  # so that a child copies less
+                    reply = _run(partial(function, tasks[origin]), calls)
+            except Exception as error:
+                reply = f"{type(error).__name__}: {one_line(error)}"
+            connection.send_bytes(json.dumps(reply).encode())
 
 
 def _scored(task: Any, requests: list[Instance]) -> tuple[DocumentMetrics, list[Any]]:
@@ -247,94 +251,77 @@ def _scored(task: Any, requests: list[Instance]) -> tuple[DocumentMetrics, list[
     return row, [instance.filtered_resps for instance in requests]
 
 
-def main(descriptor: int) -> None:
-    """Serve the requests of a `CodeProcess` until it closes the connection.
-
-    Args:
-        descriptor: the file descriptor of the connection.
-    """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    tasks: dict[Origin, Any] = {}
-    with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
-        while True:
-            files, (include, origin, function, calls) = pickle.loads(connection.recv_bytes())
-            reply: list[Outcome] | str
-            try:
-                with quiet(bars=True), seeded(), templates_in_sandbox():
-                    if origin not in tasks:
-                        allow_again(files)
-                        manager = task_manager(include, [origin.source], "objectives")
-                        tasks[origin] = load(manager, origin.source, "objectives", include)[0][
-                            origin.leaf
-                        ]
-                        gc.freeze()  # so that a child copies less
-                    reply = _run(partial(function, tasks[origin]), calls)
-            except Exception as error:
-                reply = f"{type(error).__name__}: {one_line(error)}"
-            connection.send_bytes(json.dumps(reply).encode())
-
-
 def _run(function: Callable[[Any], Any], calls: list[tuple[Any, int]]) -> list[Outcome]:
-    """Call a function with each argument in a child of its own, a few children at a time.
-
-    Args:
-        function: the function.
-        calls: the argument of each call, and the seconds that it may take.
-    """
+    """Call a function with each argument in a child of its own, a few children at a time."""
     outcomes: list[Outcome] = [{} for _ in calls]
     waiting = list(enumerate(calls))[::-1]
-    running: dict[Connection, tuple[int, int, float, str]] = {}
+    running: dict[Any, tuple[int, _Child]] = {}
     width = min(_MOST_CHILDREN, os.cpu_count() or 1)
     try:
         while waiting or running:
             while waiting and len(running) < width:
                 place, (argument, seconds) = waiting.pop()
-                own = tempfile.mkdtemp()
-                reading, process = _fork(function, argument, seconds, own)
-                running[reading] = place, process, time.monotonic() + seconds, own
-            first = min(end for _, _, end, _ in running.values())
+                child = _Child(function, argument, seconds)
+                running[child.reading] = place, child
+            first = min(child.deadline for _, child in running.values())
             ready = wait(list(running), max(0.0, first - time.monotonic()))
-            late = [item for item in running if running[item][2] <= time.monotonic()]
-            for item in dict.fromkeys([*ready, *late]):
-                assert isinstance(item, Connection)
-                place, process, _, own = running.pop(item)
-                outcomes[place] = _received(item) if item in ready else {"failure": "it took long"}
-                _end(item, process, own)
+            for reading, (place, child) in list(running.items()):
+                if reading in ready or child.deadline <= time.monotonic():
+                    outcomes[place] = child.outcome(reading in ready)
+                    del running[reading]
+                    child.end()
     finally:
-        for reading, (_, process, _, own) in running.items():
-            _end(reading, process, own)
+        for _, child in running.values():
+            child.end()
     return outcomes
 
 
-def _fork(
-    function: Callable[[Any], Any], argument: Any, seconds: int, folder: str
-) -> tuple[Connection, int]:
-    """Start a child that makes one call; return where its outcome is read, and its process."""
-    reading, writing = Pipe(duplex=False)
-    process = os.fork()
-    if process == 0:
-        try:
-            os.setsid()
-            _limit(folder, seconds, writing.fileno())
+class _Child:
+    """A forked process that makes one call, in a folder of its own, within some seconds."""
+
+    def __init__(self, function: Callable[[Any], Any], argument: Any, seconds: int) -> None:
+        self._folder, self.deadline = tempfile.mkdtemp(), time.monotonic() + seconds
+        self.reading, writing = Pipe(duplex=False)
+        self._process = os.fork()
+        if self._process == 0:
             try:
-                outcome: Outcome = {"value": function(argument)}
-                text = json.dumps(outcome, default=_plain)
-            except BaseException as error:
-                text = json.dumps({"failure": f"{type(error).__name__}: {one_line(error)}"[:1000]})
-            writing.send_bytes(text.encode())
-        finally:
-            os._exit(0)
-    writing.close()
-    return reading, process
+                os.setsid()
+                _limit(self._folder, seconds, writing.fileno())
+                try:
+                    outcome: Outcome = {"value": function(argument)}
+                    text = json.dumps(outcome, default=_plain)
+                except BaseException as error:
+                    reason = f"{type(error).__name__}: {one_line(error)}"[:1000]
+                    text = json.dumps({"failure": reason})
+                writing.send_bytes(text.encode())
+            finally:
+                os._exit(0)
+        writing.close()
+
+    def outcome(self, is_ready: bool) -> Outcome:
+        """Return what the child has sent; it is data only, whatever sent it."""
+        if not is_ready:
+            return {"failure": "it took long"}
+        with contextlib.suppress(EOFError, OSError, ValueError):
+            outcome = json.loads(self.reading.recv_bytes(_MOST_BYTES))
+            if isinstance(outcome, dict) and outcome.keys() <= {"value", "failure"}:
+                return outcome
+        return {"failure": "it ended its process"}
+
+    def end(self) -> None:
+        """Kill the child with all processes of its group, and remove its folder."""
+        self.reading.close()
+        for kill in (os.killpg, os.kill):  # it may have no group of its own yet
+            with contextlib.suppress(OSError):
+                kill(self._process, signal.SIGKILL)
+        os.waitpid(self._process, 0)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _limit(folder: str, seconds: int, kept: int) -> None:
-    """Limit this process and all that it starts: time, memory, files, working folder.
+    """Limit this process and all that it starts: CPU time, memory, files, working folder.
 
-    Args:
-        folder: the working folder.
-        seconds: CPU time of each process.
-        kept: the only file descriptor that stays open, beside 0 to 2, which lead nowhere.
+    Of its file descriptors only one stays open, beside 0 to 2, which lead nowhere.
     """
     os.chdir(folder)
     os.environ["TMPDIR"] = tempfile.tempdir = folder
@@ -352,26 +339,6 @@ def _limit(folder: str, seconds: int, kept: int) -> None:
         hard = resource.getrlimit(name)[1]
         value = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(name, (value, value))
-
-
-def _received(reading: Connection) -> Outcome:
-    """Return the outcome that a child has sent; it is data only, whatever sent it."""
-    with contextlib.suppress(EOFError, OSError, ValueError):
-        outcome = json.loads(reading.recv_bytes(_MOST_BYTES))
-        if isinstance(outcome, dict) and outcome.keys() <= {"value", "failure"}:
-            return outcome
-    return {"failure": "it ended its process"}
-
-
-def _end(reading: Connection, process: int, folder: str) -> None:
-    """Kill a child with all processes of its group, and remove its folder."""
-    reading.close()
-    with contextlib.suppress(OSError):
-        os.killpg(process, signal.SIGKILL)
-    with contextlib.suppress(OSError):
-        os.kill(process, signal.SIGKILL)  # it may have no group of its own yet
-    os.waitpid(process, 0)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _plain(value: Any) -> Any:

@@ -20,23 +20,11 @@ EXAMPLES = 10_000
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SETTINGS = (
-    "output_type",
-    "generation_kwargs",
-    "num_fewshot",
-    "repeats",
-    "description",
-    "target_delimiter",
-    "fewshot_delimiter",
-    "filter_list",
-    "metric_list",
-    "process_results",
+    *("output_type", "generation_kwargs", "num_fewshot", "repeats", "description"),
+    *("target_delimiter", "fewshot_delimiter", "filter_list", "metric_list", "process_results"),
 )
 _TEMPLATES = (
-    "doc_to_text",
-    "doc_to_target",
-    "doc_to_choice",
-    "gen_prefix",
-    "use_prompt",
+    *("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix", "use_prompt"),
     "fewshot_config",
 )
 
@@ -49,55 +37,43 @@ def spread(ids: Sequence[int], most: int = RENDERED) -> list[int]:
     return [ids[round(step * place)] for place in range(most)]
 
 
-def documents_digest(task: Any, ids: Sequence[int]) -> str:
-    """Return a digest of all fields of some documents of an lm-eval task."""
-    documents = task.eval_docs  # kept, since lm-eval creates them again at each access
-    return _digest(dict(documents[document]) for document in ids)
+def task_digests(
+    task: Any, ids: Sequence[int], requests: Sequence[Sequence[Instance]]
+) -> dict[str, str]:
+    """Return digests of a task, by what they are of, each with 16 hexadecimal digits.
 
-
-def prompts_digest(task: Any, requests: Sequence[Sequence[Instance]]) -> str:
-    """Return a digest of prompts, choices and targets as they are rendered.
+    - `documents`: all fields of the documents;
+    - `prompts`: prompts, choices and targets as they are rendered;
+    - `settings`: how texts are generated and how answers are scored;
+    - `templates`: what prompts and targets are made from, also of documents that nobody has built;
+    - `examples`, if there are some: the number of the documents for few-shot examples, and all
+      fields of at most `EXAMPLES` of them.
 
     Args:
         task: the lm-eval task.
-        requests: the requests of each document.
+        ids: the documents.
+        requests: the requests of each document of `spread(ids)`.
     """
-    return _digest(
-        (
-            [
-                [instance.request_type, *(item for item in instance.args if isinstance(item, str))]
-                for instance in of_document
-            ],
-            task.doc_to_target(of_document[0].doc),
-        )
-        for of_document in requests
-    )
+    documents = task.eval_docs  # kept, since lm-eval creates them again at each access
+    found = {
+        "documents": _digest(dict(documents[document]) for document in ids),
+        "prompts": _digest((_texts(items), task.doc_to_target(items[0].doc)) for items in requests),
+        "settings": _digest((name, task.get_config(name)) for name in _SETTINGS),
+        "templates": _digest((name, _fields(task.get_config(name))) for name in _TEMPLATES),
+    }
+    if task.get_config("num_fewshot"):
+        examples = task.fewshot_docs()
+        examples = examples if hasattr(examples, "__len__") else list(examples)
+        chosen = spread(range(len(examples)), EXAMPLES)
+        found["examples"] = _digest([len(examples), *(dict(examples[place]) for place in chosen)])
+    return found
 
 
-def settings_digest(task: Any) -> str:
-    """Return a digest of how texts are generated and how answers are scored."""
-    return _digest((name, task.get_config(name)) for name in _SETTINGS)
-
-
-def templates_digest(task: Any) -> str:
-    """Return a digest of what prompts and targets are made from.
-
-    It also covers documents that a run does not use yet, whose prompts nobody has built.
-    """
-    return _digest((name, _fields(task.get_config(name))) for name in _TEMPLATES)
-
-
-def examples_digest(task: Any) -> str | None:
-    """Return a digest of the documents for few-shot examples; None: the task shows none.
-
-    Their number counts, and all fields of at most `EXAMPLES` of them.
-    """
-    if not task.get_config("num_fewshot"):
-        return None
-    documents = task.fewshot_docs()
-    documents = documents if hasattr(documents, "__len__") else list(documents)
-    chosen = spread(range(len(documents)), EXAMPLES)
-    return _digest([len(documents), *(dict(documents[place]) for place in chosen)])
+def _texts(requests: Sequence[Instance]) -> list[list[str]]:
+    return [
+        [item.request_type, *(text for text in item.args if isinstance(text, str))]
+        for item in requests
+    ]
 
 
 def _fields(value: Any) -> Any:
@@ -109,7 +85,6 @@ def _fields(value: Any) -> Any:
 
 
 def _digest(items: Iterable[Any]) -> str:
-    """Return a digest of values, as 16 hexadecimal digits."""
     total = hashlib.sha256()
     for item in items:
         text = json.dumps(item, sort_keys=True, default=_plain)

@@ -15,7 +15,7 @@ Size: TypeAlias = int | Literal["all"]
 
 
 @dataclass(frozen=True)
-class Pool:
+class DocumentPool:
     """The documents that can be chosen for a task and a split.
 
     Attributes:
@@ -24,9 +24,7 @@ class Pool:
         count: number of documents; their ids are 0 .. count - 1.
         forms: document id -> texts by which it is compared. Two documents that have one of them in
             common are the same document.
-        labels: a label for each document, None not to stratify. Every choice then has the labels
-            in about the same proportions as the pool.
-        dataset: the data set that they are from.
+        labels: a label for each document, in whose proportions documents are chosen; None: none.
     """
 
     source: str
@@ -42,7 +40,7 @@ class Pool:
 
 def choose_documents(
     sizes: Mapping[Split, Size],
-    pools: Mapping[Split, Mapping[str, Pool]],
+    pools: Mapping[Split, Mapping[str, DocumentPool]],
     seed: int,
 ) -> dict[Split, dict[str, list[int]]]:
     """Choose the documents of every split, so that no two splits share one.
@@ -63,8 +61,6 @@ def choose_documents(
     Raises:
         ConfigError: there are too few documents, or two splits ask for all of them.
     """
-    for task in dict.fromkeys(task for of_split in pools.values() for task in of_split):
-        _check_sizes(task, sizes, {s: pools[s][task] for s in sizes if task in pools[s]})
     chosen: dict[Split, dict[str, list[int]]] = {split: {} for split in sizes}
     owners: dict[str, Split] = {}
     for split in sorted(sizes, key=lambda split: sizes[split] == "all"):
@@ -76,8 +72,9 @@ def choose_documents(
             if len(ids) < wanted:
                 raise ConfigError(
                     f"`evaluation.{split}.documents` is {sizes[split]!r}, but only {len(ids)} of "
-                    f"the {pool.count} documents of {pool.source!r} are in no other split; lower "
-                    "the numbers, or take documents from another source."
+                    f"the {pool.count} documents of {pool.source!r} are in no other split, and no "
+                    "two splits share one; lower the numbers, give `all` to one split at most, or "
+                    "take documents from another source (`task_split`, `tasks`)."
                 )
             owners |= {form: split for document in ids for form in pool.known_as(document)}
             chosen[split][task] = sorted(ids)
@@ -85,7 +82,7 @@ def choose_documents(
 
 
 def _take(
-    pool: Pool,
+    pool: DocumentPool,
     order: Sequence[int],
     size: Size,
     split: Split,
@@ -95,10 +92,7 @@ def _take(
 ) -> list[int]:
     """Return the first `size` documents in the given order that no other split uses.
 
-    Args:
-        owners: text of a document -> the split that uses it.
-        first: whether this is the split's first task of the data set. For the others, documents
-            that the split already uses are preferred.
+    Documents that the split uses already are preferred, but for its `first` task of a data set.
     """
 
     def has_owner(document: int, other: bool) -> bool:
@@ -111,35 +105,6 @@ def _take(
     if first:
         return list(islice(free, size))
     return sorted(free, key=lambda document: not has_owner(document, other=False))[:size]
-
-
-def _check_sizes(
-    task: str,
-    sizes: Mapping[Split, Size],
-    pools: Mapping[Split, Pool],
-) -> None:
-    """Check that a task has enough documents for the wanted sizes.
-
-    Raises:
-        ConfigError: there are too few, or two splits ask for all documents of one source.
-    """
-    for pool in {pool.source: pool for pool in pools.values()}.values():
-        here = {split: sizes[split] for split in pools if pools[split].source == pool.source}
-        greedy = [split for split, size in here.items() if size == "all"]
-        if len(greedy) > 1:
-            raise ConfigError(
-                f"`evaluation.{greedy[1]}.documents` is 'all', and so is {greedy[0]}.documents: "
-                f"the splits would share the documents of task {task!r}; give numbers, and `all` "
-                "to one split at most, or let them take documents from different sources "
-                "(`task_split`, `tasks`)."
-            )
-        needed = sum(size for size in here.values() if isinstance(size, int)) + len(greedy)
-        if needed > pool.count:
-            asked = " + ".join(f"{split}.documents {size}" for split, size in here.items())
-            raise ConfigError(
-                f"`evaluation` asks for {asked}, at least {needed} documents of {pool.source!r}, "
-                f"but it has {pool.count}; the splits never share a document, so lower the numbers."
-            )
 
 
 def in_order(count: int, key: str, labels: Sequence[str] | None = None) -> list[int]:

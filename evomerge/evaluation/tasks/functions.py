@@ -26,14 +26,11 @@ changes in its process is put back.
 from __future__ import annotations
 
 import math
-import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from numbers import Real
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeAlias
 
 from evomerge.errors import CandidateError, ConfigError, one_line, printable
@@ -41,8 +38,8 @@ from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.quiet import seeded
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.registry import Registry
-from evomerge.trust.files import NotAllowedError
-from evomerge.trust.modules import import_allowed
+from evomerge.trust.consent import NotAllowedError
+from evomerge.trust.modules import import_allowed, is_installed
 
 Body: TypeAlias = Callable[
     [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
@@ -55,13 +52,8 @@ REGISTERED: Registry[Body] = Registry("objective function", "evomerge.objectives
 
 
 @dataclass(frozen=True)
-class Function:
-    """An objective function, and its documents and metrics.
-
-    Attributes:
-        body: the Python function.
-        info: number of documents and metrics, from the attributes of the Python function.
-    """
+class ObjectiveFunction:
+    """A Python function of a user, with the documents and metrics that its attributes name."""
 
     body: Body
     info: TaskInfo
@@ -78,64 +70,50 @@ class Function:
         try:
             with seeded():
                 result = self.body(model, tokenizer, documents)
-                return self._checked(result, len(documents))
+                scores = result if isinstance(result, Mapping) else {"score": result}
+                if set(scores) != set(self.info.metrics):
+                    raise CandidateError(
+                        f"Objective {self.info.name} returned the metrics "
+                        f"{', '.join(sorted(map(str, scores)))}; it must return those of its "
+                        f"attribute `metrics`: {', '.join(sorted(self.info.metrics))}."
+                    )
+                return {
+                    name: self._numbers(name, values, len(documents))
+                    for name, values in scores.items()
+                }
         except (KeyboardInterrupt, CandidateError):
             raise
         except BaseException as error:  # SystemExit must not end the search either
             if is_device_failure(error):
                 raise
-            place, kind = raised_at(error, self.body), type(error).__name__
-            where = f" ({place})" if place else ""
             raise CandidateError(
-                f"Objective {self.info.name}{where} raised {kind}: {one_line(error)}"
+                f"Objective {self.info.name}{_raised_at(error, self.body)} raised "
+                f"{type(error).__name__}: {one_line(error)}"
             ) from error
 
-    def _checked(self, result: Any, documents: int) -> dict[str, tuple[float, ...]]:
-        scores = result if isinstance(result, Mapping) else {"score": result}
-        if set(scores) != set(self.info.metrics):
-            raise CandidateError(
-                f"Objective {self.info.name} returned the metrics "
-                f"{', '.join(sorted(map(str, scores)))}; "
-                f"it must return those of its attribute `metrics`: "
-                f"{', '.join(sorted(self.info.metrics))}."
-            )
-        return {name: self._numbers(name, values, documents) for name, values in scores.items()}
-
-    def _numbers(self, metric: str, values: Any, documents: int) -> tuple[float, ...]:
+    def _numbers(self, metric: str, values: Any, count: int) -> tuple[float, ...]:
         """Return scores as floats, taken from a sequence, an array or a tensor of numbers."""
         if hasattr(values, "tolist"):  # of numpy and torch
             values = values.tolist()
-        if not isinstance(values, Sequence) or isinstance(values, (str, bytes, bytearray)):
+        is_list = isinstance(values, Sequence) and not isinstance(values, (str, bytes))
+        wrong = [item for item in values if not _is_score(item)] if is_list else [values]
+        if wrong or len(values) != count:
             raise CandidateError(
-                f"Objective {self.info.name} returned a {type(values).__name__} for {metric}; it "
-                "must return a list with one number for each document."
+                f"Objective {self.info.name} returned "
+                f"{f'{wrong[0]!r:.80}' if wrong else f'{len(values)} values'} of {metric} for "
+                f"{count} documents; it must return a list with one finite number (int or float) "
+                "for each document."
             )
-        if len(values) != documents:
-            raise CandidateError(
-                f"Objective {self.info.name} returned {len(values)} values of {metric} for "
-                f"{documents} documents; it must return one for each document."
-            )
-        numbers = [_number(value) for value in values]
-        for value, number in zip(values, numbers, strict=True):
-            if number is None:
-                raise CandidateError(
-                    f"Objective {self.info.name} returned the {metric} {value!r:.80}; every score "
-                    "must be a finite number (int or float)."
-                )
-        return tuple(number for number in numbers if number is not None)
+        return tuple(map(float, values))
 
 
-def _number(value: Any) -> float | None:
-    """Return a score as a float, or None if it is not a finite number (a bool or text is not)."""
+def _is_score(value: Any) -> bool:
     if hasattr(value, "item"):  # a scalar of numpy or torch
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
     try:
-        number = float(value)
+        return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
     except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+        return False
 
 
 def is_function(name: str) -> bool:
@@ -143,41 +121,33 @@ def is_function(name: str) -> bool:
     return ":" in name or name in REGISTERED.names()
 
 
-def find(name: str) -> Function:
+def find(name: str) -> ObjectiveFunction:
     """Return the objective function with this name.
 
     Raises:
-        ConfigError: it cannot be imported, is not a function, or has no attribute `documents`.
+        ConfigError: it cannot be imported, is not a function, or has wrong attributes.
     """
-    body = _imported(name) if ":" in name else REGISTERED.get(name)
-    try:
-        count: Any = getattr(body, "documents", None)
-        metrics: Any = getattr(body, "metrics", {"score": True})
-    except Exception as error:
+    body: Any = _imported(name) if ":" in name else REGISTERED.get(name)
+    count: Any = getattr(body, "documents", None)
+    metrics: Any = getattr(body, "metrics", {"score": True})
+    is_right = (
+        callable(body)
+        and type(count) is int
+        and 1 <= count <= _MOST_DOCUMENTS
+        and isinstance(metrics, Mapping)
+        and metrics
+        and all(isinstance(key, str) and isinstance(up, bool) for key, up in metrics.items())
+    )
+    if not is_right:
         raise ConfigError(
-            f"objectives: {name!r}: its attributes `documents` and `metrics` cannot be read "
-            f"({type(error).__name__}: {one_line(error)})."
-        ) from error
-    is_count = isinstance(count, int) and not isinstance(count, bool)
-    if not callable(body) or not is_count or not 1 <= count <= _MOST_DOCUMENTS:
-        raise ConfigError(
-            f"objectives: {name!r} must be a function with an attribute `documents`, the number "
-            f"of documents it can score (1 to {_MOST_DOCUMENTS:,}), not {body!r:.80} with "
-            f"documents = {count!r:.80}."
-        )
-    if not isinstance(metrics, Mapping) or not metrics or not all(map(_is_metric, metrics.items())):
-        raise ConfigError(
-            f"objectives: {name!r} has the attribute metrics = {metrics!r:.80}; it must map each "
-            "metric's name to whether a higher value is better, for example "
-            '{"score": True}.'
+            f"objectives: {name!r} is {body!r:.80} with documents = {count!r:.80} and metrics = "
+            f"{metrics!r:.80}; it must be a function whose attribute `documents` is the number of "
+            f"documents that it can score (1 to {_MOST_DOCUMENTS:,}), and whose attribute "
+            "`metrics`, if it has one, maps each metric's name to whether a higher value is "
+            'better, for example {"score": True}.'
         )
     info = {metric: MetricInfo(up, is_mean=True) for metric, up in metrics.items()}
-    return Function(body, TaskInfo(name, "function", count, info))
-
-
-def _is_metric(item: tuple[Any, Any]) -> bool:
-    name, higher_is_better = item
-    return isinstance(name, str) and name != "" and isinstance(higher_is_better, bool)
+    return ObjectiveFunction(body, TaskInfo(name, "function", count, info))
 
 
 def _imported(name: str) -> Body:
@@ -200,39 +170,19 @@ def _imported(name: str) -> Body:
     return body
 
 
-def raised_at(error: BaseException, function: Callable[..., Any]) -> str:
-    """Return the file and line of the user's code that an exception came out of.
-
-    It is the innermost line that is not in a library, or the innermost one if all are.
-
-    Args:
-        error: an exception that was raised and caught.
-        function: the user's function; its file is the user's code, wherever it is installed.
-
-    Returns:
-        a text such as `judges.py, line 12`; empty if there is no line.
-    """
-    frames = list(traceback.walk_tb(error.__traceback__))
+def _raised_at(error: BaseException, function: Any) -> str:
+    """Return in brackets the innermost line that is not in a library: ` (judges.py, line 12)`."""
+    places = [
+        (frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
     own = getattr(getattr(function, "__code__", None), "co_filename", None)
-    users = [item for item in frames if _is_users(item[0], own)] or frames
-    if not users:
-        return ""
-    frame, line = users[-1]
-    return f"{Path(frame.f_code.co_filename).name}, line {line}"
-
-
-def _is_users(frame: FrameType, own: str | None) -> bool:
-    file = frame.f_code.co_filename
-    if file == own:
-        return True
-    return not file.startswith("<") and not any(file.startswith(top) for top in _libraries())
-
-
-@cache
-def _libraries() -> tuple[str, ...]:
-    """Return the folders of Python's library, of installed packages, and of this one."""
-    places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    return (*places, str(Path(__file__).resolve().parents[2]))
+    users = [
+        (file, line)
+        for file, line in places
+        if file == own or not (file.startswith("<") or is_installed(Path(file)))
+    ]
+    file, line = (users or places)[-1]
+    return f" ({Path(file).name}, line {line})"
 
 
 def traceback_lines(error: BaseException) -> str:

@@ -1,12 +1,7 @@
 """lm-eval's tasks: their requests, metrics and documents.
 
-What this file uses of lm-eval, 0.4.10 and newer (`loading.py` loads tasks, `scoring.py` computes
-metrics, and `evomerge.evaluation.inference.reference` wraps lm-eval's model class):
-
-- of a `Task`: `get_config`, `set_config`, `set_fewshot_seed`, `eval_docs`, `build_all_requests`,
-  `instances`, `aggregation`, `higher_is_better`, `doc_to_text`, `doc_to_target`, `doc_to_choice`;
-- of an `Instance`: `request_type`, `args`, `idx`, `doc`, `doc_id` (its place among the documents of
-  one call, since 0.5 its place among all documents), `repeats`, `resps`, `filtered_resps`.
+`loading.py` loads tasks, `scoring.py` computes metrics, `evomerge.evaluation.inference.reference`
+wraps lm-eval's model class, and `evomerge.compat.lm_eval` has what is private in lm-eval.
 """
 
 from __future__ import annotations
@@ -19,34 +14,22 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from evomerge.compat.lm_eval import Group
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
-from evomerge.evaluation.tasks.digests import (
-    documents_digest,
-    examples_digest,
-    prompts_digest,
-    settings_digest,
-    spread,
-    templates_digest,
-)
-from evomerge.evaluation.tasks.examples import example
+from evomerge.evaluation.tasks.digests import spread, task_digests
 from evomerge.evaluation.tasks.info import TaskInfo, describe
-from evomerge.evaluation.tasks.loading import (
-    check_fewshot,
-    load,
-    refuse_unsupported,
-    runs_code,
-    task_manager,
-)
+from evomerge.evaluation.tasks.loading import check_task, load, runs_code, task_manager
 from evomerge.evaluation.tasks.scoring import (
     DocumentMetrics,
     Instance,
     aggregated,
     document_metrics,
+    example,
 )
-from evomerge.evaluation.tasks.templates import RenderCache, templates_in_sandbox
+from evomerge.evaluation.tasks.templates import Rendered, rendered_once, templates_in_sandbox
 from evomerge.models.references import is_folder
 from evomerge.scores import TOKENS, Example
 
@@ -81,9 +64,7 @@ class Harness:
         allow_code: bool = False,
     ) -> None:
         self.apply_chat_template = apply_chat_template
-        self._generation = dict(generation or {})
-        self._allow_code = allow_code
-        self._fewshot = fewshot
+        self._generation, self._allow_code, self._fewshot = generation, allow_code, fewshot
         for folder in include:
             if not is_folder(Path(folder)):
                 raise ConfigError(
@@ -92,11 +73,10 @@ class Harness:
                 )
         self._include = [str(folder) for folder in include]
         self._tasks: dict[str, Any] = {}
-        self._groups: dict[str, Any] = {}
-        self._rendered = RenderCache()
+        self._groups: dict[str, Group] = {}
+        self._rendered: Rendered = {}
         self._code = CodeProcess(self._include)
-        self._origins: dict[str, Origin] = {}
-        """The tasks that run code."""
+        self._origins: dict[str, Origin] = {}  # of the tasks that run code
         with quiet(bars=True), seeded(), templates_in_sandbox():
             self._manager = task_manager(self._include, tasks, "objectives")
             for name in dict.fromkeys(tasks):
@@ -109,8 +89,7 @@ class Harness:
         """Return a harness with the same task names but other documents.
 
         Another split of a task is selected by lm-eval's own mechanism: a task that includes the
-        YAML of the first one and sets `test_split`. If few-shot examples come from the split that
-        is scored, they never contain the document itself.
+        YAML of the first one and sets `test_split`.
 
         Args:
             replacements: task or group -> the task or group that supplies its documents instead.
@@ -156,7 +135,6 @@ class Harness:
             top = groups if source in groups else tasks
             top[name] = top.pop(source)
         for leaf, task in tasks.items():
-            self._accept(task, where)
             self._origins.pop(leaf, None)
             if runs_code(task):
                 self._origins[leaf] = Origin(source, source if leaf == name else leaf)
@@ -165,8 +143,19 @@ class Harness:
 
     def _loaded(
         self, spec: str | dict[str, Any], where: str
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        return load(self._manager, spec, where, self._include, allow_code=self._allow_code)
+    ) -> tuple[dict[str, Any], dict[str, Group]]:
+        """Load a task or group; set the few-shot examples and the generation of its tasks."""
+        tasks, groups = load(self._manager, spec, where, self._include, allow_code=self._allow_code)
+        for task in tasks.values():
+            if self._generation and task.get_config("output_type") == "generate_until":
+                changes = dict(self._generation)
+                task.set_config(key="generation_kwargs", value=changes, update=True)
+            if self._fewshot is not None and task.get_config("num_fewshot") != 0:
+                task.set_config(key="num_fewshot", value=self._fewshot)
+            elif task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+            check_task(task, where, self._allow_code)
+        return tasks, groups
 
     def _tried(self, task: str, requests: Sequence[Instance]) -> DocumentMetrics:
         """Return the metrics of a document; none if code that it runs gives no result."""
@@ -194,28 +183,13 @@ class Harness:
         spec = {"task": info.name, "test_split": dataset_split}
         shots = self._tasks[name].get_config("fewshot_config")
         examples = info.task_splits.get("training") or info.task_splits.get("validation")
-        is_default = (
-            getattr(shots, "split", None) is None and getattr(shots, "samples", None) is None
-        )
+        is_default = all(getattr(shots, key, None) is None for key in ("split", "samples"))
         if is_default and examples == dataset_split:
             # Only if `fewshot_split` is set does lm-eval leave out the document itself.
             spec["fewshot_split"] = dataset_split
         tasks, _ = self._loaded({"group": "changed", "task": [spec]}, where)
-        task = tasks[info.name]
-        self._accept(task, where)
-        self._tasks[name] = task
+        task = self._tasks[name] = tasks[info.name]
         return replace(info, documents=len(task.eval_docs), task_split=task_split)
-
-    def _accept(self, task: Any, where: str) -> None:
-        """Check that a task can be scored, and set its few-shot examples and generation."""
-        refuse_unsupported(task, where, self._allow_code)
-        if self._generation and task.get_config("output_type") == "generate_until":
-            task.set_config(key="generation_kwargs", value=self._generation, update=True)
-        if self._fewshot is not None and task.get_config("num_fewshot") != 0:
-            task.set_config(key="num_fewshot", value=self._fewshot)
-        elif task.get_config("num_fewshot") is None:
-            task.set_config(key="num_fewshot", value=0)
-        check_fewshot(task, where)
 
     def build(self, task: str, ids: Sequence[int], reference: ReferenceLM) -> list[list[Instance]]:
         """Return the requests of each document: those of `simple_evaluate(samples={task: ids})`.
@@ -225,10 +199,7 @@ class Harness:
 
         Args:
             ids: document ids, ascending and unique, at least one.
-            reference: the wrapper of lm-eval's model class, for the chat template.
-
-        Returns:
-            for each document, its requests in lm-eval's order.
+            reference: has the chat template.
 
         Raises:
             ConfigError: lm-eval makes no requests of a document.
@@ -260,36 +231,19 @@ class Harness:
         return documents
 
     def digests(self, task: str, ids: Sequence[int]) -> dict[str, str]:
-        """Return digests of a task: of `documents`, `prompts`, `settings`, `templates`, `examples`.
+        """Return digests of what a task's scores on some documents depend on; see `task_digests`.
 
-        A task that shows no few-shot examples has none of these.
-        All fields of all documents count, and the prompts of up to `digests.RENDERED` of them.
         Chat templates belong to the tokenizer, so prompts count without them.
-
-        Args:
-            ids: document ids, ascending and unique, at least one.
 
         Raises:
             ConfigError: lm-eval makes no requests of a document.
         """
-        subject = self._tasks[task]
         requests = self._build(task, spread(ids), _turns, "")
         with quiet(), templates_in_sandbox():
-            found = {
-                "documents": documents_digest(subject, ids),
-                "prompts": prompts_digest(subject, requests),
-                "settings": settings_digest(subject),
-                "templates": templates_digest(subject),
-                "examples": examples_digest(subject),
-            }
-        return {what: digest for what, digest in found.items() if digest is not None}
+            return task_digests(self._tasks[task], ids, requests)
 
     def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
-        """Return the metrics of each document, from the answers in its requests.
-
-        Args:
-            documents: the requests of each document, with `resps` set.
-        """
+        """Return the metrics of each document, from the answers (`resps`) in its requests."""
         subject = self._tasks[task]
         if task in self._origins:
             worst = {
@@ -298,7 +252,7 @@ class Harness:
                 if key != TOKENS
             }
             return self._code.metrics(self._origins[task], documents, worst)
-        with quiet(), templates_in_sandbox(), self._rendered.applied_to(subject):
+        with quiet(), templates_in_sandbox(), rendered_once(subject, self._rendered):
             return document_metrics(subject, documents)
 
     @property
@@ -309,15 +263,11 @@ class Harness:
     def example(
         self, task: str, document: int, requests: Sequence[Instance], values: Mapping[str, float]
     ) -> Example:
-        """Return one scored document with prompt, answer and target; see `examples.example`."""
+        """Return one scored document with prompt, answer and target; see `scoring.example`."""
         return example(self._tasks[task], task, document, requests, values)
 
     def aggregate(self, task: str, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
-        """Return metric key -> aggregate over documents, by the metric's own aggregation.
-
-        Args:
-            rows: the metrics of each document.
-        """
+        """Return metric key -> aggregate over documents, by the metric's own aggregation."""
         if task in self._origins:
             return self._code.aggregate(self._origins[task], rows)
         with quiet():
@@ -326,14 +276,10 @@ class Harness:
     def per_document(
         self, task: str, key: str, rows: Sequence[DocumentMetrics]
     ) -> tuple[float, ...] | None:
-        """Return one number for each document, or None if the metric has none.
+        """Return one number of a metric for each document, or None if it has none.
 
         lm-eval's value of a perplexity is a pair (log-likelihood, length); the number is then the
         perplexity of that document alone.
-
-        Args:
-            key: the metric's key.
-            rows: the metrics of each document.
         """
         if any(key not in row for row in rows):
             return None
@@ -363,8 +309,7 @@ class Harness:
     def forms(self, task: str, *, rendered: bool) -> Callable[[int], list[str]]:
         """Return a function: document id -> texts by which the document is compared with others.
 
-        Two documents are the same if they have a text in common. The first text has the raw fields
-        of the document.
+        The first text has the raw fields of the document.
 
         Args:
             rendered: whether to add a text of question, choices and answer. It can be compared with

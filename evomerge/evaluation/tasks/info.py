@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
+from evomerge.compat.lm_eval import Group, filter_names
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.evaluation.inference.request import rolling_answer
 from evomerge.evaluation.inference.sampling import is_sampled
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, filter_names
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance
 from evomerge.scores import TOKENS
 
 Measure: TypeAlias = Callable[[str, Sequence[Instance]], DocumentMetrics]
@@ -24,7 +24,6 @@ class MetricInfo:
     """One metric of a task.
 
     Attributes:
-        higher_is_better: the direction of the metric.
         is_mean: whether the score is the mean of one value per document, so that it can be
             estimated from some of the documents (true of `acc`; not of `f1`, of a perplexity or
             of a group's average).
@@ -46,11 +45,9 @@ class TaskInfo:
         metrics: metric key -> properties. The key is the metric's name, with the filter's name
             appended (`exact_match,strict-match`) if the task has several filters. Tasks that
             generate texts also have `tokens`, which we count.
-        dataset: the name of the data set.
-        dataset_config: the name of its configuration, or an empty text.
+        dataset: the name of the data set, and in `dataset_config` of its configuration.
         task_splits: the splits that the task has (of `training`, `validation` and `test`) -> their
-            names in the data set.
-        task_split: the one of these that the documents come from.
+            names in the data set; `task_split` is the one that the documents come from.
         repeats: number of texts that are generated for each document.
         is_sampled: whether these are drawn at random.
         has_filters: whether the task says by filters of its own how they are read. lm-eval's
@@ -79,21 +76,13 @@ class TaskInfo:
 
     @property
     def source(self) -> str:
-        """The task and split that the documents come from.
-
-        In equal sources, equal ids are the same document.
-        """
+        """Task and split of the documents; in equal sources, equal ids are the same document."""
         return f"{self.name}:{self.task_split}" if self.task_split else self.name
 
 
 @dataclass(frozen=True)
 class Average:
-    """One metric of a group.
-
-    Attributes:
-        keys: task -> the metric's key there, for the tasks that have it.
-        by_size: whether tasks are weighted by their number of documents.
-    """
+    """One metric of a group: the metric's key in each task; whether sizes are the weights."""
 
     keys: Mapping[str, str]
     by_size: bool
@@ -105,8 +94,7 @@ class GroupInfo:
 
     Attributes:
         tasks: names of all tasks in it, those of nested groups included.
-        averages: metric key -> what is averaged. The key is the metric's name, with the filter's
-            name appended if the group has the metric with several filters.
+        averages: metric key -> what is averaged; keys are made as in `TaskInfo`.
         metrics: metric key -> properties; `is_mean` is false, since a group has no documents.
     """
 
@@ -118,21 +106,15 @@ class GroupInfo:
 
 @dataclass(frozen=True)
 class TasksInfo:
-    """Properties of all tasks and groups that the objectives name.
-
-    Attributes:
-        tasks: name -> properties, for every task and function, those inside groups included.
-        groups: name -> properties, for every group.
-    """
+    """All tasks and functions that the objectives name, those inside of groups too, and groups."""
 
     tasks: Mapping[str, TaskInfo]
     groups: Mapping[str, GroupInfo]
 
     def metric(self, task: str, metric: str, where: str = "objectives") -> tuple[str, MetricInfo]:
-        """Return a metric's key and its properties.
+        """Return the key and the properties of a metric of a task or group.
 
         Args:
-            task: the name of a task or group.
             metric: the metric's name or key.
             where: the key of the search file that names it, for the error.
 
@@ -166,7 +148,7 @@ class TasksInfo:
     ) -> dict[str, dict[str, float]]:
         """Return the average over the tasks of each group: group -> metric key -> average.
 
-        Tasks that were not scored are left out of the average.
+        Tasks that were not scored are left out.
 
         Args:
             aggregates: task -> metric key -> aggregate over documents.
@@ -186,11 +168,8 @@ class TasksInfo:
         return result
 
 
-def describe(tasks: Mapping[str, Any], groups: Mapping[str, Any], measure: Measure) -> TasksInfo:
+def describe(tasks: Mapping[str, Any], groups: Mapping[str, Group], measure: Measure) -> TasksInfo:
     """Return the properties of loaded lm-eval tasks and groups.
-
-    Groups are objects with `get_all_tasks()` and `aggregate_metric_list` (lm-eval 0.4.12 and newer)
-    or the dictionaries that `loading.py` makes (older versions).
 
     Args:
         tasks: lm-eval's task objects by the objectives' names, which may differ from lm-eval's.
@@ -260,23 +239,16 @@ def _probe(task: Any, measure: Callable[[Sequence[Instance]], DocumentMetrics]) 
 def _made_up(instance: Any) -> Any:
     if instance.request_type == "generate_until":
         return ""
-    if instance.request_type == "loglikelihood_rolling":
-        return rolling_answer(instance, -1.0)
-    return -1.0, False
+    return -1.0 if instance.request_type == "loglikelihood_rolling" else (-1.0, False)
 
 
-def _group_info(name: str, group: Any, tasks: Mapping[str, TaskInfo]) -> GroupInfo:
-    if isinstance(group, Mapping):  # lm-eval before 0.4.12
-        below, configured = tuple(group["tasks"]), group["averages"] or []
-    else:
-        below = tuple(task.task_name for task in group.get_all_tasks())
-        configured = [vars(item) for item in group.aggregate_metric_list or []]
+def _group_info(name: str, group: Group, tasks: Mapping[str, TaskInfo]) -> GroupInfo:
     found: dict[tuple[str, str], Average] = {}
-    for item in configured:
+    for item in group.averages:
         wanted = item.get("filter_list")
         wanted = [wanted] if isinstance(wanted, str) else wanted
         keys: dict[tuple[str, str], dict[str, str]] = {}
-        for task in below:
+        for task in group.tasks:
             for metric, label, key in tasks[task].filtered():
                 if metric == item["metric"] and (wanted is None or label in wanted):
                     keys.setdefault((metric, label), {})[task] = key
@@ -291,4 +263,4 @@ def _group_info(name: str, group: Any, tasks: Mapping[str, TaskInfo]) -> GroupIn
         task, key = next(iter(average.keys.items()))
         averages[name_of] = average
         metrics[name_of] = MetricInfo(tasks[task].metrics[key].higher_is_better, is_mean=False)
-    return GroupInfo(name, below, averages, metrics)
+    return GroupInfo(name, group.tasks, averages, metrics)

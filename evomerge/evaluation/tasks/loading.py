@@ -1,25 +1,18 @@
-"""Loading lm-eval's tasks and groups by name.
-
-What this file uses of lm-eval, 0.4.10 and newer: `TaskManager(include_path, include_defaults)`,
-`.all_tasks`; of a `Task`: `task_name`, `dataset`, `get_config`; to load tasks
-`TaskManager.load(names)` (from 0.4.12) or `lm_eval.tasks.get_task_dict(names, manager)` (before).
-Both are given a name, or a group that contains a dictionary: the name of a task and keys to change.
-All versions accept such a dictionary inside of a group only. `templates.py` replaces
-`lm_eval.utils.env`, which makes templates.
-"""
+"""Loading lm-eval's tasks and groups by name, and refusing those that cannot be scored."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from evomerge.compat.lm_eval import Group, load_tasks
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.evaluation.tasks.templates import templates_in_sandbox
-from evomerge.trust.files import NotAllowedError, check_allowed
+from evomerge.trust.consent import NotAllowedError, check_allowed
 from evomerge.trust.task_files import files_of_metric, files_of_tasks
 
 _State: TypeAlias = tuple[tuple[str, int, int], ...]
@@ -28,14 +21,13 @@ _OTHER_INPUTS = ("doc_to_image", "doc_to_audio")
 
 
 def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
-    """Return an lm-eval `TaskManager` that knows the given tasks.
+    """Return an lm-eval `TaskManager` that knows the given tasks and groups.
 
     lm-eval's built-in tasks are indexed only if one of them is needed, since that takes seconds.
 
     Args:
         include: folders with task YAML.
-        tasks: names of tasks or groups.
-        where: the key of the search file that names them.
+        where: the key of the search file that names the tasks.
 
     Raises:
         ConfigError: there is no such task.
@@ -43,19 +35,16 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     from lm_eval.tasks import TaskManager
 
     folders = tuple((folder, _state(Path(folder))) for folder in include)
-    if include:
-        manager = _indexed(TaskManager, folders, False)
-        if all(name in manager.all_tasks for name in tasks):
+    for defaults in (False, True) if include else (True,):
+        manager = _indexed(TaskManager, folders, defaults)
+        missing = [name for name in tasks if name not in manager.all_tasks]
+        if not missing:
             return manager
-    manager = _indexed(TaskManager, folders, True)
-    for name in tasks:
-        if name not in manager.all_tasks:
-            raise ConfigError(
-                f"{where}: there is no task {name!r} in lm-eval"
-                f"{' or in ' + ', '.join(include) if include else ''}; put its YAML into a folder "
-                f"named in evaluation.include.{did_you_mean(name, manager.all_tasks)}"
-            )
-    return manager
+    raise ConfigError(
+        f"{where}: there is no task {missing[0]!r} in lm-eval"
+        f"{' or in ' + ', '.join(include) if include else ''}; put its YAML into a folder "
+        f"named in evaluation.include.{did_you_mean(missing[0], manager.all_tasks)}"
+    )
 
 
 @lru_cache(maxsize=2)
@@ -80,20 +69,21 @@ def _code_may_load(allow_code: bool) -> Iterator[None]:
     Raises:
         ConfigError: a script in the working folder would run in its place.
     """
+    if not allow_code:
+        yield
+        return
+    for script in files_of_metric("code_eval"):
+        raise ConfigError(
+            f"{script} would run in place of Hugging Face's metric `code_eval`; start evomerge "
+            "in another folder."
+        )
     before = os.environ.get(_CODE_EVAL)
-    if allow_code:
-        for script in files_of_metric("code_eval"):
-            raise ConfigError(
-                f"{script} would run in place of Hugging Face's metric `code_eval`; start evomerge "
-                "in another folder."
-            )
-        os.environ[_CODE_EVAL] = "1"
+    os.environ[_CODE_EVAL] = "1"
     try:
         yield
     finally:
-        if allow_code and before is None:
-            os.environ.pop(_CODE_EVAL, None)
-        elif allow_code and before is not None:
+        del os.environ[_CODE_EVAL]
+        if before is not None:
             os.environ[_CODE_EVAL] = before
 
 
@@ -104,11 +94,10 @@ def load(
     include: Sequence[str] = (),
     *,
     allow_code: bool = False,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, Group]]:
     """Return lm-eval's task objects and groups, by name.
 
     Args:
-        manager: a `TaskManager`.
         spec: the name of a task or group, or a group of one task whose keys are changed.
         where: the key of the search file that asks for it.
         include: the folders with task YAML that the manager knows.
@@ -122,16 +111,14 @@ def load(
         for file in files_of_tasks([name], [Path(folder) for folder in include]):
             check_allowed(file)
         with templates_in_sandbox(), _code_may_load(allow_code):
-            tasks, groups = _load(manager, spec)
-    except ConfigError:
+            return load_tasks(manager, spec)
+    except (ConfigError, KeyboardInterrupt):
         raise
     except NotAllowedError as error:
         raise ConfigError(
             f"{where}: the code of task {name!r} was not allowed ({error}); read it, then allow it "
             "with --trust-code."
         ) from None
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # a SystemExit in a task's code would end evomerge silently
         if "code_eval" in str(error).lower() and not allow_code:
             raise _code_refused(name, where) from error
@@ -140,85 +127,14 @@ def load(
             f"{one_line(error).rstrip('.')}; check its YAML and that its data set can be "
             f"reached from here."
         ) from error
-    return tasks, groups
 
 
-def _load(manager: Any, spec: str | dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    tasks: dict[str, Any] = {}
-    groups: dict[str, Any] = {}
-    if hasattr(manager, "load"):
-        loaded = manager.load([spec])
-        # Since 0.5 lm-eval names a task of a group `group::task`.
-        tasks = {task.task_name: task for task in loaded["tasks"].values()}
-        groups = dict(loaded.get("groups", {}))
-    else:
-        from lm_eval.tasks import get_task_dict
-
-        _flatten(get_task_dict([spec], manager), tasks, groups)
-    for task in tasks.values():
-        getattr(task, "dataset", None)  # since 0.5 loaded when it is first asked for
-    return tasks, groups
-
-
-def _flatten(tree: Mapping[Any, Any], tasks: dict[str, Any], groups: dict[str, Any]) -> list[str]:
-    """Add the tasks and groups of the nested dictionary of lm-eval before 0.4.12.
-
-    Returns:
-        the names of all tasks in the tree.
-    """
-    names: list[str] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            below = _flatten(value, tasks, groups)
-            label = getattr(key, "group_name", key)
-            groups[label] = {
-                "tasks": below,
-                "averages": (getattr(key, "config", None) or {}).get("aggregate_metric_list"),
-            }
-            names += below
-        else:
-            tasks[key] = value
-            names.append(key)
-    return names
-
-
-def check_fewshot(task: Any, where: str) -> None:
-    """Check that a task has as many documents for few-shot examples as it is to show.
-
-    Raises:
-        ConfigError: it has fewer. lm-eval would find out when it makes the first prompt.
-    """
-    count = task.get_config("num_fewshot")
-    if not count:
-        return
-    try:
-        found = task.fewshot_docs()
-        documents = len(found) if hasattr(found, "__len__") else sum(1 for _ in found)
-    except Exception as error:  # a task may raise anything here
-        raise ConfigError(
-            f"{where}: task {task.get_config('task')!r} cannot give {count} few-shot examples "
-            f"({one_line(error)}); set evaluation.fewshot to 0."
-        ) from error
-    is_scored = task.get_config("fewshot_split") == task.get_config("test_split")
-    if count > documents - is_scored:
-        raise ConfigError(
-            f"{where}: task {task.get_config('task')!r} is to show {count} few-shot examples, but "
-            f"has {documents} documents for them; lower evaluation.fewshot, or num_fewshot in the "
-            "task's YAML."
-        )
-
-
-def refuse_unsupported(task: Any, where: str, allow_code: bool) -> None:
-    """Check that a task can be scored.
-
-    Args:
-        task: an lm-eval task.
-        where: the key of the search file that names it.
-        allow_code: whether it may run code that the model writes.
+def check_task(task: Any, where: str, allow_code: bool) -> None:
+    """Check that a task can be scored, and has the few-shot examples that it is to show.
 
     Raises:
         ConfigError: the task needs images or sound, runs code that the model writes, would
-            generate texts with code from elsewhere, or in a limited time.
+            generate texts with code from elsewhere or in a limited time, or has too few examples.
     """
     name = task.get_config("task")
     options = task.get_config("generation_kwargs") or {}
@@ -236,10 +152,22 @@ def refuse_unsupported(task: Any, where: str, allow_code: bool) -> None:
         raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
     if runs_code(task) and not allow_code:
         raise _code_refused(name, where)
-    if runs_code(task) and os.name == "nt":
+    count = task.get_config("num_fewshot")
+    if not count:
+        return
+    try:  # lm-eval would find out when it makes the first prompt
+        found = task.fewshot_docs()
+        documents = len(found) if hasattr(found, "__len__") else sum(1 for _ in found)
+    except Exception as error:  # a task may raise anything here
         raise ConfigError(
-            f"{where}: task {name!r} runs code that the model writes, for which evomerge needs "
-            "Linux or macOS; choose a task that only compares text."
+            f"{where}: task {name!r} cannot give {count} few-shot examples ({one_line(error)}); "
+            "set evaluation.fewshot to 0."
+        ) from error
+    is_scored = task.get_config("fewshot_split") == task.get_config("test_split")
+    if count > documents - is_scored:
+        raise ConfigError(
+            f"{where}: task {name!r} is to show {count} few-shot examples, but has {documents} "
+            "documents for them; lower evaluation.fewshot, or num_fewshot in the task's YAML."
         )
 
 

@@ -1,50 +1,43 @@
-"""The metrics of single documents, by lm-eval's own filters and metrics.
-
-What this file uses of a `Task`: `apply_filters` and `process_results` of lm-eval before 0.5; since
-0.5 `process_instances` and `scorers`, of a scorer `name` and `reduced_docs`; private: `_instances`
-(all of these methods work on them).
-"""
+"""The metrics of single documents, by lm-eval's own filters and metrics; examples for people."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
+
+from evomerge.compat.lm_eval import apply_filters
+from evomerge.evaluation.inference.quiet import quiet
+from evomerge.evaluation.tasks.templates import templates_in_sandbox
+from evomerge.scores import Example
 
 Instance: TypeAlias = Any
 
 DocumentMetrics: TypeAlias = dict[str, Any]
 """Metric key -> value of one document, as lm-eval computes it."""
 
+_PROMPT, _ANSWER = 600, 300
+"""Characters that are kept: of a prompt the last ones, of an answer and a target the first."""
+
 
 def document_metrics(task: Any, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
-    """Return the metrics of each document, from the answers in its requests.
+    """Return the metrics of each document, from the answers (`resps`) in its requests.
 
     A key is the metric's name, with the filter's name appended (`exact_match,strict-match`) if the
     task has several filters.
-
-    Args:
-        task: the lm-eval task.
-        documents: the requests of each document, with `resps` set.
     """
-    task._instances = [instance for requests in documents for instance in requests]
-    for instance in task._instances:
-        instance.filtered_resps = {}
-    by_filter = (_by_scorer if hasattr(task, "scorers") else _by_filter)(task, documents)
+    names = apply_filters(task, [instance for requests in documents for instance in requests])
     metrics: list[DocumentMetrics] = [{} for _ in documents]
-    for name, rows in by_filter.items():
-        suffix = f",{name}" if len(by_filter) > 1 else ""
-        for own, row in zip(metrics, rows, strict=True):
+    for name in names:
+        suffix = f",{name}" if len(names) > 1 else ""
+        for own, requests in zip(metrics, documents, strict=True):
+            answers = [instance.filtered_resps[name] for instance in requests]
+            row = task.process_results(requests[0].doc, answers)
             own |= {f"{metric}{suffix}": value for metric, value in row.items()}
     return metrics
 
 
 def aggregated(task: Any, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
-    """Return metric key -> aggregate over documents, by the metric's own aggregation.
-
-    Args:
-        task: the lm-eval task.
-        rows: the metrics of each document.
-    """
+    """Return metric key -> aggregate over documents, by the metric's own aggregation."""
     aggregation = task.aggregation()
     columns: dict[str, list[Any]] = {}
     for row in rows:
@@ -60,30 +53,45 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def filter_names(task: Any) -> tuple[str, ...]:
-    """Return the names of an lm-eval task's filters."""
-    filters = task.scorers if hasattr(task, "scorers") else task._filters
-    return tuple(item.name for item in filters)
+def example(
+    task: Any, name: str, document: int, requests: Sequence[Instance], values: Mapping[str, float]
+) -> Example:
+    """Return one scored document as people read it.
+
+    Args:
+        name: the name that the search gives the task.
+        values: metric -> value of this document.
+    """
+    first = requests[0]
+    prompt = str(first.args[0])
+    with quiet(), templates_in_sandbox():
+        target = task.doc_to_target(first.doc)
+        choices = task.doc_to_choice(first.doc) if task.get_config("doc_to_choice") else None
+    if first.request_type == "generate_until":
+        answer = str(first.resps[0])
+        parsed = str(next(iter(first.filtered_resps.values()), answer))
+    elif first.request_type == "loglikelihood":
+        best = max(requests, key=lambda request: float(request.resps[0][0]))
+        answer = parsed = str(best.args[1]).strip()
+    else:
+        answer = parsed = target = ""
+    if choices and isinstance(target, int) and 0 <= target < len(choices):
+        target = choices[target]
+    return Example(
+        task=name,
+        document=document,
+        prompt=_plain(prompt if len(prompt) <= _PROMPT else "..." + prompt[-_PROMPT:]),
+        answer=_first(answer),
+        parsed=_first(parsed),
+        target=_first(str(target)),
+        values=dict(values),
+    )
 
 
-def _by_filter(
-    task: Any, documents: Sequence[Sequence[Instance]]
-) -> dict[str, list[DocumentMetrics]]:
-    task.apply_filters()
-    return {
-        name: [
-            task.process_results(requests[0].doc, [item.filtered_resps[name] for item in requests])
-            for requests in documents
-        ]
-        for name in task._instances[0].filtered_resps
-    }
+def _first(text: str) -> str:
+    return _plain(text if len(text) <= _ANSWER else text[:_ANSWER] + "...")
 
 
-def _by_scorer(
-    task: Any, documents: Sequence[Sequence[Instance]]
-) -> dict[str, list[DocumentMetrics]]:
-    task.process_instances()
-    return {
-        scorer.name: [scorer.reduced_docs[requests[0].doc_id] for requests in documents]
-        for scorer in task.scorers
-    }
+def _plain(text: str) -> str:
+    """Return the text without lone surrogates, which no file can hold."""
+    return text.encode("utf-8", "replace").decode()

@@ -11,14 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from traceback import walk_stack
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from jinja2 import Environment, Template
 from jinja2.sandbox import SandboxedEnvironment
 
+from evomerge.compat import need
 from evomerge.errors import ConfigError, one_line
 
 _Result = TypeVar("_Result")
+
+Rendered: TypeAlias = dict[tuple[str, int], tuple[Any, Any]]
+"""Name of a method and id of a document -> the document, and what the method returned for it."""
 
 _KEYS = {
     **{key: key for key in ("doc_to_text", "doc_to_target", "doc_to_choice")},
@@ -41,11 +45,7 @@ class TaskTemplate(Template):
 
 
 class TaskTemplates(SandboxedEnvironment):
-    """An environment that renders as another one does, in the sandbox, and keeps templates.
-
-    Args:
-        plain: the other environment.
-    """
+    """Renders as another environment does, in the sandbox, and keeps compiled templates."""
 
     template_class = TaskTemplate
 
@@ -56,7 +56,7 @@ class TaskTemplates(SandboxedEnvironment):
             keep_trailing_newline=plain.keep_trailing_newline,
         )
         self.filters.update(plain.filters)
-        self._kept = lru_cache(maxsize=1000)(self._make)
+        self._kept = lru_cache(maxsize=1000)(super().from_string)
 
     def from_string(self, source: Any, *arguments: Any, **options: Any) -> Template:
         """Return the template with this text.
@@ -64,12 +64,7 @@ class TaskTemplates(SandboxedEnvironment):
         Raises:
             ConfigError: it is no template.
         """
-        if arguments or options:
-            return super().from_string(source, *arguments, **options)
-        return self._kept(source)
-
-    def _make(self, source: str) -> Template:
-        return _explained(lambda: super(TaskTemplates, self).from_string(source))
+        return _explained(lambda: self._kept(source, *arguments, **options))
 
 
 _made = lru_cache(maxsize=1)(TaskTemplates)
@@ -88,7 +83,7 @@ def templates_in_sandbox() -> Iterator[None]:
     from lm_eval import utils
 
     with _lock:
-        _open.append(_open[-1] if _open else utils.env)
+        _open.append(_open[-1] if _open else need("lm_eval", utils, "env"))
         utils.env = _made(_open[-1])
     try:
         yield
@@ -104,16 +99,15 @@ def _explained(work: Callable[[], _Result]) -> _Result:
     try:
         return work()
     except Exception as error:  # a template may call anything of a document, or divide by zero
-        task, key = _rendered()
-        what = f"`{key}` of task {task!r}" if key else "A template of a task"
+        what = _rendered() or "A template of a task"
         reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
         raise ConfigError(
             f"{what} cannot be used ({reason}); change the template in the task's YAML."
         ) from error
 
 
-def _rendered() -> tuple[str, str]:
-    """Return the task and the key whose template is rendered; empty if lm-eval does not render it.
+def _rendered() -> str:
+    """Return the key and the task whose template is rendered; empty if lm-eval does not render it.
 
     Only the callers know them: lm-eval's methods that render are named like the keys.
     """
@@ -121,42 +115,37 @@ def _rendered() -> tuple[str, str]:
         task: Any = frame.f_locals.get("self")
         key = _KEYS.get(frame.f_code.co_name)
         if key is not None and hasattr(task, "get_config"):
-            return str(task.get_config("task")), key
-    return "", ""
+            return f"`{key}` of task {str(task.get_config('task'))!r}"
+    return ""
 
 
-class RenderCache:
-    """Caches the results of a task's `doc_to_target` and `doc_to_choice` by document.
+@contextmanager
+def rendered_once(task: Any, known: Rendered) -> Iterator[None]:
+    """While the context is open, a task renders the target and choices of a document once.
 
     lm-eval renders both each time a document's metrics are computed: in a search once for every
     candidate, with the same result.
+
+    Args:
+        task: the lm-eval task.
+        known: what was rendered before; it is added to.
     """
 
-    def __init__(self) -> None:
-        # The document is kept with its result, since an id is reused once its object is gone.
-        self._rendered: dict[tuple[str, int], tuple[Any, Any]] = {}
-
-    @contextmanager
-    def applied_to(self, task: Any) -> Iterator[None]:
-        """While the context is open, an lm-eval task takes its renderings from the cache."""
-        names = [name for name in ("doc_to_target", "doc_to_choice") if hasattr(task, name)]
-        for name, cached in [(name, self._cached(task, name)) for name in names]:
-            setattr(task, name, cached)
-        try:
-            yield
-        finally:
-            for name in names:
-                delattr(task, name)
-
-    def _cached(self, task: Any, name: str) -> Callable[..., Any]:
-        render = getattr(task, name)
-
+    def once(name: str, render: Callable[..., Any]) -> Callable[..., Any]:
         def recall(document: Any, *override: Any, **options: Any) -> Any:
             if override or options:
                 return render(document, *override, **options)
-            key = (name, id(document))
-            if key not in self._rendered or self._rendered[key][0] is not document:
-                self._rendered[key] = (document, render(document))
-            return self._rendered[key][1]
+            key = (name, id(document))  # an id is used again when its object is gone
+            if key not in known or known[key][0] is not document:
+                known[key] = (document, render(document))
+            return known[key][1]
 
         return recall
+
+    names = [name for name in ("doc_to_target", "doc_to_choice") if hasattr(task, name)]
+    vars(task).update({name: once(name, getattr(task, name)) for name in names})
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(task, name)

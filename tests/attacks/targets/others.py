@@ -14,8 +14,7 @@ from mutations import damaged, json_files
 
 from evomerge.errors import ConfigError
 from evomerge.merging.backend import load_tokenizer
-from evomerge.trust.consent import VARIABLE, Consent, is_recorded
-from evomerge.trust.files import CodeFile
+from evomerge.trust.consent import VARIABLE, CodeFile, Consent, is_recorded
 
 VOCABULARY = {"<pad>": 0, "a": 1, "b": 2, "ab": 3, "c": 4}
 MERGES = b"#version: 0.2\na b\n"

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from tiny import load, make
 
+from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import ConfigError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.engine import EngineForward, Weights, checkpoint_weights
+from evomerge.evaluation.inference.engine import EngineForward
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.generation import Prompt, Stops, continue_prompts
 from evomerge.evaluation.tasks.harness import Harness, ReferenceLM
@@ -29,7 +30,7 @@ class Direct:
         self.model, self.tokenizer = model, tokenizer
         self.asked = 0
 
-    def load(self, weights: Weights) -> None:
+    def load(self, weights: dict[str, Any]) -> None:
         self.model.load_state_dict(dict(weights))
 
     def token_logprobs(
@@ -82,7 +83,7 @@ def test_transformers_scores_continuations_and_the_engine_only_generates(
     class Writer(Direct):
         loaded = 0
 
-        def load(self, weights: Weights) -> None:
+        def load(self, weights: dict[str, Any]) -> None:
             self.loaded += 1
             super().load(weights)
 
@@ -145,7 +146,7 @@ def test_an_engine_that_runs_the_model_in_another_way_is_refused(
     llama: Any, make_model: Any, tokenizer: Any, tasks: Path
 ) -> None:
     class Deaf(Direct):
-        def load(self, weights: Weights) -> None:
+        def load(self, weights: dict[str, Any]) -> None:
             """Keep the weights that it had."""
 
     evaluator = Evaluator(Harness(["t_choice"], [tasks]))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from evomerge.evaluation.inference.engine import checkpoint_weights
+from evomerge.compat.transformers import checkpoint_weights
 from evomerge.evaluation.inference.vllm import with_identity_layers
 
 TEXT = torch.tensor([[1, *range(5, 60, 3)]])

@@ -5,8 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.evaluation.inference.prefix import MIN_ROWS, MIN_TOKENS, by_prefix
-from evomerge.evaluation.inference.rows import Continuation, Row, pack, separate
+from evomerge.evaluation.inference.rows import (
+    MIN_ROWS,
+    MIN_TOKENS,
+    Continuation,
+    Row,
+    by_prefix,
+    pack,
+    separate,
+)
 
 EXAMPLES = [tuple(range(k, k + MIN_TOKENS + 3 * k)) for k in range(4)]
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.documents import Pool, choose_documents, in_order
+from evomerge.evaluation.tasks.documents import DocumentPool, choose_documents, in_order
 
 
 def split_documents(count, sizes, seed, labels=None, *, task="t"):
-    pool = Pool(task, count, labels=labels)
+    pool = DocumentPool(task, count, labels=labels)
     chosen = choose_documents(sizes, {split: {task: pool} for split in sizes}, seed)
     return {split: of_split[task] for split, of_split in chosen.items()}
 
@@ -72,9 +72,9 @@ def test_no_two_splits_have_a_text_in_common(
     """Sources share some texts, and the source of a task may differ from split to split."""
     names = ("search", "validation", "test")
 
-    def pool(source: str) -> Pool:
+    def pool(source: str) -> DocumentPool:
         says = texts[source]
-        return Pool(source, len(says), lambda i: [says[i]])
+        return DocumentPool(source, len(says), lambda i: [says[i]])
 
     sources = {task: origins for task, *origins in tasks if set(origins) <= set(texts)}
     pools = {
@@ -101,16 +101,18 @@ def test_no_two_splits_have_a_text_in_common(
 def test_sources_of_their_own_may_all_be_taken_whole() -> None:
     sizes = {"search": "all", "validation": 5, "test": "all"}
     pools = {
-        split: {"t": Pool(source, count)}
+        split: {"t": DocumentPool(source, count)}
         for split, source, count in (("search", "t:training", 30), ("test", "t:test", 20))
-    } | {"validation": {"t": Pool("t:training", 30)}}
+    } | {"validation": {"t": DocumentPool("t:training", 30)}}
     chosen = choose_documents(sizes, pools, 0)
     assert [len(chosen[s]["t"]) for s in ("search", "validation", "test")] == [25, 5, 20]
 
 
 def test_tasks_with_common_documents_get_the_same_ones() -> None:
     sizes = {"search": 40, "validation": 30, "test": "all"}
-    tasks = {name: Pool(name, 100, lambda i: [f"question {i}"]) for name in ("cot", "plain")}
+    tasks = {
+        name: DocumentPool(name, 100, lambda i: [f"question {i}"]) for name in ("cot", "plain")
+    }
     chosen = choose_documents(sizes, dict.fromkeys(sizes, tasks), 0)
     for of_split in chosen.values():
         assert of_split["cot"] == of_split["plain"]
@@ -125,8 +127,8 @@ def test_a_second_data_set_is_not_read_whole_for_documents_that_both_have() -> N
         return [f"question {document}"]
 
     pools = {
-        "one": Pool("one", 100, dataset="org/one"),
-        "two": Pool("two", 10_000, forms, dataset="org/two"),
+        "one": DocumentPool("one", 100, dataset="org/one"),
+        "two": DocumentPool("two", 10_000, forms, dataset="org/two"),
     }
     sizes = {"search": 40, "validation": 30, "test": 20}
     choose_documents(sizes, dict.fromkeys(sizes, pools), 0)
@@ -135,7 +137,7 @@ def test_a_second_data_set_is_not_read_whole_for_documents_that_both_have() -> N
 
 def test_documents_that_other_splits_have_are_not_counted() -> None:
     pools = {
-        split: {"t": Pool(source, 10, lambda i: [str(i % 8)])}
+        split: {"t": DocumentPool(source, 10, lambda i: [str(i % 8)])}
         for split, source in (("search", "x"), ("validation", "y"), ("test", "z"))
     }
     with pytest.raises(ConfigError, match=r"evaluation\.test\.documents.*'z' are in no other"):

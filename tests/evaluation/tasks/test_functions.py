@@ -12,13 +12,13 @@ import torch
 from trusting import trust
 
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.evaluation.tasks.functions import Function, find
+from evomerge.evaluation.tasks.functions import ObjectiveFunction, find
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 
 
-def function(body: Any) -> Function:
+def function(body: Any) -> ObjectiveFunction:
     info = TaskInfo("mine:f", "function", 9, {"score": MetricInfo(True, is_mean=True)})
-    return Function(body, info)
+    return ObjectiveFunction(body, info)
 
 
 @pytest.mark.parametrize(

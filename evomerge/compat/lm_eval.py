@@ -1,0 +1,84 @@
+"""What is private in lm-eval, or differs between its versions from 0.4.10 on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from evomerge.compat import need
+from evomerge.errors import SearchError
+
+
+class Group(NamedTuple):
+    """A group: the names of all tasks in it, and the settings of the metrics that it averages."""
+
+    tasks: tuple[str, ...]
+    averages: list[Mapping[str, Any]]
+
+
+def load_tasks(manager: Any, spec: Any) -> tuple[dict[str, Any], dict[str, Group]]:
+    """Return lm-eval's task objects and groups, by name.
+
+    Args:
+        manager: a `TaskManager`.
+        spec: the name of a task or group; or a group that contains a dictionary, with the name of a
+            task and keys to change. All versions accept such a dictionary inside of a group only.
+    """
+    tasks: dict[str, Any] = {}
+    groups: dict[str, Group] = {}
+    if not hasattr(manager, "load"):  # before 0.4.12
+        from lm_eval.tasks import get_task_dict
+
+        _flatten(get_task_dict([spec], manager), tasks, groups)
+        return tasks, groups
+    loaded = manager.load([spec])
+    for task in loaded["tasks"].values():
+        tasks[task.task_name] = task
+    for name, group in loaded.get("groups", {}).items():
+        below = tuple(task.task_name for task in need("lm_eval", group, "get_all_tasks")())
+        averages = need("lm_eval", group, "aggregate_metric_list") or []
+        groups[name] = Group(below, [vars(item) for item in averages])
+    return tasks, groups
+
+
+def _flatten(tree: Mapping[Any, Any], tasks: dict[str, Any], groups: dict[str, Group]) -> list[str]:
+    """Add the tasks and groups of a nested dictionary; return the names of all tasks in it."""
+    names: list[str] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            below = _flatten(value, tasks, groups)
+            averages = (getattr(key, "config", None) or {}).get("aggregate_metric_list")
+            groups[getattr(key, "group_name", key)] = Group(tuple(below), averages or [])
+            names += below
+        else:
+            tasks[key] = value
+            names.append(key)
+    return names
+
+
+def apply_filters(task: Any, instances: list[Any]) -> list[str]:
+    """Set the `filtered_resps` of a task's instances by all its filters; return their names."""
+    task._instances = instances
+    if need("lm_eval", task, "instances") is not instances:
+        raise SearchError("lm_eval keeps a task's requests elsewhere; install an older version.")
+    for instance in instances:
+        instance.filtered_resps = {}
+    task.apply_filters()
+    return list(instances[0].filtered_resps)
+
+
+def filter_names(task: Any) -> tuple[str, ...]:
+    """Return the names of a task's filters."""
+    return tuple(item.name for item in need("lm_eval", task, "_filters"))
+
+
+def encode_pair(lm: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Return the tokens of a context and of its continuation, as an `HFLM` encodes them."""
+    before, after = need("lm_eval", lm, "_encode_pair")(context, continuation)
+    return before, after
+
+
+def replace_model(lm: Any, model: Any) -> None:
+    """Let an `HFLM` generate with another model."""
+    need("lm_eval", lm, "_model")
+    lm._model = model

@@ -1,0 +1,35 @@
+"""What Ray says only in English of an actor that does not answer, from version 2.40 on."""
+
+from __future__ import annotations
+
+import re
+
+from evomerge.errors import SearchError, one_line
+
+
+def not_importable(error: Exception) -> SearchError | None:
+    """Return in a sentence on which machine evomerge cannot be imported; None: it can be."""
+    text = str(error)
+    if "failed to import on the worker" not in text:
+        return None
+    address = re.search(r"\bip=([^,)\s]+)", text)
+    reason = re.search(r"(?:ModuleNotFoundError|ImportError): ([^\n]+)", text)
+    return SearchError(
+        f"On {f'the machine {address[1]}' if address else 'a machine'} of the cluster evomerge "
+        f"cannot be imported ({reason[1].rstrip('.') if reason else 'no reason is known'}); all "
+        "machines need the same Python environment."
+    )
+
+
+def is_machine_gone(error: Exception) -> bool:
+    """Return whether an error says that the machine of an actor is gone."""
+    text = str(error).lower()
+    said = "node has died" in text or "node died" in text
+    return said or bool(getattr(error, "preempted", False))
+
+
+def reason_of(error: Exception) -> str:
+    """Return why an actor died, in Ray's words, without its advice."""
+    text = " ".join(str(error).split())
+    _, _, detail = text.partition("Worker exit detail: ")
+    return one_line((detail or text).partition(" Some common causes")[0])

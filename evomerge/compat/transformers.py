@@ -1,0 +1,44 @@
+"""What is private in transformers, or differs between its versions from 4.56 on."""
+
+from __future__ import annotations
+
+import inspect
+from types import FunctionType
+from typing import Any
+
+USAGE_ATTRIBUTES = frozenset({"warnings_issued", "_output_capturing_hooks_installed"})
+"""Attributes that are set when a model is only used."""
+
+
+def is_own_hook(key: Any, item: Any) -> bool:
+    """Return whether an item of a module's dictionary is a hook that transformers registers itself.
+
+    With `output_hidden_states=True`, it registers some on first use, which have no effect later.
+    """
+    is_hook = isinstance(key, int) and isinstance(item, FunctionType)
+    return is_hook and item.__module__.startswith("transformers.")
+
+
+def cache_options(model: Any, cache: Any, *, last: bool = False) -> dict[str, Any]:
+    """Return the forward arguments for a cache of keys and values.
+
+    Args:
+        last: whether the model may leave out all logits but those of the last position.
+    """
+    known = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {"cache" if "cache" in known else "past_key_values": cache}
+    return options | ({"logits_to_keep": 1} if last and "logits_to_keep" in known else {})
+
+
+def checkpoint_weights(model: Any) -> dict[str, Any]:
+    """Return a model's weights with the names and shapes of its checkpoint.
+
+    transformers 5 stacks, splits and renames tensors when it loads a checkpoint (experts, for
+    example); that is reverted here. Older versions load tensors as they are.
+    """
+    state = model.state_dict()
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:
+        return dict(state)
+    return dict(revert_weight_conversion(model, state))
