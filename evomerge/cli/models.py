@@ -91,7 +91,7 @@ def evaluate(
     from evomerge.searching.ranking import measured
     from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as evaluate_model
-    from evomerge.setup.tasks import sampled
+    from evomerge.setup.task_digests import sampled
 
     checked = prepare(
         load(config),

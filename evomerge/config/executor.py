@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from evomerge.config.fields import Section
 
@@ -51,13 +50,3 @@ class ExecutorConfig(Section):
         "once; null: in data-flow spaces with fixed scales, scored on all documents",
     )
     ray: RayConfig = Field(RayConfig(), description="with kind ray: its cluster and resources")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _former_key(cls, data: Any) -> Any:
-        """Refuse a former name; a run that did not set it keeps its section."""
-        if not isinstance(data, Mapping) or "together" not in data:
-            return data
-        if data["together"] is not None:
-            raise ValueError("has `together`, which is `share_prefixes` now; rename it")
-        return {key: value for key, value in data.items() if key != "together"}

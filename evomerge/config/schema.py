@@ -122,10 +122,10 @@ class Frozen(Section):
     settings: list[FrozenSetting] = Field(
         default_factory=list, description="settings that differ between parents"
     )
-    unlike_merges: list[str] | None = Field(
-        None,
+    unlike_merges: list[str] = Field(
+        default_factory=list,
         description="parents with other settings, or another dtype, than the merges: on validation "
-        "and test documents they are scored as themselves. None in runs of earlier versions",
+        "and test documents they are scored as themselves",
     )
     merges: dict[str, FrozenMerge] = Field(
         default_factory=dict, description="`merge:` parent -> what it is built from"
@@ -140,7 +140,7 @@ class Frozen(Section):
     tasks: dict[str, dict[str, dict[str, str]]] = Field(
         default_factory=dict,
         description="split -> task -> digests of its documents, prompts and settings; a task that "
-        "has changed is refused. Empty in runs of earlier versions",
+        "has changed is refused",
     )
     code: list[str] | None = Field(
         None, description="digests of the files with code of the tasks; changed code is refused"
@@ -161,7 +161,7 @@ class Frozen(Section):
     )
     genes: list[str] = Field(default_factory=list, description="names, in the order of a genome")
     gene_ranges: list[GeneRange] = Field(
-        default_factory=list, description="empty in runs of earlier versions"
+        default_factory=list, description="values that the genes can take"
     )
     digests: dict[str, str] = Field(
         default_factory=dict, description="digest of each section; a changed file is refused"

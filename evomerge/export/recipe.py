@@ -18,14 +18,13 @@ from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.writable import check_new_folder
-from evomerge.setup.absolute_paths import (
+from evomerge.setup.merges import MergeOpener, pinned
+from evomerge.setup.parents import (
     absolute_file,
     absolute_parent,
     is_winner_of_stage,
     renamed_recipe,
 )
-from evomerge.setup.merges import MergeOpener
-from evomerge.setup.pins import pinned
 from evomerge.setup.recipe_file import read_recipe_file
 from evomerge.setup.runs import open_model
 

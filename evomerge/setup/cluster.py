@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from evomerge.config.schema import SearchConfig
@@ -128,10 +128,6 @@ def _answering(address: str) -> str:
     """Return the HOST:PORT of a cluster, after checking that something answers there.
 
     Ray itself tries for minutes to reach a cluster that is gone.
-
-    Raises:
-        OSError: nothing answers.
-        ValueError: it is not an address.
     """
     from ray._private.services import canonicalize_bootstrap_address
 
@@ -160,11 +156,7 @@ def machines(config: SearchConfig) -> list[Mapping[str, float]]:
 
 
 def suitable(needed: Mapping[str, float]) -> list[str]:
-    """Return Ray's ids of the machines on which a worker fits. Ray must be connected.
-
-    Args:
-        needed: the resources of a worker, by name.
-    """
+    """Return Ray's ids of the machines on which a worker with these resources fits."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
@@ -172,23 +164,13 @@ def suitable(needed: Mapping[str, float]) -> list[str]:
 
 
 def fitting(machine: Mapping[str, float], needed: Mapping[str, float]) -> int:
-    """Return how many workers fit on a machine.
-
-    Args:
-        machine: its resources, by name.
-        needed: the resources of a worker, by name.
-    """
+    """Return how many workers with these resources fit on a machine."""
     shares = [machine.get(name, 0.0) / amount for name, amount in needed.items() if amount > 0]
     return min((math.floor(share + 1e-6) for share in shares), default=0)
 
 
 def warn_if_busy(count: int, needed: Mapping[str, float]) -> None:
-    """Warn if the cluster has too few free resources for all workers now. Ray must be connected.
-
-    Args:
-        count: number of workers.
-        needed: the resources of a worker, by name.
-    """
+    """Warn if the cluster has too few free resources for all workers now."""
     import ray
 
     now = fitting(ray.available_resources(), needed)
@@ -213,18 +195,15 @@ def workers_by_machine(config: SearchConfig) -> list[int]:
     wanted = max(1, sum(fits)) if given == "auto" else given
     if sum(fits) < wanted:
         amounts = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
+        where = "this machine has"
+        if config.executor.ray.address is not None:
+            several = f"the {len(found)} machines of the cluster have"
+            where = several if len(found) > 1 else "the cluster has"
         raise ConfigError(
-            f"`executor.workers` is {config.executor.workers}, and each takes {amounts}, but "
-            f"{_place(config, found)} {'has' if len(found) == 1 else 'have'} room for {sum(fits)}; "
-            "lower `executor.workers` or `executor.ray.resources`."
+            f"`executor.workers` is {given}, and each takes {amounts}, but {where} room for "
+            f"{sum(fits)}; lower `executor.workers` or `executor.ray.resources`."
         )
     return [min(wanted, fit) for fit in fits if fit]
-
-
-def _place(config: SearchConfig, found: Sequence[Mapping[str, float]]) -> str:
-    if config.executor.ray.address is None:
-        return "this machine"
-    return f"the {len(found)} machines of the cluster" if len(found) > 1 else "the cluster"
 
 
 def count_workers(config: SearchConfig) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -52,7 +52,7 @@ def check_recipes(
     fails, but the space is not wrong.
 
     Args:
-        recipes: the recipes of `sample_recipes`.
+        recipes: those of `sample_recipes`.
         checkpoints: the parents by reference.
         host: reference of the host.
         vocabulary: the merged vocabulary, if rows are matched by token.
@@ -66,12 +66,12 @@ def check_recipes(
     from evomerge.merging.tensors.plan import Planner
 
     planner = Planner(checkpoints, host)
-    kinds = _BlockKinds(planner)
+    one_of_each = _one_of_each(planner)
     for name, recipe in recipes.items():
         try:
             unscaled = _unscaled(recipe)
             try:
-                deque(planner.plan(kinds.one_of_each(unscaled), vocabulary), maxlen=0)
+                deque(planner.plan(one_of_each(unscaled), vocabulary), maxlen=0)
             except RecipeError:  # the whole recipe, for a message with the number of the block
                 deque(planner.plan(unscaled, vocabulary), maxlen=0)
             config = merged_config(recipe, checkpoints, vocabulary=vocabulary)
@@ -89,7 +89,6 @@ def check_recipes(
 
 
 def _start(gene: Gene) -> float:
-    """Return the value at which the search starts; a choice is a whole number."""
     return gene.start if gene.kind == "real" else float(math.floor(gene.start))
 
 
@@ -100,43 +99,36 @@ def _unscaled(recipe: Recipe) -> Recipe:
     return replace(recipe, layers=plain)
 
 
-class _BlockKinds:
-    """Finds blocks that are merged alike: with the same method, knobs, tensor shapes and dtypes."""
+def _one_of_each(planner: Planner) -> Callable[[Recipe], Recipe]:
+    """Return what leaves only one of the blocks of a recipe that are merged in the same way.
 
-    def __init__(self, planner: Planner) -> None:
-        self.planner = planner
-        self._parent_block = cache(self._content)
-        self._numbers: dict[object, int] = {}
+    These have the same method and knobs, and tensors of the same names, shapes and dtypes.
+    """
+    numbers: dict[object, int] = {}
 
-    def one_of_each(self, recipe: Recipe) -> Recipe:
-        """Return a recipe with only one of the blocks that are merged in the same way."""
+    @cache
+    def content(prefix: str, parent: str, layer: int | None) -> object:
+        stack = planner.fit(parent).stacks.get(prefix)
+        if stack is None or layer is None or layer not in range(len(stack)):
+            return "no such block", layer  # the planner raises the error
+        tensors = planner.checkpoints[parent].tensors
+        infos = ((rest, tensors[stack.name(layer, rest)]) for rest in stack.blocks[layer])
+        found = tuple((rest, info.shape, info.dtype) for rest, info in infos)
+        return numbers.setdefault(found, len(numbers))  # a number is fast to compare and hash
+
+    def kind(prefix: str, layer: Layer) -> object:
+        inputs = (*layer.sources, *([layer.base] if layer.base else []))
+        parents = tuple((item.parent, content(prefix, item.parent, item.layer)) for item in inputs)
+        return layer.method, parents, repr([layer.knobs, *(item.knobs for item in inputs)])
+
+    def reduced(recipe: Recipe) -> Recipe:
         few = {
-            prefix: tuple({self._kind(prefix, layer): layer for layer in layers}.values())
+            prefix: tuple({kind(prefix, layer): layer for layer in layers}.values())
             for prefix, layers in recipe.layers.items()
         }
         return replace(recipe, layers=few)
 
-    def _kind(self, prefix: str, layer: Layer) -> object:
-        """Return a key that is equal for blocks that are merged in the same way."""
-        inputs = (*layer.sources, *([layer.base] if layer.base else []))
-        parents = tuple(
-            (item.parent, self._parent_block(prefix, item.parent, item.layer)) for item in inputs
-        )
-        knobs = (layer.knobs, *(item.knobs for item in inputs))
-        return layer.method, parents, tuple(map(repr, knobs))
-
-    def _content(self, prefix: str, parent: str, layer: int | None) -> object:
-        """Return a number for the names, shapes and dtypes of the tensors of a parent's block.
-
-        Blocks with the same content have the same number. Numbers are faster to compare and hash.
-        """
-        stack = self.planner.fit(parent).stacks.get(prefix)
-        if stack is None or layer is None or layer not in range(len(stack)):
-            return "no such block", layer  # the planner raises the error
-        tensors = self.planner.checkpoints[parent].tensors
-        infos = ((rest, tensors[stack.name(layer, rest)]) for rest in stack.blocks[layer])
-        content = tuple((rest, info.shape, info.dtype) for rest, info in infos)
-        return self._numbers.setdefault(content, len(self._numbers))
+    return reduced
 
 
 LEAST = 3
@@ -151,23 +143,19 @@ def check_baselines(config: SearchConfig, space: Space) -> None:
     """
     if "greedy_soup" not in config.baselines:
         return
-    if config.mode == "pareto":
-        raise ConfigError(
-            "`baselines` has 'greedy_soup', which adds parents as long as one score does not drop, "
-            "but with `mode` 'pareto' there are several scores; remove it."
-        )
     uniform = space.baselines().get(UNIFORM)
-    if uniform is None:
-        raise ConfigError(
-            f"`baselines` has 'greedy_soup', which averages parents, but `space.kind` "
-            f"{config.space.kind!r} merges no weights; remove it."
+    if config.mode == "pareto":
+        reason = (
+            "adds parents as long as one score does not drop, but with `mode` 'pareto' there are "
+            "several scores"
         )
-    count = len(averaged(uniform))
-    if count < LEAST:
-        raise ConfigError(
-            f"`baselines` has 'greedy_soup', which takes {LEAST} parents or more beside the base, "
-            f"but there are {count}; remove it."
-        )
+    elif uniform is None:
+        reason = f"averages parents, but `space.kind` {config.space.kind!r} merges no weights"
+    elif (count := len(averaged(uniform))) < LEAST:
+        reason = f"takes {LEAST} parents or more beside the base, but there are {count}"
+    else:
+        return
+    raise ConfigError(f"`baselines` has 'greedy_soup', which {reason}; remove it.")
 
 
 def count_baselines(config: SearchConfig, space: Space) -> int:

@@ -1,7 +1,7 @@
 """Digests of every byte of the parents' weights, recorded while a search runs.
 
-The fingerprints in a run's search file cover samples of large tensors, so that a run begins and
-resumes at once. What lies between the samples is covered by these digests.
+The fingerprints that a run keeps cover samples of large tensors, so that a run begins and resumes
+at once. What lies between the samples is covered by these digests.
 """
 
 from __future__ import annotations
@@ -67,21 +67,24 @@ def recording_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> 
         RunFolderError: the record of an earlier session is damaged.
     """
     record = _recorded(run)
-    missing: dict[tuple[str, str], Path] = {}
+    missing: list[tuple[str, Path, Weights]] = []
     for name, item in checkpoints.items():
         for file in item.weight_files:
-            known = record.setdefault(name, {}).get(file.name)
-            if known is None or known["sha256"] is None:
-                missing[name, file.name] = file
-                now = file.stat().st_mtime_ns
-                if known is not None and known["modified"] != now:
-                    log.warning(
-                        "Parent %r: %s was written since the run began, before every byte of it "
-                        "was recorded; if its weights are not the same, start a new run.",
-                        name,
-                        file.name,
-                    )
-                record[name][file.name] = {"modified": now, "sha256": None}
+            now = file.stat().st_mtime_ns
+            known = record.setdefault(name, {}).setdefault(
+                file.name, {"modified": now, "sha256": None}
+            )
+            if known["sha256"] is not None:
+                continue
+            if known["modified"] != now:
+                log.warning(
+                    "Parent %r: %s was written since the run began, before every byte of it was "
+                    "recorded; if its weights are not the same, start a new run.",
+                    name,
+                    file.name,
+                )
+                known["modified"] = now
+            missing.append((name, file, known))
     if not missing:
         yield
         return
@@ -101,8 +104,7 @@ def recording_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> 
 def check_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> None:
     """Compare every byte of parents' weights with what the run has recorded.
 
-    A file without a digest is not checked: that of a run of an earlier version, or of a run that
-    was stopped before the digest was known.
+    A file is not checked if the run was stopped before its digest was known.
 
     Args:
         run: the run.
@@ -113,12 +115,12 @@ def check_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> None
         RunFolderError: the record is damaged.
     """
     record = _recorded(run)
-    known = {
-        (name, file): record.get(name, {}).get(file.name)
+    wanted = {
+        (name, file): known["sha256"]
         for name, item in checkpoints.items()
         for file in item.weight_files
+        if (known := record.get(name, {}).get(file.name)) and known["sha256"]
     }
-    wanted = {key: item["sha256"] for key, item in known.items() if item and item["sha256"]}
     with ThreadPoolExecutor(_READERS) as pool:
         found = pool.map(lambda key: file_digest(key[1]), wanted)
         for (name, file), digest in zip(wanted, found, strict=True):
@@ -131,7 +133,6 @@ def check_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> None
 
 
 def _recorded(run: RunFolder) -> Record:
-    """Return what a run has recorded; nothing if it has recorded nothing."""
     file = run.path / WEIGHTS
     if not file.is_file():
         return {}
@@ -151,7 +152,7 @@ def _write(run: RunFolder, record: Record) -> None:
 def _record(
     run: RunFolder,
     record: Record,
-    missing: Mapping[tuple[str, str], Path],
+    missing: list[tuple[str, Path, Weights]],
     stop: threading.Event,
     lock: threading.Lock,
 ) -> None:
@@ -159,21 +160,20 @@ def _record(
     with suppress(AttributeError, OSError):  # only Linux gives threads a priority of their own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
     try:
-        for (name, file_name), file in missing.items():
+        for name, file, known in missing:
             digest = promised_digest(file) or file_digest(file)
-            if stop.is_set():
-                return
-            if file.stat().st_mtime_ns != record[name][file_name]["modified"]:
+            if file.stat().st_mtime_ns != known["modified"]:
                 log.warning(
                     "Parent %r: %s is written while the search runs; put the old file back, or "
                     "start a new run.",
                     name,
-                    file_name,
+                    file.name,
                 )
                 continue
-            record[name][file_name]["sha256"] = digest
             with lock:
-                if not stop.is_set():
-                    _write(run, record)
+                if stop.is_set():
+                    return
+                known["sha256"] = digest
+                _write(run, record)
     except OSError as error:
         log.warning("The weights of the parents could not be recorded: %s.", error)

@@ -131,10 +131,6 @@ BAD = {
     ),
     "vllm is not there": (evaluation(backend="vllm"), ["vllm", "pip install 'evomerge[vllm]'"]),
     "no chat template": (evaluation(chat_template=True), ["chat_template", "'zoo:base'", "false"]),
-    "a policy of earlier versions": (
-        evaluation(halving={"enabled": True, "first": 5}),
-        ["`evaluation` has `halving`, which evomerge has no longer", "remove it, and see `racing`"],
-    ),
     "nothing to leave out in a race": (
         evaluation(racing={"enabled": True}),
         ["evaluation.racing.minimum", "50", "5 search documents"],

@@ -6,7 +6,7 @@ from tiny import make
 
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
-from evomerge.setup.check import freeze
+from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
 
 

@@ -11,11 +11,11 @@ from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError
 from evomerge.setup import cluster
 from evomerge.setup.cluster import count_workers, resources_of, workers_by_machine
-from evomerge.setup.executor import (
+from evomerge.setup.workers import (
     check_executor,
     check_workers,
     describe_workers,
-    workers_per_machine,
+    workers_of,
 )
 
 PLAIN = {"parents": ["a", "b"], "objectives": [{"task": "t", "metric": "acc"}]}
@@ -93,7 +93,7 @@ def test_workers_are_placed_where_all_their_resources_are() -> None:
     shared = config({"backend": "vllm"}, workers="auto", ray={"resources": {"GPU": 0.5}})
     with pytest.raises(ConfigError, match=r"gives each worker GPU 0\.5, but each vLLM engine"):
         check_workers(shared)
-    assert workers_per_machine(config(workers=3, ray={"resources": {"GPU": 0.5}})) == 3
+    assert workers_of(config(workers=3, ray={"resources": {"GPU": 0.5}})).on_a_machine == 3
     assert resources_of(config()) == {"CPU": 1.0, "GPU": 1.0}
     assert resources_of(config({"device": "cpu"})) == {"CPU": 1.0}
 

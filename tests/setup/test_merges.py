@@ -19,8 +19,8 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.folder import RunFolder
 from evomerge.setup import merges
-from evomerge.setup.check import freeze
-from evomerge.setup.pins import MergedParent
+from evomerge.setup.freeze import freeze
+from evomerge.setup.merges import MergedParent
 from evomerge.setup.preflight import summary
 from evomerge.setup.runs import begin, open_model, prepare, reopen
 

@@ -1,4 +1,4 @@
-"""Recipes build the model that they were written for, or refuse; see `evomerge.setup.pins`."""
+"""Recipes build the model that they were written for, or refuse; see `evomerge.setup.merges`."""
 
 import re
 import shutil
@@ -13,12 +13,9 @@ from search_run import SMALL, evomerge
 
 from evomerge import Run, merge, zoo
 from evomerge.config.schema import parse
-from evomerge.errors import CheckpointError, InputError, RecipeError
+from evomerge.errors import InputError, RecipeError
 from evomerge.export.candidate import export_candidate
-from evomerge.models.fingerprint import content_digest
 from evomerge.recipe import Recipe
-from evomerge.run.folder import RunFolder
-from evomerge.setup.check import freeze
 from evomerge.setup.runs import begin, prepare, reopen
 from evomerge.setup.search import run_search
 
@@ -188,21 +185,6 @@ def test_pins_are_no_part_of_a_recipe(begun):
     assert Recipe.from_yaml(recipe.to_yaml()).pins == recipe.pins
 
 
-def test_a_run_that_began_before_recipes_had_pins_goes_on(begun):
-    folder, _, exported = begun
-    file = folder / "run" / "search.yaml"
-    data = yaml.safe_load(file.read_text())
-    (kept,) = data["frozen"]["merges"].values()
-    del data["frozen"]["digests"], kept["recipe"]["pins"]
-    file.write_text(yaml.safe_dump(data))
-    for built in (folder / "run" / "models").iterdir():
-        shutil.rmtree(built) if built.is_dir() else built.unlink()
-    again = export(RunFolder(folder / "run"), folder / "again", "2")
-    assert weights(again) == exported
-    pins = Recipe.from_yaml((again / "evomerge_recipe.yaml").read_text()).pins
-    assert list(pins) == [str(folder / "facts"), "zoo:base"]  # not the merge, which is not known
-
-
 @pytest.mark.parametrize(
     ("pins", "said"),
     [
@@ -265,20 +247,3 @@ def test_other_weights_in_a_pickle_file_are_refused(pickled, tmp_path):
         ("export", run.path, "--out", tmp_path / "x"),
     ):
         assert "has changed since the run was started" in refused(*words, "--allow-pickle")
-
-
-def test_a_run_with_a_fingerprint_that_covers_no_pickled_weights_goes_on(pickled, tmp_path):
-    problem, write = pickled
-    content = freeze(problem)
-    name = str(tmp_path / "maths")
-    parent = problem.checkpoints[name]
-    files = [parent.folder / "config.json", *parent.companions]
-    earlier = content_digest(files, parent.tensors, pickles=False)
-    assert content["frozen"]["parents"][name] == parent.fingerprint != earlier
-    content["frozen"]["parents"][name] = earlier
-    run = RunFolder.create(tmp_path / "run", content)
-    run_search(reopen(run, allow_pickle=True), run, {})
-    reopen(run, allow_pickle=True)
-    write(0.5)
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin has other weights"):
-        reopen(run, allow_pickle=True)

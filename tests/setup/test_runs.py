@@ -14,7 +14,7 @@ from evomerge.recipe import Recipe
 from evomerge.report.dashboard import open_studies
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup.check import freeze
+from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.search import run_search
 
