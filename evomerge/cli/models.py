@@ -85,16 +85,15 @@ def evaluate(
     from dataclasses import asdict
 
     from evomerge.cli import terminal
-    from evomerge.config.schema import load
     from evomerge.report.confidence import factor_of, intervals
     from evomerge.report.words import sampling_note
     from evomerge.searching.ranking import measured
-    from evomerge.setup.runs import prepare
+    from evomerge.setup.runs import load_any, prepare
     from evomerge.setup.search import evaluate as evaluate_model
     from evomerge.setup.task_digests import sampled
 
     checked = prepare(
-        load(config),
+        load_any(config),
         config.parent,
         allow_pickle=allow_pickle,
         allow_code=allow_code,

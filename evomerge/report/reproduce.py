@@ -6,7 +6,6 @@ import json
 import shlex
 
 from evomerge import zoo
-from evomerge.config.frozen import frozen_splits
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import InputError, did_you_mean
 from evomerge.run.folder import RunFolder
@@ -72,7 +71,7 @@ def document_ids(config: SearchConfig, split: str) -> dict[str, list[int]]:
     Raises:
         InputError: there is no such split.
     """
-    found = {name: ids for name, ids in frozen_splits(config).items() if name == split}
+    found = {name: ids for name, ids in config.run_documents.items() if name == split}
     if not found:
         raise InputError(
             f"--documents is {split!r}; allowed are {', '.join(SPLITS)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -14,10 +15,10 @@ from typing import Any
 
 from evomerge.errors import RunFolderError, not_written
 from evomerge.parsing.links import check_inside, check_ordinary, entries
-from evomerge.parsing.texts import read_text
+from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
-from evomerge.run.frozen_file import changed_sections, with_digests
+from evomerge.run.frozen_file import FROZEN, changed_sections, with_digests
 from evomerge.run.journal import Journal, check_not_emptied, read
 from evomerge.run.lines import HEADER, Event, JournalCodec
 from evomerge.run.lock import is_held
@@ -28,6 +29,7 @@ from evomerge.run.writable import why_not_writable
 log = logging.getLogger(__name__)
 
 CONFIG = "search.yaml"
+MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
 MODELS = "models"
@@ -142,11 +144,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
-        """Create a run with its frozen search file, in one step.
+        """Create a run with its search file and its manifest, in one step.
 
         Args:
             path: the folder.
-            config: content of the frozen search file.
+            config: content of the search file; its section `frozen` becomes the manifest.
 
         Raises:
             RunFolderError: as for `check_free`, or another process creates the same folder.
@@ -154,9 +156,11 @@ class RunFolder:
         """
         cls.check_free(path)
         header = JournalCodec().encode(HEADER)
-        text = yaml_text(with_digests(config), width=110)
+        content = with_digests(config)
+        manifest = json.dumps(content.pop(FROZEN), indent=1) + "\n"
+        files = {CONFIG: yaml_text(content, width=110), MANIFEST: manifest}
         try:
-            create_folder(path, {CONFIG: text, JOURNAL: header.decode()})
+            create_folder(path, {**files, JOURNAL: header.decode()})
         except OSError as error:
             cls.check_free(path)
             fix = "give --run a folder that can be written"
@@ -174,15 +178,21 @@ class RunFolder:
         return Timings(self.path / "timings.jsonl")
 
     def config(self) -> dict[str, Any]:
-        """Return the content of the frozen search file.
+        """Return the content of the search file, with that of the manifest as `frozen`.
 
         Raises:
-            RunFolderError: it cannot be read, is not a YAML mapping, or was changed by hand.
+            RunFolderError: a file cannot be read, is no mapping, or was changed by hand.
         """
-        file = self.path / CONFIG
+        file, manifest = self.path / CONFIG, self.path / MANIFEST
         text = read_text(file, RunFolderError)
         content = yaml_mapping(text, str(file), "a search file", RunFolderError)
+        if manifest.is_file():  # the first runs have it in the search file
+            content[FROZEN] = json_value(
+                read_text(manifest, RunFolderError), str(manifest), RunFolderError
+            )
         changed = changed_sections(content)
+        if changed == [FROZEN] and manifest.is_file():
+            file = manifest
         if changed:
             raise RunFolderError(
                 f"{file} was changed after the run began (in `{'`, `'.join(changed)}`); put it "

@@ -48,11 +48,7 @@ def check_search(
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
     Args:
-        config: a parsed search file.
-        relative_to: folder of relative paths; if nothing is there, the working folder is tried.
-        opener: opens a parent.
         is_stage: whether `run:../stage-N` is the winner of an earlier stage; see `open_parents`.
-        **allowed: what the user allows.
 
     Raises:
         InputError: the first mistake.
@@ -160,13 +156,7 @@ def _check_engine(config: SearchConfig, checkpoints: Mapping[str, Checkpoint], h
 def _check_generation(
     config: SearchConfig, host: Checkpoint, plan: TokenizerPlan, evaluator: Evaluator
 ) -> None:
-    """Check that texts can be generated with the generation config of the merged models.
-
-    Raises:
-        ConfigError: lm-eval, or vLLM, cannot generate texts with one of the settings, or a score
-            could not be repeated.
-        CheckpointError: transformers refuses a setting.
-    """
+    """Check that texts can be generated with the generation config of the merged models."""
     from evomerge.merging.architecture.generation import why_not_generating
 
     settings, setting = slow_setting(host, plan, evaluator)

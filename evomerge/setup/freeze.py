@@ -120,11 +120,7 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
 
 
 def other_versions(config: SearchConfig) -> str:
-    """Return a warning if a run goes on with other versions than it began with, or an empty text.
-
-    Args:
-        config: the search file of the run.
-    """
+    """Return a warning if a run goes on with other versions than it began with, or no text."""
     began = config.frozen.versions if config.frozen else {}
     now = installed_versions(config)
     changed = [

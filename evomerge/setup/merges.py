@@ -88,7 +88,6 @@ def pinned(
     """Return a recipe with pins of what its parents are now.
 
     Args:
-        recipe: the recipe.
         checkpoints: its parents by their names in the recipe.
         merges: those that are merges themselves, by the same names.
     """
@@ -168,9 +167,6 @@ class MergeOpener:
         """Return the checkpoint of any reference.
 
         Args:
-            reference: a parent as in a search file.
-            relative_to: folder of relative paths.
-            allow_pickle: accept pickled weights.
             digest: see `Opener`.
             pin: the pin of this parent in a recipe, or None.
 
@@ -286,8 +282,6 @@ def temporarily_built(reference: str, relative_to: Path, opener: Opener) -> Iter
     """Yield the checkpoint of any reference; a merge is built into a folder that is removed after.
 
     Args:
-        reference: a parent as in a search file.
-        relative_to: folder of relative paths.
         opener: opens what is no merge.
 
     Raises:
@@ -336,7 +330,7 @@ def _checked(folder: Path, name: str, *, new: bool = False) -> Checkpoint:
             shutil.rmtree(folder)
             raise CheckpointError(
                 f"Parent {name!r} was built again and is not the model that the run was started "
-                "with; use the versions of packages that the run names, or start a new run."
+                "with; use the versions of packages that manifest.json names, or start a new run."
             )
         raise CheckpointError(
             f"Parent {name!r} has changed since it was built into {folder}; delete this folder, "

@@ -40,9 +40,6 @@ class Opener(Protocol):
         """Return the checkpoint.
 
         Args:
-            reference: a parent as in a search file.
-            relative_to: folder of relative paths.
-            allow_pickle: accept pickled weights.
             digest: of a `run:` reference of a run, the first digits of the digest of the recipe
                 that it named when the run began; else None.
         """
@@ -60,10 +57,6 @@ def open_parents(
     """Open the parents and the base without reading weights, and check that they fit.
 
     Args:
-        config: a parsed search file, or that of a run.
-        relative_to: folder of relative paths; if nothing is there, the working folder is tried.
-        opener: opens a reference.
-        allow_pickle: accept parents with pickled weights.
         is_stage: whether `run:../stage-N` is the winner of an earlier stage, and stays as it is.
 
     Returns:
@@ -103,8 +96,6 @@ def fitting(
     """Return the parents with the host's names of tensors, after checking that they fit.
 
     Args:
-        checkpoints: the parents by reference.
-        host: reference of the host.
         vocabularies: whether they must have as many rows of embeddings.
         tokenizer: the key in the user's file that lets vocabularies differ.
 
@@ -122,9 +113,7 @@ def plan_tokenizers(
     """Return the plans of all tokenizers that candidates of a search can have; at least one.
 
     Args:
-        config: the search file.
         recipes: recipes of the search that together have all combinations of parents.
-        checkpoints: the parents by reference.
 
     Raises:
         InputError: a tokenizer or adapter is damaged, or does not fit.
@@ -212,7 +201,6 @@ def absolute_folder(path: str, relative_to: Path) -> str:
 
     Args:
         path: path of a folder, or any other text, such as a Hub id.
-        relative_to: folder of relative paths; if nothing is there, the working folder is tried.
     """
     found = (place(path, folder) for folder in (relative_to, Path.cwd()))
     return next((str(item.resolve()) for item in found if is_folder(item)), path)
@@ -225,12 +213,7 @@ def absolute_file(path: str, relative_to: Path) -> str:
 
 
 def absolute_parent(reference: str, relative_to: Path) -> str:
-    """Return the reference of a parent with absolute paths of local folders and files.
-
-    Args:
-        reference: a parent as in a search file.
-        relative_to: folder of relative paths; if nothing is there, the working folder is tried.
-    """
+    """Return the reference of a parent with absolute paths of local folders and files."""
     if reference.startswith(RUN):
         found = absolute_folder(reference.removeprefix(RUN), relative_to)
         # A search in stages means its latest stage, and later this may be another one.

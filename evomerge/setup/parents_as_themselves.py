@@ -32,11 +32,6 @@ def recipe_to_write(
     A parent without a tokenizer or chat template has the one of the merges, which it is scored
     with.
 
-    Args:
-        checked: the checked search of the run.
-        candidate: the candidate.
-        candidates: all candidates of the run by number.
-
     Raises:
         SearchError: the digest of the candidate's recipe is not the one in the journal.
     """
@@ -89,10 +84,6 @@ def write_model(
     The files of a parent itself are copied.
 
     Args:
-        recipe: the recipe.
-        checkpoints: the parents by reference.
-        out: folder to create; it must not exist.
-        run: the run folder.
         shard_size: largest size of a weight file that is not copied.
         texts: more text files to write: name -> text.
     """
@@ -145,7 +136,6 @@ def lent_notes(checked: CheckedSearch, names: Mapping[str, str]) -> list[str]:
     """Return a sentence for each part that parents take from the merges.
 
     Args:
-        checked: the checked search of a search.
         names: reference of a parent -> its name in a sentence.
     """
     lacking: dict[Part, list[str]] = {}

@@ -104,7 +104,6 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
     """Return warnings that a person should read before the search starts.
 
     Args:
-        checked: a checked search.
         allow_benchmarks: do not warn of objectives that are well-known public benchmarks.
     """
     return list(_warnings(checked, allow_benchmarks))

@@ -41,9 +41,6 @@ def resolve_racing(
     (docs/evaluation.md). If `minimum` documents are too few to fill batches, it is raised.
 
     Args:
-        config: the search file.
-        objectives: its objectives.
-        info: what is known of its tasks.
         search: the search documents by task.
 
     Returns:

@@ -53,8 +53,6 @@ def check_recipes(
 
     Args:
         recipes: those of `sample_recipes`.
-        checkpoints: the parents by reference.
-        host: reference of the host.
         vocabulary: the merged vocabulary, if rows are matched by token.
 
     Raises:

@@ -13,15 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-from evomerge.config.frozen import frozen_constraints, frozen_objectives, frozen_splits
-from evomerge.config.schema import Frozen, SearchConfig, override, parse
+from evomerge.config.schema import Frozen, SearchConfig, load, override, parse
 from evomerge.errors import RunFolderError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN, is_folder, open_parent, place
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
-from evomerge.run.folder import CONFIG, MODELS, RunFolder
+from evomerge.run.folder import CONFIG, MANIFEST, MODELS, RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import best_of, ranking_of, reached, unimproved
 from evomerge.setup.check import check_search
@@ -48,10 +47,7 @@ def prepare(
     """Return the checked search of a search file, after all checks; see `check_search`.
 
     Args:
-        config: a parsed search file, or that of a run.
-        relative_to: folder of relative paths.
         stage: of a stage, the run folder of an earlier one: `run:../stage-N` is beside it.
-        **allowed: what the user allows.
 
     Raises:
         InputError: the first mistake.
@@ -73,7 +69,6 @@ def begin(path: Path, checked: CheckedSearch) -> tuple[RunFolder, CheckedSearch]
 
     Args:
         path: folder of the run; it must be new or empty.
-        checked: what `prepare` returned.
 
     Returns:
         the run, and the checked search with all parents in place.
@@ -87,6 +82,17 @@ def begin(path: Path, checked: CheckedSearch) -> tuple[RunFolder, CheckedSearch]
     if not checked.merges:
         return run, checked
     return run, replace(reopen(run), loaded=checked.loaded, consent=checked.consent)
+
+
+def load_any(path: Path) -> SearchConfig:
+    """Read a search file, which may be that of a run.
+
+    Raises:
+        InputError: the file cannot be read, has a mistake, or has `stages`.
+    """
+    if path.name == CONFIG and (path.parent / MANIFEST).is_file():
+        return _config_of(RunFolder(path.parent))
+    return load(path)
 
 
 @contextmanager
@@ -121,7 +127,6 @@ def restore(
     this machine.
 
     Args:
-        config: the search file.
         relative_to: the run folder.
         opener: opens a parent that is no merge; None: `open_model`.
         build: whether parents that are merges are built in the run folder if they are not there.
@@ -140,9 +145,9 @@ def restore(
         checkpoints,
         host,
         make_space(config, checkpoints),
-        frozen_objectives(config),
-        frozen_splits(config),
-        frozen_constraints(config),
+        config.run_objectives,
+        config.run_documents,
+        config.run_constraints,
         frozen.fewer_documents,
         start=tuple(map(tuple, frozen.start)),
         merges=merges.found,
@@ -156,10 +161,6 @@ def restore(
 
 def reopen(run: RunFolder, **allowed: Unpack[Permissions]) -> CheckedSearch:
     """Return the checked search of an existing run, after checking that its parents are unchanged.
-
-    Args:
-        run: the run.
-        **allowed: what the user allows, even if the run was not started here.
 
     Raises:
         InputError: the run's search file is damaged, or a parent is missing or has changed.
@@ -175,10 +176,8 @@ def continued(
     """Return the checked search of a run whose search goes on now.
 
     Args:
-        run: the run.
         moves: `executor.KEY=VALUE` for what is to differ from the run's search file in this
             session.
-        **allowed: what the user allows, even if the run was not started here.
 
     Raises:
         InputError: as for `reopen`, a move is not possible, code is not allowed, or this machine
@@ -206,7 +205,7 @@ def _config_of(run: RunFolder) -> SearchConfig:
 
 def _frozen(config: SearchConfig, run: RunFolder) -> Frozen:
     if config.frozen is None:
-        raise RunFolderError(f"{run.path / CONFIG} was not written by a run: it has no `frozen`.")
+        raise RunFolderError(f"{run.path} was not written by a run: it has no {MANIFEST}.")
     return config.frozen
 
 
@@ -216,7 +215,6 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     A new number of candidates may be the one that the run has: the same command can be given again.
 
     Args:
-        run: the run.
         given: the new bounds, `candidates`, `hours`, `patience` or `target`.
 
     Raises:
@@ -231,21 +229,26 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
         budget[name] for name in ("candidates", "hours", "patience", "target")
     )
     incumbents = ranking.incumbents(history.candidates)
-    unbroken = unimproved(incumbents, history.candidates)
-    first = None if target is None else reached(incumbents, ranking, target)
     if most is not None and (done > most or (done == most and "candidates" not in given)):
-        key, said = "candidates", f"has {done} candidates, and its search ends after {most:g}"
-    elif longest is not None and hours >= longest:
-        key, said = "hours", f"has taken {hours:.2f} hours, and its search ends after {longest:g}"
-    elif patience is not None and unbroken >= patience:
-        key = "patience"
-        said = f"has had no better candidate for {unbroken}, and its search ends after {patience:g}"
-    elif first is not None:
-        key = "target"
-        said = f"has reached {target:g} with candidate {first.number}, where its search ends"
-    else:
-        return
-    raise RunFolderError(f"{run.path} {said} (budget.{key}); give a larger --{key}.")
+        raise RunFolderError(
+            f"{run.path} has {done} candidates, baselines among them, and its search ends after "
+            f"{most:g} (budget.candidates); give a larger --candidates."
+        )
+    if longest is not None and hours >= longest:
+        raise RunFolderError(
+            f"{run.path} has taken {hours:.2f} hours over all sessions, and its search ends after "
+            f"{longest:g} (budget.hours); give a larger --hours."
+        )
+    if patience is not None and (count := unimproved(incumbents, history.candidates)) >= patience:
+        raise RunFolderError(
+            f"{run.path} has had no better candidate for {count} candidates, and its search "
+            f"ends after {patience:g} (budget.patience); give a larger --patience."
+        )
+    if target is not None and (first := reached(incumbents, ranking, target)) is not None:
+        raise RunFolderError(
+            f"Candidate {first.number} of {run.path} has reached {target:g} (budget.target), where "
+            "its search ends; give a larger --target."
+        )
 
 
 def open_model(
@@ -260,8 +263,6 @@ def open_model(
 
     Args:
         reference: `run:DIR`, or a reference that `open_parent` takes.
-        relative_to: folder of relative paths.
-        allow_pickle: accept pickled weights.
         digest: first digits of the digest of the recipe that `run:DIR` named when the search file
             was frozen. What that run finds later does not change it. None: the best recipe now.
         above: the runs for which the parent is opened, each for the one before it.

@@ -57,8 +57,6 @@ def run_search(
     merges were built as parents stays.
 
     Args:
-        checked: the checked search of this run.
-        run: the run folder.
         new_budget: bounds of the budget (`candidates`, `hours`, `patience`, `target`) that replace
             earlier ones; they are written to the journal.
         followers: functions that are called with every event.
@@ -182,9 +180,6 @@ def publish(
     for a front, the recipes of its members are `front/NUMBER.yaml`; others are removed there.
 
     Args:
-        checked: the checked search of the run.
-        run: the run folder.
-        history: the state of the run.
         front: the front; in a search for one fitness, the best candidate alone.
         best: the best candidate: the winner, the incumbent, or the knee of the front.
     """
@@ -219,7 +214,6 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
     """Score any model on the documents of a search.
 
     Args:
-        checked: the checked search of the search.
         model: reference of the model, as of a parent in a search file.
         split: `search`, `validation` or `test`.
         examples: number of documents of each task whose prompts and answers come with the scores.

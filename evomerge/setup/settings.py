@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from evomerge.config.schema import FrozenSetting
+from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
@@ -182,15 +182,7 @@ def _of_parent(checkpoint: Checkpoint, use: _Use) -> Settings:
 def _of_merge(
     checkpoint: Checkpoint, checked: CheckedSearch, like: Recipe, plan: TokenizerPlan, use: _Use
 ) -> Settings:
-    """Return the settings of the model that is the baseline of a parent.
-
-    Args:
-        checkpoint: the parent.
-        checked: the search.
-        like: the recipe of a baseline.
-        plan: its tokenizer.
-        use: what scores depend on.
-    """
+    """Return the settings of the model that is the baseline of a parent."""
     from evomerge.merging.architecture.depth import built_config, merged_config
     from evomerge.merging.tokenizers.plan import GENERATION
 
@@ -289,7 +281,6 @@ def settings_of(tokenizer: Any, *, texts: bool, functions: bool) -> Settings:
     """Return the settings of a loaded tokenizer that change results.
 
     Args:
-        tokenizer: the tokenizer.
         texts: whether texts are generated, so that it counts how tokens become a text.
         functions: whether functions of the user score models, which may use anything.
     """

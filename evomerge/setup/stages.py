@@ -48,11 +48,6 @@ def check(
     The winners of earlier stages do not exist yet. In their place the check uses the host of the
     earlier stage, as a model with the same shapes.
 
-    Args:
-        data: the mapping in the search file.
-        source: path of the search file.
-        **allowed: what the user allows, in all stages.
-
     Raises:
         InputError: the first mistake.
     """
@@ -87,10 +82,7 @@ def start(
     """Check every stage, create the folder and return the searches; `run_stages` runs them.
 
     Args:
-        data: the mapping in the search file.
-        source: path of the search file.
         folder: the folder of the search, which must be new or empty.
-        **allowed: what the user allows, in all stages.
 
     Raises:
         InputError: a stage is wrong.
@@ -188,11 +180,7 @@ def _count(data: Mapping[str, Any]) -> int:
 def _stage(
     data: Mapping[str, Any], number: int, names: Mapping[str, str], source: str
 ) -> SearchConfig:
-    """Return the search file of one stage; `names` are what takes the place of earlier `stage:N`.
-
-    Raises:
-        ConfigError: the stage has a mistake, or names a stage that is not an earlier one.
-    """
+    """Return the search file of one stage, with `names` in place of earlier `stage:N`."""
 
     def replaced(value: Any) -> Any:
         if isinstance(value, dict):

@@ -22,11 +22,6 @@ def find_starts(config: SearchConfig, space: Space, relative_to: Path) -> tuple[
 
     A run gives its `FINALISTS` best candidates; of a front, as many that are far apart.
 
-    Args:
-        config: the search file.
-        space: what is searched.
-        relative_to: folder of relative paths; if nothing is there, the working folder is tried.
-
     Raises:
         ConfigError: a run or a recipe is missing or damaged, or this space has no genome for it.
     """

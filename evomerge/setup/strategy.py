@@ -89,11 +89,6 @@ def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
 def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate] = ()) -> Recipe:
     """Return a candidate's recipe, made again from its origin.
 
-    Args:
-        space: the space of the search.
-        candidate: the candidate.
-        candidates: all candidates of the run by number, since one may be made of earlier ones.
-
     Raises:
         SearchError: its digest is not the one in the journal.
     """
@@ -113,6 +108,6 @@ def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate
     if recipe is None or recipe.digest != candidate.digest:
         raise SearchError(
             f"Candidate {candidate.number} no longer decodes to the recipe it was scored with; "
-            "use the evomerge version named in the run's search.yaml."
+            "use the evomerge version that the run's manifest.json names."
         )
     return recipe

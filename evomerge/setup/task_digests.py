@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from evomerge.config.frozen import Documents, frozen_splits
+from evomerge.config.frozen import Documents
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.scores import SPLITS, Split
@@ -34,10 +34,6 @@ def task_digests(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> Dig
     """Return the digests of all lm-eval tasks.
 
     An objective function has none, since it gets only the ids of documents.
-
-    Args:
-        evaluator: the tasks.
-        splits: split -> task -> document ids.
     """
     found: Digests = {}
     for split, documents in splits.items():
@@ -120,13 +116,12 @@ def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
     """Check that the tasks are those that a run began with.
 
     Args:
-        config: the search file of the run.
         evaluator: the tasks as they are now.
 
     Raises:
         ConfigError: documents, prompts, settings or code of a task have changed.
     """
-    frozen, splits = config.frozen or Frozen(), frozen_splits(config)
+    frozen, splits = config.frozen or Frozen(), config.run_documents
     source_now = sources(config, evaluator)
     for split, documents in splits.items():
         for task, ids in documents.items():

@@ -30,7 +30,6 @@ def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile
     Files of installed packages are not among them.
 
     Args:
-        config: the search file, with absolute paths of local folders.
         functions: whether those of objective functions (`module:function`) are among them.
 
     Raises:
@@ -55,12 +54,6 @@ def load_tasks(
     config: SearchConfig, *, allow_code: bool = False, consent: Consent | None = None
 ) -> Evaluator:
     """Load the objectives' tasks and functions. This imports lm_eval, if there are tasks.
-
-    Args:
-        config: the search file.
-        allow_code: accept tasks that run code which the model writes.
-        consent: decides whether the code of tasks and functions may run; None: if it was allowed
-            before.
 
     Raises:
         ConfigError: a folder, a task or a function does not exist or cannot be loaded, its code is
@@ -140,12 +133,7 @@ def _task_splits(
     functions: Collection[str],
     where: str,
 ) -> Mapping[str, str]:
-    """Check where a split's documents come from; return task -> its split in lm-eval, if given.
-
-    Raises:
-        ConfigError: a key is not the task of an objective, or a task is to supply the documents of
-            a function, or a function those of a task.
-    """
+    """Check where a split's documents come from; return task -> its split in lm-eval, if given."""
     from evomerge.evaluation.tasks.functions import is_function
 
     for name, item in section.tasks.items():

@@ -59,10 +59,6 @@ def recording_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> 
     If the block ends before they are known, it waits for them. If it ends with an error, the next
     session computes those that are missing.
 
-    Args:
-        run: the run.
-        checkpoints: the parents by reference.
-
     Raises:
         RunFolderError: the record of an earlier session is damaged.
     """
@@ -105,10 +101,6 @@ def check_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> None
     """Compare every byte of parents' weights with what the run has recorded.
 
     A file is not checked if the run was stopped before its digest was known.
-
-    Args:
-        run: the run.
-        checkpoints: the parents by reference.
 
     Raises:
         CheckpointError: the weights of a parent are not those that were merged and scored.

@@ -81,7 +81,6 @@ def set_threads(
     """Set the number of CPU threads that torch scores with, and return it.
 
     Args:
-        config: the search file.
         checkpoint: a parent; models of its size are scored.
         model: the model that the evaluator was prepared with.
         evaluator: scores the model on a few documents, to measure how many threads are faster.

@@ -63,12 +63,7 @@ def _ray(config: SearchConfig) -> tuple[list[int], dict[str, float], int]:
 
 
 def describe_workers(config: SearchConfig, generation: int) -> str:
-    """Return how many workers there are and where, and how much of their time is not used.
-
-    Args:
-        config: the search file.
-        generation: number of proposals in a generation of the strategy; 1: no generations.
-    """
+    """Return how many workers there are and where, and how much of their time is not used."""
     workers = workers_of(config)
     rounds = math.ceil(generation / workers.count)
     unused = 1 - generation / (rounds * workers.count)
@@ -123,12 +118,7 @@ def shares_prefixes(config: SearchConfig) -> bool:
 
 
 def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
-    """Return the search file with `executor.order` set, if it is `auto`.
-
-    Args:
-        config: the search file.
-        generation: number of proposals in a generation of the strategy; 1: no generations.
-    """
+    """Return the search file with `executor.order` set, if it is `auto`."""
     if config.executor.order != "auto":
         return config
     order = "generation" if generation > 1 else "arrival"
