@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.fields import Section
 
@@ -23,6 +23,28 @@ class RayConfig(Section):
         description="what a worker takes, such as {GPU: 1, CPU: 4}; fractions of a GPU are "
         "allowed; null: a GPU if there is one, and a CPU core",
     )
+
+    @field_validator("address")
+    @classmethod
+    def _of_the_cluster(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value:
+            raise ValueError(
+                "must not be an address for Ray's client; start the search on a machine of the "
+                "cluster, for example its head, and use 'auto' or 'HOST:PORT'"
+            )
+        return value
+
+    @field_validator("resources")
+    @classmethod
+    def _known_to_ray(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for name, amount in (value or {}).items():
+            if name not in ("CPU", "GPU") and name.upper() in ("CPU", "GPU"):
+                raise ValueError(f"names {name!r}, which Ray does not know; write {name.upper()!r}")
+            if amount > 1 and amount != int(amount):
+                raise ValueError(
+                    f"gives {name} {amount:g}; allowed are whole numbers, and fractions below 1"
+                )
+        return value
 
 
 class ExecutorConfig(Section):
@@ -50,3 +72,17 @@ class ExecutorConfig(Section):
         "once; null: in data-flow spaces with fixed scales, scored on all documents",
     )
     ray: RayConfig = Field(RayConfig(), description="with kind ray: its cluster and resources")
+
+    @model_validator(mode="after")
+    def _in_this_process(self) -> ExecutorConfig:
+        if self.kind == "inline" and self.workers not in (1, "auto"):
+            raise ValueError(
+                f"has `workers` {self.workers}, but the inline executor has exactly 1; set it to "
+                "1, or `kind` to 'processes'"
+            )
+        if self.kind == "inline" and self.timeout is not None:
+            raise ValueError(
+                f"has `timeout` {self.timeout:g}, but candidates that run in this process cannot "
+                "be ended; set `kind` to 'processes', or remove it"
+            )
+        return self

@@ -182,6 +182,11 @@ class SearchConfig(Section):
         measured = (*self.objectives, *self.constraints)
         return list(dict.fromkeys(item.task for item in measured if item.task is not None))
 
+    def with_values(self, section: str, **values: Any) -> SearchConfig:
+        """Return the same search file with other values in one of its sections."""
+        changed = getattr(self, section).model_copy(update=values)
+        return self.model_copy(update={section: changed})
+
     @property
     def run_objectives(self) -> tuple[Objective, ...]:
         """The objectives of a run, with their directions."""

@@ -274,7 +274,8 @@ class WorkerOnMachine:
 def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
     """Return an executor of Ray actors; see `MakeExecutor`."""
     config = checked.config
-    needed, count = cluster.resources_of(config), cluster.count_workers(config)
+    workers = cluster.ray_workers(config)
+    needed, count = workers.needed, workers.count
     cluster.connect(config)
     from evomerge.evaluation.inference.vllm_start import installed_vllm
     from evomerge.execute.ray import RayWorker, call, call_on
@@ -282,9 +283,7 @@ def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Atte
     cores = max(1, int(needed["CPU"]))
     worker = worker_of_run(checked, run, logbook, MemoryShare(0, 0), cores)
     if not needed.get("GPU"):  # Ray does not hide accelerators that an actor did not ask for
-        evaluation = worker.config.evaluation.model_copy(update={"device": "cpu"})
-        on_cpu = worker.config.model_copy(update={"evaluation": evaluation})
-        worker = replace(worker, config=on_cpu)
+        worker = replace(worker, config=worker.config.with_values("evaluation", device="cpu"))
     paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     versions = {name: package_version(name) for name in SAME}
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:

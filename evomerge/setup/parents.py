@@ -137,18 +137,17 @@ def _absolute_config(config: SearchConfig, relative_to: Path, is_stage: bool) ->
     def optional(reference: str | None) -> str | None:
         return None if reference is None else parent(reference)
 
-    space, include = config.space, config.evaluation.include
+    space, tokenizer = config.space, config.tokenizer
     outside = space.outside and space.outside.model_copy(
         update={name: optional(value) for name, value in space.outside}
     )
-    is_special = config.tokenizer in ("base", "union")
-    folders = [absolute_folder(item, relative_to) for item in include]
-    update: dict[str, Any] = {
+    config = config.with_values("space", host=optional(space.host), outside=outside)
+    include = [absolute_folder(item, relative_to) for item in config.evaluation.include]
+    config = config.with_values("evaluation", include=include)
+    update = {
         "parents": [parent(item) for item in config.parents],
         "base": optional(config.base),
-        "tokenizer": config.tokenizer if is_special else parent(config.tokenizer),
-        "evaluation": config.evaluation.model_copy(update={"include": folders}),
-        "space": space.model_copy(update={"host": optional(space.host), "outside": outside}),
+        "tokenizer": tokenizer if tokenizer in ("base", "union") else parent(tokenizer),
     }
     return config.model_copy(update=update)
 

@@ -50,7 +50,7 @@ def resolve_racing(
         ConfigError: the search file asks for racing, but a metric is not a mean over documents, or
             there are too few documents.
     """
-    evaluation, wanted = config.evaluation, config.evaluation.racing
+    wanted = config.evaluation.racing
     total = sum(map(len, search.values()))
     if wanted.enabled is True:
         _check(config, objectives, info, total)
@@ -71,8 +71,7 @@ def resolve_racing(
             f"racing, since {total} documents make {total // least} samples of at least {least}, "
             "which fill batches"
         )
-    racing = {"racing": wanted.model_copy(update=update)}
-    return config.model_copy(update={"evaluation": evaluation.model_copy(update=racing)}), reason
+    return config.with_values("evaluation", racing=wanted.model_copy(update=update)), reason
 
 
 def _full_batches(

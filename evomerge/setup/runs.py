@@ -33,7 +33,7 @@ from evomerge.setup.space import make_space
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.tasks import code_files
 from evomerge.setup.weight_digests import check_weights
-from evomerge.setup.workers import check_executor, check_move, check_workers
+from evomerge.setup.workers import check_move, check_workers
 from evomerge.trust.consent import Consent
 
 
@@ -194,7 +194,6 @@ def continued(
     given = (allowed.get("allow_pickle", False), allowed.get("allow_code", False))
     if given[0] >= frozen.allow_pickle and given[1] >= frozen.allow_code:
         keep_permission(frozen, run.path)
-    check_executor(checked.config)
     check_workers(checked.config)
     return checked
 
@@ -220,9 +219,10 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     Raises:
         RunFolderError: the run has reached a bound already, a new one or one that stays.
     """
+    history = History(run.events())
     if not given:
         return
-    history, hours, config = History(run.events()), run.timings.hours(), _config_of(run)
+    hours, config = run.timings.hours(), _config_of(run)
     done, ranking = len(history.candidates), ranking_of(config)
     budget = {**config.budget.model_dump(), **history.budget, **given}
     most, longest, patience, target = (
@@ -236,7 +236,7 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
         )
     if longest is not None and hours >= longest:
         raise RunFolderError(
-            f"{run.path} has taken {hours:.2f} hours over all sessions, and its search ends after "
+            f"{run.path} has taken {hours:.2f} hours, over all sessions, and its search ends after "
             f"{longest:g} (budget.hours); give a larger --hours."
         )
     if patience is not None and (count := unimproved(incumbents, history.candidates)) >= patience:

@@ -14,8 +14,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
@@ -103,7 +103,7 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
     from evomerge.merging.tokenizers.chat_template import template_of
     from evomerge.merging.tokenizers.plan import plan_tokenizer
 
-    config, checkpoints, use = checked.config, checked.checkpoints, _Use.of(checked)
+    config, checkpoints, use = checked.config, checked.checkpoints, _use_of(checked)
     like = next(iter(checked.space.baselines().values()))
     plan, giver = plan_tokenizer(like, checkpoints), checked.tokenizer_giver
     tokens, merged_tokens = _tokens(checked, like, plan, use)
@@ -144,14 +144,13 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
     return replace(checked, settings=settings, unlike_merges=unlike)
 
 
-@dataclass(frozen=True)
-class _Use:
+class _Use(NamedTuple):
     """What the scores of a search depend on.
 
     Attributes:
-        templates: whether prompts are made by chat templates.
-        texts: whether texts are generated, and `sampled`, whether at random.
-        functions: whether functions of the user score models, which may use anything.
+        templates: prompts are made by chat templates.
+        texts: texts are generated, and if `sampled`, at random.
+        functions: functions of the user score models, which may use anything.
     """
 
     templates: bool
@@ -159,16 +158,16 @@ class _Use:
     sampled: bool
     functions: bool
 
-    @classmethod
-    def of(cls, checked: CheckedSearch) -> _Use:
-        tasks = list(checked.evaluator.info.tasks.values())
-        functions = any(task.kind == "function" for task in tasks)
-        return cls(
-            checked.config.evaluation.chat_template or functions,
-            functions or any(task.kind == "generate_until" for task in tasks),
-            any(task.is_sampled for task in tasks),
-            functions,
-        )
+
+def _use_of(checked: CheckedSearch) -> _Use:
+    tasks = list(checked.evaluator.info.tasks.values())
+    functions = any(task.kind == "function" for task in tasks)
+    return _Use(
+        checked.config.evaluation.chat_template or functions,
+        functions or any(task.kind == "generate_until" for task in tasks),
+        any(task.is_sampled for task in tasks),
+        functions,
+    )
 
 
 def _of_parent(checkpoint: Checkpoint, use: _Use) -> Settings:

@@ -15,23 +15,6 @@ from evomerge.space.protocol import Space
 from evomerge.strategy.kinds import options_of, strategy_kind
 from evomerge.strategy.members import MateSpace
 
-_KEYS = {
-    "parameters": "kind method method_per host groups components embeddings smooth knobs "
-    "most_parents",
-    "joint": "kind method knobs embeddings host repeats scales ends layers",
-    "sakana": "layers repeats scale_coding scale_hidden ends start",
-    "structured": "layers repeats ends",
-    "frankenmerge": "layers slices",
-    "swaps": "",
-    "dropping": "layers ends",
-}
-"""Kind of space, or variant of a data-flow space -> the keys of the section `space` that it uses.
-
-Every variant uses those of `_PATHS` too.
-"""
-
-_PATHS = "kind variant host scales outside"
-
 
 def host_of(config: SearchConfig) -> str:
     """Return the reference of the host, the parent that gives config and tokenizer.
@@ -61,7 +44,6 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
         if isinstance(space, MateSpace):
             _check_depths(checkpoints, host)
         return space
-    _check_keys(config)
     if config.space.kind == "parameters":
         _check_depths(checkpoints, host)
         return _parameters(config, host)
@@ -92,26 +74,6 @@ def _check_scales(config: SearchConfig, host: Checkpoint) -> None:
         from evomerge.merging.architecture.folding import check_foldable
 
         check_foldable(host, host.main.prefix, negative=lowest < 0)
-
-
-def _check_keys(config: SearchConfig) -> None:
-    """Refuse a key with a value other than its default that the kind of space does not use."""
-    space, where = config.space, f"space.kind {config.space.kind!r}"
-    if space.kind == "dataflow":
-        allowed = {*_PATHS.split(), *_KEYS[space.variant].split()}
-        where += f", variant {space.variant!r}"
-    else:
-        allowed = set(_KEYS[space.kind].split())
-    for name in sorted(space.model_fields_set - allowed):
-        value = getattr(space, name)
-        default = type(space).model_fields[name].get_default(call_default_factory=True)
-        if value == default:
-            continue
-        plain = value.model_dump(exclude_none=True) if isinstance(value, OutsideConfig) else value
-        raise ConfigError(
-            f"`space.{name}` is {list(plain) if isinstance(plain, tuple) else plain!r}, but has no "
-            f"meaning for {where}, whose keys are {', '.join(sorted(allowed))}; remove it."
-        )
 
 
 def _parameters(config: SearchConfig, host: Checkpoint) -> Space:

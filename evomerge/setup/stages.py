@@ -166,8 +166,7 @@ def _new_stage(data: Mapping[str, Any], number: int, folder: Path) -> SearchConf
         f"{RUN}{(folder / Path(item).name).resolve()}" if is_winner_of_stage(item) else item
         for item in config.optimizer.start
     ]
-    optimizer = config.optimizer.model_copy(update={"start": starts})
-    return config.model_copy(update={"optimizer": optimizer})
+    return config.with_values("optimizer", start=starts)
 
 
 def _count(data: Mapping[str, Any]) -> int:

@@ -82,8 +82,7 @@ def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
     if wanted.name != "auto" or not space.genes:
         return config
     population = None if wanted.population == "auto" else wanted.population
-    chosen = wanted.model_copy(update={"name": choose(space.genes, population)})
-    return config.model_copy(update={"optimizer": chosen})
+    return config.with_values("optimizer", name=choose(space.genes, population))
 
 
 def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate] = ()) -> Recipe:

@@ -1,4 +1,4 @@
-"""Digests of every byte of the parents' weights, recorded while a search runs.
+"""Digests of every byte of the parents' weights, computed while a search runs.
 
 The fingerprints that a run keeps cover samples of large tensors, so that a run begins and resumes
 at once. What lies between the samples is covered by these digests.
@@ -54,10 +54,10 @@ _RECORD = TypeAdapter(Record)
 
 @contextmanager
 def recording_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> Iterator[None]:
-    """Record the digests of the parents' weights in the background while the block runs.
+    """Record the digests of the parents' weights; a thread computes them while the block runs.
 
-    If the block ends before they are known, it waits for them. If it ends with an error, the next
-    session computes those that are missing.
+    If the block ends before they are known, it waits for them. If it ends with an error, what is
+    known is recorded, and the next session computes the others.
 
     Raises:
         RunFolderError: the record of an earlier session is damaged.
@@ -67,40 +67,38 @@ def recording_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> 
     for name, item in checkpoints.items():
         for file in item.weight_files:
             now = file.stat().st_mtime_ns
-            known = record.setdefault(name, {}).setdefault(
-                file.name, {"modified": now, "sha256": None}
-            )
-            if known["sha256"] is not None:
-                continue
-            if known["modified"] != now:
-                log.warning(
-                    "Parent %r: %s was written since the run began, before every byte of it was "
-                    "recorded; if its weights are not the same, start a new run.",
-                    name,
-                    file.name,
-                )
-                known["modified"] = now
-            missing.append((name, file, known))
+            new = Weights(modified=now, sha256=None)
+            known = record.setdefault(name, {}).setdefault(file.name, new)
+            if known["sha256"] is None:
+                missing.append((name, file, known))
+                if known["modified"] != now:
+                    log.warning(
+                        "Parent %r: %s was written since the run began, before every byte of it "
+                        "was recorded; if its weights are not the same, start a new run.",
+                        name,
+                        file.name,
+                    )
+                    known["modified"] = now
     if not missing:
         yield
         return
+    stop = threading.Event()
+    thread = threading.Thread(target=_compute, args=(missing, stop), daemon=True)
     _write(run, record)
-    stop, lock = threading.Event(), threading.Lock()
-    thread = threading.Thread(target=_record, args=(run, record, missing, stop, lock), daemon=True)
     thread.start()
     try:
         yield
-    except BaseException:
-        with lock:  # nothing is written after this, since the run folder may be removed
-            stop.set()
-        raise
-    thread.join()
+        thread.join()
+    finally:
+        stop.set()
+        if run.path.is_dir():
+            _write(run, record)
 
 
 def check_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> None:
     """Compare every byte of parents' weights with what the run has recorded.
 
-    A file is not checked if the run was stopped before its digest was known.
+    A file is not checked if the run was killed before its digest was recorded.
 
     Raises:
         CheckpointError: the weights of a parent are not those that were merged and scored.
@@ -141,31 +139,22 @@ def _write(run: RunFolder, record: Record) -> None:
     run.write(WEIGHTS, json.dumps(record, indent=1) + "\n")
 
 
-def _record(
-    run: RunFolder,
-    record: Record,
-    missing: list[tuple[str, Path, Weights]],
-    stop: threading.Event,
-    lock: threading.Lock,
-) -> None:
-    """Compute the missing digests, and write each as soon as it is known."""
+def _compute(missing: list[tuple[str, Path, Weights]], stop: threading.Event) -> None:
     with suppress(AttributeError, OSError):  # only Linux gives threads a priority of their own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
     try:
         for name, file, known in missing:
             digest = promised_digest(file) or file_digest(file)
-            if file.stat().st_mtime_ns != known["modified"]:
+            if stop.is_set():
+                return
+            if file.stat().st_mtime_ns == known["modified"]:
+                known["sha256"] = digest
+            else:
                 log.warning(
                     "Parent %r: %s is written while the search runs; put the old file back, or "
                     "start a new run.",
                     name,
                     file.name,
                 )
-                continue
-            with lock:
-                if stop.is_set():
-                    return
-                known["sha256"] = digest
-                _write(run, record)
     except OSError as error:
         log.warning("The weights of the parents could not be recorded: %s.", error)

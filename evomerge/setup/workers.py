@@ -10,7 +10,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.device import choose_device, count_cores, count_devices
 from evomerge.parsing.values import shown
-from evomerge.setup.cluster import check_ray, count_workers, resources_of, workers_by_machine
+from evomerge.setup.cluster import ray_workers
 
 MOVES = ("executor.kind", "executor.workers", "executor.timeout", "executor.ray")
 """Keys that `resume` can change."""
@@ -42,24 +42,20 @@ def workers_of(config: SearchConfig) -> Workers:
     if config.executor.kind == "inline":
         return Workers()
     if config.executor.kind == "ray":
-        machines, amounts, count = _ray(config)
-        share = amounts.get("GPU", 0.0)
-        taken = ", ".join(f"{name} {amount:g}" for name, amount in amounts.items())
-        where = "this machine" if len(machines) == 1 else f"{len(machines)} machines"
+        found = ray_workers(config)
+        machines, share = len(found.by_machine), found.needed.get("GPU", 0.0)
+        taken = ", ".join(f"{name} {amount:g}" for name, amount in found.needed.items())
+        where = "this machine" if machines == 1 else f"{machines} machines"
         return Workers(
-            count,
-            max(machines),
-            min(math.floor(1 / share) if 0 < share < 1 else 1, count),
-            f"{count} Ray actors on {where}, each with {taken}",
+            found.count,
+            max(found.by_machine),
+            min(math.floor(1 / share) if 0 < share < 1 else 1, found.count),
+            f"{found.count} Ray actors on {where}, each with {taken}",
         )
     devices = worker_devices(config)
     places = sorted({"+".join(group) for group in devices if group})
     text = f"{len(devices)} processes" + (f" on {', '.join(places)}" if places else "")
     return Workers(len(devices), len(devices), max(Counter(devices).values()), text)
-
-
-def _ray(config: SearchConfig) -> tuple[list[int], dict[str, float], int]:
-    return workers_by_machine(config), resources_of(config), count_workers(config)
 
 
 def describe_workers(config: SearchConfig, generation: int) -> str:
@@ -119,37 +115,16 @@ def shares_prefixes(config: SearchConfig) -> bool:
 
 def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
     """Return the search file with `executor.order` set, if it is `auto`."""
-    if config.executor.order != "auto":
-        return config
-    order = "generation" if generation > 1 else "arrival"
-    executor = config.executor.model_copy(update={"order": order})
-    return config.model_copy(update={"executor": executor})
-
-
-def check_executor(config: SearchConfig) -> None:
-    """Check the section `executor` by itself.
-
-    Raises:
-        ConfigError: an executor of this kind cannot do what it says.
-    """
     executor = config.executor
-    if executor.kind == "ray":
-        check_ray(config)
-    if executor.kind == "inline" and executor.workers not in (1, "auto"):
-        raise ConfigError(
-            f"`executor.workers` is {executor.workers}, but the inline executor has exactly 1; "
-            "set it to 1, or `executor.kind` to 'processes'."
-        )
-    if executor.kind == "inline" and executor.timeout is not None:
-        raise ConfigError(
-            f"`executor.timeout` is {executor.timeout:g}, but candidates that run in this process "
-            "cannot be ended; set `executor.kind` to 'processes', or remove it."
-        )
     if executor.order == "arrival" and executor.share_prefixes:
         raise ConfigError(
             "`executor.share_prefixes` runs shared blocks of a generation's paths once, but "
             "`executor.order` is 'arrival', which has no generations; set the order to generation."
         )
+    if executor.order != "auto":
+        return config
+    order = "generation" if generation > 1 else "arrival"
+    return config.with_values("executor", order=order)
 
 
 def check_move(item: str) -> None:
@@ -175,9 +150,9 @@ def check_workers(config: SearchConfig) -> None:
     """
     size, is_vllm = config.evaluation.tensor_parallel, config.evaluation.backend == "vllm"
     if config.executor.kind == "ray":
-        machines, amounts, _ = _ray(config)
-        gpus = amounts.get("GPU", 0.0)
-        if is_vllm and gpus < 1 and max(machines) > 1:
+        found = ray_workers(config)
+        gpus = found.needed.get("GPU", 0.0)
+        if is_vllm and gpus < 1 and max(found.by_machine) > 1:
             raise ConfigError(
                 f"`executor.ray.resources` gives each worker GPU {gpus:g}, but each vLLM engine "
                 "takes an accelerator of its own; set GPU to 1, or `evaluation.backend` to 'hf'."

@@ -129,13 +129,11 @@ def check_whole_models(config: SearchConfig) -> None:
         ConfigError: a key has no meaning for it, or there are fewer than two parents.
     """
     name, space = config.optimizer.name, config.space
-    for key in sorted(space.model_fields_set - {"kind", "host"}):
-        default = type(space).model_fields[key].get_default(call_default_factory=True)
-        if getattr(space, key) != default:
-            raise ConfigError(
-                f"`space.{key}` has no meaning for the optimizer {name!r}, which merges whole "
-                "models and has no genes; remove it."
-            )
+    for key in sorted(space.given.keys() - {"kind", "host"}):
+        raise ConfigError(
+            f"`space.{key}` has no meaning for the optimizer {name!r}, which merges whole models "
+            "and has no genes; remove it."
+        )
     if space.kind != "parameters":
         raise ConfigError(
             f"`space.kind` is {space.kind!r}, but the optimizer {name!r} merges the weights of "

@@ -229,7 +229,7 @@ def test_a_bound_that_a_run_has_passed_is_refused(tmp_path):
     run = tmp_path / "run"
     evomerge("search", write_search(tmp_path, budget={"candidates": 5}), "--run", run)
     before = (run / "journal.jsonl").read_bytes()
-    assert "has 5 candidates already" in evomerge("resume", run, "--candidates", 4, code=2).stderr
+    assert "has 5 candidates," in evomerge("resume", run, "--candidates", 4, code=2).stderr
     evomerge("resume", run, "--hours", 0, code=2)
     assert (run / "journal.jsonl").read_bytes() == before
     evomerge("resume", run, "--candidates", 5)

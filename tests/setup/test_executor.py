@@ -11,10 +11,10 @@ from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError
 from evomerge.setup import workers
 from evomerge.setup.workers import (
-    check_executor,
     check_move,
     check_workers,
     describe_workers,
+    resolve_order,
     worker_devices,
 )
 
@@ -29,8 +29,8 @@ def config(evaluation: dict[str, Any] | None = None, **given: Any) -> SearchConf
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"workers": 2}, ["`executor.workers` is 2", "exactly 1", "'processes'"]),
-        ({"timeout": 9.5}, ["`executor.timeout` is 9.5", "'processes'"]),
+        ({"workers": 2}, ["`executor` has `workers` 2", "exactly 1", "'processes'"]),
+        ({"timeout": 9.5}, ["`executor` has `timeout` 9.5", "'processes'"]),
         (
             {"kind": "processes", "order": "arrival", "share_prefixes": True},
             ["`executor.share_prefixes`"],
@@ -39,7 +39,7 @@ def config(evaluation: dict[str, Any] | None = None, **given: Any) -> SearchConf
 )
 def test_what_an_executor_cannot_do_is_refused(given: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        check_executor(config(**given))
+        resolve_order(config(**given), 1)
     assert all(word in str(error.value) for word in words)
 
 
