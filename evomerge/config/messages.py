@@ -80,7 +80,8 @@ def _keys_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
         inner = (item for item in getattr(field.annotation, "__args__", ()))
         sections = [item for item in inner if hasattr(item, "model_fields")]
         model = sections[-1] if sections else field.annotation
-    return list(model.model_fields) if hasattr(model, "model_fields") else []
+    names = getattr(model, "model_fields", ())
+    return [name for name in names if name != "frozen"]  # only a run has it
 
 
 def _expectation(item: Any) -> str:

@@ -136,7 +136,7 @@ BAD = {
         ["evaluation.racing.minimum", "50", "5 search documents"],
     ),
     "pareto": ({"mode": "pareto"}, ["mode", "weighted"]),
-    "wrong kind of key": (space(kind="dataflow", method="ties"), ["space.", "dataflow"]),
+    "wrong kind of key": (space(kind="dataflow", method="ties"), ["`space` has", "dataflow"]),
 }
 
 

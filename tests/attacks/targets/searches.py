@@ -27,7 +27,6 @@ SEARCH: dict[str, Any] = {
         "groups": 2,
         "components": ["attention"],
         "knobs": {"weight": [0.0, 2.0], "density": 0.5},
-        "outside": {"embeddings": "zoo:base"},
         "layers": [1, None],
     },
     "optimizer": {"name": "cma", "population": "auto"},
