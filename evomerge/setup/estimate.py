@@ -66,14 +66,11 @@ class Estimate:
     """What a search costs, by what a few candidates have cost.
 
     Attributes:
-        probe: what was measured.
-        workers: number of workers, on all machines.
-        candidates: number of candidates that the budget allows, baselines included; None if it only
-            has a target.
+        candidates: number that the budget allows, baselines included; None if it only has a target.
         search: seconds until all of them are scored on the search documents.
         finals: seconds of the scores on validation and test documents.
         memory: bytes that the workers of one machine need together.
-        assumes: what the estimate assumes, one sentence each.
+        assumes: what is assumed, one sentence each.
     """
 
     probe: CostProbe

@@ -85,9 +85,7 @@ class WorkerOfRun:
     """Makes a worker of a run, in any process that sees the parents.
 
     Attributes:
-        config: the search file of the run.
         folder: the run folder, from which relative paths start. It need not be there.
-        share: the worker's memory for caches.
         cores: largest number of CPU threads.
         threads: CPU threads that score a model; None: choose.
         allowed: what the user allows where the search runs.
@@ -207,9 +205,8 @@ class WorkerOnMachine:
 
     Attributes:
         worker: makes the worker; its `share` is replaced by the share of this machine's memory.
-        needed: the resources of a worker, by name.
-        count: number of workers of the search.
-        versions: versions of the packages where the search runs.
+        needed, count: see `RayWorkers`.
+        versions: package -> version where the search runs.
         paths: folders of the environment variable PYTHONPATH where the search runs, in which an
             objective function may be.
     """

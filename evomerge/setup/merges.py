@@ -171,9 +171,8 @@ class MergeOpener:
             pin: the pin of this parent in a recipe, or None.
 
         Raises:
-            InputError: the model is missing or damaged, is not what the pin says, the recipe is
-                wrong or names itself, or a parent of the merge has changed since the run was
-                started.
+            InputError: the model is missing, damaged or not what the pin says; a recipe is wrong or
+                names itself; or a parent of a merge has changed since the run was started.
         """
         if not reference.startswith(MERGE):
             wanted = digest or (pin and pin.recipe) or None
@@ -280,9 +279,6 @@ class MergeOpener:
 @contextmanager
 def temporarily_built(reference: str, relative_to: Path, opener: Opener) -> Iterator[Checkpoint]:
     """Yield the checkpoint of any reference; a merge is built into a folder that is removed after.
-
-    Args:
-        opener: opens what is no merge.
 
     Raises:
         InputError: see `MergeOpener`.

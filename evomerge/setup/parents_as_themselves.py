@@ -81,11 +81,7 @@ def write_model(
 ) -> tuple[str, ...]:
     """Write the model of a recipe of a run; see `evomerge.merging.backend.write`.
 
-    The files of a parent itself are copied.
-
-    Args:
-        shard_size: largest size of a weight file that is not copied.
-        texts: more text files to write: name -> text.
+    The files of a parent itself are copied; `shard_size` is that of the others.
     """
     from evomerge.merging.backend import copy, stored_dtype, unchanged, write
     from evomerge.merging.tokenizers.plan import plan_tokenizer

@@ -40,11 +40,8 @@ def resolve_racing(
     Racing is enabled where it saves time and finds merges that are as good, by measurements
     (docs/evaluation.md). If `minimum` documents are too few to fill batches, it is raised.
 
-    Args:
-        search: the search documents by task.
-
-    Returns:
-        the search file; and whether racing is used and why, such as `off, since ...`.
+    The reason says whether racing is used and why, such as `off, since ...`; `search` has the ids
+    of the search documents by task.
 
     Raises:
         ConfigError: the search file asks for racing, but a metric is not a mean over documents, or

@@ -52,10 +52,6 @@ def check_recipes(
     In other recipes the product of the scales may be too large or too small. Such a candidate
     fails, but the space is not wrong.
 
-    Args:
-        recipes: those of `sample_recipes`.
-        vocabulary: the merged vocabulary, if rows are matched by token.
-
     Raises:
         InputError: one of the recipes cannot be built.
     """

@@ -214,7 +214,7 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
     """Score any model on the documents of a search.
 
     Args:
-        model: reference of the model, as of a parent in a search file.
+        model: a reference, as of a parent in a search file.
         split: `search`, `validation` or `test`.
         examples: number of documents of each task whose prompts and answers come with the scores.
 

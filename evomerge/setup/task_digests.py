@@ -115,9 +115,6 @@ def _hub_dataset(task: TaskInfo) -> dict[str, str]:
 def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
     """Check that the tasks are those that a run began with.
 
-    Args:
-        evaluator: the tasks as they are now.
-
     Raises:
         ConfigError: documents, prompts, settings or code of a task have changed.
     """

@@ -111,8 +111,6 @@ def make_worker(
     """Return a worker with a resident model, a tokenizer and prepared documents.
 
     Args:
-        checked: the checked search of a new search or of a run folder.
-        share: the memory for the worker's caches.
         threads: CPU threads to score with, as an earlier session has chosen; None: choose.
         report: is told how far the preparation of a candidate's merges is.
         most_threads: largest number of CPU threads to choose; None: all that torch would use.
@@ -196,7 +194,6 @@ def load_single(
 
     Args:
         config: the search file; it has the dtype of a model with an adapter.
-        checkpoint: the model.
         lacking: returns the tokenizer that a model takes which has none, and of which one takes the
             chat template that has a tokenizer without; None: each must have its own.
 
