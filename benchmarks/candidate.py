@@ -27,8 +27,8 @@ from evomerge.config.schema import load
 from evomerge.execute.worker import Worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup.check import freeze
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
 from evomerge.setup.search import run_search
 from evomerge.setup.worker import MemoryShare, make_worker
@@ -65,9 +65,7 @@ def search(problem: CheckedSearch, worker: Worker, count: int) -> dict[str, floa
                     for name, spent in run.timings.spent().items():
                         phases[name] = 1000 * (spent.cpu_seconds or 0.0) / count
 
-        with unittest.mock.patch(
-            "evomerge.setup.local_executors.make_worker", lambda *_, **__: worker
-        ):
+        with unittest.mock.patch("evomerge.setup.executors.make_worker", lambda *_, **__: worker):
             began = time.process_time()
             run_search(problem, run, {}, [observe])
     total = 1000 * (finished[count - 1] - began) / count

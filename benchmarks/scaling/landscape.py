@@ -22,7 +22,7 @@ from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Outcome
-from evomerge.setup.check import freeze
+from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.search import run_search
 from evomerge.setup.strategy import recipe_of

@@ -88,15 +88,15 @@ def evaluate(
     Raises:
         InputError: there is no such model or split, or the search file is wrong.
     """
-    from evomerge.config.schema import load, parse
+    from evomerge.config.schema import parse
     from evomerge.report.confidence import intervals
     from evomerge.searching.ranking import measured
-    from evomerge.setup.runs import prepare
+    from evomerge.setup.runs import load_any, prepare
     from evomerge.setup.search import evaluate as evaluate_model
 
     if isinstance(config, Mapping):
         parsed, folder = parse(with_named_functions(config), "config"), Path.cwd()
     else:
-        parsed, folder = load(Path(config)), Path(config).parent
+        parsed, folder = load_any(Path(config)), Path(config).parent
     checked = prepare(parsed, folder, **permissions(allow_pickle, allow_code, trust_code))
     return intervals(measured(checked.ranking), evaluate_model(checked, str(model), split))

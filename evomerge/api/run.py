@@ -171,8 +171,8 @@ class Run:
         Raises:
             InputError: there is no such candidate, or a parent is missing or has changed.
         """
+        from evomerge.setup.merges import pinned
         from evomerge.setup.parents_as_themselves import recipe_to_write
-        from evomerge.setup.pins import pinned
         from evomerge.setup.runs import reopen
 
         checked, candidates = reopen(self._run), self.history.candidates

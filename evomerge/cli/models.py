@@ -72,16 +72,15 @@ def evaluate(
     from dataclasses import asdict
 
     from evomerge.cli import terminal
-    from evomerge.config.schema import load
     from evomerge.report.confidence import factor_of, intervals
     from evomerge.report.words import sampling_note
     from evomerge.searching.ranking import measured
-    from evomerge.setup.runs import prepare
+    from evomerge.setup.runs import load_any, prepare
     from evomerge.setup.search import evaluate as evaluate_model
-    from evomerge.setup.tasks import sampled
+    from evomerge.setup.task_digests import sampled
 
     allowed = permissions(allow_pickle, allow_code, trust_code)
-    checked = prepare(load(config), config.parent, **allowed)
+    checked = prepare(load_any(config), config.parent, **allowed)
     scores = evaluate_model(checked, model, split, show)
     estimates = intervals(measured(checked.ranking), scores)
     if as_json:

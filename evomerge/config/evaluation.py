@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -207,17 +206,3 @@ class EvaluationConfig(Section):
         if self.max_memory is not None and self.device_map is None:
             raise ValueError("has `max_memory`, which only works with a `device_map`")
         return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _former_policies(cls, data: Any) -> Any:
-        """Refuse policies of earlier versions; a run that did not use one keeps its section."""
-        former = [key for key in ("halving", "irt") if isinstance(data, Mapping) and key in data]
-        for key in former:
-            section = data[key]
-            if not isinstance(section, Mapping) or section.get("enabled", False) is not False:
-                raise ValueError(
-                    f"has `{key}`, which evomerge has no longer, since racing needs fewer "
-                    "documents for merges as good; remove it, and see `racing`"
-                )
-        return {key: value for key, value in data.items() if key not in former} if former else data

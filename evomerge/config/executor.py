@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.fields import Section
 
@@ -24,6 +23,28 @@ class RayConfig(Section):
         description="what a worker takes, such as {GPU: 1, CPU: 4}; fractions of a GPU are "
         "allowed; null: a GPU if there is one, and a CPU core",
     )
+
+    @field_validator("address")
+    @classmethod
+    def _of_the_cluster(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value:
+            raise ValueError(
+                "must not be an address for Ray's client; start the search on a machine of the "
+                "cluster, for example its head, and use 'auto' or 'HOST:PORT'"
+            )
+        return value
+
+    @field_validator("resources")
+    @classmethod
+    def _known_to_ray(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for name, amount in (value or {}).items():
+            if name not in ("CPU", "GPU") and name.upper() in ("CPU", "GPU"):
+                raise ValueError(f"names {name!r}, which Ray does not know; write {name.upper()!r}")
+            if amount > 1 and amount != int(amount):
+                raise ValueError(
+                    f"gives {name} {amount:g}; allowed are whole numbers, and fractions below 1"
+                )
+        return value
 
 
 class ExecutorConfig(Section):
@@ -52,12 +73,16 @@ class ExecutorConfig(Section):
     )
     ray: RayConfig = Field(RayConfig(), description="with kind ray: its cluster and resources")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _former_key(cls, data: Any) -> Any:
-        """Refuse a former name; a run that did not set it keeps its section."""
-        if not isinstance(data, Mapping) or "together" not in data:
-            return data
-        if data["together"] is not None:
-            raise ValueError("has `together`, which is `share_prefixes` now; rename it")
-        return {key: value for key, value in data.items() if key != "together"}
+    @model_validator(mode="after")
+    def _in_this_process(self) -> ExecutorConfig:
+        if self.kind == "inline" and self.workers not in (1, "auto"):
+            raise ValueError(
+                f"has `workers` {self.workers}, but the inline executor has exactly 1; set it to "
+                "1, or `kind` to 'processes'"
+            )
+        if self.kind == "inline" and self.timeout is not None:
+            raise ValueError(
+                f"has `timeout` {self.timeout:g}, but candidates that run in this process cannot "
+                "be ended; set `kind` to 'processes', or remove it"
+            )
+        return self

@@ -1,40 +1,100 @@
-"""Reading a run's frozen search file: objectives, constraints, documents."""
+"""What a run keeps beside its search file, in `manifest.json`; no user writes it."""
+
+# ruff: noqa: RUF012 - pydantic copies defaults
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from evomerge.config.schema import SearchConfig
-from evomerge.scores import SPLITS, Constraint, Objective, Split
+from pydantic import Field
+
+from evomerge.config.fields import Section
 
 Documents: TypeAlias = Mapping[str, tuple[int, ...]]
 """Task -> ids of its documents in one split."""
 
 
-def frozen_objectives(config: SearchConfig) -> tuple[Objective, ...]:
-    """Return a run's objectives from its frozen search file; no task is loaded."""
-    lower = set(config.frozen.lower_is_better) if config.frozen else set()
-    plain = (
-        Objective(item.source, item.metric, item.weight, margin=item.margin)
-        for item in config.objectives
-    )
-    return tuple(replace(item, higher_is_better=item.key not in lower) for item in plain)
+class GeneRange(Section):
+    """The values that some genes of a search can take; see `evomerge.space.protocol.Gene`."""
+
+    genes: list[str]
+    kind: Literal["real", "integer", "choice", "binary"]
+    low: float
+    high: float
+    choices: list[str] = []
 
 
-def frozen_constraints(config: SearchConfig) -> tuple[Constraint, ...]:
-    """Return a run's constraints from its frozen search file; no task is loaded."""
-    return tuple(
-        Constraint(item.source, item.metric, item.at_least, item.at_most)
-        for item in config.constraints
-    )
+class HubDataset(Section):
+    """The data set on the Hub that the documents of a task come from."""
+
+    id: str
+    config: str | None = None
+    split: str | None = None
 
 
-def frozen_splits(config: SearchConfig) -> Mapping[Split, Documents]:
-    """Return a run's document ids, by split and task, from its frozen search file."""
-    documents = config.frozen.documents if config.frozen else {}
-    return {
-        split: {task: tuple(ids) for task, ids in documents.get(split, {}).items()}
-        for split in SPLITS
-    }
+class FrozenMerge(Section):
+    """A parent that is a merge itself: its recipe, and name in it -> absolute reference."""
+
+    recipe: dict[str, Any]
+    parents: dict[str, str]
+
+
+class FrozenSetting(Section):
+    """A setting that differs between parents and changes results.
+
+    Attributes:
+        name: key of a config, or another name of the setting.
+        parents: parent -> its own value, as text.
+        giver: the parent that the merge takes it from.
+        is_host: whether this is the host.
+    """
+
+    name: str
+    parents: dict[str, str]
+    giver: str
+    is_host: bool = True
+
+
+class Frozen(Section):
+    """What was resolved when a run began, so that it goes on as it began.
+
+    Attributes:
+        versions: package -> version.
+        parents: parent -> fingerprint.
+        models: `run:` parent -> first digits of its recipe's digest.
+        unlike_merges: parents with other settings, or another dtype, than the merges: on validation
+            and test documents they are scored as themselves.
+        documents: split -> task -> document ids.
+        sources: split -> task -> task and split that its document ids belong to.
+        tasks: split -> task -> digests of its documents, prompts and settings.
+        code: digests of the files with code of the tasks.
+        datasets: split -> task -> its data set; only those that are on the Hub.
+        lower_is_better: objectives (`task/metric`) that are minimised.
+        sampled: task that samples its texts -> number of texts for each document.
+        fewer_documents: the policy that scores candidates on fewer documents, and why.
+        genes: their names, in the order of a genome.
+        start: genomes of `optimizer.start`.
+        digests: digest of each section of the search file; a changed file is refused.
+    """
+
+    versions: dict[str, str] = {}
+    parents: dict[str, str] = {}
+    models: dict[str, str] = {}
+    settings: list[FrozenSetting] = []
+    unlike_merges: list[str] = []
+    merges: dict[str, FrozenMerge] = {}
+    documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = {}
+    sources: dict[str, dict[str, str]] = {}
+    tasks: dict[str, dict[str, dict[str, str]]] = {}
+    code: list[str] | None = None
+    datasets: dict[str, dict[str, HubDataset]] = {}
+    lower_is_better: list[str] = []
+    sampled: dict[str, int] = {}
+    fewer_documents: str = ""
+    genes: list[str] = []
+    gene_ranges: list[GeneRange] = []
+    digests: dict[str, str] = {}
+    start: list[list[float]] = []
+    allow_pickle: bool = False
+    allow_code: bool = False

@@ -7,20 +7,25 @@ parents exist, how many does the method take) is checked by `evomerge.setup.chec
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from evomerge.config.evaluation import EvaluationConfig
 from evomerge.config.executor import ExecutorConfig
 from evomerge.config.fields import Section
+from evomerge.config.frozen import Documents
+from evomerge.config.frozen import Frozen as Frozen
 from evomerge.config.messages import sentence
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.space import SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
 from evomerge.errors import ConfigError
+from evomerge.scores import SPLITS, Constraint, Objective, Split
 
 
 class OptimizerConfig(Section):
@@ -74,105 +79,6 @@ class BudgetConfig(Section):
         return self
 
 
-class GeneRange(Section):
-    """The values that some genes of a search can take; see `evomerge.space.protocol.Gene`."""
-
-    genes: list[str] = Field(description="names of the genes")
-    kind: Literal["real", "integer", "choice", "binary"] = Field(description="kind of values")
-    low: float = Field(description="smallest value")
-    high: float = Field(description="largest value")
-    choices: list[str] = Field(default_factory=list, description="labels of a choice, by value")
-
-
-class HubDataset(Section):
-    """The data set on the Hub that the documents of a task come from."""
-
-    id: str = Field(description="`org/name`")
-    config: str | None = Field(None, description="configuration of the data set")
-    split: str | None = Field(None, description="split of the data set")
-
-
-class FrozenMerge(Section):
-    """What a run keeps of a parent that is a merge itself (`merge:FILE.yaml`)."""
-
-    recipe: dict[str, Any] = Field(description="its recipe, with the names of parents in its file")
-    parents: dict[str, str] = Field(description="name in the recipe -> absolute reference")
-
-
-class FrozenSetting(Section):
-    """A setting that differs between parents and changes results."""
-
-    name: str = Field(description="key of a config, or another name of the setting")
-    parents: dict[str, str] = Field(description="parent -> its own value, as text")
-    giver: str = Field(description="the parent that the merge takes it from")
-    is_host: bool = Field(True, description="whether this is the host")
-
-
-class Frozen(Section):
-    """What a run adds to its search file: versions, fingerprints, document ids, directions.
-
-    Only a run writes this section.
-    """
-
-    versions: dict[str, str] = Field(default_factory=dict, description="package -> version")
-    parents: dict[str, str] = Field(default_factory=dict, description="parent -> fingerprint")
-    models: dict[str, str] = Field(
-        default_factory=dict, description="`run:` parent -> first digits of its recipe's digest"
-    )
-    settings: list[FrozenSetting] = Field(
-        default_factory=list, description="settings that differ between parents"
-    )
-    unlike_merges: list[str] | None = Field(
-        None,
-        description="parents with other settings, or another dtype, than the merges: on validation "
-        "and test documents they are scored as themselves. None in runs of earlier versions",
-    )
-    merges: dict[str, FrozenMerge] = Field(
-        default_factory=dict, description="`merge:` parent -> what it is built from"
-    )
-    documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = Field(
-        default_factory=dict, description="split -> task -> document ids"
-    )
-    sources: dict[str, dict[str, str]] = Field(
-        default_factory=dict,
-        description="split -> task -> task and split that its document ids belong to",
-    )
-    tasks: dict[str, dict[str, dict[str, str]]] = Field(
-        default_factory=dict,
-        description="split -> task -> digests of its documents, prompts and settings; a task that "
-        "has changed is refused. Empty in runs of earlier versions",
-    )
-    code: list[str] | None = Field(
-        None, description="digests of the files with code of the tasks; changed code is refused"
-    )
-    datasets: dict[str, dict[str, HubDataset]] = Field(
-        default_factory=dict,
-        description="split -> task -> its data set; only those that are on the Hub",
-    )
-    lower_is_better: list[str] = Field(
-        default_factory=list, description="objectives (`task/metric`) that are minimised"
-    )
-    sampled: dict[str, int] = Field(
-        default_factory=dict,
-        description="task that samples its texts -> number of texts for each document",
-    )
-    fewer_documents: str = Field(
-        "", description="the policy that scores candidates on fewer documents, and why"
-    )
-    genes: list[str] = Field(default_factory=list, description="names, in the order of a genome")
-    gene_ranges: list[GeneRange] = Field(
-        default_factory=list, description="empty in runs of earlier versions"
-    )
-    digests: dict[str, str] = Field(
-        default_factory=dict, description="digest of each section; a changed file is refused"
-    )
-    start: list[list[float]] = Field(
-        default_factory=list, description="genomes of `optimizer.start`"
-    )
-    allow_pickle: bool = Field(False, description="whether parents may have pickled weights")
-    allow_code: bool = Field(False, description="whether tasks may run code that models write")
-
-
 class SearchConfig(Section):
     """A search file."""
 
@@ -215,7 +121,7 @@ class SearchConfig(Section):
     )
     budget: BudgetConfig = Field(BudgetConfig(candidates=300), description="when the search ends")
     executor: ExecutorConfig = Field(ExecutorConfig(), description="where candidates are scored")
-    frozen: Frozen | None = Field(None, description="only a run writes this")
+    frozen: SkipJsonSchema[Frozen | None] = Field(None, description="only a run has this")
 
     @field_validator("parents")
     @classmethod
@@ -276,6 +182,33 @@ class SearchConfig(Section):
         measured = (*self.objectives, *self.constraints)
         return list(dict.fromkeys(item.task for item in measured if item.task is not None))
 
+    def with_values(self, section: str, **values: Any) -> SearchConfig:
+        """Return the same search file with other values in one of its sections."""
+        changed = getattr(self, section).model_copy(update=values)
+        return self.model_copy(update={section: changed})
+
+    @property
+    def run_objectives(self) -> tuple[Objective, ...]:
+        """The objectives of a run, with their directions."""
+        lower = self.frozen.lower_is_better if self.frozen else ()
+        found = (Objective(o.source, o.metric, o.weight, margin=o.margin) for o in self.objectives)
+        return tuple(replace(item, higher_is_better=item.key not in lower) for item in found)
+
+    @property
+    def run_constraints(self) -> tuple[Constraint, ...]:
+        """The constraints of a run."""
+        every = self.constraints
+        return tuple(Constraint(c.source, c.metric, c.at_least, c.at_most) for c in every)
+
+    @property
+    def run_documents(self) -> Mapping[Split, Documents]:
+        """The document ids of a run, by split and task."""
+        documents = self.frozen.documents if self.frozen else {}
+        return {
+            split: {task: tuple(ids) for task, ids in documents.get(split, {}).items()}
+            for split in SPLITS
+        }
+
 
 def parse(data: Any, source: str) -> SearchConfig:
     """Turn the content of a search file into a `SearchConfig`.
@@ -308,9 +241,8 @@ def refuse_frozen(data: Mapping[str, Any], path: Path) -> None:
     for where, section in places.items():
         if isinstance(section, Mapping) and "frozen" in section:
             raise ConfigError(
-                f"{path} has `frozen`{where}, which only a run writes into its own search file; "
-                "continue the run with `evomerge resume`, or delete this section to start a new "
-                "search."
+                f"{path} has `frozen`{where}, which only a run has; continue the run with "
+                "`evomerge resume`, or delete this section to start a new search."
             )
 
 

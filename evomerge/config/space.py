@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.fields import KnobRange, Section
 
@@ -16,6 +16,21 @@ class OutsideConfig(Section):
         None, description="parent that gives the embeddings; null: the host"
     )
     head: str | None = Field(None, description="parent that gives the head; null: the host")
+
+
+_PATHS = "kind variant host scales outside"
+
+_KEYS = {
+    "parameters": "kind method method_per host groups components embeddings smooth knobs "
+    "most_parents",
+    "joint": "kind method knobs embeddings host repeats scales ends layers",
+    "sakana": f"{_PATHS} layers repeats scale_coding scale_hidden ends start",
+    "structured": f"{_PATHS} layers repeats ends",
+    "frankenmerge": f"{_PATHS} layers slices",
+    "swaps": _PATHS,
+    "dropping": f"{_PATHS} layers ends",
+}
+"""Kind of space, or variant of a data-flow space -> the keys that it uses."""
 
 
 class SpaceConfig(Section):
@@ -101,6 +116,31 @@ class SpaceConfig(Section):
         if low < 1 or (high is not None and low > high):
             raise ValueError("must be [min, max] with 1 <= min <= max")
         return value
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> SpaceConfig:
+        """Refuse a key with another value than its default that this kind of space does not use."""
+        is_path = self.kind == "dataflow"
+        allowed = sorted(_KEYS[self.variant if is_path else self.kind].split())
+        where = f"`kind` {self.kind!r}" + (f", `variant` {self.variant!r}" if is_path else "")
+        for name, value in self.given.items():
+            if name not in allowed:
+                own = value.model_dump(exclude_none=True) if isinstance(value, Section) else value
+                raise ValueError(
+                    f"has `{name}` {list(own) if isinstance(own, tuple) else own!r}, which has no "
+                    f"meaning for {where}, whose keys are {', '.join(allowed)}; remove it"
+                )
+        return self
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The keys that have another value than their default, with their values."""
+        fields = type(self).model_fields
+        return {
+            name: getattr(self, name)
+            for name in sorted(self.model_fields_set)
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        }
 
     @property
     def methods(self) -> tuple[str, ...]:

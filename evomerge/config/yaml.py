@@ -43,30 +43,23 @@ def override(data: dict[str, Any], item: str) -> None:
         raise ConfigError(f"--set {shown(item)} is not of the form key.path=value.")
     value = yaml_value(text, f"--set {shown(item)}", ConfigError)
     target: Any = data
-    *parents, last = path.split(".")
-    for key in parents:
-        target = _descend(target, key, item)
-    if isinstance(target, list):
-        target[_index(target, last, item)] = value
-    elif isinstance(target, dict):
-        target[last] = value
-    else:
-        raise ConfigError(
-            f"--set {shown(item)}: {shown(path)} does not exist, since a plain value has no keys."
-        )
+    *above, last = path.split(".")
+    for key in above:
+        place = _place(target, key, item)
+        if isinstance(target, dict):
+            target.setdefault(place, {})
+        target = target[place]
+    target[_place(target, last, item)] = value
 
 
-def _descend(target: Any, key: str, item: str) -> Any:
-    if isinstance(target, list):
-        return target[_index(target, key, item)]
+def _place(target: Any, key: str, item: str) -> str | int:
+    """Return the key of a mapping, or the index of a list, that a part of a path means."""
     if isinstance(target, dict):
-        return target.setdefault(key, {})
-    raise ConfigError(
-        f"--set {shown(item)}: {shown(key)} does not exist, since a plain value has no keys."
-    )
-
-
-def _index(target: list[Any], key: str, item: str) -> int:
+        return key
+    if not isinstance(target, list):
+        raise ConfigError(
+            f"--set {shown(item)}: {shown(key)} does not exist, since a plain value has no keys."
+        )
     if key not in map(str, range(len(target))):
         raise ConfigError(
             f"--set {shown(item)}: {shown(key)} must be an index from 0 to {len(target) - 1} of a "

@@ -10,10 +10,11 @@ from evomerge.errors import RecipeError
 from evomerge.run.atomic import check_new_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup.absolute_paths import absolute_recipe
+from evomerge.searching.ranking import best_of
+from evomerge.setup.merges import pinned
+from evomerge.setup.parents import absolute_recipe
 from evomerge.setup.parents_as_themselves import is_itself, recipe_to_write, write_model
-from evomerge.setup.pins import pinned
-from evomerge.setup.runs import chosen_candidate, reopen
+from evomerge.setup.runs import reopen
 from evomerge.setup.weight_digests import check_weights
 
 
@@ -41,7 +42,7 @@ def export_candidate(
 
     check_new_folder(out)
     checked, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
-    candidate = chosen_candidate(checked, history, which)
+    candidate = history.chosen(which, best_of(history, checked.ranking))
     recipe = recipe_to_write(checked, candidate, history.candidates)
     own = recipe.dtype
     if dtype is not None:

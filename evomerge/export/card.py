@@ -35,7 +35,7 @@ from evomerge.report.words import sampling_note
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
 from evomerge.searching.ranking import Ranking, best_of, measured
-from evomerge.setup.absolute_paths import is_winner_of_stage
+from evomerge.setup.parents import is_winner_of_stage
 
 CARD, PICTURE = "README.md", "recipe.svg"
 

@@ -18,7 +18,7 @@ import yaml
 from evomerge.errors import InputError, printable
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, split_adapter, split_kind
-from evomerge.setup.pins import MergedParent
+from evomerge.setup.merges import MergedParent
 from evomerge.setup.runs import open_model
 
 _UNKNOWN_LICENCES = ("", "unknown", "other")

@@ -16,14 +16,13 @@ from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.references import MERGE, is_file, is_folder, place, split_adapter, split_kind
 from evomerge.parsing.texts import read_text
 from evomerge.run.atomic import TemporaryFolder, check_new_folder
-from evomerge.setup.absolute_paths import (
+from evomerge.setup.merges import MergeOpener, pinned
+from evomerge.setup.parents import (
     absolute_file,
     absolute_parent,
     is_winner_of_stage,
     renamed_recipe,
 )
-from evomerge.setup.merges import MergeOpener
-from evomerge.setup.pins import pinned
 from evomerge.setup.recipe_file import read_recipe_file
 from evomerge.setup.runs import open_model
 

@@ -30,8 +30,8 @@ from optuna.distributions import (
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from evomerge.config.frozen import frozen_objectives
-from evomerge.config.schema import Frozen, GeneRange, parse
+from evomerge.config.frozen import Frozen, GeneRange
+from evomerge.config.schema import parse
 from evomerge.errors import EvomergeError, InputError
 from evomerge.report.rows import candidate_row
 from evomerge.report.words import short_names, storable
@@ -51,7 +51,7 @@ class RunStudy:
     def __init__(self, name: str, run: RunFolder) -> None:
         self.name = name
         self._config = parse(run.config(), str(run.path / CONFIG))
-        self._objectives = frozen_objectives(self._config)
+        self._objectives = self._config.run_objectives
         frozen = self._config.frozen or Frozen()
         ranges = {gene: item for item in frozen.gene_ranges for gene in item.genes}
         found = {gene: _distribution(ranges[gene]) for gene in frozen.genes if gene in ranges}

@@ -6,7 +6,6 @@ import json
 import shlex
 
 from evomerge import zoo
-from evomerge.config.frozen import frozen_splits
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import InputError, did_you_mean
 from evomerge.run.folder import RunFolder
@@ -54,7 +53,7 @@ def lm_eval_command(run: RunFolder, config: SearchConfig, best: Candidate | None
 
 def document_ids(config: SearchConfig, split: str) -> dict[str, list[int]]:
     """Return the ids of a split as lm-eval's `--samples` takes them; InputError: no such split."""
-    splits = {str(name): ids for name, ids in frozen_splits(config).items()}
+    splits = {str(name): ids for name, ids in config.run_documents.items()}
     if split not in splits:
         raise InputError(
             f"--documents is {split!r}; allowed are {', '.join(SPLITS)}."

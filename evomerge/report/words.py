@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evomerge.config.schema import FrozenSetting
+from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import printable, without_controls
 from evomerge.models.references import split_kind
 

@@ -18,7 +18,7 @@ import yaml
 
 from evomerge.errors import RunFolderError, not_written
 from evomerge.parsing.links import check_inside, check_ordinary, entries
-from evomerge.parsing.texts import read_text
+from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text, why_not_writable
 from evomerge.run.journal import Journal, read
@@ -30,6 +30,7 @@ from evomerge.run.timings import Timings
 log = logging.getLogger(__name__)
 
 CONFIG = "search.yaml"
+MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
 MODELS = "models"
@@ -115,16 +116,18 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
-        """Create a run with its frozen search file, in one step.
+        """Create a run with its search file and its manifest, in one step.
 
         RunFolderError: as for `check_free`, or another process creates the folder. DiskError: it is
         full.
         """
         cls.check_free(path)
         header = JournalCodec().encode(HEADER)
-        text = yaml_text(with_digests(config), width=110)
+        content = with_digests(config)
+        manifest = json.dumps(content.pop(FROZEN), indent=1) + "\n"
+        files = {CONFIG: yaml_text(content, width=110), MANIFEST: manifest}
         try:
-            create_folder(path, {CONFIG: text, JOURNAL: header.decode()})
+            create_folder(path, {**files, JOURNAL: header.decode()})
         except OSError as error:
             cls.check_free(path)
             fix = "give --run a folder that can be written"
@@ -142,11 +145,20 @@ class RunFolder:
         return Timings(self.path / "timings.jsonl")
 
     def config(self) -> dict[str, Any]:
-        """Return the content of the search file; RunFolderError: it was changed or is damaged."""
-        file = self.path / CONFIG
+        """Return the content of the search file, with that of the manifest as `frozen`.
+
+        RunFolderError: a file cannot be read, or was changed by hand.
+        """
+        file, manifest = self.path / CONFIG, self.path / MANIFEST
         text = read_text(file, RunFolderError)
         content = yaml_mapping(text, str(file), "a search file", RunFolderError)
+        if manifest.is_file():  # the first runs have it in the search file
+            content[FROZEN] = json_value(
+                read_text(manifest, RunFolderError), str(manifest), RunFolderError
+            )
         changed = _changed_sections(content)
+        if changed == [FROZEN] and manifest.is_file():
+            file = manifest
         if changed:
             raise RunFolderError(
                 f"{file} was changed after the run began (in `{'`, `'.join(changed)}`); put it "

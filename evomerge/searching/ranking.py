@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from evomerge.config.frozen import frozen_constraints, frozen_objectives
 from evomerge.config.schema import SearchConfig
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Constraint, Objective, Scores, Split, fitness, violation
@@ -147,7 +146,7 @@ class ParetoFront(Ranking):
 def ranking_of(config: SearchConfig) -> Ranking:
     """Return the ranking of a run's frozen search file."""
     make = ParetoFront if config.mode == "pareto" else WeightedSum
-    return make(frozen_objectives(config), frozen_constraints(config))
+    return make(config.run_objectives, config.run_constraints)
 
 
 def measured(ranking: Ranking) -> tuple[Objective, ...]:

@@ -1,1 +1,9 @@
-"""Making the objects of a search from a search file."""
+"""From a search file to a search that runs: check, freeze, build, estimate.
+
+Names that mean the same everywhere here:
+
+- `config`: the search file, parsed. That of a run has `config.frozen` too, from `manifest.json`.
+- `checked`: a `CheckedSearch`, and `checkpoints`: its parents by reference, without loaded weights.
+- `relative_to`: folder of relative paths; if nothing is there, the working folder is tried.
+- `allowed`: what the user allows, such as pickled weights; see `Permissions`.
+"""

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict
 
-from evomerge.config.frozen import Documents
-from evomerge.config.schema import FrozenSetting, SearchConfig
+from evomerge.config.frozen import Documents, FrozenSetting
+from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Constraint, Objective, Split
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
-from evomerge.setup.pins import MergedParent
+from evomerge.setup.merges import MergedParent
 from evomerge.setup.task_digests import check_tasks
-from evomerge.setup.tasks import check_sources, load_tasks
+from evomerge.setup.tasks import load_tasks
 from evomerge.space.protocol import Genome, Space
 from evomerge.trust.consent import Consent
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Permissions(TypedDict, total=False):
-    """What the user allows, as arguments of the functions that make a checked search.
+    """What the user allows.
 
     Attributes:
         allow_pickle: accept parents with pickled weights.
@@ -43,23 +43,18 @@ class CheckedSearch:
 
     Attributes:
         config: the search file, with absolute paths of local folders.
-        checkpoints: every parent and the base by reference, opened but without loaded weights.
+        checkpoints: every parent and the base by reference; their weights are not loaded.
         host: reference of the parent that gives config and tokenizer.
-        space: the search space.
-        objectives: the objectives, with full metric names and directions.
+        objectives: with full metric names and directions, as `constraints`.
         splits: the document ids of every split, by task.
         fewer_documents: which policy scores candidates on fewer documents and why, for a person.
-        allow_pickle: whether parents may have pickled weights.
-        loaded: the evaluator with the objectives' tasks, if they are loaded already.
-        constraints: what a candidate must keep.
+        loaded: the evaluator with the tasks, if they are loaded already.
         start: genomes that the search tries first.
         merges: the parents that are merges themselves, and the merges that these are made from, by
             reference.
-        allow_code: whether tasks may run code that models write.
-        consent: decides whether the code of tasks and functions may run.
         settings: the settings that differ between the parents and change results.
-        unlike_merges: the parents of which a setting, or the dtype, is not that of the merges; None
-            in runs of earlier versions.
+        unlike_merges: the parents of which a setting, or the dtype, is not that of the merges.
+        allow_pickle, allow_code, consent: see `Permissions`.
     """
 
     config: SearchConfig
@@ -68,16 +63,22 @@ class CheckedSearch:
     space: Space
     objectives: tuple[Objective, ...]
     splits: Mapping[Split, Documents]
-    fewer_documents: str = ""
-    allow_pickle: bool = False
-    loaded: Evaluator | None = field(default=None, compare=False, repr=False)
     constraints: tuple[Constraint, ...] = ()
+    fewer_documents: str = ""
+    loaded: Evaluator | None = field(default=None, compare=False, repr=False)
     start: tuple[Genome, ...] = ()
     merges: Mapping[str, MergedParent] = field(default_factory=dict)
+    settings: tuple[FrozenSetting, ...] = ()
+    unlike_merges: tuple[str, ...] = ()
+    allow_pickle: bool = False
     allow_code: bool = False
     consent: Consent = field(default=Consent(), compare=False, repr=False)
-    settings: tuple[FrozenSetting, ...] = ()
-    unlike_merges: tuple[str, ...] | None = None
+
+    @property
+    def tokenizer_giver(self) -> str:
+        """The parent that tokenizer and chat template of the merges come from."""
+        wanted = self.config.tokenizer
+        return wanted if wanted in self.checkpoints else self.host
 
     @cached_property
     def ranking(self) -> Ranking:
@@ -95,6 +96,5 @@ class CheckedSearch:
         if self.loaded is not None:
             return self.loaded
         evaluator = load_tasks(self.config, allow_code=self.allow_code, consent=self.consent)
-        check_sources(self.config, evaluator)
         check_tasks(self.config, evaluator)
         return evaluator

@@ -8,7 +8,8 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from evomerge.config.schema import SearchConfig
@@ -24,57 +25,59 @@ ANSWER = 5.0
 """Seconds that a cluster has to answer."""
 
 
-def check_ray(config: SearchConfig) -> None:
-    """Check that Ray is installed, and what the section `executor.ray` says.
+@dataclass(frozen=True)
+class RayWorkers:
+    """The workers of a search on Ray.
+
+    Attributes:
+        needed: what each takes of a machine: name of a resource -> amount.
+        by_machine: how many run on each machine, at most.
+        count: how many there are.
+    """
+
+    needed: dict[str, float]
+    by_machine: list[int]
+    count: int
+
+
+def ray_workers(config: SearchConfig) -> RayWorkers:
+    """Return the workers of a search on Ray.
+
+    Each takes `executor.ray.resources`, and as many cores as `evaluation.threads` says, or one.
+    Without this key, it takes a GPU if `evaluation.device` names one, or if a machine has one and
+    the device is `auto`; with `evaluation.tensor_parallel` it takes as many GPUs.
 
     Raises:
-        ConfigError: Ray is not installed, or a value cannot be used.
+        ConfigError: Ray is not installed, there is no cluster at the address, or more workers are
+            asked for than fit.
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(
             "`executor.kind` is 'ray', but Ray is not installed; install it with "
             "`pip install 'evomerge[ray]'`."
         )
-    address = config.executor.ray.address
-    if address is not None and "://" in address:
-        raise ConfigError(
-            f"`executor.ray.address` is {address!r}, an address for Ray's client; start the search "
-            "on a machine of the cluster, for example its head, and use 'auto' or 'HOST:PORT'."
-        )
-    for name, amount in (config.executor.ray.resources or {}).items():
-        if name not in ("CPU", "GPU") and name.upper() in ("CPU", "GPU"):
-            raise ConfigError(
-                f"`executor.ray.resources` names {name!r}, which Ray does not know; write "
-                f"{name.upper()!r}."
-            )
-        if amount > 1 and amount != int(amount):
-            raise ConfigError(
-                f"`executor.ray.resources.{name}` is {amount:g}; allowed are whole numbers, and "
-                "fractions below 1."
-            )
-
-
-def resources_of(config: SearchConfig) -> dict[str, float]:
-    """Return what a worker takes of a machine: `executor.ray.resources`, and a CPU core at least.
-
-    Without this key, a worker takes a GPU if `evaluation.device` names one, or if a machine has one
-    and the device is `auto`; with `evaluation.tensor_parallel` it takes as many GPUs. It takes as
-    many cores as `evaluation.threads` says.
-
-    Raises:
-        ConfigError: there is no cluster at the address.
-    """
-    threads = config.evaluation.threads
-    cores = 1.0 if threads == "auto" else float(threads)
-    given = config.executor.ray.resources
+    wanted, evaluation, found = config.executor.ray, config.evaluation, machines(config)
+    given = wanted.resources
     if given is None:
-        device = config.evaluation.device
-        if device == "auto":
-            has_gpu = any(machine.get("GPU") for machine in machines(config))
-        else:
-            has_gpu = device != "cpu"
-        given = {"GPU": float(config.evaluation.tensor_parallel)} if has_gpu else {}
-    return {"CPU": cores, **given}
+        has_gpu = evaluation.device != "cpu"
+        if evaluation.device == "auto":
+            has_gpu = any(machine.get("GPU") for machine in found)
+        given = {"GPU": float(evaluation.tensor_parallel)} if has_gpu else {}
+    needed = {"CPU": 1.0 if evaluation.threads == "auto" else float(evaluation.threads), **given}
+    fits = [fitting(machine, needed) for machine in found]
+    workers = config.executor.workers
+    count = max(1, sum(fits)) if workers == "auto" else workers
+    if sum(fits) < count:
+        amounts = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
+        where = "this machine has"
+        if wanted.address is not None:
+            several = f"the {len(found)} machines of the cluster have"
+            where = several if len(found) > 1 else "the cluster has"
+        raise ConfigError(
+            f"`executor.workers` is {workers}, and each takes {amounts}, but {where} room for "
+            f"{sum(fits)}; lower `executor.workers` or `executor.ray.resources`."
+        )
+    return RayWorkers(needed, [min(count, fit) for fit in fits if fit], count)
 
 
 def connect(config: SearchConfig) -> None:
@@ -128,10 +131,6 @@ def _answering(address: str) -> str:
     """Return the HOST:PORT of a cluster, after checking that something answers there.
 
     Ray itself tries for minutes to reach a cluster that is gone.
-
-    Raises:
-        OSError: nothing answers.
-        ValueError: it is not an address.
     """
     from ray._private.services import canonicalize_bootstrap_address
 
@@ -160,11 +159,7 @@ def machines(config: SearchConfig) -> list[Mapping[str, float]]:
 
 
 def suitable(needed: Mapping[str, float]) -> list[str]:
-    """Return Ray's ids of the machines on which a worker fits. Ray must be connected.
-
-    Args:
-        needed: the resources of a worker, by name.
-    """
+    """Return Ray's ids of the machines on which a worker with these resources fits."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
@@ -172,23 +167,13 @@ def suitable(needed: Mapping[str, float]) -> list[str]:
 
 
 def fitting(machine: Mapping[str, float], needed: Mapping[str, float]) -> int:
-    """Return how many workers fit on a machine.
-
-    Args:
-        machine: its resources, by name.
-        needed: the resources of a worker, by name.
-    """
+    """Return how many workers with these resources fit on a machine."""
     shares = [machine.get(name, 0.0) / amount for name, amount in needed.items() if amount > 0]
     return min((math.floor(share + 1e-6) for share in shares), default=0)
 
 
 def warn_if_busy(count: int, needed: Mapping[str, float]) -> None:
-    """Warn if the cluster has too few free resources for all workers now. Ray must be connected.
-
-    Args:
-        count: number of workers.
-        needed: the resources of a worker, by name.
-    """
+    """Warn if the cluster has too few free resources for all workers now."""
     import ray
 
     now = fitting(ray.available_resources(), needed)
@@ -199,39 +184,3 @@ def warn_if_busy(count: int, needed: Mapping[str, float]) -> None:
             now,
             count,
         )
-
-
-def workers_by_machine(config: SearchConfig) -> list[int]:
-    """Return how many workers run on each machine, at most.
-
-    Raises:
-        ConfigError: there is no cluster, or more workers are asked for than fit.
-    """
-    needed, found = resources_of(config), machines(config)
-    fits = [fitting(machine, needed) for machine in found]
-    given = config.executor.workers
-    wanted = max(1, sum(fits)) if given == "auto" else given
-    if sum(fits) < wanted:
-        amounts = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
-        raise ConfigError(
-            f"`executor.workers` is {config.executor.workers}, and each takes {amounts}, but "
-            f"{_place(config, found)} {'has' if len(found) == 1 else 'have'} room for {sum(fits)}; "
-            "lower `executor.workers` or `executor.ray.resources`."
-        )
-    return [min(wanted, fit) for fit in fits if fit]
-
-
-def _place(config: SearchConfig, found: Sequence[Mapping[str, float]]) -> str:
-    if config.executor.ray.address is None:
-        return "this machine"
-    return f"the {len(found)} machines of the cluster" if len(found) > 1 else "the cluster"
-
-
-def count_workers(config: SearchConfig) -> int:
-    """Return how many workers a search has on Ray.
-
-    Raises:
-        ConfigError: as for `workers_by_machine`.
-    """
-    fits = workers_by_machine(config)
-    return sum(fits) if config.executor.workers == "auto" else config.executor.workers

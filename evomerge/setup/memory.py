@@ -14,8 +14,8 @@ from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.report.words import size_text
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.executor import workers_per_accelerator, workers_per_machine
 from evomerge.setup.worker import MemoryShare
+from evomerge.setup.workers import workers_of
 
 _LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Linux
 _LIBRARIES_CUDA = 1.4e9  # the same if torch is built for CUDA: its files are mapped, too
@@ -42,13 +42,12 @@ def check_fit(config: SearchConfig, host: Checkpoint) -> None:
         ConfigError: it does not fit.
     """
     evaluation = config.evaluation
-    elsewhere = config.executor.kind == "ray" and config.executor.ray.address is not None
-    if evaluation.device_map is not None or elsewhere:
+    if evaluation.device_map is not None or _is_elsewhere(config):
         return
     total = device_memory(choose_device(evaluation.device))
     if total is None:
         return
-    weights, sharing = _weights(config, host), workers_per_accelerator(config)
+    weights, sharing = _weights(config, host), workers_of(config).on_an_accelerator
     room = _MOST * total * (1 - ENGINE_SHARE if evaluation.backend == "vllm" else 1)
     if weights > room:
         beside = " beside a vLLM engine" if evaluation.backend == "vllm" else ""
@@ -66,15 +65,19 @@ def check_fit(config: SearchConfig, host: Checkpoint) -> None:
         )
 
 
+def _is_elsewhere(config: SearchConfig) -> bool:
+    return config.executor.kind == "ray" and config.executor.ray.address is not None
+
+
 def needs(checked: CheckedSearch) -> str:
     """Return what a search needs of each machine, and what this machine has, in words."""
     config = checked.config
     sizes, parents_count = _mapped(checked), len(checked.checkpoints)
-    count, weights = workers_per_machine(config), size_text(weights_of(checked))
+    count, weights = workers_of(config).on_a_machine, size_text(weights_of(checked))
     parents = f"{parents_count} parents x {size_text(sizes[0])} mapped"
     if len(sizes) < parents_count or max(sizes) > 1.01 * min(sizes):
         parents = f"{parents_count} parents, together {size_text(sum(sizes))} mapped"
-    elsewhere = config.executor.kind == "ray" and config.executor.ray.address is not None
+    elsewhere, engine = _is_elsewhere(config), ""
     device = "cpu" if elsewhere else choose_device(config.evaluation.device)
     if config.space.kind == "dataflow":
         where = "no copies of weights: paths read the parents' own"
@@ -86,16 +89,11 @@ def needs(checked: CheckedSearch) -> str:
         where = f"{weights} for each worker, at most {count} on a machine"
     else:
         where = f"{weights} for each of {count} workers" if count > 1 else f"{weights} of weights"
-    return f"{parents}; {where}{_engine_needs(config, device)}"
-
-
-def _engine_needs(config: SearchConfig, device: str) -> str:
-    """Return what the vLLM engine of a worker takes on accelerators; empty without one."""
-    size = config.evaluation.tensor_parallel
-    if config.evaluation.backend != "vllm" or device == "cpu":
-        return ""
-    of = "its accelerator" if size == 1 else f"each of its {size} accelerators"
-    return f"; the vLLM engine of each worker takes {ENGINE_SHARE:.0%} of {of}"
+    if config.evaluation.backend == "vllm" and device != "cpu":
+        size = config.evaluation.tensor_parallel
+        of = "its accelerator" if size == 1 else f"each of its {size} accelerators"
+        engine = f"; the vLLM engine of each worker takes {ENGINE_SHARE:.0%} of {of}"
+    return f"{parents}; {where}{engine}"
 
 
 def memory_of(checked: CheckedSearch) -> dict[str, float]:
@@ -106,16 +104,17 @@ def memory_of(checked: CheckedSearch) -> dict[str, float]:
     is the most that is kept from candidate to candidate; it is filled by the first candidates of
     each method. The weights, and what batches need, are on the accelerator if there is one.
     """
-    config = checked.config
-    paths_only = config.space.kind == "dataflow"
-    count = workers_per_machine(config)
+    count = workers_of(checked.config).on_a_machine
+    is_path = checked.config.space.kind == "dataflow"
+    kept = min(prepared_bytes(checked), MemoryShare.of_machine(count).prepared)
+    # The logits of one batch on a CPU: twice, in float32.
+    vocabulary = checked.checkpoints[checked.host].config.get("vocab_size") or 0
     found: dict[str, float] = {
         "libraries": count * (_LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES),
-        "weights": 0 if paths_only else count * weights_of(checked),
+        "weights": 0 if is_path else count * weights_of(checked),
         "parents": sum(_mapped(checked)),
-        "prepared merges": count
-        * min(prepared_bytes(checked), MemoryShare.of_machine(count).prepared),
-        "batches": count * _batches(checked),
+        "prepared merges": count * kept,
+        "batches": count * _POSITIONS * vocabulary * 8.0,
     }
     return {**found, "together": sum(found.values())}
 
@@ -143,9 +142,3 @@ def sources_of(checked: CheckedSearch, method: str) -> int:
 
     base = None if get_method(method).base == "none" else checked.config.base
     return sum(parent != base for parent in checked.config.parents)
-
-
-def _batches(checked: CheckedSearch) -> float:
-    """Return about how many bytes the logits of one batch take on a CPU: twice, float32."""
-    vocabulary = checked.checkpoints[checked.host].config.get("vocab_size") or 0
-    return _POSITIONS * vocabulary * 8.0

@@ -4,45 +4,122 @@ Before a run exists, such a merge is only planned: its folder has config, tokeni
 of the weights, but no weights. In a run it is built out of core into `models/`, and is from then on
 a parent like any other. The run keeps its recipe, so the file is not needed any more, and a folder
 that is gone is built again.
+
+A recipe names its parents, and what has this name may change: a run goes on, the file of a merge is
+edited, a model is trained further. So each recipe that is written has a pin for each parent. A run
+needs none for its own parents, since it keeps their fingerprints.
 """
 
 from __future__ import annotations
 
 import atexit
+import hashlib
+import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from evomerge.config.schema import Frozen
 from evomerge.errors import CandidateError, CheckpointError, InputError, RecipeError
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.references import MERGE, is_file, is_folder
+from evomerge.models.references import MERGE, RUN, is_file, is_folder
 from evomerge.recipe import Pin, Recipe
 from evomerge.run.atomic import TemporaryFolder, replace_text
-from evomerge.setup.absolute_paths import absolute_parent
-from evomerge.setup.pins import MergedParent, check_pin, pin_of, pinned
+from evomerge.setup.parents import Opener, absolute_parent
 from evomerge.setup.recipe_file import read_recipe_file, with_fit
 
 
-class Opener(Protocol):
-    """Opens the model of a reference; `evomerge.setup.runs.open_model` is one."""
+@dataclass(frozen=True)
+class MergedParent:
+    """A parent that is a merge itself.
 
-    def __call__(
-        self, reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
-    ) -> Checkpoint:
-        """Return the checkpoint.
+    Attributes:
+        recipe: its recipe; its own parents have the names that the file gives them.
+        names: name in the recipe -> the reference with absolute paths.
+        checkpoints: its own parents by absolute reference; empty if they were not opened, since the
+            merge is built already.
+        notes: warnings about its file.
+    """
 
-        Args:
-            reference: a parent as in a search file.
-            relative_to: folder of relative paths.
-            allow_pickle: accept pickled weights.
-            digest: of a `run:` reference in a frozen search file, the first digits of the digest
-                of the recipe that it named when it was frozen; else None.
-        """
-        ...
+    recipe: Recipe
+    names: Mapping[str, str]
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict, compare=False, repr=False)
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def methods(self) -> list[str]:
+        """The merge methods, sorted."""
+        return sorted({layer.method for layer in self.recipe.every_layer()})
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that it is built in: 16 digits of the digest of recipe and names."""
+        return _digest(self.recipe.canonical(), sorted(self.names.items()))[:16]
+
+    @property
+    def pin(self) -> Pin:
+        """Its pin, made of those of its parents."""
+        content = [(name, item.sha256) for name, item in self.recipe.pins.items()]
+        runs: dict[str, str] = {}
+        for name, item in self.recipe.pins.items():
+            runs |= item.runs
+            if name.startswith(RUN):
+                runs[self.names[name]] = item.recipe
+        return Pin(_digest(self.recipe.canonical(), content), self.recipe.digest[:16], runs)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def merged_parents(merges: Mapping[str, MergedParent]) -> Iterator[tuple[str, Checkpoint]]:
+    """Yield the parents of merges that are no merges themselves, with their references."""
+    for merge in merges.values():
+        for reference, checkpoint in merge.checkpoints.items():
+            if not reference.startswith(MERGE):
+                yield reference, checkpoint
+
+
+def pinned(
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], merges: Mapping[str, MergedParent]
+) -> Recipe:
+    """Return a recipe with pins of what its parents are now.
+
+    Args:
+        checkpoints: its parents by their names in the recipe.
+        merges: those that are merges themselves, by the same names.
+    """
+    pins = {
+        name: merges[name].pin if name in merges else _pin_of(name, checkpoints[name])
+        for name in recipe.parents
+    }
+    return replace(recipe, pins=pins)
+
+
+def _pin_of(reference: str, checkpoint: Checkpoint) -> Pin:
+    """Return the pin of a parent that is no merge; a run's model lies in a folder of its digits."""
+    return Pin(checkpoint.fingerprint, checkpoint.folder.name if reference.startswith(RUN) else "")
+
+
+def _check_pin(reference: str, found: Pin, wanted: Pin | None, parents: Sequence[str] = ()) -> None:
+    """Compare what a parent is with its pin in a recipe; `parents` are those of a merge."""
+    if wanted is None:
+        return
+    if wanted.recipe not in ("", found.recipe):
+        changed = f"its recipe was {wanted.recipe} and is {found.recipe or 'none'}"
+    elif wanted.sha256 in ("", found.sha256):
+        return
+    elif parents:
+        changed = f"one of its own parents ({', '.join(parents)}) has changed"
+    else:
+        changed = f"its fingerprint was {wanted.sha256[:16]} and is {found.sha256[:16]}"
+    raise CheckpointError(
+        f"Parent {reference!r} is not the model that the recipe was made from: {changed}; put it "
+        "back as it was, use a model that was exported, or remove the parent from `pins` of the "
+        "recipe to merge what is there now."
+    )
 
 
 class MergeOpener:
@@ -90,21 +167,18 @@ class MergeOpener:
         """Return the checkpoint of any reference.
 
         Args:
-            reference: a parent as in a search file.
-            relative_to: folder of relative paths.
-            allow_pickle: accept pickled weights.
             digest: see `Opener`.
             pin: the pin of this parent in a recipe, or None.
 
         Raises:
-            InputError: the model is missing or damaged, is not what the pin says, the recipe is
-                wrong or names itself, or a parent of the merge has changed since the run was
-                started.
+            InputError: the model is missing, damaged or not what the pin says; a recipe is wrong or
+                names itself; or a parent of a merge has changed since the run was started.
         """
         if not reference.startswith(MERGE):
             wanted = digest or (pin and pin.recipe) or None
             found = self._opener(reference, relative_to, allow_pickle=allow_pickle, digest=wanted)
-            check_pin(reference, pin and pin_of(reference, found), pin)
+            if pin is not None:
+                _check_pin(reference, _pin_of(reference, found), pin)
             return found
         name = absolute_parent(reference, relative_to)
         if name in self._opening:
@@ -124,23 +198,21 @@ class MergeOpener:
     def _open(self, name: str, allow_pickle: bool, pin: Pin | None) -> Checkpoint:
         known = self.found.get(name)
         if known is not None:
-            check_pin(name, known.pin, pin, known.recipe.parents)
-        if name in self._plans:
-            return self._plans[name]
-        if known is not None and self._models is not None:
-            folder = self._models / known.folder
-            if is_folder(folder):
-                return _checked(folder, name)
-        if known is None:
-            merge, own = self._read(name, allow_pickle, pin.runs if pin else {})
-            check_pin(name, merge.pin, pin, merge.recipe.parents)
-        else:
-            pins = known.recipe.pins
+            _check_pin(name, known.pin, pin, known.recipe.parents)
+            if name in self._plans:
+                return self._plans[name]
+            if self._models is not None and is_folder(self._models / known.folder):
+                return _checked(self._models / known.folder, name)
             opened = {
-                item: self._open_own(name, where, Path("/"), allow_pickle, pins.get(item))
+                item: self._open_own(
+                    name, where, Path("/"), allow_pickle, known.recipe.pins.get(item)
+                )
                 for item, where in known.names.items()
             }
             merge, own = known, with_fit(opened, known.recipe)
+        else:
+            merge, own = self._read(name, allow_pickle, pin.runs if pin else {})
+            _check_pin(name, merge.pin, pin, merge.recipe.parents)
         by_reference = {merge.names[item]: checkpoint for item, checkpoint in own.items()}
         self.found[name] = replace(merge, checkpoints=by_reference)
         if self._models is None or not self._build:
@@ -150,7 +222,7 @@ class MergeOpener:
 
     def _read(
         self, name: str, allow_pickle: bool, runs: Mapping[str, str]
-    ) -> tuple[MergedParent, Mapping[str, Checkpoint]]:
+    ) -> tuple[MergedParent, dict[str, Checkpoint]]:
         """Read the file of a merge; return the merge, and its parents by their names in the file.
 
         Relative paths start from the folder of the file; if nothing is there, from the working
@@ -170,7 +242,7 @@ class MergeOpener:
         notes = tuple(f"Parent {name!r}: {note}" for note in content.notes)
         inner = {item: self.found[where] for item, where in names.items() if where in self.found}
         recipe = pinned(content.recipe, content.checkpoints, inner)
-        return MergedParent(recipe, names, notes=notes), content.checkpoints
+        return MergedParent(recipe, names, notes=notes), dict(content.checkpoints)
 
     def _open_own(
         self,
@@ -193,10 +265,10 @@ class MergeOpener:
         try:
             found = self._opener(where, relative_to, allow_pickle=allow_pickle, digest=digest)
             if not is_known:
-                check_pin(reference, pin_of(where, found), pin)
+                _check_pin(reference, _pin_of(where, found), pin)
         except InputError as error:
             raise CheckpointError(f"Parent {name!r} cannot be built: {error}") from error
-        if is_known and pin.sha256 and found.fingerprint != pin.sha256:
+        if is_known and pin.sha256 not in ("", found.fingerprint):
             raise CheckpointError(
                 f"Parent {name!r} cannot be built again, since {where!r} has changed since the run "
                 "was started; put its old weights back, or start a new run."
@@ -207,11 +279,6 @@ class MergeOpener:
 @contextmanager
 def temporarily_built(reference: str, relative_to: Path, opener: Opener) -> Iterator[Checkpoint]:
     """Yield the checkpoint of any reference; a merge is built into a folder that is removed after.
-
-    Args:
-        reference: a parent as in a search file.
-        relative_to: folder of relative paths.
-        opener: opens what is no merge.
 
     Raises:
         InputError: see `MergeOpener`.
@@ -259,7 +326,7 @@ def _checked(folder: Path, name: str, *, new: bool = False) -> Checkpoint:
             shutil.rmtree(folder)
             raise CheckpointError(
                 f"Parent {name!r} was built again and is not the model that the run was started "
-                "with; use the versions of packages that search.yaml names, or start a new run."
+                "with; use the versions of packages that manifest.json names, or start a new run."
             )
         raise CheckpointError(
             f"Parent {name!r} has changed since it was built into {folder}; delete this folder, "

@@ -1,23 +1,49 @@
-"""Opening the parents that a search file names, and checking that they fit each other."""
+"""Opening the parents that a search file names, and checking that they fit each other.
+
+References get absolute paths, so that a run can be resumed from anywhere. Only a stage names the
+winners of earlier stages by paths that are relative to its own folder, so that the folder of a
+search in stages can be moved.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evomerge.config.schema import SearchConfig
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
+from evomerge.models.references import MERGE, RUN, is_file, is_folder, place, split_adapter
+from evomerge.parsing.texts import json_value
 from evomerge.recipe import Recipe
-from evomerge.setup.absolute_paths import absolute_folder, absolute_parent, is_winner_of_stage
-from evomerge.setup.merges import Opener
+from evomerge.run.folder import STAGES, RunFolder, stage_folder
 from evomerge.setup.space import host_of
 
 if TYPE_CHECKING:
     from evomerge.merging.tokenizers.plan import TokenizerPlan
+
+_OF_STAGE = re.compile(r"run:\.\./stage-[0-9]+")
+
+
+class Opener(Protocol):
+    """Opens the model of a reference; `evomerge.setup.runs.open_model` is one."""
+
+    def __call__(
+        self, reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
+    ) -> Checkpoint:
+        """Return the checkpoint.
+
+        Args:
+            digest: of a `run:` reference of a run, the first digits of the digest of the recipe
+                that it named when the run began; else None.
+        """
+        ...
 
 
 def open_parents(
@@ -31,10 +57,6 @@ def open_parents(
     """Open the parents and the base without reading weights, and check that they fit.
 
     Args:
-        config: a parsed search file, or a run's frozen one.
-        relative_to: folder of relative paths; if nothing is there, the working folder is tried.
-        opener: opens a reference.
-        allow_pickle: accept parents with pickled weights.
         is_stage: whether `run:../stage-N` is the winner of an earlier stage, and stays as it is.
 
     Returns:
@@ -46,21 +68,43 @@ def open_parents(
             run was started.
     """
     if config.frozen is None:
-        config = absolute_config(config, relative_to, is_stage=is_stage)
-    names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
+        config = _absolute_config(config, relative_to, is_stage)
     digests = config.frozen.models if config.frozen else {}
+    fingerprints = config.frozen.parents if config.frozen else {}
     checkpoints = {
         name: opener(name, relative_to, allow_pickle=allow_pickle, digest=digests.get(name))
-        for name in names
+        for name in dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
     }
     host = host_of(config)
-    checkpoints = with_host_names(checkpoints, host)
-    check_fit(
-        checkpoints[host], list(checkpoints.values()), vocabularies=config.tokenizer == "base"
-    )
-    if config.frozen is not None:
-        _check_unchanged(checkpoints, config.frozen.parents)
+    checkpoints = fitting(checkpoints, host, vocabularies=config.tokenizer == "base")
+    for name, fingerprint in fingerprints.items():
+        if name in checkpoints and checkpoints[name].fingerprint != fingerprint:
+            raise CheckpointError(
+                f"Parent {name!r} has changed since the run was started; put the old weights back, "
+                "or start a new run."
+            )
     return config, checkpoints, host
+
+
+def fitting(
+    checkpoints: Mapping[str, Checkpoint],
+    host: str,
+    *,
+    vocabularies: bool,
+    tokenizer: str = "tokenizer",
+) -> dict[str, Checkpoint]:
+    """Return the parents with the host's names of tensors, after checking that they fit.
+
+    Args:
+        vocabularies: whether they must have as many rows of embeddings.
+        tokenizer: the key in the user's file that lets vocabularies differ.
+
+    Raises:
+        CheckpointError: a parent does not fit the host.
+    """
+    named = with_host_names(checkpoints, host)
+    check_fit(named[host], list(named.values()), vocabularies=vocabularies, tokenizer=tokenizer)
+    return named
 
 
 def plan_tokenizers(
@@ -69,9 +113,7 @@ def plan_tokenizers(
     """Return the plans of all tokenizers that candidates of a search can have; at least one.
 
     Args:
-        config: the search file.
         recipes: recipes of the search that together have all combinations of parents.
-        checkpoints: the parents by reference.
 
     Raises:
         InputError: a tokenizer or adapter is damaged, or does not fit.
@@ -86,44 +128,101 @@ def plan_tokenizers(
     return [plan_tokenizer(recipe, checkpoints) for recipe in different]
 
 
-def absolute_config(
-    config: SearchConfig, relative_to: Path, *, is_stage: bool = False
-) -> SearchConfig:
-    """Make references to local folders absolute, so that a run can be resumed from anywhere."""
-
+def _absolute_config(config: SearchConfig, relative_to: Path, is_stage: bool) -> SearchConfig:
     def parent(reference: str) -> str:
         if is_stage and is_winner_of_stage(reference):
             return reference
         return absolute_parent(reference, relative_to)
 
-    special = ("base", "union")
-    tokenizer = config.tokenizer if config.tokenizer in special else parent(config.tokenizer)
-    update: dict[str, Any] = {
-        "parents": [parent(item) for item in config.parents],
-        "base": None if config.base is None else parent(config.base),
-        "tokenizer": tokenizer,
-        "evaluation": config.evaluation.model_copy(
-            update={
-                "include": [
-                    absolute_folder(item, relative_to) for item in config.evaluation.include
-                ]
-            }
-        ),
-    }
-    space = config.space
+    def optional(reference: str | None) -> str | None:
+        return None if reference is None else parent(reference)
+
+    space, tokenizer = config.space, config.tokenizer
     outside = space.outside and space.outside.model_copy(
-        update={name: None if value is None else parent(value) for name, value in space.outside}
+        update={name: optional(value) for name, value in space.outside}
     )
-    host = None if space.host is None else parent(space.host)
-    update["space"] = space.model_copy(update={"host": host, "outside": outside})
+    config = config.with_values("space", host=optional(space.host), outside=outside)
+    include = [absolute_folder(item, relative_to) for item in config.evaluation.include]
+    config = config.with_values("evaluation", include=include)
+    update = {
+        "parents": [parent(item) for item in config.parents],
+        "base": optional(config.base),
+        "tokenizer": tokenizer if tokenizer in ("base", "union") else parent(tokenizer),
+    }
     return config.model_copy(update=update)
 
 
-def _check_unchanged(checkpoints: Mapping[str, Checkpoint], frozen: Mapping[str, str]) -> None:
-    """Compare the parents with the fingerprints in the frozen search file."""
-    for name, fingerprint in frozen.items():
-        if name in checkpoints and checkpoints[name].fingerprint != fingerprint:
-            raise CheckpointError(
-                f"Parent {name!r} has changed since the run was started; put the old weights back, "
-                "or start a new run."
-            )
+def winner_of_stage(number: int) -> str:
+    """Return the reference by which a later stage names the winner of a stage, counted from 1.
+
+    It is relative to the folder of the later stage.
+    """
+    return RUN + str(stage_folder(Path(".."), number))
+
+
+def is_winner_of_stage(reference: str) -> bool:
+    """Return whether a reference is one that `winner_of_stage` returns."""
+    return _OF_STAGE.fullmatch(reference) is not None
+
+
+def absolute_recipe(recipe: Recipe, folder: Path) -> Recipe:
+    """Return a recipe of a run that can be written to another folder than the run's.
+
+    Winners of stages get absolute paths.
+    """
+    names = {
+        item: RUN + str(place(item.removeprefix(RUN), folder).resolve())
+        for item in recipe.parents
+        if is_winner_of_stage(item)
+    }
+    return renamed_recipe(recipe, names) if names else recipe
+
+
+def renamed_recipe(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
+    """Return a recipe in which parents have other names: name in the recipe -> the new one."""
+    if tokens := recipe.options.get("tokens"):  # mergekit's mapping as JSON, which names parents
+        plain = json_value(tokens, "The option `tokens`", RecipeError)
+        text = json.dumps(_renamed(plain, names), separators=(",", ":"))
+        recipe = replace(recipe, options={**recipe.options, "tokens": text})
+    return Recipe.from_dict(_renamed(recipe.to_dict(), names))
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {names.get(key, key): _renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def absolute_folder(path: str, relative_to: Path) -> str:
+    """Return the absolute path of a folder; the text itself if there is no such folder.
+
+    Args:
+        path: path of a folder, or any other text, such as a Hub id.
+    """
+    found = (place(path, folder) for folder in (relative_to, Path.cwd()))
+    return next((str(item.resolve()) for item in found if is_folder(item)), path)
+
+
+def absolute_file(path: str, relative_to: Path) -> str:
+    """Return the absolute path of a file, found as by `absolute_folder`; the text if none is."""
+    found = (place(path, folder) for folder in (relative_to, Path.cwd()))
+    return next((str(item.resolve()) for item in found if is_file(item)), path)
+
+
+def absolute_parent(reference: str, relative_to: Path) -> str:
+    """Return the reference of a parent with absolute paths of local folders and files."""
+    if reference.startswith(RUN):
+        found = absolute_folder(reference.removeprefix(RUN), relative_to)
+        # A search in stages means its latest stage, and later this may be another one.
+        staged = is_folder(Path(found)) and (Path(found) / STAGES).is_file()
+        return RUN + (str(RunFolder(Path(found)).path) if staged else found)
+    if reference.startswith(MERGE):
+        return MERGE + absolute_file(reference.removeprefix(MERGE), relative_to)
+    for folder in (relative_to, Path.cwd()):
+        model, plus, adapter = split_adapter(reference, folder)
+        if is_folder(place(model, folder)):
+            break
+    folders = (absolute_folder(model, relative_to), absolute_folder(adapter, relative_to))
+    return f"{folders[0]}{plus}{folders[1] if adapter else ''}"

@@ -18,9 +18,10 @@ from evomerge.recipe import Recipe
 from evomerge.report.words import listed
 from evomerge.run.history import Candidate
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.settings import with_settings
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.worker import as_stored, members_folder
+
+Part: TypeAlias = Literal["tokenizer", "chat template"]
 
 
 def recipe_to_write(
@@ -29,28 +30,22 @@ def recipe_to_write(
     """Return the recipe of what is exported for a candidate: of a parent, the parent itself.
 
     A parent without a tokenizer or chat template has the one of the merges, which it is scored
-    with. Of a parent in a run of an earlier version it is what was scored there.
-
-    Args:
-        checked: the checked search of the run.
-        candidate: the candidate.
-        candidates: all candidates of the run by number.
+    with.
 
     Raises:
         SearchError: the digest of the candidate's recipe is not the one in the journal.
     """
     if is_itself(checked, candidate):
-        return with_lent(checked, unchanged_parent(checked, str(candidate.label)))
+        return _with_lent(checked, _unchanged_parent(checked, str(candidate.label)))
     return recipe_of(checked.space, candidate, candidates)
 
 
 def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
     """Return whether a parent itself is exported for a candidate."""
-    is_parent = candidate.label in checked.config.parents
-    return is_parent and (checked.unlike_merges is not None or bool(candidate.as_itself))
+    return candidate.label in checked.config.parents
 
 
-def unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:
+def _unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:
     """Return the recipe of a parent itself, in the dtype that it is stored in."""
     from evomerge.merging.backend import stored_dtype, unchanged
 
@@ -61,26 +56,16 @@ def unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:
 def parents_as_themselves(checked: CheckedSearch) -> Callable[[Candidate], Recipe | None]:
     """Return what tells of a candidate whether it is scored as a parent itself in the finals.
 
-    Args:
-        checked: the checked search of the run.
-
     Returns:
         A function: candidate -> recipe of the parent itself; None if the candidate is no parent, or
         one that has all settings of the merges, so that its recipe builds the parent itself.
     """
-    found: dict[str, Recipe] = {}
-    unlike = checked.unlike_merges
 
     def recipe(candidate: Candidate) -> Recipe | None:
-        nonlocal unlike
         label = candidate.label
-        if label is None or label not in checked.config.parents:
+        if label is None or label not in checked.unlike_merges:
             return None
-        if unlike is None:  # a run of an earlier version
-            unlike = with_settings(checked).unlike_merges or ()
-        if label in unlike and label not in found:
-            found[label] = unchanged_parent(checked, label)
-        return found.get(label)
+        return _unchanged_parent(checked, label)
 
     return recipe
 
@@ -96,15 +81,7 @@ def write_model(
 ) -> tuple[str, ...]:
     """Write the model of a recipe of a run; see `evomerge.merging.backend.write`.
 
-    The files of a parent itself are copied.
-
-    Args:
-        recipe: the recipe.
-        checkpoints: the parents by reference.
-        out: folder to create; it must not exist.
-        run: the run folder.
-        shard_size: largest size of a weight file that is not copied.
-        texts: more text files to write: name -> text.
+    The files of a parent itself are copied; `shard_size` is that of the others.
     """
     from evomerge.merging.backend import copy, stored_dtype, unchanged, write
     from evomerge.merging.tokenizers.plan import plan_tokenizer
@@ -120,16 +97,8 @@ def write_model(
     return write(recipe, checkpoints, out, shard_size=shard_size, texts=texts, folder=folder)
 
 
-Part: TypeAlias = Literal["tokenizer", "chat template"]
-
-
-def lent_part(checked: CheckedSearch, reference: str) -> Part | None:
-    """Return what a parent takes from the merges; None: it has all that the tasks need.
-
-    Args:
-        checked: the checked search of the run.
-        reference: the parent.
-    """
+def _lent_part(checked: CheckedSearch, reference: str) -> Part | None:
+    """Return what a parent takes from the merges; None: it has all that the tasks need."""
     from evomerge.evaluation.tasks.functions import is_function
     from evomerge.merging.tokenizers.templates import template_of
 
@@ -137,28 +106,17 @@ def lent_part(checked: CheckedSearch, reference: str) -> Part | None:
     if not has_tokenizer(checkpoint):
         return "tokenizer"
     uses_templates = config.evaluation.chat_template or any(map(is_function, config.tasks))
-    giver = checked.checkpoints[giver_of(checked)]
+    giver = checked.checkpoints[checked.tokenizer_giver]
     if not uses_templates or template_of(checkpoint) is not None or template_of(giver) is None:
         return None
     return "chat template"
 
 
-def giver_of(checked: CheckedSearch) -> str:
-    """Return the parent that tokenizer and chat template of the merges come from."""
-    wanted = checked.config.tokenizer
-    return wanted if wanted in checked.checkpoints else checked.host
-
-
-def with_lent(checked: CheckedSearch, recipe: Recipe) -> Recipe:
-    """Return the recipe of a parent itself, with what the parent takes from the merges.
-
-    Args:
-        checked: the checked search of the run.
-        recipe: the recipe of the parent, without any change.
-    """
+def _with_lent(checked: CheckedSearch, recipe: Recipe) -> Recipe:
+    """Return the recipe of a parent itself, with what the parent takes from the merges."""
     from evomerge.merging.tokenizers.templates import template_of
 
-    part, giver = lent_part(checked, recipe.host), giver_of(checked)
+    part, giver = _lent_part(checked, recipe.host), checked.tokenizer_giver
     if part is None:
         return recipe
     if part == "tokenizer":  # only `tokenizer: base` takes parents without one
@@ -174,14 +132,13 @@ def lent_notes(checked: CheckedSearch, names: Mapping[str, str]) -> list[str]:
     """Return a sentence for each part that parents take from the merges.
 
     Args:
-        checked: the checked search of a search.
         names: reference of a parent -> its name in a sentence.
     """
     lacking: dict[Part, list[str]] = {}
     for reference in checked.config.parents:
-        if (part := lent_part(checked, reference)) is not None:
+        if (part := _lent_part(checked, reference)) is not None:
             lacking.setdefault(part, []).append(names[reference])
-    giver = names[giver_of(checked)]
+    giver = names[checked.tokenizer_giver] if lacking else ""
     return [
         f"{listed(parents)} {'has' if len(parents) == 1 else 'have'} no {part} and "
         f"{'takes' if len(parents) == 1 else 'take'} that of {giver}, also on validation and test "

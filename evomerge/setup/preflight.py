@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from evomerge.config.schema import SearchConfig
 from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.optimize import builtin, own_seconds
 from evomerge.report.words import sampling_note, setting_lines, short_names, size_text
+from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
 from evomerge.setup.estimate import costly_warning
-from evomerge.setup.executor import count_all_workers, describe_workers
-from evomerge.setup.generation import generation_note
 from evomerge.setup.memory import memory_of, needs, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.parents_as_themselves import lent_notes
 from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import generation_of
-from evomerge.setup.tasks import sampled, sources
+from evomerge.setup.task_digests import sampled, sources
+from evomerge.setup.worker import serves_paths
+from evomerge.setup.workers import describe_workers, workers_of
 
 if TYPE_CHECKING:
     from evomerge.evaluation.tasks.info import TaskInfo
+    from evomerge.merging.tokenizers.plan import TokenizerPlan
 
 OWN_MINUTES = 5
 """Minutes of CPU time of the optimizer itself, above which a person is warned."""
+
+_MUCH_DEEPER = 1.5
+"""Depth of a vLLM engine from which a person is warned of the cost, as a multiple of the host's."""
 
 _KNOWN = re.compile(
     r"^(mmlu|gsm8k|gsm_plus|mgsm|hellaswag|arc_(easy|challenge)|winogrande|truthfulqa|bbh|gpqa|"
@@ -38,21 +42,34 @@ _KNOWN = re.compile(
 
 def summary(checked: CheckedSearch) -> dict[str, Any]:
     """Return what `evomerge validate` prints: parents, dimension, documents, memory, disk space."""
-    config = checked.config
+    from evomerge.evaluation.tasks.code import has_bubblewrap
+
+    config, space = checked.config, checked.space
     host = checked.checkpoints[checked.host]
-    population = generation_of(config, checked.space)
-    note = sampling_note(sampled(config, checked.evaluator))
-    return {
+    population = generation_of(config, space)
+    code = engine = None
+    if checked.evaluator.code_tasks:
+        code = f"runs in processes with limits{', in bubblewrap' if has_bubblewrap() else ''}"
+    if serves_paths(config):
+        depth = space.max_depth
+        time = f"a text takes the time of {depth} for every path ({_depth_cost(checked)})"
+        engine = f"{depth} layers; {time}"
+    values = {
         "parents": {name: size_text(item.nbytes) for name, item in checked.checkpoints.items()},
-        **({"merges": _merges(checked)} if checked.merges else {}),
+        "merges": {
+            name: f"{', '.join(item.methods)} of {', '.join(item.names)}; built when the search "
+            "starts"
+            for name, item in checked.merges.items()
+        }
+        or None,
         "host": checked.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
         "layers": len(host.main),
         "space": config.space.kind,
-        "dimension": len(checked.space.genes),
+        "dimension": len(space.genes),
         "population": population,
         "candidates": config.budget.candidates,
-        **({"start": len(checked.start)} if checked.start else {}),
+        "start": len(checked.start) or None,
         "documents": {
             split: sum(len(ids) for ids in documents.values())
             for split, documents in checked.splits.items()
@@ -63,130 +80,124 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         },
         "workers": describe_workers(config, population),
         "backend": _backend(checked),
-        **({"code": _code(checked)} if checked.evaluator.code_tasks else {}),
-        **({"engine": engine_depth(checked)} if serves_paths(config) else {}),
-        **({"sampling": note} if note is not None else {}),
+        "code": code,
+        "engine": engine,
+        "sampling": sampling_note(sampled(config, checked.evaluator)),
         "fewer_documents": checked.fewer_documents,
         "objectives": [
             f"{o.key} ({'' if config.mode == 'pareto' else f'weight {o.weight:g}, '}"
             f"{'higher' if o.higher_is_better else 'lower'} is better)"
             for o in checked.objectives
         ],
-        **({"constraints": [c.text for c in checked.constraints]} if checked.constraints else {}),
+        "constraints": [item.text for item in checked.constraints] or None,
         "needs": needs(checked),
         "memory": {name: size_text(size) for name, size in memory_of(checked).items()},
         "export": size_text(weights_of(checked)),
     }
+    # A search without a largest number of candidates says so.
+    return {name: item for name, item in values.items() if item is not None or name == "candidates"}
 
 
 def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
     """Return warnings that a person should read before the search starts.
 
     Args:
-        checked: a checked search.
         allow_benchmarks: do not warn of objectives that are well-known public benchmarks.
     """
+    return list(_warnings(checked, allow_benchmarks))
+
+
+def _warnings(checked: CheckedSearch, allow_benchmarks: bool) -> Iterator[str]:
+    checkpoints, host = checked.checkpoints, checked.checkpoints[checked.host]
     recipes = checked.space.baselines().values()
-    tokenizers = plan_tokenizers(checked.config, recipes, checked.checkpoints)
-    notes = list(dict.fromkeys(note for plan in tokenizers for note in plan.notes))
-    others = [item for name, item in checked.checkpoints.items() if name != checked.host]
-    notes += (note for merge in checked.merges.values() for note in merge.notes)
-    host = checked.checkpoints[checked.host]
-    notes += type_notes([host, *others])
-    names = short_names(checked.checkpoints)
-    notes += [*setting_lines(checked.settings, names), *lent_notes(checked, names)]
-    notes += code_notes(checked.host, [host.folder / "config.json", *host.companions])
-    notes += prediction_notes(n for n, item in checked.checkpoints.items() if item.predictions)
-    if checked.config.evaluation.backend == "vllm" and not _tasks_by_answer(checked)[0]:
-        notes.append(
-            "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
-            "less time with transformers; use the backend 'hf'."
-        )
-    budget = checked.config.budget.candidates
-    baselines = count_baselines(checked.config, checked.space)
-    if budget is not None and budget <= baselines:
-        notes.append(
-            f"budget.candidates is {budget}, but the {baselines} baselines (parents and averages "
-            f"of them) count among them, so nothing is searched; set it to {baselines + 1} or more."
-        )
-    if serves_paths(checked.config) and (note := engine_warning(checked)) is not None:
-        notes.append(note)
-    found = (
-        _lag_warning(checked.config),
-        _cost_warning(checked),
-        costly_warning(checked),
-        generation_note(checked.config, host, tokenizers[0], checked.evaluator),
-    )
-    notes += filter(None, (*found, _code_warning(checked)))
+    tokenizers = plan_tokenizers(checked.config, recipes, checkpoints)
+    yield from dict.fromkeys(note for plan in tokenizers for note in plan.notes)
+    yield from (note for merge in checked.merges.values() for note in merge.notes)
+    others = [item for name, item in checkpoints.items() if name != checked.host]
+    yield from type_notes([host, *others])
+    names = short_names(checkpoints)
+    yield from setting_lines(checked.settings, names)
+    yield from lent_notes(checked, names)
+    yield from code_notes(checked.host, [host.folder / "config.json", *host.companions])
+    yield from prediction_notes(name for name, item in checkpoints.items() if item.predictions)
+    yield from _own_warnings(checked, tokenizers[0])
     info = checked.evaluator.tasks_of("search").info
     kinds = (repeats_warning,) if allow_benchmarks else (repeats_warning, benchmark_warning)
     tasks = [info.tasks[task] for task in _leaves(checked)]
-    return notes + list(filter(None, (kind(task) for kind in kinds for task in tasks)))
+    yield from filter(None, (kind(task) for kind in kinds for task in tasks))
 
 
-def _merges(checked: CheckedSearch) -> dict[str, str]:
-    """Return what each parent that is a merge will be built from."""
-    return {
-        name: f"{', '.join(item.methods)} of {', '.join(item.names)}; built when the search starts"
-        for name, item in checked.merges.items()
-    }
-
-
-def _code(checked: CheckedSearch) -> str:
-    """Return how code that models write runs on this machine."""
+def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
+    """Yield warnings of what the search file says."""
+    config, depth = checked.config, checked.space.max_depth
+    is_vllm, candidates = config.evaluation.backend == "vllm", config.budget.candidates
+    if is_vllm and not _tasks_by_answer(checked)[0]:
+        yield (
+            "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
+            "less time with transformers; use the backend 'hf'."
+        )
+    baselines = count_baselines(config, checked.space)
+    if candidates is not None and candidates <= baselines:
+        yield (
+            f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
+            f"averages of them) count among them, so nothing is searched; set it to {baselines + 1}"
+            " or more."
+        )
+    host = checked.checkpoints[checked.host]
+    if serves_paths(config) and depth >= _MUCH_DEEPER * len(host.main):
+        yield (
+            f"The vLLM engine is made with {depth} layers, since a path may have as many, and "
+            f"every path takes their time to generate texts ({_depth_cost(checked)}); lower the "
+            "upper bound of `space.layers`, or use the backend 'hf'."
+        )
+    optimizer = builtin(config.optimizer.name)
+    is_lagging = config.executor.order == "arrival" and config.executor.kind != "inline"
+    if is_lagging and optimizer is not None and optimizer.most_workers is not None:
+        count, most = workers_of(config).count, optimizer.most_workers
+        instead = (
+            "set `executor.order` to generation, or raise `budget.candidates`"
+            if optimizer.has_population
+            else "set `optimizer.name` to 'cma'"
+        )
+        if count > most:
+            yield (
+                f"executor.order is 'arrival', so with {count} workers {config.optimizer.name!r} "
+                f"proposes candidates before it knows the scores of {count - 1} others, and with "
+                f"more than {most} it finds less with as many candidates (docs/scaling.md); use "
+                f"fewer workers, or {instead}."
+            )
+    name, genes, many = config.optimizer.name, len(checked.space.genes), candidates or 1000
+    minutes = own_seconds(name, genes, many) / 60
+    if minutes > OWN_MINUTES:
+        instead = "nsga2" if config.mode == "pareto" else "diagonal-cma"
+        yield (
+            f"optimizer.name is {name!r}, which itself takes about {minutes:.0f} minutes of CPU "
+            f"time for {many} candidates of {genes} genes, and as long again whenever the search "
+            f"is resumed (docs/optimizers.md); set it to {instead!r}, or search fewer genes."
+        )
+    if (costly := costly_warning(checked)) is not None:
+        yield costly
+    setting = None if is_vllm else slow_setting(host, plan, checked.evaluator)[1]
+    if setting is not None:
+        yield (
+            f"{host.reference!r} sets {setting!r} in generation_config.json, which the fast "
+            "generation does not support, so lm-eval itself generates the texts: the scores are "
+            "the same, in more time; if the setting is not wanted, remove it there."
+        )
     from evomerge.evaluation.tasks.code import has_bubblewrap
 
-    return f"runs in processes with limits{', in bubblewrap' if has_bubblewrap() else ''}"
+    if (tasks := checked.evaluator.code_tasks) and not has_bubblewrap():
+        yield (
+            f"code that models write for {', '.join(tasks)} can read and change your files and use "
+            "the network, since only its time and memory are limited (docs/evaluation.md); run the "
+            "search in a container that holds nothing else, or install bubblewrap."
+        )
 
 
-def _code_warning(checked: CheckedSearch) -> str | None:
-    """Return a warning if code that models write can do here what you can."""
-    from evomerge.evaluation.tasks.code import has_bubblewrap
-
-    tasks = checked.evaluator.code_tasks
-    if not tasks or has_bubblewrap():
-        return None
-    return (
-        f"code that models write for {', '.join(tasks)} can read and change your files and use the "
-        "network, since only its time and memory are limited (docs/evaluation.md); run the search "
-        "in a container that holds nothing else, or install bubblewrap."
-    )
-
-
-def _lag_warning(config: SearchConfig) -> str | None:
-    """Return a warning if the optimizer finds less with so many candidates that are not scored."""
-    executor, optimizer = config.executor, builtin(config.optimizer.name)
-    if executor.order != "arrival" or executor.kind == "inline" or optimizer is None:
-        return None
-    count = count_all_workers(config)
-    most = optimizer.most_workers
-    if most is None or count <= most:
-        return None
-    instead = (
-        "set `executor.order` to generation, or raise `budget.candidates`"
-        if optimizer.has_population
-        else "set `optimizer.name` to 'cma'"
-    )
-    return (
-        f"executor.order is 'arrival', so with {count} workers {config.optimizer.name!r} proposes "
-        f"candidates before it knows the scores of {count - 1} others, and with more than {most} "
-        f"it finds less with as many candidates (docs/scaling.md); use fewer workers, or {instead}."
-    )
-
-
-def _cost_warning(checked: CheckedSearch) -> str | None:
-    """Return a warning if the optimizer itself takes more than `OWN_MINUTES`."""
-    config, genes = checked.config, len(checked.space.genes)
-    name, candidates = config.optimizer.name, config.budget.candidates or 1000
-    minutes = own_seconds(name, genes, candidates) / 60
-    if minutes <= OWN_MINUTES:
-        return None
-    instead = "nsga2" if config.mode == "pareto" else "diagonal-cma"
-    return (
-        f"optimizer.name is {name!r}, which itself takes about {minutes:.0f} minutes of CPU time "
-        f"for {candidates} candidates of {genes} genes, and as long again whenever the search is "
-        f"resumed (docs/optimizers.md); set it to {instead!r}, or search fewer genes."
-    )
+def _depth_cost(checked: CheckedSearch) -> str:
+    """Return what a vLLM engine for paths costs, as text for a person."""
+    depth, host = checked.space.max_depth, len(checked.checkpoints[checked.host].main)
+    return f"the host has {host}, so {depth / host:.2g} times its time"
 
 
 def _leaves(checked: CheckedSearch) -> list[str]:
@@ -209,14 +220,8 @@ def _backend(checked: CheckedSearch) -> str:
     if checked.config.evaluation.backend == "hf":
         longer = "; vllm may take less time for texts of many tokens (docs/evaluation.md)"
         return "hf" + (longer if texts and checked.config.space.kind == "parameters" else "")
-    parts = [
-        f"{backend} for {what} ({', '.join(tasks)})"
-        for backend, what, tasks in (
-            ("vllm", "texts", texts),
-            ("hf", "log-likelihoods", likelihoods),
-        )
-        if tasks
-    ]
+    parts = [f"vllm for texts ({', '.join(texts)})"] if texts else []
+    parts += [f"hf for log-likelihoods ({', '.join(likelihoods)})"] if likelihoods else []
     return ", ".join(parts) or "vllm"
 
 

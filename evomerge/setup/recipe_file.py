@@ -13,6 +13,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Pin, Recipe
+from evomerge.setup.parents import fitting
 
 
 @dataclass(frozen=True)
@@ -51,79 +52,44 @@ def read_recipe_file(
     """
     from evomerge.mergekit import ImportWarnings, documents, from_mergekit, mergekit_parents
 
-    text = read_text(file, RecipeError)
+    text, quoted = read_text(file, RecipeError), shlex.quote(str(file))
     if (count := len(documents(text))) > 1:
         raise RecipeError(
-            f"{file} has {count} documents, which only `evomerge merge {shlex.quote(str(file))} "
-            "--out DIR` builds; put each merge into a file of its own, and name it by "
-            "`merge:FILE.yaml`."
+            f"{file} has {count} documents, which only `evomerge merge {quoted} --out DIR` builds; "
+            "put each merge into a file of its own, and name it by `merge:FILE.yaml`."
         )
-    if _is_ours(text, file):
-        recipe = _truncated(Recipe.from_yaml(text), truncate)
-        _check_pins(recipe)
+    data = yaml_mapping(text, str(file), "a recipe", RecipeError)
+    if "parents" in data and "objectives" in data:
+        raise RecipeError(
+            f"{file} is a search file; run it with `evomerge search {quoted} --run DIR`, or give a "
+            "recipe, for example the best.yaml of a run."
+        )
+
+    def truncated(recipe: Recipe) -> Recipe:
+        if not truncate or recipe.tokenizer != "base":
+            return recipe
+        return replace(recipe, options={**recipe.options, TRUNCATE: "true"})
+
+    if "host" in data:  # mergekit's configs have no such key
+        recipe = truncated(Recipe.from_yaml(text))
+        # A parent that was renamed by hand still has the pin of its old name.
+        for name in recipe.pins.keys() - {*recipe.parents}:
+            raise RecipeError(
+                f"`pins` names {name!r}, which is no parent of the recipe; remove it, or name one "
+                f"of {', '.join(recipe.parents)}."
+            )
         opened = {name: opener(name, recipe.pins.get(name)) for name in recipe.parents}
         return RecipeFile(recipe, with_fit(opened, recipe), None)
-    doubts = ImportWarnings()
+    warnings = ImportWarnings()
     opened = {name: opener(name, None) for name in mergekit_parents(text)}
-    recipe = _truncated(from_mergekit(text, opened, doubts), truncate)
-    fitting = with_fit(opened, recipe, "tokenizer_source")
-    return RecipeFile(recipe, fitting, text, doubts.notes)
+    recipe = truncated(from_mergekit(text, opened, warnings))
+    fit = with_fit(opened, recipe, "tokenizer_source")
+    return RecipeFile(recipe, fit, text, warnings.notes)
 
 
 def with_fit(
     checkpoints: Mapping[str, Checkpoint], recipe: Recipe, tokenizer: str = "tokenizer"
 ) -> dict[str, Checkpoint]:
-    """Return the parents of a recipe with the host's names of tensors.
-
-    Args:
-        checkpoints: the parents by their names in the recipe.
-        recipe: the recipe.
-        tokenizer: the key in the recipe's file that lets vocabularies differ.
-
-    Raises:
-        CheckpointError: a parent does not fit the host.
-    """
-    from evomerge.merging.architecture.naming import with_host_names
-    from evomerge.models.correspondence import check_fit
-
-    named = with_host_names(checkpoints, recipe.host)
+    """Return the parents of a recipe with the host's names of tensors; see `fitting`."""
     vocabularies = recipe.tokenizer == "base" and TRUNCATE not in recipe.options
-    check_fit(
-        named[recipe.host], list(named.values()), vocabularies=vocabularies, tokenizer=tokenizer
-    )
-    return named
-
-
-def _check_pins(recipe: Recipe) -> None:
-    """Check that pins are those of parents: another one may have been written with a new name.
-
-    Raises:
-        RecipeError: a pin has the name of no parent.
-    """
-    for name in recipe.pins:
-        if name not in recipe.parents:
-            raise RecipeError(
-                f"`pins` names {name!r}, which is no parent of the recipe; remove it, or name one "
-                f"of {', '.join(recipe.parents)}."
-            )
-
-
-def _truncated(recipe: Recipe, wanted: bool) -> Recipe:
-    if not wanted or recipe.tokenizer != "base":
-        return recipe
-    return replace(recipe, options={**recipe.options, TRUNCATE: "true"})
-
-
-def _is_ours(text: str, file: Path) -> bool:
-    """Return whether a file is a recipe of evomerge; mergekit's configs have no key `host`.
-
-    Raises:
-        RecipeError: it is a search file.
-    """
-    data = yaml_mapping(text, str(file), "a recipe", RecipeError)
-    if "parents" in data and "objectives" in data:
-        raise RecipeError(
-            f"{file} is a search file; run it with `evomerge search {shlex.quote(str(file))} --run "
-            "DIR`, or give a recipe, for example the best.yaml of a run."
-        )
-    return "host" in data
+    return fitting(checkpoints, recipe.host, vocabularies=vocabularies, tokenizer=tokenizer)

@@ -8,30 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
-from evomerge.config.schema import Frozen, SearchConfig, override, parse
+from evomerge.config.schema import Frozen, SearchConfig, load, override, parse
 from evomerge.errors import RunFolderError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN, is_folder, open_parent, place
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
-from evomerge.run.folder import CONFIG, MODELS, RunFolder
-from evomerge.run.history import Candidate, History
+from evomerge.run.folder import CONFIG, MANIFEST, MODELS, RunFolder
+from evomerge.run.history import History
 from evomerge.searching.ranking import best_of, ranking_of, reached, unimproved
-from evomerge.setup.absolute_paths import is_winner_of_stage
-from evomerge.setup.check import check_search, freeze, restore
+from evomerge.setup.check import check_search
 from evomerge.setup.checked import CheckedSearch, Permissions
-from evomerge.setup.code_files import code_files, keep_permission
-from evomerge.setup.executor import check_executor, check_move, check_workers
+from evomerge.setup.freeze import freeze, is_permitted, keep_permission
 from evomerge.setup.merges import MergeOpener
+from evomerge.setup.parents import Opener, is_winner_of_stage, open_parents
 from evomerge.setup.parents_as_themselves import recipe_to_write, write_model
+from evomerge.setup.space import make_space
 from evomerge.setup.strategy import recipe_of
+from evomerge.setup.tasks import code_files
 from evomerge.setup.weight_digests import check_weights
+from evomerge.setup.workers import check_move, check_workers
 from evomerge.trust.consent import Consent
 
 
@@ -39,28 +41,19 @@ def prepare(
     config: SearchConfig,
     relative_to: Path,
     *,
-    allow_pickle: bool = False,
-    allow_code: bool = False,
-    consent: Consent | None = None,
     stage: Path | None = None,
+    **allowed: Unpack[Permissions],
 ) -> CheckedSearch:
     """Return the checked search of a search file, after all checks; see `check_search`.
 
     Args:
-        config: a parsed search file, or the frozen one of a run.
-        relative_to: folder of relative paths.
-        allow_pickle: accept parents with pickled weights.
-        allow_code: accept tasks that run code which models write.
-        consent: decides whether the code of tasks and functions may run; None: if it was allowed
-            before.
         stage: of a stage, the run folder of an earlier one: `run:../stage-N` is beside it.
 
     Raises:
         InputError: the first mistake.
     """
-    allowed = Permissions(allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
     if config.frozen is not None:
-        return restore(config, relative_to, open_model, build=False, **allowed)
+        return restore(config, relative_to, build=False, **allowed)
 
     def open_in_stage(
         reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
@@ -76,7 +69,6 @@ def begin(path: Path, checked: CheckedSearch) -> tuple[RunFolder, CheckedSearch]
 
     Args:
         path: folder of the run; it must be new or empty.
-        checked: what `prepare` returned.
 
     Returns:
         the run, and the checked search with all parents in place.
@@ -86,65 +78,106 @@ def begin(path: Path, checked: CheckedSearch) -> tuple[RunFolder, CheckedSearch]
             run is there, and `resume` tries again.
     """
     run = RunFolder.create(path, freeze(checked))
-    frozen = parse(run.config(), str(run.path / CONFIG)).frozen
-    keep_permission(frozen or Frozen(), run.path)
+    keep_permission(_frozen(_config_of(run), run), run.path)
     if not checked.merges:
         return run, checked
     return run, replace(reopen(run), loaded=checked.loaded, consent=checked.consent)
+
+
+def load_any(path: Path) -> SearchConfig:
+    """Read a search file, which may be that of a run.
+
+    Raises:
+        InputError: the file cannot be read, has a mistake, or has `stages`.
+    """
+    if path.name == CONFIG and (path.parent / MANIFEST).is_file():
+        return _config_of(RunFolder(path.parent))
+    return load(path)
 
 
 @contextmanager
 def with_merges_built(checked: CheckedSearch) -> Iterator[CheckedSearch]:
     """Yield a checked search whose parents that are merges are built in a temporary folder.
 
-    Args:
-        checked: what `prepare` returned.
-
     Raises:
         InputError: a merge cannot be built.
     """
-    names = [name for name in checked.checkpoints if name.startswith(MERGE)]
-    if not names:
-        yield checked
-        return
     with TemporaryFolder() as folder:
         opener = MergeOpener(open_model, models=folder)
-        built = {name: opener(name, folder, allow_pickle=checked.allow_pickle) for name in names}
+        built = {
+            name: opener(name, folder, allow_pickle=checked.allow_pickle)
+            for name in checked.checkpoints
+            if name.startswith(MERGE)
+        }
         checkpoints = with_host_names({**checked.checkpoints, **built}, checked.host)
-        yield replace(checked, checkpoints=checkpoints)
+        yield replace(checked, checkpoints=checkpoints) if built else checked
 
 
-def reopen(run: RunFolder, *, allow_pickle: bool = False) -> CheckedSearch:
-    """Return the checked search of an existing run, after checking that its parents are unchanged.
+def restore(
+    config: SearchConfig,
+    relative_to: Path,
+    opener: Opener | None = None,
+    *,
+    build: bool = True,
+    **allowed: Unpack[Permissions],
+) -> CheckedSearch:
+    """Return the checked search of a run, from its search file. Tasks are not loaded yet.
+
+    That the file itself allows pickles or models' code counts only if the user has allowed them on
+    this machine.
 
     Args:
-        run: the run.
-        allow_pickle: accept parents with pickled weights, even if the run was not started here.
+        relative_to: the run folder.
+        opener: opens a parent that is no merge; None: `open_model`.
+        build: whether parents that are merges are built in the run folder if they are not there.
+        **allowed: what the user allows in any case.
 
     Raises:
-        InputError: the frozen search file is damaged, or a parent is missing or has changed.
+        InputError: a parent is missing or has changed.
     """
-    return _reopen(run, run.config(), allow_pickle=allow_pickle)
+    frozen = config.frozen or Frozen()
+    permitted = (frozen.allow_pickle or frozen.allow_code) and is_permitted(frozen)
+    allow_pickle = allowed.get("allow_pickle", False) or (frozen.allow_pickle and permitted)
+    merges = MergeOpener(opener or open_model, frozen, relative_to / MODELS, build=build)
+    config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
+    return CheckedSearch(
+        config,
+        checkpoints,
+        host,
+        make_space(config, checkpoints),
+        config.run_objectives,
+        config.run_documents,
+        config.run_constraints,
+        frozen.fewer_documents,
+        start=tuple(map(tuple, frozen.start)),
+        merges=merges.found,
+        settings=tuple(frozen.settings),
+        unlike_merges=tuple(frozen.unlike_merges),
+        allow_pickle=allow_pickle,
+        allow_code=allowed.get("allow_code", False) or (frozen.allow_code and permitted),
+        consent=allowed.get("consent") or Consent(),
+    )
+
+
+def reopen(run: RunFolder, **allowed: Unpack[Permissions]) -> CheckedSearch:
+    """Return the checked search of an existing run, after checking that its parents are unchanged.
+
+    Raises:
+        InputError: the run's search file is damaged, or a parent is missing or has changed.
+    """
+    config = _config_of(run)
+    _frozen(config, run)
+    return restore(config, run.path, **allowed)
 
 
 def continued(
-    run: RunFolder,
-    moves: Sequence[str] = (),
-    *,
-    allow_pickle: bool = False,
-    allow_code: bool = False,
-    consent: Consent | None = None,
+    run: RunFolder, moves: Sequence[str] = (), **allowed: Unpack[Permissions]
 ) -> CheckedSearch:
     """Return the checked search of a run whose search goes on now.
 
     Args:
-        run: the run.
-        moves: `executor.KEY=VALUE` for what is to differ from the frozen search file in this
+        moves: `executor.KEY=VALUE` for what is to differ from the run's search file in this
             session.
-        allow_pickle: accept parents with pickled weights, even if the run was not started here.
-        allow_code: accept tasks that run code which models write, even if it was not started here.
-        consent: decides whether the code of tasks and functions may run; None: if it was allowed
-            before.
 
     Raises:
         InputError: as for `reopen`, a move is not possible, code is not allowed, or this machine
@@ -154,14 +187,25 @@ def continued(
     for item in moves:
         check_move(item)
         override(data, item)
-    checked = _reopen(run, data, allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
+    config = parse(data, str(run.path / CONFIG))
+    frozen = _frozen(config, run)
+    checked = restore(config, run.path, **allowed)
     checked.consent.require(code_files(checked.config))
-    frozen = checked.config.frozen or Frozen()
-    if allow_pickle >= frozen.allow_pickle and allow_code >= frozen.allow_code:
+    given = (allowed.get("allow_pickle", False), allowed.get("allow_code", False))
+    if given[0] >= frozen.allow_pickle and given[1] >= frozen.allow_code:
         keep_permission(frozen, run.path)
-    check_executor(checked.config)
     check_workers(checked.config)
     return checked
+
+
+def _config_of(run: RunFolder) -> SearchConfig:
+    return parse(run.config(), str(run.path / CONFIG))
+
+
+def _frozen(config: SearchConfig, run: RunFolder) -> Frozen:
+    if config.frozen is None:
+        raise RunFolderError(f"{run.path} was not written by a run: it has no {MANIFEST}.")
+    return config.frozen
 
 
 def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
@@ -170,43 +214,30 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     A new number of candidates may be the one that the run has: the same command can be given again.
 
     Args:
-        run: the run.
         given: the new bounds, `candidates`, `hours`, `patience` or `target`.
 
     Raises:
         RunFolderError: the run has reached a bound already, a new one or one that stays.
     """
     history = History(run.events())
-    done = len(history.candidates)
-    if given.get("candidates", done) < done:
-        raise RunFolderError(
-            f"--candidates is {given['candidates']:g}, but {run.path} has {done} candidates "
-            "already, baselines among them; give a larger number."
-        )
-    hours = run.timings.hours()
-    if given.get("hours", hours) < hours:
-        raise RunFolderError(
-            f"--hours is {given['hours']:g}, but {run.path} has taken {hours:.2f} hours already, "
-            "over all sessions; give a larger number."
-        )
     if not given:
         return
-    config = parse(run.config(), str(run.path / CONFIG))
+    hours, config = run.timings.hours(), _config_of(run)
+    done, ranking = len(history.candidates), ranking_of(config)
     budget = {**config.budget.model_dump(), **history.budget, **given}
-    ranking = ranking_of(config)
-    incumbents = ranking.incumbents(history.candidates)
     most, longest, patience, target = (
         budget[name] for name in ("candidates", "hours", "patience", "target")
     )
-    if "candidates" not in given and most is not None and done >= most:
+    incumbents = ranking.incumbents(history.candidates)
+    if most is not None and (done > most or (done == most and "candidates" not in given)):
         raise RunFolderError(
-            f"{run.path} has {done} candidates, and its search ends after {most} "
-            "(budget.candidates); give a larger --candidates."
+            f"{run.path} has {done} candidates, baselines among them, and its search ends after "
+            f"{most:g} (budget.candidates); give a larger --candidates."
         )
     if longest is not None and hours >= longest:
         raise RunFolderError(
-            f"{run.path} has taken {hours:.2f} hours, and its search ends after {longest:g} "
-            "(budget.hours); give a larger --hours."
+            f"{run.path} has taken {hours:.2f} hours, over all sessions, and its search ends after "
+            f"{longest:g} (budget.hours); give a larger --hours."
         )
     if patience is not None and (count := unimproved(incumbents, history.candidates)) >= patience:
         raise RunFolderError(
@@ -220,49 +251,21 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
         )
 
 
-def _reopen(
-    run: RunFolder, data: Mapping[str, Any], **allowed: Unpack[Permissions]
-) -> CheckedSearch:
-    config = parse(data, str(run.path / CONFIG))
-    if config.frozen is None:
-        raise RunFolderError(f"{run.path / CONFIG} was not written by a run: it has no `frozen`.")
-    checked = restore(config, run.path, open_model, **allowed)
-    known = config.frozen.parents
-    # Fingerprints of earlier versions cover no weights in pickle files.
-    earlier = {
-        name: item
-        for name, item in checked.checkpoints.items()
-        if known.get(name, item.fingerprint) != item.fingerprint
-    }
-    check_weights(run, earlier)
-    return checked
-
-
-def chosen_candidate(checked: CheckedSearch, history: History, which: str) -> Candidate:
-    """Return the candidate that `best` or a number means.
-
-    Args:
-        checked: the checked search of the run.
-        history: the state of the run.
-        which: `best` or a number.
-
-    Raises:
-        RunFolderError: there is no such candidate, or none is scored yet.
-    """
-    return history.chosen(which, best_of(history, checked.ranking))
-
-
 def open_model(
-    reference: str, relative_to: Path, *, allow_pickle: bool = False, digest: str | None = None
+    reference: str,
+    relative_to: Path,
+    *,
+    allow_pickle: bool = False,
+    digest: str | None = None,
+    above: tuple[Path, ...] = (),
 ) -> Checkpoint:
     """Open any parent. For `run:DIR`, the model is first written into that run's folder `models`.
 
     Args:
         reference: `run:DIR`, or a reference that `open_parent` takes.
-        relative_to: folder of relative paths.
-        allow_pickle: accept pickled weights.
         digest: first digits of the digest of the recipe that `run:DIR` named when the search file
             was frozen. What that run finds later does not change it. None: the best recipe now.
+        above: the runs for which the parent is opened, each for the one before it.
 
     Raises:
         InputError: the model is missing or damaged, or the run has no scored candidate yet.
@@ -276,39 +279,21 @@ def open_model(
     written = None if digest is None else run.path / MODELS / digest
     if written is not None and is_folder(written):
         return Checkpoint.open(written, reference)
-    with _opening(run.path, reference):
-        checked, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
-    recipe = _named_recipe(checked, history, digest, reference)
-    folder = run.path / MODELS / recipe.digest[:16]
-    if not folder.exists():
-        check_weights(run, {name: checked.checkpoints[name] for name in recipe.parents})
-        write_model(recipe, checked.checkpoints, folder, run=run.path)
-    return Checkpoint.open(folder, reference)
-
-
-_opened_now: ContextVar[tuple[Path, ...]] = ContextVar("_opened_now", default=())
-"""The runs whose best models are being opened, each for the one before it."""
-
-
-@contextmanager
-def _opening(folder: Path, reference: str) -> Iterator[None]:
-    """Note that a run is being opened while the block runs.
-
-    Raises:
-        RunFolderError: it is being opened already, so it is a parent of itself.
-    """
-    here, above = folder.resolve(), _opened_now.get()
+    here = run.path.resolve()
     if here in above:
         circle = " -> ".join(map(str, [*above[above.index(here) :], here]))
         raise RunFolderError(
             f"Parent {reference!r} is a run that is made from itself ({circle}), since a run was "
             "moved or copied to the place of another one; put each back where it was."
         )
-    token = _opened_now.set((*above, here))
-    try:
-        yield
-    finally:
-        _opened_now.reset(token)
+    opener = partial(open_model, above=(*above, here))
+    checked = restore(_config_of(run), run.path, opener, allow_pickle=allow_pickle)
+    recipe = _named_recipe(checked, History(run.events()), digest, reference)
+    folder = run.path / MODELS / recipe.digest[:16]
+    if not folder.exists():
+        check_weights(run, {name: checked.checkpoints[name] for name in recipe.parents})
+        write_model(recipe, checked.checkpoints, folder, run=run.path)
+    return Checkpoint.open(folder, reference)
 
 
 def _named_recipe(
@@ -317,21 +302,17 @@ def _named_recipe(
     """Return the recipe of a run that a `run:` reference names; see `open_model`."""
     candidates = history.candidates
     if digest is None:
-        return recipe_to_write(checked, chosen_candidate(checked, history, "best"), candidates)
-    found = [
-        recipe_of(checked.space, item, candidates)
-        for item in candidates
-        if item.digest.startswith(digest)
-    ]
-    found += [
-        recipe
-        for item in history.baselines
-        if (recipe := recipe_to_write(checked, item, candidates)).digest.startswith(digest)
-    ]
-    if not found:
-        raise RunFolderError(
-            f"Parent {reference!r} was the recipe {digest}, but that run does not have this recipe "
-            "any more; restore its journal, start a new search, or, if a recipe names it, remove "
-            "it from `pins` there to take the best model of now."
-        )
-    return found[0]
+        best = history.chosen("best", best_of(history, checked.ranking))
+        return recipe_to_write(checked, best, candidates)
+    for item in candidates:
+        if item.digest.startswith(digest):
+            return recipe_of(checked.space, item, candidates)
+    for item in history.baselines:
+        recipe = recipe_to_write(checked, item, candidates)
+        if recipe.digest.startswith(digest):
+            return recipe
+    raise RunFolderError(
+        f"Parent {reference!r} was the recipe {digest}, but that run does not have this recipe any "
+        "more; restore its journal, start a new search, or, if a recipe names it, remove it from "
+        "`pins` there to take the best model of now."
+    )

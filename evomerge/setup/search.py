@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from evomerge.errors import (
     CheckpointError,
@@ -17,9 +16,8 @@ from evomerge.errors import (
     RunFolderError,
     SearchError,
     did_you_mean,
-    one_line,
 )
-from evomerge.execute.protocol import Executor
+from evomerge.recipe import Recipe
 from evomerge.report.words import setting_lines, short_names
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
@@ -36,33 +34,20 @@ from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
-from evomerge.setup.absolute_paths import absolute_recipe
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.local_executors import make_inline, make_processes
-from evomerge.setup.merges import temporarily_built
+from evomerge.setup.executors import EXECUTORS
+from evomerge.setup.freeze import other_versions
+from evomerge.setup.merges import pinned, temporarily_built
+from evomerge.setup.parents import absolute_recipe
 from evomerge.setup.parents_as_themselves import lent_notes, parents_as_themselves, recipe_to_write
-from evomerge.setup.pins import pinned
 from evomerge.setup.racing import make_race
-from evomerge.setup.ray import make_ray
 from evomerge.setup.recipes import sample_recipes
 from evomerge.setup.runs import open_model
 from evomerge.setup.strategy import make_strategy, recipe_of
-from evomerge.setup.versions import other_versions
 from evomerge.setup.weight_digests import recording_weights
-from evomerge.setup.worker import load_single, place, set_threads
+from evomerge.setup.worker import load_single, set_threads
 
 log = logging.getLogger(__name__)
-
-MakeExecutor: TypeAlias = Callable[[CheckedSearch, Path, Logbook, Attempts], Executor]
-"""Makes the executor of a search that was checked, from its run folder, and what notes for the run:
-the number of CPU threads that score a model, and the jobs that end a process."""
-
-EXECUTORS: Mapping[str, MakeExecutor] = {
-    "inline": make_inline,
-    "processes": make_processes,
-    "ray": make_ray,
-}
-"""`executor.kind` -> what makes the executor."""
 
 
 def run_search(
@@ -78,8 +63,6 @@ def run_search(
     merges were built as parents stays.
 
     Args:
-        checked: the checked search of this run.
-        run: the run folder.
         new_budget: bounds of the budget (`candidates`, `hours`, `patience`, `target`) that replace
             earlier ones; they are written to the journal.
         followers: functions that are called with every event.
@@ -99,14 +82,6 @@ def run_search(
     except DiskError as error:  # a model in `models/`
         cause = error.__cause__
         raise _disk_error(run, cause if isinstance(cause, OSError) else OSError(error)) from error
-    except (Exception, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # a SystemExit would end the search as if it were done
-        raise SearchError(
-            f"Code that the search calls, such as an optimizer or a space, raised "
-            f"{type(error).__name__}: {one_line(error).rstrip('.')}; remove the cause, then go on "
-            f"with `evomerge resume {shlex.quote(str(run.path))}`."
-        ) from error
 
 
 def _disk_error(run: RunFolder, error: OSError) -> SearchError:
@@ -129,6 +104,8 @@ def _run_search(
     new_budget: Mapping[str, float],
     followers: Sequence[Follower],
 ) -> Candidate:
+    from evomerge.merging.backend import check_finite
+
     ranking, race = checked.ranking, make_race(checked.config)
     with run.writing() as journal, run.logged():
         Activity(run.path / WORKERS).end()  # of a session that was killed
@@ -147,7 +124,9 @@ def _run_search(
             names = short_names(checked.checkpoints)
             for line in (*setting_lines(checked.settings, names), *lent_notes(checked, names)):
                 log.info(line)
-            _check_weights(checked)
+            # All weights, before the first candidate is scored, not when one of them is merged.
+            samples = sample_recipes(checked.space).values()
+            check_finite(checked.checkpoints, (*checked.space.baselines().values(), *samples))
         make = EXECUTORS[checked.config.executor.kind]
 
         session = Session(
@@ -160,26 +139,21 @@ def _run_search(
             lambda front, best: publish(checked, run, logbook.history, front, best),
             parents_as_themselves(checked),
         )
-        search = Search(
-            session,
-            lambda: make_strategy(checked),
-            checked.space.baselines(),
-            plan_of(checked, logbook.history),
+        config = checked.config
+        plan = Plan(
+            **(config.budget.model_dump() | logbook.history.budget),
+            finalists=config.evaluation.validation.finalists,
+            order="arrival" if config.executor.order == "arrival" else "generation",
+            greedy_soup="greedy_soup" in config.baselines,
         )
+        baselines = checked.space.baselines()
+        search = Search(session, lambda: make_strategy(checked), baselines, plan)
         with recording_weights(run, checked.checkpoints):
             try:
                 return search.run()
             finally:
                 session.close()
                 Activity(run.path / WORKERS).end()
-
-
-def _check_weights(checked: CheckedSearch) -> None:
-    """Check all parents' weights before the first candidate is scored, not when one is merged."""
-    from evomerge.merging.backend import check_finite
-
-    recipes = (*checked.space.baselines().values(), *sample_recipes(checked.space).values())
-    check_finite(checked.checkpoints, recipes)
 
 
 def check_search_file(run: RunFolder, logbook: Logbook) -> None:
@@ -199,17 +173,6 @@ def check_search_file(run: RunFolder, logbook: Logbook) -> None:
         )
 
 
-def plan_of(checked: CheckedSearch, history: History) -> Plan:
-    """Return the plan of a search, with the bounds that `resume` has set since it began."""
-    config = checked.config
-    return Plan(
-        **(config.budget.model_dump() | history.budget),
-        finalists=config.evaluation.validation.finalists,
-        order="arrival" if config.executor.order == "arrival" else "generation",
-        greedy_soup="greedy_soup" in config.baselines,
-    )
-
-
 def publish(
     checked: CheckedSearch,
     run: RunFolder,
@@ -223,16 +186,17 @@ def publish(
     for a front, the recipes of its members are `front/NUMBER.yaml`; others are removed there.
 
     Args:
-        checked: the checked search of the run.
-        run: the run folder.
-        history: the state of the run.
         front: the front; in a search for one fitness, the best candidate alone.
         best: the best candidate: the winner, the incumbent, or the knee of the front.
     """
     from evomerge.mergekit import express
 
-    recipe = recipe_to_write(checked, best, history.candidates)
-    run.write("best.yaml", pinned(recipe, checked.checkpoints, checked.merges).to_yaml())
+    def written(candidate: Candidate) -> tuple[Recipe, Recipe]:
+        recipe = recipe_to_write(checked, candidate, history.candidates)
+        return recipe, pinned(recipe, checked.checkpoints, checked.merges)
+
+    recipe, with_pins = written(best)
+    run.write("best.yaml", with_pins.to_yaml())
     try:
         name, other, text = MERGEKIT, NOT_IN_MERGEKIT, express(recipe, checked.checkpoints)
     except RecipeError as error:
@@ -246,9 +210,8 @@ def publish(
     members = {f"{item.number}.yaml": item for item in front}
     there = {path.name for path in folder.glob("*.yaml")}
     for name in members.keys() - there:
-        recipe = recipe_to_write(checked, members[name], history.candidates)
-        written = pinned(recipe, checked.checkpoints, checked.merges)
-        run.write(f"front/{name}", absolute_recipe(written, run.path).to_yaml())
+        with_pins = written(members[name])[1]
+        run.write(f"front/{name}", absolute_recipe(with_pins, run.path).to_yaml())
     for name in there - members.keys():
         (folder / name).unlink()
 
@@ -257,8 +220,7 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
     """Score any model on the documents of a search.
 
     Args:
-        checked: the checked search of the search.
-        model: reference of the model, as of a parent in a search file.
+        model: a reference, as of a parent in a search file.
         split: `search`, `validation` or `test`.
         examples: number of documents of each task whose prompts and answers come with the scores.
 
@@ -275,7 +237,7 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
     with temporarily_built(model, Path.cwd(), open_model) as checkpoint:
         return score_single(
             checked.evaluator,
-            lambda: load_single(checked.config, checkpoint, place(checked.config, checkpoint)),
+            lambda: load_single(checked.config, checkpoint),
             chosen,
             checked.splits[chosen],
             examples=examples,

@@ -2,8 +2,10 @@
 
 A merge has one config, one generation config, one tokenizer and one chat template; its parents may
 have others. What counts is what transformers makes of the files: a key that is missing has its
-default. A setting that changes no score is left out: where a file comes from, dropout, the dtype of
-the config, and whatever concerns generation or chat templates where the tasks use neither.
+default. Settings are compared by exclusion: all of them, but for those that are known to change no
+score, so that a setting which is new to these lists is named rather than missed. Left out are where
+a file comes from, dropout, the dtype of the config, and whatever concerns generation or chat
+templates where the tasks use neither.
 """
 
 from __future__ import annotations
@@ -12,45 +14,78 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from evomerge.config.schema import FrozenSetting
+from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.files import TOKENIZER_FILES
+from evomerge.models.safetensors import read_json
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.tokenizer_settings import (
-    CHAT_TEMPLATE,
-    VOCABULARY,
-    Settings,
-    settings_of,
-    tokenizer_files,
-)
 from evomerge.space.paths.frame import parent_recipe
 
 if TYPE_CHECKING:
     from evomerge.merging.tokenizers.plan import TokenizerPlan
 
-_NO_EFFECT = frozenset(
-    {
-        *("name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
-        *("use_cache", "return_dict", "torchscript", "use_bfloat16", "gradient_checkpointing"),
-        *("output_attentions", "output_hidden_states", "output_router_logits"),
-        *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
-        *("task_specific_params", "initializer_range", "initializer_factor", "auto_map"),
-        *("chunk_size_feed_forward", "pretraining_tp", "router_aux_loss_coef"),
-        *("unsloth_version", "unsloth_fixed", "layerdrop"),
-        # Tokens that end a text are settings of generation; the plan of tokenizers tells of rows.
-        *("bos_token_id", "eos_token_id", "pad_token_id", "vocab_size"),
-    }
-)
+Settings: TypeAlias = dict[str, Any]
+"""Name of a setting -> its value."""
+
+CHAT_TEMPLATE = "chat_template"
+
+_OF_CONFIG_WITHOUT_EFFECT = {
+    *("name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"),
+    *("use_cache", "return_dict", "torchscript", "use_bfloat16", "gradient_checkpointing"),
+    *("output_attentions", "output_hidden_states", "output_router_logits"),
+    *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task"),
+    *("task_specific_params", "initializer_range", "initializer_factor", "auto_map"),
+    *("chunk_size_feed_forward", "pretraining_tp", "router_aux_loss_coef"),
+    *("unsloth_version", "unsloth_fixed", "layerdrop"),
+    # Tokens that end a text are settings of generation; the plan of tokenizers tells of rows.
+    *("bos_token_id", "eos_token_id", "pad_token_id", "vocab_size"),
+}
 """Last parts of the names of keys of a config that change no score."""
 
-_NO_EFFECT_PARTS = ("dropout", "pdrop", "init_std")
+_PARTS_WITHOUT_EFFECT = ("dropout", "pdrop", "init_std")
 
 _BY_LAYER = {"layer_types": ("max_window_layers", "sliding_window_pattern", "use_sliding_window")}
 """Key with a setting of each layer -> the keys from which transformers has computed it."""
+
+_VOCABULARY = {
+    *("tokenizer.model", "tokenizer.added_tokens", "bos_token", "eos_token", "pad_token"),
+    *("unk_token", "cls_token", "sep_token"),
+}
+"""Settings of which the plan of a tokenizer with matched rows tells."""
+
+_NOT_OF_THE_TOKENIZER = {
+    *("name_or_path", "tokenizer_file", "special_tokens_map_file", "vocab_file", "is_local"),
+    *("local_files_only", "processor_class", "transformers_version", "auto_map", CHAT_TEMPLATE),
+}
+"""Keys of `tokenizer_config.json` that change no tokens."""
+
+_OF_A_CALL = ("version", "truncation", "padding")
+"""Parts of `tokenizer.json` that lm-eval does not use."""
+
+_CLEAN_UP = "clean_up_tokenization_spaces"
+_FOR_BPE = f"{_CLEAN_UP}_for_bpe_even_though_it_will_corrupt_output"
+
+_OF_TOKENIZER_WITHOUT_EFFECT = _NOT_OF_THE_TOKENIZER | {
+    *("init_inputs", "init_kwargs", "verbose", "deprecation_warnings", "backend", "files_loaded"),
+    *("cache", "use_default_system_prompt", "grounded_generation_template", "tool_use_template"),
+    *(_CLEAN_UP, _FOR_BPE),  # compared in its own way
+}
+"""Attributes of tokenizers of transformers that change no score."""
+
+_OF_FUNCTIONS = {"padding_side", "truncation_side", "model_input_names"}
+"""Attributes that lm-eval does not use: it pads and truncates itself, and takes only the ids."""
+
+_BUILT_IN = {
+    *("add_prefix_space", "trim_offsets", "legacy", "legacy_behaviour", "split_by_punct"),
+    *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "clean_text"),
+    *("keep_accents", "remove_space", "wordpieces_prefix"),
+}
+"""Attributes from which transformers has made parts of `tokenizer.json`, which count themselves."""
 
 _LONGEST = 48  # characters of a value in a sentence
 
@@ -68,64 +103,54 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
     from evomerge.merging.tokenizers.plan import plan_tokenizer
     from evomerge.merging.tokenizers.templates import template_of
 
-    config, checkpoints = checked.config, checked.checkpoints
+    config, checkpoints, use = checked.config, checked.checkpoints, _use_of(checked)
     like = next(iter(checked.space.baselines().values()))
-    plan = plan_tokenizer(like, checkpoints)
-    use = _Use.of(checked)
-    giver = config.tokenizer if config.tokenizer in checkpoints else checked.host
-    merges = _Merges(checked, like, plan, giver, use)
-    tokens = {name: merges.tokens_of(item) for name, item in checkpoints.items()}
+    plan, giver = plan_tokenizer(like, checkpoints), checked.tokenizer_giver
+    tokens, merged_tokens = _tokens(checked, like, plan, use)
     own: dict[str, Settings] = {}
     different: dict[str, list[str]] = {}
     for name, checkpoint in checkpoints.items():
-        found = tokens[name]
-        own[name] = _model(checkpoint, use) | (merges.tokens if found is None else found)
-        merged = merges.model(checkpoint) | merges.tokens
+        own[name] = _of_parent(checkpoint, use) | tokens[name]
+        merged = _of_merge(checkpoint, checked, like, plan, use) | merged_tokens
         if use.templates:
             own[name][CHAT_TEMPLATE] = template_of(checkpoint)
             merged[CHAT_TEMPLATE] = template_of(checkpoints[giver])
         keys = dict.fromkeys((*own[name], *merged))
         different[name] = [key for key in keys if own[name].get(key) != merged.get(key)]
     told = dict.fromkeys(key for keys in different.values() for key in keys)
-    if plan.rows is not None:
-        told = dict.fromkeys(key for key in told if key not in VOCABULARY)
-    of_tokens = {
-        CHAT_TEMPLATE,
-        *merges.tokens,
-        *(key for item in tokens.values() for key in item or ()),
-    }
-    givers = {key: giver if key in of_tokens else checked.host for key in told}
+    of_tokens = {CHAT_TEMPLATE, *merged_tokens, *(key for item in tokens.values() for key in item)}
     settings = tuple(
         FrozenSetting(
             name=key,
             parents={name: _text(own[name].get(key)) for name in checkpoints},
-            giver=givers[key],
-            is_host=givers[key] == checked.host,
+            giver=giver if key in of_tokens else checked.host,
+            is_host=key not in of_tokens or giver == checked.host,
         )
         for key in told
+        if plan.rows is None or key not in _VOCABULARY
     )
 
     def is_unlike(name: str) -> bool:
         # A parent without a template of its own can be scored with that of the merges only.
         missing = [CHAT_TEMPLATE] if own[name].get(CHAT_TEMPLATE) is None else []
+        rows = plan.rows
         return (
             any(key not in missing for key in different[name])
             or stored_dtype(checkpoints[name], config.dtype) != config.dtype
-            or not _has_own_rows(plan, name)
+            or (rows is not None and rows.index.get(name) != tuple(range(rows.size)))
         )
 
     unlike = tuple(filter(is_unlike, config.parents))
     return replace(checked, settings=settings, unlike_merges=unlike)
 
 
-@dataclass(frozen=True)
-class _Use:
+class _Use(NamedTuple):
     """What the scores of a search depend on.
 
     Attributes:
-        templates: whether prompts are made by chat templates.
-        texts: whether texts are generated, and `sampled`, whether at random.
-        functions: whether functions of the user score models, which may use anything.
+        templates: prompts are made by chat templates.
+        texts: texts are generated, and if `sampled`, at random.
+        functions: functions of the user score models, which may use anything.
     """
 
     templates: bool
@@ -133,81 +158,41 @@ class _Use:
     sampled: bool
     functions: bool
 
-    @classmethod
-    def of(cls, checked: CheckedSearch) -> _Use:
-        tasks = list(checked.evaluator.info.tasks.values())
-        functions = any(task.kind == "function" for task in tasks)
-        return cls(
-            bool(checked.config.evaluation.chat_template) or functions,
-            functions or any(task.kind == "generate_until" for task in tasks),
-            any(task.is_sampled for task in tasks),
-            functions,
-        )
+
+def _use_of(checked: CheckedSearch) -> _Use:
+    tasks = list(checked.evaluator.info.tasks.values())
+    functions = any(task.kind == "function" for task in tasks)
+    return _Use(
+        checked.config.evaluation.chat_template or functions,
+        functions or any(task.kind == "generate_until" for task in tasks),
+        any(task.is_sampled for task in tasks),
+        functions,
+    )
 
 
-class _Merges:
-    """The settings of the merges, for the comparison with those of a parent.
-
-    Args:
-        checked: the search.
-        like: the recipe of a baseline.
-        plan: its tokenizer.
-        giver: the parent that the tokenizer comes from.
-        use: what scores depend on.
-
-    Attributes:
-        tokens: the settings of the tokenizer; empty until a parent has another one.
-    """
-
-    def __init__(
-        self, checked: CheckedSearch, like: Recipe, plan: TokenizerPlan, giver: str, use: _Use
-    ) -> None:
-        self._problem, self._like, self._plan, self._use = checked, like, plan, use
-        self._giver, self._host = giver, checked.checkpoints[checked.host]
-        self.tokens: Settings = {}
-
-    def model(self, checkpoint: Checkpoint) -> Settings:
-        """Return the settings of the model that is the baseline of a parent."""
-        from evomerge.merging.architecture.depth import built_config, merged_config
-        from evomerge.merging.tokenizers.plan import GENERATION
-
-        checkpoints, stack = self._problem.checkpoints, self._host.main.prefix
-        recipe = parent_recipe(checkpoint.reference, len(checkpoint.main), stack, self._like)
-        try:
-            data = merged_config(recipe, checkpoints, vocabulary=self._plan.rows)
-        except RecipeError:  # this parent's layers do not fit the host's config
-            data = built_config(self._host)
-        return _of_config(data) | _of_generation(
-            data, self._plan.files.get(GENERATION, self._host.generation), self._use
-        )
-
-    def tokens_of(self, checkpoint: Checkpoint) -> Settings | None:
-        """Return the settings of a parent's tokenizer; None: the merges have the same tokenizer.
-
-        So it is also for a parent without a tokenizer, whose texts only that one can encode.
-        """
-        from evomerge.merging.backend import tokenizer, tokenizer_of
-
-        own, giver = tokenizer_files(checkpoint), self._problem.checkpoints[self._giver]
-        if not own or (not self._plan.files and own == tokenizer_files(giver)):
-            return None
-        if not self.tokens:
-            self.tokens = self._settings(tokenizer(self._problem.checkpoints, self._like))
-        try:
-            return self._settings(tokenizer_of(checkpoint))
-        except CheckpointError:
-            return {"tokenizer.model": "cannot be loaded"}
-
-    def _settings(self, tokenizer: Any) -> Settings:
-        return settings_of(tokenizer, texts=self._use.texts, functions=self._use.functions)
-
-
-def _model(checkpoint: Checkpoint, use: _Use) -> Settings:
+def _of_parent(checkpoint: Checkpoint, use: _Use) -> Settings:
     """Return the settings that a parent's own config and generation config have."""
     from evomerge.merging.architecture.depth import built_config
 
     data = built_config(checkpoint)
     return _of_config(data) | _of_generation(data, checkpoint.generation, use)
+
+
+def _of_merge(
+    checkpoint: Checkpoint, checked: CheckedSearch, like: Recipe, plan: TokenizerPlan, use: _Use
+) -> Settings:
+    """Return the settings of the model that is the baseline of a parent."""
+    from evomerge.merging.architecture.depth import built_config, merged_config
+    from evomerge.merging.tokenizers.plan import GENERATION
+
+    host = checked.checkpoints[checked.host]
+    recipe = parent_recipe(checkpoint.reference, len(checkpoint.main), host.main.prefix, like)
+    try:
+        data = merged_config(recipe, checked.checkpoints, vocabulary=plan.rows)
+    except RecipeError:  # this parent's layers do not fit the host's config
+        data = built_config(host)
+    generation = plan.files.get(GENERATION, host.generation)
+    return _of_config(data) | _of_generation(data, generation, use)
 
 
 def _of_config(data: Mapping[str, Any]) -> Settings:
@@ -219,7 +204,7 @@ def _of_config(data: Mapping[str, Any]) -> Settings:
     found = {}
     for name, value in _flat(data):
         last = name.rpartition(".")[2]
-        idle = last in _NO_EFFECT or any(part in last for part in _NO_EFFECT_PARTS)
+        idle = last in _OF_CONFIG_WITHOUT_EFFECT or any(p in last for p in _PARTS_WITHOUT_EFFECT)
         if value is not None and not idle and not last.startswith("_"):
             found[name] = value
     for key, causes in _BY_LAYER.items():
@@ -251,6 +236,81 @@ def _of_generation(data: Mapping[str, Any], generation: str | None, use: _Use) -
     }
 
 
+def _tokens(
+    checked: CheckedSearch, like: Recipe, plan: TokenizerPlan, use: _Use
+) -> tuple[dict[str, Settings], Settings]:
+    """Return the settings of each parent's tokenizer, and those of the merges' tokenizer.
+
+    A parent without a tokenizer has those of the merges: only their tokenizer can encode its texts.
+    If all have the same files, nothing is loaded, and there are no settings.
+    """
+    from evomerge.merging.backend import tokenizer, tokenizer_of
+
+    def settings(loaded: Any) -> Settings:
+        return settings_of(loaded, texts=use.texts, functions=use.functions)
+
+    files = {name: _tokenizer_files(item) for name, item in checked.checkpoints.items()}
+    same = None if plan.files else files[checked.tokenizer_giver]
+    others = [name for name, own in files.items() if own and own != same]
+    merged = settings(tokenizer(checked.checkpoints, like)) if others else {}
+    found = dict.fromkeys(checked.checkpoints, merged)
+    for name in others:
+        try:
+            found[name] = settings(tokenizer_of(checked.checkpoints[name]))
+        except CheckpointError:
+            found[name] = {"tokenizer.model": "cannot be loaded"}
+    return found, merged
+
+
+def _tokenizer_files(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what the files of a tokenizer say of its tokens, by file name."""
+    found: dict[str, Any] = {}
+    for file in checkpoint.companions:
+        if file.name not in TOKENIZER_FILES or file.name.startswith(CHAT_TEMPLATE):
+            continue
+        if file.name == "tokenizer_config.json":
+            content = read_json(file).items()
+            found[file.name] = {k: v for k, v in content if k not in _NOT_OF_THE_TOKENIZER}
+        else:
+            found[file.name] = hashlib.sha256(file.read_bytes()).digest()
+    return found
+
+
+def settings_of(tokenizer: Any, *, texts: bool, functions: bool) -> Settings:
+    """Return the settings of a loaded tokenizer that change results.
+
+    Args:
+        texts: whether texts are generated, so that it counts how tokens become a text.
+        functions: whether functions of the user score models, which may use anything.
+    """
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    parts: Mapping[str, Any] = {"vocabulary": tokenizer.get_vocab()}
+    idle = set(_OF_TOKENIZER_WITHOUT_EFFECT)
+    if core is not None:
+        parts = {k: v for k, v in json.loads(core.to_str()).items() if k not in _OF_A_CALL}
+        idle |= _BUILT_IN
+    if not functions:
+        idle |= _OF_FUNCTIONS
+    found = {
+        **{f"tokenizer.{name}": value for name, value in parts.items()},
+        **{name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        **{
+            name: value if isinstance(value, str | int | float) else repr(value)
+            for name, value in vars(tokenizer).items()
+            if name not in idle
+            and not name.startswith("_")
+            and isinstance(value, str | int | float | list | tuple | dict)
+        },
+    }
+    if texts:
+        # transformers 5 ignores the setting where the model of the tokenizer is BPE, unless a
+        # second one says otherwise.
+        is_bpe = core is not None and type(core.model).__name__ == "BPE"
+        ignored = is_bpe and not getattr(tokenizer, _FOR_BPE, True)
+        found[_CLEAN_UP] = bool(getattr(tokenizer, _CLEAN_UP, False)) and not ignored
+    return found
+
+
 def _flat(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the values of nested mappings, with the names of all keys that lead to them."""
     for key, value in data.items():
@@ -258,12 +318,6 @@ def _flat(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
-
-
-def _has_own_rows(plan: TokenizerPlan, parent: str) -> bool:
-    """Whether embeddings and head of a parent's baseline have the parent's rows, in its order."""
-    rows = plan.rows
-    return rows is None or rows.index.get(parent) == tuple(range(rows.size))
 
 
 def _text(value: Any) -> str:

@@ -15,27 +15,6 @@ from evomerge.space.protocol import Space
 from evomerge.strategy.kinds import options_of, strategy_kind
 from evomerge.strategy.members import MateSpace
 
-_OWN_KEYS = {
-    "parameters": {
-        *("method", "host", "groups", "components", "embeddings", "smooth", "knobs"),
-        "most_parents",
-    },
-    "dataflow": {"variant", "host", "scales", "outside"},
-    "joint": {
-        *("method", "knobs", "embeddings", "host", "repeats", "scales", "ends", "layers"),
-    },
-}
-"""Kind of space -> the keys of the section `space` that it uses."""
-
-_VARIANT_KEYS = {
-    "sakana": {"layers", "repeats", "scale_coding", "scale_hidden", "ends", "start"},
-    "structured": {"layers", "repeats", "ends"},
-    "frankenmerge": {"layers", "slices"},
-    "swaps": set[str](),
-    "dropping": {"layers", "ends"},
-}
-"""Variant of a data-flow space -> further keys that it uses."""
-
 
 def host_of(config: SearchConfig) -> str:
     """Return the reference of the host, the parent that gives config and tokenizer.
@@ -57,83 +36,54 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
         ConfigError: this kind of space does not use a key, or settings do not fit each other or
             the parents.
     """
-    host = host_of(config)
-    kind = strategy_kind(config.optimizer.name)
-    if kind is not None:
-        options_of(config, kind.options)
-        space: Space = kind.space(config, checkpoints[host])
+    host = checkpoints[host_of(config)]
+    strategy = strategy_kind(config.optimizer.name)
+    if strategy is not None:
+        options_of(config, strategy.options)
+        space: Space = strategy.space(config, host)
         if isinstance(space, MateSpace):
-            _check_depths(config, checkpoints, host)
+            _check_depths(checkpoints, host)
         return space
-    _check_keys(config)
-    stack = checkpoints[host].main
     if config.space.kind == "parameters":
-        _check_depths(config, checkpoints, host)
-        return _parameters(config, checkpoints[host], host)
-    _check_scales(config, checkpoints[host], stack.prefix)
+        _check_depths(checkpoints, host)
+        return _parameters(config, host)
+    _check_scales(config, host)
     depths = {name: len(checkpoints[name].main) for name in config.parents}
-    frame = _frame(config, host)
     build = _joint if config.space.kind == "joint" else _dataflow
-    return build(config, depths, frame, stack.prefix)
+    return build(config, depths, _frame(config, host), host.main.prefix)
 
 
-def _check_depths(config: SearchConfig, checkpoints: Mapping[str, Checkpoint], host: str) -> None:
+def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> None:
     """Check that all parents have as many layers as the host, since these are merged in pairs."""
-    depth = len(checkpoints[host].main)
+    depth = len(host.main)
     for name, checkpoint in checkpoints.items():
         if (own := len(checkpoint.main)) != depth:
             raise ConfigError(
-                f"Parent {name!r} has {own} layers, but the host {host!r} has {depth}; "
+                f"Parent {name!r} has {own} layers, but the host {host.reference!r} has {depth}; "
                 "`space.kind` 'parameters' merges the layers of all parents one by one, so give "
                 "parents with as many layers, or set the kind to 'dataflow', which searches a path "
                 "through them."
             )
 
 
-def _check_scales(config: SearchConfig, host: Checkpoint, stack: str) -> None:
+def _check_scales(config: SearchConfig, host: Checkpoint) -> None:
     """Check that the host's architecture lets scales be folded into weights."""
     scales = config.space.scales
     lowest = scales if isinstance(scales, float) else scales[0]
     if scales != 1.0:
         from evomerge.merging.architecture.folding import check_foldable
 
-        check_foldable(host, stack, negative=lowest < 0)
+        check_foldable(host, host.main.prefix, negative=lowest < 0)
 
 
-def _check_keys(config: SearchConfig) -> None:
-    """Refuse a key with a value other than its default that the kind of space does not use."""
-    kind, variant = config.space.kind, config.space.variant
-    allowed = {"kind", *_OWN_KEYS[kind]}
-    where = f"space.kind {kind!r}"
-    if kind == "dataflow":
-        allowed |= _VARIANT_KEYS[variant]
-        where += f", variant {variant!r}"
-    given = {
-        name
-        for name, value in config.space
-        if name in config.space.model_fields_set
-        and value != type(config.space).model_fields[name].get_default(call_default_factory=True)
-    }
-    for name in sorted(given - allowed):
-        raise ConfigError(
-            f"`space.{name}` is {_shown(getattr(config.space, name))}, but has no meaning for "
-            f"{where}, whose keys are {', '.join(sorted(allowed))}; remove it."
-        )
-
-
-def _shown(value: object) -> str:
-    plain = value.model_dump(exclude_none=True) if isinstance(value, OutsideConfig) else value
-    return repr(list(plain) if isinstance(plain, tuple) else plain)
-
-
-def _parameters(config: SearchConfig, host: Checkpoint, reference: str) -> Space:
+def _parameters(config: SearchConfig, host: Checkpoint) -> Space:
     from evomerge.space.parameters import ParameterSpace
 
     space = config.space
     return ParameterSpace(
         parents=config.parents,
         base=config.base,
-        host=reference,
+        host=host.reference,
         stack=host.main.prefix,
         layers=len(host.main),
         methods=[_method(name) for name in space.methods],
@@ -162,20 +112,20 @@ def _vocabulary(config: SearchConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*([config.base] if config.base else []), *config.parents]))
 
 
-def _frame(config: SearchConfig, host: str) -> Recipe:
+def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
     """Return a recipe without layers, to which a path adds them."""
     outside = config.space.outside or OutsideConfig()
-    embeddings = _parent("space.outside.embeddings", outside.embeddings, config)
-    head = _parent("space.outside.head", outside.head, config)
 
-    def whole(parent: str) -> Layer:
-        return Layer("passthrough", (Source(parent or host),))
+    def whole(key: str, parent: str | None) -> Layer:
+        where = f"space.outside.{key}"
+        name = host.reference if parent is None else _parent(where, parent, config)
+        return Layer("passthrough", (Source(name),))
 
     return Recipe(
-        host=host,
+        host=host.reference,
         layers={},
-        embeddings=whole(embeddings),
-        head=whole(head),
+        embeddings=whole("embeddings", outside.embeddings),
+        head=whole("head", outside.head),
         dtype=config.dtype,
         tokenizer=config.tokenizer,
         vocabulary=_vocabulary(config),
@@ -188,45 +138,37 @@ def _dataflow(config: SearchConfig, depths: Mapping[str, int], frame: Recipe, st
     from evomerge.space.paths.slots import SlotSpace
     from evomerge.space.paths.swaps import SwapSpace
 
-    space = config.space
+    space, scales, layers = config.space, config.space.scales, config.space.layers
     fixed_ends = space.ends == "fixed"
-    match space.variant:
-        case "frankenmerge":
-            return SliceSpace(
-                depths,
-                frame,
-                stack=stack,
-                slices=space.slices,
-                scales=space.scales,
-                layers=space.layers,
-            )
-        case "swaps":
-            return SwapSpace(depths, frame, stack=stack, scales=space.scales)
-        case "dropping":
-            return SlotSpace(
-                {frame.host: depths[frame.host]},
-                frame,
-                stack=stack,
-                repeats=1,
-                scales=space.scales,
-                fixed_ends=fixed_ends,
-                layers=space.layers,
-            )
-        case _:
-            structured = space.variant == "structured"
-            return SlotSpace(
-                depths,
-                frame,
-                stack=stack,
-                repeats=space.repeats or 2,
-                indicators="binary" if structured else "threshold",
-                scales=space.scales,
-                coding="slot" if structured else space.scale_coding,
-                hidden=space.scale_hidden,
-                fixed_ends=fixed_ends,
-                layers=space.layers,
-                start=space.start,
-            )
+    if space.variant == "frankenmerge":
+        slices = space.slices
+        return SliceSpace(depths, frame, stack=stack, slices=slices, scales=scales, layers=layers)
+    if space.variant == "swaps":
+        return SwapSpace(depths, frame, stack=stack, scales=scales)
+    if space.variant == "dropping":
+        return SlotSpace(
+            {frame.host: depths[frame.host]},
+            frame,
+            repeats=1,
+            stack=stack,
+            scales=scales,
+            fixed_ends=fixed_ends,
+            layers=layers,
+        )
+    structured = space.variant == "structured"
+    return SlotSpace(
+        depths,
+        frame,
+        stack=stack,
+        repeats=space.repeats or 2,
+        indicators="binary" if structured else "threshold",
+        scales=scales,
+        coding="slot" if structured else space.scale_coding,
+        hidden=space.scale_hidden,
+        fixed_ends=fixed_ends,
+        layers=layers,
+        start=space.start,
+    )
 
 
 def _joint(config: SearchConfig, depths: Mapping[str, int], frame: Recipe, stack: str) -> Space:
@@ -260,11 +202,11 @@ def _method(name: str) -> Method:
         raise ConfigError(f"`space.method`: {error}") from error
 
 
-def _parent(key: str, name: str | None, config: SearchConfig) -> str:
-    """Return the name if it is one of the parents; an empty text for None."""
-    if name is not None and name not in config.parents:
+def _parent(key: str, name: str, config: SearchConfig) -> str:
+    """Return the name, if it is one of the parents."""
+    if name not in config.parents:
         raise ConfigError(
             f"`{key}` is {name!r}; it must be one of the parents {', '.join(config.parents)}."
             f"{did_you_mean(name, config.parents)}"
         )
-    return name or ""
+    return name

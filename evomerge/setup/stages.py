@@ -22,10 +22,10 @@ from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder
 from evomerge.run.folder import STAGES, RunFolder, begun_stages, remove_stages, stage_folder
-from evomerge.setup.absolute_paths import is_winner_of_stage, winner_of_stage
 from evomerge.setup.check import check_search
 from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.merges import MergeOpener
+from evomerge.setup.parents import is_winner_of_stage, winner_of_stage
 from evomerge.setup.runs import begin, continued, open_model, prepare
 from evomerge.setup.space import host_of
 from evomerge.trust.consent import is_recorded, read_code, record
@@ -40,19 +40,12 @@ def is_staged(data: Mapping[str, Any]) -> bool:
 
 
 def check(
-    data: Mapping[str, Any],
-    source: Path,
-    **allowed: Unpack[Permissions],
+    data: Mapping[str, Any], source: Path, **allowed: Unpack[Permissions]
 ) -> list[CheckedSearch]:
     """Check every stage and return the searches.
 
     The winners of earlier stages do not exist yet. In their place the check uses the host of the
     earlier stage, as a model with the same shapes.
-
-    Args:
-        data: the mapping in the search file.
-        source: path of the search file.
-        **allowed: what the user allows, in all stages.
 
     Raises:
         InputError: the first mistake.
@@ -68,11 +61,10 @@ def check(
         return replace(opened, reference=reference)
 
     searches = []
-    for number in range(1, count(data) + 1):
+    for number in range(1, _count(data) + 1):
         names = {name: name for name in stand_ins}
-        config = stage(data, number, names, f"{source}, stage {number}")
-        checked = check_search(config, source.parent, stand_in, **allowed)
-        searches.append(checked)
+        config = _stage(data, number, names, f"{source}, stage {number}")
+        searches.append(check_search(config, source.parent, stand_in, **allowed))
         host = host_of(config)
         stand_ins[f"stage:{number}"] = stand_ins.get(host, host)
     return searches
@@ -84,18 +76,12 @@ def needs_winner(checked: CheckedSearch) -> bool:
 
 
 def start(
-    data: Mapping[str, Any],
-    source: Path,
-    folder: Path,
-    **allowed: Unpack[Permissions],
+    data: Mapping[str, Any], source: Path, folder: Path, **allowed: Unpack[Permissions]
 ) -> list[CheckedSearch]:
     """Check every stage, create the folder and return the searches; `run_stages` runs them.
 
     Args:
-        data: the mapping in the search file.
-        source: path of the search file.
         folder: the folder of the search, which must be new or empty.
-        **allowed: what the user allows, in all stages.
 
     Raises:
         InputError: a stage is wrong.
@@ -121,7 +107,7 @@ def with_candidates(data: Mapping[str, Any], candidates: int) -> dict[str, Any]:
     Other bounds of the budget stay: the stage's own, or else those of the whole file.
     """
     stages = []
-    for own in data["stages"][: count(data)]:
+    for own in data["stages"][: _count(data)]:
         budget = own.get("budget", data.get("budget"))
         if isinstance(budget, Mapping) or budget is None:  # else the check reports the mistake
             budget = {**(budget or {}), "candidates": candidates}
@@ -134,6 +120,8 @@ def run_stages(
 ) -> None:
     """Run the stages one after the other; stages that have begun are continued.
 
+    If the first stage's run is removed, since nothing was scored, the whole folder is.
+
     Args:
         folder: the folder that `start` has made.
         each: starts or continues the search of one stage.
@@ -142,89 +130,55 @@ def run_stages(
     Raises:
         InputError: a file of the folder is damaged, or a stage is wrong.
     """
-    data = _read(folder / STAGES)
-    origin = Path(data.pop("origin"))
+    text = read_text(folder / STAGES, RunFolderError)
+    data = yaml_mapping(text, str(folder / STAGES), "a search in stages", RunFolderError)
+    origin = data.pop("origin", None)
+    if not isinstance(origin, str):
+        raise RunFolderError(f"{folder / STAGES} was not written by a run: it has no `origin`.")
     kept = {name: bool(data.pop(name, False)) for name in _KEPT}
     if is_recorded(read_code(folder / STAGES).digest):
         allowed["allow_pickle"] = allowed.get("allow_pickle", False) or kept["allow_pickle"]
         allowed["allow_code"] = allowed.get("allow_code", False) or kept["allow_code"]
-    for number in range(1, count(data) + 1):
+    for number in range(1, _count(data) + 1):
         path = stage_folder(folder, number)
         if path.exists():
             run = RunFolder(path)
-            _run_stage(folder, each, run, continued(run, **allowed))
-            continue
-        winners = {f"stage:{n}": winner_of_stage(n) for n in range(1, number)}
-        config = stage(data, number, winners, f"{folder}, stage {number}")
-        starts = [_absolute(item, folder) for item in config.optimizer.start]
-        optimizer = config.optimizer.model_copy(update={"start": starts})
-        config = config.model_copy(update={"optimizer": optimizer})
-        earlier = None if number == 1 else stage_folder(folder, 1)
-        checked = prepare(config, origin, **allowed, stage=earlier)
-        _run_stage(folder, each, *begin(path, checked))
+            checked = continued(run, **allowed)
+        else:
+            config = _new_stage(data, number, folder)
+            earlier = None if number == 1 else stage_folder(folder, 1)
+            run, checked = begin(path, prepare(config, Path(origin), stage=earlier, **allowed))
+        try:
+            each(run, checked)
+        except InputError:
+            if not begun_stages(folder):
+                remove_stages(folder)
+            raise
 
 
-def _run_stage(
-    folder: Path,
-    each: Callable[[RunFolder, CheckedSearch], None],
-    run: RunFolder,
-    checked: CheckedSearch,
-) -> None:
-    """Run a stage. If it is the first and its run is removed, since nothing was scored, all is."""
-    try:
-        each(run, checked)
-    except InputError:
-        if not begun_stages(folder):
-            remove_stages(folder)
-        raise
+def _new_stage(data: Mapping[str, Any], number: int, folder: Path) -> SearchConfig:
+    """Return the search file of a stage that has not begun."""
+    winners = {f"stage:{n}": winner_of_stage(n) for n in range(1, number)}
+    config = _stage(data, number, winners, f"{folder}, stage {number}")
+    # Of a start only the genomes that are found there are kept, so its path can be absolute.
+    starts = [
+        f"{RUN}{(folder / Path(item).name).resolve()}" if is_winner_of_stage(item) else item
+        for item in config.optimizer.start
+    ]
+    return config.with_values("optimizer", start=starts)
 
 
-def _absolute(reference: str, folder: Path) -> str:
-    """Return the reference of a start of a search; only the genomes found there are kept."""
-    if not is_winner_of_stage(reference):
-        return reference
-    return f"{RUN}{(folder / Path(reference).name).resolve()}"
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """Return the content of the `stages.yaml` that `start` has written.
-
-    Raises:
-        RunFolderError: the file is damaged.
-    """
-    text = read_text(file, RunFolderError)
-    data = yaml_mapping(text, str(file), "a search in stages", RunFolderError)
-    if not isinstance(data.get("origin"), str):
-        raise RunFolderError(f"{file} was not written by a run: it has no `origin`.")
-    return data
-
-
-def count(data: Mapping[str, Any]) -> int:
-    """Return the number of stages.
-
-    Raises:
-        ConfigError: `stages` is not a list of mappings.
-    """
+def _count(data: Mapping[str, Any]) -> int:
     stages = data.get("stages")
     if not isinstance(stages, list) or not stages or not all(isinstance(s, dict) for s in stages):
         raise ConfigError("`stages` must be a list with one mapping for each stage.")
     return len(stages)
 
 
-def stage(
+def _stage(
     data: Mapping[str, Any], number: int, names: Mapping[str, str], source: str
 ) -> SearchConfig:
-    """Return the search file of one stage.
-
-    Args:
-        data: the mapping in the search file.
-        number: number of the stage, from 1.
-        names: the references that replace `stage:N`, for every earlier stage.
-        source: name of the stage for messages.
-
-    Raises:
-        ConfigError: the stage has a mistake, or names a stage that is not an earlier one.
-    """
+    """Return the search file of one stage, with `names` in place of earlier `stage:N`."""
 
     def replaced(value: Any) -> Any:
         if isinstance(value, dict):

@@ -22,17 +22,13 @@ def find_starts(config: SearchConfig, space: Space, relative_to: Path) -> tuple[
 
     A run gives its `FINALISTS` best candidates; of a front, as many that are far apart.
 
-    Args:
-        config: the search file.
-        space: what is searched.
-        relative_to: folder of relative paths; if nothing is there, the working folder is tried.
-
     Raises:
         ConfigError: a run or a recipe is missing or damaged, or this space has no genome for it.
     """
     found: dict[Genome, None] = {}
     for reference in config.optimizer.start:
-        path = _path(reference.removeprefix(RUN), relative_to)
+        paths = [place(reference.removeprefix(RUN), at) for at in (relative_to, Path.cwd())]
+        path = next((path for path in paths if is_file(path) or is_folder(path)), paths[0])
         try:
             if reference.startswith(RUN):
                 genomes = _of_run(RunFolder(path), space.genes)
@@ -44,17 +40,8 @@ def find_starts(config: SearchConfig, space: Space, relative_to: Path) -> tuple[
     return tuple(found)
 
 
-def _path(text: str, relative_to: Path) -> Path:
-    paths = [place(text, folder) for folder in (relative_to, Path.cwd())]
-    return next((path for path in paths if is_file(path) or is_folder(path)), paths[0])
-
-
 def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
-    """Return the genomes of a run's best candidates; genes are matched by name.
-
-    Raises:
-        InputError: the run is damaged, has other genes, or has no candidate in the ranges of these.
-    """
+    """Return the genomes of a run's best candidates; genes are matched by name."""
     config = parse(run.config(), str(run.path / CONFIG))
     frozen = config.frozen or Frozen()
     names = {gene.name for gene in genes}
@@ -72,8 +59,7 @@ def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
         values = dict(zip(frozen.genes, map(float, item.origin["genome"]), strict=True))
         genome = [_value(gene, values[gene.name], labels.get(gene.name, ())) for gene in genes]
         genomes += [tuple(value for value in genome if value is not None)]
-    usable = [genome for genome in genomes if len(genome) == len(genes)]
-    if not usable:
+    if not (usable := [genome for genome in genomes if len(genome) == len(genes)]):
         raise ConfigError(
             "that run has no scored candidate in the ranges of this search; widen the ranges, or "
             "remove it."
@@ -90,14 +76,11 @@ def _value(gene: Gene, value: float, labels: Sequence[str]) -> float | None:
 
 
 def _of_recipe(recipe: Recipe, space: Space) -> Genome:
-    """Return the genome that decodes to a recipe.
+    """Return the genome that decodes to a recipe, or raise ConfigError.
 
-    Numbers of a genome stand in its recipe as they are. So for each gene it is looked where its
-    value appears if it is changed, and the value there is taken from the recipe. The result is
-    checked, since in some spaces (paths through the layers) recipes are made in other ways.
-
-    Raises:
-        ConfigError: there is none, or it is not found in this way.
+    Numbers of a genome stand in its recipe as they are. So each gene is changed to see where its
+    value appears, and the value there is taken from the recipe. The result is checked, since in
+    some spaces (paths through the layers) recipes are made in other ways.
     """
     wanted = dict(_leaves(recipe.to_dict()))
     genome = tuple(float(int(g.start)) if g.choices else g.start for g in space.genes)
@@ -115,11 +98,8 @@ def _of_recipe(recipe: Recipe, space: Space) -> Genome:
                     break
         genome = tuple(values)
     found = space.decode(genome)
-    if (found.embeddings, found.layers, found.head) != (
-        recipe.embeddings,
-        recipe.layers,
-        recipe.head,
-    ):
+    parts = ("embeddings", "layers", "head")
+    if any(getattr(found, part) != getattr(recipe, part) for part in parts):
         raise ConfigError(
             "this space has no genome for this recipe (other parents, method, groups or ranges, or "
             "a path through the layers); start from the run that found it (`run:DIR`)."
@@ -128,10 +108,7 @@ def _of_recipe(recipe: Recipe, space: Space) -> Genome:
 
 
 def _gene_value(gene: Gene, leaf: Any) -> float:
-    """Return the value of a gene that stands in a recipe as this number or label, if there is one.
-
-    If there is none, some value of the gene is returned.
-    """
+    """Return the value of a gene that stands in a recipe as this number or label, or any value."""
     if gene.choices:
         return float(gene.choices.index(leaf)) if leaf in gene.choices else gene.low
     return min(gene.high, max(gene.low, leaf)) if isinstance(leaf, float) else gene.low

@@ -14,7 +14,6 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.space.baselines import UNIFORM, average_of
 from evomerge.space.protocol import Space
 from evomerge.strategy import kinds
-from evomerge.strategy.kinds import STRATEGIES
 from evomerge.strategy.members import MateSpace, recipe_in
 from evomerge.strategy.protocol import Strategy
 
@@ -33,10 +32,9 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
     kind = kinds.strategy_kind(checked.config.optimizer.name)
     if kind is not None:
         return kind.make(checked.config, checked.space, checked.objectives, checked.constraints)
-    optimizer = make_optimizer(checked.config, checked.space)
     return GenomeStrategy(
         checked.space,
-        optimizer,
+        make_optimizer(checked.config, checked.space),
         checked.ranking.values,
         lambda scores: violation(checked.constraints, scores),
         checked.start,
@@ -54,13 +52,41 @@ def generation_of(config: SearchConfig, space: Space) -> int:
     return make_optimizer(config, space).population
 
 
+def make_optimizer(config: SearchConfig, space: Space) -> Optimizer:
+    """Return a new optimizer with the search's seed.
+
+    Raises:
+        ConfigError: there is no such optimizer, or a setting does not suit it.
+    """
+    from evomerge.optimize import check_name, create, optimizer_names
+
+    wanted = config.optimizer
+    check_name(wanted.name, (*optimizer_names(), *kinds.STRATEGIES.names()))
+    return create(
+        wanted.name,
+        list(space.genes),
+        config.seed,
+        None if wanted.population == "auto" else wanted.population,
+        wanted.sigma,
+        config.budget.candidates,
+        len(config.objectives) if config.mode == "pareto" else 1,
+        wanted.options,
+    )
+
+
+def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
+    """Return the search file with the optimizer that `auto` means for the genes of its space."""
+    from evomerge.optimize import choose
+
+    wanted = config.optimizer
+    if wanted.name != "auto" or not space.genes:
+        return config
+    population = None if wanted.population == "auto" else wanted.population
+    return config.with_values("optimizer", name=choose(space.genes, population))
+
+
 def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate] = ()) -> Recipe:
     """Return a candidate's recipe, made again from its origin.
-
-    Args:
-        space: the space of the search.
-        candidate: the candidate.
-        candidates: all candidates of the run by number, since one may be made of earlier ones.
 
     Raises:
         SearchError: its digest is not the one in the journal.
@@ -81,41 +107,6 @@ def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate
     if recipe is None or recipe.digest != candidate.digest:
         raise SearchError(
             f"Candidate {candidate.number} no longer decodes to the recipe it was scored with; "
-            "use the evomerge version named in the run's search.yaml."
+            "use the evomerge version that the run's manifest.json names."
         )
     return recipe
-
-
-def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
-    """Return the search file with the optimizer that `auto` means for the genes of its space."""
-    from evomerge.optimize import choose
-
-    wanted = config.optimizer
-    if wanted.name != "auto" or not space.genes:
-        return config
-    population = None if wanted.population == "auto" else wanted.population
-    chosen = wanted.model_copy(update={"name": choose(space.genes, population)})
-    return config.model_copy(update={"optimizer": chosen})
-
-
-def make_optimizer(config: SearchConfig, space: Space) -> Optimizer:
-    """Return a new optimizer with the search's seed.
-
-    Raises:
-        ConfigError: there is no such optimizer, or a setting does not suit it.
-    """
-    from evomerge.optimize import check_name, create, optimizer_names
-
-    wanted = config.optimizer
-    check_name(wanted.name, (*optimizer_names(), *STRATEGIES.names()))
-    population = None if wanted.population == "auto" else wanted.population
-    return create(
-        wanted.name,
-        list(space.genes),
-        config.seed,
-        population,
-        wanted.sigma,
-        config.budget.candidates,
-        len(config.objectives) if config.mode == "pareto" else 1,
-        wanted.options,
-    )

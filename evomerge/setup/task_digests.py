@@ -1,22 +1,29 @@
-"""Noticing that a task has changed since a run began."""
+"""What a run keeps of its tasks, by which it notices that a task has changed since it began."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from evomerge.config.frozen import Documents, frozen_splits
-from evomerge.config.schema import SearchConfig
+from evomerge.config.frozen import Documents
+from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError
-from evomerge.scores import Split
-from evomerge.setup.code_files import code_files
+from evomerge.scores import SPLITS, Split
+from evomerge.setup.tasks import code_files, leaves_of
 from evomerge.trust.consent import CodeFile, name_files
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.evaluation.tasks.info import TaskInfo
+
+T = TypeVar("T")
 
 Digests: TypeAlias = dict[str, dict[str, dict[str, str]]]
 """Split -> task -> name of what was digested (see `Harness.digests`) -> digest."""
+
+_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 _NAMES = {"settings": "settings", "templates": "templates", "examples": "few-shot examples"}
 """Name of a digest -> name for a person; all others are of one split."""
@@ -26,10 +33,6 @@ def task_digests(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> Dig
     """Return the digests of all lm-eval tasks.
 
     An objective function has none, since it gets only the ids of documents.
-
-    Args:
-        evaluator: the tasks.
-        splits: split -> task -> document ids.
     """
     found: Digests = {}
     for split, documents in splits.items():
@@ -54,55 +57,104 @@ def code_digests(config: SearchConfig) -> list[str]:
     return sorted({file.digest for file in _code_of_tasks(config)})
 
 
+def _code_of_tasks(config: SearchConfig) -> list[CodeFile]:
+    return [file for file in code_files(config, functions=False) if file.path.suffix != ".yaml"]
+
+
+def _by_task(
+    config: SearchConfig, evaluator: Evaluator, about: Callable[[TaskInfo], T]
+) -> dict[str, dict[str, T]]:
+    infos = {split: evaluator.tasks_of(split).info for split in SPLITS}
+    return {
+        split: {task: about(info.tasks[task]) for task in leaves_of(config, info)}
+        for split, info in infos.items()
+    }
+
+
+def sources(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, str]]:
+    """Return the source of the document ids: split -> task -> `lm-eval task:its split`."""
+    return _by_task(config, evaluator, lambda task: task.source)
+
+
+def sampled(config: SearchConfig, evaluator: Evaluator) -> dict[str, int]:
+    """Return the tasks that sample their texts, with the number of texts for each document."""
+    infos = _by_task(config, evaluator, lambda task: task)
+    return {
+        name: task.repeats
+        for of_split in infos.values()
+        for name, task in of_split.items()
+        if task.is_sampled
+    }
+
+
+def datasets(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, dict[str, str]]]:
+    """Return the data sets on the Hub that documents come from: split -> task -> `HubDataset`.
+
+    A data set in local files is left out.
+    """
+    every = _by_task(config, evaluator, _hub_dataset)
+    return {
+        split: {task: found for task, found in of_split.items() if found}
+        for split, of_split in every.items()
+    }
+
+
+def _hub_dataset(task: TaskInfo) -> dict[str, str]:
+    """Return what names a task's data set on the Hub; nothing if it is not there.
+
+    A name without an owner may be a kind of local files (`json`), so it is not taken as an id.
+    """
+    if not _DATASET.fullmatch(task.dataset) or Path(task.dataset).exists():
+        return {}
+    split = task.task_splits.get(task.task_split, "")
+    named = {"id": task.dataset, "config": task.dataset_config, "split": split}
+    return {key: value for key, value in named.items() if value}
+
+
 def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
     """Check that the tasks are those that a run began with.
-
-    Runs of versions that froze no digests are not checked.
-
-    Args:
-        config: the frozen search file.
-        evaluator: the tasks as they are now.
 
     Raises:
         ConfigError: documents, prompts, settings or code of a task have changed.
     """
-    frozen = config.frozen.tasks if config.frozen else {}
-    if not frozen:
-        return
-    now = task_digests(evaluator, frozen_splits(config))
-    for split, of_split in frozen.items():
+    frozen, splits = config.frozen or Frozen(), config.run_documents
+    source_now = sources(config, evaluator)
+    for split, documents in splits.items():
+        for task, ids in documents.items():
+            source = frozen.sources.get(split, {}).get(task)
+            count = evaluator.tasks_of(split).info.tasks[task].documents
+            if source not in (None, source_now[split].get(task)) or max(ids, default=0) >= count:
+                raise ConfigError(
+                    f"The run's {split} documents of task {task!r} come from {source or task!r}, "
+                    f"with ids up to {max(ids)}, but the task now has {count} documents from "
+                    f"{source_now[split].get(task)!r}; restore its YAML and data, or start a new "
+                    "run."
+                )
+    now: Mapping[str, dict[str, dict[str, str]]] = task_digests(evaluator, splits)
+    for where, of_split in frozen.tasks.items():
         for task, digests in of_split.items():
             for what, digest in digests.items():
-                if now.get(split, {}).get(task, {}).get(what) != digest:
+                if now.get(where, {}).get(task, {}).get(what) != digest:
                     raise ConfigError(
-                        f"Task {task!r} has changed since the run began: its {_named(what, split)} "
-                        "are not the same; restore its YAML and data, or start a new run."
+                        f"Task {task!r} has changed since the run began: its "
+                        f"{_NAMES.get(what, f'{where} {what}')} are not the same; restore its YAML "
+                        "and data, or start a new run."
                     )
     check_code(config)
 
 
 def check_code(config: SearchConfig) -> None:
-    """Check that the code of the tasks is that which a run began with, if the run keeps digests.
+    """Check that the code of the tasks is that which a run began with.
 
     Raises:
         ConfigError: it is not.
     """
     frozen = config.frozen.code if config.frozen else None
-    if frozen is None:
-        return
     files = _code_of_tasks(config)
-    if {file.digest for file in files} != set(frozen):
+    if frozen is not None and {file.digest for file in files} != set(frozen):
         changed = [file.path for file in files if file.digest not in frozen]
         where = f": {name_files(changed)}" if changed else ""
         raise ConfigError(
             f"The code of the tasks has changed since the run began{where}; restore its files, or "
             "start a new run."
         )
-
-
-def _code_of_tasks(config: SearchConfig) -> list[CodeFile]:
-    return [file for file in code_files(config, functions=False) if file.path.suffix != ".yaml"]
-
-
-def _named(what: str, split: str) -> str:
-    return _NAMES.get(what, f"{split} {what}")

@@ -1,40 +1,58 @@
-"""The tasks of a search file's objectives, their metrics and the documents of every split."""
+"""The tasks of a search file: their code, their metrics and the documents of every split."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.config.evaluation import SearchSplit, TestSplit, ValidationSplit
-from evomerge.config.frozen import Documents, frozen_splits
+from evomerge.config.frozen import Documents
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.scores import MODEL_METRICS, SPLITS, TOKENS, Constraint, Objective, Split
-from evomerge.setup.code_files import code_files
-from evomerge.trust.consent import Consent
+from evomerge.trust.consent import CodeFile, Consent, read_code
+from evomerge.trust.modules import files_of_module, is_of_host
+from evomerge.trust.task_files import files_of_tasks
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.tasks.documents import DocumentPool
-    from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
+    from evomerge.evaluation.tasks.info import TasksInfo
 
-_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+
+def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile]:
+    """Return the files whose code runs when the tasks of a search file are loaded; nothing is run.
+
+    Files of installed packages are not among them.
+
+    Args:
+        functions: whether those of objective functions (`module:function`) are among them.
+
+    Raises:
+        ConfigError: a file cannot be read, or has code that no consent allows (pickles).
+    """
+    supplied = (getattr(config.evaluation, split).tasks.values() for split in SPLITS)
+    names = dict.fromkeys([*config.tasks, *(name for split in supplied for name in split)])
+    found: dict[Path, CodeFile] = {}
+    for name in names:
+        module, colon, _ = name.partition(":")
+        if colon and functions:
+            for file in files_of_module(module):
+                found.setdefault(file, read_code(file, imported=is_of_host(module)))
+    tasks = [name for name in names if ":" not in name]
+    include = [Path(folder) for folder in config.evaluation.include if folder != "zoo:tasks"]
+    for file in files_of_tasks(tasks, include) if tasks else []:
+        found.setdefault(file, read_code(file))
+    return list(found.values())
 
 
 def load_tasks(
     config: SearchConfig, *, allow_code: bool = False, consent: Consent | None = None
 ) -> Evaluator:
     """Load the objectives' tasks and functions. This imports lm_eval, if there are tasks.
-
-    Args:
-        config: the search file.
-        allow_code: accept tasks that run code which the model writes.
-        consent: decides whether the code of tasks and functions may run; None: if it was allowed
-            before.
 
     Raises:
         ConfigError: a folder, a task or a function does not exist or cannot be loaded, its code is
@@ -72,16 +90,13 @@ def load_tasks(
             _check_generates(harness.info)
     by_split: dict[Split, TaskSet] = {}
     for split in SPLITS:
-        where = f"evaluation.{split}"
-        other, task_splits = _document_sources(getattr(evaluation, split), names, functions, where)
-        if other or task_splits:
-            split_functions = {
-                name: find(item) for name, item in other.items() if name in functions
-            }
-            split_harness = harness and harness.with_documents_from(
-                {name: item for name, item in other.items() if name in tasks}, task_splits, where
-            )
-            by_split[split] = TaskSet(split_harness, functions | split_functions)
+        where, section = f"evaluation.{split}", getattr(evaluation, split)
+        task_splits = _task_splits(section, tasks, functions, where)
+        if section.tasks or task_splits:
+            own = {name: find(item) for name, item in section.tasks.items() if name in functions}
+            other = {name: item for name, item in section.tasks.items() if name in tasks}
+            with_other = harness and harness.with_documents_from(other, task_splits, where)
+            by_split[split] = TaskSet(with_other, functions | own)
     return Evaluator(
         harness,
         tuple(functions.values()),
@@ -111,47 +126,31 @@ def _check_generates(info: TasksInfo) -> None:
             )
 
 
-def _document_sources(
+def _task_splits(
     section: SearchSplit | ValidationSplit | TestSplit,
-    names: Sequence[str],
-    functions: Container[str],
+    tasks: Sequence[str],
+    functions: Collection[str],
     where: str,
-) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Return where the documents of a split come from, if not from the objectives' usual ones.
-
-    Args:
-        section: the section of the split in the search file.
-        names: the tasks and functions of the objectives.
-        functions: those of them that are functions.
-        where: key of the section, for messages.
-
-    Returns:
-        objective's task -> task that supplies the documents; and task -> lm-eval's split of it.
-
-    Raises:
-        ConfigError: a key is not the task of an objective, or a task is to supply the documents of
-            a function, or a function those of a task.
-    """
+) -> Mapping[str, str]:
+    """Check where a split's documents come from; return task -> its split in lm-eval, if given."""
     from evomerge.evaluation.tasks.functions import is_function
 
     for name, item in section.tasks.items():
-        _check_known(name, names, f"{where}.tasks")
+        _check_known(name, [*tasks, *functions], f"{where}.tasks")
         if (name in functions) != is_function(item):
             raise ConfigError(
                 f"`{where}.tasks`: {item!r} cannot supply the documents of {name!r}, since one is "
                 "an lm-eval task and the other a function; name two of the same kind."
             )
     task_splits = section.task_split or {}
-    tasks = [name for name in names if name not in functions]
     if isinstance(task_splits, str):
-        task_splits = dict.fromkeys(tasks, task_splits)
+        return dict.fromkeys(tasks, task_splits)
     for name in task_splits:
         _check_known(name, tasks, f"{where}.task_split")
-    return section.tasks, task_splits
+    return task_splits
 
 
 def _check_known(name: str, names: Sequence[str], where: str) -> None:
-    """Refuse a task that is not one of the names."""
     if name not in names:
         raise ConfigError(
             f"`{where}` names {name!r}, but it can only name tasks of the objectives: "
@@ -180,15 +179,8 @@ def find_constraints(config: SearchConfig, evaluator: Evaluator) -> tuple[Constr
     Raises:
         ConfigError: as for `find_objectives`.
     """
-    return tuple(
-        Constraint(
-            item.source,
-            _metric(item, evaluator, "constraints")[0],
-            item.at_least,
-            item.at_most,
-        )
-        for item in config.constraints
-    )
+    found = [(item, _metric(item, evaluator, "constraints")[0]) for item in config.constraints]
+    return tuple(Constraint(i.source, metric, i.at_least, i.at_most) for i, metric in found)
 
 
 def _metric(
@@ -236,7 +228,7 @@ def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str
 
     tasks, field = evaluator.tasks_of(split), config.evaluation.stratify
     pools = {}
-    for task in _leaves(config, tasks.info):
+    for task in leaves_of(config, tasks.info):
         info, harness = tasks.info.tasks[task], tasks.harness
         if harness is None or task in tasks.functions:
             pools[task] = DocumentPool(info.source, info.documents)
@@ -248,75 +240,7 @@ def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str
     return pools
 
 
-def sources(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, str]]:
-    """Return the source of the document ids: split -> task -> `lm-eval task:its split`."""
-    infos = {split: evaluator.tasks_of(split).info for split in SPLITS}
-    return {
-        split: {task: info.tasks[task].source for task in _leaves(config, info)}
-        for split, info in infos.items()
-    }
-
-
-def sampled(config: SearchConfig, evaluator: Evaluator) -> dict[str, int]:
-    """Return the tasks that sample their texts, with the number of texts for each document."""
-    infos = [evaluator.tasks_of(split).info for split in SPLITS]
-    return {
-        task: info.tasks[task].repeats
-        for info in infos
-        for task in _leaves(config, info)
-        if info.tasks[task].is_sampled
-    }
-
-
-def datasets(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, dict[str, str]]]:
-    """Return the data sets on the Hub that documents come from: split -> task -> `HubDataset`.
-
-    A data set in local files is left out.
-    """
-    infos = {split: evaluator.tasks_of(split).info for split in SPLITS}
-    return {
-        split: {
-            task: found
-            for task in _leaves(config, info)
-            if (found := _hub_dataset(info.tasks[task])) is not None
-        }
-        for split, info in infos.items()
-    }
-
-
-def _hub_dataset(task: TaskInfo) -> dict[str, str] | None:
-    """Return what names a task's data set on the Hub; None if it is not there.
-
-    A name without an owner may be a kind of local files (`json`), so it is not taken as an id.
-    """
-    if not _DATASET.fullmatch(task.dataset) or Path(task.dataset).exists():
-        return None
-    split = task.task_splits.get(task.task_split, "")
-    named = {"id": task.dataset, "config": task.dataset_config, "split": split}
-    return {key: value for key, value in named.items() if value}
-
-
-def check_sources(config: SearchConfig, evaluator: Evaluator) -> None:
-    """Check that the tasks still have the documents that a run has frozen.
-
-    Raises:
-        ConfigError: the documents come from another source, or there are too few for the ids.
-    """
-    frozen = config.frozen.sources if config.frozen else {}
-    now = sources(config, evaluator)
-    for split, documents in frozen_splits(config).items():
-        for task, ids in documents.items():
-            source = frozen.get(split, {}).get(task)
-            count = evaluator.tasks_of(split).info.tasks[task].documents
-            if source not in (None, now[split].get(task)) or max(ids, default=0) >= count:
-                raise ConfigError(
-                    f"The run's {split} documents of task {task!r} come from {source or task!r}, "
-                    f"with ids up to {max(ids)}, but the task now has {count} documents from "
-                    f"{now[split].get(task)!r}; restore its YAML and data, or start a new run."
-                )
-
-
-def _leaves(config: SearchConfig, info: TasksInfo) -> list[str]:
+def leaves_of(config: SearchConfig, info: TasksInfo) -> list[str]:
     """Return the tasks that have documents: those of the objectives, or the members of groups."""
     leaves = (task for name in config.tasks for task in info.leaves(name))
     return list(dict.fromkeys(leaves))

@@ -1,7 +1,7 @@
-"""Digests of every byte of the parents' weights, recorded while a search runs.
+"""Digests of every byte of the parents' weights, computed while a search runs.
 
-The fingerprints in a run's search file cover samples of large tensors, so that a run begins and
-resumes at once. What lies between the samples is covered by these digests.
+The fingerprints that a run keeps cover samples of large tensors, so that a run begins and resumes
+at once. What lies between the samples is covered by these digests.
 """
 
 from __future__ import annotations
@@ -54,71 +54,63 @@ _RECORD = TypeAdapter(Record)
 
 @contextmanager
 def recording_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> Iterator[None]:
-    """Record the digests of the parents' weights in the background while the block runs.
+    """Record the digests of the parents' weights; a thread computes them while the block runs.
 
-    If the block ends before they are known, it waits for them. If it ends with an error, the next
-    session computes those that are missing.
-
-    Args:
-        run: the run.
-        checkpoints: the parents by reference.
+    If the block ends before they are known, it waits for them. If it ends with an error, what is
+    known is recorded, and the next session computes the others.
 
     Raises:
         RunFolderError: the record of an earlier session is damaged.
     """
     record = _recorded(run)
-    missing: dict[tuple[str, str], Path] = {}
+    missing: list[tuple[str, Path, Weights]] = []
     for name, item in checkpoints.items():
         for file in item.weight_files:
-            known = record.setdefault(name, {}).get(file.name)
-            if known is None or known["sha256"] is None:
-                missing[name, file.name] = file
-                now = file.stat().st_mtime_ns
-                if known is not None and known["modified"] != now:
+            now = file.stat().st_mtime_ns
+            new = Weights(modified=now, sha256=None)
+            known = record.setdefault(name, {}).setdefault(file.name, new)
+            if known["sha256"] is None:
+                missing.append((name, file, known))
+                if known["modified"] != now:
                     log.warning(
                         "Parent %r: %s was written since the run began, before every byte of it "
                         "was recorded; if its weights are not the same, start a new run.",
                         name,
                         file.name,
                     )
-                record[name][file.name] = {"modified": now, "sha256": None}
+                    known["modified"] = now
     if not missing:
         yield
         return
+    stop = threading.Event()
+    thread = threading.Thread(target=_compute, args=(missing, stop), daemon=True)
     _write(run, record)
-    stop, lock = threading.Event(), threading.Lock()
-    thread = threading.Thread(target=_record, args=(run, record, missing, stop, lock), daemon=True)
     thread.start()
     try:
         yield
-    except BaseException:
-        with lock:  # nothing is written after this, since the run folder may be removed
-            stop.set()
-        raise
-    thread.join()
+        thread.join()
+    finally:
+        stop.set()
+        if run.path.is_dir():
+            _write(run, record)
 
 
 def check_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> None:
     """Compare every byte of parents' weights with what the run has recorded.
 
-    A file without a digest is not checked: that of a run of an earlier version, or of a run that
-    was stopped before the digest was known.
-
-    Args:
-        run: the run.
-        checkpoints: the parents by reference.
+    A file is not checked if the run was killed before its digest was recorded.
 
     Raises:
         CheckpointError: the weights of a parent are not those that were merged and scored.
         RunFolderError: the record is damaged.
     """
     record = _recorded(run)
-    known = {
-        (name, file): record.get(name, {}).get(file.name)
+    wanted = {
+        (name, file): known["sha256"]
         for name, item in checkpoints.items()
         for file in item.weight_files
+        if (known := record.get(name, {}).get(file.name)) and known["sha256"]
     }
-    wanted = {key: item["sha256"] for key, item in known.items() if item and item["sha256"]}
     with ThreadPoolExecutor(_READERS) as pool:
         found = pool.map(lambda key: file_digest(key[1]), wanted)
         for (name, file), digest in zip(wanted, found, strict=True):
@@ -131,7 +123,6 @@ def check_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> None
 
 
 def _recorded(run: RunFolder) -> Record:
-    """Return what a run has recorded; nothing if it has recorded nothing."""
     file = run.path / WEIGHTS
     if not file.is_file():
         return {}
@@ -148,32 +139,22 @@ def _write(run: RunFolder, record: Record) -> None:
     run.write(WEIGHTS, json.dumps(record, indent=1) + "\n")
 
 
-def _record(
-    run: RunFolder,
-    record: Record,
-    missing: Mapping[tuple[str, str], Path],
-    stop: threading.Event,
-    lock: threading.Lock,
-) -> None:
-    """Compute the missing digests, and write each as soon as it is known."""
+def _compute(missing: list[tuple[str, Path, Weights]], stop: threading.Event) -> None:
     with suppress(AttributeError, OSError):  # only Linux gives threads a priority of their own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
     try:
-        for (name, file_name), file in missing.items():
+        for name, file, known in missing:
             digest = promised_digest(file) or file_digest(file)
             if stop.is_set():
                 return
-            if file.stat().st_mtime_ns != record[name][file_name]["modified"]:
+            if file.stat().st_mtime_ns == known["modified"]:
+                known["sha256"] = digest
+            else:
                 log.warning(
                     "Parent %r: %s is written while the search runs; put the old file back, or "
                     "start a new run.",
                     name,
-                    file_name,
+                    file.name,
                 )
-                continue
-            record[name][file_name]["sha256"] = digest
-            with lock:
-                if not stop.is_set():
-                    _write(run, record)
     except OSError as error:
         log.warning("The weights of the parents could not be recorded: %s.", error)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.engine import deepest
-from evomerge.setup.executor import shares_prefixes
 from evomerge.setup.racing import make_race
+from evomerge.setup.workers import shares_prefixes
+from evomerge.space.protocol import Space
 from evomerge.strategy.kinds import room_of
 from evomerge.strategy.members import MateSpace
 
@@ -48,19 +48,8 @@ class MemoryShare:
         return cls(free // 4, free // 8)
 
 
-def check_placement(config: SearchConfig, host: Checkpoint) -> None:
-    """Check the device, the attention and the memory limits of a search file.
-
-    Raises:
-        ConfigError: one of them is not available, or the model does not fit.
-    """
-    place(config, host).check(host.config, config.dtype)
-
-
-def place(config: SearchConfig, model: Checkpoint) -> Placement:
-    """Return the placement of a model of this size.
-
-    A placement is the devices, their memory limits and the attention.
+def place(config: SearchConfig) -> Placement:
+    """Return the devices of a model, their memory limits and the attention.
 
     Raises:
         InputError: there is no such device, or a memory limit is not a size.
@@ -92,7 +81,6 @@ def set_threads(
     """Set the number of CPU threads that torch scores with, and return it.
 
     Args:
-        config: the search file.
         checkpoint: a parent; models of its size are scored.
         model: the model that the evaluator was prepared with.
         evaluator: scores the model on a few documents, to measure how many threads are faster.
@@ -123,8 +111,6 @@ def make_worker(
     """Return a worker with a resident model, a tokenizer and prepared documents.
 
     Args:
-        checked: the checked search of a new search or of a run folder.
-        share: the memory for the worker's caches.
         threads: CPU threads to score with, as an earlier session has chosen; None: choose.
         report: is told how far the preparation of a candidate's merges is.
         most_threads: largest number of CPU threads to choose; None: all that torch would use.
@@ -136,46 +122,53 @@ def make_worker(
     from evomerge.execute.worker import Worker
     from evomerge.merging.backend import members, resident, tokenizer
 
-    config = checked.config
+    config, checkpoints, where = checked.config, checked.checkpoints, place(checked.config)
     baselines = list(checked.space.baselines().values())
-    first = baselines[0]
-
+    first, host = baselines[0], checkpoints[checked.host]
     sources = None
     if isinstance(checked.space, MateSpace):
-        sources = members(checked.checkpoints, members_folder(run), room_of(config))
+        sources = members(checkpoints, members_folder(run), room_of(config))
 
     def make() -> tuple[Resident, Any]:
         model = resident(
-            checked.checkpoints,
+            checkpoints,
             first,
-            place(config, checked.checkpoints[checked.host]),
+            where,
             routed=config.space.kind != "parameters",
             memory=share.prepared if sources is None else 0,  # hardly a pair is merged twice
             members=sources,
             release=config.space.most_parents is not None,
         )
-        return model, tokenizer(checked.checkpoints, first)
-
-    def load_parent(reference: str) -> tuple[Any, Any]:
-        checkpoint = checked.checkpoints[reference]
-        lacking = partial(tokenizer, checked.checkpoints, first)
-        return load_single(config, checkpoint, place(config, checkpoint), lacking)
+        return model, tokenizer(checkpoints, first)
 
     worker = Worker(
         make,
         checked.evaluator,
         checked.splits,
         baselines,
-        deepest=deepest(checked.space, first, checked.checkpoints[checked.host].main.prefix),
+        deepest=_deepest(checked.space, first, host.main.prefix),
         objectives=checked.objectives,
         race=make_race(config),
         report=report,
-        load_parent=load_parent,
+        load_parent=lambda reference: load_single(
+            config, checkpoints[reference], lambda: tokenizer(checkpoints, first)
+        ),
     )
-    host = checked.checkpoints[checked.host]
     model = worker.build(worker.first)
     worker.threads = set_threads(config, host, model, checked.evaluator, threads, most_threads)
     return worker
+
+
+def _deepest(space: Space, recipe: Recipe, stack: str) -> Recipe:
+    """Return a recipe with as many blocks as the space allows; the last block is repeated."""
+    blocks = recipe.layers[stack]
+    added = blocks[-1:] * (space.max_depth - len(blocks))
+    return replace(recipe, layers={**recipe.layers, stack: (*blocks, *added)})
+
+
+def serves_paths(config: SearchConfig) -> bool:
+    """Whether vLLM generates the texts of paths, which may differ in depth."""
+    return config.evaluation.backend == "vllm" and config.space.kind != "parameters"
 
 
 def members_folder(run: Path | None) -> Path | None:
@@ -184,13 +177,7 @@ def members_folder(run: Path | None) -> Path | None:
 
 
 def run_jobs(run: RunInContext, config: SearchConfig, share: MemoryShare) -> RunJobs:
-    """Turn what runs one job into what runs several: one by one, or paths together as a trie.
-
-    Args:
-        run: a worker, or what calls one.
-        config: the search file.
-        share: the memory for the worker's caches.
-    """
+    """Turn what runs one job into what runs several: one by one, or paths together as a trie."""
     from evomerge.evaluation.inference.tree import PrefixCache
     from evomerge.execute.inline import one_by_one
     from evomerge.execute.tree import as_tree
@@ -201,17 +188,12 @@ def run_jobs(run: RunInContext, config: SearchConfig, share: MemoryShare) -> Run
 
 
 def load_single(
-    config: SearchConfig,
-    checkpoint: Checkpoint,
-    where: Placement,
-    lacking: Callable[[], Any] | None = None,
+    config: SearchConfig, checkpoint: Checkpoint, lacking: Callable[[], Any] | None = None
 ) -> tuple[Any, Any]:
     """Return a model with its own config and dtype, and its own tokenizer.
 
     Args:
         config: the search file; it has the dtype of a model with an adapter.
-        checkpoint: the model.
-        where: its placement.
         lacking: returns the tokenizer that a model takes which has none, and of which one takes the
             chat template that has a tokenizer without; None: each must have its own.
 
@@ -223,7 +205,7 @@ def load_single(
 
     stored = as_stored(checkpoint)
     functions_only = all(map(is_function, config.tasks))
-    model = load(stored, where, config.dtype, causal=not functions_only)
+    model = load(stored, place(config), config.dtype, causal=not functions_only)
     if lacking is not None and not has_tokenizer(stored):
         return model, lacking()
     tokenizer = tokenizer_of(stored)

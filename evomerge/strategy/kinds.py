@@ -119,13 +119,11 @@ def room_of(config: SearchConfig) -> int | None:
 def check_whole_models(config: SearchConfig) -> None:
     """Raise a ConfigError if a search file has no meaning for a strategy of whole models."""
     name, space = config.optimizer.name, config.space
-    for key in sorted(space.model_fields_set - {"kind", "host"}):
-        default = type(space).model_fields[key].get_default(call_default_factory=True)
-        if getattr(space, key) != default:
-            raise ConfigError(
-                f"`space.{key}` has no meaning for the optimizer {name!r}, which merges whole "
-                "models and has no genes; remove it."
-            )
+    for key in sorted(space.given.keys() - {"kind", "host"}):
+        raise ConfigError(
+            f"`space.{key}` has no meaning for the optimizer {name!r}, which merges whole models "
+            "and has no genes; remove it."
+        )
     if space.kind != "parameters":
         raise ConfigError(
             f"`space.kind` is {space.kind!r}, but the optimizer {name!r} merges the weights of "

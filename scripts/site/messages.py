@@ -20,8 +20,8 @@ _ERROR = re.compile(r"_?[A-Z]\w*(Error|Exit)|error")
 _VARIABLES = {"missing": "error", "message": "warning"}
 """Variables that hold a message -> its kind."""
 
-_WARNS = re.compile(r".+_warning|doubt_about_.+")
-"""Names of functions that return warnings."""
+_WARNS = re.compile(r".+_warnings?|doubt_about_.+")
+"""Names of functions that return or yield warnings."""
 
 _SAYS_SOMETHING = re.compile(r"[a-z]{3}")
 """Found in a message that has more than the text of another one."""
@@ -115,10 +115,12 @@ class _Module:
 
 
 def _returned(function: ast.FunctionDef) -> Iterator[ast.expr]:
-    """Yield the sentences that a function returns, alone or first in a tuple."""
+    """Yield the sentences that a function returns, alone or first in a tuple, or yields."""
     for node in ast.walk(function):
         match node:
             case ast.Return(value=ast.JoinedStr() as text):
+                yield text
+            case ast.Yield(value=(ast.JoinedStr() | ast.Constant()) as text):
                 yield text
             case ast.Return(value=ast.Tuple(elts=[text, *_])):
                 yield text

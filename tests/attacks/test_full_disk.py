@@ -18,7 +18,7 @@ from evomerge.errors import DiskError, InputError, SearchError
 from evomerge.run import journal
 from evomerge.run.folder import RunFolder
 from evomerge.setup import search as searches
-from evomerge.setup.check import freeze
+from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.search import run_search
 

@@ -13,7 +13,7 @@ from evomerge.__main__ import run
 from evomerge.config.schema import Frozen, parse
 from evomerge.errors import CheckpointError
 from evomerge.models import pickles
-from evomerge.setup.code_files import is_permitted, keep_permission
+from evomerge.setup.freeze import is_permitted, keep_permission
 
 pytestmark = pytest.mark.thorough
 

@@ -84,7 +84,7 @@ def test_export_of_a_run_without_scores_says_so(tmp_path, state):
     from search_run import write_search
 
     from evomerge.config.schema import load
-    from evomerge.setup.check import freeze
+    from evomerge.setup.freeze import freeze
     from evomerge.setup.runs import prepare
 
     problem = prepare(load(write_search(tmp_path)), tmp_path)

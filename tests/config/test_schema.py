@@ -85,12 +85,10 @@ BAD = [
     ({"evaluation": {"search": {"documents": "al"}}}, ["`evaluation.search.documents`", "`all`"]),
     ({"evaluation": {"fewshot": -1}}, ["`evaluation.fewshot`", "at least 0"]),
     ({"evaluation": {"batch_size": "big"}}, ["`evaluation.batch_size`", "'auto'"]),
-    # Older versions could rotate the documents. A file with these keys must not be accepted.
     (
         {"evaluation": {"search": {"documents": 9, "order": "rotating"}}},
         ["unknown key `order`", "`evaluation.search`", "allowed are", "documents"],
     ),
-    ({"evaluation": {"search": {"pool": 40}}}, ["unknown key `pool`", "`evaluation.search`"]),
     ({"dtype": "bf16"}, ["`dtype`", "'bf16'", "'bfloat16'"]),
     ({"seed": "x"}, ["`seed`", "whole number"]),
     ({"mode": "paretto"}, ["`mode`", "Did you mean 'pareto'"]),

@@ -36,6 +36,15 @@ def check_key(path: str) -> None:
         place = found[0]
 
 
+VLLM = {**SMALL["evaluation"], "backend": "vllm"}
+BESIDE = [
+    *({}, {"evaluation": VLLM}, {"executor": {"kind": "processes"}}, {"space": {}}),
+    *({"space": {"kind": "joint"}}, {"space": {"kind": "dataflow"}}),
+    {"space": {"kind": "dataflow", "variant": "frankenmerge"}},
+]
+"""Sections beside which a setting may stand: some keys are only for one kind of space or engine."""
+
+
 def check_setting(key: str, value: str) -> None:
     """Check a key and its value; KEY or N may stand for any."""
     if PLACEHOLDER.search(key):
@@ -43,13 +52,12 @@ def check_setting(key: str, value: str) -> None:
     check_key(key)
     if PLACEHOLDER.search(value):
         return
-    data = deepcopy(SMALL)
-    override(data, f"{key}={value}")
-    if key.startswith("evaluation.") and key != "evaluation.backend":
-        with contextlib.suppress(ConfigError):  # some keys are only for vLLM
+    for beside in BESIDE:
+        data = deepcopy(SMALL) | deepcopy(beside)
+        override(data, f"{key}={value}")
+        with contextlib.suppress(ConfigError):
             parse(data, "the setting")
             return
-        override(data, "evaluation.backend=vllm")
     parse(data, "the setting")
 
 

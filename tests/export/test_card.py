@@ -28,7 +28,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Objective, Scores
 from evomerge.searching.ranking import WeightedSum
-from evomerge.setup.check import freeze
+from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
 from evomerge.setup.search import publish
 

@@ -21,7 +21,7 @@ from evomerge.models.correspondence import check_fit
 from evomerge.models.references import open_parent, split_adapter
 from evomerge.models.safetensors import read_folder, read_header
 from evomerge.models.stacks import find_stacks
-from evomerge.setup.absolute_paths import absolute_parent
+from evomerge.setup.parents import absolute_parent
 
 
 def write(file: Path, header: object, data: bytes = b"") -> Path:

@@ -22,7 +22,7 @@ from evomerge.__main__ import run as call
 from evomerge.config.schema import parse
 from evomerge.report.dashboard import Dashboard, open_studies
 from evomerge.scores import Expected, Scores
-from evomerge.setup.check import freeze
+from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
 
 pytestmark = pytest.mark.thorough

@@ -85,7 +85,13 @@ def test_opening_a_run_for_writing_removes_what_killed_writers_left(tmp_path):
         assert any(name.startswith(".best.yaml.") for name in names(run.path))
     kill(process)
     with run.writing():
-        assert names(run.path) == ["best.yaml", "journal.jsonl", "lock", "search.yaml"]
+        assert names(run.path) == [
+            "best.yaml",
+            "journal.jsonl",
+            "lock",
+            "manifest.json",
+            "search.yaml",
+        ]
     assert (run.path / "best.yaml").read_text() == "old"
 
 
@@ -97,7 +103,7 @@ def test_what_killed_writers_left_in_the_folders_of_a_run_is_removed_too(tmp_pat
     (run.path / ".workers.json.partial-12345").touch()
     with run.writing():
         left = {path.name for path in run.path.rglob("*") if not path.is_dir()}
-        assert left == {"journal.jsonl", "lock", "search.yaml"}
+        assert left == {"journal.jsonl", "lock", "manifest.json", "search.yaml"}
         assert names(run.path / "models") == ["members"]
 
 

@@ -65,8 +65,12 @@ def test_a_search_file_that_was_changed_is_refused_by_its_section(tmp_path):
     assert refusal("workers: 1", "workers: 2") is None
     assert "(in `seed`)" in refusal("seed: 1", "seed: 2")
     assert "(in `tol`)" in refusal("tol: 1.0e-05\n", "")
-    assert "(in `frozen`)" in refusal("- a\n", "- b\n")
     assert "(in `dtype`)" in refusal("seed: 1", "seed: 1\ndtype: float16")
+    file.write_text(text)
+    file = file.with_name("manifest.json")
+    text = file.read_text()
+    assert "manifest.json was changed" in str(refusal('"a"', '"b"'))
+    assert "cannot be read as JSON" in str(refusal('"a"', '"a'))
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])

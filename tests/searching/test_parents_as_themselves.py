@@ -21,8 +21,8 @@ from evomerge.merging import backend
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Failure
-from evomerge.setup.check import freeze
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.freeze import freeze
 from evomerge.setup.parents_as_themselves import lent_notes
 from evomerge.setup.runs import open_model, reopen
 from evomerge.setup.search import evaluate, run_search
@@ -296,19 +296,3 @@ def test_a_parent_whose_own_template_fails_is_a_failed_outcome(tmp_path: Path) -
         assert "cannot be scored as itself: " in outcome.reason and "no chats" in outcome.reason
     assert history.winner is not None and history.winner is not row
     assert history.winner.scores("test") is not None
-
-
-def test_a_run_of_an_earlier_version_goes_on_and_scores_parents_as_themselves(
-    tmp_path: Path,
-) -> None:
-    host = copy_of("base", tmp_path / "host", rms_norm_eps=0.5)
-    maths = copy_of("maths", tmp_path / "maths")
-    problem = problem_of(search_over([maths, host], host))
-    content = freeze(problem)
-    del content["frozen"]["settings"], content["frozen"]["unlike_merges"]
-    run = RunFolder.create(tmp_path / "run", content)
-    earlier = reopen(run)
-    assert earlier.unlike_merges is None
-    run_search(earlier, run, {})
-    row = next(i for i in History(run.events()).baselines if i.label == str(maths))
-    assert row.outcomes["test"].values == evaluate(problem, str(maths), "test").values

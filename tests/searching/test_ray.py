@@ -29,8 +29,7 @@ from evomerge.run.activity import read_activity
 from evomerge.run.folder import RunFolder
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.cluster import connect, suitable, warn_if_busy
-from evomerge.setup.ray import WorkerOnMachine
-from evomerge.setup.remote import WorkerOfRun
+from evomerge.setup.executors import WorkerOfRun, WorkerOnMachine
 from evomerge.setup.worker import MemoryShare
 from evomerge.testing import check_executor
 from evomerge.testing.executors import Pretend, job_of

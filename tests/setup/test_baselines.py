@@ -29,7 +29,7 @@ PAIR = {"objectives": [*SMALL["objectives"], {"task": "zoo_maths", "metric": "ex
         ({"mode": "pareto", **PAIR}, "with `mode` 'pareto' there are several scores; remove it"),
         ({"baselines": ["greedysoup"]}, "greedy_soup"),
         ({"space": {"most_parents": 4}}, r"space.most_parents is 4, but .* from 1 to 3\."),
-        ({"space": {"kind": "dataflow", "most_parents": 2}}, "space.most_parents. is 2, but has"),
+        ({"space": {"kind": "dataflow", "most_parents": 2}}, "`most_parents` 2, which has no"),
     ],
 )
 def test_what_cannot_be_made_is_refused(tmp_path, changes, said):

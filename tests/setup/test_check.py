@@ -6,7 +6,7 @@ from tiny import make
 
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
-from evomerge.setup.check import freeze
+from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
 
 
@@ -84,11 +84,14 @@ def test_a_method_that_cannot_take_the_parents_is_refused(
 @pytest.mark.parametrize(
     ("space", "sentence"),
     [
-        ({"kind": "dataflow", "variant": "swaps", "layers": [2, 4]}, r"`space.layers` is \[2, 4\]"),
-        ({"kind": "joint", "groups": 3}, "`space.groups` is 3, but has no meaning .* 'joint'"),
+        (
+            {"kind": "dataflow", "variant": "swaps", "layers": [2, 4]},
+            r"`space` has `layers` \[2, 4\]",
+        ),
+        ({"kind": "joint", "groups": 3}, "`space` has `groups` 3, which has no meaning .* 'joint'"),
         (
             {"kind": "parameters", "outside": {"head": "zoo:maths"}},
-            r"`space.outside` is \{'head': 'zoo:maths'\}, .* remove it",
+            r"`space` has `outside` \{'head': 'zoo:maths'\}, .* remove it",
         ),
         ({"kind": "joint", "method": ["linear", "ties"]}, r"\['linear', 'ties'\].* exactly one"),
         ({"kind": "dataflow", "host": "zoo:mathx"}, "`space.host` is 'zoo:mathx'.* Did you mean"),
@@ -96,6 +99,12 @@ def test_a_method_that_cannot_take_the_parents_is_refused(
 )
 def test_keys_of_other_spaces_are_refused_with_their_value(tmp_path, space, sentence):
     refused(tmp_path, sentence, space=space)
+
+
+def test_a_method_can_be_chosen_for_each_group(tmp_path):
+    space = {"method": ["ties", "linear"], "method_per": "group", "groups": 2}
+    genes = prepared(tmp_path, space=space).space.genes
+    assert sum(gene.kind == "choice" for gene in genes) > 1
 
 
 @pytest.mark.parametrize(("documents", "policy"), [(200, "racing"), (40, "off")])

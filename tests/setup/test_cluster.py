@@ -10,12 +10,11 @@ import pytest
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError
 from evomerge.setup import cluster
-from evomerge.setup.cluster import count_workers, resources_of, workers_by_machine
-from evomerge.setup.executor import (
-    check_executor,
+from evomerge.setup.cluster import ray_workers
+from evomerge.setup.workers import (
     check_workers,
     describe_workers,
-    workers_per_machine,
+    workers_of,
 )
 
 PLAIN = {"parents": ["a", "b"], "objectives": [{"task": "t", "metric": "acc"}]}
@@ -43,12 +42,12 @@ def three_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"address": "ray://head:10001"}, ["`executor.ray.address`", "'auto'", "HOST:PORT"]),
         ({"resources": {"gpu": 1}}, ["`executor.ray.resources` names 'gpu'", "write 'GPU'"]),
-        ({"resources": {"GPU": 1.5}}, ["`executor.ray.resources.GPU` is 1.5", "whole numbers"]),
+        ({"resources": {"GPU": 1.5}}, ["`executor.ray.resources` gives GPU 1.5", "whole numbers"]),
     ],
 )
 def test_what_ray_cannot_do_is_refused(ray: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        check_executor(config(ray=ray))
+        config(ray=ray)
     assert all(word in str(error.value) for word in words)
 
 
@@ -58,7 +57,7 @@ def test_a_missing_ray_is_named_with_the_way_to_install_it(monkeypatch: pytest.M
         importlib.util, "find_spec", lambda name: None if name == "ray" else find(name)
     )
     with pytest.raises(ConfigError, match=r"pip install 'evomerge\[ray\]'"):
-        check_executor(config())
+        check_workers(config())
 
 
 def test_no_cluster_at_an_address_is_one_sentence() -> None:
@@ -68,8 +67,8 @@ def test_no_cluster_at_an_address_is_one_sentence() -> None:
 
 @pytest.mark.usefixtures("four_cores")
 def test_without_an_address_workers_fit_on_this_machine() -> None:
-    assert count_workers(config(workers="auto")) == 4
-    assert count_workers(config({"threads": 2}, workers="auto")) == 2
+    assert ray_workers(config(workers="auto")).count == 4
+    assert ray_workers(config({"threads": 2}, workers="auto")).count == 2
     assert describe_workers(config(workers=3, order="generation"), 6) == (
         "3 Ray actors on this machine, each with CPU 1"
     )
@@ -80,7 +79,7 @@ def test_without_an_address_workers_fit_on_this_machine() -> None:
 @pytest.mark.usefixtures("three_machines")
 def test_workers_are_placed_where_all_their_resources_are() -> None:
     def fits(**resources: float) -> list[int]:
-        return workers_by_machine(config(workers="auto", ray={"resources": resources}))
+        return ray_workers(config(workers="auto", ray={"resources": resources})).by_machine
 
     assert fits(GPU=1) == [4, 2]
     assert fits(GPU=0.25) == [16, 2]
@@ -93,9 +92,9 @@ def test_workers_are_placed_where_all_their_resources_are() -> None:
     shared = config({"backend": "vllm"}, workers="auto", ray={"resources": {"GPU": 0.5}})
     with pytest.raises(ConfigError, match=r"gives each worker GPU 0\.5, but each vLLM engine"):
         check_workers(shared)
-    assert workers_per_machine(config(workers=3, ray={"resources": {"GPU": 0.5}})) == 3
-    assert resources_of(config()) == {"CPU": 1.0, "GPU": 1.0}
-    assert resources_of(config({"device": "cpu"})) == {"CPU": 1.0}
+    assert workers_of(config(workers=3, ray={"resources": {"GPU": 0.5}})).on_a_machine == 3
+    assert ray_workers(config()).needed == {"CPU": 1.0, "GPU": 1.0}
+    assert ray_workers(config({"device": "cpu"})).needed == {"CPU": 1.0}
 
 
 def test_ray_takes_its_keys_only_as_they_are_named() -> None:

@@ -7,9 +7,9 @@ from search_run import SMALL, write_search
 
 from evomerge.config.schema import load, parse
 from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
-from evomerge.setup.check import freeze
+from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
-from evomerge.setup.tasks import datasets
+from evomerge.setup.task_digests import datasets
 
 
 def frozen(dataset, config="", task_split="test"):

@@ -17,7 +17,7 @@ from evomerge.merging.backend import load
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup.check import freeze
+from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
 from evomerge.setup.search import evaluate, run_search
 

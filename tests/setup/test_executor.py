@@ -9,12 +9,12 @@ import pytest
 
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError
-from evomerge.setup import executor
-from evomerge.setup.executor import (
-    check_executor,
+from evomerge.setup import workers
+from evomerge.setup.workers import (
     check_move,
     check_workers,
     describe_workers,
+    resolve_order,
     worker_devices,
 )
 
@@ -29,8 +29,8 @@ def config(evaluation: dict[str, Any] | None = None, **given: Any) -> SearchConf
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"workers": 2}, ["`executor.workers` is 2", "exactly 1", "'processes'"]),
-        ({"timeout": 9.5}, ["`executor.timeout` is 9.5", "'processes'"]),
+        ({"workers": 2}, ["`executor` has `workers` 2", "exactly 1", "'processes'"]),
+        ({"timeout": 9.5}, ["`executor` has `timeout` 9.5", "'processes'"]),
         (
             {"kind": "processes", "order": "arrival", "share_prefixes": True},
             ["`executor.share_prefixes`"],
@@ -39,14 +39,14 @@ def config(evaluation: dict[str, Any] | None = None, **given: Any) -> SearchConf
 )
 def test_what_an_executor_cannot_do_is_refused(given: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        check_executor(config(**given))
+        resolve_order(config(**given), 1)
     assert all(word in str(error.value) for word in words)
 
 
 def test_auto_means_a_worker_for_each_core_or_for_as_many_threads_as_are_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(executor, "count_cores", lambda: 12)
+    monkeypatch.setattr(workers, "count_cores", lambda: 12)
     auto = {"kind": "processes", "workers": "auto"}
     assert worker_devices(config({"device": "cpu"}, **auto)) == [()] * 12
     assert worker_devices(config({"device": "cpu", "threads": 5}, **auto)) == [()] * 2
@@ -54,8 +54,8 @@ def test_auto_means_a_worker_for_each_core_or_for_as_many_threads_as_are_asked(
 
 
 def test_workers_take_the_accelerators_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "choose_device", lambda wanted: "cuda")
-    monkeypatch.setattr(executor, "count_devices", lambda kind: 2)
+    monkeypatch.setattr(workers, "choose_device", lambda wanted: "cuda")
+    monkeypatch.setattr(workers, "count_devices", lambda kind: 2)
     auto = config(kind="processes", workers="auto")
     assert worker_devices(auto) == [("cuda:0",), ("cuda:1",)]
     three = {"kind": "processes", "workers": 3, "order": "generation"}
@@ -72,8 +72,8 @@ def test_workers_take_the_accelerators_in_turn(monkeypatch: pytest.MonkeyPatch) 
 def test_a_divided_engine_is_one_worker_on_several_accelerators(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(executor, "choose_device", lambda wanted: "cuda")
-    monkeypatch.setattr(executor, "count_devices", lambda kind: 5)
+    monkeypatch.setattr(workers, "choose_device", lambda wanted: "cuda")
+    monkeypatch.setattr(workers, "count_devices", lambda kind: 5)
     two = {"backend": "vllm", "tensor_parallel": 2}
     pairs = [("cuda:0", "cuda:1"), ("cuda:2", "cuda:3")]
     auto = {"kind": "processes", "workers": "auto"}
@@ -95,9 +95,3 @@ def test_a_search_that_has_begun_can_move_but_not_change() -> None:
     for item in ("executor={}", "executor.order=arrival", "seed=2", "executor.kindness=ray", "x"):
         with pytest.raises(ConfigError, match="a search that has begun keeps its search file"):
             check_move(item)
-
-
-def test_the_former_name_of_a_key_is_refused_unless_it_was_not_set() -> None:
-    with pytest.raises(ConfigError, match="has `together`, which is `share_prefixes` now"):
-        config(together=True)
-    assert config(together=None).executor.share_prefixes is None

@@ -19,10 +19,10 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.folder import RunFolder
 from evomerge.setup import merges
-from evomerge.setup.check import freeze
-from evomerge.setup.pins import MergedParent
+from evomerge.setup.freeze import freeze
+from evomerge.setup.merges import MergedParent
 from evomerge.setup.preflight import summary
-from evomerge.setup.runs import begin, open_model, prepare, reopen
+from evomerge.setup.runs import begin, load_any, open_model, prepare, reopen
 
 pytestmark = pytest.mark.thorough
 
@@ -119,7 +119,7 @@ def test_a_run_needs_neither_the_file_nor_the_folder_that_it_began_in(begun, tmp
     shutil.rmtree(only(reopen(moved).checkpoints).folder)
     (tmp_path / "soup.yaml").unlink()
     # What only needs the tasks, such as `evaluate --config RUN/search.yaml`, does not build it.
-    config = load(moved.path / "search.yaml")
+    config = load_any(moved.path / "search.yaml")
     assert only(prepare(config, moved.path).checkpoints).folder.parent != moved.path / "models"
     assert bytes_of(only(reopen(moved).checkpoints).folder) == before
     assert only(prepare(config, moved.path).checkpoints).folder.parent == moved.path / "models"

@@ -1,4 +1,4 @@
-"""Recipes build the model that they were written for, or refuse; see `evomerge.setup.pins`."""
+"""Recipes build the model that they were written for, or refuse; see `evomerge.setup.merges`."""
 
 import re
 import shutil
@@ -16,7 +16,6 @@ from evomerge.config.schema import parse
 from evomerge.errors import InputError, RecipeError
 from evomerge.export.candidate import export_candidate
 from evomerge.recipe import Recipe
-from evomerge.run.folder import RunFolder
 from evomerge.setup.runs import begin, prepare, reopen
 from evomerge.setup.search import run_search
 
@@ -184,21 +183,6 @@ def test_pins_are_no_part_of_a_recipe(begun):
     bare = replace(recipe, pins={})
     assert (bare, bare.digest, bare.canonical()) == (recipe, recipe.digest, recipe.canonical())
     assert Recipe.from_yaml(recipe.to_yaml()).pins == recipe.pins
-
-
-def test_a_run_that_began_before_recipes_had_pins_goes_on(begun):
-    folder, _, exported = begun
-    file = folder / "run" / "search.yaml"
-    data = yaml.safe_load(file.read_text())
-    (kept,) = data["frozen"]["merges"].values()
-    del data["frozen"]["digests"], kept["recipe"]["pins"]
-    file.write_text(yaml.safe_dump(data))
-    for built in (folder / "run" / "models").iterdir():
-        shutil.rmtree(built) if built.is_dir() else built.unlink()
-    again = export(RunFolder(folder / "run"), folder / "again", "2")
-    assert weights(again) == exported
-    pins = Recipe.from_yaml((again / "evomerge_recipe.yaml").read_text()).pins
-    assert list(pins) == [str(folder / "facts"), "zoo:base"]  # not the merge, which is not known
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from search_run import environment, evomerge_json, write_search
 from evomerge.config.schema import load, parse
 from evomerge.errors import ConfigError
 from evomerge.setup import memory
-from evomerge.setup.executor import resolve_order
 from evomerge.setup.memory import check_fit, needs
 from evomerge.setup.preflight import warnings
 from evomerge.setup.runs import prepare
+from evomerge.setup.workers import resolve_order
 
 pytestmark = pytest.mark.thorough
 

@@ -1,9 +1,9 @@
 """A run as a parent of another: its best model is frozen and does not change later."""
 
+import json
 import shutil
 
 import pytest
-import yaml
 from search_run import SMALL
 
 from evomerge.__main__ import run as call
@@ -14,7 +14,7 @@ from evomerge.recipe import Recipe
 from evomerge.report.dashboard import open_studies
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup.check import freeze
+from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.search import run_search
 
@@ -85,7 +85,7 @@ def test_a_new_search_uses_the_best_model_of_now(family):
     folder, _ = family
     problem = prepare(parse({**SMALL, **BUILT_ON}, "new"), folder)
     found = problem.checkpoints[problem.config.parents[0]].folder.name
-    frozen = yaml.safe_load((folder / "half" / "search.yaml").read_text())["frozen"]["models"]
+    frozen = json.loads((folder / "half" / "manifest.json").read_text())["models"]
     assert best(RunFolder(folder / "first")).startswith(found)
     assert found not in frozen.values()
 
@@ -126,15 +126,21 @@ def test_a_budget_that_is_in_force_already_is_not_journaled_again(family, tmp_pa
     assert run.journal_path.read_bytes() == before
 
 
+def move(run, old, new):
+    """Let a run name another folder; without the digests, by which such a change is refused."""
+    file, manifest = run / "search.yaml", run / "manifest.json"
+    file.write_text(file.read_text().replace(str(old), str(new)))
+    data = json.loads(manifest.read_text().replace(str(old), str(new)))
+    del data["digests"]
+    manifest.write_text(json.dumps(data))
+
+
 def test_a_run_that_is_its_own_parent_is_one_sentence(family, tmp_path):
     """A run was moved to the place of its parent, and its copy of the parent's model is gone."""
     folder, _ = family
     run = tmp_path / "half"
     shutil.copytree(folder / "half", run)
-    text = (run / "search.yaml").read_text().replace(str(folder / "first"), str(run))
-    data = yaml.safe_load(text)
-    del data["frozen"]["digests"]
-    (run / "search.yaml").write_text(yaml.safe_dump(data))
+    move(run, folder / "first", run)
     with pytest.raises(InputError, match=r"is made from itself .*; put each back"):
         reopen(RunFolder(run))
 
@@ -149,11 +155,7 @@ def test_a_run_that_is_its_own_parent_is_one_sentence(family, tmp_path):
 def test_a_parent_run_that_is_missing_or_another_is_one_sentence(family, tmp_path, change, told):
     folder, _ = family
     shutil.copytree(folder / "half", tmp_path / "half")
-    frozen = tmp_path / "half" / "search.yaml"
-    moved = frozen.read_text().replace(str(folder / "first"), str(tmp_path / "first"))
-    data = yaml.safe_load(moved)
-    del data["frozen"]["digests"]  # by which a file that was changed by hand is refused
-    frozen.write_text(yaml.safe_dump(data))
+    move(tmp_path / "half", folder / "first", tmp_path / "first")
     if change == "another run":
         search(tmp_path, "first", 3, seed=7, parents=["zoo:facts", "zoo:steps"])
     with pytest.raises(InputError, match=told) as caught:

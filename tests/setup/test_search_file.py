@@ -1,11 +1,13 @@
-"""A search file that was edited together with the digests in it is noticed by the journal."""
+"""A search file that was edited together with its digests is noticed by the journal."""
+
+import json
 
 import pytest
 import yaml
 from search_run import SMALL
 
 from evomerge.errors import RunFolderError
-from evomerge.run.folder import CONFIG, RunFolder, with_digests
+from evomerge.run.folder import CONFIG, MANIFEST, RunFolder, with_digests
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
 from evomerge.setup.search import check_search_file
@@ -20,9 +22,10 @@ def begin_session(run):
 
 def edit(run, **changes):
     """Change sections of the search file, and make its digests fit."""
-    content = yaml.safe_load((run.path / CONFIG).read_text())
-    content["frozen"].pop("digests")
-    (run.path / CONFIG).write_text(yaml.safe_dump(with_digests({**content, **changes})))
+    content = yaml.safe_load((run.path / CONFIG).read_text()) | {"frozen": {}} | changes
+    content = with_digests(content)
+    (run.path / MANIFEST).write_text(json.dumps(content.pop("frozen")))
+    (run.path / CONFIG).write_text(yaml.safe_dump(content))
 
 
 def test_a_search_file_that_was_edited_with_its_digests_is_refused(tmp_path):
@@ -41,14 +44,14 @@ def test_a_search_file_that_was_edited_with_its_digests_is_refused(tmp_path):
         begin_session(run)
 
 
-def test_a_search_file_without_digests_is_compared_too(tmp_path):
-    run = RunFolder.create(tmp_path / "run", SMALL)
-    begin_session(run)
-    content = yaml.safe_load((run.path / CONFIG).read_text())
-    content["frozen"].pop("digests")
+def test_a_run_that_has_all_in_its_search_file_goes_on(tmp_path):
+    """As the first runs have it, in the section `frozen`."""
+    run = RunFolder.create(tmp_path / "run", SMALL | {"frozen": {"genes": ["a"]}})
+    before, content = begin_session(run), run.config()
+    (run.path / MANIFEST).unlink()
     (run.path / CONFIG).write_text(yaml.safe_dump(content))
-    assert begin_session(run)
-    content["budget"] = {"candidates": 23}
+    assert run.config() == content and begin_session(run) == before
+    content["frozen"]["genes"] = ["b"]
     (run.path / CONFIG).write_text(yaml.safe_dump(content))
-    with pytest.raises(RunFolderError, match="is not the search file"):
-        begin_session(run)
+    with pytest.raises(RunFolderError, match=r"search\.yaml was changed .*\(in `frozen`\)"):
+        run.config()

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from evomerge.setup.preflight import warnings
-from evomerge.setup.tokenizer_settings import settings_of
+from evomerge.setup.settings import settings_of
 
 
 def lines_of(parents: list[Path], base: Path, **more: Any) -> list[str]:

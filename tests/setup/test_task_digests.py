@@ -12,7 +12,7 @@ from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.digests import RENDERED, spread
 from evomerge.run.folder import RunFolder
-from evomerge.setup.check import freeze
+from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.task_digests import check_code
 

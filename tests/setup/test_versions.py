@@ -5,9 +5,8 @@ from search_run import SMALL
 import evomerge
 from evomerge.config.schema import parse
 from evomerge.run.folder import RunFolder
-from evomerge.setup.check import freeze
+from evomerge.setup.freeze import freeze, installed_versions, other_versions
 from evomerge.setup.runs import prepare
-from evomerge.setup.versions import installed_versions, other_versions
 
 
 def test_the_packages_that_changed_are_named(tmp_path):

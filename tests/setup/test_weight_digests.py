@@ -84,7 +84,7 @@ def test_what_a_killed_session_has_not_recorded_is_recorded_by_the_next(
 ):
     run, parents = made(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("evomerge.setup.weight_digests._record", lambda *args: None)
+        patch.setattr("evomerge.setup.weight_digests._compute", lambda *args: None)
         with pytest.raises(KeyboardInterrupt), recording_weights(run, parents):
             raise KeyboardInterrupt
     assert recorded(run)["maths"]["model.safetensors"]["sha256"] is None

@@ -54,7 +54,7 @@ IMPORTED = (
     "evomerge.report.trackers",
     "evomerge.setup.estimate",
     "evomerge.setup.preflight",
-    "evomerge.setup.remote",
+    "evomerge.setup.executors",
     "evomerge.setup.search",
     "evomerge.setup.stages",
     "evomerge.space.parameters",

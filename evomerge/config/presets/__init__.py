@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 from evomerge.errors import InputError, did_you_mean, not_written
@@ -29,19 +28,11 @@ def write_preset(name: str, target: Path) -> None:
         )
     text = (_HERE / f"{name}.yaml").read_text(encoding="utf-8")
     try:
-        with target.open("x", encoding="utf-8") as file, _removed_if_it_fails(target):
+        with target.open("x", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
     except FileExistsError:
         raise InputError(f"{target} exists already; give another name.") from None
     except OSError as error:
+        with suppress(OSError):
+            target.unlink()  # a half of it
         raise not_written(str(target), error, "give another name") from error
-
-
-@contextmanager
-def _removed_if_it_fails(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        file.unlink()
-        raise

@@ -26,7 +26,7 @@ from evomerge.export.parents import common_licence, describe_parents
 from evomerge.models.causal import check_causal, check_chat_template, check_tokenizer
 from evomerge.models.correspondence import check_fit
 from evomerge.run.folder import CONFIG as SEARCH_FILE
-from evomerge.run.folder import JOURNAL
+from evomerge.run.folder import JOURNAL, MANIFEST
 from evomerge.run.lines import HEADER
 from evomerge.scores import Failure
 from evomerge.setup.runs import open_model
@@ -88,6 +88,8 @@ def shown_runs(name: str) -> Any:
 
     def reader(folder: Path) -> Read:
         run = write_run(folder / "run", EVENTS[1:]).path
+        if name == SEARCH_FILE:  # its digests would refuse every file but one
+            (run / MANIFEST).unlink()
 
         def read(data: bytes) -> Any:
             (run / name).write_bytes(data)
@@ -214,6 +216,9 @@ COMMANDS = {
         shown_runs(JOURNAL),
     ),
     "shown search": _target(shown_runs(SEARCH_FILE), SMALL | {"frozen": FROZEN["frozen"]}),
+    "shown manifest": Target(
+        (json.dumps(FROZEN["frozen"]).encode(),), json_files(FROZEN["frozen"]), shown_runs(MANIFEST)
+    ),
     "shown timings": Target(
         ("".join(json.dumps(line) + "\n" for line in TIMINGS).encode(),),
         notes(TIMINGS),

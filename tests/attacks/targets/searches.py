@@ -10,7 +10,6 @@ from typing import Any
 from attacks.targets.target import Read, Target
 from mutations import damaged, value_or_error, yaml_files
 
-from evomerge.config.frozen import frozen_objectives, frozen_splits
 from evomerge.config.schema import load, parse
 from evomerge.run.folder import CONFIG, JOURNAL, STAGES, RunFolder
 from evomerge.setup.stages import run_stages
@@ -28,7 +27,6 @@ SEARCH: dict[str, Any] = {
         "groups": 2,
         "components": ["attention"],
         "knobs": {"weight": [0.0, 2.0], "density": 0.5},
-        "outside": {"embeddings": "zoo:base"},
         "layers": [1, None],
     },
     "optimizer": {"name": "cma", "population": "auto"},
@@ -106,7 +104,7 @@ def frozen_files(folder: Path) -> Read:
     def read(data: bytes) -> Any:
         (folder / CONFIG).write_bytes(data)
         config = parse(RunFolder(folder).config(), CONFIG)
-        return frozen_objectives(config), frozen_splits(config)
+        return config.run_objectives, config.run_documents
 
     return read
 

@@ -67,7 +67,7 @@ def _in_this_process(words: list[str]) -> list[str]:
     for before, word in pairwise(words):
         if before == "--set" and word.startswith("executor."):
             kept.pop()
-            override(data := deepcopy(SEARCH), word)
+            override(data := deepcopy(SEARCH) | {"executor": {"kind": "processes"}}, word)
             parse(data, word)
         else:
             kept.append(word)

@@ -1,0 +1,145 @@
+"""Freezing a checked search: what a run keeps, so that it goes on as it began."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from evomerge.config.schema import Frozen, SearchConfig
+from evomerge.models.references import MERGE, RUN
+from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.merges import merged_parents
+from evomerge.setup.task_digests import code_digests, datasets, sampled, sources, task_digests
+from evomerge.space.protocol import Gene
+from evomerge.trust.consent import is_recorded, record
+
+PACKAGES = (
+    "evomerge", "torch", "transformers", "lm_eval", "nevergrad", "cma", "cmaes", "numba", "numpy",
+)  # fmt: skip
+"""Packages whose versions may change the course of a search or the bits of a model."""
+
+
+def freeze(checked: CheckedSearch) -> dict[str, Any]:
+    """Return the search file that a run keeps.
+
+    Its section `frozen` has what must not change: versions, fingerprints of the parents, document
+    ids, genes with their ranges, and metric directions.
+    """
+    plain = checked.config.model_dump(mode="json", exclude={"frozen"})
+    for key in ("objectives", "constraints"):
+        for item, found in zip(plain[key], getattr(checked, key), strict=True):
+            item["metric"] = found.metric
+    # A merge may be made from another candidate of a run that is a parent, too.
+    opened = {**dict(merged_parents(checked.merges)), **checked.checkpoints}
+    merges = {
+        name: {"recipe": item.recipe.to_dict(), "parents": dict(item.names)}
+        for name, item in checked.merges.items()
+    }
+    plain["frozen"] = {
+        "versions": installed_versions(checked.config),
+        # A merge is built after this; its own parents stand for it.
+        "parents": {
+            name: item.fingerprint for name, item in opened.items() if not name.startswith(MERGE)
+        },
+        "models": {name: item.folder.name for name, item in opened.items() if name.startswith(RUN)},
+        **({"merges": merges} if merges else {}),
+        "settings": [item.model_dump() for item in checked.settings],
+        "unlike_merges": list(checked.unlike_merges),
+        "documents": {
+            split: {task: list(ids) for task, ids in documents.items()}
+            for split, documents in checked.splits.items()
+        },
+        "sources": sources(checked.config, checked.evaluator),
+        "tasks": task_digests(checked.evaluator, checked.splits),
+        "code": code_digests(checked.config),
+        "datasets": datasets(checked.config, checked.evaluator),
+        "sampled": sampled(checked.config, checked.evaluator),
+        "fewer_documents": checked.fewer_documents,
+        "genes": [gene.name for gene in checked.space.genes],
+        "gene_ranges": _ranges(checked.space.genes),
+        "start": [list(genome) for genome in checked.start],
+        "allow_pickle": checked.allow_pickle,
+        "allow_code": checked.allow_code,
+        "lower_is_better": [o.key for o in checked.objectives if not o.higher_is_better],
+    }
+    return plain
+
+
+def _ranges(genes: Sequence[Gene]) -> list[dict[str, Any]]:
+    """Return each different range once, with the names of its genes."""
+    names: dict[tuple[Any, ...], list[str]] = {}
+    for gene in genes:
+        key = (gene.kind, float(gene.low), float(gene.high), gene.choices)
+        names.setdefault(key, []).append(gene.name)
+    return [
+        {"genes": found, "kind": kind, "low": low, "high": high}
+        | ({"choices": list(choices)} if choices else {})
+        for (kind, low, high, choices), found in names.items()
+    ]
+
+
+def is_permitted(frozen: Frozen) -> bool:
+    """Return whether the user has allowed pickles or models' code in this run, on this machine.
+
+    That the run folder says so is not enough, since it may come from somebody else.
+    """
+    return is_recorded(_permission(frozen))
+
+
+def keep_permission(frozen: Frozen, folder: Path) -> None:
+    """Record what a run allows as allowed by the user, who has started it in this folder."""
+    if frozen.allow_pickle or frozen.allow_code:
+        record({_permission(frozen): f"allow_pickle and allow_code of {folder}"})
+
+
+def _permission(frozen: Frozen) -> str:
+    """Return a digest of what is allowed, and for which parents."""
+    about = [frozen.allow_pickle, frozen.allow_code, frozen.parents]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def installed_versions(config: SearchConfig) -> dict[str, str]:
+    """Return the installed versions, `none` for a package that is not installed.
+
+    vLLM is among them if the search generates texts with it.
+    """
+    from evomerge.evaluation.inference.vllm_start import installed_vllm
+
+    versions = {
+        "python": platform.python_version(),
+        **{name: package_version(name) for name in PACKAGES},
+    }
+    if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
+        versions[found[0]] = found[1]
+    return versions
+
+
+def other_versions(config: SearchConfig) -> str:
+    """Return a warning if a run goes on with other versions than it began with, or no text."""
+    began = config.frozen.versions if config.frozen else {}
+    now = installed_versions(config)
+    changed = [
+        f"{name} {began[name]} (now {now.get(name, 'none')})"
+        for name in began
+        if now.get(name, "none") != began[name]
+    ]
+    if not changed:
+        return ""
+    return (
+        f"The run began with {', '.join(changed)}. Scores may differ in their last digits from "
+        "those of an unbroken search, and so may its course; for exactly the same search, install "
+        "these versions again."
+    )
+
+
+def package_version(package: str) -> str:
+    """Return the version of a package, or `none` if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
