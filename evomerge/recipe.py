@@ -102,6 +102,7 @@ class Source:
         parent: reference of the parent as in the search file (`zoo:maths`, `org/name@rev`, ...), or
             `member:NUMBER` for one of the recipe's members.
         layer: block index in the parent (0-based), or None for tensors outside of the blocks.
+        knobs: knobs of this source (`weight`, `density`, ...).
     """
 
     parent: str
@@ -117,6 +118,8 @@ class Layer:
     """How one block of the merged model, its embeddings or its head is made.
 
     Attributes:
+        method: name of a merge method.
+        sources: the sources that are merged, in order.
         base: source that task vectors are measured from, or None if the method uses none.
         knobs: knobs of the merge as a whole (`t`, `lambda`, `normalize`, ...).
         scale: factor on the hidden state that enters this block; 1 changes nothing.
@@ -161,7 +164,11 @@ class Recipe:
             `base`) and every tensor that is not merged (a vision tower, for example), bit for bit.
         layers: block stack of the host (`model.layers`) -> its blocks in order. The blocks of a
             stack that is not named are the host's.
+        embeddings: how the tensors before the blocks are made.
+        head: how the tensors after the blocks are made: final norm, output head.
+        dtype: dtype of the written weights. Merges compute in float32 and round once.
         tokenizer: `base` (the host's), `union` (the tokens of all parents), or a parent reference.
+        seed: seed of the random methods (DARE, DELLA).
         options: rarely used options by name (`chat_template`, `pad_to_multiple_of`, ...).
         vocabulary: parents whose tokens make up the vocabulary, in order, for a `tokenizer` other
             than `base`. Empty: the parents that the recipe merges. A search sets it, so that all
