@@ -1,9 +1,11 @@
-"""What Ray says only in English of an actor that does not answer, from version 2.40 on."""
+"""What is private in Ray, and what it says only in English, from version 2.40 on."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
+from evomerge.compat import need
 from evomerge.errors import SearchError, one_line
 
 
@@ -33,3 +35,20 @@ def reason_of(error: Exception) -> str:
     text = " ".join(str(error).split())
     _, _, detail = text.partition("Worker exit detail: ")
     return one_line((detail or text).partition(" Some common causes")[0])
+
+
+def silence() -> None:
+    """Keep Ray from printing on standard output, for example of each process that ends."""
+    import ray
+
+    worker: Any = need("ray", ray, "_private").worker
+    need("ray", worker, "_worker_logs_enabled")
+    worker._worker_logs_enabled = False
+
+
+def address_of(address: str) -> str | None:
+    """Return HOST:PORT of a cluster, which `auto` may name; None if none runs on this machine."""
+    from ray._private import services
+
+    found: str | None = need("ray", services, "canonicalize_bootstrap_address")(address)
+    return found

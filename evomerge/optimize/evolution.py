@@ -17,6 +17,7 @@ import nevergrad
 import numpy as np
 from nevergrad.optimization.utils import UidQueue
 
+from evomerge.compat import need
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
@@ -35,6 +36,9 @@ OWN_SAMPLES = {"_CMA", "_TBPSA", "_EMNA", "EDA", "cGA", "SPSA"}
 """Those of them that learn from how they have drawn a point, so they are not told of others. EDA
 and EMNA would raise. TBPSA would take the distance for a step; CMA, cGA and SPSA would count the
 point as one of the next generation, or as one half of a pair."""
+
+WITH_QUEUES = {"_DE", "_PSO", "_EvolutionStrategy"}
+"""Those of them that keep the members of the population in a queue."""
 
 
 class Nevergrad(BaseOptimizer):
@@ -56,7 +60,8 @@ class Nevergrad(BaseOptimizer):
         first = cube.decided(np.random.RandomState([seed % 2**32, 1])) - cube.start
         if first.any() and _is_of(self._inner, {"_OnePlusOne"}):  # it would try the start itself
             self._inner.suggest(first / cube.step)
-        if hasattr(self._inner, "_uid_queue"):
+        if _is_of(self._inner, WITH_QUEUES):
+            need("nevergrad", self._inner, "_uid_queue")
             self._inner._uid_queue = ParentQueue()
 
     def propose(self) -> tuple[object, Vector]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evomerge.compat.ray import address_of, silence
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, SearchError, one_line
 from evomerge.evaluation.inference.device import count_cores, count_devices
@@ -123,8 +124,7 @@ def connect(config: SearchConfig) -> None:
         ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)  # Ray has set its own
-    # Ray prints messages of its own on standard output, for example of each process that ends.
-    ray._private.worker._worker_logs_enabled = False
+    silence()
 
 
 def _answering(address: str) -> str:
@@ -132,9 +132,7 @@ def _answering(address: str) -> str:
 
     Ray itself tries for minutes to reach a cluster that is gone.
     """
-    from ray._private.services import canonicalize_bootstrap_address
-
-    found = canonicalize_bootstrap_address(address)
+    found = address_of(address)
     if found is None:
         raise ConnectionError("no cluster was started on this machine")
     host, _, port = found.rpartition(":")
