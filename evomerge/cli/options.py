@@ -26,7 +26,7 @@ def offered(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
 
 
 def _trackers() -> Iterable[str]:
-    from evomerge.report.trackers.follower import TRACKERS
+    from evomerge.report.trackers.protocol import TRACKERS
 
     return TRACKERS.names()
 

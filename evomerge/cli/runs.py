@@ -109,7 +109,7 @@ def resume(
 
 def _runner(tracker: str | None) -> Runner:
     """Return what runs a search with a display, after a check that the tracker is installed."""
-    from evomerge.report.trackers.follower import find_tracker
+    from evomerge.report.trackers.protocol import find_tracker
 
     if tracker is not None:
         find_tracker(tracker)

@@ -74,7 +74,7 @@ class ExecutorConfig(Section):
     ray: RayConfig = Field(RayConfig(), description="with kind ray: its cluster and resources")
 
     @model_validator(mode="after")
-    def _in_this_process(self) -> ExecutorConfig:
+    def _together(self) -> ExecutorConfig:
         if self.kind == "inline" and self.workers not in (1, "auto"):
             raise ValueError(
                 f"has `workers` {self.workers}, but the inline executor has exactly 1; set it to "
@@ -84,5 +84,10 @@ class ExecutorConfig(Section):
             raise ValueError(
                 f"has `timeout` {self.timeout:g}, but candidates that run in this process cannot "
                 "be ended; set `kind` to 'processes', or remove it"
+            )
+        if self.order == "arrival" and self.share_prefixes:
+            raise ValueError(
+                "has `share_prefixes`, which runs shared blocks of a generation's paths once, but "
+                "`order` is 'arrival', which has no generations; set the order to 'generation'"
             )
         return self

@@ -114,11 +114,16 @@ def _unfinished(path: Path, *, folder: bool, new: bool = False) -> Iterator[Path
         yield partial
         for item in (*sorted(partial.rglob("*")), partial):
             _sync(item)
-        if new and path.exists():
+        try:
+            if new and path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            partial.replace(path)
+        except OSError as error:
+            if not new or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
             raise CheckpointError(
                 f"{path} was created by another process in the meantime; name another folder."
-            )
-        partial.replace(path)
+            ) from error
     except BaseException:
         _remove(partial)
         raise

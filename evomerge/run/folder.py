@@ -156,6 +156,11 @@ class RunFolder:
             content[FROZEN] = json_value(
                 read_text(manifest, RunFolderError), str(manifest), RunFolderError
             )
+        if not isinstance(content.get(FROZEN), dict):
+            raise RunFolderError(
+                f"{self.path} has no {MANIFEST}, or nothing is in it; put it back from a copy of "
+                "the run, or start a new run."
+            )
         changed = _changed_sections(content)
         if changed == [FROZEN] and manifest.is_file():
             file = manifest

@@ -79,7 +79,7 @@ class Spent:
 
 
 _Time = Annotated[float, Field(ge=0, lt=1e11)]  # seconds
-_Bytes = Annotated[int, Field(gt=0, lt=10**18)]
+_Bytes = Annotated[int, Field(ge=0, lt=10**18)]
 _Tensors = Annotated[int, Field(ge=0, lt=10**9)]
 
 

@@ -41,6 +41,15 @@ class RayWorkers:
     count: int
 
 
+def check_installed(config: SearchConfig) -> None:
+    """Raise a ConfigError if the executor is Ray, which is not installed."""
+    if config.executor.kind == "ray" and importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "`executor.kind` is 'ray', but Ray is not installed; install it with "
+            "`pip install 'evomerge[ray]'`."
+        )
+
+
 def ray_workers(config: SearchConfig) -> RayWorkers:
     """Return the workers of a search on Ray.
 
@@ -52,11 +61,7 @@ def ray_workers(config: SearchConfig) -> RayWorkers:
         ConfigError: Ray is not installed, there is no cluster at the address, or more workers are
             asked for than fit.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError(
-            "`executor.kind` is 'ray', but Ray is not installed; install it with "
-            "`pip install 'evomerge[ray]'`."
-        )
+    check_installed(config)
     wanted, evaluation, found = config.executor.ray, config.evaluation, machines(config)
     given = wanted.resources
     if given is None:

@@ -78,7 +78,7 @@ def begin(path: Path, checked: CheckedSearch) -> tuple[RunFolder, CheckedSearch]
             run is there, and `resume` tries again.
     """
     run = RunFolder.create(path, freeze(checked))
-    keep_permission(_frozen(_config_of(run), run), run.path)
+    keep_permission(_config_of(run).frozen or Frozen(), run.path)
     if not checked.merges:
         return run, checked
     return run, replace(reopen(run), loaded=checked.loaded, consent=checked.consent)
@@ -102,15 +102,15 @@ def with_merges_built(checked: CheckedSearch) -> Iterator[CheckedSearch]:
     Raises:
         InputError: a merge cannot be built.
     """
+    merges = [name for name in checked.checkpoints if name.startswith(MERGE)]
+    if not merges:
+        yield checked
+        return
     with TemporaryFolder() as folder:
         opener = MergeOpener(open_model, models=folder)
-        built = {
-            name: opener(name, folder, allow_pickle=checked.allow_pickle)
-            for name in checked.checkpoints
-            if name.startswith(MERGE)
-        }
+        built = {name: opener(name, folder, allow_pickle=checked.allow_pickle) for name in merges}
         checkpoints = with_host_names({**checked.checkpoints, **built}, checked.host)
-        yield replace(checked, checkpoints=checkpoints) if built else checked
+        yield replace(checked, checkpoints=checkpoints)
 
 
 def restore(
@@ -166,7 +166,6 @@ def reopen(run: RunFolder, **allowed: Unpack[Permissions]) -> CheckedSearch:
         InputError: the run's search file is damaged, or a parent is missing or has changed.
     """
     config = _config_of(run)
-    _frozen(config, run)
     return restore(config, run.path, **allowed)
 
 
@@ -188,7 +187,7 @@ def continued(
         check_move(item)
         override(data, item)
     config = parse(data, str(run.path / CONFIG))
-    frozen = _frozen(config, run)
+    frozen = config.frozen or Frozen()
     checked = restore(config, run.path, **allowed)
     checked.consent.require(code_files(checked.config))
     given = (allowed.get("allow_pickle", False), allowed.get("allow_code", False))
@@ -200,12 +199,6 @@ def continued(
 
 def _config_of(run: RunFolder) -> SearchConfig:
     return parse(run.config(), str(run.path / CONFIG))
-
-
-def _frozen(config: SearchConfig, run: RunFolder) -> Frozen:
-    if config.frozen is None:
-        raise RunFolderError(f"{run.path} was not written by a run: it has no {MANIFEST}.")
-    return config.frozen
 
 
 def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:

@@ -82,17 +82,17 @@ def recording_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> 
     if not missing:
         yield
         return
-    stop = threading.Event()
-    thread = threading.Thread(target=_compute, args=(missing, stop), daemon=True)
+    stop, lock = threading.Event(), threading.Lock()
+    thread = threading.Thread(target=_compute, args=(run, record, missing, stop, lock), daemon=True)
     _write(run, record)
     thread.start()
     try:
         yield
-        thread.join()
-    finally:
-        stop.set()
-        if run.path.is_dir():
-            _write(run, record)
+    except BaseException:
+        with lock:  # nothing is written after this, since the run folder may be removed
+            stop.set()
+        raise
+    thread.join()
 
 
 def check_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> None:
@@ -139,7 +139,14 @@ def _write(run: RunFolder, record: Record) -> None:
     run.write(WEIGHTS, json.dumps(record, indent=1) + "\n")
 
 
-def _compute(missing: list[tuple[str, Path, Weights]], stop: threading.Event) -> None:
+def _compute(
+    run: RunFolder,
+    record: Record,
+    missing: list[tuple[str, Path, Weights]],
+    stop: threading.Event,
+    lock: threading.Lock,
+) -> None:
+    """Compute the missing digests, and write each as soon as it is known."""
     with suppress(AttributeError, OSError):  # only Linux gives threads a priority of their own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
     try:
@@ -149,6 +156,9 @@ def _compute(missing: list[tuple[str, Path, Weights]], stop: threading.Event) ->
                 return
             if file.stat().st_mtime_ns == known["modified"]:
                 known["sha256"] = digest
+                with lock:
+                    if not stop.is_set():
+                        _write(run, record)
             else:
                 log.warning(
                     "Parent %r: %s is written while the search runs; put the old file back, or "

@@ -115,13 +115,7 @@ def shares_prefixes(config: SearchConfig) -> bool:
 
 def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
     """Return the search file with `executor.order` set, if it is `auto`."""
-    executor = config.executor
-    if executor.order == "arrival" and executor.share_prefixes:
-        raise ConfigError(
-            "`executor.share_prefixes` runs shared blocks of a generation's paths once, but "
-            "`executor.order` is 'arrival', which has no generations; set the order to generation."
-        )
-    if executor.order != "auto":
+    if config.executor.order != "auto":
         return config
     order = "generation" if generation > 1 else "arrival"
     return config.with_values("executor", order=order)

@@ -19,7 +19,7 @@ EXTENDING = {
     ),
     "Optimizers": ("optimize.protocol.Optimizer",),
     "Objective functions": ("evaluation.tasks.functions",),
-    "Experiment trackers": ("report.trackers.follower.Tracker",),
+    "Experiment trackers": ("report.trackers.protocol.Tracker",),
     "Executors": ("execute.protocol.Executor", "execute.protocol.Job"),
     "Laws for your tests": (
         "testing.check_method",

@@ -31,7 +31,7 @@ def unread(monkeypatch):
         "stages.start",
         "runs.continued",
         "runs.open_model",
-        "runs._reopen",
+        "runs.restore",
     ):
         monkeypatch.setattr(f"evomerge.setup.{name}", fail)
     monkeypatch.setattr("evomerge.report.page.page", fail)

@@ -27,12 +27,15 @@ def write_preset(name: str, target: Path) -> None:
             f"--preset is {name!r}; allowed are {', '.join(names)}.{did_you_mean(name, names)}"
         )
     text = (_HERE / f"{name}.yaml").read_text(encoding="utf-8")
+    is_new = False
     try:
         with target.open("x", encoding="utf-8") as file:
+            is_new = True
             file.write(text)
     except FileExistsError:
         raise InputError(f"{target} exists already; give another name.") from None
     except OSError as error:
-        with suppress(OSError):
-            target.unlink()  # a half of it
+        if is_new:
+            with suppress(OSError):
+                target.unlink()  # a half of it
         raise not_written(str(target), error, "give another name") from error

@@ -96,11 +96,14 @@ class ObjectiveFunction:
         if hasattr(values, "tolist"):  # of numpy and torch
             values = values.tolist()
         is_list = isinstance(values, Sequence) and not isinstance(values, (str, bytes))
-        wrong = [item for item in values if not _is_score(item)] if is_list else [values]
-        if wrong or len(values) != count:
+        if is_list:
+            wrong = [f"{item!r:.80}" for item in values if not _is_score(item)]
+            wrong += [] if len(values) == count else [f"{len(values)} values"]
+        else:
+            wrong = [f"a {type(values).__name__}"]
+        if wrong:
             raise CandidateError(
-                f"Objective {self.info.name} returned "
-                f"{f'{wrong[0]!r:.80}' if wrong else f'{len(values)} values'} of {metric} for "
+                f"Objective {self.info.name} returned {wrong[0]} of {metric} for "
                 f"{count} documents; it must return a list with one finite number (int or float) "
                 "for each document."
             )

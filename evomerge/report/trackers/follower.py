@@ -1,4 +1,4 @@
-"""Experiment trackers that a search is logged to: which there are, what one does, what it gets."""
+"""Logs a running search to experiment trackers."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
-from evomerge.errors import InputError, one_line
-from evomerge.registry import Registry
+from evomerge.errors import one_line
 from evomerge.report.rows import FINAL_SPLITS, candidate_row, search_score
+from evomerge.report.trackers.protocol import TrackedRun, Tracker, find_tracker
 from evomerge.report.words import storable
-from evomerge.run.folder import CONFIG, FROZEN, STAGES, RunFolder
+from evomerge.run.folder import CONFIG, FROZEN, MANIFEST, STAGES, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
 from evomerge.run.logbook import PASSING, Follower
@@ -29,95 +27,6 @@ from evomerge.searching.ranking import Ranking, measured
 log = logging.getLogger(__name__)
 
 _NOT_IN_FINALS = {"generation", "digest", "status", "failure", "error"}
-
-PROJECT = "evomerge"
-"""The project of all searches."""
-
-Row: TypeAlias = Mapping[str, Any]
-"""A row of a table: column -> number, text or None."""
-
-
-@dataclass(frozen=True)
-class TrackedRun:
-    """A search as a tracker knows it.
-
-    Attributes:
-        id: 16 hexadecimal digits that stay the same when the search is resumed.
-        name: name of the run folder; of a stage, that of the whole search before it.
-        group: name of a search in stages; None for any other search.
-        config: the search file.
-    """
-
-    id: str
-    name: str
-    group: str | None
-    config: Mapping[str, Any]
-
-
-class Tracker(Protocol):
-    """A run of a tracker that is open for writing.
-
-    It may raise anything: then it is not used any more, and the search goes on.
-
-    Attributes:
-        where: one sentence without its first capital and its full stop, which says where people
-            find what is logged.
-    """
-
-    where: str
-
-    def logged(self) -> int:
-        """Return how many steps the tracker has of earlier sessions: those from 0 up to it."""
-        ...
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the metrics of a step. Steps come in order, each once."""
-        ...
-
-    def summarize(self, step: int, values: Mapping[str, Any], finals: Sequence[Row]) -> None:
-        """Log the result of the search at the last step.
-
-        `values` are single values by name; `finals` has a row for each model that was scored on
-        validation or test documents.
-        """
-        ...
-
-    def finish(self, *, completed: bool) -> None:
-        """Write what is left and close the run; `completed`: the search came to its end."""
-        ...
-
-
-OpenTracker: TypeAlias = Callable[[TrackedRun, Callable[[str], None]], Tracker]
-"""Opens a run of a tracker, or continues the one with the same id.
-
-Its second argument is a function for the message of a failure that the tracker does not raise, for
-example because it happens in a thread.
-"""
-
-TRACKERS: Registry[OpenTracker] = Registry(
-    kind="tracker",
-    group="evomerge.trackers",
-    builtin={
-        "trackio": "evomerge.report.trackers.trackio:TrackioRun",
-        "wandb": "evomerge.report.trackers.wandb:WandbRun",
-    },
-    error=InputError,
-)
-"""Each of evomerge's own has the name of its package, and of the extra that installs it."""
-
-
-def find_tracker(name: str) -> OpenTracker:
-    """Return what opens a run of a tracker, without importing it; InputError: it is missing."""
-    found = TRACKERS.get(name)
-    if name in TRACKERS.builtin:
-        spec = find_spec(name)
-        # The folder `wandb` that wandb writes into is found as a package without a file.
-        if spec is None or spec.origin is None:
-            raise InputError(
-                f"--track is {name!r}, but {name} is not installed; install it with "
-                f"`pip install 'evomerge[{name}]'`."
-            )
-    return found
 
 
 @contextmanager
@@ -143,10 +52,12 @@ def tracked(
 def tracked_run(run: RunFolder) -> TrackedRun:
     """Return a search as a tracker knows it.
 
-    The id is made of the search file and the place of the folder, so a copy is a run of its own.
+    The id is made of the search file, what was resolved, and the place of the folder, so a copy is
+    a run of its own.
     """
     path = run.path.resolve()
-    frozen = (path / CONFIG).read_bytes()
+    files = [path / CONFIG, path / MANIFEST]
+    frozen = b"".join(file.read_bytes() for file in files if file.is_file())
     group = path.parent.name if (path.parent / STAGES).is_file() else None
     return TrackedRun(
         id=hashlib.sha256(frozen + b"\0" + bytes(path)).hexdigest()[:16],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from evomerge.errors import one_line
-from evomerge.report.trackers.follower import PROJECT, Row, TrackedRun
+from evomerge.report.trackers.protocol import PROJECT, Row, TrackedRun
 
 
 class TrackioRun:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from evomerge.report.trackers.follower import PROJECT, Row, TrackedRun
+from evomerge.report.trackers.protocol import PROJECT, Row, TrackedRun
 
 START, END = 30.0, 120.0
 """Seconds that wandb may take to open a run and to upload its last data."""

@@ -23,7 +23,7 @@ def deeper(model: Any, layers: int) -> Any:
 
 
 def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in checkpoint_weights(model)}
+    return {name: tuple(tensor.shape) for name, tensor in checkpoint_weights(model).items()}
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gpt_neox"])
@@ -33,7 +33,7 @@ def test_logits_are_those_of_the_model_alone(
 ) -> None:
     model = make_model(architecture, seed=2)
     deep = deeper(model, 5)
-    own = {name: tensor.to(dtype) for name, tensor in checkpoint_weights(model)}
+    own = {name: tensor.to(dtype) for name, tensor in checkpoint_weights(model).items()}
     state = with_identity_layers(own, shapes_of(deep))
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == shapes_of(deep)
     one, other = (
