@@ -78,7 +78,7 @@ class Run:
 
     @cached_property
     def config(self) -> SearchConfig:
-        """The search file as it was frozen when the run began."""
+        """The search file of the run, with what was resolved when it began (`frozen`)."""
         return parse(self._run.config(), str(self.folder / CONFIG))
 
     @property

@@ -144,7 +144,7 @@ class ParetoFront(Ranking):
 
 
 def ranking_of(config: SearchConfig) -> Ranking:
-    """Return the ranking of a run's frozen search file."""
+    """Return the ranking of a run, from its search file."""
     make = ParetoFront if config.mode == "pareto" else WeightedSum
     return make(config.run_objectives, config.run_constraints)
 

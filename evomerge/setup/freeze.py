@@ -25,9 +25,9 @@ PACKAGES = (
 
 
 def freeze(checked: CheckedSearch) -> dict[str, Any]:
-    """Return the search file that a run keeps.
+    """Return the search file that a run keeps, and as `frozen` the content of its manifest.
 
-    Its section `frozen` has what must not change: versions, fingerprints of the parents, document
+    That is what must not change: versions, fingerprints of the parents, document
     ids, genes with their ranges, and metric directions.
     """
     plain = checked.config.model_dump(mode="json", exclude={"frozen"})
