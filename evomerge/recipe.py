@@ -275,7 +275,7 @@ class Recipe:
                 raise RecipeError(
                     f"`members` has {shown(name)}; the name of a member begins with {MEMBER}."
                 )
-            allowed = ["members", *(key for key in _RECIPE if key != "pins")]  # pins are for all
+            allowed = [*(key for key in _RECIPE if key != "pins"), "members"]  # pins are for all
             plain = _VALUES.mapping(item, f"members.{name}", allowed)
             made[name] = _recipe(plain, f"members.{name}", made)
         return _recipe(given, "recipe", made)

@@ -8,6 +8,7 @@ detects damaged and malicious headers, so that other modules can rely on the off
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -114,21 +115,27 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             of the file, a size that does not match the shape, tensors with an overlap or a gap).
     """
     try:
-        with safe_open(file, "numpy"):  # checks the header
-            pass
         with file.open("rb") as stream:
-            begin = 8 + int.from_bytes(stream.read(8), "little")
+            start = stream.read(len(_LFS_POINTER))
+            with safe_open(file, "numpy"):  # checks the header
+                pass
+            stream.seek(8)
+            begin = 8 + int.from_bytes(start[:8], "little")
             header = json.loads(stream.read(begin - 8))
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error}.") from error
     except SafetensorError as error:
-        with file.open("rb") as stream:
-            is_pointer = stream.read(len(_LFS_POINTER)) == _LFS_POINTER
+        if start == _LFS_POINTER:
+            raise CheckpointError(
+                f"{file} is a pointer of Git LFS, not the weights; run `git lfs pull` in its "
+                "folder."
+            ) from None
+        if dtype := re.search(r"unknown variant `(\w+)`", str(error)):
+            raise CheckpointError(
+                f"{file}: a tensor has dtype {dtype[1]}; known are {', '.join(WIDTHS)}."
+            ) from None
         raise CheckpointError(
-            f"{file} is a pointer of Git LFS, not the weights; run `git lfs pull` in its folder."
-            if is_pointer
-            else f"{file} is not a complete safetensors file ({one_line(error)}); download it "
-            "again."
+            f"{file} is not a complete safetensors file ({one_line(error)}); download it again."
         ) from None
     header.pop("__metadata__", None)
     tensors = {}

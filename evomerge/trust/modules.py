@@ -70,7 +70,6 @@ def with_imports(files: Sequence[Path]) -> list[Path]:
 
     An imported module is looked for where Python does, and beside the file that imports it.
     """
-    importlib.invalidate_caches()
     found: dict[Path, None] = {}
     waiting = list(files)
     while waiting:

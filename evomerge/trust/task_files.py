@@ -7,6 +7,7 @@ its own, and data files in a file system of fsspec, of which some run templates 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -42,6 +43,7 @@ def files_of_tasks(names: Iterable[str], include: Sequence[Path]) -> list[Path]:
         ConfigError: a YAML file in these folders has a tag of Python objects, or aliases that
             expand to a lot, or a task reads pickles.
     """
+    importlib.invalidate_caches()  # files may have been written just before
     waiting = [
         _with_includes(path)
         for folder in include
@@ -57,7 +59,7 @@ def files_of_tasks(names: Iterable[str], include: Sequence[Path]) -> list[Path]:
             code = list(_code(content, path))
             if code and not is_installed(path):
                 found[path] = None
-            found |= dict.fromkeys(with_imports(code))
+            found |= dict.fromkeys(with_imports(code) if code else ())
     return list(found)
 
 

@@ -74,7 +74,7 @@ def test_resume_truncates_only_if_told_to(tmp_path):
     from evomerge.__main__ import run as call
 
     run = write_run(tmp_path / "run", [asked(0, "a"), told(0, scored(3))])
-    (run.path / "search.yaml").write_text("seed: 1\n")
+    (run.path / "search.yaml").write_text("seed: 1\nfrozen: {}\n")
     (run.path / "manifest.json").unlink()
     damaged = damage(run, 3)
     with pytest.raises(RunFolderError, match=r"line 3 .*; restore it.*--truncate`"):

@@ -321,7 +321,7 @@ BAD = {
             "validation": {"documents": 52, "task_split": "test"},
             "test": {"documents": 1, "task_split": "test"},
         },
-        ["evaluation.test.documents", "t_maths:test", "in no other split"],
+        ["evaluation.test.documents", "t_maths:test", "are left for it"],
     ),
 }
 

@@ -21,13 +21,14 @@ def choose_device(wanted: str) -> str:
     """
     import torch
 
-    found = torch.accelerator.current_accelerator(check_available=True)
     if wanted == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
         return str(found) if found is not None else "cpu"
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
+        found = torch.accelerator.current_accelerator(check_available=True)
         usable = "auto or cpu" if found is None else f"auto, cpu or {found.type}"
         raise ConfigError(
             f"`evaluation.device` is {wanted!r}, which cannot be used here ({reason}); use "

@@ -52,7 +52,14 @@ class Fingerprint:
             value = waiting.pop()
             if isinstance(value, _PLAIN):
                 found.append(repr(value))
-            elif isinstance(value, dict):
+                continue
+            if isinstance(value, (dict, list, tuple, set, frozenset)):
+                if id(value) in seen:  # it may contain itself
+                    found.append("again")
+                    continue
+                seen.add(id(value))
+                self._held[id(value)] = value
+            if isinstance(value, dict):
                 pairs = [pair for pair in value.items() if not is_own_hook(*pair)]
                 found.append(len(pairs))
                 waiting += (part for pair in pairs for part in pair)

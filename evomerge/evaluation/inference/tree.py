@@ -88,6 +88,8 @@ class PrefixCache:
     skipped: int = 0
     _states: dict[int, tuple[Tensor, dict[int, Any]]] = field(default_factory=dict)
     """Id of a batch -> the batch, since an id is used again; number of blocks -> state."""
+    _held: float = 0
+    """Bytes of all states."""
 
     @contextmanager
     def visit(self, model: nn.Module, step: Step, depth: int) -> Iterator[None]:
@@ -129,8 +131,9 @@ class PrefixCache:
                     return (entering,) if isinstance(state, tuple) else entering
                 self.applied += 1
                 result = forward(*args, **kwargs)
-                if index + 1 in step.keep and self._held() + _size(result) <= self.memory:
+                if index + 1 in step.keep and self._held + _size(result) <= self.memory:
                     states[index + 1] = result
+                    self._held += _size(result)
                 return result
 
             return run
@@ -156,10 +159,8 @@ class PrefixCache:
             for key, (batch, states) in self._states.items()
         }
         self._states = {key: item for key, item in kept.items() if item[1]}
-
-    def _held(self) -> float:
-        """Return the bytes of all states."""
-        return sum(_size(state) for _, states in self._states.values() for state in states.values())
+        sizes = (_size(at) for _, states in self._states.values() for at in states.values())
+        self._held = sum(sizes)
 
 
 def _size(result: Any) -> float:

@@ -70,11 +70,13 @@ def choose_documents(
             ids = _take(pool, order, sizes[split], split, owners, first=first)
             wanted = 1 if sizes[split] == "all" else int(sizes[split])
             if len(ids) < wanted:
+                asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
                 raise ConfigError(
                     f"`evaluation.{split}.documents` is {sizes[split]!r}, but only {len(ids)} of "
-                    f"the {pool.count} documents of {pool.source!r} are in no other split, and no "
-                    "two splits share one; lower the numbers, give `all` to one split at most, or "
-                    "take documents from another source (`task_split`, `tasks`)."
+                    f"the {pool.count} documents of {pool.source!r} are left for it (asked for: "
+                    f"{asked}), since no two splits share one; lower the numbers, give `all` to "
+                    "one split at most, or take documents from another source (`task_split`, "
+                    "`tasks`)."
                 )
             owners |= {form: split for document in ids for form in pool.known_as(document)}
             chosen[split][task] = sorted(ids)

@@ -95,7 +95,7 @@ class ObjectiveFunction:
         """Return scores as floats, taken from a sequence, an array or a tensor of numbers."""
         if hasattr(values, "tolist"):  # of numpy and torch
             values = values.tolist()
-        is_list = isinstance(values, Sequence) and not isinstance(values, (str, bytes))
+        is_list = isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray))
         if is_list:
             wrong = [f"{item!r:.80}" for item in values if not _is_score(item)]
             wrong += [] if len(values) == count else [f"{len(values)} values"]
@@ -131,15 +131,23 @@ def find(name: str) -> ObjectiveFunction:
         ConfigError: it cannot be imported, is not a function, or has wrong attributes.
     """
     body: Any = _imported(name) if ":" in name else REGISTERED.get(name)
-    count: Any = getattr(body, "documents", None)
-    metrics: Any = getattr(body, "metrics", {"score": True})
+    try:
+        count: Any = getattr(body, "documents", None)
+        metrics: Any = getattr(body, "metrics", {"score": True})
+    except Exception as error:
+        raise ConfigError(
+            f"objectives: {name!r}: its attributes `documents` and `metrics` cannot be read "
+            f"({type(error).__name__}: {one_line(error)})."
+        ) from error
     is_right = (
         callable(body)
         and type(count) is int
         and 1 <= count <= _MOST_DOCUMENTS
         and isinstance(metrics, Mapping)
         and metrics
-        and all(isinstance(key, str) and isinstance(up, bool) for key, up in metrics.items())
+        and all(
+            isinstance(key, str) and key and isinstance(up, bool) for key, up in metrics.items()
+        )
     )
     if not is_right:
         raise ConfigError(
@@ -151,6 +159,10 @@ def find(name: str) -> ObjectiveFunction:
         )
     info = {metric: MetricInfo(up, is_mean=True) for metric, up in metrics.items()}
     return ObjectiveFunction(body, TaskInfo(name, "function", count, info))
+
+
+def _is_metric(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and item[0] != "" and isinstance(item[1], bool)
 
 
 def _imported(name: str) -> Body:

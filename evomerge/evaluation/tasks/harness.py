@@ -135,6 +135,7 @@ class Harness:
             top = groups if source in groups else tasks
             top[name] = top.pop(source)
         for leaf, task in tasks.items():
+            check_task(task, where, self._allow_code)
             self._origins.pop(leaf, None)
             if runs_code(task):
                 self._origins[leaf] = Origin(source, source if leaf == name else leaf)
@@ -154,7 +155,6 @@ class Harness:
                 task.set_config(key="num_fewshot", value=self._fewshot)
             elif task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
-            check_task(task, where, self._allow_code)
         return tasks, groups
 
     def _tried(self, task: str, requests: Sequence[Instance]) -> DocumentMetrics:
@@ -189,6 +189,7 @@ class Harness:
             spec["fewshot_split"] = dataset_split
         tasks, _ = self._loaded({"group": "changed", "task": [spec]}, where)
         task = self._tasks[name] = tasks[info.name]
+        check_task(task, where, self._allow_code)
         return replace(info, documents=len(task.eval_docs), task_split=task_split)
 
     def build(self, task: str, ids: Sequence[int], reference: ReferenceLM) -> list[list[Instance]]:

@@ -82,7 +82,7 @@ def _code_may_load(allow_code: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[_CODE_EVAL]
+        os.environ.pop(_CODE_EVAL, None)
         if before is not None:
             os.environ[_CODE_EVAL] = before
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from traceback import walk_stack
 from typing import Any, TypeAlias, TypeVar
 
@@ -64,7 +64,11 @@ class TaskTemplates(SandboxedEnvironment):
         Raises:
             ConfigError: it is no template.
         """
-        return _explained(lambda: self._kept(source, *arguments, **options))
+        if arguments or options:
+            make = partial(super().from_string, source, *arguments, **options)
+        else:
+            make = partial(self._kept, source)
+        return _explained(make)
 
 
 _made = lru_cache(maxsize=1)(TaskTemplates)

@@ -27,14 +27,12 @@ def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
     """
     made = transformers.GenerationConfig
     file = "config.json" if generation is None else "generation_config.json"
-    settings = None
-    if generation is not None:
-        settings = json_value(generation, file, CheckpointError)
-    elif not hasattr(transformers.GenerationMixin, "adjust_generation_fn"):
+    settings: Any = None if generation is None else json_value(generation, file, CheckpointError)
+    if generation is None and not hasattr(transformers.GenerationMixin, "adjust_generation_fn"):
         return None  # older versions keep them in the config
     try:
         with quiet():
-            if settings is not None:
+            if generation is not None:
                 return made.from_dict(settings)
             return made.from_model_config(dict(config))
     except Exception as error:  # transformers raises anything for values that it does not expect

@@ -234,10 +234,13 @@ class MagPrune(Bernoulli):
         self.row_length = row_length(source)
         self._cached: tuple[Array, Array] | None = None
         if reuse:
-            every = list(spans(self.size, row_length=self.row_length)) or [slice(0, 0)]
-            parts = [self._ranks(span) for span in every]
-            ranks, mean_ranks = zip(*parts, strict=True)
-            self._cached = np.concatenate(ranks), np.concatenate(mean_ranks)
+            length = self.row_length
+            ranks = np.empty(self.size, dtype=np.int16)
+            mean_ranks = np.empty(self.size // length, dtype=np.float32)
+            for span in spans(self.size, row_length=length):
+                rows = slice(span.start // length, span.stop // length)
+                ranks[span], mean_ranks[rows] = self._ranks(span)
+            self._cached = ranks, mean_ranks
 
     def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
         """Return the sparse task vector for these knobs of its source."""

@@ -140,7 +140,7 @@ def test_documents_that_other_splits_have_are_not_counted() -> None:
         split: {"t": DocumentPool(source, 10, lambda i: [str(i % 8)])}
         for split, source in (("search", "x"), ("validation", "y"), ("test", "z"))
     }
-    with pytest.raises(ConfigError, match=r"evaluation\.test\.documents.*'z' are in no other"):
+    with pytest.raises(ConfigError, match=r"evaluation\.test\.documents.*'z' are left for it"):
         choose_documents({"search": 4, "validation": 4, "test": 4}, pools, 0)
 
 
