@@ -40,9 +40,9 @@ STEPS = ("load", "score", "generate")
 
 def path(checkpoint: Checkpoint, layers: int, dtype: str) -> Recipe:
     """Return the recipe of a checkpoint's first layers; further ones repeat the last."""
-    whole, last = Layer("passthrough", (Source("model"),)), len(checkpoint.main) - 1
+    whole, last = Layer("passthrough", (Source("model"),)), len(checkpoint.decoder_stack) - 1
     blocks = [Layer("passthrough", (Source("model", min(i, last)),)) for i in range(layers)]
-    return Recipe("model", {checkpoint.main.prefix: blocks}, whole, whole, dtype=dtype)
+    return Recipe("model", {checkpoint.decoder_stack.prefix: blocks}, whole, whole, dtype=dtype)
 
 
 def main() -> None:
@@ -57,8 +57,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     checkpoint = Checkpoint.open(Path(arguments.model), "model")
-    depth = arguments.depth or len(checkpoint.main)
-    layers = arguments.layers or len(checkpoint.main) * 3 // 4
+    depth = arguments.depth or len(checkpoint.decoder_stack)
+    layers = arguments.layers or len(checkpoint.decoder_stack) * 3 // 4
     resident = RoutedResident({"model": checkpoint}, "model", arguments.dtype)
     tokenizer = tokenizer_of(checkpoint)
     engines = {

@@ -92,7 +92,7 @@ def write_models(folder: Path, size: str) -> None:
 
 def recipes(checkpoints: dict[str, Checkpoint]) -> Iterator[Recipe]:
     """Yield recipes that differ in every merged tensor."""
-    stack = checkpoints["base"].main
+    stack = checkpoints["base"].decoder_stack
     for step in range(1, 1000):
 
         def layer(index: int | None, weight: float = step / 1000) -> Layer:

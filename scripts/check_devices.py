@@ -42,7 +42,7 @@ def recipe(checkpoints: dict[str, Checkpoint], weight: float) -> Recipe:
         sources = tuple(Source(name, index, knobs) for name in PARENTS[1:])
         return Layer("task_arithmetic", sources, Source(PARENTS[0], index))
 
-    stack = checkpoints[PARENTS[0]].main
+    stack = checkpoints[PARENTS[0]].decoder_stack
     blocks = tuple(layer(index) for index in range(len(stack)))
     return Recipe(PARENTS[0], {stack.prefix: blocks}, layer(None), layer(None), dtype="float32")
 

@@ -87,7 +87,7 @@ def _parents() -> list[dict[str, Any]]:
             {
                 "name": opened.reference,
                 "architecture": (opened.config.get("architectures") or ["?"])[0],
-                "layers": len(opened.main),
+                "layers": len(opened.decoder_stack),
                 "parameters": opened.parameters,
             }
         )

@@ -242,12 +242,12 @@ class _Writer:
         """Return the values of all knobs for each tensor of a block, to compare blocks."""
         names = self.context.block_names(layer, position)
         return {
-            rest: [
+            suffix: [
                 {key: knob_at(knob, name) for key, knob in knobs.items()}
                 for knobs in (layer.knobs, *(source.knobs for source in layer.sources))
             ]
             + [self.context.factors.get(name, 1.0)]
-            for rest, name in names.items()
+            for suffix, name in names.items()
         }
 
     def _whole(self, base: str | None) -> bool:

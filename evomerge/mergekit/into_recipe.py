@@ -103,14 +103,14 @@ class _Resolver:
             if module.whole:
                 named = {item.model for part in module.slices for item in part.inputs}
                 shared = [p for p in language if all(p in self._fits[m].stacks for m in named)]
-                main = self.host.main.prefix
+                main = self.host.decoder_stack.prefix
                 return tuple(sorted(shared, key=lambda prefix: prefix == main))
             if len(language) > 1:
                 raise RecipeError(
                     f"`slices` is not enough for {self.host.reference!r}, which has the block "
                     f"stacks {', '.join(language)}; give each under `modules`."
                 )
-            return (self.host.main.prefix,)
+            return (self.host.decoder_stack.prefix,)
         found = [prefix for prefix in language if str(module.name) in prefix]
         if len(found) != 1:
             raise RecipeError(
@@ -129,14 +129,14 @@ class _Resolver:
         for i in range(count):
             depth = i / (count - 1) if count > 1 else 1.0
             lead = part.sources[0]
-            rests = self._fits[lead.model].block(prefix, start(lead) + i, begin + i)
-            merged = {rest: stack.name(begin + i, rest) for rest in rests}
+            suffixes = self._fits[lead.model].block(prefix, start(lead) + i, begin + i)
+            merged = {suffix: stack.name(begin + i, suffix) for suffix in suffixes}
 
             def shown(entry: Input, i: int = i, merged: dict[str, str] = merged) -> dict[str, str]:
                 fit = self._fits[entry.model]
                 return {
-                    name: fit.inside(prefix, start(entry) + i, rest) or name
-                    for rest, name in merged.items()
+                    name: fit.inside(prefix, start(entry) + i, suffix) or name
+                    for suffix, name in merged.items()
                 }
 
             yield self._layer(module, part, depth, list(merged.values()), shown, i)
@@ -146,7 +146,7 @@ class _Resolver:
         names = [name for name, found in self.host.places.items() if found == place]
 
         def shown(entry: Input) -> dict[str, str]:
-            return {name: self._fits[entry.model].outside.get(name, name) for name in names}
+            return {name: self._fits[entry.model].non_layer.get(name, name) for name in names}
 
         return self._layer(module, part, 0.0, names, shown, None)
 

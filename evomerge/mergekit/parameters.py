@@ -31,8 +31,8 @@ class SliceContext:
         lead = layer.sources[0]
         fit = self.fits[lead.parent]
         stack = fit.host.stacks[self.prefix]
-        rests = fit.block(self.prefix, lead.layer or 0, position)
-        return {rest: stack.name(position, rest) for rest in rests}
+        suffixes = fit.block(self.prefix, lead.layer or 0, position)
+        return {suffix: stack.name(position, suffix) for suffix in suffixes}
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class SliceKnobs:
         for offset, layer in enumerate(self.layers):
             knob = self._given(layer, name, default)
             names = self.context.block_names(layer, self.start + offset)
-            for rest, merged in names.items():
-                blocks[merged] = (self._shown(layer, rest, merged), self._at(knob, name, merged))
+            for suffix, merged in names.items():
+                blocks[merged] = (self._shown(layer, suffix, merged), self._at(knob, name, merged))
         wanted = {
             item: self._at(self._given(layer, name, default), name, item)
             for item, layer in self.outside
@@ -109,13 +109,13 @@ class SliceKnobs:
                 given.append(("", common))
             if all(_look_up(given, shown) == value for shown, value in blocks.values()):
                 return given
-        rests = {
+        suffixes = {
             shown.split(".", len(self.context.prefix.split(".")) + 1)[-1]: value
             for shown, value in blocks.values()
         }
-        longest = sorted(rests, key=len, reverse=True)
+        longest = sorted(suffixes, key=len, reverse=True)
         return [
-            *((f".{rest}", rests[rest]) for rest in longest if rests[rest] != common),
+            *((f".{suffix}", suffixes[suffix]) for suffix in longest if suffixes[suffix] != common),
             ("", common),
         ]
 
@@ -130,13 +130,13 @@ class SliceKnobs:
         value = knob_at(knob, tensor)
         return value * self.context.factors.get(tensor, 1.0) if name == "scale" else value
 
-    def _shown(self, layer: Layer, rest: str, merged: str) -> str:
+    def _shown(self, layer: Layer, suffix: str, merged: str) -> str:
         """Return the name of a tensor that mergekit compares filters with."""
         if self.source is None:
             return merged
         source = layer.sources[self.source]
         fit = self.context.fits[source.parent]
-        return fit.inside(self.context.prefix, source.layer or 0, rest) or merged
+        return fit.inside(self.context.prefix, source.layer or 0, suffix) or merged
 
 
 def _look_up(rules: Sequence[tuple[str, float]], name: str) -> float:

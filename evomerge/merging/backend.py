@@ -292,7 +292,7 @@ def stored_dtype(checkpoint: Checkpoint, dtype: str) -> str:
 def unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:
     """Return the recipe of a parent without any change, in a dtype."""
     whole = Layer("passthrough", (Source(checkpoint.reference),))
-    stack = checkpoint.main
+    stack = checkpoint.decoder_stack
     blocks = tuple(
         Layer("passthrough", (Source(checkpoint.reference, layer),)) for layer in range(len(stack))
     )

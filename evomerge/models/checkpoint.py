@@ -149,7 +149,7 @@ class Checkpoint:
         }
 
     @cached_property
-    def main(self) -> Stack:
+    def decoder_stack(self) -> Stack:
         """The block stack of the language model; that of the decoder if there is an encoder too.
 
         Raises:
@@ -164,7 +164,7 @@ class Checkpoint:
         return max(language, key=lambda item: ("decoder" in item.prefix, self._size(item)))
 
     def _size(self, stack: Stack) -> int:
-        names = (stack.name(i, rest) for i, block in enumerate(stack.blocks) for rest in block)
+        names = (stack.name(i, suffix) for i, block in enumerate(stack.blocks) for suffix in block)
         return sum(self.tensors[name].nbytes for name in names)
 
     @cached_property
@@ -176,10 +176,10 @@ class Checkpoint:
         host. `buffer`: computed from the config, not trained (rotary frequencies, causal masks).
         """
         inside = {
-            stack.name(layer, rest)
+            stack.name(layer, suffix)
             for stack in self.stacks.values()
             for layer, block in enumerate(stack.blocks)
-            for rest in block
+            for suffix in block
         }
         return {
             name: self._place(name, info)
@@ -278,14 +278,14 @@ class Checkpoint:
         must be tried in the given order, because a norm inside of the attention belongs to the
         attention. `prefix` is that of the block stack; None: the main one.
         """
-        stack = self.stacks[prefix] if prefix else self.main
-        rests = sorted({rest for block in stack.blocks for rest in block})
+        stack = self.stacks[prefix] if prefix else self.decoder_stack
+        suffixes = sorted({suffix for block in stack.blocks for suffix in block})
         found: dict[str, list[str]] = {"attention": [], "mlp": [], "norm": []}
-        for rest in rests:
-            component, word = component_of(rest)
+        for suffix in suffixes:
+            component, word = component_of(suffix)
             if component and word not in found[component]:
                 found[component].append(word)
-        return {name: shortest(words, rests) for name, words in found.items() if words}
+        return {name: shortest(words, suffixes) for name, words in found.items() if words}
 
     @cached_property
     def fingerprint(self) -> str:

@@ -40,8 +40,8 @@ def normal(name: str, checkpoint: Checkpoint) -> str:
 class TensorNameMap:
     """Maps the names of the host's tensors to the names of one parent's tensors.
 
-    The parent may be the host. In the methods, `prefix` is that of a stack of the host, and `rest`
-    the host's name of a tensor inside of its block (`mlp.up_proj.weight`).
+    The parent may be the host. In the methods, `prefix` is that of a stack of the host, and
+    `suffix` the host's name of a tensor inside of its block (`mlp.up_proj.weight`).
     """
 
     def __init__(self, host: Checkpoint, parent: Checkpoint) -> None:
@@ -60,10 +60,10 @@ class TensorNameMap:
             for prefix in self.host.stacks
             if normal(prefix, self.host) in by_name
         }
-        return {self.host.main.prefix: self.parent.main, **found}
+        return {self.host.decoder_stack.prefix: self.parent.decoder_stack, **found}
 
     @cached_property
-    def outside(self) -> dict[str, str]:
+    def non_layer(self) -> dict[str, str]:
         """Name in the host -> name in the parent, for tensors outside of the blocks.
 
         Tensors that the parent does not have are left out. If the parent's embeddings are tied,
@@ -81,20 +81,20 @@ class TensorNameMap:
         return found
 
     @cached_property
-    def _parent_rests(self) -> dict[str, dict[str, str]]:
+    def _parent_suffixes(self) -> dict[str, dict[str, str]]:
         return {prefix: _by_new_name(stack) for prefix, stack in self.stacks.items()}
 
     @cached_property
     def _host_rests(self) -> dict[str, dict[str, str]]:
         return {prefix: _by_new_name(stack) for prefix, stack in self.host.stacks.items()}
 
-    def inside(self, prefix: str, layer: int, rest: str) -> str | None:
+    def inside(self, prefix: str, layer: int, suffix: str) -> str | None:
         """Return the full name of a tensor of the parent's block `layer`, or None if it has none.
 
         A tensor that all blocks share is in the first.
         """
         stack = self.stacks.get(prefix)
-        own = self._parent_rests[prefix].get(_with_new_names(rest)) if stack else None
+        own = self._parent_suffixes[prefix].get(_with_new_names(suffix)) if stack else None
         if stack is None or own is None:
             return None
         name = stack.used(layer, own)
@@ -108,12 +108,12 @@ class TensorNameMap:
         known = self._host_rests[prefix]
         stack = self.stacks[prefix]
         names = []
-        for rest in stack.moved(layer, position):
-            own = known.get(_with_new_names(rest))
+        for suffix in stack.moved(layer, position):
+            own = known.get(_with_new_names(suffix))
             if own is not None:
                 names.append(own)
-            elif not is_buffer(rest, self.parent.tensors[stack.used(layer, rest)]):
-                raise _surplus(self.host, self.parent, stack.used(layer, rest))
+            elif not is_buffer(suffix, self.parent.tensors[stack.used(layer, suffix)]):
+                raise _surplus(self.host, self.parent, stack.used(layer, suffix))
         return tuple(names)
 
 
@@ -126,7 +126,7 @@ def _with_new_names(name: str) -> str:
 
 def _by_new_name(stack: Stack) -> dict[str, str]:
     """Return the names inside of the blocks of a stack, by the names that are compared."""
-    return {_with_new_names(rest): rest for block in stack.blocks for rest in block}
+    return {_with_new_names(suffix): suffix for block in stack.blocks for suffix in block}
 
 
 def has_counterparts(host: Checkpoint, parent: Checkpoint) -> bool:
@@ -134,13 +134,14 @@ def has_counterparts(host: Checkpoint, parent: Checkpoint) -> bool:
     fit = TensorNameMap(host, parent)
     for name, place in host.places.items():
         tied = name == host.head and host.tied
-        if place in ("embeddings", "head") and name not in fit.outside and not tied:
+        if place in ("embeddings", "head") and name not in fit.non_layer and not tied:
             return False
     return all(
-        fit.inside(prefix, layer, rest) or is_buffer(rest, host.tensors[stack.name(layer, rest)])
+        fit.inside(prefix, layer, suffix)
+        or is_buffer(suffix, host.tensors[stack.name(layer, suffix)])
         for prefix, stack in host.language.items()
         for layer, block in enumerate(stack.blocks[: len(fit.stacks.get(prefix, stack))])
-        for rest in block
+        for suffix in block
     )
 
 
@@ -173,10 +174,10 @@ def _check_parent(
     host: Checkpoint, parent: Checkpoint, fit: TensorNameMap, key: str | None
 ) -> None:
     """Check one parent; `key` would let the vocabularies differ, and None says that they may."""
-    matched = set(fit.outside.values())
+    matched = set(fit.non_layer.values())
     for name, place in host.places.items():
         if place in ("embeddings", "head") and not (host.tied and name == host.head):
-            own = fit.outside.get(name)
+            own = fit.non_layer.get(name)
             _check_tensor(host, name, parent, own, key)
     for name, place in parent.places.items():
         tied_copy = name == parent.head and (host.tied or parent.tied)
@@ -197,10 +198,10 @@ def _check_blocks(host: Checkpoint, parent: Checkpoint, fit: TensorNameMap) -> N
             fit.block(prefix, layer, layer)
         theirs = host.stacks[prefix]
         for layer in range(min(len(own), len(theirs))):
-            for rest in theirs.blocks[layer]:
-                name = theirs.name(layer, rest)
-                if not is_buffer(rest, host.tensors[name]):
-                    _check_tensor(host, name, parent, fit.inside(prefix, layer, rest), None)
+            for suffix in theirs.blocks[layer]:
+                name = theirs.name(layer, suffix)
+                if not is_buffer(suffix, host.tensors[name]):
+                    _check_tensor(host, name, parent, fit.inside(prefix, layer, suffix), None)
 
 
 def _check_tensor(

@@ -65,16 +65,16 @@ class Stack:
         """
         if not self.shared:
             return self.blocks[layer]
-        own = tuple(rest for rest in self.blocks[layer] if rest not in self.shared)
+        own = tuple(suffix for suffix in self.blocks[layer] if suffix not in self.shared)
         return own if position else (*sorted(self.shared), *own)
 
-    def name(self, layer: int, rest: str) -> str:
-        """Return the full name of a tensor of block `layer`; `rest` has no prefix and index."""
-        return f"{self.prefix}.{layer}.{rest}"
+    def name(self, layer: int, suffix: str) -> str:
+        """Return the full name of a tensor of block `layer`; `suffix` has no prefix and index."""
+        return f"{self.prefix}.{layer}.{suffix}"
 
-    def used(self, layer: int, rest: str) -> str:
+    def used(self, layer: int, suffix: str) -> str:
         """Return the full name of a tensor that a block uses; shared ones are in the first."""
-        return self.name(0 if rest in self.shared else layer, rest)
+        return self.name(0 if suffix in self.shared else layer, suffix)
 
 
 def is_other_modality(name: str) -> bool:
@@ -87,9 +87,9 @@ def is_buffer(name: str, info: TensorInfo) -> bool:
     return bool(_BUFFER.search(name)) or (len(info.shape) == 4 and bool(_MASK.search(name)))
 
 
-def component_of(rest: str) -> tuple[Literal["attention", "mlp", "norm"] | None, str]:
+def component_of(suffix: str) -> tuple[Literal["attention", "mlp", "norm"] | None, str]:
     """Return the component of a tensor in a block, and the part of its name that shows it."""
-    words = rest.split(".")[:-1]
+    words = suffix.split(".")[:-1]
     for component, pattern in _COMPONENTS.items():
         for word in words:
             if pattern.search(word) and not _NORM.search(word):
@@ -138,10 +138,10 @@ def prediction_tensors(names: Iterable[str]) -> frozenset[str]:
     return frozenset(name for name in names if name.startswith(blocks) or _PREDICTION.search(name))
 
 
-def shortest(words: list[str], rests: list[str]) -> tuple[str, ...]:
+def shortest(words: list[str], suffixes: list[str]) -> tuple[str, ...]:
     """Return words as filters: with dots around a word if it is also a part of another word."""
 
     def is_unique(word: str) -> bool:
-        return all(word not in rest or word in rest.split(".") for rest in rests)
+        return all(word not in suffix or word in suffix.split(".") for suffix in suffixes)
 
     return tuple(word if is_unique(word) else f".{word}." for word in words)

@@ -257,10 +257,10 @@ def costly_warning(checked: CheckedSearch) -> str | None:
         reason = _why_again(checked, method) if method.svds is not None else None
         if reason is not None:
             shapes = [
-                host.tensors[stack.name(layer, rest)].shape
+                host.tensors[stack.name(layer, suffix)].shape
                 for stack in host.language.values()
                 for layer, block in enumerate(stack.blocks)
-                for rest in block
+                for suffix in block
             ]
             sources = space.most_parents or sources_of(checked, method.name)
             return (

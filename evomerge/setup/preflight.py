@@ -64,7 +64,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         or None,
         "host": checked.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
-        "layers": len(host.main),
+        "layers": len(host.decoder_stack),
         "space": config.space.kind,
         "dimension": len(space.genes),
         "population": population,
@@ -144,7 +144,7 @@ def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
             " or more."
         )
     host = checked.checkpoints[checked.host]
-    if serves_paths(config) and depth >= _MUCH_DEEPER * len(host.main):
+    if serves_paths(config) and depth >= _MUCH_DEEPER * len(host.decoder_stack):
         yield (
             f"The vLLM engine is made with {depth} layers, since a path may have as many, and "
             f"every path takes their time to generate texts ({_depth_cost(checked)}); lower the "
@@ -196,7 +196,7 @@ def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
 
 def _depth_cost(checked: CheckedSearch) -> str:
     """Return what a vLLM engine for paths costs, as text for a person."""
-    depth, host = checked.space.max_depth, len(checked.checkpoints[checked.host].main)
+    depth, host = checked.space.max_depth, len(checked.checkpoints[checked.host].decoder_stack)
     return f"the host has {host}, so {depth / host:.2g} times its time"
 
 

@@ -186,7 +186,9 @@ def _of_merge(
     from evomerge.merging.tokenizers.plan import GENERATION
 
     host = checked.checkpoints[checked.host]
-    recipe = parent_recipe(checkpoint.reference, len(checkpoint.main), host.main.prefix, like)
+    recipe = parent_recipe(
+        checkpoint.reference, len(checkpoint.decoder_stack), host.decoder_stack.prefix, like
+    )
     try:
         data = merged_config(recipe, checked.checkpoints, vocabulary=plan.rows)
     except RecipeError:  # this parent's layers do not fit the host's config

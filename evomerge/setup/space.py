@@ -48,16 +48,16 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
         _check_depths(checkpoints, host)
         return _parameters(config, host)
     _check_scales(config, host)
-    depths = {name: len(checkpoints[name].main) for name in config.parents}
+    depths = {name: len(checkpoints[name].decoder_stack) for name in config.parents}
     build = _joint if config.space.kind == "joint" else _dataflow
-    return build(config, depths, _frame(config, host), host.main.prefix)
+    return build(config, depths, _frame(config, host), host.decoder_stack.prefix)
 
 
 def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> None:
     """Check that all parents have as many layers as the host, since these are merged in pairs."""
-    depth = len(host.main)
+    depth = len(host.decoder_stack)
     for name, checkpoint in checkpoints.items():
-        if (own := len(checkpoint.main)) != depth:
+        if (own := len(checkpoint.decoder_stack)) != depth:
             raise ConfigError(
                 f"Parent {name!r} has {own} layers, but the host {host.reference!r} has {depth}; "
                 "`space.kind` 'parameters' merges the layers of all parents one by one, so give "
@@ -73,7 +73,7 @@ def _check_scales(config: SearchConfig, host: Checkpoint) -> None:
     if scales != 1.0:
         from evomerge.merging.architecture.folding import check_foldable
 
-        check_foldable(host, host.main.prefix, negative=lowest < 0)
+        check_foldable(host, host.decoder_stack.prefix, negative=lowest < 0)
 
 
 def _parameters(config: SearchConfig, host: Checkpoint) -> Space:
@@ -84,8 +84,8 @@ def _parameters(config: SearchConfig, host: Checkpoint) -> Space:
         parents=config.parents,
         base=config.base,
         host=host.reference,
-        stack=host.main.prefix,
-        layers=len(host.main),
+        stack=host.decoder_stack.prefix,
+        layers=len(host.decoder_stack),
         methods=[_method(name) for name in space.methods],
         method_per=space.method_per,
         groups=space.groups,

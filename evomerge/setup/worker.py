@@ -146,7 +146,7 @@ def make_worker(
         checked.evaluator,
         checked.splits,
         baselines,
-        deepest=_deepest(checked.space, first, host.main.prefix),
+        deepest=_deepest(checked.space, first, host.decoder_stack.prefix),
         objectives=checked.objectives,
         race=make_race(config),
         report=report,

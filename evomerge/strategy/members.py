@@ -58,8 +58,8 @@ class MateSpace(ABC):
         return cls(
             parents=config.parents,
             host=host.reference,
-            stack=host.main.prefix,
-            layers=len(host.main),
+            stack=host.decoder_stack.prefix,
+            layers=len(host.decoder_stack),
             dtype=config.dtype,
             seed=config.seed,
             **more,

@@ -116,14 +116,14 @@ def _merge(kind: str, folder: Path) -> Verdict:
 
 def _stack(kind: str, folder: Path) -> Verdict:
     """Judge a stack of two blocks of one model and all blocks of the other."""
-    depth = len(Checkpoint.open(folder / "a", "a").main)
+    depth = len(Checkpoint.open(folder / "a", "a").decoder_stack)
     path = [("a", 0), ("a", 1), *(("b", i) for i in range(depth))]
     return _judge_path(kind, folder, path, "stack")
 
 
 def _reverse(kind: str, folder: Path) -> Verdict:
     """Judge a model that has the blocks of one model in reverse order, the first of them twice."""
-    depth = len(Checkpoint.open(folder / "a", "a").main)
+    depth = len(Checkpoint.open(folder / "a", "a").decoder_stack)
     path = [("b", i) for i in (*reversed(range(depth)), 0)]
     return _judge_path(kind, folder, path, "reverse")
 
@@ -134,7 +134,7 @@ def _judge_path(kind: str, folder: Path, path: list[tuple[str, int]], what: str)
     recipe = Recipe(
         host=names["a"],
         layers={
-            host.main.prefix: tuple(
+            host.decoder_stack.prefix: tuple(
                 Layer("passthrough", (Source(names[name], i),)) for name, i in path
             )
         },
@@ -146,7 +146,7 @@ def _judge_path(kind: str, folder: Path, path: list[tuple[str, int]], what: str)
     if told:
         return "wrong", told
     parents = {name: _load(kind, folder / name)[0] for name in WEIGHTS}
-    by_hand, inside = _stacked_by_hand(stacked, parents, path, host.main.prefix)
+    by_hand, inside = _stacked_by_hand(stacked, parents, path, host.decoder_stack.prefix)
     for name, weight in stacked.named_parameters():
         own = [by_hand] if name.startswith(f"{inside}.") else parents.values()
         if not any(torch.equal(weight, model.get_parameter(name)) for model in own):

@@ -407,7 +407,7 @@ def test_a_language_model_is_merged_into_that_of_a_vision_model(tmp_path: Path) 
         dtype: float32
         """
     recipe = from_mergekit(text, parents)
-    assert list(recipe.layers) == [parents["vlm"].main.prefix]
+    assert list(recipe.layers) == [parents["vlm"].decoder_stack.prefix]
     write(recipe, parents, tmp_path / "out")
     ours = load_file(tmp_path / "out" / "model.safetensors")
     theirs = load_file(tmp_path / "vlm" / "model.safetensors")

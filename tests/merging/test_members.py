@@ -34,8 +34,8 @@ def recipes(dtype: str = "bfloat16") -> dict[int, Recipe]:
     space = CrossoverSpace(
         parents=list(PARENTS),
         host=HOST.reference,
-        stack=HOST.main.prefix,
-        layers=len(HOST.main),
+        stack=HOST.decoder_stack.prefix,
+        layers=len(HOST.decoder_stack),
         dtype=dtype,
     )
     lineage = Lineage(space)
@@ -110,7 +110,11 @@ def vector(folder: Path, names: list[str]) -> np.ndarray:
 def test_whole_slerp_goes_by_the_angle_between_the_whole_models(tmp_path):
     recipe = recipes("float32")[3]
     backend.write(recipe, PARENTS, tmp_path / "model")
-    places = ["embeddings", *(f"{HOST.main.prefix}.{i}." for i in range(len(HOST.main))), "head"]
+    places = [
+        "embeddings",
+        *(f"{HOST.decoder_stack.prefix}.{i}." for i in range(len(HOST.decoder_stack))),
+        "head",
+    ]
     names = sorted(load_file(tmp_path / "model" / "model.safetensors"))
 
     def place(name: str) -> int:
@@ -133,8 +137,10 @@ def test_whole_slerp_of_one_parent_with_itself_is_that_parent(tmp_path):
         source = Source("zoo:maths", block)
         return Layer("whole_slerp", (source, source), knobs={"t": 0.3})
 
-    blocks = tuple(map(layer, range(len(HOST.main))))
-    recipe = Recipe("zoo:maths", {HOST.main.prefix: blocks}, layer(None), layer(None), "float32")
+    blocks = tuple(map(layer, range(len(HOST.decoder_stack))))
+    recipe = Recipe(
+        "zoo:maths", {HOST.decoder_stack.prefix: blocks}, layer(None), layer(None), "float32"
+    )
     backend.write(recipe, PARENTS, tmp_path / "model")
     names = sorted(load_file(tmp_path / "model" / "model.safetensors"))
     assert np.array_equal(vector(tmp_path / "model", names), vector(zoo.path("maths"), names))

@@ -65,7 +65,7 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def recipe(path: str, checkpoints: dict[str, Checkpoint], dtype: str = "float32") -> Recipe:
     whole = Layer("passthrough", (Source("a"),))
     layers = layers_of(parse_path(path, LEGEND))
-    stack = checkpoints["a"].main.prefix
+    stack = checkpoints["a"].decoder_stack.prefix
     return Recipe("a", {stack: layers}, embeddings=whole, head=whole, dtype=dtype)
 
 
@@ -254,7 +254,7 @@ def test_what_cannot_fold_is_refused_before_any_compute(tmp_path: Path) -> None:
         model.save_pretrained(tmp_path / "gpt")
     host = Checkpoint.open(tmp_path / "gpt", "gpt")
     with pytest.raises(CheckpointError, match=r"'gpt' cannot be scaled.*space.scales: 1.0"):
-        check_foldable(host, host.main.prefix)
+        check_foldable(host, host.decoder_stack.prefix)
 
 
 def test_products_near_zero_are_refused(parents: Any) -> None:
@@ -275,9 +275,9 @@ def test_olmo_folds_positive_scales_only(tmp_path: Path) -> None:
     with tiny.quiet():
         model.save_pretrained(tmp_path / "olmo")
     host = Checkpoint.open(tmp_path / "olmo", "olmo")
-    check_foldable(host, host.main.prefix)
+    check_foldable(host, host.decoder_stack.prefix)
     with pytest.raises(CheckpointError, match="range above 0"):
-        check_foldable(host, host.main.prefix, negative=True)
+        check_foldable(host, host.decoder_stack.prefix, negative=True)
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_reference_of_a_folder_with_an_adapter(tmp_path):
     opened = open_parent("./model+./adapter", tmp_path)
     assert opened.reference == "./model+./adapter"
     assert opened.adapter == tmp_path / "adapter"
-    assert len(opened.main) == 3
+    assert len(opened.decoder_stack) == 3
 
 
 def test_stacks_are_found_under_any_prefix():
@@ -271,11 +271,11 @@ def test_stacks_are_found_under_any_prefix():
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)
 def test_every_tensor_of_a_block_has_a_component_that_its_filters_identify(architecture, tmp_path):
     opened = Checkpoint.open(tiny.make(tmp_path / "a", architecture, tokenizer=False), "a")
-    assert len(opened.main) == 3
+    assert len(opened.decoder_stack) == 3
     filters = opened.filters()
     assert set(filters) >= {"attention", "mlp"}
-    for rest in opened.main.blocks[0]:
-        name = opened.main.name(0, rest)
+    for suffix in opened.decoder_stack.blocks[0]:
+        name = opened.decoder_stack.name(0, suffix)
         first = next(
             (key for key, words in filters.items() if any(word in name for word in words)), None
         )

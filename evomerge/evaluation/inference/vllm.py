@@ -259,16 +259,16 @@ def with_identity_layers(state: Mapping[str, Tensor], shapes: Shapes) -> dict[st
         return dict(state)
     added = len(deep) - len(own)
     moved = {
-        own.name(layer, rest): own.name(layer + added, rest)
+        own.name(layer, suffix): own.name(layer + added, suffix)
         for layer, block in enumerate(own.blocks)
-        for rest in block
+        for suffix in block
     }
     completed = {moved.get(name, name): tensor for name, tensor in state.items()}
     for layer in range(added):
-        for rest in own.blocks[0]:
-            name = own.name(layer, rest)
+        for suffix in own.blocks[0]:
+            name = own.name(layer, suffix)
             if name in shapes:
-                zero = state[own.name(0, rest)].new_zeros(())
+                zero = state[own.name(0, suffix)].new_zeros(())
                 completed[name] = zero.expand(shapes[name])
     return completed
 

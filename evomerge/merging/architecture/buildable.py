@@ -128,7 +128,7 @@ def _named(checkpoint: Checkpoint, reason: str) -> list[str]:
         for key, value in checkpoint.text_config.items()
         if key in words
         or (isinstance(value, str) and repr(value) in reason and key != "model_type")
-        or (key in LAYER_COUNTS and "larger" in words and value != len(checkpoint.main))
+        or (key in LAYER_COUNTS and "larger" in words and value != len(checkpoint.decoder_stack))
         or (_is_count(value) and value > 999 and str(value) in words)
         or (_is_count(value) and value < 1 and _SIZES.search(key))
     ]

@@ -170,7 +170,7 @@ def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:
     They have an entry for each block of the stack with the host's name `prefix`.
     """
     fit = TensorNameMap(checkpoint, checkpoint)
-    stack = fit.stacks.get(prefix, checkpoint.main)
+    stack = fit.stacks.get(prefix, checkpoint.decoder_stack)
     given = columns(checkpoint.text_config, len(stack))
     return {**understood(checkpoint.text_config, kind_of_text(checkpoint), len(stack)), **given}
 

@@ -32,7 +32,7 @@ def check_identity_layers(checkpoints: Mapping[str, Checkpoint], host: str) -> N
     Raises:
         CheckpointError: they do not, or it cannot be tested.
     """
-    stack = checkpoints[host].main.prefix
+    stack = checkpoints[host].decoder_stack.prefix
     try:
         _check_kinds(checkpoints, host, stack)
         _check_miniature(language_config(checkpoints[host]), stack.rpartition(".")[2])
@@ -49,9 +49,9 @@ def has_fixed_layers(checkpoints: Mapping[str, Checkpoint], host: str) -> bool:
 
     Then a model whose layers keep their positions has the host's config.
     """
-    stack = checkpoints[host].main.prefix
+    stack = checkpoints[host].decoder_stack.prefix
     lists = [per_layer(item, stack) for item in checkpoints.values()]
-    depths = {len(item.main) for item in checkpoints.values()}
+    depths = {len(item.decoder_stack) for item in checkpoints.values()}
     return len(depths) == 1 and all(item == lists[0] for item in lists)
 
 

@@ -130,7 +130,7 @@ class TensorMaker:
         from evomerge.merging.kernels.torch_views import as_array, as_tensor
 
         def read(parent: str) -> Tensor:
-            own = self.planner.fit(parent).outside[plan.name]
+            own = self.planner.fit(parent).non_layer[plan.name]
             return as_tensor(self.reader.read(SourceTensor(parent, own)))
 
         return as_array(self.rows.rows(source.parent, read))

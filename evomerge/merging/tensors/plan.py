@@ -166,7 +166,7 @@ class _RecipePlanner:
         """Plan a tensor outside of the blocks, which `layer` says how to merge."""
 
         def find(source: Source) -> SourceTensor:
-            own = self.planner.fit(source.parent).outside.get(name)
+            own = self.planner.fit(source.parent).non_layer.get(name)
             return _counterpart(own, name, source.parent)
 
         return self._make(name, layer, find, _Knobs(layer))

@@ -95,7 +95,7 @@ INDEXED: dict[str, Any] = {"metadata": {"total_size": 8}, "weight_map": SHARDS}
 def look(checkpoint: Checkpoint) -> tuple[Any, ...]:
     """Everything that later rooms ask of a checkpoint without reading a weight."""
     return (
-        checkpoint.parameters, checkpoint.main, checkpoint.places, checkpoint.embedding,
+        checkpoint.parameters, checkpoint.decoder_stack, checkpoint.places, checkpoint.embedding,
         checkpoint.head, checkpoint.token_tensors, checkpoint.text_config, checkpoint.tied,
         checkpoint.vocabulary, checkpoint.nbytes, checkpoint.filters(), checkpoint.fingerprint,
     )  # fmt: skip

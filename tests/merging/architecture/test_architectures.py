@@ -118,7 +118,7 @@ def test_other_depth_loads_and_runs_as_the_resident_model_does(
     host = checkpoints["a"]
     layers = [Layer("passthrough", [Source("ab"[i % 2], layer)]) for i, layer in enumerate(path)]
     whole = Layer("passthrough", [Source("a")])
-    recipe = Recipe("a", {host.main.prefix: layers}, whole, whole, dtype="float32")
+    recipe = Recipe("a", {host.decoder_stack.prefix: layers}, whole, whole, dtype="float32")
     resident = Resident(checkpoints, "a", "float32")
     resident.apply(average(host, dtype="float32"))
     merged = resident.apply(recipe)
@@ -172,7 +172,7 @@ def test_text_only_parents_merge_into_a_vision_language_host(host_kind, tmp_path
     checkpoints = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
     host = checkpoints["host"]
     check_fit(host, list(checkpoints.values()))
-    prefix = host.main.prefix
+    prefix = host.decoder_stack.prefix
 
     def mix(layer: int | None) -> Layer:
         return Layer("linear", [Source("host", layer), Source("text", layer)])

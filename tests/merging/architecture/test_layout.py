@@ -39,7 +39,7 @@ def shapes_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
 def test_first_blocks_tell_the_layout_of_all(variant, tmp_path):
     architecture, changes = VARIANTS[variant]
     checkpoint = deep(tmp_path / "a", architecture, **changes)
-    assert len(checkpoint.main) == DEPTH
+    assert len(checkpoint.decoder_stack) == DEPTH
     shapes = shapes_of(checkpoint)
     few = first_blocks(checkpoint.config, shapes)
     assert few is not None
@@ -52,7 +52,7 @@ def test_first_blocks_tell_the_layout_of_all(variant, tmp_path):
 @pytest.mark.parametrize("index", ["\N{SUPERSCRIPT TWO}", "9" * 5000, "x"])
 def test_a_tensor_beside_the_blocks_is_in_the_shorter_model_too(tmp_path, index):
     checkpoint = deep(tmp_path / "a", "llama")
-    beside = f"{checkpoint.main.prefix}.{index}.weight"
+    beside = f"{checkpoint.decoder_stack.prefix}.{index}.weight"
     few = first_blocks(checkpoint.config, {**shapes_of(checkpoint), beside: (1,)})
     assert few is not None and beside in few.shapes
 

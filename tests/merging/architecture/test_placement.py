@@ -52,7 +52,7 @@ def merged(checkpoints: Mapping[str, Checkpoint], weight: float) -> Recipe:
         ]
         return Layer("linear", tuple(sources))
 
-    stack = checkpoints["a"].main.prefix
+    stack = checkpoints["a"].decoder_stack.prefix
     layers = tuple(layer(index) for index in range(3))
     return Recipe("a", {stack: layers}, layer(None), layer(None), dtype="float32")
 
@@ -61,7 +61,9 @@ def routed(checkpoints: Mapping[str, Checkpoint], *path: tuple[str, int]) -> Rec
     """Return a path of whole blocks."""
     whole = Layer("passthrough", (Source("a"),))
     layers = tuple(Layer("passthrough", (Source(name, index),)) for name, index in path)
-    return Recipe("a", {checkpoints["a"].main.prefix: layers}, whole, whole, dtype="float32")
+    return Recipe(
+        "a", {checkpoints["a"].decoder_stack.prefix: layers}, whole, whole, dtype="float32"
+    )
 
 
 def weight_of(model: Any) -> int:

@@ -56,7 +56,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory):
 def stack(host: Checkpoint, path: Sequence[int]) -> Recipe:
     whole = Layer("passthrough", [Source("a")])
     layers = [Layer("passthrough", [Source("a", layer)]) for layer in path]
-    return Recipe("a", {host.main.prefix: layers}, whole, whole, dtype="float32")
+    return Recipe("a", {host.decoder_stack.prefix: layers}, whole, whole, dtype="float32")
 
 
 def written(host: Checkpoint, path: Sequence[int], out: Path) -> Checkpoint:
@@ -69,12 +69,17 @@ def written(host: Checkpoint, path: Sequence[int], out: Path) -> Checkpoint:
     result = Checkpoint.open(out, "out")
     before, after = (load_file(item.folder / "model.safetensors") for item in (host, result))
     for position, layer in enumerate(path):
-        for rest in {*host.main.blocks[layer], *result.main.blocks[position]}:
-            bias = rest.endswith("SelfAttention.relative_attention_bias.weight")
-            if bias and rest not in host.main.blocks[1]:  # all blocks use that of the first one
-                name, own = result.main.name(0, rest), host.main.name(0, rest)
+        for suffix in {*host.decoder_stack.blocks[layer], *result.decoder_stack.blocks[position]}:
+            bias = suffix.endswith("SelfAttention.relative_attention_bias.weight")
+            if (
+                bias and suffix not in host.decoder_stack.blocks[1]
+            ):  # all blocks use that of the first one
+                name, own = result.decoder_stack.name(0, suffix), host.decoder_stack.name(0, suffix)
             else:
-                name, own = result.main.name(position, rest), host.main.name(layer, rest)
+                name, own = (
+                    result.decoder_stack.name(position, suffix),
+                    host.decoder_stack.name(layer, suffix),
+                )
             assert torch.equal(after[name], before[own]), name
     return result
 
@@ -261,7 +266,7 @@ def test_what_does_not_fit_in_the_parent_itself_is_no_obstacle(tmp_path):
     tiny.rewrite(folder, add)
     host = Checkpoint.open(folder, "a")
     write_model(stack(host, (0, 1, 1, 2)), {"a": host}, tmp_path / "out")
-    assert len(Checkpoint.open(tmp_path / "out", "out").main) == 4
+    assert len(Checkpoint.open(tmp_path / "out", "out").decoder_stack) == 4
 
 
 def test_the_relative_bias_of_a_stack_is_that_of_its_first_block(parent, tmp_path):
@@ -277,10 +282,10 @@ def test_the_relative_bias_of_a_stack_is_that_of_its_first_block(parent, tmp_pat
         for folder in (tmp_path / "out", *(item.folder for item in checkpoints.values()))
     )
     for stack in stacks:
-        rest = "layer.0.SelfAttention.relative_attention_bias.weight"
-        biases = [item[f"{stack}.0.{rest}"] for item in parents]
-        torch.testing.assert_close(out[f"{stack}.0.{rest}"], sum(biases) / 2)
-        assert f"{stack}.1.{rest}" not in out
+        suffix = "layer.0.SelfAttention.relative_attention_bias.weight"
+        biases = [item[f"{stack}.0.{suffix}"] for item in parents]
+        torch.testing.assert_close(out[f"{stack}.0.{suffix}"], sum(biases) / 2)
+        assert f"{stack}.1.{suffix}" not in out
     merged = Resident(checkpoints, "a", "float32").apply(recipe)
     assert digest(tiny.load(tmp_path / "out")) == digest(merged)
 
@@ -315,7 +320,9 @@ def test_groups_of_different_sizes_are_refused(groups, reason, parent, tmp_path)
     whole = Layer("passthrough", [Source("a")])
     path = [("a", 0), ("b", 0), ("a", 1)]
     layers = [Layer("passthrough", [Source(name, layer)]) for name, layer in path]
-    recipe = Recipe("a", {checkpoints["a"].main.prefix: layers}, whole, whole, dtype="float32")
+    recipe = Recipe(
+        "a", {checkpoints["a"].decoder_stack.prefix: layers}, whole, whole, dtype="float32"
+    )
     with pytest.raises(RecipeError, match=reason):
         write_model(recipe, checkpoints, tmp_path / "out")
 
