@@ -85,9 +85,4 @@ class ExecutorConfig(Section):
                 f"has `timeout` {self.timeout:g}, but candidates that run in this process cannot "
                 "be ended; set `kind` to 'processes', or remove it"
             )
-        if self.order == "arrival" and self.share_prefixes:
-            raise ValueError(
-                "has `share_prefixes`, which runs shared blocks of a generation's paths once, but "
-                "`order` is 'arrival', which has no generations; set the order to 'generation'"
-            )
         return self

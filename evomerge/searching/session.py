@@ -128,10 +128,14 @@ class Session:
             self._running[job.id] = candidate, purpose
             count = self._attempts.count(f"{candidate.number} {job.split}")
             if count >= MAX_ATTEMPTS:
-                reason = (
-                    f"{count} processes ended without an error while this candidate was scored."
+                self._record(
+                    job.id,
+                    Failure(
+                        "lost",
+                        f"{count} processes ended without an error while this candidate was "
+                        "scored.",
+                    ),
                 )
-                self._record(job.id, Failure("lost", reason))
             else:
                 jobs.append(job)
         # A worker drops its model for a parent as itself, so these come last.

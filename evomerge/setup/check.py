@@ -23,7 +23,7 @@ from evomerge.setup.starts import find_starts
 from evomerge.setup.strategy import generation_of, resolve_optimizer
 from evomerge.setup.tasks import find_constraints, find_objectives, find_splits, load_tasks
 from evomerge.setup.worker import place, serves_paths
-from evomerge.setup.workers import check_workers, resolve_order
+from evomerge.setup.workers import check_order, check_workers, resolve_order
 from evomerge.strategy.kinds import strategy_kind
 from evomerge.trust.consent import Consent
 
@@ -58,6 +58,7 @@ def check_search(
     allow_pickle = allowed.get("allow_pickle", False)
     allow_code = allowed.get("allow_code", False)
     check_installed(config)
+    check_order(config)
     merges = MergeOpener(opener)
     config, checkpoints, host = open_parents(
         config, relative_to, merges, allow_pickle=allow_pickle, is_stage=is_stage

@@ -113,6 +113,15 @@ def shares_prefixes(config: SearchConfig) -> bool:
     )
 
 
+def check_order(config: SearchConfig) -> None:
+    """Raise a ConfigError if blocks are shared within generations, of which there are none."""
+    if config.executor.order == "arrival" and config.executor.share_prefixes:
+        raise ConfigError(
+            "`executor.share_prefixes` runs shared blocks of a generation's paths once, but "
+            "`executor.order` is 'arrival', which has no generations; set the order to generation."
+        )
+
+
 def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
     """Return the search file with `executor.order` set, if it is `auto`."""
     if config.executor.order != "auto":

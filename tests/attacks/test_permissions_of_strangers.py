@@ -69,7 +69,7 @@ def test_the_search_in_stages_of_a_stranger_allows_nothing_either(tmp_path, monk
     data = {"stages": [{}], "origin": str(tmp_path), "allow_pickle": True, "allow_code": True}
     (tmp_path / "stages.yaml").write_text(yaml.safe_dump(data))
     seen = []
-    monkeypatch.setattr(stages, "stage", lambda *arguments: parse(SMALL, "a stage"))
+    monkeypatch.setattr(stages, "_new_stage", lambda *arguments: parse(SMALL, "a stage"))
     monkeypatch.setattr(stages, "begin", lambda *arguments: arguments)
     monkeypatch.setattr(stages, "prepare", lambda *arguments, **allowed: seen.append(allowed))
     stages.run_stages(tmp_path, lambda run, problem: None)

@@ -243,12 +243,16 @@ def run(code: str, folders: dict[str, Path], *arguments: object) -> subprocess.P
         f"{ {name: str(folder) for name, folder in folders.items()} }.items()}}\n"
         "out = Path(sys.argv[1])\n"
     )
+    places = (tests.parent, tests / "shared", here)
     return subprocess.Popen(
         [sys.executable, "-c", start + code, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests.parent, tests, here)))},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, places)),
+        },
     )
 
 

@@ -12,6 +12,7 @@ from evomerge.errors import ConfigError
 from evomerge.setup import workers
 from evomerge.setup.workers import (
     check_move,
+    check_order,
     check_workers,
     describe_workers,
     resolve_order,
@@ -39,7 +40,7 @@ def config(evaluation: dict[str, Any] | None = None, **given: Any) -> SearchConf
 )
 def test_what_an_executor_cannot_do_is_refused(given: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        resolve_order(config(**given), 1)
+        check_order(config(**given))
     assert all(word in str(error.value) for word in words)
 
 
