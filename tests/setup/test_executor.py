@@ -15,7 +15,6 @@ from evomerge.setup.workers import (
     check_order,
     check_workers,
     describe_workers,
-    resolve_order,
     worker_devices,
 )
 
