@@ -167,6 +167,3 @@ def _store_agreed(
         lost = total[i] - total[i]  # 0, or NaN where the total is not finite
         kept = lost if votes[i] < agree else total[i]
         out[i] = narrow(fma(kept, scale, widen(base[i])), out)
-
-
-CONSENSUS = consensus

@@ -102,7 +102,3 @@ def wudi_ridge(given: Operands) -> Merge:
         last[ridge](sources, knobs, out)
 
     return merge
-
-
-ISO_C = iso_c
-WUDI_RIDGE = wudi_ridge

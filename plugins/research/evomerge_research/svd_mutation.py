@@ -134,6 +134,3 @@ def svd_mutation(given: Operands) -> Merge:
         write_copy(exact, out)
 
     return merge
-
-
-SVD_MUTATION = svd_mutation
