@@ -74,15 +74,16 @@ def main() -> None:
         for world in options.worlds:
             run_missing(records, world, options.optimizers, seed, candidates)
     found: dict[str, float] = {}
+    drawn: dict[str, list[Record]] = {}
     for world in options.worlds:
         known = [one for one in records.read(world, candidates) if one.seed in seeds]
-        real = [one for one in known if one.optimizer in options.optimizers]
+        drawn[world] = real = [one for one in known if one.optimizer in options.optimizers]
         show(f"{world} genes: score of the winner on test documents", real)
         found |= differences(world, real)
     if options.picture:
         from choosing.picture import draw
 
-        draw({world: records.read(world, candidates) for world in options.worlds}, options.picture)
+        draw(drawn, options.picture)
     print(json.dumps(found))
 
 
