@@ -1,14 +1,46 @@
-"""References of any text, numbers that are not finite, and overrides of anchored values."""
+"""Overrides of any keys, references of any text, and numbers that are not finite."""
 
 import json
 
 import pytest
 from attacks.targets.searches import SEARCH
-from mutations import value_or_error
+from hypothesis import given
+from hypothesis import strategies as st
+from mutations import FUZZ, value_or_error, yaml_files
 
 from evomerge.config.schema import load, parse
 from evomerge.errors import ConfigError
 from evomerge.setup.runs import open_model, prepare
+from evomerge.setup.stages import check, with_candidates
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("config")
+
+
+@FUZZ
+@given(
+    key=st.sampled_from(
+        [
+            "seed",
+            "space.knobs.weight",
+            "space.groups",
+            "objectives.0.task",
+            "parents.1",
+            "evaluation",
+        ]
+    )
+    | st.text(max_size=12)
+    | st.sampled_from(
+        ["objectives.²", "parents." + "9" * 5000, "a..b", "seed.x", "", ".", "space."]
+    ),
+    value=yaml_files([0.0, {"a": "b"}]).map(lambda data: data.decode("utf-8", "surrogateescape")),
+)
+def test_overrides(folder, key, value):
+    path = folder / "good.yaml"
+    path.write_text(json.dumps(SEARCH))
+    value_or_error(lambda: load(path, [f"{key}={value}"]))
 
 
 def test_an_override_changes_one_place_of_an_anchored_value(tmp_path):
@@ -33,10 +65,16 @@ def test_references_of_any_text(tmp_path, prefix, name):
     value_or_error(lambda: prepare(config, tmp_path))
 
 
+def test_a_budget_of_the_wrong_type_is_an_error_that_names_the_key(tmp_path):
+    data = {**SEARCH, "stages": [{"budget": 3}]}
+    with pytest.raises(ConfigError, match="`budget` is 3; it must be a mapping"):
+        check(with_candidates(data, 5), tmp_path / "search.yaml")
+
+
 @pytest.mark.parametrize("value", [".inf", "[0, .inf]", "[.nan, 1]", "1" + "0" * 350, "-.inf"])
 @pytest.mark.parametrize("key", ["space.knobs.weight", "budget.hours", "objectives.0.weight"])
-def test_numbers_of_a_search_file_are_finite(tmp_path, key, value):
-    path = tmp_path / "good.yaml"
+def test_numbers_of_a_search_file_are_finite(folder, key, value):
+    path = folder / "good.yaml"
     path.write_text(json.dumps(SEARCH))
     with pytest.raises(ConfigError, match=key.rpartition(".")[2]):
         load(path, [f"{key}={value}"])
