@@ -12,11 +12,13 @@ from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
 from evomerge.evaluation.answers import Answers, TaskSet
+from evomerge.evaluation.inference.batches import Batching
 from evomerge.evaluation.inference.engine import EngineForward
 from evomerge.evaluation.inference.fingerprint import Fingerprint
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
+from evomerge.evaluation.inference.rows import Continuation
 from evomerge.evaluation.inference.vllm import VllmEngine
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
@@ -171,6 +173,26 @@ class Evaluator:
         """What runs models by transformers, in batches; None: nothing does."""
         forward = getattr(self, "forward", None)
         return forward.scorer if isinstance(forward, EngineForward) else forward
+
+    @property
+    def batching(self) -> Batching:
+        """The size limits of batches for models that transformers runs."""
+        assert self._batched is not None
+        return self._batched.batching
+
+    @property
+    def pad(self) -> int:
+        """The token that batches are padded with."""
+        assert self._batched is not None
+        return self._batched.pad
+
+    def answered(self, request: Request, answer: str, *, ended: bool) -> Continuation:
+        """Return an answer to a request for a text, as a continuation of its prompt.
+
+        Args:
+            ended: whether the end token follows the answer.
+        """
+        return self._reference.answered(request, answer, ended=ended)
 
     @property
     def oom_backoffs(self) -> int:

@@ -29,6 +29,7 @@ from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
 from evomerge.merging.members import Members
 from evomerge.merging.methods import get_method
+from evomerge.merging.methods.method import Merge
 from evomerge.merging.prepared import PreparedMerges
 from evomerge.merging.tensors.maker import TensorMaker, WholeAngles
 from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
@@ -229,10 +230,13 @@ class Resident:
         dtype = TORCH_DTYPES[plan.dtype]
         direct = target.is_contiguous() and target.dtype == dtype and target.device.type == "cpu"
         out = target if direct else torch.empty(plan.shape, dtype=dtype)
-        merge = self._prepared.find(_key(plan)) or self.maker.prepare(plan, reuse=False)
-        self.maker.write(plan, merge, as_array(out))
+        self.maker.write(plan, self.merge_of(plan), as_array(out))
         if not direct:
             target.copy_(out)
+
+    def merge_of(self, plan: TensorPlan) -> Merge:
+        """Return the prepared merge of a tensor: the one that is kept, or a new one."""
+        return self._prepared.find(_key(plan)) or self.maker.prepare(plan, reuse=False)
 
     def _release(self, plan: TensorPlan) -> None:
         """Give back the pages of a tensor's sources, if that is wanted."""

@@ -128,6 +128,18 @@ def score(
     return list(zip(totals.tolist(), greedy.tolist(), strict=True))
 
 
+def target_scores(model: Any, batch: Batch) -> torch.Tensor:
+    """Return the log-likelihood of every continuation of a batch, in float32, with its gradient.
+
+    The batch has no prefix. The order is that of `batch.indices`.
+    """
+    logits = _logits(model, batch, True, []).float()
+    picked = torch.log_softmax(logits, dim=-1)[batch.index, batch.targets]
+    ends = [*batch.starts[1:], len(picked)]
+    lengths = [int(end - start) for start, end in zip(batch.starts, ends, strict=True)]
+    return torch.stack([part.sum() for part in picked.split(lengths)])
+
+
 def _read(model: Any, prefix: Prefix) -> _Layers:
     """Return the keys and values of a prefix."""
     from transformers import DynamicCache

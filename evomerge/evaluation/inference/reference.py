@@ -211,6 +211,19 @@ class ReferenceLM:
             ) from error
         return Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit, sampling)
 
+    def answered(self, request: Request, answer: str, *, ended: bool) -> Continuation:
+        """Return an answer to a `generate_until` request as a continuation of its prompt.
+
+        Args:
+            ended: whether the end token follows the answer.
+        """
+        tokens = self._lm.tok_encode(answer, add_special_tokens=False)
+        tokens = [*tokens, self._lm.eot_token_id] if ended else tokens
+        before = list(request.prompt.tokens) if request.prompt else None
+        if before is None:
+            before = self._lm.tok_encode(request.instance.args[0])
+        return Continuation.of(before, tokens, self.max_length)
+
     def answer(self, request: Request, generated: Sequence[Sequence[int]]) -> None:
         """Store the new tokens of each of the request's `prompts` as its answers."""
         stops = request.prompt.stops if request.prompt else ()

@@ -267,6 +267,48 @@ class Harness:
         """Return one scored document with prompt, answer and target; see `scoring.example`."""
         return example(self._tasks[task], task, document, requests, values)
 
+    def reference_answer(self, task: str, document: Any) -> tuple[str, str]:
+        """Return the reference answer of a document, and the task's delimiter before it.
+
+        Raises:
+            ConfigError: the document has none.
+        """
+        subject = self._tasks[task]
+        with quiet(), templates_in_sandbox():
+            target = subject.doc_to_target(document)
+            if isinstance(target, int) and subject.get_config("doc_to_choice"):
+                target = subject.doc_to_choice(document)[target]
+        target = target[0] if isinstance(target, (list, tuple)) and target else target
+        if target is None or not str(target).strip():
+            raise ConfigError(
+                f"objectives: a document of task {task!r} has no reference answer "
+                "(`doc_to_target`), so it has no loss; use another task, or an optimizer without "
+                "gradients."
+            )
+        delimiter = subject.get_config("target_delimiter")
+        return str(target), " " if delimiter is None else str(delimiter)
+
+    def right_choice(self, task: str, document: Any) -> int:
+        """Return the place of the right choice of a document.
+
+        Raises:
+            ConfigError: the document has none.
+        """
+        subject = self._tasks[task]
+        with quiet(), templates_in_sandbox():
+            target = subject.doc_to_target(document)
+            target = target[0] if isinstance(target, (list, tuple)) and target else target
+            if isinstance(target, str) and subject.get_config("doc_to_choice"):
+                choices = list(subject.doc_to_choice(document))
+                target = choices.index(target) if target in choices else None
+        if not isinstance(target, int):
+            raise ConfigError(
+                f"objectives: a document of task {task!r} does not say which choice is right "
+                "(`doc_to_target`), so it has no loss; use another task, or an optimizer without "
+                "gradients."
+            )
+        return target
+
     def aggregate(self, task: str, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
         """Return metric key -> aggregate over documents, by the metric's own aggregation."""
         if task in self._origins:

@@ -237,6 +237,31 @@ def add_products(values: Array, sums: Array) -> None:
                 sums[i, j] += dot(values[i, at:end], values[j, at:end], lanes)
 
 
+def gradient_products(
+    gradient: Array, tensors: Sequence[Array], base: Array | None = None
+) -> list[float]:
+    """Return the dot product of a gradient with every tensor, or with its difference from a base.
+
+    `gradient` is float32, of the tensors' size. All are read once.
+    """
+    sources = [tensor.reshape(-1) for tensor in tensors]
+    start = None if base is None else base.reshape(-1)
+    sums = np.zeros(len(sources))
+    for span in spans(len(gradient)):
+        _add_gradient_products(gradient[span], loaded(sources, start, span), sums)
+    return [float(each) for each in sums]
+
+
+@compiled
+def _add_gradient_products(gradient: Array, values: Array, sums: Array) -> None:
+    """Add the dot product of a gradient with every float32 row to float64 sums."""
+    lanes = np.empty(LANES, dtype=np.float32)
+    for at in range(0, len(gradient), BLOCK):
+        end = min(at + BLOCK, len(gradient))
+        for i in range(len(values)):
+            sums[i] += dot(gradient[at:end], values[i, at:end], lanes)
+
+
 def as_matrix(tensor: Array) -> Array:
     """Return a tensor of one or more dimensions as a matrix: first dimension times all others."""
     return tensor.reshape(tensor.shape[0], -1)

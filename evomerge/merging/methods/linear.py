@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.kernels.passes import write_sum
+from evomerge.merging.kernels.passes import gradient_products, write_sum
 from evomerge.merging.methods.method import (
     Knob,
+    KnobKey,
     Merge,
     Operands,
     Sources,
@@ -34,12 +35,40 @@ def normalized(weights: Sequence[float], switch: str | None = "normalize") -> li
     return [weight / total for weight in weights]
 
 
+def weighted_slopes(
+    products: Sequence[float], sources: Sources, normalize: bool, scale: float = 1.0
+) -> dict[KnobKey, float]:
+    """Return the slopes by the weights of scale sum_i w_i x_i, and by the scale as `lambda`.
+
+    Args:
+        products: <gradient, x_i> of every source.
+        normalize: whether the weights are divided by their sum.
+    """
+    weights = [source["weight"] for source in sources]
+    total, shares = (sum(weights), normalized(weights)) if normalize else (1.0, weights)
+    merged = sum(share * product for share, product in zip(shares, products, strict=True))
+    shift = merged if normalize else 0.0  # a larger weight takes from the shares of all others
+    found: dict[KnobKey, float] = {
+        (place, "weight"): scale * (product - shift) / total
+        for place, product in enumerate(products)
+    }
+    return found | {(None, "lambda"): merged}
+
+
+def _linear_slopes(
+    given: Operands, sources: Sources, knobs: Values, gradient: Array
+) -> dict[KnobKey, float]:
+    products = gradient_products(gradient, given.tensors)
+    return weighted_slopes(products, sources, bool(knobs["normalize"]))
+
+
 @method(
     "weighted average of the weights",
     weight_knob("share of the source"),
     flag("normalize", True, "divide the weights by their sum"),
     parents=(1, None),
     paper="Wortsman et al. 2022, arXiv 2203.05482",
+    slopes=_linear_slopes,
 )
 def linear(given: Operands) -> Merge:
     """Prepare out = sum_i w_i x_i, with the weights divided by their sum if `normalize` is 1."""

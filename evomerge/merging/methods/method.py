@@ -45,6 +45,7 @@ class Knob:
         start: value at which a search starts, or None for the middle of the range.
         help: one line for `evomerge list methods`.
         counts_sources: whether it is a number of sources, of which there must be as many.
+        has_slope: False for a number that only selects elements, such as a density.
     """
 
     name: str
@@ -57,6 +58,12 @@ class Knob:
     start: float | None = None
     help: str = ""
     counts_sources: bool = False
+    has_slope: bool = True
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether merged weights have a slope by this knob."""
+        return self.kind == "real" and self.has_slope
 
 
 def flag(name: str, default: bool, help: str) -> Knob:
@@ -108,6 +115,12 @@ no finite result (for example, the weights sum to 0 and `normalize` is 1)."""
 Prepare: TypeAlias = Callable[[Operands], Merge]
 """The first step of a merge: computes what does not depend on the knobs."""
 
+KnobKey: TypeAlias = tuple[int | None, str]
+"""A knob of one tensor: the place of its source (None: the merge as a whole), and its name."""
+
+SlopesOf: TypeAlias = Callable[[Operands, Sources, Values, Any], Mapping[KnobKey, float]]
+"""Returns the slope of a loss by knobs of one tensor, given the loss's gradient (float32, flat)."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -131,6 +144,8 @@ class Method:
             singular value decompositions of a matrix that take as long as its merge: (in any case,
             more for each source). They are computed again for other sources, and for another value
             of a knob other than `lambda`.
+        slopes: the exact slopes by knobs in which the merge is linear; other knobs with a slope,
+            and all knobs of a method without `slopes`, get central differences of the merge.
         working_bytes: takes a tensor's shape and the `source` knobs, and returns the bytes that its
             merge takes beside the sources and the result; None: some megabytes.
     """
@@ -148,6 +163,7 @@ class Method:
     in_mergekit: bool = True
     svds: tuple[float, float] | None = None
     working_bytes: Callable[[Sequence[int], Sources], float] | None = None
+    slopes: SlopesOf | None = None
 
 
 def method(

@@ -10,7 +10,7 @@ from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Valu
 
 _PAPER = "Behavior Knowledge Merge in Reinforced Agentic Models, 2026"
 
-_EPSILON = Knob("epsilon", 1e-5, 0, 1, help="smallest change that counts")
+_EPSILON = Knob("epsilon", 1e-5, 0, 1, help="smallest change that counts", has_slope=False)
 
 
 @method(

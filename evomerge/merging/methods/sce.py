@@ -15,7 +15,15 @@ from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Valu
 
 @method(
     "task vectors where they vary most, weighted by their energy, with elected signs",
-    Knob("select_topk", 1.0, 0, 1, search=(0.1, 1.0), help="share that stays, by variance"),
+    Knob(
+        "select_topk",
+        1.0,
+        0,
+        1,
+        search=(0.1, 1.0),
+        help="share that stays, by variance",
+        has_slope=False,
+    ),
     flag("int8_mask", False, "accepted, changes nothing"),
     parents=(2, None),
     base="required",

@@ -163,7 +163,15 @@ class MagnitudeOutliers(Magnitude):
     stays = "the changes that are neither among the largest nor the smallest"
     paper = "Davari and Belilovsky 2023, arXiv 2312.06795"
     knobs = (
-        Knob("gamma", 0.01, 0, 1, "source", help="share of the largest changes that is dropped"),
+        Knob(
+            "gamma",
+            0.01,
+            0,
+            1,
+            "source",
+            help="share of the largest changes that is dropped",
+            has_slope=False,
+        ),
     )
 
     def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
@@ -227,7 +235,17 @@ class MagPrune(Bernoulli):
     stays = "a random share of each task vector, large changes likelier"
     paper = "Deep et al. 2024, arXiv 2406.11617"
     cached_bytes = 4.0
-    knobs = (Knob("epsilon", 0.15, 0, 1, "source", help="elements stay with density +- epsilon"),)
+    knobs = (
+        Knob(
+            "epsilon",
+            0.15,
+            0,
+            1,
+            "source",
+            help="elements stay with density +- epsilon",
+            has_slope=False,
+        ),
+    )
 
     def __init__(self, source: Array, base: Array, noise: Noise | None, *, reuse: bool) -> None:
         super().__init__(source, base, noise, reuse=reuse)

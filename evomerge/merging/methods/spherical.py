@@ -171,7 +171,7 @@ def _row_arc_weights(t: float, xx: Array, xy: Array, yy: Array) -> tuple[Array, 
     "weighted mean of the directions, with the weighted mean of the lengths",
     _WEIGHT,
     flag("normalize_weights", True, "divide weights by their sum"),
-    Knob("eps", 1e-8, 0, 1, help="directions cancel if their sum is at most this"),
+    Knob("eps", 1e-8, 0, 1, help="directions cancel if their sum is at most this", has_slope=False),
     parents=(2, None),
     base="optional",
     paper="Goddard et al. 2024, arXiv 2403.13257",
@@ -223,7 +223,7 @@ def _square(gram: Gram, weights: Sequence[float]) -> float:
 @method(
     "direction with the smallest sum of squared angles, with the mean of the lengths",
     Knob("max_iter", 10.0, 1, 100_000, kind="integer", help="largest number of iterations"),
-    Knob("tol", 1e-5, 0, 1, help="stop if a step is at most this long (radians)"),
+    Knob("tol", 1e-5, 0, 1, help="stop if a step is at most this long (radians)", has_slope=False),
     parents=(2, None),
     paper="Karcher 1977, doi 10.1002/cpa.3160300502",
 )

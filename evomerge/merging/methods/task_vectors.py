@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.consensus import write_consensus
-from evomerge.merging.kernels.passes import write_copy, write_sum
-from evomerge.merging.methods.linear import normalized
+from evomerge.merging.kernels.passes import gradient_products, write_copy, write_sum
+from evomerge.merging.methods.linear import normalized, weighted_slopes
 from evomerge.merging.methods.method import (
     Knob,
+    KnobKey,
     Merge,
     Method,
     Operands,
@@ -73,13 +74,23 @@ def _prepare(given: Operands, kind: type[Sparsifier], elect: bool) -> Merge:
     return merge
 
 
+def _slopes(
+    given: Operands, sources: Sources, knobs: Values, gradient: Array
+) -> dict[KnobKey, float]:
+    """Return the slopes of task arithmetic."""
+    products = gradient_products(gradient, given.tensors, given.base)
+    return weighted_slopes(products, sources, bool(knobs["normalize"]), knobs["lambda"])
+
+
 def _method(
     name: str, kind: type[Sparsifier], *, elect: bool = False, normalize: bool = False
 ) -> Method:
     """Return a method of this file; `elect` is whether signs are elected as in TIES."""
-    density = Knob("density", 1.0, 0, 1, "source", search=(0.1, 1.0), help="share that stays")
+    density = Knob(
+        "density", 1.0, 0, 1, "source", search=(0.1, 1.0), help="share that stays", has_slope=False
+    )
     if kind is Sparsifier:
-        density = Knob("density", 1.0, 1, 1, "source", help="all elements stay")
+        density = Knob("density", 1.0, 1, 1, "source", help="all elements stay", has_slope=False)
     return Method(
         name,
         f"sum of {kind.stays}{', with elected signs' if elect else ''}",
@@ -98,6 +109,7 @@ def _method(
         paper=kind.paper,
         random=kind.random,
         cached_bytes=kind.cached_bytes,
+        slopes=_slopes if kind is Sparsifier else None,
     )
 
 

@@ -72,16 +72,17 @@ class TensorMaker:
         The plan must not be a copy.
         """
         assert plan.method is not None
-        method = get_method(plan.method)
+        return get_method(plan.method).prepare(self.operands(plan, reuse=reuse))
+
+    def operands(self, plan: TensorPlan, *, reuse: bool) -> Operands:
+        """Read the sources of a tensor that is merged."""
         noise = [Noise(plan.seed, item.parent, item.name) for item in plan.sources]
-        return method.prepare(
-            Operands(
-                [self.read(plan, item) for item in plan.sources],
-                self.read(plan, plan.base) if plan.base else None,
-                noise if method.random else (),
-                reuse,
-                self._has_tokens(plan),
-            )
+        return Operands(
+            [self.read(plan, item) for item in plan.sources],
+            self.read(plan, plan.base) if plan.base else None,
+            noise if get_method(plan.method or "").random else (),
+            reuse,
+            self._has_tokens(plan),
         )
 
     def _has_tokens(self, plan: TensorPlan) -> bool:

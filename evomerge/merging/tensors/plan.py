@@ -79,10 +79,17 @@ class Planner:
         self.host = self._parent(host)
         self._fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
 
-    def plan(self, recipe: Recipe, vocabulary: MatchedRows | None = None) -> Iterator[TensorPlan]:
+    def plan(
+        self,
+        recipe: Recipe,
+        vocabulary: MatchedRows | None = None,
+        beside: Recipe | None = None,
+    ) -> Iterator[TensorPlan]:
         """Yield the plan of every tensor, embeddings first, blocks in order.
 
-        `vocabulary` is the merged vocabulary if rows of embeddings and head are matched by token.
+        Args:
+            vocabulary: the merged vocabulary if rows of embeddings and head are matched by token.
+            beside: a recipe of the same depth; only what is made in another way is planned.
 
         Raises:
             RecipeError: it names a parent, stack, block, method or knob that does not exist, or
@@ -90,17 +97,23 @@ class Planner:
             CheckpointError: a parent has tensors that correspond to none of the host's.
         """
         self.check_blocks(recipe)
-        planner = _RecipePlanner(self, recipe, vocabulary, _rescalings(recipe, self.host))
+        rescalings = _rescalings(recipe, self.host)
+        if beside is not None and rescalings != _rescalings(beside, self.host):
+            beside = None  # a scale is folded into the weights of several layers
+        planner = _RecipePlanner(self, recipe, vocabulary, rescalings)
+        same_head = beside is not None and beside.head == recipe.head
+        same_embeddings = beside is not None and beside.embeddings == recipe.embeddings
         places = self.host.places
         for name, place in places.items():
-            if place == "embeddings":
+            if place == "embeddings" and not same_embeddings:
                 yield planner.non_layer(name, recipe.embeddings)
         for prefix in self.host.stacks:
-            yield from planner.stack(prefix)
+            yield from planner.stack(prefix, beside)
         for name, place in places.items():
             if place in ("kept", "buffer"):
-                yield planner.copy(name, SourceTensor(recipe.host, name))
-            elif place == "head" and not (name == self.host.head and self.host.tied):
+                if beside is None:
+                    yield planner.copy(name, SourceTensor(recipe.host, name))
+            elif place == "head" and not (same_head or (name == self.host.head and self.host.tied)):
                 yield planner.non_layer(name, recipe.head)
 
     def check_blocks(self, recipe: Recipe) -> None:
@@ -171,18 +184,19 @@ class _RecipePlanner:
 
         return self._make(name, layer, find, _Knobs(layer))
 
-    def stack(self, prefix: str) -> Iterator[TensorPlan]:
+    def stack(self, prefix: str, beside: Recipe | None) -> Iterator[TensorPlan]:
         """Plan the blocks of one stack: merged if the recipe names it, else copied."""
         host = self.planner.host
         stack = host.stacks[prefix]
         if prefix not in self.recipe.layers:
             for index, block in enumerate(stack.blocks):
-                for suffix in block:
+                for suffix in block if beside is None else ():
                     name = stack.name(index, suffix)
                     yield self.copy(name, SourceTensor(host.reference, name))
             return
         for position, layer in enumerate(self.recipe.layers[prefix]):
-            yield from self._block(prefix, position, layer)
+            if beside is None or beside.layers[prefix][position] != layer:
+                yield from self._block(prefix, position, layer)
 
     def _block(self, prefix: str, position: int, layer: Layer) -> Iterator[TensorPlan]:
         lead = layer.sources[0]

@@ -28,6 +28,7 @@ from evomerge.merging.methods.method import (
         "source",
         search=(0.2, 0.6),
         help="smallest ratio of the source's own change to that of the others, for its mask",
+        has_slope=False,
     ),
     Knob(
         "agree",

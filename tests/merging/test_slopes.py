@@ -1,0 +1,117 @@
+"""Slopes equal finite differences of the loss, for every method and knob that has one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+from evomerge.merging.methods import get_method, method_names
+from evomerge.merging.resident import Resident
+from evomerge.merging.slopes import Move, Slopes, rates
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+
+VALUES = {"mutation": 0.5, "weight": 0.6, "lambda": 0.8, "density": 0.5, "t": 0.4, "scale": 1.1}
+"""Knobs at which the slopes are compared; others have their defaults."""
+
+LESS_EXACT = {"ties", "dare_ties", "della", "breadcrumbs_ties", "sce"}
+"""Methods whose elected signs jump: a weight that changes its sign within a step counts."""
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, Checkpoint]:
+    root = tmp_path_factory.mktemp("family")
+    base = tiny.make(root / "base", dtype="float32")
+    made = {"base": base}
+    for seed, name in enumerate(("a", "b"), 1):
+        made[name] = tiny.make(root / name, seed=seed, dtype="float32", near=base)
+    return {name: Checkpoint.open(folder, name) for name, folder in made.items()}
+
+
+def layer(method: str, block: int | None, moved: dict[tuple[str | None, str], float]) -> Layer:
+    """Return a layer of any method, with some knobs moved by so much."""
+    found = get_method(method)
+    parents = ("a", "b")[: found.parents[1] or 2]
+    parents = ("a", "b", "base") if found.parents[0] > 2 else parents
+
+    def knobs(per: str, parent: str | None) -> dict[str, float]:
+        given = {}
+        for knob in found.knobs:
+            if knob.per == per:
+                value = min(
+                    max(
+                        VALUES.get(knob.name, 0.05 if knob.default is None else knob.default),
+                        knob.low,
+                    ),
+                    knob.high,
+                )
+                given[knob.name] = value + moved.get((parent, knob.name), 0.0)
+        return given
+
+    sources = [Source(parent, block, knobs("source", parent)) for parent in parents]
+    base = Source("base", block) if found.base != "none" else None
+    return Layer(method, sources, base, knobs("merge", None))
+
+
+def recipe(method: str, moved: dict[tuple[str | None, str], float] = {}) -> Recipe:  # noqa: B006
+    blocks = [layer(method, block, moved) for block in range(3)]
+    end = layer(method, None, moved)
+    return Recipe("base", {"model.layers": blocks}, end, end, dtype="float64", seed=7)
+
+
+def loss(model) -> torch.Tensor:
+    tokens = torch.arange(1, 13).reshape(2, 6)
+    logits = model(input_ids=tokens, use_cache=False).logits
+    return logits.log_softmax(-1).gather(-1, tokens[..., None]).sum()
+
+
+def value(resident: Resident, recipe: Recipe) -> float:
+    with torch.no_grad():
+        return float(loss(resident.apply(recipe)).double())
+
+
+def knobs_of(method: str) -> list[tuple[str | None, str]]:
+    """Return the parent (None: the merge) and the name of every knob that has a slope."""
+    one = layer(method, None, {})
+    found: list[tuple[str | None, str]] = []
+    for knob in get_method(method).knobs:
+        if knob.is_smooth:
+            parents = [None] if knob.per == "merge" else [item.parent for item in one.sources]
+            found += [(parent, knob.name) for parent in parents]
+    return found
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_slopes_equal_finite_differences_of_the_loss(method, checkpoints):
+    resident, keys, step = Resident(checkpoints, "base", "float64"), knobs_of(method), 0.01
+    moves = [
+        Move(recipe(method, {key: -step}), recipe(method, {key: step}), 2 * step) for key in keys
+    ]
+    slopes = Slopes(resident, rates(resident.planner, moves), len(moves))
+    with slopes.of(recipe(method)) as (model, found):
+        loss(model).backward()
+    expected = [
+        (value(resident, move.upper) - value(resident, move.lower)) / move.distance
+        for move in moves
+    ]
+    scale = max(map(abs, expected), default=1.0)
+    assert found == pytest.approx(expected, abs=(0.1 if method in LESS_EXACT else 0.01) * scale)
+
+
+def test_no_weight_keeps_a_gradient(checkpoints):
+    resident = Resident(checkpoints, "base", "float64")
+    moves = [Move(recipe("linear", {("a", "weight"): -0.1}), recipe("linear"), 0.1)]
+    slopes = Slopes(resident, rates(resident.planner, moves), 1)
+    with slopes.of(recipe("linear")) as (model, _):
+        loss(model).backward()
+        assert all(weight.grad is None for weight in model.parameters())
+    assert not any(weight.requires_grad for weight in model.parameters())
+
+
+def test_a_gene_that_changes_a_source_has_no_slope(checkpoints):
+    resident = Resident(checkpoints, "base", "float64")
+    other = replace(recipe("linear"), head=Layer("linear", [Source("b", None)]))
+    assert not rates(resident.planner, [Move(recipe("linear"), other, 1.0)])
