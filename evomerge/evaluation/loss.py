@@ -11,6 +11,8 @@ likely one is taken (`choose_form`).
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -18,6 +20,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Documents, Evaluator
 from evomerge.evaluation.inference.likelihood import Batch, target_scores
 from evomerge.evaluation.inference.reference import Request
@@ -90,17 +93,20 @@ class Loss:
         """Return the mean over tasks of the mean loss of a document; add its gradient.
 
         Memory is that of one batch. The gradient is left where `Tensor.backward` leaves it.
+
+        Raises:
+            CandidateError: the loss is not finite.
         """
         total = 0.0
         for loss in self._parts(model, documents):
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        return total
+        return _finite(total)
 
     def __call__(self, model: Any, documents: Documents) -> float:
-        """Return the mean over tasks of the mean loss of a document."""
+        """Return the mean over tasks of the mean loss of a document; raises as `backward`."""
         with torch.inference_mode():
-            return sum(float(loss) for loss in self._parts(model, documents))
+            return _finite(sum(float(loss) for loss in self._parts(model, documents)))
 
     def choose_form(self, models: Iterable[Any], documents: Documents) -> Form:
         """Return the form in which some model finds the reference answers most likely.
@@ -111,7 +117,9 @@ class Loss:
         found: dict[Form, float] = {}
         for model in models:
             for form in FORMS:
-                value = Loss(self.evaluator, self.metrics, self.split, form)(model, documents)
+                value = math.inf
+                with contextlib.suppress(CandidateError):
+                    value = Loss(self.evaluator, self.metrics, self.split, form)(model, documents)
                 found[form] = min(value, found.get(form, value))
         return min(found, key=lambda form: found[form])
 
@@ -155,6 +163,12 @@ class Loss:
             until = request.instance.args[1].get("until") or ["\n\n"]
             return text + (until if isinstance(until, str) else until[0]), False
         return text, self.form.end == "token"
+
+
+def _finite(loss: float) -> float:
+    if not math.isfinite(loss):
+        raise CandidateError("The loss is not a finite number.")
+    return loss
 
 
 def _summed(model: Any, references: Sequence[Reference], pad: int) -> Tensor:

@@ -60,18 +60,20 @@ Rates: TypeAlias = Mapping[str, Sequence[tuple[int, KnobKey, float]]]
 """Name of a merged tensor -> (number of the gene, knob, derivative of the knob by the gene)."""
 
 
-def rates(planner: Planner, moves: Sequence[Move], vocabulary: MatchedRows | None = None) -> Rates:
+def rates(
+    planner: Planner, moves: Sequence[Move | None], vocabulary: MatchedRows | None = None
+) -> Rates:
     """Return how fast genes move the knobs of each merged tensor.
 
     A gene that changes more than numbers, such as the method or a block, moves nothing.
 
     Args:
-        moves: one for each gene.
+        moves: one for each gene; None for a gene without a slope.
         vocabulary: as for `Planner.plan`.
     """
     found: dict[str, list[tuple[int, KnobKey, float]]] = defaultdict(list)
     for gene, move in enumerate(moves):
-        if _depths(move.lower) != _depths(move.upper):
+        if move is None or _depths(move.lower) != _depths(move.upper):
             continue
         upper = {plan.name: plan for plan in planner.plan(move.upper, vocabulary, move.lower)}
         for one in planner.plan(move.lower, vocabulary, move.upper):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome
 
@@ -65,3 +66,18 @@ class Strategy(Protocol):
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Tell the outcome of a candidate or baseline."""
+
+
+@runtime_checkable
+class Descending(Strategy, Protocol):
+    """A strategy whose proposals need the slopes of a loss.
+
+    Before `ask`, its legs are walked, in any order, and `reach` is told each result. A resumed
+    search repeats these calls with the recorded results.
+    """
+
+    def legs(self) -> Mapping[int, Leg]:
+        """Return the legs that the next proposals need and that are not walked yet, by place."""
+
+    def reach(self, place: int, reached: Reached) -> None:
+        """Take the result of a leg."""

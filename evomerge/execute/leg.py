@@ -1,0 +1,75 @@
+"""A leg: a few steps of a descent, in one worker. Its result is one line of the journal.
+
+In each step the model of the descent's genome is built, the loss of a batch of documents is
+computed, and the genes move against its slope. The documents of every step are part of the leg, so
+any worker makes the same steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from evomerge.errors import CandidateError
+from evomerge.evaluation.loss import Loss
+from evomerge.merging.resident import Resident
+from evomerge.merging.slopes import Move, Slopes, rates
+from evomerge.optimize.descent import Leg, Reached
+from evomerge.space.protocol import Genome, Space
+
+REACH = 0.02
+"""How far genes are moved to find how they move the knobs, as a share of their ranges."""
+
+
+def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
+    """Make the steps of a leg.
+
+    Raises:
+        EvomergeError: something other than the genome is at fault.
+    """
+    descent, losses = leg.descent, list[float | None]()
+    genes = space.genes
+    found = rates(resident.planner, moves(space, descent.genome), resident.rows)
+    slopes = Slopes(resident, found, len(genes))
+    for documents in leg.batches:
+        try:
+            with slopes.of(space.decode(descent.genome)) as (model, slope):
+                value = loss.backward(model, documents)
+        except CandidateError:  # the loss or a merged weight is not finite
+            descent = descent.failed_step()
+            losses.append(None)
+        else:
+            descent = descent.step(slope, genes, rate=leg.rate, steps=leg.steps)
+            losses.append(value)
+    watched = None
+    if leg.watched:
+        watched = _loss_at(descent.genome, space, resident, loss, leg.watched)
+    return Reached(descent, tuple(losses), watched)
+
+
+def moves(space: Space, genome: Genome) -> list[Move | None]:
+    """Return each real gene moved to either side within its range; None for the other genes."""
+    found: list[Move | None] = []
+    for place, gene in enumerate(space.genes):
+        if gene.kind != "real":
+            found.append(None)
+            continue
+        reach = REACH * (gene.high - gene.low)
+        low, high = max(gene.low, genome[place] - reach), min(gene.high, genome[place] + reach)
+        lower, upper = (
+            space.decode((*genome[:place], value, *genome[place + 1 :])) for value in (low, high)
+        )
+        found.append(Move(lower, upper, high - low))
+    return found
+
+
+def _loss_at(
+    genome: Genome,
+    space: Space,
+    resident: Resident,
+    loss: Loss,
+    documents: Mapping[str, Sequence[int]],
+) -> float | None:
+    try:
+        return loss(resident.apply(space.decode(genome)), documents)
+    except CandidateError:
+        return None

@@ -1,0 +1,134 @@
+"""Gradient descent on the real genes of a genome, by Adam (Kingma and Ba 2015, arXiv 1412.6980).
+
+A descent is a value: the genome and Adam's two moments. So the journal can keep it after some
+steps, and a resumed search goes on from there::
+
+    descent = Descent.at(genome)
+    for step in range(steps):
+        slope = ...                                   # of the loss at descent.genome
+        descent = descent.step(slope, genes, rate=0.05, steps=steps)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evomerge.space.protocol import Gene, Genome
+
+BETAS = (0.9, 0.99)
+"""Decay of the first and of the second moment. A descent has tens of steps, so the second one
+forgets faster than the usual 0.999."""
+
+LAST_RATE = 0.1
+"""The rate falls along half a cosine from 1 to this share."""
+
+_EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Where a descent is.
+
+    Attributes:
+        genome: the current point.
+        first, second: Adam's moments, a number for each gene.
+        done: steps that were made.
+        brake: factor on the rate; each step that fails halves it.
+    """
+
+    genome: Genome
+    first: tuple[float, ...]
+    second: tuple[float, ...]
+    done: int = 0
+    brake: float = 1.0
+
+    @classmethod
+    def at(cls, genome: Sequence[float]) -> Descent:
+        """Return a descent that begins at a genome."""
+        nothing = (0.0,) * len(genome)
+        return cls(tuple(map(float, genome)), nothing, nothing)
+
+    def step(
+        self, slope: Sequence[float], genes: Sequence[Gene], *, rate: float, steps: int
+    ) -> Descent:
+        """Return the descent after one step; genes that are not real stay as they are.
+
+        Args:
+            slope: derivative of the loss by each gene.
+            rate: length of a first step, as a share of the gene's range.
+            steps: number of steps of the whole descent, over which the rate falls.
+        """
+        done, (beta, gamma) = self.done + 1, BETAS
+        fall = math.cos(math.pi * min(1.0, self.done / steps)) / 2 + 0.5
+        now = rate * self.brake * (LAST_RATE + (1 - LAST_RATE) * fall)
+        genome, first, second = [], [], []
+        for gene, value, m, v, own in zip(
+            genes, self.genome, self.first, self.second, slope, strict=True
+        ):
+            m, v = beta * m + (1 - beta) * own, gamma * v + (1 - gamma) * own * own
+            first.append(m)
+            second.append(v)
+            if gene.kind == "real":
+                size = math.sqrt(v / (1 - gamma**done)) + _EPSILON
+                moved = value - now * (gene.high - gene.low) * m / (1 - beta**done) / size
+                value = min(gene.high, max(gene.low, moved))
+            genome.append(value)
+        return Descent(tuple(genome), tuple(first), tuple(second), done, self.brake)
+
+    def failed_step(self) -> Descent:
+        """Return the descent after a step without a finite loss: where it was, but slower."""
+        return replace(self, done=self.done + 1, brake=self.brake / 2)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for the journal; `from_json` gives the same bits back."""
+        return {
+            "genome": list(self.genome),
+            "first": list(self.first),
+            "second": list(self.second),
+            "done": self.done,
+            "brake": self.brake,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Descent:
+        """Return the descent that `to_json` wrote."""
+        lists = (tuple(map(float, data[key])) for key in ("genome", "first", "second"))
+        return cls(*lists, int(data["done"]), float(data["brake"]))
+
+
+@dataclass(frozen=True)
+class Leg:
+    """Steps that a worker makes.
+
+    Attributes:
+        descent: where they begin.
+        batches: for each step, the ids of its documents by task.
+        watched: the documents on which the loss is computed after the last step.
+        rate: see `Descent.step`.
+        steps: number of steps of the whole descent.
+    """
+
+    descent: Descent
+    batches: tuple[Mapping[str, tuple[int, ...]], ...]
+    watched: Mapping[str, tuple[int, ...]]
+    rate: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What came out of a leg.
+
+    Attributes:
+        descent: where it ended.
+        losses: the loss before each step, in nats a document; None for a step that failed.
+        watched: the loss on the watched documents after the last step; None: it is not finite, or
+            no documents are watched.
+    """
+
+    descent: Descent
+    losses: tuple[float | None, ...]
+    watched: float | None

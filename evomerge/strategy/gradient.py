@@ -1,0 +1,309 @@
+"""Gradient descent on merge knobs, as a strategy: candidates are the points that descents reach.
+
+    repeat
+        every descent makes a leg: a few steps of Adam against the slope of the loss
+        every point that was reached is a candidate, scored on the metric
+
+Papers learn merge weights by gradients with scripts of their own (AdaMerging, arXiv 2310.02575;
+aTLAS, 2407.02880; SuperMerge, 2412.10416). Here the points are candidates like all others: racing,
+validation and test, and a resumed search, work as with evolution.
+
+A share of the search documents is not learned from, but watched: a descent ends early once the loss
+on these has not fallen for some legs.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from evomerge.optimize.descent import Descent, Leg, Reached
+from evomerge.scores import Outcome, Scores
+from evomerge.space.baselines import UNIFORM
+from evomerge.space.protocol import Genome, Space
+from evomerge.strategy.protocol import Origin, Proposal, Strategy
+
+Documents = Mapping[str, Sequence[int]]
+
+LEG = 10
+"""Steps between two candidates of a descent."""
+
+WATCHED = 0.2
+"""Share of each task's search documents that is watched."""
+
+LEAST_WATCHED = 10
+"""Documents of a task that must be left to watch; with fewer, none are."""
+
+PATIENCE = 2
+"""Legs in a row without a lower loss on the watched documents after which a descent ends."""
+
+NOISE = 0.1
+"""Standard deviation of the noise on the start of a later descent, as a share of the range."""
+
+
+@dataclass
+class _Line:
+    """One descent.
+
+    Attributes:
+        number: of all descents of the search, from 0.
+        lowest: the lowest loss on the watched documents so far.
+        worse: legs in a row that did not lower it.
+        is_reached: whether the leg of this round is done.
+    """
+
+    number: int
+    descent: Descent
+    lowest: float = math.inf
+    worse: int = 0
+    is_reached: bool = False
+
+
+class GradientStrategy:
+    """One or several descents at once.
+
+    Args:
+        documents: the search documents, by task.
+        values: returns the values of scores that are maximised (`Ranking.values`).
+        steps: number of steps of a descent.
+        batch: documents of a step, of all tasks together.
+        rate: length of a first step, as a share of a gene's range.
+        descents: number of descents at once.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        documents: Documents,
+        values: Callable[[Scores], tuple[float, ...]],
+        *,
+        steps: int = 60,
+        batch: int = 16,
+        rate: float = 0.03,
+        descents: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.space, self.generation = space, descents
+        self._values, self._seed = values, seed
+        self._steps, self._rate = steps, rate
+        self._learned, self._watched = _divided(documents, seed)
+        self._share = max(1, batch // max(1, len(documents)))
+        self._left = 0
+        """Points of this round that were not proposed yet; 0 until the next round begins."""
+        self._points: dict[int, tuple[Genome, float]] = {}
+        """Candidate -> its genome and fitness, of those that are scored."""
+        self._genomes: dict[int, Genome] = {}
+        self._lines: list[_Line] = []
+        self._begun = 0
+
+    @property
+    def left(self) -> int:
+        """Number of points of this round that were not proposed yet."""
+        return self._left or self.generation
+
+    @property
+    def is_first_done(self) -> bool:
+        """Whether the first descent has made all its steps."""
+        return self._begun > 1 or (self._begun == 1 and self._is_over(self._lines[0]))
+
+    @property
+    def best(self) -> Genome:
+        """The candidate with the highest fitness so far, baselines included."""
+        known = self._points.values()
+        return max(known, key=lambda point: point[1])[0] if known else self._start(0)
+
+    def add_baseline(self, number: int, label: str) -> Origin:
+        """Note the genome of a baseline, if the space has one for it."""
+        genomes = self.space.baseline_genomes().get(label, ())
+        if not genomes:
+            return {}
+        self._genomes[number] = tuple(genomes[0])
+        return {"genome": list(genomes[0])}
+
+    def legs(self) -> dict[int, Leg]:
+        """Return the legs that must be walked before `ask`, by the place of the descent."""
+        self._begin_round()
+        return {
+            place: self._leg(line) for place, line in enumerate(self._lines) if not line.is_reached
+        }
+
+    def reach(self, place: int, reached: Reached) -> None:
+        """Take the result of a leg."""
+        self._begin_round()
+        line = self._lines[place]
+        line.descent, line.is_reached = reached.descent, True
+        value = math.inf if reached.watched is None else reached.watched
+        line.worse = line.worse + 1 if self._watched and not value < line.lowest else 0
+        line.lowest = min(line.lowest, value)
+
+    def ask(self, number: int) -> Proposal:
+        """Propose the next point of the round."""
+        line = self._lines[self.generation - self._left]
+        if not line.is_reached:
+            raise RuntimeError(f"Descent {line.number} has not made its leg yet.")
+        genome = line.descent.genome
+        origin = {"genome": list(genome), "descent": line.number, "steps": line.descent.done}
+        self._note(number, genome)
+        return Proposal(self.space.decode(genome), origin)
+
+    def repeat(self, number: int, label: str | None, origin: Origin) -> None:
+        """Repeat an `add_baseline` or an `ask`."""
+        if "genome" not in origin:
+            return
+        genome = tuple(map(float, origin["genome"]))
+        if label is not None:
+            self._genomes[number] = genome
+        else:
+            self._note(number, genome)
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Note the fitness of a candidate; later descents begin near good ones."""
+        if number in self._genomes and isinstance(outcome, Scores):
+            self._points[number] = self._genomes[number], sum(self._values(outcome))
+
+    def _note(self, number: int, genome: Genome) -> None:
+        self._genomes[number] = genome
+        self._left -= 1
+
+    def _begin_round(self) -> None:
+        """Begin a round, if all points of the last one are proposed; ended descents begin anew."""
+        if self._left:
+            return
+        self._left = self.generation
+        for place in range(self.generation):
+            if place == len(self._lines):
+                self._lines.append(self._new_line())
+            elif self._is_over(self._lines[place]):
+                self._lines[place] = self._new_line()
+            self._lines[place].is_reached = False
+
+    def _is_over(self, line: _Line) -> bool:
+        return line.descent.done >= self._steps or line.worse >= PATIENCE
+
+    def _new_line(self) -> _Line:
+        number, self._begun = self._begun, self._begun + 1
+        return _Line(number, Descent.at(self._start(number)))
+
+    def _start(self, number: int) -> Genome:
+        """Return where a descent begins.
+
+        The first one begins at the uniform merge. A later one begins between the two best points so
+        far, each gene taken from one of them, and a little beside it.
+        """
+        genes = self.space.genes
+        if number == 0:
+            uniform = self.space.baseline_genomes().get(UNIFORM)
+            return tuple(uniform[0]) if uniform else tuple(gene.start for gene in genes)
+        draws = random.Random(f"{self._seed} start {number}")
+        ranked = sorted(self._points.items(), key=lambda item: (-item[1][1], item[0]))
+        parents = [genome for _, (genome, _) in ranked[:2]] or [self._start(0)]
+        started = []
+        for place, gene in enumerate(genes):
+            value = draws.choice(parents)[place]
+            if gene.kind == "real":
+                value += draws.gauss(0, NOISE * (gene.high - gene.low))
+                value = min(gene.high, max(gene.low, value))
+            started.append(value)
+        return tuple(started)
+
+    def _leg(self, line: _Line) -> Leg:
+        done = line.descent.done
+        batches = []
+        for step in range(done, min(done + LEG, self._steps)):
+            draws = random.Random(f"{self._seed} batch {line.number} {step}")
+            batches.append(
+                {
+                    task: tuple(sorted(draws.sample(ids, min(self._share, len(ids)))))
+                    for task, ids in self._learned.items()
+                }
+            )
+        return Leg(line.descent, tuple(batches), self._watched, self._rate, self._steps)
+
+
+def _divided(
+    documents: Documents, seed: int
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Return the documents that are learned from, and those that are watched."""
+    learned, watched = dict[str, tuple[int, ...]](), dict[str, tuple[int, ...]]()
+    for task, ids in documents.items():
+        order = sorted(ids)
+        random.Random(f"{seed} watched {task}").shuffle(order)
+        count = int(WATCHED * len(order))
+        count = count if count >= LEAST_WATCHED else 0
+        learned[task] = tuple(sorted(order[count:]))
+        if count:
+            watched[task] = tuple(sorted(order[:count]))
+    return learned, watched
+
+
+class GradientFirst:
+    """A descent, and then another strategy that begins where it ended: evolution from there.
+
+    Args:
+        first: makes one descent at a time; only its first descent is made.
+        make_second: makes the strategy that follows, given the genome to begin at.
+    """
+
+    def __init__(self, first: GradientStrategy, make_second: Callable[[Genome], Strategy]) -> None:
+        self._first, self._make = first, make_second
+        self._second: Strategy | None = None
+        self._baselines: list[tuple[int, str]] = []
+        self._outcomes: dict[int, Outcome] = {}
+
+    @property
+    def _now(self) -> Strategy:
+        return self._second or self._first
+
+    @property
+    def generation(self) -> int:
+        """Number of points of a round of the descent, or the generation of what follows."""
+        return self._now.generation
+
+    @property
+    def left(self) -> int:
+        """What the current round or generation still lacks."""
+        return self._now.left
+
+    def add_baseline(self, number: int, label: str) -> Origin:
+        """Add a baseline; what follows is told it, too."""
+        self._baselines.append((number, label))
+        return self._first.add_baseline(number, label)
+
+    def legs(self) -> Mapping[int, Leg]:
+        """Return the leg of the descent; none once it is over."""
+        self._change()
+        return {} if self._second else self._first.legs()
+
+    def reach(self, place: int, reached: Reached) -> None:
+        """Take the result of a leg."""
+        self._first.reach(place, reached)
+
+    def ask(self, number: int) -> Proposal:
+        """Propose the next point of the descent, or what the other strategy proposes."""
+        self._change()
+        return self._now.ask(number)
+
+    def repeat(self, number: int, label: str | None, origin: Origin) -> None:
+        """Repeat an `add_baseline` or an `ask`."""
+        if label is not None:
+            self._baselines.append((number, label))
+        elif "descent" not in origin:
+            self._change()
+        self._now.repeat(number, label, origin)
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Tell the outcome of a candidate or baseline."""
+        self._outcomes[number] = outcome
+        self._now.tell(number, outcome)
+
+    def _change(self) -> None:
+        """Begin the other strategy, if the descent is over and its points are told."""
+        if self._second is not None or not self._first.is_first_done:
+            return
+        self._second = self._make(self._first.best)
+        for number, label in self._baselines:
+            self._second.add_baseline(number, label)
+            if number in self._outcomes:
+                self._second.tell(number, self._outcomes[number])

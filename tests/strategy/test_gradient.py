@@ -1,0 +1,216 @@
+"""Descents as a strategy: rounds, early ends, starts of later descents, replay."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from evomerge.optimize.descent import Descent, Leg, Reached
+from evomerge.recipe import Layer, Recipe
+from evomerge.scores import Failure, Scores
+from evomerge.space.protocol import Gene
+from evomerge.strategy.gradient import LEG, GradientFirst, GradientStrategy
+from evomerge.strategy.protocol import Descending, Proposal
+
+DOCUMENTS = {"a": range(100), "b": range(60)}
+TARGET = (0.9, 0.2)
+
+
+class Plane:
+    """Two weights; the best merge is at `TARGET`."""
+
+    genes = (Gene("x", "real", 0.0, 1.0, 0.5), Gene("y", "real", 0.0, 1.0, 0.5))
+    max_depth = 1
+
+    def decode(self, genome):
+        return Recipe(
+            "host", {}, Layer("", ()), Layer("", (), knobs=dict(zip("xy", genome, strict=True)))
+        )
+
+    def baselines(self):
+        return {}
+
+    def baseline_genomes(self):
+        return {"uniform": [(0.5, 0.5)]}
+
+
+def values(scores):
+    return (scores.aggregates["fitness"],)
+
+
+def make(**options) -> GradientStrategy:
+    return GradientStrategy(Plane(), DOCUMENTS, values, **{"steps": 30, "rate": 0.05, **options})
+
+
+def walk(leg: Leg, watched: float | None = None) -> Reached:
+    """Walk a leg on a bowl."""
+    descent = leg.descent
+    for _ in leg.batches:
+        slope = [2 * (value - best) for value, best in zip(descent.genome, TARGET, strict=True)]
+        descent = descent.step(slope, Plane.genes, rate=leg.rate, steps=leg.steps)
+    distance = math.dist(descent.genome, TARGET)
+    return Reached(descent, (1.0,) * len(leg.batches), distance if watched is None else watched)
+
+
+def scored(genome) -> Scores:
+    return Scores({}, {}, {"fitness": 1 - math.dist(genome, TARGET)})
+
+
+def run(strategy, candidates: int, watched=None) -> list[Proposal]:
+    """Ask for candidates, generation by generation, and tell their outcomes."""
+    strategy.add_baseline(0, "uniform")
+    strategy.tell(0, scored((0.5, 0.5)))
+    asked: list[Proposal] = []
+    while len(asked) < candidates:
+        for place, leg in strategy.legs().items():
+            strategy.reach(place, walk(leg, watched))
+        generation = [strategy.ask(len(asked) + 1 + i) for i in range(strategy.left)]
+        for proposal in generation:
+            asked.append(proposal)
+            strategy.tell(len(asked), scored(proposal.origin["genome"]))
+    return asked
+
+
+def test_candidates_are_the_points_of_one_descent_and_come_near_the_best():
+    first, second, third = run(make(), 3)
+    assert [each.origin["steps"] for each in (first, second, third)] == [LEG, 2 * LEG, 3 * LEG]
+    assert math.dist(third.origin["genome"], TARGET) < 0.1
+    assert third.recipe == Plane().decode(third.origin["genome"])
+
+
+def test_later_descents_begin_near_the_best_points():
+    asked = run(make(), 6)
+    assert [each.origin["descent"] for each in asked] == [0, 0, 0, 1, 1, 1]
+    strategy = make()
+    run(strategy, 3)
+    (leg,) = strategy.legs().values()
+    assert leg.descent.done == 0
+    assert math.dist(leg.descent.genome, TARGET) < 0.5
+
+
+def test_several_descents_make_a_round_together():
+    strategy = make(descents=3)
+    asked = run(strategy, 6)
+    assert strategy.generation == 3
+    assert [each.origin["descent"] for each in asked] == [0, 1, 2, 0, 1, 2]
+    assert len({each.recipe.digest for each in asked}) == 6
+
+
+def test_batches_have_documents_of_every_task_and_none_that_is_watched():
+    strategy = make(batch=8)
+    (leg,) = strategy.legs().values()
+    assert len(leg.batches) == LEG
+    assert {task: len(ids) for task, ids in leg.watched.items()} == {"a": 20, "b": 12}
+    for documents in leg.batches:
+        assert {task: len(ids) for task, ids in documents.items()} == {"a": 4, "b": 4}
+        assert not any(set(ids) & set(leg.watched[task]) for task, ids in documents.items())
+    assert leg.batches[0] != leg.batches[1]
+
+
+def test_few_documents_are_all_learned_from():
+    strategy = GradientStrategy(Plane(), {"a": range(20)}, values)
+    (leg,) = strategy.legs().values()
+    assert not leg.watched
+
+
+def test_a_descent_ends_early_if_the_watched_loss_does_not_fall():
+    asked = run(make(steps=200), 5, watched=1.0)
+    assert [each.origin["descent"] for each in asked] == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("descents", [1, 3])
+def test_a_new_instance_repeats_the_same_calls(descents):
+    """It is stopped after each point and each leg, as a killed search may be."""
+    told, calls, proposals = [], [], []
+    strategy = make(descents=descents)
+
+    def fresh():
+        other = make(descents=descents)
+        for name, arguments in calls:
+            getattr(other, name)(*arguments)
+        return other
+
+    def call(name, *arguments):
+        calls.append((name, arguments))
+        getattr(strategy, name)(*arguments)
+
+    call("repeat", 0, "uniform", {"genome": [0.5, 0.5]})
+    call("tell", 0, scored((0.5, 0.5)))
+    for _ in range(5):
+        for place, leg in strategy.legs().items():
+            assert fresh().legs()[place] == leg
+            call("reach", place, walk(leg))
+        for _ in range(strategy.left):
+            number = len(proposals) + 1
+            proposal = fresh().ask(number)
+            call("repeat", number, None, proposal.origin)
+            proposals.append(proposal)
+            told.append(number)
+        for number in told:
+            call("tell", number, scored(proposals[number - 1].origin["genome"]))
+        told.clear()
+    assert len({each.recipe.digest for each in proposals}) == len(proposals)
+    plain = run(make(descents=descents), len(proposals))
+    assert [each.recipe for each in plain] == [each.recipe for each in proposals]
+
+
+def test_failures_do_not_break_it():
+    strategy = make()
+    strategy.add_baseline(0, "uniform")
+    strategy.tell(0, Failure("merge", "no"))
+    for number in range(1, 5):
+        for place, leg in strategy.legs().items():
+            failed = leg.descent.failed_step()
+            strategy.reach(place, Reached(failed, (None,), None))
+        proposal = strategy.ask(number)
+        strategy.tell(number, Failure("evaluate", "no"))
+        assert proposal.origin["genome"] == [0.5, 0.5] or number > 2
+
+
+class Noting:
+    """A strategy that notes what it is told."""
+
+    generation = 2
+    left = 2
+
+    def __init__(self, start):
+        self.start, self.told, self.baselines = start, [], []
+
+    def add_baseline(self, number, label):
+        self.baselines.append((number, label))
+        return {}
+
+    def ask(self, number):
+        return Proposal(Plane().decode(self.start), {"genome": list(self.start)})
+
+    def repeat(self, number, label, origin):
+        pass
+
+    def tell(self, number, outcome):
+        self.told.append(number)
+
+
+def test_evolution_begins_where_the_descent_ended():
+    made = []
+
+    def second(start):
+        made.append(Noting(start))
+        return made[-1]
+
+    strategy = GradientFirst(make(), second)
+    assert isinstance(strategy, Descending)
+    asked = run(strategy, 5)
+    assert len(made) == 1
+    assert math.dist(made[0].start, TARGET) < 0.1
+    assert made[0].baselines == [(0, "uniform")]
+    assert made[0].told == [0, 4, 5]
+    assert ["descent" in each.origin for each in asked] == [True] * 3 + [False] * 2
+    assert not strategy.legs()
+
+
+def test_a_descent_starts_at_the_middle_without_a_uniform_merge():
+    space = Plane()
+    space.baseline_genomes = dict  # type: ignore[method-assign]
+    strategy = GradientStrategy(space, DOCUMENTS, values)
+    assert strategy.legs()[0].descent == Descent.at((0.5, 0.5))
