@@ -106,7 +106,8 @@ class GradientStrategy:
     @property
     def is_first_done(self) -> bool:
         """Whether the first descent has made all its steps."""
-        return self._begun > 1 or (self._begun == 1 and self._is_over(self._lines[0]))
+        ended = self._begun == 1 and not self._left and self._is_over(self._lines[0])
+        return self._begun > 1 or ended
 
     @property
     def best(self) -> Genome:
