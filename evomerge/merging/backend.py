@@ -46,7 +46,6 @@ def resident(
     recipe: Recipe,
     place: str | Placement,
     *,
-    routed: bool = False,
     memory: int = 0,
     members: Members | None = None,
     release: bool = False,
@@ -54,31 +53,25 @@ def resident(
     """Return the resident model for recipes with the host, dtype and tokenizer of this one.
 
     Args:
-        place, memory, members: see `Resident`.
-        routed: whether recipes are paths through the layers, in which most blocks are unchanged
-            blocks of parents.
-        release: see `Resident`. Not for paths, whose models show the parents' own memory.
+        place, memory, members, release: see `Resident`.
 
     Raises:
         CheckpointError: transformers cannot build the host, or an adapter cannot be added.
     """
-    # These modules import transformers' models, which `evomerge merge` does not need.
+    # This imports transformers' models, which `evomerge merge` does not need.
     from evomerge.merging.resident import Resident
-    from evomerge.merging.routed import RoutedResident
 
     plan = plan_tokenizer(recipe, checkpoints)
-    patches = adapter_patches(checkpoints)
-    kind = RoutedResident if routed else Resident
-    return kind(
+    return Resident(
         checkpoints,
         recipe.host,
         recipe.dtype,
         place,
         memory=memory,
-        patches=patches,
+        patches=adapter_patches(checkpoints),
         rows=plan.rows,
         members=members,
-        release=release and not routed,
+        release=release,
         generation=plan.files.get(GENERATION),
     )
 

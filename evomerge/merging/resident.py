@@ -26,6 +26,7 @@ from evomerge.merging.architecture.generation import generation_config
 from evomerge.merging.architecture.layout import Layout, build_layout
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.architecture.placement import Placement, device_of
+from evomerge.merging.architecture.probe import Location
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
 from evomerge.merging.members import Members
 from evomerge.merging.methods import get_method
@@ -42,6 +43,10 @@ from evomerge.recipe import Recipe
 
 T = TypeVar("T")
 
+_MOST_LAYOUTS = 64
+"""Largest number of modules of different depths (or other differences in config) to keep. They
+take little memory, since they share the weights."""
+
 _OVERHEAD = 2048
 """Approximate bytes of Python objects in a prepared merge."""
 
@@ -52,10 +57,10 @@ Report: TypeAlias = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe whose weights can be written."""
+    """A recipe whose weights can be written: its module, and the tensors that change."""
 
     layout: Layout
-    plans: list[TensorPlan]
+    changed: list[TensorPlan]
 
 
 class Resident:
@@ -76,12 +81,6 @@ class Resident:
     Raises:
         CheckpointError: transformers cannot build the host.
     """
-
-    most_layouts = 8
-    """Maximum number of modules of different depths (or other differences in config) to keep."""
-
-    shows_parents = False
-    """Whether parameters may be the parents' memory-mapped tensors themselves."""
 
     def __init__(
         self,
@@ -104,15 +103,15 @@ class Resident:
         self._open(checkpoints)
         self._angles = WholeAngles()
         self._prepared = PreparedMerges(memory)
-        self._memory: dict[str, Tensor] = {}
+        self._memory: dict[Hashable, Tensor] = {}
         self._layouts: dict[str, Layout] = {}
-        self._written: dict[str, TensorPlan] = {}
+        self._written: dict[Hashable, TensorPlan] = {}
         self._current: Layout | None = None
 
     def _open(self, checkpoints: Mapping[str, Checkpoint]) -> None:
         """Read the sources of later recipes from these checkpoints."""
         self.planner = Planner(checkpoints, self._host)
-        reader = TensorReader(checkpoints, self._patches, writable=self.shows_parents)
+        reader = TensorReader(checkpoints, self._patches)
         self.maker = TensorMaker(self.planner, reader, self.rows)
 
     @property
@@ -160,9 +159,16 @@ class Resident:
         plans = self._angles.complete(planned, self.maker, torch.get_num_threads())
         layout = self._layout(recipe, plans)
         self._prepared.begin_candidate()
+        weights = _weights(layout.module)
+        changed = [
+            plan
+            for plan in plans
+            if (location := layout.locations.get(plan.name)) is not None
+            and self._written.get(_slot(location, weights)) != plan
+        ]
         new = [
             plan
-            for plan in self._changed(layout, plans)
+            for plan in changed
             if plan.method is not None and self._prepared.find(_key(plan)) is None
         ]
         methods = ", ".join(sorted({plan.method for plan in new if plan.method}))
@@ -181,7 +187,7 @@ class Resident:
 
         tell()
         parallel_map(keep, new)
-        return Prepared(layout, plans)
+        return Prepared(layout, changed)
 
     def write(self, prepared: Prepared) -> nn.Module:
         """Write the weights of the recipe that `prepare` was called with last.
@@ -192,36 +198,25 @@ class Resident:
         Raises:
             CandidateError: a merged weight is not finite. The next `prepare` still works.
         """
+        layout = prepared.layout
+        weights = _weights(layout.module)
+
+        def write(plan: TensorPlan) -> None:
+            location = layout.locations[plan.name]
+            self._write(plan, location.view(weights[location.parameter].data, plan.shape))
+            self._release(plan)
+            self._written[_slot(location, weights)] = plan
+
         self._current = None
-        self._fill(prepared.layout, prepared.plans)
-        self._current = prepared.layout
-        return prepared.layout.module
+        for plan in prepared.changed:
+            self._written.pop(_slot(layout.locations[plan.name], weights), None)
+        parallel_map(write, prepared.changed)
+        self._current = layout
+        return layout.module
 
     def state_digest(self) -> str:
         """Return the SHA-256 of names, dtypes, shapes and bytes of the model's parameters."""
         return digest(self.module)
-
-    def _fill(self, layout: Layout, plans: list[TensorPlan]) -> None:
-        """Write the tensors whose plans have changed."""
-
-        def write(plan: TensorPlan) -> None:
-            location = layout.locations[plan.name]
-            self._write(plan, location.view(self._memory[location.parameter], plan.shape))
-            self._release(plan)
-            self._written[plan.name] = plan
-
-        changed = self._changed(layout, plans)
-        for plan in changed:
-            self._written.pop(plan.name, None)
-        parallel_map(write, changed)
-
-    def _changed(self, layout: Layout, plans: list[TensorPlan]) -> list[TensorPlan]:
-        """Return the plans of the tensors that must be made."""
-        return [
-            plan
-            for plan in plans
-            if plan.name in layout.locations and self._written.get(plan.name) != plan
-        ]
 
     def _write(self, plan: TensorPlan, target: Tensor) -> None:
         if plan.method is None:
@@ -257,7 +252,7 @@ class Resident:
         if key not in self._layouts:
             check_loadable(data, recipe, self.checkpoints, self.rows)
             layout = self._build(data, plans)
-            while len(self._layouts) >= self.most_layouts:
+            while len(self._layouts) >= _MOST_LAYOUTS:
                 self._layouts.pop(next(iter(self._layouts)))
             self._layouts[key] = layout
         return self._layouts[key]
@@ -280,27 +275,23 @@ class Resident:
 
     def _allocate(self, layout: Layout) -> None:
         """Give memory to the parameters of a new module; modules of all depths share it."""
-        module = layout.module
-        devices = self.placement.device_map(module)
-        wanted = {location.parameter for location in layout.locations.values()}
-        weights = dict(module.named_parameters())
-        for name, buffer in module.named_buffers():
-            if name in wanted:
-                weights[name] = buffer  # type: ignore[assignment]
-        for name in wanted:
-            held, weight, device = self._memory.get(name), weights[name], device_of(name, devices)
-            like = (weight.shape, weight.dtype, device)
-            if held is None or (held.shape, held.dtype, held.device) != like:
-                held = torch.empty(weight.shape, dtype=weight.dtype, device=device)
-                self._memory[name] = held
-                self._forget(name, layout)
-            weight.data = held
+        devices = self.placement.device_map(layout.module)
+        weights = _weights(layout.module)
+        for name in {location.parameter for location in layout.locations.values()}:
+            weight, device = weights[name], device_of(name, devices)
+            key = (name, weight.shape, weight.dtype, device)
+            if key not in self._memory:
+                self._memory[key] = torch.empty(weight.shape, dtype=weight.dtype, device=device)
+            weight.data = self._memory[key]
 
-    def _forget(self, parameter: str, layout: Layout) -> None:
-        """Note that the tensors of a parameter must be written again."""
-        for name, location in layout.locations.items():
-            if location.parameter == parameter:
-                self._written.pop(name, None)
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_buffers()), **dict(module.named_parameters())}
+
+
+def _slot(location: Location, weights: Mapping[str, Tensor]) -> Hashable:
+    """Return a key of the memory that a tensor is written to."""
+    return location, weights[location.parameter].data_ptr()
 
 
 def parallel_map(work: Callable[[T], None], items: Iterable[T]) -> None:

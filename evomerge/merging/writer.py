@@ -23,7 +23,7 @@ from evomerge.merging.shards import (
 from evomerge.merging.tensors.maker import TensorMaker, WholeAngles
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tensors.reader import Patch, TensorReader, resident_bytes
-from evomerge.merging.tensors.threads import MOST, Budget, count_threads, for_each
+from evomerge.merging.tensors.threads import MOST, count_threads, for_each
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import text_without_code
@@ -175,19 +175,20 @@ class _Room:
             )
         return cls(memory, largest, threads)
 
-    def shared(self) -> tuple[Buffers, Budget]:
-        """Return a buffer for each thread, and the bytes that their merges share.
+    def shared(self) -> tuple[Buffers, int]:
+        """Return a buffer for each thread, and the number of threads whose merges have room.
 
-        Each of these is half of what is left, but merges have enough for the largest tensor.
+        Buffers and merges share what is left, but merges have enough for the largest tensor.
         """
         left = self.memory - LEAST_MEMORY - resident_bytes()
         merging = max(self.largest, left / 2)
         each = max(int(left - merging) // self.threads, _SMALL_BUFFER)
-        return Buffers(each), Budget(merging)
+        most = int(merging // self.largest) if self.largest else self.threads
+        return Buffers(each), min(self.threads, most)
 
 
 def _write_shards(shards: Sequence[Shard], folder: Path, maker: TensorMaker, room: _Room) -> None:
-    buffers, budget = room.shared()
+    buffers, threads = room.shared()
     for shard in shards:
         writer = ShardWriter(shard, folder, buffers, maker.reader.pages)
 
@@ -195,16 +196,15 @@ def _write_shards(shards: Sequence[Shard], folder: Path, maker: TensorMaker, roo
             if plan.method is None:
                 writer.put(plan, maker.read(plan, plan.sources[0]))
             else:
-                with budget.taking(maker.working_bytes(plan)):
-                    merge = maker.prepare(plan, reuse=False)
-                    with writer.tensor(plan) as out:
-                        maker.write(plan, merge, out)
-                    del merge
+                merge = maker.prepare(plan, reuse=False)
+                with writer.tensor(plan) as out:
+                    maker.write(plan, merge, out)
+                del merge
             for source in plan.inputs:
                 maker.reader.release(source)
 
         try:
-            for_each(write, shard.plans, room.threads)
+            for_each(write, shard.plans, threads)
         finally:
             writer.close()
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evomerge.models.safetensors import TensorInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BLOB = re.compile(r"[0-9a-f]{64}")
 _WHOLE = 1 << 16
@@ -31,17 +35,19 @@ def content_digest(files: Iterable[Path], tensors: Mapping[str, TensorInfo]) -> 
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.name}:{file.stat().st_size}\n".encode() + file.read_bytes())
-    opened: dict[Path, Callable[[str, Iterable[tuple[int, int]]], bytes]] = {}
+    pickles: dict[Path, dict[str, Tensor]] = {}
     for name, info in sorted(tensors.items()):
         total.update(f"{name}:{info.dtype}:{info.shape}\n".encode())
         if info.end > info.begin:
             total.update(_sample(info))
         elif info.nbytes:
-            from evomerge.models.pickles import reader
+            from evomerge.models.pickles import load, raw
 
-            if info.file not in opened:
-                opened[info.file] = reader(info.file)
-            total.update(opened[info.file](name, _spans(info.nbytes)))
+            if info.file not in pickles:
+                pickles[info.file] = load(info.file)
+            data = raw(pickles[info.file][name])
+            for start, size in _spans(info.nbytes):
+                total.update(data[start : start + size])
     return total.hexdigest()
 
 

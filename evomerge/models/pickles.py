@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -43,19 +42,9 @@ def load(file: Path) -> dict[str, Tensor]:
     return {name: item for name, item in content.items() if isinstance(item, Tensor)}
 
 
-def reader(file: Path) -> Callable[[str, Iterable[tuple[int, int]]], bytes]:
-    """Return a function that returns parts of the data of a tensor in one pickle file.
-
-    Its arguments are the name of the tensor, and first byte and length of each part. The bytes are
-    those that the tensor would have in a safetensors file.
-    """
-    tensors = load(file)
-
-    def read(name: str, spans: Iterable[tuple[int, int]]) -> bytes:
-        data = tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return b"".join(data[start : start + size].tobytes() for start, size in spans)
-
-    return read
+def raw(tensor: Tensor) -> memoryview:
+    """Return the bytes that a tensor would have in a safetensors file."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_folder(folder: Path) -> dict[str, TensorInfo]:

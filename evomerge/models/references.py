@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, one_line
 from evomerge.models.checkpoint import GGUF_ADVICE, Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
 
@@ -131,32 +131,23 @@ def _fetch(reference: str, wanted: Sequence[str]) -> Path:
 
 def _why_not_fetched(error: Exception) -> str:
     """Return why a model of the Hub could not be downloaded, and what to do."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors
 
-    if isinstance(error, GatedRepoError):
-        return (
-            "the Hugging Face Hub gives this model only to people who accepted its terms; accept "
-            "them on the model's page, then log in with `hf auth login`."
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            "the Hugging Face Hub has no such model, or it is private; check the id, or log in "
-            "with `hf auth login`."
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return "the Hugging Face Hub does not have this revision of it; check what follows the `@`."
-    if isinstance(error, LocalEntryNotFoundError):
-        return (
-            "the Hugging Face Hub cannot be reached (offline, or HF_HUB_OFFLINE is set), and the "
-            "model is not in its cache on this machine; go online, or give the folder of a copy."
-        )
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    known = {
+        errors.GatedRepoError: "the Hugging Face Hub gives this model only to people who accepted "
+        "its terms; accept them on the model's page, then log in with `hf auth login`.",
+        errors.RepositoryNotFoundError: "the Hugging Face Hub has no such model, or it is private; "
+        "check the id, or log in with `hf auth login`.",
+        errors.RevisionNotFoundError: "the Hugging Face Hub does not have this revision of it; "
+        "check what follows the `@`.",
+        errors.LocalEntryNotFoundError: "the Hugging Face Hub cannot be reached (offline, or "
+        "HF_HUB_OFFLINE is set), and the model is not in its cache on this machine; go online, or "
+        "give the folder of a copy.",
+    }
+    for kind, sentence in known.items():  # a GatedRepoError is a RepositoryNotFoundError too
+        if isinstance(error, kind):
+            return sentence
     return (
-        f"it cannot be downloaded from the Hugging Face Hub ({reason}); check the connection, or "
-        "download the model yourself and give its folder."
+        f"it cannot be downloaded from the Hugging Face Hub ({one_line(error)}); check the "
+        "connection, or download the model yourself and give its folder."
     )

@@ -159,8 +159,6 @@ def _check_generation(
     config: SearchConfig, host: Checkpoint, plan: TokenizerPlan, evaluator: Evaluator
 ) -> None:
     """Check that texts can be generated with the generation config of the merged models."""
-    from evomerge.merging.architecture.generation import why_not_generating
-
     settings, setting = slow_setting(host, plan, evaluator)
     if setting is None:
         return
@@ -174,12 +172,6 @@ def _check_generation(
             f"evaluation.backend is 'vllm', which generates greedily or samples, but "
             f"{host.reference!r} also sets {setting!r} in generation_config.json; remove it there, "
             "or use the backend 'hf'."
-        )
-    reason = why_not_generating(host.config, settings)
-    if reason is not None:
-        raise ConfigError(
-            f"objectives: lm-eval cannot generate texts with {host.reference!r}, which sets "
-            f"{setting!r} in generation_config.json ({reason.rstrip('.')}); remove it there."
         )
 
 

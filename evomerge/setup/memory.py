@@ -24,7 +24,7 @@ _MOST = 0.9  # of an accelerator's memory that weights may take; batches need th
 
 
 def weights_of(checked: CheckedSearch) -> int:
-    """Return the size of a merged model's weights in bytes."""
+    """Return the size in bytes of the weights of a merged model that is as deep as the host."""
     return _weights(checked.config, checked.checkpoints[checked.host])
 
 
@@ -79,9 +79,7 @@ def needs(checked: CheckedSearch) -> str:
         parents = f"{parents_count} parents, together {size_text(sum(sizes))} mapped"
     elsewhere, engine = _is_elsewhere(config), ""
     device = "cpu" if elsewhere else choose_device(config.evaluation.device)
-    if config.space.kind == "dataflow":
-        where = "no copies of weights: paths read the parents' own"
-    elif config.evaluation.device_map is not None:
+    if config.evaluation.device_map is not None:
         where = f"{weights} divided over {count_devices(device)} accelerators"
     elif (total := device_memory(device)) is not None:
         where = f"{weights} on each accelerator, which has {size_text(total)}"
@@ -105,13 +103,12 @@ def memory_of(checked: CheckedSearch) -> dict[str, float]:
     each method. The weights, and what batches need, are on the accelerator if there is one.
     """
     count = workers_of(checked.config).on_a_machine
-    is_path = checked.config.space.kind == "dataflow"
     kept = min(prepared_bytes(checked), MemoryShare.of_machine(count).prepared)
     # The logits of one batch on a CPU: twice, in float32.
     vocabulary = checked.checkpoints[checked.host].config.get("vocab_size") or 0
     found: dict[str, float] = {
         "libraries": count * (_LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES),
-        "weights": 0 if is_path else count * weights_of(checked),
+        "weights": count * weights_of(checked),
         "parents": sum(_mapped(checked)),
         "prepared merges": count * kept,
         "batches": count * _POSITIONS * vocabulary * 8.0,

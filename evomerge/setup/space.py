@@ -68,12 +68,10 @@ def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> No
 
 def _check_scales(config: SearchConfig, host: Checkpoint) -> None:
     """Check that the host's architecture lets scales be folded into weights."""
-    scales = config.space.scales
-    lowest = scales if isinstance(scales, float) else scales[0]
-    if scales != 1.0:
-        from evomerge.merging.architecture.folding import check_foldable
+    if config.space.scales != 1.0:
+        from evomerge.merging.architecture.folding import rules_for
 
-        check_foldable(host, host.decoder_stack.prefix, negative=lowest < 0)
+        rules_for(host, host.decoder_stack.prefix)
 
 
 def _parameters(config: SearchConfig, host: Checkpoint) -> Space:

@@ -134,7 +134,6 @@ def make_worker(
             checkpoints,
             first,
             where,
-            routed=config.space.kind != "parameters",
             memory=share.prepared if sources is None else 0,  # hardly a pair is merged twice
             members=sources,
             release=config.space.most_parents is not None,

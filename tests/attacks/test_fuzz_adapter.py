@@ -81,19 +81,19 @@ def test_a_pattern_that_never_ends_is_a_value_or_one_sentence(folder, monkeypatc
 
 def test_one_of_them_really_takes_too_long(monkeypatch):
     monkeypatch.setattr(peft, "_PATIENCE", 0.2)
-    with pytest.raises(CheckpointError, match=r"is not compared with all names of modules in"):
+    with pytest.raises(CheckpointError, match=r"that can be compared with the names"):
         peft.find_alphas({"(.|..)*(?:x|z)": 8}, [200 * "a." + "y"], "here")
 
 
 @pytest.mark.parametrize("pattern", LARGE)
 def test_a_pattern_that_is_too_large_is_refused(folder, pattern):
-    with pytest.raises(CheckpointError, match=r"too large; write out|not a regular expression"):
+    with pytest.raises(CheckpointError, match=r"not a regular expression"):
         opened(folder, alpha_pattern={pattern: 8})
 
 
 @pytest.mark.parametrize("pattern", WRONG)
 def test_what_is_no_pattern_of_peft_is_refused(folder, pattern):
-    with pytest.raises(CheckpointError, match=r"which is not a regular expression|too large"):
+    with pytest.raises(CheckpointError, match=r"which is not a regular expression"):
         opened(folder, alpha_pattern={pattern: 8})
 
 

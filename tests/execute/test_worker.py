@@ -18,7 +18,6 @@ from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
 from evomerge.merging.resident import Resident, digest
-from evomerge.merging.routed import RoutedResident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.scores import Failure, Scores
@@ -45,13 +44,11 @@ def recipe(path: tuple[Any, ...]) -> Recipe:
 class Bench:
     """A worker whose only objective is `body(model)`, and the models that it has made so far."""
 
-    def __init__(
-        self, parents: dict[str, Checkpoint], kind: type[Resident], body: Callable[[Any], float]
-    ) -> None:
+    def __init__(self, parents: dict[str, Checkpoint], body: Callable[[Any], float]) -> None:
         self.made: list[Resident] = []
 
         def make() -> tuple[Resident, None]:
-            self.made.append(kind(parents, "a", "float32"))
+            self.made.append(Resident(parents, "a", "float32"))
             return self.made[-1], None
 
         def judge(model: Any, tokenizer: Any, documents: Any) -> list[float]:
@@ -83,16 +80,14 @@ def well_behaved(model: Any) -> float:
     return likelihood(model)
 
 
-@pytest.mark.parametrize("kind", [Resident, RoutedResident])
-def test_a_model_that_is_only_used_is_kept(parents: Any, kind: type[Resident]) -> None:
-    bench = Bench(parents, kind, well_behaved)
+def test_a_model_that_is_only_used_is_kept(parents: Any) -> None:
+    bench = Bench(parents, well_behaved)
     for number in range(6):
         assert isinstance(bench.score(number), Scores)
     assert len(bench.made) == 1
 
 
-@pytest.mark.parametrize("kind", [Resident, RoutedResident])
-def test_a_model_that_is_changed_is_made_again(parents: Any, kind: type[Resident]) -> None:
+def test_a_model_that_is_changed_is_made_again(parents: Any) -> None:
     files = {info.file for item in parents.values() for info in item.tensors.values()}
     before = {file: file.read_bytes() for file in files}
     seen: list[str] = []
@@ -103,13 +98,13 @@ def test_a_model_that_is_changed_is_made_again(parents: Any, kind: type[Resident
             weight.data.fill_(float("nan"))
         return 1.0
 
-    bench = Bench(parents, kind, overwrite)
+    bench = Bench(parents, overwrite)
     for number in range(6):
         assert isinstance(bench.score(number), Scores)
     assert seen[:3] == seen[3:]
     assert len(set(seen)) == 3
     for number in range(3):
-        fresh = kind(parents, "a", "float32")
+        fresh = Resident(parents, "a", "float32")
         assert digest(fresh.apply(recipe(PATHS[number]))) == seen[number]
     assert {file: file.read_bytes() for file in files} == before
     assert len(bench.made) == 6
@@ -123,7 +118,7 @@ def test_the_memory_of_the_old_model_is_freed(parents: Any) -> None:
         model.train()
         return 1.0
 
-    bench = Bench(parents, Resident, keep)
+    bench = Bench(parents, keep)
     bench.score(0)
     bench.score(1)
     assert sum(weight.numel() for weight in kept[0].parameters()) == 0
@@ -134,13 +129,13 @@ def test_a_broken_device_is_not_the_candidates_fault(parents: Any) -> None:
     def fail(model: Any) -> float:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    bench = Bench(parents, Resident, fail)
+    bench = Bench(parents, fail)
     with pytest.raises(DeviceError, match=r"candidate 0 \(CUDA error: an illegal memory access"):
         bench.score(0)
 
 
 def test_a_parent_that_cannot_be_read_again_is_not_the_candidates_fault(parents: Any) -> None:
-    bench = Bench(parents, Resident, lambda model: float(model.train() is model))
+    bench = Bench(parents, lambda model: float(model.train() is model))
     assert isinstance(bench.score(0), Scores)
     for info in parents["b"].tensors.values():
         info.file.unlink(missing_ok=True)
@@ -159,7 +154,7 @@ def test_the_log_has_the_traceback_of_a_function_and_the_reason_its_line(
         return 0.0
 
     caplog.set_level("INFO", "evomerge")
-    failed = Bench(parents, Resident, judge).score(0)
+    failed = Bench(parents, judge).score(0)
     line = judge.__code__.co_firstlineno + 4
     assert isinstance(failed, Failure)
     assert f"Objective judge (test_worker.py, line {line}) raised Untold: xxx" in failed.reason

@@ -8,9 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,7 +18,6 @@ from safetensors.torch import load_file
 
 from evomerge.errors import CandidateError, CheckpointError, DiskError, RecipeError
 from evomerge.merging.tensors.reader import resident_bytes
-from evomerge.merging.tensors.threads import Budget
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import read_folder
@@ -202,23 +198,6 @@ def test_the_memory_of_whole_matrices_counts(tmp_path):
     with pytest.raises(RecipeError, match=words):
         write_model(made("tsv"), checkpoints, tmp_path / "out", memory=memory)
     write_model(made("task_arithmetic"), checkpoints, tmp_path / "out", memory=memory)
-
-
-def test_threads_never_take_more_than_there_is():
-    budget, lock, taken, most = Budget(10), threading.Lock(), [], [0]
-
-    def work(size):
-        with budget.taking(size):
-            with lock:
-                taken.append(size)
-                most[0] = max(most[0], sum(taken))
-            time.sleep(0.01)
-            with lock:
-                taken.remove(size)
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, [4, 10, 3, 7, 0, 6, 10, 2]))
-    assert most[0] == 10
 
 
 def test_too_little_memory_is_refused(checkpoints, tmp_path):

@@ -112,8 +112,8 @@ def _write_depth(
         )
     for key in keys:
         section[key] = new
-    if "num_hidden_groups" in keys:
-        section["num_hidden_layers"] = new * _layers_of_a_group(prefix, layers, checkpoints)
+    if "num_hidden_groups" in keys:  # ALBERT: a group of layers shares the weights of a block
+        section["num_hidden_layers"] = new * (section["num_hidden_layers"] // old)
     for key in settings[host.reference]:
         column = []
         for i, layer in enumerate(layers):
@@ -141,29 +141,6 @@ def _write_depth(
         section["max_window_layers"] = min(section["max_window_layers"], new)
 
 
-def _layers_of_a_group(
-    prefix: str, layers: Sequence[Layer], checkpoints: Mapping[str, Checkpoint]
-) -> int:
-    """Return how many layers share the weights of a block, where blocks are groups of layers.
-
-    So it is in ALBERT, whose config has the numbers of layers and of groups; group i is used for
-    the i-th part of the layers.
-    """
-    sizes: dict[float, str] = {}
-    for i, layer in enumerate(layers):
-        lead = layer.sources[0].parent
-        config = checkpoints[lead].text_config
-        size = config["num_hidden_layers"] / config["num_hidden_groups"]
-        sizes.setdefault(size, lead)
-        if len(sizes) > 1 or not size.is_integer():
-            told = " and ".join(f"{size:g} in {name!r}" for size, name in sizes.items())
-            raise RecipeError(
-                f"layers.{prefix}[{i}]: a group has {told} layers, and config.json has one whole "
-                "number for all groups; use parents whose groups are of one size."
-            )
-    return int(next(iter(sizes)))
-
-
 def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:
     """Return the settings of single layers in a parent's config, also those that are computed.
 
@@ -180,7 +157,6 @@ def understood(section: Mapping[str, Any], kind: Any, count: int) -> dict[str, C
 
     There are none if transformers does not know the model type. `CheckpointError` if it refuses the
     config.
-
     """
     from evomerge.merging.architecture.loading import is_known, transformers_config
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +15,6 @@ import transformers
 from torch import Tensor, nn
 
 from evomerge.errors import CheckpointError
-
-log = logging.getLogger(__name__)
-
-_FREQUENCIES = "inv_freq"
 
 
 def transformers_config(data: Mapping[str, Any]) -> Any:
@@ -133,15 +128,13 @@ class Loader:
             raise self._cannot_build(error) from error
         return module.eval()
 
-    def find_faults(self, shapes: Mapping[str, tuple[int, ...]], *, run: bool = False) -> Faults:
+    def find_faults(self, shapes: Mapping[str, tuple[int, ...]]) -> Faults:
         """Return what is wrong with a checkpoint whose tensors have these names and shapes.
 
-        Nothing is allocated: tensors and model are on the device `meta`. With `run`, the model is
-        also run on a few tokens, if all weights are there.
+        Nothing is allocated: tensors and model are on the device `meta`.
 
         Raises:
-            CheckpointError: transformers cannot build a model from it, cannot run it, or its
-                outputs would be no numbers.
+            CheckpointError: transformers cannot build a model from it.
         """
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         try:
@@ -157,70 +150,23 @@ class Loader:
                 )
         except Exception as error:  # a model may raise anything for a config that does not fit
             raise self._cannot_build(error) from error
-        _check_frequencies(module)
         parameters = dict(module.named_parameters(remove_duplicate=False))
-        faults = Faults(
+        return Faults(
             frozenset(told["missing_keys"]) & parameters.keys(),
             frozenset(told["unexpected_keys"]),
             {name: (tuple(own), tuple(wanted)) for name, own, wanted in told["mismatched_keys"]},
         )
-        if run and not faults.missing and not faults.mismatched:
-            self._run_without_weights(module)
-        return faults
 
     def _cannot_build(self, error: Exception) -> CheckpointError:
         return CheckpointError(
             f"transformers cannot build {self.kind.__name__} from this checkpoint: {_line(error)}"
         )
 
-    def _run_without_weights(self, module: nn.Module) -> None:
-        """Run a model on the device `meta`, where nothing is computed, on a few tokens.
-
-        Many models cannot be run there, since what they do depends on values. So only errors that
-        the code of a model raises for settings which do not fit are taken for faults.
-        """
-        try:
-            with quiet(), torch.no_grad():
-                module(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"))
-        except (AttributeError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
-            raise CheckpointError(
-                f"{self.kind.__name__} can be built, but not run ({type(error).__name__}: "
-                f"{_line(error)})"
-            ) from error
-        except Exception as error:
-            log.debug("%s cannot be run without weights: %s", self.kind.__name__, error)
-
 
 def _line(error: Exception) -> str:
     """Return the first line of a message; the next one too if the first ends with a colon."""
     first, *more = (str(error).strip() or type(error).__name__).splitlines()
     return f"{first} {more[0].strip()}" if first.endswith(":") and more else first
-
-
-def _check_frequencies(model: nn.Module) -> None:
-    """Check that the rotary frequencies of a model on `meta` are finite; settings alone give them.
-
-    A scaling by 0, for example, makes them infinite, and then every output of the model is NaN.
-    """
-    checked = set[tuple[type, int]]()
-    for module in model.modules():
-        kind, config = type(module), getattr(module, "config", None)
-        named = any(_FREQUENCIES in name for name, _ in module.named_buffers(recurse=False))
-        if not named or config is None or (kind, id(config)) in checked:
-            continue
-        checked.add((kind, id(config)))
-        try:
-            with torch.device("cpu"):
-                made = kind(config)
-            frequencies = [item for name, item in made.named_buffers() if _FREQUENCIES in name]
-            scaling = float(getattr(made, "attention_scaling", 1.0))
-        except Exception:  # it needs more than a config, or transformers refuses it elsewhere
-            continue
-        if not (math.isfinite(scaling) and all(item.isfinite().all() for item in frequencies)):
-            raise CheckpointError(
-                f"the rotary frequencies that {kind.__name__} computes from rope_theta, "
-                "rope_scaling or rope_parameters are not finite numbers, so every output is NaN"
-            )
 
 
 def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -206,12 +206,7 @@ class Miniature:
                 yield Submodel(layer, self.random_state(), self._weights(names), degree=1)
 
     def tail(self) -> Submodel:
-        """Return all that follows the last block, up to the logits; its weights are the vectors."""
-        inside = {
-            self._stack.name(index, suffix)
-            for index, suffixes in enumerate(self._stack.blocks)
-            for suffix in suffixes
-        }
+        """Return all that follows the last block, up to the logits, as without weights."""
 
         def run(state: Tensor) -> Tensor:
             def swap(module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -223,9 +218,7 @@ class Miniature:
             finally:
                 handle.remove()
 
-        non_layer = {name: name for name in self._locations if name not in inside}
-        weights = [weight for weight in self._weights(non_layer) if weight.is_vector]
-        return Submodel(run, self.random_state(), weights, degree=0)
+        return Submodel(run, self.random_state(), (), degree=0)
 
     def random_state(self) -> Tensor:
         """Return a random hidden state, float32, of shape (1, tokens, features)."""

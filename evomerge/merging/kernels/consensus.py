@@ -78,62 +78,28 @@ def _elect(
     scale: np.float32,
     out: Array,
 ) -> None:
-    size = len(out)
+    zero, size = np.float32(0), len(out)
     plain = np.empty(BLOCK, dtype=np.float32)
     total = np.empty(BLOCK, dtype=np.float32)
     divisor = np.empty(BLOCK, dtype=np.float32)
     for at in range(0, size, BLOCK):
-        stop = min(at + BLOCK, size)
-        plain[:] = np.float32(0)
+        count = min(BLOCK, size - at)
+        plain[:] = zero
         for k in range(len(changes)):
-            _add_product(changes[k][at:stop], factors[k], plain)
-        total[:] = np.float32(0)
-        divisor[:] = np.float32(0)
+            change, factor = changes[k][at : at + count], factors[k]
+            for i in range(count):  # without fma: equal changes of opposite signs give exactly 0
+                plain[i] += change[i] * factor
+        total[:] = zero
+        divisor[:] = zero
         for k in range(len(changes)):
-            change = changes[k][at:stop]
-            _add_elected(change, factors[k], plain, more[k], total, divisors[k], divisor)
-        _store_mean(base[at:stop], plain, total, divisor, least, scale, out[at:stop])
-
-
-@compiled
-def _add_product(change: Array, factor: np.float32, total: Array) -> None:
-    """Add factor * change, without fma: so equal changes of opposite signs give exactly 0."""
-    for i in range(len(change)):
-        total[i] += change[i] * factor
-
-
-@compiled
-def _add_elected(
-    change: Array,
-    factor: np.float32,
-    plain: Array,
-    more: np.float32,
-    total: Array,
-    share: np.float32,
-    divisor: Array,
-) -> None:
-    """Add the magnitude of each change that has the elected sign, which is the sign of `plain`.
-
-    Add `share` to the divisor where the change counts. A NaN stays NaN.
-    """
-    for i in range(len(change)):
-        product = change[i] * factor
-        along = -product if plain[i] < np.float32(0) else product
-        total[i] = fma(np.float32(0) if along <= np.float32(0) else along, more, total[i])
-        divisor[i] += share if along > np.float32(0) else np.float32(0)
-
-
-@compiled
-def _store_mean(
-    base: Array,
-    plain: Array,
-    total: Array,
-    divisor: Array,
-    least: np.float32,
-    scale: np.float32,
-    out: Array,
-) -> None:
-    for i in range(len(out)):
-        mean = total[i] / (divisor[i] if divisor[i] > least else least)
-        signed = -mean if plain[i] < np.float32(0) else mean
-        out[i] = narrow(fma(signed, scale, widen(base[i])), out)
+            change, factor = changes[k][at : at + count], factors[k]
+            second, share = more[k], divisors[k]
+            for i in range(count):
+                product = change[i] * factor
+                along = -product if plain[i] < zero else product  # above 0: it has the elected sign
+                total[i] = fma(zero if along <= zero else along, second, total[i])  # NaN stays
+                divisor[i] += share if along > zero else zero
+        for i in range(count):
+            mean = total[i] / (divisor[i] if divisor[i] > least else least)
+            signed = -mean if plain[i] < zero else mean
+            out[at + i] = narrow(fma(signed, scale, widen(base[at + i])), out)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -106,55 +105,12 @@ class MagnitudeOrder:
         falling = np.empty(size, dtype=np.uint32)
         for span in spans(size):
             falling[span] = np.uint32(0xFFFFFFFF) - magnitudes(span).view(np.uint32)
-        self._order = _stable_order(falling)
+        self._order = np.argsort(falling, kind="stable").astype(np.uint32)
 
     def cut(self, count: int) -> MagnitudeCut:
         """Return the cut that has `count` (1 or more) elements before it."""
         last = int(self._order[count - 1])
         return _cut(float(self._magnitudes(slice(last, last + 1))[0]), last)
-
-
-def _stable_order(keys: Array) -> Array:
-    """Return the indices that sort uint32 keys, equal keys in the order of their indices (uint32).
-
-    This is a radix sort by one byte after the other, the lowest first. On 28 million magnitudes it
-    takes half the time of numpy's sort or less.
-    """
-    size = len(keys)
-    order = np.arange(size, dtype=np.uint32)
-    other_keys, other_order = np.empty_like(keys), np.empty_like(order)
-    counts = _byte_counts(keys)
-    for byte in range(4):
-        if counts[byte].max() == size:  # all keys have the same byte
-            continue
-        starts = np.cumsum(counts[byte]) - counts[byte]
-        _distribute(keys, order, np.uint32(8 * byte), starts, other_keys, other_order)
-        keys, other_keys, order, other_order = other_keys, keys, other_order, order
-    return order
-
-
-@compiled
-def _byte_counts(keys: Array) -> Array:
-    """Return how many keys have each value of each byte, int64 of shape (4, 256)."""
-    counts = np.zeros((4, 256), dtype=np.int64)
-    for i in range(len(keys)):
-        key = keys[i]
-        for byte in range(4):
-            counts[byte, (key >> np.uint32(8 * byte)) & np.uint32(255)] += 1
-    return counts
-
-
-@compiled
-def _distribute(
-    keys: Array, order: Array, shift: Any, starts: Array, out_keys: Array, out_order: Array
-) -> None:
-    """Write keys and their indices in the order of one byte."""
-    for i in range(len(keys)):
-        value = (keys[i] >> shift) & np.uint32(255)
-        place = starts[value]
-        starts[value] = place + 1
-        out_keys[place] = keys[i]
-        out_order[place] = order[i]
 
 
 def find_cut(magnitudes: Magnitudes, size: int, count: int) -> MagnitudeCut:

@@ -11,7 +11,7 @@ this is 1 / density, as in its paper.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -309,26 +309,15 @@ def _load_ranked(
     The threshold is slope * rank + middle (`bounds`). Elements that stay are multiplied by the
     factor of their row; the others become 0 (NaN stays NaN).
     """
-    for r in range(len(factors)):
-        a, b = r * row_length, (r + 1) * row_length
-        _load_row(source[a:b], base[a:b], draws[a:b], ranks[a:b], bounds, factors[r], out[a:b])
-
-
-@compiled
-def _load_row(
-    source: Array,
-    base: Array,
-    draws: Array,
-    ranks: Array,
-    bounds: tuple[np.float32, np.float32],
-    factor: np.float32,
-    out: Array,
-) -> None:
     slope, middle = bounds
-    for i in range(len(out)):
-        bound = np.float32(ranks[i]) * slope + middle
-        stays = np.float32(1) if np.float32(draws[i]) < bound else np.float32(0)
-        out[i] = (widen(source[i]) - widen(base[i])) * stays * factor
+    for row in range(len(factors)):
+        part = slice(row * row_length, (row + 1) * row_length)
+        end, start, draw, rank = source[part], base[part], draws[part], ranks[part]
+        factor, target = factors[row], out[part]
+        for i in range(row_length):
+            bound = np.float32(rank[i]) * slope + middle
+            stays = np.float32(1) if np.float32(draw[i]) < bound else np.float32(0)
+            target[i] = (widen(end[i]) - widen(start[i])) * stays * factor
 
 
 def _row_ranks(magnitudes: Array) -> tuple[Array, Array]:
@@ -346,18 +335,13 @@ def _row_ranks(magnitudes: Array) -> tuple[Array, Array]:
 
 def _sorted_keys(magnitudes: Array) -> Array:
     """Return the sorted keys of each row: magnitude in the upper half, column in the lower half."""
-    narrow_rows = magnitudes.shape[1] <= 1 << 16
-    keys = np.empty(magnitudes.shape, dtype=np.uint32 if narrow_rows else np.uint64)
-    _write_keys(magnitudes.view(np.uint32), keys.dtype.type(16 if narrow_rows else 32), keys)
+    width = magnitudes.shape[1]
+    kind = np.dtype(np.uint32 if width <= 1 << 16 else np.uint64)
+    keys: Array = (magnitudes.view(np.uint32) >> 15).astype(kind)
+    keys <<= 4 * kind.itemsize
+    keys |= np.arange(width, dtype=kind)
     keys.sort(axis=1)
     return keys
-
-
-@compiled
-def _write_keys(bits: Array, shift: Any, keys: Array) -> None:
-    for row in range(len(bits)):
-        for column in range(bits.shape[1]):
-            keys[row, column] = (bits[row, column] >> np.uint32(15)) << shift | column
 
 
 def _codes(width: int) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -58,7 +58,7 @@ class TensorMaker:
         """Raise `CheckpointError` unless the weights of a source are finite numbers."""
         if self.planner.checkpoints[source.parent].tensors[source.name].floating:
             weights = self._stored(plan, source)
-            if not is_finite(weights):
+            if not are_finite(weights.reshape(-1)):
                 raise _not_finite(plan, source, count_bad(weights))
 
     def is_copied(self, plan: TensorPlan, source: SourceTensor) -> bool:
@@ -121,7 +121,7 @@ class TensorMaker:
                 write_copy(exact, out)
         except CandidateError as error:
             raise CandidateError(f"{plan.name}: {error}") from error
-        if not is_finite(out):
+        if not are_finite(out.reshape(-1)):
             raise self._blame(plan, out)
 
     def _stored(self, plan: TensorPlan, source: SourceTensor) -> Array:
@@ -156,36 +156,23 @@ def _not_finite(plan: TensorPlan, source: SourceTensor, bad: int) -> CheckpointE
     )
 
 
-def is_finite(weights: Array) -> bool:
-    """Whether no stored weight is NaN or infinite."""
-    if weights.dtype == np.float64:
-        return bool(np.isfinite(weights).all())
-    return are_finite(weights.reshape(-1))
-
-
 def count_bad(weights: Array) -> int:
-    """Return how many stored weights are NaN or infinite."""
-    if weights.dtype == np.float64:
-        return int(np.count_nonzero(~np.isfinite(weights)))
+    """Return how many stored weights are NaN or infinite in float32."""
     exact = np.empty(weights.size, dtype=np.float32)
     load(weights.reshape(-1), exact)
     return int(np.count_nonzero(~np.isfinite(exact)))
 
 
-_Pair: TypeAlias = tuple[tuple[SourceTensor, ...], ...]
-"""The sources of all tensors that are merged of two models."""
-
-
 @dataclass
 class WholeAngles:
-    """Adds the angles between whole models to plans, and keeps `most` of them for later candidates.
+    """Adds the angles between whole models to plans, and keeps those of the last recipe.
 
     A method that is `whole` merges each tensor by the angle between its two sources as whole
     models. So the dot products of all its tensors are added first, in the order of the plans.
     """
 
-    most: int = 64
-    _cosines: dict[_Pair, float] = field(default_factory=dict)
+    _cosines: dict[tuple[tuple[SourceTensor, ...], ...], float] = field(default_factory=dict)
+    """By the sources of all tensors that are merged of two models."""
 
     def complete(
         self, plans: Iterable[TensorPlan], maker: TensorMaker, threads: int
@@ -195,37 +182,30 @@ class WholeAngles:
         groups: dict[tuple[str, ...], list[TensorPlan]] = {}
         for plan in every:
             if plan.method is not None and get_method(plan.method).whole:
-                groups.setdefault(_models(plan), []).append(plan)
-        cosines = {
-            plan.name: cosine
-            for group in groups.values()
-            for cosine in [self._cosine(group, maker, threads)]
-            for plan in group
-        }
+                models = tuple(source.parent for source in plan.sources)
+                groups.setdefault(models, []).append(plan)
+        last, self._cosines = self._cosines, {}
+        angles: dict[str, dict[str, float]] = {}
+        for group in groups.values():
+            key = tuple(plan.sources for plan in group)
+            cosine = last[key] if key in last else _cosine(group, maker, threads)
+            self._cosines[key] = cosine
+            angles.update((plan.name, {"cosine": cosine}) for plan in group)
         return [
-            replace(plan, merge_knobs={**(plan.merge_knobs or {}), "cosine": cosines[plan.name]})
-            if plan.name in cosines
+            replace(plan, merge_knobs={**(plan.merge_knobs or {}), **angles[plan.name]})
+            if plan.name in angles
             else plan
             for plan in every
         ]
 
-    def _cosine(self, plans: Sequence[TensorPlan], maker: TensorMaker, threads: int) -> float:
-        """Return the cosine of the angle between the two models that plans merge."""
-        key = tuple(plan.sources for plan in plans)
-        if key not in self._cosines:
-            found: dict[str, list[list[float]]] = {}
 
-            def note(plan: TensorPlan) -> None:
-                found[plan.name] = products([maker.read(plan, source) for source in plan.sources])
+def _cosine(plans: Sequence[TensorPlan], maker: TensorMaker, threads: int) -> float:
+    """Return the cosine of the angle between the two models that plans merge."""
+    found: dict[str, list[list[float]]] = {}
 
-            for_each(note, plans, threads)
-            grams = [found[plan.name] for plan in plans]
-            total = [[sum(gram[i][j] for gram in grams) for j in range(2)] for i in range(2)]
-            while len(self._cosines) >= self.most:
-                self._cosines.pop(next(iter(self._cosines)))
-            self._cosines[key] = cosine_of(total)
-        return self._cosines[key]
+    def note(plan: TensorPlan) -> None:
+        found[plan.name] = products([maker.read(plan, source) for source in plan.sources])
 
-
-def _models(plan: TensorPlan) -> tuple[str, ...]:
-    return tuple(source.parent for source in plan.sources)
+    for_each(note, plans, threads)
+    grams = [found[plan.name] for plan in plans]
+    return cosine_of([[sum(gram[i][j] for gram in grams) for j in range(2)] for i in range(2)])

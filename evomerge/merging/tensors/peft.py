@@ -44,7 +44,7 @@ _KEEPING_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 
 _PATIENCE = 10.0  # seconds; a thousand names and patterns take about one
 
-_COUNTS = re.compile(r"\{\s*,?\s*([0-9][0-9,\s]*)\}")
+_COUNT = re.compile(r"[{,]\s*([0-9]+)")
 _MOST_REPEATS = 10_000  # `regex` writes some of them out
 _LONGEST = 2_000
 
@@ -73,50 +73,28 @@ def find_alphas(data: Any, modules: Iterable[str], where: str) -> dict[str, floa
     Its keys are regular expressions of whole module names; `where` is its address in messages.
 
     Raises:
-        CheckpointError: it is not a mapping from regular expressions to numbers, or one takes too
-            long, as it does if the ways to match a name grow exponentially with its length.
+        CheckpointError: it is not a mapping from regular expressions to numbers, or one is too
+            large or takes too long.
     """
-    alphas = {
-        pattern: (_compiled(pattern, where), _VALUES.real(alpha, f"{where}.{pattern}"))
-        for pattern, alpha in _VALUES.mapping(data, where).items()
-    }
     end = time.monotonic() + _PATIENCE
     found: dict[str, float] = {}
-    for module in modules:
-        for pattern, (compiled, alpha) in alphas.items():
-            try:
-                matches = compiled.fullmatch(module, timeout=max(end - time.monotonic(), 0.001))
-            except TimeoutError:
-                raise CheckpointError(
-                    f"`{where}` has the pattern {shown(pattern)}, which is not compared with all "
-                    f"names of modules in {_PATIENCE:.0f} s; write out the names."
-                ) from None
-            if matches:
-                found[module] = alpha
-                break
+    for pattern, given in _VALUES.mapping(data, where).items():
+        alpha = _VALUES.real(given, f"{where}.{pattern}")
+        repeats = math.prod(max(1, int(count[:9])) for count in _COUNT.findall(pattern))
+        try:
+            if len(pattern) > _LONGEST or repeats > _MOST_REPEATS:
+                raise ValueError
+            re.compile(pattern)  # `regex` has more than the expressions of PEFT
+            compiled = regex.compile(rf"(.*\.)?({pattern})")  # `re` has no limit of time
+            for module in modules:
+                if compiled.fullmatch(module, timeout=max(end - time.monotonic(), 0.001)):
+                    found.setdefault(module, alpha)
+        except (re.error, regex.error, ValueError, OverflowError, RecursionError, TimeoutError):
+            raise CheckpointError(
+                f"`{where}` has the pattern {shown(pattern)}, which is not a regular expression "
+                "that can be compared with the names of all modules; write out the names."
+            ) from None
     return found
-
-
-def _compiled(pattern: str, where: str) -> regex.Pattern[str]:
-    """Return the pattern of PEFT for the names that a key of `alpha_pattern` means.
-
-    The package `regex` is used, since `re` has no limit of time.
-    """
-    counts = [max(map(float, re.findall("[0-9]+", it))) for it in _COUNTS.findall(pattern)]
-    repeats = math.prod(max(1.0, count) for count in counts)
-    is_large = len(pattern) > _LONGEST or repeats > _MOST_REPEATS
-    try:
-        re.compile(pattern)  # `regex` has more than the expressions of PEFT
-        if not is_large:
-            return regex.compile(rf"(.*\.)?({pattern})")
-    except (re.error, regex.error, ValueError, OverflowError, RecursionError):
-        raise CheckpointError(
-            f"`{where}` has the pattern {shown(pattern)}, which is not a regular expression."
-        ) from None
-    raise CheckpointError(
-        f"`{where}` has the pattern {shown(pattern)}, which is too large; write out the names of "
-        "modules."
-    )
 
 
 def check_supported(config: Mapping[str, Any], folder: Path) -> None:

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -51,7 +50,6 @@ new one (which may be float32). It must not write to the tensor, which is mapped
 
 
 _EVERY_SECONDS = 0.01
-_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0  # mmap has its name from Python 3.13 on
 
 
 class Pages:
@@ -110,19 +108,14 @@ class TensorReader:
 
     Args:
         patches: by reference, for the parents whose tensors are changed as they are read.
-        writable: whether code that is handed a tensor may write to it. Then a page that is written
-            to becomes a private copy of this process; the file never changes. If False, a write to
-            a tensor ends the process with a segmentation fault.
     """
 
     def __init__(
         self,
         checkpoints: Mapping[str, Checkpoint],
         patches: Mapping[str, Patch] | None = None,
-        *,
-        writable: bool = False,
     ) -> None:
-        self.checkpoints, self.writable = checkpoints, writable
+        self.checkpoints = checkpoints
         self.patches = dict(patches or {})
         self.pages = Pages()
         self._lock = threading.Lock()
@@ -132,7 +125,8 @@ class TensorReader:
     def read(self, source: SourceTensor) -> Array:
         """Return a tensor of a parent as an array of its bits, with its patch if there is one.
 
-        Without a patch, the array shares memory with the file and must not be written to.
+        Without a patch, the array shares memory with the file: a write to it ends the process with
+        a segmentation fault.
 
         Raises:
             CheckpointError: the file changed or vanished since it was opened.
@@ -175,8 +169,7 @@ class TensorReader:
             array = np.frombuffer(mapped[info.begin : info.end], dtype=dtype)
         else:
             array = np.frombuffer(mapped, dtype=dtype, count=prod(info.shape), offset=info.begin)
-        array = array.reshape(info.shape)
-        return array if array.flags.writeable else np.asarray(_Unlocked(array))
+        return np.asarray(_Unlocked(array.reshape(info.shape)))
 
     def _assemble(self, info: TensorInfo, patch: Patch | None) -> Array:
         """Build a tensor from boxes of stored tensors; if one box is all of it, return a view."""
@@ -198,10 +191,12 @@ class TensorReader:
         with self._lock:
             if file not in self._maps:
                 try:
-                    self._maps[file] = _map_file(file, writable=self.writable)
+                    with file.open("rb") as stream:
+                        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
                 except (OSError, ValueError) as error:
                     raise CheckpointError(f"{file} cannot be read: {error}.") from error
-                self.pages.add(self._maps[file])
+                self._maps[file] = mapped
+                self.pages.add(mapped)
             return self._maps[file]
 
     def _pickle(self, file: Path) -> dict[str, Tensor]:
@@ -211,25 +206,6 @@ class TensorReader:
 
                 self._pickles[file] = load(file)
             return self._pickles[file]
-
-
-def _map_file(file: Path, *, writable: bool) -> mmap.mmap:
-    """Map a file, whose pages are shared with all processes that map it too.
-
-    If it is `writable`, a page that is written to becomes a copy of this process's own. Where the
-    system does not allow for that much memory, the map is read-only all the same.
-    """
-    with file.open("rb") as stream:
-        if writable:
-            # Without a reserve: parents may be larger than the memory, and few pages are written.
-            with suppress(OSError):
-                return mmap.mmap(
-                    stream.fileno(),
-                    0,
-                    flags=mmap.MAP_PRIVATE | _NO_RESERVE,
-                    prot=mmap.PROT_READ | mmap.PROT_WRITE,
-                )
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class _Unlocked:

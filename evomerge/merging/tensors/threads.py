@@ -1,4 +1,4 @@
-"""Threads that work on many tensors, one tensor per thread at a time, and what they share.
+"""Threads that work on many tensors, one tensor per thread at a time.
 
 A merge is many short operations. If each operation were divided among threads, every one would wait
 for the slowest thread. On two cores that were busy with other work, this took 26 s instead of
@@ -8,40 +8,14 @@ for the slowest thread. On two cores that were busy with other work, this took 2
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 
 MOST = 8
 """Largest number of threads; more would only wait for memory and for each other."""
-
-
-class Budget:
-    """Bytes that threads share."""
-
-    def __init__(self, size: float) -> None:
-        self._left = size
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def taking(self, size: float) -> Iterator[None]:
-        """Take bytes while the block runs, at most as many as there are; wait until they are free.
-
-        A thread must not take more inside of the block.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: size <= self._left)
-            self._left -= size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._left += size
-                self._changed.notify_all()
 
 
 def count_threads() -> int:

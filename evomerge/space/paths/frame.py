@@ -28,7 +28,7 @@ class PathSpace(ABC):
         frame: recipe of everything except the path (host, embeddings, head, dtype, ...).
 
     Raises:
-        ConfigError: the range of scales is empty, or contains 0.
+        ConfigError: the range of scales is empty, or not above 0.
     """
 
     genes: tuple[Gene, ...]
@@ -42,10 +42,10 @@ class PathSpace(ABC):
         self._frame, self._stack = replace(frame, layers={}), stack
         self._bounds = (scales, scales) if isinstance(scales, (int, float)) else scales
         low, high = self._bounds
-        if low > high or low <= 0.0 <= high:
+        if low > high or low <= 0.0:
             raise ConfigError(
-                f"space.scales is {scales!r}; it must be a number or [low, high] without 0, which "
-                "would erase the hidden state, for example [0.5, 1.5]."
+                f"space.scales is {scales!r}; it must be a number or [low, high] above "
+                "0, for example [0.5, 1.5]."
             )
 
     @abstractmethod

@@ -24,7 +24,7 @@ from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.inference.vllm import VllmEngine
 from evomerge.evaluation.inference.vllm_start import installed_vllm
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.merging.routed import RoutedResident
+from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
@@ -173,7 +173,7 @@ def test_paths_of_all_depths_on_one_engine_answer_as_their_exports_on_engines_of
         name: Recipe("a", {"model.layers": layers_of(path)}, whole, whole, dtype=dtype)
         for name, path in paths.items()
     }
-    resident = RoutedResident(checkpoints, "a", dtype)
+    resident = Resident(checkpoints, "a", dtype)
     deep = VllmEngine(resident.apply(recipes["long"]), tokenizer)
     found: dict[str, Any] = {}
     for name in ("short", "long", "middle", "short"):

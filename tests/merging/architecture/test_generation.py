@@ -4,10 +4,9 @@ import json
 
 import pytest
 import tiny
-from transformers import GenerationConfig
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.architecture.generation import generation_config, why_not_generating
+from evomerge.merging.architecture.generation import generation_config
 from evomerge.merging.backend import resident, write
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
@@ -73,12 +72,3 @@ def test_a_setting_that_transformers_refuses_is_named(text, sentence):
     with pytest.raises(CheckpointError, match=sentence) as caught:
         generation_config({}, text)
     assert "\n" not in str(caught.value)
-
-
-def test_what_generate_cannot_use_is_found_with_a_small_model(tmp_path):
-    config = Checkpoint.open(tiny.make(tmp_path / "a", tokenizer=False), "a").config
-    assert why_not_generating(config, GenerationConfig(num_beams=2)) is None
-    assert "stop strings" in str(why_not_generating(config, GenerationConfig(stop_strings=["x"])))
-    assert why_not_generating(config, GenerationConfig(return_dict_in_generate=True))
-    unknown = {**config, "model_type": "of next year"}
-    assert why_not_generating(unknown, GenerationConfig(stop_strings=["x"])) is None

@@ -20,7 +20,6 @@ from evomerge.merging.architecture import placement
 from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.backend import load
 from evomerge.merging.resident import Resident
-from evomerge.merging.routed import RoutedResident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
@@ -163,7 +162,7 @@ def test_paths_through_a_divided_model_are_those_through_an_undivided_one(
     parents: Any, halves: None
 ) -> None:
     checkpoints = parents("llama")
-    undivided = RoutedResident(checkpoints, "a", "float32")
+    undivided = Resident(checkpoints, "a", "float32")
     paths = [
         routed(checkpoints, ("a", 0), ("b", 1), ("a", 2)),
         routed(checkpoints, ("b", 2), ("b", 2), ("a", 0), ("b", 1), ("a", 2)),
@@ -171,7 +170,7 @@ def test_paths_through_a_divided_model_are_those_through_an_undivided_one(
     ]
     size = weight_of(undivided.apply(paths[1]))
     place = Placement(spread="sequential", memory={0: int(0.5 * size), 1: size})
-    divided = RoutedResident(checkpoints, "a", "float32", place)
+    divided = Resident(checkpoints, "a", "float32", place)
     for recipe in paths:
         assert torch.equal(logits(undivided.apply(recipe)), logits(divided.apply(recipe)))
 

@@ -305,28 +305,6 @@ def test_each_group_of_albert_is_used_as_often_as_in_its_parent(parent, tmp_path
     assert not torch.allclose(one, other)
 
 
-@pytest.mark.parametrize(
-    ("groups", "reason"),
-    [
-        ((2, 5), r"\[0\]: a group has 2.5 in 'a' layers, and config.json has one whole number"),
-        ((2, 6), r"\[1\]: a group has 3 in 'a' and 4 in 'b' layers, and config.json has one"),
-    ],
-)
-def test_groups_of_different_sizes_are_refused(groups, reason, parent, tmp_path):
-    checkpoints = {
-        "a": parent("albert", num_hidden_groups=groups[0], num_hidden_layers=groups[1]),
-        "b": parent("albert", num_hidden_groups=1, num_hidden_layers=4),
-    }
-    whole = Layer("passthrough", [Source("a")])
-    path = [("a", 0), ("b", 0), ("a", 1)]
-    layers = [Layer("passthrough", [Source(name, layer)]) for name, layer in path]
-    recipe = Recipe(
-        "a", {checkpoints["a"].decoder_stack.prefix: layers}, whole, whole, dtype="float32"
-    )
-    with pytest.raises(RecipeError, match=reason):
-        write_model(recipe, checkpoints, tmp_path / "out")
-
-
 def test_the_bias_of_distilberts_head_is_merged(parent, tmp_path):
     checkpoints = {"a": parent("distilbert"), "b": parent("distilbert", seed=2)}
     halves = Layer("linear", [Source("a"), Source("b")])

@@ -60,7 +60,7 @@ SPACES: dict[str, Callable[[], Space]] = {
     "slices, always scaled": lambda: SliceSpace(
         DEPTHS, FRAME, slices=(2, 3), scales=(0.5, 0.9), layers=(3, 5)
     ),
-    "swaps": lambda: SwapSpace(DEPTHS, FRAME, scales=(-1.5, -0.5)),
+    "swaps": lambda: SwapSpace(DEPTHS, FRAME, scales=(0.4, 0.9)),
     "swaps, plain": lambda: SwapSpace(DEPTHS, FRAME),
 }  # fmt: skip
 JOINT: dict[str, Callable[[], JointSpace]] = {

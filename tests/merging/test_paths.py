@@ -14,9 +14,8 @@ import torch
 from paths import parse_path
 
 from evomerge.errors import CheckpointError, RecipeError
-from evomerge.merging.architecture.folding import check_foldable
+from evomerge.merging.architecture.folding import rules_for
 from evomerge.merging.resident import Resident
-from evomerge.merging.routed import RoutedResident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
@@ -115,7 +114,7 @@ def test_memory_disk_and_stock_transformers_hold_one_model(
 ) -> None:
     checkpoints = parents(architecture)
     wanted = recipe(path, checkpoints)
-    resident = RoutedResident(checkpoints, "a", "float32")
+    resident = Resident(checkpoints, "a", "float32")
     model = resident.apply(wanted)
     write_model(wanted, checkpoints, tmp_path / "out")
     loaded: Any = tiny.load(tmp_path / "out")
@@ -133,8 +132,8 @@ def test_folded_weights_stand_for_scaled_states(
 ) -> None:
     checkpoints = parents(architecture)
     hops = parse_path(SCALED, LEGEND)
-    folded: Any = RoutedResident(checkpoints, "a", "float32").apply(recipe(SCALED, checkpoints))
-    plain: Any = RoutedResident(checkpoints, "a", "float32").apply(
+    folded: Any = Resident(checkpoints, "a", "float32").apply(recipe(SCALED, checkpoints))
+    plain: Any = Resident(checkpoints, "a", "float32").apply(
         recipe(" ".join(word.split("x")[0] for word in SCALED.split()), checkpoints)
     )
     texts = greedy(folded)
@@ -147,66 +146,17 @@ def test_folded_weights_stand_for_scaled_states(
     assert (unscaled - literal).abs().max() > 1e-2  # the scales do matter
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma2", "olmo2", "gpt_neox"])
-def test_negative_scales_fold_too(parents: Any, architecture: str) -> None:
-    checkpoints = parents(architecture)
-    path = "A0 B1x-0.8 B2x1.1 A1x-1.2 A2x-1.0"
-    folded: Any = RoutedResident(checkpoints, "a", "float32").apply(recipe(path, checkpoints))
-    plain: Any = RoutedResident(checkpoints, "a", "float32").apply(
-        recipe("A0 B1 B2 A1 A2", checkpoints)
-    )
-    with scaled_states(plain, [hop.scale for hop in parse_path(path, LEGEND)]):
-        literal = log_likelihoods(plain)
-    assert torch.allclose(log_likelihoods(folded), literal, rtol=1e-4, atol=0)
-
-
-@pytest.mark.parametrize("architecture", ["llama", "gemma3", "qwen3_moe"])
-def test_routed_and_overwritten_models_have_the_same_bits(parents: Any, architecture: str) -> None:
-    checkpoints = parents(architecture, "bfloat16")
-    routed = RoutedResident(checkpoints, "a")
-    overwritten = Resident(checkpoints, "a")
-    for path in (SCALED, PLAIN, "A0-2", SCALED, "B0 B0 B0 A2"):
-        wanted = recipe(path, checkpoints, "bfloat16")
-        routed.apply(wanted)
-        overwritten.apply(wanted)
-        assert routed.state_digest() == overwritten.state_digest()
-
-
-def test_repeated_blocks_share_weights_and_have_their_own_cache(parents: Any) -> None:
-    checkpoints = parents("llama")
-    model: Any = RoutedResident(checkpoints, "a", "float32").apply(
-        recipe("A0 A1 A1x0.9 A1 B1 A2", checkpoints)
-    )
-    blocks = model.model.layers
-    place = [block.self_attn.q_proj.weight.data_ptr() for block in blocks]
-    assert place[1] == place[2] == place[3] and len(set(place)) == 4
-    assert [block.self_attn.layer_idx for block in blocks] == list(range(6))
-    out = [block.mlp.down_proj.weight.data_ptr() for block in blocks]
-    assert out[2] == out[3] != out[1]  # the folded product is 0.9 from the third block on
-
-
-def test_unchanged_weights_are_the_parents_mapped_bytes(parents: Any) -> None:
-    checkpoints = parents("llama")
-    resident = RoutedResident(checkpoints, "a", "float32")
-    model: Any = resident.apply(recipe(PLAIN, checkpoints))
-    file = checkpoints["b"].tensors["model.layers.0.mlp.up_proj.weight"].file
-    mapped = resident.maker.reader._map(file)
-    start = torch.frombuffer(mapped, dtype=torch.uint8).data_ptr()
-    weight = model.model.layers[2].mlp.up_proj.weight
-    assert start <= weight.data_ptr() < start + len(mapped)
-
-
 def test_the_last_candidate_leaves_no_trace(parents: Any) -> None:
     checkpoints = parents("llama")
-    resident = RoutedResident(checkpoints, "a", "float32")
+    resident = Resident(checkpoints, "a", "float32")
     first = resident.apply(recipe(PLAIN, checkpoints))
     before = resident.state_digest()
-    resident.apply(recipe("A0x0.5 A1x0.5 B2x-1.1 A2 B0 B1", checkpoints))
+    resident.apply(recipe("A0x0.5 A1x0.5 B2x1.1 A2 B0 B1", checkpoints))
     assert resident.apply(recipe(PLAIN, checkpoints)) is first
     assert resident.state_digest() == before
 
 
-def test_merged_blocks_may_be_routed_and_scaled(parents: Any, tmp_path: Path) -> None:
+def test_merged_blocks_may_be_scaled(parents: Any, tmp_path: Path) -> None:
     checkpoints = parents("llama")
     whole = Layer("passthrough", (Source("a"),))
 
@@ -219,18 +169,10 @@ def test_merged_blocks_may_be_routed_and_scaled(parents: Any, tmp_path: Path) ->
 
     blocks = (mixed(0, 0.3, 1.0), mixed(1, 0.5, 0.9), mixed(1, 0.5, 1.0), mixed(2, 0.9, 1.2))
     wanted = Recipe("a", {"model.layers": blocks}, embeddings=whole, head=whole, dtype="float32")
-    resident = RoutedResident(checkpoints, "a", "float32", memory=1 << 30)
-    reports: list[Any] = []
-    model: Any = resident.write(resident.prepare(wanted, lambda *state: reports.append(state)))
-    distinct = {parameter.data_ptr() for parameter in model.model.layers.parameters()}
-    assert len(reports) == reports[-1][-1] + 1 == len(distinct) + 1  # equal tensors once
-    resident.prepare(wanted, lambda *state: reports.clear())
-    assert reports  # there is nothing left to prepare
+    model = Resident(checkpoints, "a", "float32").apply(wanted)
     write_model(wanted, checkpoints, tmp_path / "out")
     stored = tiny.load(tmp_path / "out").state_dict()
     assert all(torch.equal(item, stored[name]) for name, item in model.state_dict().items())
-    up = [block.mlp.up_proj.weight.data_ptr() for block in model.model.layers]
-    assert up[1] == up[2]  # one merge serves both
 
 
 def test_a_parent_with_nan_weights_is_at_fault(parents: Any, tmp_path: Path) -> None:
@@ -239,7 +181,7 @@ def test_a_parent_with_nan_weights_is_at_fault(parents: Any, tmp_path: Path) -> 
     name = "model.layers.1.mlp.up_proj.weight"
     tiny.rewrite(folder, lambda tensors: tensors[name].view(-1)[3:5].fill_(float("nan")))
     checkpoints["b"] = Checkpoint.open(folder, "b")
-    resident = RoutedResident(checkpoints, "a", "float32")
+    resident = Resident(checkpoints, "a", "float32")
     with pytest.raises(CheckpointError, match="2 of 384 weights of 'b' are NaN"):
         resident.apply(recipe("A0 B1 A2", checkpoints))
     resident.apply(recipe("A0 B0 A2", checkpoints))
@@ -254,30 +196,14 @@ def test_what_cannot_fold_is_refused_before_any_compute(tmp_path: Path) -> None:
         model.save_pretrained(tmp_path / "gpt")
     host = Checkpoint.open(tmp_path / "gpt", "gpt")
     with pytest.raises(CheckpointError, match=r"'gpt' cannot be scaled.*space.scales: 1.0"):
-        check_foldable(host, host.decoder_stack.prefix)
+        rules_for(host, host.decoder_stack.prefix)
 
 
 def test_products_near_zero_are_refused(parents: Any) -> None:
     checkpoints = parents("llama")
     path = "A0 " + " ".join(["A1x0.01"] * 4)
     with pytest.raises(RecipeError, match="multiply to 1e-08"):
-        RoutedResident(checkpoints, "a", "float32").apply(recipe(path, checkpoints))
-
-
-def test_olmo_folds_positive_scales_only(tmp_path: Path) -> None:
-    import transformers
-
-    config = transformers.OlmoConfig(
-        vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=3,
-        num_attention_heads=2,
-    )  # fmt: skip
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    with tiny.quiet():
-        model.save_pretrained(tmp_path / "olmo")
-    host = Checkpoint.open(tmp_path / "olmo", "olmo")
-    check_foldable(host, host.decoder_stack.prefix)
-    with pytest.raises(CheckpointError, match="range above 0"):
-        check_foldable(host, host.decoder_stack.prefix, negative=True)
+        Resident(checkpoints, "a", "float32").apply(recipe(path, checkpoints))
 
 
 @pytest.mark.parametrize(
@@ -303,7 +229,7 @@ def test_a_block_keeps_its_kind_wherever_it_stands(
         file.write_text(json.dumps({k: v for k, v in config.items() if k != "layer_types"}))
     checkpoints = {"a": Checkpoint.open(folder, "a")}
     path = recipe("A1 A0 A1", checkpoints)
-    model: Any = RoutedResident(checkpoints, "a", "float32").apply(path)
+    model: Any = Resident(checkpoints, "a", "float32").apply(path)
     write_model(path, checkpoints, tmp_path / "out")
     loaded: Any = tiny.load(tmp_path / "out")
     assert getattr(loaded.config, key) == wanted == getattr(model.config, key)
