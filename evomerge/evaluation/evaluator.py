@@ -138,8 +138,7 @@ class Evaluator:
                 self._engine = self._engine or VllmEngine(
                     deepest() if deepest else model, tokenizer, self.tensor_parallel
                 )
-                scorer = plain if model.device.type == self._engine.device else None
-                self.forward = EngineForward(self._reference, self._engine, scorer)
+                self.forward = EngineForward(plain, self._engine)
             functions = self.tasks_of(first).functions
             tasks = [task for task in documents if task not in functions]
             self.forward.check(model, [list(self.requests(first, t).values()) for t in tasks])

@@ -78,14 +78,9 @@ def device_memory(device: str) -> int | None:
 
 def count_cores() -> int:
     """Return the number of CPU cores that this process may use."""
-    return len(available_cores())
-
-
-def available_cores() -> list[int]:
-    """Return the numbers of the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 SMALL = 30_000_000
