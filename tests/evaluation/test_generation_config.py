@@ -201,7 +201,7 @@ def test_settings_of_drawing_are_ours_or_lm_evals(model: Any, tokenizer: Any, ta
         for document in DOCUMENTS:
             (request,) = evaluator.requests("search", "drawn")[document]
             (mine,) = request.instance.resps
-            evaluator._reference.generate(model, request)
+            evaluator.forward.reference.generate(model, request)
             assert request.instance.resps == [mine], settings
             texts.add(mine)
     assert len(texts) > len(DOCUMENTS) + 1
