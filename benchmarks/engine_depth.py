@@ -79,13 +79,13 @@ def main() -> None:
             clock = [time.process_time()]
             engine.load(checkpoint_weights(model))
             clock.append(time.process_time())
-            scored = engine.token_logprobs(texts, [LENGTH - 1] * len(texts))
+            scored = engine.token_logprobs(texts)
             clock.append(time.process_time())
             written = engine.generate([Prompt(tuple(text), (), NEW) for text in texts])
             clock.append(time.process_time())
             for name, (begin, end) in zip(STEPS, pairwise(clock), strict=True):
                 seconds[size].setdefault(name, []).append(end - begin)
-            answers[size] = torch.tensor([[p for p, _ in text] for text in scored]), written
+            answers[size] = torch.tensor(scored), written
     (one, texts_of_one), (other, texts_of_other) = answers.values()
     print(f"{'CPU seconds':14}{layers:>6} layers{depth:>6} layers")
     ratios: dict[str, float] = {}

@@ -37,6 +37,7 @@ from evomerge import zoo
 from evomerge.compat.transformers import cache_options
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.forward import continuation_rows
+from evomerge.evaluation.inference.generation import make_batches
 from evomerge.evaluation.tasks.harness import Harness
 
 BATCHES = (1, 4, 8, 16, 32, 64, 128)
@@ -193,7 +194,7 @@ def measure(
     prompts = [request.prompt for requests in documents for request in requests if request.prompt]
     if prompts:
         forward = evaluator.forward
-        groups = forward.generation_batches(prompts)
+        groups = make_batches(prompts, forward.batching)
         new = [len(tokens) for tokens in forward.generate(model, prompts, groups)]
         bare = {
             f"bare {size}": bare_generation(model, [p.tokens for p in prompts], new, size)

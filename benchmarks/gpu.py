@@ -44,6 +44,7 @@ from evomerge import zoo
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.forward import Forward, continuation_rows
+from evomerge.evaluation.inference.generation import make_batches
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.merging.architecture.loading import quiet
 from evomerge.merging.resident import Resident
@@ -156,7 +157,7 @@ def bare(evaluator: Evaluator, model: Any, device: torch.device, task: str, roun
     documents = list(evaluator.requests("search", task).values())
     prompts = [request.prompt for requests in documents for request in requests if request.prompt]
     if prompts:
-        groups = forward.generation_batches(prompts)
+        groups = make_batches(prompts, forward.batching)
         new = [len(tokens) for tokens in forward.generate(model, prompts, groups)]
         tokens = [prompt.tokens for prompt in prompts]
         runs = [bare_generation(model, tokens, new, size) for size in BATCHES]

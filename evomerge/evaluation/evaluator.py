@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
 from evomerge.evaluation.answers import Answers, TaskSet
-from evomerge.evaluation.inference.batches import Batching
 from evomerge.evaluation.inference.engine import EngineForward
 from evomerge.evaluation.inference.fingerprint import Fingerprint
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
-from evomerge.evaluation.inference.rows import Continuation
 from evomerge.evaluation.inference.vllm import VllmEngine
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
@@ -41,9 +39,9 @@ class Evaluator:
     Call `prepare` once, then `score` for each candidate. A model has the same scores on the same
     documents every time, bit for bit, whatever was scored before.
 
-    An objective function may change the model and the tokenizer. If `set_callbacks` was given a way
-    to build the model again, both are compared before and after each call of a function. If a
-    function has changed them, the model is built again before anything else is scored.
+    An objective function may change the model and the tokenizer. With a way to build the model
+    again (`set_callbacks`), both are compared before and after each call of a function, and a
+    changed model is built again before anything else is scored.
 
     Args:
         harness: the lm-eval tasks, or None if all objectives are functions.
@@ -79,13 +77,14 @@ class Evaluator:
         self.default = TaskSet(harness, {item.info.name: item for item in functions})
         self.by_split = by_split or {}
         self.batch_size, self.backend = batch_size, backend
-        self.tensor_parallel = tensor_parallel
-        self.counted, self.properties, self.reasoning = counted, properties, reasoning
-        self.seed = seed
+        self.tensor_parallel, self.reasoning, self.seed = tensor_parallel, reasoning, seed
+        self.counted, self.properties = counted, properties
         self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
         self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}
         """(split, task) -> document id -> lm-eval instances with the latest answers."""
         self._engine: VllmEngine | None = None
+        self.batched: Forward | None = None  # runs models by transformers
+        self.forward: Forward | EngineForward | None = None
         self.is_model_changed = False
         self.set_callbacks(None)
 
@@ -133,18 +132,19 @@ class Evaluator:
         self._requests, self.is_model_changed = {}, False
         first, documents = next(iter(splits.items()))
         if any(self.tasks_of(split).harness is not None for split in splits):
-            self._reference = ReferenceLM(model, tokenizer, reasoning=self.reasoning)
-            plain = Forward(model, tokenizer, self._reference, self.batch_size)
-            self.forward: Forward | EngineForward = plain
+            reference = ReferenceLM(model, tokenizer, reasoning=self.reasoning)
+            plain = Forward(model, tokenizer, reference, self.batch_size)
+            self.batched, self.forward = plain, plain
             if self.backend == "vllm":
                 self._engine = self._engine or VllmEngine(
                     deepest() if deepest else model, tokenizer, self.tensor_parallel
                 )
-                scorer = plain if model.device.type == self._engine.device else None
-                self.forward = EngineForward(self._reference, self._engine, scorer)
-            functions = self.tasks_of(first).functions
-            tasks = [task for task in documents if task not in functions]
+                self.forward = EngineForward(plain, self._engine)
+            tasks = self._without_functions(first, documents)
             self.forward.check(model, [list(self.requests(first, t).values()) for t in tasks])
+
+    def _without_functions(self, split: Split, tasks: Iterable[str]) -> list[str]:
+        return [task for task in tasks if task not in self.tasks_of(split).functions]
 
     def set_callbacks(
         self,
@@ -162,47 +162,19 @@ class Evaluator:
 
     def release(self, *, engine: bool = False) -> None:
         """Drop the references to the model of `prepare`, and to a vLLM engine if that is wanted."""
-        for name in ("forward", "_reference"):
-            vars(self).pop(name, None)
-        self._rebuilt = None
+        self.forward = self.batched = self._rebuilt = None
         if engine:
             self._engine = None
 
     @property
-    def _batched(self) -> Forward | None:
-        """What runs models by transformers, in batches; None: nothing does."""
-        forward = getattr(self, "forward", None)
-        return forward.scorer if isinstance(forward, EngineForward) else forward
-
-    @property
-    def batching(self) -> Batching:
-        """The size limits of batches for models that transformers runs."""
-        assert self._batched is not None
-        return self._batched.batching
-
-    @property
-    def pad(self) -> int:
-        """The token that batches are padded with."""
-        assert self._batched is not None
-        return self._batched.pad
-
-    def answered(self, request: Request, answer: str, *, ended: bool) -> Continuation:
-        """Return an answer to a request for a text, as a continuation of its prompt.
-
-        Args:
-            ended: whether the end token follows the answer.
-        """
-        return self._reference.answered(request, answer, ended=ended)
-
-    @property
     def oom_backoffs(self) -> int:
         """How often the batch limits were halved because memory ran out."""
-        return 0 if self._batched is None else self._batched.oom_backoffs
+        return 0 if self.batched is None else self.batched.oom_backoffs
 
     def halve_batches(self, oom_backoffs: int) -> None:
         """Halve the batch limits until they have been halved `oom_backoffs` times or more."""
-        if self._batched is not None:
-            self._batched.halve(oom_backoffs)
+        if self.batched is not None:
+            self.batched.halve(oom_backoffs)
 
     def score(
         self, model: Any, split: Split = "search", documents: Documents | None = None
@@ -221,9 +193,8 @@ class Evaluator:
     def try_out(self, model: Any) -> None:
         """Score a model on a few documents of the tasks of the first split, without a result."""
         split, documents = next(iter(self.splits.items()))
-        functions = self.tasks_of(split).functions
-        few = {t: sorted(ids)[:_FEW] for t, ids in documents.items() if t not in functions}
-        self.answer(model, split, few)
+        tasks = self._without_functions(split, documents)
+        self.answer(model, split, {task: sorted(documents[task])[:_FEW] for task in tasks})
 
     def answer(
         self, model: Any, split: Split = "search", documents: Documents | None = None
@@ -247,6 +218,7 @@ class Evaluator:
                     if task not in functions
                 }
                 by_document = [item for of_task in requests.values() for item in of_task]
+                assert self.forward is not None
                 with self._scoring_context(model):
                     self.forward(model, (split, tuple(asked.items())), by_document)
                 for task, of_task in requests.items():
@@ -322,12 +294,12 @@ class Evaluator:
         """Return document id -> requests of a task; they are built in the first call and kept."""
         if (split, task) not in self._requests:
             harness = self.tasks_of(split).harness
-            assert harness is not None
-            ids = sorted(self.splits[split][task])
-            built = harness.build(task, ids, self._reference)
+            assert harness is not None and self.batched is not None
+            reference, ids = self.batched.reference, sorted(self.splits[split][task])
+            built = harness.build(task, ids, reference)
             source = f"{self.seed}/{harness.info.tasks[task].source}"
             self._requests[split, task] = {
-                document: [self._reference.request(item, f"{source}/{document}") for item in items]
+                document: [reference.request(item, f"{source}/{document}") for item in items]
                 for document, items in zip(ids, built, strict=True)
             }
         return self._requests[split, task]

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Documents, Evaluator
+from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.likelihood import Batch, target_scores
 from evomerge.evaluation.inference.reference import Request
 from evomerge.evaluation.inference.rows import Continuation, separate
@@ -123,14 +124,19 @@ class Loss:
                 found[form] = min(value, found.get(form, value))
         return min(found, key=lambda form: found[form])
 
+    @property
+    def _forward(self) -> Forward:
+        assert self.evaluator.batched is not None
+        return self.evaluator.batched
+
     def _parts(self, model: Any, documents: Documents) -> Iterator[Tensor]:
         """Yield the shares of the loss, one for each batch."""
         for task, ids in documents.items():
             references = [self._reference(task, document) for document in ids]
             sizes = [sum(len(c.tokens) for c in each.continuations) for each in references]
-            for group in self.evaluator.batching.cut(sizes):
+            for group in self._forward.batching.cut(sizes):
                 chosen = [references[place] for place in group]
-                yield _summed(model, chosen, self.evaluator.pad) / (len(ids) * len(documents))
+                yield _summed(model, chosen, self._forward.pad) / (len(ids) * len(documents))
 
     def _reference(self, task: str, document: int) -> Reference:
         key = task, document, self.form
@@ -153,7 +159,7 @@ class Loss:
             lengths = tuple(float(len(text.strip()) if is_normalised else 1) for text in texts)
             return Reference(continuations, right, lengths)
         text, ended = self._text(harness, task, first)
-        return Reference((self.evaluator.answered(first, text, ended=ended),))
+        return Reference((self._forward.reference.answered(first, text, ended=ended),))
 
     def _text(self, harness: Harness, task: str, request: Request) -> tuple[str, bool]:
         """Return the reference answer as text, and whether the end token follows."""

@@ -234,7 +234,7 @@ def _of_generation(data: Mapping[str, Any], generation: str | None, use: _Use) -
         if value is not None
         and not name.startswith("_")
         and name != "transformers_version"
-        and (use.functions or changes_texts(name, (value,), sampled=use.sampled))
+        and (use.functions or changes_texts(name, value, sampled=use.sampled))
     }
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -21,18 +21,16 @@ def choose_device(wanted: str) -> str:
     """
     import torch
 
+    found = torch.accelerator.current_accelerator(check_available=True)
     if wanted == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return str(found) if found is not None else "cpu"
+        return "cpu" if found is None else str(found)
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        found = torch.accelerator.current_accelerator(check_available=True)
         usable = "auto or cpu" if found is None else f"auto, cpu or {found.type}"
         raise ConfigError(
-            f"`evaluation.device` is {wanted!r}, which cannot be used here ({reason}); use "
-            f"{usable}."
+            f"`evaluation.device` is {wanted!r}, which cannot be used here ({one_line(error)}); "
+            f"use {usable}."
         ) from error
     return wanted
 
@@ -78,14 +76,9 @@ def device_memory(device: str) -> int | None:
 
 def count_cores() -> int:
     """Return the number of CPU cores that this process may use."""
-    return len(available_cores())
-
-
-def available_cores() -> list[int]:
-    """Return the numbers of the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 SMALL = 30_000_000
@@ -113,15 +106,16 @@ def use_threads(
     """
     import torch
 
-    if most is not None:
-        torch.set_num_threads(min(most, torch.get_num_threads()))
-    threads = wanted
-    if threads is None and device == "cpu" and parameters < SMALL:
+    threads = torch.get_num_threads() if most is None else min(most, torch.get_num_threads())
+    torch.set_num_threads(threads)
+    if wanted is not None:
+        threads = wanted
+    elif device == "cpu" and parameters < SMALL:
         threads = 1
-    elif threads is None and device == "cpu" and score is not None:
+    elif device == "cpu" and score is not None:
         threads = fastest_threads(score)
-    torch.set_num_threads(threads or torch.get_num_threads())
-    return torch.get_num_threads()
+    torch.set_num_threads(threads)
+    return threads
 
 
 def keep_threads() -> Callable[[], None]:
@@ -134,9 +128,8 @@ def keep_threads() -> Callable[[], None]:
 def fastest_threads(score: Callable[[], object]) -> int:
     """Return how many CPU threads torch should use to score a model: one, or as many as now.
 
-    With a small model, threads spend more time waiting for each other than computing, and much
-    more so on a busy machine. So this is measured. The number of threads changes the last bits of
-    a score: a search must keep what was chosen at its start.
+    With a small model, threads spend more time waiting for each other than computing. The number
+    of threads changes the last bits of a score: a search must keep what was chosen at its start.
 
     Args:
         score: scores the model on a few documents. It is called several times.

@@ -1,9 +1,8 @@
 """Scoring with an inference engine: each candidate's weights are loaded into one running engine.
 
 Prompts and metrics are the same as with the hf backend; the generated tokens come from the engine.
-Log-likelihoods come from transformers wherever the merged model is on the engine's device, since
-there they cost less: transformers reads the context of several choices only once, and applies the
-output head only where a target is (benchmarks/backends.py has figures).
+Log-likelihoods come from transformers, where they cost less: it reads the context of several
+choices only once, and applies the output head only where a target is.
 """
 
 from __future__ import annotations
@@ -17,9 +16,7 @@ from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError, DeviceError, one_line
 from evomerge.evaluation.inference.forward import DocumentRequests, Forward
 from evomerge.evaluation.inference.generation_config import unsupported_setting
-from evomerge.evaluation.inference.likelihood import LogLikelihood
-from evomerge.evaluation.inference.reference import ReferenceLM, Request
-from evomerge.evaluation.inference.rows import Continuation
+from evomerge.evaluation.inference.reference import Request
 from evomerge.evaluation.inference.vllm import VllmEngine
 
 _TRIED = 64  # tokens of the text with which an engine is tried
@@ -30,19 +27,12 @@ class EngineForward:
     """Runs models on requests, partly through an engine; has the interface of `Forward`.
 
     Args:
-        reference: lm-eval's model class, which tokenises and truncates texts.
-        engine: generates texts, and scores continuations if there is no `scorer`.
-        scorer: scores continuations with transformers; None: the engine does.
+        scorer: scores continuations with transformers.
+        engine: generates texts.
     """
 
-    def __init__(
-        self, reference: ReferenceLM, engine: VllmEngine, scorer: Forward | None = None
-    ) -> None:
-        self.reference, self.engine, self.scorer = reference, engine, scorer
-        if scorer is None:
-            # An engine also reads the last target of a continuation, so the input is one token
-            # shorter.
-            reference.max_length = min(reference.max_length, engine.max_length - 1)
+    def __init__(self, scorer: Forward, engine: VllmEngine) -> None:
+        self.scorer, self.engine = scorer, engine
 
     def check(self, model: Any, tasks: Sequence[Sequence[DocumentRequests]]) -> None:
         """Check that all requests can be answered by this backend, and try the engine.
@@ -53,10 +43,9 @@ class EngineForward:
                 those of transformers.
         """
         requests = [r for task in tasks for document in task for r in document]
-        prompted = [request for request in requests if request.kind == "generate_until"]
         setting = unsupported_setting(model.generation_config)
-        for request in prompted:
-            if request.prompt is None:
+        for request in requests:
+            if request.kind == "generate_until" and request.prompt is None:
                 also = "" if setting is None else f", which sets {setting!r},"
                 raise ConfigError(
                     f"evaluation.backend is 'vllm', which generates greedily or samples with "
@@ -64,27 +53,26 @@ class EngineForward:
                     f"{request.instance.task_name!r}, or the model's generation_config.json{also} "
                     "ask for more; remove it there, or use the backend 'hf'."
                 )
-        text = next(iter(_texts(requests)), [0, 0])[:_TRIED]
+        text = next(_texts(requests), [0, 0])[:_TRIED]
         try:
             # An engine may start with a model that its kernels do not support. It says so only when
             # it runs the model for the first time.
             self.engine.load(checkpoint_weights(model))
-            (found,) = self.engine.token_logprobs([text], [len(text) - 1])
+            (found,) = self.engine.token_logprobs([text])
         except (DeviceError, CandidateError) as error:
             reason = one_line(error.__cause__ or error).rstrip(".")
             raise ConfigError(
                 f"evaluation.backend is 'vllm', but vLLM cannot run this model ({reason}); use the "
                 "backend 'hf'."
             ) from error
-        difference = _mean_difference(model, text, [logprob for logprob, _ in found])
+        difference = _mean_difference(model, text, found)
         if not difference <= _TOLERANCE:
             raise ConfigError(
                 f"evaluation.backend is 'vllm', but vLLM runs this model in a different way: its "
                 f"log-probabilities differ from those of transformers by {difference:.2g} on "
                 f"average; use the backend 'hf'."
             )
-        if self.scorer is not None:
-            self.scorer.check(model, [_scored(task) for task in tasks])
+        self.scorer.check(model, [_scored(task) for task in tasks])
 
     def __call__(self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]) -> None:
         """Store the answers of a model to all requests in them; see `Forward`.
@@ -94,38 +82,15 @@ class EngineForward:
                 architecture, or a single row does not fit into memory.
             DeviceError: the engine failed and cannot be used any more.
         """
-        scored = _scored(documents)
-        prompted = [r for document in documents for r in document if r.prompt is not None]
-        if scored and self.scorer is not None:
+        if scored := _scored(documents):
             self.scorer(model, key, scored)
-        if prompted or (scored and self.scorer is None):
+        prompted = [r for document in documents for r in document if r.prompt is not None]
+        if prompted:
             self.engine.load(checkpoint_weights(model))
-        if scored and self.scorer is None:
-            requests = [request for document in scored for request in document]
-            scores = iter(self._score([c for request in requests for c in request.continuations]))
-            for request in requests:
-                request.answer_scored([next(scores) for _ in request.continuations])
-        prompts = [prompt for request in prompted for prompt in request.prompts]
-        generated = iter(self.engine.generate(prompts) if prompts else [])
-        for request in prompted:
-            self.reference.answer(request, [next(generated) for _ in request.prompts])
-
-    def _score(self, continuations: Sequence[Continuation]) -> list[LogLikelihood]:
-        """Score continuations with the engine, each different text once."""
-        texts = [(*continuation.tokens, continuation.targets[-1]) for continuation in continuations]
-        counts: dict[tuple[int, ...], int] = {}  # of each different text
-        for text, continuation in zip(texts, continuations, strict=True):
-            counts[text] = max(counts.get(text, 0), len(continuation.targets))
-        found = self.engine.token_logprobs(list(counts), list(counts.values())) if counts else []
-        known = dict(zip(counts, found, strict=True))
-        scores = []
-        for text, continuation in zip(texts, continuations, strict=True):
-            scored = known[text][-len(continuation.targets) :]
-            total = sum(logprob for logprob, _ in scored)
-            if total != total:
-                raise CandidateError("The model's log-likelihoods are not numbers (NaN).")
-            scores.append((total, all(likeliest for _, likeliest in scored)))
-        return scores
+            prompts = [prompt for request in prompted for prompt in request.prompts]
+            generated = iter(self.engine.generate(prompts))
+            for request in prompted:
+                self.scorer.reference.answer(request, [next(generated) for _ in request.prompts])
 
 
 def _scored(documents: Sequence[DocumentRequests]) -> list[list[Request]]:

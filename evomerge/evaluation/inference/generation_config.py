@@ -8,31 +8,10 @@ With any other value, and with a setting that is not listed, lm-eval itself gene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
-_PASSED = "lm-eval passes a value of its own to `generate`"
-_IMPLEMENTED = "our own generation implements it"
-_DRAWN = "read only where tokens are drawn; then sampling implements it"
-_DRAWN_IDLE = "read only where tokens are drawn; then lm-eval generates, if it is not idle"
-_BEAMS = "read only with several beams"
-_ASSISTED = "read only with an assistant model or prompt lookup"
-_IDLE = "does nothing with this value"
-_NOTED = "says where the config comes from"
-
-
-@dataclass(frozen=True)
-class Supported:
-    """The values of a setting with which our own generation gives the texts of `generate`.
-
-    Attributes:
-        allows: whether a value is one of them.
-        reason: why they need nothing, or nothing more.
-    """
-
-    allows: Callable[[Any], bool]
-    reason: str
+_Test: TypeAlias = Callable[[Any], bool]
 
 
 def _number(value: Any) -> bool:
@@ -51,42 +30,11 @@ def _tokens(value: Any) -> bool:
     return all(map(_token, value)) if isinstance(value, list) and value else _token(value)
 
 
-def _only(value: float) -> Callable[[Any], bool]:
+def _only(value: float) -> _Test:
     return lambda found: isinstance(found, (bool, int, float)) and found == value
 
 
-SUPPORTED: Mapping[str, Supported] = {
-    name: Supported(allows, reason)
-    for names, allows, reason in (
-        ("max_length temperature", _number, _PASSED),
-        ("do_sample use_cache", _flag, _PASSED),
-        ("pad_token_id", _token, _PASSED),
-        ("eos_token_id", _tokens, _IMPLEMENTED),
-        ("top_k top_p min_p", _number, _DRAWN),
-        ("typical_p epsilon_cutoff eta_cutoff top_h", _number, _DRAWN_IDLE),
-        ("early_stopping", lambda value: _flag(value) or value == "never", _BEAMS),
-        ("length_penalty diversity_penalty", _number, _BEAMS),
-        ("num_assistant_tokens assistant_confidence_threshold", _number, _ASSISTED),
-        ("assistant_lookbehind target_lookbehind max_matching_ngram_size", _number, _ASSISTED),
-        ("num_assistant_tokens_schedule", lambda value: isinstance(value, str), _ASSISTED),
-        ("bos_token_id", _token, "read only if there is no prompt"),
-        ("decoder_start_token_id", _token, "read only by models with an encoder"),
-        ("disable_compile", _flag, "read only with a static cache"),
-        ("output_scores output_logits", _flag, "read only with `return_dict_in_generate`"),
-        ("repetition_penalty encoder_repetition_penalty guidance_scale", _only(1), _IDLE),
-        ("num_beams num_beam_groups num_return_sequences", _only(1), _IDLE),
-        ("min_length no_repeat_ngram_size encoder_no_repeat_ngram_size", _only(0), _IDLE),
-        ("renormalize_logits remove_invalid_values token_healing", _only(False), _IDLE),
-        ("use_mtp is_assistant low_memory", _only(False), _IDLE),
-        ("output_attentions output_hidden_states", _only(False), _IDLE),
-        ("return_dict_in_generate", _only(False), _IDLE),
-        ("transformers_version _from_model_config", lambda value: True, _NOTED),
-        ("_commit_hash _original_object_hash", lambda value: True, _NOTED),
-    )
-    for name in names.split()
-}
-"""Setting -> the values that our own generation supports, besides None and the default."""
-
+_ENDS = "eos_token_id"
 _NO_CUT: Mapping[str, tuple[Any, ...]] = {
     "typical_p": (None, 1.0),
     "epsilon_cutoff": (None, 0.0),
@@ -94,6 +42,43 @@ _NO_CUT: Mapping[str, tuple[Any, ...]] = {
     "top_h": (None,),
 }
 """Settings of drawing that `Sampling` does not have, with the values at which they do nothing."""
+
+_DRAWN = frozenset({"top_k", "top_p", "min_p", *_NO_CUT})
+
+SUPPORTED: Mapping[str, _Test] = {
+    name: allows
+    for names, allows in (
+        (_ENDS, _tokens),  # our own generation implements it
+        # lm-eval passes values of its own.
+        ("max_length temperature", _number),
+        ("do_sample use_cache", _flag),
+        ("pad_token_id", _token),
+        # Read only where tokens are drawn.
+        (" ".join(_DRAWN), _number),
+        # Read only with several beams.
+        ("early_stopping", lambda value: _flag(value) or value == "never"),
+        ("length_penalty diversity_penalty", _number),
+        # Read only with an assistant model or prompt lookup.
+        ("num_assistant_tokens assistant_confidence_threshold", _number),
+        ("assistant_lookbehind target_lookbehind max_matching_ngram_size", _number),
+        ("num_assistant_tokens_schedule", lambda value: isinstance(value, str)),
+        # Read only without a prompt, with an encoder, with a static cache, for other results.
+        ("bos_token_id decoder_start_token_id", _token),
+        ("disable_compile output_scores output_logits", _flag),
+        # These values do nothing.
+        ("repetition_penalty encoder_repetition_penalty guidance_scale", _only(1)),
+        ("num_beams num_beam_groups num_return_sequences", _only(1)),
+        ("min_length no_repeat_ngram_size encoder_no_repeat_ngram_size", _only(0)),
+        ("renormalize_logits remove_invalid_values token_healing", _only(False)),
+        ("use_mtp is_assistant low_memory return_dict_in_generate", _only(False)),
+        ("output_attentions output_hidden_states", _only(False)),
+        # Where the config comes from.
+        ("transformers_version _from_model_config", lambda value: True),
+        ("_commit_hash _original_object_hash", lambda value: True),
+    )
+    for name in names.split()
+}
+"""Setting -> which values our own generation supports, besides None and the default."""
 
 
 def unsupported_setting(settings: Any, *, sampled: bool = False) -> str | None:
@@ -110,23 +95,18 @@ def unsupported_setting(settings: Any, *, sampled: bool = False) -> str | None:
             return name
         if value is None or (name in default and value == default[name]):
             continue
-        known = SUPPORTED.get(name)
-        if known is None or not known.allows(value):
+        if name not in SUPPORTED or not SUPPORTED[name](value):
             return name
     return None
 
 
-def changes_texts(name: str, values: Iterable[Any], *, sampled: bool) -> bool:
-    """Return whether texts may differ between models with these values of one setting.
+def changes_texts(name: str, value: Any, *, sampled: bool) -> bool:
+    """Return whether texts may differ between a model with this value of a setting and others.
 
     Args:
-        name: the setting.
-        values: its values; None: it is not set.
+        value: not None.
         sampled: whether tokens are drawn at random.
     """
-    known = SUPPORTED.get(name)
-    if known is None or known.reason == _IMPLEMENTED:
+    if name == _ENDS or (sampled and name in _DRAWN):
         return True
-    if sampled and known.reason in (_DRAWN, _DRAWN_IDLE):
-        return True
-    return not all(value is None or known.allows(value) for value in values)
+    return name not in SUPPORTED or not SUPPORTED[name](value)

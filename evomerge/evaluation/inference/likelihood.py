@@ -8,7 +8,7 @@ needs no mask. The output head is applied only to the positions that predict a t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from evomerge.compat.transformers import cache_options
-from evomerge.evaluation.inference.rows import Prefix, Row
+from evomerge.evaluation.inference.rows import Row, Tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,10 +52,10 @@ class Batch:
     targets: torch.Tensor
     starts: NDArray[np.intp]
     indices: list[int]
-    prefix: Prefix = ()
+    prefix: Tokens = ()
 
     @classmethod
-    def of(cls, rows: Sequence[Row], pad: int, device: torch.device, prefix: Prefix = ()) -> Batch:
+    def of(cls, rows: Sequence[Row], pad: int, device: torch.device, prefix: Tokens = ()) -> Batch:
         """Return a batch of rows.
 
         Args:
@@ -63,13 +63,13 @@ class Batch:
             prefix: tokens before every row.
         """
         length = max(len(row) for row in rows)
-        packed = bool(prefix) or any(row.branch[-1] for row in rows)
+        packed = bool(prefix) or any(row.branches for row in rows)
 
         def tensor(values: Any) -> torch.Tensor:
             return torch.tensor(values, dtype=torch.int64, device=device)
 
-        def table(name: str, fill: int) -> torch.Tensor:
-            return tensor([getattr(row, name) + [fill] * (length - len(row)) for row in rows])
+        def table(lines: Iterable[list[int]], fill: int) -> torch.Tensor:
+            return tensor([line + [fill] * (length - len(line)) for line in lines])
 
         scored: dict[tuple[int, int], int] = {}
         index: list[int] = []
@@ -77,15 +77,15 @@ class Batch:
         starts: list[int] = []
         indices: list[int] = []
         for line, row in enumerate(rows):
-            for number, columns, wanted in zip(row.indices, row.columns, row.targets, strict=True):
+            for (number, _, wanted), columns in zip(row.asked, row.columns(), strict=True):
                 starts.append(len(targets))
                 indices.append(number)
                 targets += wanted
                 index += [scored.setdefault((line, column), len(scored)) for column in columns]
         return cls(
-            tokens=table("tokens", pad),
-            positions=table("positions", 0) if packed else None,
-            branch=table("branch", -1) if packed else None,
+            tokens=table((row.tokens for row in rows), pad),
+            positions=table((row.positions for row in rows), 0) + len(prefix) if packed else None,
+            branch=table((row.branch for row in rows), -1) if packed else None,
             where=tensor(list(scored)).T,
             index=tensor(index),
             targets=tensor(targets),
@@ -110,7 +110,7 @@ def score(
     """
     totals = np.full(count, np.nan)
     greedy = np.zeros(count, dtype=bool)
-    prefix: Prefix = ()
+    prefix: Tokens = ()
     layers: _Layers = []
     with torch.inference_mode():
         for batch in batches:
@@ -140,7 +140,7 @@ def target_scores(model: Any, batch: Batch) -> torch.Tensor:
     return torch.stack([part.sum() for part in picked.split(lengths)])
 
 
-def _read(model: Any, prefix: Prefix) -> _Layers:
+def _read(model: Any, prefix: Tokens) -> _Layers:
     """Return the keys and values of a prefix."""
     from transformers import DynamicCache
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from evomerge.errors import one_line
+
 _EXHAUSTED = (
     "out of memory",
     "can't allocate memory",
@@ -17,7 +19,6 @@ _BROKEN = (
     *("cuda error", "hip error", "cublas_status_", "cudnn_status_", "cudnn error", "nccl error"),
     "device-side assert",
 )
-_READ = 10_000  # characters of an error's message that are searched
 
 
 def is_exhausted(error: BaseException) -> bool:
@@ -36,14 +37,8 @@ def is_device_failure(error: BaseException) -> bool:
 
 
 def _says(error: BaseException, signs: tuple[str, ...]) -> bool:
-    """Return whether a RuntimeError has one of these words in its message."""
-    if not isinstance(error, RuntimeError):
-        return False
-    try:
-        text = str(error)[:_READ].lower()
-    except Exception:  # the `__str__` of a user's exception class may fail
-        return False
-    return any(sign in text for sign in signs)
+    """Return whether an error is a RuntimeError with one of these words in its first line."""
+    return isinstance(error, RuntimeError) and any(s in one_line(error).lower() for s in signs)
 
 
 def peak_memory() -> dict[str, int]:

@@ -16,13 +16,11 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TypeAlias
 
-Prefix: TypeAlias = tuple[int, ...]
-"""Tokens before the rows of a group."""
+Tokens: TypeAlias = tuple[int, ...]
 
 MIN_TOKENS = 48  # of a shared prefix; a shorter one is not worth a forward pass of its own
 MIN_ROWS = 3  # that share a prefix
 _LONGEST_PACKED = 2048  # tokens; the cost of attention grows with the square of the row's length
-_MAX_DEPTH = 100  # of groups within groups, to bound the recursion
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,8 @@ class Continuation:
         targets: the tokens of the continuation; the last of `tokens` predicts `targets[-1]`.
     """
 
-    tokens: tuple[int, ...]
-    targets: tuple[int, ...]
+    tokens: Tokens
+    targets: Tokens
 
     @classmethod
     def of(cls, context: Sequence[int], continuation: Sequence[int], longest: int) -> Continuation:
@@ -51,37 +49,61 @@ class Continuation:
 
 @dataclass
 class Row:
-    """One row of tokens, and which of its columns predict which targets.
+    """One row of tokens, and the continuations that it scores.
 
     Attributes:
-        tokens: the shared prefix, then the branches one after the other.
-        positions: the position id of each token; every branch counts on from the prefix.
-        branch: for each token, 0 in the prefix and i in the i-th branch.
-        indices: the indices of the continuations that this row scores.
-        columns: for each of these, the columns that predict its targets.
-        targets: for each of these, its targets.
+        start: the tokens that all continuations begin with.
+        branches: different tokens behind the start, each of which goes on from it.
+        asked: of each continuation its index, its branch (`()`: none) and its targets.
     """
 
-    tokens: list[int]
-    positions: list[int]
-    branch: list[int]
-    indices: list[int] = field(default_factory=list)
-    columns: list[list[int]] = field(default_factory=list)
-    targets: list[tuple[int, ...]] = field(default_factory=list)
-
-    @classmethod
-    def plain(cls, tokens: Sequence[int]) -> Row:
-        """Return a row without branches, which scores nothing yet."""
-        return cls(list(tokens), list(range(len(tokens))), [0] * len(tokens))
+    start: Tokens
+    branches: list[Tokens] = field(default_factory=list)
+    asked: list[tuple[int, Tokens, Tokens]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return len(self.start) + sum(map(len, self.branches))
 
-    def add(self, index: int, columns: Sequence[int], targets: tuple[int, ...]) -> None:
-        """Score a continuation too; the last of the columns predict its targets."""
-        self.indices.append(index)
-        self.columns.append(list(columns[len(columns) - len(targets) :]))
-        self.targets.append(targets)
+    @property
+    def tokens(self) -> list[int]:
+        """The start, then the branches one after the other."""
+        return [token for part in (self.start, *self.branches) for token in part]
+
+    @property
+    def positions(self) -> list[int]:
+        """The position of each token; every branch counts on from the start."""
+        first = len(self.start)
+        behind = (range(first, first + len(branch)) for branch in self.branches)
+        return [position for part in (range(first), *behind) for position in part]
+
+    @property
+    def branch(self) -> list[int]:
+        """For each token, 0 in the start and i in the i-th branch."""
+        parts = enumerate((self.start, *self.branches))
+        return [number for number, part in parts for _ in part]
+
+    def columns(self) -> list[list[int]]:
+        """For each continuation, the columns that predict its targets."""
+        first = end = len(self.start)
+        places: dict[Tokens, range] = {(): range(0)}
+        for branch in self.branches:
+            places[branch] = range(end, end := end + len(branch))
+        return [
+            [*range(first), *places[branch]][first + len(branch) - len(targets) :]
+            for _, branch, targets in self.asked
+        ]
+
+    def add(self, index: int, branch: Tokens, targets: Tokens) -> None:
+        """Score a continuation too."""
+        if branch and branch not in self.branches:
+            self.branches.append(branch)
+        self.asked.append((index, branch, targets))
+
+    def shareable(self) -> int:
+        """Return how many first tokens may be shared: none that predicts a target."""
+        first = len(self.start)
+        ends = (first + len(branch) - len(targets) for _, branch, targets in self.asked)
+        return min(first, *ends)
 
 
 def pack(continuations: Sequence[Continuation], indices: Sequence[int]) -> list[Row]:
@@ -95,30 +117,20 @@ def pack(continuations: Sequence[Continuation], indices: Sequence[int]) -> list[
     inputs = [continuation.tokens for continuation in continuations]
     prefix = common(min(inputs), max(inputs))
     rows: list[Row] = []
-    branches: dict[tuple[int, ...], list[int]] = {}
     for index, continuation in zip(indices, continuations, strict=True):
         rest = continuation.tokens[prefix:]
         if not rows or len(rows[-1]) + len(rest) > max(_LONGEST_PACKED, prefix + len(rest)):
-            rows.append(Row.plain(inputs[0][:prefix]))
-            branches = {}
-        row = rows[-1]
-        if rest and rest not in branches:
-            start = len(row)
-            branches[rest] = list(range(start, start + len(rest)))
-            row.tokens += rest
-            row.positions += range(prefix, prefix + len(rest))
-            row.branch += [len(branches)] * len(rest)
-        row.add(index, [*range(prefix), *branches.get(rest, ())], continuation.targets)
+            rows.append(Row(inputs[0][:prefix]))
+        rows[-1].add(index, rest, continuation.targets)
     return rows
 
 
 def separate(continuations: Sequence[Continuation], indices: Sequence[int]) -> list[Row]:
     """Return one row for each different input; this works with every architecture."""
-    rows: dict[tuple[int, ...], Row] = {}
+    rows: dict[Tokens, Row] = {}
     for index, continuation in zip(indices, continuations, strict=True):
-        tokens = continuation.tokens
-        row = rows.setdefault(tokens, Row.plain(tokens))
-        row.add(index, range(len(tokens)), continuation.targets)
+        row = rows.setdefault(continuation.tokens, Row(continuation.tokens))
+        row.add(index, (), continuation.targets)
     return list(rows.values())
 
 
@@ -130,7 +142,7 @@ def common(one: Sequence[object], other: Sequence[object]) -> int:
     return min(len(one), len(other))
 
 
-def by_prefix(rows: Sequence[Row]) -> Iterator[tuple[Prefix, list[Row]]]:
+def by_prefix(rows: Sequence[Row]) -> Iterator[tuple[Tokens, list[Row]]]:
     """Group rows by shared prefixes; yield each prefix and its rows without it.
 
     Rows that share no prefix come last, with an empty one. A row always keeps the tokens that
@@ -139,20 +151,18 @@ def by_prefix(rows: Sequence[Row]) -> Iterator[tuple[Prefix, list[Row]]]:
     """
     order = sorted(range(len(rows)), key=lambda i: rows[i].tokens)
     ordered = [rows[i] for i in order]
-    starts = [row.tokens[: _shareable(row)] for row in ordered]
+    starts = [row.start[: row.shareable()] for row in ordered]
     shared = [0, *(common(one, other) for one, other in pairwise(starts))]
     alone = set(order)
     for first, last, length in _groups(shared, 0, len(ordered))[1]:
         group = ordered[first:last]
         alone -= set(order[first:last])
-        yield tuple(group[0].tokens[:length]), [_without(row, length) for row in group]
+        yield group[0].start[:length], [replace(row, start=row.start[length:]) for row in group]
     if alone:
         yield (), [rows[i] for i in sorted(alone)]
 
 
-def _groups(
-    shared: Sequence[int], first: int, last: int, depth: int = 0
-) -> tuple[int, list[tuple[int, int, int]]]:
+def _groups(shared: Sequence[int], first: int, last: int) -> tuple[int, list[tuple[int, int, int]]]:
     """Return the grouping of sorted rows `first` .. `last - 1` that saves most tokens.
 
     Args:
@@ -165,29 +175,9 @@ def _groups(
     if last - first < MIN_ROWS:
         return 0, []
     whole = (last - first - 1) * length if length >= MIN_TOKENS else 0
-    groups = [(first, last, length)] if whole else []
-    if depth == _MAX_DEPTH:
-        return whole, groups
     cuts = [first, *(i for i in range(first + 1, last) if shared[i] == length), last]
-    parts = [_groups(shared, a, b, depth + 1) for a, b in pairwise(cuts)]
+    parts = [_groups(shared, a, b) for a, b in pairwise(cuts)]
     saved = sum(part[0] for part in parts)
     if saved > whole:
         return saved, [group for part in parts for group in part[1]]
-    return whole, groups
-
-
-def _shareable(row: Row) -> int:
-    """Return how many first tokens of a row may be shared: up to its first branch or target."""
-    branch = row.branch.index(1) if 1 in row.branch else len(row)
-    return min(branch, *(column for columns in row.columns for column in columns))
-
-
-def _without(row: Row, count: int) -> Row:
-    """Return a row without its first `count` tokens."""
-    return replace(
-        row,
-        tokens=row.tokens[count:],
-        positions=row.positions[count:],
-        branch=row.branch[count:],
-        columns=[[column - count for column in columns] for columns in row.columns],
-    )
+    return whole, [(first, last, length)] if whole else []

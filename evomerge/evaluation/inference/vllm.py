@@ -7,10 +7,9 @@ processes, these read a file in shared memory (`weights_path`). The prefix cache
 time, since it holds keys and values of the previous weights.
 
 What the backend uses of vLLM, 0.16 to 0.33: `LLM(model, load_format="dummy", ...)`,
-`.collective_rpc`, `.reset_prefix_cache`, `.generate` with `prompt_token_ids`,
-`.model_config.max_model_len`; `SamplingParams`; of an output `prompt_logprobs`, `num_cached_tokens`
-and `outputs[0].token_ids`. Where the version has them, also `.llm_engine.set_weight_version`,
-`outputs[0].weight_versions` and `SamplingParams.skip_reading_prefix_cache`. All of it is public.
+`.collective_rpc`, `.reset_prefix_cache`, `.generate` with `prompt_token_ids`; `SamplingParams`; of
+an output `prompt_logprobs` and `outputs[0].token_ids`. Where the version has them, also
+`.llm_engine.set_weight_version` and `outputs[0].weight_versions`. All of it is public.
 """
 
 from __future__ import annotations
@@ -37,9 +36,6 @@ from evomerge.models.stacks import Stack, find_stacks, is_other_modality
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Names of tensors -> shapes."""
 
-TokenLogprob: TypeAlias = tuple[float, bool]
-"""A token's log-probability, and whether no other token is more likely."""
-
 
 class VllmEngine:
     """A vLLM engine in this process, started with random weights.
@@ -48,10 +44,6 @@ class VllmEngine:
         model: a transformers model; the engine is made for its config and dtype. It is as deep as
             the deepest model that will be loaded.
         tensor_parallel: as in `start_vllm`.
-
-    Attributes:
-        max_length: maximum number of tokens of a text that `token_logprobs` can score.
-        device: torch's name for the type of the device that vLLM runs on.
 
     Raises:
         ConfigError: vLLM is not installed, is too old, does not support the model, or lacks memory.
@@ -67,10 +59,6 @@ class VllmEngine:
         self._loaded = ""  # the digest of the loaded weights
         self._is_versioned = hasattr(self._llm.llm_engine, "set_weight_version")
         self._failure: str | None = None
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        self.device = "cpu" if accelerator is None else accelerator.type
-        # vLLM has to generate one token, which is not used, so it must have room for it.
-        self.max_length = int(self._llm.model_config.max_model_len) - 1
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the model's weights and empty the prefix cache, unless they are loaded already.
@@ -105,51 +93,24 @@ class VllmEngine:
                 self._llm.llm_engine.set_weight_version(digest)
             self._loaded = digest
 
-    def token_logprobs(
-        self, texts: Sequence[Sequence[int]], counts: Sequence[int]
-    ) -> list[list[TokenLogprob]]:
-        """Return the log-probabilities of the last tokens of each text.
-
-        Args:
-            texts: token ids.
-            counts: for each text, the number of its last tokens that are scored; smaller than the
-                number of its tokens, since the first token has no log-probability.
+    def token_logprobs(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return the log-probabilities of all tokens of each text but the first.
 
         Raises:
             DeviceError: the engine failed and cannot be used any more.
         """
-        scored = [len(text) - count for text, count in zip(texts, counts, strict=True)]
-        outputs = self._run(texts, self._scoring(shared=True))
-        # vLLM has no log-probabilities of tokens that it took from its prefix cache, and not of the
-        # token after them. Texts of which such a token is needed are run again without the cache.
-        again = [
-            index
-            for index, (first, output) in enumerate(zip(scored, outputs, strict=True))
-            if first <= (output.num_cached_tokens or 0)
-        ]
-        if again:
-            complete = self._run([texts[index] for index in again], self._scoring(shared=False))
-            for index, output in zip(again, complete, strict=True):
-                outputs[index] = output
-        return [
-            [
-                _token_logprob(token, entries)
-                for token, entries in zip(text[first:], output.prompt_logprobs[first:], strict=True)
-            ]
-            for text, first, output in zip(texts, scored, outputs, strict=True)
-        ]
-
-    def _scoring(self, shared: bool) -> Any:
-        """Return the options to score texts with, that share their first tokens or not."""
         from vllm import SamplingParams
 
-        options: dict[str, Any] = {}
-        if hasattr(SamplingParams, "skip_reading_prefix_cache"):
-            options["skip_reading_prefix_cache"] = not shared
-        # Without `detokenize=False` vLLM also decodes the undefined token ids of cached positions.
-        return SamplingParams(
-            temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False, **options
-        )
+        # vLLM has to generate one token, which is not used. Without `detokenize=False` it decodes
+        # texts, too.
+        options = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False)
+        return [
+            [
+                float(entries[token].logprob)
+                for token, entries in zip(text[1:], output.prompt_logprobs[1:], strict=True)
+            ]
+            for text, output in zip(texts, self._run(texts, options), strict=True)
+        ]
 
     def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return the new tokens of each prompt, up to a stop sequence or the limit.
@@ -227,16 +188,6 @@ def _choice(prompt: Prompt) -> dict[str, Any]:
         "min_p": sampling.min_p or 0.0,
         "seed": prompt.seed,
     }
-
-
-def _token_logprob(token: int, entries: Any) -> TokenLogprob:
-    """Return a token's log-probability, and whether no other token is more likely.
-
-    Log-probabilities are compared since the rank of vLLM's entries counts equally likely tokens
-    too: at a tie it is 2 or more for each.
-    """
-    own = float(entries[token].logprob)
-    return own, own >= max(float(entry.logprob) for entry in entries.values())
 
 
 def with_identity_layers(state: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, one_line
-from evomerge.evaluation.inference.device import available_cores
 from evomerge.run.atomic import TemporaryFolder
 
 if TYPE_CHECKING:
@@ -88,8 +87,6 @@ def start_vllm(
     load_format = "dummy" if tensor_parallel == 1 else "safetensors"
     if tensor_parallel > 1:
         options |= {"tensor_parallel_size": tensor_parallel, "distributed_executor_backend": "mp"}
-        if not has_gpu:
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", _cores_of_each(tensor_parallel))
     with _shielded(), memory_folder() as folder:
         try:
             from vllm import LLM
@@ -148,17 +145,6 @@ def _cpu_options(model: Any) -> dict[str, Any]:
             f"{longest} tokens, and only {free / 1e9:.1f} GB are free; use the backend 'hf'."
         )
     return {"kv_cache_memory_bytes": cache, "enforce_eager": True, "block_size": _CPU_BLOCK}
-
-
-def _cores_of_each(count: int) -> str:
-    """Return the CPU cores of each of several processes, as vLLM reads them: `0,1|2,3`.
-
-    Without this, vLLM wants a NUMA node for each process.
-    """
-    cores = available_cores()
-    share = max(1, len(cores) // count)
-    groups = [cores[number * share : (number + 1) * share] for number in range(count)]
-    return "|".join(",".join(map(str, group or cores)) for group in groups)
 
 
 @contextmanager

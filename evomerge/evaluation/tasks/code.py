@@ -23,21 +23,16 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from evomerge.errors import SearchError, one_line
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.tasks.loading import load, task_manager
-from evomerge.evaluation.tasks.scoring import (
-    DocumentMetrics,
-    Instance,
-    aggregated,
-    document_metrics,
-)
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
 from evomerge.evaluation.tasks.templates import templates_in_sandbox
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.trust.consent import allowed_digests
@@ -62,11 +57,13 @@ _PASSED_ON = (
     *("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "XDG_CACHE_HOME"),
     *("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE"),
 )
+_ALONE = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-all")
+"""A command behind it runs without network and other processes, and changes no file."""
 
 log = logging.getLogger(__name__)
 
 Outcome: TypeAlias = dict[str, Any]
-"""What became of a call: `{"value": its result as JSON}` or `{"failure": why there is none}`."""
+"""What became of a document: `{"value": [metrics, filtered answers]}` or `{"failure": reason}`."""
 
 
 class Origin(NamedTuple):
@@ -95,7 +92,7 @@ class CodeProcess:
         documents: Sequence[Sequence[Instance]],
         worst: DocumentMetrics | None = None,
     ) -> list[DocumentMetrics]:
-        """Return the metrics of each document; see `document_metrics`.
+        """Return the metrics of each document, all of them numbers; see `document_metrics`.
 
         Args:
             worst: the metrics of a document whose process gives no result; None: it has none.
@@ -103,34 +100,24 @@ class CodeProcess:
         Raises:
             SearchError: the task cannot be loaded there.
         """
-        calls = [
-            (requests, SECONDS + SECONDS_MORE * sum(len(item.resps) for item in requests))
-            for requests in documents
-        ]
         rows = []
-        for requests, outcome in zip(documents, self._call(origin, _scored, calls), strict=True):
+        for requests, outcome in zip(documents, self._outcomes(origin, documents), strict=True):
             row, answers = outcome.get("value") or (dict(worst or {}), [{}] * len(requests))
-            if worst is not None:
-                self._warn(origin, outcome)
+            if "failure" in outcome and worst is not None and origin not in self._warned:
+                self._warned.add(origin)
+                reason = outcome["failure"]
+                log.warning("Task %s: an answer counts as wrong, since %s", origin.leaf, reason)
             for instance, filtered in zip(requests, answers, strict=True):
                 instance.filtered_resps = filtered
             rows.append(row)
         return rows
 
-    def aggregate(self, origin: Origin, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
-        """Return the aggregates of metrics; see `aggregated`. They are 0 if there is no result."""
-        (outcome,) = self._call(origin, aggregated, [(rows, SECONDS)])
-        self._warn(origin, outcome)
-        return outcome.get("value") or {key: 0.0 for row in rows for key in row}
-
-    def _call(
-        self, origin: Origin, function: Callable[..., Any], calls: list[tuple[Any, int]]
-    ) -> list[Outcome]:
-        """Call a function of a task in a child for each argument, for so many seconds."""
-        request = pickle.dumps((allowed_digests(), self._include, origin, function, calls))
-        reply = self._ask(request, sum(seconds for _, seconds in calls) + _PATIENCE)
-        if reply is None and len(calls) > 1:  # a call has ended the process that watches it
-            return [self._call(origin, function, [call])[0] for call in calls]
+    def _outcomes(
+        self, origin: Origin, documents: Sequence[Sequence[Instance]]
+    ) -> Sequence[Outcome]:
+        reply = self._ask(origin, documents)
+        if reply is None and len(documents) > 1:  # one of them has ended the process
+            return [self._outcomes(origin, [document])[0] for document in documents]
         if reply is None:
             return [{"failure": "it ended the process that watches it"}]
         if isinstance(reply, str):
@@ -140,12 +127,16 @@ class CodeProcess:
             )
         return reply
 
-    def _ask(self, request: bytes, seconds: float) -> list[Outcome] | str | None:
+    def _ask(
+        self, origin: Origin, documents: Sequence[Sequence[Instance]]
+    ) -> list[Outcome] | str | None:
         """Return the reply of the process; None if it is lost."""
         connection = self._connection = self._connection or self._start()
+        limits = [_seconds(requests) for requests in documents]
         with contextlib.suppress(OSError, EOFError):
-            connection.send_bytes(request)
-            if connection.poll(seconds):
+            request = (allowed_digests(), self._include, origin, documents, limits)
+            connection.send_bytes(pickle.dumps(request))
+            if connection.poll(sum(limits) + _PATIENCE):
                 reply: list[Outcome] | str = json.loads(connection.recv_bytes())
                 return reply
         self._close()
@@ -176,23 +167,21 @@ class CodeProcess:
         self._close = weakref.finalize(self, _close, process, ours, folder)
         return ours
 
-    def _warn(self, origin: Origin, outcome: Outcome) -> None:
-        """Log why an answer counts as wrong; of each task only the first reason."""
-        if "failure" in outcome and origin not in self._warned:
-            self._warned.add(origin)
-            reason = outcome["failure"]
-            log.warning("Task %s: an answer counts as wrong, since %s", origin.leaf, reason)
+
+def _seconds(requests: Sequence[Instance]) -> int:
+    return SECONDS + SECONDS_MORE * sum(len(item.resps) for item in requests)
 
 
-def _close(process: subprocess.Popen[bytes], connection: Connection, folder: Any) -> None:
+def _close(
+    process: subprocess.Popen[bytes], connection: Connection, folder: TemporaryFolder
+) -> None:
     """End the process, and remove its folder."""
     connection.close()
     process.terminate()
     try:
         process.wait(5)
     except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
     folder.close()
 
@@ -203,10 +192,6 @@ def has_bubblewrap() -> bool:
     if shutil.which("bwrap") is None:
         return False
     return subprocess.run([*_ALONE, "true"], capture_output=True, check=False).returncode == 0
-
-
-_ALONE = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-all")
-"""A command behind it runs without network and other processes, and changes no file."""
 
 
 def _confined(folder: Path) -> list[str]:
@@ -229,7 +214,7 @@ def main(descriptor: int) -> None:
     tasks: dict[Origin, Any] = {}
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
         while True:
-            digests, include, origin, function, calls = pickle.loads(connection.recv_bytes())
+            digests, include, origin, documents, limits = pickle.loads(connection.recv_bytes())
             reply: list[Outcome] | str
             try:
                 with quiet(bars=True), seeded(), templates_in_sandbox():
@@ -239,57 +224,43 @@ def main(descriptor: int) -> None:
                         loaded, _ = load(manager, origin.source, "objectives", include)
                         tasks[origin] = loaded[origin.leaf]
                         gc.freeze()  # so that a child copies less
-                    reply = _run(partial(function, tasks[origin]), calls)
+                    reply = _run(tasks[origin], documents, limits)
             except Exception as error:
                 reply = f"{type(error).__name__}: {one_line(error)}"
             connection.send_bytes(json.dumps(reply).encode())
 
 
-def _scored(task: Any, requests: list[Instance]) -> tuple[DocumentMetrics, list[Any]]:
-    """Return the metrics of a document, and the filtered answers of each of its requests."""
-    (row,) = document_metrics(task, [requests])
-    return row, [instance.filtered_resps for instance in requests]
-
-
-def _run(function: Callable[[Any], Any], calls: list[tuple[Any, int]]) -> list[Outcome]:
-    """Call a function with each argument in a child of its own, a few children at a time."""
-    outcomes: list[Outcome] = [{} for _ in calls]
-    waiting = list(enumerate(calls))[::-1]
-    running: dict[Any, tuple[int, _Child]] = {}
+def _run(
+    task: Any, documents: Sequence[Sequence[Instance]], limits: Sequence[int]
+) -> list[Outcome]:
+    """Score each document in a child of its own, a few children at a time."""
+    outcomes: list[Outcome] = []
     width = min(_MOST_CHILDREN, os.cpu_count() or 1)
-    try:
-        while waiting or running:
-            while waiting and len(running) < width:
-                place, (argument, seconds) = waiting.pop()
-                child = _Child(function, argument, seconds)
-                running[child.reading] = place, child
-            first = min(child.deadline for _, child in running.values())
-            ready = wait(list(running), max(0.0, first - time.monotonic()))
-            for reading, (place, child) in list(running.items()):
-                if reading in ready or child.deadline <= time.monotonic():
-                    outcomes[place] = child.outcome(reading in ready)
-                    del running[reading]
-                    child.end()
-    finally:
-        for _, child in running.values():
-            child.end()
+    for first in range(0, len(documents), width):
+        children: list[_Child] = []
+        try:
+            for place in range(first, min(first + width, len(documents))):
+                children.append(_Child(task, documents[place], limits[place]))
+            outcomes += [child.outcome() for child in children]
+        finally:
+            for child in children:
+                child.end()
     return outcomes
 
 
 class _Child:
-    """A forked process that makes one call, in a folder of its own, within some seconds."""
+    """A forked process that scores a document, in a folder of its own, within some seconds."""
 
-    def __init__(self, function: Callable[[Any], Any], argument: Any, seconds: int) -> None:
-        self._folder, self.deadline = tempfile.mkdtemp(), time.monotonic() + seconds
-        self.reading, writing = Pipe(duplex=False)
+    def __init__(self, task: Any, requests: Sequence[Instance], seconds: int) -> None:
+        self._folder, self._deadline = tempfile.mkdtemp(), time.monotonic() + seconds
+        self._reading, writing = Pipe(duplex=False)
         self._process = os.fork()
         if self._process == 0:
             try:
                 os.setsid()
                 _limit(self._folder, seconds, writing.fileno())
                 try:
-                    outcome: Outcome = {"value": function(argument)}
-                    text = json.dumps(outcome, default=_plain)
+                    text = _scored(task, requests)
                 except BaseException as error:
                     reason = f"{type(error).__name__}: {one_line(error)}"[:1000]
                     text = json.dumps({"failure": reason})
@@ -298,24 +269,32 @@ class _Child:
                 os._exit(0)
         writing.close()
 
-    def outcome(self, is_ready: bool) -> Outcome:
-        """Return what the child has sent; it is data only, whatever sent it."""
-        if not is_ready:
+    def outcome(self) -> Outcome:
+        """Wait for what the child sends, and return it; it is data only, whatever sent it."""
+        if not self._reading.poll(max(0.0, self._deadline - time.monotonic())):
             return {"failure": "it took long"}
         with contextlib.suppress(EOFError, OSError, ValueError):
-            outcome = json.loads(self.reading.recv_bytes(_MOST_BYTES))
+            outcome = json.loads(self._reading.recv_bytes(_MOST_BYTES))
             if isinstance(outcome, dict) and outcome.keys() <= {"value", "failure"}:
                 return outcome
         return {"failure": "it ended its process"}
 
     def end(self) -> None:
         """Kill the child with all processes of its group, and remove its folder."""
-        self.reading.close()
+        self._reading.close()
         for kill in (os.killpg, os.kill):  # it may have no group of its own yet
             with contextlib.suppress(OSError):
                 kill(self._process, signal.SIGKILL)
         os.waitpid(self._process, 0)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _scored(task: Any, requests: Sequence[Instance]) -> str:
+    """Return the metrics of a document and the filtered answers of its requests, as JSON."""
+    (row,) = document_metrics(task, [requests])
+    numbers = {key: float(value) for key, value in row.items()}
+    answers = [instance.filtered_resps for instance in requests]
+    return json.dumps({"value": [numbers, answers]}, default=str)
 
 
 def _limit(folder: str, seconds: int, kept: int) -> None:
@@ -339,8 +318,3 @@ def _limit(folder: str, seconds: int, kept: int) -> None:
         hard = resource.getrlimit(name)[1]
         value = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(name, (value, value))
-
-
-def _plain(value: Any) -> Any:
-    """Return a number, an array or a sequence of another kind as JSON can write it."""
-    return value.tolist() if hasattr(value, "tolist") else list(value)

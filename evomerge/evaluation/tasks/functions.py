@@ -15,12 +15,9 @@ whether higher is better. The default is `{"score": True}`. A search file names 
 `evomerge.objectives`.
 
 An exception in a function makes one candidate fail; the search goes on. The reason names the file
-and line, and the run's `log.txt` has the traceback. A function that hangs or ends its process is
-what `executor: processes` with `timeout` is for. While a function runs, the global random
+and line, and the run's `log.txt` has the traceback. While a function runs, the global random
 generators have the seeds of lm-eval, so that a resumed search gives the same scores. If a function
-changes the model or the tokenizer, both are built again (see `Evaluator`). This takes time, so a
-function that changes weights should do it on a copy (`copy.deepcopy(model)`). Nothing else that it
-changes in its process is put back.
+changes the model or the tokenizer, both are built again (see `Evaluator`).
 """
 
 from __future__ import annotations
@@ -45,7 +42,6 @@ Body: TypeAlias = Callable[
     [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
 ]
 
-_MOST_DOCUMENTS = 10_000_000  # of one function
 _MOST_LINES = 200  # of a traceback; the last ones are kept
 
 REGISTERED: Registry[Body] = Registry("objective function", "evomerge.objectives", {})
@@ -95,12 +91,11 @@ class ObjectiveFunction:
         """Return scores as floats, taken from a sequence, an array or a tensor of numbers."""
         if hasattr(values, "tolist"):  # of numpy and torch
             values = values.tolist()
-        is_list = isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray))
-        if is_list:
+        if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
+            wrong = [f"a {type(values).__name__}"]
+        else:
             wrong = [f"{item!r:.80}" for item in values if not _is_score(item)]
             wrong += [] if len(values) == count else [f"{len(values)} values"]
-        else:
-            wrong = [f"a {type(values).__name__}"]
         if wrong:
             raise CandidateError(
                 f"Objective {self.info.name} returned {wrong[0]} of {metric} for "
@@ -131,31 +126,16 @@ def find(name: str) -> ObjectiveFunction:
         ConfigError: it cannot be imported, is not a function, or has wrong attributes.
     """
     body: Any = _imported(name) if ":" in name else REGISTERED.get(name)
-    try:
-        count: Any = getattr(body, "documents", None)
-        metrics: Any = getattr(body, "metrics", {"score": True})
-    except Exception as error:
-        raise ConfigError(
-            f"objectives: {name!r}: its attributes `documents` and `metrics` cannot be read "
-            f"({type(error).__name__}: {one_line(error)})."
-        ) from error
-    is_right = (
-        callable(body)
-        and type(count) is int
-        and 1 <= count <= _MOST_DOCUMENTS
-        and isinstance(metrics, Mapping)
-        and metrics
-        and all(
-            isinstance(key, str) and key and isinstance(up, bool) for key, up in metrics.items()
-        )
-    )
-    if not is_right:
+    count: Any = getattr(body, "documents", None)
+    metrics: Any = getattr(body, "metrics", {"score": True})
+    has_count = type(count) is int and count > 0
+    has_metrics = isinstance(metrics, Mapping) and metrics and all(map(_is_metric, metrics.items()))
+    if not (callable(body) and has_count and has_metrics):
         raise ConfigError(
             f"objectives: {name!r} is {body!r:.80} with documents = {count!r:.80} and metrics = "
             f"{metrics!r:.80}; it must be a function whose attribute `documents` is the number of "
-            f"documents that it can score (1 to {_MOST_DOCUMENTS:,}), and whose attribute "
-            "`metrics`, if it has one, maps each metric's name to whether a higher value is "
-            'better, for example {"score": True}.'
+            "documents that it can score, and whose attribute `metrics`, if it has one, maps each "
+            'metric\'s name to whether a higher value is better, for example {"score": True}.'
         )
     info = {metric: MetricInfo(up, is_mean=True) for metric, up in metrics.items()}
     return ObjectiveFunction(body, TaskInfo(name, "function", count, info))
@@ -187,9 +167,7 @@ def _imported(name: str) -> Body:
 
 def _raised_at(error: BaseException, function: Any) -> str:
     """Return in brackets the innermost line that is not in a library: ` (judges.py, line 12)`."""
-    places = [
-        (frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
+    places = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     own = getattr(getattr(function, "__code__", None), "co_filename", None)
     users = [
         (file, line)

@@ -311,8 +311,6 @@ class Harness:
 
     def aggregate(self, task: str, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
         """Return metric key -> aggregate over documents, by the metric's own aggregation."""
-        if task in self._origins:
-            return self._code.aggregate(self._origins[task], rows)
         with quiet():
             return aggregated(self._tasks[task], rows)
 

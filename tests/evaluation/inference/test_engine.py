@@ -24,26 +24,18 @@ from evomerge.evaluation.tasks.harness import Harness, ReferenceLM
 class Direct:
     """An engine of another model instance, which must be given the weights."""
 
-    max_length = 161
-
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.asked = 0
 
     def load(self, weights: dict[str, Any]) -> None:
         self.model.load_state_dict(dict(weights))
 
-    def token_logprobs(
-        self, texts: Sequence[Sequence[int]], counts: Sequence[int]
-    ) -> list[list[tuple[float, bool]]]:
+    def token_logprobs(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
         results = []
-        for text, count in zip(texts, counts, strict=True):
-            self.asked += 1
+        for text in texts:
             with torch.inference_mode():
                 logits = self.model(torch.tensor([text[:-1]])).logits[0].log_softmax(-1)
-            places = zip(logits, text[1:], strict=True)
-            found = [(float(row[t]), int(row.argmax()) == t) for row, t in places]
-            results.append(found[-count:])
+            results.append([float(row[t]) for row, t in zip(logits, text[1:], strict=True)])
         return results
 
     def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -55,24 +47,6 @@ class Direct:
 
 
 NAMES = ("t_choice", "t_letter", "t_rolling", "t_generate")
-
-
-def test_an_engine_gives_the_scores_of_the_hf_backend(
-    make_model: Any, tokenizer: Any, tasks: Path
-) -> None:
-    candidate = make_model("llama", seed=4)
-    splits = {"search": dict.fromkeys(NAMES, range(12))}
-    plain = Evaluator(Harness(NAMES, [tasks]))
-    plain.prepare(candidate, tokenizer, splits)
-    expected = plain.score(candidate)
-    served = Evaluator(Harness(NAMES, [tasks]))
-    served.prepare(candidate, tokenizer, splits)
-    engine = Direct(make_model("llama", seed=5), tokenizer)
-    served.forward = EngineForward(ReferenceLM(candidate, tokenizer), engine)
-    got = served.score(candidate)
-    for key, value in expected.aggregates.items():
-        assert got.aggregates[key] == pytest.approx(value, rel=1e-4)
-    assert got.values["t_generate/exact_match"] == expected.values["t_generate/exact_match"]
 
 
 def test_transformers_scores_continuations_and_the_engine_only_generates(
@@ -95,27 +69,16 @@ def test_transformers_scores_continuations_and_the_engine_only_generates(
             evaluator = Evaluator(Harness(names, [tasks]))
             evaluator.prepare(candidate, tokenizer, splits)
             if served:
-                reference = evaluator._reference
-                scorer = Forward(candidate, tokenizer, reference, "auto")
-                evaluator.forward = EngineForward(reference, engine, scorer)
+                scorer = evaluator.forward
+                evaluator.forward = EngineForward(scorer, engine)
                 documents = [list(evaluator.requests("search", n).values()) for n in names]
                 evaluator.forward.check(candidate, documents)
-                engine.loaded = engine.asked = 0
+                engine.loaded = 0
                 evaluator.halve_batches(1)
                 assert evaluator.oom_backoffs == scorer.oom_backoffs == 1
             scores.append(evaluator.score(candidate))
         assert scores[0].values == scores[1].values
-        assert engine.asked == 0 and engine.loaded == loads
-
-
-def test_a_text_is_asked_for_once(llama: Any, tokenizer: Any, tasks: Path) -> None:
-    evaluator = Evaluator(Harness(["t_choice"], [tasks]))
-    evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(12)}})
-    engine = Direct(llama, tokenizer)
-    evaluator.forward = EngineForward(ReferenceLM(llama, tokenizer), engine)
-    evaluator.score(llama)
-    documents = evaluator.requests("search", "t_choice").values()
-    assert engine.asked == len({r.instance.args for requests in documents for r in requests})
+        assert engine.loaded == loads
 
 
 def test_beams_are_refused(llama: Any, tokenizer: Any, tasks: Path) -> None:
@@ -123,9 +86,7 @@ def test_beams_are_refused(llama: Any, tokenizer: Any, tasks: Path) -> None:
     evaluator.prepare(llama, tokenizer, {"search": {"t_generate": range(3)}})
     documents = list(evaluator.requests("search", "t_generate").values())
     with pytest.raises(ConfigError, match=r"greedily or samples.*'t_generate'.*ask for more"):
-        EngineForward(ReferenceLM(llama, tokenizer), Direct(llama, tokenizer)).check(
-            llama, [documents]
-        )
+        EngineForward(evaluator.forward, Direct(llama, tokenizer)).check(llama, [documents])
 
 
 def test_a_generation_config_that_changes_greedy_decoding_is_refused(
@@ -137,7 +98,7 @@ def test_a_generation_config_that_changes_greedy_decoding_is_refused(
         evaluator = Evaluator(Harness([name], [tasks]))
         evaluator.prepare(model, tokenizer, {"search": {name: range(3)}})
         documents = list(evaluator.requests("search", name).values())
-        forward = EngineForward(ReferenceLM(model, tokenizer), Direct(model, tokenizer))
+        forward = EngineForward(evaluator.forward, Direct(model, tokenizer))
         with pytest.raises(ConfigError, match="repetition_penalty") if refused else nullcontext():
             forward.check(model, [documents])
 
@@ -153,50 +114,23 @@ def test_an_engine_that_runs_the_model_in_another_way_is_refused(
     evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(3)}})
     documents = list(evaluator.requests("search", "t_choice").values())
     other = make_model("llama", seed=5)
-    reference = ReferenceLM(llama, tokenizer)
-    EngineForward(reference, Direct(other, tokenizer)).check(llama, [documents])
+    scorer = evaluator.forward
+    EngineForward(scorer, Direct(other, tokenizer)).check(llama, [documents])
     other = make_model("llama", seed=5)
     with pytest.raises(ConfigError, match=r"in a different way.*use the backend 'hf'"):
-        EngineForward(reference, Deaf(other, tokenizer)).check(llama, [documents])
+        EngineForward(scorer, Deaf(other, tokenizer)).check(llama, [documents])
 
 
 def test_an_engine_that_cannot_run_the_model_is_refused(
     llama: Any, tokenizer: Any, tasks: Path
 ) -> None:
     class Broken(Direct):
-        def token_logprobs(self, texts: Any, counts: Any) -> Any:
+        def token_logprobs(self, texts: Any) -> Any:
             raise DeviceError("It failed.") from ValueError("head size 24 is not supported")
 
+    scorer = Forward(llama, tokenizer, ReferenceLM(llama, tokenizer), "auto")
     with pytest.raises(ConfigError, match=r"cannot run this model \(head size 24.*'hf'"):
-        EngineForward(ReferenceLM(llama, tokenizer), Broken(llama, tokenizer)).check(llama, [])
-
-
-def test_windows_leave_room_for_the_token_that_an_engine_adds(
-    llama: Any, tokenizer: Any, tasks: Path
-) -> None:
-    """Texts that are longer than the model can read are still scored to the last token."""
-
-    class Short(Direct):
-        max_length = 40
-
-        def token_logprobs(self, texts: Sequence[Sequence[int]], counts: Sequence[int]) -> Any:
-            assert max(map(len, texts)) == self.max_length
-            return super().token_logprobs(texts, counts)
-
-    def targets(evaluator: Evaluator) -> list[int]:
-        documents = evaluator.requests("search", "t_rolling").values()
-        return [sum(len(c.targets) for c in request.continuations) for (request,) in documents]
-
-    made = []
-    for served in (False, True):
-        evaluator = Evaluator(Harness(["t_rolling"], [tasks]))
-        evaluator.prepare(llama, tokenizer, {"search": {"t_rolling": range(40)}})
-        if served:
-            evaluator._requests.clear()
-            evaluator.forward = EngineForward(evaluator._reference, Short(llama, tokenizer))
-        made.append(evaluator)
-    assert targets(made[0]) == targets(made[1])
-    made[1].score(llama)
+        EngineForward(scorer, Broken(llama, tokenizer)).check(llama, [])
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_neox", "llama"])

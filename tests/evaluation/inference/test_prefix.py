@@ -34,15 +34,7 @@ def continuations(draw: st.DrawFn) -> list[Continuation]:
 
 def whole(row: Row, prefix: tuple[int, ...]) -> tuple[object, ...]:
     """Return a row with its prefix added again."""
-    count = len(prefix)
-    return (
-        (*prefix, *row.tokens),
-        (*range(count), *row.positions),
-        (*[0] * count, *row.branch),
-        tuple(row.indices),
-        tuple(tuple(column + count for column in columns) for columns in row.columns),
-        tuple(row.targets),
-    )
+    return (prefix + row.start, *row.branches, *row.asked)
 
 
 @given(continuations(), st.booleans())
@@ -52,7 +44,8 @@ def test_prefix_and_rest_make_up_the_row(asked: list[Continuation], packed: bool
     for prefix, behind in by_prefix(rows):
         assert not prefix or (len(prefix) >= MIN_TOKENS and len(behind) >= MIN_ROWS)
         for row in behind:
-            assert len(row) and all(column >= 0 for columns in row.columns for column in columns)
+            predicting = zip(row.columns(), row.asked, strict=True)
+            assert all(len(columns) == len(targets) for columns, (_, _, targets) in predicting)
             found.append(whole(row, prefix))
     assert sorted(found, key=repr) == sorted((whole(row, ()) for row in rows), key=repr)
 

@@ -25,9 +25,9 @@ def test_every_continuation_reads_its_own_tokens_and_no_others(
 ) -> None:
     indices = list(range(len(continuations)))
     for rows in (pack(continuations, indices), separate(continuations, indices)):
-        assert sorted(index for row in rows for index in row.indices) == indices
+        assert sorted(index for row in rows for index, _, _ in row.asked) == indices
         for row in rows:
-            for index, columns, targets in zip(row.indices, row.columns, row.targets, strict=True):
+            for (index, _, targets), columns in zip(row.asked, row.columns(), strict=True):
                 continuation = continuations[index]
                 assert targets == continuation.targets
                 last = columns[-1]

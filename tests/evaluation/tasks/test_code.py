@@ -206,9 +206,6 @@ def test_scores_of_lm_evals_code_tasks_are_those_of_lm_eval(folder, metric, monk
 
 
 CHECKS = """
-import os
-
-
 def run(doc, results):
     told = {}
     exec(results[0], told)
@@ -217,10 +214,6 @@ def run(doc, results):
 
 def turned(resps, docs):
     return [[eval(text) for text in of_document] for of_document in resps]
-
-
-def ends(items):  # but not on the numbers with which it is tried
-    items == [1.0] and os._exit(0)
 
 
 class Judge:
@@ -314,12 +307,6 @@ def test_a_filter_that_executes_answers_loses_only_the_one_that_ends_it(tmp_path
     name = executed(tmp_path, filter_list=filters)
     rows = answer(tmp_path, name, ["'x = 0'", "__import__('os')._exit(0)", "'x = ' + '2'"])
     assert rows == [RIGHT, WRONG, RIGHT]
-
-
-def test_an_aggregation_that_gives_no_result_is_zero(tmp_path):
-    metrics = [{**item, "aggregation": "!function checks.ends"} for item in EXECUTED["metric_list"]]
-    harness = Harness([executed(tmp_path, metric_list=metrics)], [tmp_path], allow_code=True)
-    assert harness.aggregate("executed", [RIGHT]) == {"right": 0.0, "wrong": 0.0}
 
 
 def test_an_object_of_a_class_scores_too(tmp_path):
