@@ -19,8 +19,9 @@ from typing import Any, TypeAlias, TypeVar
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.evaluation.inference.device import count_cores, use_only
+from evomerge.execute.inline import one_by_one
 from evomerge.execute.protocol import Executor, Job, RunJobs
-from evomerge.execute.remote import RemoteExecutor, RemoteWorker, each_alone
+from evomerge.execute.remote import RemoteExecutor, RemoteWorker
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, RunFolder
@@ -32,7 +33,7 @@ from evomerge.setup.freeze import package_version
 from evomerge.setup.runs import restore
 from evomerge.setup.tasks import code_files
 from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
-from evomerge.setup.workers import shares_prefixes, worker_devices
+from evomerge.setup.workers import worker_devices
 from evomerge.trust.consent import Consent
 
 T = TypeVar("T")
@@ -109,16 +110,7 @@ class WorkerOfRun:
         worker = make_worker(
             self._checked(), self.share, self.threads, most_threads=self.cores, run=self.folder
         )
-        return run_jobs(worker, self.config, self.share)
-
-    def check(self) -> None:
-        """Check that the parents and the files with code are those of the run.
-
-        Raises:
-            InputError: they are not.
-        """
-        checked = self._checked()
-        checked.consent.require(code_files(checked.config))
+        return one_by_one(worker)
 
     def choose_threads(self) -> int:
         """Return how many CPU threads a worker should score with."""
@@ -164,17 +156,10 @@ def _with_threads(worker: WorkerOfRun, logbook: Logbook, choose: Callable[[], in
 def _remote_executor(
     config: SearchConfig, run: Path, attempts: Attempts, workers: Sequence[RemoteWorker]
 ) -> Executor:
-    from evomerge.execute.tree import divide
-
-    def count_loss(job: Job) -> int:
-        return attempts.add(f"{job.candidate} {job.split}")
-
-    by_generation: Any = partial(divide, parts=len(workers))
     return RemoteExecutor(
         workers,
         config.executor.timeout,
-        by_generation if shares_prefixes(config) else each_alone,
-        count_loss,
+        lambda job: attempts.add(f"{job.candidate} {job.split}"),
         Activity(run / WORKERS),
     )
 
@@ -224,10 +209,6 @@ class WorkerOnMachine:
         """
         return self._on_machine(self._here().__call__)
 
-    def check(self) -> None:
-        """Check this machine without making a worker; raises as a call does."""
-        self._on_machine(self.worker.check)
-
     def choose_threads(self) -> int:
         """Return how many CPU threads a worker should score with."""
         return self._on_machine(self._here().choose_threads)
@@ -274,7 +255,7 @@ def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Atte
     needed, count = workers.needed, workers.count
     cluster.connect(config)
     from evomerge.evaluation.inference.vllm_start import installed_vllm
-    from evomerge.execute.ray import RayWorker, call, call_on
+    from evomerge.execute.ray import RayWorker, call
 
     cores = max(1, int(needed["CPU"]))
     worker = worker_of_run(checked, run, logbook, MemoryShare(0, 0), cores)
@@ -286,9 +267,6 @@ def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Atte
         versions |= {found[0]: found[1]}
     make = WorkerOnMachine(worker, needed, count, versions, tuple(map(os.path.abspath, paths)))
 
-    if config.executor.ray.address is not None:
-        cluster.warn_if_busy(count, needed)
-        call_on(cluster.suitable(needed), make.check)
     worker = _with_threads(worker, logbook, partial(call, make.choose_threads, needed))
     make = replace(make, worker=worker)
     return _remote_executor(config, run, attempts, [RayWorker(make, needed) for _ in range(count)])

@@ -103,6 +103,8 @@ def _accelerator(config: SearchConfig) -> str:
 
 def shares_prefixes(config: SearchConfig) -> bool:
     """Return whether the blocks that several paths of a generation begin with run only once."""
+    if config.executor.kind != "inline":
+        return False
     if config.executor.share_prefixes is not None:
         return config.executor.share_prefixes
     return (
