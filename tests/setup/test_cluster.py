@@ -37,20 +37,6 @@ def three_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "machines", lambda config: found)
 
 
-@pytest.mark.parametrize(
-    ("ray", "words"),
-    [
-        ({"address": "ray://head:10001"}, ["`executor.ray.address`", "'auto'", "HOST:PORT"]),
-        ({"resources": {"gpu": 1}}, ["`executor.ray.resources` names 'gpu'", "write 'GPU'"]),
-        ({"resources": {"GPU": 1.5}}, ["`executor.ray.resources` gives GPU 1.5", "whole numbers"]),
-    ],
-)
-def test_what_ray_cannot_do_is_refused(ray: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ConfigError) as error:
-        config(ray=ray)
-    assert all(word in str(error.value) for word in words)
-
-
 def test_a_missing_ray_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
