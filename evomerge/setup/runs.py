@@ -212,31 +212,26 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     Raises:
         RunFolderError: the run has reached a bound already, a new one or one that stays.
     """
-    history = History(run.events())
     if not given:
         return
-    hours, config = run.timings.hours(), _config_of(run)
-    done, ranking = len(history.candidates), ranking_of(config)
+    history, config = History(run.events()), _config_of(run)
+    candidates, ranking = history.candidates, ranking_of(config)
     budget = {**config.budget.model_dump(), **history.budget, **given}
-    most, longest, patience, target = (
-        budget[name] for name in ("candidates", "hours", "patience", "target")
-    )
-    incumbents = ranking.incumbents(history.candidates)
-    if most is not None and (done > most or (done == most and "candidates" not in given)):
-        raise RunFolderError(
-            f"{run.path} has {done} candidates, baselines among them, and its search ends after "
-            f"{most:g} (budget.candidates); give a larger --candidates."
-        )
-    if longest is not None and hours >= longest:
-        raise RunFolderError(
-            f"{run.path} has taken {hours:.2f} hours, over all sessions, and its search ends after "
-            f"{longest:g} (budget.hours); give a larger --hours."
-        )
-    if patience is not None and (count := unimproved(incumbents, history.candidates)) >= patience:
-        raise RunFolderError(
-            f"{run.path} has had no better candidate for {count} candidates, and its search "
-            f"ends after {patience:g} (budget.patience); give a larger --patience."
-        )
+    incumbents = ranking.incumbents(candidates)
+    unimproving, hours = unimproved(incumbents, candidates), run.timings.hours()
+    done = {
+        "candidates": (len(candidates), f"{len(candidates)} candidates, baselines among them"),
+        "hours": (hours, f"taken {hours:.2f} hours, over all sessions"),
+        "patience": (unimproving, f"had no better candidate for {unimproving} candidates"),
+    }
+    for name, (reached_now, text) in done.items():
+        again = name == "candidates" and name in given and reached_now == budget[name]
+        if budget[name] is not None and reached_now >= budget[name] and not again:
+            raise RunFolderError(
+                f"{run.path} has {text}, and its search ends after {budget[name]:g} "
+                f"(budget.{name}); give a larger --{name}."
+            )
+    target = budget["target"]
     if target is not None and (first := reached(incumbents, ranking, target)) is not None:
         raise RunFolderError(
             f"Candidate {first.number} of {run.path} has reached {target:g} (budget.target), where "
