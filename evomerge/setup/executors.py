@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
@@ -35,6 +35,9 @@ from evomerge.setup.tasks import code_files
 from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
 from evomerge.setup.workers import worker_devices
 from evomerge.trust.consent import Consent
+
+if TYPE_CHECKING:
+    from evomerge.execute.worker import Worker
 
 T = TypeVar("T")
 
@@ -107,18 +110,18 @@ class WorkerOfRun:
         Raises:
             InputError: a parent or a task has changed since the run was started.
         """
-        worker = make_worker(
-            self._checked(), self.share, self.threads, most_threads=self.cores, run=self.folder
-        )
-        return one_by_one(worker)
+        return one_by_one(self._made())
 
     def choose_threads(self) -> int:
         """Return how many CPU threads a worker should score with."""
-        return make_worker(self._checked(), self.share, most_threads=self.cores).threads
+        return self._made().threads
 
-    def _checked(self) -> CheckedSearch:
+    def _made(self) -> Worker:
         use_only(self.devices)
-        return restore(self.config, self.folder, **self.allowed)
+        checked = restore(self.config, self.folder, **self.allowed)
+        return make_worker(
+            checked, self.share, self.threads, most_threads=self.cores, run=self.folder
+        )
 
 
 def worker_of_run(
@@ -183,69 +186,53 @@ def make_processes(
     return _remote_executor(checked.config, run, attempts, workers)
 
 
-@dataclass(frozen=True)
-class WorkerOnMachine:
-    """Makes a worker on a machine of the cluster, after checking the machine.
+def on_machine(
+    make: Callable[[WorkerOfRun], T],
+    worker: WorkerOfRun,
+    needed: Mapping[str, float],
+    count: int,
+    versions: Mapping[str, str],
+    paths: Sequence[str] = (),
+) -> T:
+    """Check this machine of the cluster, and return what is made of its worker.
 
-    Attributes:
-        worker: makes the worker; its `share` is replaced by the share of this machine's memory.
-        needed, count: see `RayWorkers`.
+    Args:
+        worker: its `share` is replaced by the share of this machine's memory.
+        needed: what a worker takes of a machine, by name.
+        count: number of workers on all machines.
         versions: package -> version where the search runs.
         paths: folders of the environment variable PYTHONPATH where the search runs, in which an
             objective function may be.
+
+    Raises:
+        SearchError: this machine has other versions, or does not see the same parents or tasks.
     """
+    import ray
 
-    worker: WorkerOfRun
-    needed: Mapping[str, float]
-    count: int
-    versions: Mapping[str, str]
-    paths: tuple[str, ...]
-
-    def __call__(self) -> RunJobs:
-        """Return what runs the jobs.
-
-        Raises:
-            SearchError: this machine has other versions, or does not see the same parents or tasks.
-        """
-        return self._on_machine(self._here().__call__)
-
-    def choose_threads(self) -> int:
-        """Return how many CPU threads a worker should score with."""
-        return self._on_machine(self._here().choose_threads)
-
-    def _here(self) -> WorkerOfRun:
-        """Return the worker with its share of this machine's memory."""
-        import ray
-
-        own = ray.get_runtime_context().get_node_id()
-        resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
-        neighbours = min(self.count, max(1, cluster.fitting(resources, self.needed)))
-        return replace(self.worker, share=MemoryShare.of_machine(neighbours))
-
-    def _on_machine(self, make: Callable[[], T]) -> T:
-        import ray
-
-        sys.path.extend(path for path in self.paths if path not in sys.path)
-        place = f"On the machine {ray.util.get_node_ip_address()} of the cluster"
-        for name, wanted in self.versions.items():
-            if (found := package_version(name)) != wanted:
-                raise SearchError(
-                    f"{place} the version of {name} is {found}, but it is {wanted} where the "
-                    "search runs; install the same versions on all machines."
-                )
-        try:
-            return make()
-        except InputError as error:
+    sys.path.extend(path for path in paths if path not in sys.path)
+    place = f"On the machine {ray.util.get_node_ip_address()} of the cluster"
+    for name, wanted in versions.items():
+        if (found := package_version(name)) != wanted:
             raise SearchError(
-                f"{place}, while all machines must see the same parents and tasks: {error}"
-            ) from error
-        except EvomergeError:
-            raise
-        except Exception as error:
-            raise SearchError(
-                f"{place} a worker could not be made ({one_line(error)}); see to this machine, "
-                "then go on with `evomerge resume`."
-            ) from error
+                f"{place} the version of {name} is {found}, but it is {wanted} where the search "
+                "runs; install the same versions on all machines."
+            )
+    own = ray.get_runtime_context().get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
+    neighbours = min(count, max(1, cluster.fitting(resources, needed)))
+    try:
+        return make(replace(worker, share=MemoryShare.of_machine(neighbours)))
+    except InputError as error:
+        raise SearchError(
+            f"{place}, while all machines must see the same parents and tasks: {error}"
+        ) from error
+    except EvomergeError:
+        raise
+    except Exception as error:
+        raise SearchError(
+            f"{place} a worker could not be made ({one_line(error)}); see to this machine, then go "
+            "on with `evomerge resume`."
+        ) from error
 
 
 def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
@@ -265,10 +252,10 @@ def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Atte
     versions = {name: package_version(name) for name in SAME}
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
         versions |= {found[0]: found[1]}
-    make = WorkerOnMachine(worker, needed, count, versions, tuple(map(os.path.abspath, paths)))
-
-    worker = _with_threads(worker, logbook, partial(call, make.choose_threads, needed))
-    make = replace(make, worker=worker)
+    about = (needed, count, versions, tuple(map(os.path.abspath, paths)))
+    choose = partial(on_machine, WorkerOfRun.choose_threads, worker, *about)
+    worker = _with_threads(worker, logbook, partial(call, choose, needed))
+    make = partial(on_machine, WorkerOfRun.__call__, worker, *about)
     return _remote_executor(config, run, attempts, [RayWorker(make, needed) for _ in range(count)])
 
 

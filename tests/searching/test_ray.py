@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from evomerge.run.activity import read_activity
 from evomerge.run.folder import RunFolder
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.cluster import connect
-from evomerge.setup.executors import WorkerOfRun, WorkerOnMachine
+from evomerge.setup.executors import WorkerOfRun, on_machine
 from evomerge.setup.worker import MemoryShare
 from evomerge.testing import check_executor
 from evomerge.testing.executors import Pretend, job_of
@@ -152,7 +153,7 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     worker = WorkerOfRun(config, tmp_path / "run", MemoryShare(0, 0), 1, 1)
 
     def message(worker: WorkerOfRun, versions: dict[str, str]) -> str:
-        make = WorkerOnMachine(worker, {"CPU": 1}, 1, versions, ())
+        make = partial(on_machine, WorkerOfRun.choose_threads, worker, {"CPU": 1}, 1, versions)
         with pytest.raises(SearchError) as error:
             call(make, {"CPU": 1})
         return str(error.value)
