@@ -153,7 +153,6 @@ class MergeOpener:
             for name, item in self._frozen.merges.items()
         }
         self._opening: list[str] = []
-        self._plans: dict[str, Checkpoint] = {}  # merges of merges may name one many times
 
     def __call__(
         self,
@@ -199,8 +198,6 @@ class MergeOpener:
         known = self.found.get(name)
         if known is not None:
             _check_pin(name, known.pin, pin, known.recipe.parents)
-            if name in self._plans:
-                return self._plans[name]
             if self._models is not None and is_folder(self._models / known.folder):
                 return _checked(self._models / known.folder, name)
             opened = {
@@ -216,8 +213,7 @@ class MergeOpener:
         by_reference = {merge.names[item]: checkpoint for item, checkpoint in own.items()}
         self.found[name] = replace(merge, checkpoints=by_reference)
         if self._models is None or not self._build:
-            self._plans[name] = _planned(merge, own, name)
-            return self._plans[name]
+            return _planned(merge, own, name)
         return _built(merge, own, self._models / merge.folder, name)
 
     def _read(

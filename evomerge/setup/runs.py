@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -27,7 +26,7 @@ from evomerge.setup.check import check_search
 from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.freeze import freeze, is_permitted, keep_permission
 from evomerge.setup.merges import MergeOpener
-from evomerge.setup.parents import Opener, is_winner_of_stage, open_parents
+from evomerge.setup.parents import is_winner_of_stage, open_parents
 from evomerge.setup.parents_as_themselves import recipe_to_write, write_model
 from evomerge.setup.space import make_space
 from evomerge.setup.strategy import recipe_of
@@ -116,7 +115,6 @@ def with_merges_built(checked: CheckedSearch) -> Iterator[CheckedSearch]:
 def restore(
     config: SearchConfig,
     relative_to: Path,
-    opener: Opener | None = None,
     *,
     build: bool = True,
     **allowed: Unpack[Permissions],
@@ -128,7 +126,6 @@ def restore(
 
     Args:
         relative_to: the run folder.
-        opener: opens a parent that is no merge; None: `open_model`.
         build: whether parents that are merges are built in the run folder if they are not there.
         **allowed: what the user allows in any case.
 
@@ -138,7 +135,7 @@ def restore(
     frozen = config.frozen or Frozen()
     permitted = (frozen.allow_pickle or frozen.allow_code) and is_permitted(frozen)
     allow_pickle = allowed.get("allow_pickle", False) or (frozen.allow_pickle and permitted)
-    merges = MergeOpener(opener or open_model, frozen, relative_to / MODELS, build=build)
+    merges = MergeOpener(open_model, frozen, relative_to / MODELS, build=build)
     config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
     return CheckedSearch(
         config,
@@ -245,7 +242,6 @@ def open_model(
     *,
     allow_pickle: bool = False,
     digest: str | None = None,
-    above: tuple[Path, ...] = (),
 ) -> Checkpoint:
     """Open any parent. For `run:DIR`, the model is first written into that run's folder `models`.
 
@@ -253,7 +249,6 @@ def open_model(
         reference: `run:DIR`, or a reference that `open_parent` takes.
         digest: first digits of the digest of the recipe that `run:DIR` named when the search file
             was frozen. What that run finds later does not change it. None: the best recipe now.
-        above: the runs for which the parent is opened, each for the one before it.
 
     Raises:
         InputError: the model is missing or damaged, or the run has no scored candidate yet.
@@ -267,15 +262,7 @@ def open_model(
     written = None if digest is None else run.path / MODELS / digest
     if written is not None and is_folder(written):
         return Checkpoint.open(written, reference)
-    here = run.path.resolve()
-    if here in above:
-        circle = " -> ".join(map(str, [*above[above.index(here) :], here]))
-        raise RunFolderError(
-            f"Parent {reference!r} is a run that is made from itself ({circle}), since a run was "
-            "moved or copied to the place of another one; put each back where it was."
-        )
-    opener = partial(open_model, above=(*above, here))
-    checked = restore(_config_of(run), run.path, opener, allow_pickle=allow_pickle)
+    checked = reopen(run, allow_pickle=allow_pickle)
     recipe = _named_recipe(checked, History(run.events()), digest, reference)
     folder = run.path / MODELS / recipe.digest[:16]
     if not folder.exists():

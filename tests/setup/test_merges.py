@@ -18,11 +18,10 @@ from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.folder import RunFolder
-from evomerge.setup import merges
 from evomerge.setup.freeze import freeze
 from evomerge.setup.merges import MergedParent
 from evomerge.setup.preflight import summary
-from evomerge.setup.runs import begin, load_any, open_model, prepare, reopen
+from evomerge.setup.runs import begin, load_any, prepare, reopen
 
 pytestmark = pytest.mark.thorough
 
@@ -79,25 +78,6 @@ def test_before_a_run_a_merge_is_planned_and_no_weight_is_written(tmp_path):
         k: v.removesuffix("built when the search starts")
         for k, v in summary(problem)["merges"].items()
     } == merges
-
-
-def test_merges_of_merges_are_planned_once_each(tmp_path, monkeypatch):
-    """If each were planned wherever it is named, six of them would be planned 20 times."""
-    names = ["zoo:maths", "zoo:language"]
-    for number in range(6):
-        models = [{"model": name, "parameters": HALF} for name in names[-2:]]
-        write(tmp_path / f"r{number}.yaml", models=models)
-        names.append(f"merge:r{number}.yaml")
-    planned: list[str] = []
-    plan = merges._planned
-
-    def noted(merge, checkpoints, name):
-        planned.append(Path(name).stem)
-        return plan(merge, checkpoints, name)
-
-    monkeypatch.setattr(merges, "_planned", noted)
-    merges.MergeOpener(open_model)(names[-1], tmp_path)
-    assert planned == [f"r{number}" for number in range(6)]
 
 
 def test_the_run_has_the_model_of_evomerge_merge_bit_for_bit(begun, tmp_path):
