@@ -128,9 +128,8 @@ class MergeOpener:
     Args:
         opener: opens the other parents, and those of the merges.
         frozen: what the run has kept of its merges; None before there is a run.
-        models: folder that merges are built in; None if there is none.
-        build: whether a merge that is not in that folder is built. If not, it is only planned, so
-            that shapes and tokenizers can be checked, but there are no weights.
+        models: folder that merges are built in. None: they are only planned, so that shapes and
+            tokenizers can be checked, but there are no weights.
 
     Attributes:
         found: the merges that were opened, those inside of others too, by absolute reference.
@@ -138,15 +137,9 @@ class MergeOpener:
     """
 
     def __init__(
-        self,
-        opener: Opener,
-        frozen: Frozen | None = None,
-        models: Path | None = None,
-        *,
-        build: bool = True,
+        self, opener: Opener, frozen: Frozen | None = None, models: Path | None = None
     ) -> None:
         self._opener, self._frozen, self._models = opener, frozen or Frozen(), models
-        self._build = build
         self.named: dict[str, MergedParent] = {}
         self.found = {
             name: MergedParent(Recipe.from_dict(item.recipe), item.parents)
@@ -212,7 +205,7 @@ class MergeOpener:
             _check_pin(name, merge.pin, pin, merge.recipe.parents)
         by_reference = {merge.names[item]: checkpoint for item, checkpoint in own.items()}
         self.found[name] = replace(merge, checkpoints=by_reference)
-        if self._models is None or not self._build:
+        if self._models is None:
             return _planned(merge, own, name)
         return _built(merge, own, self._models / merge.folder, name)
 

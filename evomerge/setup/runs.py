@@ -52,7 +52,7 @@ def prepare(
         InputError: the first mistake.
     """
     if config.frozen is not None:
-        return restore(config, relative_to, build=False, **allowed)
+        return restore(config, relative_to, **allowed)
 
     def open_in_stage(
         reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
@@ -113,20 +113,16 @@ def with_merges_built(checked: CheckedSearch) -> Iterator[CheckedSearch]:
 
 
 def restore(
-    config: SearchConfig,
-    relative_to: Path,
-    *,
-    build: bool = True,
-    **allowed: Unpack[Permissions],
+    config: SearchConfig, relative_to: Path, **allowed: Unpack[Permissions]
 ) -> CheckedSearch:
     """Return the checked search of a run, from its search file. Tasks are not loaded yet.
 
+    Parents that are merges are built in the run folder if they are not there.
     That the file itself allows pickles or models' code counts only if the user has allowed them on
     this machine.
 
     Args:
         relative_to: the run folder.
-        build: whether parents that are merges are built in the run folder if they are not there.
         **allowed: what the user allows in any case.
 
     Raises:
@@ -135,7 +131,7 @@ def restore(
     frozen = config.frozen or Frozen()
     permitted = (frozen.allow_pickle or frozen.allow_code) and is_permitted(frozen)
     allow_pickle = allowed.get("allow_pickle", False) or (frozen.allow_pickle and permitted)
-    merges = MergeOpener(open_model, frozen, relative_to / MODELS, build=build)
+    merges = MergeOpener(open_model, frozen, relative_to / MODELS)
     config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
     return CheckedSearch(
         config,
