@@ -22,9 +22,6 @@ from evomerge.run.activity import Activity
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.scores import Failure, Outcome
 
-LONGEST_WAIT = 3600.0
-"""Seconds after which a wait begins anew; the system knows no wait of many years."""
-
 START = 60.0
 """Seconds without a ready worker after which a person is told."""
 
@@ -143,8 +140,7 @@ class RemoteExecutor:
     def _wait(self) -> Future[Any] | None:
         """Return a finished future; None if it is time to look at the deadlines."""
         soonest = min((deadline for _, _, deadline in self._running.values()), default=math.inf)
-        longest = LONGEST_WAIT if self._running else START
-        waits = (self._activity.write_if_due(), max(0.0, soonest - time.monotonic()), longest)
+        waits = (self._activity.write_if_due(), max(0.0, soonest - time.monotonic()), START)
         try:
             return self._finished.get(timeout=min(wait for wait in waits if wait is not None))
         except queue.Empty:

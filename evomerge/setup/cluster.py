@@ -72,12 +72,8 @@ def ray_workers(config: SearchConfig) -> RayWorkers:
     count = max(1, sum(fits)) if workers == "auto" else workers
     if sum(fits) < count:
         amounts = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
-        where = "this machine has"
-        if wanted.address is not None:
-            several = f"the {len(found)} machines of the cluster have"
-            where = several if len(found) > 1 else "the cluster has"
         raise ConfigError(
-            f"`executor.workers` is {workers}, and each takes {amounts}, but {where} room for "
+            f"`executor.workers` is {workers}, and each takes {amounts}, but there is room for "
             f"{sum(fits)}; lower `executor.workers` or `executor.ray.resources`."
         )
     return RayWorkers(needed, [min(count, fit) for fit in fits if fit], count)

@@ -20,7 +20,7 @@ from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import make_strategy
-from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
+from evomerge.setup.worker import make_worker, run_jobs
 from evomerge.setup.workers import shares_prefixes, workers_of
 from evomerge.strategy.members import MateSpace
 
@@ -201,14 +201,13 @@ def try_candidates(checked: CheckedSearch) -> CostProbe:
     config, began = checked.config, time.perf_counter()
     first, *recipes = _first_recipes(checked)
     neighbours = workers_of(config).on_a_machine
-    share, cores = MemoryShare.of_machine(neighbours), max(1, count_cores() // neighbours)
-    worker = make_worker(checked, share, most_threads=cores)
+    worker = make_worker(checked, neighbours, most_threads=max(1, count_cores() // neighbours))
     # The first merge computes what later ones keep, and compiles loops; the first documents of a
     # split make its prompts.
     worker.evaluator.try_out(worker.build(first))
     start = time.perf_counter() - began
     jobs = [Job(number, number, recipe) for number, recipe in enumerate(recipes)]
-    outcomes = [outcome for _, outcome in run_jobs(worker, config, share)(jobs)]
+    outcomes = [outcome for _, outcome in run_jobs(worker, config)(jobs)]
     scored = [outcome for outcome in outcomes if isinstance(outcome, Scores)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not scored:

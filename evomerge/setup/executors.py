@@ -32,7 +32,7 @@ from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.freeze import package_version
 from evomerge.setup.runs import restore
 from evomerge.setup.tasks import code_files
-from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
+from evomerge.setup.worker import make_worker, run_jobs
 from evomerge.setup.workers import worker_devices
 from evomerge.trust.consent import Consent
 
@@ -67,8 +67,9 @@ def make_inline(
     from evomerge.execute.inline import InlineExecutor
 
     put_back = keep_threads()
-    share = MemoryShare.of_machine(1)
-    worker = make_worker(checked, share, logbook.history.threads, logbook.note_preparation, run=run)
+    worker = make_worker(
+        checked, threads=logbook.history.threads, report=logbook.note_preparation, run=run
+    )
     logbook.note_threads(worker.threads)
     activity = Activity(run / WORKERS)
 
@@ -80,7 +81,7 @@ def make_inline(
         with attempts.trying(f"{job.candidate} {job.split}"):
             return worker(job, scoring_context)
 
-    return InlineExecutor(run_jobs(score, checked.config, share), put_back)
+    return InlineExecutor(run_jobs(score, checked.config), put_back)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class WorkerOfRun:
         folder: the run folder, from which relative paths start. It need not be there.
         cores: largest number of CPU threads.
         threads: CPU threads that score a model; None: choose.
+        neighbours: number of workers that share the memory of its machine.
         allowed: what the user allows where the search runs.
         devices: accelerators, all others are hidden from the process; none: as `evaluation.device`
             says.
@@ -98,9 +100,9 @@ class WorkerOfRun:
 
     config: SearchConfig
     folder: Path
-    share: MemoryShare
     cores: int
     threads: int | None
+    neighbours: int = 1
     allowed: Permissions = field(default_factory=Permissions)
     devices: tuple[str, ...] = ()
 
@@ -120,13 +122,11 @@ class WorkerOfRun:
         use_only(self.devices)
         checked = restore(self.config, self.folder, **self.allowed)
         return make_worker(
-            checked, self.share, self.threads, most_threads=self.cores, run=self.folder
+            checked, self.neighbours, self.threads, most_threads=self.cores, run=self.folder
         )
 
 
-def worker_of_run(
-    checked: CheckedSearch, run: Path, logbook: Logbook, share: MemoryShare, cores: int
-) -> WorkerOfRun:
+def worker_of_run(checked: CheckedSearch, run: Path, logbook: Logbook, cores: int) -> WorkerOfRun:
     """Return what makes a worker of a run.
 
     The number of CPU threads is the one in the journal, or in the search file. It is 1 if there is
@@ -146,7 +146,7 @@ def worker_of_run(
         allow_code=checked.allow_code,
         consent=Consent(digests=frozenset(file.digest for file in code)),
     )
-    return WorkerOfRun(config, run.absolute(), share, cores, threads, allowed)
+    return WorkerOfRun(config, run.absolute(), cores, threads, allowed=allowed)
 
 
 def _with_threads(worker: WorkerOfRun, logbook: Logbook, choose: Callable[[], int]) -> WorkerOfRun:
@@ -177,8 +177,8 @@ def make_processes(
     count = len(devices)
     kind = checked.checkpoints[checked.host].config.get("model_type")
     preload = (*PRELOADED, f"transformers.models.{kind}.modeling_{kind}")
-    share, cores = MemoryShare.of_machine(count), max(1, count_cores() // count)
-    worker = replace(worker_of_run(checked, run, logbook, share, cores), devices=devices[0])
+    worker = worker_of_run(checked, run, logbook, max(1, count_cores() // count))
+    worker = replace(worker, devices=devices[0], neighbours=count)
     worker = _with_threads(worker, logbook, partial(call, worker.choose_threads, preload))
     workers = [
         ProcessWorker(replace(worker, devices=group), preload, "+".join(group)) for group in devices
@@ -197,7 +197,7 @@ def on_machine(
     """Check this machine of the cluster, and return what is made of its worker.
 
     Args:
-        worker: its `share` is replaced by the share of this machine's memory.
+        worker: its `neighbours` are those on this machine.
         needed: what a worker takes of a machine, by name.
         count: number of workers on all machines.
         versions: package -> version where the search runs.
@@ -221,7 +221,7 @@ def on_machine(
     resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
     neighbours = min(count, max(1, cluster.fitting(resources, needed)))
     try:
-        return make(replace(worker, share=MemoryShare.of_machine(neighbours)))
+        return make(replace(worker, neighbours=neighbours))
     except InputError as error:
         raise SearchError(
             f"{place}, while all machines must see the same parents and tasks: {error}"
@@ -245,7 +245,7 @@ def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Atte
     from evomerge.execute.ray import RayWorker, call
 
     cores = max(1, int(needed["CPU"]))
-    worker = worker_of_run(checked, run, logbook, MemoryShare(0, 0), cores)
+    worker = worker_of_run(checked, run, logbook, cores)
     if not needed.get("GPU"):  # Ray does not hide accelerators that an actor did not ask for
         worker = replace(worker, config=worker.config.with_values("evaluation", device="cpu"))
     paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))

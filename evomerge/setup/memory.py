@@ -13,7 +13,7 @@ from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.report.words import size_text
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.worker import MemoryShare
+from evomerge.setup.worker import cache_memory
 from evomerge.setup.workers import workers_of
 
 _LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Linux
@@ -75,7 +75,7 @@ def memory_of(checked: CheckedSearch) -> dict[str, float]:
     """
     count = workers_of(checked.config).on_a_machine
     is_path = checked.config.space.kind == "dataflow"
-    kept = min(_prepared_bytes(checked), MemoryShare.of_machine(count).prepared)
+    kept = min(_prepared_bytes(checked), cache_memory(count))
     # The logits of one batch on a CPU: twice, in float32.
     vocabulary = checked.checkpoints[checked.host].config.get("vocab_size") or 0
     found: dict[str, float] = {

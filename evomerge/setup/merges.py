@@ -243,25 +243,16 @@ class MergeOpener:
         runs: Mapping[str, str] | None = None,
     ) -> Checkpoint:
         """Open a parent of a merge, and check that it is what a run or a recipe was made from."""
-        where, is_known = absolute_parent(reference, relative_to), name in self.found
+        where, runs = absolute_parent(reference, relative_to), runs or {}
         if pin is None:
-            runs, frozen = runs or {}, self._frozen
-            digits = runs.get(where) or frozen.models.get(where, "")
-            pin = Pin(frozen.parents.get(where, ""), digits, runs)
-        if reference.startswith(MERGE):
-            return self(where, relative_to, allow_pickle=allow_pickle, pin=pin)
-        digest = pin.recipe or None
+            digits = runs.get(where) or self._frozen.models.get(where, "")
+            pin = Pin(self._frozen.parents.get(where, ""), digits, runs)
         try:
-            found = self._opener(where, relative_to, allow_pickle=allow_pickle, digest=digest)
-            if not is_known:
-                _check_pin(reference, _pin_of(where, found), pin)
+            found = self(where, relative_to, allow_pickle=allow_pickle, pin=pin)
         except InputError as error:
+            if reference.startswith(MERGE):
+                raise
             raise CheckpointError(f"Parent {name!r} cannot be built: {error}") from error
-        if is_known and pin.sha256 not in ("", found.fingerprint):
-            raise CheckpointError(
-                f"Parent {name!r} cannot be built again, since {where!r} has changed since the run "
-                "was started; put its old weights back, or start a new run."
-            )
         return replace(found, reference=reference)
 
 

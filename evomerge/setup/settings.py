@@ -130,18 +130,12 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
 
 
 class _Use(NamedTuple):
-    """What the scores of a search depend on.
+    """What the scores of a search depend on."""
 
-    Attributes:
-        templates: prompts are made by chat templates.
-        texts: texts are generated, and if `sampled`, at random.
-        functions: functions of the user score models, which may use anything.
-    """
-
-    templates: bool
-    texts: bool
-    sampled: bool
-    functions: bool
+    templates: bool  # prompts are made by chat templates
+    texts: bool  # texts are generated
+    sampled: bool  # tokens of texts are drawn at random
+    functions: bool  # functions of the user score models, which may use anything
 
 
 def _use_of(checked: CheckedSearch) -> _Use:

@@ -153,11 +153,6 @@ def check_workers(config: SearchConfig) -> None:
                 f"`executor.ray.resources` gives each worker GPU {gpus:g}, but each vLLM engine "
                 "takes an accelerator of its own; set GPU to 1, or `evaluation.backend` to 'hf'."
             )
-        if size > 1 and 0 < gpus != size:
-            raise ConfigError(
-                f"`executor.ray.resources` gives each worker GPU {gpus:g}, but "
-                f"`evaluation.tensor_parallel` is {size}; give both the same number."
-            )
         return
     device = _accelerator(config)
     if device != "cpu" and (there := count_devices(device)) < size:

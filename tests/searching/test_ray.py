@@ -31,7 +31,6 @@ from evomerge.run.folder import RunFolder
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.cluster import connect
 from evomerge.setup.executors import WorkerOfRun, on_machine
-from evomerge.setup.worker import MemoryShare
 from evomerge.testing import check_executor
 from evomerge.testing.executors import Pretend, job_of
 
@@ -150,7 +149,7 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     connect_to(cluster)
     evomerge("search", write_search(tmp_path, budget={"candidates": 3}), "--run", tmp_path / "run")
     config = parse(RunFolder(tmp_path / "run").config(), "search.yaml")
-    worker = WorkerOfRun(config, tmp_path / "run", MemoryShare(0, 0), 1, 1)
+    worker = WorkerOfRun(config, tmp_path / "run", 1, 1)
 
     def message(worker: WorkerOfRun, versions: dict[str, str]) -> str:
         make = partial(on_machine, WorkerOfRun.choose_threads, worker, {"CPU": 1}, 1, versions)

@@ -58,7 +58,7 @@ def test_without_an_address_workers_fit_on_this_machine() -> None:
     assert describe_workers(config(workers=3, order="generation"), 6) == (
         "3 Ray actors on this machine, each with CPU 1"
     )
-    with pytest.raises(ConfigError, match="is 5, and each takes CPU 1, but this machine has room"):
+    with pytest.raises(ConfigError, match="is 5, and each takes CPU 1, but there is room for 4"):
         check_workers(config(workers=5))
 
 
@@ -73,7 +73,7 @@ def test_workers_are_placed_where_all_their_resources_are() -> None:
     assert fits(GPU=2, CPU=16) == [2]
     assert fits(big=1) == [1]
     few = config(workers=7, ray={"address": "head:6379", "resources": {"GPU": 1}})
-    with pytest.raises(ConfigError, match="the 3 machines of the cluster have room for 6"):
+    with pytest.raises(ConfigError, match="there is room for 6"):
         check_workers(few)
     shared = config({"backend": "vllm"}, workers="auto", ray={"resources": {"GPU": 0.5}})
     with pytest.raises(ConfigError, match=r"gives each worker GPU 0\.5, but each vLLM engine"):
