@@ -31,7 +31,7 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
 from evomerge.setup.search import run_search
-from evomerge.setup.worker import MemoryShare, make_worker
+from evomerge.setup.worker import make_worker
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer candidates")
     count = 20 if parser.parse_args().quick else 100
     problem = prepare(load(CONFIG, [f"budget.candidates={count}"]), CONFIG.parent)
-    worker = make_worker(problem, MemoryShare.of_machine(1))
+    worker = make_worker(problem)
     times = search(problem, worker, count)
     times["bare"] = bare(problem, worker)
     print(f"CPU ms per candidate on one thread, {count} candidates; {CONFIG.name}, 200 documents")

@@ -29,7 +29,7 @@ from evomerge.scores import fitness
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.runs import prepare
 from evomerge.setup.strategy import make_optimizer
-from evomerge.setup.worker import MemoryShare, make_worker
+from evomerge.setup.worker import make_worker
 
 HOST = {
     "kind": "dataflow",
@@ -140,7 +140,7 @@ def main() -> None:
     ratios: dict[str, float] = {}
     for name, (space, optimizer) in SPACES.items():
         problem = problem_of(space, optimizer, documents)
-        worker = make_worker(problem, MemoryShare.of_machine(1))
+        worker = make_worker(problem)
         recorded = record(problem, worker, generations)
         row = compare(problem, worker, recorded)
         print(

@@ -34,7 +34,7 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.racing import make_race
 from evomerge.setup.runs import prepare
 from evomerge.setup.strategy import make_strategy
-from evomerge.setup.worker import MemoryShare, make_worker
+from evomerge.setup.worker import make_worker
 
 SIZES = (5, 10, 25, 50, 100)
 FAILED = Failure("evaluate", "The candidate could not be scored.")
@@ -81,7 +81,7 @@ class Measured:
 
     def __init__(self, problem: CheckedSearch, candidates: int) -> None:
         self.problem, self.candidates = problem, candidates
-        self.worker = make_worker(problem, MemoryShare.of_machine(1), 1)
+        self.worker = make_worker(problem, 1, 1)
         self.full: list[Scores | None] = []
         self.raced: list[Scores | None] = []
         self.seconds = {"merge": 0.0, "full": 0.0, "race": 0.0}

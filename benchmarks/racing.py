@@ -56,7 +56,7 @@ from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.optimize import create
 from evomerge.scores import Objective, Scores, fitness
 from evomerge.setup.runs import prepare
-from evomerge.setup.worker import MemoryShare, make_worker
+from evomerge.setup.worker import make_worker
 from evomerge.space.protocol import Gene, Genome
 
 SEARCH, VALIDATION = 400, 400
@@ -310,7 +310,7 @@ def zoo_world(seed: int, candidates: int) -> World:
     budget: {{candidates: {candidates}}}
     """
     problem = prepare(parse(yaml.safe_load(text), "benchmark"), Path.cwd())
-    worker, space = make_worker(problem, MemoryShare.of_machine(1)), problem.space
+    worker, space = make_worker(problem), problem.space
     return World(
         worker.evaluator,
         problem.objectives[0],

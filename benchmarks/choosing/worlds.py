@@ -19,7 +19,7 @@ from evomerge.execute.worker import Worker
 from evomerge.recipe import Recipe
 from evomerge.scores import Objective, Split
 from evomerge.setup.runs import prepare, with_merges_built
-from evomerge.setup.worker import MemoryShare, make_worker
+from evomerge.setup.worker import make_worker
 from evomerge.space.protocol import Genome, Space
 
 HERE = Path(__file__).resolve().parents[1]
@@ -237,6 +237,6 @@ def make_world(name: str, seed: int) -> Iterator[World]:
     with with_merges_built(problem) as built:
         yield World(
             built.space,
-            make_worker(built, MemoryShare.of_machine(1)),
+            make_worker(built),
             built.objectives,
         )

@@ -23,7 +23,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.setup.runs import reopen
 from evomerge.setup.strategy import recipe_of
-from evomerge.setup.worker import MemoryShare, make_worker
+from evomerge.setup.worker import make_worker
 
 
 def main(run: Path, number: int, count: int) -> None:
@@ -34,7 +34,7 @@ def main(run: Path, number: int, count: int) -> None:
     torch.set_num_threads(1)
     folder = RunFolder(run)
     problem, history = reopen(folder), History(folder.events())
-    worker = make_worker(problem, MemoryShare.of_machine(count), 1)
+    worker = make_worker(problem, count, 1)
     scored = [item for item in history.told if item.generation]
     jobs = [Job(item.number, item.number, recipe_of(problem.space, item)) for item in scored]
     worker(jobs[0])

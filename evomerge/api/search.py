@@ -169,11 +169,10 @@ def start(
     `candidates` takes the place of `budget.candidates`, in each stage. `warn` is told of the
     checked searches before `run` runs each of them; `busy` shows what is done while its block runs.
     """
-    from evomerge.config.schema import override, parse, refuse_frozen
+    from evomerge.config.schema import override, parse
     from evomerge.setup import stages
     from evomerge.setup.runs import begin, prepare
 
-    refuse_frozen(data, source)
     if stages.is_staged(data):
         if candidates:
             data = stages.with_candidates(data, candidates)

@@ -62,13 +62,13 @@ def validate(
 ) -> None:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
     from evomerge.cli import terminal
-    from evomerge.config.schema import parse, read, refuse_frozen
+    from evomerge.config.schema import parse, read
     from evomerge.setup import stages
     from evomerge.setup.genes import HEADERS, gene_list, gene_rows
     from evomerge.setup.preflight import summary, warnings
     from evomerge.setup.runs import prepare
 
-    refuse_frozen(data := read(file, set_), file)
+    data = read(file, set_)
     allowed = permissions(allow_pickle, allow_code, trust_code)
     staged = stages.is_staged(data)
     if staged:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from evomerge.config.fields import Documents, Memory, Section
+from evomerge.config.fields import Documents, Section
 
 TaskSplit = Literal["training", "validation", "test"]
 
@@ -156,7 +156,7 @@ class EvaluationConfig(Section):
     device_map: Literal["auto", "balanced", "sequential"] | None = Field(
         None, description="spread the model over all accelerators; null: one device"
     )
-    max_memory: Memory | None = Field(
+    max_memory: dict[int, str] | None = Field(
         None, description="with device_map: accelerator -> memory for weights, e.g. {0: 20GB}"
     )
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(

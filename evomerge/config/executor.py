@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from evomerge.config.fields import Section
 
@@ -23,28 +23,6 @@ class RayConfig(Section):
         description="what a worker takes, such as {GPU: 1, CPU: 4}; fractions of a GPU are "
         "allowed; null: a GPU if there is one, and a CPU core",
     )
-
-    @field_validator("address")
-    @classmethod
-    def _of_the_cluster(cls, value: str | None) -> str | None:
-        if value is not None and "://" in value:
-            raise ValueError(
-                "must not be an address for Ray's client; start the search on a machine of the "
-                "cluster, for example its head, and use 'auto' or 'HOST:PORT'"
-            )
-        return value
-
-    @field_validator("resources")
-    @classmethod
-    def _known_to_ray(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        for name, amount in (value or {}).items():
-            if name not in ("CPU", "GPU") and name.upper() in ("CPU", "GPU"):
-                raise ValueError(f"names {name!r}, which Ray does not know; write {name.upper()!r}")
-            if amount > 1 and amount != int(amount):
-                raise ValueError(
-                    f"gives {name} {amount:g}; allowed are whole numbers, and fractions below 1"
-                )
-        return value
 
 
 class ExecutorConfig(Section):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -14,13 +14,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def _documents(value: Any) -> Any:
-    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return value
-    raise ValueError("must be a number of documents above 0, or `all`")
-
-
-Documents = Annotated[int | Literal["all"], BeforeValidator(_documents)]
+Documents = Annotated[int, Field(ge=1)] | Literal["all"]
 
 
 def _is_finite(value: Any) -> bool:
@@ -41,14 +35,3 @@ def _range(value: Any) -> Any:
 
 
 KnobRange = Annotated[float | tuple[float, float], BeforeValidator(_range)]
-
-
-def _memory(value: Any) -> Any:
-    if isinstance(value, dict) and all(
-        str(number).isdigit() and isinstance(size, str) for number, size in value.items()
-    ):
-        return value
-    raise ValueError("must map numbers of accelerators to sizes, such as {0: 20GB, 1: 40GB}")
-
-
-Memory = Annotated[dict[int, str], BeforeValidator(_memory)]

@@ -48,11 +48,10 @@ def sentence(error: ValidationError, data: Any, schema: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         *above, key = location
         allowed = _keys_at(schema, tuple(above))
-        former = {"together": "share_prefixes"}.get(str(key))
         place = f" in `{_dotted(tuple(above))}`" if above else ""
         return (
             f"unknown key `{key}`{place}; allowed are {', '.join(allowed)}."
-            f"{f' It is `{former}` now.' if former else did_you_mean(str(key), allowed)}"
+            f"{did_you_mean(str(key), allowed)}"
         )
     if first["type"] == "missing":
         return f"the key `{_dotted(location)}` is missing and has no default."

@@ -228,24 +228,6 @@ def parse(data: Any, source: str) -> SearchConfig:
         raise ConfigError(f"{source}: {sentence(error, data, SearchConfig)}") from None
 
 
-def refuse_frozen(data: Mapping[str, Any], path: Path) -> None:
-    """Refuse a search file that a run has written, where a new search is started.
-
-    Raises:
-        ConfigError: the file, or one of its stages, has the section `frozen`.
-    """
-    stages = data.get("stages")
-    places = {"": data}
-    for number, stage in enumerate(stages if isinstance(stages, list) else [], start=1):
-        places[f" in stage {number}"] = stage
-    for where, section in places.items():
-        if isinstance(section, Mapping) and "frozen" in section:
-            raise ConfigError(
-                f"{path} has `frozen`{where}, which only a run has; continue the run with "
-                "`evomerge resume`, or delete this section to start a new search."
-            )
-
-
 def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:
     """Read a search file, with `key.path=value` overrides.
 

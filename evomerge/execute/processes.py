@@ -24,8 +24,9 @@ from pebble import ProcessExpired, ProcessPool
 
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job, RunJobs
-from evomerge.execute.remote import Batch, LostWorkerError
-from evomerge.execute.worker_process import Outcomes, Reply, WorkerProcess, unpack
+from evomerge.execute.remote import LostWorkerError
+from evomerge.execute.worker_process import Reply, WorkerProcess, unpack
+from evomerge.scores import Outcome
 
 T = TypeVar("T")
 
@@ -58,21 +59,15 @@ class ProcessWorker:
             self._pool = _pool(self._preload)
             return _schedule(self._pool, _start, self._make, lambda none: none)
 
-    def run(self, jobs: Batch) -> Future[Outcomes]:
-        """Run jobs; see `RemoteWorker`."""
+    def run(self, job: Job) -> Future[Outcome]:
+        """Run a job; see `RemoteWorker`."""
         assert self._pool is not None
         try:
-            return _schedule(self._pool, _run, jobs, unpack)
+            return _schedule(self._pool, _run, job, unpack)
         except RuntimeError:  # the pool has noticed that its process ended
-            lost: Future[Outcomes] = Future()
+            lost: Future[Outcome] = Future()
             lost.set_exception(LostWorkerError("it ended between two jobs"))
             return lost
-
-    def confirm(self) -> Future[None]:
-        """Return a future that is done: this machine is there."""
-        there: Future[None] = Future()
-        there.set_result(None)
-        return there
 
     def close(self) -> None:
         """End the process."""
@@ -150,13 +145,7 @@ def _schedule(
         except BaseException as error:
             answer.set_exception(error)
 
-    def finish_at_last(done: Future[Any]) -> None:
-        if not (answer.done() or done.cancelled() or done.exception()):
-            answer.set_exception(LostWorkerError(_how(0)))
-
     pool.schedule(function, (argument,)).add_done_callback(finish)
-    # pebble takes no notice of a process that ends with status 0: the next one does the next task.
-    pool.schedule(_nothing).add_done_callback(finish_at_last)
     return answer
 
 
@@ -184,14 +173,10 @@ def _start(make: Callable[[], RunJobs]) -> None:
     _host = WorkerProcess(make)
 
 
-def _nothing() -> None:
-    """Do nothing; that this is done shows that the task before is done, or lost."""
-
-
-def _run(jobs: Sequence[Job]) -> Reply:
+def _run(job: Job) -> Reply:
     if _host is None:  # this process was started in place of another
         raise LostWorkerError("it ended between two jobs")
-    return _host.run(jobs)
+    return _host.run(job)
 
 
 def _end_with_parent() -> None:

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from evomerge.errors import DeviceError, SearchError, one_line
 from evomerge.execute.protocol import Job
@@ -22,16 +22,10 @@ from evomerge.run.activity import Activity
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.scores import Failure, Outcome
 
-LONGEST_WAIT = 3600.0
-"""Seconds after which a wait begins anew; the system knows no wait of many years."""
-
 START = 60.0
 """Seconds without a ready worker after which a person is told."""
 
 log = logging.getLogger(__name__)
-
-Batch: TypeAlias = tuple[Job, ...]
-"""Jobs that one worker runs together, such as a part of a generation of paths."""
 
 
 class LostWorkerError(Exception):
@@ -58,42 +52,28 @@ class RemoteWorker(Protocol):
         """Make the worker ready, in a new process; the old one is ended, if there is one."""
         ...
 
-    def run(self, jobs: Batch) -> Future[list[tuple[Job, Outcome]]]:
-        """Run jobs."""
-        ...
-
-    def confirm(self) -> Future[None]:
-        """Find out whether the machine of the worker is still there, in the middle of jobs too.
-
-        The future raises `LostMachineError` if it is not.
-        """
+    def run(self, job: Job) -> Future[Outcome]:
+        """Run a job."""
         ...
 
     def close(self) -> None:
-        """End the process, in the middle of jobs too."""
+        """End the process, in the middle of a job too."""
         ...
 
 
-def each_alone(jobs: Sequence[Job]) -> list[Batch]:
-    """Divide jobs into batches of one."""
-    return [(job,) for job in jobs]
-
-
 class RemoteExecutor:
-    """Runs each batch of jobs on the next free worker.
+    """Runs each job on the next free worker.
 
     A worker that is lost is started again. Its job is given to the next free worker; after
     `MAX_ATTEMPTS` losses in the middle of one job, the outcome of this job is a `Failure`. Losses
     of whole machines do not count. A job that takes too long is a `Failure` at once, because each
-    attempt would take as long, unless its machine is gone. If several jobs were run together, each
-    of them is first run again alone, since any of them may be the cause.
+    attempt would take as long.
 
     A worker that is lost `MAX_ATTEMPTS` times while it starts ends the search.
 
     Args:
         workers: the workers; the executor closes them.
         timeout: seconds that a job may take; None: no limit.
-        divide: divides the jobs of one `submit` into batches.
         count_loss: is told of each worker that was lost in the middle of a job. Returns how often
             that has happened in the middle of this job, earlier sessions of the run included.
         activity: is told what each worker does.
@@ -106,20 +86,18 @@ class RemoteExecutor:
         self,
         workers: Sequence[RemoteWorker],
         timeout: float | None = None,
-        divide: Callable[[Sequence[Job]], list[Batch]] = each_alone,
         count_loss: Callable[[Job], int] | None = None,
         activity: Activity | None = None,
     ) -> None:
-        self._workers, self._timeout, self._divide = tuple(workers), timeout, divide
+        self._workers, self._timeout = tuple(workers), math.inf if timeout is None else timeout
         self._count_loss = count_loss or self._count_in_memory
         self._lost: Counter[int] = Counter()  # by job, if nobody else counts
         self._activity = activity or Activity(None)
         self.width, self.losses = len(self._workers), 0
-        self._queue: deque[Batch] = deque()
+        self._queue: deque[Job] = deque()
         self._done: deque[tuple[Job, Outcome]] = deque()
         self._starting: dict[Future[Any], int] = {}
-        self._running: dict[Future[Any], tuple[int, Batch, float]] = {}  # until a deadline
-        self._late: dict[Future[Any], Future[Any]] = {}  # `confirm` -> `run`
+        self._running: dict[Future[Any], tuple[int, Job, float]] = {}  # until a deadline
         self._finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._free: list[int] = []
         self._failed_starts: Counter[int] = Counter()
@@ -129,7 +107,7 @@ class RemoteExecutor:
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Add jobs to the queue."""
-        self._queue.extend(self._divide(jobs))
+        self._queue.extend(jobs)
         self._hand_out()
 
     def next(self) -> tuple[Job, Outcome]:
@@ -142,14 +120,12 @@ class RemoteExecutor:
             self._hand_out()
             future = self._wait()
             if future is None:
-                self._confirm_late_jobs()
+                self._end_late_jobs()
                 self._warn_of_waiting()
             elif future in self._starting:
                 self._take_started(future)
             elif future in self._running:
-                self._take_outcomes(future)
-            elif future in self._late:
-                self._end_late_jobs(future)
+                self._take_outcome(future)
         self._hand_out()  # so that no worker waits until the outcome is recorded
         return self._done.popleft()
 
@@ -164,8 +140,7 @@ class RemoteExecutor:
     def _wait(self) -> Future[Any] | None:
         """Return a finished future; None if it is time to look at the deadlines."""
         soonest = min((deadline for _, _, deadline in self._running.values()), default=math.inf)
-        longest = LONGEST_WAIT if self._running else START
-        waits = (self._activity.write_if_due(), max(0.0, soonest - time.monotonic()), longest)
+        waits = (self._activity.write_if_due(), max(0.0, soonest - time.monotonic()), START)
         try:
             return self._finished.get(timeout=min(wait for wait in waits if wait is not None))
         except queue.Empty:
@@ -191,14 +166,13 @@ class RemoteExecutor:
         future.add_done_callback(self._finished.put)
 
     def _hand_out(self) -> None:
-        """Give a batch to each free worker, as long as there are batches."""
+        """Give a job to each free worker, as long as there are jobs."""
         while self._free and self._queue:
-            number, batch = self._free.pop(), self._queue.popleft()
-            worker, candidates = self._workers[number], [job.candidate for job in batch]
-            future = worker.run(batch)
-            limit = math.inf if self._timeout is None else self._timeout * len(batch)
-            self._running[future] = number, batch, time.monotonic() + limit
-            self._activity.note(number, "scoring", worker.place, candidates, batch[0].split)
+            number, job = self._free.pop(), self._queue.popleft()
+            worker = self._workers[number]
+            future = worker.run(job)
+            self._running[future] = number, job, time.monotonic() + self._timeout
+            self._activity.note(number, "scoring", worker.place, [job.candidate], job.split)
             future.add_done_callback(self._finished.put)
 
     def _take_started(self, future: Future[Any]) -> None:
@@ -218,50 +192,27 @@ class RemoteExecutor:
         self._failed_starts[number] = 0
         self._set_free(number)
 
-    def _take_outcomes(self, future: Future[Any]) -> None:
-        number, batch, _ = self._running.pop(future)
+    def _take_outcome(self, future: Future[Any]) -> None:
+        number, job, _ = self._running.pop(future)
         try:
-            self._done.extend(future.result())
+            self._done.append((job, future.result()))
         except (LostWorkerError, DeviceError) as error:
             self._replace(number)
-            if not self._runs_again(batch):
-                self._take_loss(batch[0], error)
+            self._take_loss(job, error)
         except SearchError as error:
             place = self._workers[number].place
             raise SearchError(f"On {place}: {error}" if place else str(error)) from error
         else:
             self._set_free(number)
 
-    def _confirm_late_jobs(self) -> None:
-        """Find out whether the machines are there whose jobs have taken too long."""
-        for future, (number, batch, deadline) in list(self._running.items()):
+    def _end_late_jobs(self) -> None:
+        """Replace the workers whose jobs have taken too long."""
+        for future, (number, job, deadline) in list(self._running.items()):
             if deadline <= time.monotonic() and not future.done():
-                self._running[future] = number, batch, math.inf
-                confirmed = self._workers[number].confirm()
-                self._late[confirmed] = future
-                confirmed.add_done_callback(self._finished.put)
-
-    def _end_late_jobs(self, confirmed: Future[Any]) -> None:
-        """Replace a worker whose jobs have taken too long, or whose machine is gone."""
-        future = self._late.pop(confirmed)
-        if future not in self._running or future.done():
-            return
-        number, batch, _ = self._running.pop(future)
-        self._replace(number)
-        error = confirmed.exception()
-        if self._runs_again(batch):
-            return
-        if isinstance(error, LostMachineError):
-            self._take_loss(batch[0], error)
-        else:
-            reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
-            self._done.append((batch[0], Failure("timeout", reason)))
-
-    def _runs_again(self, batch: Batch) -> bool:
-        """Run each of several jobs again alone, since any may be at fault; False for one job."""
-        if len(batch) > 1:
-            self._queue.extendleft(reversed(each_alone(batch)))
-        return len(batch) > 1
+                del self._running[future]
+                self._replace(number)
+                reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
+                self._done.append((job, Failure("timeout", reason)))
 
     def _count_in_memory(self, job: Job) -> int:
         self._lost[job.id] += 1
@@ -282,7 +233,7 @@ class RemoteExecutor:
         """Run a job again whose worker was lost, or give it up."""
         count = 0 if isinstance(error, LostMachineError) else self._count_loss(job)
         if count < MAX_ATTEMPTS:
-            self._queue.appendleft((job,))
+            self._queue.appendleft(job)
             return
         reason = f"{count} processes ended while this candidate was scored ({one_line(error)})."
         self._done.append((job, Failure("lost", reason)))

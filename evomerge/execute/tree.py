@@ -36,24 +36,6 @@ def as_tree(run: RunInContext, cache: PrefixCache) -> RunJobs:
     return run_tree
 
 
-def divide(jobs: Sequence[Job], parts: int) -> list[tuple[Job, ...]]:
-    """Divide jobs into parts for several workers; paths with equal first blocks stay together.
-
-    Each part has about the same number of blocks.
-
-    Args:
-        jobs: the jobs of a generation.
-        parts: largest number of parts.
-    """
-    keys = [block_keys(job.recipe) for job in jobs]
-    total, done = sum(map(len, keys)), 0
-    divided: list[list[Job]] = [[] for _ in range(parts)]
-    for step in steps(keys):
-        divided[min(parts - 1, done * parts // total)].append(jobs[step.number])
-        done += len(keys[step.number])
-    return [tuple(part) for part in divided if part]
-
-
 def block_keys(recipe: Recipe) -> BlockKeys:
     """Return a key for each block of a recipe's model, in order.
 

@@ -231,19 +231,9 @@ class Worker:
         """Make the resident model and the documents again, and build a recipe, if there is one."""
         oom_backoffs = self.evaluator.oom_backoffs
         self._drop()  # as two models may not fit
-        try:
-            self._prepare()
-            self.evaluator.halve_batches(oom_backoffs)
-            return None if recipe is None else self.build(recipe)
-        except (CheckpointError, ConfigError, SearchError, OSError):
-            raise
-        except Exception as error:
-            if is_device_failure(error):
-                raise
-            raise SearchError(  # not the candidate's fault, which was built before
-                f"The model could not be built again ({type(error).__name__}: {one_line(error)}); "
-                "go on with `evomerge resume`."
-            ) from error
+        self._prepare()
+        self.evaluator.halve_batches(oom_backoffs)
+        return None if recipe is None else self.build(recipe)
 
     def score(self, job: Job, model: Any) -> Scores:
         """Score a model on the documents of a job; a race may leave some of them out."""

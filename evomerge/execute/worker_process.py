@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from logging.handlers import QueueHandler
 from typing import TypeAlias
 
@@ -19,9 +19,8 @@ from evomerge.execute.allocator import keep_freed_memory
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.scores import Outcome
 
-Outcomes: TypeAlias = list[tuple[Job, Outcome]]
-Reply: TypeAlias = tuple[Outcomes, list[logging.LogRecord]]
-"""The outcomes of jobs, and what was logged meanwhile."""
+Reply: TypeAlias = tuple[Outcome, list[logging.LogRecord]]
+"""The outcome of a job, and what was logged meanwhile."""
 
 
 class WorkerProcess:
@@ -38,15 +37,15 @@ class WorkerProcess:
         root.setLevel(logging.INFO)
         self._run = make()
 
-    def run(self, jobs: Sequence[Job]) -> Reply:
-        """Run jobs."""
-        outcomes = list(self._run(jobs))
-        return outcomes, [self._records.get() for _ in range(self._records.qsize())]
+    def run(self, job: Job) -> Reply:
+        """Run a job."""
+        [(_, outcome)] = self._run([job])
+        return outcome, [self._records.get() for _ in range(self._records.qsize())]
 
 
-def unpack(reply: Reply) -> Outcomes:
-    """Log in the driver what the worker has logged. Returns the outcomes."""
-    outcomes, records = reply
+def unpack(reply: Reply) -> Outcome:
+    """Log in the driver what the worker has logged. Returns the outcome."""
+    outcome, records = reply
     for record in records:
         logging.getLogger(record.name).handle(record)
-    return outcomes
+    return outcome

@@ -23,7 +23,7 @@ from evomerge.setup.starts import find_starts
 from evomerge.setup.strategy import generation_of, resolve_optimizer
 from evomerge.setup.tasks import find_constraints, find_objectives, find_splits, load_tasks
 from evomerge.setup.worker import place, serves_paths
-from evomerge.setup.workers import check_order, check_workers, resolve_order
+from evomerge.setup.workers import check_workers, resolve_order
 from evomerge.strategy.kinds import strategy_kind
 from evomerge.trust.consent import Consent
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 """Keys of a config that often differ between parents and do not change the model that is built."""
-
-_CLOCK = "max_time"
-"""The only setting by which the time that `generate` has taken changes a text."""
 
 
 def check_search(
@@ -58,7 +55,6 @@ def check_search(
     allow_pickle = allowed.get("allow_pickle", False)
     allow_code = allowed.get("allow_code", False)
     check_installed(config)
-    check_order(config)
     merges = MergeOpener(opener)
     config, checkpoints, host = open_parents(
         config, relative_to, merges, allow_pickle=allow_pickle, is_stage=is_stage
@@ -162,11 +158,6 @@ def _check_generation(
     settings, setting = slow_setting(host, plan, evaluator)
     if setting is None:
         return
-    if getattr(settings, _CLOCK, None) is not None:
-        raise ConfigError(
-            f"objectives: {host.reference!r} sets {_CLOCK!r} in generation_config.json, so a text, "
-            "and with it the score, would depend on the speed of the machine; remove it there."
-        )
     if config.evaluation.backend == "vllm":
         raise ConfigError(
             f"evaluation.backend is 'vllm', which generates greedily or samples, but "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import math
 import os
 import signal
@@ -16,8 +15,6 @@ from evomerge.compat.ray import address_of, silence
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, SearchError, one_line
 from evomerge.evaluation.inference.device import count_cores, count_devices
-
-log = logging.getLogger(__name__)
 
 OBJECT_STORE = 100 << 20
 """Bytes of Ray's object store on this machine. Nothing large goes through it."""
@@ -75,12 +72,8 @@ def ray_workers(config: SearchConfig) -> RayWorkers:
     count = max(1, sum(fits)) if workers == "auto" else workers
     if sum(fits) < count:
         amounts = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
-        where = "this machine has"
-        if wanted.address is not None:
-            several = f"the {len(found)} machines of the cluster have"
-            where = several if len(found) > 1 else "the cluster has"
         raise ConfigError(
-            f"`executor.workers` is {workers}, and each takes {amounts}, but {where} room for "
+            f"`executor.workers` is {workers}, and each takes {amounts}, but there is room for "
             f"{sum(fits)}; lower `executor.workers` or `executor.ray.resources`."
         )
     return RayWorkers(needed, [min(count, fit) for fit in fits if fit], count)
@@ -161,29 +154,7 @@ def machines(config: SearchConfig) -> list[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def suitable(needed: Mapping[str, float]) -> list[str]:
-    """Return Ray's ids of the machines on which a worker with these resources fits."""
-    import ray
-
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return [node["NodeID"] for node in alive if fitting(node["Resources"], needed)]
-
-
 def fitting(machine: Mapping[str, float], needed: Mapping[str, float]) -> int:
     """Return how many workers with these resources fit on a machine."""
     shares = [machine.get(name, 0.0) / amount for name, amount in needed.items() if amount > 0]
     return min((math.floor(share + 1e-6) for share in shares), default=0)
-
-
-def warn_if_busy(count: int, needed: Mapping[str, float]) -> None:
-    """Warn if the cluster has too few free resources for all workers now."""
-    import ray
-
-    now = fitting(ray.available_resources(), needed)
-    if now < count:
-        log.warning(
-            "Other work on the cluster leaves resources for %d of %d workers now; the others start "
-            "when more are free.",
-            now,
-            count,
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
@@ -13,18 +13,14 @@ import psutil
 from evomerge.errors import SearchError
 from evomerge.evaluation.inference.device import count_cores
 from evomerge.execute.protocol import Job
-from evomerge.merging.methods import get_method
-from evomerge.merging.methods.matrices import merge_seconds
-from evomerge.merging.methods.method import Method
 from evomerge.recipe import Recipe
 from evomerge.report.words import duration, fine_duration, size_text
 from evomerge.scores import Failure, Scores, Split
 from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.memory import prepared_bytes, sources_of
 from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import make_strategy
-from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
+from evomerge.setup.worker import make_worker, run_jobs
 from evomerge.setup.workers import shares_prefixes, workers_of
 from evomerge.strategy.members import MateSpace
 
@@ -50,84 +46,72 @@ class CostProbe:
     peak: Mapping[str, int]
     shared: int
 
-    @property
-    def build(self) -> float:
-        """Seconds that a merge takes, the mean of the candidates."""
-        return sum(self.builds) / len(self.builds)
-
-    @property
-    def evaluate(self) -> float:
-        """Seconds that scoring takes, the mean of the candidates."""
-        return sum(self.evaluations) / len(self.builds)
-
 
 @dataclass(frozen=True)
 class Estimate:
     """What a search costs, by what a few candidates have cost.
 
     Attributes:
+        tried: number of candidates that were tried; `build_seconds` and `evaluate_seconds` are what
+            one of them took on average.
         candidates: number that the budget allows, baselines included; None if it only has a target.
-        search: seconds until all of them are scored on the search documents.
-        finals: seconds of the scores on validation and test documents.
-        memory: bytes that the workers of one machine need together.
+        search_seconds: until all of them are scored on the search documents.
+        final_seconds: for the scores on validation and test documents.
+        peak_bytes, shared_bytes: see `CostProbe`.
+        machine_bytes: what the workers of one machine need together.
         assumes: what is assumed, one sentence each.
     """
 
-    probe: CostProbe
+    tried: int
+    start_seconds: float
+    build_seconds: float
+    evaluate_seconds: float
     workers: int
     candidates: int | None
-    search: float | None
-    finals: float
-    memory: int
+    search_seconds: float | None
+    final_seconds: float
+    peak_bytes: Mapping[str, int]
+    shared_bytes: int
+    machine_bytes: int
     assumes: tuple[str, ...]
+
+    @property
+    def candidate_seconds(self) -> float:
+        """Seconds that a candidate takes."""
+        return self.build_seconds + self.evaluate_seconds
 
     @property
     def seconds(self) -> float | None:
         """Seconds of the whole search; None if the budget only has a target."""
-        return None if self.search is None else self.probe.start + self.search + self.finals
+        if self.search_seconds is None:
+            return None
+        return self.start_seconds + self.search_seconds + self.final_seconds
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as plain JSON values: seconds, hours and bytes."""
-        probe = self.probe
-        return {
-            "tried": len(probe.builds),
-            "start_seconds": probe.start,
-            "build_seconds": probe.build,
-            "evaluate_seconds": probe.evaluate,
-            "candidate_seconds": probe.build + probe.evaluate,
-            "workers": self.workers,
-            "candidates": self.candidates,
-            "search_seconds": self.search,
-            "final_seconds": self.finals,
-            "hours": None if self.seconds is None else self.seconds / 3600,
-            "peak_bytes": dict(probe.peak),
-            "shared_bytes": probe.shared,
-            "machine_bytes": self.memory,
-            "assumes": list(self.assumes),
-        }
+        hours = None if self.seconds is None else self.seconds / 3600
+        return {**asdict(self), "candidate_seconds": self.candidate_seconds, "hours": hours}
 
     def in_words(self) -> dict[str, str]:
         """Return the estimate for people: name -> text."""
-        probe, tried = self.probe, len(self.probe.builds)
-        found = {
-            "one candidate": f"{fine_duration(probe.build + probe.evaluate)}"
-            f"{'' if tried == 1 else f', the mean of {tried}'} "
-            f"({fine_duration(probe.build)} to merge, {fine_duration(probe.evaluate)} to score)"
-        }
-        if self.search is not None and self.seconds is not None:
+        build, evaluate = fine_duration(self.build_seconds), fine_duration(self.evaluate_seconds)
+        mean = "" if self.tried == 1 else f", the mean of {self.tried}"
+        each = f"{fine_duration(self.candidate_seconds)}{mean}"
+        found = {"one candidate": f"{each} ({build} to merge, {evaluate} to score)"}
+        if self.search_seconds is not None and self.seconds is not None:
             found["whole search"] = (
-                f"about {duration(self.seconds)}: {fine_duration(probe.start)} to start, "
-                f"{duration(self.search)} for {self.candidates} candidates, "
-                f"{fine_duration(self.finals)} for the final scores"
+                f"about {duration(self.seconds)}: {fine_duration(self.start_seconds)} to start, "
+                f"{duration(self.search_seconds)} for {self.candidates} candidates, "
+                f"{fine_duration(self.final_seconds)} for the final scores"
             )
-        peak = size_text(probe.peak["process"])
-        if probe.shared:
-            peak += f", of which {size_text(probe.shared)} are files that workers share"
-        if "accelerator" in probe.peak:
-            peak += f"; {size_text(probe.peak['accelerator'])} on the accelerator"
+        peak = size_text(self.peak_bytes["process"])
+        if self.shared_bytes:
+            peak += f", of which {size_text(self.shared_bytes)} are files that workers share"
+        if "accelerator" in self.peak_bytes:
+            peak += f"; {size_text(self.peak_bytes['accelerator'])} on the accelerator"
         found["memory of a worker"] = peak
-        if self.memory > probe.peak["process"]:
-            found["memory of a machine"] = f"about {size_text(self.memory)}"
+        if self.machine_bytes > self.peak_bytes["process"]:
+            found["memory of a machine"] = f"about {size_text(self.machine_bytes)}"
         return {**found, "assumed": "; ".join(self.assumes)}
 
 
@@ -135,7 +119,9 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     """Return what a search costs if its candidates cost what the tried ones did, on average."""
     config, workers = checked.config, workers_of(checked.config)
     baselines, budget = len(checked.space.baselines()) + len(config.baselines), config.budget
-    each, candidates = probe.build + probe.evaluate, budget.candidates
+    tried = len(probe.builds)
+    build, evaluate = sum(probe.builds) / tried, sum(probe.evaluations) / tried
+    each, candidates = build + evaluate, budget.candidates
     if budget.hours is not None:
         in_time = int(max(0.0, 3600 * budget.hours - probe.start) / each) * workers.count
         candidates = in_time if candidates is None else min(candidates, in_time)
@@ -148,14 +134,20 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     for split, models in scored.items():
         count = models + baselines if candidates is None else min(models + baselines, candidates)
         share = documents[split] / documents["search"]
-        finals += math.ceil(count / workers.count) * (probe.build + probe.evaluate * share)
+        finals += math.ceil(count / workers.count) * (build + evaluate * share)
+    peak = probe.peak["process"]
     return Estimate(
-        probe,
+        tried,
+        probe.start,
+        build,
+        evaluate,
         workers.count,
         candidates,
         None if candidates is None else _rounds(checked, candidates, workers.count) * each,
         finals,
-        probe.shared + workers.on_a_machine * max(0, probe.peak["process"] - probe.shared),
+        probe.peak,
+        probe.shared,
+        probe.shared + workers.on_a_machine * max(0, peak - probe.shared),
         tuple(_assumptions(checked, probe, workers.count)),
     )
 
@@ -179,14 +171,11 @@ def _rounds(checked: CheckedSearch, candidates: int, workers: int) -> int:
 def _assumptions(checked: CheckedSearch, probe: CostProbe, workers: int) -> Iterator[str]:
     """Yield what the estimate assumes, and what it leaves out."""
     config = checked.config
-    spread = [a + b for a, b in zip(probe.builds, probe.evaluations, strict=True)]
-    if len(spread) == 1:
+    tried = len(probe.builds)
+    if tried == 1:
         yield "every candidate takes as long as the one that was tried"
     else:
-        yield (
-            f"candidates take as long on average as the {len(spread)} that were tried, which took "
-            f"{fine_duration(min(spread))} to {fine_duration(max(spread))}"
-        )
+        yield f"candidates take as long on average as the {tried} that were tried"
     yield "a document of any split takes the same time"
     if shares_prefixes(config):
         yield "a generation shares more work than so few paths, so it may take less"
@@ -212,14 +201,13 @@ def try_candidates(checked: CheckedSearch) -> CostProbe:
     config, began = checked.config, time.perf_counter()
     first, *recipes = _first_recipes(checked)
     neighbours = workers_of(config).on_a_machine
-    share, cores = MemoryShare.of_machine(neighbours), max(1, count_cores() // neighbours)
-    worker = make_worker(checked, share, most_threads=cores)
+    worker = make_worker(checked, neighbours, most_threads=max(1, count_cores() // neighbours))
     # The first merge computes what later ones keep, and compiles loops; the first documents of a
     # split make its prompts.
     worker.evaluator.try_out(worker.build(first))
     start = time.perf_counter() - began
     jobs = [Job(number, number, recipe) for number, recipe in enumerate(recipes)]
-    outcomes = [outcome for _, outcome in run_jobs(worker, config, share)(jobs)]
+    outcomes = [outcome for _, outcome in run_jobs(worker, config)(jobs)]
     scored = [outcome for outcome in outcomes if isinstance(outcome, Scores)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not scored:
@@ -243,45 +231,3 @@ def _first_recipes(checked: CheckedSearch) -> list[Recipe]:
             strategy.add_baseline(first - 1, label)
     count = 1 + (DIFFERING if differ else 1)
     return [strategy.ask(first + number).recipe for number in range(count)]
-
-
-def costly_warning(checked: CheckedSearch) -> str | None:
-    """Return a warning if candidates compute the merge of whole matrices anew, else None.
-
-    With the same sources, and as long as it stays in memory, such a merge is computed only once.
-    """
-    space, host = checked.config.space, checked.checkpoints[checked.host]
-    if space.kind == "dataflow":
-        return None
-    for method in map(get_method, space.methods):
-        reason = _why_again(checked, method) if method.svds is not None else None
-        if reason is not None:
-            shapes = [
-                host.tensors[stack.name(layer, suffix)].shape
-                for stack in host.language.values()
-                for layer, block in enumerate(stack.blocks)
-                for suffix in block
-            ]
-            sources = space.most_parents or sources_of(checked, method.name)
-            return (
-                f"space.method is {method.name!r}, whose merge takes about "
-                f"{fine_duration(merge_seconds(method, shapes, sources))} of CPU time, for nearly "
-                f"every candidate anew, since {reason} (docs/methods.md); make the merge a parent, "
-                "`merge:FILE.yaml`, which is built once, and search its weight by another method."
-            )
-    return None
-
-
-def _why_again(checked: CheckedSearch, method: Method) -> str | None:
-    """Return why candidates differ in what this method computes, or None if they do not."""
-    config = checked.config
-    if config.space.most_parents is not None:
-        return "candidates of a pool merge different parents"
-    if config.space.kind == "joint":
-        return "the layers of a path change places"
-    shared = {knob.name for knob in method.knobs if knob.per == "merge"} - {"lambda"}
-    for name, value in config.space.knobs.items():
-        if name in shared and not isinstance(value, float):
-            return f"`space.knobs.{name}` is searched"
-    room = MemoryShare.of_machine(workers_of(config).on_a_machine).prepared
-    return None if prepared_bytes(checked) <= room else "memory is too small to keep it"

@@ -14,13 +14,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.evaluation.inference.device import count_cores, use_only
+from evomerge.execute.inline import one_by_one
 from evomerge.execute.protocol import Executor, Job, RunJobs
-from evomerge.execute.remote import RemoteExecutor, RemoteWorker, each_alone
+from evomerge.execute.remote import RemoteExecutor, RemoteWorker
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, RunFolder
@@ -31,9 +32,12 @@ from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.freeze import package_version
 from evomerge.setup.runs import restore
 from evomerge.setup.tasks import code_files
-from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
-from evomerge.setup.workers import shares_prefixes, worker_devices
+from evomerge.setup.worker import make_worker, run_jobs
+from evomerge.setup.workers import worker_devices
 from evomerge.trust.consent import Consent
+
+if TYPE_CHECKING:
+    from evomerge.execute.worker import Worker
 
 T = TypeVar("T")
 
@@ -63,8 +67,9 @@ def make_inline(
     from evomerge.execute.inline import InlineExecutor
 
     put_back = keep_threads()
-    share = MemoryShare.of_machine(1)
-    worker = make_worker(checked, share, logbook.history.threads, logbook.note_preparation, run=run)
+    worker = make_worker(
+        checked, threads=logbook.history.threads, report=logbook.note_preparation, run=run
+    )
     logbook.note_threads(worker.threads)
     activity = Activity(run / WORKERS)
 
@@ -76,7 +81,7 @@ def make_inline(
         with attempts.trying(f"{job.candidate} {job.split}"):
             return worker(job, scoring_context)
 
-    return InlineExecutor(run_jobs(score, checked.config, share), put_back)
+    return InlineExecutor(run_jobs(score, checked.config), put_back)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class WorkerOfRun:
         folder: the run folder, from which relative paths start. It need not be there.
         cores: largest number of CPU threads.
         threads: CPU threads that score a model; None: choose.
+        neighbours: number of workers that share the memory of its machine.
         allowed: what the user allows where the search runs.
         devices: accelerators, all others are hidden from the process; none: as `evaluation.device`
             says.
@@ -94,9 +100,9 @@ class WorkerOfRun:
 
     config: SearchConfig
     folder: Path
-    share: MemoryShare
     cores: int
     threads: int | None
+    neighbours: int = 1
     allowed: Permissions = field(default_factory=Permissions)
     devices: tuple[str, ...] = ()
 
@@ -106,32 +112,21 @@ class WorkerOfRun:
         Raises:
             InputError: a parent or a task has changed since the run was started.
         """
-        worker = make_worker(
-            self._checked(), self.share, self.threads, most_threads=self.cores, run=self.folder
-        )
-        return run_jobs(worker, self.config, self.share)
-
-    def check(self) -> None:
-        """Check that the parents and the files with code are those of the run.
-
-        Raises:
-            InputError: they are not.
-        """
-        checked = self._checked()
-        checked.consent.require(code_files(checked.config))
+        return one_by_one(self._made())
 
     def choose_threads(self) -> int:
         """Return how many CPU threads a worker should score with."""
-        return make_worker(self._checked(), self.share, most_threads=self.cores).threads
+        return self._made().threads
 
-    def _checked(self) -> CheckedSearch:
+    def _made(self) -> Worker:
         use_only(self.devices)
-        return restore(self.config, self.folder, **self.allowed)
+        checked = restore(self.config, self.folder, **self.allowed)
+        return make_worker(
+            checked, self.neighbours, self.threads, most_threads=self.cores, run=self.folder
+        )
 
 
-def worker_of_run(
-    checked: CheckedSearch, run: Path, logbook: Logbook, share: MemoryShare, cores: int
-) -> WorkerOfRun:
+def worker_of_run(checked: CheckedSearch, run: Path, logbook: Logbook, cores: int) -> WorkerOfRun:
     """Return what makes a worker of a run.
 
     The number of CPU threads is the one in the journal, or in the search file. It is 1 if there is
@@ -151,7 +146,7 @@ def worker_of_run(
         allow_code=checked.allow_code,
         consent=Consent(digests=frozenset(file.digest for file in code)),
     )
-    return WorkerOfRun(config, run.absolute(), share, cores, threads, allowed)
+    return WorkerOfRun(config, run.absolute(), cores, threads, allowed=allowed)
 
 
 def _with_threads(worker: WorkerOfRun, logbook: Logbook, choose: Callable[[], int]) -> WorkerOfRun:
@@ -164,17 +159,10 @@ def _with_threads(worker: WorkerOfRun, logbook: Logbook, choose: Callable[[], in
 def _remote_executor(
     config: SearchConfig, run: Path, attempts: Attempts, workers: Sequence[RemoteWorker]
 ) -> Executor:
-    from evomerge.execute.tree import divide
-
-    def count_loss(job: Job) -> int:
-        return attempts.add(f"{job.candidate} {job.split}")
-
-    by_generation: Any = partial(divide, parts=len(workers))
     return RemoteExecutor(
         workers,
         config.executor.timeout,
-        by_generation if shares_prefixes(config) else each_alone,
-        count_loss,
+        lambda job: attempts.add(f"{job.candidate} {job.split}"),
         Activity(run / WORKERS),
     )
 
@@ -189,8 +177,8 @@ def make_processes(
     count = len(devices)
     kind = checked.checkpoints[checked.host].config.get("model_type")
     preload = (*PRELOADED, f"transformers.models.{kind}.modeling_{kind}")
-    share, cores = MemoryShare.of_machine(count), max(1, count_cores() // count)
-    worker = replace(worker_of_run(checked, run, logbook, share, cores), devices=devices[0])
+    worker = worker_of_run(checked, run, logbook, max(1, count_cores() // count))
+    worker = replace(worker, devices=devices[0], neighbours=count)
     worker = _with_threads(worker, logbook, partial(call, worker.choose_threads, preload))
     workers = [
         ProcessWorker(replace(worker, devices=group), preload, "+".join(group)) for group in devices
@@ -198,73 +186,53 @@ def make_processes(
     return _remote_executor(checked.config, run, attempts, workers)
 
 
-@dataclass(frozen=True)
-class WorkerOnMachine:
-    """Makes a worker on a machine of the cluster, after checking the machine.
+def on_machine(
+    make: Callable[[WorkerOfRun], T],
+    worker: WorkerOfRun,
+    needed: Mapping[str, float],
+    count: int,
+    versions: Mapping[str, str],
+    paths: Sequence[str] = (),
+) -> T:
+    """Check this machine of the cluster, and return what is made of its worker.
 
-    Attributes:
-        worker: makes the worker; its `share` is replaced by the share of this machine's memory.
-        needed, count: see `RayWorkers`.
+    Args:
+        worker: its `neighbours` are those on this machine.
+        needed: what a worker takes of a machine, by name.
+        count: number of workers on all machines.
         versions: package -> version where the search runs.
         paths: folders of the environment variable PYTHONPATH where the search runs, in which an
             objective function may be.
+
+    Raises:
+        SearchError: this machine has other versions, or does not see the same parents or tasks.
     """
+    import ray
 
-    worker: WorkerOfRun
-    needed: Mapping[str, float]
-    count: int
-    versions: Mapping[str, str]
-    paths: tuple[str, ...]
-
-    def __call__(self) -> RunJobs:
-        """Return what runs the jobs.
-
-        Raises:
-            SearchError: this machine has other versions, or does not see the same parents or tasks.
-        """
-        return self._on_machine(self._here().__call__)
-
-    def check(self) -> None:
-        """Check this machine without making a worker; raises as a call does."""
-        self._on_machine(self.worker.check)
-
-    def choose_threads(self) -> int:
-        """Return how many CPU threads a worker should score with."""
-        return self._on_machine(self._here().choose_threads)
-
-    def _here(self) -> WorkerOfRun:
-        """Return the worker with its share of this machine's memory."""
-        import ray
-
-        own = ray.get_runtime_context().get_node_id()
-        resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
-        neighbours = min(self.count, max(1, cluster.fitting(resources, self.needed)))
-        return replace(self.worker, share=MemoryShare.of_machine(neighbours))
-
-    def _on_machine(self, make: Callable[[], T]) -> T:
-        import ray
-
-        sys.path.extend(path for path in self.paths if path not in sys.path)
-        place = f"On the machine {ray.util.get_node_ip_address()} of the cluster"
-        for name, wanted in self.versions.items():
-            if (found := package_version(name)) != wanted:
-                raise SearchError(
-                    f"{place} the version of {name} is {found}, but it is {wanted} where the "
-                    "search runs; install the same versions on all machines."
-                )
-        try:
-            return make()
-        except InputError as error:
+    sys.path.extend(path for path in paths if path not in sys.path)
+    place = f"On the machine {ray.util.get_node_ip_address()} of the cluster"
+    for name, wanted in versions.items():
+        if (found := package_version(name)) != wanted:
             raise SearchError(
-                f"{place}, while all machines must see the same parents and tasks: {error}"
-            ) from error
-        except EvomergeError:
-            raise
-        except Exception as error:
-            raise SearchError(
-                f"{place} a worker could not be made ({one_line(error)}); see to this machine, "
-                "then go on with `evomerge resume`."
-            ) from error
+                f"{place} the version of {name} is {found}, but it is {wanted} where the search "
+                "runs; install the same versions on all machines."
+            )
+    own = ray.get_runtime_context().get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
+    neighbours = min(count, max(1, cluster.fitting(resources, needed)))
+    try:
+        return make(replace(worker, neighbours=neighbours))
+    except InputError as error:
+        raise SearchError(
+            f"{place}, while all machines must see the same parents and tasks: {error}"
+        ) from error
+    except EvomergeError:
+        raise
+    except Exception as error:
+        raise SearchError(
+            f"{place} a worker could not be made ({one_line(error)}); see to this machine, then go "
+            "on with `evomerge resume`."
+        ) from error
 
 
 def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
@@ -274,23 +242,20 @@ def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Atte
     needed, count = workers.needed, workers.count
     cluster.connect(config)
     from evomerge.evaluation.inference.vllm_start import installed_vllm
-    from evomerge.execute.ray import RayWorker, call, call_on
+    from evomerge.execute.ray import RayWorker, call
 
     cores = max(1, int(needed["CPU"]))
-    worker = worker_of_run(checked, run, logbook, MemoryShare(0, 0), cores)
+    worker = worker_of_run(checked, run, logbook, cores)
     if not needed.get("GPU"):  # Ray does not hide accelerators that an actor did not ask for
         worker = replace(worker, config=worker.config.with_values("evaluation", device="cpu"))
     paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     versions = {name: package_version(name) for name in SAME}
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
         versions |= {found[0]: found[1]}
-    make = WorkerOnMachine(worker, needed, count, versions, tuple(map(os.path.abspath, paths)))
-
-    if config.executor.ray.address is not None:
-        cluster.warn_if_busy(count, needed)
-        call_on(cluster.suitable(needed), make.check)
-    worker = _with_threads(worker, logbook, partial(call, make.choose_threads, needed))
-    make = replace(make, worker=worker)
+    about = (needed, count, versions, tuple(map(os.path.abspath, paths)))
+    choose = partial(on_machine, WorkerOfRun.choose_threads, worker, *about)
+    worker = _with_threads(worker, logbook, partial(call, choose, needed))
+    make = partial(on_machine, WorkerOfRun.__call__, worker, *about)
     return _remote_executor(config, run, attempts, [RayWorker(make, needed) for _ in range(count)])
 
 

@@ -6,7 +6,6 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.device import (
     choose_device,
-    count_devices,
     device_memory,
     is_built_for_gpu,
 )
@@ -14,7 +13,7 @@ from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.report.words import size_text
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.worker import MemoryShare
+from evomerge.setup.worker import cache_memory
 from evomerge.setup.workers import workers_of
 
 _LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Linux
@@ -42,7 +41,8 @@ def check_fit(config: SearchConfig, host: Checkpoint) -> None:
         ConfigError: it does not fit.
     """
     evaluation = config.evaluation
-    if evaluation.device_map is not None or _is_elsewhere(config):
+    is_elsewhere = config.executor.kind == "ray" and config.executor.ray.address is not None
+    if evaluation.device_map is not None or is_elsewhere:
         return
     total = device_memory(choose_device(evaluation.device))
     if total is None:
@@ -65,35 +65,6 @@ def check_fit(config: SearchConfig, host: Checkpoint) -> None:
         )
 
 
-def _is_elsewhere(config: SearchConfig) -> bool:
-    return config.executor.kind == "ray" and config.executor.ray.address is not None
-
-
-def needs(checked: CheckedSearch) -> str:
-    """Return what a search needs of each machine, and what this machine has, in words."""
-    config = checked.config
-    sizes, parents_count = _mapped(checked), len(checked.checkpoints)
-    count, weights = workers_of(config).on_a_machine, size_text(weights_of(checked))
-    parents = f"{parents_count} parents x {size_text(sizes[0])} mapped"
-    if len(sizes) < parents_count or max(sizes) > 1.01 * min(sizes):
-        parents = f"{parents_count} parents, together {size_text(sum(sizes))} mapped"
-    elsewhere, engine = _is_elsewhere(config), ""
-    device = "cpu" if elsewhere else choose_device(config.evaluation.device)
-    if config.evaluation.device_map is not None:
-        where = f"{weights} divided over {count_devices(device)} accelerators"
-    elif (total := device_memory(device)) is not None:
-        where = f"{weights} on each accelerator, which has {size_text(total)}"
-    elif elsewhere:
-        where = f"{weights} for each worker, at most {count} on a machine"
-    else:
-        where = f"{weights} for each of {count} workers" if count > 1 else f"{weights} of weights"
-    if config.evaluation.backend == "vllm" and device != "cpu":
-        size = config.evaluation.tensor_parallel
-        of = "its accelerator" if size == 1 else f"each of its {size} accelerators"
-        engine = f"; the vLLM engine of each worker takes {ENGINE_SHARE:.0%} of {of}"
-    return f"{parents}; {where}{engine}"
-
-
 def memory_of(checked: CheckedSearch) -> dict[str, float]:
     """Return about how much memory a search takes on a machine, in bytes, by what takes it.
 
@@ -103,7 +74,7 @@ def memory_of(checked: CheckedSearch) -> dict[str, float]:
     each method. The weights, and what batches need, are on the accelerator if there is one.
     """
     count = workers_of(checked.config).on_a_machine
-    kept = min(prepared_bytes(checked), MemoryShare.of_machine(count).prepared)
+    kept = min(_prepared_bytes(checked), cache_memory(count))
     # The logits of one batch on a CPU: twice, in float32.
     vocabulary = checked.checkpoints[checked.host].config.get("vocab_size") or 0
     found: dict[str, float] = {
@@ -116,26 +87,20 @@ def memory_of(checked: CheckedSearch) -> dict[str, float]:
     return {**found, "together": sum(found.values())}
 
 
-def prepared_bytes(checked: CheckedSearch) -> float:
+def _prepared_bytes(checked: CheckedSearch) -> float:
     """Return how many bytes a worker needs to keep all merges that it has prepared."""
     from evomerge.merging.methods import get_method
 
-    space, host = checked.config.space, checked.checkpoints[checked.host]
-    methods = () if space.kind == "dataflow" else space.methods
-    return sum(
-        get_method(name).cached_bytes * host.parameters * sources_of(checked, name)
-        for name in methods
-    )
+    config, host = checked.config, checked.checkpoints[checked.host]
+    methods = () if config.space.kind == "dataflow" else config.space.methods
+    found = 0.0
+    for method in map(get_method, methods):
+        base = None if method.base == "none" else config.base
+        sources = sum(parent != base for parent in config.parents)
+        found += method.cached_bytes * host.parameters * sources
+    return found
 
 
 def _mapped(checked: CheckedSearch) -> list[int]:
     """Return the size of each model in bytes; parents with different adapters share a model."""
     return list({item.folder: item.nbytes for item in checked.checkpoints.values()}.values())
-
-
-def sources_of(checked: CheckedSearch, method: str) -> int:
-    """Return how many parents a method merges: all, or all but the base."""
-    from evomerge.merging.methods import get_method
-
-    base = None if get_method(method).base == "none" else checked.config.base
-    return sum(parent != base for parent in checked.config.parents)

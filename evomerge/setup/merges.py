@@ -128,9 +128,8 @@ class MergeOpener:
     Args:
         opener: opens the other parents, and those of the merges.
         frozen: what the run has kept of its merges; None before there is a run.
-        models: folder that merges are built in; None if there is none.
-        build: whether a merge that is not in that folder is built. If not, it is only planned, so
-            that shapes and tokenizers can be checked, but there are no weights.
+        models: folder that merges are built in. None: they are only planned, so that shapes and
+            tokenizers can be checked, but there are no weights.
 
     Attributes:
         found: the merges that were opened, those inside of others too, by absolute reference.
@@ -138,22 +137,15 @@ class MergeOpener:
     """
 
     def __init__(
-        self,
-        opener: Opener,
-        frozen: Frozen | None = None,
-        models: Path | None = None,
-        *,
-        build: bool = True,
+        self, opener: Opener, frozen: Frozen | None = None, models: Path | None = None
     ) -> None:
         self._opener, self._frozen, self._models = opener, frozen or Frozen(), models
-        self._build = build
         self.named: dict[str, MergedParent] = {}
         self.found = {
             name: MergedParent(Recipe.from_dict(item.recipe), item.parents)
             for name, item in self._frozen.merges.items()
         }
         self._opening: list[str] = []
-        self._plans: dict[str, Checkpoint] = {}  # merges of merges may name one many times
 
     def __call__(
         self,
@@ -199,8 +191,6 @@ class MergeOpener:
         known = self.found.get(name)
         if known is not None:
             _check_pin(name, known.pin, pin, known.recipe.parents)
-            if name in self._plans:
-                return self._plans[name]
             if self._models is not None and is_folder(self._models / known.folder):
                 return _checked(self._models / known.folder, name)
             opened = {
@@ -215,9 +205,8 @@ class MergeOpener:
             _check_pin(name, merge.pin, pin, merge.recipe.parents)
         by_reference = {merge.names[item]: checkpoint for item, checkpoint in own.items()}
         self.found[name] = replace(merge, checkpoints=by_reference)
-        if self._models is None or not self._build:
-            self._plans[name] = _planned(merge, own, name)
-            return self._plans[name]
+        if self._models is None:
+            return _planned(merge, own, name)
         return _built(merge, own, self._models / merge.folder, name)
 
     def _read(
@@ -254,25 +243,16 @@ class MergeOpener:
         runs: Mapping[str, str] | None = None,
     ) -> Checkpoint:
         """Open a parent of a merge, and check that it is what a run or a recipe was made from."""
-        where, is_known = absolute_parent(reference, relative_to), name in self.found
+        where, runs = absolute_parent(reference, relative_to), runs or {}
         if pin is None:
-            runs, frozen = runs or {}, self._frozen
-            digits = runs.get(where) or frozen.models.get(where, "")
-            pin = Pin(frozen.parents.get(where, ""), digits, runs)
-        if reference.startswith(MERGE):
-            return self(where, relative_to, allow_pickle=allow_pickle, pin=pin)
-        digest = pin.recipe or None
+            digits = runs.get(where) or self._frozen.models.get(where, "")
+            pin = Pin(self._frozen.parents.get(where, ""), digits, runs)
         try:
-            found = self._opener(where, relative_to, allow_pickle=allow_pickle, digest=digest)
-            if not is_known:
-                _check_pin(reference, _pin_of(where, found), pin)
+            found = self(where, relative_to, allow_pickle=allow_pickle, pin=pin)
         except InputError as error:
+            if reference.startswith(MERGE):
+                raise
             raise CheckpointError(f"Parent {name!r} cannot be built: {error}") from error
-        if is_known and pin.sha256 not in ("", found.fingerprint):
-            raise CheckpointError(
-                f"Parent {name!r} cannot be built again, since {where!r} has changed since the run "
-                "was started; put its old weights back, or start a new run."
-            )
         return replace(found, reference=reference)
 
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
-from evomerge.optimize import builtin, own_seconds
+from evomerge.optimize import builtin
 from evomerge.report.words import sampling_note, setting_lines, short_names, size_text
 from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.estimate import costly_warning
-from evomerge.setup.memory import memory_of, needs, weights_of
+from evomerge.setup.memory import memory_of, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.parents_as_themselves import lent_notes
 from evomerge.setup.recipes import count_baselines
@@ -25,9 +24,6 @@ from evomerge.setup.workers import describe_workers, workers_of
 if TYPE_CHECKING:
     from evomerge.evaluation.tasks.info import TaskInfo
     from evomerge.merging.tokenizers.plan import TokenizerPlan
-
-OWN_MINUTES = 5
-"""Minutes of CPU time of the optimizer itself, above which a person is warned."""
 
 _MUCH_DEEPER = 1.5
 """Depth of a vLLM engine from which a person is warned of the cost, as a multiple of the host's."""
@@ -90,7 +86,6 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
             for o in checked.objectives
         ],
         "constraints": [item.text for item in checked.constraints] or None,
-        "needs": needs(checked),
         "memory": {name: size_text(size) for name, size in memory_of(checked).items()},
         "export": size_text(weights_of(checked)),
     }
@@ -166,17 +161,6 @@ def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
                 f"more than {most} it finds less with as many candidates (docs/scaling.md); use "
                 f"fewer workers, or {instead}."
             )
-    name, genes, many = config.optimizer.name, len(checked.space.genes), candidates or 1000
-    minutes = own_seconds(name, genes, many) / 60
-    if minutes > OWN_MINUTES:
-        instead = "nsga2" if config.mode == "pareto" else "diagonal-cma"
-        yield (
-            f"optimizer.name is {name!r}, which itself takes about {minutes:.0f} minutes of CPU "
-            f"time for {many} candidates of {genes} genes, and as long again whenever the search "
-            f"is resumed (docs/optimizers.md); set it to {instead!r}, or search fewer genes."
-        )
-    if (costly := costly_warning(checked)) is not None:
-        yield costly
     setting = None if is_vllm else slow_setting(host, plan, checked.evaluator)[1]
     if setting is not None:
         yield (
@@ -242,19 +226,10 @@ def benchmark_warning(task: TaskInfo) -> str | None:
 
 def repeats_warning(task: TaskInfo) -> str | None:
     """Return a warning if a task's `repeats` are of no use."""
-    if task.repeats == 1 or task.kind != "generate_until":
+    if task.repeats == 1 or not task.is_sampled or task.has_filters:
         return None
-    if not task.is_sampled:
-        return (
-            f"task {task.name!r} has repeats: {task.repeats}, but decodes greedily, so all "
-            f"{task.repeats} texts of a document are equal (evomerge generates one); sample them "
-            "(evaluation.generation: {do_sample: true, temperature: 0.6}), or set repeats to 1 in "
-            "its YAML."
-        )
-    if not task.has_filters:
-        return (
-            f"task {task.name!r} samples {task.repeats} texts for each document, but has no "
-            "filter_list, so lm-eval only reads the first of them; add filters that read all, such "
-            "as majority_vote, or set repeats to 1 in its YAML."
-        )
-    return None
+    return (
+        f"task {task.name!r} samples {task.repeats} texts for each document, but has no "
+        "filter_list, so lm-eval only reads the first of them; add filters that read all, such "
+        "as majority_vote, or set repeats to 1 in its YAML."
+    )

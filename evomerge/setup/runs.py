@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Unpack
 
@@ -27,7 +26,7 @@ from evomerge.setup.check import check_search
 from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.freeze import freeze, is_permitted, keep_permission
 from evomerge.setup.merges import MergeOpener
-from evomerge.setup.parents import Opener, is_winner_of_stage, open_parents
+from evomerge.setup.parents import is_winner_of_stage, open_parents
 from evomerge.setup.parents_as_themselves import recipe_to_write, write_model
 from evomerge.setup.space import make_space
 from evomerge.setup.strategy import recipe_of
@@ -53,7 +52,7 @@ def prepare(
         InputError: the first mistake.
     """
     if config.frozen is not None:
-        return restore(config, relative_to, build=False, **allowed)
+        return restore(config, relative_to, **allowed)
 
     def open_in_stage(
         reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
@@ -114,22 +113,16 @@ def with_merges_built(checked: CheckedSearch) -> Iterator[CheckedSearch]:
 
 
 def restore(
-    config: SearchConfig,
-    relative_to: Path,
-    opener: Opener | None = None,
-    *,
-    build: bool = True,
-    **allowed: Unpack[Permissions],
+    config: SearchConfig, relative_to: Path, **allowed: Unpack[Permissions]
 ) -> CheckedSearch:
     """Return the checked search of a run, from its search file. Tasks are not loaded yet.
 
+    Parents that are merges are built in the run folder if they are not there.
     That the file itself allows pickles or models' code counts only if the user has allowed them on
     this machine.
 
     Args:
         relative_to: the run folder.
-        opener: opens a parent that is no merge; None: `open_model`.
-        build: whether parents that are merges are built in the run folder if they are not there.
         **allowed: what the user allows in any case.
 
     Raises:
@@ -138,7 +131,7 @@ def restore(
     frozen = config.frozen or Frozen()
     permitted = (frozen.allow_pickle or frozen.allow_code) and is_permitted(frozen)
     allow_pickle = allowed.get("allow_pickle", False) or (frozen.allow_pickle and permitted)
-    merges = MergeOpener(opener or open_model, frozen, relative_to / MODELS, build=build)
+    merges = MergeOpener(open_model, frozen, relative_to / MODELS)
     config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
     return CheckedSearch(
         config,
@@ -212,31 +205,26 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     Raises:
         RunFolderError: the run has reached a bound already, a new one or one that stays.
     """
-    history = History(run.events())
     if not given:
         return
-    hours, config = run.timings.hours(), _config_of(run)
-    done, ranking = len(history.candidates), ranking_of(config)
+    history, config = History(run.events()), _config_of(run)
+    candidates, ranking = history.candidates, ranking_of(config)
     budget = {**config.budget.model_dump(), **history.budget, **given}
-    most, longest, patience, target = (
-        budget[name] for name in ("candidates", "hours", "patience", "target")
-    )
-    incumbents = ranking.incumbents(history.candidates)
-    if most is not None and (done > most or (done == most and "candidates" not in given)):
-        raise RunFolderError(
-            f"{run.path} has {done} candidates, baselines among them, and its search ends after "
-            f"{most:g} (budget.candidates); give a larger --candidates."
-        )
-    if longest is not None and hours >= longest:
-        raise RunFolderError(
-            f"{run.path} has taken {hours:.2f} hours, over all sessions, and its search ends after "
-            f"{longest:g} (budget.hours); give a larger --hours."
-        )
-    if patience is not None and (count := unimproved(incumbents, history.candidates)) >= patience:
-        raise RunFolderError(
-            f"{run.path} has had no better candidate for {count} candidates, and its search "
-            f"ends after {patience:g} (budget.patience); give a larger --patience."
-        )
+    incumbents = ranking.incumbents(candidates)
+    unimproving, hours = unimproved(incumbents, candidates), run.timings.hours()
+    done = {
+        "candidates": (len(candidates), f"{len(candidates)} candidates, baselines among them"),
+        "hours": (hours, f"taken {hours:.2f} hours, over all sessions"),
+        "patience": (unimproving, f"had no better candidate for {unimproving} candidates"),
+    }
+    for name, (reached_now, text) in done.items():
+        again = name == "candidates" and name in given and reached_now == budget[name]
+        if budget[name] is not None and reached_now >= budget[name] and not again:
+            raise RunFolderError(
+                f"{run.path} has {text}, and its search ends after {budget[name]:g} "
+                f"(budget.{name}); give a larger --{name}."
+            )
+    target = budget["target"]
     if target is not None and (first := reached(incumbents, ranking, target)) is not None:
         raise RunFolderError(
             f"Candidate {first.number} of {run.path} has reached {target:g} (budget.target), where "
@@ -250,7 +238,6 @@ def open_model(
     *,
     allow_pickle: bool = False,
     digest: str | None = None,
-    above: tuple[Path, ...] = (),
 ) -> Checkpoint:
     """Open any parent. For `run:DIR`, the model is first written into that run's folder `models`.
 
@@ -258,7 +245,6 @@ def open_model(
         reference: `run:DIR`, or a reference that `open_parent` takes.
         digest: first digits of the digest of the recipe that `run:DIR` named when the search file
             was frozen. What that run finds later does not change it. None: the best recipe now.
-        above: the runs for which the parent is opened, each for the one before it.
 
     Raises:
         InputError: the model is missing or damaged, or the run has no scored candidate yet.
@@ -272,15 +258,7 @@ def open_model(
     written = None if digest is None else run.path / MODELS / digest
     if written is not None and is_folder(written):
         return Checkpoint.open(written, reference)
-    here = run.path.resolve()
-    if here in above:
-        circle = " -> ".join(map(str, [*above[above.index(here) :], here]))
-        raise RunFolderError(
-            f"Parent {reference!r} is a run that is made from itself ({circle}), since a run was "
-            "moved or copied to the place of another one; put each back where it was."
-        )
-    opener = partial(open_model, above=(*above, here))
-    checked = restore(_config_of(run), run.path, opener, allow_pickle=allow_pickle)
+    checked = reopen(run, allow_pickle=allow_pickle)
     recipe = _named_recipe(checked, History(run.events()), digest, reference)
     folder = run.path / MODELS / recipe.digest[:16]
     if not folder.exists():

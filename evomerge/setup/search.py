@@ -16,7 +16,6 @@ from evomerge.errors import (
     RunFolderError,
     SearchError,
     did_you_mean,
-    one_line,
 )
 from evomerge.recipe import Recipe
 from evomerge.report.words import setting_lines, short_names
@@ -83,14 +82,6 @@ def run_search(
     except DiskError as error:  # a model in `models/`
         cause = error.__cause__
         raise _disk_error(run, cause if isinstance(cause, OSError) else OSError(error)) from error
-    except (Exception, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # a SystemExit would end the search as if it were done
-        raise SearchError(
-            f"Code that the search calls, such as an optimizer or a space, raised "
-            f"{type(error).__name__}: {one_line(error).rstrip('.')}; remove the cause, then go on "
-            f"with `evomerge resume {shlex.quote(str(run.path))}`."
-        ) from error
 
 
 def _disk_error(run: RunFolder, error: OSError) -> SearchError:

@@ -2,9 +2,9 @@
 
 A merge has one config, one generation config, one tokenizer and one chat template; its parents may
 have others. What counts is what transformers makes of the files: a key that is missing has its
-default. Settings are compared by exclusion: all of them, but for those that are known to change no
-score, so that a setting which is new to these lists is named rather than missed. Left out are where
-a file comes from, dropout, the dtype of the config, and whatever concerns generation or chat
+default. Keys of a config are compared by exclusion: all of them, but for those that are known to
+change no score, so that a key which is new to these lists is named rather than missed. Left out are
+where a file comes from, dropout, the dtype of the config, and whatever concerns generation or chat
 templates where the tasks use neither.
 """
 
@@ -21,7 +21,6 @@ from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
-from evomerge.models.safetensors import read_json
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
 from evomerge.space.paths.frame import parent_recipe
@@ -58,34 +57,20 @@ _VOCABULARY = {
 }
 """Settings of which the plan of a tokenizer with matched rows tells."""
 
-_NOT_OF_THE_TOKENIZER = {
-    *("name_or_path", "tokenizer_file", "special_tokens_map_file", "vocab_file", "is_local"),
-    *("local_files_only", "processor_class", "transformers_version", "auto_map", CHAT_TEMPLATE),
-}
-"""Keys of `tokenizer_config.json` that change no tokens."""
-
 _OF_A_CALL = ("version", "truncation", "padding")
 """Parts of `tokenizer.json` that lm-eval does not use."""
 
-_CLEAN_UP = "clean_up_tokenization_spaces"
-_FOR_BPE = f"{_CLEAN_UP}_for_bpe_even_though_it_will_corrupt_output"
+_WITHOUT_JSON = (
+    *("add_bos_token", "add_eos_token", "add_prefix_space", "do_lower_case", "keep_accents"),
+    *("legacy", "remove_space", "split_by_punct", "strip_accents"),
+)
+"""Attributes that change the tokens of a tokenizer which has no `tokenizer.json`."""
 
-_OF_TOKENIZER_WITHOUT_EFFECT = _NOT_OF_THE_TOKENIZER | {
-    *("init_inputs", "init_kwargs", "verbose", "deprecation_warnings", "backend", "files_loaded"),
-    *("cache", "use_default_system_prompt", "grounded_generation_template", "tool_use_template"),
-    *(_CLEAN_UP, _FOR_BPE),  # compared in its own way
-}
-"""Attributes of tokenizers of transformers that change no score."""
-
-_OF_FUNCTIONS = {"padding_side", "truncation_side", "model_input_names"}
+_OF_FUNCTIONS = ("padding_side", "truncation_side", "model_input_names")
 """Attributes that lm-eval does not use: it pads and truncates itself, and takes only the ids."""
 
-_BUILT_IN = {
-    *("add_prefix_space", "trim_offsets", "legacy", "legacy_behaviour", "split_by_punct"),
-    *("do_lower_case", "strip_accents", "tokenize_chinese_chars", "clean_text"),
-    *("keep_accents", "remove_space", "wordpieces_prefix"),
-}
-"""Attributes from which transformers has made parts of `tokenizer.json`, which count themselves."""
+_CLEAN_UP = "clean_up_tokenization_spaces"
+_FOR_BPE = f"{_CLEAN_UP}_for_bpe_even_though_it_will_corrupt_output"
 
 _LONGEST = 48  # characters of a value in a sentence
 
@@ -145,18 +130,12 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
 
 
 class _Use(NamedTuple):
-    """What the scores of a search depend on.
+    """What the scores of a search depend on."""
 
-    Attributes:
-        templates: prompts are made by chat templates.
-        texts: texts are generated, and if `sampled`, at random.
-        functions: functions of the user score models, which may use anything.
-    """
-
-    templates: bool
-    texts: bool
-    sampled: bool
-    functions: bool
+    templates: bool  # prompts are made by chat templates
+    texts: bool  # texts are generated
+    sampled: bool  # tokens of texts are drawn at random
+    functions: bool  # functions of the user score models, which may use anything
 
 
 def _use_of(checked: CheckedSearch) -> _Use:
@@ -264,18 +243,13 @@ def _tokens(
     return found, merged
 
 
-def _tokenizer_files(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what the files of a tokenizer say of its tokens, by file name."""
-    found: dict[str, Any] = {}
-    for file in checkpoint.companions:
-        if file.name not in TOKENIZER_FILES or file.name.startswith(CHAT_TEMPLATE):
-            continue
-        if file.name == "tokenizer_config.json":
-            content = read_json(file).items()
-            found[file.name] = {k: v for k, v in content if k not in _NOT_OF_THE_TOKENIZER}
-        else:
-            found[file.name] = hashlib.sha256(file.read_bytes()).digest()
-    return found
+def _tokenizer_files(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the digests of the files of a tokenizer, by file name."""
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in checkpoint.companions
+        if file.name in TOKENIZER_FILES and not file.name.startswith(CHAT_TEMPLATE)
+    }
 
 
 def settings_of(tokenizer: Any, *, texts: bool, functions: bool) -> Settings:
@@ -286,24 +260,15 @@ def settings_of(tokenizer: Any, *, texts: bool, functions: bool) -> Settings:
         functions: whether functions of the user score models, which may use anything.
     """
     core = getattr(tokenizer, "backend_tokenizer", None)
-    parts: Mapping[str, Any] = {"vocabulary": tokenizer.get_vocab()}
-    idle = set(_OF_TOKENIZER_WITHOUT_EFFECT)
-    if core is not None:
+    names = ["model_max_length", *(_OF_FUNCTIONS if functions else ())]
+    if core is None:
+        parts: Mapping[str, Any] = {"vocabulary": tokenizer.get_vocab()}
+        names += _WITHOUT_JSON
+    else:
         parts = {k: v for k, v in json.loads(core.to_str()).items() if k not in _OF_A_CALL}
-        idle |= _BUILT_IN
-    if not functions:
-        idle |= _OF_FUNCTIONS
-    found = {
-        **{f"tokenizer.{name}": value for name, value in parts.items()},
-        **{name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        **{
-            name: value if isinstance(value, str | int | float) else repr(value)
-            for name, value in vars(tokenizer).items()
-            if name not in idle
-            and not name.startswith("_")
-            and isinstance(value, str | int | float | list | tuple | dict)
-        },
-    }
+    found = {f"tokenizer.{name}": value for name, value in parts.items()}
+    found |= {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    found |= {name: getattr(tokenizer, name, None) for name in names}
     if texts:
         # transformers 5 ignores the setting where the model of the tokenizer is BPE, unless a
         # second one says otherwise.

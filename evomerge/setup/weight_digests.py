@@ -14,10 +14,9 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic cannot read typing's before Python 3.12
 
 from evomerge.errors import CheckpointError, RunFolderError
 from evomerge.models.checkpoint import Checkpoint
@@ -26,28 +25,14 @@ from evomerge.parsing.texts import read_text
 from evomerge.run.folder import RunFolder
 
 WEIGHTS = "weights.json"
-"""File of a run with a `Weights` for each file of each parent's weights."""
 
 _LOWEST_PRIORITY = 19
 _READERS = 4
 
 log = logging.getLogger(__name__)
 
-
-class Weights(TypedDict):
-    """What a run knows of a file of weights.
-
-    Attributes:
-        modified: when the file was last written, in nanoseconds since 1970.
-        sha256: digest of its bytes; None until it is computed.
-    """
-
-    modified: int
-    sha256: str | None
-
-
-Record: TypeAlias = dict[str, dict[str, Weights]]
-"""Parent -> name of a file -> what is known of it."""
+Record: TypeAlias = dict[str, dict[str, dict[str, Any]]]
+"""Parent -> name of a file -> `sha256` -> digest of its bytes."""
 
 _RECORD = TypeAdapter(Record)
 
@@ -63,28 +48,14 @@ def recording_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> 
         RunFolderError: the record of an earlier session is damaged.
     """
     record = _recorded(run)
-    missing: list[tuple[str, Path, Weights]] = []
-    for name, item in checkpoints.items():
-        for file in item.weight_files:
-            now = file.stat().st_mtime_ns
-            new = Weights(modified=now, sha256=None)
-            known = record.setdefault(name, {}).setdefault(file.name, new)
-            if known["sha256"] is None:
-                missing.append((name, file, known))
-                if known["modified"] != now:
-                    log.warning(
-                        "Parent %r: %s was written since the run began, before every byte of it "
-                        "was recorded; if its weights are not the same, start a new run.",
-                        name,
-                        file.name,
-                    )
-                    known["modified"] = now
-    if not missing:
-        yield
-        return
+    missing = [
+        (name, file)
+        for name, item in checkpoints.items()
+        for file in item.weight_files
+        if not _known(record, name, file)
+    ]
     stop, lock = threading.Event(), threading.Lock()
     thread = threading.Thread(target=_compute, args=(run, record, missing, stop, lock), daemon=True)
-    _write(run, record)
     thread.start()
     try:
         yield
@@ -105,21 +76,23 @@ def check_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> None
         RunFolderError: the record is damaged.
     """
     record = _recorded(run)
-    wanted = {
-        (name, file): known["sha256"]
-        for name, item in checkpoints.items()
-        for file in item.weight_files
-        if (known := record.get(name, {}).get(file.name)) and known["sha256"]
-    }
+    files = [(name, file) for name, item in checkpoints.items() for file in item.weight_files]
+    files = [(name, file) for name, file in files if _known(record, name, file)]
     with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda key: file_digest(key[1]), wanted)
-        for (name, file), digest in zip(wanted, found, strict=True):
-            if digest != wanted[name, file]:
+        digests = pool.map(file_digest, [file for _, file in files])
+        for (name, file), digest in zip(files, digests, strict=True):
+            if digest != _known(record, name, file):
                 raise CheckpointError(
                     f"Parent {name!r} has changed since the run was started: {file.name} has other "
                     "weights than those that were merged and scored; put the old file back, or "
                     "start a new run."
                 )
+
+
+def _known(record: Record, name: str, file: Path) -> str | None:
+    """Return the digest of a file of a parent's weights, if it was recorded."""
+    digest: str | None = record.get(name, {}).get(file.name, {}).get("sha256")
+    return digest
 
 
 def _recorded(run: RunFolder) -> Record:
@@ -135,14 +108,10 @@ def _recorded(run: RunFolder) -> Record:
         ) from None
 
 
-def _write(run: RunFolder, record: Record) -> None:
-    run.write(WEIGHTS, json.dumps(record, indent=1) + "\n")
-
-
 def _compute(
     run: RunFolder,
     record: Record,
-    missing: list[tuple[str, Path, Weights]],
+    missing: list[tuple[str, Path]],
     stop: threading.Event,
     lock: threading.Lock,
 ) -> None:
@@ -150,21 +119,12 @@ def _compute(
     with suppress(AttributeError, OSError):  # only Linux gives threads a priority of their own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
     try:
-        for name, file, known in missing:
+        for name, file in missing:
             digest = promised_digest(file) or file_digest(file)
-            if stop.is_set():
-                return
-            if file.stat().st_mtime_ns == known["modified"]:
-                known["sha256"] = digest
-                with lock:
-                    if not stop.is_set():
-                        _write(run, record)
-            else:
-                log.warning(
-                    "Parent %r: %s is written while the search runs; put the old file back, or "
-                    "start a new run.",
-                    name,
-                    file.name,
-                )
+            with lock:
+                if stop.is_set():
+                    return
+                record.setdefault(name, {})[file.name] = {"sha256": digest}
+                run.write(WEIGHTS, json.dumps(record, indent=1) + "\n")
     except OSError as error:
         log.warning("The weights of the parents could not be recorded: %s.", error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,25 +27,11 @@ if TYPE_CHECKING:
     from evomerge.merging.resident import Report, Resident
 
 
-@dataclass(frozen=True)
-class MemoryShare:
-    """The memory that a worker may use for caches, in bytes.
+def cache_memory(workers: int) -> int:
+    """Return the bytes for caches of each worker: a quarter of its part of the free memory."""
+    import psutil
 
-    Attributes:
-        prepared: for parts of merges that are kept from candidate to candidate.
-        states: for hidden states that the paths of one generation share.
-    """
-
-    prepared: int
-    states: int
-
-    @classmethod
-    def of_machine(cls, workers: int) -> MemoryShare:
-        """Return a worker's share of the free memory: 1/4 and 1/8 of an equal part."""
-        import psutil
-
-        free = int(psutil.virtual_memory().available) // workers
-        return cls(free // 4, free // 8)
+    return int(psutil.virtual_memory().available) // workers // 4
 
 
 def place(config: SearchConfig) -> Placement:
@@ -102,7 +88,7 @@ def set_threads(
 
 def make_worker(
     checked: CheckedSearch,
-    share: MemoryShare,
+    workers: int = 1,
     threads: int | None = None,
     report: Report | None = None,
     most_threads: int | None = None,
@@ -111,6 +97,7 @@ def make_worker(
     """Return a worker with a resident model, a tokenizer and prepared documents.
 
     Args:
+        workers: number of workers that share the memory of this machine.
         threads: CPU threads to score with, as an earlier session has chosen; None: choose.
         report: is told how far the preparation of a candidate's merges is.
         most_threads: largest number of CPU threads to choose; None: all that torch would use.
@@ -134,7 +121,7 @@ def make_worker(
             checkpoints,
             first,
             where,
-            memory=share.prepared if sources is None else 0,  # hardly a pair is merged twice
+            memory=cache_memory(workers) if sources is None else 0,  # hardly a pair is merged twice
             members=sources,
             release=config.space.most_parents is not None,
         )
@@ -175,14 +162,14 @@ def members_folder(run: Path | None) -> Path | None:
     return run / "models" / "members" if run is not None and run.is_dir() else None
 
 
-def run_jobs(run: RunInContext, config: SearchConfig, share: MemoryShare) -> RunJobs:
+def run_jobs(run: RunInContext, config: SearchConfig) -> RunJobs:
     """Turn what runs one job into what runs several: one by one, or paths together as a trie."""
     from evomerge.evaluation.inference.tree import PrefixCache
     from evomerge.execute.inline import one_by_one
     from evomerge.execute.tree import as_tree
 
     if shares_prefixes(config):
-        return as_tree(run, PrefixCache(share.states))
+        return as_tree(run, PrefixCache(cache_memory(1) // 2))
     return one_by_one(run)
 
 

@@ -103,23 +103,16 @@ def _accelerator(config: SearchConfig) -> str:
 
 def shares_prefixes(config: SearchConfig) -> bool:
     """Return whether the blocks that several paths of a generation begin with run only once."""
-    if config.executor.share_prefixes is not None:
-        return config.executor.share_prefixes
+    executor = config.executor
+    if executor.kind != "inline" or executor.order == "arrival":
+        return False
+    if executor.share_prefixes is not None:
+        return executor.share_prefixes
     return (
         config.space.kind == "dataflow"
         and isinstance(config.space.scales, float)
         and config.evaluation.racing.enabled is not True
-        and config.executor.order != "arrival"
     )
-
-
-def check_order(config: SearchConfig) -> None:
-    """Raise a ConfigError if blocks are shared within generations, of which there are none."""
-    if config.executor.order == "arrival" and config.executor.share_prefixes:
-        raise ConfigError(
-            "`executor.share_prefixes` runs shared blocks of a generation's paths once, but "
-            "`executor.order` is 'arrival', which has no generations; set the order to generation."
-        )
 
 
 def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
@@ -159,11 +152,6 @@ def check_workers(config: SearchConfig) -> None:
             raise ConfigError(
                 f"`executor.ray.resources` gives each worker GPU {gpus:g}, but each vLLM engine "
                 "takes an accelerator of its own; set GPU to 1, or `evaluation.backend` to 'hf'."
-            )
-        if size > 1 and 0 < gpus != size:
-            raise ConfigError(
-                f"`executor.ray.resources` gives each worker GPU {gpus:g}, but "
-                f"`evaluation.tensor_parallel` is {size}; give both the same number."
             )
         return
     device = _accelerator(config)

@@ -81,8 +81,8 @@ BAD = [
     ({"parents": "zoo:maths"}, ["`parents`", "a list"]),
     ({"parents": []}, ["`parents`", "at least one"]),
     ({"parents": ["zoo:maths", "zoo:maths"]}, ["`parents`", "twice"]),
-    ({"evaluation": {"search": {"documents": 0}}}, ["`evaluation.search.documents`", "above 0"]),
-    ({"evaluation": {"search": {"documents": "al"}}}, ["`evaluation.search.documents`", "`all`"]),
+    ({"evaluation": {"search": {"documents": 0}}}, ["`evaluation.search.documents`", "at least 1"]),
+    ({"evaluation": {"search": {"documents": "al"}}}, ["`evaluation.search.documents`", "'all'"]),
     ({"evaluation": {"fewshot": -1}}, ["`evaluation.fewshot`", "at least 0"]),
     ({"evaluation": {"batch_size": "big"}}, ["`evaluation.batch_size`", "'auto'"]),
     (

@@ -20,7 +20,7 @@ from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Outcome, Scores
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.runs import prepare
-from evomerge.setup.worker import MemoryShare, make_worker
+from evomerge.setup.worker import make_worker
 from evomerge.space.paths.path import layers_of
 
 SEARCH = {
@@ -49,7 +49,7 @@ def problem() -> CheckedSearch:
 
 @pytest.fixture(scope="module")
 def worker(problem: CheckedSearch) -> Worker:
-    return make_worker(problem, MemoryShare(prepared=0, states=0))
+    return make_worker(problem)
 
 
 def routed(problem: CheckedSearch, text: str) -> Recipe:
@@ -129,7 +129,7 @@ def test_a_shared_prompt_prefix_works_together_with_forks(tmp_path: Path) -> Non
     evaluation = {**SEARCH["evaluation"], "include": [str(tmp_path)], "fewshot": 6}
     search = {"objectives": [{"task": "t_facts", "metric": "acc"}], "evaluation": evaluation}
     problem = prepare(parse(SEARCH | search, "search.yaml"), tmp_path)
-    worker = make_worker(problem, MemoryShare(prepared=0, states=0))
+    worker = make_worker(problem)
     assert worker.evaluator.forward.shared
     todo, forks = jobs(problem), PrefixCache(10**9)
     alone = {job.id: answers(worker(job)) for job in todo}

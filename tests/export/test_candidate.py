@@ -21,7 +21,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.setup.runs import reopen
 from evomerge.setup.strategy import recipe_of
-from evomerge.setup.worker import MemoryShare, make_worker
+from evomerge.setup.worker import make_worker
 
 pytestmark = pytest.mark.thorough
 
@@ -64,7 +64,7 @@ def assert_bitwise(ours, theirs):
 
 def test_the_export_is_bitwise_the_scored_model(run, exported):
     problem, history = reopen(RunFolder(run)), History(RunFolder(run).events())
-    worker = make_worker(problem, MemoryShare.of_machine(2))
+    worker = make_worker(problem, 2)
     # As in a search, the winner is built after other candidates; none of their weights may remain.
     for candidate in (history.candidates[-1], history.candidates[3], history.winner):
         resident = worker.build(recipe_of(problem.space, candidate))

@@ -14,7 +14,7 @@ from typer.main import get_command
 import evomerge
 from evomerge import zoo
 from evomerge.cli.commands import app
-from evomerge.config.schema import SearchConfig, load, parse, refuse_frozen
+from evomerge.config.schema import SearchConfig, load, parse
 from evomerge.errors import EvomergeError
 from evomerge.merging.methods import get_method
 from evomerge.models.references import open_parent
@@ -189,7 +189,6 @@ def test_the_errors_of_wrong_input_are_on_the_page(tmp_path):
         lambda: get_method("liner"),
         lambda: evomerge.Run(tmp_path / "none"),
         lambda: zoo.path("math"),
-        lambda: refuse_frozen({"frozen": {}}, Path("search.yaml")),
         lambda: open_parent("./none", tmp_path),
     ]
     for call in calls:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,13 @@ from trusting import trust
 from evomerge.config.schema import parse
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job, RunJobs
-from evomerge.execute.ray import RayWorker, call_on, new_actor
+from evomerge.execute.ray import RayWorker, call
 from evomerge.execute.remote import RemoteExecutor
 from evomerge.run.activity import read_activity
 from evomerge.run.folder import RunFolder
 from evomerge.scores import Failure, Outcome
-from evomerge.setup.cluster import connect, suitable, warn_if_busy
-from evomerge.setup.executors import WorkerOfRun, WorkerOnMachine
-from evomerge.setup.worker import MemoryShare
+from evomerge.setup.cluster import connect
+from evomerge.setup.executors import WorkerOfRun, on_machine
 from evomerge.testing import check_executor
 from evomerge.testing.executors import Pretend, job_of
 
@@ -122,17 +122,12 @@ def never(job: Job) -> int:
     raise AssertionError("The loss of a machine was counted against a job.")
 
 
-@pytest.mark.parametrize("is_graceful", [True, False], ids=["in order", "at once"])
-def test_a_machine_that_goes_does_not_count_against_a_job(
-    cluster: Cluster, tmp_path: Path, is_graceful: bool
-) -> None:
+def test_a_machine_that_goes_does_not_count_against_a_job(cluster: Cluster, tmp_path: Path) -> None:
     connect_to(cluster)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     machines = [cluster.add_node(num_cpus=1, resources={"own": 1})]
     executor = RemoteExecutor(
-        [RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})],
-        timeout=None if is_graceful else 4.0,  # it runs out before Ray notices
-        count_loss=never,
+        [RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})], count_loss=never
     )
     job = job_of(0, 0)
     executor.submit([job])
@@ -140,7 +135,7 @@ def test_a_machine_that_goes_does_not_count_against_a_job(
     waiting = threading.Thread(target=lambda: found.append(executor.next()))
     waiting.start()
     wait_for((tmp_path / "note").exists, waiting.is_alive)
-    cluster.remove_node(machines.pop(), allow_graceful=is_graceful)
+    cluster.remove_node(machines.pop(), allow_graceful=False)
     machines.append(cluster.add_node(num_cpus=1, resources={"own": 1}))
     waiting.join(250)
     executor.close()
@@ -154,14 +149,12 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     connect_to(cluster)
     evomerge("search", write_search(tmp_path, budget={"candidates": 3}), "--run", tmp_path / "run")
     config = parse(RunFolder(tmp_path / "run").config(), "search.yaml")
-    worker = WorkerOfRun(config, tmp_path / "run", MemoryShare(0, 0), 1, 1)
-    machines = suitable({"CPU": 1})
-    assert len(machines) == 3
+    worker = WorkerOfRun(config, tmp_path / "run", 1, 1)
 
     def message(worker: WorkerOfRun, versions: dict[str, str]) -> str:
-        make = WorkerOnMachine(worker, {"CPU": 1}, 1, versions, ())
+        make = partial(on_machine, WorkerOfRun.choose_threads, worker, {"CPU": 1}, 1, versions)
         with pytest.raises(SearchError) as error:
-            call_on(machines[:1], make.check)
+            call(make, {"CPU": 1})
         return str(error.value)
 
     told = message(worker, {"torch": "0.1"})
@@ -171,21 +164,6 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     other = frozen.model_copy(update={"parents": {**frozen.parents, "zoo:maths": "0" * 64}})
     told = message(replace(worker, config=config.model_copy(update={"frozen": other})), {})
     assert "zoo:maths" in told and "all machines must see the same parents and tasks" in told
-
-
-def test_other_work_on_the_cluster_is_said(
-    cluster: Cluster, caplog: pytest.LogCaptureFixture
-) -> None:
-    connect_to(cluster)
-    wait_for(lambda: ray.available_resources().get("CPU") == 3, lambda: True)
-    warn_if_busy(3, {"CPU": 1})
-    assert not caplog.messages
-    other = new_actor({"CPU": 1})
-    ray.get(other.call.remote(Pretend()))
-    wait_for(lambda: ray.available_resources().get("CPU") == 2, lambda: True)
-    warn_if_busy(3, {"CPU": 1})
-    assert "leaves resources for 2 of 3 workers now" in caplog.text
-    ray.kill(other)
 
 
 MINE = """
@@ -249,9 +227,10 @@ def test_machines_run_exactly_the_code_that_was_allowed(
     (other / "helping.py").write_text(HELPING + "# another version\n")
     trust(other)  # a consent of that machine does not count
     monkeypatch.setenv("PYTHONPATH", str(other))
-    machine = cluster.add_node(num_cpus=1)
+    machine = cluster.add_node(num_cpus=1, resources={"theirs": 1})
     monkeypatch.delenv("PYTHONPATH")
-    said = evomerge("resume", run, "--candidates", "6", code=1, **about).stderr
+    there = "executor.ray.resources={CPU: 1, theirs: 1}"
+    said = evomerge("resume", run, "--candidates", "6", "--set", there, code=1, **about).stderr
     cluster.remove_node(machine)
     assert f"{other}/helping.py" in said and "give every machine the same files" in said
 
@@ -261,12 +240,11 @@ import sys
 
 import ray
 
-from evomerge.execute.ray import call_on
-from evomerge.setup.cluster import suitable
+from evomerge.execute.ray import call
 from evomerge.testing.executors import Pretend
 
 ray.init(sys.argv[1], log_to_driver=False)
-call_on(suitable({"bare": 1}), Pretend())
+call(Pretend(), {"bare": 1})
 """
 
 

@@ -37,20 +37,6 @@ def three_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "machines", lambda config: found)
 
 
-@pytest.mark.parametrize(
-    ("ray", "words"),
-    [
-        ({"address": "ray://head:10001"}, ["`executor.ray.address`", "'auto'", "HOST:PORT"]),
-        ({"resources": {"gpu": 1}}, ["`executor.ray.resources` names 'gpu'", "write 'GPU'"]),
-        ({"resources": {"GPU": 1.5}}, ["`executor.ray.resources` gives GPU 1.5", "whole numbers"]),
-    ],
-)
-def test_what_ray_cannot_do_is_refused(ray: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ConfigError) as error:
-        config(ray=ray)
-    assert all(word in str(error.value) for word in words)
-
-
 def test_a_missing_ray_is_named_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
@@ -72,7 +58,7 @@ def test_without_an_address_workers_fit_on_this_machine() -> None:
     assert describe_workers(config(workers=3, order="generation"), 6) == (
         "3 Ray actors on this machine, each with CPU 1"
     )
-    with pytest.raises(ConfigError, match="is 5, and each takes CPU 1, but this machine has room"):
+    with pytest.raises(ConfigError, match="is 5, and each takes CPU 1, but there is room for 4"):
         check_workers(config(workers=5))
 
 
@@ -87,7 +73,7 @@ def test_workers_are_placed_where_all_their_resources_are() -> None:
     assert fits(GPU=2, CPU=16) == [2]
     assert fits(big=1) == [1]
     few = config(workers=7, ray={"address": "head:6379", "resources": {"GPU": 1}})
-    with pytest.raises(ConfigError, match="the 3 machines of the cluster have room for 6"):
+    with pytest.raises(ConfigError, match="there is room for 6"):
         check_workers(few)
     shared = config({"backend": "vllm"}, workers="auto", ray={"resources": {"GPU": 0.5}})
     with pytest.raises(ConfigError, match=r"gives each worker GPU 0\.5, but each vLLM engine"):

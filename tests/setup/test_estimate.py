@@ -35,9 +35,11 @@ def test_a_candidate_is_scored_and_no_run_is_made(tmp_path, capsys):
 def test_the_estimate_adds_up(tmp_path):
     """22 candidates on 24 documents; 5 models on 16 of validation, and 4 on 32 of the test."""
     found = estimate(problem(tmp_path), MEASURED)
-    assert found.search == 22 * 2.0
-    assert found.finals == pytest.approx(5 * (0.5 + 1.5 * 16 / 24) + 4 * (0.5 + 1.5 * 32 / 24))
-    assert found.seconds == 10 + found.search + found.finals
+    assert found.search_seconds == 22 * 2.0
+    assert found.final_seconds == pytest.approx(
+        5 * (0.5 + 1.5 * 16 / 24) + 4 * (0.5 + 1.5 * 32 / 24)
+    )
+    assert found.seconds == 10 + found.search_seconds + found.final_seconds
     words = found.in_words()
     assert words["one candidate"] == "2 s (0.5 s to merge, 1.5 s to score)"
     assert words["memory of a worker"] == "1 GB, of which 400 MB are files that workers share"
@@ -49,11 +51,11 @@ def test_workers_wait_for_the_end_of_a_generation_and_share_files(tmp_path):
     """On 2 workers: 3 baselines in 2 rounds, two generations of 7 in 4 rounds each, 5 in 3."""
     two = ("executor.kind=processes", "executor.workers=2", "optimizer.population=7")
     found = estimate(problem(tmp_path, *two), MEASURED)
-    assert found.search == (2 + 4 + 4 + 3) * 2.0
-    assert found.memory == 16 * 10**8
+    assert found.search_seconds == (2 + 4 + 4 + 3) * 2.0
+    assert found.machine_bytes == 16 * 10**8
     assert found.in_words()["memory of a machine"] == "about 1.6 GB"
     found = estimate(problem(tmp_path, *two, "executor.order=arrival"), MEASURED)
-    assert found.search == (2 + 10) * 2.0
+    assert found.search_seconds == (2 + 10) * 2.0
     assert "2 workers do not slow each other down" in found.assumes
 
 

@@ -12,7 +12,6 @@ from evomerge.errors import ConfigError
 from evomerge.setup import workers
 from evomerge.setup.workers import (
     check_move,
-    check_order,
     check_workers,
     describe_workers,
     worker_devices,
@@ -31,15 +30,11 @@ def config(evaluation: dict[str, Any] | None = None, **given: Any) -> SearchConf
     [
         ({"workers": 2}, ["`executor` has `workers` 2", "exactly 1", "'processes'"]),
         ({"timeout": 9.5}, ["`executor` has `timeout` 9.5", "'processes'"]),
-        (
-            {"kind": "processes", "order": "arrival", "share_prefixes": True},
-            ["`executor.share_prefixes`"],
-        ),
     ],
 )
 def test_what_an_executor_cannot_do_is_refused(given: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
-        check_order(config(**given))
+        config(**given)
     assert all(word in str(error.value) for word in words)
 
 

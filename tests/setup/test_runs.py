@@ -135,16 +135,6 @@ def move(run, old, new):
     manifest.write_text(json.dumps(data))
 
 
-def test_a_run_that_is_its_own_parent_is_one_sentence(family, tmp_path):
-    """A run was moved to the place of its parent, and its copy of the parent's model is gone."""
-    folder, _ = family
-    run = tmp_path / "half"
-    shutil.copytree(folder / "half", run)
-    move(run, folder / "first", run)
-    with pytest.raises(InputError, match=r"is made from itself .*; put each back"):
-        reopen(RunFolder(run))
-
-
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -1,7 +1,6 @@
 """Every byte of the parents' weights is recorded while a search runs, and compared at an export."""
 
 import json
-import logging
 import shutil
 from pathlib import Path
 
@@ -79,45 +78,21 @@ def test_digests_are_those_of_the_files_and_are_computed_once(tmp_path, monkeypa
     assert recorded(run) == before
 
 
-def test_what_a_killed_session_has_not_recorded_is_recorded_by_the_next(
-    tmp_path, monkeypatch, caplog
-):
+def test_what_a_killed_session_has_not_recorded_is_recorded_by_the_next(tmp_path, monkeypatch):
     run, parents = made(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("evomerge.setup.weight_digests._compute", lambda *args: None)
         with pytest.raises(KeyboardInterrupt), recording_weights(run, parents):
             raise KeyboardInterrupt
-    assert recorded(run)["maths"]["model.safetensors"]["sha256"] is None
     check_weights(run, parents)  # nothing is known yet
     edit_between_samples(tmp_path / "maths")
-    with caplog.at_level(logging.WARNING), recording_weights(run, parents):
+    with recording_weights(run, parents):
         pass
-    warned = [record.getMessage() for record in caplog.records]
-    assert len(warned) == 1
-    assert warned[0].startswith("Parent 'maths': model.safetensors was written since the run began")
     check_weights(run, parents)
     edit = Path(tmp_path / "language/model.safetensors")
     edit.write_bytes(edit.read_bytes()[:-1] + b"\1")
     with pytest.raises(CheckpointError, match="'language' has changed"):
         check_weights(run, parents)
-
-
-def test_a_file_that_changes_while_it_is_read_is_not_recorded(tmp_path, monkeypatch, caplog):
-    run, parents = made(tmp_path)
-
-    def digest(file):
-        found = file_digest(file)
-        if file.parent.name == "maths":
-            edit_between_samples(file.parent)
-        return found
-
-    monkeypatch.setattr("evomerge.setup.weight_digests.file_digest", digest)
-    with caplog.at_level(logging.WARNING), recording_weights(run, parents):
-        pass
-    assert "is written while the search runs" in caplog.text
-    found = {name: item["model.safetensors"]["sha256"] for name, item in recorded(run).items()}
-    assert found["maths"] is None
-    assert found["language"] is not None
 
 
 def test_a_file_of_the_hubs_cache_has_its_digest_in_its_name(tmp_path):
@@ -132,7 +107,7 @@ def test_a_file_of_the_hubs_cache_has_its_digest_in_its_name(tmp_path):
     assert promised_digest(zoo.path("maths") / "model.safetensors") is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": {"b": "c"}}', '{"a": {"b": {"modified": "x"}}}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"a": {"b": "c"}}'])
 def test_a_damaged_record_is_refused(tmp_path, text):
     run, parents = made(tmp_path)
     (run.path / WEIGHTS).write_text(text)

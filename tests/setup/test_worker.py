@@ -18,11 +18,11 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History, outcome_fields
 from evomerge.setup.runs import reopen
 from evomerge.setup.strategy import recipe_of
-from evomerge.setup.worker import MemoryShare, make_worker
+from evomerge.setup.worker import make_worker
 
 run = RunFolder(Path(sys.argv[1]))
 problem = reopen(run)
-worker = make_worker(problem, MemoryShare(prepared=2**20, states=0))
+worker = make_worker(problem)
 for number in (5, 1, 8):
     recipe = recipe_of(problem.space, History(run.events()).candidates[number])
     print(json.dumps([number, outcome_fields(worker(Job(1, number, recipe)))]))

@@ -13,13 +13,13 @@ value of 0 any direction; no result depends on them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
 
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.passes import write_change, write_sum
-from evomerge.merging.methods.method import Knob, Merge, Method, Operands, Sources, Values, method
+from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Values, method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,28 +29,6 @@ Combine: TypeAlias = "Callable[[Sequence[Tensor]], Tensor]"
 
 LAMBDA = Knob("lambda", 1.0, -100, 100, search=(0.0, 2.0), help="factor on the merged task vector")
 """The knob that methods for whole matrices have in common."""
-
-SVD_SECONDS = 5.4
-"""CPU seconds of a singular value decomposition of a matrix of 2,048 x 2,048, on one core."""
-
-
-def merge_seconds(used: Method, shapes: Iterable[Sequence[int]], sources: int) -> float:
-    """Return about how many CPU seconds a merge takes on one core; see docs/methods.md.
-
-    Args:
-        used: the method; one that does not work on whole matrices takes 0.
-        shapes: the shapes of the merged tensors, without embeddings and head. A tensor with three
-            dimensions is a stack of matrices; others than these two kinds are free.
-    """
-    if used.svds is None:
-        return 0.0
-    fixed, each = used.svds
-    work = 0
-    for shape in shapes:
-        if len(shape) in (2, 3):
-            *stack, rows, columns = shape
-            work += (stack or [1])[0] * rows * columns * min(rows, columns)
-    return SVD_SECONDS * (fixed + each * sources) * work / 2048**3
 
 
 def copies(
