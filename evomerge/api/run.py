@@ -249,16 +249,13 @@ def plot_standings(run: Run) -> Figure:
 
 
 def plot_genes(run: Run, candidate: int | str = "best") -> Figure:
-    """Return a figure of the genes of a candidate; of a path, by depth and parent.
+    """Return a figure of the genes of a candidate.
 
     Raises:
         RunFolderError: there is no such candidate.
     """
     from evomerge.report.pictures import genome_bars
-    from evomerge.report.recipe_picture import genes_picture
 
     genes = run.genes(candidate)
-    names, values = list(genes), list(genes.values())
-    drawn = genes_picture(names, values, run.config.space.kind)
-    figure: Figure = genome_bars(names, values) if drawn is None else drawn
+    figure: Figure = genome_bars(list(genes), list(genes.values()))
     return figure

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from evomerge.cli.options import JsonOption, RunFolderArgument
+from evomerge.cli.options import JsonOption, RunFolderArgument, SplitName
 
 
 def status(
@@ -50,8 +50,7 @@ def results(
         bool, typer.Option("--seconds", help="add columns with the seconds of each phase")
     ] = False,
     documents: Annotated[
-        str | None,
-        typer.Option(metavar="SPLIT", help="print only a split's document ids, for lm_eval"),
+        SplitName | None, typer.Option(help="print only a split's document ids, for lm_eval")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,7 +59,7 @@ def results(
 
     from evomerge.cli import terminal
     from evomerge.errors import InputError
-    from evomerge.report.reproduce import document_ids, lm_eval_command
+    from evomerge.report.reproduce import lm_eval_command
     from evomerge.report.rows import brief_rows, candidate_rows, sorted_rows, write_csv
     from evomerge.report.view import View
     from evomerge.report.words import duration, sampling_note
@@ -69,7 +68,8 @@ def results(
 
     view = View.of(run := RunFolder(directory))
     if documents is not None:
-        sys.stdout.write(json.dumps(document_ids(view.config, documents)) + "\n")
+        by_split: dict[str, Any] = dict(view.config.run_documents.items())
+        sys.stdout.write(json.dumps(by_split[documents]) + "\n")
         return
     command = lm_eval_command(run, view.config, view.best)
     spent = run.timings.spent()

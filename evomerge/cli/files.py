@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,6 @@ from evomerge.cli.options import (
     JsonOption,
     SetOption,
     TrustCodeOption,
-    offered,
     permissions,
 )
 
@@ -25,20 +25,19 @@ if TYPE_CHECKING:
     from evomerge.setup.estimate import Estimate
 
 
-def _presets() -> tuple[str, ...]:
-    from evomerge.config.presets import preset_names
+class Preset(StrEnum):
+    """A search file to start from."""
 
-    return tuple(preset_names())
+    PARAMETERS = "parameters"
+    DATAFLOW = "dataflow"
+    JOINT = "joint"
+    LORAHUB = "lorahub"
+    MULTI = "multi"
 
 
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("search.yaml"),
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="parameters, dataflow, joint, lorahub or multi", autocompletion=offered(_presets)
-        ),
-    ] = "parameters",
+    preset: Preset = Preset.PARAMETERS,
 ) -> None:
     """Write a commented search file to start from."""
     from evomerge.cli.terminal import say

@@ -14,18 +14,12 @@ from evomerge.cli.options import (
     OutOption,
     RunFolderArgument,
     ShardSizeOption,
+    SplitName,
     TrustCodeOption,
-    offered,
     permissions,
 )
 
 _ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="folder, Hub id or zoo:NAME")]
-
-
-def _splits() -> tuple[str, ...]:
-    from evomerge.scores import SPLITS
-
-    return SPLITS
 
 
 def export(
@@ -57,9 +51,7 @@ def export(
 def evaluate(
     model: _ModelArgument,
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="search file")],
-    split: Annotated[
-        str, typer.Option(help="search, validation or test", autocompletion=offered(_splits))
-    ] = "test",
+    split: SplitName = SplitName.TEST,
     show: Annotated[
         int, typer.Option(min=0, help="print so many documents with prompt, answer and target")
     ] = 0,

@@ -1,9 +1,10 @@
-"""Arguments and options that several commands share, what Tab offers, and consent to run code."""
+"""Arguments and options that several commands share, and consent to run code."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,22 +14,19 @@ if TYPE_CHECKING:
     from evomerge.setup.checked import Permissions
 
 
-def offered(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Return what a shell calls for Tab: what was typed -> the names that begin with it.
+class Tracker(StrEnum):
+    """A tracker has the name of its package."""
 
-    The names are looked up then only, so that a command does not wait for their imports.
-    """
-
-    def complete(incomplete: str) -> list[str]:
-        return [name for name in names() if name.startswith(incomplete)]
-
-    return complete
+    TRACKIO = "trackio"
+    WANDB = "wandb"
 
 
-def _trackers() -> Iterable[str]:
-    from evomerge.report.trackers.protocol import TRACKERS
+class SplitName(StrEnum):
+    """A part of the documents."""
 
-    return TRACKERS.names()
+    SEARCH = "search"
+    VALIDATION = "validation"
+    TEST = "test"
 
 
 RunFolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a run")]
@@ -59,15 +57,7 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a key of the search file"),
 ]
-TrackOption = Annotated[
-    str | None,
-    typer.Option(
-        "--track",
-        metavar="NAME",
-        help="log the search to a tracker: trackio or wandb",
-        autocompletion=offered(_trackers),
-    ),
-]
+TrackOption = Annotated[Tracker | None, typer.Option("--track", help="log the search to a tracker")]
 
 
 def permissions(allow_pickle: bool, allow_code: bool, trust_code: bool) -> Permissions:

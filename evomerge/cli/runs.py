@@ -17,6 +17,7 @@ from evomerge.cli.options import (
     FileArgument,
     RunFolderArgument,
     SetOption,
+    Tracker,
     TrackOption,
     TrustCodeOption,
     permissions,
@@ -107,17 +108,17 @@ def resume(
     go_on(directory, changes, bounds, set_ or [], allowed, cut, runner)
 
 
-def _runner(tracker: str | None) -> Runner:
+def _runner(tracker: Tracker | None) -> Runner:
     """Return what runs a search with a display, after a check that the tracker is installed."""
-    from evomerge.report.trackers.protocol import find_tracker
+    from evomerge.report.trackers import check_installed
 
     if tracker is not None:
-        find_tracker(tracker)
+        check_installed(tracker)
     return lambda run, checked, bounds: _run(run, checked, bounds, tracker)
 
 
 def _run(
-    run: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float], tracker: str | None
+    run: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float], tracker: Tracker | None
 ) -> None:
     """Run a search to its end with a display, then print the standings and the winner."""
     from evomerge.cli import terminal
@@ -125,7 +126,7 @@ def _run(
     from evomerge.errors import Terminated
     from evomerge.report.documents import doubt_about_winner
     from evomerge.report.standings import standings
-    from evomerge.report.trackers.follower import tracked
+    from evomerge.report.trackers import tracked
     from evomerge.report.verdict import verdict
     from evomerge.run.history import History
     from evomerge.setup.search import run_search

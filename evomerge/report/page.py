@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evomerge.errors import not_written, without_controls
-from evomerge.report.documents import agreements, answers
+from evomerge.report.documents import answers
 from evomerge.report.figures import PALETTE, inline_svg, svg_text
 from evomerge.report.progress import progress
 from evomerge.report.recipe_picture import path_text
@@ -39,7 +39,6 @@ from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.scores import SPLITS, Failure, Split
 
 _MOST_REASONS = 10
-_MOST_IDS = 30
 
 
 class PageTable(NamedTuple):
@@ -177,32 +176,17 @@ def _finding(view: View) -> dict[str, Any]:
 
 
 def _documents(view: View) -> dict[str, Any]:
-    """Return the failures, who is right on which documents, and the answers."""
+    """Return the failures and the answers."""
     outcomes = (item.outcomes.get("search") for item in view.history.candidates)
     reasons = Counter((item.stage, item.reason) for item in outcomes if isinstance(item, Failure))
-    split, agreed = agreements(view.history, view.best, view.ranking.objectives)
     return {
         "failures": _table(
             ("candidates", "failed in", "reason"),
             [(count, *reason) for reason, count in reasons.most_common(_MOST_REASONS)],
         ),
         "more_failures": max(0, len(reasons) - _MOST_REASONS),
-        "agreed_on": split,
-        "who_is_right": _table(
-            ("score", "merge and a parent", "only the merge", "only a parent", "nobody"),
-            [(a.key, a.both, len(a.gained), len(a.lost), a.nobody) for a in agreed],
-        ),
-        "document_ids": [
-            f"{a.key}: only the merge: {_some(a.gained)}; only a parent: {_some(a.lost)}."
-            for a in agreed
-        ],
         "answers": answers(view.history, view.best),
     }
-
-
-def _some(ids: Sequence[int]) -> str:
-    shown = ", ".join(map(str, ids[:_MOST_IDS])) or "none"
-    return f"{shown}, ..." if len(ids) > _MOST_IDS else shown
 
 
 def _cost(view: View) -> dict[str, Any]:
