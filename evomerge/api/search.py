@@ -6,7 +6,6 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from os import PathLike
 from pathlib import Path
@@ -162,12 +161,11 @@ def start(
     allowed: Permissions,
     warn: Callable[[Sequence[CheckedSearch]], None],
     run: Runner,
-    busy: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Check a search or its stages, warn, create the run in a free folder and run it.
 
     `candidates` takes the place of `budget.candidates`, in each stage. `warn` is told of the
-    checked searches before `run` runs each of them; `busy` shows what is done while its block runs.
+    checked searches before `run` runs each of them.
     """
     from evomerge.config.schema import override, parse, refuse_frozen
     from evomerge.setup import stages
@@ -177,20 +175,15 @@ def start(
     if stages.is_staged(data):
         if candidates:
             data = stages.with_candidates(data, candidates)
-        with busy(f"checking {source}"):
-            searches = stages.start(data, source, folder, **allowed)
-        warn(searches)
+        warn(stages.start(data, source, folder, **allowed))
         stages.run_stages(folder, lambda stage, checked: run(stage, checked, {}), **allowed)
         return
     own = deepcopy(dict(data))  # the caller's mapping stays as it is
     if candidates:
         override(own, f"budget.candidates={candidates}")
-    with busy(f"checking {source}"):
-        checked = prepare(parse(own, str(source)), source.absolute().parent, **allowed)
+    checked = prepare(parse(own, str(source)), source.absolute().parent, **allowed)
     warn([checked])
-    with busy("creating the run"):
-        begun = begin(folder, checked)
-    run(*begun, {})
+    run(*begin(folder, checked), {})
 
 
 def go_on(

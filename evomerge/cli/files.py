@@ -99,14 +99,15 @@ def validate(
 
 def _cost(checked: CheckedSearch) -> Estimate | None:
     """Try a candidate and return what the search costs; None if a parent is not there yet."""
-    from evomerge.cli.terminal import busy
+    from evomerge.cli.terminal import say_on_terminal
     from evomerge.setup import stages
     from evomerge.setup.estimate import estimate, try_candidates
     from evomerge.setup.runs import with_merges_built
 
     if stages.needs_winner(checked):
         return None
-    with busy("building and scoring a candidate"), with_merges_built(checked) as built:
+    say_on_terminal("building and scoring a candidate")
+    with with_merges_built(checked) as built:
         return estimate(built, try_candidates(built))
 
 

@@ -78,10 +78,9 @@ def _tell(files: Sequence[Path]) -> None:
 
 
 def _ask(files: Sequence[Path]) -> bool:
-    from evomerge.cli.terminal import paused, say
+    from evomerge.cli.terminal import say
 
-    with paused():
-        say("this search runs code that you have not allowed on this machine:")
-        for file in files:
-            say(f"  {file}")
-        return typer.confirm("Have you read it, and may it run?", err=True)
+    say("this search runs code that you have not allowed on this machine:")
+    for file in files:
+        say(f"  {file}")
+    return typer.confirm("Have you read it, and may it run?", err=True)

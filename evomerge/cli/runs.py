@@ -55,7 +55,8 @@ def search(
         terminal.warn(n for checked in searches for n in warnings(checked, allow_benchmarks))
 
     allowed = permissions(allow_pickle, allow_code, trust_code)
-    start(read(file, set_), file, run, candidates, allowed, warn, runner, terminal.busy)
+    terminal.say_on_terminal(f"checking {file}")
+    start(read(file, set_), file, run, candidates, allowed, warn, runner)
 
 
 def resume(
@@ -135,8 +136,9 @@ def _run(
     quoted = shlex.quote(str(run.path))
     before = History(run.events())
     display = SearchDisplay(int(total) if total else None, checked.ranking, before)
+    display.begin()
     try:
-        with display.shown(), tracked(tracker, run, checked.ranking, terminal.say) as trackers:
+        with display.bar, tracked(tracker, run, checked.ranking, terminal.say) as trackers:
             followers = [display.observe, display.warn_of_baselines, *trackers]
             winner = run_search(checked, run, bounds, followers)
     except KeyboardInterrupt as signal:

@@ -11,16 +11,13 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
-from rich.status import Status
 from rich.table import Table
-from rich.text import Text
 
 from evomerge.errors import escaped_controls, without_controls
 from evomerge.report.confidence import Interval
@@ -41,9 +38,6 @@ _SPOKEN = {
 
 out = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
-
-_shown: list[Status] = []
-"""What `busy` shows on the terminal now."""
 
 
 def print_json(value: Any) -> None:
@@ -193,30 +187,10 @@ def say(message: str, *, whole: bool = False) -> None:
     err.print(without_controls(message))
 
 
-@contextmanager
-def busy(message: str) -> Iterator[None]:
-    """Show on a terminal what is done while the block runs."""
-    if not err.is_terminal:
-        yield
-        return
-    with err.status(Text(without_controls(message))) as status:
-        _shown.append(status)
-        try:
-            yield
-        finally:
-            _shown.remove(status)
-
-
-@contextmanager
-def paused() -> Iterator[None]:
-    """Show nothing on the terminal that is redrawn while the block runs, such as a question."""
-    for status in _shown:
-        status.stop()
-    try:
-        yield
-    finally:
-        for status in _shown:
-            status.start()
+def say_on_terminal(message: str) -> None:
+    """Say on a terminal what is being done, where people wait."""
+    if err.is_terminal:
+        say(message)
 
 
 def say_why_not_in_mergekit(run: RunFolder) -> None:

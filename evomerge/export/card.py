@@ -171,7 +171,6 @@ def _files(
     # A picture would show one colour over the whole depth; importing matplotlib takes long.
     figure = None if knobs else recipe_picture(recipe, merge.names)
     known = {key: merge.parents[name] for key, name in letters.items() if name in merge.parents}
-    explained: set[int] = set()
     # As `ModelCard.from_template` does it, whose import takes as long as a small merge.
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).render(
         card_data=data.to_yaml(),
@@ -181,7 +180,7 @@ def _files(
         members=" and ".join(map(code, recipe.members)),
         picture=PICTURE if figure else "",
         parents=[
-            (key, _named(known[key], explained) if key in known else code(name))
+            (key, _named(known[key]) if key in known else code(name))
             for key, name in letters.items()
         ],
         knobs=knobs,
@@ -200,13 +199,11 @@ def _files(
     return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
 
 
-def _named(parent: Parent, explained: set[int]) -> str:
-    """Return the name of a parent; of a merge, those of its parents if none is `explained` yet."""
-    if not parent.merged_from or id(parent.merged_from) in explained:
+def _named(parent: Parent) -> str:
+    """Return the name of a parent; of a merge, those of its parents too."""
+    if not parent.merged_from:
         return code(parent.name)
-    explained.add(id(parent.merged_from))
-    own = ", ".join(_named(item, explained) for item in parent.merged_from)
-    return f"{code(parent.name)} (a merge of {own})"
+    return f"{code(parent.name)} (a merge of {', '.join(map(_named, parent.merged_from))})"
 
 
 def _own_and_lent(merge: Merge) -> str:

@@ -204,13 +204,13 @@ def test_pictures_are_well_formed_and_show_the_names(nasty, tmp_path):
 def test_the_dashboard_sends_names_as_json_only(nasty, path):
     """Its page is a script that makes text nodes of what the API says."""
     pytest.importorskip("optuna_dashboard")
-    from evomerge.report.dashboard import Dashboard, open_studies
+    from evomerge.report.dashboard import Dashboard, named_runs
 
     kinds = []
     environ = {"PATH_INFO": path, "QUERY_STRING": "after=0" if path[-1] == "0" else ""}
     setup_testing_defaults(environ)
     body = b"".join(
-        Dashboard(open_studies([nasty.path]))(
+        Dashboard(named_runs([nasty.path]))(
             environ, lambda _, headers, *__: kinds.append(dict(headers).get("Content-Type"))
         )
     )
@@ -285,11 +285,13 @@ def test_a_terminal_gets_its_own_control_sequences_only(name):
             assert "link=" not in text or "[link=" in name
 
 
-def test_the_panel_of_a_running_search_is_plain_too(nasty):
-    ranking = ranking_of(parse(nasty.config(), "search.yaml"))
+def test_the_lines_of_a_running_search_are_plain_too(nasty):
+    ranking, history = ranking_of(parse(nasty.config(), "search.yaml")), History()
     with console(True) as text:
-        display = live.SearchDisplay(None, ranking, History(nasty.events()))
-        live.err.print(display._panel())
+        display = live.SearchDisplay(None, ranking)
+        for event in nasty.events():
+            history.apply(event)
+            display.observe(history, event)
     assert "<script>" in text() and not CONTROLS.search(re.sub(r"\x1b\[[0-9;]*m", "", text()))
 
 

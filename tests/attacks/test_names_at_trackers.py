@@ -10,7 +10,7 @@ import pytest
 from run_folders import asked, scores, told, write_run
 
 from evomerge.config.schema import parse
-from evomerge.report.dashboard import RunStudy
+from evomerge.report.dashboard import add_study
 from evomerge.report.trackers import TRACKERS, tracked
 from evomerge.report.words import storable
 from evomerge.run.folder import RunFolder
@@ -121,7 +121,7 @@ def test_trackio_logs_it(kind, tmp_path, monkeypatch):
 def test_the_dashboard_shows_a_study(kind, tmp_path):
     run = run_with(NAMES[kind], tmp_path / "run")
     storage = optuna.storages.InMemoryStorage()
-    RunStudy(NAMES[kind], run).show(storage)
+    add_study(storage, NAMES[kind], run)
     (summary,) = optuna.get_all_study_summaries(storage)
     study = optuna.load_study(study_name=summary.study_name, storage=storage)
     shown = json.loads(json.dumps([[t.params, t.user_attrs] for t in study.trials]))
