@@ -45,36 +45,27 @@ class Run:
 
     def __str__(self) -> str:
         """The answer in words, and how the models compare where the answer comes from."""
-        answer, title, models = self._summary()
-        table = "" if models is None else f"\n{title}:\n{models.to_string(index=False)}"
-        return f"{self.folder}: {answer}{table}"
+        from evomerge.report.verdict import main_column, verdict
+
+        table = self.standings_table()
+        answer, split = verdict(table, self.best).text, table.compared_on
+        if not table.columns or split is None:
+            return f"{self.folder}: {answer}"
+        score = main_column(table)
+        factor = table.factor(score)
+        models = self.standings.query("score == @score and split == @split")
+        models = models.drop(columns=["score", "split"])
+        models[["value", "low", "high"]] = (factor * models[["value", "low", "high"]]).round(1)
+        unit = " in %" if factor == 100 else ""
+        rows = models.to_string(index=False)
+        return f"{self.folder}: {answer}\n{score} on {split}{unit}:\n{rows}"
 
     def _repr_html_(self) -> str:
         from html import escape
 
         from evomerge.errors import without_controls
 
-        answer, title, models = self._summary()
-        folder, answer, title = (
-            escape(without_controls(text)) for text in (str(self.folder), answer, title)
-        )
-        said = f"<p><b>{folder}</b>: {answer}</p>"
-        return said if models is None else f"{said}<p>{title}:</p>{models.to_html(index=False)}"
-
-    def _summary(self) -> tuple[str, str, pd.DataFrame | None]:
-        """Return the verdict, and the title and rows of a table for people; None without scores."""
-        from evomerge.report.verdict import main_column, verdict
-
-        table = self.standings_table()
-        answer, split = verdict(table, self.best).text, table.compared_on
-        if not table.columns or split is None:
-            return answer, "", None
-        score = main_column(table)
-        factor = table.factor(score)
-        rows = self.standings.query("score == @score and split == @split")
-        models = rows.drop(columns=["score", "split"])
-        models[["value", "low", "high"]] = (factor * models[["value", "low", "high"]]).round(1)
-        return answer, f"{score} on {split}{' in %' if factor == 100 else ''}", models
+        return f"<pre>{escape(without_controls(str(self)))}</pre>"
 
     @cached_property
     def config(self) -> SearchConfig:

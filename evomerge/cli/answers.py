@@ -43,12 +43,6 @@ def results(
     top: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="print the N best candidates only")
     ] = None,
-    sort: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="sort by a column, the largest value first")
-    ] = None,
-    seconds: Annotated[
-        bool, typer.Option("--seconds", help="add columns with the seconds of each phase")
-    ] = False,
     documents: Annotated[
         SplitName | None, typer.Option(help="print only a split's document ids, for lm_eval")
     ] = None,
@@ -60,7 +54,7 @@ def results(
     from evomerge.cli import terminal
     from evomerge.errors import InputError
     from evomerge.report.reproduce import lm_eval_command
-    from evomerge.report.rows import brief_rows, candidate_rows, sorted_rows, write_csv
+    from evomerge.report.rows import best_rows, brief_rows, candidate_rows, write_csv
     from evomerge.report.view import View
     from evomerge.report.words import duration, sampling_note
     from evomerge.run.folder import RunFolder
@@ -73,15 +67,14 @@ def results(
         return
     command = lm_eval_command(run, view.config, view.best)
     spent = run.timings.spent()
-    times_of = run.timings.by_candidate() if seconds else None
-    rows = candidate_rows(view.history, measured(view.ranking), view.frozen.genes, times_of)
+    rows = candidate_rows(view.history, measured(view.ranking), view.frozen.genes)
     if candidate is not None:
         if candidate >= len(rows):
             raise InputError(f"--candidate is {candidate}, but the run has {len(rows)} candidates.")
         row = {name: value for name, value in rows[candidate].items() if value is not None}
         terminal.print_json(row) if as_json else terminal.print_values(row)
         return
-    rows = sorted_rows(rows, sort, top)
+    rows = rows if top is None else best_rows(rows, top)
     winner = view.history.winner
     if csv is not None:
         write_csv(rows, csv)
@@ -101,13 +94,9 @@ def results(
         return
     if terminal.out.is_terminal:
         terminal.print_rows(brief_rows(rows), "candidate")
-        terminal.say(
-            "--csv and --json have more columns: the scores of each split and the genes, and "
-            "with --seconds the times"
-        )
+        terminal.say("--csv and --json have more columns: the scores of each split and the genes")
     else:
-        details = ("gene ", "seconds ")
-        brief = [{k: v for k, v in row.items() if not k.startswith(details)} for row in rows]
+        brief = [{k: v for k, v in row.items() if not k.startswith("gene ")} for row in rows]
         terminal.print_rows(brief, "candidate")
     if winner is not None or (view.history.told and terminal.out.is_terminal):
         terminal.print_standings(view.table)
@@ -130,24 +119,16 @@ def results(
 def report(
     directory: RunFolderArgument,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
-    pictures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="write the pictures as SVG files, too")
-    ] = None,
 ) -> None:
     """Write the run as one HTML page."""
     from evomerge.cli import terminal
-    from evomerge.report.page import write_page, write_pictures
-    from evomerge.run.atomic import check_output
+    from evomerge.report.page import write_page
     from evomerge.run.folder import RunFolder
 
     run = RunFolder(directory)
-    if pictures is not None:
-        check_output(pictures, "--pictures", "folder")
     target = out or run.path / "report.html"
     write_page(run, target)
     terminal.say(f"wrote {target}")
-    if pictures is not None:
-        terminal.say(f"wrote {len(write_pictures(run, pictures))} pictures to {pictures}")
 
 
 def dashboard(

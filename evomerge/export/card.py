@@ -156,7 +156,6 @@ def search_card(
         search=search,
         path="" if config.space.kind == "parameters" else path_text(merge.recipe, merge.names),
         itself=merge.parents[str(candidate.label)] if itself else None,
-        itself_parts=_own_and_lent(merge),
         change="unchanged" if unchanged else f"in {merge.recipe.dtype}",
         commands=[_merge_command(merge)] if stages else commands,
     )
@@ -204,22 +203,6 @@ def _named(parent: Parent) -> str:
     if not parent.merged_from:
         return code(parent.name)
     return f"{code(parent.name)} (a merge of {', '.join(map(_named, parent.merged_from))})"
-
-
-def _own_and_lent(merge: Merge) -> str:
-    """Return which files of a parent itself are its own, and what it has from where."""
-    giver = merge.recipe.options.get("chat_template")
-    if merge.recipe.tokenizer != "base":
-        own, part, giver = "config", "tokenizer", merge.recipe.tokenizer
-    elif giver is not None:
-        own, part = "config and tokenizer", "chat template"
-    else:
-        return "config, tokenizer and chat template."
-    source = code(merge.names[giver]) if giver in merge.names else "the merges"
-    return (
-        f"{own}. It has no {part} of its own: the {part} here is that of {source}, which it was "
-        "scored with."
-    )
 
 
 def _table(table: Standings, names: Mapping[str, str]) -> list[list[str]]:

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evomerge.errors import not_written, without_controls
 from evomerge.report.documents import answers
-from evomerge.report.figures import PALETTE, inline_svg, svg_text
+from evomerge.report.figures import PALETTE, inline_svg
 from evomerge.report.progress import progress
 from evomerge.report.recipe_picture import path_text
 from evomerge.report.reproduce import lm_eval_command
@@ -60,19 +60,6 @@ def write_page(run: RunFolder, target: Path) -> None:
         replace_text(target, content)
     except OSError as error:
         raise not_written(f"--out {target}", error, "give another file") from error
-
-
-def write_pictures(run: RunFolder, folder: Path) -> list[Path]:
-    """Write the pictures of a run as SVG files, and return their paths; or raise an InputError."""
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in View.of(run).figures.items():
-            replace_text(folder / f"{name}.svg", svg_text(figure))
-            written.append(folder / f"{name}.svg")
-    except OSError as error:
-        raise not_written(f"--pictures {folder}", error, "give another folder") from error
-    return written
 
 
 def page(run: RunFolder) -> str:

@@ -123,13 +123,10 @@ def scored_as_themselves(history: History, names: Mapping[str, str]) -> str | No
         return None
     splits = [split for split in SPLITS if any(split in item.as_itself for item in parents)]
     shown = listed(names.get(item.name, item.name) for item in parents)
-    one = len(parents) == 1
-    own, them = ("its", "itself") if one else ("their", "themselves")
     return (
-        f"On the {listed(splits)} documents {shown} {'is' if one else 'are'} scored as {them}, "
-        f"with {own} own config, tokenizer, chat template and dtype, as `evomerge evaluate` does; "
-        "on the search documents with those of the merge, as "
-        f"{'a candidate' if one else 'candidates'} of the space."
+        f"On the {listed(splits)} documents {shown} {'is' if len(parents) == 1 else 'are'} scored "
+        "with the parent's own config, tokenizer, chat template and dtype, as `evomerge evaluate` "
+        "does; on the search documents with those of the merge, as a candidate of the space."
     )
 
 

@@ -39,7 +39,8 @@ from evomerge.export.card import Merge, search_card
 from evomerge.export.metadata import search_file
 from evomerge.export.parents import Licence, Parent
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.report.page import page, write_page, write_pictures
+from evomerge.report.figures import svg_text
+from evomerge.report.page import page, write_page
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -192,10 +193,10 @@ def test_no_script_runs_in_a_browser(nasty, tmp_path):
     assert "onerror=&quot;" not in done.stdout and not re.search("<(img|script)", done.stdout)
 
 
-def test_pictures_are_well_formed_and_show_the_names(nasty, tmp_path):
-    files = write_pictures(nasty, tmp_path)
-    assert len(files) >= 4
-    shown = ["".join(ElementTree.parse(file).getroot().itertext()) for file in files]
+def test_pictures_are_well_formed_and_show_the_names(nasty):
+    figures = View.of(nasty).figures.values()
+    assert len(figures) >= 4
+    shown = ["".join(ElementTree.fromstring(svg_text(item)).itertext()) for item in figures]
     assert any("<img src=x onerror" in text for text in shown)
     assert not any(CONTROLS.search(text) for text in shown)
 

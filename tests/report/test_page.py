@@ -11,7 +11,7 @@ from run_folders import FAILED, STATES, asked, scores, told, write_run
 from search_run import environment, evomerge
 
 from evomerge.errors import InputError
-from evomerge.report.page import page, write_page, write_pictures
+from evomerge.report.page import page, write_page
 from evomerge.scores import Expected, Scores
 
 VOID = {"meta", "br", "link"}
@@ -136,17 +136,6 @@ def test_the_cost_has_the_peak_of_memory(finished):
     finished.timings.note({"peak": {"process": 1_230_000_000, "accelerator": 4_000_000_000}})
     text = Page(page(finished)).text
     assert "1.23 GB, with the mapped files of the parents, and 4 GB of accelerators" in text
-
-
-def test_pictures_are_written_as_files(finished, tmp_path):
-    said = evomerge("report", finished.path, "--pictures", tmp_path / "pictures").stderr
-    assert "wrote 3 pictures" in said
-    names = sorted(file.name for file in (tmp_path / "pictures").iterdir())
-    assert names == ["course.svg", "genes.svg", "standings.svg"]
-    assert "var(--" not in (tmp_path / "pictures" / "course.svg").read_text()
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"--pictures .* cannot be written"):
-        write_pictures(finished, tmp_path / "file" / "no")
 
 
 def test_ids_are_unique_and_every_reference_has_its_id(finished):
