@@ -52,13 +52,12 @@ class Run:
         if not table.columns or split is None:
             return f"{self.folder}: {answer}"
         score = main_column(table)
-        factor = table.factor(score)
-        models = self.standings.query("score == @score and split == @split")
-        models = models.drop(columns=["score", "split"])
-        models[["value", "low", "high"]] = (factor * models[["value", "low", "high"]]).round(1)
-        unit = " in %" if factor == 100 else ""
-        rows = models.to_string(index=False)
-        return f"{self.folder}: {answer}\n{score} on {split}{unit}:\n{rows}"
+        unit = " in %" if table.factor(score) == 100 else ""
+        rows = [
+            f"  {table.names[row.label]}: {' '.join(table.cell(row, split, score)).strip()}"
+            for row in table.rows
+        ]
+        return "\n".join([f"{self.folder}: {answer}", f"{score} on {split}{unit}:", *rows])
 
     def _repr_html_(self) -> str:
         from html import escape

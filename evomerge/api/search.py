@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -227,39 +228,22 @@ def _runner(progress: bool, followers: Sequence[Follower]) -> Runner:
     from evomerge.setup.search import run_search
 
     def run(folder: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float]) -> None:
-        if not progress:
-            run_search(checked, folder, bounds, followers)
-            return
         total = bounds.get("candidates") or checked.config.budget.candidates
-        bar = _ProgressBar(int(total) if total else None)
-        try:
-            run_search(checked, folder, bounds, [bar.observe, *followers])
-        finally:
-            bar.bar.close()
+        with tqdm(total=total and int(total), unit="candidate", disable=not progress) as bar:
+            run_search(checked, folder, bounds, [partial(_show, bar), *followers])
 
     return run
 
 
-class _ProgressBar:
-    """Shows how many candidates are scored, and the best fitness so far."""
-
-    def __init__(self, total: int | None) -> None:
-        self.bar = tqdm(total=total, unit="candidate", desc="preparing")
-        self._total, self._best = total, math.nan
-
-    def observe(self, history: History, event: Event) -> None:
-        """Update the bar after one event of the search."""
-        if event["event"] == "tell":
-            candidate = history.candidates[event["candidate"]]
-            self.bar.set_description("searching", refresh=False)
-            if candidate.fitness is not None and not candidate.is_estimate:
-                self._best = max(candidate.fitness, self._best)  # the first value, if it is nan
-                self.bar.set_postfix(best=f"{self._best:.4f}", refresh=False)
-        elif event["event"] == "finals":
-            self.bar.set_description(f"final scores ({event['purpose']})", refresh=False)
-            self.bar.total, self.bar.n = event["total"], 0
-        elif event["event"] in ("score", "complete"):
-            self.bar.n += 1
-        if event["event"] in ("ask", "tell"):
-            self.bar.total, self.bar.n = self._total, len(history.told)
-        self.bar.refresh()
+def _show(bar: tqdm[Any], history: History, event: Event) -> None:
+    """Show on a bar how many candidates are scored, and the best fitness so far."""
+    if event["event"] == "tell":
+        known = [item.fitness for item in history.told if not item.is_estimate]
+        best = max((value for value in known if value is not None), default=math.nan)
+        bar.set_postfix(best=f"{best:.4f}", refresh=False)
+        bar.update(len(history.told) - bar.n)
+    elif event["event"] == "finals":
+        bar.set_description(f"final scores ({event['purpose']})", refresh=False)
+        bar.reset(total=event["total"])
+    elif event["event"] in ("score", "complete"):
+        bar.update()

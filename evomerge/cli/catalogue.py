@@ -16,13 +16,7 @@ SPACES = {
 _COSTLY = "; costly: for a parent `merge:FILE.yaml` or `evomerge merge`, which is built once"
 
 
-class Listed(StrEnum):
-    """What can be listed."""
-
-    METHODS = "methods"
-    OPTIMIZERS = "optimizers"
-    SPACES = "spaces"
-    PARENTS = "parents"
+Listed = StrEnum("Listed", ["methods", "optimizers", "spaces", "parents"])
 
 
 def list_(what: Listed, as_json: JsonOption = False) -> None:
@@ -30,13 +24,13 @@ def list_(what: Listed, as_json: JsonOption = False) -> None:
     from evomerge.cli import terminal
 
     match what:
-        case Listed.METHODS:
+        case Listed.methods:
             rows = _methods()
-        case Listed.OPTIMIZERS:
+        case Listed.optimizers:
             rows = _optimizers()
-        case Listed.SPACES:
+        case Listed.spaces:
             rows = [{"name": name, "about": about} for name, about in SPACES.items()]
-        case Listed.PARENTS:
+        case Listed.parents:
             rows = _parents()
     terminal.print_json(rows) if as_json else terminal.print_rows(rows, "name")
 

@@ -25,19 +25,12 @@ if TYPE_CHECKING:
     from evomerge.setup.estimate import Estimate
 
 
-class Preset(StrEnum):
-    """A search file to start from."""
-
-    PARAMETERS = "parameters"
-    DATAFLOW = "dataflow"
-    JOINT = "joint"
-    LORAHUB = "lorahub"
-    MULTI = "multi"
+Preset = StrEnum("Preset", ["parameters", "dataflow", "joint", "lorahub", "multi"])
 
 
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("search.yaml"),
-    preset: Preset = Preset.PARAMETERS,
+    preset: Preset = Preset.parameters,
 ) -> None:
     """Write a commented search file to start from."""
     from evomerge.cli.terminal import say

@@ -51,7 +51,7 @@ def export(
 def evaluate(
     model: _ModelArgument,
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="search file")],
-    split: SplitName = SplitName.TEST,
+    split: SplitName = SplitName.test,
     show: Annotated[
         int, typer.Option(min=0, help="print so many documents with prompt, answer and target")
     ] = 0,

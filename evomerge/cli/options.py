@@ -14,20 +14,8 @@ if TYPE_CHECKING:
     from evomerge.setup.checked import Permissions
 
 
-class Tracker(StrEnum):
-    """A tracker has the name of its package."""
-
-    TRACKIO = "trackio"
-    WANDB = "wandb"
-
-
-class SplitName(StrEnum):
-    """A part of the documents."""
-
-    SEARCH = "search"
-    VALIDATION = "validation"
-    TEST = "test"
-
+Tracker = StrEnum("Tracker", ["trackio", "wandb"])
+SplitName = StrEnum("SplitName", ["search", "validation", "test"])
 
 RunFolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a run")]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="search file (YAML)")]
