@@ -145,12 +145,14 @@ def resume(
     return Run(path)
 
 
-def permissions(allow_pickle: bool, allow_code: bool, trust_code: bool) -> Permissions:
-    """Return what a caller allows, who is not asked."""
+def permissions(
+    allow_pickle: bool, allow_code: bool, trust_code: bool, **asking: Any
+) -> Permissions:
+    """Return what a caller allows; `asking` are further arguments of `Consent`."""
     from evomerge.setup.checked import Permissions
     from evomerge.trust.consent import Consent
 
-    consent = Consent(given=trust_code)
+    consent = Consent(given=trust_code, **asking)
     return Permissions(allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
 
 

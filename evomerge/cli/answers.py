@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from evomerge.cli import terminal
 from evomerge.cli.options import JsonOption, RunFolderArgument, SplitName
+from evomerge.run.folder import RunFolder
 
 
 def status(
@@ -20,14 +22,12 @@ def status(
     """Say how far a search is."""
     from evomerge.cli.live import print_progress, states
     from evomerge.cli.live import watch as watch_run
-    from evomerge.cli.terminal import print_json
     from evomerge.report.progress import progress
-    from evomerge.run.folder import RunFolder
 
     run = RunFolder(directory)
     if as_json:
         for values in states(run) if watch else [progress(run)]:
-            print_json(values)
+            terminal.print_json(values)
     elif watch:
         watch_run(run)
     else:
@@ -51,13 +51,11 @@ def results(
     """Print one row for each candidate, and compare parents, uniform merge and winner."""
     from dataclasses import asdict
 
-    from evomerge.cli import terminal
     from evomerge.errors import InputError
     from evomerge.report.reproduce import lm_eval_command
     from evomerge.report.rows import best_rows, brief_rows, candidate_rows, write_csv
     from evomerge.report.view import View
     from evomerge.report.words import duration, sampling_note
-    from evomerge.run.folder import RunFolder
     from evomerge.searching.ranking import measured
 
     view = View.of(run := RunFolder(directory))
@@ -121,9 +119,7 @@ def report(
     out: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
 ) -> None:
     """Write the run as one HTML page."""
-    from evomerge.cli import terminal
     from evomerge.report.page import write_page
-    from evomerge.run.folder import RunFolder
 
     run = RunFolder(directory)
     target = out or run.path / "report.html"
@@ -136,7 +132,6 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any that is free")] = 8080,
 ) -> None:
     """Show runs in optuna-dashboard, in a browser on this machine, also while they go on."""
-    from evomerge.cli import terminal
     from evomerge.errors import InputError
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
+from evomerge.cli import terminal
 from evomerge.cli.options import JsonOption
 
 SPACES = {
@@ -21,7 +22,6 @@ Listed = StrEnum("Listed", ["methods", "optimizers", "spaces", "parents"])
 
 def list_(what: Listed, as_json: JsonOption = False) -> None:
     """List the methods, optimizers, spaces or embedded parents."""
-    from evomerge.cli import terminal
 
     match what:
         case Listed.methods:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from evomerge.cli import terminal
 from evomerge.cli.options import (
     AllowCodeOption,
     AllowPickleOption,
@@ -18,6 +19,7 @@ from evomerge.cli.options import (
     TrustCodeOption,
     permissions,
 )
+from evomerge.run.folder import RunFolder
 
 _ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="folder, Hub id or zoo:NAME")]
 
@@ -35,9 +37,7 @@ def export(
     allow_pickle: AllowPickleOption = False,
 ) -> None:
     """Write a candidate as an ordinary Hugging Face checkpoint."""
-    from evomerge.cli import terminal
     from evomerge.export.candidate import export_candidate
-    from evomerge.run.folder import RunFolder
 
     exported = export_candidate(
         RunFolder(directory), out, candidate, dtype, shard_size, allow_pickle=allow_pickle
@@ -63,7 +63,6 @@ def evaluate(
     """Score any model on the documents of a search."""
     from dataclasses import asdict
 
-    from evomerge.cli import terminal
     from evomerge.report.confidence import factor_of, intervals
     from evomerge.report.words import sampling_note
     from evomerge.searching.ranking import measured
@@ -108,7 +107,6 @@ def merge(
     ] = False,
 ) -> None:
     """Build one merged model on disk, piece by piece, in little memory."""
-    from evomerge.cli import terminal
     from evomerge.export.recipe import merge_recipe
 
     allowed = {"allow_pickle": allow_pickle, "strict": strict, "truncate": truncate}
@@ -126,7 +124,6 @@ def push(
     ] = True,
 ) -> None:
     """Upload an exported model to the Hugging Face Hub; if interrupted, call it again."""
-    from evomerge.cli import terminal
     from evomerge.export.hub import push_model
 
     pushed = push_model(model, repository, private=private)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli import terminal
+
 if TYPE_CHECKING:
     from evomerge.setup.checked import Permissions
 
@@ -50,25 +52,19 @@ TrackOption = Annotated[Tracker | None, typer.Option("--track", help="log the se
 
 def permissions(allow_pickle: bool, allow_code: bool, trust_code: bool) -> Permissions:
     """Return what the options of a command allow; a person at the terminal is asked for more."""
-    from evomerge.setup.checked import Permissions
-    from evomerge.trust.consent import Consent
+    from evomerge.api import search
 
-    at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
-    consent = Consent(given=trust_code, ask=_ask if at_terminal else None, told=_tell)
-    return Permissions(allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
+    ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
+    return search.permissions(allow_pickle, allow_code, trust_code, ask=ask, told=_tell)
 
 
 def _tell(files: Sequence[Path]) -> None:
-    from evomerge.cli.terminal import say
-
     for file in files:
-        say(f"from now on this code may run: {file}")
+        terminal.say(f"from now on this code may run: {file}")
 
 
 def _ask(files: Sequence[Path]) -> bool:
-    from evomerge.cli.terminal import say
-
-    say("this search runs code that you have not allowed on this machine:")
+    terminal.say("this search runs code that you have not allowed on this machine:")
     for file in files:
-        say(f"  {file}")
+        terminal.say(f"  {file}")
     return typer.confirm("Have you read it, and may it run?", err=True)

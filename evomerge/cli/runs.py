@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli import terminal
 from evomerge.cli.options import (
     AllowBenchmarksOption,
     AllowCodeOption,
@@ -22,10 +23,10 @@ from evomerge.cli.options import (
     TrustCodeOption,
     permissions,
 )
+from evomerge.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from evomerge.api.search import Runner
-    from evomerge.run.folder import RunFolder
     from evomerge.run.journal import Cut
     from evomerge.setup.checked import CheckedSearch
 
@@ -43,9 +44,7 @@ def search(
 ) -> None:
     """Start a search."""
     from evomerge.api.search import start
-    from evomerge.cli import terminal
     from evomerge.config.schema import read
-    from evomerge.run.folder import RunFolder
     from evomerge.setup.preflight import warnings
 
     runner = _runner(track)
@@ -95,7 +94,6 @@ def resume(
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
     from evomerge.api.search import go_on
-    from evomerge.cli import terminal
 
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     given = {**bounds, "set": set_ or None, "truncate": truncate or None}
@@ -122,7 +120,6 @@ def _run(
     run: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float], tracker: Tracker | None
 ) -> None:
     """Run a search to its end with a display, then print the standings and the winner."""
-    from evomerge.cli import terminal
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
     from evomerge.report.documents import doubt_about_winner

@@ -21,7 +21,6 @@ from evomerge.report.figures import (
     new_axes,
 )
 from evomerge.report.standings import Standings
-from evomerge.report.verdict import main_column
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Objective, Split
 from evomerge.searching.front import hypervolume
@@ -32,7 +31,7 @@ _SPLIT_COLOURS = {"search": GREY, "validation": PALE, "test": ACCENT}
 
 def standings_chart(table: Standings) -> Any:
     """Plot the fitness (or the only metric) of each model with its 95 % interval, by split."""
-    column = main_column(table)
+    column = table.main_column
     factor = table.factor(column)
     labels = [label_text(table.names[row.label], 60) for row in table.rows]
     below = label_text(column, 80) + _unit(factor)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from evomerge.errors import InputError, one_line
 from evomerge.report.rows import FINAL_SPLITS, search_score
@@ -19,10 +19,12 @@ from evomerge.report.words import storable
 from evomerge.run.folder import CONFIG, FROZEN, MANIFEST, STAGES, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
-from evomerge.run.logbook import PASSING, Follower
+from evomerge.run.logbook import Follower
 from evomerge.searching.ranking import Ranking, measured
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PROJECT = "evomerge"
 """The project of all searches."""
@@ -54,86 +56,76 @@ def tracked(
     if name is None:
         yield []
         return
-    tracking = _Tracking(name, run, ranking, say)
+
+    def begin() -> _Steps:
+        tracker = TRACKERS[name](*identity(run))
+        say(f"logging to {name}: {tracker.where}")
+        steps = _Steps(tracker, ranking)
+        steps.log_missing(run)
+        return steps
+
+    steps = _tried(name, begin)
+    if steps is None:
+        yield []
+        return
 
     def observe(history: History, event: Event) -> None:
-        with tracking.trying():
-            tracking.observe(history, event)
+        with _quiet():
+            steps.log(history, event)
 
     observe.__qualname__ = name  # for the warning of the logbook
-    completed = False
     try:
         yield [observe]
-        completed = True
+    except BaseException:
+        _tried(name, lambda: steps.finish(None))
+        raise
+    _tried(name, lambda: steps.finish(History(run.events())))
+
+
+def _tried(name: str, action: Callable[[], T]) -> T | None:
+    """Do something with a tracker; if it fails, say so and return None."""
+    try:
+        with _quiet():
+            return action()
+    except (Exception, SystemExit) as error:
+        log.warning("%s failed (%s); the search goes on without it.", name, one_line(error))
+        return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let a tracker print nothing among a command's answers, and ask for no input."""
+    keyboard, sys.stdin = sys.stdin, io.StringIO()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
-        try:
-            with tracking.trying():
-                tracking.end(completed=completed)
-        except (Exception, SystemExit) as error:
-            log.warning("%s failed (%s).", name, one_line(error))
+        sys.stdin = keyboard
 
 
-class _Tracking:
-    """Opens the tracker at the first event, logs each step, and closes it.
+class _Steps:
+    """Logs the steps that a tracker does not have yet.
 
     A step is an outcome on the search documents; steps are numbered in the order of the outcomes.
     """
 
-    def __init__(
-        self, name: str, run: RunFolder, ranking: Ranking, say: Callable[[str], None]
-    ) -> None:
-        self._name, self._run, self._ranking, self._say = name, run, ranking, say
+    def __init__(self, tracker: _Tracker, ranking: Ranking) -> None:
+        self._tracker, self._ranking = tracker, ranking
         self._objectives = measured(ranking)
-        self._tracker: _Tracker | None = None
-        self._is_broken = False
         self._incumbents: list[Candidate] = []
         self._failed = 0
 
-    @contextmanager
-    def trying(self) -> Iterator[None]:
-        """Let the tracker print nothing among a command's answers, and ask for no input."""
-        keyboard, sys.stdin = sys.stdin, io.StringIO()
-        try:
-            with redirect_stdout(io.StringIO()):
-                yield
-        except BaseException:
-            self._is_broken = True
-            raise
-        finally:
-            sys.stdin = keyboard
-
-    def observe(self, history: History, event: Event) -> None:
-        """Log an event; the first one opens the tracker: then this process locks the run."""
-        if event["event"] in PASSING:
-            return
-        if self._tracker is None:
-            self._tracker = self._open()  # logs this event too
-        else:
-            self._log(self._tracker, history, event)
-
-    def end(self, *, completed: bool) -> None:
-        """Log the result if the search is completed, and close the tracker."""
-        if completed and not self._is_broken:
-            self._tracker = self._tracker or self._open()
-            history = History(self._run.events())
-            self._tracker.summarize(len(history.told) - 1, storable(self._result(history)))
-        if self._tracker is not None:
-            self._tracker.finish(completed=completed)
-
-    def _open(self) -> _Tracker:
-        """Open the tracker, and log what it lacks of the journal."""
-        tracker = TRACKERS[self._name](*identity(self._run))
-        self._say(f"logging to {self._name}: {tracker.where}")
-        history, seconds = History(), self._run.timings.by_candidate()
-        for event in self._run.events():
+    def log_missing(self, run: RunFolder) -> None:
+        """Log what the tracker lacks of the journal."""
+        history, seconds = History(), run.timings.by_candidate()
+        for event in run.events():
             history.apply(event)
             if event["event"] == "tell":
                 event = {**event, "seconds": seconds.get(event["candidate"], {})}
-            self._log(tracker, history, event)
-        return tracker
+            self.log(history, event)
 
-    def _log(self, tracker: _Tracker, history: History, event: Event) -> None:
-        """Log an event if it is a step that the tracker does not have yet."""
+    def log(self, history: History, event: Event) -> None:
+        """Log an event if it is a new step."""
         if event["event"] not in ("tell", "complete"):
             return
         candidate = history.candidates[event["candidate"]]
@@ -142,8 +134,24 @@ class _Tracking:
             return
         self._failed += candidate.scores("search") is None
         step = len(history.told) - 1
-        if step >= tracker.steps:
-            tracker.run.log(storable(self._metrics(candidate, event.get("seconds", {}))), step=step)
+        if step >= self._tracker.steps:
+            metrics = self._metrics(candidate, event.get("seconds", {}))
+            self._tracker.run.log(storable(metrics), step=step)
+
+    def finish(self, history: History | None) -> None:
+        """Log the result of a completed search (None: it is not completed), and close the run."""
+        if history is not None and history.winner is not None:
+            self._tracker.summarize(len(history.told) - 1, storable(self._result(history.winner)))
+        self._tracker.finish(completed=history is not None)
+
+    def _result(self, winner: Candidate) -> dict[str, Any]:
+        found: dict[str, Any] = {"winner": winner.number, "winner_name": winner.name}
+        for split in FINAL_SPLITS:
+            if scores := winner.scores(split):
+                found |= {
+                    f"{split}/{item.key}": scores.aggregates[item.key] for item in self._objectives
+                }
+        return found
 
     def _metrics(self, candidate: Candidate, seconds: Mapping[str, float]) -> dict[str, float]:
         scores = candidate.scores("search")
@@ -161,18 +169,6 @@ class _Tracking:
             found |= {f"search/{item.key}": search_score(scores, item) for item in self._objectives}
         found |= {f"seconds/{phase}": spent for phase, spent in seconds.items()}
         return {name: value for name, value in found.items() if value is not None}
-
-    def _result(self, history: History) -> dict[str, Any]:
-        """Return the winner and its final scores."""
-        if (winner := history.winner) is None:
-            return {}
-        found: dict[str, Any] = {"winner": winner.number, "winner_name": winner.name}
-        for split in FINAL_SPLITS:
-            if scores := winner.scores(split):
-                found |= {
-                    f"{split}/{item.key}": scores.aggregates[item.key] for item in self._objectives
-                }
-        return found
 
 
 def identity(run: RunFolder) -> tuple[str, dict[str, Any]]:
