@@ -56,19 +56,9 @@ def main() -> None:
 
 def show_error(error: EvomergeError) -> None:
     """Print an error: in a pipe one line, on a terminal in lines that divide no word or path."""
-    text = f"evomerge: {error}"
-    if sys.stderr.isatty():
-        import shutil
-        import textwrap
+    from evomerge.cli.terminal import say
 
-        text = textwrap.fill(
-            text,
-            shutil.get_terminal_size().columns,
-            subsequent_indent=" " * len("evomerge: "),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    print(text, file=sys.stderr)
+    say(f"evomerge: {error}")
 
 
 def show_log() -> None:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.config.schema import SearchConfig, parse
+from evomerge.config.schema import SearchConfig
 from evomerge.recipe import Recipe
-from evomerge.run.folder import CONFIG, STAGES, RunFolder, begun_stages
+from evomerge.run.folder import STAGES, RunFolder, begun_stages
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
-from evomerge.searching.ranking import Ranking, best_of, front_of, measured, ranking_of
+from evomerge.searching.ranking import front_of, measured
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from evomerge.report.standings import Standings
+    from evomerge.report.view import View
 
 
 class Run:
@@ -45,41 +44,35 @@ class Run:
 
     def __str__(self) -> str:
         """The answer in words, and how the models compare where the answer comes from."""
-        answer, title, models = self._summary()
-        table = "" if models is None else f"\n{title}:\n{models.to_string(index=False)}"
-        return f"{self.folder}: {answer}{table}"
+        table, answer = (view := self._view).table, view.verdict.text
+        split = table.compared_on
+        if not table.columns or split is None:
+            return f"{self.folder}: {answer}"
+        score = table.main_column
+        unit = " in %" if table.factor(score) == 100 else ""
+        rows = [
+            f"  {table.names[row.label]}: {' '.join(table.cell(row, split, score)).strip()}"
+            for row in table.rows
+        ]
+        return "\n".join([f"{self.folder}: {answer}", f"{score} on {split}{unit}:", *rows])
 
     def _repr_html_(self) -> str:
         from html import escape
 
         from evomerge.errors import without_controls
 
-        answer, title, models = self._summary()
-        folder, answer, title = (
-            escape(without_controls(text)) for text in (str(self.folder), answer, title)
-        )
-        said = f"<p><b>{folder}</b>: {answer}</p>"
-        return said if models is None else f"{said}<p>{title}:</p>{models.to_html(index=False)}"
+        return f"<pre>{escape(without_controls(str(self)))}</pre>"
 
-    def _summary(self) -> tuple[str, str, pd.DataFrame | None]:
-        """Return the verdict, and the title and rows of a table for people; None without scores."""
-        from evomerge.report.verdict import main_column, verdict
+    @property
+    def _view(self) -> View:
+        from evomerge.report.view import View
 
-        table = self.standings_table()
-        answer, split = verdict(table, self.best).text, table.compared_on
-        if not table.columns or split is None:
-            return answer, "", None
-        score = main_column(table)
-        factor = table.factor(score)
-        rows = self.standings.query("score == @score and split == @split")
-        models = rows.drop(columns=["score", "split"])
-        models[["value", "low", "high"]] = (factor * models[["value", "low", "high"]]).round(1)
-        return answer, f"{score} on {split}{' in %' if factor == 100 else ''}", models
+        return View.of(self._run)
 
-    @cached_property
+    @property
     def config(self) -> SearchConfig:
         """The search file of the run, with what was resolved when it began (`frozen`)."""
-        return parse(self._run.config(), str(self.folder / CONFIG))
+        return self._view.config
 
     @property
     def stages(self) -> list[Run]:
@@ -108,10 +101,8 @@ class Run:
 
         from evomerge.report.rows import candidate_rows
 
-        genes = self.config.frozen.genes if self.config.frozen else []
-        rows = candidate_rows(
-            self.history, measured(self._ranking), genes, self._run.timings.by_candidate()
-        )
+        view, seconds = self._view, self._run.timings.by_candidate()
+        rows = candidate_rows(view.history, measured(view.ranking), view.frozen.genes, seconds)
         return pd.DataFrame(rows).set_index("candidate") if rows else pd.DataFrame()
 
     @property
@@ -120,12 +111,13 @@ class Run:
 
         With `mode: pareto` this is the knee of the front.
         """
-        return best_of(self.history, self._ranking)
+        return self._view.best
 
     @property
     def front(self) -> list[Candidate]:
         """The candidates that no other one beats; with one fitness, the best candidate alone."""
-        return front_of(self.history, self._ranking)
+        view = self._view
+        return front_of(view.history, view.ranking)
 
     @property
     def standings(self) -> pd.DataFrame:
@@ -137,7 +129,7 @@ class Run:
         """
         import pandas as pd
 
-        table = self.standings_table()
+        table = self._view.table
         rows = [
             {"score": column, "split": split, "model": table.names[row.label], **item.to_dict()}
             for column in table.columns
@@ -147,21 +139,13 @@ class Run:
         ]
         return pd.DataFrame(rows, columns=["score", "split", "model", "value", "low", "high"])
 
-    def standings_table(self) -> Standings:
-        """Return the standings with the comparisons of the searched merge with each baseline."""
-        from evomerge.report.standings import standings
-
-        return standings(self.history, self._ranking)
-
     def genes(self, candidate: int | str = "best") -> dict[str, float]:
         """Return the genes of a candidate (`best`, or a number) by name; none of a baseline.
 
         Raises:
             RunFolderError: there is no such candidate.
         """
-        names = self.config.frozen.genes if self.config.frozen else []
-        values = self._candidate(candidate).genome
-        return dict(zip(names, values, strict=False))
+        return dict(zip(self._view.frozen.genes, self._candidate(candidate).genome, strict=False))
 
     def recipe(self, candidate: int | str = "best") -> Recipe:
         """Return the recipe of a candidate, with pins. The parents must be there.
@@ -224,12 +208,9 @@ class Run:
         write_page(self._run, target)
         return target
 
-    @cached_property
-    def _ranking(self) -> Ranking:
-        return ranking_of(self.config)
-
     def _candidate(self, which: int | str) -> Candidate:
-        return self.history.chosen(str(which), self.best)
+        view = self._view
+        return view.history.chosen(str(which), view.best)
 
 
 def plot_history(run: Run) -> Figure:
@@ -244,21 +225,18 @@ def plot_standings(run: Run) -> Figure:
     """Return a figure of parents, uniform merge and searched merge, with 95 % intervals."""
     from evomerge.report.pictures import standings_chart
 
-    figure: Figure = standings_chart(run.standings_table())
+    figure: Figure = standings_chart(run._view.table)
     return figure
 
 
 def plot_genes(run: Run, candidate: int | str = "best") -> Figure:
-    """Return a figure of the genes of a candidate; of a path, by depth and parent.
+    """Return a figure of the genes of a candidate.
 
     Raises:
         RunFolderError: there is no such candidate.
     """
     from evomerge.report.pictures import genome_bars
-    from evomerge.report.recipe_picture import genes_picture
 
     genes = run.genes(candidate)
-    names, values = list(genes), list(genes.values())
-    drawn = genes_picture(names, values, run.config.space.kind)
-    figure: Figure = genome_bars(names, values) if drawn is None else drawn
+    figure: Figure = genome_bars(list(genes), list(genes.values()))
     return figure

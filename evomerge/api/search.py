@@ -6,8 +6,8 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -145,12 +145,14 @@ def resume(
     return Run(path)
 
 
-def permissions(allow_pickle: bool, allow_code: bool, trust_code: bool) -> Permissions:
-    """Return what a caller allows, who is not asked."""
+def permissions(
+    allow_pickle: bool, allow_code: bool, trust_code: bool, **asking: Any
+) -> Permissions:
+    """Return what a caller allows; `asking` are further arguments of `Consent`."""
     from evomerge.setup.checked import Permissions
     from evomerge.trust.consent import Consent
 
-    consent = Consent(given=trust_code)
+    consent = Consent(given=trust_code, **asking)
     return Permissions(allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
 
 
@@ -162,12 +164,11 @@ def start(
     allowed: Permissions,
     warn: Callable[[Sequence[CheckedSearch]], None],
     run: Runner,
-    busy: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Check a search or its stages, warn, create the run in a free folder and run it.
 
     `candidates` takes the place of `budget.candidates`, in each stage. `warn` is told of the
-    checked searches before `run` runs each of them; `busy` shows what is done while its block runs.
+    checked searches before `run` runs each of them.
     """
     from evomerge.config.schema import override, parse
     from evomerge.setup import stages
@@ -176,20 +177,15 @@ def start(
     if stages.is_staged(data):
         if candidates:
             data = stages.with_candidates(data, candidates)
-        with busy(f"checking {source}"):
-            searches = stages.start(data, source, folder, **allowed)
-        warn(searches)
+        warn(stages.start(data, source, folder, **allowed))
         stages.run_stages(folder, lambda stage, checked: run(stage, checked, {}), **allowed)
         return
     own = deepcopy(dict(data))  # the caller's mapping stays as it is
     if candidates:
         override(own, f"budget.candidates={candidates}")
-    with busy(f"checking {source}"):
-        checked = prepare(parse(own, str(source)), source.absolute().parent, **allowed)
+    checked = prepare(parse(own, str(source)), source.absolute().parent, **allowed)
     warn([checked])
-    with busy("creating the run"):
-        begun = begin(folder, checked)
-    run(*begun, {})
+    run(*begin(folder, checked), {})
 
 
 def go_on(
@@ -233,39 +229,22 @@ def _runner(progress: bool, followers: Sequence[Follower]) -> Runner:
     from evomerge.setup.search import run_search
 
     def run(folder: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float]) -> None:
-        if not progress:
-            run_search(checked, folder, bounds, followers)
-            return
         total = bounds.get("candidates") or checked.config.budget.candidates
-        bar = _ProgressBar(int(total) if total else None)
-        try:
-            run_search(checked, folder, bounds, [bar.observe, *followers])
-        finally:
-            bar.bar.close()
+        with tqdm(total=total and int(total), unit="candidate", disable=not progress) as bar:
+            run_search(checked, folder, bounds, [partial(_show, bar), *followers])
 
     return run
 
 
-class _ProgressBar:
-    """Shows how many candidates are scored, and the best fitness so far."""
-
-    def __init__(self, total: int | None) -> None:
-        self.bar = tqdm(total=total, unit="candidate", desc="preparing")
-        self._total, self._best = total, math.nan
-
-    def observe(self, history: History, event: Event) -> None:
-        """Update the bar after one event of the search."""
-        if event["event"] == "tell":
-            candidate = history.candidates[event["candidate"]]
-            self.bar.set_description("searching", refresh=False)
-            if candidate.fitness is not None and not candidate.is_estimate:
-                self._best = max(candidate.fitness, self._best)  # the first value, if it is nan
-                self.bar.set_postfix(best=f"{self._best:.4f}", refresh=False)
-        elif event["event"] == "finals":
-            self.bar.set_description(f"final scores ({event['purpose']})", refresh=False)
-            self.bar.total, self.bar.n = event["total"], 0
-        elif event["event"] in ("score", "complete"):
-            self.bar.n += 1
-        if event["event"] in ("ask", "tell"):
-            self.bar.total, self.bar.n = self._total, len(history.told)
-        self.bar.refresh()
+def _show(bar: tqdm[Any], history: History, event: Event) -> None:
+    """Show on a bar how many candidates are scored, and the best fitness so far."""
+    if event["event"] == "tell":
+        known = [item.fitness for item in history.told if not item.is_estimate]
+        best = max((value for value in known if value is not None), default=math.nan)
+        bar.set_postfix(best=f"{best:.4f}", refresh=False)
+        bar.update(len(history.told) - bar.n)
+    elif event["event"] == "finals":
+        bar.set_description(f"final scores ({event['purpose']})", refresh=False)
+        bar.reset(total=event["total"])
+    elif event["event"] in ("score", "complete"):
+        bar.update()

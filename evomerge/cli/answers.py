@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from evomerge.cli.options import JsonOption, RunFolderArgument
+from evomerge.cli import terminal
+from evomerge.cli.options import JsonOption, RunFolderArgument, SplitName
+from evomerge.run.folder import RunFolder
 
 
 def status(
@@ -20,14 +22,12 @@ def status(
     """Say how far a search is."""
     from evomerge.cli.live import print_progress, states
     from evomerge.cli.live import watch as watch_run
-    from evomerge.cli.terminal import print_json
     from evomerge.report.progress import progress
-    from evomerge.run.folder import RunFolder
 
     run = RunFolder(directory)
     if as_json:
         for values in states(run) if watch else [progress(run)]:
-            print_json(values)
+            terminal.print_json(values)
     elif watch:
         watch_run(run)
     else:
@@ -43,45 +43,36 @@ def results(
     top: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="print the N best candidates only")
     ] = None,
-    sort: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="sort by a column, the largest value first")
-    ] = None,
-    seconds: Annotated[
-        bool, typer.Option("--seconds", help="add columns with the seconds of each phase")
-    ] = False,
     documents: Annotated[
-        str | None,
-        typer.Option(metavar="SPLIT", help="print only a split's document ids, for lm_eval"),
+        SplitName | None, typer.Option(help="print only a split's document ids, for lm_eval")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print one row for each candidate, and compare parents, uniform merge and winner."""
     from dataclasses import asdict
 
-    from evomerge.cli import terminal
     from evomerge.errors import InputError
-    from evomerge.report.reproduce import document_ids, lm_eval_command
-    from evomerge.report.rows import brief_rows, candidate_rows, sorted_rows, write_csv
+    from evomerge.report.reproduce import lm_eval_command
+    from evomerge.report.rows import best_rows, brief_rows, candidate_rows, write_csv
     from evomerge.report.view import View
     from evomerge.report.words import duration, sampling_note
-    from evomerge.run.folder import RunFolder
     from evomerge.searching.ranking import measured
 
     view = View.of(run := RunFolder(directory))
     if documents is not None:
-        sys.stdout.write(json.dumps(document_ids(view.config, documents)) + "\n")
+        by_split: dict[str, Any] = dict(view.config.run_documents.items())
+        sys.stdout.write(json.dumps(by_split[documents]) + "\n")
         return
     command = lm_eval_command(run, view.config, view.best)
     spent = run.timings.spent()
-    times_of = run.timings.by_candidate() if seconds else None
-    rows = candidate_rows(view.history, measured(view.ranking), view.frozen.genes, times_of)
+    rows = candidate_rows(view.history, measured(view.ranking), view.frozen.genes)
     if candidate is not None:
         if candidate >= len(rows):
             raise InputError(f"--candidate is {candidate}, but the run has {len(rows)} candidates.")
         row = {name: value for name, value in rows[candidate].items() if value is not None}
         terminal.print_json(row) if as_json else terminal.print_values(row)
         return
-    rows = sorted_rows(rows, sort, top)
+    rows = rows if top is None else best_rows(rows, top)
     winner = view.history.winner
     if csv is not None:
         write_csv(rows, csv)
@@ -101,13 +92,9 @@ def results(
         return
     if terminal.out.is_terminal:
         terminal.print_rows(brief_rows(rows), "candidate")
-        terminal.say(
-            "--csv and --json have more columns: the scores of each split and the genes, and "
-            "with --seconds the times"
-        )
+        terminal.say("--csv and --json have more columns: the scores of each split and the genes")
     else:
-        details = ("gene ", "seconds ")
-        brief = [{k: v for k, v in row.items() if not k.startswith(details)} for row in rows]
+        brief = [{k: v for k, v in row.items() if not k.startswith("gene ")} for row in rows]
         terminal.print_rows(brief, "candidate")
     if winner is not None or (view.history.told and terminal.out.is_terminal):
         terminal.print_standings(view.table)
@@ -130,24 +117,14 @@ def results(
 def report(
     directory: RunFolderArgument,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
-    pictures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="write the pictures as SVG files, too")
-    ] = None,
 ) -> None:
     """Write the run as one HTML page."""
-    from evomerge.cli import terminal
-    from evomerge.report.page import write_page, write_pictures
-    from evomerge.run.atomic import check_output
-    from evomerge.run.folder import RunFolder
+    from evomerge.report.page import write_page
 
     run = RunFolder(directory)
-    if pictures is not None:
-        check_output(pictures, "--pictures", "folder")
     target = out or run.path / "report.html"
     write_page(run, target)
     terminal.say(f"wrote {target}")
-    if pictures is not None:
-        terminal.say(f"wrote {len(write_pictures(run, pictures))} pictures to {pictures}")
 
 
 def dashboard(
@@ -155,7 +132,6 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any that is free")] = 8080,
 ) -> None:
     """Show runs in optuna-dashboard, in a browser on this machine, also while they go on."""
-    from evomerge.cli import terminal
     from evomerge.errors import InputError
 
     try:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import Any
 
-import typer
-
-from evomerge.cli.options import JsonOption, offered
-from evomerge.errors import InputError, did_you_mean
+from evomerge.cli import terminal
+from evomerge.cli.options import JsonOption
 
 SPACES = {
     "parameters": "the knobs of a merge, by layer group and component (PS)",
@@ -19,23 +17,21 @@ SPACES = {
 _COSTLY = "; costly: for a parent `merge:FILE.yaml` or `evomerge merge`, which is built once"
 
 
-def list_(
-    what: Annotated[
-        str,
-        typer.Argument(
-            help="methods, optimizers, spaces or parents", autocompletion=offered(lambda: LISTS)
-        ),
-    ],
-    as_json: JsonOption = False,
-) -> None:
-    """List the methods, optimizers, spaces or embedded parents."""
-    from evomerge.cli import terminal
+Listed = StrEnum("Listed", ["methods", "optimizers", "spaces", "parents"])
 
-    if what not in LISTS:
-        raise InputError(
-            f"There is no list {what!r}; allowed are {', '.join(LISTS)}.{did_you_mean(what, LISTS)}"
-        )
-    rows = LISTS[what]()
+
+def list_(what: Listed, as_json: JsonOption = False) -> None:
+    """List the methods, optimizers, spaces or embedded parents."""
+
+    match what:
+        case Listed.methods:
+            rows = _methods()
+        case Listed.optimizers:
+            rows = _optimizers()
+        case Listed.spaces:
+            rows = [{"name": name, "about": about} for name, about in SPACES.items()]
+        case Listed.parents:
+            rows = _parents()
     terminal.print_json(rows) if as_json else terminal.print_rows(rows, "name")
 
 
@@ -92,12 +88,3 @@ def _parents() -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
-    "methods": _methods,
-    "optimizers": _optimizers,
-    "spaces": lambda: [{"name": name, "about": about} for name, about in SPACES.items()],
-    "parents": _parents,
-}
-"""What can be listed -> what returns its rows."""

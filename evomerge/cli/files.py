@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli import terminal
 from evomerge.cli.options import (
     AllowBenchmarksOption,
     AllowCodeOption,
@@ -16,7 +18,6 @@ from evomerge.cli.options import (
     JsonOption,
     SetOption,
     TrustCodeOption,
-    offered,
     permissions,
 )
 
@@ -25,27 +26,18 @@ if TYPE_CHECKING:
     from evomerge.setup.estimate import Estimate
 
 
-def _presets() -> tuple[str, ...]:
-    from evomerge.config.presets import preset_names
-
-    return tuple(preset_names())
+Preset = StrEnum("Preset", ["parameters", "dataflow", "joint", "lorahub", "multi"])
 
 
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("search.yaml"),
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="parameters, dataflow, joint, lorahub or multi", autocompletion=offered(_presets)
-        ),
-    ] = "parameters",
+    preset: Preset = Preset.parameters,
 ) -> None:
     """Write a commented search file to start from."""
-    from evomerge.cli.terminal import say
     from evomerge.config.presets import write_preset
 
     write_preset(preset, file)
-    say(f"wrote {file}; check it with `evomerge validate {shlex.quote(str(file))}`")
+    terminal.say(f"wrote {file}; check it with `evomerge validate {shlex.quote(str(file))}`")
 
 
 def validate(
@@ -61,7 +53,6 @@ def validate(
     as_json: JsonOption = False,
 ) -> None:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
-    from evomerge.cli import terminal
     from evomerge.config.schema import parse, read
     from evomerge.setup import stages
     from evomerge.setup.genes import HEADERS, gene_list, gene_rows
@@ -100,14 +91,14 @@ def validate(
 
 def _cost(checked: CheckedSearch) -> Estimate | None:
     """Try a candidate and return what the search costs; None if a parent is not there yet."""
-    from evomerge.cli.terminal import busy
     from evomerge.setup import stages
     from evomerge.setup.estimate import estimate, try_candidates
     from evomerge.setup.runs import with_merges_built
 
     if stages.needs_winner(checked):
         return None
-    with busy("building and scoring a candidate"), with_merges_built(checked) as built:
+    terminal.say_on_terminal("building and scoring a candidate")
+    with with_merges_built(checked) as built:
         return estimate(built, try_candidates(built))
 
 
@@ -121,18 +112,16 @@ def convert(
     ] = False,
 ) -> None:
     """Convert a config of mergekit-evolve or mergenetic into a search file and print it."""
-    from evomerge.cli.terminal import say
     from evomerge.mergekit.convert import convert_file
 
     converted = convert_file(file, strict=strict)
     typer.echo(converted.text, nl=False)
     for note in converted.notes:
-        say(f"note: {note}")
+        terminal.say(f"note: {note}")
 
 
 def schema() -> None:
     """Print the JSON Schema of the search file."""
-    from evomerge.cli.terminal import print_json
     from evomerge.config.schema import SearchConfig
 
-    print_json(SearchConfig.model_json_schema())
+    terminal.print_json(SearchConfig.model_json_schema())

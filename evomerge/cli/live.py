@@ -1,23 +1,24 @@
-"""How far a search is: its panel or lines while it runs here, and `evomerge status`.
-
-Both say the same in the same words (see `in_words`).
-"""
+"""How far a search is: lines and a bar while it runs here, and `evomerge status`."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from evomerge.cli.terminal import (
     err,
@@ -30,16 +31,13 @@ from evomerge.cli.terminal import (
     spoken,
     text_of,
 )
-from evomerge.errors import without_controls
 from evomerge.report.confidence import Interval, factor_of
 from evomerge.report.documents import doubt_about_baselines
-from evomerge.report.progress import leaders, progress, workers_in_words
+from evomerge.report.progress import progress
 from evomerge.report.words import duration, short_names, short_scores
-from evomerge.run.activity import WorkerState
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
-from evomerge.run.timings import RECENT
 from evomerge.scores import Failure, Objective, Scores
 from evomerge.searching.ranking import Ranking
 
@@ -47,6 +45,8 @@ log = logging.getLogger(__name__)
 
 _PAUSE = 2.0
 _PATIENCE = 10.0  # seconds in which a search that has just been started takes its lock
+_MOST_WORKERS = 10  # that are listed one by one
+_NEWS = ("state", "candidates", "scored", "failed", "best", "winner", "phase")
 
 
 def in_words(values: Mapping[str, Any]) -> dict[str, str]:
@@ -69,7 +69,8 @@ def _in_words(name: str, value: Any) -> Any:
             origin = short_names([value["origin"]])[value["origin"]]
             return f"{_scores_in_words(value)}, candidate {value['candidate']} ({origin})"
         case "workers":
-            return f"{len(value)}: {_workers(value)[0]}"
+            counts = Counter(item["state"] for item in value).most_common()
+            return f"{len(value)}: {', '.join(f'{count} {state}' for state, count in counts)}"
         case _:
             return value
 
@@ -111,21 +112,18 @@ def states(run: RunFolder) -> Iterator[dict[str, Any]]:
 
 
 def watch(run: RunFolder) -> None:
-    """Show the progress until the search ends: redrawn on a terminal, its changes in a pipe."""
+    """Show the progress until the search ends: redrawn on a terminal, news in a pipe."""
     if out.is_terminal:
         with Live(console=out, auto_refresh=False) as live:
             for values in states(run):
                 live.update(Group(*(make_table(*table) for table in _tables(values))), refresh=True)
         return
-    shown: dict[str, Any] = {}
+    shown = None
     for values in states(run):
-        if not shown:
+        news = [values.get(key) for key in _NEWS]
+        if news != shown:
             print_progress(values)
-        keys = ("state", "candidates", "scored", "failed", "best", "winner", "phase")
-        changed = {key: values.get(key) for key in keys if values.get(key) != shown.get(key)}
-        if shown and changed:
-            print_table(*_tables(changed)[0])
-        shown = values
+        shown = news
 
 
 def print_progress(values: Mapping[str, Any]) -> None:
@@ -137,35 +135,50 @@ def print_progress(values: Mapping[str, Any]) -> None:
 def _tables(values: Mapping[str, Any]) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
     """Return the headers and rows of the values, and of the workers if there are any."""
     what = (("what", "value"), list(in_words(values).items()))
-    rows = _workers(values.get("workers", []))[1]
+    rows = worker_rows(values.get("workers", []), time.time())
     return [what, (("worker", "place", "does", "for"), rows)] if rows else [what]
 
 
-def _workers(workers: Sequence[Mapping[str, Any]]) -> tuple[str, list[list[str]]]:
-    return workers_in_words([WorkerState(**worker) for worker in workers], time.time())
+def worker_rows(workers: Sequence[Mapping[str, Any]], now: float) -> list[list[str]]:
+    """Return number, place, what it does and for how long of each of the busiest workers.
+
+    `now` is in seconds since 1970.
+    """
+    longest = sorted(workers, key=lambda item: (item["state"] == "free", item["since"]))
+    rows = []
+    for item in sorted(longest[:_MOST_WORKERS], key=lambda item: item["number"]):
+        names = ", ".join(map(str, item["candidates"]))
+        what = f"candidate {names} on {item['split']}" if names else item["state"]
+        seconds = max(0.0, now - item["since"])
+        rows.append([str(item["number"]), item["place"] or "-", what, f"{seconds:.0f} s"])
+    return rows
 
 
 class SearchDisplay:
-    """Shows a search of so many candidates (None: no bound) that runs in this process."""
+    """Says what comes out of each candidate of a search that runs in this process.
+
+    A terminal has a bar below these lines, of so many candidates (None: no bound).
+    """
 
     def __init__(self, total: int | None, ranking: Ranking, history: History | None = None) -> None:
-        self._total, self._ranking, self._history = total, ranking, history or History()
-        self._incumbents = ranking.incumbents(self._history.candidates)
-        self._times: deque[float] = deque(maxlen=RECENT)
-        self._preparing: tuple[str, int, int] | None = None
-        self._finals: tuple[str, int] | None = None
-        self._finals_done = 0
-        self._bar = Progress(
+        self._total, self._ranking = total, ranking
+        self._incumbents = ranking.incumbents(history.candidates if history else [])
+        self._is_preparing = False
+        self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}", markup=False),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             console=err,
+            disable=not err.is_terminal,
         )
-        done = len(self._history.told)
-        stage = f"replaying {done} candidates" if done else "loading models and tasks"
-        self._task = self._bar.add_task(stage, total=total, completed=done, speed="")
+        self._done = len(history.told) if history else 0
+        self._task = self.bar.add_task("searching", total=total, completed=self._done)
+
+    def begin(self) -> None:
+        """Say what is done before the first candidate."""
+        say(f"replaying {self._done} candidates" if self._done else "loading models and tasks")
 
     def warn_of_baselines(self, history: History, event: Event) -> None:
         """Warn before the first candidate of the optimizer if the baselines tell nothing."""
@@ -177,104 +190,50 @@ class SearchDisplay:
             lines = [line for item in examples for line in example_lines(item)]
             say("\n".join([f"warning: {message}", *lines]))
 
-    @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Show the panel while the block runs; in a pipe, one line that it begins."""
-        if not err.is_terminal:
-            say(str(self._bar.tasks[0].description))
-            yield
-            return
-        with Live(get_renderable=self._panel, console=err, refresh_per_second=2):
-            yield
-
     def observe(self, history: History, event: Event) -> None:
-        """Update the display after one event of the search."""
-        self._history = history
-        if event["event"] == "preparing":
-            self._note_preparation(event)
-            return
-        if event["event"] == "finals":
-            self._finals = (str(event["purpose"]), int(event["total"]))
-            self._finals_done = 0
-        if "candidate" in event and event["event"] != "ask":
-            changed = history.candidates[event["candidate"]]
+        """Say what an event means, and move the bar."""
+        number = event.get("candidate", 0)
+        if event["event"] in ("tell", "complete"):
+            changed = history.candidates[number]
             self._incumbents = self._ranking.incumbents([*self._incumbents, changed])
-        if event["event"] == "tell":
-            self._times.append(time.monotonic())
-        if err.is_terminal:
-            self._update_bar(event)
-        else:
-            self._say(event)
-
-    def _update_bar(self, event: Event) -> None:
-        what, done, total, speed = "searching", len(self._history.told), self._total, ""
-        if self._finals is None or event["event"] in ("ask", "tell"):
-            speed = self._speed()
-        else:
-            self._finals_done += event["event"] in ("score", "complete")
-            done, (purpose, total) = self._finals_done, self._finals
-            what = "estimates completed" if purpose == "complete" else f"final scores on {purpose}"
-        self._bar.update(self._task, description=what, completed=done, total=total, speed=speed)
-
-    def _speed(self) -> str:
-        """Return the candidates an hour, and when all are scored, as text."""
-        if len(self._times) < 2 or self._times[-1] <= self._times[0]:
-            return ""
-        per_second = (len(self._times) - 1) / (self._times[-1] - self._times[0])
-        hourly = f"{3600 * per_second:,.0f} an hour"
-        left = (self._total or 0) - len(self._history.told)
-        return f"{hourly}, {duration(left / per_second)} left" if left > 0 else hourly
-
-    def _panel(self) -> RenderableType:
-        """Return the bar, the best candidate beside the best parent, failures, the latest."""
-        values: dict[str, Any] = {}
-        if self._preparing is not None:
-            method, done, total = self._preparing
-            values["preparing"] = f"{method}: {done} of {total} tensors"
-        if self._ranking.has_front and self._incumbents:
-            values["front"] = f"{len(self._incumbents)} candidates"
-        values |= leaders(self._history, self._ranking, self._incumbents)
-        values["failed"] = sum(item.status == "failed" for item in self._history.told) or None
-        lines = Table.grid(padding=(0, 2))
-        lines.add_column(style="dim", no_wrap=True, min_width=len("best parent"))
-        lines.add_column(overflow="ellipsis", no_wrap=True)
-        for name, words in in_words({k: v for k, v in values.items() if v}).items():
-            lines.add_row(name, Text(without_controls(words)))
-        return Group(self._bar, lines)
-
-    def _say(self, event: Event) -> None:
-        """Print the line of an event."""
-        history = self._history
         match event["event"]:
+            case "preparing":
+                self._say_preparation(event)
+            case "finals":
+                what = f"final scores ({event['purpose']})"
+                self.bar.update(self._task, description=what, total=event["total"], completed=0)
             case "tell":
-                best, first = "", self._ranking.best(self._incumbents)
-                if self._ranking.has_front and self._incumbents:
-                    best = f"; {len(self._incumbents)} on the front"
-                elif first is not None:
-                    best = f"; best {_points(first)} (candidate {first.number})"
-                say(_described(history, event["candidate"], self._ranking.objectives) + best)
+                say(_described(history, number, self._ranking.objectives) + self._best())
+                done = len(history.told)
+                self.bar.update(
+                    self._task, description="searching", total=self._total, completed=done
+                )
             case "complete":
-                told = _described(history, event["candidate"], self._ranking.objectives)
+                told = _described(history, number, self._ranking.objectives)
                 say(f"{told} on all search documents, as every finalist")
+                self.bar.advance(self._task)
             case "score":
-                say(f"{named(history, event['candidate'])} scored on {event['split']}")
+                say(f"{named(history, number)} scored on {event['split']}")
+                self.bar.advance(self._task)
             case "winner":
                 front = ", ".join(map(str, event.get("front", ())))
-                wins = f"candidate {event['candidate']} wins"
-                what = f"candidates {front} are the front" if front else wins
+                what = f"candidates {front} are the front" if front else f"candidate {number} wins"
                 say(f"{what} on the validation documents")
 
-    def _note_preparation(self, event: Event) -> None:
-        """Note how far a preparation is; in a pipe, print when it begins and ends."""
-        method, done, total = event["method"], event["done"], event["total"]
-        is_first = self._preparing is None
-        self._preparing = None if done == total else (method, done, total)
-        if err.is_terminal:
-            return
-        if is_first:
-            say(f"preparing {method} for the first merges with it: {total} tensors")
-        if done == total:
-            say(f"prepared {method} in {event['seconds']:.0f} s")
+    def _best(self) -> str:
+        """Return who is the best so far, as the end of a line."""
+        if self._ranking.has_front and self._incumbents:
+            return f"; {len(self._incumbents)} on the front"
+        first = self._ranking.best(self._incumbents)
+        return "" if first is None else f"; best {_points(first)} (candidate {first.number})"
+
+    def _say_preparation(self, event: Event) -> None:
+        """Say when the preparation of merges begins and when it ends."""
+        if not self._is_preparing:
+            say(f"preparing {event['method']} for the first merges: {event['total']} tensors")
+        self._is_preparing = event["done"] < event["total"]
+        if not self._is_preparing:
+            say(f"prepared {event['method']} in {event['seconds']:.0f} s")
 
 
 def _described(history: History, number: int, objectives: Sequence[Objective]) -> str:

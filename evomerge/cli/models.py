@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from evomerge.cli import terminal
 from evomerge.cli.options import (
     AllowCodeOption,
     AllowPickleOption,
@@ -14,18 +15,13 @@ from evomerge.cli.options import (
     OutOption,
     RunFolderArgument,
     ShardSizeOption,
+    SplitName,
     TrustCodeOption,
-    offered,
     permissions,
 )
+from evomerge.run.folder import RunFolder
 
 _ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="folder, Hub id or zoo:NAME")]
-
-
-def _splits() -> tuple[str, ...]:
-    from evomerge.scores import SPLITS
-
-    return SPLITS
 
 
 def export(
@@ -41,9 +37,7 @@ def export(
     allow_pickle: AllowPickleOption = False,
 ) -> None:
     """Write a candidate as an ordinary Hugging Face checkpoint."""
-    from evomerge.cli import terminal
     from evomerge.export.candidate import export_candidate
-    from evomerge.run.folder import RunFolder
 
     exported = export_candidate(
         RunFolder(directory), out, candidate, dtype, shard_size, allow_pickle=allow_pickle
@@ -57,9 +51,7 @@ def export(
 def evaluate(
     model: _ModelArgument,
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="search file")],
-    split: Annotated[
-        str, typer.Option(help="search, validation or test", autocompletion=offered(_splits))
-    ] = "test",
+    split: SplitName = SplitName.test,
     show: Annotated[
         int, typer.Option(min=0, help="print so many documents with prompt, answer and target")
     ] = 0,
@@ -71,7 +63,6 @@ def evaluate(
     """Score any model on the documents of a search."""
     from dataclasses import asdict
 
-    from evomerge.cli import terminal
     from evomerge.report.confidence import factor_of, intervals
     from evomerge.report.words import sampling_note
     from evomerge.searching.ranking import measured
@@ -116,7 +107,6 @@ def merge(
     ] = False,
 ) -> None:
     """Build one merged model on disk, piece by piece, in little memory."""
-    from evomerge.cli import terminal
     from evomerge.export.recipe import merge_recipe
 
     allowed = {"allow_pickle": allow_pickle, "strict": strict, "truncate": truncate}
@@ -134,7 +124,6 @@ def push(
     ] = True,
 ) -> None:
     """Upload an exported model to the Hugging Face Hub; if interrupted, call it again."""
-    from evomerge.cli import terminal
     from evomerge.export.hub import push_model
 
     pushed = push_model(model, repository, private=private)

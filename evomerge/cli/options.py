@@ -1,35 +1,23 @@
-"""Arguments and options that several commands share, what Tab offers, and consent to run code."""
+"""Arguments and options that several commands share, and consent to run code."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli import terminal
+
 if TYPE_CHECKING:
     from evomerge.setup.checked import Permissions
 
 
-def offered(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Return what a shell calls for Tab: what was typed -> the names that begin with it.
-
-    The names are looked up then only, so that a command does not wait for their imports.
-    """
-
-    def complete(incomplete: str) -> list[str]:
-        return [name for name in names() if name.startswith(incomplete)]
-
-    return complete
-
-
-def _trackers() -> Iterable[str]:
-    from evomerge.report.trackers.protocol import TRACKERS
-
-    return TRACKERS.names()
-
+Tracker = StrEnum("Tracker", ["trackio", "wandb"])
+SplitName = StrEnum("SplitName", ["search", "validation", "test"])
 
 RunFolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a run")]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="search file (YAML)")]
@@ -59,39 +47,24 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a key of the search file"),
 ]
-TrackOption = Annotated[
-    str | None,
-    typer.Option(
-        "--track",
-        metavar="NAME",
-        help="log the search to a tracker: trackio or wandb",
-        autocompletion=offered(_trackers),
-    ),
-]
+TrackOption = Annotated[Tracker | None, typer.Option("--track", help="log the search to a tracker")]
 
 
 def permissions(allow_pickle: bool, allow_code: bool, trust_code: bool) -> Permissions:
     """Return what the options of a command allow; a person at the terminal is asked for more."""
-    from evomerge.setup.checked import Permissions
-    from evomerge.trust.consent import Consent
+    from evomerge.api import search
 
-    at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
-    consent = Consent(given=trust_code, ask=_ask if at_terminal else None, told=_tell)
-    return Permissions(allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
+    ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
+    return search.permissions(allow_pickle, allow_code, trust_code, ask=ask, told=_tell)
 
 
 def _tell(files: Sequence[Path]) -> None:
-    from evomerge.cli.terminal import say
-
     for file in files:
-        say(f"from now on this code may run: {file}")
+        terminal.say(f"from now on this code may run: {file}")
 
 
 def _ask(files: Sequence[Path]) -> bool:
-    from evomerge.cli.terminal import paused, say
-
-    with paused():
-        say("this search runs code that you have not allowed on this machine:")
-        for file in files:
-            say(f"  {file}")
-        return typer.confirm("Have you read it, and may it run?", err=True)
+    terminal.say("this search runs code that you have not allowed on this machine:")
+    for file in files:
+        terminal.say(f"  {file}")
+    return typer.confirm("Have you read it, and may it run?", err=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli import terminal
 from evomerge.cli.options import (
     AllowBenchmarksOption,
     AllowCodeOption,
@@ -17,14 +18,15 @@ from evomerge.cli.options import (
     FileArgument,
     RunFolderArgument,
     SetOption,
+    Tracker,
     TrackOption,
     TrustCodeOption,
     permissions,
 )
+from evomerge.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from evomerge.api.search import Runner
-    from evomerge.run.folder import RunFolder
     from evomerge.run.journal import Cut
     from evomerge.setup.checked import CheckedSearch
 
@@ -42,9 +44,7 @@ def search(
 ) -> None:
     """Start a search."""
     from evomerge.api.search import start
-    from evomerge.cli import terminal
     from evomerge.config.schema import read
-    from evomerge.run.folder import RunFolder
     from evomerge.setup.preflight import warnings
 
     runner = _runner(track)
@@ -54,7 +54,8 @@ def search(
         terminal.warn(n for checked in searches for n in warnings(checked, allow_benchmarks))
 
     allowed = permissions(allow_pickle, allow_code, trust_code)
-    start(read(file, set_), file, run, candidates, allowed, warn, runner, terminal.busy)
+    terminal.say_on_terminal(f"checking {file}")
+    start(read(file, set_), file, run, candidates, allowed, warn, runner)
 
 
 def resume(
@@ -93,7 +94,6 @@ def resume(
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
     from evomerge.api.search import go_on
-    from evomerge.cli import terminal
 
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     given = {**bounds, "set": set_ or None, "truncate": truncate or None}
@@ -107,25 +107,24 @@ def resume(
     go_on(directory, changes, bounds, set_ or [], allowed, cut, runner)
 
 
-def _runner(tracker: str | None) -> Runner:
+def _runner(tracker: Tracker | None) -> Runner:
     """Return what runs a search with a display, after a check that the tracker is installed."""
-    from evomerge.report.trackers.protocol import find_tracker
+    from evomerge.report.trackers import check_installed
 
     if tracker is not None:
-        find_tracker(tracker)
+        check_installed(tracker)
     return lambda run, checked, bounds: _run(run, checked, bounds, tracker)
 
 
 def _run(
-    run: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float], tracker: str | None
+    run: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float], tracker: Tracker | None
 ) -> None:
     """Run a search to its end with a display, then print the standings and the winner."""
-    from evomerge.cli import terminal
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
     from evomerge.report.documents import doubt_about_winner
     from evomerge.report.standings import standings
-    from evomerge.report.trackers.follower import tracked
+    from evomerge.report.trackers import tracked
     from evomerge.report.verdict import verdict
     from evomerge.run.history import History
     from evomerge.setup.search import run_search
@@ -134,8 +133,9 @@ def _run(
     quoted = shlex.quote(str(run.path))
     before = History(run.events())
     display = SearchDisplay(int(total) if total else None, checked.ranking, before)
+    display.begin()
     try:
-        with display.shown(), tracked(tracker, run, checked.ranking, terminal.say) as trackers:
+        with display.bar, tracked(tracker, run, checked.ranking, terminal.say) as trackers:
             followers = [display.observe, display.warn_of_baselines, *trackers]
             winner = run_search(checked, run, bounds, followers)
     except KeyboardInterrupt as signal:

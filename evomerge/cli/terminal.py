@@ -11,23 +11,19 @@ import math
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
-from rich.status import Status
 from rich.table import Table
-from rich.text import Text
 
 from evomerge.errors import escaped_controls, without_controls
-from evomerge.report.confidence import Interval
-from evomerge.report.words import short_scores
-from evomerge.scores import SPLITS, Example, Split
+from evomerge.scores import SPLITS, Example
 
 if TYPE_CHECKING:
+    from evomerge.report.confidence import Interval
     from evomerge.report.standings import Standings
     from evomerge.run.folder import RunFolder
 
@@ -41,9 +37,6 @@ _SPOKEN = {
 
 out = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
-
-_shown: list[Status] = []
-"""What `busy` shows on the terminal now."""
 
 
 def print_json(value: Any) -> None:
@@ -117,29 +110,21 @@ def print_standings(table: Standings) -> None:
     """
     from evomerge.report.verdict import front_rows
 
-    def cells(columns: Sequence[str], splits: Sequence[Split]) -> list[list[str]]:
-        places = [(split, column) for column in columns for split in splits]
-        return [
+    if out.is_terminal:
+        shown = table.tables() if table.columns else []
+        for item in shown[:1] if table.has_front else shown:
+            rows = [
+                [name, *(" ".join(cell).strip() for cell in cells)] for name, cells in item.rows
+            ]
+            print_table(item.heads, rows, title=f"{item.title}, with 95 % intervals")
+    else:
+        places = [(split, column) for column in table.columns for split in SPLITS]
+        heads = ["model", *(f"{column} {split}" for split, column in places)]
+        rows = [
             [table.names[row.label], *(" ".join(table.cell(row, *p)).strip() for p in places)]
             for row in table.rows
         ]
-
-    if out.is_terminal and table.has_front:
-        split = table.compared_on or "search"
-        names = short_scores(table.columns)
-        heads = [names[column] for column in table.columns]
-        title = f"on {split} documents, with 95 % intervals"
-        print_table(("model", *heads), cells(table.columns, (split,)), title=title)
-    elif out.is_terminal:
-        for column in table.columns:
-            shares = " in %" if table.factor(column) == 100 else ""
-            title = f"{column}{shares}, with 95 % intervals"
-            # The split that nothing was chosen on comes first.
-            splits = tuple(reversed(SPLITS))
-            print_table(("model", *splits), cells([column], splits), title=title)
-    else:
-        heads = [f"{column} {split}" for column in table.columns for split in SPLITS]
-        print_table(("model", *heads), cells(table.columns, SPLITS))
+        print_table(heads, rows)
     if table.note is not None:
         say(table.note)
     for label, comparison in table.comparisons.items():
@@ -193,30 +178,10 @@ def say(message: str, *, whole: bool = False) -> None:
     err.print(without_controls(message))
 
 
-@contextmanager
-def busy(message: str) -> Iterator[None]:
-    """Show on a terminal what is done while the block runs."""
-    if not err.is_terminal:
-        yield
-        return
-    with err.status(Text(without_controls(message))) as status:
-        _shown.append(status)
-        try:
-            yield
-        finally:
-            _shown.remove(status)
-
-
-@contextmanager
-def paused() -> Iterator[None]:
-    """Show nothing on the terminal that is redrawn while the block runs, such as a question."""
-    for status in _shown:
-        status.stop()
-    try:
-        yield
-    finally:
-        for status in _shown:
-            status.start()
+def say_on_terminal(message: str) -> None:
+    """Say on a terminal what is being done, where people wait."""
+    if err.is_terminal:
+        say(message)
 
 
 def say_why_not_in_mergekit(run: RunFolder) -> None:

@@ -156,7 +156,6 @@ def search_card(
         search=search,
         path="" if config.space.kind == "parameters" else path_text(merge.recipe, merge.names),
         itself=merge.parents[str(candidate.label)] if itself else None,
-        itself_parts=_own_and_lent(merge),
         change="unchanged" if unchanged else f"in {merge.recipe.dtype}",
         commands=[_merge_command(merge)] if stages else commands,
     )
@@ -171,7 +170,6 @@ def _files(
     # A picture would show one colour over the whole depth; importing matplotlib takes long.
     figure = None if knobs else recipe_picture(recipe, merge.names)
     known = {key: merge.parents[name] for key, name in letters.items() if name in merge.parents}
-    explained: set[int] = set()
     # As `ModelCard.from_template` does it, whose import takes as long as a small merge.
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).render(
         card_data=data.to_yaml(),
@@ -181,7 +179,7 @@ def _files(
         members=" and ".join(map(code, recipe.members)),
         picture=PICTURE if figure else "",
         parents=[
-            (key, _named(known[key], explained) if key in known else code(name))
+            (key, _named(known[key]) if key in known else code(name))
             for key, name in letters.items()
         ],
         knobs=knobs,
@@ -200,29 +198,11 @@ def _files(
     return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
 
 
-def _named(parent: Parent, explained: set[int]) -> str:
-    """Return the name of a parent; of a merge, those of its parents if none is `explained` yet."""
-    if not parent.merged_from or id(parent.merged_from) in explained:
+def _named(parent: Parent) -> str:
+    """Return the name of a parent; of a merge, those of its parents too."""
+    if not parent.merged_from:
         return code(parent.name)
-    explained.add(id(parent.merged_from))
-    own = ", ".join(_named(item, explained) for item in parent.merged_from)
-    return f"{code(parent.name)} (a merge of {own})"
-
-
-def _own_and_lent(merge: Merge) -> str:
-    """Return which files of a parent itself are its own, and what it has from where."""
-    giver = merge.recipe.options.get("chat_template")
-    if merge.recipe.tokenizer != "base":
-        own, part, giver = "config", "tokenizer", merge.recipe.tokenizer
-    elif giver is not None:
-        own, part = "config and tokenizer", "chat template"
-    else:
-        return "config, tokenizer and chat template."
-    source = code(merge.names[giver]) if giver in merge.names else "the merges"
-    return (
-        f"{own}. It has no {part} of its own: the {part} here is that of {source}, which it was "
-        "scored with."
-    )
+    return f"{code(parent.name)} (a merge of {', '.join(map(_named, parent.merged_from))})"
 
 
 def _table(table: Standings, names: Mapping[str, str]) -> list[list[str]]:

@@ -16,9 +16,6 @@ from typing import NamedTuple
 from evomerge.errors import CheckpointError, EvomergeError, InputError, one_line
 from evomerge.parsing.links import check_inside, check_ordinary
 
-_PART = r"[A-Za-z0-9]([\w.-]*\w)?"
-_ID = re.compile(rf"(?!(datasets|models|spaces)/)({_PART}/)?{_PART}(?<!\.git)", re.ASCII)
-_LONGEST_ID = 96
 _LOCAL_PATH = re.compile(r"(^|[\s\[{(,:+'\"])(/|~/)[\w.~-]", re.MULTILINE)
 
 
@@ -41,7 +38,6 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
         EvomergeError: the Hub refused the upload or could not be reached.
     """
     _check_folder(model)
-    _check_id(repository)
     recipes = sorted(file for pattern in ("*.yaml", "*.yml") for file in model.glob(pattern))
     left_out = tuple(  # an absolute path may name a user
         file.name
@@ -50,7 +46,7 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
     )
 
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import BadRequestError
+    from huggingface_hub.errors import BadRequestError, HFValidationError
 
     api = HfApi()
     try:
@@ -64,7 +60,7 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
                 ignore_patterns=list(left_out),
             )
             return Pushed(commit.commit_url, left_out)
-    except BadRequestError as error:
+    except (BadRequestError, HFValidationError) as error:
         raise InputError(
             f"The Hub refuses the upload of {model} to {repository!r}: {_reason(error)}; check "
             "the id."
@@ -96,17 +92,6 @@ def _check_folder(model: Path) -> None:
     files = sorted(model.rglob("*"))
     check_ordinary(files, CheckpointError)
     check_inside(files, [model.resolve()], "the model", CheckpointError)
-
-
-def _check_id(repository: str) -> None:
-    """Refuse what the Hub refuses; older versions of its client accept more letters than it."""
-    is_doubled = "--" in repository or ".." in repository
-    if is_doubled or len(repository) > _LONGEST_ID or not _ID.fullmatch(repository):
-        raise InputError(
-            f"REPO_ID is {repository!r}; it must be `org/name`, made of the letters a to z, "
-            f"digits, '-', '_' and '.', {_LONGEST_ID} characters at most, without '--' and '..', "
-            "and with a letter or digit at both ends of each part."
-        )
 
 
 def _reason(error: Exception) -> str:

@@ -78,46 +78,35 @@ def describe_parents(
 
     `merges` are the parents that are merges themselves, and the merges inside of them.
     """
-    every, merges = list(dict.fromkeys(references)), merges or {}
-    names = published_names(every, checkpoints)
-    known: dict[str | int, Parent] = {}
-
-    def inside(reference: str) -> Parent:
-        """Describe a merge or a parent of one, once: merges of merges have parents in common."""
-        merge = merges.get(reference)
-        key = reference if merge is None else id(merge)  # a merge has several references
-        if key not in known:
-            if merge is None:
-                known[key] = _own(reference)
-            else:
-                own = tuple(map(inside, dict.fromkeys(merge.names.values())))
-                licences = tuple(dict.fromkeys(item for parent in own for item in parent.licences))
-                name = _shown(reference)
-                known[key] = Parent(name, None, "", licences, common_languages(own), own)
-        return known[key]
-
-    found = {}
-    for reference in every:
-        checkpoint = checkpoints[reference]
-        name, fingerprint = names[reference], checkpoint.fingerprint
-        if reference in merges:
-            found[reference] = replace(inside(reference), name=name, fingerprint=fingerprint)
-            continue
-        folders = [checkpoint.folder, *([checkpoint.adapter] if checkpoint.adapter else [])]
-        cards = [_metadata(folder / "README.md") for folder in folders]
-        hub = hub_id(reference) if _is_from_hub(checkpoint.folder) else None
-        licences = tuple(map(_licence, cards))
-        found[reference] = Parent(name, hub, fingerprint, licences, _languages(cards[0]))
-    return found
+    names = published_names(list(dict.fromkeys(references)), checkpoints)
+    return {
+        reference: replace(
+            _described(reference, checkpoints[reference], merges or {}),
+            name=name,
+            fingerprint=checkpoints[reference].fingerprint,
+        )
+        for reference, name in names.items()
+    }
 
 
-def _own(reference: str) -> Parent:
-    """Return what a card says of a parent of a merge; little if it is not there any more."""
+def _described(
+    reference: str, checkpoint: Checkpoint | None, merges: Mapping[str, MergedParent]
+) -> Parent:
+    """Describe a parent, or one of a merge, without fingerprint; `checkpoint`: if it is open."""
+    if reference in merges:
+        inner = dict.fromkeys(merges[reference].names.values())
+        own = tuple(_described(item, None, merges) for item in inner)
+        licences = tuple(dict.fromkeys(item for parent in own for item in parent.licences))
+        return Parent(_shown(reference), None, "", licences, common_languages(own), own)
     try:
-        opened = {reference: open_model(reference, Path.cwd())}
-    except InputError:
+        checkpoint = checkpoint or open_model(reference, Path.cwd())
+    except InputError:  # it is not there any more
         return Parent(_shown(reference), None, "", (None,), ())
-    return describe_parents(opened, opened)[reference]
+    folders = [checkpoint.folder, *([checkpoint.adapter] if checkpoint.adapter else [])]
+    cards = [_metadata(folder / "README.md") for folder in folders]
+    hub = hub_id(reference) if _is_from_hub(checkpoint.folder) else None
+    name, licences = _published(reference, checkpoint), tuple(map(_licence, cards))
+    return Parent(name, hub, "", licences, _languages(cards[0]))
 
 
 def _shown(reference: str) -> str:

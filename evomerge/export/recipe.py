@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -73,7 +73,9 @@ def merge_recipe(
         warnings = [note for item in opener.found.values() for note in item.notes]
         notes = [*content.notes, *(_with_documents(note, inner) for note in warnings)]
         if strict and notes:
-            raise RecipeError(_refusal(file, notes))
+            raise RecipeError(
+                f"`--strict` allows no warnings, but {file} has {len(notes)}: {' '.join(notes)}"
+            )
         recipe, checkpoints = content.recipe, content.checkpoints
         inside = {f"{MERGE}{name}" for name in parts}
         moved = {*recipe.parents} - inside
@@ -126,16 +128,6 @@ def _with_documents(sentence: str, folder: Path) -> str:
         spoken,
         sentence,
     )
-
-
-def _refusal(file: Path, notes: Sequence[str]) -> str:
-    """Return the sentence that refuses a file for its warnings: all of them, or one of many."""
-    shown = " ".join(notes)
-    if len(notes) > 3:
-        shown = (
-            f"{notes[0]} And {len(notes) - 1} more; merge without `--strict` to see all of them."
-        )
-    return f"`--strict` allows no warnings, but {file} has {len(notes)}: {shown}"
 
 
 def _absolute(name: str, file: Path) -> str:

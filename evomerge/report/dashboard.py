@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import math
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -32,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from evomerge.config.frozen import Frozen, GeneRange
 from evomerge.config.schema import parse
-from evomerge.errors import EvomergeError, InputError
+from evomerge.errors import InputError
 from evomerge.report.rows import candidate_row
 from evomerge.report.words import short_names, storable
 from evomerge.run.folder import CONFIG, STAGES, RunFolder, begun_stages
@@ -45,77 +44,56 @@ _READ_ONLY = "The dashboard shows runs and cannot change them; `evomerge resume`
 _NOT_ATTRIBUTES = ("candidate", "fitness")  # Optuna's own number and value
 
 
-class RunStudy:
-    """A run as a study of Optuna with a name, followed while it is being written."""
+def add_study(storage: InMemoryStorage, name: str, run: RunFolder) -> None:
+    """Add a run as a study with this name, with all candidates that its journal has now."""
+    config, history = parse(run.config(), str(run.path / CONFIG)), History(run.events())
+    names = [item.key for item in config.run_objectives] if config.mode == "pareto" else ["fitness"]
+    study = optuna.create_study(
+        storage=storage, study_name=storable(name), directions=["maximize"] * len(names)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names of metrics are new in Optuna
+        study.set_metric_names(storable(names))
+    frozen = config.frozen or Frozen()
+    ranges = {gene: item for item in frozen.gene_ranges for gene in item.genes}
+    genes = {gene: _distribution(ranges[gene]) for gene in frozen.genes if gene in ranges}
+    spans = run.timings.spans()
+    for item in history.candidates:
+        trial = _trial(item, storable(genes))
+        if item.number in spans and trial.state.is_finished():
+            start, end = map(datetime.fromtimestamp, spans[item.number])
+            trial.datetime_start, trial.datetime_complete = start, end
+        row = candidate_row(item, history, config.run_objectives)
+        trial.user_attrs = dict(_attributes(item, row))
+        study.add_trial(trial)
+    if history.winner is not None:
+        study.set_user_attr("winner", history.winner.number)
 
-    def __init__(self, name: str, run: RunFolder) -> None:
-        self.name = name
-        self._config = parse(run.config(), str(run.path / CONFIG))
-        self._objectives = self._config.run_objectives
-        frozen = self._config.frozen or Frozen()
-        ranges = {gene: item for item in frozen.gene_ranges for gene in item.genes}
-        found = {gene: _distribution(ranges[gene]) for gene in frozen.genes if gene in ranges}
-        self._distributions: dict[str, BaseDistribution] = storable(found)
-        self._run, self._timings = run, run.timings
-        self._history = History(run.events())
 
-    @property
-    def size(self) -> int | None:
-        """Number of bytes of its journal; None: it is not there any more."""
-        path = self._run.journal_path
-        return path.stat().st_size if path.is_file() else None
+def _trial(candidate: Candidate, genes: dict[str, BaseDistribution]) -> FrozenTrial:
+    genome = candidate.origin.get("genome", ()) if genes else ()
+    used = genes if genome else {}
+    state = TrialState.FAIL if candidate.values is None else TrialState.COMPLETE
+    return create_trial(
+        state=TrialState.RUNNING if candidate.status == "open" else state,
+        values=candidate.values,
+        params={
+            name: one.to_external_repr(value)
+            for (name, one), value in zip(used.items(), genome, strict=True)
+        },
+        distributions=used,
+    )
 
-    def show(self, storage: InMemoryStorage) -> None:
-        """Create the study in a storage, with all candidates that the journal has now.
 
-        An open one is shown as begun when the last line of `timings.jsonl` was written.
-        """
-        self._history = History(self._run.events())
-        pareto = self._config.mode == "pareto"
-        names = [item.key for item in self._objectives] if pareto else ["fitness"]
-        study = optuna.create_study(
-            storage=storage, study_name=storable(self.name), directions=["maximize"] * len(names)
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # names of metrics are new in Optuna
-            study.set_metric_names(storable(names))
-        spans, now = self._timings.spans(), datetime.now().timestamp()
-        latest = self._timings.latest() or now
-        for item in self._history.candidates:
-            start, end = spans.get(item.number, (latest if item.status == "open" else now, now))
-            study.add_trial(self._trial(item, start, end))
-        if self._history.winner is not None:
-            study.set_user_attr("winner", self._history.winner.number)
-
-    def _trial(self, candidate: Candidate, start: float, end: float) -> FrozenTrial:
-        genome = candidate.origin.get("genome", ()) if self._distributions else ()
-        used = self._distributions if genome else {}
-        state = TrialState.FAIL if candidate.values is None else TrialState.COMPLETE
-        trial = create_trial(
-            state=TrialState.RUNNING if candidate.status == "open" else state,
-            values=candidate.values,
-            params={
-                name: one.to_external_repr(value)
-                for (name, one), value in zip(used.items(), genome, strict=True)
-            },
-            distributions=used,
-            user_attrs=dict(self._attributes(candidate)),
-        )
-        trial.datetime_start = datetime.fromtimestamp(start)
-        if trial.state.is_finished():
-            trial.datetime_complete = datetime.fromtimestamp(end)
-        return trial
-
-    def _attributes(self, candidate: Candidate) -> Iterator[tuple[str, Any]]:
-        """Yield a row of `evomerge results` without empty cells, `estimated`, and more failures."""
-        row = candidate_row(candidate, self._history, self._objectives)
-        row["estimated"] = candidate.is_estimate
-        if candidate.status == "scored" and candidate.values is None:
-            row["failure"] = "the value is not finite"
-        for name, value in storable(row).items():
-            if value is not None and name not in _NOT_ATTRIBUTES:
-                unknown = isinstance(value, float) and not math.isfinite(value)
-                yield name, str(value) if unknown else value
+def _attributes(candidate: Candidate, row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield a row of `evomerge results` without empty cells, `estimated`, and more failures."""
+    row = {**row, "estimated": candidate.is_estimate}
+    if candidate.status == "scored" and candidate.values is None:
+        row["failure"] = "the value is not finite"
+    for name, value in storable(row).items():
+        if value is not None and name not in _NOT_ATTRIBUTES:
+            unknown = isinstance(value, float) and not math.isfinite(value)
+            yield name, str(value) if unknown else value
 
 
 def _distribution(gene: GeneRange) -> BaseDistribution:
@@ -128,11 +106,11 @@ def _distribution(gene: GeneRange) -> BaseDistribution:
             return IntDistribution(int(gene.low), int(gene.high))
 
 
-def open_studies(directories: Sequence[Path]) -> list[RunStudy]:
-    """Return a study for each run folder; of a search in stages, for each stage that has begun.
+def named_runs(directories: Sequence[Path]) -> dict[str, RunFolder]:
+    """Return name of a study -> its run folder; of a search in stages, each stage that has begun.
 
     A study is named like its folder; folders of the same name get names of folders above them. A
-    RunFolderError says that a folder is not a run, or is damaged.
+    RunFolderError says that a folder is not a run.
     """
     folders: dict[Path, None] = {}
     for directory in directories:
@@ -140,7 +118,7 @@ def open_studies(directories: Sequence[Path]) -> list[RunStudy]:
         stages = begun_stages(directory) if (directory / STAGES).is_file() else [run.path]
         folders |= dict.fromkeys(stage.resolve() for stage in stages)
     names = short_names(map(str, folders))
-    return [RunStudy(names[str(folder)], RunFolder(folder)) for folder in folders]
+    return {names[str(folder)]: RunFolder(folder) for folder in folders}
 
 
 class Dashboard:
@@ -148,36 +126,33 @@ class Dashboard:
 
     Requests are answered one after the other. If a journal has got longer, all studies are made
     anew before: Optuna does not let a trial change that has finished, but a candidate does, when an
-    estimate is completed or a finalist gets further scores. This may take a tenth of the time.
+    estimate is completed or a finalist gets further scores.
     """
 
-    def __init__(self, studies: Sequence[RunStudy]) -> None:
-        self._studies, self._lock = studies, threading.Lock()
-        self._sizes: list[int | None] = []
-        self._next = 0.0
+    def __init__(self, runs: Mapping[str, RunFolder]) -> None:
+        self._runs, self._lock = runs, threading.Lock()
+        self._sizes: list[int] = []
+        self._read()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request: 405 if it would change something, 503 if a run cannot be read."""
+        """Answer a request; one that would change something gets status 405."""
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _refuse(start_response, "405 Method Not Allowed", _READ_ONLY)
+            headers = [("Content-Type", "application/json"), ("Allow", "GET, HEAD")]
+            start_response("405 Method Not Allowed", headers)
+            return [json.dumps({"reason": _READ_ONLY}).encode()]
         with self._lock:
-            begin, sizes = time.monotonic(), [study.size for study in self._studies]
-            if sizes != self._sizes and begin >= self._next:
-                storage = InMemoryStorage()
-                try:
-                    for study in self._studies:
-                        study.show(storage)
-                except EvomergeError as error:
-                    return _refuse(start_response, "503 Service Unavailable", str(error))
-                self._app: WSGIApplication = optuna_dashboard.wsgi(storage)
-                end = time.monotonic()
-                self._sizes, self._next = sizes, end + 9 * (end - begin)
+            self._read()
             return self._app(environ, start_response)
 
-
-def _refuse(start_response: StartResponse, status: str, reason: str) -> list[bytes]:
-    start_response(status, [("Content-Type", "application/json"), ("Allow", "GET, HEAD")])
-    return [json.dumps({"reason": reason}).encode()]
+    def _read(self) -> None:
+        """Make the studies anew if a journal has got longer."""
+        sizes = [run.journal_path.stat().st_size for run in self._runs.values()]
+        if sizes != self._sizes:
+            storage = InMemoryStorage()
+            for name, run in self._runs.items():
+                add_study(storage, name, run)
+            self._app: WSGIApplication = optuna_dashboard.wsgi(storage)
+            self._sizes = sizes
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -196,10 +171,11 @@ def serve(directories: Sequence[Path], port: int, say: Callable[[str], None]) ->
 
     RunFolderError: a folder is not a run, or is damaged. InputError: the port cannot be used.
     """
-    studies = open_studies(directories)
+    runs = named_runs(directories)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Optuna warns of every parameter that has few trials, again and again.
     warnings.filterwarnings("ignore", module="optuna")
+    dashboard = Dashboard(runs)
     try:
         server = _Server((HOST, port), _Handler)
     except OSError as error:
@@ -208,7 +184,6 @@ def serve(directories: Sequence[Path], port: int, say: Callable[[str], None]) ->
             "for any that is free."
         ) from error
     with server:
-        server.set_app(Dashboard(studies))
-        names = ", ".join(study.name for study in studies)
-        say(f"{names}: http://{HOST}:{server.server_port}/ (Ctrl-C ends it)")
+        server.set_app(dashboard)
+        say(f"{', '.join(runs)}: http://{HOST}:{server.server_port}/ (Ctrl-C ends it)")
         server.serve_forever()

@@ -1,71 +1,15 @@
-"""What single documents show: who answers them rightly, what was answered, and what looks wrong."""
+"""What single documents show: what was answered, and what looks wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from evomerge.report.words import short_names
 from evomerge.run.history import Candidate, History
-from evomerge.scores import SPLITS, Example, Objective, Split
-from evomerge.space.baselines import AVERAGES
+from evomerge.scores import Example
 
 INVALID = "[invalid]"
 """What lm-eval's filter makes of an answer that its pattern does not match."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How many documents the searched merge and a parent, or nobody, answer rightly on a metric.
-
-    Its values are 0 (wrong) or 1 (right). `gained` and `lost` are the ids of the documents that
-    only the merge, or only a parent, answers rightly.
-    """
-
-    key: str
-    both: int
-    nobody: int
-    gained: tuple[int, ...]
-    lost: tuple[int, ...]
-
-
-def agreements(
-    history: History, best: Candidate | None, objectives: Sequence[Objective]
-) -> tuple[Split | None, list[Agreement]]:
-    """Return the last split on which the merge and a parent were scored, and their agreement.
-
-    Metrics with other values than 0 and 1 are left out, and so are averages of the parents.
-    """
-    if best is None or best.label is not None:
-        return None, []
-    parents = [item for item in history.baselines if item.label not in AVERAGES]
-    for split in reversed(SPLITS):
-        own = best.scores(split)
-        others = [scores for one in parents if (scores := one.scores(split)) is not None]
-        if own is None or not others:
-            continue
-        found = []
-        for item in objectives:
-            values = [scores.values.get(item.key, ()) for scores in (own, *others)]
-            ids = own.documents.get(item.task, ())
-            same = all(scores.documents.get(item.task) == ids for scores in others)
-            if not same or any(len(v) != len(ids) or set(v) - {0.0, 1.0} for v in values):
-                continue
-            right = 1.0 if item.higher_is_better else 0.0
-            groups: dict[tuple[bool, bool], list[int]] = {}  # by who is right: merge, a parent
-            for number, merge, *parent in zip(ids, *values, strict=True):
-                groups.setdefault((merge == right, right in parent), []).append(number)
-            found.append(
-                Agreement(
-                    item.key,
-                    len(groups.get((True, True), ())),
-                    len(groups.get((False, False), ())),
-                    tuple(groups.get((True, False), ())),
-                    tuple(groups.get((False, True), ())),
-                )
-            )
-        return split, found
-    return None, []
 
 
 def answers(history: History, best: Candidate | None) -> list[list[tuple[str, Example]]]:

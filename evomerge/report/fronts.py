@@ -75,21 +75,6 @@ class FrontComparison:
         found = rejected(self.p_values)
         return [merge for merge in self.duels if merge in found]
 
-    @property
-    def beaten(self) -> dict[str, list[str]]:
-        """Label of a merge -> labels of the parents that it beats.
-
-        The probability of a false one is bounded for each parent alone, so `winners` may be fewer.
-        """
-        found = {}
-        for parent in self.parents:
-            duels = {merge: own.get(parent) for merge, own in self.duels.items()}
-            found[parent] = rejected({merge: one.p if one else 1.0 for merge, one in duels.items()})
-        return {
-            merge: [parent for parent in self.parents if merge in found[parent]]
-            for merge in self.duels
-        }
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
@@ -103,7 +88,6 @@ class FrontComparison:
                 }
                 for item in self.neighbours
             ],
-            "beaten": self.beaten,
             "winners": self.winners,
             "p_values": self.p_values,
             "missing": dict(self.missing),

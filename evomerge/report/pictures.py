@@ -13,7 +13,6 @@ from evomerge.report.figures import (
     GREY,
     INK,
     PALE,
-    SOFT,
     WARM,
     WIDTH,
     add_legend,
@@ -22,21 +21,17 @@ from evomerge.report.figures import (
     new_axes,
 )
 from evomerge.report.standings import Standings
-from evomerge.report.verdict import main_column
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Objective, Split
 from evomerge.searching.front import hypervolume
 from evomerge.searching.ranking import Ranking, front_of
 
 _SPLIT_COLOURS = {"search": GREY, "validation": PALE, "test": ACCENT}
-_MOST_GENES = 40  # of one picture with names
-_LEAST_CANDIDATES = 10  # of which correlations say something
-_MOST_CORRELATIONS = 12
 
 
 def standings_chart(table: Standings) -> Any:
     """Plot the fitness (or the only metric) of each model with its 95 % interval, by split."""
-    column = main_column(table)
+    column = table.main_column
     factor = table.factor(column)
     labels = [label_text(table.names[row.label], 60) for row in table.rows]
     below = label_text(column, 80) + _unit(factor)
@@ -93,73 +88,12 @@ def best_so_far(history: History) -> Any:
     return figure
 
 
-def spread_of_generations(history: History) -> Any | None:
-    """Plot the range and quartiles of the fitness of each generation; None if there are too few."""
-    by_generation: dict[int, list[float]] = {}
-    for item in history.candidates:
-        if item.generation is not None and item.fitness is not None:
-            by_generation.setdefault(item.generation, []).append(item.fitness)
-    if sum(len(values) > 1 for values in by_generation.values()) < 2:
-        return None
-    import numpy as np
-
-    factor = factor_of(value for values in by_generation.values() for value in values)
-    figure, axes = new_axes(2.6, "generation", f"fitness{_unit(factor)}")
-    numbers = sorted(by_generation)
-    quantiles = [np.quantile(by_generation[number], [0, 0.25, 0.5, 0.75, 1]) for number in numbers]
-    low, first, middle, third, high = factor * np.array(quantiles).T
-    axes.fill_between(numbers, low, high, color=PALE, alpha=0.35, linewidth=0, label="all")
-    axes.fill_between(numbers, first, third, color=PALE, linewidth=0, label="middle half")
-    axes.plot(numbers, middle, color=ACCENT, label="median")
-    add_legend(figure)
-    return figure
-
-
 def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
-    """Plot the value of each gene: as bars with their names, or as dots if there are many."""
-    if len(genome) > _MOST_GENES:
-        figure, axes = new_axes(3, "gene")
-        axes.plot(range(len(genome)), genome, ".", color=ACCENT)
-        return figure
-    labels = [names[index] if index < len(names) else str(index) for index in range(len(genome))]
-    return _bars(labels, genome, "value")
-
-
-def gene_importance(history: History, names: Sequence[str]) -> dict[str, float]:
-    """Return Spearman's rank correlation of the genes with the fitness: name -> -1 to 1.
-
-    There are at most 12, the closest ones first; none if there are fewer than 10 candidates.
-    Estimated scores count too. A gene that never changed is left out.
-    """
-    rows = [
-        (item.genome, item.fitness)
-        for item in history.candidates
-        if item.fitness is not None and len(item.genome) == len(names) > 0
-    ]
-    if len(rows) < _LEAST_CANDIDATES:
-        return {}
-    from scipy.stats import spearmanr
-
-    fitness, found = [value for _, value in rows], {}
-    for name, values in zip(names, zip(*(genome for genome, _ in rows), strict=True), strict=True):
-        if len(set(values)) > 1 and len(set(fitness)) > 1:
-            found[name] = float(spearmanr(values, fitness).statistic)
-    closest = sorted(found, key=lambda name: -abs(found[name]))
-    return {name: found[name] for name in closest[:_MOST_CORRELATIONS]}
-
-
-def importance_bars(importance: Mapping[str, float]) -> Any:
-    """Plot how closely the fitness follows each gene: rank correlations, from -1 to 1."""
-    figure = _bars(list(importance), list(importance.values()), "rank correlation with the fitness")
-    figure.axes[0].axvline(0, color=SOFT, linewidth=0.8)
-    return figure
-
-
-def _bars(labels: Sequence[str], values: Sequence[float], what: str) -> Any:
-    figure, axes = new_axes(0.9 + 0.3 * max(1, len(values)), what)
+    """Plot the value of each gene as a bar with its name."""
+    figure, axes = new_axes(0.9 + 0.3 * max(1, len(genome)), "value")
     make_axes(axes, "x")
-    axes.barh(range(len(values)), values, color=ACCENT, height=0.7)
-    axes.set_yticks(range(len(values)), list(map(label_text, labels)), fontsize=10)
+    axes.barh(range(len(genome)), genome, color=ACCENT, height=0.7)
+    axes.set_yticks(range(len(genome)), list(map(label_text, names)), fontsize=10)
     axes.invert_yaxis()
     return figure
 

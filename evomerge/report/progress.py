@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from evomerge.config.schema import parse
 from evomerge.recipe import Recipe
 from evomerge.report.confidence import fitness_interval
-from evomerge.run.activity import WORKERS, WorkerState, read_activity
+from evomerge.run.activity import WORKERS, read_activity
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
@@ -20,9 +20,6 @@ from evomerge.space.baselines import AVERAGES
 from evomerge.space.paths.path import describe
 
 _LATEST = 4  # candidates that are shown with their fitness or failure
-
-MOST_WORKERS = 10
-"""Largest number of workers that are listed one by one."""
 
 
 def progress(run: RunFolder) -> dict[str, Any]:
@@ -52,7 +49,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
         "estimated": sum(item.is_estimate for item in history.candidates),
         "budget": {name: value for name, value in budget.items() if value is not None},
         "hours": round(hours, 4),
-        **leaders(history, ranking, ranking.incumbents(history.candidates)),
+        **_leaders(history, ranking),
         "winner": None if winner is None else winner.number,
     }
     if ranking.has_front:
@@ -76,12 +73,13 @@ def progress(run: RunFolder) -> dict[str, Any]:
     return result
 
 
-def leaders(history: History, ranking: Ranking, incumbents: Sequence[Candidate]) -> dict[str, Any]:
-    """Return the best of the incumbents, the best parent and the latest candidates."""
+def _leaders(history: History, ranking: Ranking) -> dict[str, Any]:
+    """Return the best candidate, the best parent and the latest candidates."""
+    best = ranking.best(ranking.incumbents(history.candidates))
     parents = [item for item in history.baselines if item.label not in AVERAGES]
     parent = None if ranking.has_front else ranking.best(ranking.incumbents(parents))
     return {
-        "best": _with_interval(ranking.best(incumbents), ranking),
+        "best": _with_interval(best, ranking),
         "best_parent": _with_interval(parent, ranking),
         "latest": [_outcome(item, ranking) for item in history.told[-_LATEST:]],
     }
@@ -140,21 +138,3 @@ def _speed(run: RunFolder, budget: Mapping[str, float | None], finished: int) ->
     if left:
         found["remaining_hours"] = round(max(0.0, min(left)), 4)
     return found
-
-
-def workers_in_words(states: Sequence[WorkerState], now: float) -> tuple[str, list[list[str]]]:
-    """Return what workers do, for people: a summary, and a row for each of the busiest.
-
-    A row is number, place, what it does, for how long; `now` is in seconds since 1970.
-    """
-    counts = Counter(state.state for state in states)
-    summary = ", ".join(f"{count} {state}" for state, count in counts.most_common())
-    longest = sorted(states, key=lambda state: (state.state == "free", state.since))
-    rows = []
-    for state in sorted(longest[:MOST_WORKERS], key=lambda state: state.number):
-        names = ", ".join(map(str, state.candidates))
-        several = "s" if len(state.candidates) > 1 else ""
-        what = f"candidate{several} {names} on {state.split}" if state.candidates else state.state
-        seconds = max(0.0, now - state.since)
-        rows.append([str(state.number), state.place or "-", what, f"{seconds:.0f} s"])
-    return summary, rows

@@ -1,4 +1,4 @@
-"""Pictures of what is at which depth, made with matplotlib: knobs, paths, and genes of paths.
+"""Pictures of what is at which depth, made with matplotlib: knobs and paths.
 
 They are readable at a width of 400 pixels. Parents have letters, as in `evomerge.space.paths.path`.
 """
@@ -6,7 +6,6 @@ They are readable at a width of 400 pixels. Parents have letters, as in `evomerg
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -16,19 +15,11 @@ from evomerge.report.figures import (
     INK,
     few_ticks,
     heat_maps,
-    label_text,
     panels_below,
     plain_text,
 )
-from evomerge.report.pictures import genome_bars
 from evomerge.report.words import renamed
 from evomerge.space.paths.path import describe, legend_of, path_of
-
-_OF_LAYER = re.compile(r"(?P<what>in|scale)\.(?P<row>.+)\[(?P<place>\d+)\](?P<copy>#\d+)?")
-"""A gene of one layer of one parent: `in.zoo:maths[3]`, `scale.zoo:maths[3]#2`."""
-
-_OF_PLACE = re.compile(r"(?P<what>scale\.)?(?P<row>block|slice)(?P<place>\d+)(?P<part>\.\w+)?")
-"""A gene of one place in the path: `block3`, `scale.block3`, `slice1.first`."""
 
 _COLOURS = ("#1f6feb", "#d9822b", "#2a9d6f", "#a855c7", "#c0392b", "#5f6b78", "#b8a21f", "#1797a6")
 _LONGEST = 52
@@ -216,65 +207,3 @@ def _legend(recipe: Recipe, names: Mapping[str, str]) -> list[str]:
 
 def _below(label: str, notes: Sequence[str]) -> str:
     return "\n".join([label, *map(plain_text, notes)])
-
-
-def genes_picture(names: Sequence[str], genome: Sequence[float], kind: str) -> Any | None:
-    """Draw a genome in this kind of space: a path by depth, else by name; None if it is empty."""
-    is_path = kind == "dataflow" and len(genome) == len(names)
-    drawn = gene_map(names, genome) if is_path else None
-    if drawn is None and len(genome):
-        return genome_bars(names, genome)
-    return drawn
-
-
-def gene_map(names: Sequence[str], genome: Sequence[float]) -> Any | None:
-    """Draw one heat map for each kind of genes: columns are the depth, rows are the parents.
-
-    The scale of a layer that the path leaves out has no effect, so there is a gap in its place.
-    None if genes belong to no layer or place, such as those of a scale network.
-    """
-    panels = _panels(names, genome)
-    if panels is None:
-        return None
-    labelled = {}
-    for title, grid in panels.items():
-        places = range(1 + max(place for row in grid.values() for place in row))
-        labelled[title] = {
-            label_text(label): [row.get(place, math.nan) for place in places]
-            for label, row in grid.items()
-        }
-    figure, drawn = heat_maps(labelled, 0.4)
-    for axes in drawn:
-        axes.xaxis.set_major_locator(few_ticks(8, whole=True))
-    below = "layer of the parent" if "in" in panels else "place in the path"
-    drawn[-1].set_xlabel(below, loc="left", fontsize=8, color=INK)
-    return figure
-
-
-def _panels(
-    names: Sequence[str], genome: Sequence[float]
-) -> dict[str, dict[str, dict[int, float]]] | None:
-    """Return kind -> row -> place -> value; None if a gene is of no layer or place."""
-    panels: dict[str, dict[str, dict[int, float]]] = {}
-    for name, value in zip(names, genome, strict=True):
-        if name == "slices":
-            continue
-        layer, place = _OF_LAYER.fullmatch(name), _OF_PLACE.fullmatch(name)
-        if layer is not None:
-            what, row = layer["what"], layer["row"] + (layer["copy"] or "")
-            number = int(layer["place"])
-        elif place is not None:
-            what = (place["what"] or place["part"] or place["row"]).strip(".")
-            row, number = place["row"], int(place["place"])
-        else:
-            return None
-        panels.setdefault(what, {}).setdefault(row, {})[number] = value
-    for row, values in panels.get("scale", {}).items():
-        included = panels.get("in", {}).get(row, {})
-        for column in [column for column in values if included.get(column, 1.0) <= 0]:
-            del values[column]
-    drawn = {
-        what: {row: values for row, values in rows.items() if values}
-        for what, rows in panels.items()
-    }
-    return {what: rows for what, rows in drawn.items() if rows} or None

@@ -7,10 +7,8 @@ import shlex
 
 from evomerge import zoo
 from evomerge.config.schema import SearchConfig
-from evomerge.errors import InputError, did_you_mean
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate
-from evomerge.scores import SPLITS
 
 
 def lm_eval_command(run: RunFolder, config: SearchConfig, best: Candidate | None) -> str | None:
@@ -49,14 +47,3 @@ def lm_eval_command(run: RunFolder, config: SearchConfig, best: Candidate | None
         words.append("--confirm_run_unsafe_code")
     samples = f'"$(evomerge results {shlex.quote(str(run.path))} --documents test)"'
     return " ".join([*start, *words, "--samples", samples])
-
-
-def document_ids(config: SearchConfig, split: str) -> dict[str, list[int]]:
-    """Return the ids of a split as lm-eval's `--samples` takes them; InputError: no such split."""
-    splits = {str(name): ids for name, ids in config.run_documents.items()}
-    if split not in splits:
-        raise InputError(
-            f"--documents is {split!r}; allowed are {', '.join(SPLITS)}."
-            f"{did_you_mean(split, SPLITS)}"
-        )
-    return {task: list(ids) for task, ids in splits[split].items()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import InputError, did_you_mean, not_written
+from evomerge.errors import not_written
 from evomerge.report.confidence import factor_of
 from evomerge.report.words import short_names, short_scores
 from evomerge.run.atomic import replace_text
@@ -105,27 +106,15 @@ def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{head: row.get(name) for name, head in heads.items()} for row in brief]
 
 
-def sorted_rows(
-    rows: Sequence[dict[str, Any]], column: str | None, count: int | None
-) -> list[dict[str, Any]]:
-    """Return the first rows by a column, the largest value first; rows without a value come last.
+def best_rows(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return so many rows, by fitness or, in a search for a front, by the first objective."""
+    column = "fitness"
+    if rows and all(row["fitness"] is None for row in rows):
+        column = next(key for key in rows[0] if key.startswith("search "))
 
-    Without a column, a count takes the best rows. InputError: there is no such column.
-    """
-    if column is None and count is None:
-        return list(rows)
-    name = column or "fitness"
-    if column is None and rows and all(row["fitness"] is None for row in rows):
-        name = next(key for key in rows[0] if key.startswith("search "))
-    if rows and name not in rows[0]:
-        raise InputError(
-            f"--sort is {name!r}, which is no column.{did_you_mean(name, list(rows[0]))}"
-        )
-
-    def key(row: dict[str, Any]) -> tuple[bool, Any]:
-        value = row[name]
-        number = isinstance(value, (int, float))
-        return value is None, -value if number else str(value)
+    def key(row: dict[str, Any]) -> float:
+        value = row[column]
+        return math.inf if value is None else -value
 
     return sorted(rows, key=key)[:count]
 

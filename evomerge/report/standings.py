@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from evomerge.report.confidence import (
     Comparison,
@@ -16,7 +16,7 @@ from evomerge.report.confidence import (
     intervals,
 )
 from evomerge.report.fronts import FrontComparison, broken_words, compare_front, why_not_compared
-from evomerge.report.words import listed, short_names
+from evomerge.report.words import listed, short_names, short_scores
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Split
 from evomerge.searching.ranking import Ranking, best_of, front_of, measured
@@ -35,6 +35,14 @@ class Standing:
     label: str
     candidate: int
     estimates: dict[tuple[Split, str], Interval]
+
+
+class ScoreTable(NamedTuple):
+    """A table of scores: a row for each model, of its name and of cells (see `Standings.cell`)."""
+
+    title: str
+    heads: tuple[str, ...]
+    rows: list[tuple[str, list[tuple[str, str]]]]
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,40 @@ class Standings:
         item = row.estimates.get((split, column))
         return item.texts(self.factor(column)) if item else ("-", "")
 
+    @property
+    def main_column(self) -> str:
+        """The column that candidates are compared by: the fitness, or the first metric."""
+        return FITNESS if FITNESS in self.columns else self.columns[0]
+
+    def tables(self) -> list[ScoreTable]:
+        """Return a table for each column, the main one first; of a front, first one of all columns.
+
+        The split that nothing was chosen on is the first of a table.
+        """
+        found, main = [], self.main_column
+        if self.has_front:
+            split, names = self.compared_on or "search", short_scores(self.columns)
+            heads = [f"{names[column]} on {split}" for column in self.columns]
+            places = [(split, column) for column in self.columns]
+            found.append(self._table(f"on {split} documents", heads, places))
+        else:
+            found.append(self._table_of(main))
+        return found + [self._table_of(column) for column in self.columns if column != main]
+
+    def _table_of(self, column: str) -> ScoreTable:
+        splits = tuple(reversed(SPLITS))
+        title = f"{column} in %" if self.factor(column) == 100 else column
+        return self._table(title, splits, [(split, column) for split in splits])
+
+    def _table(
+        self, title: str, heads: Sequence[str], places: Sequence[tuple[Split, str]]
+    ) -> ScoreTable:
+        rows = [
+            (self.names[row.label], [self.cell(row, split, column) for split, column in places])
+            for row in self.rows
+        ]
+        return ScoreTable(title, ("model", *heads), rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
 
@@ -123,13 +165,10 @@ def scored_as_themselves(history: History, names: Mapping[str, str]) -> str | No
         return None
     splits = [split for split in SPLITS if any(split in item.as_itself for item in parents)]
     shown = listed(names.get(item.name, item.name) for item in parents)
-    one = len(parents) == 1
-    own, them = ("its", "itself") if one else ("their", "themselves")
     return (
-        f"On the {listed(splits)} documents {shown} {'is' if one else 'are'} scored as {them}, "
-        f"with {own} own config, tokenizer, chat template and dtype, as `evomerge evaluate` does; "
-        "on the search documents with those of the merge, as "
-        f"{'a candidate' if one else 'candidates'} of the space."
+        f"On the {listed(splits)} documents {shown} {'is' if len(parents) == 1 else 'are'} scored "
+        "with the parent's own config, tokenizer, chat template and dtype, as `evomerge evaluate` "
+        "does; on the search documents with those of the merge, as a candidate of the space."
     )
 
 

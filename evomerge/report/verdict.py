@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from evomerge.report.beating import LEVEL
 from evomerge.report.fronts import FrontComparison, missing_words
-from evomerge.report.standings import FITNESS, Standings
+from evomerge.report.standings import Standings
 from evomerge.report.words import short_scores
 from evomerge.run.history import Candidate
 from evomerge.space.baselines import GREEDY_SOUP, UNIFORM
@@ -182,8 +182,3 @@ def _each(labels: Container[str]) -> str:
 
 def _listed(labels: list[str], names: dict[str, str]) -> str:
     return " and ".join(names[label] for label in labels)
-
-
-def main_column(table: Standings) -> str:
-    """Return the column that candidates are compared by: the fitness, or the first metric."""
-    return FITNESS if FITNESS in table.columns else table.columns[0]

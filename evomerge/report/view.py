@@ -10,13 +10,15 @@ from evomerge.config.schema import Frozen, SearchConfig, parse
 from evomerge.errors import RecipeError
 from evomerge.recipe import Recipe
 from evomerge.report import pictures
-from evomerge.report.recipe_picture import genes_picture, recipe_picture
+from evomerge.report.recipe_picture import recipe_picture
 from evomerge.report.standings import Standings, standings
 from evomerge.report.verdict import Verdict, verdict
 from evomerge.report.words import renamed, short_names
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.searching.ranking import Ranking, best_of, ranking_of
+
+_MOST_GENES = 40  # of which a picture shows the values
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class View:
         """The pictures that this run can have, as matplotlib figures by name."""
         genome = () if self.best is None else self.best.genome
         genes = [renamed(name, self.names) for name in self.frozen.genes]
-        importance = pictures.gene_importance(self.history, genes)
+        has_bars = 0 < len(genome) == len(genes) <= _MOST_GENES
         front = (self.history, self.ranking) if self.table.has_front else None
         recipe, shown = self.recipe, {}
         if recipe:
@@ -87,11 +89,9 @@ class View:
             "standings": pictures.standings_chart(self.table) if self.table.rows else None,
             "front": front and pictures.front_chart(*front),
             "recipe": recipe and recipe_picture(recipe, shown),
-            "genes": genes_picture(genes, genome, self.config.space.kind),
+            "genes": pictures.genome_bars(genes, genome) if has_bars else None,
             "course": pictures.hypervolume_so_far(*front)
             if front
             else pictures.best_so_far(self.history),
-            "spread": pictures.spread_of_generations(self.history),
-            "importance": pictures.importance_bars(importance) if importance else None,
         }
         return {name: figure for name, figure in drawn.items() if figure is not None}

@@ -173,11 +173,6 @@ class Timings:
                 found.setdefault(line.candidate, (begin, end))
         return found
 
-    def latest(self) -> float | None:
-        """Return the Unix time of the last line; None if no line has a time."""
-        times = [moment for line in self._lines() if (moment := line.moment) is not None]
-        return times[-1] if times else None
-
     def preparation(self) -> str | None:
         """Return `preparing ties (30 of 272 tensors)` if the last line is of a preparation."""
         last = next(reversed(list(self._lines())), None)

@@ -19,7 +19,6 @@ EXTENDING = {
     ),
     "Optimizers": ("optimize.protocol.Optimizer",),
     "Objective functions": ("evaluation.tasks.functions",),
-    "Experiment trackers": ("report.trackers.protocol.Tracker",),
     "Executors": ("execute.protocol.Executor", "execute.protocol.Job"),
     "Laws for your tests": (
         "testing.check_method",
@@ -41,16 +40,16 @@ by the first function that needs them.
 
 _EXTENDING = """# Interfaces for your own code
 
-A package of your own adds a merge method, an optimizer, an objective function or an experiment
-tracker by an entry point in its `pyproject.toml`:
+A package of your own adds a merge method, an optimizer or an objective function by an entry point
+in its `pyproject.toml`:
 
 ```toml
 [project.entry-points."evomerge.methods"]
 my_method = "my_package.merging:MY_METHOD"
 ```
 
-The other groups are `evomerge.optimizers`, `evomerge.objectives` and `evomerge.trackers`. A search
-file then names `my_method` like a method of evomerge, and `evomerge list` lists it.
+The other groups are `evomerge.optimizers` and `evomerge.objectives`. A search file then names
+`my_method` like a method of evomerge, and `evomerge list` lists it.
 """
 
 

@@ -32,8 +32,9 @@ def run(tmp_path: Path) -> Run:
 
 def test_candidates_are_the_rows_of_results(run: Run) -> None:
     frame = run.candidates
-    rows = evomerge_json("results", run.folder, "--seconds")["candidates"]
-    for ours, theirs in zip(frame.reset_index().to_dict("records"), rows, strict=True):
+    rows = evomerge_json("results", run.folder)["candidates"]
+    plain = frame.reset_index().filter(regex="^(?!seconds )").to_dict("records")
+    for ours, theirs in zip(plain, rows, strict=True):
         assert {k: None if v != v else v for k, v in ours.items()} == theirs
     assert frame.loc[2, f"gene {GENES[0]}"] == 0.75
     assert frame.loc[2, "seconds evaluate"] == 1.5

@@ -103,7 +103,6 @@ COMMANDS = {
     "export": ["export", "RUN", "--out", "model"],
     "merge": ["merge", "RUN/best.yaml", "--out", "model"],
     "report": ["report", "RUN"],
-    "pictures": ["report", "RUN", "--out", "/dev/null", "--pictures", "."],
     "results": ["results", "RUN", "--csv", "rows.csv"],
     "init": ["init", "new.yaml"],
     "search": ["search", "search.yaml", "--run", "new"],
@@ -175,7 +174,7 @@ def test_times_that_cannot_be_written_stop_nothing(begun, tmp_path):
     assert run.journal_path.read_bytes() == (whole / "journal.jsonl").read_bytes()
     assert "timings.jsonl cannot be written: Is a directory" in (run.path / "log.txt").read_text()
     assert call(["status", str(run.path)]) == 0
-    assert call(["results", str(run.path), "--seconds"]) == 0
+    assert call(["results", str(run.path)]) == 0
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])

@@ -39,7 +39,8 @@ from evomerge.export.card import Merge, search_card
 from evomerge.export.metadata import search_file
 from evomerge.export.parents import Licence, Parent
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.report.page import page, write_page, write_pictures
+from evomerge.report.figures import svg_text
+from evomerge.report.page import page, write_page
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -192,10 +193,10 @@ def test_no_script_runs_in_a_browser(nasty, tmp_path):
     assert "onerror=&quot;" not in done.stdout and not re.search("<(img|script)", done.stdout)
 
 
-def test_pictures_are_well_formed_and_show_the_names(nasty, tmp_path):
-    files = write_pictures(nasty, tmp_path)
-    assert len(files) >= 4
-    shown = ["".join(ElementTree.parse(file).getroot().itertext()) for file in files]
+def test_pictures_are_well_formed_and_show_the_names(nasty):
+    figures = View.of(nasty).figures.values()
+    assert len(figures) >= 4
+    shown = ["".join(ElementTree.fromstring(svg_text(item)).itertext()) for item in figures]
     assert any("<img src=x onerror" in text for text in shown)
     assert not any(CONTROLS.search(text) for text in shown)
 
@@ -204,13 +205,13 @@ def test_pictures_are_well_formed_and_show_the_names(nasty, tmp_path):
 def test_the_dashboard_sends_names_as_json_only(nasty, path):
     """Its page is a script that makes text nodes of what the API says."""
     pytest.importorskip("optuna_dashboard")
-    from evomerge.report.dashboard import Dashboard, open_studies
+    from evomerge.report.dashboard import Dashboard, named_runs
 
     kinds = []
     environ = {"PATH_INFO": path, "QUERY_STRING": "after=0" if path[-1] == "0" else ""}
     setup_testing_defaults(environ)
     body = b"".join(
-        Dashboard(open_studies([nasty.path]))(
+        Dashboard(named_runs([nasty.path]))(
             environ, lambda _, headers, *__: kinds.append(dict(headers).get("Content-Type"))
         )
     )
@@ -285,11 +286,13 @@ def test_a_terminal_gets_its_own_control_sequences_only(name):
             assert "link=" not in text or "[link=" in name
 
 
-def test_the_panel_of_a_running_search_is_plain_too(nasty):
-    ranking = ranking_of(parse(nasty.config(), "search.yaml"))
+def test_the_lines_of_a_running_search_are_plain_too(nasty):
+    ranking, history = ranking_of(parse(nasty.config(), "search.yaml")), History()
     with console(True) as text:
-        display = live.SearchDisplay(None, ranking, History(nasty.events()))
-        live.err.print(display._panel())
+        display = live.SearchDisplay(None, ranking)
+        for event in nasty.events():
+            history.apply(event)
+            display.observe(history, event)
     assert "<script>" in text() and not CONTROLS.search(re.sub(r"\x1b\[[0-9;]*m", "", text()))
 
 

@@ -1,12 +1,8 @@
 """Cards of parents that somebody else has written: read in bounded time, and only as texts."""
 
-import re
-
 import pytest
 import tiny
-import yaml
 
-from evomerge.__main__ import run
 from evomerge.export.parents import Licence, common_languages, common_licence, describe_parents
 from evomerge.setup.runs import open_model
 
@@ -55,20 +51,3 @@ def test_texts_of_a_card_are_one_printable_line(model):
     assert len(licence.link) < 1000
     "".join(common_languages(found)).encode()
     assert len(common_languages(found)) == 2
-
-
-def test_the_card_of_merges_of_merges_names_the_parents_of_each_once(model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    names = [str(model.folder), str(tiny.make(tmp_path / "other", "llama"))]
-    for number in range(12):
-        half = {"weight": 0.5}
-        models = [{"model": name, "parameters": half} for name in names[-2:]]
-        text = yaml.safe_dump({"merge_method": "linear", "dtype": "float32", "models": models})
-        (tmp_path / f"r{number}.yaml").write_text(text)
-        names.append(f"merge:r{number}.yaml")
-    run(["merge", "r11.yaml", "--out", "made"])
-    card = (tmp_path / "made" / "README.md").read_text()
-    assert set(re.findall(r"`merge:(r\d+)\.yaml` \(a merge of", card)) == {
-        f"r{number}" for number in range(11)
-    }
-    assert card.count("(a merge of") == 11

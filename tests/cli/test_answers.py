@@ -125,17 +125,13 @@ def test_csv_has_the_rows_of_json(tmp_path, capsys):
     assert sorted(item.name for item in tmp_path.iterdir()) == ["rows.csv", "run"]
 
 
-def test_results_can_be_sorted_cut_and_of_one_candidate(tmp_path, capsys):
+def test_results_can_be_the_best_and_of_one_candidate(tmp_path, capsys):
     run = finished(tmp_path / "run")
     rows = answer(capsys, "results", run.path, "--top", 2)["candidates"]
     assert [row["candidate"] for row in rows] == [2, 0]
-    rows = answer(capsys, "results", run.path, "--sort", "candidate")["candidates"]
-    assert [row["candidate"] for row in rows] == [2, 1, 0]
     assert answer(capsys, "results", run.path, "--candidate", 1)["failure"].startswith("merge: no")
     with pytest.raises(InputError, match="--candidate is 9, but the run has 3 candidates"):
         call(["results", str(run.path), "--candidate", "9"])
-    with pytest.raises(InputError, match=r"--sort is 'fitnes', .* 'fitness'"):
-        call(["results", str(run.path), "--sort", "fitnes"])
 
 
 def test_results_in_a_pipe_have_the_standings(tmp_path, capsys):

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
-from search_run import command, environment
 
 from evomerge.__main__ import run
 
@@ -41,20 +37,6 @@ def test_names_are_completed(offered):
 def test_files_are_left_to_the_shell(offered, tmp_path):
     (tmp_path / "search.yaml").touch()
     assert offered("evomerge validate ") == offered("evomerge status s") == []
-
-
-def test_completion_imports_no_large_library(tmp_path):
-    words = "evomerge resume x --track "
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", *command()[1:]],
-        capture_output=True,
-        text=True,
-        env=environment(_EVOMERGE_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD="4"),
-    )
-    assert done.stdout.split() == ["trackio", "wandb"]
-    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert "typer" in imported
-    assert not imported & {"torch", "lm_eval", "nevergrad", "transformers", "numpy", "trackio"}
 
 
 def test_the_options_are_in_the_main_help_only(capsys):

@@ -10,7 +10,6 @@ from search_run import SMALL, environment, evomerge, kill_when, write_search
 from tracker_runs import trackio_runs, wandb_runs
 
 from evomerge.__main__ import run
-from evomerge.errors import InputError
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 
@@ -68,18 +67,12 @@ def test_a_killed_search_that_is_tracked_is_the_one_that_is_not(folder, file, mo
         key = "test/zoo_l2_maths/exact_match"
         test = history.winner.scores("test").aggregates[key.removeprefix("test/")]
         assert logged.summary[key] == test
-    assert {row["candidate"] for row in in_trackio.summary["finals"]["_value"]} == {
-        item.number for item in history.candidates if "validation" in item.outcomes
-    }
 
 
-def test_an_unknown_tracker_is_refused_before_anything_is_made(folder, file):
+def test_an_unknown_tracker_is_refused_before_anything_is_made(folder, file, capsys):
     for command in (["search", file, "--run", folder / "new"], ["resume", folder / "new"]):
-        with pytest.raises(InputError) as refused:
-            run([*map(str, command), "--track", "wandbb"])
-        assert str(refused.value) == (
-            "Unknown tracker 'wandbb'; available are trackio, wandb. Did you mean 'wandb'?"
-        )
+        assert run([*map(str, command), "--track", "wandbb"]) == 2
+        assert "'wandbb' is not one of 'trackio', 'wandb'" in capsys.readouterr().err
     assert not (folder / "new").exists()
 
 

@@ -48,7 +48,6 @@ def test_an_output_that_cannot_be_made_is_refused_before_anything_is_read(tmp_pa
         ["export", run, "--out", NOWHERE],
         ["merge", recipe, "--out", NOWHERE],
         ["report", run, "--out", f"{NOWHERE}.html"],
-        ["report", run, "--pictures", NOWHERE],
         ["search", file, "--run", tmp_path / ("x" * 300)],
         ["search", file, "--run", file / "run"],
     ):
@@ -100,7 +99,6 @@ def test_a_folder_that_nobody_else_may_enter_is_refused(tmp_path, unread, monkey
         ["search", file, "--run", theirs / "run"],
         ["export", run, "--out", theirs / "model"],
         ["report", run, "--out", theirs / "page.html"],
-        ["report", run, "--pictures", theirs / "pictures"],
     ):
         with pytest.raises(InputError, match=r"nothing can be written into .* \(Permission denied"):
             call([str(item) for item in arguments])

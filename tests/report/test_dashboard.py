@@ -20,7 +20,7 @@ from search_run import SMALL, command, ended, environment, evomerge
 
 from evomerge.__main__ import run as call
 from evomerge.config.schema import parse
-from evomerge.report.dashboard import Dashboard, open_studies
+from evomerge.report.dashboard import add_study, named_runs
 from evomerge.scores import Expected, Scores
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
@@ -199,25 +199,19 @@ def test_no_request_changes_a_run(tmp_path):
     assert content(run.path) == before
 
 
-def shown(*directories):
-    """The trials of the first run, as Optuna has them."""
-    (first, *_) = open_studies(directories)
+def shown(run):
+    """The study of a run."""
     storage = optuna.storages.InMemoryStorage()
-    first.show(storage)
-    return first, optuna.load_study(study_name="run", storage=storage)
+    add_study(storage, "run", run)
+    return optuna.load_study(study_name="run", storage=storage)
 
 
 def test_what_is_new_in_the_journal_is_in_the_next_study(tmp_path):
     run = write_run(tmp_path / "run", BEGINNING[:-1], frozen=FROZEN)
-    followed, study = shown(run.path)
-    states = [trial.state.name for trial in study.trials]
+    states = [trial.state.name for trial in shown(run).trials]
     assert states == ["COMPLETE", "COMPLETE", "FAIL", "RUNNING"]
-    before = followed.size
     append(run, [BEGINNING[-1], *END[:2]])
-    assert followed.size > before
-    storage = optuna.storages.InMemoryStorage()
-    followed.show(storage)
-    study = optuna.load_study(study_name="run", storage=storage)
+    study = shown(run)
     assert study.best_trial.number == 4
     assert study.best_params == {"on": 0, "weight": 2.0, "repeats": 4, "method": "ties", "flag": 1}
     assert study.trials[3].user_attrs["estimated"] is True
@@ -228,7 +222,7 @@ def test_ranges_come_from_the_frozen_search_file(tmp_path):
     problem = prepare(config, tmp_path)
     genome = tuple(gene.start for gene in problem.space.genes)
     run = write_run(tmp_path / "run", [asked(0, genome=genome)], **freeze(problem))
-    (trial,) = shown(run.path)[1].trials
+    (trial,) = shown(run).trials
     assert list(trial.params) == [gene.name for gene in problem.space.genes]
     for gene in problem.space.genes:
         found = trial.distributions[gene.name]
@@ -243,20 +237,9 @@ def test_a_search_in_stages_is_a_study_for_each_stage(tmp_path):
     for number in (1, 2):
         write_run(tmp_path / f"stage-{number}", BEGINNING[: 2 * number], frozen=FROZEN)
     (tmp_path / "stages.yaml").write_text("")
-    studies = open_studies([tmp_path, tmp_path / "stage-2"])
-    assert [study.name for study in studies] == ["stage-1", "stage-2"]
-    assert [len(study._history.candidates) for study in studies] == [1, 2]
-
-
-def test_a_journal_that_is_damaged_meanwhile_is_one_sentence(tmp_path):
-    run = write_run(tmp_path / "run", BEGINNING, frozen=FROZEN)
-    dashboard = Dashboard(open_studies([run.path]))
-    append(run, [], b"00000000 {}\n" + lines_of(END[:1])[0])
-    found = []
-    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies"}
-    (body,) = dashboard(environ, lambda status, headers: found.append(status))
-    assert found == ["503 Service Unavailable"]
-    assert "does not match its checksum" in json.loads(body)["reason"]
+    runs = named_runs([tmp_path, tmp_path / "stage-2"])
+    assert list(runs) == ["stage-1", "stage-2"]
+    assert [len(shown(run).trials) for run in runs.values()] == [1, 2]
 
 
 def test_what_cannot_be_served_is_one_sentence(tmp_path):

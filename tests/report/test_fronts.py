@@ -59,7 +59,7 @@ def test_worse_merges_with_fewer_tokens_beat_no_parent(documents):
         merge.outcomes["test"] = scores(generator.random(documents) < 0.68, shorter)
         labels = {0: "parent", 1: "merge"}
         found = compare_front([ACC, TOKENS], [merge], [parent], "test", labels)
-        yes += bool(found.winners) or found.beaten != {"merge": []}
+        yes += bool(found.winners)
     assert yes <= 0.05 * runs
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import pytest
 from run_folders import append, asked, scores, told, write_run
 
-from evomerge.report.documents import agreements
-from evomerge.report.pictures import gene_importance
 from evomerge.report.verdict import verdict
 from evomerge.report.view import View
 from evomerge.run.history import outcome_fields
-from evomerge.scores import Failure, Scores
+from evomerge.scores import Failure
 
 
 def run_with(tmp_path, *, ours, parent, winner=2, split="test", **changes):
@@ -100,34 +98,3 @@ def test_a_parent_that_wins_is_not_compared_with_itself(tmp_path):
     view = run_with(tmp_path, ours=9, parent=10, winner=0)
     assert list(view.table.comparisons) == ["uniform"]
     assert view.table.names["searched"] == "winner"
-
-
-def test_documents_that_only_the_merge_answers_rightly(tmp_path):
-    view = run_with(tmp_path, ours=20, parent=4)
-    split, (found,) = agreements(view.history, view.best, view.ranking.objectives)
-    assert split == "test"
-    assert (found.both, found.nobody) == (4, 4)
-    assert found.gained == tuple(range(4, 20)) and found.lost == ()
-
-
-def test_the_gene_that_the_fitness_follows_comes_first(tmp_path):
-    events = []
-    for number in range(20):
-        genome = [(7 * number) % 20 / 20, number / 20, 0.5]
-        events += [asked(number, genome=genome), told(number, scores(20 - number))]
-    history = View.of(write_run(tmp_path / "run", events)).history
-    found = gene_importance(history, ["noise", "falling", "constant"])
-    assert list(found) == ["falling", "noise"]
-    assert found["falling"] == pytest.approx(-1.0)
-    assert abs(found["noise"]) < 0.5
-    assert gene_importance(history, ["another", "number"]) == {}
-
-
-def test_other_values_than_right_and_wrong_are_left_out(tmp_path):
-    view = run_with(tmp_path, ours=20, parent=4)
-    assert view.best is not None
-    own = view.best.scores("test")
-    assert own is not None
-    halves = {key: tuple(value / 2 for value in values) for key, values in own.values.items()}
-    view.best.outcomes["test"] = Scores(own.documents, halves, own.aggregates)
-    assert agreements(view.history, view.best, view.ranking.objectives) == ("test", [])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from evomerge.report.progress import MOST_WORKERS, workers_in_words
+from evomerge.cli.live import in_words, worker_rows
 from evomerge.run.activity import Activity, WorkerState, read_activity
 
 
@@ -39,7 +40,8 @@ def test_of_many_workers_those_are_shown_that_take_longest() -> None:
         return WorkerState(number, name, "", (number,) * (name == "scoring"), "search", since)
 
     states = [state(number, "scoring", 100.0 - number) for number in range(40)]
-    summary, rows = workers_in_words([*states, state(40, "free", 0.0)], 160.0)
-    assert summary == "40 scoring, 1 free"
-    assert [row[0] for row in rows] == [str(number) for number in range(40 - MOST_WORKERS, 40)]
+    workers = [asdict(item) for item in [*states, state(40, "free", 0.0)]]
+    assert in_words({"workers": workers}) == {"workers": "41: 40 scoring, 1 free"}
+    rows = worker_rows(workers, 160.0)
+    assert [row[0] for row in rows] == [str(number) for number in range(30, 40)]
     assert rows[-1] == ["39", "-", "candidate 39 on search", "99 s"]

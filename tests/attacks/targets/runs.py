@@ -121,8 +121,8 @@ def times(folder: Path) -> Read:
     def read_one(data: bytes) -> Any:
         (folder / "timings.jsonl").write_bytes(data)
         timings = RunFolder(folder).timings
-        spans, latest = timings.spans(), timings.latest()
-        times = [timings.hours(), timings.candidates_per_hour() or 0.0, latest or 0.0]
+        spans = timings.spans()
+        times = [timings.hours(), timings.candidates_per_hour() or 0.0]
         times += [moment for span in spans.values() for moment in span]
         times += [spent for item in timings.by_candidate().values() for spent in item.values()]
         times += timings.peak().values()

@@ -1,1 +1,0 @@
-"""Experiment trackers that a running search is logged to (`evomerge search --track NAME`)."""
