@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from executor_laws import Pretend, check_executor, job_of
 from judging import write_judged
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
@@ -31,8 +32,6 @@ from evomerge.scores import Failure, Outcome
 from evomerge.setup.cluster import connect, suitable, warn_if_busy
 from evomerge.setup.executors import WorkerOfRun, WorkerOnMachine
 from evomerge.setup.worker import MemoryShare
-from evomerge.testing import check_executor
-from evomerge.testing.executors import Pretend, job_of
 
 pytestmark = pytest.mark.thorough
 
@@ -258,15 +257,16 @@ def test_machines_run_exactly_the_code_that_was_allowed(
 
 CHECK = """
 import sys
+from functools import partial
 
 import ray
 
 from evomerge.execute.ray import call_on
+from evomerge.scores import Failure
 from evomerge.setup.cluster import suitable
-from evomerge.testing.executors import Pretend
 
 ray.init(sys.argv[1], log_to_driver=False)
-call_on(suitable({"bare": 1}), Pretend())
+call_on(suitable({"bare": 1}), partial(Failure, "merge", "it"))
 """
 
 
