@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
-from evomerge.optimize import builtin, own_seconds
+from evomerge.optimize import builtin
 from evomerge.report.words import sampling_note, setting_lines, short_names, size_text
 from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
@@ -25,9 +25,6 @@ from evomerge.setup.workers import describe_workers, workers_of
 if TYPE_CHECKING:
     from evomerge.evaluation.tasks.info import TaskInfo
     from evomerge.merging.tokenizers.plan import TokenizerPlan
-
-OWN_MINUTES = 5
-"""Minutes of CPU time of the optimizer itself, above which a person is warned."""
 
 _MUCH_DEEPER = 1.5
 """Depth of a vLLM engine from which a person is warned of the cost, as a multiple of the host's."""
@@ -166,15 +163,6 @@ def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
                 f"more than {most} it finds less with as many candidates (docs/scaling.md); use "
                 f"fewer workers, or {instead}."
             )
-    name, genes, many = config.optimizer.name, len(checked.space.genes), candidates or 1000
-    minutes = own_seconds(name, genes, many) / 60
-    if minutes > OWN_MINUTES:
-        instead = "nsga2" if config.mode == "pareto" else "diagonal-cma"
-        yield (
-            f"optimizer.name is {name!r}, which itself takes about {minutes:.0f} minutes of CPU "
-            f"time for {many} candidates of {genes} genes, and as long again whenever the search "
-            f"is resumed (docs/optimizers.md); set it to {instead!r}, or search fewer genes."
-        )
     if (costly := costly_warning(checked)) is not None:
         yield costly
     setting = None if is_vllm else slow_setting(host, plan, checked.evaluator)[1]

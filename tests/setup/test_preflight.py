@@ -115,22 +115,3 @@ def test_a_lag_that_an_optimizer_does_not_take_is_warned_of(problem, optimizer, 
     found = warnings(replace(problem, config=config), allow_benchmarks=True)
     assert len(found) == bool(words)
     assert all(word in note for note in found for word in words)
-
-
-def test_an_optimizer_that_is_slow_itself_is_warned_of_with_an_alternative(tmp_path):
-    problem = prepare(load(write_search(tmp_path, optimizer={"name": "tpe"})), tmp_path)
-
-    def said(name: str, candidates: int, mode: str = "weighted") -> list[str]:
-        config = problem.config.model_copy(
-            update={
-                "optimizer": problem.config.optimizer.model_copy(update={"name": name}),
-                "budget": problem.config.budget.model_copy(update={"candidates": candidates}),
-                "mode": mode,
-            }
-        )
-        return [note for note in warnings(replace(problem, config=config), True) if "CPU" in note]
-
-    assert said("tpe", 1000) == said("diagonal-cma", 10**6) == []
-    assert "'tpe', which itself takes about" in said("tpe", 10**6)[0]
-    assert "set it to 'diagonal-cma'" in said("tpe", 10**6)[0]
-    assert "set it to 'nsga2'" in said("tpe", 10**6, "pareto")[0]
