@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from evomerge.errors import NO_ROOM, RunFolderError
+from evomerge.errors import RunFolderError
 
 _TRIES, _PAUSE = 50, 0.02  # seconds
 
@@ -30,7 +30,7 @@ def open_locked(path: Path) -> int:
     _held.add(handle)
     try:
         _take(handle, path.parent)
-        _note_owner(path.parent / "lock")
+        (path.parent / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
     except BaseException:
         close_locked(handle)
         raise
@@ -83,15 +83,6 @@ def _take(handle: int, folder: Path) -> None:
     raise RunFolderError(
         f"{folder} is being written by {owner}; wait until it ends, or stop it first."
     )
-
-
-def _note_owner(file: Path) -> None:
-    """Write the number of this process; only a full disk is an error, since nothing needs it."""
-    try:
-        file.write_text(f"{os.getpid()}\n", encoding="utf-8")
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise
 
 
 def _detach_copies() -> None:
