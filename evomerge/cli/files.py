@@ -106,15 +106,11 @@ def convert(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="a config of mergekit-evolve or mergenetic")
     ],
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="refuse a config with keys that mergekit-evolve ignores"),
-    ] = False,
 ) -> None:
     """Convert a config of mergekit-evolve or mergenetic into a search file and print it."""
     from evomerge.mergekit.convert import convert_file
 
-    converted = convert_file(file, strict=strict)
+    converted = convert_file(file)
     typer.echo(converted.text, nl=False)
     for note in converted.notes:
         terminal.say(f"note: {note}")

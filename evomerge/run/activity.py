@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +16,6 @@ from pydantic import AfterValidator, FiniteFloat, TypeAdapter, ValidationError
 
 from evomerge.errors import printable
 from evomerge.run.atomic import MARK
-from evomerge.run.timings import SideFile
 
 WORKERS = "workers.json"
 
@@ -58,7 +56,7 @@ class Activity:
     """Writes what each worker is doing to the file `workers.json`; to no file if it is None."""
 
     def __init__(self, path: Path | None) -> None:
-        self._file = None if path is None else SideFile(path)
+        self._path = path
         self._states: dict[int, WorkerState] = {}
         self._losses = 0
         self._written_at = -INTERVAL
@@ -84,7 +82,7 @@ class Activity:
 
     def write_if_due(self) -> float | None:
         """Write the file if something is new; return seconds to wait, None: nothing is left."""
-        if self._file is None or not self._is_new:
+        if self._path is None or not self._is_new:
             return None
         left = self._written_at + INTERVAL - time.monotonic()
         if left > 0:
@@ -93,26 +91,20 @@ class Activity:
         return None
 
     def write(self) -> None:
-        """Write the file now. Nothing depends on it; only a full disk is an error."""
-        if self._file is None:
+        """Write the file now."""
+        if self._path is None:
             return
         states = [self._states[number] for number in sorted(self._states)]
         # The next writer of the run removes a file of this name that a killed one has left.
-        path = self._file.path
-        part = path.with_name(f".{path.name}{MARK}{os.getpid()}")
-        try:
-            with self._file.writing():
-                part.write_bytes(_FILE.dump_json(_File(states, self._losses)) + b"\n")
-                part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        part = self._path.with_name(f".{self._path.name}{MARK}{os.getpid()}")
+        part.write_bytes(_FILE.dump_json(_File(states, self._losses)) + b"\n")
+        part.replace(self._path)
         self._written_at, self._is_new = time.monotonic(), False
 
     def end(self) -> None:
         """Remove the file, since the workers have ended; one that a killed search has left too."""
-        if self._file is not None:
-            with suppress(OSError):  # it is a folder, for example: nothing depends on it
-                self._file.path.unlink(missing_ok=True)
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
 
 def read_activity(path: Path) -> tuple[list[WorkerState], int]:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evomerge.errors import DeviceError
-from evomerge.run.timings import SideFile
+from evomerge.run.timings import append_line, lines_of
 
 MAX_ATTEMPTS = 3
 """Number of processes that end while they score a candidate, at which it counts as failed."""
@@ -32,18 +32,16 @@ class Attempts:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = SideFile(path)
+        self._path = path
         self._begun: Counter[str] = Counter()
-        for text in self._file.lines():
+        for text in lines_of(path):
             with suppress(ValueError, RecursionError, TypeError, KeyError):
                 line = json.loads(text)
                 job, what = line["job"], line["what"]
                 self._begun[job] += {"begins": 1, "withdrawn": -1}.get(what, -self._begun[job])
-        left = [_entry(job, "begins") for job, count in self._begun.items() for _ in range(count)]
-        with suppress(OSError):
-            path.write_text("".join(json.dumps(entry) + "\n" for entry in left), encoding="utf-8")
-            if not left:
-                path.unlink()
+        path.unlink(missing_ok=True)
+        for job in self._begun.elements():
+            self._write(job, "begins")
 
     def count(self, job: str) -> int:
         """Return how many processes have ended in the middle of a job."""
@@ -72,8 +70,4 @@ class Attempts:
         self._write(job, "ends")
 
     def _write(self, job: str, what: str) -> None:
-        self._file.append(_entry(job, what))
-
-
-def _entry(job: str, what: str) -> dict[str, str]:
-    return {"job": job, "what": what}
+        append_line(self._path, {"job": job, "what": what})

@@ -15,7 +15,7 @@ from typing import Any
 
 from evomerge.errors import RunFolderError, one_line
 from evomerge.parsing.values import shown
-from evomerge.run.lines import REMEDY, Event, check_event
+from evomerge.run.lines import Event
 from evomerge.scores import Failure, Outcome, Scores, Split
 
 SOUP = "soup"
@@ -129,14 +129,14 @@ class History:
     def apply(self, event: Event) -> None:
         """Update the state; RunFolderError: the event cannot follow the earlier ones."""
         self._lines += 1
-        check_event(event, self._lines)
         try:
             self._apply(event)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise RunFolderError(
                 f"Line {self._lines} of the journal has an event {shown(event.get('event'))} that "
                 f"cannot follow the events before it ({type(error).__name__}: {one_line(error)}); "
-                f"{REMEDY}"
+                "restore the journal from a copy, or keep only what is before this line by "
+                "`evomerge resume RUN --truncate`."
             ) from error
 
     def _apply(self, event: Event) -> None:

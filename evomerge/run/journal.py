@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from evomerge.run.lock import close_locked, is_at, open_locked
 
 BEST = "best.yaml"
 """The file beside a journal that has the best merge so far."""
+
+FLUSH_INTERVAL = 1.0
+"""Least number of seconds between two flushes to disk, so that fast candidates do not wait."""
 
 
 def _scan(data: bytes, lines: JournalCodec, path: Path) -> tuple[list[Event], int, str | None]:
@@ -102,7 +105,7 @@ class Journal:
         except BaseException:
             close_locked(self._handle)
             raise
-        self._flusher = _Flusher(self._handle)
+        self._flushed_at = 0.0
         self._is_open = True
         if not self.events:
             self.events.append(dict(HEADER))
@@ -111,12 +114,11 @@ class Journal:
     def append(self, event: Event) -> None:
         """Write an event, which has no fields `n` and `after`.
 
-        A kill of this process does not lose it. A power cut does, before the disk has it: this
-        takes some milliseconds, for which nobody waits. What it leaves is a journal up to some
-        event.
+        A kill of this process does not lose it. A power cut can lose what was written since the
+        last flush to disk; what it leaves is a journal up to some event.
 
         Raises:
-            OSError: it cannot be written, or an earlier event could not be flushed to disk.
+            OSError: it cannot be written, or not be flushed to disk.
             SearchError: another process has replaced, removed or changed the file.
         """
         if not is_at(self._handle, self.path, self._size):
@@ -130,7 +132,9 @@ class Journal:
             written = os.write(self._handle, line)
             self._size += written
             line = line[written:]
-        self._flusher.note()
+        if time.monotonic() - self._flushed_at >= FLUSH_INTERVAL:
+            os.fsync(self._handle)
+            self._flushed_at = time.monotonic()
 
     def close(self) -> None:
         """Flush all events to disk and close the file; OSError: they could not be flushed."""
@@ -138,7 +142,7 @@ class Journal:
             return
         self._is_open = False
         try:
-            self._flusher.close()
+            os.fsync(self._handle)
         finally:
             close_locked(self._handle)
 
@@ -153,47 +157,6 @@ def _read_all(handle: int) -> bytes:
     with open(handle, "rb", closefd=False) as file:
         file.seek(0)
         return file.read()
-
-
-class _Flusher:
-    """Flushes a file to disk in a thread, as long as something is new, until `close`.
-
-    A flush takes a millisecond or twenty, and serves all that was written before. So nobody waits.
-    """
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-        self._is_new = threading.Event()
-        self._is_closing = False
-        self._error: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="flush", daemon=True)
-        self._thread.start()
-
-    def note(self) -> None:
-        """Note that something was written; raise what an earlier flush has raised."""
-        if self._error is not None:
-            raise self._error
-        self._is_new.set()
-
-    def close(self) -> None:
-        """Flush what is left, and end; raise what a flush has raised."""
-        self._is_closing = True
-        self._is_new.set()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        while self._error is None:
-            self._is_new.wait()
-            self._is_new.clear()
-            is_last = self._is_closing
-            try:
-                os.fsync(self._file)
-            except OSError as error:
-                self._error = error
-            if is_last:
-                return
 
 
 @dataclass(frozen=True)

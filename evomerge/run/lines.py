@@ -2,7 +2,7 @@
 
 The JSON of a line begins with the number of the line (`n`, from 1) and with a digest of the line
 before it (`after`). So a line that is missing, doubled, in another place or from another journal is
-noticed, even if its checksum is right. The classes at the end are the fields of each event.
+noticed, even if its checksum is right.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from typing import Annotated, Any, NotRequired, TypeAlias
-
-from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic cannot read typing's before Python 3.12
+from typing import Any, TypeAlias
 
 from evomerge.errors import RunFolderError
 from evomerge.parsing.texts import json_value
 from evomerge.parsing.values import shown
-from evomerge.scores import Split
 
 FORMAT = 3
 """Version of the journal format."""
@@ -30,11 +26,6 @@ Event: TypeAlias = dict[str, Any]
 
 HEADER: Event = {"event": "header", "format": FORMAT}
 """The first event of a new journal."""
-
-REMEDY = (
-    "restore the journal from a copy, or keep only what is before this line by `evomerge resume "
-    "RUN --truncate`."
-)
 
 _BEGINNING = re.compile(rb"[0-9a-f]{8} ")
 _TORN = re.compile(rb"[^\x00-\x1f]*\x00*")  # a power cut may leave zeros
@@ -119,118 +110,3 @@ def _checked(line: bytes) -> Event:
 
 def _is_whole(line: bytes) -> bool:
     return line[:9] == b"%08x " % zlib.crc32(line[9:])
-
-
-_Number = float | bool
-_Count = Annotated[int, Field(ge=0)]
-
-
-class _Expected(TypedDict):
-    value: float
-    error: float
-
-
-class _Example(TypedDict):
-    task: str
-    document: _Count
-    prompt: str
-    answer: str
-    parsed: str
-    target: str
-    values: dict[str, _Number]
-
-
-class _Scores(TypedDict):
-    documents: dict[str, list[_Count]]
-    values: dict[str, list[_Number]]
-    aggregates: dict[str, _Number]
-    expected: NotRequired[dict[str, _Expected]]
-    examples: NotRequired[list[_Example]]
-    largest: NotRequired[dict[str, float]]
-
-
-class _Ask(TypedDict):
-    candidate: _Count
-    digest: str
-    label: NotRequired[str | None]
-    origin: NotRequired[dict[str, Any]]
-    generation: NotRequired[_Count | None]
-    incumbent: NotRequired[_Count | None]
-    known: NotRequired[_Count]
-
-
-class _Failure(TypedDict):
-    stage: str
-    reason: str
-
-
-class _Complete(TypedDict):
-    candidate: _Count
-    scores: NotRequired[_Scores]
-    failure: NotRequired[_Failure]
-    values: NotRequired[list[float] | None]
-
-
-class _Tell(_Complete):
-    same_as: NotRequired[_Count]
-
-
-class _Score(_Complete):
-    split: Split
-    as_itself: NotRequired[bool]
-
-
-class _Budget(TypedDict):
-    candidates: NotRequired[_Count | None]
-    hours: NotRequired[float | None]
-    patience: NotRequired[_Count | None]
-    target: NotRequired[float | None]
-
-
-class _Winner(TypedDict):
-    candidate: _Count
-
-
-class _Memory(TypedDict):
-    halvings: _Count
-
-
-class _Threads(TypedDict):
-    threads: Annotated[int, Field(ge=1)]
-
-
-class _Search(TypedDict):
-    digest: str
-
-
-_KINDS: Mapping[str, TypeAdapter[Any]] = {
-    "ask": TypeAdapter(_Ask),
-    "tell": TypeAdapter(_Tell),
-    "complete": TypeAdapter(_Complete),
-    "score": TypeAdapter(_Score),
-    "winner": TypeAdapter(_Winner),
-    "budget": TypeAdapter(_Budget),
-    "memory": TypeAdapter(_Memory),
-    "threads": TypeAdapter(_Threads),
-    "search": TypeAdapter(_Search),
-}
-
-
-def check_event(event: Mapping[str, Any], line: int) -> None:
-    """Check the types of an event's fields. Unknown kinds and fields are ignored.
-
-    RunFolderError: a field is missing or has the wrong type; `line` is the number of its line.
-    """
-    kind = event.get("event")
-    adapter = _KINDS.get(kind) if isinstance(kind, str) else None
-    if adapter is None:
-        return
-    try:
-        adapter.validate_python(event, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise RunFolderError(
-            f"Line {line} of the journal has an event {shown(kind)} whose {shown(place)} is wrong "
-            f"({first['msg']}); {REMEDY}"
-        ) from None

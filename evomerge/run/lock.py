@@ -2,8 +2,7 @@
 
 It is on the journal itself, since a lock file could be removed, and then there would be two
 writers; so the package filelock does not suit. The file `lock` beside it only has the number of the
-process. The system releases the lock when the process ends. Other processes can find out whether it
-is held: they take a shared lock for a moment, and a writer tries for a second before it gives up.
+process. The system releases the lock when the process ends.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
-from evomerge.errors import NO_ROOM, RunFolderError
+from evomerge.errors import RunFolderError
 
 _TRIES, _PAUSE = 50, 0.02  # seconds
 
@@ -29,22 +26,15 @@ def open_locked(path: Path) -> int:
 
     RunFolderError: the lock is held. OSError: it cannot be opened, or the disk is full.
     """
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        _held.add(handle)
-        try:
-            if not _take(handle):
-                raise RunFolderError(
-                    f"{path.parent} is being written by {_owner(path.parent)}; wait until it ends, "
-                    "or stop it first."
-                )
-            if is_at(handle, path):
-                _note_owner(path.parent / "lock")
-                return handle
-        except BaseException:
-            close_locked(handle)
-            raise
-        close_locked(handle)  # the file was replaced before it was locked: try again
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    _held.add(handle)
+    try:
+        _take(handle, path.parent)
+        (path.parent / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
+    except BaseException:
+        close_locked(handle)
+        raise
+    return handle
 
 
 def close_locked(handle: int) -> None:
@@ -54,13 +44,13 @@ def close_locked(handle: int) -> None:
         os.close(handle)
 
 
-def is_at(handle: int, path: Path, size: int | None = None) -> bool:
-    """Return whether an open file still has this path, and this number of bytes if it is given."""
+def is_at(handle: int, path: Path, size: int) -> bool:
+    """Return whether an open file still has this path, and this number of bytes."""
     try:
         found = path.stat()
     except FileNotFoundError:
         return False
-    return os.path.samestat(found, os.fstat(handle)) and size in (None, found.st_size)
+    return os.path.samestat(found, os.fstat(handle)) and size == found.st_size
 
 
 def is_held(path: Path) -> bool:
@@ -78,33 +68,21 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def _take(handle: int) -> bool:
-    """Try to lock an open file, and return whether it is locked now."""
-    for attempt in range(_TRIES):
-        if attempt:
-            time.sleep(_PAUSE)
-        with suppress(BlockingIOError):
+def _take(handle: int, folder: Path) -> None:
+    """Lock an open journal. It is tried for a second, since `is_held` has locks for a moment."""
+    for _ in range(_TRIES):
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    return False
-
-
-def _note_owner(file: Path) -> None:
-    """Write the number of this process; only a full disk is an error, since nothing needs it."""
+            return
+        except BlockingIOError:
+            time.sleep(_PAUSE)
     try:
-        file.write_text(f"{os.getpid()}\n", encoding="utf-8")
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            raise
-
-
-def _owner(folder: Path) -> str:
-    """Return `process NUMBER`, or `another process` if no running process is known."""
-    try:
-        number = int((folder / "lock").read_text(encoding="utf-8"))
-        return f"process {number}" if psutil.pid_exists(number) else "another process"
-    except (OSError, ValueError, OverflowError):  # no process can have a number of 30 digits
-        return "another process"
+        owner = f"process {(folder / 'lock').read_text(encoding='utf-8').strip()}"
+    except (OSError, ValueError):
+        owner = "another process"
+    raise RunFolderError(
+        f"{folder} is being written by {owner}; wait until it ends, or stop it first."
+    )
 
 
 def _detach_copies() -> None:

@@ -6,18 +6,15 @@ They are not in the journal, so that two runs of the same search have the same j
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evomerge.errors import NO_ROOM, printable
-
-log = logging.getLogger(__name__)
+from evomerge.errors import printable
 
 PHASES = ("prepare", "merge", "evaluate")
 """The phases of a candidate.
@@ -30,38 +27,17 @@ RECENT = 100
 """Number of candidates that the speed of a search is computed from, at most."""
 
 
-class SideFile:
-    """A file without which a search goes on: times, attempts, what workers do."""
+def append_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Append a line of JSON to a file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(dict(value)) + "\n")
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._is_lost = False
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Let the block write the file; failures are one warning, but a full disk is an error."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise
-            if not self._is_lost:
-                self._is_lost = True
-                log.warning("%s cannot be written: %s.", self.path, error.strerror)
-
-    def append(self, value: Mapping[str, Any]) -> None:
-        """Append a line of JSON; see `writing`."""
-        with self.writing(), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(value)) + "\n")
-
-    def lines(self) -> list[str]:
-        """Return the lines of the file; none if it is missing or cannot be read."""
-        if not self.path.is_file():  # there is no end to reading a pipe or a device
-            return []
-        try:
-            return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return []
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a file; none if it is missing."""
+    if not path.is_file():
+        return []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 @dataclass(frozen=True)
@@ -110,11 +86,11 @@ class Timings:
     """The times of a run, in `timings.jsonl`; lines that do not fit are ignored."""
 
     def __init__(self, path: Path) -> None:
-        self._file = SideFile(path)
+        self._path = path
 
     def note(self, entry: Mapping[str, Any]) -> None:
-        """Append a line; see `SideFile.writing`."""
-        self._file.append(entry)
+        """Append a line."""
+        append_line(self._path, entry)
 
     def hours(self) -> float:
         """Return the working time so far in hours, over all sessions."""
@@ -181,6 +157,6 @@ class Timings:
         return f"preparing {printable(last.method)} ({last.done} of {last.total} tensors)"
 
     def _lines(self) -> Iterator[_Line]:
-        for text in self._file.lines():
+        for text in lines_of(self._path):
             with suppress(ValidationError):
                 yield _Line.model_validate_json(text)

@@ -17,7 +17,7 @@ from evomerge.errors import SearchError
 from evomerge.execute.protocol import Executor, Job
 from evomerge.recipe import Recipe
 from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
-from evomerge.run.history import Candidate, History, outcome_fields
+from evomerge.run.history import Candidate, outcome_fields
 from evomerge.run.lines import Event
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Failure, Outcome, Scores, Split, violation
@@ -74,7 +74,7 @@ class Session:
         self._duplicates: dict[str, list[Candidate]] = {}
         """Candidates that wait for the outcome of another one with the same recipe, by digest."""
         self._jobs = 0
-        self._failures = _lost_last(self.history)
+        self._failures: list[Failure] = []
 
     @cached_property
     def executor(self) -> Executor:
@@ -267,20 +267,6 @@ class Session:
                 f"({outcome_text(self._failures[-1])}), so the search has stopped; remove the "
                 "cause, then go on with `evomerge resume`."
             )
-
-
-def _lost_last(history: History) -> list[Failure]:
-    """Return the failures of the last candidates, as far as these ended their process.
-
-    Each of them took processes of several sessions, so no single session sees them in a row.
-    """
-    lost: list[Failure] = []
-    for candidate in reversed(history.told):
-        outcome = candidate.told
-        if not isinstance(outcome, Failure) or outcome.stage != "lost":
-            break
-        lost.append(outcome)
-    return lost
 
 
 def outcome_text(failure: Failure) -> str:

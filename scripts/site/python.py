@@ -23,11 +23,8 @@ EXTENDING = {
     "Laws for your tests": (
         "testing.check_method",
         "testing.check_optimizer",
-        "testing.check_search",
-        "testing.check_choices",
         "testing.check_strategy",
         "testing.check_space",
-        "testing.check_executor",
     ),
 }
 """Heading -> what a package of your own implements or calls."""

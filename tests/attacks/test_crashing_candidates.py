@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from executor_laws import Pretend, job_of
 from scripted import ScriptedExecutor, search, trajectory
 from search_run import SMALL
 
@@ -23,7 +24,6 @@ from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.run.history import outcome_fields
 from evomerge.scores import Failure, Outcome, Scores
 from evomerge.setup import search as setup_search
-from evomerge.testing.executors import Pretend, job_of
 
 pytestmark = pytest.mark.thorough
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from executor_laws import Pretend, check_executor, job_of
 
 from evomerge.execute.protocol import Executor, Job, RunJobs
 from evomerge.scores import Outcome
-from evomerge.testing import check_executor
-from evomerge.testing.executors import Pretend, job_of
 
 pytestmark = pytest.mark.thorough
 

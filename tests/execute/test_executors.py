@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from executor_laws import Pretend, check_executor, job_of
 from search_run import ended
 
 from evomerge.errors import DeviceError, SearchError
@@ -21,8 +22,6 @@ from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.execute.remote import RemoteExecutor
 from evomerge.scores import Failure, Outcome
-from evomerge.testing import check_executor
-from evomerge.testing.executors import Pretend, job_of
 
 pytestmark = pytest.mark.thorough
 
@@ -111,7 +110,7 @@ import sys
 from pathlib import Path
 
 from test_executors import Ill, processes
-from evomerge.testing.executors import job_of
+from executor_laws import job_of
 
 if __name__ == "__main__":
     executor = processes(Ill(Path(sys.argv[1])), 2)

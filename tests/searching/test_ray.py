@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from executor_laws import Pretend, check_executor, job_of
 from judging import write_judged
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
@@ -31,8 +32,6 @@ from evomerge.run.folder import RunFolder
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.cluster import connect
 from evomerge.setup.executors import WorkerOfRun, on_machine
-from evomerge.testing import check_executor
-from evomerge.testing.executors import Pretend, job_of
 
 pytestmark = pytest.mark.thorough
 
@@ -237,14 +236,15 @@ def test_machines_run_exactly_the_code_that_was_allowed(
 
 CHECK = """
 import sys
+from functools import partial
 
 import ray
 
 from evomerge.execute.ray import call
-from evomerge.testing.executors import Pretend
+from evomerge.scores import Failure
 
 ray.init(sys.argv[1], log_to_driver=False)
-call(Pretend(), {"bare": 1})
+call(partial(Failure, "merge", "it"), {"bare": 1})
 """
 
 

@@ -49,15 +49,10 @@ class Draft:
     search: dict[str, Any] = field(default_factory=dict)
     checks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    strict: bool = False
 
     def known(self, data: Any, where: str, known: Collection[str]) -> Mapping[str, Any]:
-        """Return a mapping of the config; each key that the tool ignores is a note.
-
-        Raises:
-            RecipeError: it is no mapping, or has such a key and `strict` is set.
-        """
-        found = VALUES.mapping(data, where, known if self.strict else None)
+        """Return a mapping of the config; each key that the tool ignores is a note."""
+        found = VALUES.mapping(data, where)
         self.notes += [
             f"{shown(key)} in `{where}` is dropped, since {self.tool} ignores this key."
             f"{did_you_mean(key, known)}"

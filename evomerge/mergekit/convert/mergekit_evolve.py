@@ -26,9 +26,6 @@ _GENOME = (
     "smooth",
     "filters",
 )
-_LABELS = ("model_name", "name", "description")
-"""Keys that people add for themselves; mergekit-evolve ignores every key that it does not know."""
-
 _TOP = (
     "genome",
     "tasks",
@@ -38,7 +35,6 @@ _TOP = (
     "random_init",
     "apply_chat_template",
     "fewshot_as_multiturn",
-    *_LABELS,
 )
 _COMPONENTS = {
     "attention": ("self_attn", "attn", "attention", "self_attention"),
@@ -49,7 +45,6 @@ _NORMALIZED = ("linear", "ties", "dare_ties")
 """Methods for which mergekit-evolve sets `normalize` if the config does not."""
 
 _CANDIDATES = 100  # the default of mergekit-evolve's option --max-fevals
-
 
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _TOKENIZER_FILES = ["tokenizer_config.json", *TEMPLATE_FILES]
@@ -88,9 +83,7 @@ class ModelFiles:
             return None
 
 
-def from_mergekit_evolve(
-    data: Mapping[str, Any], lookup: ModelFiles, *, strict: bool = False
-) -> Draft:
+def from_mergekit_evolve(data: Mapping[str, Any], lookup: ModelFiles) -> Draft:
     """Return the draft of a search file for the content of a mergekit-evolve config.
 
     Args:
@@ -101,12 +94,18 @@ def from_mergekit_evolve(
         RecipeError: a key or value is wrong, or a search file cannot express it; the message names
             the key.
     """
-    draft = Draft("mergekit-evolve", strict=strict)
+    draft = Draft("mergekit-evolve")
     draft.known(data, "the mergekit-evolve config", _TOP)
     if data.get("genome") is None:
         raise RecipeError("The key `genome` is missing; is this a mergekit-evolve config?")
     genome = draft.known(data["genome"], "genome", _GENOME)
-    _note_labels(data, draft)
+    if VALUES.flag(data.get("shuffle") or False, "shuffle"):
+        draft.notes.append("`shuffle` is dropped: documents are always drawn at random, by `seed`.")
+    if VALUES.flag(data.get("random_init") or False, "random_init"):
+        draft.notes.append(
+            "`random_init` is dropped: a search starts in the middle of the ranges of "
+            "`space.knobs`; for another start, change the ranges."
+        )
     models, base = _models(genome)
     method = _method(genome, models, draft)
     if method.base != "required" and base is not None and base not in models:
@@ -136,26 +135,6 @@ def from_mergekit_evolve(
         "from the search.",
     ]
     return draft
-
-
-def _note_labels(data: Mapping[str, Any], draft: Draft) -> None:
-    """Add notes about the keys at the top that a search file does not need."""
-    for key in _LABELS:
-        if data.get(key) is not None:
-            draft.notes.append(
-                f"`{key}` is dropped: a model gets its name by its folder, in `evomerge export RUN "
-                "--out DIR`."
-            )
-    for key in ("shuffle", "random_init"):
-        if data.get(key) is not None:
-            VALUES.flag(data[key], key)
-    if data.get("shuffle"):
-        draft.notes.append("`shuffle` is dropped: documents are always drawn at random, by `seed`.")
-    if data.get("random_init"):
-        draft.notes.append(
-            "`random_init` is dropped: a search starts in the middle of the ranges of "
-            "`space.knobs`; for another start, change the ranges."
-        )
 
 
 def _models(genome: Mapping[str, Any]) -> tuple[list[str], str | None]:
@@ -237,21 +216,19 @@ def _component(item: Any) -> str:
 def _knobs(genome: Mapping[str, Any], method: Method, draft: Draft) -> dict[str, Any]:
     """Return the ranges and numbers of the knobs that mergekit-evolve searches or sets."""
     known = {knob.name for knob in method.knobs}
-    negative = VALUES.flag(
-        genome.get("allow_negative_weights") or False, "genome.allow_negative_weights"
-    )
-    normalize = genome.get("normalize")
-    if normalize is not None:
-        VALUES.flag(normalize, "genome.normalize")
+    flags = {
+        key: None if genome.get(key) is None else VALUES.flag(genome[key], f"genome.{key}")
+        for key in ("allow_negative_weights", "normalize")
+    }
     knobs: dict[str, Any] = {}
     if "weight" in known:
-        low = -1.0 if negative else 0.0
+        low = -1.0 if flags["allow_negative_weights"] else 0.0
         knobs["weight"] = [low, 1.0]
         draft.checks.append(
             f"space.knobs.weight: from {low:g} to 1; mergekit-evolve starts at 1 / (number of "
             "models) and sets no bounds."
         )
-    elif negative:
+    elif flags["allow_negative_weights"]:
         draft.notes.append(
             f"`genome.allow_negative_weights` is dropped: {method.name} has no weights."
         )
@@ -259,9 +236,9 @@ def _knobs(genome: Mapping[str, Any], method: Method, draft: Draft) -> dict[str,
         knobs["density"] = [0.0, 1.0]
     if "t" in known:
         knobs["t"] = [0.0, 1.0]
+    normalize = flags["normalize"]
     if "normalize" in known:
-        wanted = method.name in _NORMALIZED if normalize is None else normalize
-        knobs["normalize"] = int(wanted)
+        knobs["normalize"] = int(method.name in _NORMALIZED if normalize is None else normalize)
     elif normalize is not None:
         draft.notes.append(
             f"`genome.normalize` is dropped: {method.name} has no such parameter, and mergekit "
@@ -318,26 +295,29 @@ def _chat_template(data: Mapping[str, Any], lookup: ModelFiles, draft: Draft) ->
         VALUES.flag(True if data.get(key) is None else data[key], key)
         for key in ("apply_chat_template", "fewshot_as_multiturn")
     )
-    named = "apply_chat_template" in data
-    evaluation, search = draft.search["evaluation"], draft.search
-    host = search.get("base", search["parents"][0])
-    model = host if search.get("tokenizer", "union") == "union" else search["tokenizer"]
+    search = draft.search
+    model = search.get("tokenizer", "union")
+    if model == "union":
+        model = search.get("base", search["parents"][0])
     has_one = lookup.chat_template(model) if wanted else None
-    evaluation["chat_template"] = wanted and has_one is not False
-    reason = "as in the config" if named else "as by default in mergekit-evolve 0.1.4 and newer"
-    if wanted and has_one is False:
+    search["evaluation"]["chat_template"] = wanted and has_one is not False
+    if not wanted:
+        return
+    reason = "as by default in mergekit-evolve 0.1.4 and newer"
+    if has_one is False:
         draft.unknown(
             f"evaluation.chat_template: false, not true {reason}, because the tokenizer of {model} "
             "has no chat template."
         )
-    elif wanted and has_one is None:
+        return
+    if has_one is None:
         draft.unknown(
             f"evaluation.chat_template: true, {reason}. The tokenizer of {model} could not be "
             "read; if it has no chat template, set false."
         )
-    elif wanted and not named:
+    elif "apply_chat_template" not in data:
         draft.checks.append(f"evaluation.chat_template: true, {reason}; before, there was none.")
-    if evaluation["chat_template"] and not turns:
+    if not turns:
         draft.notes.append(
             "`fewshot_as_multiturn` is dropped: with a chat template, few-shot examples are always "
             "turns of the chat."

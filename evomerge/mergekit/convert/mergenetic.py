@@ -62,11 +62,12 @@ def from_mergenetic(data: Mapping[str, Any]) -> Draft:
     draft.search["seed"] = VALUES.whole(data.get("seed", 420), "seed")
     if len(models) == 1:
         draft.search["parents"] = [base, *models]
-        space = _slerp(draft)
     else:
         draft.search |= {"parents": models, "base": base}
-        space = _dare_ties(draft)
-    draft.search["dtype"] = _dtype(data)
+    draft.search["dtype"] = data.get("dtype", "bfloat16")
+    if draft.search["dtype"] not in _DTYPES:
+        raise VALUES.wrong(data["dtype"], "dtype", " or ".join(_DTYPES))
+    space = _space(models, draft)
     draft.search |= {"space": space, "optimizer": _optimizer(population, draft)}
     _add_objectives(data, langs, draft)
     draft.search["evaluation"] = _evaluation(data, langs, draft)
@@ -105,58 +106,38 @@ def _models(value: Any, langs: list[str], draft: Draft) -> list[str]:
     return list(dict.fromkeys(models))
 
 
-def _slerp(draft: Draft) -> dict[str, Any]:
-    """Return the space of mergenetic's scripts for one language."""
-    draft.checks += [
-        "space.method: slerp, as in mergenetic's script for one language (the config names none), "
-        "with t at 5 depths; there, tensors outside of attention and mlp have one t.",
-    ]
-    return {
-        "kind": "parameters",
-        "method": "slerp",
-        "groups": 5,
-        "components": ["attention", "mlp"],
-        "embeddings": False,
-        "smooth": True,
-        "knobs": {"t": [0.0, 1.0]},
-    }
-
-
-def _dare_ties(draft: Draft) -> dict[str, Any]:
-    """Return the space of mergenetic's scripts for several languages or tasks."""
+def _space(models: list[str], draft: Draft) -> dict[str, Any]:
+    """Return the space of mergenetic's scripts, for one language or for several."""
+    common = {"kind": "parameters", "embeddings": False}
+    if len(models) == 1:
+        draft.checks.append(
+            "space.method: slerp, as in mergenetic's script for one language (the config names "
+            "none), with t at 5 depths; there, tensors outside of attention and mlp have one t."
+        )
+        components = ["attention", "mlp"]
+        slerp = {"method": "slerp", "groups": 5, "components": components, "smooth": True}
+        return {**common, **slerp, "knobs": {"t": [0.0, 1.0]}}
     draft.checks += [
         "space.method: dare_ties, as in mergenetic's scripts for several languages (the config "
         "names none).",
         "objectives: their weighted sum is maximised; mergenetic's NSGA-II looks for a Pareto "
         "front.",
     ]
-    return {
-        "kind": "parameters",
-        "method": "dare_ties",
-        "groups": "one",
-        "embeddings": False,
-        "knobs": {"weight": [0.0, 1.0], "density": [0.0, 1.0]},
-    }
-
-
-def _dtype(data: Mapping[str, Any]) -> str:
-    dtype = data.get("dtype", "bfloat16")
-    if dtype not in _DTYPES:
-        raise VALUES.wrong(dtype, "dtype", " or ".join(_DTYPES))
-    return str(dtype)
+    knobs = {"weight": [0.0, 1.0], "density": [0.0, 1.0]}
+    return {**common, "method": "dare_ties", "groups": "one", "knobs": knobs}
 
 
 def _optimizer(population: int, draft: Draft) -> dict[str, Any]:
     draft.checks.append(
         "optimizer: CMA-ES in place of GA or NSGA-II; `evomerge list optimizers` has others."
     )
-    if population < _POPULATION:
-        draft.notes.append(
-            f"`pop_size` is {population}, and CMA-ES needs a population of {_POPULATION} or more; "
-            "here it chooses the population itself."
-        )
-        return {"name": "cma"}
-    return {"name": "cma", "population": population}
+    if population >= _POPULATION:
+        return {"name": "cma", "population": population}
+    draft.notes.append(
+        f"`pop_size` is {population}, and CMA-ES needs a population of {_POPULATION} or more; "
+        "here it chooses the population itself."
+    )
+    return {"name": "cma"}
 
 
 def _add_objectives(data: Mapping[str, Any], langs: list[str], draft: Draft) -> None:
