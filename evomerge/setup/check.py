@@ -155,7 +155,7 @@ def _check_generation(
     config: SearchConfig, host: Checkpoint, plan: TokenizerPlan, evaluator: Evaluator
 ) -> None:
     """Check that texts can be generated with the generation config of the merged models."""
-    settings, setting = slow_setting(host, plan, evaluator)
+    _, setting = slow_setting(host, plan, evaluator)
     if setting is None:
         return
     if config.evaluation.backend == "vllm":
