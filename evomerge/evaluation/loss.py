@@ -15,7 +15,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,26 +25,9 @@ from evomerge.evaluation.evaluator import Documents, Evaluator
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.likelihood import Batch, target_scores
 from evomerge.evaluation.inference.reference import Request
-from evomerge.evaluation.inference.rows import Continuation, separate
+from evomerge.evaluation.inference.rows import Continuation, Form, separate
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.scores import Split
-
-End: TypeAlias = Literal["token", "stop", "none"]
-"""What ends a generated answer: the end token, the task's first stop string, or nothing."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a reference answer looks to the model.
-
-    Attributes:
-        delimiter: whether the task's `target_delimiter` (mostly a blank) comes before it.
-        end: what comes after it.
-    """
-
-    delimiter: bool = True
-    end: End = "token"
-
 
 FORMS = (Form(True, "token"), Form(False, "token"), Form(True, "stop"), Form(False, "stop"))
 """The forms that are tried."""

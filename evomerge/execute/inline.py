@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from evomerge.execute.protocol import Job, RunJobs
-from evomerge.scores import Outcome
+from evomerge.execute.protocol import Job, Result, RunJobs
 
 
 class InlineExecutor:
@@ -16,13 +15,13 @@ class InlineExecutor:
 
     def __init__(self, run: RunJobs, close: Callable[[], None] = lambda: None) -> None:
         self._run, self._close = run, close
-        self._running: deque[Iterator[tuple[Job, Outcome]]] = deque()
+        self._running: deque[Iterator[tuple[Job, Result]]] = deque()
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Add jobs to the queue."""
         self._running.append(self._run(tuple(jobs)))
 
-    def next(self) -> tuple[Job, Outcome]:
+    def next(self) -> tuple[Job, Result]:
         """Run until one more job is done; return it with its outcome.
 
         Raises:
@@ -40,6 +39,6 @@ class InlineExecutor:
         self._close()
 
 
-def one_by_one(run: Callable[[Job], Outcome]) -> RunJobs:
+def one_by_one(run: Callable[[Job], Result]) -> RunJobs:
     """Turn a function that runs one job into one that runs several, in their order."""
     return lambda jobs: ((job, run(job)) for job in jobs)

@@ -7,9 +7,12 @@ any worker makes the same steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from evomerge.errors import CandidateError
+from evomerge.evaluation.inference.rows import Form
 from evomerge.evaluation.loss import Loss
 from evomerge.merging.resident import Resident
 from evomerge.merging.slopes import Move, Slopes, rates
@@ -23,10 +26,13 @@ REACH = 0.02
 def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
     """Make the steps of a leg.
 
+    If it has no form of answers, the form is found on the baselines of the space.
+
     Raises:
         EvomergeError: something other than the genome is at fault.
     """
     descent, losses = leg.descent, list[float | None]()
+    loss.form = leg.form or _form(space, resident, loss, leg.batches[0])
     genes = space.genes
     found = rates(resident.planner, moves(space, descent.genome), resident.rows)
     slopes = Slopes(resident, found, len(genes))
@@ -43,7 +49,20 @@ def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
     watched = None
     if leg.watched:
         watched = _loss_at(descent.genome, space, resident, loss, leg.watched)
-    return Reached(descent, tuple(losses), watched)
+    return Reached(descent, tuple(losses), watched, loss.form)
+
+
+def _form(
+    space: Space, resident: Resident, loss: Loss, documents: Mapping[str, Sequence[int]]
+) -> Form:
+    """Return the form of answers that some parent finds most likely."""
+
+    def models() -> Iterator[Any]:
+        for recipe in space.baselines().values():
+            with contextlib.suppress(CandidateError):
+                yield resident.apply(recipe)
+
+    return loss.choose_form(models(), documents)
 
 
 def moves(space: Space, genome: Genome) -> list[Move | None]:

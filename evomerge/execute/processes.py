@@ -23,10 +23,9 @@ from typing import Any, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from evomerge.errors import SearchError
-from evomerge.execute.protocol import Job, RunJobs
+from evomerge.execute.protocol import Job, Result, RunJobs
 from evomerge.execute.remote import LostWorkerError
 from evomerge.execute.worker_process import Reply, WorkerProcess, unpack
-from evomerge.scores import Outcome
 
 T = TypeVar("T")
 
@@ -59,13 +58,13 @@ class ProcessWorker:
             self._pool = _pool(self._preload)
             return _schedule(self._pool, _start, self._make, lambda none: none)
 
-    def run(self, job: Job) -> Future[Outcome]:
+    def run(self, job: Job) -> Future[Result]:
         """Run a job; see `RemoteWorker`."""
         assert self._pool is not None
         try:
             return _schedule(self._pool, _run, job, unpack)
         except RuntimeError:  # the pool has noticed that its process ended
-            lost: Future[Outcome] = Future()
+            lost: Future[Result] = Future()
             lost.set_exception(LostWorkerError("it ended between two jobs"))
             return lost
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome, Scores, Split
 
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe to build and score.
+    """A recipe to build and score, or a leg of a descent to walk.
 
     Attributes:
         id: number of the job, different for all jobs of a session.
@@ -25,6 +26,7 @@ class Job:
         oom_backoffs: how often the batch size is halved, because memory ran out in earlier jobs.
         as_itself: whether the host of the recipe, which is the host unchanged, is scored with its
             own config, tokenizer and chat template, as `evomerge evaluate` does it.
+        leg: the leg to walk instead; `recipe` is where it begins.
     """
 
     id: int
@@ -36,9 +38,19 @@ class Job:
     examples: int = 0
     oom_backoffs: int = 0
     as_itself: bool = False
+    leg: Leg | None = None
+
+    @property
+    def attempt(self) -> str:
+        """What is tried, for the count of processes that ended meanwhile."""
+        return f"{self.candidate} {'leg' if self.leg else self.split}"
 
 
-RunJobs: TypeAlias = Callable[[Sequence[Job]], Iterator[tuple[Job, Outcome]]]
+Result: TypeAlias = Outcome | Reached
+"""What comes out of a job: a `Failure`, else `Scores`, or where a leg ended."""
+
+
+RunJobs: TypeAlias = Callable[[Sequence[Job]], Iterator[tuple[Job, Result]]]
 """A function that runs several jobs and yields each with its outcome, in any order."""
 
 
@@ -59,7 +71,7 @@ class Executor(Protocol):
         """Add jobs. An executor may share work among the jobs of one call, such as a generation."""
         ...
 
-    def next(self) -> tuple[Job, Outcome]:
+    def next(self) -> tuple[Job, Result]:
         """Wait until one of the submitted jobs is done; return it with its outcome.
 
         Raises:

@@ -18,10 +18,9 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from evomerge.compat.ray import is_machine_gone, not_importable, reason_of
 from evomerge.errors import SearchError, one_line
-from evomerge.execute.protocol import Job, RunJobs
+from evomerge.execute.protocol import Job, Result, RunJobs
 from evomerge.execute.remote import LostMachineError, LostWorkerError
 from evomerge.execute.worker_process import Reply, WorkerProcess, unpack
-from evomerge.scores import Outcome
 
 DECISION = 60.0
 """Largest number of seconds until Ray has decided whether an actor is lost."""
@@ -74,7 +73,7 @@ class RayWorker:
 
         return _answer(actor, actor.start.remote(self._make), take)
 
-    def run(self, job: Job) -> Future[Outcome]:
+    def run(self, job: Job) -> Future[Result]:
         """Run a job; see `RemoteWorker`."""
         return _answer(self._actor, self._actor.run.remote(job), unpack)
 

@@ -17,10 +17,10 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from evomerge.errors import DeviceError, SearchError, one_line
-from evomerge.execute.protocol import Job
+from evomerge.execute.protocol import Job, Result
 from evomerge.run.activity import Activity
 from evomerge.run.attempts import MAX_ATTEMPTS
-from evomerge.scores import Failure, Outcome
+from evomerge.scores import Failure
 
 START = 60.0
 """Seconds without a ready worker after which a person is told."""
@@ -52,7 +52,7 @@ class RemoteWorker(Protocol):
         """Make the worker ready, in a new process; the old one is ended, if there is one."""
         ...
 
-    def run(self, job: Job) -> Future[Outcome]:
+    def run(self, job: Job) -> Future[Result]:
         """Run a job."""
         ...
 
@@ -95,7 +95,7 @@ class RemoteExecutor:
         self._activity = activity or Activity(None)
         self.width, self.losses = len(self._workers), 0
         self._queue: deque[Job] = deque()
-        self._done: deque[tuple[Job, Outcome]] = deque()
+        self._done: deque[tuple[Job, Result]] = deque()
         self._starting: dict[Future[Any], int] = {}
         self._running: dict[Future[Any], tuple[int, Job, float]] = {}  # until a deadline
         self._finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
@@ -110,7 +110,7 @@ class RemoteExecutor:
         self._queue.extend(jobs)
         self._hand_out()
 
-    def next(self) -> tuple[Job, Outcome]:
+    def next(self) -> tuple[Job, Result]:
         """Wait until a job is done; return it with its outcome.
 
         Raises:

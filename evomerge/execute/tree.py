@@ -8,11 +8,10 @@ from functools import partial
 from typing import TypeAlias
 
 from evomerge.evaluation.inference.tree import BlockKeys, PrefixCache, steps
-from evomerge.execute.protocol import Job, RunJobs
+from evomerge.execute.protocol import Job, Result, RunJobs
 from evomerge.recipe import Recipe
-from evomerge.scores import Outcome
 
-RunInContext: TypeAlias = Callable[..., Outcome]
+RunInContext: TypeAlias = Callable[..., Result]
 """Runs one job, a `Job`, and optionally what returns a context in which its model is scored, as
 `evomerge.execute.worker.Worker` does."""
 
@@ -27,7 +26,7 @@ def as_tree(run: RunInContext, cache: PrefixCache) -> RunJobs:
         cache: keeps hidden states where paths fork, within its memory limit.
     """
 
-    def run_tree(jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run_tree(jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:
         for step in steps([block_keys(job.recipe) for job in jobs]):
             job = jobs[step.number]
             depth = sum(map(len, job.recipe.layers.values()))

@@ -22,11 +22,15 @@ from evomerge.errors import (
 from evomerge.evaluation.evaluator import Evaluator, score_single
 from evomerge.evaluation.inference.fingerprint import free_weights
 from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted, peak_memory
+from evomerge.evaluation.loss import Loss
 from evomerge.evaluation.racing import Race, score_in_race
 from evomerge.evaluation.tasks.functions import traceback_lines
-from evomerge.execute.protocol import Job
+from evomerge.execute.leg import walk
+from evomerge.execute.protocol import Job, Result
+from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
-from evomerge.scores import Failure, Objective, Outcome, Scores, Split
+from evomerge.scores import Failure, Objective, Scores, Split
+from evomerge.space.protocol import Space
 
 if TYPE_CHECKING:
     from evomerge.merging.resident import Report, Resident
@@ -72,6 +76,7 @@ class Worker:
         race: decides how many documents are scored for a job with an incumbent; None: all.
         report: is told how far the preparation of a job's merges is.
         load_parent: loads a parent as itself: reference -> model, tokenizer.
+        space: the genes that the legs of descents move.
 
     Attributes:
         threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
@@ -92,8 +97,9 @@ class Worker:
         race: Race | None = None,
         report: Report | None = None,
         load_parent: Callable[[str], tuple[Any, Any]] | None = None,
+        space: Space | None = None,
     ) -> None:
-        self._load_parent = load_parent
+        self._load_parent, self._space = load_parent, space
         self.evaluator, self.objectives, self.race = evaluator, objectives, race
         self._make, self._splits, self._report = make, splits, report
         self._baselines, self._deepest = baselines, deepest
@@ -114,7 +120,7 @@ class Worker:
 
     def __call__(
         self, job: Job, scoring_context: Callable[[Any], AbstractContextManager[None]] = nullcontext
-    ) -> Outcome:
+    ) -> Result:
         """Run one job.
 
         Args:
@@ -134,9 +140,13 @@ class Worker:
         job: Job,
         scoring_context: Callable[[Any], AbstractContextManager[None]],
         clock: _Clock,
-    ) -> Outcome:
+    ) -> Result:
         stage = "evaluate" if job.as_itself else "merge"
         try:
+            if job.leg is not None:
+                stage = "descend"
+                with clock.phase("descend"):
+                    return self._walk(job.leg)
             if job.as_itself:
                 with clock.phase("evaluate"):
                     return self._score_parent(job)
@@ -197,6 +207,14 @@ class Worker:
         with clock.phase("merge"):
             self._model = self._builder.write(prepared)
         return self._model
+
+    def _walk(self, leg: Leg) -> Reached:
+        """Walk a leg of a descent."""
+        if self._builder is None or self.evaluator.is_model_changed:
+            self._rebuild()
+        assert self._builder is not None and self._space is not None
+        metrics = {item.task: item.metric for item in self.objectives}
+        return walk(leg, self._space, self._builder, Loss(self.evaluator, metrics))
 
     def _score_parent(self, job: Job) -> Scores:
         """Score a parent as itself.

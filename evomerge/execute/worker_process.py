@@ -16,10 +16,9 @@ from typing import TypeAlias
 from tqdm import tqdm
 
 from evomerge.execute.allocator import keep_freed_memory
-from evomerge.execute.protocol import Job, RunJobs
-from evomerge.scores import Outcome
+from evomerge.execute.protocol import Job, Result, RunJobs
 
-Reply: TypeAlias = tuple[Outcome, list[logging.LogRecord]]
+Reply: TypeAlias = tuple[Result, list[logging.LogRecord]]
 """The outcome of a job, and what was logged meanwhile."""
 
 
@@ -43,7 +42,7 @@ class WorkerProcess:
         return outcome, [self._records.get() for _ in range(self._records.qsize())]
 
 
-def unpack(reply: Reply) -> Outcome:
+def unpack(reply: Reply) -> Result:
     """Log in the driver what the worker has logged. Returns the outcome."""
     outcome, records = reply
     for record in records:

@@ -57,9 +57,10 @@ Report: TypeAlias = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe whose weights can be written: its module, and the tensors that change."""
+    """A recipe whose weights can be written: its module, all tensors, and those that change."""
 
     layout: Layout
+    plans: list[TensorPlan]
     changed: list[TensorPlan]
 
 
@@ -187,7 +188,7 @@ class Resident:
 
         tell()
         parallel_map(keep, new)
-        return Prepared(layout, changed)
+        return Prepared(layout, plans, changed)
 
     def write(self, prepared: Prepared) -> nn.Module:
         """Write the weights of the recipe that `prepare` was called with last.

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from evomerge.evaluation.inference.rows import Form
+from evomerge.recipe import Recipe
 from evomerge.space.protocol import Gene, Genome
 
 BETAS = (0.9, 0.99)
@@ -95,8 +97,10 @@ class Descent:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Descent:
         """Return the descent that `to_json` wrote."""
-        lists = (tuple(map(float, data[key])) for key in ("genome", "first", "second"))
-        return cls(*lists, int(data["done"]), float(data["brake"]))
+        genome, first, second = (
+            tuple(map(float, data[key])) for key in ("genome", "first", "second")
+        )
+        return cls(genome, first, second, int(data["done"]), float(data["brake"]))
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class Leg:
         watched: the documents on which the loss is computed after the last step.
         rate: see `Descent.step`.
         steps: number of steps of the whole descent.
+        recipe: that of the descent's genome.
+        form: how generated answers are written; None: as the parents prefer.
     """
 
     descent: Descent
@@ -116,6 +122,8 @@ class Leg:
     watched: Mapping[str, tuple[int, ...]]
     rate: float
     steps: int
+    recipe: Recipe
+    form: Form | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,7 @@ class Reached:
 
     Attributes:
         descent: where it ended.
+        form: how generated answers are written, as the first leg has found it.
         losses: the loss before each step, in nats a document; None for a step that failed.
         watched: the loss on the watched documents after the last step; None: it is not finite, or
             no documents are watched.
@@ -132,3 +141,23 @@ class Reached:
     descent: Descent
     losses: tuple[float | None, ...]
     watched: float | None
+    form: Form | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    peak: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for the journal, without times."""
+        return {
+            "descent": self.descent.to_json(),
+            "losses": list(self.losses),
+            "watched": self.watched,
+            "form": None if self.form is None else asdict(self.form),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Reached:
+        """Return what `to_json` wrote."""
+        form = None if data["form"] is None else Form(**data["form"])
+        descent = Descent.from_json(data["descent"])
+        return cls(descent, tuple(data["losses"]), data["watched"], form)

@@ -110,6 +110,7 @@ class History:
         budget: the latest bounds that `resume` has set, by name.
         oom_backoffs: how often the batch size was halved because memory ran out.
         threads: number of CPU threads that score models.
+        legs: the results of legs of descents; `candidate` is that before which it was walked.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -119,6 +120,7 @@ class History:
         self.front: list[Candidate] = []
         self.budget: dict[str, Any] = {}
         self.oom_backoffs = 0
+        self.legs: list[Event] = []
         self.threads: int | None = None
         self._lines = 0
         self._open: dict[int, Candidate] = {}
@@ -181,6 +183,8 @@ class History:
                 self.front = [self._candidate({"candidate": n}) for n in event.get("front", ())]
             case "budget":
                 self.budget.update({k: v for k, v in event.items() if k != "event"})
+            case "leg":
+                self.legs.append(event)
             case "memory":
                 self.oom_backoffs = int(event["halvings"])
             case "threads":

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import one_line
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Journal
 from evomerge.run.lines import Event
-from evomerge.scores import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +32,22 @@ PASSING = ("preparing", "finals")
 
 INTERVAL = 1.0
 """Seconds between two `preparing` events. A preparation that is faster has none."""
+
+
+class Timed(Protocol):
+    """What came out of a job, with the time and memory that it took."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Wall-clock seconds by phase."""
+
+    @property
+    def cpu_seconds(self) -> Mapping[str, float]:
+        """CPU seconds by phase."""
+
+    @property
+    def peak(self) -> Mapping[str, int]:
+        """Largest memory of the process so far, in bytes."""
 
 
 class Logbook:
@@ -60,7 +75,7 @@ class Logbook:
         """Working time so far in hours, over all sessions of the run."""
         return self._hours_before + (time.monotonic() - self._began) / 3600
 
-    def write(self, event: Event, outcome: Outcome | None = None) -> None:
+    def write(self, event: Event, outcome: Timed | None = None) -> None:
         """Write an event, update the history, note the times of its outcome, call the followers."""
         self._journal.append(event)
         self.history.apply(event)

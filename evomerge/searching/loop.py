@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
+from evomerge.optimize.descent import Reached
 from evomerge.recipe import Recipe
 from evomerge.run.history import SOUP, Candidate
 from evomerge.run.lines import Event
@@ -19,7 +20,7 @@ from evomerge.searching.ranking import reached, unimproved
 from evomerge.searching.session import Session
 from evomerge.searching.soup import find_greedy_soup
 from evomerge.space.baselines import GREEDY_SOUP, UNIFORM, average_of, averaged
-from evomerge.strategy.protocol import Origin, Strategy
+from evomerge.strategy.protocol import Descending, Origin, Strategy
 
 Order: TypeAlias = Literal["generation", "arrival"]
 """When the strategy is told outcomes.
@@ -130,11 +131,23 @@ class Search:
 
     def replay_generations(self) -> None:
         """Repeat the calls that the journal records, telling outcomes generation by generation."""
+        legs = list(self.history.legs)
         for candidate in self.history.candidates:
             if candidate.is_proposed and self.is_full:
                 self.tell_pending()
+            self.repeat_legs(legs, candidate.number)
             self.strategy.repeat(candidate.number, candidate.label, candidate.origin)
             self.pending.append(candidate)
+        if self.is_full and legs:
+            self.tell_pending()
+        self.repeat_legs(legs, len(self.history.candidates))
+
+    def repeat_legs(self, legs: list[Event], number: int) -> None:
+        """Tell the strategy the recorded legs before a candidate, and take them off the list."""
+        while legs and legs[0]["candidate"] <= number:
+            event = legs.pop(0)
+            if isinstance(self.strategy, Descending):
+                self.strategy.reach(event["place"], Reached.from_json(event))
 
     def replay_arrivals(self) -> None:
         """Repeat the calls that the journal records, telling every outcome where it stands."""
@@ -213,10 +226,18 @@ class Search:
         if asked:  # later candidates may have outcomes already
             start = asked[0]
             incumbents = self.session.ranking.incumbents(self.history.candidates[:start])
+        if not self.is_spent:
+            self.walk_legs()
         while not self.is_spent:
             self.ask(incumbents, start)
             if self.is_full:
                 return
+
+    def walk_legs(self) -> None:
+        """Let descents make the steps that the next proposals need, if the strategy has some."""
+        if isinstance(self.strategy, Descending):
+            for place, reached in self.session.walk(self.strategy.legs()):
+                self.strategy.reach(place, reached)
 
     def ask(self, incumbents: list[Candidate], known: int) -> Candidate:
         """Ask the strategy for a candidate and journal it.

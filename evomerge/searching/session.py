@@ -6,8 +6,9 @@ completed, and of finalists. So jobs of all these kinds can be in flight at the 
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from heapq import nlargest
@@ -15,6 +16,7 @@ from typing import Literal, TypeAlias
 
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Executor, Job
+from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
 from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
 from evomerge.run.history import Candidate, outcome_fields
@@ -22,6 +24,8 @@ from evomerge.run.lines import Event
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Failure, Outcome, Scores, Split, violation
 from evomerge.searching.ranking import Ranking, best_of, front_of
+
+log = logging.getLogger(__name__)
 
 Purpose: TypeAlias = Literal["search", "complete", "validation", "test"]
 """What a job is for.
@@ -126,7 +130,7 @@ class Session:
                 continue
             job = self._job(candidate, purpose)
             self._running[job.id] = candidate, purpose
-            count = self._attempts.count(f"{candidate.number} {job.split}")
+            count = self._attempts.count(job.attempt)
             if count >= MAX_ATTEMPTS:
                 self._record(
                     job.id,
@@ -151,7 +155,39 @@ class Session:
             EvomergeError: the search cannot go on.
         """
         job, outcome = self.executor.next()
+        if isinstance(outcome, Reached):
+            raise RuntimeError(f"Job {job.id} has scored a candidate and returns a leg.")
         self._record(job.id, outcome)
+
+    def walk(self, legs: Mapping[int, Leg]) -> Iterator[tuple[int, Reached]]:
+        """Walk legs of descents; yield the place and the result of each as it is in the journal.
+
+        A leg whose worker was lost, or took too long, has made no step.
+
+        Raises:
+            EvomergeError: the search cannot go on.
+        """
+        following, walking, jobs = len(self.history.candidates), dict[int, int](), []
+        for place, leg in legs.items():
+            self._jobs += 1
+            walking[self._jobs] = place
+            backoffs = self.history.oom_backoffs
+            jobs.append(
+                Job(self._jobs, following + place, leg.recipe, oom_backoffs=backoffs, leg=leg)
+            )
+        self.executor.submit(jobs)
+        while walking:
+            job, result = self.executor.next()
+            place = walking.pop(job.id)
+            if isinstance(result, Scores):
+                raise RuntimeError(f"Job {job.id} is a leg and has scores.")
+            if isinstance(result, Failure):
+                self._check_failures(result)
+                result = _not_walked(legs[place], result)
+            event: Event = {"event": "leg", "candidate": following, "place": place}
+            event |= result.to_json()
+            self.logbook.write(event, result)
+            yield place, result
 
     def _is_duplicate(self, candidate: Candidate) -> bool:
         """Whether an earlier candidate has the same recipe; if so, take or await its scores."""
@@ -272,3 +308,12 @@ class Session:
 def outcome_text(failure: Failure) -> str:
     """Return a failure as `stage: reason`."""
     return f"{failure.stage}: {failure.reason.rstrip('.')}"
+
+
+def _not_walked(leg: Leg, failure: Failure) -> Reached:
+    """Return the result of a leg that could not be walked: no steps, and a smaller rate."""
+    descent = leg.descent
+    for _ in leg.batches:
+        descent = descent.failed_step()
+    log.warning("A leg of a descent was not walked (%s).", outcome_text(failure))
+    return Reached(descent, (None,) * len(leg.batches), None, leg.form)

@@ -20,13 +20,12 @@ from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.evaluation.inference.device import count_cores, use_only
 from evomerge.execute.inline import one_by_one
-from evomerge.execute.protocol import Executor, Job, RunJobs
+from evomerge.execute.protocol import Executor, Job, Result, RunJobs
 from evomerge.execute.remote import RemoteExecutor, RemoteWorker
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.logbook import Logbook
-from evomerge.scores import Outcome
 from evomerge.setup import cluster
 from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.freeze import package_version
@@ -75,10 +74,10 @@ def make_inline(
 
     def score(
         job: Job, scoring_context: Callable[[Any], AbstractContextManager[None]] = nullcontext
-    ) -> Outcome:
+    ) -> Result:
         activity.note(0, "scoring", "this process", [job.candidate], job.split)
         activity.write()
-        with attempts.trying(f"{job.candidate} {job.split}"):
+        with attempts.trying(job.attempt):
             return worker(job, scoring_context)
 
     return InlineExecutor(run_jobs(score, checked.config), put_back)
@@ -162,7 +161,7 @@ def _remote_executor(
     return RemoteExecutor(
         workers,
         config.executor.timeout,
-        lambda job: attempts.add(f"{job.candidate} {job.split}"),
+        lambda job: attempts.add(job.attempt),
         Activity(run / WORKERS),
     )
 

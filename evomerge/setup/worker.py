@@ -135,6 +135,7 @@ def make_worker(
         deepest=_deepest(checked.space, first, host.decoder_stack.prefix),
         objectives=checked.objectives,
         race=make_race(config),
+        space=checked.space,
         report=report,
         load_parent=lambda reference: load_single(
             config, checkpoints[reference], lambda: tokenizer(checkpoints, first)

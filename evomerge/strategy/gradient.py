@@ -19,6 +19,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from evomerge.evaluation.inference.rows import Form
 from evomerge.optimize.descent import Descent, Leg, Reached
 from evomerge.scores import Outcome, Scores
 from evomerge.space.baselines import UNIFORM
@@ -97,6 +98,7 @@ class GradientStrategy:
         self._genomes: dict[int, Genome] = {}
         self._lines: list[_Line] = []
         self._begun = 0
+        self._form: Form | None = None
 
     @property
     def left(self) -> int:
@@ -133,7 +135,7 @@ class GradientStrategy:
     def reach(self, place: int, reached: Reached) -> None:
         """Take the result of a leg."""
         self._begin_round()
-        line = self._lines[place]
+        line, self._form = self._lines[place], reached.form
         line.descent, line.is_reached = reached.descent, True
         value = math.inf if reached.watched is None else reached.watched
         line.worse = line.worse + 1 if self._watched and not value < line.lowest else 0
@@ -220,7 +222,15 @@ class GradientStrategy:
                     for task, ids in self._learned.items()
                 }
             )
-        return Leg(line.descent, tuple(batches), self._watched, self._rate, self._steps)
+        return Leg(
+            line.descent,
+            tuple(batches),
+            self._watched,
+            self._rate,
+            self._steps,
+            self.space.decode(line.descent.genome),
+            self._form,
+        )
 
 
 def _divided(

@@ -137,7 +137,7 @@ def target_scores(model: Any, batch: Batch) -> torch.Tensor:
     picked = torch.log_softmax(logits, dim=-1)[batch.index, batch.targets]
     ends = [*batch.starts[1:], len(picked)]
     lengths = [int(end - start) for start, end in zip(batch.starts, ends, strict=True)]
-    return torch.stack([part.sum() for part in picked.split(lengths)])
+    return torch.stack([part.sum() for part in torch.split(picked, lengths)])
 
 
 def _read(model: Any, prefix: Tokens) -> _Layers:

@@ -14,13 +14,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Tokens: TypeAlias = tuple[int, ...]
 
 MIN_TOKENS = 48  # of a shared prefix; a shorter one is not worth a forward pass of its own
 MIN_ROWS = 3  # that share a prefix
 _LONGEST_PACKED = 2048  # tokens; the cost of attention grows with the square of the row's length
+
+
+End: TypeAlias = Literal["token", "stop", "none"]
+"""What ends a generated answer: the end token, the task's first stop string, or nothing."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a reference answer looks to the model.
+
+    Attributes:
+        delimiter: whether the task's `target_delimiter` (mostly a blank) comes before it.
+        end: what comes after it.
+    """
+
+    delimiter: bool = True
+    end: End = "token"
 
 
 @dataclass(frozen=True)
