@@ -27,6 +27,9 @@ from evomerge.config.yaml import read as read
 from evomerge.errors import ConfigError
 from evomerge.scores import SPLITS, Constraint, Objective, Split
 
+GRADIENT = "gradient"
+"""Name of the strategy that descends."""
+
 
 class OptimizerConfig(Section):
     """The optimizer that proposes genomes."""
@@ -45,11 +48,41 @@ class OptimizerConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict, description="further options of this optimizer"
     )
-    start: list[Annotated[str, Field(min_length=1)]] = Field(
+    start: Literal["gradient"] | list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,
         description="what is tried first, after the baselines: the best candidates of other runs "
-        "(`run:DIR`), and recipes (`FILE.yaml`)",
+        "(`run:DIR`), and recipes (`FILE.yaml`); gradient: a descent, from whose best point the "
+        "optimizer goes on",
     )
+    steps: int = Field(60, ge=1, le=10_000, description="steps of a descent")
+    batch: int = Field(
+        16, ge=1, le=10_000, description="documents of a step, of all tasks together"
+    )
+    rate: float = Field(
+        0.03, gt=0, le=1, description="length of the first steps, as a share of a gene's range"
+    )
+
+    @property
+    def descends(self) -> bool:
+        """Whether the search goes down the slope of a loss, at least at its start."""
+        return self.name == GRADIENT or self.start == GRADIENT
+
+    @property
+    def starts(self) -> list[str]:
+        """The runs and recipes that are tried first."""
+        return [] if isinstance(self.start, str) else self.start
+
+    @model_validator(mode="after")
+    def _only_descents_have(self) -> OptimizerConfig:
+        for key in ("steps", "batch", "rate"):
+            if key in self.model_fields_set and not self.descends:
+                raise ValueError(
+                    f"has `{key}`, which only a descent has, but its `name` is {self.name!r}; "
+                    "remove it, or set `name` or `start` to gradient"
+                )
+        if self.name == self.start == GRADIENT:
+            raise ValueError("has `start` gradient beside `name` gradient; remove `start`")
+        return self
 
 
 class BudgetConfig(Section):

@@ -138,7 +138,7 @@ class Loss:
                 return Reference(continuations)
             right = harness.right_choice(task, first.instance.doc)
             texts = [str(request.instance.args[1]) for request in requests]
-            is_normalised = self.metrics[task].startswith("acc_norm")
+            is_normalised = self.metrics.get(task, "").startswith("acc_norm")
             lengths = tuple(float(len(text.strip()) if is_normalised else 1) for text in texts)
             return Reference(continuations, right, lengths)
         text, ended = self._text(harness, task, first)

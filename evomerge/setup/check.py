@@ -24,6 +24,7 @@ from evomerge.setup.strategy import generation_of, resolve_optimizer
 from evomerge.setup.tasks import find_constraints, find_objectives, find_splits, load_tasks
 from evomerge.setup.worker import place, serves_paths
 from evomerge.setup.workers import check_workers, resolve_order
+from evomerge.strategy.gradient import check_descents
 from evomerge.strategy.kinds import strategy_kind
 from evomerge.trust.consent import Consent
 
@@ -72,11 +73,14 @@ def check_search(
     kind = strategy_kind(config.optimizer.name)
     if kind is not None:
         kind.check(config, objectives, evaluator.info)
+    if config.optimizer.descends:
+        check_descents(config, space, objectives, evaluator)
     place(config).check(checkpoints[host].config, config.dtype)
     check_fit(config, checkpoints[host])
     check_workers(config)
     _check_engine(config, checkpoints, host)
-    config = resolve_order(config, generation_of(config, space))
+    generation = generation_of(config, space)
+    config = resolve_order(config, max(2, generation) if config.optimizer.descends else generation)
     start = find_starts(config, space, relative_to)
     recipes = sample_recipes(space)
     tokenizers = plan_tokenizers(

@@ -26,7 +26,7 @@ def find_starts(config: SearchConfig, space: Space, relative_to: Path) -> tuple[
         ConfigError: a run or a recipe is missing or damaged, or this space has no genome for it.
     """
     found: dict[Genome, None] = {}
-    for reference in config.optimizer.start:
+    for reference in config.optimizer.starts:
         paths = [place(reference.removeprefix(RUN), at) for at in (relative_to, Path.cwd())]
         path = next((path for path in paths if is_file(path) or is_folder(path)), paths[0])
         try:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from evomerge.config.schema import SearchConfig
+from evomerge.config.schema import GRADIENT, SearchConfig
 from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
 from evomerge.run.history import SOUP, Candidate
 from evomerge.scores import violation
 from evomerge.setup.checked import CheckedSearch
 from evomerge.space.baselines import UNIFORM, average_of
-from evomerge.space.protocol import Space
+from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.strategy import kinds
 from evomerge.strategy.members import MateSpace, recipe_in
 from evomerge.strategy.protocol import Strategy
@@ -28,17 +29,42 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
         ConfigError: there is no such optimizer, or a setting does not suit it.
     """
     from evomerge.strategy.genome import GenomeStrategy
+    from evomerge.strategy.gradient import NEAR, GradientFirst, GradientStrategy
 
     kind = kinds.strategy_kind(checked.config.optimizer.name)
     if kind is not None:
         return kind.make(checked.config, checked.space, checked.objectives, checked.constraints)
-    return GenomeStrategy(
+
+    def evolution(center: Genome | None = None) -> GenomeStrategy:
+        genes = checked.space.genes
+        if center is not None:
+            near = [
+                replace(g, start=s, sigma=NEAR * (g.high - g.low))
+                for g, s in zip(genes, center, strict=True)
+            ]
+            genes = [n if g.kind == "real" else g for g, n in zip(genes, near, strict=True)]
+        return GenomeStrategy(
+            checked.space,
+            make_optimizer(checked.config, genes),
+            checked.ranking.values,
+            lambda scores: violation(checked.constraints, scores),
+            checked.start,
+        )
+
+    wanted = checked.config.optimizer
+    if not wanted.descends:
+        return evolution()
+    descents = GradientStrategy(
         checked.space,
-        make_optimizer(checked.config, checked.space),
+        checked.splits["search"],
         checked.ranking.values,
-        lambda scores: violation(checked.constraints, scores),
-        checked.start,
+        steps=wanted.steps,
+        batch=wanted.batch,
+        rate=wanted.rate,
+        descents=generation_of(checked.config, checked.space) if wanted.name == GRADIENT else 1,
+        seed=checked.config.seed,
     )
+    return descents if wanted.name == GRADIENT else GradientFirst(descents, evolution)
 
 
 def generation_of(config: SearchConfig, space: Space) -> int:
@@ -47,12 +73,12 @@ def generation_of(config: SearchConfig, space: Space) -> int:
     Raises:
         ConfigError: there is no such optimizer, or a setting does not suit it.
     """
-    if kinds.strategy_kind(config.optimizer.name) is not None:
+    if kinds.strategy_kind(config.optimizer.name) is not None or config.optimizer.name == GRADIENT:
         return kinds.generation_of(config)
-    return make_optimizer(config, space).population
+    return make_optimizer(config, space.genes).population
 
 
-def make_optimizer(config: SearchConfig, space: Space) -> Optimizer:
+def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
     """Return a new optimizer with the search's seed.
 
     Raises:
@@ -64,7 +90,7 @@ def make_optimizer(config: SearchConfig, space: Space) -> Optimizer:
     check_name(wanted.name, (*optimizer_names(), *kinds.STRATEGIES.names()))
     return create(
         wanted.name,
-        list(space.genes),
+        list(genes),
         config.seed,
         None if wanted.population == "auto" else wanted.population,
         wanted.sigma,

@@ -18,13 +18,19 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from evomerge.config.schema import GRADIENT, SearchConfig
+from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.rows import Form
 from evomerge.optimize.descent import Descent, Leg, Reached
-from evomerge.scores import Outcome, Scores
+from evomerge.scores import TOKENS, Objective, Outcome, Scores
 from evomerge.space.baselines import UNIFORM
 from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.protocol import Origin, Proposal, Strategy
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.evaluator import Evaluator
 
 Documents = Mapping[str, Sequence[int]]
 
@@ -42,6 +48,47 @@ PATIENCE = 2
 
 NOISE = 0.1
 """Standard deviation of the noise on the start of a later descent, as a share of the range."""
+
+
+NEAR = 0.05
+"""Initial step of an optimizer that goes on where a descent ended, as a share of a gene's range."""
+
+
+def check_descents(
+    config: SearchConfig, space: Space, objectives: Sequence[Objective], evaluator: Evaluator
+) -> None:
+    """Check that a search file suits descents: genes with a slope, tasks with a loss.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    from evomerge.evaluation.tasks.functions import is_function
+
+    key = "optimizer.name" if config.optimizer.name == GRADIENT else "optimizer.start"
+    if not any(gene.kind == "real" for gene in space.genes):
+        raise ConfigError(
+            f"`{key}` is gradient, but no gene of this space is a number with a slope; search "
+            "weights or another number, or take another optimizer."
+        )
+    if config.mode == "pareto":
+        raise ConfigError(
+            f"`{key}` is gradient, which goes down one loss, but `mode` is pareto; set `mode` to "
+            "weighted, or take nsga2."
+        )
+    if config.executor.order == "arrival":
+        raise ConfigError(
+            f"`{key}` is gradient, whose points are told together, but `executor.order` is "
+            "arrival; set it to generation."
+        )
+    harness = evaluator.tasks_of("search").harness
+    for item in objectives:
+        if item.is_exact or harness is None or is_function(item.task) or item.metric == TOKENS:
+            raise ConfigError(
+                f"`{key}` is gradient, but {item.key} has no reference answers to learn from; take "
+                "it out of `objectives`, or take another optimizer."
+            )
+        for task in harness.info.leaves(item.task):
+            harness.check_reference(task)
 
 
 @dataclass

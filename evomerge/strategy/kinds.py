@@ -134,7 +134,7 @@ def check_whole_models(config: SearchConfig) -> None:
             f"`tokenizer` is {config.tokenizer!r}, but the optimizer {name!r} needs parents with "
             "one vocabulary; set it to base."
         )
-    if config.optimizer.start:
+    if config.optimizer.start or config.optimizer.descends:
         raise ConfigError(
             f"`optimizer.start` has no meaning for the optimizer {name!r}, which starts from the "
             "parents; name the merge among them, as `run:DIR` or `merge:FILE.yaml`."

@@ -288,6 +288,18 @@ class Harness:
         delimiter = subject.get_config("target_delimiter")
         return str(target), " " if delimiter is None else str(delimiter)
 
+    def check_reference(self, task: str) -> None:
+        """Check that the first document of a task has a reference answer, or a right choice.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        kind, document = self.info.tasks[task].kind, self._tasks[task].eval_docs[0]
+        if kind == "generate_until":
+            self.reference_answer(task, document)
+        elif kind == "multiple_choice":
+            self.right_choice(task, document)
+
     def right_choice(self, task: str, document: Any) -> int:
         """Return the place of the right choice of a document.
 
