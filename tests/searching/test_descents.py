@@ -1,0 +1,124 @@
+"""Searches by gradients: the same with any width, killed anywhere or not; refusals; a real one."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from scripted import OBJECTIVES, ScriptedExecutor, outcome_of, search, space, strategy, trajectory
+from search_run import SMALL, evomerge, evomerge_json, write_search
+
+from evomerge.errors import SearchError
+from evomerge.evaluation.inference.rows import Form
+from evomerge.execute.protocol import Job
+from evomerge.optimize.descent import Reached
+from evomerge.searching.ranking import WeightedSum
+from evomerge.strategy.gradient import GradientFirst, GradientStrategy
+
+DOCUMENTS = {"task": range(100)}
+SPACE = space()
+
+
+def result_of(job: Job):
+    """Walk a leg to weights of 0.7, or score a candidate."""
+    if job.leg is None:
+        return outcome_of(job)
+    descent = job.leg.descent
+    for _ in job.leg.batches:
+        slope = [2 * (value - 0.7) for value in descent.genome]
+        descent = descent.step(slope, SPACE.genes, rate=job.leg.rate, steps=job.leg.steps)
+    losses = (1.0,) * len(job.leg.batches)
+    return Reached(descent, losses, 1 / descent.done, Form(delimiter=False))
+
+
+def descents(count: int = 3) -> GradientStrategy:
+    values = WeightedSum(OBJECTIVES).values
+    return GradientStrategy(SPACE, DOCUMENTS, values, steps=20, descents=count, seed=3)
+
+
+def mixed() -> GradientFirst:
+    ranking = WeightedSum(OBJECTIVES)
+    return GradientFirst(descents(1), lambda start: strategy("cma", ranking, SPACE))
+
+
+def executor(seed: int, width: int = 1, dies_after: int | None = None) -> ScriptedExecutor:
+    ends = random.Random(seed)
+    return ScriptedExecutor(width, ends, 0.1, dies_after, score=result_of)
+
+
+def run_of(path: Path, make, seed: int, width: int, dies_after: int | None = None):
+    return search(path, executor(seed, width, dies_after), candidates=24, searched=SPACE, make=make)
+
+
+@pytest.mark.parametrize("make", [descents, mixed])
+def test_a_search_is_the_same_with_any_width_and_killed_anywhere(make, tmp_path):
+    whole = trajectory(run_of(tmp_path / "whole", make, 0, 1))
+    assert any("descent" in item[3] for item in whole[:-1])
+    for seed in range(6):
+        path, history = tmp_path / str(seed), None
+        while history is None:
+            dies_after = random.Random(seed).randrange(1, 9)
+            try:
+                history = run_of(path, make, seed, 1 + seed % 4, dies_after)
+            except SearchError:
+                continue
+        assert trajectory(history) == whole
+
+
+def test_a_leg_is_walked_once_and_knows_the_form_that_the_first_one_found(tmp_path):
+    history = run_of(tmp_path / "run", descents, 1, 4)
+    legs = history.legs
+    assert len(legs) == len({(leg["candidate"], leg["place"]) for leg in legs})
+    assert {leg["form"]["delimiter"] for leg in legs} == {False}
+
+
+def small(**optimizer) -> dict:
+    return {
+        **SMALL,
+        "optimizer": optimizer,
+        "budget": {"candidates": 6},
+        "executor": {"order": "generation"},
+    }
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("optimizer", [{"name": "gradient"}, {"name": "cma", "start": "gradient"}])
+def test_a_real_search_goes_on_in_processes_where_it_was_cut(optimizer, tmp_path):
+    file = write_search(tmp_path, **small(**optimizer, steps=20))
+    evomerge("search", file, "--run", tmp_path / "whole")
+    whole = (tmp_path / "whole" / "journal.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    (leg,) = [n for n, line in enumerate(lines) if b'"event":"leg"' in line][:1]
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    (tmp_path / "cut" / "journal.jsonl").write_bytes(b"".join(lines[: leg + 1]))
+    where = ("--set", "executor.kind=processes", "--set", "executor.workers=2")
+    evomerge("resume", tmp_path / "cut", *where)
+    ours, theirs = (
+        [row["fitness"] for row in evomerge_json("results", tmp_path / name)["candidates"]]
+        for name in ("cut", "whole")
+    )
+    assert ours == theirs
+    assert max(value for value in theirs[4:] if value is not None) > max(theirs[:3])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"space": {"kind": "parameters", "method": "linear", "knobs": {"weight": 1.0}}}, None),
+        ({"mode": "pareto"}, "which goes down one loss, but `mode` is pareto"),
+        ({"executor": {"order": "arrival"}}, "but `executor.order` is arrival"),
+    ],
+)
+def test_what_has_no_slope_is_refused(change, sentence, tmp_path):
+    data = {**small(name="gradient"), **change}
+    if "mode" in change:
+        data["objectives"] = [*data["objectives"], {"task": "zoo_l2", "metric": "exact_match"}]
+    said = evomerge("validate", write_search(tmp_path, **data), code=2).stderr
+    assert (sentence or "nothing to search") in said
+
+
+def test_keys_of_descents_belong_to_descents_only(tmp_path):
+    said = evomerge("validate", write_search(tmp_path, **small(name="cma", steps=5)), code=2).stderr
+    assert "has `steps`, which only a descent has" in said
