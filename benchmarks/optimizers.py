@@ -52,7 +52,10 @@ OPTIMIZERS = [
     *("cma", "diagonal-cma", "cma-margin", "tpe", "two-points-de", "discrete-lengler"),
     *("nevergrad:OnePlusOne", "sobol", "random"),
 ]
-KNOWN = [*OPTIMIZERS, "auto", "grid", "nevergrad:DE", "nevergrad:PSO"]
+KNOWN = [
+    *(*OPTIMIZERS, "gradient", "gradient then cma", "auto", "grid"),
+    *("nevergrad:DE", "nevergrad:PSO"),
+]
 
 
 def main() -> None:
@@ -102,6 +105,8 @@ def run_missing(
                 lambda genome: world.fitness(genome, "search"),
                 candidates,
                 seed,
+                world.walk,
+                world.evaluator.splits["search"],
             )
             winners, tests = {}, {}
             for count in [n for n in CHECKPOINTS if n < candidates] + [candidates]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from evomerge.config.schema import GRADIENT
 from evomerge.optimize import create
+from evomerge.optimize.descent import Leg, Reached
 from evomerge.scores import Failure, Outcome, Scores
 from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.genome import GenomeStrategy
+from evomerge.strategy.gradient import GradientFirst, GradientStrategy, near
+from evomerge.strategy.protocol import Descending, Strategy
 
 FINALISTS = 5
 
@@ -43,19 +47,22 @@ def search(
     score: Callable[[Genome], float | None],
     candidates: int,
     seed: int,
+    walk: Callable[[Leg], Reached] | None = None,
+    documents: Mapping[str, Sequence[int]] | None = None,
 ) -> Search:
     """Search once.
 
     Args:
-        optimizer: its name.
+        optimizer: its name; `gradient`, or `gradient then NAME`, for descents.
         space: what is searched; its baselines are tried first.
         score: genome -> fitness.
         candidates: number of candidates, baselines included.
         seed: seed of the optimizer.
+        walk: walks a leg of a descent.
+        documents: the search documents by task, for descents.
     """
     began = time.process_time()
-    proposer = create(optimizer, space.genes, seed, budget=candidates)
-    strategy = GenomeStrategy(space, proposer, lambda scores: (scores.aggregates["fitness"],))
+    strategy = _strategy(optimizer, space, candidates, seed, documents or {})
     baselines = list(space.baseline_genomes())
     genomes: list[Genome] = []
     values: list[float | None] = []
@@ -69,6 +76,13 @@ def search(
                 for known in pending:
                     strategy.tell(known, _outcome(values[known]))
                 pending.clear()
+            if isinstance(strategy, Descending):
+                for place, leg in strategy.legs().items():
+                    asked = time.process_time()
+                    assert walk is not None
+                    reached = walk(leg)
+                    scoring += time.process_time() - asked
+                    strategy.reach(place, reached)
             origin = strategy.ask(number).origin
         genomes.append(tuple(origin["genome"]))
         asked = time.process_time()
@@ -76,6 +90,29 @@ def search(
         scoring += time.process_time() - asked
         pending.append(number)
     return Search(genomes, values, time.process_time() - began - scoring, scoring)
+
+
+def _strategy(
+    name: str,
+    space: Space,
+    candidates: int,
+    seed: int,
+    documents: Mapping[str, Sequence[int]],
+) -> Strategy:
+    def values(scores: Scores) -> tuple[float, ...]:
+        return (scores.aggregates["fitness"],)
+
+    def evolution(optimizer: str, start: Genome | None = None) -> GenomeStrategy:
+        genes = space.genes if start is None else near(space.genes, start)
+        return GenomeStrategy(space, create(optimizer, genes, seed, budget=candidates), values)
+
+    if not name.startswith(GRADIENT):
+        return evolution(name)
+    descents = GradientStrategy(space, documents, values, seed=seed)
+    following = name.removeprefix(f"{GRADIENT} then ")
+    if following == name:
+        return descents
+    return GradientFirst(descents, lambda start: evolution(following, start))
 
 
 def _outcome(value: float | None) -> Outcome:

@@ -15,7 +15,9 @@ import yaml
 from evomerge.config.schema import parse
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Evaluator
+from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
+from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
 from evomerge.scores import Objective, Split
 from evomerge.setup.runs import prepare, with_merges_built
@@ -204,6 +206,12 @@ class World:
     def evaluator(self) -> Evaluator:
         """What scores models."""
         return self.worker.evaluator
+
+    def walk(self, leg: Leg) -> Reached:
+        """Walk a leg of a descent."""
+        result = self.worker(Job(0, 0, leg.recipe, leg=leg))
+        assert isinstance(result, Reached), result
+        return result
 
     def fitness(self, genome: Genome, split: Split) -> float | None:
         """Return the mean of the objectives on a split, in [0, 1]; None for a failure."""

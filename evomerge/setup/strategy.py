@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evomerge.config.schema import GRADIENT, SearchConfig
@@ -29,20 +28,14 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
         ConfigError: there is no such optimizer, or a setting does not suit it.
     """
     from evomerge.strategy.genome import GenomeStrategy
-    from evomerge.strategy.gradient import NEAR, GradientFirst, GradientStrategy
+    from evomerge.strategy.gradient import GradientFirst, GradientStrategy, near
 
     kind = kinds.strategy_kind(checked.config.optimizer.name)
     if kind is not None:
         return kind.make(checked.config, checked.space, checked.objectives, checked.constraints)
 
-    def evolution(center: Genome | None = None) -> GenomeStrategy:
-        genes = checked.space.genes
-        if center is not None:
-            near = [
-                replace(g, start=s, sigma=NEAR * (g.high - g.low))
-                for g, s in zip(genes, center, strict=True)
-            ]
-            genes = [n if g.kind == "real" else g for g, n in zip(genes, near, strict=True)]
+    def evolution(start: Genome | None = None) -> GenomeStrategy:
+        genes = checked.space.genes if start is None else near(checked.space.genes, start)
         return GenomeStrategy(
             checked.space,
             make_optimizer(checked.config, genes),

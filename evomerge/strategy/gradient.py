@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from evomerge.config.schema import GRADIENT, SearchConfig
@@ -26,7 +26,7 @@ from evomerge.evaluation.inference.rows import Form
 from evomerge.optimize.descent import Descent, Leg, Reached
 from evomerge.scores import TOKENS, Objective, Outcome, Scores
 from evomerge.space.baselines import UNIFORM
-from evomerge.space.protocol import Genome, Space
+from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.strategy.protocol import Origin, Proposal, Strategy
 
 if TYPE_CHECKING:
@@ -278,6 +278,16 @@ class GradientStrategy:
             self.space.decode(line.descent.genome),
             self._form,
         )
+
+
+def near(genes: Sequence[Gene], genome: Genome) -> list[Gene]:
+    """Return genes with which an optimizer begins beside a genome, with small steps."""
+    return [
+        replace(gene, start=value, sigma=NEAR * (gene.high - gene.low))
+        if gene.kind == "real"
+        else gene
+        for gene, value in zip(genes, genome, strict=True)
+    ]
 
 
 def _divided(
