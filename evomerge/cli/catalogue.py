@@ -57,10 +57,11 @@ def _methods() -> list[dict[str, Any]]:
 
 
 def _knob(knob: Any) -> str:
-    """Return `name (scope, range, default)`."""
+    """Return `name (scope, range, default)`, with `slope` behind the default if it has one."""
     default = "required" if knob.default is None else f"{knob.default:g}"
+    slope = ", slope" if knob.is_smooth else ""
     scope = "each parent" if knob.per == "source" else "merge"
-    return f"{knob.name} ({scope}, {knob.low:g}..{knob.high:g}, {default})"
+    return f"{knob.name} ({scope}, {knob.low:g}..{knob.high:g}, {default}{slope})"
 
 
 def _optimizers() -> list[dict[str, Any]]:
