@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from evomerge.compat import need
@@ -54,6 +55,21 @@ def _flatten(tree: Mapping[Any, Any], tasks: dict[str, Any], groups: dict[str, G
             tasks[key] = value
             names.append(key)
     return names
+
+
+@contextmanager
+def only_documents(task: Any, ids: Sequence[int]) -> Iterator[None]:
+    """Let a task read only these documents, in this order, while it builds requests.
+
+    lm-eval itself reads all documents of a task to find some, which takes seconds for large tasks.
+    """
+    need("lm_eval", task, "doc_iterator")
+    documents = task.eval_docs
+    task.doc_iterator = lambda **_: enumerate(documents[i] for i in ids)
+    try:
+        yield
+    finally:
+        del task.doc_iterator
 
 
 def apply_filters(task: Any, instances: list[Any]) -> list[str]:

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from evomerge.compat.lm_eval import Group
+from evomerge.compat.lm_eval import Group, only_documents
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.reference import ReferenceLM
@@ -211,7 +211,7 @@ class Harness:
         self, task: str, ids: Sequence[int], template: Callable[..., str], tokenizer: str
     ) -> list[list[Instance]]:
         subject = self._tasks[task]
-        with quiet(bars=True), seeded(), templates_in_sandbox():
+        with quiet(bars=True), seeded(), templates_in_sandbox(), only_documents(subject, ids):
             subject.set_fewshot_seed(seed=_FEWSHOT_SEED)
             subject.build_all_requests(
                 samples=dict.fromkeys(ids),  # lm-eval tests `in samples` for every document
