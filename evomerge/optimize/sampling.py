@@ -45,7 +45,7 @@ def create_sobol(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     """Return a search by a Sobol sequence, shifted at random modulo 1 (Cranley & Patterson 1976).
 
     Raises:
-        ConfigError: the space has more genes than scipy's Sobol sequence has dimensions.
+        ConfigError: there are too many genes.
     """
     count = len(genes)
     if count > qmc.Sobol.MAXDIM:

@@ -1,8 +1,7 @@
 """The state of a run: its candidates, their outcomes, the winner.
 
 It is computed from the events of the journal only. So a running search, a resumed one and a report
-have the same state. Which candidate is the best is not decided here, but by a ranking
-(`evomerge.searching.ranking`).
+have the same state. Which candidate is the best is decided by a ranking.
 """
 
 from __future__ import annotations

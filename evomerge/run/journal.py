@@ -1,10 +1,9 @@
 """The journal: an append-only file of events that can be read after a kill at any byte.
 
-Each line is one event; see `evomerge.run.lines`. The first event is the header with the format
-version. A kill leaves at most one incomplete line, the last one, without its newline. Readers leave
-it out and the next writer removes it. Anything else that is not the next line is damage, which is
-refused until a person lets `truncate` cut it off. The journal has no clock times, so two runs of
-the same search write the same bytes. Times are in `timings.jsonl`, on which nothing depends.
+Each line is one event; see `evomerge.run.lines`. A kill leaves at most one incomplete line, the
+last one, without its newline. Readers leave it out and the next writer removes it. Anything else
+that is not the next line is damage, which is refused until a person lets `truncate` cut it off. The
+journal has no clock times, so two runs of the same search write the same bytes.
 """
 
 from __future__ import annotations
@@ -83,9 +82,8 @@ def read(path: Path) -> list[Event]:
 class Journal:
     """A journal that is open for writing; meanwhile no other process can write to it.
 
-    It is created with its header if it does not exist. An incomplete last line is removed. `events`
-    are those that it had when it was opened; later ones are not kept in memory, where those of a
-    long search would take more than a gigabyte.
+    It is created with its header if it does not exist. `events` are those that it had when it was
+    opened; later ones are not kept in memory, where those of a long search take gigabytes.
 
     Raises:
         RunFolderError: the file is damaged or of another format, or another process writes to it.
@@ -181,9 +179,8 @@ class Cut:
 def truncate(path: Path) -> Cut | None:
     """Cut a journal before the first line that is damaged or that cannot follow those before it.
 
-    The journal as it was is kept as `journal.jsonl.damaged-N` in the same folder. If it was
-    emptied, `best.yaml` is kept in the same way. None if the journal is not damaged.
-    RunFolderError: another process writes to it, or it has another format.
+    It is kept as it was as `journal.jsonl.damaged-N`; if it was emptied, `best.yaml` is kept in the
+    same way. None if the journal is not damaged. RunFolderError: it cannot be cut.
     """
     handle = open_locked(path)
     try:

@@ -48,8 +48,7 @@ def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> Kn
     """Decide for every knob of the methods whether it is searched or fixed.
 
     Raises:
-        ConfigError: a setting is for a knob that no method has, or is outside of what a method
-            allows; or a knob without a default is not set.
+        ConfigError: a setting suits no knob of the methods, or a knob without a default is not set.
     """
     names = {knob.name for method in methods for knob in method.knobs}
     for name in settings:

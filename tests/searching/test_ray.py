@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import executor_laws
 import psutil
 import pytest
 import ray
@@ -34,6 +35,8 @@ from evomerge.setup.executors import WorkerOfRun, WorkerOnMachine
 from evomerge.setup.worker import MemoryShare
 
 pytestmark = pytest.mark.thorough
+
+ray.cloudpickle.register_pickle_by_value(executor_laws)  # actors do not find tests/shared
 
 SOURCE = '''
 import os

@@ -44,11 +44,7 @@ _DROPPED = {
 
 
 def from_mergenetic(data: Mapping[str, Any]) -> Draft:
-    """Return the draft of a search file for the content of a mergenetic config.
-
-    Raises:
-        RecipeError: a key or value is wrong or missing; the message names the key.
-    """
+    """Return the draft of a search file for a mergenetic config; RecipeError: it is wrong."""
     VALUES.mapping(data, "the mergenetic config", (*_CONVERTED, *_DROPPED))
     draft = Draft("mergenetic")
     population, generations = (

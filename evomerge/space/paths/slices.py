@@ -78,7 +78,7 @@ class SliceSpace(PathSpace):
     def own_path(self, parent: str) -> Genome | None:
         """Return a genome of all blocks of a parent in order, without scales, if there is one.
 
-        If the space needs more slices than one, the first of them have one block.
+        If the space needs several slices, all but the last have one block.
         """
         depth, count = self._parents[parent], self._count[0]
         fits = self._fewest <= depth <= self._most and count <= depth
