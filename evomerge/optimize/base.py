@@ -193,9 +193,8 @@ class BaseOptimizer(ABC):
 class Told(Generic[Sample]):
     """An outcome."""
 
-    sample: (
-        Sample | None
-    )  # the algorithm's own; None if it did not sample the point, or not exactly
+    sample: Sample | None
+    """The algorithm's own; None if it did not sample the point, or not exactly."""
     point: Vector
     loss: float
 
