@@ -85,11 +85,6 @@ def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> Kn
 
 
 def _range(method: Method, knob: Knob, setting: tuple[float, float]) -> tuple[float, float]:
-    if len(setting) != 2 or not setting[0] < setting[1]:
-        raise ConfigError(
-            f"space.knobs.{knob.name} is {setting!r}; it must be a number (fixed) or a range "
-            "[low, high] with low < high (searched)."
-        )
     _check(method, knob, setting, setting)
     if knob.kind == "flag" and tuple(setting) != (0, 1):
         raise ConfigError(

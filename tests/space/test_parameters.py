@@ -375,7 +375,6 @@ def test_baselines_have_genomes_if_the_space_can_express_them():
         ({"names": ("ties",), "knobs": {"density": -0.5}}, "density is -0.5, .* from 0 to 1"),
         ({"knobs": {"density": (0.1, 1.0)}}, "density of task_arithmetic is always 1; remove"),
         ({"knobs": {"weight": math.inf}}, "weight is inf"),
-        ({"knobs": {"weight": (0.5, 0.5)}}, "low < high"),
         ({"knobs": {"normalize": (0.0, 0.5)}}, r"goes from 0 to 1 \(off or on\)"),
         ({"knobs": {"weight": 1.0}}, "nothing to search"),
         ({"names": ("odd",), "knobs": {"rank": (1.0, 2.5)}}, "in whole numbers"),

@@ -40,7 +40,7 @@ class PathSpace(ABC):
         self._frame, self._stack = replace(frame, layers={}), stack
         self._bounds = (scales, scales) if isinstance(scales, (int, float)) else scales
         low, high = self._bounds
-        if low > high or low <= 0.0 <= high:
+        if low <= 0.0 <= high:
             raise ConfigError(
                 f"space.scales is {scales!r}; it must be a number or [low, high] without 0, which "
                 "would erase the hidden state, for example [0.5, 1.5]."
@@ -92,10 +92,10 @@ def check_depth(layers: tuple[int, int | None], possible: tuple[int, int]) -> tu
     """
     fewest = max(layers[0], possible[0])
     most = min(possible[1] if layers[1] is None else layers[1], possible[1])
-    if layers[0] < 1 or fewest > most:
+    if fewest > most:
         raise ConfigError(
-            f"space.layers is {list(layers)}; it must be [min, max] with 1 <= min <= max, and the "
-            f"paths of this space have {possible[0]} to {possible[1]} blocks."
+            f"space.layers is {list(layers)}, but the paths of this space have {possible[0]} to "
+            f"{possible[1]} blocks; choose another range."
         )
     return fewest, most
 

@@ -46,10 +46,10 @@ class SliceSpace(PathSpace):
     ) -> None:
         super().__init__(parents, frame, stack, scales)
         host_depth = parents.get(frame.host, 0)
-        if not 1 <= slices[0] <= slices[1] <= host_depth:
+        if slices[1] > host_depth:
             raise ConfigError(
-                f"space.slices is {list(slices)}; it must be [min, max] with 1 <= min <= max, and "
-                f"at most {host_depth}, the blocks of the host {frame.host!r}."
+                f"space.slices is {list(slices)}; it must be at most {host_depth}, the blocks of "
+                f"the host {frame.host!r}."
             )
         self._count = slices
         # Every genome must decode, even one whose slices are all of the shallowest parent.

@@ -72,12 +72,6 @@ class SlotSpace(PathSpace):
         start: tuple[float, float] = (1.0, -1.0),
     ) -> None:
         super().__init__(parents, frame, stack, scales)
-        if frame.host not in parents:
-            raise ConfigError(
-                f"space.host is {frame.host!r}; it must be one of {', '.join(parents)}."
-            )
-        if repeats < 1:
-            raise ConfigError(f"space.repeats is {repeats}; it must be at least 1.")
         if not start[0] > 0 >= start[1]:
             raise ConfigError(
                 f"space.start is {list(start)}; it must be [included, left out], two numbers in "
