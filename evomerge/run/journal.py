@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.errors import RunFolderError, SearchError
@@ -157,30 +156,12 @@ def _read_all(handle: int) -> bytes:
         return file.read()
 
 
-@dataclass(frozen=True)
-class Cut:
-    """What was cut off a journal, from a line on; as text, what happened.
-
-    No lines were cut off one that had been emptied. `kept` has the journal as it was, or else the
-    best merge.
-    """
-
-    line: int
-    lines: int
-    kept: Path
-
-    def __str__(self) -> str:
-        if not self.lines:
-            return f"the journal was empty, so the search begins anew; {self.kept} is kept"
-        events = "1 event was dropped" if self.lines == 1 else f"{self.lines} events were dropped"
-        return f"the journal was cut before line {self.line}: {events}, and {self.kept} has them"
-
-
-def truncate(path: Path) -> Cut | None:
+def truncate(path: Path) -> str | None:
     """Cut a journal before the first line that is damaged or that cannot follow those before it.
 
     It is kept as it was as `journal.jsonl.damaged-N`; if it was emptied, `best.yaml` is kept in the
-    same way. None if the journal is not damaged. RunFolderError: it cannot be cut.
+    same way. Returns what was cut, in words; None if the journal is not damaged.
+    RunFolderError: it cannot be cut.
     """
     handle = open_locked(path)
     try:
@@ -200,8 +181,11 @@ def truncate(path: Path) -> Cut | None:
         if not size:  # a journal of 0 bytes would be one that has lost everything
             os.write(handle, JournalCodec().encode(HEADER))
         os.fsync(handle)
-        rest = data[size:]
-        return Cut(good + 1, rest.count(b"\n") + (not rest.endswith(b"\n")) if data else 0, kept)
+        if not data:
+            return f"the journal was empty, so the search begins anew; {kept} is kept"
+        count = data.count(b"\n", size) + (not data.endswith(b"\n"))
+        dropped = "1 event was dropped" if count == 1 else f"{count} events were dropped"
+        return f"the journal was cut before line {good + 1}: {dropped}, and {kept} has them"
     finally:
         close_locked(handle)
 
