@@ -59,6 +59,6 @@ def test_a_journal_of_which_no_line_is_left_can_be_continued(tmp_path):
     run = write_run(tmp_path / "run", [asked(0, "a"), told(0, scores(3))])
     SIGNS["best.yaml"](run.path)
     run.journal_path.write_bytes(run.journal_path.read_bytes().replace(b"\n", b"\r\n"))
-    assert truncate(run.journal_path).line == 1
+    assert "cut before line 1: " in truncate(run.journal_path)
     with run.writing() as journal:
         assert journal.events == [HEADER]
