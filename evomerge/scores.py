@@ -240,8 +240,8 @@ def fitness(objectives: Sequence[Objective], scores: Scores) -> float:
 def fitness_error(objectives: Sequence[Objective], scores: Scores) -> float | None:
     """Return the standard error of an estimated fitness, or None if all documents were scored.
 
-    Tasks have different documents, so their errors are taken as independent. The metrics of one
-    task share their documents, so their errors are added, as if they were fully correlated.
+    Errors of tasks are independent. The metrics of one task share their documents, so their errors
+    are added, as if they were fully correlated.
     """
     if not scores.expected:
         return None

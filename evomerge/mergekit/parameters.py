@@ -52,10 +52,9 @@ class SliceKnobs:
     source: int | None
 
     def parameters(self) -> dict[str, Any]:
-        """Return the content of mergekit's `parameters`, without values at their default.
+        """Return mergekit's `parameters`, without values at their default.
 
-        Raises:
-            RecipeError: mergekit has no filters that give every tensor its value.
+        RecipeError: mergekit has no filters that give every tensor its value.
         """
         per = "merge" if self.source is None else "source"
         found = {}

@@ -64,8 +64,7 @@ def create_grid(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
 
     The first grid has the two ends of every real gene and all values of discrete genes; each next
     grid halves the spacing of the real genes. A point is proposed only once. The points of a grid
-    are in a scattered order, so that a search that stops early has seen all regions. The order does
-    not depend on the budget.
+    are in a scattered order, so that a search that stops early has seen all regions.
 
     Raises:
         ConfigError: the first grid has more points than the budget.

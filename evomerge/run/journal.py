@@ -111,8 +111,7 @@ class Journal:
     def append(self, event: Event) -> None:
         """Write an event, which has no fields `n` and `after`.
 
-        A kill of this process does not lose it. A power cut can lose what was written since the
-        last flush to disk; what it leaves is a journal up to some event.
+        A kill of this process does not lose it; a power cut can, until the next flush to disk.
 
         Raises:
             OSError: it cannot be written, or not be flushed to disk.

@@ -186,14 +186,11 @@ class LayerGenes:
         ]
 
     def mixtures(self, shares: Mapping[str, float]) -> dict[int, list[float]]:
-        """Return values that merge the parents in the given shares, for each method that can.
+        """Return place of a method -> values that merge the parents in the given shares.
 
         This goes by the usual names of knobs: `weight` is the parent's share, `density` and
         `lambda` are 1, `agree` is 0, and `t` is the share of the last source. The knobs of the
         other methods are set likewise, so that nothing but the method is between two of these.
-
-        Returns:
-            place of the method in the list -> values.
         """
         starts = [rounded(gene, gene.start) for gene in self.genes]
         able = [

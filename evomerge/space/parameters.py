@@ -128,14 +128,10 @@ class ParameterSpace:
     def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return genomes of the baselines that this space can express, by label.
 
-        Their recipes use the methods of this space and build the baselines up to rounding; a method
-        with a sign consensus (`ties`) comes only near the uniform merge. In a pool, a parent
-        without a share is not in, and the uniform merge has no genome if it merges more than
-        `most_parents`.
-
-        There is one for each method that can express the baseline. With one of them only, a search
-        would take a good baseline for a sign that this method is better than others. The seed draws
-        their order, since an optimizer may prefer the first of several equal points.
+        Their recipes build the baselines up to rounding; with a sign consensus (`ties`) they come
+        only near the uniform merge. There is one for each method that can express the baseline:
+        with one of them only, a search would take a good baseline for a sign that this method is
+        better. The seed draws their order, since an optimizer may prefer the first of equals.
         """
         genomes: dict[str, list[Genome]] = {}
         order = random.Random(self._frame.seed)

@@ -30,13 +30,12 @@ def check_strategy(
     candidate must not be among the `mates` or `parents` that an origin names.
 
     Told which recipes are good, while the worst quarter fails, it must propose better ones in the
-    second half of a search than the same strategy that is told nothing: in a rank-sum test of ten
-    seeds against ten, with an error of 1 %.
+    second half of a search than if it is told nothing: in a rank-sum test of ten seeds against ten,
+    with an error of 1 %.
 
     Args:
         baselines: label -> recipe of its baselines, which are candidates 0, 1, 2, ...
-        outcome: scores a recipe; a function of the recipe alone. If the strategy learns, it must
-            be one that can be learned, and more is better in the mean of the aggregates.
+        outcome: scores a recipe; more is better in the mean of the aggregates.
         learns: False for a strategy like random search, which learns nothing.
     """
     require(create(3).generation >= 1, "A generation is below 1.")

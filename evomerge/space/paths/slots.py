@@ -44,14 +44,12 @@ class SlotSpace(PathSpace):
     repetition come first, then the earlier slots.
 
     Args:
-        parents: parent -> number of its blocks. The layout has the host first, then the others in
-            this order.
-        repeats: how often the layout is repeated (r). With M blocks in all parents together there
-            are M * r slots, and one more for the last block if `fixed_ends` is set.
+        parents: parent -> number of its blocks. The layout has the host first.
+        repeats: how often the layout is repeated (r). If `fixed_ends` is set, there is one more
+            slot, for the last block of the host.
         indicators: `threshold` (a real gene; the slot is included if it is above 0) or `binary`.
         coding: how genes encode the scales (see `evomerge.space.paths.scales`); `auto`: matrix or
             network with `hidden` units, by the number of genes.
-        fixed_ends: whether every path starts with the host's first block and ends with its last.
         start: start values of `threshold` indicators, in sigmas (sigma is 1): for the blocks of the
             host in the first repetition, and for all other slots.
     """
