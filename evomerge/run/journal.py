@@ -137,10 +137,7 @@ class Journal:
         if not self._is_open:
             return
         self._is_open = False
-        try:
-            os.fsync(self._handle)
-        finally:
-            close_locked(self._handle)
+        close_locked(self._handle)
 
     def __enter__(self) -> Journal:
         return self
