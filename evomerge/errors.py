@@ -41,10 +41,8 @@ class EvomergeError(Exception):
     """Base class of all errors for the user; `str()` of it is one sentence.
 
     What the user can do is behind its last semicolon; a terminal gets it as a line of its own.
-
-    The sentence may quote the content of a file. So line breaks and characters that cannot be
-    printed are replaced by spaces, and the middle of a sentence longer than `LONGEST_SENTENCE`
-    characters is left out.
+    Since it may quote a file, line breaks and what cannot be printed become spaces, and the middle
+    of a sentence longer than `LONGEST_SENTENCE` characters is left out.
     """
 
     exit_code = 1
@@ -103,9 +101,7 @@ def not_written(
 ) -> EvomergeError:
     """Return the error for a file or folder that cannot be written.
 
-    Args:
-        what: the file or folder, with the option that names it if there is one.
-        fix: what to do if the disk is not at fault.
+    `what` is named with its option, if there is one; `fix`: what to do if the disk is not at fault.
     """
     reason = f"{what} cannot be written: {found.strerror or found}"
     if found.errno in (*NO_ROOM, errno.EIO):
@@ -114,10 +110,9 @@ def not_written(
 
 
 def one_line(error: object) -> str:
-    """Return the first line of an error's message, for a journal, a table or a terminal.
+    """Return the first line of an error's message, or the name of its type if it has none.
 
-    Control characters and unpaired surrogates are replaced, and a line of more than `LONGEST`
-    characters is cut. If the message is empty, the name of the error's type is returned.
+    What cannot be printed is replaced, and a line of more than `LONGEST` characters is cut.
     """
     try:
         text = str(error)
@@ -147,9 +142,8 @@ def _without_middle(text: str, longest: int) -> str:
 def without_controls(text: str) -> str:
     """Return a text whose characters only show something; lines stay lines.
 
-    Those that steer a terminal, or change the order of what is read, become the replacement
-    character: control characters other than tab and newline, bidirectional controls, and unpaired
-    surrogates, which cannot be written.
+    Control characters other than tab and newline, bidirectional controls, and unpaired surrogates
+    become the replacement character.
     """
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 

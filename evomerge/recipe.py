@@ -84,14 +84,13 @@ def knob_at(knob: Knob, tensor_name: str) -> float:
     )
 
 
-def _canonical_knob(value: Any) -> Knob:
-    if isinstance(value, (int, float)):
-        return number(value)
-    return tuple((str(pattern), number(item)) for pattern, item in value)
-
-
 def _canonical_knobs(knobs: Mapping[str, Any]) -> dict[str, Knob]:
-    return {name: _canonical_knob(knobs[name]) for name in sorted(knobs)}
+    return {
+        name: number(value)
+        if isinstance(value, (int, float))
+        else tuple((str(pattern), number(item)) for pattern, item in value)
+        for name, value in sorted(knobs.items())
+    }
 
 
 @dataclass(frozen=True)
@@ -192,17 +191,14 @@ class Recipe:
     pins: Mapping[str, Pin] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
-        object.__setattr__(self, "pins", {name: self.pins[name] for name in sorted(self.pins)})
-        object.__setattr__(
-            self, "members", {name: self.members[name] for name in sorted(self.members)}
-        )
-        object.__setattr__(
-            self, "layers", {name: tuple(self.layers[name]) for name in sorted(self.layers)}
-        )
-        object.__setattr__(
-            self, "options", {name: str(self.options[name]) for name in sorted(self.options)}
-        )
+        for name, value in {
+            "vocabulary": tuple(self.vocabulary),
+            "pins": dict(sorted(self.pins.items())),
+            "members": {name: self.members[name] for name in sorted(self.members)},
+            "layers": {name: tuple(self.layers[name]) for name in sorted(self.layers)},
+            "options": {name: str(self.options[name]) for name in sorted(self.options)},
+        }.items():
+            object.__setattr__(self, name, value)
         if self.dtype not in DTYPES:
             raise RecipeError(
                 f"dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}."
@@ -252,7 +248,7 @@ class Recipe:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as dicts, lists and numbers, without fields at their default.
+        """Return the recipe as plain values, without fields at their default.
 
         `members` has the whole lineage, so that the recipe can be built from these values alone.
         """
@@ -263,21 +259,11 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """Return the recipe that `to_dict` turned into `data`.
-
-        Raises:
-            RecipeError: a key is unknown or missing, or a value has the wrong type.
-        """
+        """Return the recipe that `to_dict` turned into `data`; RecipeError: it is none."""
         given = _VALUES.mapping(data, "recipe")
         made: dict[str, Recipe] = {}
         for name, item in _VALUES.mapping(given.get("members", {}), "members").items():
-            if not name.startswith(MEMBER):
-                raise RecipeError(
-                    f"`members` has {shown(name)}; the name of a member begins with {MEMBER}."
-                )
-            allowed = [*(key for key in _RECIPE if key != "pins"), "members"]  # pins are for all
-            plain = _VALUES.mapping(item, f"members.{name}", allowed)
-            made[name] = _recipe(plain, f"members.{name}", made)
+            made[name] = _recipe(item, f"members.{name}", made)
         return _recipe(given, "recipe", made)
 
     def canonical(self) -> str:
@@ -314,25 +300,21 @@ class Recipe:
 
     @classmethod
     def from_yaml(cls, text: str) -> Recipe:
-        """Return the recipe in a YAML text.
-
-        Raises:
-            RecipeError: the text is not YAML, or not a recipe.
-        """
+        """Return the recipe in a YAML text; RecipeError: it is none."""
         return cls.from_dict(yaml_mapping(text, "The recipe", "a recipe", RecipeError))
 
 
-def _recipe(data: Mapping[str, Any], where: str, made: Mapping[str, Recipe]) -> Recipe:
+def _recipe(data: Any, where: str, made: Mapping[str, Recipe]) -> Recipe:
     """Return the recipe of plain values, except that members are taken from `made`."""
-    keys = {**_RECIPE, "members": lambda value, _: value}
-    content = _read({"layers": {}, **data}, where, keys, ("host", "embeddings", "head"))
-    content.pop("members", None)
-    recipe = Recipe(**content)
+    readers = {**_RECIPE}
+    if where != "recipe":
+        del readers["pins"]  # those of the recipe are for its members too
+    content = {"layers": {}, **_read(data, where, readers, ("host", "embeddings", "head"))}
+    recipe = Recipe(**content | {"members": {}})
     named = {item.parent for item in recipe.every_source() if item.parent.startswith(MEMBER)}
     for name in sorted(named - made.keys()):
         raise RecipeError(
-            f"`{where}` names {name!r}, but `members` has no recipe of it"
-            + (" before this one; move it up." if where != "recipe" else "; add it.")
+            f"`{where}` names {name!r}, but `members` has no recipe of it before this one; add it."
         )
     return replace(recipe, members={name: made[name] for name in named})
 
@@ -485,5 +467,6 @@ _RECIPE: Mapping[str, Reader] = {
     "options": _by_name(_option),
     "vocabulary": _each(_parent),
     "pins": _by_name(_pin),
+    "members": lambda data, where: None,
 }
 """Key of a part of a recipe -> what reads its value."""

@@ -1,8 +1,7 @@
 """Lookup of merge methods, optimizers and so on by name.
 
-A registry maps names to objects: those of evomerge and those of other packages. It stores where an
-object is (`module:attribute`) and imports it when it is needed, so that listing the names imports
-nothing. Another package adds an object with an entry point in its `pyproject.toml`::
+A registry maps names to objects: those of evomerge and those of other packages. Each is imported
+when it is needed. Another package adds an object with an entry point in its `pyproject.toml`::
 
     [project.entry-points."evomerge.methods"]
     my_method = "my_package.merging:my_method"
@@ -97,10 +96,8 @@ def _entry_points(group: str) -> tuple[EntryPoint, ...]:
 def _outside(group: str, here: Path, searched: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """Return the entry points of packages that are not in a folder.
 
-    To ask all packages takes a tenth of a second, and a merge asks for each tensor.
-
-    Args:
-        searched: where Python finds packages; it only tells calls apart.
+    To ask all packages takes a tenth of a second, and a merge asks for each tensor; `searched` only
+    tells calls apart.
     """
     found = entry_points(group=group)
     return tuple(point for point in found if not point.dist or _folder(point.dist) != here)

@@ -177,10 +177,7 @@ class Objective:
         return f"{self.task}/{self.metric}"
 
     def value(self, scores: Scores) -> float:
-        """Return the aggregate, or its estimate on all documents if there is one.
-
-        Higher is better: the sign is changed if lower values of the metric are better.
-        """
+        """Return the aggregate or its estimate; its sign is such that higher is better."""
         estimate = scores.expected.get(self.key)
         raw = scores.aggregates[self.key] if estimate is None else estimate.value
         return raw if self.higher_is_better else -raw
@@ -206,9 +203,9 @@ class Constraint:
         return f"{self.task}/{self.metric}"
 
     def violation(self, scores: Scores) -> float:
-        """Return by how much a bound is passed, as a share of the bound; 0 if none is.
+        """Return by how much a bound is passed, as a share of the bound (of 0: the distance).
 
-        A passed bound of 0 gives the distance itself. A metric that is not a number gives infinity.
+        A metric that is not a number gives infinity.
         """
         value = scores.aggregates[self.key]
         if math.isnan(value):
@@ -243,8 +240,8 @@ def fitness(objectives: Sequence[Objective], scores: Scores) -> float:
 def fitness_error(objectives: Sequence[Objective], scores: Scores) -> float | None:
     """Return the standard error of an estimated fitness, or None if all documents were scored.
 
-    Tasks have different documents, so their errors are taken as independent. The metrics of one
-    task share their documents, so their errors are added, as if they were fully correlated.
+    Errors of tasks are independent. The metrics of one task share their documents, so their errors
+    are added, as if they were fully correlated.
     """
     if not scores.expected:
         return None

@@ -20,7 +20,6 @@ from evomerge.errors import InputError
 from evomerge.run.atomic import check_run_folder
 from evomerge.run.folder import STAGES, RunFolder
 from evomerge.run.history import History
-from evomerge.run.journal import Cut
 from evomerge.run.journal import truncate as truncate_journal
 from evomerge.run.lines import Event
 from evomerge.run.logbook import Follower
@@ -136,7 +135,7 @@ def resume(
     changes += [*executor, *(["truncate"] if truncate else [])]
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
 
-    def tell(cut: Cut | None) -> None:
+    def tell(cut: str | None) -> None:
         if cut is not None:
             warnings.warn(f"{cut}.", stacklevel=4)
 
@@ -194,7 +193,7 @@ def go_on(
     bounds: Mapping[str, float | None],
     moves: Sequence[str],
     allowed: Permissions,
-    cut: Callable[[Cut | None], None] | None,
+    cut: Callable[[str | None], None] | None,
     run: Runner,
 ) -> None:
     """Continue a run, or the stages of a search that are left.

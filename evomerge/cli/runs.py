@@ -27,7 +27,6 @@ from evomerge.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from evomerge.api.search import Runner
-    from evomerge.run.journal import Cut
     from evomerge.setup.checked import CheckedSearch
 
 
@@ -99,8 +98,8 @@ def resume(
     given = {**bounds, "set": set_ or None, "truncate": truncate or None}
     changes = [f"--{name}" for name, value in given.items() if value is not None]
 
-    def tell(cut: Cut | None) -> None:
-        terminal.say("the journal is not damaged" if cut is None else str(cut))
+    def tell(cut: str | None) -> None:
+        terminal.say(cut or "the journal is not damaged")
 
     runner, cut = _runner(track), tell if truncate else None
     allowed = permissions(allow_pickle, allow_code, trust_code)

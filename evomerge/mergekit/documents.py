@@ -29,8 +29,7 @@ def documents(text: str) -> list[str]:
 def separated(text: str, anchor: Callable[[str], str]) -> tuple[str, dict[str, str]]:
     """Return a file with several documents as files of its own, which name each other.
 
-    Args:
-        anchor: returns the reference of a model, from which the new files find it, too.
+    `anchor` returns the reference of a model, from which the new files find it, too.
 
     Returns:
         the text of the document that makes the model; and name of a file -> its text for the

@@ -87,7 +87,7 @@ class MergekitFile:
 
 
 class ImportWarnings:
-    """Collects what is doubtful in a mergekit file, as sentences that a person is warned with.
+    """Collects the doubts about a mergekit file, as sentences that a person is warned with.
 
     These are keys that mergekit ignores, and models that it leaves open.
     """
@@ -109,9 +109,7 @@ class ImportWarnings:
     ) -> Mapping[str, Any]:
         """Return a mapping of the file; each key that is not known is a doubt.
 
-        Args:
-            where: its address in the file; empty for the whole file.
-            elsewhere: names of the method's parameters, which belong under `parameters`.
+        Names in `elsewhere` are those of the method's parameters, which belong under `parameters`.
         """
         if not isinstance(data, Mapping):
             raise _VALUES.wrong(data, where, f"a mapping of {', '.join(known)}")

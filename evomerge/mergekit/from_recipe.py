@@ -9,7 +9,6 @@ become filters of `scale`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -26,14 +25,6 @@ from evomerge.models.correspondence import TensorNameMap
 from evomerge.recipe import Layer, Recipe, Source, knob_at
 
 _MERGEKIT_NAMES = {"ramplus": "ramplus_tl"}
-_SELECTS = {
-    "ties": "density",
-    "breadcrumbs": "density",
-    "breadcrumbs_ties": "density",
-    "sce": "select_topk",
-}
-"""Method -> the knob with the share of the elements that it keeps, the largest ones."""
-
 _IGNORED_KEYS = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
 
@@ -48,8 +39,7 @@ def to_mergekit(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str | 
 def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     """Return mergekit's YAML for a recipe, given every parent of it by reference.
 
-    Where mergekit's model differs a little (random numbers, choices among equal changes, rows of
-    padding), a comment at the top of the file says so.
+    Where mergekit's model differs a little, a comment at the top of the file says so.
 
     Raises:
         RecipeError: mergekit cannot express the recipe; the message says why.
@@ -59,18 +49,15 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
             "The recipe merges earlier merges, and a mergekit file cannot be a source of another."
         )
     Planner(checkpoints, recipe.host).check_blocks(recipe)
-    for name in sorted({layer.method for layer in recipe.every_layer()}):
-        if not get_method(name).in_mergekit:
-            raise RecipeError(f"mergekit has no method {name!r}.")
+    methods = sorted({layer.method for layer in recipe.every_layer()})
+    if len(methods) > 1:
+        raise RecipeError(
+            f"The recipe uses the methods {' and '.join(methods)}, but a mergekit file has only "
+            "one method."
+        )
+    if not get_method(methods[0]).in_mergekit:
+        raise RecipeError(f"mergekit has no method {methods[0]!r}.")
     return _Writer(recipe, checkpoints).text()
-
-
-@dataclass(frozen=True)
-class _BlockRange:
-    """Blocks of the merged model that become one slice."""
-
-    start: int
-    layers: tuple[Layer, ...]
 
 
 class _Writer:
@@ -81,12 +68,6 @@ class _Writer:
         fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
         self.layers = recipe.layers[prefix]
         self.context = SliceContext(method, prefix, fits, self._factors(method))
-        for layer in recipe.every_layer():
-            if layer.method != recipe.embeddings.method:
-                raise RecipeError(
-                    f"The recipe uses the methods {recipe.embeddings.method} and {layer.method}, "
-                    "but a mergekit file has only one method."
-                )
         for outside, block, where, which in (
             (recipe.embeddings, self.layers[0], "embeddings", "first"),
             (recipe.head, self.layers[-1], "head", "last"),
@@ -104,16 +85,14 @@ class _Writer:
             "merge_method": _MERGEKIT_NAMES.get(self.context.method.name, self.context.method.name)
         }
         if len(runs) == 1 and self._whole(base):
-            content = self._slice(runs[0], first=True, last=True)
+            content = self._slice(runs[0])
             data["models"] = [
                 {key: value for key, value in item.items() if key != "layer_range"}
                 for item in content.pop("sources")
             ]
             data |= content
         else:
-            data["slices"] = [
-                self._slice(run, first=run is runs[0], last=run is runs[-1]) for run in runs
-            ]
+            data["slices"] = [self._slice(run) for run in runs]
         if base is not None:
             data["base_model"] = mergekit_reference(self.checkpoints[base])
         data["dtype"] = "float64" if self.recipe.dtype == "float64" else "float32"
@@ -121,43 +100,11 @@ class _Writer:
             data["out_dtype"] = self.recipe.dtype
         data |= tokenizer_keys(self.recipe, self.checkpoints)
         text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=100)
-        return "".join(f"# {remark}\n" for remark in self._remarks()) + text
-
-    def _remarks(self) -> Iterator[str]:
-        """Yield comments on how mergekit's model differs from the recipe's."""
         if self.context.method.random:
-            yield "mergekit draws other random numbers, from the same distribution."
+            return f"# mergekit draws other random numbers, from the same distribution.\n{text}"
         if self.context.method.name == "sce":
-            yield "mergekit weights the sources of a tensor equally if their changes are small."
-        if self._selects_among_equals():
-            yield (
-                "where changes of 16-bit models are equal, mergekit may keep others of them; "
-                "the recipe keeps the first ones."
-            )
-        if self.recipe.tokenizer != "base" and "pad_to_multiple_of" not in self.recipe.options:
-            from evomerge.merging.tokenizers.plan import plan_tokenizer
-
-            rows = plan_tokenizer(self.recipe, self.checkpoints).rows
-            if rows is not None and rows.size > rows.tokens:
-                yield (
-                    f"mergekit cuts the embeddings to the {rows.tokens} tokens; the recipe has "
-                    f"{rows.size} rows, with padding. The rows of all tokens are the same."
-                )
-
-    def _selects_among_equals(self) -> bool:
-        """Whether the method keeps the largest changes of models that have many equal ones."""
-        share = _SELECTS.get(self.context.method.name, "")
-        knobs = [
-            own.get(share, 1.0)
-            for layer in self.recipe.every_layer()
-            for own in (layer.knobs, *(source.knobs for source in layer.sources))
-        ]
-        values = [v for k in knobs for v in ([k] if isinstance(k, float) else dict(k).values())]
-        return min(values) < 1.0 and any(
-            info.dtype in ("BF16", "F16")
-            for parent in self.recipe.parents
-            for info in self.checkpoints[parent].tensors.values()
-        )
+            return f"# mergekit weights sources with small changes of a tensor equally.\n{text}"
+        return text
 
     def _only_stack(self) -> str:
         host, layers = self.host, self.recipe.layers
@@ -221,21 +168,24 @@ class _Writer:
                     "model, mergekit may use either of them."
                 )
 
-    def _runs(self) -> list[_BlockRange]:
-        runs: list[_BlockRange] = []
-        for position, layer in enumerate(self.layers):
-            if runs and self._continues(runs[-1].layers[-1], position - 1, layer, position):
-                runs[-1] = _BlockRange(runs[-1].start, (*runs[-1].layers, layer))
+    def _runs(self) -> list[range]:
+        """Return the positions of the blocks of each slice."""
+        runs = [range(1)]
+        for position in range(1, len(self.layers)):
+            if self._continues(position):
+                runs[-1] = range(runs[-1].start, position + 1)
             else:
-                runs.append(_BlockRange(position, (layer,)))
+                runs.append(range(position, position + 1))
         return runs
 
-    def _continues(self, old: Layer, old_position: int, new: Layer, position: int) -> bool:
+    def _continues(self, position: int) -> bool:
+        """Whether a block belongs to the slice of the one before it."""
+        old, new = self.layers[position - 1 : position + 1]
         if _names(old) != _names(new) or old.scale != 1 or new.scale != 1:
             return False
         if any(b.layer != (a.layer or 0) + 1 for a, b in zip(_all(old), _all(new), strict=True)):
             return False
-        alike: bool = self._values(old, old_position) == self._values(new, position)
+        alike: bool = self._values(old, position - 1) == self._values(new, position)
         return alike
 
     def _values(self, layer: Layer, position: int) -> Any:
@@ -258,38 +208,33 @@ class _Writer:
                 return False
         return self.context.method.base != "none" or base is None or base in _names(self.layers[0])
 
-    def _slice(self, run: _BlockRange, *, first: bool, last: bool) -> dict[str, Any]:
-        lead = run.layers[0]
+    def _slice(self, run: range) -> dict[str, Any]:
+        layers = self.layers[run.start : run.stop]
         outside = [
             (name, layer)
-            for layer, place, here in (
-                (self.recipe.embeddings, "embeddings", first),
-                (self.recipe.head, "head", last),
+            for layer, place, is_here in (
+                (self.recipe.embeddings, "embeddings", run.start == 0),
+                (self.recipe.head, "head", run.stop == len(self.layers)),
             )
-            if here
+            if is_here
             for name, found in self.host.places.items()
             if found == place
         ]
-        sources = [
-            self._source(run, source, SliceKnobs(self.context, run.start, run.layers, outside, i))
-            for i, source in enumerate(lead.sources)
-        ]
-        if lead.base is not None:
-            sources.append(self._source(run, lead.base, None))
-        content: dict[str, Any] = {"sources": sources}
-        shared = SliceKnobs(self.context, run.start, run.layers, outside, None).parameters()
-        if shared:
-            content["parameters"] = shared
-        return content
 
-    def _source(self, run: _BlockRange, source: Source, knobs: SliceKnobs | None) -> dict[str, Any]:
-        start = source.layer or 0
-        entry: dict[str, Any] = {
-            "model": mergekit_reference(self.checkpoints[source.parent]),
-            "layer_range": [start, start + len(run.layers)],
-        }
-        parameters = knobs.parameters() if knobs else {}
-        return {**entry, "parameters": parameters} if parameters else entry
+        def parameters(source: int | None) -> dict[str, Any]:
+            knobs = SliceKnobs(self.context, run.start, layers, outside, source)
+            found = knobs.parameters()
+            return {"parameters": found} if found else {}
+
+        def entry(source: Source) -> dict[str, Any]:
+            start = source.layer or 0
+            model = mergekit_reference(self.checkpoints[source.parent])
+            return {"model": model, "layer_range": [start, start + len(run)]}
+
+        sources = [entry(source) | parameters(i) for i, source in enumerate(layers[0].sources)]
+        if layers[0].base is not None:
+            sources.append(entry(layers[0].base))
+        return {"sources": sources, **parameters(None)}
 
 
 def _all(layer: Layer) -> Iterator[Source]:

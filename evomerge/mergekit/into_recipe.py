@@ -39,11 +39,9 @@ def mergekit_parents(text: str) -> tuple[str, ...]:
 def from_mergekit(
     text: str, checkpoints: Mapping[str, Checkpoint], doubts: ImportWarnings | None = None
 ) -> Recipe:
-    """Return the recipe for a mergekit file.
+    """Return the recipe for a mergekit file in any of its forms.
 
-    Args:
-        text: mergekit's YAML in any of its forms (`models`, `slices`, `modules`).
-        doubts: is told of what mergekit ignores in the file, and of what the file leaves open.
+    `doubts` is told of what mergekit ignores in the file, and of what the file leaves open.
 
     Raises:
         RecipeError: a key or value is wrong or does not fit the parents; the message names the key.
@@ -165,7 +163,6 @@ class _Resolver:
             depth: position in the slice, from 0 (first block) to 1 (last block).
             names: names of the layer's tensors in the merged model.
             shown: returns, for an input, merged name -> name that its filters are compared with.
-            block: index of the block in the slice, or None.
         """
         levels = [part.slice.parameters, module.parameters, self.file.parameters]
 
@@ -223,8 +220,7 @@ class _Resolver:
     def _tokenizer(self) -> str:
         """Return the recipe's `tokenizer`.
 
-        Without a tokenizer key, mergekit merges rows by id. With one, it matches them by token,
-        even for `base`: then the recipe names the parent.
+        Without a key, mergekit merges rows by id; with one by token, even for `base`.
         """
         wanted = self.file.tokenizer
         if wanted is None:

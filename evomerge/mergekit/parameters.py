@@ -37,13 +37,12 @@ class SliceContext:
 
 @dataclass(frozen=True)
 class SliceKnobs:
-    """The knobs of one source of a slice, or of the slice as a whole.
+    """The knobs of one source of a slice, or of the slice as a whole (`source` None).
 
     Attributes:
         start: index of the slice's first block in the merged model.
         outside: (name, layer) pairs of the tensors outside of the blocks that mergekit merges with
             this slice (embeddings with the first slice, head with the last one).
-        source: index of the source, or None for the knobs of the slice as a whole.
     """
 
     context: SliceContext
@@ -53,10 +52,9 @@ class SliceKnobs:
     source: int | None
 
     def parameters(self) -> dict[str, Any]:
-        """Return the content of mergekit's `parameters`, without values at their default.
+        """Return mergekit's `parameters`, without values at their default.
 
-        Raises:
-            RecipeError: mergekit has no filters that give every tensor its value.
+        RecipeError: mergekit has no filters that give every tensor its value.
         """
         per = "merge" if self.source is None else "source"
         found = {}

@@ -47,13 +47,10 @@ def slice_sources(
 ) -> SliceSources:
     """Return the sources and the base of a slice.
 
-    Args:
-        whole: whether the slice has all blocks of its models (the file has `models`).
-        doubts: is told where the base model is missing or not among the sources.
+    `whole`: whether the slice has all blocks of its models (the file has `models`).
 
     Raises:
-        RecipeError: a range of blocks is wrong, or the base model is missing or does not fit the
-            method.
+        RecipeError: a range of blocks is wrong, or the base model is missing or does not fit.
     """
     inputs = list(item.inputs)
     if base and base not in [entry.model for entry in inputs]:

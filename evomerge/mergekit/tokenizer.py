@@ -18,8 +18,8 @@ from evomerge.recipe import Recipe
 def mergekit_reference(checkpoint: Checkpoint) -> str:
     """Return the reference of a parent in mergekit's files.
 
-    It is the Hub id for a model in the cache of the Hub, or else the absolute path of the folder,
-    without links and `..`; `+` and the same for the adapter follow, if there is one.
+    It is the Hub id for a model in the cache of the Hub, or else the absolute path of the folder;
+    `+` and the same for the adapter follow, if there is one.
     """
     model, _, adapter = split_adapter(checkpoint.reference, Path.cwd())
     if checkpoint.folder.parent.name != "snapshots":

@@ -22,11 +22,7 @@ _VALUES = Values(RecipeError)
 
 @dataclass(frozen=True)
 class Rule:
-    """A value and the tensors that it applies to.
-
-    Attributes:
-        gradient: one number, or several that are spread evenly over depth.
-    """
+    """A value, one number or several that are spread evenly over depth, and what it applies to."""
 
     pattern: str
     gradient: tuple[float, ...]
@@ -46,11 +42,7 @@ Rules: TypeAlias = tuple[Rule, ...]
 
 
 def read_parameters(parameters: Mapping[str, Any], where: str) -> dict[str, Rules]:
-    """Return the parameters at one level of the file (model, slice, module, file), by name.
-
-    Raises:
-        RecipeError: a value has none of the forms above.
-    """
+    """Return the parameters at one level of the file by name; RecipeError: one has another form."""
     return {name: _rules(value, f"{where}.{name}") for name, value in parameters.items()}
 
 
@@ -94,15 +86,11 @@ def _number(item: Any) -> Any:
 
 
 def resolve(rules: Sequence[Rule], depth: float, names: Mapping[str, str], where: str) -> Knob:
-    """Return a recipe's knob for the rules of a parameter.
+    """Return a recipe's knob for the rules of a parameter, of which the first that matches applies.
 
     Args:
-        rules: the rules; the first one that matches a tensor applies.
         depth: position of the tensors' block in its slice, from 0 (first) to 1 (last).
         names: name of a tensor in the merged model -> name that filters are compared with.
-
-    Returns:
-        A number if it is the same for all tensors; otherwise (pattern, number) pairs.
 
     Raises:
         RecipeError: a tensor matches no rule.

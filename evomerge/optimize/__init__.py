@@ -154,7 +154,7 @@ def builtin(name: str) -> Builtin | None:
 
 
 def check_name(name: str, names: Sequence[str]) -> None:
-    """Raise a ConfigError if a name is none of the names that there are, nor one of nevergrad."""
+    """Raise a ConfigError if there is no such optimizer."""
     is_of_nevergrad = name.startswith(NEVERGRAD) and name != "nevergrad:NAME"
     if not is_of_nevergrad and (name not in names or name == "nevergrad:NAME"):
         raise ConfigError(
@@ -189,11 +189,7 @@ def create(
     objectives: int = 1,
     options: Mapping[str, Any] | None = None,
 ) -> Optimizer:
-    """Return a new optimizer.
-
-    Args:
-        name: one of `optimizer_names()`; in the place of NAME, a name of nevergrad's registry.
-        seed: as all further arguments, see `evomerge.optimize.protocol.Setting`.
+    """Return a new optimizer; `name` is one of `optimizer_names()`, and for the rest see `Setting`.
 
     Raises:
         ConfigError: the name is unknown, an option does not suit the optimizer, or a package that
@@ -204,11 +200,6 @@ def create(
         check_name(name, OPTIMIZERS.names())
     if not genes:
         raise ConfigError("The space has no genes, so there is nothing to search.")
-    if not 0 < sigma <= 1:
-        raise ConfigError(
-            f"optimizer.sigma is {sigma!r}; it must be above 0 and at most 1, a share of a gene's "
-            "range, for example 0.1667."
-        )
     if row is not None:
         _check_objectives(name, row, objectives)
         _check_options(name, row, options or {})

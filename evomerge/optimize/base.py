@@ -1,9 +1,4 @@
-"""The base classes of optimizers: trial numbers, enqueued genomes, failures, constraints.
-
-All CMA-ES here are `Generations`: they learn a whole generation of their own samples at once. What
-was enqueued comes beside them. If it counted as part of a generation, a first one could be of
-baselines only, and the distribution would be learned from points that say nothing about it.
-"""
+"""The base classes of optimizers: trial numbers, enqueued genomes, failures, constraints."""
 
 from __future__ import annotations
 
@@ -148,11 +143,7 @@ class BaseOptimizer(ABC):
         return opened, genome
 
     def tell(self, trial: int, values: Sequence[float] | None, violation: float = 0.0) -> None:
-        """Close a trial: its values (higher is better), or None for a failure.
-
-        Raises:
-            ValueError: no such trial is open, or there is another number of values than objectives.
-        """
+        """Close a trial; see `Optimizer`."""
         self._check_open(trial)
         if values is not None and len(values) != self._objectives:
             wanted = "one value" if self._objectives == 1 else f"{self._objectives} values"
@@ -171,22 +162,15 @@ class BaseOptimizer(ABC):
         known.waiting.clear()
 
     def enqueue(self, genome: Genome) -> None:
-        """Add a genome to the queue of genomes that `ask` proposes first.
-
-        Raises:
-            ValueError: the genome does not belong to the space.
-        """
+        """Add a genome to the queue of genomes that `ask` proposes first; see `Optimizer`."""
         self.cube.point(genome)
         self._enqueued.append(tuple(genome))
 
     def amend(self, trial: int, genome: Genome) -> None:
-        """Replace the genome of an open trial by the one that was really tried.
+        """Replace the genome of an open trial by the one that was really tried; see `Optimizer`.
 
         If the two are nearly equal (`Cube.is_near`), the algorithm learns from its own sample,
         which is better than from a point that it did not propose.
-
-        Raises:
-            ValueError: no such trial is open, or the genome does not belong to the space.
         """
         self._check_open(trial)
         point = self.cube.point(genome)
@@ -209,9 +193,8 @@ class BaseOptimizer(ABC):
 class Told(Generic[Sample]):
     """An outcome."""
 
-    sample: (
-        Sample | None
-    )  # the algorithm's own; None if it did not sample the point, or not exactly
+    sample: Sample | None
+    """The algorithm's own; None if it did not sample the point, or not exactly."""
     point: Vector
     loss: float
 
@@ -222,11 +205,12 @@ class _Amended:
 
 
 class Generations(BaseOptimizer, Generic[Sample]):
-    """Collects the losses of a generation.
+    """Collects the losses of a generation, from which the algorithm learns at once.
 
-    Points that were enqueued do not count into a generation. The best of them, up to
-    `INJECTED_SHARE`, take the places of the worst samples if they are better than these (injection,
-    Hansen 2011, arXiv 1110.4181). Amended points count as samples.
+    Points that were enqueued do not count into it; else a first one could be of baselines only,
+    which say nothing about the distribution. The best of them, up to `INJECTED_SHARE`, take the
+    places of the worst samples if they are better than these (injection, Hansen 2011, arXiv
+    1110.4181). Amended points count as samples.
     """
 
     def __init__(self, cube: Cube, population: int) -> None:

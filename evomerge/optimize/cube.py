@@ -95,8 +95,7 @@ class Cube:
     def decided(self, random: np.random.RandomState) -> Vector:
         """Return the start, with a random value of every gene that starts undecided.
 
-        For optimizers that try the start itself. Keys, and coordinates on a border between cells,
-        are moved by a negligible step.
+        For optimizers that try the start itself.
         """
         cells = np.repeat([levels(gene) or 0 for gene, _, _ in self._places], self._counts)
         between = np.isinf(self.high) | ((cells > 0) & (self.start * cells % 1 == 0))
@@ -112,8 +111,7 @@ class Cube:
         largest. So the value wins clearly, and small steps can still make another one win.
 
         Raises:
-            ValueError: the number of values differs from the number of genes, or a value is out of
-                range.
+            ValueError: the genome does not belong to the space.
         """
         if len(genome) != len(self.genes):
             raise ValueError(

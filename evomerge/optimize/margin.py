@@ -71,8 +71,8 @@ class MarginCMA(Generations[Vector]):
 class CategoryCMA(Generations[Any]):
     """CatCMA with margin: a normal distribution of numbers, and a probability of each choice.
 
-    At first all values of a choice have the same probability. cmaes works in the coordinates
-    z = point of the cube / initial step, with cells for choices, which are one-hot vectors to it.
+    cmaes works in the coordinates z = point of the cube / initial step, with cells for choices,
+    which are one-hot vectors to it.
     """
 
     def __init__(self, cube: Cube, seed: int, population: int | None) -> None:

@@ -2,10 +2,9 @@
 
 pymoo is told a generation at a time: the first `population` of its own proposals whose losses are
 known. What was enqueued and is known by then comes beside them: in the first population, which is
-larger by it, or with the offspring, from which and the population before them the next one is
-selected. If it counted as part of a generation, as many individuals of each generation would come
-one too late. If a search tells generation by generation, this is pymoo's own search, individual for
-individual.
+larger by it, or with the offspring. If it counted as part of a generation, as many individuals of
+each generation would come one too late. If a search tells generation by generation, this is pymoo's
+own search, individual for individual.
 """
 
 from __future__ import annotations
@@ -34,10 +33,7 @@ class NondominatedSorting(BaseOptimizer):
     """NSGA-II or NSGA-III, an algorithm of pymoo; minimises several losses at once.
 
     If more trials are open than a population, further offspring of the current population are
-    proposed. Enqueued genomes do not count into a generation; amended ones take the places of
-    pymoo's.
-
-    The first population are points around the start of the search. They are normally distributed
+    proposed. The first population are points around the start of the search, normally distributed
     with twice the initial step of each gene, so that they cover more than its neighbourhood.
     """
 

@@ -1,7 +1,7 @@
 """The tree-structured Parzen estimator (TPE), by the package optuna, which is optional.
 
-Optuna keeps its trials in memory; nothing is written. Genomes that it did not propose (enqueued and
-amended ones, and the first ones) become trials of it when they are told.
+Genomes that optuna did not propose (enqueued and amended ones, and the first ones) become trials of
+it when they are told.
 """
 
 from __future__ import annotations

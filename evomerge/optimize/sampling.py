@@ -45,7 +45,7 @@ def create_sobol(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     """Return a search by a Sobol sequence, shifted at random modulo 1 (Cranley & Patterson 1976).
 
     Raises:
-        ConfigError: the space has more genes than scipy's Sobol sequence has dimensions.
+        ConfigError: there are too many genes.
     """
     count = len(genes)
     if count > qmc.Sobol.MAXDIM:
@@ -64,8 +64,7 @@ def create_grid(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
 
     The first grid has the two ends of every real gene and all values of discrete genes; each next
     grid halves the spacing of the real genes. A point is proposed only once. The points of a grid
-    are in a scattered order, so that a search that stops early has seen all regions. The order does
-    not depend on the budget.
+    are in a scattered order, so that a search that stops early has seen all regions.
 
     Raises:
         ConfigError: the first grid has more points than the budget.

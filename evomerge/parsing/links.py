@@ -15,11 +15,7 @@ from evomerge.errors import InputError
 
 
 def entries(folder: Path, error: type[InputError]) -> list[Path]:
-    """Return the files and folders in a folder, in alphabetical order.
-
-    Raises:
-        InputError: the folder cannot be read.
-    """
+    """Return what is in a folder, in alphabetical order; InputError: it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except OSError as found:
@@ -29,13 +25,9 @@ def entries(folder: Path, error: type[InputError]) -> list[Path]:
 def check_inside(
     paths: Iterable[Path], folders: Iterable[Path], whose: str, error: type[InputError]
 ) -> None:
-    """Check that files and folders are where they seem to be, and not links to somewhere else.
+    """Raise an InputError if one of some files and folders is a link to somewhere else.
 
-    Args:
-        folders: where they may really be; these paths have no links in them.
-
-    Raises:
-        InputError: one of them is a link that leaves the folders.
+    `folders` are where they may really be; these paths have no links in them.
     """
     inside = list(folders)
     for path in paths:
@@ -48,10 +40,9 @@ def check_inside(
 
 
 def check_ordinary(paths: Iterable[Path], error: type[InputError]) -> None:
-    """Check that paths are files, folders, or nothing: a pipe has no end, a device is no data.
+    """Raise an InputError if a path is neither a file nor a folder nor nothing.
 
-    Raises:
-        InputError: one of them is something else.
+    A pipe has no end, and a device is no data.
     """
     for path in paths:
         if is_special(path):

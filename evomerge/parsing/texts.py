@@ -22,8 +22,7 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 def read_text(file: Path, error: type[InputError], missing: str | None = None) -> str:
     """Return the text of a UTF-8 file.
 
-    Args:
-        missing: the error's sentence if the file does not exist; None for a general one.
+    `missing` is the error's sentence if the file does not exist; None for a general one.
 
     Raises:
         InputError: the file cannot be read, is no ordinary file, or is not UTF-8.

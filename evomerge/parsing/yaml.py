@@ -88,41 +88,31 @@ def yaml_text(data: Any, *, width: int, flow: bool | None = False) -> str:
 def check_aliases(root: yaml.Node) -> None:
     """Check how much the aliases in a tree of YAML nodes expand to, and how deep it is then.
 
-    An alias is the node that it refers to. Each node is measured once.
+    An alias is the node that it refers to, so such a node is visited again for each alias.
 
     Raises:
         RefusedError: they expand to more than `ALIASED` characters, or lists and mappings are
-            nested more than `DEEPEST` deep, or an alias is inside of what it refers to.
+            nested more than `DEEPEST` deep.
     """
-    known: dict[int, tuple[int, int]] = {}  # id of a node -> its characters and its height
-    around: set[int] = set()
-    aliased = 0
+    left = root.end_mark.index - root.start_mark.index + ALIASED
 
-    def measure(node: yaml.Node, depth: int, mark: yaml.Mark) -> tuple[int, int]:
-        nonlocal aliased
-        if id(node) in around:
-            raise RefusedError("an alias is inside of the value that it refers to", mark)
-        size, height = known.get(id(node), (0, 1))
-        aliased += size
-        if depth - 1 + height > DEEPEST:
-            raise RefusedError(f"lists or mappings are nested more than {DEEPEST} deep", mark)
-        if aliased > ALIASED:
+    def visit(node: yaml.Node, depth: int, place: yaml.Mark) -> None:
+        nonlocal left
+        if node.start_mark.index > place.index:  # else it was reached by an alias
+            place = node.start_mark
+        if depth > DEEPEST:
+            raise RefusedError(f"lists or mappings are nested more than {DEEPEST} deep", place)
+        is_scalar = isinstance(node, yaml.ScalarNode)
+        left -= 1 + (len(node.value) if is_scalar else 0)
+        if left < 0:
             raise RefusedError(
-                f"aliases expand to more than {ALIASED} characters; write the values out", mark
+                f"aliases expand to more than {ALIASED} characters; write the values out", place
             )
-        if id(node) not in known:
-            around.add(id(node))
-            size = 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
-            for item in () if isinstance(node, yaml.ScalarNode) else node.value:
-                pair = item if isinstance(node, yaml.MappingNode) else (item,)
-                at = (pair[0] if len(pair) == 2 else node).start_mark
-                for inner, below in [measure(part, depth + 1, at) for part in pair]:
-                    size, height = size + inner, max(height, 1 + below)
-            around.remove(id(node))
-            known[id(node)] = size, height
-        return known[id(node)]
+        for item in () if is_scalar else node.value:
+            for part in item if isinstance(node, yaml.MappingNode) else (item,):
+                visit(part, depth + 1, place)
 
-    measure(root, 1, root.start_mark)
+    visit(root, 1, root.start_mark)
 
 
 class _Loader(yaml.SafeLoader):

@@ -1,7 +1,4 @@
-"""What the workers of a running search are doing: the file `workers.json` of a run.
-
-Nothing depends on it but what `status` shows. It is there only while the search runs.
-"""
+"""What the workers of a running search are doing: the file `workers.json`, which `status` shows."""
 
 from __future__ import annotations
 
@@ -29,8 +26,7 @@ _Text = Annotated[str, AfterValidator(lambda text: printable(text))]
 class WorkerState:
     """What one worker is doing since a Unix time: `starting`, `scoring`, or `free`.
 
-    It scores `candidates` (numbers) on the documents of `split`. The place is a device or a
-    machine; it is empty if it is unknown.
+    It scores `candidates` on the documents of `split`. The place is a device or a machine, or "".
     """
 
     number: int

@@ -4,9 +4,8 @@ A file or folder is first written under the hidden name `.NAME.partial-XXXXXXXX`
 and renamed when it is complete. Meanwhile its writer holds a lock on it, which the system releases
 when the process ends. So the next writer recognises what a killed one has left, and removes it.
 
-The `check_` functions tell before a long computation whether its result can be written. They write
-something and remove it again, since permissions do not tell: root has all of them, and yet cannot
-write into /proc or a disk that is mounted read-only.
+The `check_` functions tell before a long computation whether its result can be written. They try
+it, since permissions do not tell: root has all of them, and yet cannot write into /proc.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it has the old content or the new one at any time, never a part."""
+    """Write a file; see `replace_text`."""
     with _unfinished(path, folder=False) as partial:
         partial.write_bytes(content)
 
@@ -80,8 +79,8 @@ def replace_bytes(path: Path, content: bytes) -> None:
 class TemporaryFolder:
     """A new folder for this user alone that is removed by `close()`, or when the process ends.
 
-    If the process is killed, the next one that makes such a folder removes it. It is made in
-    `parent`, or where the system has temporary files.
+    If it is killed, the next one that makes such a folder in `parent` removes it. By default this
+    is where the system has temporary files.
     """
 
     def __init__(self, parent: Path | None = None) -> None:

@@ -1,13 +1,12 @@
 """Counts how many processes ended in the middle of a job.
 
-A candidate can end the process that scores it, for example by a segmentation fault, or because it
-takes too much memory and the system kills the process. A resumed search would try it again, without
-end. So the file `attempts.jsonl` of a run has a line for each job that begins and one for each
-job that ends. A candidate whose job has begun `MAX_ATTEMPTS` times without an end counts as failed.
+A candidate can end the process that scores it, for example by a segmentation fault. A resumed
+search would try it again, without end. So the file `attempts.jsonl` of a run has a line for each
+job that begins and one for each job that ends. A candidate whose job has begun `MAX_ATTEMPTS` times
+without an end counts as failed.
 
-Nothing else depends on this file. If a search is interrupted or terminated by a signal, the job is
-withdrawn and does not count. If the process is killed outright, the job counts. It also counts if
-the accelerator fails, since a candidate may be the cause.
+If a search is interrupted or terminated by a signal, the job is withdrawn and does not count. If
+the process is killed outright, the job counts. It also counts if the accelerator fails.
 """
 
 from __future__ import annotations

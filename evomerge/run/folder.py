@@ -116,11 +116,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
-        """Create a run with its search file and its manifest, in one step.
-
-        RunFolderError: as for `check_free`, or another process creates the folder. DiskError: it is
-        full.
-        """
+        """Create a run with its search file and its manifest, in one step; see `check_free`."""
         cls.check_free(path)
         header = JournalCodec().encode(HEADER)
         content = with_digests(config)
@@ -178,9 +174,9 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[Journal]:
-        """Open the journal for writing by this process alone; remove what killed writers have left.
+        """Open the journal for writing by this process alone; see `Journal`.
 
-        RunFolderError: another process writes to the run, or the journal is damaged.
+        What killed writers have left is removed.
         """
         with Journal(self.journal_path) as journal:
             for folder in (self.path, *(self.path / name for name in _SUBFOLDERS)):

@@ -1,8 +1,7 @@
 """The state of a run: its candidates, their outcomes, the winner.
 
 It is computed from the events of the journal only. So a running search, a resumed one and a report
-have the same state. Which candidate is the best is not decided here, but by a ranking
-(`evomerge.searching.ranking`).
+have the same state. Which candidate is the best is decided by a ranking.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.errors import RunFolderError, one_line
@@ -242,17 +241,7 @@ def outcome_of(event: Event) -> Outcome:
     """Return the outcome in a `tell`, `complete` or `score` event."""
     if "failure" in event:
         return Failure(**event["failure"])
-    scores = Scores.from_dict(event["scores"])
-    return replace(scores, aggregates=_Aggregates(scores.aggregates))
-
-
-class _Aggregates(dict[str, float]):
-    """The aggregate scores of an event, `task/metric` -> value."""
-
-    def __missing__(self, key: str) -> float:
-        raise RunFolderError(
-            f"The journal has scores of a candidate without {shown(key)}; restore it from a copy."
-        )
+    return Scores.from_dict(event["scores"])
 
 
 def outcome_fields(outcome: Outcome) -> Event:

@@ -1,10 +1,9 @@
 """The journal: an append-only file of events that can be read after a kill at any byte.
 
-Each line is one event; see `evomerge.run.lines`. The first event is the header with the format
-version. A kill leaves at most one incomplete line, the last one, without its newline. Readers leave
-it out and the next writer removes it. Anything else that is not the next line is damage, which is
-refused until a person lets `truncate` cut it off. The journal has no clock times, so two runs of
-the same search write the same bytes. Times are in `timings.jsonl`, on which nothing depends.
+Each line is one event; see `evomerge.run.lines`. A kill leaves at most one incomplete line, the
+last one, without its newline. Readers leave it out and the next writer removes it. Anything else
+that is not the next line is damage, which is refused until a person lets `truncate` cut it off. The
+journal has no clock times, so two runs of the same search write the same bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.errors import RunFolderError, SearchError
@@ -83,9 +81,8 @@ def read(path: Path) -> list[Event]:
 class Journal:
     """A journal that is open for writing; meanwhile no other process can write to it.
 
-    It is created with its header if it does not exist. An incomplete last line is removed. `events`
-    are those that it had when it was opened; later ones are not kept in memory, where those of a
-    long search would take more than a gigabyte.
+    It is created with its header if it does not exist. `events` are those that it had when it was
+    opened; later ones are not kept in memory, where those of a long search take gigabytes.
 
     Raises:
         RunFolderError: the file is damaged or of another format, or another process writes to it.
@@ -114,8 +111,7 @@ class Journal:
     def append(self, event: Event) -> None:
         """Write an event, which has no fields `n` and `after`.
 
-        A kill of this process does not lose it. A power cut can lose what was written since the
-        last flush to disk; what it leaves is a journal up to some event.
+        A kill of this process does not lose it; a power cut can, until the next flush to disk.
 
         Raises:
             OSError: it cannot be written, or not be flushed to disk.
@@ -141,10 +137,7 @@ class Journal:
         if not self._is_open:
             return
         self._is_open = False
-        try:
-            os.fsync(self._handle)
-        finally:
-            close_locked(self._handle)
+        close_locked(self._handle)
 
     def __enter__(self) -> Journal:
         return self
@@ -159,31 +152,12 @@ def _read_all(handle: int) -> bytes:
         return file.read()
 
 
-@dataclass(frozen=True)
-class Cut:
-    """What was cut off a journal, from a line on; as text, what happened.
-
-    No lines were cut off one that had been emptied. `kept` has the journal as it was, or else the
-    best merge.
-    """
-
-    line: int
-    lines: int
-    kept: Path
-
-    def __str__(self) -> str:
-        if not self.lines:
-            return f"the journal was empty, so the search begins anew; {self.kept} is kept"
-        events = "1 event was dropped" if self.lines == 1 else f"{self.lines} events were dropped"
-        return f"the journal was cut before line {self.line}: {events}, and {self.kept} has them"
-
-
-def truncate(path: Path) -> Cut | None:
+def truncate(path: Path) -> str | None:
     """Cut a journal before the first line that is damaged or that cannot follow those before it.
 
-    The journal as it was is kept as `journal.jsonl.damaged-N` in the same folder. If it was
-    emptied, `best.yaml` is kept in the same way. None if the journal is not damaged.
-    RunFolderError: another process writes to it, or it has another format.
+    It is kept as it was as `journal.jsonl.damaged-N`; if it was emptied, `best.yaml` is kept in the
+    same way. Returns what was cut, in words; None if the journal is not damaged.
+    RunFolderError: it cannot be cut.
     """
     handle = open_locked(path)
     try:
@@ -203,8 +177,11 @@ def truncate(path: Path) -> Cut | None:
         if not size:  # a journal of 0 bytes would be one that has lost everything
             os.write(handle, JournalCodec().encode(HEADER))
         os.fsync(handle)
-        rest = data[size:]
-        return Cut(good + 1, rest.count(b"\n") + (not rest.endswith(b"\n")) if data else 0, kept)
+        if not data:
+            return f"the journal was empty, so the search begins anew; {kept} is kept"
+        count = data.count(b"\n", size) + (not data.endswith(b"\n"))
+        dropped = "1 event was dropped" if count == 1 else f"{count} events were dropped"
+        return f"the journal was cut before line {good + 1}: {dropped}, and {kept} has them"
     finally:
         close_locked(handle)
 

@@ -38,10 +38,13 @@ def open_locked(path: Path) -> int:
 
 
 def close_locked(handle: int) -> None:
-    """Close a file that `open_locked` has opened; in a fork of that process, nothing is done."""
+    """Flush and close what `open_locked` has opened; in a fork of that process, nothing is done."""
     if handle in _held:
         _held.remove(handle)
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def is_at(handle: int, path: Path, size: int) -> bool:

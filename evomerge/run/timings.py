@@ -103,7 +103,7 @@ class Timings:
     def candidates_per_hour(self) -> float | None:
         """Return how many candidates an hour got their first outcome of late, in the last session.
 
-        It is the rate over the last `RECENT` ones; None if there are fewer than two.
+        None if these are fewer than two.
         """
         timed = [line for line in self._lines() if line.moment is not None]
         own = [line for line in timed if line.session == timed[-1].session]

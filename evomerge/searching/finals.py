@@ -27,10 +27,7 @@ def choose_winner(session: Session, count: int | None) -> Candidate:
 
     A baseline can win: then no merge is better than the parents or the uniform merge. Where there
     are several objectives, all that are not dominated there are the front, and the winner is its
-    knee.
-
-    Raises:
-        SearchError: no candidate could be scored.
+    knee. SearchError: no candidate could be scored.
     """
     best = [*_finalists(session, count), *session.history.baselines]
     contenders = list({item.number: item for item in best}.values())
@@ -69,13 +66,10 @@ def _tested(history: History, winner: Candidate) -> list[Candidate]:
 
 
 def _finalists(session: Session, count: int | None) -> list[Candidate]:
-    """Return the best candidates on the search documents.
+    """Return the best candidates on the search documents; SearchError: none could be scored.
 
     No finalist has an estimated score: a candidate that is among the best by an estimate is scored
     on all search documents, and the finalists are chosen again.
-
-    Raises:
-        SearchError: no candidate could be scored.
     """
     # The last of these steps that was kept is a baseline, which is a contender anyway.
     candidates = [item for item in session.history.candidates if not item.is_soup_step]

@@ -55,11 +55,9 @@ def spread(front: Sequence[Point], count: int) -> list[Point]:
 
 
 def hypervolume(front: Sequence[Point], lowest: Point, highest: Point) -> float:
-    """Return the share of a box that is dominated by a front, from 0 to 1.
+    """Return the share of a box, from its lowest to its highest values, that a front dominates.
 
-    Args:
-        front: the points; those outside of the box count as far as they dominate a part of it.
-        highest: the corner with the highest values. A side without length counts as 1 long.
+    A side without length counts as 1 long.
     """
     from pymoo.indicators.hv import HV
 

@@ -52,9 +52,7 @@ class Plan:
 class Search:
     """The search of one run. `run` starts or continues it and returns the winner.
 
-    Args:
-        make_strategy: makes a new strategy with the run's seed. It is not called if the search is
-            over already.
+    The strategy is made with the run's seed, at the first use: not if the search is over already.
     """
 
     def __init__(

@@ -51,8 +51,7 @@ class Ranking(ABC):
     def finalists(self, candidates: Iterable[Candidate], count: int | None) -> list[Candidate]:
         """Return the candidates that are scored on the validation documents, the best one first.
 
-        Estimated scores count too. Of several candidates with the same recipe, only the first one
-        is returned. `count` None: as many as usual.
+        Estimated scores count too, and each recipe only once. `count` None: as many as usual.
         """
 
     def _scored(
@@ -161,10 +160,7 @@ def measured(ranking: Ranking) -> tuple[Objective, ...]:
 
 
 def best_of(history: History, ranking: Ranking) -> Candidate | None:
-    """Return the winner; before there is one, the best incumbent on the search documents, or None.
-
-    Where there is a front, this is its knee.
-    """
+    """Return the winner; before there is one, the best incumbent on the search documents."""
     if history.winner is not None:
         return history.winner
     return ranking.best(ranking.incumbents(history.candidates))

@@ -1,8 +1,4 @@
-"""One session of a search: makes jobs of candidates, and journals the outcomes.
-
-All scoring goes through a session: of candidates on the search documents, of estimates that are
-completed, and of finalists. So jobs of all these kinds can be in flight at the same time.
-"""
+"""One session of a search: makes jobs of candidates, and journals the outcomes."""
 
 from __future__ import annotations
 
@@ -106,11 +102,7 @@ class Session:
         return len(self._running) + sum(map(len, self._duplicates.values()))
 
     def score(self, candidates: Sequence[Candidate], purpose: Purpose = "search") -> None:
-        """Score candidates and wait for all outcomes.
-
-        Raises:
-            EvomergeError: the search cannot go on.
-        """
+        """Score candidates and wait for all outcomes; EvomergeError: the search cannot go on."""
         if purpose != "search" and candidates:
             self.logbook.note_finals(purpose, len(candidates))
         self.submit(candidates, purpose)
@@ -120,9 +112,8 @@ class Session:
     def submit(self, candidates: Iterable[Candidate], purpose: Purpose = "search") -> None:
         """Start scoring candidates.
 
-        A recipe is scored on the search documents only once: further candidates with this recipe
-        get the same scores. A candidate fails without being scored if
-        `MAX_ATTEMPTS` processes have ended while they scored it.
+        A recipe is scored on the search documents only once: further candidates with it get the
+        same scores. A candidate fails if `MAX_ATTEMPTS` processes have ended while they scored it.
         """
         jobs = []
         for candidate in candidates:
@@ -149,11 +140,7 @@ class Session:
                 self.executor.submit(part)
 
     def wait(self) -> None:
-        """Wait for the next outcome and journal it.
-
-        Raises:
-            EvomergeError: the search cannot go on.
-        """
+        """Wait for the next outcome and journal it; EvomergeError: the search cannot go on."""
         job, outcome = self.executor.next()
         if isinstance(outcome, Reached):
             raise RuntimeError(f"Job {job.id} has scored a candidate and returns a leg.")
@@ -223,10 +210,7 @@ class Session:
         return replace(job, incumbent=incumbent, earlier=self._earlier(candidate.known))
 
     def _earlier(self, known: int) -> tuple[Scores, ...]:
-        """Return the scores of the latest candidates that a race is given, by number.
-
-        `known` is the number of the first outcomes that may be used.
-        """
+        """Return the scores of the latest of the first `known` candidates, for a race."""
         scored = (item for item in self.history.told[:known] if isinstance(item.told, Scores))
         latest = nlargest(self.recent or 0, scored, key=lambda item: item.number)
         return tuple(item.told for item in reversed(latest) if isinstance(item.told, Scores))

@@ -22,14 +22,8 @@ def find_greedy_soup(
 ) -> tuple[str, ...] | None:
     """Return the members of the greedy soup, in the order in which they were added.
 
-    A parent without a score is left out, as is one with which the average fails.
-
-    Args:
-        parents: the baselines of the parents that may be members, scored.
-        try_out: scores an average; it is called for one parent after the other.
-
-    Returns:
-        the labels of the members; None if the plan ended before, or no parent has a score.
+    A parent without a score is left out, as is one with which the average fails. None if the plan
+    ended before, or no parent has a score.
     """
     ordered = ranking.finalists(parents, len(parents))
     if not ordered:

@@ -116,13 +116,15 @@ def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate
         recipe = uniform and average_of(candidate.origin[SOUP], uniform)
     elif candidate.label is not None:
         recipe = space.baselines().get(candidate.label)
-    elif isinstance(space, MateSpace):
+    else:
         try:
-            recipe = recipe_in(space, candidates, candidate.number)
+            recipe = (
+                recipe_in(space, candidates, candidate.number)
+                if isinstance(space, MateSpace)
+                else space.decode(tuple(candidate.origin.get("genome", ())))
+            )
         except (ValueError, IndexError):
             recipe = None
-    else:
-        recipe = space.decode(tuple(candidate.origin.get("genome", ())))
     if recipe is None or recipe.digest != candidate.digest:
         raise SearchError(
             f"Candidate {candidate.number} no longer decodes to the recipe it was scored with; "

@@ -20,8 +20,7 @@ AVERAGES = (UNIFORM, GREEDY_SOUP)
 def uniform_recipe(parents: Sequence[str], layers: int, stack: str, like: Recipe) -> Recipe:
     """Return the plain average of the parents' weights (Wortsman et al. 2022, arXiv 2203.05482).
 
-    Args:
-        like: recipe that everything else is copied from (host, dtype, tokenizer, seed, ...).
+    Everything else is that of `like` (host, dtype, tokenizer, seed, ...).
     """
 
     def average(layer: int | None) -> Layer:
@@ -62,10 +61,7 @@ def averaged(uniform: Recipe) -> tuple[str, ...]:
 
 
 def average_of(parents: Collection[str], uniform: Recipe) -> Recipe:
-    """Return the average of some of the parents of the uniform merge.
-
-    Equal sets of parents give equal recipes. One parent gives the recipe of its baseline.
-    """
+    """Return the average of some of the parents of the uniform merge; of one, its baseline."""
 
     def some(layer: Layer) -> Layer:
         return replace(layer, sources=tuple(s for s in layer.sources if s.parent in parents))

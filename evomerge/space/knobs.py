@@ -48,8 +48,7 @@ def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> Kn
     """Decide for every knob of the methods whether it is searched or fixed.
 
     Raises:
-        ConfigError: a setting is for a knob that no method has, or is outside of what a method
-            allows; or a knob without a default is not set.
+        ConfigError: a setting suits no knob of the methods, or a knob without a default is not set.
     """
     names = {knob.name for method in methods for knob in method.knobs}
     for name in settings:
@@ -86,11 +85,6 @@ def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> Kn
 
 
 def _range(method: Method, knob: Knob, setting: tuple[float, float]) -> tuple[float, float]:
-    if len(setting) != 2 or not setting[0] < setting[1]:
-        raise ConfigError(
-            f"space.knobs.{knob.name} is {setting!r}; it must be a number (fixed) or a range "
-            "[low, high] with low < high (searched)."
-        )
     _check(method, knob, setting, setting)
     if knob.kind == "flag" and tuple(setting) != (0, 1):
         raise ConfigError(

@@ -46,9 +46,7 @@ def method_inputs(
     *,
     pool: bool = False,
 ) -> list[MethodInputs]:
-    """Return for each method of a search the parents that it merges.
-
-    If a method uses the base, the base is not one of its sources.
+    """Return for each method of a search the parents that it merges, the base not among them.
 
     Args:
         pool: whether a candidate merges only some of the parents, so that there may be more of them
@@ -147,8 +145,8 @@ class LayerGenes:
 
         Args:
             values: one for each gene, canonical (see `rounded`).
-            block: index of the block in every parent, or None for the tensors outside of the
-                blocks. These belong to the last component.
+            block: its index in every parent, or None for what is outside of the blocks, which
+                belongs to the last component.
             members: for each merge method, the parents of a pool that are merged; None: all.
         """
         number = int(values[0]) if self._choices else 0
@@ -188,14 +186,11 @@ class LayerGenes:
         ]
 
     def mixtures(self, shares: Mapping[str, float]) -> dict[int, list[float]]:
-        """Return values that merge the parents in the given shares, for each method that can.
+        """Return place of a method -> values that merge the parents in the given shares.
 
         This goes by the usual names of knobs: `weight` is the parent's share, `density` and
         `lambda` are 1, `agree` is 0, and `t` is the share of the last source. The knobs of the
         other methods are set likewise, so that nothing but the method is between two of these.
-
-        Returns:
-            place of the method in the list -> values.
         """
         starts = [rounded(gene, gene.start) for gene in self.genes]
         able = [

@@ -3,9 +3,6 @@
 Block i of the merged model is merged from block i of all parents. The genes are the merge method
 (if there are several) and its knobs: for each place (embeddings, groups of blocks, head), each
 component (attention, mlp, ..., the rest) and each parent.
-
-The numbers in a recipe are the genes rounded to 6 decimals or more (see `rounded`), so that recipes
-stay readable.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from evomerge.errors import ConfigError, RecipeError, did_you_mean
+from evomerge.errors import ConfigError, did_you_mean
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
 from evomerge.space.baselines import baseline_recipes, experts_of, shares_of
@@ -34,13 +31,7 @@ class ParameterSpace:
     Most arguments are keys of the section `space` of a search file (docs/methods.md).
 
     Args:
-        parents: references of the parents, in the order of the methods' sources. If a method uses
-            the base, the base is not one of its sources.
-        host: parent that gives the config, the tokenizer and every tensor that is not merged.
         stack: prefix of the block stack that is merged (`model.layers`), with so many `layers`.
-        method_per: `model`: one gene chooses the method, so that the whole model has one, as a
-            mergekit file has. `group`: one gene for each place.
-        groups: number of contiguous groups of blocks, `each` block or `one` group.
         filters: component -> substrings of the names of its tensors, in the order in which they
             are tried. Tensors of no named component form one more, `rest`.
         embeddings: whether embeddings and head have knobs of their own. If not, they share those of
@@ -108,15 +99,6 @@ class ParameterSpace:
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
-        if len(genome) != len(self.genes):
-            raise RecipeError(
-                f"The genome has {len(genome)} genes, but this space has {len(self.genes)}."
-            )
-        for gene, value in zip(self.genes, genome, strict=True):
-            if not gene.low <= value <= gene.high:
-                raise RecipeError(
-                    f"Gene {gene.name} is {value!r}; it must be from {gene.low:g} to {gene.high:g}."
-                )
         values = [rounded(gene, value) for gene, value in zip(self.genes, genome, strict=True)]
         shared = values[: self._shared]
         del values[: self._shared]
@@ -139,25 +121,17 @@ class ParameterSpace:
         )
 
     def baselines(self) -> dict[str, Recipe]:
-        """Return each parent alone (by its reference) and the uniform merge (as `uniform`).
-
-        The uniform merge is the plain average of the weights of all parents except the base (a
-        model soup; Wortsman et al. 2022, arXiv 2203.05482).
-        """
+        """Return each parent alone, and the average of all but the base; see `baseline_recipes`."""
         experts = experts_of(self.parents, self.base)
         return baseline_recipes(self.parents, experts, self._blocks, self._stack, self._frame)
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return genomes of the baselines that this space can express, by label.
 
-        Their recipes use the methods of this space and build the baselines up to rounding; a method
-        with a sign consensus (`ties`) comes only near the uniform merge. In a pool, a parent
-        without a share is not in, and the uniform merge has no genome if it merges more than
-        `most_parents`.
-
-        There is one for each method that can express the baseline. With one of them only, a search
-        would take a good baseline for a sign that this method is better than others. The seed draws
-        their order, since an optimizer may prefer the first of several equal points.
+        Their recipes build the baselines up to rounding; with a sign consensus (`ties`) they come
+        only near the uniform merge. There is one for each method that can express the baseline:
+        with one of them only, a search would take a good baseline for a sign that this method is
+        better. The seed draws their order, since an optimizer may prefer the first of equals.
         """
         genomes: dict[str, list[Genome]] = {}
         order = random.Random(self._frame.seed)

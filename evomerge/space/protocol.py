@@ -62,7 +62,6 @@ class Space(Protocol):
     def baseline_genomes(self) -> Mapping[str, Sequence[Genome]]:
         """Genomes whose recipes equal the baselines or come near them, by label.
 
-        A baseline has several if a choice makes no difference to it: one for each value.
-
-        They are enqueued in the optimizer, so that it starts from good points.
+        They are enqueued in the optimizer, so that it starts from good points. A baseline has
+        several if a choice makes no difference to it: one for each value.
         """

@@ -81,9 +81,8 @@ class GenomeStrategy:
     def left(self) -> int:
         """Number of trials that the current generation of the optimizer still lacks.
 
-        Baselines, and the genomes of the start together, are told before the first generation. So
-        it is of the optimizer's own genomes only, like all others. Known recipes count into it, so
-        most generations have fewer candidates where there are many of them.
+        Baselines, and the genomes of the start together, come before the first generation. Known
+        recipes count into a generation, so most have fewer candidates where there are many of them.
         """
         complete, of_next = divmod(self._proposed, self.generation)
         if complete > self._complete:  # the last candidate may be of the next generation already
@@ -121,8 +120,8 @@ class GenomeStrategy:
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
         """Propose the same genome again.
 
-        Another machine may compute a slightly different genome, since floating-point results
-        differ. The recorded genome counts: it is the one that was scored.
+        Another machine may compute a slightly different one; the recorded one counts, since it
+        is what was scored.
         """
         if "genome" not in origin:
             return

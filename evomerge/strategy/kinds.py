@@ -66,8 +66,7 @@ STRATEGIES: Registry[StrategyKind[Any]] = Registry(
 def strategy_kind(name: str) -> StrategyKind[Any] | None:
     """Return the strategy with a name; None if an optimizer of genes has it, or nothing.
 
-    Raises:
-        ConfigError: the package that adds the strategy is missing, or cannot be imported.
+    ConfigError: the package that adds the strategy is missing, or cannot be imported.
     """
     if name not in STRATEGIES.builtin and builtin(name) is not None:
         return None  # to ask other packages takes a while
@@ -76,11 +75,7 @@ def strategy_kind(name: str) -> StrategyKind[Any] | None:
 
 
 def options_of(config: SearchConfig, kind: type[O]) -> O:
-    """Return the options of a strategy, checked with a pydantic model of them.
-
-    Raises:
-        ConfigError: an option is unknown, or out of range.
-    """
+    """Return the options of a strategy, checked with a pydantic model of them, or a ConfigError."""
     given = config.optimizer.options
     try:
         return kind.model_validate(given)
@@ -105,11 +100,7 @@ class MemberOptions(Section):
 
 
 def room_of(config: SearchConfig) -> int | None:
-    """Return the largest size of the members on disk in bytes; None: the default.
-
-    Raises:
-        ConfigError: it is no size.
-    """
+    """Return the largest size of the members on disk in bytes; None: the default."""
     from evomerge.merging.backend import bytes_of
 
     disk = config.optimizer.options.get("members_on_disk")
@@ -118,31 +109,20 @@ def room_of(config: SearchConfig) -> int | None:
 
 def check_whole_models(config: SearchConfig) -> None:
     """Raise a ConfigError if a search file has no meaning for a strategy of whole models."""
-    name, space = config.optimizer.name, config.space
-    for key in sorted(space.given.keys() - {"kind", "host"}):
+    name, optimizer = config.optimizer.name, config.optimizer
+    sigma = type(optimizer).model_fields["sigma"].default
+    given = [f"space.{key}" for key in sorted(config.space.given.keys() - {"host"})]
+    given += ["optimizer.start"] if optimizer.start else []
+    given += ["optimizer.sigma"] if optimizer.sigma != sigma else []
+    if given:
         raise ConfigError(
-            f"`space.{key}` has no meaning for the optimizer {name!r}, which merges whole models "
-            "and has no genes; remove it."
-        )
-    if space.kind != "parameters":
-        raise ConfigError(
-            f"`space.kind` is {space.kind!r}, but the optimizer {name!r} merges the weights of "
-            "whole models; remove it, or choose another optimizer."
+            f"`{given[0]}` has no meaning for the optimizer {name!r}, which merges whole models "
+            "and has no genes; remove it, or choose another optimizer."
         )
     if config.tokenizer != "base":
         raise ConfigError(
             f"`tokenizer` is {config.tokenizer!r}, but the optimizer {name!r} needs parents with "
             "one vocabulary; set it to base."
-        )
-    if config.optimizer.start or config.optimizer.descends:
-        raise ConfigError(
-            f"`optimizer.start` has no meaning for the optimizer {name!r}, which starts from the "
-            "parents; name the merge among them, as `run:DIR` or `merge:FILE.yaml`."
-        )
-    if config.optimizer.sigma != type(config.optimizer).model_fields["sigma"].default:
-        raise ConfigError(
-            f"`optimizer.sigma` has no meaning for the optimizer {name!r}, which has no genes; "
-            "remove it, and see `optimizer.options` for its own settings."
         )
     if len(config.parents) < 2:
         raise ConfigError(
@@ -152,10 +132,7 @@ def check_whole_models(config: SearchConfig) -> None:
 
 
 def check_all_documents(config: SearchConfig, reason: str) -> None:
-    """Raise a ConfigError if racing scores fewer documents of some candidates.
-
-    `reason` says why the strategy needs all of them.
-    """
+    """Raise a ConfigError if racing scores fewer documents; `reason`: why all are needed."""
     if config.evaluation.racing.enabled is True:
         raise ConfigError(
             "`evaluation.racing` scores fewer documents of candidates that are worse on average, "

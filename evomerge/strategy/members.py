@@ -101,12 +101,9 @@ class MateSpace(ABC):
         mates: Sequence[Mate],
         seed: int | None = None,
     ) -> Recipe:
-        """Return the recipe whose layers a function gives.
+        """Return the recipe whose layers a function gives, for each place and its block.
 
-        Args:
-            layer: returns the layer of a place, which is block `block` or outside of the blocks;
-                place 0 is the embeddings.
-            seed: the recipe's seed; None: that of the space.
+        Place 0 is the embeddings; `block` is None outside of the blocks.
         """
         first, *blocks, last = (
             layer(place, place - 1 if 0 < place <= self._layers else None)
@@ -132,11 +129,7 @@ class Lineage:
         self._mates: dict[int, Mate] = {}
 
     def add(self, number: int, label: str | None, origin: Origin) -> None:
-        """Add a baseline by its label, or a child by its origin, whose `mates` were added.
-
-        Raises:
-            ValueError: there is no such baseline, or this is no origin of a child.
-        """
+        """Add a baseline by its label, or a child by its origin; ValueError: it is neither."""
         try:
             recipe = self._baselines[label] if label is not None else self._child(origin)
         except (KeyError, TypeError) as error:
@@ -162,9 +155,7 @@ class Lineage:
 def recipe_in(space: MateSpace, candidates: Sequence[Candidate], number: int) -> Recipe:
     """Return the recipe of one candidate of a run.
 
-    Raises:
-        ValueError: an origin is not that of a child.
-        IndexError: a mate is no candidate.
+    ValueError: an origin is not that of a child. IndexError: a mate is no candidate.
     """
     needed, unseen = {number}, [number]
     while unseen:
@@ -207,12 +198,10 @@ class MatingStrategy(ABC):
         return Proposal(self.lineage.recipe(number), origin)
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
-        """Note a candidate. Nothing is drawn: the recorded origin counts.
+        """Note a candidate; ValueError: its origin is not that of a child.
 
-        Averages that are tried for the greedy soup are not of this strategy; it ignores them.
-
-        Raises:
-            ValueError: this is no origin of a child of earlier candidates.
+        Nothing is drawn: the recorded origin counts. Averages that are tried for the greedy soup
+        are not of this strategy; it ignores them.
         """
         if label not in self._labels and "mates" not in origin:
             return

@@ -64,10 +64,7 @@ class CrossoverSpace(MateSpace):
         return self.cross(first, second, int(origin["split"]), float(origin["t"]))
 
     def cross(self, first: Mate, second: Mate, split: int, t: float) -> Recipe:
-        """Return the crossover of two models, at position t in [0, 1] between them.
-
-        From the place `split` on the position is 1 - t; place 0 is the embeddings.
-        """
+        """Return the crossover at position t in [0, 1]; from the place `split` on, at 1 - t."""
 
         def layer(place: int, block: int | None) -> Layer:
             sources = (Source(first.reference, block), Source(second.reference, block))
@@ -160,10 +157,9 @@ class NichesStrategy(MatingStrategy):
         self._places, self._documents = space.places, documents
 
     def _child(self, random: np.random.Generator) -> Origin:
-        """Return the origin of a crossover of two members.
+        """Return the origin of a crossover of two members; without them, of two baselines.
 
-        Split and t are drawn as in the authors' script. If fewer than two candidates have scores,
-        the mates are two baselines.
+        Split and t are drawn as in the authors' script.
         """
         if len(self.archive.members) >= 2:
             mates = self.archive.mates(random)

@@ -34,10 +34,7 @@ class Strategy(Protocol):
 
     @property
     def generation(self) -> int:
-        """Largest number of proposals in a generation; 1 for a strategy without generations.
-
-        All proposals of a generation can be asked for before any outcome of it is told.
-        """
+        """Largest number of proposals that can be asked for before any outcome of them is told."""
 
     @property
     def left(self) -> int:

@@ -97,11 +97,10 @@ def check_better(
 
 
 def check_choices(create: Create, objectives: int = 1, seeds: int = 100) -> None:
-    """Check that all values of a choice are equally likely at first, wherever they stand.
+    """Check that all values of a choice are equally likely while all candidates score the same.
 
-    As long as all candidates score the same, an optimizer cannot know which value is better. The
-    values of the first proposal of all seeds are tested (chi-square), and the shares of the values
-    in the first five, each with an error of one in ten thousand.
+    The values of the first proposal of all seeds are tested (chi-square), and the shares of the
+    values in the first five, each with an error of one in ten thousand.
     """
     from scipy.stats import chisquare
 
@@ -133,9 +132,6 @@ def check_choices(create: Create, objectives: int = 1, seeds: int = 100) -> None
 def _check_each_counts(play: Callable[..., list[Genome]], population: int, is_real: bool) -> None:
     """Check that the outcome of each of some trials changes what is proposed after its generation.
 
-    A search that learns late, or not from all outcomes, proposes the same whether the trial was the
-    best or the worst of all.
-
     Without real genes, only the first trials are tried: an optimizer that learns repeats without a
     trial completes its own generation earlier.
     """
@@ -162,7 +158,7 @@ def _check_ranks(play: Callable[..., list[Genome]], objectives: int, by_value: b
     """Check that failures rank below violations, and these below all others, from the start on.
 
     `by_value`: whether values below all others must have the same effect. With several objectives
-    some algorithms scale them, by the lowest for example.
+    some algorithms scale them.
     """
 
     def search(failed: Told | None, broken: Callable[[Told], Told]) -> list[Genome]:

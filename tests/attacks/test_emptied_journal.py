@@ -36,10 +36,9 @@ def test_an_emptied_journal_is_refused_until_the_search_begins_anew(run, name):
     assert run.journal_path.read_bytes() == b""
 
     cut = truncate(run.journal_path)
-    assert "the search begins anew" in str(cut)
+    assert "the search begins anew" in cut
     kept = "best.yaml" if name == "best.yaml" else "journal.jsonl"
-    assert cut.kept == run.path / f"{kept}.damaged-1"
-    assert cut.kept.read_text() == ("a: 1\n" if name == "best.yaml" else "")
+    assert (run.path / f"{kept}.damaged-1").read_text() == ("a: 1\n" if name == "best.yaml" else "")
     with run.writing() as journal:
         assert journal.events == [HEADER]
     assert truncate(run.journal_path) is None
@@ -60,6 +59,6 @@ def test_a_journal_of_which_no_line_is_left_can_be_continued(tmp_path):
     run = write_run(tmp_path / "run", [asked(0, "a"), told(0, scores(3))])
     SIGNS["best.yaml"](run.path)
     run.journal_path.write_bytes(run.journal_path.read_bytes().replace(b"\n", b"\r\n"))
-    assert truncate(run.journal_path).line == 1
+    assert "cut before line 1: " in truncate(run.journal_path)
     with run.writing() as journal:
         assert journal.events == [HEADER]

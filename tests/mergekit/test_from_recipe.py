@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -141,51 +139,3 @@ def test_recipes_that_mergekit_cannot_express_give_the_reason(llamas: Any) -> No
         with pytest.raises(RecipeError, match=message):
             express(recipe, llamas)
         assert to_mergekit(recipe, llamas) is None
-
-
-def test_a_file_says_that_mergekit_cuts_rows_of_padding(tmp_path: Path) -> None:
-    parents = {}
-    for name, words in (("a", tiny.WORDS[:40]), ("b", [*tiny.WORDS[:40], "w60", "w61"])):
-        folder = tiny.make(tmp_path / name, "llama", seed=len(words), tokenizer=False)
-        tiny.save_tokenizer(folder, words)
-        parents[name] = Checkpoint.open(folder, name)
-    text = """
-        merge_method: linear
-        models: [{model: a}, {model: b}]
-        parameters: {weight: 0.5}
-        tokenizer: {source: union%s}
-        dtype: float32
-        """
-    first, *rest = str(to_mergekit(from_mergekit(text % "", parents), parents)).splitlines()
-    assert first.startswith("# mergekit cuts the embeddings to the 42 tokens")
-    assert "48 rows" in first and not any(line.startswith("#") for line in rest)
-    padded = from_mergekit(text % ", pad_to_multiple_of: 16", parents)
-    assert not str(to_mergekit(padded, parents)).startswith("#")
-
-
-@pytest.mark.parametrize(
-    ("method", "parameters", "dtype", "said"),
-    [
-        ("ties", "{weight: 1.0, density: 0.5}", "bfloat16", True),
-        ("breadcrumbs", "{weight: 1.0, density: [0.9, 1.0]}", "float16", True),
-        ("ties", "{weight: 1.0, density: 0.5}", "float32", False),
-        ("ties", "{weight: 1.0}", "bfloat16", False),
-        ("task_arithmetic", "{weight: 1.0}", "bfloat16", False),
-    ],
-)
-def test_a_file_says_that_mergekit_keeps_others_of_equal_changes(
-    tmp_path: Path, method: str, parameters: str, dtype: str, said: bool
-) -> None:
-    parents = {
-        name: Checkpoint.open(tiny.make(tmp_path / name, seed=seed, dtype=dtype), name)
-        for seed, name in enumerate("ab")
-    }
-    text = f"""
-        merge_method: {method}
-        base_model: a
-        models: [{{model: b, parameters: {parameters}}}]
-        dtype: float32
-        """
-    written = str(to_mergekit(from_mergekit(text, parents), parents))
-    assert ("# where changes of 16-bit models are equal, mergekit may keep" in written) == said
-    assert written.startswith("#") == said

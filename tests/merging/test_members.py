@@ -149,13 +149,13 @@ def test_whole_slerp_of_one_parent_with_itself_is_that_parent(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"member:3": {', '"m3": {', "the name of a member begins with member:"),
+        ('"member:3": {', '"m3": {', "names 'member:3', but `members` has no recipe"),
         (
             '"parent": "member:5"',
             '"parent": "member:9"',
             "names 'member:9', but `members` has no recipe",
         ),
-        ('"parent": "member:2"', '"parent": "member:5"', "before this one; move it up"),
+        ('"parent": "member:2"', '"parent": "member:5"', "before this one; add it"),
     ],
 )
 def test_a_recipe_file_with_wrong_members_is_refused(old, new, message):

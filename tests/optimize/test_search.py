@@ -312,9 +312,6 @@ def test_another_package_adds_an_optimizer(monkeypatch):
     ("options", "sentence"),
     [
         ({"name": "cmaa"}, "optimizer.name is 'cmaa'; available are .*Did you mean 'cma'"),
-        ({"sigma": 0.0}, "optimizer.sigma is 0.0; it must be above 0 and at most 1"),
-        ({"sigma": 1.5}, "optimizer.sigma is 1.5"),
-        ({"sigma": float("nan")}, "optimizer.sigma is nan"),
         ({"population": 3}, "optimizer.population is 3; it must be 4 or more"),
         ({"name": "random", "population": 20}, "'random' has no population; set it to auto"),
         ({"name": "grid", "budget": 63}, "corners alone are 64 candidates, but the budget is 63"),

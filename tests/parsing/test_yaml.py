@@ -56,7 +56,7 @@ def test_aliases_become_copies():
         ("a: !!float ''", r"line 1: '' is not a number"),
         ("a: !!bool maybe", r"line 1: 'maybe' is not true or false"),
         ("\n\n? [1]\n: 2", r"line 3: a key must be a word or a number"),
-        ("a: &a [*a]", r"line 1: an alias is inside of the value"),
+        ("a: &a [*a]", r"line 1: lists or mappings are nested more than 64 deep"),
         ("a: 1\n<<: 1", r"line 2: `<<` needs a mapping"),
         ("a: 0x" + "f" * 5000, r"line 1: a number has more than 400 characters"),
         ('a: "\\ud800"', r"line 1: text has an unpaired surrogate"),

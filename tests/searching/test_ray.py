@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import executor_laws
 import psutil
 import pytest
 import ray
@@ -34,6 +35,8 @@ from evomerge.setup.cluster import connect
 from evomerge.setup.executors import WorkerOfRun, on_machine
 
 pytestmark = pytest.mark.thorough
+
+ray.cloudpickle.register_pickle_by_value(executor_laws)  # actors do not find tests/shared
 
 SOURCE = '''
 import os

@@ -38,7 +38,7 @@ WRONG = {
         "optimizer": {"name": "niches", "options": {"members_on_disk": "much"}}
     },
     "`space.groups` has no meaning for the optimizer 'niches'": {"space": {"groups": 2}},
-    "`space.kind` is 'dataflow', but the optimizer 'niches'": {"space": {"kind": "dataflow"}},
+    "`space.kind` has no meaning for the optimizer 'niches'": {"space": {"kind": "dataflow"}},
     "`base` has no meaning": {"base": "zoo:base"},
     "`tokenizer` is 'union'": {"tokenizer": "union"},
     "`optimizer.start` has no meaning": {"optimizer": {"name": "niches", "start": ["best.yaml"]}},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.errors import ConfigError, RecipeError
+from evomerge.errors import ConfigError
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Knob, Method, check_knobs
 from evomerge.recipe import Recipe, knob_at
@@ -319,12 +319,6 @@ def test_a_recipe_has_the_fixed_knobs_and_not_those_at_their_default():
     assert recipe.embeddings.knobs == {}
 
 
-@pytest.mark.parametrize("genome", [(), (0.5,) * 5, (1.5, *(0.5,) * 5), (math.nan,) + (0.5,) * 5])
-def test_a_genome_of_another_space_is_refused(genome):
-    with pytest.raises(RecipeError, match=r"[Gg]ene"):
-        make(("linear",)).decode(genome)
-
-
 def test_baselines_are_each_parent_alone_and_the_average_of_the_experts():
     baselines = make(("ties",), ("base", "a", "b"), tokenizer="a", dtype="float32").baselines()
     assert list(baselines) == ["base", "a", "b", "uniform"]
@@ -381,7 +375,6 @@ def test_baselines_have_genomes_if_the_space_can_express_them():
         ({"names": ("ties",), "knobs": {"density": -0.5}}, "density is -0.5, .* from 0 to 1"),
         ({"knobs": {"density": (0.1, 1.0)}}, "density of task_arithmetic is always 1; remove"),
         ({"knobs": {"weight": math.inf}}, "weight is inf"),
-        ({"knobs": {"weight": (0.5, 0.5)}}, "low < high"),
         ({"knobs": {"normalize": (0.0, 0.5)}}, r"goes from 0 to 1 \(off or on\)"),
         ({"knobs": {"weight": 1.0}}, "nothing to search"),
         ({"names": ("odd",), "knobs": {"rank": (1.0, 2.5)}}, "in whole numbers"),

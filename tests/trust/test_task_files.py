@@ -60,7 +60,7 @@ def test_aliases_that_blow_up_are_refused(tmp_path):
 
 def test_a_list_without_end_is_refused(tmp_path):
     write(tmp_path, own__yaml="task: own\ntag: &a [x, *a]\n")
-    with pytest.raises(ConfigError, match=r"own\.yaml, line 2: an alias is inside of the value"):
+    with pytest.raises(ConfigError, match=r"own\.yaml, line 2: lists or mappings are nested more"):
         found(tmp_path, "own")
 
 

@@ -53,7 +53,7 @@ _TOKENIZER_FILES = ["tokenizer_config.json", *TEMPLATE_FILES]
 class ModelFiles:
     """Answers questions about models by their config files; None if these cannot be read.
 
-    Of a model on the Hub, only these files are downloaded. Relative paths start from a folder.
+    Of a model on the Hub, only these files are downloaded.
     """
 
     def __init__(self, relative_to: Path) -> None:
@@ -86,13 +86,11 @@ class ModelFiles:
 def from_mergekit_evolve(data: Mapping[str, Any], lookup: ModelFiles) -> Draft:
     """Return the draft of a search file for the content of a mergekit-evolve config.
 
-    Args:
-        lookup: asked for the number of layers, because a search file has the number of groups, and
-            for a chat template, which mergekit-evolve applies by default.
+    `lookup` is asked for the number of layers, because a search file has the number of groups, and
+    for a chat template, which mergekit-evolve applies by default.
 
     Raises:
-        RecipeError: a key or value is wrong, or a search file cannot express it; the message names
-            the key.
+        RecipeError: a key or value is wrong, or a search file cannot express it.
     """
     draft = Draft("mergekit-evolve")
     draft.known(data, "the mergekit-evolve config", _TOP)

@@ -24,31 +24,15 @@ _CONVERTED = (
     "datasets", "n_samples", "mode", "device", "eval_batch_size", "additional_templates_folder",
 )  # fmt: skip
 
-_DROPPED = {
-    "run_id": "the run folder is named in `evomerge search FILE --run runs/NAME`",
-    "path_to_store_config": "everything of a run is in its folder, `--run DIR`",
-    "path_to_store_merged_model": (
-        "candidates are not written to disk; `evomerge export RUN --out DIR` writes the winner"
-    ),
-    "bench": (
-        "it chose the parameters of tinyBenchmarks that predict a score; nothing is predicted here"
-    ),
-    "task_type": "the metric of an objective says how answers are compared",
-    "force_evaluation": "a run scores its parents once and keeps the scores in its journal",
-    "load_in_4bit": "a candidate is scored in `dtype`, as it is exported",
-    "eager_mode": (
-        "it was an option of vLLM; here transformers scores by default (`evaluation.backend`)"
-    ),
-}
-"""Keys without a counterpart, and why or what is used instead."""
+_DROPPED = (
+    "run_id", "path_to_store_config", "path_to_store_merged_model", "bench", "task_type",
+    "force_evaluation", "load_in_4bit", "eager_mode",
+)  # fmt: skip
+"""Keys without a counterpart; docs/from-mergenetic.md says why."""
 
 
 def from_mergenetic(data: Mapping[str, Any]) -> Draft:
-    """Return the draft of a search file for the content of a mergenetic config.
-
-    Raises:
-        RecipeError: a key or value is wrong or missing; the message names the key.
-    """
+    """Return the draft of a search file for a mergenetic config; RecipeError: it is wrong."""
     VALUES.mapping(data, "the mergenetic config", (*_CONVERTED, *_DROPPED))
     draft = Draft("mergenetic")
     population, generations = (
@@ -73,7 +57,9 @@ def from_mergenetic(data: Mapping[str, Any]) -> Draft:
     draft.search["evaluation"] = _evaluation(data, langs, draft)
     draft.search["budget"] = {"candidates": population * generations}
     draft.notes += [
-        f"`{key}` is dropped: {why}." for key, why in _DROPPED.items() if data.get(key) is not None
+        f"`{key}` is dropped: docs/from-mergenetic.md says what is used instead."
+        for key in _DROPPED
+        if data.get(key) is not None
     ]
     draft.checks.append("budget.candidates: pop_size x n_iter.")
     return draft

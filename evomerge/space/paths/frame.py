@@ -1,9 +1,7 @@
 """What all spaces of paths have in common: their settings, and the parents as baselines.
 
 A space of paths searches which blocks of which parents a model has, in which order, how often, and
-with which scales. There are `SlotSpace` (variants sakana, structured and dropping), `SliceSpace`
-(frankenmerge) and `SwapSpace`; `JointSpace` also merges the parents' blocks at every step of the
-path. docs/dataflow.md describes the keys of the search file.
+with which scales (docs/dataflow.md).
 """
 
 from __future__ import annotations
@@ -87,20 +85,17 @@ def scale_gene(name: str, bounds: tuple[float, float]) -> Gene:
 
 
 def check_depth(layers: tuple[int, int | None], possible: tuple[int, int]) -> tuple[int, int]:
-    """Return the smallest and the largest number of blocks of a path.
-
-    Args:
-        possible: smallest and largest number of blocks that paths of the space can have.
+    """Return the smallest and the largest number of blocks of a path, given what paths can have.
 
     Raises:
-        ConfigError: the setting is not a range, or no path of the space is in it.
+        ConfigError: no path of the space has so many.
     """
     fewest = max(layers[0], possible[0])
     most = min(possible[1] if layers[1] is None else layers[1], possible[1])
-    if layers[0] < 1 or fewest > most:
+    if fewest > most:
         raise ConfigError(
-            f"space.layers is {list(layers)}; it must be [min, max] with 1 <= min <= max, and the "
-            f"paths of this space have {possible[0]} to {possible[1]} blocks."
+            f"space.layers is {list(layers)}, but the paths of this space have {possible[0]} to "
+            f"{possible[1]} blocks; choose another range."
         )
     return fewest, most
 

@@ -1,13 +1,8 @@
 """The joint space: a path in which every block is a merge of the parents' blocks of one depth.
 
-The parents have the same number of blocks. The layout lists their depths (0, 1, 2, ...) in order, r
-times; each entry of the layout is a slot. For each slot that the path includes, the merged model
-has one block, merged from the parents' blocks of that depth with knobs of its own. So a path can
-pass the same depth twice, merged differently. docs/dataflow.md describes the keys of the search
-file.
-
-The knobs of a slot have the same kinds, ranges and rounding as in the parameter space (see
-`LayerGenes`).
+The layout lists the depths of the parents (0, 1, 2, ...) in order, r times; each entry is a slot.
+For each slot that the path includes, the merged model has one block, merged from the parents'
+blocks of that depth with knobs of its own.
 """
 
 from __future__ import annotations
@@ -31,14 +26,10 @@ class JointSpace:
     """Paths through the depths of the parents, and the knobs of the merge at every depth.
 
     Genome: the genes of the path (see `SlotSpace`), then the knobs of every slot, then those of
-    embeddings and head if these are merged.
+    embeddings and head if these are merged (`outside`). Knobs are as in `LayerGenes`.
 
     Args:
         parents: parent -> number of its blocks, which must be the same for all.
-        base: parent that task vectors are measured from, or None. If the method uses it, it is not
-            one of the sources.
-        outside: whether embeddings and head are merged too, each with knobs of its own. If not,
-            they are the frame's.
         repeats: how often the layout lists all depths (r).
 
     Raises:

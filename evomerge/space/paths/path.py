@@ -43,11 +43,7 @@ def layers_of(path: Iterable[Hop]) -> tuple[Layer, ...]:
 
 
 def path_of(layers: Iterable[Layer]) -> Path:
-    """Return the path of a recipe's blocks; the inverse of `layers_of`.
-
-    Raises:
-        RecipeError: a block is merged, so that the blocks are not a path.
-    """
+    """Return the path of a recipe's blocks, the inverse of `layers_of`; RecipeError: it is none."""
     hops = []
     for position, layer in enumerate(layers):
         source = layer.sources[0] if len(layer.sources) == 1 else None

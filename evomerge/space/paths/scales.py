@@ -1,8 +1,7 @@
 """How genes encode the scales between the blocks of a path.
 
-Between two consecutive blocks of a path, the hidden state may be multiplied by a scale. Nothing
-comes before the first block, so its scale is always 1. At the start of a search all scales are 1,
-or the nearest number of their range.
+Nothing comes before the first block, so its scale is always 1. At the start of a search all scales
+are 1, or the nearest number of their range.
 """
 
 from __future__ import annotations
@@ -45,11 +44,7 @@ class ScaleCoding(ABC):
 
     @abstractmethod
     def decode(self, values: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
-        """Return the scale before each chosen slot; the first is 1.
-
-        Args:
-            chosen: indices of the slots that the path includes, ascending.
-        """
+        """Return the scale before each chosen slot (ascending indices of slots); the first is 1."""
 
     def options(self, values: Sequence[float]) -> dict[str, str]:
         """Return options of the recipe that say more than its scales."""

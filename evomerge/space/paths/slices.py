@@ -46,10 +46,10 @@ class SliceSpace(PathSpace):
     ) -> None:
         super().__init__(parents, frame, stack, scales)
         host_depth = parents.get(frame.host, 0)
-        if not 1 <= slices[0] <= slices[1] <= host_depth:
+        if slices[1] > host_depth:
             raise ConfigError(
-                f"space.slices is {list(slices)}; it must be [min, max] with 1 <= min <= max, and "
-                f"at most {host_depth}, the blocks of the host {frame.host!r}."
+                f"space.slices is {list(slices)}; it must be at most {host_depth}, the blocks of "
+                f"the host {frame.host!r}."
             )
         self._count = slices
         # Every genome must decode, even one whose slices are all of the shallowest parent.
@@ -78,7 +78,7 @@ class SliceSpace(PathSpace):
     def own_path(self, parent: str) -> Genome | None:
         """Return a genome of all blocks of a parent in order, without scales, if there is one.
 
-        If the space needs more slices than one, the first of them have one block.
+        If the space needs several slices, all but the last have one block.
         """
         depth, count = self._parents[parent], self._count[0]
         fits = self._fewest <= depth <= self._most and count <= depth

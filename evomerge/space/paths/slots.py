@@ -44,14 +44,12 @@ class SlotSpace(PathSpace):
     repetition come first, then the earlier slots.
 
     Args:
-        parents: parent -> number of its blocks. The layout has the host first, then the others in
-            this order.
-        repeats: how often the layout is repeated (r). With M blocks in all parents together there
-            are M * r slots, and one more for the last block if `fixed_ends` is set.
+        parents: parent -> number of its blocks. The layout has the host first.
+        repeats: how often the layout is repeated (r). If `fixed_ends` is set, there is one more
+            slot, for the last block of the host.
         indicators: `threshold` (a real gene; the slot is included if it is above 0) or `binary`.
         coding: how genes encode the scales (see `evomerge.space.paths.scales`); `auto`: matrix or
             network with `hidden` units, by the number of genes.
-        fixed_ends: whether every path starts with the host's first block and ends with its last.
         start: start values of `threshold` indicators, in sigmas (sigma is 1): for the blocks of the
             host in the first repetition, and for all other slots.
     """
@@ -72,12 +70,6 @@ class SlotSpace(PathSpace):
         start: tuple[float, float] = (1.0, -1.0),
     ) -> None:
         super().__init__(parents, frame, stack, scales)
-        if frame.host not in parents:
-            raise ConfigError(
-                f"space.host is {frame.host!r}; it must be one of {', '.join(parents)}."
-            )
-        if repeats < 1:
-            raise ConfigError(f"space.repeats is {repeats}; it must be at least 1.")
         if not start[0] > 0 >= start[1]:
             raise ConfigError(
                 f"space.start is {list(start)}; it must be [included, left out], two numbers in "

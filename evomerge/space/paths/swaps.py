@@ -17,9 +17,6 @@ class SwapSpace(PathSpace):
     Genome: for each block of the host, the parent that it comes from. Then the scales, if they are
     searched. At first every parent is equally likely at each depth.
 
-    Args:
-        parents: parent -> number of its blocks, at least as many as the host has.
-
     Raises:
         ConfigError: a parent has fewer blocks than the host, or the range of scales contains 0.
     """

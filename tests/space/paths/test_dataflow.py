@@ -309,12 +309,10 @@ def test_a_base_among_the_parents_is_no_source_of_a_joint_merge() -> None:
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "scale 0": (lambda: SlotSpace(DEPTHS, FRAME, scales=(-1.0, 1.0)), "space.scales"),
-    "no repeats": (lambda: SlotSpace(DEPTHS, FRAME, repeats=0), "space.repeats"),
-    "unknown host": (lambda: SlotSpace({OTHER: 2}, FRAME), "space.host"),
     "start": (lambda: SlotSpace(DEPTHS, FRAME, start=(0.0, -1.0)), "space.start"),
     "too deep": (lambda: SlotSpace({HOST: 4}, FRAME, repeats=1, layers=(5, 6)), "space.layers"),
     "range in reverse": (lambda: SlotSpace(DEPTHS, FRAME, layers=(5, 4)), "space.layers"),
-    "slices": (lambda: SliceSpace(DEPTHS, FRAME, slices=(3, 2)), "space.slices"),
+    "slices": (lambda: SliceSpace(DEPTHS, FRAME, slices=(3, 5)), "space.slices"),
     "slices cannot reach": (
         lambda: SliceSpace(DEPTHS, FRAME, slices=(1, 2), layers=(9, 9)), "space.layers",
     ),
