@@ -62,14 +62,13 @@ class SlowClock:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A cluster of three machines with a core each, all of them on this one."""
+    """A cluster of two machines with a core each, both of them on this one."""
     with pytest.MonkeyPatch.context() as patch:
         # Ray gives a machine 30 seconds to start, and busy ones take longer.
         patch.setattr(ray._private.node, "time", SlowClock())
         head = {"num_cpus": 1, "include_dashboard": False}
         found = Cluster(initialize_head=True, head_node_args=head)
-        for _ in range(2):
-            found.add_node(num_cpus=1)
+        found.add_node(num_cpus=1)
         yield found
         ray.shutdown()
         found.shutdown()
@@ -122,30 +121,28 @@ def never(job: Job) -> int:
     raise AssertionError("The loss of a machine was counted against a job.")
 
 
-@pytest.mark.parametrize("is_graceful", [True, False], ids=["in order", "at once"])
-def test_a_machine_that_goes_does_not_count_against_a_job(
-    cluster: Cluster, tmp_path: Path, is_graceful: bool
-) -> None:
+def test_a_machine_that_goes_does_not_count_against_a_job(cluster: Cluster, tmp_path: Path) -> None:
     connect_to(cluster)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    machines = [cluster.add_node(num_cpus=1, resources={"own": 1})]
-    executor = RemoteExecutor(
-        [RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})],
-        timeout=None if is_graceful else 4.0,  # it runs out before Ray notices
-        count_loss=never,
-    )
-    job = job_of(0, 0)
-    executor.submit([job])
-    found: list[tuple[Job, Outcome]] = []
-    waiting = threading.Thread(target=lambda: found.append(executor.next()))
-    waiting.start()
-    wait_for((tmp_path / "note").exists, waiting.is_alive)
-    cluster.remove_node(machines.pop(), allow_graceful=is_graceful)
-    machines.append(cluster.add_node(num_cpus=1, resources={"own": 1}))
-    waiting.join(250)
-    executor.close()
-    cluster.remove_node(machines.pop())
-    assert found == [(job, Pretend().outcome(job))] and executor.losses == 1
+    machine = cluster.add_node(num_cpus=1, resources={"own": 1})
+    for is_graceful in (True, False):
+        note, job = tmp_path / str(is_graceful), job_of(0, 0)
+        executor = RemoteExecutor(
+            [RayWorker(HangsOnce(note), {"own": 1})],
+            timeout=None if is_graceful else 4.0,  # it runs out before Ray notices
+            count_loss=never,
+        )
+        executor.submit([job])
+        found: list[tuple[Job, Outcome]] = []
+        waiting = threading.Thread(target=lambda to=found, of=executor: to.append(of.next()))
+        waiting.start()
+        wait_for(note.exists, waiting.is_alive)
+        cluster.remove_node(machine, allow_graceful=is_graceful)
+        machine = cluster.add_node(num_cpus=1, resources={"own": 1})
+        waiting.join(600)
+        executor.close()
+        assert found == [(job, Pretend().outcome(job))] and executor.losses == 1
+    cluster.remove_node(machine)
 
 
 def test_a_machine_with_other_versions_or_parents_ends_the_search(
@@ -156,7 +153,7 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     config = parse(RunFolder(tmp_path / "run").config(), "search.yaml")
     worker = WorkerOfRun(config, tmp_path / "run", MemoryShare(0, 0), 1, 1)
     machines = suitable({"CPU": 1})
-    assert len(machines) == 3
+    assert len(machines) == 2
 
     def message(worker: WorkerOfRun, versions: dict[str, str]) -> str:
         make = WorkerOnMachine(worker, {"CPU": 1}, 1, versions, ())
@@ -177,14 +174,14 @@ def test_other_work_on_the_cluster_is_said(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     connect_to(cluster)
-    wait_for(lambda: ray.available_resources().get("CPU") == 3, lambda: True)
-    warn_if_busy(3, {"CPU": 1})
+    wait_for(lambda: ray.available_resources().get("CPU") == 2, lambda: True)
+    warn_if_busy(2, {"CPU": 1})
     assert not caplog.messages
     other = new_actor({"CPU": 1})
     ray.get(other.call.remote(Pretend()))
-    wait_for(lambda: ray.available_resources().get("CPU") == 2, lambda: True)
-    warn_if_busy(3, {"CPU": 1})
-    assert "leaves resources for 2 of 3 workers now" in caplog.text
+    wait_for(lambda: ray.available_resources().get("CPU") == 1, lambda: True)
+    warn_if_busy(2, {"CPU": 1})
+    assert "leaves resources for 1 of 2 workers now" in caplog.text
     ray.kill(other)
 
 
@@ -226,6 +223,7 @@ def write_own_code(folder: Path, address: str) -> Path:
         objectives=[{"task": "mine:go", "metric": "score"}, {"task": "theirs", "metric": "acc"}],
         evaluation={
             "include": [str(tasks)],
+            "threads": 1,
             "search": documents,
             "validation": {**documents, "finalists": 1},
             "test": documents,
@@ -300,7 +298,7 @@ def wait_until(is_so: Callable[[], bool], driver: Any) -> None:
 
 
 def wait_for(is_so: Callable[[], bool], goes_on: Callable[[], bool]) -> None:
-    end = time.monotonic() + 250
+    end = time.monotonic() + 600
     while not is_so():
         assert goes_on(), "It has ended."
         assert time.monotonic() < end, "It did not come to pass."
@@ -326,6 +324,7 @@ def actors(*machines: Node) -> list[psutil.Process]:
 def test_a_search_survives_the_loss_of_a_worker_of_a_machine_and_of_the_driver(
     cluster: Cluster, tmp_path: Path
 ) -> None:
+    cluster.add_node(num_cpus=1)  # which is still there when another one has gone
     hold, run = tmp_path / "hold", tmp_path / "ray" / "run"
     inline = write(tmp_path / "inline", hold)
     evomerge("search", inline, "--run", tmp_path / "inline" / "run", "--candidates", "22",
