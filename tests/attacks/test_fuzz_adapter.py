@@ -100,7 +100,7 @@ def test_what_is_no_pattern_of_peft_is_refused(folder, pattern):
 SIGNS = st.lists(st.sampled_from([*"a.*+?()[]{}|^$\\-,:=!<P0123"]), max_size=14).map("".join)
 
 
-@settings(FUZZ, max_examples=draws(250))
+@settings(FUZZ, max_examples=draws(100))
 @given(patterns=st.dictionaries(SIGNS, st.integers(0, 9), max_size=2))
 def test_patterns_of_any_signs(folder, patterns):
     value_or_error(lambda: opened(folder, alpha_pattern=patterns))
