@@ -24,7 +24,7 @@ test: $(BIN)/.tested lint
 	$(BIN)/python -m pytest $(WORKERS)
 
 # The others too: attacks and fuzzing, Ray, browsers, the commands of the documentation, whole searches.
-# Beside the tests, since mypy uses one core.
+# The checks of `lint` run beside them, since mypy uses one core only.
 test-all: $(BIN)/.tested
 	$(MAKE) --jobs 2 lint test-thorough
 
