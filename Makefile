@@ -5,7 +5,7 @@ RUN := runs/quickstart
 # A test that hangs ends its worker, which is named and replaced; after three of them the run ends.
 WORKERS := -n auto --maxprocesses 4 --dist worksteal --max-worker-restart 2
 
-.PHONY: quickstart showcase test test-all test-long test-oldest test-newest test-vllm lint docs docs-serve install clean
+.PHONY: quickstart showcase test test-all test-thorough test-long test-oldest test-newest test-vllm lint docs docs-serve install clean
 
 quickstart: $(BIN)/.installed
 	@if [ -e $(RUN)/journal.jsonl ]; then $(BIN)/evomerge resume $(RUN); \
@@ -24,8 +24,12 @@ test: $(BIN)/.tested lint
 	$(BIN)/python -m pytest $(WORKERS)
 
 # The others too: attacks and fuzzing, Ray, browsers, the commands of the documentation, whole searches.
-test-all: test
-	$(BIN)/python -m pytest $(WORKERS) -m "thorough and not long"
+# The checks of `lint` run beside them, since mypy uses one core only.
+test-all: $(BIN)/.tested
+	$(MAKE) --jobs 2 lint test-thorough
+
+test-thorough: $(BIN)/.tested
+	$(BIN)/python -m pytest $(WORKERS) -m "not long"
 
 # What takes minutes each, and the property tests once more: with new draws in each run, and more.
 test-long: $(BIN)/.tested

@@ -2,14 +2,12 @@
 
     python benchmarks/scale.py [--quick] [--only PART ...] [--kinds KIND ...] [--picture FILE]
 
-Four parts:
+Three parts:
 
 - `driver`: candidates a second of the real search loop, session, journal and strategy at 200 genes
   and 400 documents, with an executor that answers at once; and the time to resume a long run.
 - `efficiency`: the real driver with simulated workers on a virtual clock (`scaling/simulation.py`).
   The time of a candidate is lognormal (sigma 0.5); 1 % take ten times as long and 1 % fail.
-- `quality`: the best fitness over wall time with simulated workers, on a landscape that real
-  searches of the embedded models have recorded. The first call records it in `runs/` (minutes).
 - `workers`: 1 and 2 real workers on this machine, against one and two independent processes that
   score the same candidates.
 
@@ -30,7 +28,7 @@ from pathlib import Path
 
 from scaling.searches import warm_up
 
-PARTS = ("driver", "efficiency", "quality", "workers")
+PARTS = ("driver", "efficiency", "workers")
 
 
 def main() -> None:
@@ -48,8 +46,6 @@ def main() -> None:
         ratios |= driver(options.quick)
     if "efficiency" in options.only:
         ratios |= efficiency(options.quick, options.picture)
-    if "quality" in options.only:
-        ratios |= quality(options.quick)
     if "workers" in options.only:
         ratios |= workers(options.quick, options.kinds, options.rounds)
     print(json.dumps(ratios))
@@ -82,19 +78,6 @@ def efficiency(quick: bool, picture: Path | None) -> dict[str, float]:
         }
         draw(points, TARGET, picture)
     return show_limits(rows)
-
-
-def quality(quick: bool) -> dict[str, float]:
-    """Simulate searches on a recorded landscape."""
-    from scaling.landscape import record
-    from scaling.quality import courses, ratios, show
-    from scaling.simulation import Uneven
-
-    landscape = record(60 if quick else 240)
-    counts = (8, 64) if quick else (1, 8, 64, 256)
-    rows = courses(landscape, counts, 120 if quick else 600, 1 if quick else 5, Uneven(30.0))
-    show(landscape, rows, (120, 300, 600, 1200, 3600))
-    return ratios(landscape, rows)
 
 
 def workers(quick: bool, kinds: list[str], rounds: int | None) -> dict[str, float]:

@@ -13,9 +13,8 @@
   temporary file may be left.
 - `cuts`: a journal that is cut at any byte is opened, and the search that it belongs to goes on.
 
-Results are written to `results.json` in the folder `--out` as they come; the same command goes on
-from there. Files that are not read as promised are kept beside it. `--quick` takes some minutes,
-the whole of it less than an hour on two cores.
+Runs that differ, and files that are not read as promised, are kept in the folder `--out`. `--quick`
+takes some minutes, the whole of it less than an hour on two cores.
 
 The last line is one JSON object: part -> attacks tried, attacks survived, figures, faults.
 """
@@ -26,37 +25,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from soaking.part import Part
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("kills", "mutations", "candidates", "cuts")
-
-
-@dataclass(frozen=True)
-class Results:
-    """The file that has what is done already."""
-
-    path: Path
-
-    def read(self) -> dict[str, Part]:
-        if not self.path.exists():
-            return {}
-        return {name: Part(**part) for name, part in json.loads(self.path.read_text()).items()}
-
-    def saver(self, parts: dict[str, Part]) -> Callable[[], None]:
-        """Return a function that writes all parts."""
-
-        def save() -> None:
-            told = {name: part.to_dict() for name, part in parts.items()}
-            new = self.path.with_suffix(".new")
-            new.write_text(json.dumps(told, indent=1))
-            new.replace(self.path)
-
-        return save
 
 
 def arguments() -> argparse.Namespace:
@@ -95,22 +70,17 @@ def main() -> None:
     from soaking import candidates, cuts, kills, mutations
 
     out = given.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    results = Results(out / "results.json")
-    parts = results.read()
-    save = results.saver(parts)
-    for name in given.parts:
-        part = parts.setdefault(name, Part(name))
+    parts = {name: Part(name) for name in given.parts}
+    for name, part in parts.items():
         match name:
             case "kills":
-                kills.soak(part, given.kills, given.searches, out / "kills", save)
+                kills.soak(part, given.kills, given.searches, out / "kills")
             case "mutations":
-                mutations.soak(part, given.mutations, given.parsers, out / "files", save)
+                mutations.soak(part, given.mutations, given.parsers, out / "files")
             case "candidates":
                 candidates.soak(part, given.candidates, out / "candidates")
             case _:
-                cuts.soak(part, given.cuts, out / "cuts", save)
-        save()
+                cuts.soak(part, given.cuts, out / "cuts")
     show(parts)
 
 
@@ -123,7 +93,7 @@ def show(parts: dict[str, Part]) -> None:
             print(f"  {name:20} " + ", ".join(f"{key} {number}".strip() for key, number in figures))
     faults = [f"{part.name}: {fault}" for part in parts.values() for fault in part.faults]
     print("\n".join(faults) if faults else "no fault")
-    print(json.dumps({name: part.to_dict() for name, part in parts.items()}))
+    print(json.dumps({name: asdict(part) for name, part in parts.items()}))
 
 
 if __name__ == "__main__":

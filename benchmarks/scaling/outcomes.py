@@ -23,16 +23,11 @@ def random_of(job: Job, what: str) -> random.Random:
     return random.Random(hashlib.sha256(key).digest())
 
 
-def scores_of(job: Job, right: float | None = None) -> Scores:
-    """Return scores on `DOCUMENTS` documents.
-
-    Args:
-        job: the job.
-        right: share of the documents that are right, in [0, 1]; None: about half of them.
-    """
+def scores_of(job: Job) -> Scores:
+    """Return scores on `DOCUMENTS` documents, of which about half are right."""
     generator = np.random.default_rng(random_of(job, "scores").getrandbits(64))
     order = generator.permutation(DOCUMENTS)
-    count = generator.binomial(DOCUMENTS, 0.5) if right is None else round(right * DOCUMENTS)
+    count = generator.binomial(DOCUMENTS, 0.5)
     values = tuple((order < count).astype(float).tolist())
     seconds = {"prepare": 0.0, "merge": 1.0, "evaluate": 29.0}
     key = f"{TASK}/{METRIC}"

@@ -63,7 +63,6 @@ class Setting:
         candidates: number of candidates, baselines included.
         population: trials in a generation; None: the optimizer's own number.
         recent: number of earlier candidates whose scores each job carries; None: no racing.
-        seed: seed of the optimizer.
     """
 
     space: Space
@@ -72,7 +71,6 @@ class Setting:
     candidates: int
     population: int | None = None
     recent: int | None = None
-    seed: int = 0
 
     @cached_property
     def ranking(self) -> WeightedSum:
@@ -151,7 +149,7 @@ def run_search(
 
     def make_strategy() -> GenomeStrategy:
         genes = list(space.genes)
-        optimizer = create(setting.optimizer, genes, setting.seed, setting.population)
+        optimizer = create(setting.optimizer, genes, 0, setting.population)
         return GenomeStrategy(space, _TimedOptimizer(optimizer, clock), ranking.values)
 
     def publish(front: Sequence[Candidate], best: Candidate) -> None:

@@ -178,7 +178,6 @@ class Simulated:
         driver: seconds of the driver for each candidate, jobs and outcomes in transfer included.
         optimizer: part of `driver` that is the optimizer's own.
         sent: part of `driver` for pickling jobs and unpickling outcomes.
-        best: virtual seconds and fitness, each time that the best fitness has grown.
     """
 
     workers: int
@@ -189,24 +188,22 @@ class Simulated:
     driver: float
     optimizer: float
     sent: float
-    best: tuple[tuple[float, float], ...]
 
 
-def simulate(setting: Setting, workers: int, uneven: Uneven, score: Score = scores_of) -> Simulated:
+def simulate(setting: Setting, workers: int, uneven: Uneven) -> Simulated:
     """Run a search on simulated workers.
 
     Finals are left out of all figures: they are a few jobs for any number of workers.
     """
     clock = DriverClock()
     executor: SimulatedExecutor | None = None
-    best: list[tuple[float, float]] = []
     begun: list[tuple[float, float]] = []
     ended: list[tuple[float, float]] = []
     costs: list[float] = []
 
     def make() -> SimulatedExecutor:
         nonlocal executor
-        executor = SimulatedExecutor(workers, uneven, clock, score)
+        executor = SimulatedExecutor(workers, uneven, clock)
         return executor
 
     def follow(history: History, event: Event) -> None:
@@ -214,13 +211,9 @@ def simulate(setting: Setting, workers: int, uneven: Uneven, score: Score = scor
             return
         if event["event"] == "ask" and event["candidate"] == setting.candidates - 1:
             begun.append((executor.now, executor.done))
-        if event["event"] == "tell":
-            value = history.candidates[event["candidate"]].fitness
-            if value is not None and (not best or value > best[-1][1]):
-                best.append((executor.now, value))
-            if len(history.told) == setting.candidates:
-                ended.append((executor.now, executor.done))
-                costs.extend((executor.driven + executor.sent, clock.optimizer, executor.sent))
+        if event["event"] == "tell" and len(history.told) == setting.candidates:
+            ended.append((executor.now, executor.done))
+            costs.extend((executor.driven + executor.sent, clock.optimizer, executor.sent))
 
     with tempfile.TemporaryDirectory(dir=".", prefix=".simulated-") as folder:
         run_search(Path(folder, "run"), setting, make, clock, [follow])
@@ -233,5 +226,4 @@ def simulate(setting: Setting, workers: int, uneven: Uneven, score: Score = scor
         busy / (workers * makespan),
         makespan,
         *(seconds / count for seconds in costs),
-        tuple(best),
     )

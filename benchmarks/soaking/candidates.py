@@ -50,12 +50,10 @@ def soak(part: Part, count: int, folder: Path) -> None:
     """Search so many candidates.
 
     Args:
-        part: the result; a search that it has already is not repeated.
+        part: the result.
         count: number of candidates.
         folder: where the run is.
     """
-    if part.tried >= count:
-        return
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "tmp").mkdir(parents=True)
     (folder / "search.yaml").write_text(yaml.safe_dump(SEARCH | {"budget": {"candidates": count}}))

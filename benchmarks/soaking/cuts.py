@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -17,26 +16,23 @@ RESUMED = 20
 """One of so many cuts is resumed to the end of the search; the others are opened."""
 
 
-def soak(part: Part, count: int, folder: Path, saved: Callable[[], None]) -> None:
+def soak(part: Part, count: int, folder: Path) -> None:
     """Cut a journal at `count` bytes.
 
     Args:
-        part: the result, which is added to; cuts that it has already are not repeated.
+        part: the result, which is added to.
         count: number of cuts.
         folder: where the runs are.
-        saved: called after each cut that is resumed.
     """
     whole = folder / "whole"
-    if not (whole / "done").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / "search.yaml").write_text(yaml.safe_dump(WEIGHTS))
-        evomerge("search", folder / "search.yaml", "--run", whole)
-        (whole / "done").touch()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "search.yaml").write_text(yaml.safe_dump(WEIGHTS))
+    evomerge("search", folder / "search.yaml", "--run", whole)
     journal = (whole / "journal.jsonl").read_bytes()
     generator = random.Random(0)
     places = generator.sample(range(len(journal)), min(count, len(journal)))
-    for number, place in enumerate(places[part.tried :], part.tried):
+    for number, place in enumerate(places):
         fault = _opened(journal, place, folder / "cut.jsonl")
         resumed = number % RESUMED == 0
         if resumed:
@@ -44,7 +40,6 @@ def soak(part: Part, count: int, folder: Path, saved: Callable[[], None]) -> Non
             part.details["resumed to the end"] = part.details.get("resumed to the end", 0) + 1
         part.count(fault)
         if resumed:
-            saved()
             print(f"cuts: {part.tried} {fault or ''}", flush=True)
 
 

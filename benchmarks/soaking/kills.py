@@ -8,7 +8,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -30,17 +30,14 @@ NOW = "now"
 """Folder in which every search runs, since some files of a run name folders beside it."""
 
 
-def soak(
-    part: Part, count: int, names: Sequence[str], folder: Path, saved: Callable[[], None]
-) -> None:
+def soak(part: Part, count: int, names: Sequence[str], folder: Path) -> None:
     """Kill searches `count` times in all.
 
     Args:
-        part: the result, which is added to; kills that it has already are not repeated.
+        part: the result, which is added to.
         count: number of kills.
         names: kinds of searches; empty: all.
         folder: where the runs are; those that differ are kept.
-        saved: called after each search.
     """
     chosen = [name for name in SEARCHES if not names or name in names]
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +57,6 @@ def soak(
         done["kills"] += kills
         done["searches"] += 1
         done["faults"] += fault is not None
-        saved()
         print(f"kills: {name} {done} {fault or ''}", flush=True)
         if fault is not None:
             now.rename(folder / f"{name}-{number}")

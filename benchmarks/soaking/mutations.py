@@ -13,7 +13,7 @@ import resource
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -27,24 +27,21 @@ LONGEST = 1800
 """Seconds until a batch is killed that no signal ends."""
 
 
-def soak(
-    part: Part, count: int, names: Sequence[str], folder: Path, saved: Callable[[], None]
-) -> None:
+def soak(part: Part, count: int, names: Sequence[str], folder: Path) -> None:
     """Read `count` changed files, as many with each parser.
 
     Args:
-        part: the result, which is added to; what is in its details is not done again.
+        part: the result, which is added to.
         count: number of files.
         names: the parsers; empty: all.
         folder: where files that are not read as promised are kept.
-        saved: called after each batch.
     """
     from attacks.targets import TARGETS
 
     chosen = [name for name in TARGETS if not names or name in names]
     each = -(-count // len(chosen))
     for name in chosen:
-        done = part.details.setdefault(name, {"files": 0, "values": 0, "errors": 0, "faults": 0})
+        done = part.details[name] = {"files": 0, "values": 0, "errors": 0, "faults": 0}
         while done["files"] < each:
             size = min(BATCH, each - done["files"])
             found = _in_process(name, done["files"], size, folder)
@@ -56,7 +53,6 @@ def soak(
             done["faults"] += found["failed"]
             part.tried += size
             part.survived += size - found["failed"]
-            saved()
             print(f"mutations: {name} {done}", flush=True)
 
 
@@ -112,7 +108,7 @@ def _batch(name: str, first: int, size: int, work: Path, folder: Path) -> None:
         nonlocal values, errors
         (work / "current").write_bytes(data)
         try:
-            with bounded(target.seconds):
+            with bounded():
                 if value_or_error(lambda: read(data)) is None:
                     errors += 1
                 else:

@@ -5,29 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from search_run import SMALL as WEIGHTS
+
 TWO = {"kind": "processes", "workers": 2}
-SPLITS = {
-    "include": ["zoo:tasks"],
-    "search": {"documents": 24},
-    "validation": {"documents": 16, "finalists": 2},
-    "test": {"documents": 32},
-}
-WEIGHTS: dict[str, Any] = {
-    "seed": 1,
-    "parents": ["zoo:language", "zoo:maths"],
-    "base": "zoo:base",
-    "dtype": "float32",
-    "space": {
-        "kind": "parameters",
-        "method": "task_arithmetic",
-        "groups": 2,
-        "knobs": {"weight": [0.0, 2.0]},
-    },
-    "optimizer": {"name": "cma"},
-    "objectives": [{"task": "zoo_l2_maths", "metric": "exact_match"}],
-    "evaluation": SPLITS,
-    "budget": {"candidates": 22},
-}
+SPLITS = WEIGHTS["evaluation"]
 PATHS = WEIGHTS | {
     "base": None,
     "space": {

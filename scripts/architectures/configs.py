@@ -7,118 +7,45 @@ from typing import Any
 
 from transformers.models.auto import configuration_auto, modeling_auto
 
+_OF_SIZE = {
+    128: "vocab_size vocab_size_per_layer_input",
+    32: "hidden_size n_embd d_model word_embed_proj_dim embedding_size lru_width",
+    48: """
+        intermediate_size n_inner d_ff ffn_dim decoder_ffn_dim encoder_ffn_dim
+        shared_intermediate_size mlp_hidden_size ffn_hidden_size
+    """,
+    16: """
+        moe_intermediate_size shared_expert_intermediate_size mamba_d_head mamba_chunk_size
+        chunk_size attention_window_size sliding_window
+    """,
+    4: """
+        num_hidden_layers num_attention_heads n_layer n_layers n_head n_heads num_heads
+        decoder_layers encoder_layers decoder_attention_heads encoder_attention_heads num_layers
+        num_decoder_layers rotary_dim state_size conv_kernel num_experts num_local_experts
+        n_routed_experts qk_rope_head_dim qk_nope_head_dim mamba_n_heads mamba_d_state mamba_d_conv
+        mamba_dt_rank linear_num_value_heads linear_conv_kernel_dim laurel_rank
+    """,
+    2: """
+        num_key_value_heads eos_token_id expand num_experts_per_tok mamba_expand
+        linear_num_key_heads full_attention_interval altup_num_inputs
+    """,
+    8: """
+        head_dim d_kv q_lora_rank kv_lora_rank v_head_dim qk_head_dim linear_key_head_dim
+        linear_value_head_dim hidden_size_per_layer_input kv_channels
+    """,
+    64: "max_position_embeddings n_positions",
+    1: """
+        bos_token_id n_groups n_shared_experts n_group topk_group first_k_dense_replace
+        mamba_n_groups num_mem_blocks num_hidden_groups
+    """,
+    0: "pad_token_id num_kv_shared_layers",
+}
+"""Size -> keys of configs that have it; architectures name them differently."""
+
 _SIZES: dict[str, Any] = {
-    **dict.fromkeys(["vocab_size", "vocab_size_per_layer_input"], 128),
-    **dict.fromkeys(
-        ["hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "embedding_size", "lru_width"],
-        32,
-    ),
-    **dict.fromkeys(
-        [
-            "intermediate_size",
-            "n_inner",
-            "d_ff",
-            "ffn_dim",
-            "decoder_ffn_dim",
-            "encoder_ffn_dim",
-            "shared_intermediate_size",
-            "mlp_hidden_size",
-            "ffn_hidden_size",
-        ],
-        48,
-    ),
-    **dict.fromkeys(
-        [
-            "moe_intermediate_size",
-            "shared_expert_intermediate_size",
-            "mamba_d_head",
-            "mamba_chunk_size",
-            "chunk_size",
-            "attention_window_size",
-            "sliding_window",
-        ],
-        16,
-    ),
-    **dict.fromkeys(
-        [
-            "num_hidden_layers",
-            "num_attention_heads",
-            "n_layer",
-            "n_layers",
-            "n_head",
-            "n_heads",
-            "num_heads",
-            "decoder_layers",
-            "encoder_layers",
-            "decoder_attention_heads",
-            "encoder_attention_heads",
-            "num_layers",
-            "num_decoder_layers",
-            "rotary_dim",
-            "state_size",
-            "conv_kernel",
-            "num_experts",
-            "num_local_experts",
-            "n_routed_experts",
-            "qk_rope_head_dim",
-            "qk_nope_head_dim",
-            "mamba_n_heads",
-            "mamba_d_state",
-            "mamba_d_conv",
-            "mamba_dt_rank",
-            "linear_num_value_heads",
-            "linear_conv_kernel_dim",
-            "laurel_rank",
-        ],
-        4,
-    ),
-    **dict.fromkeys(
-        [
-            "num_key_value_heads",
-            "eos_token_id",
-            "expand",
-            "num_experts_per_tok",
-            "mamba_expand",
-            "linear_num_key_heads",
-            "full_attention_interval",
-            "altup_num_inputs",
-        ],
-        2,
-    ),
-    **dict.fromkeys(
-        [
-            "head_dim",
-            "d_kv",
-            "q_lora_rank",
-            "kv_lora_rank",
-            "v_head_dim",
-            "qk_head_dim",
-            "linear_key_head_dim",
-            "linear_value_head_dim",
-            "hidden_size_per_layer_input",
-            "kv_channels",
-        ],
-        8,
-    ),
-    **dict.fromkeys(["max_position_embeddings", "n_positions"], 64),
-    **dict.fromkeys(
-        [
-            "bos_token_id",
-            "n_groups",
-            "n_shared_experts",
-            "n_group",
-            "topk_group",
-            "first_k_dense_replace",
-            "mamba_n_groups",
-            "num_mem_blocks",
-            "num_hidden_groups",
-        ],
-        1,
-    ),
-    **dict.fromkeys(["pad_token_id", "num_kv_shared_layers"], 0),
+    **{key: size for size, keys in _OF_SIZE.items() for key in keys.split()},
     "multi_query": False,
 }
-"""Sizes by key of the config; architectures name them differently."""
 
 _DEPTHS = (
     *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"),
@@ -130,16 +57,10 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 4, "n_groups": 1},
     "rwkv": {"attention_hidden_size": 32, "context_length": 64},
     "xlnet": {"d_head": 8, "d_inner": 48},
-    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"]},
+    "granitemoehybrid": {"layer_types": 2 * ["mamba", "attention"]},
     "bamba": {"attn_layer_indices": [1, 3]},
-    "lfm2": {
-        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
-        "block_ff_dim": 48,
-    },
-    "lfm2_moe": {
-        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
-        "num_dense_layers": 1,
-    },
+    "lfm2": {"layer_types": 2 * ["conv", "full_attention"], "block_ff_dim": 48},
+    "lfm2_moe": {"layer_types": 2 * ["conv", "full_attention"], "num_dense_layers": 1},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8},
     "jamba": {
         "attn_layer_period": 2,
@@ -150,14 +71,14 @@ _EXTRA: dict[str, dict[str, Any]] = {
     },
     "zamba2": {
         "num_attention_heads": 4,
-        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+        "layers_block_type": 2 * ["mamba", "hybrid"],
         "n_mamba_heads": 8,
         "use_mamba_kernels": False,
         "adapter_rank": 4,
         "mamba_headdim": 8,
     },
     "zamba": {
-        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+        "layers_block_type": 2 * ["mamba", "hybrid"],
         "n_mamba_heads": 2,
         "use_mamba_kernels": False,
         "attention_head_dim": 16,
@@ -170,33 +91,19 @@ _EXTRA: dict[str, dict[str, Any]] = {
         "ssm_state_size": 4,
     },
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
-    "gpt_oss": {},
-    "qwen3_next": {
-        "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"]
-    },
-    "qwen3_5": {
-        "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"]
-    },
+    "qwen3_next": {"layer_types": 2 * ["linear_attention", "full_attention"]},
+    "qwen3_5": {"layer_types": 2 * ["linear_attention", "full_attention"]},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 16, "num_layers": 4},
     "mpt": {"d_model": 32, "max_seq_len": 64, "expansion_ratio": 2},
     "dbrx": {"max_seq_len": 64},
-    "bloom": {},
     "codegen": {"n_ctx": 64},
     "ctrl": {"dff": 48},
     "gemma3n_text": {
-        "layer_types": [
-            "sliding_attention",
-            "full_attention",
-            "sliding_attention",
-            "full_attention",
-        ],
-        "intermediate_size": [48, 48, 48, 48],
-        "activation_sparsity_pattern": [0.0, 0.0, 0.0, 0.0],
+        "layer_types": 2 * ["sliding_attention", "full_attention"],
+        "intermediate_size": 4 * [48],
+        "activation_sparsity_pattern": 4 * [0.0],
     },
-    "minimax": {
-        "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
-        "block_size": 16,
-    },
+    "minimax": {"layer_types": 2 * ["linear_attention", "full_attention"], "block_size": 16},
     "longcat_flash": {
         "ffn_hidden_size": 48,
         "expert_ffn_hidden_size": 16,

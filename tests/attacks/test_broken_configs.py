@@ -1,18 +1,24 @@
-"""A config.json that transformers cannot build, or that does not fit the weights, is refused."""
+"""A config.json that transformers cannot build, or that does not fit the weights, is refused.
 
-import shutil
+So is a setting that ends a text by the clock, since no score with it can be repeated.
+"""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from judging import SPLITS
+from known_parents import copy_of
 from search_run import SMALL
 
 import evomerge
 from evomerge import zoo
 from evomerge.config.schema import parse
-from evomerge.errors import CheckpointError, InputError
+from evomerge.errors import CheckpointError, ConfigError, InputError
+from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.loading import check_task
 from evomerge.merging.architecture.buildable import check_buildable
 from evomerge.merging.architecture.depth import built_config
 from evomerge.models.checkpoint import Checkpoint
@@ -20,12 +26,7 @@ from evomerge.setup.runs import prepare
 
 pytestmark = pytest.mark.thorough
 
-FEW = {
-    "include": ["zoo:tasks"],
-    "search": {"documents": 4},
-    "validation": {"documents": 4, "finalists": 1},
-    "test": {"documents": 4},
-}
+FEW = {"include": ["zoo:tasks"], **SPLITS}
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
@@ -62,13 +63,6 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "labels": ({"id2label": 5}, "config.json"),
     "a section as text": ({"text_config": "x"}, "cannot build LlamaForCausalLM"),
 }
-
-
-def copy_of(name: str, folder: Path, **changes: Any) -> Path:
-    """Copy a model of the zoo, and change keys of its config."""
-    shutil.copytree(zoo.path(name), folder)
-    tiny.edit_config(folder, **changes)
-    return folder
 
 
 def problem(folder: Path, **changes: Any) -> Any:
@@ -153,3 +147,11 @@ def test_a_search_that_fails_at_its_start_leaves_no_folder(tmp_path: Path) -> No
     tiny.edit_config(host, max_position_embeddings=512)
     evomerge.search(config, run, progress=False)
     assert b'"winner"' in (run / "journal.jsonl").read_bytes()
+
+
+def test_a_task_that_generates_for_a_limited_time_is_refused() -> None:
+    harness = Harness(["zoo_maths"], [zoo.tasks_path()])
+    task = harness._tasks["zoo_maths"]
+    task.set_config(key="generation_kwargs", value={"max_time": 5.0}, update=True)
+    with pytest.raises(ConfigError, match="'max_time', so its scores would depend on the speed"):
+        check_task(task, "objectives", allow_code=False)

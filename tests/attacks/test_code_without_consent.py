@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from judging import SPLITS
 from search_run import evomerge, write_search
 
 import evomerge as evomerge_package
@@ -22,11 +23,6 @@ from evomerge.trust.consent import state_file
 
 pytestmark = pytest.mark.thorough
 
-SPLITS = {
-    "search": {"documents": 4},
-    "validation": {"documents": 4, "finalists": 2},
-    "test": {"documents": 4},
-}
 TASK = {
     "task": "theirs",
     "dataset_path": "json",

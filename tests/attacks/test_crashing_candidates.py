@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from executor_laws import Pretend, job_of
+from judging import SPLITS
 from scripted import ScriptedExecutor, search, trajectory
 from search_run import SMALL
 
@@ -26,12 +27,6 @@ from evomerge.scores import Failure, Outcome, Scores
 from evomerge.setup import search as setup_search
 
 pytestmark = pytest.mark.thorough
-
-DOCUMENTS = {
-    "search": {"documents": 4},
-    "validation": {"documents": 4, "finalists": 1},
-    "test": {"documents": 4},
-}
 
 
 class Own(BaseException):
@@ -159,7 +154,7 @@ def test_a_system_exit_of_an_optimizer_stops_the_search_with_a_sentence(
     """Before, the search ended with exit status 0 and no word."""
     monkeypatch.setattr(setup_search, "make_strategy", raise_system_exit)
     objectives = [{"task": judge, "metric": "score"}]
-    config = {**SMALL, "objectives": objectives, "evaluation": DOCUMENTS}
+    config = {**SMALL, "objectives": objectives, "evaluation": SPLITS}
     run = tmp_path / "run"
     with pytest.raises(SearchError, match=r"raised SystemExit: 0; remove the cause.*resume"):
         evomerge.search(config, run, candidates=6, progress=False)

@@ -1,4 +1,4 @@
-"""Configs of adapters from strangers: patterns that never end, wrong types, other folders."""
+"""Configs of adapters from strangers: patterns that never end, other folders."""
 
 import json
 
@@ -97,31 +97,11 @@ def test_what_is_no_pattern_of_peft_is_refused(folder, pattern):
         opened(folder, alpha_pattern={pattern: 8})
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=5,
-)
-KEYS = st.sampled_from(
-    [
-        *("peft_type", "r", "lora_alpha", "alpha_pattern", "rank_pattern", "target_modules"),
-        *("use_rslora", "use_dora", "fan_in_fan_out", "init_lora_weights", "modules_to_save"),
-        *("layers_pattern", "layers_to_transform", "layer_replication", "bias", "megatron_config"),
-    ]
-)
 SIGNS = st.lists(st.sampled_from([*"a.*+?()[]{}|^$\\-,:=!<P0123"]), max_size=14).map("".join)
 
 
-@settings(FUZZ, max_examples=draws(250))
-@given(config=st.dictionaries(KEYS, JSON, min_size=1, max_size=3))
-def test_values_of_any_type(folder, config):
-    value_or_error(lambda: opened(folder, **config))
-
-
-@settings(FUZZ, max_examples=draws(250))
-@given(patterns=st.dictionaries(SIGNS, st.integers(0, 9) | JSON, max_size=2))
+@settings(FUZZ, max_examples=draws(100))
+@given(patterns=st.dictionaries(SIGNS, st.integers(0, 9), max_size=2))
 def test_patterns_of_any_signs(folder, patterns):
     value_or_error(lambda: opened(folder, alpha_pattern=patterns))
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import tiny
+from judging import SPLITS
 from search_run import SMALL
 
 import evomerge
@@ -15,12 +16,7 @@ from evomerge.recipe import Layer, Recipe, Source
 
 pytestmark = pytest.mark.thorough
 
-FEW = {
-    "include": ["zoo:tasks"],
-    "search": {"documents": 4},
-    "validation": {"documents": 4, "finalists": 1},
-    "test": {"documents": 4},
-}
+FEW = {"include": ["zoo:tasks"], **SPLITS}
 CONFIG = {**SMALL, "evaluation": FEW, "budget": {"candidates": 4}}
 BAD = "model.layers.4.mlp.up_proj.weight"
 

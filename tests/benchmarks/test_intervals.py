@@ -5,13 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.thorough
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
@@ -19,7 +16,6 @@ def measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     """Run a benchmark and return the figures of its last line."""
 
     def run(name: str, *options: str) -> dict[str, float]:
-        monkeypatch.syspath_prepend(str(BENCHMARKS))
         monkeypatch.setattr(sys, "argv", [name, *options])
         importlib.import_module(name).main()
         found: dict[str, float] = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 NAMED = {
     name for page in PAGES for name in re.findall(r"benchmarks/(\w+)\.py", page.read_text("utf-8"))
 }
-NEEDS_VLLM = {"backends", "engine_depth"}
+NEEDS_VLLM = {"backends"}
 """Benchmarks of vLLM itself, on a checkpoint; the tests of `make test-vllm` run what they call."""
 FILES = {"race_time": ["configs/quickstart.yaml"]}
 """Benchmarks of a search file."""
@@ -35,10 +36,10 @@ def test_the_pages_name_benchmarks_that_exist() -> None:
 
 def test_no_benchmark_hides_an_installed_package() -> None:
     """Python looks first beside the script: `coverage.py` there ended the import of numba."""
+    elsewhere = [path for path in sys.path if Path(path) != ROOT / "benchmarks"]
     for file in (ROOT / "benchmarks").iterdir():
-        found = importlib.util.find_spec(file.stem) if file.stem.isidentifier() else None
-        origin = "" if found is None else str(found.origin)
-        assert origin in ("", "None") or ROOT / "benchmarks" in Path(origin).parents, file
+        found = PathFinder.find_spec(file.stem, elsewhere)
+        assert found is None or found.origin is None, file
 
 
 @pytest.mark.long

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from run_folders import STATES, asked, scores, told, write_run
+from soaking import cuts, kills
 
 pytestmark = pytest.mark.thorough
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 EVENTS = [asked(0, "zoo:language"), told(0, scores(3)), asked(1, genome=[0.5, 1.0])]
 
 
-@pytest.fixture
-def kills(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import soaking.kills
-
-    return soaking.kills
-
-
-def test_a_journal_must_keep_every_complete_line(kills: ModuleType, tmp_path: Path) -> None:
+def test_a_journal_must_keep_every_complete_line(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", EVENTS, torn=STATES["being written"][1])
     before: dict[Path, bytes] = {}
     assert kills._continues(before, run.path) is None
@@ -34,9 +25,7 @@ def test_a_journal_must_keep_every_complete_line(kills: ModuleType, tmp_path: Pa
     assert "lost lines" in kills._continues(before, run.path)
 
 
-def test_only_the_order_of_outcomes_may_differ_with_several_workers(
-    kills: ModuleType, tmp_path: Path
-) -> None:
+def test_only_the_order_of_outcomes_may_differ_with_several_workers(tmp_path: Path) -> None:
     def written(name: str, *right: int) -> Path:
         events = [asked(0, "a"), asked(1, "b"), *(told(i, scores(i + 3)) for i in right)]
         return write_run(tmp_path / name, events).path
@@ -51,9 +40,7 @@ def test_only_the_order_of_outcomes_may_differ_with_several_workers(
     assert "best.yaml" in kills._differs(ordered, one, two)
 
 
-def test_a_journal_can_be_cut_at_any_byte(kills: ModuleType, tmp_path: Path) -> None:
-    import soaking.cuts as cuts
-
+def test_a_journal_can_be_cut_at_any_byte(tmp_path: Path) -> None:
     journal = write_run(tmp_path / "run", EVENTS).journal_path.read_bytes()
     for place in range(len(journal)):
         assert cuts._opened(journal, place, tmp_path / "cut.jsonl") is None

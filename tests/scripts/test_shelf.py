@@ -4,10 +4,12 @@ import importlib
 import json
 import re
 import shutil
+from functools import cache
 from pathlib import Path
 
 import lm_eval.tasks
 import pytest
+from few_tasks import only
 from stand_ins import Adapter, Model, dataset_cache, hub_cache, offline, snapshot
 from trusting import trust
 from typer.testing import CliRunner
@@ -160,16 +162,7 @@ DATA = {
 """Data set -> configuration -> split -> documents: as many as the search files take."""
 
 BUILT_IN = ["arc", "bbh/zeroshot", "drop", "gsm8k", "hellaswag", "medmcqa", "medqa", "winogrande"]
-"""Folders of lm-eval with the tasks that the shelf names. To look through all takes seconds."""
-
-
-class FewTasks(lm_eval.tasks.TaskManager):
-    """Knows the tasks in these folders, and none of lm-eval's others."""
-
-    def __init__(self, include_path=None, include_defaults=True):
-        home = Path(lm_eval.tasks.__file__).parent
-        known = [str(home / name) for name in BUILT_IN] if include_defaults else []
-        super().__init__(include_path=[*(include_path or []), *known], include_defaults=False)
+"""Folders of lm-eval with the tasks that the shelf names."""
 
 
 @pytest.fixture(scope="module")
@@ -190,11 +183,12 @@ def shelf(tmp_path_factory):
         patch.chdir(folder)
         patch.syspath_prepend(folder / "configs" / "tasks")
         trust(folder / "configs" / "tasks")
-        patch.setattr(lm_eval.tasks, "TaskManager", FewTasks)
+        patch.setattr(lm_eval.tasks, "TaskManager", only(*BUILT_IN))
         showcase.write()
         yield folder / "configs"
 
 
+@cache
 def validated(file):
     """What `evomerge validate FILE --json` prints of each stage."""
     result = CliRunner().invoke(app, ["validate", str(file), "--json"], catch_exceptions=False)

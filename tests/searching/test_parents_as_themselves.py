@@ -194,36 +194,38 @@ def bfloat16(folder: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"torch_dtype": "bfloat16"}))
 
 
-@pytest.mark.parametrize(
-    ("setting", "kind"),
-    [
-        ("rope_theta", "parameters"),
-        ("rms_norm_eps", "dataflow"),
-        ("torch_dtype", "parameters"),
-        ("torch_dtype", "dataflow"),
-    ],
-)
-def test_a_parent_with_another_config_has_the_score_of_evaluate(
-    tmp_path: Path, setting: str, kind: str
-) -> None:
-    changes = {"rope_theta": {"rope_theta": 30.0}, "rms_norm_eps": {"rms_norm_eps": 0.5}}
-    host = copy_of("base", tmp_path / "host", **changes.get(setting, {}))
-    maths = copy_of("maths", tmp_path / "maths")
-    if setting == "torch_dtype":
-        bfloat16(maths)
+def over_configs(kind: str, host: Path, maths: Path) -> CheckedSearch:
+    """Return the problem of a search in a kind of space."""
     data = search_over([maths, host], host)
     if kind == "dataflow":
         data |= {"space": {"kind": kind, "variant": "swaps", "host": str(host)}, "base": None}
         data |= {"parents": [str(host), str(maths)]}
-    problem = problem_of(data)
-    assert problem.unlike_merges == (str(maths),)
+    return problem_of(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting"),
+    [("parameters", {"rope_theta": 30.0}), ("dataflow", {"rms_norm_eps": 0.5})],
+    ids=["parameters", "dataflow"],
+)
+def test_a_parent_with_another_config_has_the_score_of_evaluate(
+    tmp_path: Path, kind: str, setting: dict[str, float]
+) -> None:
+    """Either difference makes it one of another config: its dtype, and the setting."""
+    maths, plain = copy_of("maths", tmp_path / "maths"), copy_of("base", tmp_path / "plain")
+    host = copy_of("base", tmp_path / "host", **setting)
+    assert over_configs(kind, plain, maths).unlike_merges == ()
+    assert over_configs(kind, host, maths).unlike_merges == (str(maths),)
+    bfloat16(maths)
+    assert over_configs(kind, plain, maths).unlike_merges == (str(maths),)
+    problem = over_configs(kind, host, maths)
     _, history = run_of(problem, tmp_path / "run")
     row = next(item for item in history.baselines if item.label == str(maths))
     own = evaluate(problem, str(maths), "test")
     assert row.outcomes["test"].values == own.values
-    assert row.scores("test").aggregates[KEY] == stock_score(maths, problem, chat=False)
-    if setting != "torch_dtype":
-        assert row.scores("test").aggregates[KEY] > row.scores("search").aggregates[KEY] + 0.3
+    score = row.scores("test").aggregates[KEY]
+    assert score == stock_score(maths, problem, chat=False)
+    assert score > row.scores("search").aggregates[KEY] + 0.3
 
 
 def test_a_parent_whose_texts_are_decoded_in_another_way_has_the_score_of_evaluate(

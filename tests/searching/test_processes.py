@@ -9,32 +9,7 @@ import pytest
 from judging import write_judged
 from search_run import SMALL, events_of, evomerge, evomerge_json, kill_when, write_search
 
-from evomerge import search
-
 pytestmark = pytest.mark.thorough
-
-TWO = {"kind": "processes", "workers": 2}
-
-
-@pytest.fixture(scope="module")
-def inline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("inline")
-    evomerge("search", write_search(folder), "--run", folder / "run")
-    return folder / "run"
-
-
-def test_two_workers_take_the_course_of_one_also_if_all_are_killed_and_one_goes_on(
-    inline: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    file = write_search(tmp_path, executor=TWO)
-    killed = kill_when(["search", file, "--run", run], run / "journal.jsonl", 20, 0.0)
-    assert killed == -signal.SIGKILL
-    moves = ["--set", "executor.kind=inline", "--set", "executor.workers=1"]
-    evomerge("resume", run, *moves)
-    assert events_of(run) == events_of(inline)
-    assert (run / "best.yaml").read_bytes() == (inline / "best.yaml").read_bytes()
-
 
 PATHS = SMALL | {
     "space": {"kind": "dataflow", "variant": "swaps"},
@@ -45,10 +20,19 @@ PATHS = SMALL | {
 }
 
 
-def test_a_generation_of_paths_is_divided_among_the_workers(tmp_path: Path) -> None:
-    evomerge("search", write_search(tmp_path, **PATHS), "--run", tmp_path / "inline")
-    search(PATHS | {"executor": TWO}, tmp_path / "two", progress=False)
-    assert events_of(tmp_path / "two") == events_of(tmp_path / "inline")
+def test_two_workers_take_the_course_of_one_also_if_all_are_killed_and_one_goes_on(
+    tmp_path: Path,
+) -> None:
+    """A generation of paths is divided among the workers."""
+    inline, run = tmp_path / "inline", tmp_path / "run"
+    evomerge("search", write_search(tmp_path, **PATHS), "--run", inline)
+    file = write_search(tmp_path, **PATHS, executor={"kind": "processes", "workers": 2})
+    killed = kill_when(["search", file, "--run", run], run / "journal.jsonl", 20, 0.0)
+    assert killed == -signal.SIGKILL
+    moves = ["--set", "executor.kind=inline", "--set", "executor.workers=1"]
+    evomerge("resume", run, *moves)
+    assert events_of(run) == events_of(inline)
+    assert (run / "best.yaml").read_bytes() == (inline / "best.yaml").read_bytes()
 
 
 SOURCE = '''

@@ -86,7 +86,7 @@ def evomerge(
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         process = start(*arguments, stdout=stdout, stderr=stderr, module=module, cwd=cwd, **more)
         with ended(process):
-            process.wait(250)
+            process.wait(600)
         for file in (stdout, stderr):
             file.seek(0)
         done = subprocess.CompletedProcess(

@@ -6,18 +6,19 @@ import contextlib
 import io
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import lm_eval.tasks
 import tiny
 from attacks.targets.models import ADAPTER, CONFIG, TOKENIZER_CONFIG, write_adapter
 from attacks.targets.recipes import MODELS, RECIPE, SLICES, two_models
 from attacks.targets.runs import TIMINGS, chained, notes
 from attacks.targets.searches import FROZEN
-from attacks.targets.target import INDEX_CPU_SECONDS, LONGEST_CPU_SECONDS, Read, Target
-from hypothesis import strategies as st
-from mutations import damaged, json_files, value_or_error, yaml_files
+from attacks.targets.target import Read, Target, near_json, near_yaml
+from few_tasks import only
+from mutations import damaged, json_files, value_or_error
 from run_folders import asked, lines_of, scores, told, write_run
 from search_run import SMALL
 
@@ -63,6 +64,7 @@ SMALL_SEARCH = {
     },
     "budget": {"candidates": 4},
 }
+FEW_TASKS = only("gsm8k")
 LLAMA = {**tiny.CONFIGS["llama"]().to_dict(), "architectures": ["LlamaForCausalLM"]}
 CARD = {
     "license": "other",
@@ -195,17 +197,13 @@ def validated(name: str) -> Any:
 
         def read(data: bytes) -> Any:
             (folder / name).write_bytes(data)
-            with contextlib.chdir(folder):
+            # A task that no folder of `evaluation.include` has may be one of lm-eval's own.
+            with patch.object(lm_eval.tasks, "TaskManager", FEW_TASKS), contextlib.chdir(folder):
                 return said("validate", "search.yaml")
 
         return read
 
     return reader
-
-
-def _target(reader: Any, *valid: Any) -> Target:
-    files = st.one_of([yaml_files(item) for item in valid])
-    return Target(tuple(json.dumps(item).encode() for item in valid), files, reader)
 
 
 _JOURNAL = b"".join(lines_of(EVENTS[1:]))
@@ -215,31 +213,19 @@ COMMANDS = {
         json_files(EVENTS).map(chained) | damaged(_JOURNAL),
         shown_runs(JOURNAL),
     ),
-    "shown search": _target(shown_runs(SEARCH_FILE), SMALL | {"frozen": FROZEN["frozen"]}),
-    "shown manifest": Target(
-        (json.dumps(FROZEN["frozen"]).encode(),), json_files(FROZEN["frozen"]), shown_runs(MANIFEST)
-    ),
+    "shown search": near_yaml(shown_runs(SEARCH_FILE), SMALL | {"frozen": FROZEN["frozen"]}),
+    "shown manifest": near_json(shown_runs(MANIFEST), FROZEN["frozen"]),
     "shown timings": Target(
         ("".join(json.dumps(line) + "\n" for line in TIMINGS).encode(),),
         notes(TIMINGS),
         shown_runs("timings.jsonl"),
     ),
-    "merge": _target(merges, RECIPE, MODELS, SLICES),
-    "opened model": Target((json.dumps(CONFIG).encode(),), json_files(CONFIG), opened_models),
-    "opened adapter": Target((json.dumps(ADAPTER).encode(),), json_files(ADAPTER), opened_adapters),
-    "deeper model": Target((json.dumps(LLAMA).encode(),), json_files(LLAMA), depths),
-    # A task that no folder of `evaluation.include` has may be one of lm-eval's own.
-    "validated search": replace(
-        _target(validated("search.yaml"), SMALL_SEARCH),
-        seconds=LONGEST_CPU_SECONDS + INDEX_CPU_SECONDS,
-    ),
-    "validated model": Target(
-        (json.dumps(LLAMA).encode(),), json_files(LLAMA), validated("a/config.json")
-    ),
-    "validated tokenizer": Target(
-        (json.dumps(TOKENIZER_CONFIG).encode(),),
-        json_files(TOKENIZER_CONFIG),
-        validated("a/tokenizer_config.json"),
-    ),
-    "card": _target(cards, CARD),
+    "merge": near_yaml(merges, RECIPE, MODELS, SLICES),
+    "opened model": near_json(opened_models, CONFIG),
+    "opened adapter": near_json(opened_adapters, ADAPTER),
+    "deeper model": near_json(depths, LLAMA),
+    "validated search": near_yaml(validated("search.yaml"), SMALL_SEARCH),
+    "validated model": near_json(validated("a/config.json"), LLAMA),
+    "validated tokenizer": near_json(validated("a/tokenizer_config.json"), TOKENIZER_CONFIG),
+    "card": near_yaml(cards, CARD),
 }

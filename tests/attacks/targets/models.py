@@ -9,7 +9,7 @@ from typing import Any
 
 import tiny
 import torch
-from attacks.targets.target import Read, Target
+from attacks.targets.target import Read, Target, near_json
 from mutations import damaged, json_files, value_or_error
 from safetensors.torch import load_file, save_file
 
@@ -44,6 +44,10 @@ ADAPTER: dict[str, Any] = {
     "init_lora_weights": True,
     "modules_to_save": None,
     "layer_replication": None,
+    "layers_to_transform": None,
+    "layers_pattern": None,
+    "bias": "none",
+    "megatron_config": None,
 }
 SPECIAL = {
     "id": 0, "content": "<pad>", "single_word": False, "lstrip": False, "rstrip": False,
@@ -235,23 +239,19 @@ def _tokenizers(content: dict[str, Any], name: str) -> Any:
     return reader
 
 
-def _target(reader: Any, valid: Any) -> Target:
-    return Target((json.dumps(valid).encode(),), json_files(valid), reader)
-
-
 _FILE = with_header(json.dumps(HEADER).encode(), bytes(80))
 MODELS = {
-    "config.json": _target(configs, CONFIG),
+    "config.json": near_json(configs, CONFIG),
     "header": Target(
         (_FILE,),
         json_files(HEADER).map(lambda header: with_header(header, bytes(80))) | damaged(_FILE),
         headers,
     ),
-    "index": _target(indices, INDEXED),
-    "adapter": _target(adapters, ADAPTER),
-    "tokenizer bpe": _target(_tokenizers(BPE, "tokenizer.json"), BPE),
-    "tokenizer unigram": _target(_tokenizers(UNIGRAM, "tokenizer.json"), UNIGRAM),
-    "tokenizer config": _target(_tokenizers(BPE, "tokenizer_config.json"), TOKENIZER_CONFIG),
-    "token ids": _target(_tokenizers(UNIGRAM, "config.json"), {**CONFIG, **GENERATION}),
-    "generation config": _target(_tokenizers(UNIGRAM, "generation_config.json"), GENERATION),
+    "index": near_json(indices, INDEXED),
+    "adapter": near_json(adapters, ADAPTER),
+    "tokenizer bpe": near_json(_tokenizers(BPE, "tokenizer.json"), BPE),
+    "tokenizer unigram": near_json(_tokenizers(UNIGRAM, "tokenizer.json"), UNIGRAM),
+    "tokenizer config": near_json(_tokenizers(BPE, "tokenizer_config.json"), TOKENIZER_CONFIG),
+    "token ids": near_json(_tokenizers(UNIGRAM, "config.json"), {**CONFIG, **GENERATION}),
+    "generation config": near_json(_tokenizers(UNIGRAM, "generation_config.json"), GENERATION),
 }

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from attacks.targets.target import Read, Target
+from attacks.targets.target import Read, Target, near_json
 from hypothesis import strategies as st
-from mutations import damaged, json_files
+from mutations import damaged
 
 from evomerge.errors import ConfigError
 from evomerge.merging.backend import load_tokenizer
@@ -61,11 +61,7 @@ def consents(folder: Path) -> Read:
 _VOCABULARY = json.dumps(VOCABULARY).encode()
 _GPT2 = {"vocab.json": _VOCABULARY, "merges.txt": MERGES}
 OTHERS = {
-    "vocab.json": Target(
-        (_VOCABULARY,),
-        json_files(VOCABULARY),
-        old_tokenizers("vocab.json", _GPT2, "GPT2Tokenizer"),
-    ),
+    "vocab.json": near_json(old_tokenizers("vocab.json", _GPT2, "GPT2Tokenizer"), VOCABULARY),
     "merges.txt": Target(
         (MERGES,),
         damaged(MERGES)
@@ -74,5 +70,5 @@ OTHERS = {
         ),
         old_tokenizers("merges.txt", _GPT2, "GPT2Tokenizer"),
     ),
-    "trusted.json": Target((json.dumps(TRUSTED).encode(),), json_files(TRUSTED), consents),
+    "trusted.json": near_json(consents, TRUSTED),
 }

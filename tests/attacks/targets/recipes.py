@@ -9,8 +9,7 @@ from typing import Any
 
 import tiny
 import yaml
-from attacks.targets.target import Read, Target
-from hypothesis import strategies as st
+from attacks.targets.target import Read, Target, near_yaml
 from known_models import KnownModels
 from mutations import damaged, value_or_error, yaml_files
 
@@ -212,15 +211,10 @@ def _has_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _target(reader: Any, *valid: Any) -> Target:
-    files = st.one_of([yaml_files(item) for item in valid])
-    return Target(tuple(json.dumps(item).encode() for item in valid), files, reader)
-
-
 _PLAIN_TEXT = json.dumps(PLAIN).encode()
 RECIPES = {
-    "recipe": _target(recipes, RECIPE),
-    "mergekit": _target(mergekit_files, MODELS, SLICES),
-    "evolve": _target(other_tools, EVOLVE, MERGENETIC),
+    "recipe": near_yaml(recipes, RECIPE),
+    "mergekit": near_yaml(mergekit_files, MODELS, SLICES),
+    "evolve": near_yaml(other_tools, EVOLVE, MERGENETIC),
     "values": Target((_PLAIN_TEXT,), yaml_files(PLAIN) | damaged(_PLAIN_TEXT), plain_values),
 }

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from attacks.targets.target import Read, Target
+from attacks.targets.target import Read, Target, near_json
 from hypothesis import strategies as st
 from mutations import damaged, json_files, value_or_error
 from run_folders import lines_of
@@ -180,5 +180,5 @@ RUNS = {
     "journal": Target((_JOURNAL,), json_files(EVENTS).map(chained) | damaged(_JOURNAL), journals),
     "timings": Target((_lines(TIMINGS),), notes(TIMINGS), times),
     "attempts": Target((_lines(ATTEMPTS),), notes(ATTEMPTS), attempts),
-    "workers": Target((json.dumps(WORKERS).encode(),), json_files(WORKERS), workers),
+    "workers": near_json(workers, WORKERS),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypothesis.strategies import SearchStrategy
+from hypothesis import strategies as st
+from mutations import json_files, yaml_files
 
 LONGEST_CPU_SECONDS = 5
 """Most CPU seconds that a file may take; they depend little on what else the machine does."""
-
-INDEX_CPU_SECONDS = 15
-"""Most CPU seconds of lm-eval's index of its own tasks, where a file needs it once more."""
 
 LONGEST_SECONDS = 120
 """Most seconds that a file may take, for a parser that waits."""
@@ -32,13 +31,22 @@ class Target:
         files: bytes that are near valid files.
         reader: returns a function that reads a file, given an empty folder to work in. It returns
             a value, which is None only if the file was refused, or raises an EvomergeError.
-        seconds: most CPU seconds that a file may take.
     """
 
     valid: tuple[bytes, ...]
-    files: SearchStrategy[bytes]
+    files: st.SearchStrategy[bytes]
     reader: Callable[[Path], Read]
-    seconds: int = LONGEST_CPU_SECONDS
+
+
+def near_json(reader: Callable[[Path], Read], valid: Any) -> Target:
+    """Return a parser that accepts a JSON file with this content."""
+    return Target((json.dumps(valid).encode(),), json_files(valid), reader)
+
+
+def near_yaml(reader: Callable[[Path], Read], *valid: Any) -> Target:
+    """Return a parser that accepts YAML files with these contents."""
+    files = st.one_of([yaml_files(item) for item in valid])
+    return Target(tuple(json.dumps(item).encode() for item in valid), files, reader)
 
 
 class TooLongError(BaseException):
@@ -46,18 +54,14 @@ class TooLongError(BaseException):
 
 
 @contextmanager
-def bounded(seconds: int = LONGEST_CPU_SECONDS) -> Iterator[None]:
-    """Raise TooLongError in the main thread if what is inside takes too long.
-
-    Args:
-        seconds: most CPU seconds.
-    """
+def bounded() -> Iterator[None]:
+    """Raise TooLongError in the main thread if what is inside takes too long."""
 
     def end(number: int, frame: object) -> None:
-        raise TooLongError(f"it took more than {seconds} s of CPU time")
+        raise TooLongError(f"it took more than {LONGEST_CPU_SECONDS} s of CPU time")
 
     before = [signal.signal(number, end) for number in (signal.SIGPROF, signal.SIGALRM)]
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST_CPU_SECONDS)
     signal.setitimer(signal.ITIMER_REAL, LONGEST_SECONDS)
     try:
         yield

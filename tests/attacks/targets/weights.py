@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import tiny
 import torch
 from attacks.targets.models import patched, with_header, write_adapter
-from attacks.targets.target import Read, Target
+from attacks.targets.target import Read, Target, near_json
 from mutations import damaged, json_files
 
 from evomerge.merging.resident import Resident
@@ -120,5 +120,5 @@ WEIGHT_FILES = {
         | damaged(_ADAPTER),
         adapter_weights,
     ),
-    "weights.json": Target((json.dumps(RECORD).encode(),), json_files(RECORD), digests),
+    "weights.json": near_json(digests, RECORD),
 }

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable
@@ -45,9 +46,11 @@ def evomerge(words: list[str]) -> str:
         check_options(words)
         COMMANDS[words[0]].make_context(words[0], words[1:])
         return ""
-    whole = not words or words[0] in WHOLE
     if words[:1] in (["search"], ["resume"]):
         words = _in_this_process(words)
+    if words[:1] == ["search"]:
+        words = _searched_once(words)
+    whole = not words or words[0] in WHOLE
     if words[:1] == ["resume"] and "--patience" in words:
         words += ["--candidates", "6"]  # the few candidates of a page's search are spent
     printed, said = io.StringIO(), io.StringIO()
@@ -72,6 +75,20 @@ def _in_this_process(words: list[str]) -> list[str]:
         else:
             kept.append(word)
     return kept
+
+
+SEARCHED: dict[Path, str] = {}
+"""Search file of a page -> the run of the first search of it."""
+
+
+def _searched_once(words: list[str]) -> list[str]:
+    """Make of a search that repeats another with other settings its validation and a copied run."""
+    _, file, option, run, *settings = words
+    earlier = SEARCHED.setdefault(Path(file).resolve(), run)
+    if earlier == run or option != "--run" or not {*settings[::2]} <= {"--set"}:
+        return words
+    shutil.copytree(earlier, run)
+    return ["validate", file, *settings]
 
 
 def check_options(words: list[str]) -> str:

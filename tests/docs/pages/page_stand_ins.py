@@ -14,18 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import lm_eval
+import lm_eval.tasks
 import pytest
 import tiny
 import yaml
+from few_tasks import only
 from pages import ROOT
 from search_run import SMALL
 
 import evomerge
 from evomerge import zoo
 from evomerge.config.schema import SearchConfig
-from evomerge.evaluation.tasks import harness
-from evomerge.evaluation.tasks.loading import task_manager
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, open_parent
 from evomerge.run.history import History
@@ -57,10 +56,8 @@ FOLDERS = ("./my-finetune", "./model")
 TASKS = {"my_task": "zoo_l2_maths", "my_questions": "zoo_l2_maths", "my_exam": "zoo_maths"}
 """Task of the reader, in `./tasks` -> task of the zoo that stands in for it."""
 
-BUILT_IN = [
-    str(Path(lm_eval.__file__).parent / "tasks" / name) for name in ("gsm8k", "mgsm/native_cot")
-]
-"""Folders of lm-eval in which its tasks are looked for first: among all of them takes seconds."""
+BUILT_IN = ("gsm8k", "mgsm/native_cot")
+"""Folders of lm-eval with the tasks that the pages name."""
 
 SUMS = [
     {"question": f"What is {i} + 1?", "answer": f"{i} + 1 = {i + 1}\n#### {i + 1}"}
@@ -113,11 +110,8 @@ def stand_in_for_datasets(patch: pytest.MonkeyPatch) -> None:
             {split: datasets.Dataset.from_list(rows) for split, rows in DATASETS[path].items()}
         )
 
-    def manager(include: list[str], *arguments: Any) -> Any:
-        return task_manager([*include, *BUILT_IN], *arguments)
-
     patch.setattr(datasets, "load_dataset", loaded)
-    patch.setattr(harness, "task_manager", manager)
+    patch.setattr(lm_eval.tasks, "TaskManager", only(*BUILT_IN))
 
 
 def _search(path: Path) -> None:
@@ -191,4 +185,5 @@ def _small(config: SearchConfig) -> SearchConfig:
         section = data["evaluation"][split]
         given = section["documents"]
         section["documents"] = most if given == "all" else min(most, given)
+    data["evaluation"]["validation"]["finalists"] = 2
     return SearchConfig.model_validate(data)

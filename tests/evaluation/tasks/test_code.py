@@ -146,20 +146,22 @@ def load(path):
 """
 
 
-@pytest.fixture
-def metric(tmp_path_factory, monkeypatch):
-    """A module `evaluate` with `code_eval`, by the copy of its code in lm-eval's task CRUXEval.
+@pytest.fixture(scope="module")
+def harness(folder, tmp_path_factory):
+    """A harness of all of them, with a module `evaluate` that has the `code_eval` of CRUXEval.
 
     Hugging Face's would download the script.
     """
     place = tmp_path_factory.mktemp("metric")
     (place / "evaluate.py").write_text(METRIC)
-    monkeypatch.syspath_prepend(place)
-    monkeypatch.delitem(sys.modules, "evaluate", raising=False)
-    for module in [known for known in sys.modules if known.startswith("lm_eval.tasks.")]:
-        if module.endswith(("humaneval.utils", "mbpp.utils")):
-            monkeypatch.delitem(sys.modules, module)  # lm-eval keeps them, with the metric
-    monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(place)
+        patch.delitem(sys.modules, "evaluate", raising=False)
+        for module in [known for known in sys.modules if known.startswith("lm_eval.tasks.")]:
+            if module.endswith(("humaneval.utils", "mbpp.utils")):
+                patch.delitem(sys.modules, module)  # lm-eval keeps them, with the metric
+        patch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
+        yield Harness(list(ANSWERS), [folder], allow_code=True)
 
 
 def stock(monkeypatch, folder, name):
@@ -193,8 +195,7 @@ def measure(harness, name, answers):
 
 
 @pytest.mark.parametrize("name", list(ANSWERS))
-def test_scores_of_lm_evals_code_tasks_are_those_of_lm_eval(folder, metric, monkeypatch, name):
-    harness = Harness([name], [folder], allow_code=True)
+def test_scores_of_lm_evals_code_tasks_are_those_of_lm_eval(folder, harness, monkeypatch, name):
     assert "HF_ALLOW_CODE_EVAL" not in os.environ
     rows = measure(harness, name, ANSWERS[name])
     expected, aggregates = stock(monkeypatch, folder, name)
@@ -238,7 +239,7 @@ EXECUTED = {
 }
 
 
-def executed(folder, name="executed", documents=12, **changes):
+def write_executed(folder, name="executed", documents=12, **changes):
     """Write a task whose own functions execute answers in the process in which they are called."""
     (folder / "checks.py").write_text(CHECKS)
     write(folder, name, [{"q": f"w{i}", "a": i} for i in range(documents)], **EXECUTED | changes)
@@ -248,9 +249,27 @@ def executed(folder, name="executed", documents=12, **changes):
     return name
 
 
-def answer(folder, name, answers):
-    harness = Harness([name], [folder], allow_code=True)
-    return measure(harness, name, [[text] for text in answers])
+OWN = {"function": "custom", "filter_fn": "!function checks.turned"}
+KINDS = {
+    "plain": {},
+    "filtered": {"filter_list": [{"name": "own", "filter": [OWN, {"function": "take_first"}]}]},
+    "ending": {
+        "metric_list": [
+            {**item, "aggregation": "!function checks.ends"} for item in EXECUTED["metric_list"]
+        ]
+    },
+    "judged": {"process_results": "!function checks.judge"},
+}
+"""Task -> in what it differs from `EXECUTED`."""
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A harness of tasks of each kind, with one process that scores them."""
+    folder = tmp_path_factory.mktemp("executed")
+    for name, changes in KINDS.items():
+        write_executed(folder, name, **changes)
+    return Harness(list(KINDS), [folder], allow_code=True)
 
 
 RIGHT, WRONG = {"right": 1.0, "wrong": 0.0}, {"right": 0.0, "wrong": 1.0}
@@ -277,7 +296,7 @@ def test_a_harmful_answer_is_one_wrong_document_and_leaves_nothing(tmp_path, mon
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     before = psutil.Process().children(recursive=True)  # of other tests
     answers = ["x = 0", *HARMFUL.values(), f"x = {len(HARMFUL) + 1}"]
-    name = executed(tmp_path, documents=len(answers))
+    name = write_executed(tmp_path, documents=len(answers))
     harness = Harness([name], [tmp_path], allow_code=True)
     rows = measure(harness, name, [[text] for text in answers])
     right = [place for place, row in enumerate(rows) if row == RIGHT]
@@ -289,33 +308,33 @@ def test_a_harmful_answer_is_one_wrong_document_and_leaves_nothing(tmp_path, mon
     assert set(psutil.Process().children(recursive=True)) <= set(before)
 
 
-def test_bubblewrap_is_used_where_it_is_installed(tmp_path, monkeypatch):
+def test_bubblewrap_is_used_where_it_is_installed(executed, tmp_path):
     """It lets code write to its own folder, and use no network."""
     if not code.has_bubblewrap():
         pytest.skip("bubblewrap is not installed or not permitted here")
-    name, mark = executed(tmp_path), tmp_path / "mark"
+    mark = tmp_path / "mark"
     writes = (
         f"open('own', 'w').close(); x = 0\ntry: open({str(mark)!r}, 'w')\nexcept OSError: x = 1"
     )
-    rows = answer(tmp_path, name, ["x = 0", writes])
-    assert rows == [RIGHT, RIGHT] and not mark.exists()
+    assert measure(executed, "plain", [["x = 0"], [writes]]) == [RIGHT, RIGHT]
+    assert not mark.exists()
 
 
-def test_a_filter_that_executes_answers_loses_only_the_one_that_ends_it(tmp_path):
-    own = {"function": "custom", "filter_fn": "!function checks.turned"}
-    filters = [{"name": "own", "filter": [own, {"function": "take_first"}]}]
-    name = executed(tmp_path, filter_list=filters)
-    rows = answer(tmp_path, name, ["'x = 0'", "__import__('os')._exit(0)", "'x = ' + '2'"])
-    assert rows == [RIGHT, WRONG, RIGHT]
+def test_a_filter_that_executes_answers_loses_only_the_one_that_ends_it(executed):
+    answers = [["'x = 0'"], ["__import__('os')._exit(0)"], ["'x = ' + '2'"]]
+    assert measure(executed, "filtered", answers) == [RIGHT, WRONG, RIGHT]
 
 
-def test_an_object_of_a_class_scores_too(tmp_path):
-    name = executed(tmp_path, process_results="!function checks.judge")
-    assert answer(tmp_path, name, ["anything"]) == [RIGHT]
+def test_an_aggregation_that_gives_no_result_is_zero(executed):
+    assert executed.aggregate("ending", [RIGHT]) == {"right": 0.0, "wrong": 0.0}
+
+
+def test_an_object_of_a_class_scores_too(executed):
+    assert measure(executed, "judged", [["anything"]]) == [RIGHT]
 
 
 def test_without_permission_a_sentence_names_the_task_and_the_flag(folder, tmp_path):
-    for task, place in (("add", folder), (executed(tmp_path), tmp_path)):
+    for task, place in (("add", folder), (write_executed(tmp_path), tmp_path)):
         with pytest.raises(ConfigError, match=rf"'{task}' runs code.*--allow-code"):
             Harness([task], [place])
 
@@ -325,4 +344,4 @@ def test_a_script_in_the_working_folder_is_not_taken_for_code_eval(tmp_path, mon
     (tmp_path / "code_eval" / "code_eval.py").write_text("raise SystemExit('this was run')")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"code_eval\.py would run in place"):
-        Harness([executed(tmp_path)], [tmp_path], allow_code=True)
+        Harness([write_executed(tmp_path)], [tmp_path], allow_code=True)

@@ -1,0 +1,116 @@
+"""`benchmarks/optimizers.py`: its spaces are those of the documentation, and how it searches them.
+
+A search tries the baselines first, and validates five winners.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import yaml
+from choosing.records import Record, Records
+from choosing.searches import search, winner
+from choosing.table import differences
+from choosing.worlds import REAL, SPACES
+from optimizers import run_missing
+from scripted import space
+
+pytestmark = pytest.mark.thorough
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT / "runs" / "showcase" / "models"
+THREE = ("json", "sums", "backwards")
+
+
+def found(optimizer, value, seed=0):
+    return search(optimizer, space(), value, 40, seed)
+
+
+def test_a_search_tries_the_baselines_first_and_learns():
+    cma = found("cma", lambda genome: -abs(genome[0] - 0.2) - abs(genome[1] - 0.7))
+    baselines = [genome for genomes in space().baseline_genomes().values() for genome in genomes]
+    assert cma.genomes[: len(baselines)] == baselines and len(cma.genomes) == 40
+    assert max(cma.values[20:]) > max(cma.values[:20])
+
+
+def test_the_winner_is_best_on_validation_documents_among_the_five_best():
+    tried = found("random", lambda genome: None if genome[0] > 0.9 else genome[1])
+    five = tried.finalists(40)
+    assert len(five) == 5 and all(tried.values[number] is not None for number in five)
+    best, value = winner(tried, 40, lambda genome: -genome[1])
+    assert best == five[-1] and value == -tried.genomes[best][1]
+
+
+def test_records_are_read_back_and_compared_with_random_search(tmp_path):
+    records = Records(tmp_path)
+    for name, score in (("cma", 0.75), ("random", 0.5)):
+        tried = found(name, lambda genome: genome[0])
+        records.add(Record("two genes", name, 3, tried, {40: (0.1, score)}))
+    assert records.has("two genes", "cma", 3, 40) and not records.has("two genes", "cma", 4, 40)
+    read = records.read("two genes", 40)
+    assert differences("x", read) == {"x cma 40": 25.0}
+
+
+def config(name):
+    return yaml.safe_load((ROOT / "configs" / name).read_text(encoding="utf-8"))
+
+
+def with_few_documents(name, monkeypatch):
+    setting = SPACES[name]
+    tasks = replace(setting.tasks, search=4, validation=2, test=4)
+    monkeypatch.setitem(SPACES, name, replace(setting, tasks=tasks))
+
+
+def searched(name, optimizers, folder):
+    """Search eight candidates with each optimizer. Returns the records."""
+    records = Records(folder)
+    run_missing(records, name, optimizers, 0, 8)
+    return records.read(name, 8)
+
+
+def test_three_skills_are_searched_in_the_space_and_for_the_tasks_of_multitask():
+    own, other = SPACES["skills 24"].search_file(0), config("multitask.yaml")
+    for key in ("parents", "base", "dtype", "objectives"):
+        assert own[key] == other[key]
+    assert own["space"] == other["space"]
+
+
+def test_the_real_spaces_have_the_experts_and_tasks_of_the_showcase_with_three():
+    other = config("showcase-three.yaml")
+    for setting in REAL.values():
+        own = setting.search_file(0)
+        for key in ("parents", "base", "dtype", "objectives"):
+            assert own[key] == other[key]
+        assert own["evaluation"]["include"] == other["evaluation"]["include"]
+        for split in ("search", "validation", "test"):
+            task_split = other["evaluation"][split]["task_split"]
+            assert own["evaluation"][split]["task_split"] == task_split
+
+
+def test_a_search_for_three_skills_is_recorded_with_the_score_of_each_task(monkeypatch, tmp_path):
+    with_few_documents("skills 24", monkeypatch)
+    for record in searched("skills 24", ["cma", "random"], tmp_path):
+        language, maths, facts, _ = record.found.values[:4]
+        assert language > 0.25 and maths > 0.25 and facts > 0.2  # each knows its own task
+        assert len(record.tests[8]) == 4 and len(record.found.genomes[5]) == 24
+        assert math.isclose(record.winners[8][1], fmean(record.tests[8]))
+        assert record.found.scoring > 0
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    not all((MODELS / name).is_dir() for name in ("base", *THREE)),
+    reason="no experts of SmolLM2; `python -m scripts.real.prepare` makes them",
+)
+@pytest.mark.parametrize("name", ["smollm2 grid", "smollm2 24", "smollm2 60", "smollm2 180"])
+def test_a_space_of_the_real_model_is_searched(monkeypatch, tmp_path, name):
+    with_few_documents(name, monkeypatch)
+    optimizer = "grid" if name == "smollm2 grid" else "sobol"
+    (record,) = searched(name, [optimizer], tmp_path)
+    assert len(record.tests[8]) == 2 and None not in record.found.values
+    genes = {len(genome) for genome in record.found.genomes}
+    assert genes == {3 if name == "smollm2 grid" else int(name.split()[1])}

@@ -1,0 +1,173 @@
+"""The showcase's questions and lm-eval tasks: right answers, and pools that share no numbers."""
+
+from __future__ import annotations
+
+import calendar
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from scripts.real import questions
+from scripts.real.questions import Pool, Question, draw
+from scripts.real.tasks import TASKS
+
+_SPANISH_WEEK = ["lunes", "martes", "miércoles", "jueves", "viernes", "sábado", "domingo", "lunes"]
+_CAPITALS = {
+    "France": "Paris",
+    "Spain": "Madrid",
+    "Italy": "Rome",
+    "Germany": "Berlin",
+    "Japan": "Tokyo",
+    "Russia": "Moscow",
+    "Francia": "París",
+    "España": "Madrid",
+    "Italia": "Roma",
+    "Alemania": "Berlín",
+    "Japón": "Tokio",
+    "Rusia": "Moscú",
+}
+
+
+def numbers(question: Question) -> tuple[int, ...]:
+    """Return the numbers in a prompt, in order."""
+    return tuple(map(int, re.findall(r"\d+", question.prompt)))
+
+
+def right_answer(prompt: str) -> str:
+    """Return the right answer to a prompt."""
+    text, request = prompt.split("\n")
+    spanish = text.startswith("¿")
+    digits = re.findall(r"\d+", text)
+    if "+" in text:
+        answer = str(sum(map(int, digits)))
+    elif "backwards" in text:
+        answer = "".join(reversed(digits[0]))
+    elif digits:
+        answer = str(int(digits[0]) + 1)
+    else:
+        word = re.findall(r"\w+", text)[-1]
+        week = _SPANISH_WEEK if spanish else [*calendar.day_name, "Monday"]
+        answer = week[week.index(word) + 1] if word in week else _CAPITALS[word]
+    sentence = f"La respuesta es {answer}." if spanish else f"The answer is {answer}."
+    return json.dumps({"answer": sentence}, ensure_ascii=False) if request == "JSON:" else sentence
+
+
+KINDS = {
+    "sums": questions.sums("en"),
+    "Spanish sums": questions.sums("es"),
+    "sums as JSON": questions.sums("en", json=True),
+    "Spanish sums as JSON": questions.sums("es", json=True),
+    "backwards": questions.backwards(),
+    "backwards as JSON": questions.backwards(json=True),
+    "Spanish": questions.plain("es"),
+    "with and without JSON": questions.either(
+        questions.plain("en", json=True), questions.plain("en")
+    ),
+}
+POOLS: tuple[Pool, ...] = get_args(Pool)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_answer_is_right(kind):
+    found = [item for pool in POOLS for item in draw(KINDS[kind], pool, 300, "any")]
+    assert [item.answer for item in found] == [right_answer(item.prompt) for item in found]
+    assert {"JSON:" in item.prompt for item in found} == (
+        {True, False} if "with and without" in kind else {"JSON" in kind}
+    )
+    assert {item.prompt.startswith("¿") for item in found} == {"Spanish" in kind}
+
+
+def test_pools_share_no_numbers_in_any_language_and_format():
+    kinds = [kind for kind in KINDS if "sums" in kind or "backwards" in kind]
+    seen = {
+        pool: {numbers(item) for kind in kinds for item in draw(KINDS[kind], pool, 800, kind)}
+        for pool in POOLS
+    }
+    assert all(len(found) > 300 for found in seen.values())
+    for one, other in combinations(POOLS, 2):
+        assert not seen[one] & seen[other]
+
+
+def test_a_pool_that_is_too_small_is_refused():
+    days = questions.plain("es")
+    with pytest.raises(ValueError, match="only"):
+        draw(days, "evaluation", 200, "any", unique=True)
+    assert len(draw(days, "evaluation", 200, "any")) == 200
+
+
+ROOT = Path(__file__).resolve().parents[2]
+SPLITS = {"training": 400, "validation": 400, "test": 600}
+
+
+def write(folder: Path, hash_seed: str) -> Path:
+    """Write all tasks in a new process; return the folder that has them."""
+    folder.mkdir()
+    subprocess.run(
+        [sys.executable, "-m", "scripts.real.tasks"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": hash_seed},
+        check=True,
+    )
+    return folder / "runs" / "showcase"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("showcase") / "one", "1")
+
+
+def documents(folder: Path, pool: str, task: str) -> dict[str, list[Question]]:
+    """Return the documents of a task, split by split, from the files that its YAML names."""
+    config = yaml.safe_load((folder / pool / f"{task}.yaml").read_text("utf-8"))
+    files = config["dataset_kwargs"]["data_files"]
+    found = {}
+    for split in ("training", "validation", "test"):
+        lines = Path(files[config[f"{split}_split"]]).read_text("utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        found[split] = [
+            Question(row[config["doc_to_text"]], row[config["doc_to_target"]]) for row in rows
+        ]
+    return found
+
+
+@pytest.mark.parametrize("pool", ["tasks", "development"])
+@pytest.mark.parametrize("task", TASKS)
+def test_splits_are_disjoint_and_answers_right(folder, task, pool):
+    found = documents(folder, pool, task)
+    assert {split: len(rows) for split, rows in found.items()} == SPLITS
+    prompts = {split: {row.prompt for row in rows} for split, rows in found.items()}
+    assert {split: len(item) for split, item in prompts.items()} == SPLITS
+    for one, other in combinations(SPLITS, 2):
+        assert not prompts[one] & prompts[other]
+    for rows in found.values():
+        assert [row.answer for row in rows] == [right_answer(row.prompt) for row in rows]
+        assert not any("\n" in row.answer for row in rows)  # generation ends at a line break
+
+
+def test_no_document_has_the_numbers_of_a_training_or_development_question(folder):
+    def of(pool: str) -> set[tuple[int, ...]]:
+        rows = [documents(folder, pool, task).values() for task in TASKS]
+        return {numbers(row) for splits in rows for split in splits for row in split}
+
+    experts = {numbers(row) for task in TASKS for row in draw(TASKS[task], "experts", 1000, "seed")}
+    results, development = of("tasks"), of("development")
+    assert not results & development
+    assert not results & experts
+    assert not development & experts
+
+
+def test_the_files_are_the_same_each_time(folder, tmp_path):
+    again = write(tmp_path / "two", "2")
+    names = sorted(item.relative_to(folder) for item in folder.rglob("*") if item.is_file())
+    assert len(names) == 2 * len(TASKS) * 4
+    for name in names:
+        one, other = (folder / name).read_text("utf-8"), (again / name).read_text("utf-8")
+        assert one.replace(str(folder), "") == other.replace(str(again), "")
