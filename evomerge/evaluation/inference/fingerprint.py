@@ -22,13 +22,6 @@ class Fingerprint:
     they have gradients; types and attributes of modules (which include hooks, training flags and
     replaced methods); the configs; the tokenizer's special tokens, padding and truncation sides,
     and chat template. It does not cover classes and global state of libraries.
-
-    Every weight is read once. Weights on an accelerator are copied to the CPU for this, one tensor
-    at a time.
-
-    Args:
-        model: a model of transformers.
-        tokenizer: its tokenizer, or None.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
@@ -46,40 +39,36 @@ class Fingerprint:
         template = getattr(tokenizer, "chat_template", None)
         found: list[Any] = [self._named(tokenizer), repr(tokenizer), repr(template)]
         tensors: dict[str, Tensor] = {}
-        seen: set[int] = set()
+        seen: set[int] = set()  # a value may contain itself
         waiting: list[Any] = [model]
         while waiting:
             value = waiting.pop()
+            inside: list[Any] = []
             if isinstance(value, _PLAIN):
                 found.append(repr(value))
                 continue
-            if isinstance(value, (dict, list, tuple, set, frozenset)):
-                if id(value) in seen:  # it may contain itself
-                    found.append("again")
-                    continue
-                seen.add(id(value))
-                self._held[id(value)] = value
             if isinstance(value, dict):
                 pairs = [pair for pair in value.items() if not is_own_hook(*pair)]
                 found.append(len(pairs))
-                waiting += (part for pair in pairs for part in pair)
+                inside = [part for pair in pairs for part in pair]
             elif isinstance(value, (list, tuple, set, frozenset)):
                 found.append((type(value), len(value)))
-                waiting += value
+                inside = list(value)
             else:
                 found.append(self._named(value))
-                if id(value) in seen:
-                    continue
-                seen.add(id(value))
-                if isinstance(value, Tensor):
-                    if value.device.type != "meta":
-                        tensors[f"{value.data_ptr()} {value.shape}"] = value
-                    memory = (value.shape, value.stride(), value.dtype, value.device)
-                    own = (value.requires_grad, value.is_leaf and value.grad is not None)
-                    found.append((*memory, value.data_ptr(), *own))
-                elif isinstance(value, nn.Module) or hasattr(value, "to_dict"):
-                    own_names = vars(value).keys() - USAGE_ATTRIBUTES
-                    waiting.append({name: vars(value)[name] for name in sorted(own_names)})
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            waiting += inside
+            if isinstance(value, Tensor):
+                if value.device.type != "meta":
+                    tensors[f"{value.data_ptr()} {value.shape}"] = value
+                memory = (value.shape, value.stride(), value.dtype, value.device)
+                own = (value.requires_grad, value.is_leaf and value.grad is not None)
+                found.append((*memory, value.data_ptr(), *own))
+            elif isinstance(value, nn.Module) or hasattr(value, "to_dict"):
+                for name in sorted(vars(value).keys() - USAGE_ATTRIBUTES):
+                    waiting += (name, vars(value)[name])
         return [*found, digest_of(tensors)]
 
     def _named(self, value: Any) -> tuple[int, type]:
