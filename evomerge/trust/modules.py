@@ -55,11 +55,8 @@ def is_of_host(name: str) -> bool:
 def files_of_module(name: str) -> list[Path]:
     """Return the files of a module and of all modules that it imports, without installed ones.
 
-    Of a package these are all files with code in its folder. A module that cannot be found has no
-    files.
-
-    Args:
-        name: the module's name, as in an `import`.
+    Of a package these are all files with code in its folder. A module that cannot be found has
+    none.
     """
     importlib.invalidate_caches()  # files may have been written just before
     return with_imports(_found(name.split("."), sys.path))

@@ -64,8 +64,7 @@ class VllmEngine:
         """Replace the model's weights and empty the prefix cache, unless they are loaded already.
 
         A model with fewer layers than the engine is completed by identity layers. The digest of the
-        weights, without these, becomes the engine's weight version, which vLLM notes in every
-        output.
+        weights, without these, becomes the engine's weight version.
 
         Raises:
             CandidateError: the names or shapes are not those of the engine's model. vLLM would keep
@@ -193,12 +192,11 @@ def _choice(prompt: Prompt) -> dict[str, Any]:
 def with_identity_layers(state: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
     """Return the weights of a model, with identity layers before its own.
 
-    They complete a model to the fixed depth of the engine. All weights of an identity layer are
-    zero, so that its branches add zero to the hidden state; whether this holds for an architecture
-    is tested on a small model of it (`merging/architecture/identity.py`). They come before the
-    model's own layers. There the hidden state is the embedding, which adding zero leaves as it is
-    in any dtype. Behind a layer it would not: vLLM normalises the float32 sum of the hidden state
-    and the layer's output, and rounds this sum only where it is passed on.
+    They complete a model to the fixed depth of the engine. All their weights are zero, so their
+    branches add zero to the hidden state (`merging/architecture/identity.py` tests architectures
+    for this). They come before the model's own layers, where the hidden state is the embedding:
+    adding zero is exact there in any dtype. Behind a layer it is not, since vLLM normalises the
+    float32 sum of the hidden state and the layer's output.
 
     Args:
         state: the weights, with their names in a checkpoint; returned as they are if nothing can be

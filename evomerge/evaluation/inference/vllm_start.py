@@ -126,8 +126,6 @@ def _cpu_options(model: Any) -> dict[str, Any]:
     the cache of keys and values is given instead. The compilation of the model, which takes
     minutes, is left out.
     """
-    import psutil
-
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -136,14 +134,7 @@ def _cpu_options(model: Any) -> dict[str, Any]:
     longest = int(config.max_position_embeddings)
     # The engine divides the cache into blocks of tokens, so a little more is needed.
     one_text = math.ceil(1.02 * values * model.dtype.itemsize * (longest + 256))
-    weights = sum(item.nbytes for item in model.parameters())
-    cache, free = max(_CPU_CACHE, one_text), int(psutil.virtual_memory().available)
-    if cache + weights > free:
-        raise ConfigError(
-            f"evaluation.backend is 'vllm', but vLLM needs {(cache + weights) / 1e9:.1f} GB of "
-            f"memory for a second copy of the weights and for the keys and values of a text of "
-            f"{longest} tokens, and only {free / 1e9:.1f} GB are free; use the backend 'hf'."
-        )
+    cache = max(_CPU_CACHE, one_text)
     return {"kv_cache_memory_bytes": cache, "enforce_eager": True, "block_size": _CPU_BLOCK}
 
 

@@ -208,15 +208,6 @@ def test_an_engine_that_does_not_start_is_one_sentence(
         VllmEngine(llama, tokenizer)
 
 
-def test_too_little_memory_is_one_sentence(
-    engine: VllmEngine, llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: None)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**28))
-    with pytest.raises(ConfigError, match=r"vLLM needs 0.5 GB .* 160 tokens, and only 0.3 GB are"):
-        VllmEngine(llama, tokenizer)
-
-
 def test_torch_keeps_its_number_of_threads_adjustable(
     engine: VllmEngine, llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
