@@ -46,8 +46,7 @@ def choose_documents(
     """Choose the documents of every split, so that no two splits share one.
 
     If tasks of one data set have documents in common, a split prefers to use the same ones for each
-    of them. To find such documents, all have to be rendered, and training splits can have hundreds
-    of thousands; so tasks of different data sets are not searched for them.
+    of them. (To find these in other data sets, too, hundreds of thousands might be rendered.)
 
     Args:
         sizes: split -> number of documents per task; `all` takes every document that the other
