@@ -362,9 +362,8 @@ def _parameters(model: Any) -> int:
     return sum(counts.values())
 
 
-def _layers(model: Any) -> int:
-    return int(model.config.get_text_config().num_hidden_layers)
-
-
-_PROPERTIES: Mapping[str, Callable[[Any], int]] = {"parameters": _parameters, "layers": _layers}
+_PROPERTIES: Mapping[str, Callable[[Any], int]] = {
+    "parameters": _parameters,
+    "layers": lambda model: int(model.config.get_text_config().num_hidden_layers),
+}
 """Those of a merged model itself, which objectives and constraints may name."""

@@ -126,7 +126,10 @@ def score_in_race(
     steps = race.steps(incumbent, earlier, objectives)
     wanted = next(steps)
     while True:
-        new = {task: [i for i in ids if not answers.has(task, i)] for task, ids in wanted.items()}
+        known = answers.rows
+        new = {
+            task: [i for i in ids if i not in known.get(task, ())] for task, ids in wanted.items()
+        }
         answers = answers | evaluator.answer(model, split, new)
         scores = answers.scores(evaluator.tasks_of(split), time.perf_counter() - began)
         if scores.fidelity == incumbent.fidelity:
