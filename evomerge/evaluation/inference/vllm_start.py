@@ -106,7 +106,6 @@ def start_vllm(
                 model=str(folder),
                 load_format=load_format,
                 dtype=str(model.dtype).removeprefix("torch."),
-                max_logprobs=1,
                 seed=0,
                 use_tqdm_on_load=False,
                 **options,
