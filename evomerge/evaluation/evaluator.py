@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from evomerge.errors import CandidateError, one_line
 from evomerge.evaluation.answers import Answers, TaskSet
 from evomerge.evaluation.inference.engine import EngineForward
-from evomerge.evaluation.inference.fingerprint import Fingerprint
+from evomerge.evaluation.inference.fingerprint import has_state, state_of
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
@@ -252,11 +252,11 @@ class Evaluator:
         """Call an objective function, and note whether it changes the model or the tokenizer."""
         if self._rebuild is None:
             return function(model, self.tokenizer, documents)
-        before = Fingerprint(model, self.tokenizer)
+        before = state_of(model, self.tokenizer)
         try:
             return function(model, self.tokenizer, documents)
         finally:
-            if not before.matches(model, self.tokenizer):
+            if not has_state(model, self.tokenizer, before):
                 self.is_model_changed = True
                 log.warning(
                     "Objective %s changed the model or the tokenizer, so both are built again. To "

@@ -65,7 +65,6 @@ def start_vllm(
 
     Args:
         model: a transformers model; the engine is made for its config and dtype.
-        tokenizer: its tokenizer.
         weights: its weights with the names of its checkpoint.
         tensor_parallel: number of processes, each with an accelerator, that the engine is divided
             over; 1: it runs in this process.
@@ -141,10 +140,9 @@ def _cpu_options(model: Any) -> dict[str, Any]:
 def _shielded() -> Iterator[None]:
     """Keep vLLM and the rest of the process from breaking each other while vLLM starts.
 
-    - vLLM reads the attributes of all modules, and fails at llvmlite's library:
-      "AttributeError: '_lib_fn_wrapper' object has no attribute 'get'". So this module is hidden.
-    - vLLM for CPUs replaces `torch.set_num_threads` by a function that does nothing. This process
-      also merges and may score with torch, so the original is put back.
+    - vLLM reads the attributes of all modules, and fails at llvmlite's library. So it is hidden.
+    - vLLM for CPUs replaces `torch.set_num_threads` by a function that does nothing. The original
+      is put back, since this process also merges and scores with torch.
     """
     import torch
 
@@ -171,9 +169,7 @@ def memory_folder() -> Iterator[Path]:
 def write_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Write the weights of a checkpoint into a folder, as one safetensors file.
 
-    Args:
-        weights: name -> tensor, on any device. Tensors that share memory are written once each.
-        folder: the folder.
+    Tensors on any device are written; those that share memory once each.
     """
     from safetensors.torch import save_file
 
