@@ -103,27 +103,28 @@ def _code(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
 
 def _metrics_and_data(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
     """Yield the files with code that the keys of one task name, and its YAML file itself."""
-    listed = content.get("metric_list")
-    for item in listed if isinstance(listed, list) else []:
-        metric = item.get("metric") if isinstance(item, Mapping) else item
-        if isinstance(metric, str) and not isinstance(metric, FunctionName):
-            files = files_of_metric(metric)
-            if files or "/" in metric:  # a metric of somebody on the Hub
-                yield from (*files, path)
-    place, options = content.get("dataset_path"), content.get("dataset_kwargs")
+    listed, place = content.get("metric_list"), content.get("dataset_path")
+    named = [
+        item.get("metric") if isinstance(item, Mapping) else item
+        for item in (listed if isinstance(listed, list) else ())
+    ]
+    metrics = [name for name in _texts(named) if not isinstance(name, FunctionName)]
     if place == _PICKLED:
         raise ConfigError(
             f"{path}: `dataset_path` is {_PICKLED!r}, which reads pickles, and a pickle can run "
             "code when it is read; store the documents as JSON or Parquet."
         )
-    if isinstance(place, str) and (files := files_of_metric(place)):
-        yield from (*files, path)
-    if isinstance(options, Mapping) and (
-        options.get("trust_remote_code")
+    scripts = [file for name in (*metrics, *_texts(place)) for file in files_of_metric(name)]
+    options = content.get("dataset_kwargs")
+    options = options if isinstance(options, Mapping) else {}
+    if (
+        scripts
+        or any("/" in metric for metric in metrics)  # of somebody on the Hub
+        or options.get("trust_remote_code")
         or options.get("storage_options")
         or any(map(_is_elsewhere, _all_texts(options)))
     ):
-        yield path
+        yield from (*scripts, path)
 
 
 def _is_elsewhere(place: str) -> bool:
