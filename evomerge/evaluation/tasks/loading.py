@@ -18,9 +18,6 @@ from evomerge.trust.task_files import files_of_metric, files_of_tasks
 _State: TypeAlias = tuple[tuple[str, int, int], ...]
 _CODE_EVAL = "HF_ALLOW_CODE_EVAL"
 _OTHER_INPUTS = ("doc_to_image", "doc_to_audio")
-_ELSEWHERE = "which would run code from elsewhere; remove it"
-_CLOCK = "so its scores would depend on the speed of the machine; remove it, and set max_gen_toks"
-_REFUSED = {"custom_generate": _ELSEWHERE, "trust_remote_code": _ELSEWHERE, "max_time": _CLOCK}
 
 
 def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
@@ -139,11 +136,17 @@ def check_task(task: Any, where: str, allow_code: bool) -> None:
     """
     name = task.get_config("task")
     options = task.get_config("generation_kwargs") or {}
-    for key, reason in _REFUSED.items():
-        if options.get(key) is not None:
+    for key in ("custom_generate", "trust_remote_code"):
+        if key in options:
             raise ConfigError(
-                f"{where}: the generation_kwargs of task {name!r} have {key!r}, {reason}."
+                f"{where}: the generation_kwargs of task {name!r} have {key!r}, which would run "
+                "code from elsewhere; remove it."
             )
+    if options.get("max_time") is not None:
+        raise ConfigError(
+            f"{where}: the generation_kwargs of task {name!r} have 'max_time', so its scores would "
+            "depend on the speed of the machine; remove it, and set max_gen_toks."
+        )
     if getattr(task, "MULTIMODAL", False) or any(map(task.get_config, _OTHER_INPUTS)):
         raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
     if runs_code(task) and not allow_code:
