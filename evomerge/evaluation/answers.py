@@ -39,10 +39,6 @@ class Answers:
     rows: Mapping[str, Mapping[int, DocumentMetrics]]
     largest: Mapping[str, float] = field(default_factory=dict)
 
-    def has(self, task: str, document: int) -> bool:
-        """Whether there are metrics of a document."""
-        return document in self.rows.get(task, {})
-
     def __or__(self, other: Answers) -> Answers:
         """Return the metrics of the documents of both; for common documents, those of `other`."""
         tasks = [*self.rows, *(task for task in other.rows if task not in self.rows)]
@@ -66,13 +62,11 @@ class Answers:
         for task, ids in documents.items():
             rows = [self.rows[task][i] for i in ids]
             keys = dict.fromkeys(key for row in rows for key in row)
-            if task in tasks.functions:
-                columns: dict[str, tuple[float, ...] | None] = {
-                    key: tuple(row[key] for row in rows) for key in keys
-                }
+            columns: dict[str, tuple[float, ...] | None]
+            if tasks.harness is None or task in tasks.functions:
+                columns = {key: tuple(row[key] for row in rows) for key in keys}
                 aggregates[task] = {key: sum(row[key] for row in rows) / len(rows) for key in keys}
             else:
-                assert tasks.harness is not None
                 columns = {key: tasks.harness.per_document(task, key, rows) for key in keys}
                 aggregates[task] = tasks.harness.aggregate(task, rows)
             values |= {f"{task}/{key}": items for key, items in columns.items() if items}

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from evomerge.errors import CandidateError, one_line
 from evomerge.evaluation.answers import Answers, TaskSet
 from evomerge.evaluation.inference.engine import EngineForward
-from evomerge.evaluation.inference.fingerprint import Fingerprint
+from evomerge.evaluation.inference.fingerprint import has_state, state_of
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
@@ -37,7 +37,7 @@ class Evaluator:
     """Scores models on the documents of a search.
 
     Call `prepare` once, then `score` for each candidate. A model has the same scores on the same
-    documents every time, bit for bit, whatever was scored before.
+    documents every time, bit for bit.
 
     An objective function may change the model and the tokenizer. With a way to build the model
     again (`set_callbacks`), both are compared before and after each call of a function, and a
@@ -48,14 +48,13 @@ class Evaluator:
         batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
         backend: `hf` runs models by transformers; `vllm` loads their weights into a vLLM engine,
             which generates texts.
-        by_split: the tasks of each split whose documents come from other tasks. They have the names
-            of the tasks that they replace.
+        by_split: the tasks of each split whose documents come from other tasks, by the names of the
+            tasks that they replace.
         tensor_parallel: accelerators that the engine is divided over.
         counted: the tasks whose generated tokens are counted, as the metric `tokens`.
         properties: the properties of models that come with their scores (`MODEL_METRICS`).
-        reasoning: how models that reason before they answer are run.
-        seed: of texts that tasks sample. Each text has a seed of its own, which depends on this
-            one, the task, the document and the number of the repeat, and on nothing else.
+        seed: of texts that tasks sample. Each text has a seed of its own, by this one, the task,
+            the document and the number of the repeat.
 
     Attributes:
         is_model_changed: whether a function has changed the model since it was last built.
@@ -113,13 +112,10 @@ class Evaluator:
     ) -> None:
         """Set the documents, and choose the fastest way to run models that gives right results.
 
-        The prompts and tokens of the first split are built here, those of the other splits when
-        these are scored for the first time.
-
         Args:
-            model: a loaded model of the architecture that will be scored, on its device. It must
-                have meaningful weights (those of a parent): a few documents are scored on it in
-                different ways, to find out which of them give right results.
+            model: a loaded model of the architecture that will be scored, on its device, with
+                meaningful weights (those of a parent): a few documents are scored on it in
+                different ways.
             tokenizer: its tokenizer.
             splits: split -> task -> ids of the documents that can be scored.
             deepest: returns a model that is as deep as the deepest one that will be scored; a vLLM
@@ -256,11 +252,11 @@ class Evaluator:
         """Call an objective function, and note whether it changes the model or the tokenizer."""
         if self._rebuild is None:
             return function(model, self.tokenizer, documents)
-        before = Fingerprint(model, self.tokenizer)
+        before = state_of(model, self.tokenizer)
         try:
             return function(model, self.tokenizer, documents)
         finally:
-            if not before.matches(model, self.tokenizer):
+            if not has_state(model, self.tokenizer, before):
                 self.is_model_changed = True
                 log.warning(
                     "Objective %s changed the model or the tokenizer, so both are built again. To "
@@ -327,8 +323,7 @@ def score_single(
 ) -> Scores:
     """Return the scores of a model with its own config, tokenizer and chat template.
 
-    This is for `evomerge evaluate`, and for a parent as it is itself. Afterwards the evaluator
-    holds this model; call `prepare` before it scores another one.
+    Afterwards the evaluator holds this model; call `prepare` before it scores another one.
 
     Args:
         load: returns the model and its tokenizer.
@@ -367,9 +362,8 @@ def _parameters(model: Any) -> int:
     return sum(counts.values())
 
 
-def _layers(model: Any) -> int:
-    return int(model.config.get_text_config().num_hidden_layers)
-
-
-_PROPERTIES: Mapping[str, Callable[[Any], int]] = {"parameters": _parameters, "layers": _layers}
+_PROPERTIES: Mapping[str, Callable[[Any], int]] = {
+    "parameters": _parameters,
+    "layers": lambda model: int(model.config.get_text_config().num_hidden_layers),
+}
 """Those of a merged model itself, which objectives and constraints may name."""

@@ -3,11 +3,10 @@
 The candidate is scored on larger and larger samples of the documents. After each sample it is
 compared with the incumbent document by document. When the probability that it is ahead on all
 documents falls below 1 - confidence, the remaining documents are skipped. The paired comparison
-removes the difficulty of the documents from the variance, and stratified sampling
-(`evomerge.evaluation.strata`) reduces it further. The probability is that of a normal
+(Birattari et al., F-Race, 2002) removes the difficulty of the documents from the variance, and
+stratified sampling (`strata.py`) reduces it further. The probability is that of a normal
 distribution with a finite-population correction, because only the documents not yet scored are
-unknown (racing: Maron and Moore, Hoeffding Races, 1994; paired comparison: Birattari et al.,
-F-Race, 2002).
+unknown (racing: Maron and Moore, Hoeffding Races, 1994).
 """
 
 from __future__ import annotations
@@ -43,11 +42,10 @@ _GROWTH = 1.4  # least factor between one sample size and the next
 
 @dataclass(frozen=True)
 class Race:
-    """Decides on how many documents a candidate is scored.
+    """Decides on how many documents a candidate is scored; one that may be the best is on all.
 
-    Its decisions depend only on the arguments of `steps`, the scores that it is sent and its own
-    settings, so that a resumed search repeats them. A candidate that may be the best one is scored
-    on all documents.
+    Its decisions depend only on its settings, the arguments of `steps` and the scores that it is
+    sent, so a resumed search repeats them.
 
     Attributes:
         confidence: a candidate is stopped when it is behind the incumbent with this probability.
@@ -87,9 +85,8 @@ class Race:
     def sizes(self, total: int) -> list[int]:
         """Sample sizes at which the race is checked; the last is all documents.
 
-        The documents are divided into equal parts of at least `minimum`, and each sample adds whole
-        parts. So what is scored at once is never a remainder of a few documents, which would cost
-        almost as much time as a full batch.
+        Each sample adds whole ones of the equal parts of at least `minimum` documents, since a
+        remainder of a few documents would cost almost as much time as a full batch.
         """
         parts = max(1, total // self.minimum)
         sizes, taken = [], 1
@@ -129,7 +126,10 @@ def score_in_race(
     steps = race.steps(incumbent, earlier, objectives)
     wanted = next(steps)
     while True:
-        new = {task: [i for i in ids if not answers.has(task, i)] for task, ids in wanted.items()}
+        known = answers.rows
+        new = {
+            task: [i for i in ids if i not in known.get(task, ())] for task, ids in wanted.items()
+        }
         answers = answers | evaluator.answer(model, split, new)
         scores = answers.scores(evaluator.tasks_of(split), time.perf_counter() - began)
         if scores.fidelity == incumbent.fidelity:

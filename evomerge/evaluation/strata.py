@@ -6,10 +6,9 @@ by the mean squared difference between earlier candidates and the incumbent, and
 of equal sums of its square root (the cumulative root rule of Dalenius and Hodges, 1959). A sample
 takes about equally many documents from each stratum (close to Neyman's allocation, 1934), in random
 order. The estimate over all documents weights every stratum by its share of its task's documents,
-so it is unbiased like that of a plain random sample and only its variance is smaller (Cochran,
-Sampling Techniques, 1977, chapters 5 and 5A). This needs an order in which no earlier candidate was
-sampled: the strata are made from answers of earlier candidates, so documents that they were scored
-on are not a random part of a stratum.
+so it is unbiased and only its variance is smaller (Cochran, Sampling Techniques, 1977, chapters 5
+and 5A). This needs an order in which no earlier candidate was sampled, since the strata are made
+from the answers of earlier candidates.
 
 All arrays have one entry for each of the incumbent's documents of a task, in the same order.
 """
@@ -83,8 +82,8 @@ def expected_squares(
 ) -> dict[str, Floats]:
     """Return the expected squared difference from the incumbent on each document, > 0, by task.
 
-    This is the mean over earlier candidates, shrunk towards the mean over the task's documents.
-    The latter is shrunk towards the variance of the incumbent's own values.
+    This is the mean over earlier candidates, shrunk towards the mean over the task's documents,
+    which is shrunk towards the variance of the incumbent's own values.
     """
     zeros = replace(incumbent, values={key: (0.0,) * len(v) for key, v in incumbent.values.items()})
     seen = [differences(objectives, scores, incumbent) for scores in earlier]
@@ -159,11 +158,8 @@ def sample(
 def estimate(strata: Sequence[Stratum], seen: Differences) -> tuple[float, float]:
     """Return the estimated difference in fitness over all documents, and its variance.
 
-    The variance within a stratum is estimated from the documents seen and from the expected squared
-    difference together, so that it is not zero if all answers have been equal so far.
-
-    Args:
-        seen: the differences from the incumbent, nan for documents that were not scored.
+    The variance within a stratum comes from the documents seen and the expected squared difference
+    together, so it is not zero if all answers have been equal so far.
     """
     mean = variance = 0.0
     for stratum in strata:
@@ -189,10 +185,9 @@ def expected_scores(
 ) -> dict[str, Expected]:
     """Return the expected score of each objective on all of the incumbent's documents.
 
-    A candidate is stopped because its estimate is low, and an estimate that is low by chance is
-    stopped more often. So the estimates of stopped candidates are too low on average. They are not
-    corrected: empirical Bayes estimates, drawn towards the scores of earlier candidates, were
-    closer to the truth, but searches that were told them found no better merges.
+    A candidate is stopped because its estimate is low, maybe by chance, so estimates of stopped
+    candidates are too low on average. They are not corrected: empirical Bayes estimates were closer
+    to the truth, but searches that were told them found no better merges.
 
     Args:
         strata: the strata that the sample was taken from.

@@ -21,7 +21,6 @@ from evomerge.run.atomic import replace_text
 VARIABLE = "EVOMERGE_STATE"
 """Environment variable with the folder of the file, in place of the user's own."""
 
-_VERSION = 1
 _MOST_NAMED = 6  # files that a sentence names
 
 _allowed: set[str] = set()
@@ -104,7 +103,8 @@ def read_code(path: Path, *, imported: bool = False) -> CodeFile:
         ConfigError: it cannot be read.
     """
     try:
-        return CodeFile(path.resolve(), _digest(path), imported)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return CodeFile(path.resolve(), digest, imported)
     except OSError as error:
         raise ConfigError(
             f"{path} holds code of this search, but cannot be read: {error.strerror}; make it "
@@ -127,8 +127,6 @@ def allow(files: Iterable[CodeFile]) -> None:
             compiled = Path(cache_from_source(str(file.path)))
             try:
                 compiled.unlink(missing_ok=True)
-            except NotADirectoryError:
-                continue
             except OSError as error:
                 raise ConfigError(
                     f"{compiled} would run in place of {file.path.name} and cannot be removed: "
@@ -146,18 +144,11 @@ def check_allowed(path: Path) -> None:
     """Check that a file may run in this process, right before it does.
 
     Raises:
+        ConfigError: it cannot be read.
         NotAllowedError: it was not allowed, or it has changed.
     """
-    try:
-        digest = _digest(path)
-    except OSError as error:
-        raise NotAllowedError(f"{path} cannot be read: {error.strerror}") from None
-    if digest not in _allowed:
+    if read_code(path).digest not in _allowed:
         raise NotAllowedError(f"{path} was not allowed to run, or has changed since")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def name_files(files: Sequence[Path]) -> str:
@@ -178,7 +169,7 @@ def record(files: Mapping[str, str]) -> None:
     known, _ = _read()
     if files.keys() <= known.keys():
         return
-    content = {"version": _VERSION, "files": {**known, **files}}
+    content = {"files": {**known, **files}}
     place = state_file()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -201,8 +192,6 @@ def _read() -> tuple[dict[str, str], str]:
     place = state_file()
     try:
         content = json.loads(place.read_text(encoding="utf-8"))
-        if content["version"] != _VERSION:
-            raise ValueError
         return {str(digest): str(name) for digest, name in content["files"].items()}, ""
     except FileNotFoundError:
         return {}, ""

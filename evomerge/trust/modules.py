@@ -55,11 +55,8 @@ def is_of_host(name: str) -> bool:
 def files_of_module(name: str) -> list[Path]:
     """Return the files of a module and of all modules that it imports, without installed ones.
 
-    Of a package these are all files with code in its folder. A module that cannot be found has no
-    files.
-
-    Args:
-        name: the module's name, as in an `import`.
+    Of a package these are all files with code in its folder. A module that cannot be found has
+    none.
     """
     importlib.invalidate_caches()  # files may have been written just before
     return with_imports(_found(name.split("."), sys.path))
@@ -150,15 +147,11 @@ def _roots() -> frozenset[Path]:
 
 def _editable(distribution: Distribution) -> Iterator[Path]:
     """Yield the packages of an editable installation; its folder may hold other things too."""
-    text = distribution.read_text("direct_url.json")
-    about = json.loads(text) if text else {}
-    if not about.get("dir_info", {}).get("editable"):
-        return
-    project = Path(unquote(urlsplit(about["url"]).path)).resolve()
-    own = re.sub(r"[-.]+", "_", distribution.metadata["Name"] or "")
-    names = (distribution.read_text("top_level.txt") or own).split()
-    for name in {*names, own.lower()}:
-        spec = PathFinder.find_spec(name, [str(project), str(project / "src")])
-        if spec is not None and spec.origin is not None:
-            file = Path(spec.origin).resolve()
-            yield file.parent if spec.submodule_search_locations else file
+    about = json.loads(distribution.read_text("direct_url.json") or "{}")
+    if about.get("dir_info", {}).get("editable"):
+        project = Path(unquote(urlsplit(about["url"]).path)).resolve()
+        own = re.sub(r"[-.]+", "_", distribution.name)
+        names = (distribution.read_text("top_level.txt") or own).split()
+        for name in {*names, own.lower()}:
+            for folder in (project, project / "src"):
+                yield from (folder / name, folder / f"{name}.py")

@@ -36,14 +36,13 @@ def files_of_tasks(names: Iterable[str], include: Sequence[Path]) -> list[Path]:
     """Return the files with code of tasks and groups, without installed ones.
 
     Args:
-        names: the tasks and groups.
         include: folders with task YAML. Tasks that are not defined there are lm-eval's own.
 
     Raises:
         ConfigError: a YAML file in these folders has a tag of Python objects, or aliases that
             expand to a lot, or a task reads pickles.
     """
-    importlib.invalidate_caches()  # files may have been written just before
+    importlib.invalidate_caches()
     waiting = [
         _with_includes(path)
         for folder in include
@@ -53,13 +52,19 @@ def files_of_tasks(names: Iterable[str], include: Sequence[Path]) -> list[Path]:
     wanted = set(names)
     found: dict[Path, None] = {}
     while new := [file for file in waiting if _defines(file, wanted)]:
-        waiting = [file for file in waiting if not any(file is other for other in new)]
-        wanted |= {name for file in new for name in _needed(file)}
+        waiting = [file for file in waiting if file not in new]
+        # All texts of a task or group could be the name of another one.
+        wanted |= {
+            text
+            for file in new
+            for content in file.values()
+            for text in _all_texts([content.get("task"), content.get("group")])
+        }
         for path, content in (part for file in new for part in file.items()):
             code = list(_code(content, path))
             if code and not is_installed(path):
                 found[path] = None
-            found |= dict.fromkeys(with_imports(code) if code else ())
+            found |= dict.fromkeys(with_imports(code))
     return list(found)
 
 
@@ -76,12 +81,6 @@ def _defines(file: _Parts, names: set[str]) -> bool:
         for name in _texts(content.get(key))
         if key != "task" or isinstance(content[key], str)  # a list is of the tasks of a group
     )
-
-
-def _needed(file: _Parts) -> Iterator[str]:
-    """Yield the tasks and groups that a file needs, and all texts that could be one."""
-    for content in file.values():
-        yield from _all_texts([content.get("task"), content.get("group")])
 
 
 def files_of_metric(name: str) -> list[Path]:
@@ -104,27 +103,28 @@ def _code(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
 
 def _metrics_and_data(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
     """Yield the files with code that the keys of one task name, and its YAML file itself."""
-    listed = content.get("metric_list")
-    for item in listed if isinstance(listed, list) else []:
-        metric = item.get("metric") if isinstance(item, Mapping) else item
-        if isinstance(metric, str) and not isinstance(metric, FunctionName):
-            files = files_of_metric(metric)
-            if files or "/" in metric:  # a metric of somebody on the Hub
-                yield from (*files, path)
-    place, options = content.get("dataset_path"), content.get("dataset_kwargs")
+    listed, place = content.get("metric_list"), content.get("dataset_path")
+    named = [
+        item.get("metric") if isinstance(item, Mapping) else item
+        for item in (listed if isinstance(listed, list) else ())
+    ]
+    metrics = [name for name in _texts(named) if not isinstance(name, FunctionName)]
     if place == _PICKLED:
         raise ConfigError(
             f"{path}: `dataset_path` is {_PICKLED!r}, which reads pickles, and a pickle can run "
             "code when it is read; store the documents as JSON or Parquet."
         )
-    if isinstance(place, str) and (files := files_of_metric(place)):
-        yield from (*files, path)
-    if isinstance(options, Mapping) and (
-        options.get("trust_remote_code")
+    scripts = [file for name in (*metrics, *_texts(place)) for file in files_of_metric(name)]
+    options = content.get("dataset_kwargs")
+    options = options if isinstance(options, Mapping) else {}
+    if (
+        scripts
+        or any("/" in metric for metric in metrics)  # of somebody on the Hub
+        or options.get("trust_remote_code")
         or options.get("storage_options")
         or any(map(_is_elsewhere, _all_texts(options)))
     ):
-        yield path
+        yield from (*scripts, path)
 
 
 def _is_elsewhere(place: str) -> bool:
@@ -156,19 +156,14 @@ def _content(file: Path) -> Mapping[Any, Any]:
         ConfigError: it makes Python objects, or has aliases that lm-eval would expand to a lot.
     """
     try:
-        with file.open("rb") as stream:
-            loader = _Loader(stream)
-            try:
-                node = loader.get_single_node()
-                if node is not None:
-                    check_aliases(node)
-                content = None if node is None else loader.construct_document(node)
-            finally:
-                loader.dispose()
+        loader = _Loader(file.read_bytes())
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        check_aliases(node)
+        content = loader.construct_document(node)
     except RefusedError as found:
         raise ConfigError(f"{file}, line {found.line}: {found}.") from None
-    except ConfigError:
-        raise
     except Exception:  # YAML raises anything for values of another type than their tag says
         return {}
     return content if isinstance(content, Mapping) else {}
@@ -203,10 +198,10 @@ def _function(loader: yaml.Loader, node: yaml.Node) -> FunctionName:
 
 
 def _refuse(loader: yaml.Loader, suffix: str, node: yaml.Node) -> Any:
-    raise ConfigError(
-        f"{node.start_mark.name}, line {node.start_mark.line + 1}: the YAML tag {shown(suffix)} "
-        "makes a Python object, which can run code; write plain values, or name a function by "
-        "`!function`."
+    raise RefusedError(
+        f"the YAML tag {shown(suffix)} makes a Python object, which can run code; write plain "
+        "values, or name a function by `!function`",
+        node.start_mark,
     )
 
 

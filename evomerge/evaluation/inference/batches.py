@@ -34,8 +34,7 @@ class Batching:
         """Return batches of indices into `lengths`, longest rows first.
 
         Rows are sorted by length and split where the total cost is lowest: the cost of a batch is
-        its number of rows x its longest row, plus `overhead`. The result depends only on the
-        lengths, so the same rows always form the same batches.
+        its number of rows x its longest row, plus `overhead`.
         """
         order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         cost = [0.0] + [float("inf")] * len(order)

@@ -106,16 +106,15 @@ def use_threads(
     """
     import torch
 
-    threads = torch.get_num_threads() if most is None else min(most, torch.get_num_threads())
-    torch.set_num_threads(threads)
-    if wanted is not None:
-        threads = wanted
-    elif device == "cpu" and parameters < SMALL:
+    if most is not None:
+        torch.set_num_threads(min(most, torch.get_num_threads()))
+    threads = wanted
+    if threads is None and device == "cpu" and parameters < SMALL:
         threads = 1
-    elif device == "cpu" and score is not None:
+    elif threads is None and device == "cpu" and score is not None:
         threads = fastest_threads(score)
-    torch.set_num_threads(threads)
-    return threads
+    torch.set_num_threads(threads or torch.get_num_threads())
+    return torch.get_num_threads()
 
 
 def keep_threads() -> Callable[[], None]:

@@ -12,80 +12,50 @@ from torch import Tensor, nn
 
 from evomerge.compat.transformers import USAGE_ATTRIBUTES, is_own_hook
 
-_PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, type(None))
 
-
-class Fingerprint:
-    """The state of a model and its tokenizer at one moment, to compare with a later state.
+def state_of(model: nn.Module, tokenizer: Any) -> list[Any]:
+    """Return the state of a model and its tokenizer, to compare with a later one by `has_state`.
 
     It covers the bytes of all tensors; their shapes, dtypes, devices, memory addresses and whether
     they have gradients; types and attributes of modules (which include hooks, training flags and
     replaced methods); the configs; the tokenizer's special tokens, padding and truncation sides,
     and chat template. It does not cover classes and global state of libraries.
-
-    Every weight is read once. Weights on an accelerator are copied to the CPU for this, one tensor
-    at a time.
-
-    Args:
-        model: a model of transformers.
-        tokenizer: its tokenizer, or None.
     """
+    template = getattr(tokenizer, "chat_template", None)
+    found: list[Any] = [tokenizer, repr(tokenizer), repr(template)]
+    tensors: dict[str, Tensor] = {}
+    configs: dict[int, str] = {}
 
-    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
-        self._held: dict[int, Any] = {}  # or Python could use the id of an object again
-        self._state = self._of(model, tokenizer)
+    def comparable(value: Any) -> Any:
+        """Return what `==` compares by content; an object of another kind stands for itself."""
+        if isinstance(value, Tensor):
+            if value.device.type != "meta":
+                tensors[f"{value.data_ptr()} {value.shape}"] = value
+            memory = (value.shape, value.stride(), value.dtype, value.device, value.data_ptr())
+            return id(value), memory, value.requires_grad, value.is_leaf and value.grad is not None
+        if isinstance(value, dict):
+            pairs = (pair for pair in value.items() if not is_own_hook(*pair))
+            return [(key, comparable(item)) for key, item in pairs]
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return type(value), [comparable(item) for item in value]
+        if hasattr(value, "to_dict"):  # many modules have the same config
+            if id(value) not in configs:
+                configs[id(value)] = repr(value.to_dict())
+            return value, configs[id(value)]
+        return value
 
-    def matches(self, model: nn.Module, tokenizer: Any) -> bool:
-        """Return whether the model and the tokenizer are unchanged."""
-        try:
-            return self._of(model, tokenizer) == self._state
-        except Exception:  # the state could be read before, so something has changed
-            return False
+    for name, module in model.named_modules(remove_duplicate=False):
+        own = {key: item for key, item in vars(module).items() if key not in USAGE_ATTRIBUTES}
+        found += (name, module, type(module), comparable(own))
+    return [*found, digest_of(tensors)]
 
-    def _of(self, model: nn.Module, tokenizer: Any) -> list[Any]:
-        template = getattr(tokenizer, "chat_template", None)
-        found: list[Any] = [self._named(tokenizer), repr(tokenizer), repr(template)]
-        tensors: dict[str, Tensor] = {}
-        seen: set[int] = set()
-        waiting: list[Any] = [model]
-        while waiting:
-            value = waiting.pop()
-            if isinstance(value, _PLAIN):
-                found.append(repr(value))
-                continue
-            if isinstance(value, (dict, list, tuple, set, frozenset)):
-                if id(value) in seen:  # it may contain itself
-                    found.append("again")
-                    continue
-                seen.add(id(value))
-                self._held[id(value)] = value
-            if isinstance(value, dict):
-                pairs = [pair for pair in value.items() if not is_own_hook(*pair)]
-                found.append(len(pairs))
-                waiting += (part for pair in pairs for part in pair)
-            elif isinstance(value, (list, tuple, set, frozenset)):
-                found.append((type(value), len(value)))
-                waiting += value
-            else:
-                found.append(self._named(value))
-                if id(value) in seen:
-                    continue
-                seen.add(id(value))
-                if isinstance(value, Tensor):
-                    if value.device.type != "meta":
-                        tensors[f"{value.data_ptr()} {value.shape}"] = value
-                    memory = (value.shape, value.stride(), value.dtype, value.device)
-                    own = (value.requires_grad, value.is_leaf and value.grad is not None)
-                    found.append((*memory, value.data_ptr(), *own))
-                elif isinstance(value, nn.Module) or hasattr(value, "to_dict"):
-                    own_names = vars(value).keys() - USAGE_ATTRIBUTES
-                    waiting.append({name: vars(value)[name] for name in sorted(own_names)})
-        return [*found, digest_of(tensors)]
 
-    def _named(self, value: Any) -> tuple[int, type]:
-        """Return the identity and the type of an object."""
-        self._held[id(value)] = value
-        return id(value), type(value)
+def has_state(model: nn.Module, tokenizer: Any, state: list[Any]) -> bool:
+    """Return whether a model and its tokenizer still have a state."""
+    try:
+        return state_of(model, tokenizer) == state
+    except Exception:  # the state could be read before, so something has changed
+        return False
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:

@@ -2,7 +2,7 @@
 
 The fast ways (packed rows, a shared prefix, the output head on few positions, own generation) do
 not work with every architecture, and a wrong attention mask is silent. So `Forward.check` compares
-each with a plain way on a few documents before it is used.
+each with a plain way on a few documents.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Forward:
         """Run a model on all requests of some documents and store the answers in the requests.
 
         Args:
-            key: identifies this set of documents; their batches are kept by it.
+            key: identifies this set of documents, whose batches are kept.
 
         Raises:
             CandidateError: a single row does not fit into memory, or a result is NaN.
@@ -111,9 +111,6 @@ class Forward:
         """Choose the fastest ways that give this model the right results on a few documents.
 
         Sets `packed`, `gather`, `shared` and `own_loop`.
-
-        Args:
-            tasks: for each task, its documents.
 
         Raises:
             ConfigError: the model cannot be run in the plain way, that of lm-eval, either.

@@ -4,9 +4,8 @@ The next token is the likeliest one, or it is drawn at random (`sampling.py`).
 
 A row ends where it ends in lm-eval at batch size 1: at an end token of the model's generation
 config, at a stop sequence among the last tokens, or at the maximum number of new tokens. (In a
-larger batch, lm-eval continues a finished row until the whole batch has ended and truncates the
-text afterwards. That gives the same text unless a stop sequence is a special token, because
-special tokens do not appear in the text.)
+larger batch, lm-eval continues it until the whole batch has ended, and truncates the text. That is
+the same text unless a stop sequence is a special token, which does not appear in the text.)
 """
 
 from __future__ import annotations
@@ -164,9 +163,8 @@ def end_tokens(model: Any) -> set[int]:
 def contiguous_head(model: Any) -> Iterator[None]:
     """Let a hook copy what the output head reads into contiguous memory.
 
-    For the slice `hidden[:, -1:, :]` of several rows, torch multiplies with one copy of the head's
-    weight for each row if the weight has no gradient: with 49,000 tokens and 100 rows, gigabytes
-    and four times the CPU time.
+    For the slice `hidden[:, -1:, :]` of several rows, torch copies a weight without a gradient for
+    each row: with 49,000 tokens and 100 rows, gigabytes and four times the CPU time.
     """
     head = model.get_output_embeddings()
     if head is None:
@@ -184,8 +182,7 @@ def contiguous_head(model: Any) -> Iterator[None]:
 def is_greedy_up_to_rounding(model: Any, prompt: Prompt, generated: Sequence[int]) -> bool:
     """Return whether each new token has the highest logit of its position, up to rounding.
 
-    This is checked where two runs of a model give different texts: at a near tie either token is
-    right, and after it the texts cannot be compared.
+    At a near tie either token is right, and behind it two texts cannot be compared.
     """
     import torch
 

@@ -56,12 +56,7 @@ class Batch:
 
     @classmethod
     def of(cls, rows: Sequence[Row], pad: int, device: torch.device, prefix: Tokens = ()) -> Batch:
-        """Return a batch of rows.
-
-        Args:
-            pad: the token id to pad with.
-            prefix: tokens before every row.
-        """
+        """Return a batch of rows, padded with the token id `pad`."""
         length = max(len(row) for row in rows)
         packed = bool(prefix) or any(row.branches for row in rows)
 
@@ -185,7 +180,7 @@ def select(states: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
 def _head_on(model: Any, where: torch.Tensor) -> Iterator[None]:
     """While the context is open, the output head gets only the scored positions, by a hook.
 
-    Operations of an architecture on its logits (soft caps, scales) are applied to these as usual.
+    What an architecture does to its logits (soft caps, scales) happens as usual.
     """
 
     def narrow(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,7 +1,4 @@
-"""lm-eval's own model class, HFLM: the reference for tokenisation and generation.
-
-What is private in lm-eval, or differs between its versions, is in `evomerge.compat.lm_eval`.
-"""
+"""lm-eval's own model class, HFLM: the reference for tokenisation and generation."""
 
 from __future__ import annotations
 
@@ -122,8 +119,8 @@ class ReferenceLM:
         """Return the tokenised request of an lm-eval `Instance`.
 
         Args:
-            name: identifies its document. If texts are sampled, they get their seeds from this
-                name, the place of the instance in its document, and the number of the repeat.
+            name: identifies its document. Sampled texts get their seeds from it, the place of the
+                instance in its document, and the number of the repeat.
         """
         if instance.request_type == "generate_until":
             context, options = instance.args
@@ -244,10 +241,7 @@ class ReferenceLM:
         return str(postprocess_generated_text(text, stop=list(stops), think_end_token=behind))
 
     def generate(self, model: torch.nn.Module, request: Request) -> None:
-        """Store the texts that lm-eval generates as the answers to a request.
-
-        The random seed is that of `simple_evaluate`, or for a sampled text the text's own.
-        """
+        """Store the texts that lm-eval generates as the answers to a request."""
         answers = (self._texts(model, [request.instance], seed) for seed in request.seeds)
         texts = [text for (text,) in answers] or self._texts(model, [request.instance])
         counts = [len(self._lm.tok_encode(text, add_special_tokens=False)) for text in texts]

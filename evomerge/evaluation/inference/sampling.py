@@ -1,9 +1,8 @@
 """Drawing tokens at random, such that a text does not depend on what is generated beside it.
 
-Each text has a seed and draws from a random generator of its own. What changes the probabilities
-before a token is drawn (temperature, top_k, top_p, min_p) is done by transformers' own classes, in
-the order of `generate`. So a text is the one that `generate` gives for its prompt alone, if torch
-has been seeded with the seed of the text.
+Each text has a seed and draws from a random generator of its own. transformers' own classes change
+the probabilities (temperature, top_k, top_p, min_p), in the order of `generate`. So a text is the
+one that `generate` gives for its prompt alone, if torch has been seeded with the seed of the text.
 """
 
 from __future__ import annotations
@@ -112,9 +111,7 @@ def drawer(
     raises a CandidateError if the logits are NaN or infinite.
 
     Args:
-        sampling: how tokens are drawn.
         seeds: the seed of each text.
-        device: the device of the logits.
     """
     import torch
 

@@ -3,11 +3,8 @@
 Candidates whose first blocks are the same (same parents, same layers, same scales) have the same
 hidden states after these blocks, for each batch of prompts. If the candidates are visited in
 depth-first order of the trie, every distinct block is run only once per batch. Hidden states are
-kept only where paths fork, and only until the last candidate that needs them has been scored. Each
-block gets the same inputs as if the candidate were scored alone, so the scores are the same, bit
-for bit.
-
-Generation is not shared: there every candidate reads the tokens that it has generated itself.
+kept where paths fork, until the last candidate that needs them has been scored. The scores are the
+same, bit for bit. Generation is not shared, since every candidate reads its own new tokens there.
 """
 
 from __future__ import annotations
@@ -48,17 +45,15 @@ class Step:
 def steps(block_keys_of_all: Sequence[BlockKeys]) -> list[Step]:
     """Return steps for all candidates, in an order in which every distinct block runs once.
 
-    The order of two candidates does not depend on the others. The sum of `len(keys) - start` over
-    the steps is the number of nodes of the trie.
+    The order of two candidates does not depend on the others.
     """
-    order = sorted(
-        range(len(block_keys_of_all)), key=lambda number: (block_keys_of_all[number], number)
-    )
-    starts = [0] + [common(block_keys_of_all[a], block_keys_of_all[b]) for a, b in pairwise(order)]
+    keys = block_keys_of_all
+    order = sorted(range(len(keys)), key=lambda number: (keys[number], number))
+    starts = [0] + [common(keys[a], keys[b]) for a, b in pairwise(order)]
     turns: list[Step] = []
     for turn, number in enumerate(order):
         ahead: set[int] = set()
-        reach = len(block_keys_of_all[number])
+        reach = len(keys[number])
         for later in starts[turn + 1 :]:
             reach = min(reach, later)
             if not reach:
@@ -74,8 +69,7 @@ def steps(block_keys_of_all: Sequence[BlockKeys]) -> list[Step]:
 class PrefixCache:
     """Keeps the hidden states at forks, by batch and number of blocks, within a memory limit.
 
-    A state that does not fit is not kept; candidates that need it start from the nearest earlier
-    state, or from the embeddings.
+    If a state does not fit, candidates start from an earlier one, or from the embeddings.
 
     Attributes:
         memory: maximum bytes of states.

@@ -1,4 +1,4 @@
-"""The vLLM engine: weights are replaced in memory, log-probabilities and texts come from vLLM.
+"""The vLLM engine: weights are replaced in memory, and texts come from vLLM.
 
 The weights are passed by vLLM's own `collective_rpc("reload_weights", kwargs={"weights_iterator":
 ...})`, which takes the names and shapes of a checkpoint (vLLM's documentation, "Layerwise
@@ -8,8 +8,8 @@ time, since it holds keys and values of the previous weights.
 
 What the backend uses of vLLM, 0.16 to 0.33: `LLM(model, load_format="dummy", ...)`,
 `.collective_rpc`, `.reset_prefix_cache`, `.generate` with `prompt_token_ids`; `SamplingParams`; of
-an output `prompt_logprobs` and `outputs[0].token_ids`. Where the version has them, also
-`.llm_engine.set_weight_version` and `outputs[0].weight_versions`. All of it is public.
+an output `outputs[0].token_ids`. Where the version has them, also `.llm_engine.set_weight_version`
+and `outputs[0].weight_versions`. All of it is public.
 """
 
 from __future__ import annotations
@@ -64,8 +64,7 @@ class VllmEngine:
         """Replace the model's weights and empty the prefix cache, unless they are loaded already.
 
         A model with fewer layers than the engine is completed by identity layers. The digest of the
-        weights, without these, becomes the engine's weight version, which vLLM notes in every
-        output.
+        weights, without these, becomes the engine's weight version.
 
         Raises:
             CandidateError: the names or shapes are not those of the engine's model. vLLM would keep
@@ -93,25 +92,6 @@ class VllmEngine:
                 self._llm.llm_engine.set_weight_version(digest)
             self._loaded = digest
 
-    def token_logprobs(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Return the log-probabilities of all tokens of each text but the first.
-
-        Raises:
-            DeviceError: the engine failed and cannot be used any more.
-        """
-        from vllm import SamplingParams
-
-        # vLLM has to generate one token, which is not used. Without `detokenize=False` it decodes
-        # texts, too.
-        options = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False)
-        return [
-            [
-                float(entries[token].logprob)
-                for token, entries in zip(text[1:], output.prompt_logprobs[1:], strict=True)
-            ]
-            for text, output in zip(texts, self._run(texts, options), strict=True)
-        ]
-
     def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return the new tokens of each prompt, up to a stop sequence or the limit.
 
@@ -130,18 +110,13 @@ class VllmEngine:
             )
             for prompt in prompts
         ]
-        outputs = self._run([prompt.tokens for prompt in prompts], options)
-        return [list(output.outputs[0].token_ids) for output in outputs]
-
-    def _run(self, texts: Sequence[Sequence[int]], options: Any) -> list[Any]:
-        """Return vLLM's outputs for some texts, in their order."""
-        prompts = [{"prompt_token_ids": list(text)} for text in texts]
+        inputs = [{"prompt_token_ids": list(prompt.tokens)} for prompt in prompts]
         with self._fatal("run the model"):
-            outputs: list[Any] = self._llm.generate(prompts, options, use_tqdm=False)
+            outputs: list[Any] = self._llm.generate(inputs, options, use_tqdm=False)
             for output in outputs if self._is_versioned else ():
                 if {span.version for span in output.outputs[0].weight_versions} != {self._loaded}:
                     raise RuntimeError("an output comes from other weights than the loaded ones")
-        return outputs
+        return [list(output.outputs[0].token_ids) for output in outputs]
 
     @contextmanager
     def _passed(self, state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
@@ -193,12 +168,11 @@ def _choice(prompt: Prompt) -> dict[str, Any]:
 def with_identity_layers(state: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
     """Return the weights of a model, with identity layers before its own.
 
-    They complete a model to the fixed depth of the engine. All weights of an identity layer are
-    zero, so that its branches add zero to the hidden state; whether this holds for an architecture
-    is tested on a small model of it (`merging/architecture/identity.py`). They come before the
-    model's own layers. There the hidden state is the embedding, which adding zero leaves as it is
-    in any dtype. Behind a layer it would not: vLLM normalises the float32 sum of the hidden state
-    and the layer's output, and rounds this sum only where it is passed on.
+    They complete a model to the fixed depth of the engine. All their weights are zero, so their
+    branches add zero to the hidden state (`merging/architecture/identity.py` tests architectures
+    for this). They come before the model's own layers, where the hidden state is the embedding:
+    adding zero is exact there in any dtype. Behind a layer it is not, since vLLM normalises the
+    float32 sum of the hidden state and the layer's output.
 
     Args:
         state: the weights, with their names in a checkpoint; returned as they are if nothing can be

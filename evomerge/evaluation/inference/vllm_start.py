@@ -65,7 +65,6 @@ def start_vllm(
 
     Args:
         model: a transformers model; the engine is made for its config and dtype.
-        tokenizer: its tokenizer.
         weights: its weights with the names of its checkpoint.
         tensor_parallel: number of processes, each with an accelerator, that the engine is divided
             over; 1: it runs in this process.
@@ -106,7 +105,6 @@ def start_vllm(
                 model=str(folder),
                 load_format=load_format,
                 dtype=str(model.dtype).removeprefix("torch."),
-                max_logprobs=1,
                 seed=0,
                 use_tqdm_on_load=False,
                 **options,
@@ -126,8 +124,6 @@ def _cpu_options(model: Any) -> dict[str, Any]:
     the cache of keys and values is given instead. The compilation of the model, which takes
     minutes, is left out.
     """
-    import psutil
-
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -136,14 +132,7 @@ def _cpu_options(model: Any) -> dict[str, Any]:
     longest = int(config.max_position_embeddings)
     # The engine divides the cache into blocks of tokens, so a little more is needed.
     one_text = math.ceil(1.02 * values * model.dtype.itemsize * (longest + 256))
-    weights = sum(item.nbytes for item in model.parameters())
-    cache, free = max(_CPU_CACHE, one_text), int(psutil.virtual_memory().available)
-    if cache + weights > free:
-        raise ConfigError(
-            f"evaluation.backend is 'vllm', but vLLM needs {(cache + weights) / 1e9:.1f} GB of "
-            f"memory for a second copy of the weights and for the keys and values of a text of "
-            f"{longest} tokens, and only {free / 1e9:.1f} GB are free; use the backend 'hf'."
-        )
+    cache = max(_CPU_CACHE, one_text)
     return {"kv_cache_memory_bytes": cache, "enforce_eager": True, "block_size": _CPU_BLOCK}
 
 
@@ -151,10 +140,9 @@ def _cpu_options(model: Any) -> dict[str, Any]:
 def _shielded() -> Iterator[None]:
     """Keep vLLM and the rest of the process from breaking each other while vLLM starts.
 
-    - vLLM reads the attributes of all modules, and fails at llvmlite's library:
-      "AttributeError: '_lib_fn_wrapper' object has no attribute 'get'". So this module is hidden.
-    - vLLM for CPUs replaces `torch.set_num_threads` by a function that does nothing. This process
-      also merges and may score with torch, so the original is put back.
+    - vLLM reads the attributes of all modules, and fails at llvmlite's library. So it is hidden.
+    - vLLM for CPUs replaces `torch.set_num_threads` by a function that does nothing. The original
+      is put back, since this process also merges and scores with torch.
     """
     import torch
 
@@ -181,9 +169,7 @@ def memory_folder() -> Iterator[Path]:
 def write_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Write the weights of a checkpoint into a folder, as one safetensors file.
 
-    Args:
-        weights: name -> tensor, on any device. Tensors that share memory are written once each.
-        folder: the folder.
+    Tensors on any device are written; those that share memory once each.
     """
     from safetensors.torch import save_file
 

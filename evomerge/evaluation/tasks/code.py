@@ -49,10 +49,6 @@ FILE_SIZE = 64 << 20
 _MOST_CHILDREN = 4  # that run at a time
 _MOST_BYTES = 16 << 20  # of a result
 _PATIENCE = 300.0  # seconds beside the limits, for imports and a busy machine
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from evomerge.evaluation.tasks.code import main; main(int(sys.argv[2]))"
-)
 _PASSED_ON = (
     *("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "XDG_CACHE_HOME"),
     *("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE"),
@@ -151,11 +147,11 @@ class CodeProcess:
         own |= {f"HF_{name}_OFFLINE": "1" for name in ("HUB", "DATASETS", "EVALUATE")}
         own |= {"HF_METRICS_CACHE": str(folder.path), "TMPDIR": str(folder.path)}
         own |= {"PYTHONHASHSEED": "0", "HF_ALLOW_CODE_EVAL": "1"}
-        path = json.dumps([str(Path(place).absolute()) for place in sys.path])
-        start = [sys.executable, "-P", "-c", _START, path, str(theirs.fileno())]
+        own["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in sys.path)
+        start = f"from evomerge.evaluation.tasks.code import main; main({theirs.fileno()})"
         with theirs:
             process = subprocess.Popen(
-                [*_confined(folder.path), *start],
+                [*_confined(folder.path), sys.executable, "-P", "-c", start],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -46,8 +46,7 @@ def choose_documents(
     """Choose the documents of every split, so that no two splits share one.
 
     If tasks of one data set have documents in common, a split prefers to use the same ones for each
-    of them. To find such documents, all have to be rendered, and training splits can have hundreds
-    of thousands; so tasks of different data sets are not searched for them.
+    of them. (To find these in other data sets, too, hundreds of thousands might be rendered.)
 
     Args:
         sizes: split -> number of documents per task; `all` takes every document that the other
@@ -97,16 +96,15 @@ def _take(
     Documents that the split uses already are preferred, but for its `first` task of a data set.
     """
 
-    def has_owner(document: int, other: bool) -> bool:
-        known = (owners.get(form) for form in pool.known_as(document))
-        return any(owner is not None and (owner != split) == other for owner in known)
+    def users(document: int) -> set[Split]:
+        return {owners[form] for form in pool.known_as(document) if form in owners}
 
-    free = (document for document in order if not has_owner(document, other=True))
+    free = (document for document in order if users(document) <= {split})
     if size == "all":
         return list(free)
     if first:
         return list(islice(free, size))
-    return sorted(free, key=lambda document: not has_owner(document, other=False))[:size]
+    return sorted(free, key=lambda document: split not in users(document))[:size]
 
 
 def in_order(count: int, key: str, labels: Sequence[str] | None = None) -> list[int]:

@@ -1,8 +1,4 @@
-"""lm-eval's tasks: their requests, metrics and documents.
-
-`loading.py` loads tasks, `scoring.py` computes metrics, `evomerge.evaluation.inference.reference`
-wraps lm-eval's model class, and `evomerge.compat.lm_eval` has what is private in lm-eval.
-"""
+"""lm-eval's tasks: their requests, metrics and documents."""
 
 from __future__ import annotations
 
@@ -88,9 +84,6 @@ class Harness:
     ) -> Harness:
         """Return a harness with the same task names but other documents.
 
-        Another split of a task is selected by lm-eval's own mechanism: a task that includes the
-        YAML of the first one and sets `test_split`.
-
         Args:
             replacements: task or group -> the task or group that supplies its documents instead.
             task_splits: task or group -> `training`, `validation` or `test`: the split of the task
@@ -164,7 +157,7 @@ class Harness:
         return document_metrics(self._tasks[task], [requests])[0]
 
     def _select_split(self, name: str, task_split: str, where: str) -> TaskInfo:
-        """Replace a task by the same task on another of its splits; return its info."""
+        """Replace a task by one that includes it and sets `test_split`; return its info."""
         info = self.info.tasks[name]
         if task_split not in info.task_splits:
             raise ConfigError(
@@ -331,8 +324,7 @@ class Harness:
     ) -> tuple[float, ...] | None:
         """Return one number of a metric for each document, or None if it has none.
 
-        lm-eval's value of a perplexity is a pair (log-likelihood, length); the number is then the
-        perplexity of that document alone.
+        Where lm-eval's value is a pair (log-likelihood, length), it is the document's perplexity.
         """
         if any(key not in row for row in rows):
             return None
@@ -365,8 +357,8 @@ class Harness:
         The first text has the raw fields of the document.
 
         Args:
-            rendered: whether to add a text of question, choices and answer. It can be compared with
-                documents of other tasks and data sets, which have other fields.
+            rendered: whether to add a text of question, choices and answer, which can be compared
+                with documents of other data sets.
         """
         subject = self._tasks[task]
         documents = subject.eval_docs  # kept, since lm-eval creates them again at each access

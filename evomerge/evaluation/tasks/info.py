@@ -24,9 +24,8 @@ class MetricInfo:
     """One metric of a task.
 
     Attributes:
-        is_mean: whether the score is the mean of one value per document, so that it can be
-            estimated from some of the documents (true of `acc`; not of `f1`, of a perplexity or
-            of a group's average).
+        is_mean: whether the score is the mean of one value per document (true of `acc`; not of
+            `f1`, of a perplexity or of a group's average).
     """
 
     higher_is_better: bool
@@ -46,13 +45,12 @@ class TaskInfo:
             appended (`exact_match,strict-match`) if the task has several filters. Tasks that
             generate texts also have `tokens`, which we count.
         dataset: the name of the data set, and in `dataset_config` of its configuration.
-        task_splits: the splits that the task has (of `training`, `validation` and `test`) -> their
-            names in the data set; `task_split` is the one that the documents come from.
+        task_splits: lm-eval's splits that the task has -> their names in the data set.
+        task_split: the one that the documents come from.
         repeats: number of texts that are generated for each document.
         is_sampled: whether these are drawn at random.
-        has_filters: whether the task says by filters of its own how they are read. lm-eval's
-            default filter takes the first text.
-        filters: names of the filters; lm-eval's default one is `none`.
+        has_filters: whether the task has filters of its own.
+        filters: names of the filters; lm-eval's default one, `none`, takes the first text.
     """
 
     name: str
@@ -173,7 +171,6 @@ def describe(tasks: Mapping[str, Any], groups: Mapping[str, Group], measure: Mea
 
     Args:
         tasks: lm-eval's task objects by the objectives' names, which may differ from lm-eval's.
-        groups: the same for groups.
         measure: returns the metrics of a document, from the name of its task and its requests.
     """
     info = {name: _task_info(name, task, measure) for name, task in tasks.items()}

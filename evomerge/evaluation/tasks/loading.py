@@ -26,7 +26,6 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     lm-eval's built-in tasks are indexed only if one of them is needed, since that takes seconds.
 
     Args:
-        include: folders with task YAML.
         where: the key of the search file that names the tasks.
 
     Raises:
@@ -64,7 +63,7 @@ def _state(folder: Path) -> _State:
 def _code_may_load(allow_code: bool) -> Iterator[None]:
     """While the context is open, Hugging Face's `code_eval` runs if code is allowed.
 
-    lm-eval's code tasks try it with a program of their own when they are imported.
+    lm-eval's code tasks try it when they are imported.
 
     Raises:
         ConfigError: a script in the working folder would run in its place.
@@ -101,7 +100,6 @@ def load(
         spec: the name of a task or group, or a group of one task whose keys are changed.
         where: the key of the search file that asks for it.
         include: the folders with task YAML that the manager knows.
-        allow_code: whether the task may run code that the model writes.
 
     Raises:
         ConfigError: lm-eval cannot load it, or its own code was not allowed (`evomerge.trust`).
@@ -138,11 +136,12 @@ def check_task(task: Any, where: str, allow_code: bool) -> None:
     """
     name = task.get_config("task")
     options = task.get_config("generation_kwargs") or {}
-    if named := [key for key in ("custom_generate", "trust_remote_code") if key in options]:
-        raise ConfigError(
-            f"{where}: the generation_kwargs of task {name!r} have {named[0]!r}, which would run "
-            "code from elsewhere; remove it."
-        )
+    for key in ("custom_generate", "trust_remote_code"):
+        if key in options:
+            raise ConfigError(
+                f"{where}: the generation_kwargs of task {name!r} have {key!r}, which would run "
+                "code from elsewhere; remove it."
+            )
     if options.get("max_time") is not None:
         raise ConfigError(
             f"{where}: the generation_kwargs of task {name!r} have 'max_time', so its scores would "

@@ -6,7 +6,6 @@ by its template.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -64,38 +63,26 @@ class TaskTemplates(SandboxedEnvironment):
         Raises:
             ConfigError: it is no template.
         """
-        if arguments or options:
-            make = partial(super().from_string, source, *arguments, **options)
-        else:
-            make = partial(self._kept, source)
-        return _explained(make)
+        return _explained(partial(self._kept, source, *arguments, **options))
 
 
 _made = lru_cache(maxsize=1)(TaskTemplates)
-_lock = threading.Lock()
-_open: list[Any] = []
-"""lm-eval's own environment, once for each `templates_in_sandbox` that is open."""
 
 
 @contextmanager
 def templates_in_sandbox() -> Iterator[None]:
     """While the context is open, lm-eval renders the templates of tasks in a sandbox.
 
-    It also keeps them compiled: lm-eval compiles a template at each use, which takes far longer
-    than to fill it in.
+    It also keeps them compiled; lm-eval compiles a template at each use.
     """
     from lm_eval import utils
 
-    with _lock:
-        _open.append(_open[-1] if _open else need("lm_eval", utils, "env"))
-        utils.env = _made(_open[-1])
+    before = need("lm_eval", utils, "env")
+    utils.env = before if isinstance(before, TaskTemplates) else _made(before)
     try:
         yield
     finally:
-        with _lock:  # of several threads, the last one to leave puts it back
-            own = _open.pop()
-            if not _open:
-                utils.env = own
+        utils.env = before
 
 
 def _explained(work: Callable[[], _Result]) -> _Result:
@@ -113,7 +100,7 @@ def _explained(work: Callable[[], _Result]) -> _Result:
 def _rendered() -> str:
     """Return the key and the task whose template is rendered; empty if lm-eval does not render it.
 
-    Only the callers know them: lm-eval's methods that render are named like the keys.
+    lm-eval's methods that render are named like the keys.
     """
     for frame, _ in walk_stack(None):
         task: Any = frame.f_locals.get("self")
@@ -127,8 +114,7 @@ def _rendered() -> str:
 def rendered_once(task: Any, known: Rendered) -> Iterator[None]:
     """While the context is open, a task renders the target and choices of a document once.
 
-    lm-eval renders both each time a document's metrics are computed: in a search once for every
-    candidate, with the same result.
+    lm-eval renders both whenever it computes a document's metrics: for every candidate.
 
     Args:
         task: the lm-eval task.

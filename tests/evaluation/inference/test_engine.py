@@ -16,9 +16,8 @@ from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import ConfigError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.engine import EngineForward
-from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.generation import Prompt, Stops, continue_prompts
-from evomerge.evaluation.tasks.harness import Harness, ReferenceLM
+from evomerge.evaluation.tasks.harness import Harness
 
 
 class Direct:
@@ -29,14 +28,6 @@ class Direct:
 
     def load(self, weights: dict[str, Any]) -> None:
         self.model.load_state_dict(dict(weights))
-
-    def token_logprobs(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-        results = []
-        for text in texts:
-            with torch.inference_mode():
-                logits = self.model(torch.tensor([text[:-1]])).logits[0].log_softmax(-1)
-            results.append([float(row[t]) for row, t in zip(logits, text[1:], strict=True)])
-        return results
 
     def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         generated = []
@@ -110,11 +101,11 @@ def test_an_engine_that_runs_the_model_in_another_way_is_refused(
         def load(self, weights: dict[str, Any]) -> None:
             """Keep the weights that it had."""
 
-    evaluator = Evaluator(Harness(["t_choice"], [tasks]))
-    evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(3)}})
-    documents = list(evaluator.requests("search", "t_choice").values())
-    other = make_model("llama", seed=5)
+    evaluator = Evaluator(Harness(["t_generate"], [tasks]))
+    evaluator.prepare(llama, tokenizer, {"search": {"t_generate": range(3)}})
+    documents = list(evaluator.requests("search", "t_generate").values())
     scorer = evaluator.forward
+    other = make_model("llama", seed=5)
     EngineForward(scorer, Direct(other, tokenizer)).check(llama, [documents])
     other = make_model("llama", seed=5)
     with pytest.raises(ConfigError, match=r"in a different way.*use the backend 'hf'"):
@@ -125,12 +116,14 @@ def test_an_engine_that_cannot_run_the_model_is_refused(
     llama: Any, tokenizer: Any, tasks: Path
 ) -> None:
     class Broken(Direct):
-        def token_logprobs(self, texts: Any) -> Any:
+        def generate(self, prompts: Any) -> Any:
             raise DeviceError("It failed.") from ValueError("head size 24 is not supported")
 
-    scorer = Forward(llama, tokenizer, ReferenceLM(llama, tokenizer), "auto")
+    evaluator = Evaluator(Harness(["t_generate"], [tasks]))
+    evaluator.prepare(llama, tokenizer, {"search": {"t_generate": range(3)}})
+    documents = list(evaluator.requests("search", "t_generate").values())
     with pytest.raises(ConfigError, match=r"cannot run this model \(head size 24.*'hf'"):
-        EngineForward(scorer, Broken(llama, tokenizer)).check(llama, [])
+        EngineForward(evaluator.forward, Broken(llama, tokenizer)).check(llama, [documents])
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_neox", "llama"])

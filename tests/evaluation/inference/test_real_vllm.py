@@ -18,11 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.engine import EngineForward
 from evomerge.evaluation.inference.fingerprint import digest_of
-from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.generation import Prompt
-from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.inference.vllm import VllmEngine
 from evomerge.evaluation.inference.vllm_start import installed_vllm
 from evomerge.evaluation.tasks.harness import Harness
@@ -74,8 +71,13 @@ def logprobs_by_torch(model: Any, text: list[int]) -> torch.Tensor:
 
 
 def logprobs_by_vllm(engine: VllmEngine, text: list[int]) -> torch.Tensor:
-    (found,) = engine.token_logprobs([text])
-    return torch.tensor(found)
+    from vllm import SamplingParams
+
+    # vLLM has to generate one token, which is not used.
+    options = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False)
+    (output,) = engine._llm.generate([{"prompt_token_ids": text}], options, use_tqdm=False)
+    known = zip(text[1:], output.prompt_logprobs[1:], strict=True)
+    return torch.tensor([float(entries[token].logprob) for token, entries in known])
 
 
 def test_each_model_answers_with_its_own_weights(engine: VllmEngine) -> None:
@@ -115,11 +117,11 @@ def test_a_missing_tensor_is_refused_before_vllm_keeps_the_last_one(engine: Vllm
     assert torch.allclose(logprobs_by_vllm(engine, TEXT), expected, atol=1e-4)
 
 
-def test_a_model_that_vllm_cannot_run_is_one_sentence(tokenizer: Any) -> None:
+def test_a_model_that_vllm_cannot_run_is_one_sentence(tokenizer: Any, tasks: Path) -> None:
     model = model_of(0, head=24)
     with pytest.raises(ConfigError, match=r"vLLM cannot (run|start with) this model .*'hf'"):
-        scorer = Forward(model, tokenizer, ReferenceLM(model, tokenizer), "auto")
-        EngineForward(scorer, VllmEngine(model, tokenizer)).check(model, [])
+        evaluator = Evaluator(Harness(["t_generate"], [tasks]), backend="vllm")
+        evaluator.prepare(model, tokenizer, {"search": {"t_generate": range(3)}})
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -1,6 +1,5 @@
 """Templates in the sandbox render as lm-eval renders them."""
 
-import threading
 from pathlib import Path
 
 import lm_eval
@@ -100,19 +99,10 @@ def test_the_key_with_the_template_is_named(tmp_path, key):
         Harness(["theirs"], [tmp_path]).digests("theirs", [0, 1])
 
 
-def test_lm_evals_own_templates_are_back_when_the_last_thread_leaves():
-    own, inside = utils.env, threading.Barrier(2, timeout=60)
-
-    def first():
-        with templates_in_sandbox():
-            inside.wait()
-            inside.wait()  # the other one is inside now
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    inside.wait()
+def test_lm_evals_own_templates_are_back_behind_the_last_context():
+    own = utils.env
     with templates_in_sandbox():
-        inside.wait()
-        thread.join()
+        with templates_in_sandbox():
+            assert isinstance(utils.env, TaskTemplates)
         assert isinstance(utils.env, TaskTemplates)
     assert utils.env is own
