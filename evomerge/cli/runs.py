@@ -27,7 +27,6 @@ from evomerge.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from evomerge.api.search import Runner
-    from evomerge.run.journal import Cut
     from evomerge.setup.checked import CheckedSearch
 
 
@@ -93,18 +92,14 @@ def resume(
     track: TrackOption = None,
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
-    from evomerge.api.search import go_on
+    from evomerge.api.search import cut_journal, go_on
 
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
-    given = {**bounds, "set": set_ or None, "truncate": truncate or None}
-    changes = [f"--{name}" for name, value in given.items() if value is not None]
-
-    def tell(cut: Cut | None) -> None:
-        terminal.say("the journal is not damaged" if cut is None else str(cut))
-
-    runner, cut = _runner(track), tell if truncate else None
+    runner = _runner(track)
+    if truncate:
+        terminal.say(str(cut_journal(directory) or "the journal is not damaged"))
     allowed = permissions(allow_pickle, allow_code, trust_code)
-    go_on(directory, changes, bounds, set_ or [], allowed, cut, runner)
+    go_on(directory, bounds, set_ or [], allowed, runner)
 
 
 def _runner(tracker: Tracker | None) -> Runner:
