@@ -128,9 +128,8 @@ def _run(
     quoted = shlex.quote(str(run.path))
     before = History(run.events())
     display = SearchDisplay(int(total) if total else None, checked.ranking, before)
-    display.begin()
     try:
-        with display.bar, tracked(tracker, run, checked.ranking, terminal.say) as trackers:
+        with display.begin(), tracked(tracker, run, checked.ranking, terminal.say) as trackers:
             followers = [display.observe, display.warn_of_baselines, *trackers]
             winner = run_search(checked, run, bounds, followers)
     except KeyboardInterrupt as signal:
