@@ -228,7 +228,9 @@ def _runner(progress: bool, followers: Sequence[Follower]) -> Runner:
 
     def run(folder: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float]) -> None:
         total = bounds.get("candidates") or checked.config.budget.candidates
-        with tqdm(total=total and int(total), unit="candidate", disable=not progress) as bar:
+        with tqdm(
+            total=total and int(total), unit="candidate", desc="searching", disable=not progress
+        ) as bar:
             run_search(checked, folder, bounds, [partial(_show, bar), *followers])
 
     return run
