@@ -131,16 +131,11 @@ def resume(
     """
     path = run.folder if isinstance(run, Run) else Path(run)
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
-    changes = [name for name, value in bounds.items() if value is not None]
-    changes += [*executor, *(["truncate"] if truncate else [])]
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
-
-    def tell(cut: str | None) -> None:
-        if cut is not None:
-            warnings.warn(f"{cut}.", stacklevel=4)
-
-    allowed, cut = permissions(allow_pickle, allow_code, trust_code), tell if truncate else None
-    go_on(path, changes, bounds, moves, allowed, cut, _runner(progress, followers))
+    if truncate and (cut := cut_journal(path)) is not None:
+        warnings.warn(f"{cut}.", stacklevel=2)
+    allowed = permissions(allow_pickle, allow_code, trust_code)
+    go_on(path, bounds, moves, allowed, _runner(progress, followers))
     return Run(path)
 
 
@@ -187,38 +182,40 @@ def start(
     run(*begin(folder, checked), {})
 
 
+def cut_journal(path: Path) -> str | None:
+    """Cut the damaged journal of a run before its first bad line; return what was cut, if any."""
+    folder = RunFolder(path)
+    check_run_folder(folder.path)
+    return truncate_journal(folder.journal_path)
+
+
 def go_on(
     path: Path,
-    changes: Sequence[str],
     bounds: Mapping[str, float | None],
     moves: Sequence[str],
     allowed: Permissions,
-    cut: Callable[[str | None], None] | None,
     run: Runner,
 ) -> None:
     """Continue a run, or the stages of a search that are left.
 
-    `changes` are the names of what the caller changes, for messages: bounds of the budget (None: as
-    before), `moves` (overrides `executor.KEY=VALUE` for this session), and `cut`, which is told
-    what `journal.truncate` has cut off (None: a damaged journal is refused).
+    `bounds` are those of the budget (None: as before); `moves` are overrides
+    `executor.KEY=VALUE` for this session.
     """
     from evomerge.setup import stages
     from evomerge.setup.runs import check_budget, continued
 
+    given = {name: value for name, value in bounds.items() if value is not None}
     if (path / STAGES).is_file():
-        if changes:
+        if given or moves:
             raise InputError(
-                f"{path} is a search in stages, but {', '.join(changes)} would change one stage; "
-                f"give the folder of a stage, for example {path / 'stage-1'}."
+                f"{path} is a search in stages, but {', '.join([*given, *moves])} would change one "
+                f"stage; give the folder of a stage, for example {path / 'stage-1'}."
             )
         check_run_folder(path)
         stages.run_stages(path, lambda stage, checked: run(stage, checked, {}), **allowed)
         return
     folder = RunFolder(path)
     check_run_folder(folder.path)
-    if cut is not None:
-        cut(truncate_journal(folder.journal_path))
-    given = {name: value for name, value in bounds.items() if value is not None}
     check_budget(folder, given)
     run(folder, continued(folder, list(moves), **allowed), given)
 
@@ -229,7 +226,9 @@ def _runner(progress: bool, followers: Sequence[Follower]) -> Runner:
 
     def run(folder: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float]) -> None:
         total = bounds.get("candidates") or checked.config.budget.candidates
-        with tqdm(total=total and int(total), unit="candidate", disable=not progress) as bar:
+        with tqdm(
+            total=total and int(total), unit="candidate", desc="searching", disable=not progress
+        ) as bar:
             run_search(checked, folder, bounds, [partial(_show, bar), *followers])
 
     return run

@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.console import Group
@@ -164,21 +165,21 @@ class SearchDisplay:
         self._total, self._ranking = total, ranking
         self._incumbents = ranking.incumbents(history.candidates if history else [])
         self._is_preparing = False
-        self.bar = Progress(
+        self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=err,
-            disable=not err.is_terminal,
         )
         self._done = len(history.told) if history else 0
-        self._task = self.bar.add_task("searching", total=total, completed=self._done)
+        self._task = self._bar.add_task("searching", total=total, completed=self._done)
 
-    def begin(self) -> None:
-        """Say what is done before the first candidate."""
+    def begin(self) -> AbstractContextManager[object]:
+        """Say what is done before the first candidate, and return what shows the bar."""
         say(f"replaying {self._done} candidates" if self._done else "loading models and tasks")
+        return self._bar if err.is_terminal else nullcontext()
 
     def warn_of_baselines(self, history: History, event: Event) -> None:
         """Warn before the first candidate of the optimizer if the baselines tell nothing."""
@@ -201,20 +202,20 @@ class SearchDisplay:
                 self._say_preparation(event)
             case "finals":
                 what = f"final scores ({event['purpose']})"
-                self.bar.update(self._task, description=what, total=event["total"], completed=0)
+                self._bar.update(self._task, description=what, total=event["total"], completed=0)
             case "tell":
                 say(_described(history, number, self._ranking.objectives) + self._best())
                 done = len(history.told)
-                self.bar.update(
+                self._bar.update(
                     self._task, description="searching", total=self._total, completed=done
                 )
             case "complete":
                 told = _described(history, number, self._ranking.objectives)
                 say(f"{told} on all search documents, as every finalist")
-                self.bar.advance(self._task)
+                self._bar.advance(self._task)
             case "score":
                 say(f"{named(history, number)} scored on {event['split']}")
-                self.bar.advance(self._task)
+                self._bar.advance(self._task)
             case "winner":
                 front = ", ".join(map(str, event.get("front", ())))
                 what = f"candidates {front} are the front" if front else f"candidate {number} wins"

@@ -92,18 +92,14 @@ def resume(
     track: TrackOption = None,
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
-    from evomerge.api.search import go_on
+    from evomerge.api.search import cut_journal, go_on
 
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
-    given = {**bounds, "set": set_ or None, "truncate": truncate or None}
-    changes = [f"--{name}" for name, value in given.items() if value is not None]
-
-    def tell(cut: str | None) -> None:
-        terminal.say(cut or "the journal is not damaged")
-
-    runner, cut = _runner(track), tell if truncate else None
+    runner = _runner(track)
+    if truncate:
+        terminal.say(cut_journal(directory) or "the journal is not damaged")
     allowed = permissions(allow_pickle, allow_code, trust_code)
-    go_on(directory, changes, bounds, set_ or [], allowed, cut, runner)
+    go_on(directory, bounds, set_ or [], allowed, runner)
 
 
 def _runner(tracker: Tracker | None) -> Runner:
@@ -132,9 +128,8 @@ def _run(
     quoted = shlex.quote(str(run.path))
     before = History(run.events())
     display = SearchDisplay(int(total) if total else None, checked.ranking, before)
-    display.begin()
     try:
-        with display.bar, tracked(tracker, run, checked.ranking, terminal.say) as trackers:
+        with display.begin(), tracked(tracker, run, checked.ranking, terminal.say) as trackers:
             followers = [display.observe, display.warn_of_baselines, *trackers]
             winner = run_search(checked, run, bounds, followers)
     except KeyboardInterrupt as signal:

@@ -30,7 +30,7 @@ from evomerge.report.recipe_picture import (
     path_text,
     recipe_picture,
 )
-from evomerge.report.standings import Standings, alone, scored_as_themselves, standings
+from evomerge.report.standings import alone, scored_as_themselves, standings
 from evomerge.report.words import sampling_note
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
@@ -123,19 +123,16 @@ def search_card(
         for split in SPLITS
         if split in frozen.sources
     )
-    table = standings(history, ranking) if is_winner else alone(candidate, ranking)
     search = {
-        "number": candidate.number,
+        "candidate": candidate,
+        "config": config,
         "count": count,
-        "optimizer": config.optimizer.name,
-        "seed": config.seed,
         "scored_dtype": "" if as_scored or merge.recipe.dtype == config.dtype else config.dtype,
         "sources": "; ".join(sources),
         "sampling_note": sampling_note(frozen.sampled),
         "is_winner": is_winner,
-        "is_estimate": candidate.is_estimate,
         "splits": tuple(reversed(SPLITS)),
-        "table": _table(table, merge.names),
+        "table": standings(history, ranking) if is_winner else alone(candidate, ranking),
         "note": scored_as_themselves(history, merge.names) if is_winner else None,
         "stages": " and ".join(map(code, stages)),
         "moving": " and ".join(map(code, moving)),
@@ -203,18 +200,6 @@ def _named(parent: Parent) -> str:
     if not parent.merged_from:
         return code(parent.name)
     return f"{code(parent.name)} (a merge of {', '.join(map(_named, parent.merged_from))})"
-
-
-def _table(table: Standings, names: Mapping[str, str]) -> list[list[str]]:
-    """Return a row for each score and model: score, model, and a cell for each split."""
-    rows = []
-    for column in table.columns:
-        score = f"{column} in %" if table.factor(column) == 100 else column
-        for model in table.rows:
-            texts = (table.cell(model, split, column) for split in reversed(SPLITS))
-            cells = [" ".join(cell).strip() for cell in texts]
-            rows.append([score, names.get(model.label, model.label), *cells])
-    return rows
 
 
 def _merge_command(merge: Merge) -> str:

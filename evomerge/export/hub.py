@@ -71,15 +71,10 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
             "network and your token (`hf auth login`), then give the same command again, which "
             "uploads only what is missing."
         ) from error
-    if is_private:
-        raise InputError(
-            f"The repository {name} is private, but --public was given; make it public in its "
-            "settings on the Hub, or give --private."
-        )
     raise InputError(
-        f"The repository {name} exists and is public, so nothing was uploaded, since --private is "
-        "the default; give --public, make it private in its settings on the Hub, or name another "
-        "repository."
+        f"The repository {name} {'is private' if is_private else 'exists and is public'}, so "
+        f"nothing was uploaded; give {'--private' if is_private else '--public'}, change this in "
+        "its settings on the Hub, or name another repository."
     )
 
 

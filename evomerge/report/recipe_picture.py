@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from evomerge.errors import RecipeError
 from evomerge.recipe import Knob, Layer, Recipe
 from evomerge.report.figures import (
     GREY,
@@ -45,7 +46,10 @@ def path_text(recipe: Recipe, names: Mapping[str, str]) -> str:
 
 def is_path(recipe: Recipe) -> bool:
     """Return whether every block of a recipe is an unchanged block of one parent."""
-    return bool(_blocks(recipe)) and all(map(_is_plain, _blocks(recipe)))
+    try:
+        return bool(path_of(_blocks(recipe)))
+    except RecipeError:
+        return False
 
 
 def knobs_of_every_layer(recipe: Recipe) -> str:
@@ -143,15 +147,6 @@ _NOTE = {"loc": "left", "fontsize": 8, "color": INK, "linespacing": 1.4}
 def _blocks(recipe: Recipe) -> tuple[Layer, ...]:
     """Return the blocks of the stack with the most blocks; none if no stack is named."""
     return max(recipe.layers.values(), key=len, default=())
-
-
-def _is_plain(layer: Layer) -> bool:
-    return (
-        layer.method == "passthrough"
-        and len(layer.sources) == 1
-        and layer.sources[0].layer is not None
-        and not (layer.knobs or layer.sources[0].knobs or layer.base)
-    )
 
 
 def _knob_grids(recipe: Recipe, letters: Mapping[str, str]) -> dict[str, _Grid]:

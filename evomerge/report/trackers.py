@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from importlib.util import find_spec
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from evomerge.errors import InputError, one_line
 from evomerge.report.rows import FINAL_SPLITS, search_score
@@ -21,10 +20,6 @@ from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
 from evomerge.run.logbook import Follower
 from evomerge.searching.ranking import Ranking, measured
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 PROJECT = "evomerge"
 """The project of all searches."""
@@ -50,46 +45,46 @@ def tracked(
 ) -> Iterator[list[Follower]]:
     """Log a search to a tracker (None: to none) while the block runs it; yield its followers.
 
-    `say` is told where people find what is logged. A tracker that fails is not used any more, and
-    the search goes on.
+    `say` is told where people find what is logged. It is told once if the tracker fails, which is
+    not used any more then; the search goes on.
     """
     if name is None:
         yield []
         return
 
-    def begin() -> _Steps:
+    failures: list[BaseException] = []
+
+    @contextmanager
+    def warned() -> Iterator[None]:
+        try:
+            with _quiet():
+                yield
+        except (Exception, SystemExit) as error:
+            if not failures:
+                say(f"warning: {name} failed ({one_line(error)}); the search goes on without it.")
+            failures.append(error)
+            raise
+
+    followers: list[Follower] = []
+    with suppress(Exception, SystemExit), warned():
         tracker = TRACKERS[name](*identity(run))
         say(f"logging to {name}: {tracker.where}")
         steps = _Steps(tracker, ranking)
         steps.log_missing(run)
-        return steps
 
-    steps = _tried(name, begin)
-    if steps is None:
-        yield []
-        return
+        def observe(history: History, event: Event) -> None:
+            with warned():  # the logbook does not call it again after an error
+                steps.log(history, event)
 
-    def observe(history: History, event: Event) -> None:
-        with _quiet():
-            steps.log(history, event)
-
-    observe.__qualname__ = name  # for the warning of the logbook
+        followers.append(observe)
+    completed = False
     try:
-        yield [observe]
-    except BaseException:
-        _tried(name, lambda: steps.finish(None))
-        raise
-    _tried(name, lambda: steps.finish(History(run.events())))
-
-
-def _tried(name: str, action: Callable[[], T]) -> T | None:
-    """Do something with a tracker; if it fails, say so and return None."""
-    try:
-        with _quiet():
-            return action()
-    except (Exception, SystemExit) as error:
-        log.warning("%s failed (%s); the search goes on without it.", name, one_line(error))
-        return None
+        yield followers
+        completed = True
+    finally:
+        if followers:
+            with suppress(Exception, SystemExit), warned():
+                steps.finish(History(run.events()) if completed and not failures else None)
 
 
 @contextmanager

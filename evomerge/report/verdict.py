@@ -8,7 +8,7 @@ from typing import NamedTuple
 from evomerge.report.beating import LEVEL
 from evomerge.report.fronts import FrontComparison, missing_words
 from evomerge.report.standings import Standings
-from evomerge.report.words import short_scores
+from evomerge.report.words import listed, short_scores
 from evomerge.run.history import Candidate
 from evomerge.space.baselines import GREEDY_SOUP, UNIFORM
 
@@ -65,17 +65,17 @@ def _verdict_of_winner(table: Standings, best: Candidate) -> Verdict:
     nearest = min(apart, key=lambda label: apart[label].value)
     closest = f"{names[nearest]} ({table.comparisons[nearest].text})"
     besides = f" Besides, {missing}." if missing else ""
-    doubtful = [label for label, item in apart.items() if not item.low > 0]
+    worse = [names[label] for label, item in apart.items() if item.high < 0]
+    doubtful = [names[label] for label, item in apart.items() if not item.low > 0]
     where = "on the test documents the searched merge"
-    if worse := [label for label in doubtful if apart[label].high < 0]:
-        text = f"No: {where} is worse than {_listed(worse, names)}. The largest difference is to "
-        return Verdict(False, f"{text}{closest}.{besides}")
-    if doubtful:
-        text = f"No evidence of improvement: {where} may be no better than "
-        text += f"{_listed(doubtful, names)}. The closest is {closest}."
+    if worse:
+        text = f"No: {where} is worse than {listed(worse)}. The largest difference is to {closest}."
         return Verdict(False, text + besides)
+    if doubtful:
+        text = f"No evidence of improvement: {where} may be no better than {listed(doubtful)}."
+        return Verdict(False, f"{text} The closest is {closest}.{besides}")
     if missing:
-        better = f"{where} is better than {_listed(list(names), names)}"
+        better = f"{where} is better than {listed(names.values())}"
         return Verdict(None, f"No verdict: {better}, but {missing}.")
     text = f"Yes: {where} is better than {_each(names)}. The closest is {closest}."
     return Verdict(True, text)
@@ -92,6 +92,7 @@ def _verdict_of_front(table: Standings) -> Verdict:
         )
     missing = missing_words(found.missing, table.names)
     excluded = missing_words(found.others, table.names)
+    unknown = "; ".join(filter(None, (missing, excluded)))
     others = f" Besides, {excluded}." if excluded else ""
     if len(found.broken) == len(found.duels):
         return Verdict(
@@ -100,7 +101,7 @@ def _verdict_of_front(table: Standings) -> Verdict:
         )
     compared = [duels for duels in found.duels.values() if duels]
     if not compared:
-        return Verdict(None, f"No verdict: {'; '.join(filter(None, (missing, excluded)))}.")
+        return Verdict(None, f"No verdict: {unknown}.")
     merges = f"{len(found.duels)} merge{'' if len(found.duels) == 1 else 's'}"
     some = compared[0][found.parents[0]]
     what = (
@@ -109,12 +110,11 @@ def _verdict_of_front(table: Standings) -> Verdict:
     )
     count = len(found.winners)
     if not count:
-        besides = "; ".join(filter(None, (missing, excluded)))
         text = _trade_off(found, table, merges, what)
-        return Verdict(False, f"{text} Besides, {besides}." if besides else text)
+        return Verdict(False, f"{text} Besides, {unknown}." if unknown else text)
     verb = "beats" if count == 1 else "beat"
     if missing:
-        parents = _listed(list(found.parents), table.names)
+        parents = listed(table.names[parent] for parent in found.parents)
         return Verdict(
             None,
             f"No verdict: the front has {merges}, of which {count} {verb} {parents} on the test "
@@ -176,9 +176,4 @@ def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]
 def _each(labels: Container[str]) -> str:
     """Return the baselines with these labels in words."""
     averages = {UNIFORM: "the uniform merge", GREEDY_SOUP: "the greedy soup"}
-    parts = ["each parent", *(text for label, text in averages.items() if label in labels)]
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _listed(labels: list[str], names: dict[str, str]) -> str:
-    return " and ".join(names[label] for label in labels)
+    return listed(["each parent", *(text for label, text in averages.items() if label in labels)])
