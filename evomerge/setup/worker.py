@@ -62,7 +62,6 @@ def set_threads(
     model: Any,
     evaluator: Evaluator,
     known: int | None = None,
-    most: int | None = None,
 ) -> int:
     """Set the number of CPU threads that torch scores with, and return it.
 
@@ -71,7 +70,6 @@ def set_threads(
         model: the model that the evaluator was prepared with.
         evaluator: scores the model on a few documents, to measure how many threads are faster.
         known: what an earlier session of the run has chosen; None: choose.
-        most: largest number to choose; None: all that torch would use.
     """
     from evomerge.evaluation.inference.device import use_threads
 
@@ -82,8 +80,16 @@ def set_threads(
         checkpoint.parameters,
         str(model.device.type),
         (lambda: evaluator.try_out(model)) if measured else None,
-        most,
     )
+
+
+def unmeasured_threads(host: Checkpoint, cores: int) -> int:
+    """Return the CPU threads of each of several workers: 1 for a small model, else its cores."""
+    import torch
+
+    from evomerge.evaluation.inference.device import SMALL
+
+    return 1 if host.parameters < SMALL else min(cores, torch.get_num_threads())
 
 
 def make_worker(
@@ -91,7 +97,6 @@ def make_worker(
     workers: int = 1,
     threads: int | None = None,
     report: Report | None = None,
-    most_threads: int | None = None,
     run: Path | None = None,
 ) -> Worker:
     """Return a worker with a resident model, a tokenizer and prepared documents.
@@ -100,7 +105,6 @@ def make_worker(
         workers: number of workers that share the memory of this machine.
         threads: CPU threads to score with, as an earlier session has chosen; None: choose.
         report: is told how far the preparation of a candidate's merges is.
-        most_threads: largest number of CPU threads to choose; None: all that torch would use.
         run: the run folder, where members are kept if it is there; None: a temporary folder.
 
     Raises:
@@ -142,7 +146,7 @@ def make_worker(
         ),
     )
     model = worker.build(worker.first)
-    worker.threads = set_threads(config, host, model, checked.evaluator, threads, most_threads)
+    worker.threads = set_threads(config, host, model, checked.evaluator, threads)
     return worker
 
 

@@ -100,7 +100,6 @@ def use_threads(
     parameters: int,
     device: str,
     score: Callable[[], object] | None,
-    most: int | None = None,
 ) -> int:
     """Set the number of CPU threads that torch scores a model with, and return it.
 
@@ -109,12 +108,9 @@ def use_threads(
         parameters: number of the model's parameters.
         device: where the model is scored; elsewhere than on a CPU nothing is measured.
         score: scores the model on a few documents, for the measurement; None: do not measure.
-        most: the largest number to choose, if it is smaller than as many as now.
     """
     import torch
 
-    if most is not None:
-        torch.set_num_threads(min(most, torch.get_num_threads()))
     threads = wanted
     if threads is None and device == "cpu" and parameters < SMALL:
         threads = 1
