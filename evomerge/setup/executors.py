@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
-from evomerge.evaluation.inference.device import count_cores, use_only
+from evomerge.evaluation.inference.device import count_cores, unmeasured_threads, use_only
 from evomerge.execute.inline import one_by_one
 from evomerge.execute.protocol import Executor, Job, RunJobs
 from evomerge.execute.remote import RemoteExecutor, RemoteWorker
@@ -32,7 +32,7 @@ from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.freeze import package_version
 from evomerge.setup.runs import restore
 from evomerge.setup.tasks import code_files
-from evomerge.setup.worker import make_worker, run_jobs, unmeasured_threads
+from evomerge.setup.worker import make_worker, run_jobs
 from evomerge.setup.workers import worker_devices
 from evomerge.trust.consent import Consent
 
@@ -124,7 +124,7 @@ def worker_of_run(
     wanted = config.evaluation.threads
     threads = logbook.history.threads if wanted == "auto" else wanted
     if threads is None:
-        threads = unmeasured_threads(checked.checkpoints[checked.host], cores)
+        threads = unmeasured_threads(checked.checkpoints[checked.host].parameters, cores)
     logbook.note_threads(threads)
     code = code_files(checked.config)
     checked.consent.require(code)  # it may have changed since

@@ -83,15 +83,6 @@ def set_threads(
     )
 
 
-def unmeasured_threads(host: Checkpoint, cores: int) -> int:
-    """Return the CPU threads of each of several workers: 1 for a small model, else its cores."""
-    import torch
-
-    from evomerge.evaluation.inference.device import SMALL
-
-    return 1 if host.parameters < SMALL else min(cores, torch.get_num_threads())
-
-
 def make_worker(
     checked: CheckedSearch,
     workers: int = 1,

@@ -120,6 +120,13 @@ def use_threads(
     return torch.get_num_threads()
 
 
+def unmeasured_threads(parameters: int, cores: int) -> int:
+    """Return the CPU threads of each of several workers: 1 for a small model, else its cores."""
+    import torch
+
+    return 1 if parameters < SMALL else min(cores, torch.get_num_threads())
+
+
 def keep_threads() -> Callable[[], None]:
     """Return a function that sets torch's number of CPU threads to what it is now."""
     import torch
