@@ -74,14 +74,6 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def merged_parents(merges: Mapping[str, MergedParent]) -> Iterator[tuple[str, Checkpoint]]:
-    """Yield the parents of merges that are no merges themselves, with their references."""
-    for merge in merges.values():
-        for reference, checkpoint in merge.checkpoints.items():
-            if not reference.startswith(MERGE):
-                yield reference, checkpoint
-
-
 def pinned(
     recipe: Recipe, checkpoints: Mapping[str, Checkpoint], merges: Mapping[str, MergedParent]
 ) -> Recipe:
