@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
-from evomerge.evaluation.inference.device import count_cores, unmeasured_threads, use_only
+from evomerge.evaluation.inference.device import count_cores, use_only
 from evomerge.execute.inline import one_by_one
 from evomerge.execute.protocol import Executor, Job, RunJobs
 from evomerge.execute.remote import RemoteExecutor, RemoteWorker
@@ -32,7 +32,7 @@ from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.freeze import package_version
 from evomerge.setup.runs import restore
 from evomerge.setup.tasks import code_files
-from evomerge.setup.worker import make_worker, run_jobs
+from evomerge.setup.worker import make_worker, run_jobs, threads_of
 from evomerge.setup.workers import worker_devices
 from evomerge.trust.consent import Consent
 
@@ -115,16 +115,13 @@ def worker_of_run(
 ) -> WorkerOfRun:
     """Return what makes a worker of a run, and journal the number of CPU threads.
 
-    The number is the one in the journal, or in the search file. Else it is 1 for a small model, and
-    for others as many as a worker has cores.
+    The number is the one in the journal, if there is one; `cores` is the largest to choose.
     """
     began = parse(RunFolder(run).config(), str(run / CONFIG))
     # `resume` can change the section `executor`.
     config = began.model_copy(update={"executor": checked.config.executor})
-    wanted = config.evaluation.threads
-    threads = logbook.history.threads if wanted == "auto" else wanted
-    if threads is None:
-        threads = unmeasured_threads(checked.checkpoints[checked.host].parameters, cores)
+    host = checked.checkpoints[checked.host]
+    threads = logbook.history.threads or threads_of(config, host, cores)
     logbook.note_threads(threads)
     code = code_files(checked.config)
     checked.consent.require(code)  # it may have changed since

@@ -45,7 +45,7 @@ from evomerge.setup.recipes import sample_recipes
 from evomerge.setup.runs import open_model
 from evomerge.setup.strategy import make_strategy, recipe_of
 from evomerge.setup.weight_digests import recording_weights
-from evomerge.setup.worker import load_single, set_threads
+from evomerge.setup.worker import load_single, threads_of
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +228,7 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
         InputError: there is no such split or model.
     """
     from evomerge.evaluation.evaluator import score_single
+    from evomerge.evaluation.inference.device import use_threads
 
     chosen = next((known for known in SPLITS if known == split), None)
     if chosen is None:
@@ -241,5 +242,5 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
             chosen,
             checked.splits[chosen],
             examples=examples,
-            ready=lambda model: set_threads(checked.config, checkpoint, model, checked.evaluator),
+            ready=lambda model: use_threads(threads_of(checked.config, checkpoint)),
         )

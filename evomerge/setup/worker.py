@@ -19,7 +19,6 @@ from evomerge.strategy.kinds import room_of
 from evomerge.strategy.members import MateSpace
 
 if TYPE_CHECKING:
-    from evomerge.evaluation.evaluator import Evaluator
     from evomerge.execute.protocol import RunJobs
     from evomerge.execute.tree import RunInContext
     from evomerge.execute.worker import Worker
@@ -56,31 +55,15 @@ def place(config: SearchConfig) -> Placement:
     return Placement(device, wanted.device_map, memory, attention)
 
 
-def set_threads(
-    config: SearchConfig,
-    checkpoint: Checkpoint,
-    model: Any,
-    evaluator: Evaluator,
-    known: int | None = None,
-) -> int:
-    """Set the number of CPU threads that torch scores with, and return it.
+def threads_of(config: SearchConfig, checkpoint: Checkpoint, cores: int | None = None) -> int:
+    """Return the number of CPU threads that models of a parent's size are scored with.
 
-    Args:
-        checkpoint: a parent; models of its size are scored.
-        model: the model that the evaluator was prepared with.
-        evaluator: scores the model on a few documents, to measure how many threads are faster.
-        known: what an earlier session of the run has chosen; None: choose.
+    `cores` is the largest number to choose; None: all that torch would use.
     """
-    from evomerge.evaluation.inference.device import use_threads
+    from evomerge.evaluation.inference.device import choose_threads
 
     wanted = config.evaluation.threads
-    measured = config.evaluation.backend == "hf"  # vLLM has threads of its own
-    return use_threads(
-        known if wanted == "auto" else wanted,
-        checkpoint.parameters,
-        str(model.device.type),
-        (lambda: evaluator.try_out(model)) if measured else None,
-    )
+    return choose_threads(checkpoint.parameters, cores) if wanted == "auto" else wanted
 
 
 def make_worker(
@@ -101,6 +84,7 @@ def make_worker(
     Raises:
         InputError: a parent cannot be loaded, or a task has changed since the run was started.
     """
+    from evomerge.evaluation.inference.device import use_threads
     from evomerge.execute.worker import Worker
     from evomerge.merging.backend import members, resident, tokenizer
 
@@ -136,8 +120,8 @@ def make_worker(
             config, checkpoints[reference], lambda: tokenizer(checkpoints, first)
         ),
     )
-    model = worker.build(worker.first)
-    worker.threads = set_threads(config, host, model, checked.evaluator, threads)
+    worker.threads = threads or threads_of(config, host)
+    use_threads(worker.threads)
     return worker
 
 

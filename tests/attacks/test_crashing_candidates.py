@@ -175,15 +175,17 @@ def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -
     def write(prepared: Any) -> Any:
         if prepared in recipes[:bad]:
             raise CandidateError("lm_head.weight: 3 NaN or infinite weights.")
+        return prepared
 
     builder = SimpleNamespace(prepare=lambda recipe, report: recipe, write=write)
-    evaluator: Any = SimpleNamespace(prepare=lambda *_: None)
+    tried: list[Any] = []
+    evaluator: Any = SimpleNamespace(prepare=lambda model, *_: tried.append(model))
     if bad == len(recipes):
         with pytest.raises(CheckpointError, match=r"None of the parents.*3 NaN"):
             Worker(lambda: (builder, None), evaluator, {}, recipes)
     else:
-        worker = Worker(lambda: (builder, None), evaluator, {}, recipes)
-        assert worker.first == recipes[1]
+        Worker(lambda: (builder, None), evaluator, {}, recipes)
+        assert tried == [recipes[1]]
 
 
 def test_a_task_whose_code_ends_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
