@@ -44,11 +44,10 @@ def check_search(
 ) -> CheckedSearch:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
+    The first mistake raises an `InputError`.
+
     Args:
         is_stage: whether `run:../stage-N` is the winner of an earlier stage; see `open_parents`.
-
-    Raises:
-        InputError: the first mistake.
     """
     consent = allowed.get("consent") or Consent()
     allow_pickle = allowed.get("allow_pickle", False)

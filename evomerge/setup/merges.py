@@ -151,7 +151,7 @@ class MergeOpener:
         """Return the checkpoint of any reference.
 
         Args:
-            digest: see `Opener`.
+            digest: see `open_model`.
             pin: the pin of this parent in a recipe, or None.
 
         Raises:
