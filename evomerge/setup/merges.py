@@ -16,8 +16,7 @@ import atexit
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -47,11 +46,6 @@ class MergedParent:
     names: Mapping[str, str]
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict, compare=False, repr=False)
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
-
-    @property
-    def methods(self) -> list[str]:
-        """The merge methods, sorted."""
-        return sorted({layer.method for layer in self.recipe.every_layer()})
 
     @property
     def folder(self) -> str:
@@ -246,17 +240,6 @@ class MergeOpener:
                 raise
             raise CheckpointError(f"Parent {name!r} cannot be built: {error}") from error
         return replace(found, reference=reference)
-
-
-@contextmanager
-def temporarily_built(reference: str, relative_to: Path, opener: Opener) -> Iterator[Checkpoint]:
-    """Yield the checkpoint of any reference; a merge is built into a folder that is removed after.
-
-    Raises:
-        InputError: see `MergeOpener`.
-    """
-    with TemporaryFolder() as folder:
-        yield MergeOpener(opener, models=folder)(reference, relative_to)
 
 
 def _planned(merge: MergedParent, own: Mapping[str, Checkpoint], name: str) -> Checkpoint:

@@ -53,8 +53,8 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
     values = {
         "parents": {name: size_text(item.nbytes) for name, item in checked.checkpoints.items()},
         "merges": {
-            name: f"{', '.join(item.methods)} of {', '.join(item.names)}; built when the search "
-            "starts"
+            name: f"{', '.join(sorted({layer.method for layer in item.recipe.every_layer()}))} of "
+            f"{', '.join(item.names)}; built when the search starts"
             for name, item in checked.merges.items()
         }
         or None,

@@ -20,6 +20,7 @@ from evomerge.errors import (
 from evomerge.recipe import Recipe
 from evomerge.report.words import setting_lines, short_names
 from evomerge.run.activity import WORKERS, Activity
+from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import (
     CONFIG,
@@ -37,7 +38,7 @@ from evomerge.searching.session import Session
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.executors import EXECUTORS
 from evomerge.setup.freeze import other_versions
-from evomerge.setup.merges import pinned, temporarily_built
+from evomerge.setup.merges import MergeOpener, pinned
 from evomerge.setup.parents import absolute_recipe
 from evomerge.setup.parents_as_themselves import lent_notes, parents_as_themselves, recipe_to_write
 from evomerge.setup.racing import make_race
@@ -235,7 +236,8 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
         raise ConfigError(
             f"--split is {split!r}; allowed are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
         )
-    with temporarily_built(model, Path.cwd(), open_model) as checkpoint:
+    with TemporaryFolder() as folder:  # for a merge
+        checkpoint = MergeOpener(open_model, models=folder)(model, Path.cwd())
         return score_single(
             checked.evaluator,
             lambda: load_single(checked.config, checkpoint),
