@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 from scripted import ScriptedExecutor, search, trajectory
-from search_run import SMALL
 
-import evomerge
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, SearchError
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Job, RunJobs
@@ -22,16 +20,9 @@ from evomerge.execute.worker import Worker
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.run.history import outcome_fields
 from evomerge.scores import Failure, Outcome, Scores
-from evomerge.setup import search as setup_search
 from evomerge.testing.executors import Pretend, job_of
 
 pytestmark = pytest.mark.thorough
-
-DOCUMENTS = {
-    "search": {"documents": 4},
-    "validation": {"documents": 4, "finalists": 1},
-    "test": {"documents": 4},
-}
 
 
 class Own(BaseException):
@@ -139,32 +130,6 @@ def test_a_follower_that_raises_anything_is_dropped(tmp_path: Path, error: BaseE
     )
     assert history.winner is not None
     assert len(calls) == 1
-
-
-def judge(model: Any, tokenizer: Any, documents: Sequence[int]) -> list[float]:
-    """Mean size of the first weights."""
-    return [float(next(model.parameters()).detach().abs().mean())] * len(documents)
-
-
-judge.documents = 12  # type: ignore[attr-defined]
-
-
-def raise_system_exit(problem: Any) -> Any:
-    raise SystemExit(0)
-
-
-def test_a_system_exit_of_an_optimizer_stops_the_search_with_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before, the search ended with exit status 0 and no word."""
-    monkeypatch.setattr(setup_search, "make_strategy", raise_system_exit)
-    objectives = [{"task": judge, "metric": "score"}]
-    config = {**SMALL, "objectives": objectives, "evaluation": DOCUMENTS}
-    run = tmp_path / "run"
-    with pytest.raises(SearchError, match=r"raised SystemExit: 0; remove the cause.*resume"):
-        evomerge.search(config, run, candidates=6, progress=False)
-    monkeypatch.undo()
-    assert evomerge.resume(run, progress=False).best is not None
 
 
 @pytest.mark.parametrize("bad", [1, 2])
