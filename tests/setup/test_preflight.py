@@ -70,7 +70,7 @@ def test_what_does_not_fit_on_an_accelerator_is_refused(tmp_path, monkeypatch):
     check_fit(two, host)
     three = load(file, ["executor.kind=processes", "executor.workers=3"])
     with pytest.raises(
-        ConfigError, match=r"the weights of 3 workers, 8.25 MB .* lower `executor.workers`"
+        ConfigError, match=r"the weights of 3 workers, 8.24 MB .* lower `executor.workers`"
     ):
         check_fit(three, host)
     with pytest.raises(ConfigError, match=r"on an accelerator of 7.5 MB beside a vLLM engine"):
