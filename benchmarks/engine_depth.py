@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from evomerge.merging.routed import RoutedResident
 
 from evomerge.compat.transformers import checkpoint_weights
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.vllm import VllmEngine
 from evomerge.merging.backend import tokenizer_of
-from evomerge.merging.routed import RoutedResident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 

@@ -161,7 +161,7 @@ class EvaluationConfig(Section):
     )
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
         "auto",
-        description="CPU threads that score a model; auto: one or all, as measured at the start",
+        description="CPU threads that score a model; auto: one for a small model, else all",
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto", description="transformers' attention; auto: the model's own choice"

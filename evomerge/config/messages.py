@@ -35,12 +35,7 @@ _TYPES = {
 def sentence(error: ValidationError, data: Any, schema: type[BaseModel]) -> str:
     """Return the first mistake as a sentence that names the key, its value and what is allowed.
 
-    Unknown keys come before other mistakes.
-
-    Args:
-        error: the errors that pydantic has found.
-        data: the data that was validated.
-        schema: the model that it was validated with.
+    Unknown keys come before other mistakes. `data` was validated with `schema`.
     """
     problems = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     first = problems[0]

@@ -244,11 +244,7 @@ class SearchConfig(Section):
 
 
 def parse(data: Any, source: str) -> SearchConfig:
-    """Turn the content of a search file into a `SearchConfig`.
-
-    Args:
-        data: the content, as plain values.
-        source: name of the file, for messages.
+    """Turn the content of a search file into a `SearchConfig`; `source` names it in messages.
 
     Raises:
         ConfigError: the first mistake, as one sentence that names the file, the key and the value.

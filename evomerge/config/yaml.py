@@ -29,11 +29,9 @@ def read(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
 
 
 def override(data: dict[str, Any], item: str) -> None:
-    """Replace one value; mappings on the way to it are created if they are missing.
+    """Replace a value of a search file by that of an item `key.path=value`.
 
-    Args:
-        data: content of a search file; it is changed.
-        item: `key.path=value`.
+    Mappings on the way to it are created if they are missing.
 
     Raises:
         ConfigError: the item is of another form, or there is no such place.

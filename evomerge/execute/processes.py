@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job, Result, RunJobs
 from evomerge.execute.remote import LostWorkerError
 from evomerge.execute.worker_process import Reply, WorkerProcess, unpack
@@ -74,23 +73,6 @@ class ProcessWorker:
             self._pool.stop()  # type: ignore[no-untyped-call]
             self._pool.join()
             self._pool = None
-
-
-def call(function: Callable[[], T], preload: Sequence[str] = ()) -> T:
-    """Call a picklable function in a process of its own, and return its result.
-
-    Raises:
-        SearchError: the process ended.
-    """
-    with _pool(tuple(preload)) as pool:
-        try:
-            with _no_modules_from_here():
-                answer = pool.schedule(function)
-            return answer.result()
-        except (ProcessExpired, BrokenProcessPool) as error:
-            raise SearchError(
-                "A worker process ended while it was starting; go on with `evomerge resume`."
-            ) from error
 
 
 def _pool(preload: tuple[str, ...]) -> ProcessPool:

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from evomerge.compat.ray import is_machine_gone, not_importable, reason_of
-from evomerge.errors import SearchError, one_line
+from evomerge.errors import one_line
 from evomerge.execute.protocol import Job, Result, RunJobs
 from evomerge.execute.remote import LostMachineError, LostWorkerError
 from evomerge.execute.worker_process import Reply, WorkerProcess, unpack
@@ -90,20 +90,6 @@ def new_actor(resources: Mapping[str, float]) -> Any:
     cpus, gpus = own.pop("CPU", 0.0), own.pop("GPU", 0.0)
     options = {"num_cpus": cpus, "num_gpus": gpus, "resources": own}
     return ray.remote(Actor).options(**options, max_restarts=0, max_task_retries=0).remote()
-
-
-def call(function: Callable[[], Any], resources: Mapping[str, float]) -> Any:
-    """Return the result of a picklable function, called in an actor with these resources."""
-    actor = new_actor(resources)
-    try:
-        return _answer(actor, actor.call.remote(function), lambda result: result).result()
-    except LostWorkerError as error:
-        raise SearchError(
-            f"A process of the cluster ended before the search began ({one_line(error)}); see to "
-            "its machine, then go on with `evomerge resume`."
-        ) from error
-    finally:
-        ray.kill(actor)
 
 
 def _answer(actor: Any, call: Any, unpack: Callable[[Any], Any]) -> Future[Any]:

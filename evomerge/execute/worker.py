@@ -80,7 +80,6 @@ class Worker:
 
     Attributes:
         threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
-        first: the first baseline that could be built.
     """
 
     threads = 1
@@ -191,7 +190,6 @@ class Worker:
             except CandidateError as error:  # its candidate will be a row that is marked as failed
                 reason = str(error).rstrip(".")
             else:
-                self.first = recipe
                 return
         raise CheckpointError(
             "None of the parents, nor their average, is a model that can be scored, the last one "

@@ -6,4 +6,6 @@ Names that mean the same everywhere here:
 - `checked`: a `CheckedSearch`, and `checkpoints`: its parents by reference, without loaded weights.
 - `relative_to`: folder of relative paths; if nothing is there, the working folder is tried.
 - `allowed`: what the user allows, such as pickled weights; see `Permissions`.
+
+What is wrong with input, whoever finds it, is an `InputError` with one sentence.
 """

@@ -11,7 +11,6 @@ from evomerge.errors import ConfigError
 from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.checked import CheckedSearch, Permissions
-from evomerge.setup.cluster import check_installed
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
@@ -46,16 +45,14 @@ def check_search(
 ) -> CheckedSearch:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
+    The first mistake raises an `InputError`.
+
     Args:
         is_stage: whether `run:../stage-N` is the winner of an earlier stage; see `open_parents`.
-
-    Raises:
-        InputError: the first mistake.
     """
     consent = allowed.get("consent") or Consent()
     allow_pickle = allowed.get("allow_pickle", False)
     allow_code = allowed.get("allow_code", False)
-    check_installed(config)
     merges = MergeOpener(opener)
     config, checkpoints, host = open_parents(
         config, relative_to, merges, allow_pickle=allow_pickle, is_stage=is_stage

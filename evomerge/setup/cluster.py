@@ -7,8 +7,8 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.compat.ray import address_of, silence
@@ -24,30 +24,30 @@ ANSWER = 5.0
 
 
 @dataclass(frozen=True)
-class RayWorkers:
-    """The workers of a search on Ray.
+class Workers:
+    """How many workers a search has.
 
     Attributes:
-        needed: what each takes of a machine: name of a resource -> amount.
         by_machine: how many run on each machine, at most.
-        count: how many there are.
+        count: on all machines together.
+        on_an_accelerator: the largest number that share an accelerator of this machine; or 1.
+        text: how many there are and where, for people.
+        needed: what each takes of a machine of Ray: name of a resource -> amount.
     """
 
-    needed: dict[str, float]
-    by_machine: list[int]
+    by_machine: Sequence[int]
     count: int
+    on_an_accelerator: int
+    text: str
+    needed: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def on_a_machine(self) -> int:
+        """The largest number on one machine."""
+        return max(self.by_machine)
 
 
-def check_installed(config: SearchConfig) -> None:
-    """Raise a ConfigError if the executor is Ray, which is not installed."""
-    if config.executor.kind == "ray" and importlib.util.find_spec("ray") is None:
-        raise ConfigError(
-            "`executor.kind` is 'ray', but Ray is not installed; install it with "
-            "`pip install 'evomerge[ray]'`."
-        )
-
-
-def ray_workers(config: SearchConfig) -> RayWorkers:
+def ray_workers(config: SearchConfig) -> Workers:
     """Return the workers of a search on Ray.
 
     Each takes `executor.ray.resources`, and as many cores as `evaluation.threads` says, or one.
@@ -58,9 +58,13 @@ def ray_workers(config: SearchConfig) -> RayWorkers:
         ConfigError: Ray is not installed, there is no cluster at the address, or more workers are
             asked for than fit.
     """
-    check_installed(config)
-    wanted, evaluation, found = config.executor.ray, config.evaluation, machines(config)
-    given = wanted.resources
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "`executor.kind` is 'ray', but Ray is not installed; install it with "
+            "`pip install 'evomerge[ray]'`."
+        )
+    evaluation, found = config.evaluation, machines(config)
+    given = config.executor.ray.resources
     if given is None:
         has_gpu = evaluation.device != "cpu"
         if evaluation.device == "auto":
@@ -70,13 +74,18 @@ def ray_workers(config: SearchConfig) -> RayWorkers:
     fits = [fitting(machine, needed) for machine in found]
     workers = config.executor.workers
     count = max(1, sum(fits)) if workers == "auto" else workers
+    amounts = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
     if sum(fits) < count:
-        amounts = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
         raise ConfigError(
             f"`executor.workers` is {workers}, and each takes {amounts}, but there is room for "
             f"{sum(fits)}; lower `executor.workers` or `executor.ray.resources`."
         )
-    return RayWorkers(needed, [min(count, fit) for fit in fits if fit], count)
+    used, share = [min(count, fit) for fit in fits if fit], needed.get("GPU", 0.0)
+    on_one = min(math.floor(1 / share), count) if 0 < share < 1 else 1
+    where = "this machine" if len(used) == 1 else f"{len(used)} machines"
+    return Workers(
+        used, count, on_one, f"{count} Ray actors on {where}, each with {amounts}", needed
+    )
 
 
 def connect(config: SearchConfig) -> None:

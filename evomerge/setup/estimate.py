@@ -20,7 +20,7 @@ from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import make_strategy
-from evomerge.setup.worker import make_worker, run_jobs
+from evomerge.setup.worker import make_worker, run_jobs, threads_of
 from evomerge.setup.workers import shares_prefixes, workers_of
 from evomerge.strategy.members import MateSpace
 
@@ -201,7 +201,8 @@ def try_candidates(checked: CheckedSearch) -> CostProbe:
     config, began = checked.config, time.perf_counter()
     first, *recipes = _first_recipes(checked)
     neighbours = workers_of(config).on_a_machine
-    worker = make_worker(checked, neighbours, most_threads=max(1, count_cores() // neighbours))
+    cores, host = max(1, count_cores() // neighbours), checked.checkpoints[checked.host]
+    worker = make_worker(checked, neighbours, threads_of(config, host, cores))
     # The first merge computes what later ones keep, and compiles loops; the first documents of a
     # split make its prompts.
     worker.evaluator.try_out(worker.build(first))

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
@@ -31,14 +31,9 @@ from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.freeze import package_version
 from evomerge.setup.runs import restore
 from evomerge.setup.tasks import code_files
-from evomerge.setup.worker import make_worker, run_jobs
+from evomerge.setup.worker import make_worker, run_jobs, threads_of
 from evomerge.setup.workers import worker_devices
 from evomerge.trust.consent import Consent
-
-if TYPE_CHECKING:
-    from evomerge.execute.worker import Worker
-
-T = TypeVar("T")
 
 PRELOADED = (
     "torch",
@@ -89,20 +84,18 @@ class WorkerOfRun:
 
     Attributes:
         folder: the run folder, from which relative paths start. It need not be there.
-        cores: largest number of CPU threads.
-        threads: CPU threads that score a model; None: choose.
-        neighbours: number of workers that share the memory of its machine.
+        threads: CPU threads that score a model.
         allowed: what the user allows where the search runs.
+        neighbours: number of workers that share the memory of its machine.
         devices: accelerators, all others are hidden from the process; none: as `evaluation.device`
             says.
     """
 
     config: SearchConfig
     folder: Path
-    cores: int
-    threads: int | None
-    neighbours: int = 1
+    threads: int
     allowed: Permissions = field(default_factory=Permissions)
+    neighbours: int = 1
     devices: tuple[str, ...] = ()
 
     def __call__(self) -> RunJobs:
@@ -111,33 +104,24 @@ class WorkerOfRun:
         Raises:
             InputError: a parent or a task has changed since the run was started.
         """
-        return one_by_one(self._made())
-
-    def choose_threads(self) -> int:
-        """Return how many CPU threads a worker should score with."""
-        return self._made().threads
-
-    def _made(self) -> Worker:
         use_only(self.devices)
         checked = restore(self.config, self.folder, **self.allowed)
-        return make_worker(
-            checked, self.neighbours, self.threads, most_threads=self.cores, run=self.folder
-        )
+        return one_by_one(make_worker(checked, self.neighbours, self.threads, run=self.folder))
 
 
-def worker_of_run(checked: CheckedSearch, run: Path, logbook: Logbook, cores: int) -> WorkerOfRun:
-    """Return what makes a worker of a run.
+def worker_of_run(
+    checked: CheckedSearch, run: Path, logbook: Logbook, neighbours: int, cores: int
+) -> WorkerOfRun:
+    """Return what makes a worker of a run, and journal the number of CPU threads.
 
-    The number of CPU threads is the one in the journal, or in the search file. It is 1 if there is
-    no choice.
+    The number is the one in the journal, if there is one; `cores` is the largest to choose.
     """
     began = parse(RunFolder(run).config(), str(run / CONFIG))
     # `resume` can change the section `executor`.
     config = began.model_copy(update={"executor": checked.config.executor})
-    wanted = config.evaluation.threads
-    threads = logbook.history.threads if wanted == "auto" else wanted
-    if threads is None and cores == 1:
-        threads = 1
+    host = checked.checkpoints[checked.host]
+    threads = logbook.history.threads or threads_of(config, host, cores)
+    logbook.note_threads(threads)
     code = code_files(checked.config)
     checked.consent.require(code)  # it may have changed since
     allowed = Permissions(
@@ -145,14 +129,7 @@ def worker_of_run(checked: CheckedSearch, run: Path, logbook: Logbook, cores: in
         allow_code=checked.allow_code,
         consent=Consent(digests=frozenset(file.digest for file in code)),
     )
-    return WorkerOfRun(config, run.absolute(), cores, threads, allowed=allowed)
-
-
-def _with_threads(worker: WorkerOfRun, logbook: Logbook, choose: Callable[[], int]) -> WorkerOfRun:
-    """Set and journal the number of CPU threads, which `choose` measures in another process."""
-    threads = worker.threads if worker.threads is not None else choose()
-    logbook.note_threads(threads)
-    return replace(worker, threads=threads)
+    return WorkerOfRun(config, run.absolute(), threads, allowed, neighbours)
 
 
 def _remote_executor(
@@ -170,15 +147,13 @@ def make_processes(
     checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts
 ) -> Executor:
     """Return an executor of worker processes; see `MakeExecutor`."""
-    from evomerge.execute.processes import ProcessWorker, call
+    from evomerge.execute.processes import ProcessWorker
 
     devices = worker_devices(checked.config)
     count = len(devices)
     kind = checked.checkpoints[checked.host].config.get("model_type")
     preload = (*PRELOADED, f"transformers.models.{kind}.modeling_{kind}")
-    worker = worker_of_run(checked, run, logbook, max(1, count_cores() // count))
-    worker = replace(worker, devices=devices[0], neighbours=count)
-    worker = _with_threads(worker, logbook, partial(call, worker.choose_threads, preload))
+    worker = worker_of_run(checked, run, logbook, count, max(1, count_cores() // count))
     workers = [
         ProcessWorker(replace(worker, devices=group), preload, "+".join(group)) for group in devices
     ]
@@ -186,19 +161,16 @@ def make_processes(
 
 
 def on_machine(
-    make: Callable[[WorkerOfRun], T],
     worker: WorkerOfRun,
     needed: Mapping[str, float],
-    count: int,
     versions: Mapping[str, str],
     paths: Sequence[str] = (),
-) -> T:
-    """Check this machine of the cluster, and return what is made of its worker.
+) -> RunJobs:
+    """Check this machine of the cluster, and return what runs the jobs of its worker.
 
     Args:
-        worker: its `neighbours` are those on this machine.
+        worker: its `neighbours` are all workers, of which only some fit on this machine.
         needed: what a worker takes of a machine, by name.
-        count: number of workers on all machines.
         versions: package -> version where the search runs.
         paths: folders of the environment variable PYTHONPATH where the search runs, in which an
             objective function may be.
@@ -218,9 +190,9 @@ def on_machine(
             )
     own = ray.get_runtime_context().get_node_id()
     resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
-    neighbours = min(count, max(1, cluster.fitting(resources, needed)))
+    neighbours = min(worker.neighbours, max(1, cluster.fitting(resources, needed)))
     try:
-        return make(replace(worker, neighbours=neighbours))
+        return replace(worker, neighbours=neighbours)()
     except InputError as error:
         raise SearchError(
             f"{place}, while all machines must see the same parents and tasks: {error}"
@@ -241,20 +213,16 @@ def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Atte
     needed, count = workers.needed, workers.count
     cluster.connect(config)
     from evomerge.evaluation.inference.vllm_start import installed_vllm
-    from evomerge.execute.ray import RayWorker, call
+    from evomerge.execute.ray import RayWorker
 
-    cores = max(1, int(needed["CPU"]))
-    worker = worker_of_run(checked, run, logbook, cores)
+    worker = worker_of_run(checked, run, logbook, count, max(1, int(needed["CPU"])))
     if not needed.get("GPU"):  # Ray does not hide accelerators that an actor did not ask for
         worker = replace(worker, config=worker.config.with_values("evaluation", device="cpu"))
     paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     versions = {name: package_version(name) for name in SAME}
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
         versions |= {found[0]: found[1]}
-    about = (needed, count, versions, tuple(map(os.path.abspath, paths)))
-    choose = partial(on_machine, WorkerOfRun.choose_threads, worker, *about)
-    worker = _with_threads(worker, logbook, partial(call, choose, needed))
-    make = partial(on_machine, WorkerOfRun.__call__, worker, *about)
+    make = partial(on_machine, worker, needed, versions, tuple(map(os.path.abspath, paths)))
     return _remote_executor(config, run, attempts, [RayWorker(make, needed) for _ in range(count)])
 
 

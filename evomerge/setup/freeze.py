@@ -13,7 +13,6 @@ from typing import Any
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.models.references import MERGE, RUN
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.merges import merged_parents
 from evomerge.setup.task_digests import code_digests, datasets, sampled, sources, task_digests
 from evomerge.space.protocol import Gene
 from evomerge.trust.consent import is_recorded, record
@@ -34,18 +33,21 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
     for key in ("objectives", "constraints"):
         for item, found in zip(plain[key], getattr(checked, key), strict=True):
             item["metric"] = found.metric
-    # A merge may be made from another candidate of a run that is a parent, too.
-    opened = {**dict(merged_parents(checked.merges)), **checked.checkpoints}
+    # A merge may be made from another candidate of a run that is a parent, too. It is built after
+    # this; its own parents stand for it.
+    inner = [item for merge in checked.merges.values() for item in merge.checkpoints.items()]
+    opened = {
+        name: item
+        for name, item in (*inner, *checked.checkpoints.items())
+        if not name.startswith(MERGE)
+    }
     merges = {
         name: {"recipe": item.recipe.to_dict(), "parents": dict(item.names)}
         for name, item in checked.merges.items()
     }
     plain["frozen"] = {
         "versions": installed_versions(checked.config),
-        # A merge is built after this; its own parents stand for it.
-        "parents": {
-            name: item.fingerprint for name, item in opened.items() if not name.startswith(MERGE)
-        },
+        "parents": {name: item.fingerprint for name, item in opened.items()},
         "models": {name: item.folder.name for name, item in opened.items() if name.startswith(RUN)},
         **({"merges": merges} if merges else {}),
         "settings": [item.model_dump() for item in checked.settings],

@@ -22,12 +22,8 @@ _POSITIONS = 256  # of a batch on a CPU for which logits are computed at a time,
 _MOST = 0.9  # of an accelerator's memory that weights may take; batches need the rest
 
 
-def weights_of(checked: CheckedSearch) -> int:
-    """Return the size in bytes of the weights of a merged model that is as deep as the host."""
-    return _weights(checked.config, checked.checkpoints[checked.host])
-
-
-def _weights(config: SearchConfig, host: Checkpoint) -> int:
+def weights_of(config: SearchConfig, host: Checkpoint) -> int:
+    """Return the size of a merged model's weights in bytes."""
     return host.parameters * {"float32": 4}.get(config.dtype, 2)
 
 
@@ -47,21 +43,15 @@ def check_fit(config: SearchConfig, host: Checkpoint) -> None:
     total = device_memory(choose_device(evaluation.device))
     if total is None:
         return
-    weights, sharing = _weights(config, host), workers_of(config).on_an_accelerator
-    room = _MOST * total * (1 - ENGINE_SHARE if evaluation.backend == "vllm" else 1)
-    if weights > room:
-        beside = " beside a vLLM engine" if evaluation.backend == "vllm" else ""
+    weights, sharing = weights_of(config, host), workers_of(config).on_an_accelerator
+    is_vllm = evaluation.backend == "vllm"
+    if sharing * weights > _MOST * total * (1 - ENGINE_SHARE if is_vllm else 1):
+        models = "the weights" if sharing == 1 else f"the weights of {sharing} workers"
         raise ConfigError(
-            f"`evaluation.device_map` is null, but the model's {size_text(weights)} of weights in "
-            f"{config.dtype} do not fit on an accelerator of {size_text(total)}{beside}; set it to "
-            "'auto' to divide the model over several, or choose a smaller dtype."
-        )
-    if sharing * weights > room:
-        raise ConfigError(
-            f"`executor.workers` puts {sharing} workers on one accelerator, but the weights of "
-            f"{sharing} models, {size_text(weights)} each, do not fit into its "
-            f"{size_text(total)}; lower the number of workers to {int(room / weights)} for each "
-            "accelerator."
+            f"`evaluation.device_map` is null, but {models}, {size_text(sharing * weights)} in "
+            f"{config.dtype}, do not fit on an accelerator of {size_text(total)}"
+            f"{' beside a vLLM engine' if is_vllm else ''}; set it to 'auto' to divide the model "
+            "over several, choose a smaller dtype, or lower `executor.workers`."
         )
 
 
@@ -73,13 +63,14 @@ def memory_of(checked: CheckedSearch) -> dict[str, float]:
     is the most that is kept from candidate to candidate; it is filled by the first candidates of
     each method. The weights, and what batches need, are on the accelerator if there is one.
     """
-    count = workers_of(checked.config).on_a_machine
+    config, host = checked.config, checked.checkpoints[checked.host]
+    count = workers_of(config).on_a_machine
     kept = min(_prepared_bytes(checked), cache_memory(count))
     # The logits of one batch on a CPU: twice, in float32.
-    vocabulary = checked.checkpoints[checked.host].config.get("vocab_size") or 0
+    vocabulary = host.config.get("vocab_size") or 0
     found: dict[str, float] = {
         "libraries": count * (_LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES),
-        "weights": count * weights_of(checked),
+        "weights": count * weights_of(config, host),
         "parents": sum(_mapped(checked)),
         "prepared merges": count * kept,
         "batches": count * _POSITIONS * vocabulary * 8.0,

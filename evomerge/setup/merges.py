@@ -16,8 +16,7 @@ import atexit
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -49,11 +48,6 @@ class MergedParent:
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
-    def methods(self) -> list[str]:
-        """The merge methods, sorted."""
-        return sorted({layer.method for layer in self.recipe.every_layer()})
-
-    @property
     def folder(self) -> str:
         """Name of the folder that it is built in: 16 digits of the digest of recipe and names."""
         return _digest(self.recipe.canonical(), sorted(self.names.items()))[:16]
@@ -72,14 +66,6 @@ class MergedParent:
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def merged_parents(merges: Mapping[str, MergedParent]) -> Iterator[tuple[str, Checkpoint]]:
-    """Yield the parents of merges that are no merges themselves, with their references."""
-    for merge in merges.values():
-        for reference, checkpoint in merge.checkpoints.items():
-            if not reference.startswith(MERGE):
-                yield reference, checkpoint
 
 
 def pinned(
@@ -159,7 +145,7 @@ class MergeOpener:
         """Return the checkpoint of any reference.
 
         Args:
-            digest: see `Opener`.
+            digest: see `open_model`.
             pin: the pin of this parent in a recipe, or None.
 
         Raises:
@@ -254,17 +240,6 @@ class MergeOpener:
                 raise
             raise CheckpointError(f"Parent {name!r} cannot be built: {error}") from error
         return replace(found, reference=reference)
-
-
-@contextmanager
-def temporarily_built(reference: str, relative_to: Path, opener: Opener) -> Iterator[Checkpoint]:
-    """Yield the checkpoint of any reference; a merge is built into a folder that is removed after.
-
-    Raises:
-        InputError: see `MergeOpener`.
-    """
-    with TemporaryFolder() as folder:
-        yield MergeOpener(opener, models=folder)(reference, relative_to)
 
 
 def _planned(merge: MergedParent, own: Mapping[str, Checkpoint], name: str) -> Checkpoint:

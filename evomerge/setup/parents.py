@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import CheckpointError, RecipeError
@@ -31,19 +31,8 @@ if TYPE_CHECKING:
 _OF_STAGE = re.compile(r"run:\.\./stage-[0-9]+")
 
 
-class Opener(Protocol):
-    """Opens the model of a reference; `evomerge.setup.runs.open_model` is one."""
-
-    def __call__(
-        self, reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
-    ) -> Checkpoint:
-        """Return the checkpoint.
-
-        Args:
-            digest: of a `run:` reference of a run, the first digits of the digest of the recipe
-                that it named when the run began; else None.
-        """
-        ...
+Opener: TypeAlias = Callable[..., Checkpoint]
+"""Opens the model of a reference, as `evomerge.setup.runs.open_model` does."""
 
 
 def open_parents(
@@ -195,20 +184,17 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     return names.get(value, value) if isinstance(value, str) else value
 
 
-def absolute_folder(path: str, relative_to: Path) -> str:
-    """Return the absolute path of a folder; the text itself if there is no such folder.
-
-    Args:
-        path: path of a folder, or any other text, such as a Hub id.
-    """
+def absolute_folder(
+    path: str, relative_to: Path, is_there: Callable[[Path], bool] = is_folder
+) -> str:
+    """Return the absolute path of a folder; the text itself, such as a Hub id, if there is none."""
     found = (place(path, folder) for folder in (relative_to, Path.cwd()))
-    return next((str(item.resolve()) for item in found if is_folder(item)), path)
+    return next((str(item.resolve()) for item in found if is_there(item)), path)
 
 
 def absolute_file(path: str, relative_to: Path) -> str:
-    """Return the absolute path of a file, found as by `absolute_folder`; the text if none is."""
-    found = (place(path, folder) for folder in (relative_to, Path.cwd()))
-    return next((str(item.resolve()) for item in found if is_file(item)), path)
+    """Return the absolute path of a file; the text itself if there is none."""
+    return absolute_folder(path, relative_to, is_file)
 
 
 def absolute_parent(reference: str, relative_to: Path) -> str:

@@ -53,8 +53,8 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
     values = {
         "parents": {name: size_text(item.nbytes) for name, item in checked.checkpoints.items()},
         "merges": {
-            name: f"{', '.join(item.methods)} of {', '.join(item.names)}; built when the search "
-            "starts"
+            name: f"{', '.join(sorted({layer.method for layer in item.recipe.every_layer()}))} of "
+            f"{', '.join(item.names)}; built when the search starts"
             for name, item in checked.merges.items()
         }
         or None,
@@ -87,7 +87,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         ],
         "constraints": [item.text for item in checked.constraints] or None,
         "memory": {name: size_text(size) for name, size in memory_of(checked).items()},
-        "export": size_text(weights_of(checked)),
+        "export": size_text(weights_of(config, host)),
     }
     # A search without a largest number of candidates says so.
     return {name: item for name, item in values.items() if item is not None or name == "candidates"}
@@ -149,17 +149,12 @@ def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
     is_lagging = config.executor.order == "arrival" and config.executor.kind != "inline"
     if is_lagging and optimizer is not None and optimizer.most_workers is not None:
         count, most = workers_of(config).count, optimizer.most_workers
-        instead = (
-            "set `executor.order` to generation, or raise `budget.candidates`"
-            if optimizer.has_population
-            else "set `optimizer.name` to 'cma'"
-        )
         if count > most:
             yield (
                 f"executor.order is 'arrival', so with {count} workers {config.optimizer.name!r} "
                 f"proposes candidates before it knows the scores of {count - 1} others, and with "
                 f"more than {most} it finds less with as many candidates (docs/scaling.md); use "
-                f"fewer workers, or {instead}."
+                "fewer workers, or `optimizer.name: cma` with `executor.order: generation`."
             )
     setting = None if is_vllm else slow_setting(host, plan, checked.evaluator)[1]
     if setting is not None:

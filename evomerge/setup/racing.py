@@ -35,13 +35,11 @@ def resolve_racing(
     info: TasksInfo,
     search: Mapping[str, Sequence[int]],
 ) -> tuple[SearchConfig, str]:
-    """Return the search file with `evaluation.racing` set if it is `auto`, and the reason.
+    """Return the search file with `evaluation.racing` set if it is `auto`, and why, for a person.
 
     Racing is enabled where it saves time and finds merges that are as good, by measurements
-    (docs/evaluation.md). If `minimum` documents are too few to fill batches, it is raised.
-
-    The reason says whether racing is used and why, such as `off, since ...`; `search` has the ids
-    of the search documents by task.
+    (docs/evaluation.md). If `minimum` documents are too few to fill batches, it is raised. `search`
+    has the ids of the search documents by task.
 
     Raises:
         ConfigError: the search file asks for racing, but a metric is not a mean over documents, or
@@ -60,15 +58,13 @@ def resolve_racing(
             f"{total} documents make fewer than {_SAMPLES} samples of at least {least}, and "
             "smaller ones take more time for each document"
         )
-    update: dict[str, object] = {"enabled": objection is None}
-    reason = f"off, since {objection}"
-    if objection is None:
-        update["minimum"] = least
-        reason = (
-            f"racing, since {total} documents make {total // least} samples of at least {least}, "
-            "which fill batches"
-        )
-    return config.with_values("evaluation", racing=wanted.model_copy(update=update)), reason
+    if objection is not None:
+        chosen, reason = wanted.model_copy(update={"enabled": False}), f"off, since {objection}"
+    else:
+        chosen = wanted.model_copy(update={"enabled": True, "minimum": least})
+        samples = f"{total // least} samples of at least {least}"
+        reason = f"racing, since {total} documents make {samples}, which fill batches"
+    return config.with_values("evaluation", racing=chosen), reason
 
 
 def _full_batches(

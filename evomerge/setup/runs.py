@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from evomerge.config.schema import Frozen, SearchConfig, load, override, parse
 from evomerge.errors import RunFolderError
@@ -47,27 +47,19 @@ def prepare(
 
     Args:
         stage: of a stage, the run folder of an earlier one: `run:../stage-N` is beside it.
-
-    Raises:
-        InputError: the first mistake.
     """
     if config.frozen is not None:
         return restore(config, relative_to, **allowed)
 
-    def open_in_stage(
-        reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
-    ) -> Checkpoint:
+    def open_in_stage(reference: str, relative_to: Path, **how: Any) -> Checkpoint:
         folder = stage if stage and is_winner_of_stage(reference) else relative_to
-        return open_model(reference, folder, allow_pickle=allow_pickle, digest=digest)
+        return open_model(reference, folder, **how)
 
     return check_search(config, relative_to, open_in_stage, is_stage=stage is not None, **allowed)
 
 
 def begin(path: Path, checked: CheckedSearch) -> tuple[RunFolder, CheckedSearch]:
-    """Create the run of a new search, and build its parents that are merges.
-
-    Args:
-        path: folder of the run; it must be new or empty.
+    """Create the run of a new search in a new folder, and build its parents that are merges.
 
     Returns:
         the run, and the checked search with all parents in place.

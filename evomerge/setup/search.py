@@ -20,6 +20,7 @@ from evomerge.errors import (
 from evomerge.recipe import Recipe
 from evomerge.report.words import setting_lines, short_names
 from evomerge.run.activity import WORKERS, Activity
+from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import (
     CONFIG,
@@ -37,7 +38,7 @@ from evomerge.searching.session import Session
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.executors import EXECUTORS
 from evomerge.setup.freeze import other_versions
-from evomerge.setup.merges import pinned, temporarily_built
+from evomerge.setup.merges import MergeOpener, pinned
 from evomerge.setup.parents import absolute_recipe
 from evomerge.setup.parents_as_themselves import lent_notes, parents_as_themselves, recipe_to_write
 from evomerge.setup.racing import make_race
@@ -45,7 +46,7 @@ from evomerge.setup.recipes import sample_recipes
 from evomerge.setup.runs import open_model
 from evomerge.setup.strategy import make_strategy, recipe_of
 from evomerge.setup.weight_digests import recording_weights
-from evomerge.setup.worker import load_single, set_threads
+from evomerge.setup.worker import load_single, threads_of
 
 log = logging.getLogger(__name__)
 
@@ -228,18 +229,20 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
         InputError: there is no such split or model.
     """
     from evomerge.evaluation.evaluator import score_single
+    from evomerge.evaluation.inference.device import use_threads
 
     chosen = next((known for known in SPLITS if known == split), None)
     if chosen is None:
         raise ConfigError(
             f"--split is {split!r}; allowed are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
         )
-    with temporarily_built(model, Path.cwd(), open_model) as checkpoint:
+    with TemporaryFolder() as folder:  # for a merge
+        checkpoint = MergeOpener(open_model, models=folder)(model, Path.cwd())
         return score_single(
             checked.evaluator,
             lambda: load_single(checked.config, checkpoint),
             chosen,
             checked.splits[chosen],
             examples=examples,
-            ready=lambda model: set_threads(checked.config, checkpoint, model, checked.evaluator),
+            ready=lambda model: use_threads(threads_of(checked.config, checkpoint)),
         )

@@ -42,22 +42,16 @@ def is_staged(data: Mapping[str, Any]) -> bool:
 def check(
     data: Mapping[str, Any], source: Path, **allowed: Unpack[Permissions]
 ) -> list[CheckedSearch]:
-    """Check every stage and return the searches.
+    """Check every stage and return the searches, as `check_search` does.
 
     The winners of earlier stages do not exist yet. In their place the check uses the host of the
     earlier stage, as a model with the same shapes.
-
-    Raises:
-        InputError: the first mistake.
     """
     stand_ins: dict[str, str] = {}
     opener = MergeOpener(open_model)
 
-    def stand_in(
-        reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
-    ) -> Checkpoint:
-        where = stand_ins.get(reference, reference)
-        opened = opener(where, relative_to, allow_pickle=allow_pickle, digest=digest)
+    def stand_in(reference: str, relative_to: Path, **how: Any) -> Checkpoint:
+        opened = opener(stand_ins.get(reference, reference), relative_to, **how)
         return replace(opened, reference=reference)
 
     searches = []
@@ -80,11 +74,8 @@ def start(
 ) -> list[CheckedSearch]:
     """Check every stage, create the folder and return the searches; `run_stages` runs them.
 
-    Args:
-        folder: the folder of the search, which must be new or empty.
-
     Raises:
-        InputError: a stage is wrong.
+        InputError: a stage is wrong, or the folder is not empty or cannot be written.
     """
     searches = check(data, source, **allowed)
     kept = {name: bool(allowed.get(name)) for name in _KEPT}

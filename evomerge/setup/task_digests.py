@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 from evomerge.config.frozen import Documents
 from evomerge.config.schema import Frozen, SearchConfig
@@ -17,8 +17,6 @@ from evomerge.trust.consent import CodeFile, name_files
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.tasks.info import TaskInfo
-
-T = TypeVar("T")
 
 Digests: TypeAlias = dict[str, dict[str, dict[str, str]]]
 """Split -> task -> name of what was digested (see `Harness.digests`) -> digest."""
@@ -61,28 +59,29 @@ def _code_of_tasks(config: SearchConfig) -> list[CodeFile]:
     return [file for file in code_files(config, functions=False) if file.path.suffix != ".yaml"]
 
 
-def _by_task(
-    config: SearchConfig, evaluator: Evaluator, about: Callable[[TaskInfo], T]
-) -> dict[str, dict[str, T]]:
+def _infos(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, TaskInfo]]:
+    """Return what is known of the tasks that have documents: split -> task -> its information."""
     infos = {split: evaluator.tasks_of(split).info for split in SPLITS}
     return {
-        split: {task: about(info.tasks[task]) for task in leaves_of(config, info)}
+        split: {task: info.tasks[task] for task in leaves_of(config, info)}
         for split, info in infos.items()
     }
 
 
 def sources(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, str]]:
     """Return the source of the document ids: split -> task -> `lm-eval task:its split`."""
-    return _by_task(config, evaluator, lambda task: task.source)
+    return {
+        split: {name: task.source for name, task in tasks.items()}
+        for split, tasks in _infos(config, evaluator).items()
+    }
 
 
 def sampled(config: SearchConfig, evaluator: Evaluator) -> dict[str, int]:
     """Return the tasks that sample their texts, with the number of texts for each document."""
-    infos = _by_task(config, evaluator, lambda task: task)
     return {
         name: task.repeats
-        for of_split in infos.values()
-        for name, task in of_split.items()
+        for tasks in _infos(config, evaluator).values()
+        for name, task in tasks.items()
         if task.is_sampled
     }
 
@@ -92,10 +91,9 @@ def datasets(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, 
 
     A data set in local files is left out.
     """
-    every = _by_task(config, evaluator, _hub_dataset)
     return {
-        split: {task: found for task, found in of_split.items() if found}
-        for split, of_split in every.items()
+        split: {name: found for name, task in tasks.items() if (found := _hub_dataset(task))}
+        for split, tasks in _infos(config, evaluator).items()
     }
 
 

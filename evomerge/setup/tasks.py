@@ -133,15 +133,8 @@ def _task_splits(
     where: str,
 ) -> Mapping[str, str]:
     """Check where a split's documents come from; return task -> its split in lm-eval, if given."""
-    from evomerge.evaluation.tasks.functions import is_function
-
-    for name, item in section.tasks.items():
+    for name in section.tasks:
         _check_known(name, [*tasks, *functions], f"{where}.tasks")
-        if (name in functions) != is_function(item):
-            raise ConfigError(
-                f"`{where}.tasks`: {item!r} cannot supply the documents of {name!r}, since one is "
-                "an lm-eval task and the other a function; name two of the same kind."
-            )
     task_splits = section.task_split or {}
     if isinstance(task_splits, str):
         return dict.fromkeys(tasks, task_splits)

@@ -19,7 +19,6 @@ from evomerge.strategy.kinds import room_of
 from evomerge.strategy.members import MateSpace
 
 if TYPE_CHECKING:
-    from evomerge.evaluation.evaluator import Evaluator
     from evomerge.execute.protocol import RunJobs
     from evomerge.execute.tree import RunInContext
     from evomerge.execute.worker import Worker
@@ -56,34 +55,15 @@ def place(config: SearchConfig) -> Placement:
     return Placement(device, wanted.device_map, memory, attention)
 
 
-def set_threads(
-    config: SearchConfig,
-    checkpoint: Checkpoint,
-    model: Any,
-    evaluator: Evaluator,
-    known: int | None = None,
-    most: int | None = None,
-) -> int:
-    """Set the number of CPU threads that torch scores with, and return it.
+def threads_of(config: SearchConfig, checkpoint: Checkpoint, cores: int | None = None) -> int:
+    """Return the number of CPU threads that models of a parent's size are scored with.
 
-    Args:
-        checkpoint: a parent; models of its size are scored.
-        model: the model that the evaluator was prepared with.
-        evaluator: scores the model on a few documents, to measure how many threads are faster.
-        known: what an earlier session of the run has chosen; None: choose.
-        most: largest number to choose; None: all that torch would use.
+    `cores` is the largest number to choose; None: all that torch would use.
     """
-    from evomerge.evaluation.inference.device import use_threads
+    from evomerge.evaluation.inference.device import choose_threads
 
     wanted = config.evaluation.threads
-    measured = config.evaluation.backend == "hf"  # vLLM has threads of its own
-    return use_threads(
-        known if wanted == "auto" else wanted,
-        checkpoint.parameters,
-        str(model.device.type),
-        (lambda: evaluator.try_out(model)) if measured else None,
-        most,
-    )
+    return choose_threads(checkpoint.parameters, cores) if wanted == "auto" else wanted
 
 
 def make_worker(
@@ -91,7 +71,6 @@ def make_worker(
     workers: int = 1,
     threads: int | None = None,
     report: Report | None = None,
-    most_threads: int | None = None,
     run: Path | None = None,
 ) -> Worker:
     """Return a worker with a resident model, a tokenizer and prepared documents.
@@ -100,12 +79,12 @@ def make_worker(
         workers: number of workers that share the memory of this machine.
         threads: CPU threads to score with, as an earlier session has chosen; None: choose.
         report: is told how far the preparation of a candidate's merges is.
-        most_threads: largest number of CPU threads to choose; None: all that torch would use.
         run: the run folder, where members are kept if it is there; None: a temporary folder.
 
     Raises:
         InputError: a parent cannot be loaded, or a task has changed since the run was started.
     """
+    from evomerge.evaluation.inference.device import use_threads
     from evomerge.execute.worker import Worker
     from evomerge.merging.backend import members, resident, tokenizer
 
@@ -141,8 +120,8 @@ def make_worker(
             config, checkpoints[reference], lambda: tokenizer(checkpoints, first)
         ),
     )
-    model = worker.build(worker.first)
-    worker.threads = set_threads(config, host, model, checked.evaluator, threads, most_threads)
+    worker.threads = threads or threads_of(config, host)
+    use_threads(worker.threads)
     return worker
 
 

@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.device import choose_device, count_cores, count_devices
 from evomerge.parsing.values import shown
-from evomerge.setup.cluster import ray_workers
+from evomerge.setup.cluster import Workers, ray_workers
 
 MOVES = ("executor.kind", "executor.workers", "executor.timeout", "executor.ray")
 """Keys that `resume` can change."""
-
-
-@dataclass(frozen=True)
-class Workers:
-    """How many workers a search has.
-
-    Attributes:
-        count: on all machines together.
-        on_a_machine: the largest number on one machine.
-        on_an_accelerator: the largest number that share an accelerator of this machine; or 1.
-        text: how many there are and where, for people.
-    """
-
-    count: int = 1
-    on_a_machine: int = 1
-    on_an_accelerator: int = 1
-    text: str = "1, in this process"
 
 
 def workers_of(config: SearchConfig) -> Workers:
@@ -40,22 +22,13 @@ def workers_of(config: SearchConfig) -> Workers:
         ConfigError: there is no Ray cluster, or it has too little.
     """
     if config.executor.kind == "inline":
-        return Workers()
+        return Workers([1], 1, 1, "1, in this process")
     if config.executor.kind == "ray":
-        found = ray_workers(config)
-        machines, share = len(found.by_machine), found.needed.get("GPU", 0.0)
-        taken = ", ".join(f"{name} {amount:g}" for name, amount in found.needed.items())
-        where = "this machine" if machines == 1 else f"{machines} machines"
-        return Workers(
-            found.count,
-            max(found.by_machine),
-            min(math.floor(1 / share) if 0 < share < 1 else 1, found.count),
-            f"{found.count} Ray actors on {where}, each with {taken}",
-        )
+        return ray_workers(config)
     devices = worker_devices(config)
     places = sorted({"+".join(group) for group in devices if group})
     text = f"{len(devices)} processes" + (f" on {', '.join(places)}" if places else "")
-    return Workers(len(devices), len(devices), max(Counter(devices).values()), text)
+    return Workers([len(devices)], len(devices), max(Counter(devices).values()), text)
 
 
 def describe_workers(config: SearchConfig, generation: int) -> str:

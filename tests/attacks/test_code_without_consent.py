@@ -281,11 +281,15 @@ def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeyp
     program.parent.mkdir()
     program.write_text(
         "import os\n"
-        "from functools import partial\n"
-        "from evomerge.execute.processes import call\n"
+        "from evomerge.execute.processes import ProcessWorker\n"
+        "from evomerge.testing.executors import Pretend\n"
+        "def make():\n"
+        "    assert 'PYTHONSAFEPATH' not in os.environ\n"
+        "    return Pretend()()\n"
         "if __name__ == '__main__':\n"
-        "    assert call(os.getcwd) == os.getcwd()\n"
-        "    assert call(partial(os.getenv, 'PYTHONSAFEPATH')) is None\n"
+        "    worker = ProcessWorker(make)\n"
+        "    worker.start().result()\n"
+        "    worker.close()\n"
         "    assert 'PYTHONSAFEPATH' not in os.environ\n"
     )
     root = str(Path(evomerge_package.__file__).parents[1])

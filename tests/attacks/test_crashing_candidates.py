@@ -11,11 +11,8 @@ from typing import Any
 
 import pytest
 from executor_laws import Pretend, job_of
-from judging import SPLITS
 from scripted import ScriptedExecutor, search, trajectory
-from search_run import SMALL
 
-import evomerge
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, SearchError
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Job, RunJobs
@@ -24,7 +21,6 @@ from evomerge.execute.worker import Worker
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.run.history import outcome_fields
 from evomerge.scores import Failure, Outcome, Scores
-from evomerge.setup import search as setup_search
 
 pytestmark = pytest.mark.thorough
 
@@ -136,32 +132,6 @@ def test_a_follower_that_raises_anything_is_dropped(tmp_path: Path, error: BaseE
     assert len(calls) == 1
 
 
-def judge(model: Any, tokenizer: Any, documents: Sequence[int]) -> list[float]:
-    """Mean size of the first weights."""
-    return [float(next(model.parameters()).detach().abs().mean())] * len(documents)
-
-
-judge.documents = 12  # type: ignore[attr-defined]
-
-
-def raise_system_exit(problem: Any) -> Any:
-    raise SystemExit(0)
-
-
-def test_a_system_exit_of_an_optimizer_stops_the_search_with_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before, the search ended with exit status 0 and no word."""
-    monkeypatch.setattr(setup_search, "make_strategy", raise_system_exit)
-    objectives = [{"task": judge, "metric": "score"}]
-    config = {**SMALL, "objectives": objectives, "evaluation": SPLITS}
-    run = tmp_path / "run"
-    with pytest.raises(SearchError, match=r"raised SystemExit: 0; remove the cause.*resume"):
-        evomerge.search(config, run, candidates=6, progress=False)
-    monkeypatch.undo()
-    assert evomerge.resume(run, progress=False).best is not None
-
-
 @pytest.mark.parametrize("bad", [1, 2])
 def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -> None:
     """So the first parent is a failed row; with no baseline at all, nothing can begin."""
@@ -170,15 +140,17 @@ def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -
     def write(prepared: Any) -> Any:
         if prepared in recipes[:bad]:
             raise CandidateError("lm_head.weight: 3 NaN or infinite weights.")
+        return prepared
 
     builder = SimpleNamespace(prepare=lambda recipe, report: recipe, write=write)
-    evaluator: Any = SimpleNamespace(prepare=lambda *_: None)
+    tried: list[Any] = []
+    evaluator: Any = SimpleNamespace(prepare=lambda model, *_: tried.append(model))
     if bad == len(recipes):
         with pytest.raises(CheckpointError, match=r"None of the parents.*3 NaN"):
             Worker(lambda: (builder, None), evaluator, {}, recipes)
     else:
-        worker = Worker(lambda: (builder, None), evaluator, {}, recipes)
-        assert worker.first == recipes[1]
+        Worker(lambda: (builder, None), evaluator, {}, recipes)
+        assert tried == [recipes[1]]
 
 
 def test_a_task_whose_code_ends_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from trusting import trust
 from evomerge.config.schema import parse
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job, RunJobs
-from evomerge.execute.ray import RayWorker, call
+from evomerge.execute.ray import RayWorker
 from evomerge.execute.remote import RemoteExecutor
 from evomerge.run.activity import read_activity
 from evomerge.run.folder import RunFolder
@@ -150,12 +150,13 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     connect_to(cluster)
     evomerge("search", write_search(tmp_path, budget={"candidates": 3}), "--run", tmp_path / "run")
     config = parse(RunFolder(tmp_path / "run").config(), "search.yaml")
-    worker = WorkerOfRun(config, tmp_path / "run", 1, 1)
+    worker = WorkerOfRun(config, tmp_path / "run", 1)
 
     def message(worker: WorkerOfRun, versions: dict[str, str]) -> str:
-        make = partial(on_machine, WorkerOfRun.choose_threads, worker, {"CPU": 1}, 1, versions)
+        made = RayWorker(partial(on_machine, worker, {"CPU": 1}, versions), {"CPU": 1})
         with pytest.raises(SearchError) as error:
-            call(make, {"CPU": 1})
+            made.start().result()
+        made.close()
         return str(error.value)
 
     told = message(worker, {"torch": "0.1"})
@@ -243,11 +244,11 @@ from functools import partial
 
 import ray
 
-from evomerge.execute.ray import call
+from evomerge.execute.ray import RayWorker
 from evomerge.scores import Failure
 
 ray.init(sys.argv[1], log_to_driver=False)
-call(partial(Failure, "merge", "it"), {"bare": 1})
+RayWorker(partial(Failure, "merge", "it"), {"bare": 1}).start().result()
 """
 
 

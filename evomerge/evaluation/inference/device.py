@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from evomerge.errors import ConfigError, one_line
-
-log = logging.getLogger(__name__)
 
 
 def choose_device(wanted: str) -> str:
@@ -82,39 +78,31 @@ def count_cores() -> int:
 
 
 SMALL = 30_000_000
-"""A model with fewer parameters than this is scored on one CPU thread, without a measurement."""
-
-_GAIN = 1.3
-"""How much faster all threads must be than one, since they take the CPU time of all."""
+"""A model with fewer parameters than this is scored on one CPU thread: several would wait for each
+other most of the time."""
 
 
-def use_threads(
-    wanted: int | None,
-    parameters: int,
-    device: str,
-    score: Callable[[], object] | None,
-    most: int | None = None,
-) -> int:
-    """Set the number of CPU threads that torch scores a model with, and return it.
+def choose_threads(parameters: int, cores: int | None = None) -> int:
+    """Return the number of CPU threads to score a model with: one for a small model, else all.
+
+    The number of threads changes the last bits of a score, so it depends on the model and the
+    machine alone.
 
     Args:
-        wanted: the number; None: one, or as many as now, whichever is faster.
         parameters: number of the model's parameters.
-        device: where the model is scored; elsewhere than on a CPU nothing is measured.
-        score: scores the model on a few documents, for the measurement; None: do not measure.
-        most: the largest number to choose, if it is smaller than as many as now.
+        cores: the largest number; None: as many as torch uses now.
     """
     import torch
 
-    if most is not None:
-        torch.set_num_threads(min(most, torch.get_num_threads()))
-    threads = wanted
-    if threads is None and device == "cpu" and parameters < SMALL:
-        threads = 1
-    elif threads is None and device == "cpu" and score is not None:
-        threads = fastest_threads(score)
-    torch.set_num_threads(threads or torch.get_num_threads())
-    return torch.get_num_threads()
+    most = torch.get_num_threads()
+    return 1 if parameters < SMALL else min(most if cores is None else cores, most)
+
+
+def use_threads(count: int) -> None:
+    """Set the number of CPU threads that torch uses in this process."""
+    import torch
+
+    torch.set_num_threads(count)
 
 
 def keep_threads() -> Callable[[], None]:
@@ -122,34 +110,3 @@ def keep_threads() -> Callable[[], None]:
     import torch
 
     return partial(torch.set_num_threads, torch.get_num_threads())
-
-
-def fastest_threads(score: Callable[[], object]) -> int:
-    """Return how many CPU threads torch should use to score a model: one, or as many as now.
-
-    With a small model, threads spend more time waiting for each other than computing. The number
-    of threads changes the last bits of a score: a search must keep what was chosen at its start.
-
-    Args:
-        score: scores the model on a few documents. It is called several times.
-    """
-    import torch
-
-    most = torch.get_num_threads()
-    if most == 1:
-        return 1
-    seconds: dict[int, float] = {}
-    try:
-        for threads in (1, most):
-            torch.set_num_threads(threads)
-            score()
-            for _ in range(2):
-                began = time.perf_counter()
-                score()
-                passed = time.perf_counter() - began
-                seconds[threads] = min(passed, seconds.get(threads, passed))
-    finally:
-        torch.set_num_threads(most)
-    chosen = most if seconds[most] * _GAIN < seconds[1] else 1
-    log.info("Scoring on %d CPU threads (seconds for a few documents: %s).", chosen, seconds)
-    return chosen

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from evomerge.evaluation.inference.device import SMALL, fastest_threads, use_only, use_threads
+from evomerge.evaluation.inference.device import SMALL, choose_threads, use_only
 
 
 @pytest.fixture(autouse=True)
@@ -20,28 +19,10 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def takes(one: float, two: float) -> Callable[[], None]:
-    """Return a function that takes so many seconds with one and with two threads."""
-    return lambda: time.sleep(one if torch.get_num_threads() == 1 else two)
-
-
-def test_more_threads_must_be_clearly_faster() -> None:
-    assert fastest_threads(takes(0.06, 0.02)) == 2
-    assert fastest_threads(takes(0.02, 0.06)) == 1
-    assert fastest_threads(takes(0.03, 0.029)) == 1
-    assert torch.get_num_threads() == 2
-
-
-def test_what_was_chosen_before_is_used_without_a_measurement() -> None:
-    def never() -> None:
-        raise AssertionError
-
-    assert use_threads(1, 10 * SMALL, "cpu", never) == torch.get_num_threads() == 1
-    assert use_threads(None, SMALL // 2, "cpu", never) == torch.get_num_threads() == 1
-    torch.set_num_threads(2)
-    assert use_threads(None, 10 * SMALL, "cuda", never) == torch.get_num_threads() == 2
-    assert use_threads(None, 10 * SMALL, "cpu", None) == 2
-    assert use_threads(None, 10 * SMALL, "cpu", takes(0.02, 0.06)) == torch.get_num_threads() == 1
+def test_a_small_model_is_scored_on_one_thread_and_others_on_all() -> None:
+    assert choose_threads(SMALL - 1) == 1
+    assert choose_threads(SMALL) == choose_threads(SMALL, 5) == 2
+    assert choose_threads(SMALL, 1) == 1
 
 
 def test_other_accelerators_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
