@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import CheckpointError, InputError
+from evomerge.errors import CheckpointError, InputError, one_line
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, SourceTensor
@@ -199,15 +199,10 @@ def load_tokenizer(folder: Path, reference: str) -> Any:
             loaded("")  # some settings of a wrong type are noticed by the first text only
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise CheckpointError(
-            f"{reference!r} has no tokenizer that transformers can load ({_reason(error)}); "
+            f"{reference!r} has no tokenizer that transformers can load ({one_line(error)}); "
             "correct its files, or put tokenizer.json and tokenizer_config.json beside its weights."
         ) from error
     return loaded
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of a message of transformers."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def copy(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
@@ -259,7 +254,7 @@ def load(
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise CheckpointError(
             f"{checkpoint.reference!r} cannot be loaded"
-            f"{' as a causal language model' if causal else ''} ({_reason(error)})."
+            f"{' as a causal language model' if causal else ''} ({one_line(error)})."
         ) from error
     model, report = found
     if report["missing_keys"]:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from evomerge.errors import one_line
 from evomerge.merging.architecture.layout import build_layout
 from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
 from evomerge.models.checkpoint import Checkpoint
@@ -186,9 +187,8 @@ class Miniature:
         except NoMiniatureError:
             raise
         except Exception as error:  # an architecture may raise anything for sizes that do not fit
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise NoMiniatureError(
-                f"no small model of it can be made to find out how ({reason})"
+                f"no small model of it can be made to find out how ({one_line(error)})"
             ) from None
         self.layers = [
             MiniatureBlock(module, call) for module, call in zip(self._modules, calls, strict=True)
