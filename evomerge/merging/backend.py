@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import CheckpointError, InputError
+from evomerge.errors import CheckpointError, InputError, one_line
+from evomerge.merging.members import Members
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, SourceTensor
@@ -17,7 +18,7 @@ from evomerge.merging.tensors.reader import TensorReader
 from evomerge.merging.tensors.threads import count_threads, for_each
 from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
 from evomerge.merging.tokenizers.tokens import panics_as_errors
-from evomerge.merging.writer import copy_model, write_model
+from evomerge.merging.writer import write_model
 from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes
@@ -26,7 +27,6 @@ from evomerge.run.atomic import TemporaryFolder
 
 if TYPE_CHECKING:
     from evomerge.merging.architecture.placement import Placement
-    from evomerge.merging.members import Members
     from evomerge.merging.resident import Resident
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -105,15 +105,6 @@ def check_finite(checkpoints: Mapping[str, Checkpoint], recipes: Sequence[Recipe
     for_each(check, sources, count_threads())
 
 
-def members(
-    checkpoints: Mapping[str, Checkpoint], folder: Path | None, room: int | None
-) -> Members:
-    """Return what opens the members of recipes; see `Members` for the arguments."""
-    from evomerge.merging.members import Members
-
-    return Members(checkpoints, folder, room, adapter_patches(checkpoints))
-
-
 def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
     """Return the tokenizer of a recipe's model; `CheckpointError` as for `load_tokenizer`."""
     plan = plan_tokenizer(recipe, checkpoints)
@@ -157,24 +148,24 @@ def write(
     Raises:
         InputError: `memory` or `shard_size` is not a size, or as `write_model`.
     """
-    plan = plan_tokenizer(recipe, checkpoints)
-    sources = members(checkpoints, folder, None) if recipe.members else None
+    plan, patches = plan_tokenizer(recipe, checkpoints), adapter_patches(checkpoints)
+    members = Members(checkpoints, folder, None, patches) if recipe.members else None
     try:
         write_model(
             recipe,
-            {**checkpoints, **(sources.open(recipe) if sources else {})},
+            {**checkpoints, **(members.open(recipe) if members else {})},
             out,
             memory=None if memory is None else bytes_of(memory, "--memory"),
             shard_size=bytes_of(shard_size, "--shard-size"),
             extra_files={**plan.files, **(texts or {})},
             dropped=plan.dropped,
-            patches=adapter_patches(checkpoints),
+            patches=patches,
             rows=plan.rows,
             weights=weights,
         )
     finally:
-        if sources:
-            sources.close()
+        if members:
+            members.close()
     host = checkpoints[recipe.host]
     notes = code_notes(host.reference, [host.folder / "config.json", *host.companions])
     return (*notes, *plan.notes)
@@ -199,22 +190,10 @@ def load_tokenizer(folder: Path, reference: str) -> Any:
             loaded("")  # some settings of a wrong type are noticed by the first text only
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise CheckpointError(
-            f"{reference!r} has no tokenizer that transformers can load ({_reason(error)}); "
+            f"{reference!r} has no tokenizer that transformers can load ({one_line(error)}); "
             "correct its files, or put tokenizer.json and tokenizer_config.json beside its weights."
         ) from error
     return loaded
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of a message of transformers."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def copy(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
-    """Write a model as `copy_model`; return a sentence for each file that loses something."""
-    copy_model(checkpoint, out, texts)
-    files = [checkpoint.folder / "config.json", *checkpoint.companions]
-    return tuple(code_notes(checkpoint.reference, files))
 
 
 def load(
@@ -259,7 +238,7 @@ def load(
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise CheckpointError(
             f"{checkpoint.reference!r} cannot be loaded"
-            f"{' as a causal language model' if causal else ''} ({_reason(error)})."
+            f"{' as a causal language model' if causal else ''} ({one_line(error)})."
         ) from error
     model, report = found
     if report["missing_keys"]:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from evomerge.errors import RecipeError
 from evomerge.merging.architecture.depth import merged_config
-from evomerge.merging.architecture.generation import generation_config
 from evomerge.merging.architecture.layout import Layout, build_layout
 from evomerge.merging.architecture.loadable import check_loadable
+from evomerge.merging.architecture.loading import generation_config
 from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.architecture.probe import Location
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
@@ -107,24 +107,14 @@ class Resident:
         self._memory: dict[Hashable, Tensor] = {}
         self._layouts: dict[str, Layout] = {}
         self._written: dict[Hashable, TensorPlan] = {}
-        self._current: Layout | None = None
+        self.module: nn.Module | None = None
+        """The model as the last `apply` left it; None if there is none, or if it failed."""
 
     def _open(self, checkpoints: Mapping[str, Checkpoint]) -> None:
         """Read the sources of later recipes from these checkpoints."""
         self.planner = Planner(checkpoints, self._host)
         reader = TensorReader(checkpoints, self._patches)
         self.maker = TensorMaker(self.planner, reader, self.rows)
-
-    @property
-    def module(self) -> nn.Module:
-        """The model as the last `apply` left it.
-
-        Raises:
-            RuntimeError: nothing has been applied yet.
-        """
-        if self._current is None:
-            raise RuntimeError("No recipe has been applied yet.")
-        return self._current.module
 
     def apply(self, recipe: Recipe) -> nn.Module:
         """Build the model of a recipe; this overwrites the weights of the previous model.
@@ -208,16 +198,12 @@ class Resident:
             self._release(plan)
             self._written[_slot(location, weights)] = plan
 
-        self._current = None
+        self.module = None
         for plan in prepared.changed:
             self._written.pop(_slot(layout.locations[plan.name], weights), None)
         parallel_map(write, prepared.changed)
-        self._current = layout
+        self.module = layout.module
         return layout.module
-
-    def state_digest(self) -> str:
-        """Return the SHA-256 of names, dtypes, shapes and bytes of the model's parameters."""
-        return digest(self.module)
 
     def _write(self, plan: TensorPlan, target: Tensor) -> None:
         if plan.method is None:

@@ -26,7 +26,7 @@ from evomerge.merging.tensors.reader import Patch, TensorReader, resident_bytes
 from evomerge.merging.tensors.threads import MOST, count_threads, for_each
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.code_keys import text_without_code
+from evomerge.models.code_keys import code_notes, text_without_code
 from evomerge.models.safetensors import read_json
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import atomic_folder
@@ -106,11 +106,12 @@ def write_model(
             _write_shards(shards, folder, maker, room)
 
 
-def copy_model(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> None:
+def copy_model(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
     """Write a model without an adapter as it is: the files of its config, weights and tokenizer.
 
     Keys that let programs run code are left out of the configs, as in every model that is written.
-    `texts` are more files to write, by name.
+    `texts` are more files to write, by name. A sentence for each file that loses something is
+    returned.
 
     Raises:
         CheckpointError: `out` exists or cannot be written, or the disk does not have enough room.
@@ -126,6 +127,7 @@ def copy_model(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> N
             _copy(file, new / file.relative_to(folder))
         for name, text in texts.items():
             (new / name).write_text(text, encoding="utf-8")
+    return tuple(code_notes(checkpoint.reference, files))
 
 
 def _copy(file: Path, target: Path) -> None:

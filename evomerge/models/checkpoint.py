@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from evomerge.errors import CheckpointError
 from evomerge.models.code_keys import without_code
@@ -55,6 +55,8 @@ _COUNTS = {
 """Key of a config that is read here -> its smallest value; transformers checks other keys."""
 
 _VALUES = Values(CheckpointError)
+
+_Config = TypeVar("_Config", bound=Mapping[str, Any])
 
 _INPUT = re.compile(r"embed|(^|\.)(wte|wpe|shared)\.")
 _NO_TOKENS = re.compile(r"position|token_type|(^|\.)wpe\.")
@@ -229,10 +231,7 @@ class Checkpoint:
     @property
     def text_config(self) -> Mapping[str, Any]:
         """The part of the config for the language model; the whole config in a text model."""
-        for key in SECTIONS:
-            if isinstance(self.config.get(key), dict):
-                return self.config[key]  # type: ignore[no-any-return]
-        return self.config
+        return text_section(self.config)
 
     @property
     def tied(self) -> bool:
@@ -300,6 +299,11 @@ class Checkpoint:
             filter(Path.is_file, sorted(self.adapter.glob("adapter_*"))) if self.adapter else []
         )
         return content_digest(files, self.tensors)
+
+
+def text_section(config: _Config) -> _Config:
+    """Return the section of a config that describes the language model, or else all of it."""
+    return next((config[key] for key in SECTIONS if isinstance(config.get(key), dict)), config)
 
 
 def _check_types(config: Mapping[str, Any], where: str) -> None:

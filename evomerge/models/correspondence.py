@@ -189,15 +189,11 @@ def _check_parent(
             f"host {host.reference!r} uses its embeddings as head; make {parent.reference!r} the "
             "host (name it as base or first parent)."
         )
-    _check_blocks(host, parent, fit)
-
-
-def _check_blocks(host: Checkpoint, parent: Checkpoint, fit: TensorNameMap) -> None:
-    for prefix, own in fit.stacks.items():
-        for layer in range(len(own)):
+    for prefix, stack in fit.stacks.items():
+        for layer in range(len(stack)):
             fit.block(prefix, layer, layer)
         theirs = host.stacks[prefix]
-        for layer in range(min(len(own), len(theirs))):
+        for layer in range(min(len(stack), len(theirs))):
             for suffix in theirs.blocks[layer]:
                 name = theirs.name(layer, suffix)
                 if not is_buffer(suffix, host.tensors[name]):

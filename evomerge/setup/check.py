@@ -175,7 +175,7 @@ def slow_setting(
     Our own generation does not support such a setting. There is none if no task generates texts.
     """
     from evomerge.evaluation.inference.generation_config import unsupported_setting
-    from evomerge.merging.architecture.generation import generation_config
+    from evomerge.merging.architecture.loading import generation_config
     from evomerge.merging.tokenizers.plan import GENERATION
 
     tasks = [task for task in evaluator.info.tasks.values() if task.kind == "generate_until"]

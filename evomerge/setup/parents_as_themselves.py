@@ -83,8 +83,9 @@ def write_model(
 
     The files of a parent itself are copied; `shard_size` is that of the others.
     """
-    from evomerge.merging.backend import copy, stored_dtype, unchanged, write
+    from evomerge.merging.backend import stored_dtype, unchanged, write
     from evomerge.merging.tokenizers.plan import plan_tokenizer
+    from evomerge.merging.writer import copy_model
 
     plan, plain = plan_tokenizer(recipe, checkpoints), replace(recipe, vocabulary=())
     if plan.rows is None and plain.parents == (recipe.host,):
@@ -92,7 +93,7 @@ def write_model(
         checkpoints = {**checkpoints, recipe.host: host}  # its tensors keep their own names
         plain = replace(plain, tokenizer="base", options={})
         if host.adapter is None and plain == unchanged(host, stored_dtype(host, recipe.dtype)):
-            return copy(host, out, {**plan.files, **(texts or {})})
+            return copy_model(host, out, {**plan.files, **(texts or {})})
     folder = members_folder(run)
     return write(recipe, checkpoints, out, shard_size=shard_size, texts=texts, folder=folder)
 

@@ -197,7 +197,7 @@ def _of_config(data: Mapping[str, Any]) -> Settings:
 def _of_generation(data: Mapping[str, Any], generation: str | None, use: _Use) -> Settings:
     """Return the settings of generation that change texts."""
     from evomerge.evaluation.inference.generation_config import changes_texts
-    from evomerge.merging.architecture.generation import generation_config
+    from evomerge.merging.architecture.loading import generation_config
 
     if not use.texts:
         return {}

@@ -86,14 +86,17 @@ def make_worker(
     """
     from evomerge.evaluation.inference.device import use_threads
     from evomerge.execute.worker import Worker
-    from evomerge.merging.backend import members, resident, tokenizer
+    from evomerge.merging.backend import resident, tokenizer
+    from evomerge.merging.members import Members
+    from evomerge.merging.tensors.adapters import adapter_patches
 
     config, checkpoints, where = checked.config, checked.checkpoints, place(checked.config)
     baselines = list(checked.space.baselines().values())
     first, host = baselines[0], checkpoints[checked.host]
     sources = None
     if isinstance(checked.space, MateSpace):
-        sources = members(checkpoints, members_folder(run), room_of(config))
+        folder, patches = members_folder(run), adapter_patches(checkpoints)
+        sources = Members(checkpoints, folder, room_of(config), patches)
 
     def make() -> tuple[Resident, Any]:
         model = resident(

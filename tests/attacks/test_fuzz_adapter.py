@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from evomerge import zoo
 from evomerge.errors import CheckpointError
-from evomerge.merging.tensors import peft
+from evomerge.merging.tensors import adapters
 from evomerge.merging.tensors.adapters import Adapter
 from evomerge.models.checkpoint import Checkpoint
 
@@ -74,15 +74,15 @@ def test_patterns_mean_what_they_mean_in_peft(folder, pattern, expected):
 
 @pytest.mark.parametrize("pattern", ENDLESS)
 def test_a_pattern_that_never_ends_is_a_value_or_one_sentence(folder, monkeypatch, pattern):
-    monkeypatch.setattr(peft, "_PATIENCE", 0.2)
-    value_or_error(lambda: peft.find_alphas({pattern: 8}, [200 * "a." + "y"], "here"))
+    monkeypatch.setattr(adapters, "_PATIENCE", 0.2)
+    value_or_error(lambda: adapters.find_alphas({pattern: 8}, [200 * "a." + "y"], "here"))
     value_or_error(lambda: opened(folder, alpha_pattern={pattern: 8}))
 
 
 def test_one_of_them_really_takes_too_long(monkeypatch):
-    monkeypatch.setattr(peft, "_PATIENCE", 0.2)
+    monkeypatch.setattr(adapters, "_PATIENCE", 0.2)
     with pytest.raises(CheckpointError, match=r"that can be compared with the names"):
-        peft.find_alphas({"(.|..)*(?:x|z)": 8}, [200 * "a." + "y"], "here")
+        adapters.find_alphas({"(.|..)*(?:x|z)": 8}, [200 * "a." + "y"], "here")
 
 
 @pytest.mark.parametrize("pattern", LARGE)
@@ -113,7 +113,7 @@ def test_an_older_adapter_in_a_folder_beside_it_is_not_read(folder):
     try:
         again = Checkpoint.open(zoo.path("base"), "zoo:base", adapter=folder)
         assert again.fingerprint == checkpoint.fingerprint
-        assert Adapter(again).weights
+        assert Adapter(again).changes
     finally:
         (folder / "adapter_old").rmdir()
 

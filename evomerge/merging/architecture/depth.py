@@ -10,7 +10,7 @@ Lists that transformers computes from a rule about positions (`sliding_window_pa
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import RecipeError
@@ -22,8 +22,7 @@ from evomerge.merging.architecture.layer_settings import (
     write_column,
 )
 from evomerge.merging.tokenizers.rows import MatchedRows
-from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import TensorNameMap
+from evomerge.models.checkpoint import Checkpoint, text_section
 from evomerge.models.stacks import PREDICTION_COUNTS
 from evomerge.recipe import Layer, Recipe
 
@@ -68,7 +67,7 @@ def merged_config(
         config["torch_dtype"] = recipe.dtype
     if vocabulary is not None:
         values = {"vocab_size": vocabulary.size, **vocabulary.special_ids}
-        text = text_section(config, host)
+        text = text_section(config)
         for key, value in values.items():
             for target in [item for item in (config, text) if key in item] or [text]:
                 target[key] = value
@@ -79,7 +78,7 @@ def built_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return `config.json` of a parent's model, without layers for multi-token prediction."""
     config: dict[str, Any] = copy.deepcopy(dict(checkpoint.config))
     if checkpoint.predictions:
-        text = text_section(config, checkpoint)
+        text = text_section(config)
         text.update({key: 0 for key in PREDICTION_COUNTS if text.get(key)})
     return config
 
@@ -102,7 +101,7 @@ def _write_depth(
     host: Checkpoint,
 ) -> None:
     old, new = len(host.stacks[prefix]), len(layers)
-    section = text_section(config, host)
+    section = text_section(config)
     keys = count_keys(section, prefix, old, host.stacks)
     settings = {name: per_layer(item, prefix) for name, item in checkpoints.items()}
     if old != new and not keys and not settings[host.reference]:
@@ -146,10 +145,9 @@ def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:
 
     They have an entry for each block of the stack with the host's name `prefix`.
     """
-    fit = TensorNameMap(checkpoint, checkpoint)
-    stack = fit.stacks.get(prefix, checkpoint.decoder_stack)
-    given = columns(checkpoint.text_config, len(stack))
-    return {**understood(checkpoint.text_config, kind_of_text(checkpoint), len(stack)), **given}
+    count = len(checkpoint.stacks.get(prefix, checkpoint.decoder_stack))
+    given = columns(checkpoint.text_config, count)
+    return {**understood(checkpoint.text_config, kind_of_text(checkpoint), count), **given}
 
 
 def understood(section: Mapping[str, Any], kind: Any, count: int) -> dict[str, Column]:
@@ -168,14 +166,6 @@ def understood(section: Mapping[str, Any], kind: Any, count: int) -> dict[str, C
 def kind_of_text(checkpoint: Checkpoint) -> Any:
     """Return the model type of a checkpoint's language model."""
     return checkpoint.text_config.get("model_type", checkpoint.config.get("model_type"))
-
-
-def text_section(config: dict[str, Any], host: Checkpoint) -> MutableMapping[str, Any]:
-    """Return the section of a config that describes the language model, as the host's has it."""
-    for key, value in host.config.items():
-        if value is host.text_config and isinstance(config.get(key), dict):
-            return config[key]  # type: ignore[no-any-return]
-    return config
 
 
 def count_keys(

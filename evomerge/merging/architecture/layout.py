@@ -29,7 +29,7 @@ from evomerge.merging.architecture.depth import count_keys
 from evomerge.merging.architecture.layer_settings import columns, write_column
 from evomerge.merging.architecture.loading import Loader, weights_of
 from evomerge.merging.architecture.probe import Location, find_locations
-from evomerge.models.checkpoint import SECTIONS
+from evomerge.models.checkpoint import text_section
 from evomerge.models.stacks import INDEX, Stack, find_stacks, is_other_modality
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -160,7 +160,7 @@ class FirstBlocks:
 def first_blocks(data: Mapping[str, Any], shapes: Shapes) -> FirstBlocks | None:
     """Return the shorter model, or None if no stack can be shortened; see `build_layout`."""
     config = copy.deepcopy(dict(data))
-    text = next((config[key] for key in SECTIONS if isinstance(config.get(key), dict)), config)
+    text = text_section(config)
     stacks = find_stacks(shapes)
     counts: dict[str, int] = {}
     kinds: dict[str, tuple[_Kind, ...]] = {}

@@ -15,9 +15,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evomerge.errors import CheckpointError, RecipeError
-from evomerge.merging.architecture.depth import in_place, kind_of_text, text_section, understood
+from evomerge.merging.architecture.depth import in_place, kind_of_text, understood
 from evomerge.merging.tokenizers.rows import MatchedRows
-from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.checkpoint import Checkpoint, text_section
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.stacks import is_other_modality
 from evomerge.recipe import Layer, Recipe
@@ -131,7 +131,7 @@ class _Check:
             for name, fit in self.fits.items()
             for item in (self.checkpoints[name],)
         }
-        section = text_section(dict(self.config), self.host)
+        section = text_section(self.config)
         for key, column in understood(section, kind, len(layers)).items():
             for i, layer in enumerate(layers):
                 lead = layer.sources[0]

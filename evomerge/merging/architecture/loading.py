@@ -14,7 +14,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, one_line
+from evomerge.parsing.texts import json_value
 
 
 def transformers_config(data: Mapping[str, Any]) -> Any:
@@ -177,6 +178,34 @@ def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, buffer in module.named_buffers():
         if name in stored and buffer.is_floating_point():
             yield name, buffer
+
+
+def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
+    """Return the generation config of a checkpoint, or None if its model class has made it already.
+
+    Args:
+        config: its `config.json`.
+        generation: text of its `generation_config.json`; None: it has none. transformers then takes
+            the settings of old models, which are in `config.json`.
+
+    Raises:
+        CheckpointError: transformers refuses a setting.
+    """
+    made = transformers.GenerationConfig
+    file = "config.json" if generation is None else "generation_config.json"
+    settings: Any = None if generation is None else json_value(generation, file, CheckpointError)
+    if generation is None and not hasattr(transformers.GenerationMixin, "adjust_generation_fn"):
+        return None  # older versions keep them in the config
+    try:
+        with quiet():
+            if generation is not None:
+                return made.from_dict(settings)
+            return made.from_model_config(dict(config))
+    except Exception as error:  # transformers raises anything for values that it does not expect
+        raise CheckpointError(
+            f"The host's {file} has a setting of generation that transformers refuses "
+            f"({one_line(error).rstrip('.')}); remove it there."
+        ) from error
 
 
 @contextmanager

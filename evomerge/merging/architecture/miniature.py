@@ -11,11 +11,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from evomerge.errors import one_line
 from evomerge.merging.architecture.layout import build_layout
 from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
 from evomerge.models.checkpoint import Checkpoint
@@ -147,20 +148,19 @@ def multiplied(pairs: Sequence[tuple[WeightGroup, float]]) -> Iterator[None]:
             view.copy_(old)
 
 
-_Call: TypeAlias = Callable[[nn.Module, Tensor], Any]
-"""Calls a block with a hidden state; other arguments are those of a run of the model."""
-
-
 @dataclass(frozen=True)
 class MiniatureBlock:
-    """A block of the small model, called as the whole model calls it."""
+    """A block of the small model, called as the whole model calls it.
+
+    `call` calls it with a hidden state; other arguments are those of a run of the model.
+    """
 
     module: nn.Module
-    call: _Call
+    call: Callable[[Tensor], Any]
 
     def __call__(self, state: Tensor) -> Tensor:
         """Return the hidden state after the block, given that before it."""
-        output = self.call(self.module, state)
+        output = self.call(state)
         result = output[0] if isinstance(output, (tuple, list)) else output
         if not isinstance(result, Tensor):
             raise NoMiniatureError("its blocks do not return a hidden state")
@@ -182,17 +182,13 @@ class Miniature:
         self._tokens = torch.randint(1, SMALL_SIZES["vocab_size"], (1, _TOKENS))
         try:
             self._make(small_config(config), stack)
-            calls = self._record()
+            self.layers = self._record()
         except NoMiniatureError:
             raise
         except Exception as error:  # an architecture may raise anything for sizes that do not fit
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise NoMiniatureError(
-                f"no small model of it can be made to find out how ({reason})"
+                f"no small model of it can be made to find out how ({one_line(error)})"
             ) from None
-        self.layers = [
-            MiniatureBlock(module, call) for module, call in zip(self._modules, calls, strict=True)
-        ]
 
     def blocks(self) -> Iterator[Submodel]:
         """Yield one block of every kind; a kind is a module class with a set of tensor names."""
@@ -260,18 +256,18 @@ class Miniature:
         module: nn.Module = self.model.get_submodule(match.group(1))
         return module
 
-    def _record(self) -> list[_Call]:
-        """Run the model once; return for each block how the model calls it."""
-        calls: list[_Call] = []
+    def _record(self) -> list[MiniatureBlock]:
+        """Run the model once; return its blocks in the order in which they ran."""
+        blocks: list[MiniatureBlock] = []
 
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             kept = dict(kwargs)
             if args:
-                calls.append(lambda block, state: block(state, *args[1:], **kept))
                 self._width = args[0].shape[-1]
+                blocks.append(MiniatureBlock(module, lambda it: module(it, *args[1:], **kept)))
             else:
                 self._width = kept.pop("hidden_states").shape[-1]
-                calls.append(lambda block, state: block(hidden_states=state, **kept))
+                blocks.append(MiniatureBlock(module, lambda it: module(hidden_states=it, **kept)))
 
         handles = [
             module.register_forward_pre_hook(note, with_kwargs=True) for module in self._modules
@@ -281,9 +277,9 @@ class Miniature:
         finally:
             for handle in handles:
                 handle.remove()
-        if len(calls) != len(self._modules):
+        if [block.module for block in blocks] != self._modules:
             raise NoMiniatureError("its blocks are not run one after the other")
-        return calls
+        return blocks
 
     def _logits(self) -> Tensor:
         logits: Tensor = self.model(input_ids=self._tokens, use_cache=False).logits

@@ -25,16 +25,15 @@ if TYPE_CHECKING:
 
 
 def with_host_names(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:
-    """Return the parents, each with tensors that have the names and shapes of the host's."""
-    return {name: in_names_of(checkpoints[host], item) for name, item in checkpoints.items()}
+    """Return the parents, each with tensors that have the names and shapes of the host's.
 
-
-def in_names_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
-    """Return a parent with its tensors described by the host's names.
-
-    It is returned unchanged if its names already correspond to the host's (up to a prefix), if it
-    has another architecture, or if the two cannot be related through transformers' model.
+    A parent is unchanged if its names already correspond to the host's (up to a prefix), if it has
+    another architecture, or if the two cannot be related through transformers' model.
     """
+    return {name: _renamed(checkpoints[host], item) for name, item in checkpoints.items()}
+
+
+def _renamed(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
     same = parent.config.get("architectures") == host.config.get("architectures")
     if parent is host or not same or has_counterparts(host, parent):
         return parent

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, one_line
 
 _SHARE = 0.8
 """Share of an accelerator's memory that weights may take; the rest is for batches."""
@@ -154,16 +154,10 @@ def _room() -> dict[int, int]:
 def _set_attention(module: Any, attention: str) -> None:
     try:
         module.set_attn_implementation(attention)
-    except AttributeError:
-        raise ConfigError(
-            "`evaluation.attention` needs transformers 4.54 or newer; upgrade it, or leave "
-            "`attention` at auto."
-        ) from None
     except (ImportError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"`evaluation.attention` is {attention!r}, which {type(module).__name__} cannot use "
-            f"here ({reason}); use auto, sdpa or eager."
+            f"here ({one_line(error)}); use auto, sdpa or eager."
         ) from error
 
 

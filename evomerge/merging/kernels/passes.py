@@ -27,12 +27,7 @@ BLOCK = 1 << 11
 ONE = np.float32(1)
 
 
-class _Buffers(threading.local):
-    def __init__(self) -> None:
-        self.held: dict[object, Array] = {}
-
-
-_buffers = _Buffers()
+_buffers = threading.local()
 
 
 def spans(size: int, *, row_length: int = 1) -> Iterator[slice]:
@@ -42,15 +37,15 @@ def spans(size: int, *, row_length: int = 1) -> Iterator[slice]:
         yield slice(start, min(start + step, size))
 
 
-def scratch(size: int, name: int | str) -> Array:
+def scratch(size: int, name: str) -> Array:
     """Return a float32 buffer of `size` elements, with any content.
 
     Each thread has one buffer for each name; the next call with the same name returns it again.
     """
-    held = _buffers.held.get(name)
+    held: Array | None = getattr(_buffers, name, None)
     if held is None or len(held) < size:
         held = np.empty(max(size, SPAN), dtype=np.float32)
-        _buffers.held[name] = held
+        setattr(_buffers, name, held)
     return held[:size]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.merging.kernels.compiled import Array, compiled, widen
+from evomerge.merging.kernels.compiled import Array, compiled
 from evomerge.merging.kernels.passes import SPAN, spans
 
 Magnitudes = Callable[["slice | Array"], Array]
@@ -41,21 +41,19 @@ class MagnitudeCut:
     magnitude: float
     index: int
 
-    def load_before(self, source: Array, base: Array, start: int, out: Array) -> None:
-        """Write source - base where an element is before the cut, and 0 elsewhere; a NaN stays.
-
-        All are spans; `start` is the index of their first element in the flat tensor.
-        """
-        for part, bound in self._parts(len(out), start):
-            _load_above(source[part], base[part], bound, out[part])
-
     def drop_before(self, values: Array, start: int) -> None:
-        """Set to 0 the elements of a float32 span that are before the cut; a NaN stays."""
+        """Set to 0 the elements of a float32 span that are before the cut; a NaN stays.
+
+        `start` is the index of its first element in the flat tensor.
+        """
         for part, bound in self._parts(len(values), start):
             _drop_above(values[part], bound)
 
     def keep_before(self, values: Array, magnitudes: Array, start: int) -> None:
-        """Set to 0 the elements of a float32 span whose magnitudes are not before the cut."""
+        """Set to 0 the elements of a float32 span that are not before the cut; a NaN stays.
+
+        `magnitudes` are those of the elements, of any sign.
+        """
         for part, bound in self._parts(len(values), start):
             _keep_above(values[part], magnitudes[part], bound)
 
@@ -72,13 +70,6 @@ class MagnitudeCut:
 
 
 @compiled
-def _load_above(source: Array, base: Array, bound: np.float32, out: Array) -> None:
-    for i in range(len(out)):
-        change = widen(source[i]) - widen(base[i])
-        out[i] = np.float32(0) if abs(change) <= bound else change
-
-
-@compiled
 def _drop_above(values: Array, bound: np.float32) -> None:
     for i in range(len(values)):
         values[i] = np.float32(0) if abs(values[i]) > bound else values[i]
@@ -87,7 +78,7 @@ def _drop_above(values: Array, bound: np.float32) -> None:
 @compiled
 def _keep_above(values: Array, magnitudes: Array, bound: np.float32) -> None:
     for i in range(len(values)):
-        values[i] = np.float32(0) if magnitudes[i] <= bound else values[i]
+        values[i] = np.float32(0) if abs(magnitudes[i]) <= bound else values[i]
 
 
 class MagnitudeOrder:
@@ -203,12 +194,11 @@ def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, f
 
 def _nth(values: Array, count: int) -> tuple[float, int]:
     """Return the `count`-th largest magnitude and the index of its element."""
-    at = len(values) - count
-    magnitude = np.partition(values, at)[at]
-    if np.isnan(magnitude):
-        return math.nan, int(np.flatnonzero(np.isnan(values))[count - 1])
-    above = len(values) - int(np.count_nonzero(values <= magnitude))
-    return float(magnitude), int(np.flatnonzero(values == magnitude)[count - above - 1])
+    bits = values.view(np.uint32)  # in the order of the magnitudes; those of a NaN are largest
+    at = len(bits) - count
+    found = np.partition(bits, at)[at]
+    above = int(np.count_nonzero(bits > found))
+    return float(found.view(np.float32)), int(np.flatnonzero(bits == found)[count - above - 1])
 
 
 def _nth_equal(magnitudes: Magnitudes, size: int, value: float, counts: Array, wanted: int) -> int:

@@ -112,7 +112,8 @@ class Magnitude(Sparsifier):
         upper = self._cut(skipped) if skipped else None
 
         def write(span: slice, out: Array) -> None:
-            lower.load_before(self.source[span], self.base[span], span.start, out)
+            self.load(span, out)
+            lower.keep_before(out, out, span.start)
             if upper is not None:
                 upper.drop_before(out, span.start)
 

@@ -3,38 +3,75 @@
 Supported are LoRA (Hu et al. 2021, arXiv 2106.09685) on linear layers, Conv1D and embeddings, with
 rank and alpha patterns, rank-stabilized scaling (Kalajdzievski 2023, arXiv 2312.03732), DoRA (Liu
 et al. 2024, arXiv 2402.09353), biases, and modules that are saved whole. No merged copy of the
-parent is written to disk.
+parent is written to disk. What is not supported raises an error that names it, so that no part of
+an adapter is ignored silently.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import regex
 from safetensors import safe_open
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.tensors.peft import (
-    CONFIG,
-    WEIGHTS,
-    ModuleChange,
-    check_supported,
-    find_alphas,
-    find_changes,
-)
 from evomerge.merging.tensors.reader import Patch
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import normal
 from evomerge.models.safetensors import read_header, read_json
 from evomerge.parsing.values import Values, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _VALUES = Values(CheckpointError)
-_PAIRS = (["lora_A.weight", "lora_B.weight"], ["lora_embedding_A", "lora_embedding_B"])
+_UNSUPPORTED_KEYS = (
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+    "megatron_config",
+)
+_KEEPING_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Values of `init_lora_weights` with which PEFT does not change the model's own weights."""
+
+_KEY = re.compile(
+    r"base_model\.model\.(?P<module>.+?)\."
+    r"(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
+    r"|lora_magnitude_vector(?:\.weight)?|base_layer\.weight|base_layer\.bias"
+    r"|(?:modules_to_save\.)?(?:weight|bias))"
+)
+
+_PATIENCE = 10.0  # seconds; a thousand names and patterns take about one
+_COUNT = re.compile(r"[{,]\s*([0-9]+)")
+_MOST_REPEATS = 10_000  # `regex` writes some of them out
+_LONGEST = 2_000
+
+
+@dataclass
+class _Change:
+    """The adapter's tensors for one weight or bias of a module.
+
+    `keys` are names in the adapter's file by part: `A`, `B`, `magnitude` (of DoRA), `bias` (that is
+    added to the model's), `whole` (a copy of the model's tensor, which takes its place).
+    """
+
+    module: str
+    keys: dict[str, str] = field(default_factory=dict)
 
 
 def adapter_patches(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Patch]:
@@ -61,132 +98,141 @@ class Adapter:
     def __init__(self, checkpoint: Checkpoint) -> None:
         folder = checkpoint.adapter
         assert folder is not None
-        self.reference, self.file = checkpoint.reference, folder / WEIGHTS
-        if not (folder / CONFIG).is_file():
-            raise CheckpointError(f"Parent {self.reference!r}: {folder} has no {CONFIG}.")
-        self.config = read_json(folder / CONFIG)
-        check_supported(self.config, folder)
+        self.reference, self.file = checkpoint.reference, folder / _WEIGHTS
+        if not (folder / _CONFIG).is_file():
+            raise CheckpointError(f"Parent {self.reference!r}: {folder} has no {_CONFIG}.")
+        self.config = read_json(folder / _CONFIG)
+        _check_supported(self.config, folder)
         if not self.file.is_file():
             old = next(folder.glob("adapter_model.bin"), None)
             raise CheckpointError(
-                f"Parent {self.reference!r}: {folder} has no {WEIGHTS}"
+                f"Parent {self.reference!r}: {folder} has no {_WEIGHTS}"
                 f"{'; save it as safetensors' if old else ''}."
             )
-        self.tensors = read_header(self.file)
-        self.weights, self.biases = find_changes(checkpoint, self.tensors, self.file)
-        where = f"{folder / CONFIG}: "
+        self.shapes = {name: info.shape for name, info in read_header(self.file).items()}
+        self.changes = self._find_changes(checkpoint)
+        where = f"{folder / _CONFIG}: "
         self.alpha = _VALUES.real(self.config.get("lora_alpha", 8), f"{where}lora_alpha")
-        changes = (*self.weights.values(), *self.biases.values())
-        modules = dict.fromkeys(change.module for change in changes)
+        modules = dict.fromkeys(change.module for change in self.changes.values())
         patterns = self.config.get("alpha_pattern") or {}
         self.alphas = find_alphas(patterns, modules, f"{where}alpha_pattern")
         for key in ("use_rslora", "fan_in_fan_out"):
             _VALUES.flag(self.config.get(key) or False, f"{where}{key}")
-        for name, change in self.weights.items():
-            self._check_weight(change, name, checkpoint.tensors[name].shape)
-        for name, change in self.biases.items():
-            self._check_bias(change, name, checkpoint.tensors[name].shape)
+        self.ranks: dict[str, int] = {}
+        for name, change in self.changes.items():
+            self._check_matrices(change, name, checkpoint.tensors[name].shape)
+        for name, change in self.changes.items():
+            self._check_copies(change, name, checkpoint.tensors[name].shape)
 
     def patch(self, name: str, tensor: Tensor) -> Tensor:
         """Return a tensor of the model after the adapter's change, in float32.
 
         It is `tensor` itself if the adapter does not change it.
         """
-        if name in self.weights:
-            return self._weight(self.weights[name], tensor)
-        if name in self.biases:
-            return self._bias(self.biases[name], tensor)
-        return tensor
-
-    def _weight(self, change: ModuleChange, tensor: Tensor) -> Tensor:
         import torch
 
-        weight = self._get(change, "base_layer.weight", "weight")
-        weight = tensor.float() if weight is None else weight
-        down = self._get(change, *(pair[0] for pair in _PAIRS))
-        up = self._get(change, *(pair[1] for pair in _PAIRS))
-        if down is None or up is None:
+        change = self.changes.get(name)
+        if change is None:
+            return tensor
+        weight = self._get(change, "whole") if "whole" in change.keys else tensor.float()
+        if "bias" in change.keys:
+            return weight + self._get(change, "bias") * self._scale(change)
+        if "A" not in change.keys:
             return weight
         transposed = self._transposed(change, tuple(tensor.shape))
-        delta = (up @ down) * self._scale(change)
+        delta = (self._get(change, "B") @ self._get(change, "A")) * self._scale(change)
         changed = weight + (delta.T if transposed else delta)
-        magnitude = self._get(change, "lora_magnitude_vector")
-        if magnitude is None:
+        if "magnitude" not in change.keys:
             return changed
         # DoRA has a magnitude for each output, or for each column of an embedding.
         lengths = torch.linalg.vector_norm(changed, dim=0 if transposed else 1, keepdim=True)
+        magnitude = self._get(change, "magnitude")
         rescaled: Tensor = changed * (magnitude.flatten().view(lengths.shape) / lengths)
         return rescaled
 
-    def _bias(self, change: ModuleChange, tensor: Tensor) -> Tensor:
-        bias = self._get(change, "base_layer.bias", "bias")
-        bias = tensor.float() if bias is None else bias
-        delta = self._get(change, "lora_B.bias")
-        return bias if delta is None else bias + delta * self._scale(change)
-
-    def _transposed(self, change: ModuleChange, shape: tuple[int, ...]) -> bool:
-        """Whether the model stores the matrix as (inputs, outputs): embeddings and Conv1D."""
-        if "lora_embedding_A" in change.keys:
-            return True
-        product = self._product(change)
-        if product != shape or product[::-1] != shape:
-            return product != shape
-        return bool(self.config.get("fan_in_fan_out"))
-
-    def _scale(self, change: ModuleChange) -> float:
-        """Return alpha / rank, or alpha / sqrt(rank) if the adapter is rank-stabilized."""
-        alpha = self.alphas.get(change.module, self.alpha)
-        rank = self._shape(change, *(pair[0] for pair in _PAIRS))[0]
-        return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
-
-    def _product(self, change: ModuleChange) -> tuple[int, ...]:
-        """Return the shape of B A."""
-        down, up = (self._shape(change, *(pair[i] for pair in _PAIRS)) for i in range(2))
-        return (*up[:1], *down[1:])
-
-    def _shape(self, change: ModuleChange, *parts: str) -> tuple[int, ...]:
-        """Return the shape of the first of these parts that there is."""
-        return self.tensors[next(change.keys[it] for it in parts if it in change.keys)].shape
-
-    def _get(self, change: ModuleChange, *parts: str) -> Tensor | None:
-        """Return the first of these parts that there is, in float32."""
-        for part in parts:
-            if part in change.keys:
-                tensor: Tensor = self._open.get_tensor(change.keys[part])
-                return tensor.float()
-        return None
+    def _get(self, change: _Change, part: str) -> Tensor:
+        tensor: Tensor = self._open.get_tensor(change.keys[part])
+        return tensor.float()
 
     @cached_property
     def _open(self) -> Any:
         return safe_open(self.file, framework="pt")
 
-    def _check_weight(self, change: ModuleChange, name: str, shape: tuple[int, ...]) -> None:
-        subject = f"Adapter of {self.reference!r}: module {shown(change.module)}"
-        for part in ("weight", "base_layer.weight"):
-            if part in change.keys and self._shape(change, part) != shape:
+    def _scale(self, change: _Change) -> float:
+        """Return alpha / rank, or alpha / sqrt(rank) if the adapter is rank-stabilized."""
+        alpha, rank = self.alphas.get(change.module, self.alpha), self.ranks[change.module]
+        return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+    def _shape(self, change: _Change, part: str) -> tuple[int, ...]:
+        return self.shapes[change.keys[part]]
+
+    def _product(self, change: _Change) -> tuple[int, ...]:
+        """Return the shape of B A."""
+        return (*self._shape(change, "B")[:1], *self._shape(change, "A")[1:])
+
+    def _transposed(self, change: _Change, shape: tuple[int, ...]) -> bool:
+        """Whether the model stores the matrix as (inputs, outputs): embeddings and Conv1D."""
+        product = self._product(change)
+        if _is_embedding(change.keys["A"]):
+            return True
+        if product != shape or product[::-1] != shape:
+            return product != shape
+        return bool(self.config.get("fan_in_fan_out"))
+
+    def _find_changes(self, checkpoint: Checkpoint) -> dict[str, _Change]:
+        """Return the change of each tensor of the model that is changed, by its name."""
+        by_normal = {normal(name, checkpoint): name for name in checkpoint.tensors}
+        found: dict[str, _Change] = {}
+        for key in self.shapes:
+            match = _KEY.fullmatch(key)
+            if match is None:
                 raise CheckpointError(
-                    f"{subject} has a matrix of shape {list(self._shape(change, part))}, but "
-                    f"{name!r} of the model has {list(shape)}; resize the model's vocabulary "
-                    "first, or merge the adapter into the model with PEFT."
+                    f"{self.file}: tensor {shown(key)} is of a kind that is not supported; merge "
+                    "the adapter into its model with PEFT and use the merged model as parent."
                 )
-        halves = sorted(part for part in change.keys if re.match(r"lora_(embedding_)?[AB]", part))
-        magnitude = change.keys.get("lora_magnitude_vector")
-        if not halves and magnitude is None:
+            module, part = match["module"], match["part"]
+            wanted = f"{module}.{'bias' if part.endswith('bias') else 'weight'}"
+            name = (
+                wanted
+                if wanted in checkpoint.tensors
+                else by_normal.get(normal(wanted, checkpoint))
+            )
+            if name is None:
+                raise CheckpointError(
+                    f"{self.file}: tensor {shown(key)} changes {shown(wanted)}, which "
+                    f"{self.reference!r} does not have on disk; the head is tied, or the adapter "
+                    "belongs to another model."
+                )
+            keys = found.setdefault(name, _Change(module)).keys
+            if part == "lora_B.bias":
+                keys["bias"] = key
+            elif "magnitude" in part:
+                keys["magnitude"] = key
+            elif part.startswith("lora_"):
+                keys[part.removesuffix(".weight")[-1]] = key
+            elif "whole" not in keys or part.startswith("base_layer"):
+                keys["whole"] = key
+        return found
+
+    def _check_matrices(self, change: _Change, name: str, shape: tuple[int, ...]) -> None:
+        if change.keys.keys().isdisjoint(("A", "B", "magnitude")):
             return
-        if halves not in _PAIRS:
+        subject = self._subject(change)
+        kinds = {_is_embedding(change.keys.get(half, "")) for half in "AB"}
+        if not {"A", "B"} <= change.keys.keys() or len(kinds) > 1:
             raise CheckpointError(
                 f"{subject} has only one of the two LoRA matrices, or matrices of two kinds of "
                 "layers; save the adapter again."
             )
-        down, up = (self._shape(change, part) for part in halves)
+        down, up = self._shape(change, "A"), self._shape(change, "B")
         if len(down) != 2 or len(up) != 2 or down[0] != up[1] or down[0] == 0:
             raise CheckpointError(
                 f"{subject} has LoRA matrices of shapes {list(down)} and {list(up)}, which have no "
                 "rank in common; save the adapter again."
             )
+        self.ranks[change.module] = down[0]
         product = self._product(change)
-        embedding = "lora_embedding_A" in change.keys
-        allowed = (product[::-1],) if embedding else (product, product[::-1])
+        allowed = (product[::-1],) if True in kinds else (product, product[::-1])
         if len(shape) != 2 or shape not in allowed:
             raise CheckpointError(
                 f"{subject} changes a matrix of shape {list(product)}, but {name!r} of the model "
@@ -194,22 +240,88 @@ class Adapter:
                 "convolution, which is not supported."
             )
         outputs = shape[1] if self._transposed(change, shape) else shape[0]
-        if magnitude is not None and math.prod(self.tensors[magnitude].shape) != outputs:
+        magnitude = self._shape(change, "magnitude") if "magnitude" in change.keys else (outputs,)
+        if math.prod(magnitude) != outputs:
             raise CheckpointError(
-                f"{subject} has magnitudes of shape {list(self.tensors[magnitude].shape)} for "
-                f"{outputs} outputs; save the adapter again."
+                f"{subject} has magnitudes of shape {list(magnitude)} for {outputs} outputs; save "
+                "the adapter again."
             )
 
-    def _check_bias(self, change: ModuleChange, name: str, shape: tuple[int, ...]) -> None:
-        subject = f"Adapter of {self.reference!r}: module {shown(change.module)}"
-        for part in ("bias", "base_layer.bias", "lora_B.bias"):
-            if part in change.keys and self._shape(change, part) != shape:
+    def _check_copies(self, change: _Change, name: str, shape: tuple[int, ...]) -> None:
+        for part in change.keys.keys() & {"whole", "bias"}:
+            if self._shape(change, part) != shape:
                 raise CheckpointError(
-                    f"{subject} has a bias of shape {list(self._shape(change, part))}, but "
-                    f"{name!r} of the model has {list(shape)}; the adapter belongs to another "
-                    "model."
+                    f"{self._subject(change)} has a tensor of shape "
+                    f"{list(self._shape(change, part))}, but {name!r} of the model has "
+                    f"{list(shape)}; resize the model's vocabulary first, or merge the adapter "
+                    "into its own model with PEFT."
                 )
-        if "lora_B.bias" in change.keys and "lora_A.weight" not in change.keys:
+        if "bias" in change.keys and change.module not in self.ranks:
             raise CheckpointError(
-                f"{subject} has a LoRA bias, but no LoRA matrices; save the adapter again."
+                f"{self._subject(change)} has a LoRA bias, but no LoRA matrices; save the adapter "
+                "again."
             )
+
+    def _subject(self, change: _Change) -> str:
+        return f"Adapter of {self.reference!r}: module {shown(change.module)}"
+
+
+def _is_embedding(key: str) -> bool:
+    return ".lora_embedding_" in key
+
+
+def find_alphas(data: Any, modules: Iterable[str], where: str) -> dict[str, float]:
+    """Return the alpha of each module that the config's `alpha_pattern` has one for.
+
+    Its keys are regular expressions of whole module names; `where` is its address in messages.
+
+    Raises:
+        CheckpointError: it is not a mapping from regular expressions to numbers, or one is too
+            large or takes too long.
+    """
+    end = time.monotonic() + _PATIENCE
+    found: dict[str, float] = {}
+    for pattern, given in _VALUES.mapping(data, where).items():
+        alpha = _VALUES.real(given, f"{where}.{pattern}")
+        repeats = math.prod(max(1, int(count[:9])) for count in _COUNT.findall(pattern))
+        try:
+            if len(pattern) > _LONGEST or repeats > _MOST_REPEATS:
+                raise ValueError
+            re.compile(pattern)  # `regex` has more than the expressions of PEFT
+            compiled = regex.compile(rf"(.*\.)?({pattern})")  # `re` has no limit of time
+            for module in modules:
+                if compiled.fullmatch(module, timeout=max(end - time.monotonic(), 0.001)):
+                    found.setdefault(module, alpha)
+        except (re.error, regex.error, ValueError, OverflowError, RecursionError, TimeoutError):
+            raise CheckpointError(
+                f"`{where}` has the pattern {shown(pattern)}, which is not a regular expression "
+                "that can be compared with the names of all modules; write out the names."
+            ) from None
+    return found
+
+
+def _check_supported(config: Mapping[str, Any], folder: Path) -> None:
+    """Check that an adapter is LoRA, without settings that are not supported.
+
+    Raises:
+        CheckpointError: it is not; the message names the key.
+    """
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise CheckpointError(
+            f"The adapter {folder} has peft_type {shown(kind)}, but only LORA is supported; merge "
+            "it into its model with PEFT and use the merged model as parent."
+        )
+    for key in _UNSUPPORTED_KEYS:
+        if config.get(key):
+            raise CheckpointError(
+                f"The adapter {folder} sets {key!r}, which is not supported; merge it into its "
+                "model with PEFT and use the merged model as parent."
+            )
+    start = config.get("init_lora_weights", True)
+    if start not in _KEEPING_BASE:
+        raise CheckpointError(
+            f"The adapter {folder} has init_lora_weights {shown(start)}, which changes the "
+            "model's own weights; convert it to ordinary LoRA with PEFT's "
+            "save_pretrained(path_initial_model_for_weight_conversion=...)."
+        )

@@ -172,19 +172,14 @@ class TensorReader:
         return np.asarray(_Unlocked(array.reshape(info.shape)))
 
     def _assemble(self, info: TensorInfo, patch: Patch | None) -> Array:
-        """Build a tensor from boxes of stored tensors; if one box is all of it, return a view."""
+        """Build a tensor from boxes of stored tensors."""
         exact = patch is not None and info.floating
-        out: Array | None = None
+        out = np.empty(info.shape, dtype=np.float32 if exact else DTYPES[info.dtype])
         for part in info.parts:
             stored = _in_order(self._patched(part.info, part.name, patch), part.axes)
             box = _cut(stored, part.start, part.size)
-            if prod(part.size) == prod(info.shape):
-                return _out_of_order(box, part.target_axes)
-            if out is None:
-                out = np.empty(info.shape, dtype=np.float32 if exact else DTYPES[info.dtype])
             target = _cut(_in_order(out, part.target_axes), part.target, part.size)
             target[...] = _exact(box) if exact else box
-        assert out is not None, "a tensor has at least one part"
         return out
 
     def _map(self, file: Path) -> mmap.mmap:
@@ -233,13 +228,6 @@ def _in_order(array: Array, axes: tuple[int, ...]) -> Array:
     new = tuple(place for place, axis in enumerate(axes) if axis < 0)
     result: Array = np.expand_dims(view, new)
     return result
-
-
-def _out_of_order(view: Array, axes: tuple[int, ...]) -> Array:
-    """Return the view that `_in_order` was made from, given the same `axes`."""
-    kept = [axis for axis in axes if axis >= 0]
-    squeezed = view.squeeze(tuple(place for place, axis in enumerate(axes) if axis < 0))
-    return squeezed.transpose([kept.index(axis) for axis in range(len(kept))])
 
 
 def _cut(array: Array, start: tuple[int, ...], size: tuple[int, ...]) -> Array:

@@ -209,28 +209,19 @@ def truncate(parents: Sequence[Checkpoint]) -> tuple[MatchedRows, tuple[str, ...
     This is mergekit's `--unsafe-truncate-embeddings`. The rows are merged by id, so an id must be
     the same token in all parents. `CheckpointError` if a parent has no embeddings.
     """
-    sizes = {parent.reference: _count_rows(parent) for parent in parents}
+    sizes = {parent.reference: parent.vocabulary for parent in parents}
+    for reference, size in sizes.items():
+        if not size:
+            raise CheckpointError(
+                f"{reference!r} has no embeddings that could be cut; leave out "
+                "--unsafe-truncate-embeddings."
+            )
     least, most = min(sizes.values()), max(sizes.values())
-    rows = MatchedRows(
-        size=least,
-        tokens=least,
-        index=dict.fromkeys(sizes, tuple(range(least))),
-        filling={},
-        keeper=None,
-        special_ids={},
-    )
+    index = dict.fromkeys(sizes, tuple(range(least)))
+    rows = MatchedRows(least, least, index, filling={}, keeper=None, special_ids={})
     if least == most:
         return rows, ()
     return rows, (
         f"Embeddings and head of up to {most} rows are cut to {least}; the merged model has no "
         f"token with an id of {least} or more, even if its tokenizer has one.",
     )
-
-
-def _count_rows(parent: Checkpoint) -> int:
-    if parent.embedding is None:
-        raise CheckpointError(
-            f"{parent.reference!r} has no embeddings that could be cut; leave out "
-            "--unsafe-truncate-embeddings."
-        )
-    return parent.tensors[parent.embedding].shape[0]

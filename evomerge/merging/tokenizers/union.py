@@ -16,7 +16,6 @@ _VALUES = Values(CheckpointError)
 _PIPELINE = ("normalizer", "pre_tokenizer", "decoder")
 _MODEL_KEYS = ("type", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
 _MERGES_ORDER = {"BPE": " (merges of the first parent apply before those of the others)"}
-_FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 
 
 def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
@@ -59,7 +58,6 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
             if text not in ids:
                 ids[text], size = size, size + 1
                 data["added_tokens"].append({**other.added[text], "id": ids[text]})
-    notes += _conflicts(tokens)
     if pieces or (len(ids) > len(first.ids) and len(ids) != size):
         _extend_model(data, tokens, ids, pieces)
     return data, notes
@@ -83,28 +81,6 @@ def _check_pipeline(first: Tokens, other: Tokens) -> None:
                 f"The tokenizers of {first.reference!r} and {other.reference!r} cannot be united: "
                 f"their {key} differs; set `tokenizer: {first.reference}` or another parent."
             )
-
-
-def _conflicts(tokens: Sequence[Tokens]) -> list[str]:
-    """Return a note for each added token that differs from that of the first parent."""
-    notes = []
-    first = tokens[0]
-    for other in tokens[1:]:
-        for text, entry in other.added.items():
-            mine = first.added.get(text)
-            if mine is None and text in first.model:
-                notes.append(
-                    f"Token {text!r} is an added token in {other.reference!r} and an ordinary one "
-                    f"in {first.reference!r}; it stays an ordinary one."
-                )
-            elif mine is not None:
-                differing = [key for key in _FLAGS if mine.get(key) != entry.get(key)]
-                if differing:
-                    notes.append(
-                        f"Token {text!r} has another {', '.join(differing)} in "
-                        f"{other.reference!r}; that of {first.reference!r} is used."
-                    )
-    return notes
 
 
 def _extend_model(

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.architecture.generation import generation_config
+from evomerge.merging.architecture.loading import generation_config
 from evomerge.merging.backend import resident, write
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
