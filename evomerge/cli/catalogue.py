@@ -66,10 +66,9 @@ def _knob(knob: Any) -> str:
 
 def _optimizers() -> list[dict[str, Any]]:
     from evomerge.optimize import optimizer_names
-    from evomerge.strategy.kinds import STRATEGIES
+    from evomerge.strategy.kinds import strategy_names
 
-    strategies = {name: STRATEGIES.get(name).about for name in STRATEGIES.names()}
-    every = {**optimizer_names(), **strategies}
+    every = {**optimizer_names(), **strategy_names()}
     return [{"name": name, "about": about} for name, about in every.items()]
 
 

@@ -83,11 +83,6 @@ BUILTIN: Mapping[str, Builtin] = {
         "evomerge.optimize.evolution:create_discrete_lengler",
         most_workers=4,
     ),
-    "gradient": Builtin(
-        "gradient descent on numbers (weights, t, scales), by the reference answers of the tasks",
-        "",
-        has_population=True,
-    ),
     "nsga2": Builtin(
         "NSGA-II, for `mode: pareto` with two or three objectives",
         "evomerge.optimize.pareto:create_nsga2",

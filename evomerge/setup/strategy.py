@@ -80,7 +80,7 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
     from evomerge.optimize import check_name, create, optimizer_names
 
     wanted = config.optimizer
-    check_name(wanted.name, (*optimizer_names(), *kinds.STRATEGIES.names()))
+    check_name(wanted.name, (*optimizer_names(), *kinds.strategy_names()))
     return create(
         wanted.name,
         list(genes),

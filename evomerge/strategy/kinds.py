@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from evomerge.config.fields import Section
 from evomerge.config.messages import sentence
-from evomerge.config.schema import SearchConfig
+from evomerge.config.schema import GRADIENT, SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.optimize import builtin
@@ -61,6 +61,12 @@ STRATEGIES: Registry[StrategyKind[Any]] = Registry(
     builtin={"niches": "evomerge.strategy.niches:NICHES"},
     elsewhere={"cycleqd": "evomerge-research"},
 )
+
+
+def strategy_names() -> dict[str, str]:
+    """Return every strategy with one line about it: name -> line."""
+    descents = "gradient descent on weights and other numbers, by the tasks' reference answers"
+    return {GRADIENT: descents, **{name: STRATEGIES.get(name).about for name in STRATEGIES.names()}}
 
 
 def strategy_kind(name: str) -> StrategyKind[Any] | None:

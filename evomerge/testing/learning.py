@@ -1,14 +1,12 @@
 """The laws of what an optimizer learns from what it is told.
 
-Those of `check_learning` are exact: two searches are compared, proposal by proposal, that must or
-must not be the same. The others are statistical; their seeds are fixed, so the outcome is too.
+All are exact: two searches are compared, proposal by proposal, that must or must not be the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -16,9 +14,7 @@ import numpy as np
 from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
 from evomerge.testing.require import require
-
-Create: TypeAlias = Callable[[Sequence[Gene], int], Optimizer]
-"""Returns a new optimizer of genes with a seed."""
+from evomerge.testing.searches import Create, random_genome
 
 Told: TypeAlias = tuple[Sequence[float] | None, float]
 """The values and the violation of a trial."""
@@ -61,72 +57,6 @@ def check_learning(
             f"Of {len(flat)} proposals, {repeats} were repeats while all scored the same, although "
             "the space is large.",
         )
-
-
-def check_better(
-    create: Create, genes: Sequence[Gene], objectives: int, trials: int, seeds: int
-) -> None:
-    """Check that an optimizer finds better genomes than random search.
-
-    The values are minus the squared distances from the best point of each objective. The volume
-    that they dominate, after a generation of random points, is compared with that of twice as many
-    random searches, in a rank-sum test (Mann & Whitney 1947) with an error of 1 %.
-    """
-    from pymoo.indicators.hv import HV
-    from scipy.stats import mannwhitneyu
-
-    genes = [replace(gene, sigma=None) for gene in genes]  # no steps too short to get anywhere
-
-    worst = np.full(objectives, float(len(genes)))
-
-    def volume(genomes: Sequence[Genome]) -> float:
-        losses = -np.array([_values(genes, genome, objectives) for genome in genomes])
-        return float(HV(ref_point=worst)(losses))
-
-    def drawn(seed: int, count: int) -> list[Genome]:
-        random = np.random.RandomState(1000 + seed)
-        return [random_genome(genes, random) for _ in range(count)]
-
-    own = [
-        _play(create(genes, seed), genes, objectives, trials, lambda _, values: (values, 0.0))
-        for seed in range(seeds)
-    ]
-    others = [volume(drawn(seed, len(own[0]))) for seed in range(2 * seeds)]
-    found = mannwhitneyu([volume(genomes) for genomes in own], others, alternative="greater")
-    require(found.pvalue < 0.01, "It is not better than random search.")
-
-
-def check_choices(create: Create, objectives: int = 1, seeds: int = 100) -> None:
-    """Check that all values of a choice are equally likely while all candidates score the same.
-
-    The values of the first proposal of all seeds are tested (chi-square), and the shares of the
-    values in the first five, each with an error of one in ten thousand.
-    """
-    from scipy.stats import chisquare
-
-    method = Gene("method", "choice", 0, 3, 0, choices=("a", "b", "c", "d"))
-    genes = (Gene("x", "real", 0.0, 1.0, 0.5), method, Gene("y", "real", 0.0, 1.0, 0.5))
-    drawn = np.zeros((seeds, 5), int)
-    for seed in range(seeds):
-        optimizer = create(genes, seed)
-        for number in range(5):
-            trial, genome = optimizer.ask()
-            drawn[seed, number] = genome[1]
-            optimizer.tell(trial, [0.5] * objectives)
-    first = np.bincount(drawn[:, 0], minlength=4)
-    require(
-        chisquare(first).pvalue > 1e-4,
-        f"The first proposals of {seeds} seeds have the four values of a choice {first.tolist()} "
-        "times; at first all should be equally likely.",
-    )
-    shares = np.array([np.bincount(row, minlength=4) / 5 for row in drawn])
-    error = np.maximum(shares.std(axis=0), 0.01) / math.sqrt(seeds)
-    means = shares.mean(axis=0)
-    require(
-        (abs(means - 0.25) < 4 * error).all(),
-        f"The four values of a choice have the shares {np.round(means, 3).tolist()} in the first "
-        "proposals, although all candidates score the same; all should be equally likely.",
-    )
 
 
 def _check_each_counts(play: Callable[..., list[Genome]], population: int, is_real: bool) -> None:
@@ -226,13 +156,3 @@ def _size(genes: Sequence[Gene]) -> float:
     """Return the number of genomes in a space."""
     sizes = [math.inf if gene.kind == "real" else gene.high - gene.low + 1 for gene in genes]
     return math.prod(sizes)
-
-
-def random_genome(genes: Sequence[Gene], random: np.random.RandomState) -> Genome:
-    """Return a genome that is drawn evenly from the space."""
-    return tuple(
-        random.uniform(gene.low, gene.high)
-        if gene.kind == "real"
-        else float(random.randint(round(gene.low), round(gene.high) + 1))
-        for gene in genes
-    )

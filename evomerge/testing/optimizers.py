@@ -8,8 +8,10 @@ import numpy as np
 
 from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
-from evomerge.testing.learning import Create, check_better, check_choices, check_learning
+from evomerge.testing.learning import check_learning
+from evomerge.testing.problems import PROBLEMS
 from evomerge.testing.require import check_repeats, require
+from evomerge.testing.searches import FAST, Create, Reference, check_choices, check_search
 
 GENES = (
     Gene("weight", "real", 0.0, 2.0, 1.0),
@@ -26,6 +28,7 @@ def check_optimizer(
     genes: Sequence[Gene] = GENES,
     trials: int = 200,
     objectives: int = 1,
+    reference: Reference | None = None,
     learns: bool = True,
     ranks: bool = True,
     seeds: int = 10,
@@ -34,12 +37,15 @@ def check_optimizer(
 
     Args:
         create: a function of genes and a seed that returns a new optimizer.
-        genes: the genes that it searches. If one is a choice, choices must be even at first.
+        genes: the genes that it searches. Without a choice, for example, it is not tried on
+            functions of choices, and choices need not be even at first (`check_choices`).
+        reference: the algorithm in its own package, which it must equal (`check_search`); None: it
+            must be better than random search.
         learns: False for a search like random search or a grid, which learns nothing.
         ranks: False for an algorithm that does not only compare values but computes with them, like
             a Gaussian process. Otherwise failures and violations of constraints must give the same
             search, proposal by proposal, as values below all others.
-        seeds: number of searches that must be better than random search; 0: none.
+        seeds: number of searches with each function and condition; 0: functions are not searched.
     """
     genes = tuple(genes)
     require(create(genes, 3).population >= 1, "The population is below 1.")
@@ -51,10 +57,16 @@ def check_optimizer(
     if not learns:
         return
     check_learning(create, genes, objectives, ranks)
-    if any(gene.kind == "choice" for gene in genes):
+    kinds = {gene.kind for gene in genes}
+    if "choice" in kinds:
         check_choices(create, objectives, seeds=60)
+    names = [
+        name
+        for name in ("sphere", "mixed", "one-max", "zdt1", "dtlz2")
+        if {gene.kind for gene in PROBLEMS[name].genes} <= kinds
+    ]
     if seeds:
-        check_better(create, genes, objectives, min(trials, 150), seeds)
+        check_search(create, reference, objectives, names, FAST, min(trials, 150), seeds)
 
 
 def _play(

@@ -6,9 +6,9 @@ import numpy as np
 
 from evomerge.recipe import Recipe
 from evomerge.space.protocol import Space
-from evomerge.testing.learning import random_genome
 from evomerge.testing.optimizers import check_range
 from evomerge.testing.require import require
+from evomerge.testing.searches import random_genome
 
 
 def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:

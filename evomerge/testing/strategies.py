@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -12,6 +13,7 @@ from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Outcome, Scores
 from evomerge.strategy.protocol import Strategy
 from evomerge.testing.require import check_repeats, require
+from evomerge.testing.searches import rank_sum
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -29,13 +31,15 @@ def check_strategy(
     are told late, and some are never told; and repeated, as a resumed search does it. A failed
     candidate must not be among the `mates` or `parents` that an origin names.
 
-    Told which recipes are good, while the worst quarter fails, it must propose better ones in the
-    second half of a search than if it is told nothing: in a rank-sum test of ten seeds against ten,
-    with an error of 1 %.
+    Outcomes must count: what is proposed after a generation depends on it. And told which recipes
+    are good, while the worst quarter fails, it must propose better ones in the second half of a
+    search than the same strategy that is told nothing: in a rank-sum test of ten seeds against
+    ten, with an error of 1 %.
 
     Args:
         baselines: label -> recipe of its baselines, which are candidates 0, 1, 2, ...
-        outcome: scores a recipe; more is better in the mean of the aggregates.
+        outcome: scores a recipe; a function of the recipe alone. If the strategy learns, it must
+            be one that can be learned, and more is better in the mean of the aggregates.
         learns: False for a strategy like random search, which learns nothing.
     """
     require(create(3).generation >= 1, "A generation is below 1.")
@@ -58,8 +62,6 @@ def _check_learning(
     outcome: Callable[[Recipe], Outcome],
     candidates: int,
 ) -> None:
-    from scipy.stats import mannwhitneyu
-
     seeds, nothing = range(10), Failure("lost", "not told")
     deaf = [
         _values(_told(create(seed), baselines, candidates, lambda recipe: None), outcome)
@@ -71,16 +73,44 @@ def _check_learning(
         found = outcome(recipe)
         return found if _value(found) > worst else nothing
 
+    _check_each_counts(create, baselines, candidates, told)
     able = [_values(_told(create(seed), baselines, candidates, told), outcome) for seed in seeds]
     half = candidates // 2
-    better = mannwhitneyu(
-        [row[half:].mean() for row in able],
-        [row[half:].mean() for row in deaf],
-        alternative="greater",
+    better = rank_sum(
+        [([-row[half:].mean() for row in able], [-row[half:].mean() for row in deaf])]
     )
     require(
-        better.pvalue < 0.01,
+        better < 0.01,
         "Told the outcomes, the strategy proposes no better recipes than if it is told nothing.",
+    )
+
+
+def _check_each_counts(
+    create: Callable[[int], Strategy],
+    baselines: Mapping[str, Recipe],
+    candidates: int,
+    told: Callable[[Recipe], Outcome],
+) -> None:
+    """Check that the outcome of the candidate after a third of all counts after its generation."""
+    generation = create(3).generation
+    before = generation * math.ceil(candidates / 3 / generation)
+    recipes = _told(create(3), baselines, before + generation, told)
+    best = max(map(told, [*baselines.values(), *recipes]), key=_value)
+    after = [
+        _told(
+            create(3),
+            baselines,
+            before + generation,
+            told,
+            lambda number, found: last if number == before else found,  # noqa: B023
+            2 * generation + 10,
+        )
+        for last in (best, Failure("merge", "not finite"))
+    ]
+    require(
+        after[0] != after[1],
+        f"After a generation the strategy proposes the same whether candidate {before} was the "
+        "best of all or failed: it has not learned its outcome, or takes the best for the worst.",
     )
 
 
@@ -89,8 +119,13 @@ def _told(
     baselines: Mapping[str, Recipe],
     candidates: int,
     told: Callable[[Recipe], Outcome | None],
+    change: Callable[[int, Outcome], Outcome] = lambda number, found: found,
+    more: int = 0,
 ) -> list[Recipe]:
-    """Search generation by generation, and return the recipes; nothing is told where it is None."""
+    """Search generation by generation, and return the recipes.
+
+    `change` returns what is told of a candidate instead; `more` candidates at the end are not told.
+    """
     waiting: list[tuple[int, Recipe]] = []
     recipes: list[Recipe] = []
 
@@ -98,17 +133,17 @@ def _told(
         for number, recipe in waiting:
             found = told(recipe)
             if found is not None:
-                strategy.tell(number, found)
+                strategy.tell(number, change(number - len(baselines), found))
         waiting.clear()
 
     for number, label in enumerate(baselines):
         strategy.add_baseline(number, label)
         waiting.append((number, baselines[label]))
     tell()
-    for number in range(len(baselines), len(baselines) + candidates):
+    for number in range(len(baselines), len(baselines) + candidates + more):
         recipes.append(strategy.ask(number).recipe)
         waiting.append((number, recipes[-1]))
-        if len(waiting) == strategy.generation:
+        if len(waiting) == strategy.generation and len(recipes) <= candidates:
             tell()
     return recipes
 

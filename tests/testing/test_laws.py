@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from optimizer_runs import COUNTS, NAMES, trials_of
 from plain_searches import REFERENCES
-from search_laws import check_search
 
 from evomerge.merging.methods import get_method, method_names
 from evomerge.merging.methods.method import Knob, method
@@ -30,21 +29,11 @@ def test_every_optimizer_keeps_the_laws(name):
     for objectives in COUNTS[name]:
         check_optimizer(
             lambda genes, seed: create(name, genes, seed, objectives=objectives),  # noqa: B023
-            trials=trials_of(name, 150 if name in SEARCHED else 60),
+            trials=trials_of(name, 60),
             objectives=objectives,
+            reference=REFERENCES.get(name),
             learns=name not in UNTAUGHT,
             seeds=10 if name in SEARCHED else 0,
-        )
-
-
-@pytest.mark.parametrize("name", SEARCHED)
-def test_an_optimizer_searches_as_well_as_the_algorithm_it_names(name):
-    for objectives in COUNTS[name]:
-        check_search(
-            lambda genes, seed: create(name, genes, seed, objectives=objectives),  # noqa: B023
-            REFERENCES.get(name),
-            objectives,
-            trials=60,
         )
 
 

@@ -110,7 +110,7 @@ class Mistold:
     """A right strategy that is told something else."""
 
     def __init__(self, inner, flaw):
-        self.inner, self.flaw, self.generation = inner, flaw, inner.generation
+        self.inner, self.flaw, self.generation, self.kept = inner, flaw, inner.generation, []
         self.add_baseline, self.ask, self.repeat = inner.add_baseline, inner.ask, inner.repeat
 
     @property
@@ -123,18 +123,24 @@ class Mistold:
         if self.flaw == "minimises" and isinstance(found, Scores):
             values = tuple(1 - value for value in found.values["task/acc"])
             found = Scores(found.documents, {"task/acc": values}, {"task/acc": np.mean(values)})
+        if self.flaw == "late":  # by a generation
+            self.kept.append((number, found))
+            if len(self.kept) <= self.generation:
+                return
+            number, found = self.kept.pop(0)
         if self.flaw != "deaf":
             self.inner.tell(number, found)
 
 
-NO_BETTER = "proposes no better recipes"
+UNLEARNED, NO_BETTER = "has not learned its outcome", "proposes no better recipes"
 
 
 @pytest.mark.parametrize(
     ("flaw", "of_a_genome", "of_niches"),
     [
-        ("deaf", NO_BETTER, NO_BETTER),
-        ("minimises", NO_BETTER, NO_BETTER),
+        ("deaf", UNLEARNED, UNLEARNED),
+        ("late", UNLEARNED, UNLEARNED),
+        ("minimises", NO_BETTER, UNLEARNED),  # its best is not kept, like a failure
         ("failures best", NO_BETTER, "have failed, but an origin names them as mates"),
     ],
 )
