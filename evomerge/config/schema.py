@@ -54,12 +54,16 @@ class OptimizerConfig(Section):
         "(`run:DIR`), and recipes (`FILE.yaml`); gradient: a descent, from whose best point the "
         "optimizer goes on",
     )
-    steps: int = Field(60, ge=1, le=10_000, description="steps of a descent")
-    batch: int = Field(
-        16, ge=1, le=10_000, description="documents of a step, of all tasks together"
+    steps: int | None = Field(None, ge=1, le=10_000, description="of a descent: steps; null: 60")
+    batch: int | None = Field(
+        None, ge=1, le=10_000, description="of a descent: documents of a step; null: 16"
     )
-    rate: float = Field(
-        0.03, gt=0, le=1, description="length of the first steps, as a share of a gene's range"
+    rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="of a descent: length of the first steps, as a share of a gene's range; "
+        "null: 0.03",
     )
 
     @property
@@ -75,7 +79,7 @@ class OptimizerConfig(Section):
     @model_validator(mode="after")
     def _only_descents_have(self) -> OptimizerConfig:
         for key in ("steps", "batch", "rate"):
-            if key in self.model_fields_set and not self.descends:
+            if getattr(self, key) is not None and not self.descends:
                 raise ValueError(
                     f"has `{key}`, which only a descent has, but its `name` is {self.name!r}; "
                     "remove it, or set `name` or `start` to gradient"

@@ -51,9 +51,9 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
         checked.space,
         checked.splits["search"],
         checked.ranking.values,
-        steps=wanted.steps,
-        batch=wanted.batch,
-        rate=wanted.rate,
+        steps=wanted.steps or 60,
+        batch=wanted.batch or 16,
+        rate=wanted.rate or 0.03,
         descents=generation_of(checked.config, checked.space) if wanted.name == GRADIENT else 1,
         seed=checked.config.seed,
     )

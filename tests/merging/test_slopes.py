@@ -17,7 +17,7 @@ from evomerge.recipe import Layer, Recipe, Source
 VALUES = {"mutation": 0.5, "weight": 0.6, "lambda": 0.8, "density": 0.5, "t": 0.4, "scale": 1.1}
 """Knobs at which the slopes are compared; others have their defaults."""
 
-LESS_EXACT = {"ties", "dare_ties", "della", "breadcrumbs_ties", "sce"}
+LESS_EXACT = {"consensus", "ties", "dare_ties", "della", "breadcrumbs_ties", "sce"}
 """Methods whose elected signs jump: a weight that changes its sign within a step counts."""
 
 

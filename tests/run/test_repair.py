@@ -78,6 +78,8 @@ def test_resume_truncates_only_if_told_to(tmp_path):
     (run.path / "manifest.json").unlink()
     damaged = damage(run, 3)
     with pytest.raises(RunFolderError, match=r"line 3 .*; restore it.*--truncate`"):
+        run.events()
+    with pytest.raises(ConfigError):
         call(["resume", str(run.path)])
     assert run.journal_path.read_bytes() == damaged
     with pytest.raises(ConfigError):

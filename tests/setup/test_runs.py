@@ -11,7 +11,7 @@ from evomerge.config.schema import parse
 from evomerge.errors import InputError
 from evomerge.export.candidate import export_candidate
 from evomerge.recipe import Recipe
-from evomerge.report.dashboard import open_studies
+from evomerge.report.dashboard import named_runs
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.setup.freeze import freeze
@@ -111,7 +111,7 @@ def test_a_run_of_any_name_works_in_every_command(family, tmp_path, capsys):
             parse({**SMALL, "parents": [f"run:{name}", "zoo:maths"]}, "new"), tmp_path
         )
         assert problem.config.parents[0] == f"run:{run}"
-        assert open_studies([name])[0].name == run.name
+        assert list(named_runs([name])) == [run.name]
     files = [tmp_path / f"{kind} of {run.name}" for kind in ("model", "merge")]
     first, second = [(file / "model.safetensors").read_bytes() for file in files]
     assert first == second
