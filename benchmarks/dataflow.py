@@ -70,7 +70,7 @@ def problem_of(space: dict[str, Any], optimizer: str, documents: int) -> Checked
 
 def record(problem: CheckedSearch, worker: Any, generations: int) -> list[list[Recipe]]:
     """Run a search and return, for every generation, the recipes that were not scored before."""
-    optimizer = make_optimizer(problem.config, problem.space)
+    optimizer = make_optimizer(problem.config, problem.space.genes)
     known: dict[str, float] = {}
     recorded = []
     for _ in range(generations):

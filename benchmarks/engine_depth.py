@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evomerge.merging.routed import RoutedResident
 
 from evomerge.compat.transformers import checkpoint_weights
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.vllm import VllmEngine
 from evomerge.merging.backend import tokenizer_of
+from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
@@ -59,7 +59,7 @@ def main() -> None:
     checkpoint = Checkpoint.open(Path(arguments.model), "model")
     depth = arguments.depth or len(checkpoint.decoder_stack)
     layers = arguments.layers or len(checkpoint.decoder_stack) * 3 // 4
-    resident = RoutedResident({"model": checkpoint}, "model", arguments.dtype)
+    resident = Resident({"model": checkpoint}, "model", arguments.dtype)
     tokenizer = tokenizer_of(checkpoint)
     engines = {
         size: VllmEngine(resident.apply(path(checkpoint, size, arguments.dtype)), tokenizer)

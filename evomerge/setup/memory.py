@@ -66,11 +66,12 @@ def memory_of(checked: CheckedSearch) -> dict[str, float]:
     config, host = checked.config, checked.checkpoints[checked.host]
     count = workers_of(config).on_a_machine
     kept = min(_prepared_bytes(checked), cache_memory(count))
+    depth = max(1.0, checked.space.max_depth / len(host.decoder_stack))
     # The logits of one batch on a CPU: twice, in float32.
     vocabulary = host.config.get("vocab_size") or 0
     found: dict[str, float] = {
         "libraries": count * (_LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES),
-        "weights": count * weights_of(config, host),
+        "weights": count * weights_of(config, host) * depth,
         "parents": sum(_mapped(checked)),
         "prepared merges": count * kept,
         "batches": count * _POSITIONS * vocabulary * 8.0,
