@@ -192,7 +192,7 @@ class GradientStrategy:
         """Propose the next point of the round."""
         line = self._lines[self.generation - self._left]
         if not line.is_reached:
-            raise RuntimeError(f"Descent {line.number} has not made its leg yet.")
+            raise RuntimeError("`ask` was called before the legs were walked.")
         genome = line.descent.genome
         origin = {"genome": list(genome), "descent": line.number, "steps": line.descent.done}
         self._note(number, genome)

@@ -49,7 +49,7 @@ def _method(row: dict[str, object]) -> str:
     assert isinstance(knobs, list)
     facts = [f"parents: {row['parents']}", f"base: {row['base']}"]
     paper = [str(row["paper"])] if row["paper"] else []
-    table = _table(("knob", "one number for", "range", "default"), map(_knob, knobs))
+    table = _table(("knob", "one number for", "range", "default", "slope"), map(_knob, knobs))
     return "\n".join(
         [
             f"### `{row['name']}` {{ #{row['name']} }}\n",
@@ -61,12 +61,18 @@ def _method(row: dict[str, object]) -> str:
 
 
 def _knob(text: str) -> list[str]:
-    """Return the cells of `name (scope, range, default)`."""
+    """Return the cells of `name (scope, range, default)`, perhaps with `slope` at the end."""
     name, _, rest = text.removesuffix(")").partition(" (")
-    scope, bounds, default = rest.split(", ")
+    scope, bounds, default, *slope = rest.split(", ")
     low, high = bounds.split("..")
     scope = "the merge" if scope == "merge" else scope
-    return [f"`{name}`", scope, low if low == high else f"{low} to {high}", default]
+    return [
+        f"`{name}`",
+        scope,
+        low if low == high else f"{low} to {high}",
+        default,
+        "yes" if slope else "",
+    ]
 
 
 def _pairs(what: str) -> Iterable[list[object]]:

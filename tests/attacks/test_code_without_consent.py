@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from importlib.util import cache_from_source, source_hash
 from pathlib import Path
 
+import executor_laws
 import pytest
 import typer
 import yaml
@@ -282,7 +283,7 @@ def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeyp
     program.write_text(
         "import os\n"
         "from evomerge.execute.processes import ProcessWorker\n"
-        "from evomerge.testing.executors import Pretend\n"
+        "from executor_laws import Pretend\n"
         "def make():\n"
         "    assert 'PYTHONSAFEPATH' not in os.environ\n"
         "    return Pretend()()\n"
@@ -293,7 +294,8 @@ def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeyp
         "    assert 'PYTHONSAFEPATH' not in os.environ\n"
     )
     root = str(Path(evomerge_package.__file__).parents[1])
-    monkeypatch.setenv("PYTHONPATH", root)
+    laws = str(Path(executor_laws.__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", f"{root}:{laws}")
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     done = subprocess.run(
         [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import signal
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_the_log_and_the_report_say_what_differs_and_which_scores_are_the_parent
     )
     assert said in log
     evomerge("report", run, "--out", run.parent / "report.html")
-    page = (run.parent / "report.html").read_text()
+    page = html.unescape((run.parent / "report.html").read_text())
     assert said in page
     told = "On the validation and test documents maths is scored with the parent's own"
     assert told in page

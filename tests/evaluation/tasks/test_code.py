@@ -253,11 +253,6 @@ OWN = {"function": "custom", "filter_fn": "!function checks.turned"}
 KINDS = {
     "plain": {},
     "filtered": {"filter_list": [{"name": "own", "filter": [OWN, {"function": "take_first"}]}]},
-    "ending": {
-        "metric_list": [
-            {**item, "aggregation": "!function checks.ends"} for item in EXECUTED["metric_list"]
-        ]
-    },
     "judged": {"process_results": "!function checks.judge"},
 }
 """Task -> in what it differs from `EXECUTED`."""
@@ -323,10 +318,6 @@ def test_bubblewrap_is_used_where_it_is_installed(executed, tmp_path):
 def test_a_filter_that_executes_answers_loses_only_the_one_that_ends_it(executed):
     answers = [["'x = 0'"], ["__import__('os')._exit(0)"], ["'x = ' + '2'"]]
     assert measure(executed, "filtered", answers) == [RIGHT, WRONG, RIGHT]
-
-
-def test_an_aggregation_that_gives_no_result_is_zero(executed):
-    assert executed.aggregate("ending", [RIGHT]) == {"right": 0.0, "wrong": 0.0}
 
 
 def test_an_object_of_a_class_scores_too(executed):
