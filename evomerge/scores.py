@@ -66,6 +66,8 @@ class Scores:
             size can change the last bits of a score.
         largest: `"task/metric"` -> largest value that a document can have, where this is known and
             not 1: the number of tokens that an answer may have.
+        right: task -> document -> the generated answer, of documents that were answered right; only
+            if descents learn from them.
         cpu_seconds: CPU seconds of each phase, all threads of the scoring process together.
         peak: largest memory of the scoring process so far, in bytes: `process`, and `accelerator`
             if it has used one.
@@ -79,6 +81,7 @@ class Scores:
     oom_backoffs: int = 0
     examples: tuple[Example, ...] = ()
     largest: Mapping[str, float] = field(default_factory=dict)
+    right: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     cpu_seconds: Mapping[str, float] = field(default_factory=dict)
     peak: Mapping[str, int] = field(default_factory=dict)
 
@@ -112,6 +115,8 @@ class Scores:
             plain["examples"] = [asdict(item) for item in self.examples]
         if self.largest:
             plain["largest"] = dict(self.largest)
+        if self.right:
+            plain["right"] = {task: list(texts.items()) for task, texts in self.right.items()}
         return plain
 
     @classmethod
@@ -125,6 +130,7 @@ class Scores:
             expected={key: Expected(**item) for key, item in data.get("expected", {}).items()},
             examples=tuple(Example(**item) for item in data.get("examples", ())),
             largest=dict(data.get("largest", {})),
+            right={task: dict(texts) for task, texts in data.get("right", {}).items()},
         )
 
 

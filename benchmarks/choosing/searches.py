@@ -14,6 +14,7 @@ from evomerge.scores import Failure, Outcome, Scores
 from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.genome import GenomeStrategy
 from evomerge.strategy.gradient import GradientFirst, GradientStrategy, near
+from evomerge.strategy.lessons import Lessons
 from evomerge.strategy.protocol import Descending, Strategy
 
 FINALISTS = 5
@@ -108,7 +109,7 @@ def _strategy(
 
     if not name.startswith(GRADIENT):
         return evolution(name)
-    descents = GradientStrategy(space, documents, values, seed=seed)
+    descents = GradientStrategy(space, Lessons("reference", documents, seed), values, seed=seed)
     following = name.removeprefix(f"{GRADIENT} then ")
     if following == name:
         return descents

@@ -66,6 +66,13 @@ class OptimizerConfig(Section):
         "null: 0.03",
     )
 
+    loss: Literal["reference", "successes", "experts"] | None = Field(
+        None,
+        description="of a descent: what it learns; reference: the tasks' reference answers; "
+        "successes: answers of parents and candidates that scored right; experts: what the best "
+        "parent on each task finds likely; null: reference",
+    )
+
     @property
     def descends(self) -> bool:
         """Whether the search goes down the slope of a loss, at least at its start."""
@@ -78,7 +85,7 @@ class OptimizerConfig(Section):
 
     @model_validator(mode="after")
     def _only_descents_have(self) -> OptimizerConfig:
-        for key in ("steps", "batch", "rate"):
+        for key in ("steps", "batch", "rate", "loss"):
             if getattr(self, key) is not None and not self.descends:
                 raise ValueError(
                     f"has `{key}`, which only a descent has, but its `name` is {self.name!r}; "

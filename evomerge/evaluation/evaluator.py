@@ -21,7 +21,7 @@ from evomerge.evaluation.inference.vllm import VllmEngine
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
-from evomerge.evaluation.tasks.scoring import DocumentMetrics
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, first_text
 from evomerge.scores import MODEL, TOKENS, Example, Scores, Split
 
 _FEW = 8  # documents of each task in `try_out`
@@ -219,7 +219,8 @@ class Evaluator:
                     self.forward(model, (split, tuple(asked.items())), by_document)
                 for task, of_task in requests.items():
                     instances = [[request.instance for request in item] for item in of_task]
-                    self._answered[split, task] = dict(zip(asked[task], instances, strict=True))
+                    known = self._answered.setdefault((split, task), {})
+                    known.update(zip(asked[task], instances, strict=True))
                     measured = harness.measure(task, instances)
                     if task in self.counted:
                         for row, document in zip(measured, of_task, strict=True):
@@ -285,6 +286,11 @@ class Evaluator:
             if task not in functions
             for place in range(min(count, len(ids)))
         )
+
+    def texts(self, split: Split, task: str, documents: Sequence[int]) -> dict[int, str]:
+        """Return the latest answers to documents that a model generates answers to."""
+        answered = self._answered[split, task]
+        return {document: first_text(answered[document]) for document in documents}
 
     def requests(self, split: Split, task: str) -> dict[int, list[Request]]:
         """Return document id -> requests of a task; they are built in the first call and kept."""

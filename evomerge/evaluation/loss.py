@@ -1,10 +1,15 @@
-"""The loss that gradients are taken of: the negative log-likelihood of reference answers, in nats.
+"""The loss that gradients are taken of, in nats: how far a model is from what it shall answer.
 
 A document of a task with choices gives the cross-entropy of the right choice among all choices,
 normalised as its metric does. Every other document gives the negative log-likelihood of its text:
-of the reference answer where the model generates answers, of the scored text otherwise.
+of the reference answer where the model generates answers (or of a text that takes its place), of
+the scored text otherwise.
 
-Whether a blank or line break comes before a generated answer, and what ends it, differs between
+Documents that a teacher was shown (`Loss.teach`) give the Kullback-Leibler divergence from the
+teacher's distribution to the model's: over the choices, or at each token of the teacher's own
+answer, as in DAM (arXiv 2410.08371).
+
+Whether a blank or line break comes before a reference answer, and what ends it, differs between
 models, and the loss depends on it a lot. So several forms are tried on the parents, and the most
 likely one is taken (`choose_form`).
 """
@@ -14,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,14 +28,41 @@ from torch import Tensor
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Documents, Evaluator
 from evomerge.evaluation.inference.forward import Forward
-from evomerge.evaluation.inference.likelihood import Batch, target_scores
-from evomerge.evaluation.inference.reference import Request
+from evomerge.evaluation.inference.likelihood import Batch, target_distributions
 from evomerge.evaluation.inference.rows import Continuation, Form, separate
-from evomerge.evaluation.tasks.harness import Harness
-from evomerge.scores import Split
+from evomerge.evaluation.tasks.info import TasksInfo
+from evomerge.scores import Objective, Split
 
 FORMS = (Form(True, "token"), Form(False, "token"), Form(True, "stop"), Form(False, "stop"))
 """The forms that are tried."""
+
+KEPT = 64
+"""Tokens of a teacher's distribution that are kept at a position; the others count as one."""
+
+Answers = Mapping[str, Mapping[int, str]]
+"""Task -> document -> the text that takes the place of the reference answer."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says to the continuations of a document.
+
+    Attributes:
+        scores: (positions, vocabulary) float32, log-probabilities at all positions of the batch.
+        positions: for each continuation, the rows of `scores` that predict its targets.
+    """
+
+    scores: Tensor
+    positions: Sequence[Tensor]
+
+    def sums(self, continuations: Sequence[Continuation]) -> Tensor:
+        """Return the log-likelihood of each continuation."""
+        return torch.stack(
+            [
+                self.scores[rows, rows.new_tensor(continuation.targets)].sum()
+                for rows, continuation in zip(self.positions, continuations, strict=True)
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -38,14 +70,77 @@ class Reference:
     """What the loss of one document is computed of.
 
     Attributes:
-        continuations: the reference answer after its prompt, or each choice.
-        right: the place of the right choice; None if there are no choices.
-        lengths: for each choice, the number by which its log-likelihood is divided.
+        continuations: the answer after its prompt, or each choice.
+        lengths: for each choice, the number by which its log-likelihood is divided; empty if there
+            are no choices.
+        right: the probability that each choice shall have.
+        tokens: (targets, kept) int64, the tokens that a teacher finds most likely at each target of
+            the answer; None: the answer's own tokens are wanted.
+        likely: (targets, kept + 1) float32, their log-probabilities, and that of all other tokens.
     """
 
     continuations: tuple[Continuation, ...]
-    right: int | None = None
     lengths: tuple[float, ...] = ()
+    right: tuple[float, ...] = ()
+    tokens: Tensor | None = None
+    likely: Tensor | None = None
+
+    def loss(self, said: Said) -> Tensor:
+        """Return the loss of a model that says this."""
+        if self.tokens is not None:
+            assert self.likely is not None
+            return _divergence(self.likely, _kept(said.scores[said.positions[0]], self.tokens))
+        sums = said.sums(self.continuations)
+        if not self.lengths:
+            return -sums.sum()
+        right = sums.new_tensor(self.right)
+        found = torch.log_softmax(sums / sums.new_tensor(self.lengths), 0)
+        return (torch.xlogy(right, right) - right * found).sum()
+
+    def as_said(self, said: Said) -> Reference:
+        """Return the reference with the distribution of a model, its teacher."""
+        if self.lengths:
+            sums = said.sums(self.continuations)
+            right = torch.softmax(sums / sums.new_tensor(self.lengths), 0)
+            return replace(self, right=tuple(right.tolist()))
+        scores = said.scores[said.positions[0]]
+        tokens = scores.topk(min(KEPT, scores.shape[-1] - 1)).indices
+        return replace(self, tokens=tokens, likely=_kept(scores, tokens))
+
+
+def _kept(scores: Tensor, tokens: Tensor) -> Tensor:
+    """Return the log-probabilities of some tokens, and that of all others together."""
+    kept = scores.gather(-1, tokens)
+    others = (1 - kept.exp().sum(-1, keepdim=True)).clamp_min(1e-6).log()
+    return torch.cat([kept, others], -1)
+
+
+def _divergence(wanted: Tensor, found: Tensor) -> Tensor:
+    return (wanted.exp() * (wanted - found)).sum()
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a task counts in the loss.
+
+    Attributes:
+        metric: key of the metric that the task is searched for.
+        weight: of the mean loss of its documents.
+    """
+
+    metric: str
+    weight: float
+
+
+def shares(objectives: Iterable[Objective], info: TasksInfo) -> dict[str, Share]:
+    """Return the share of each task; the tasks of a group divide its weight evenly."""
+    found: dict[str, Share] = {}
+    for item in objectives:
+        leaves = info.leaves(item.task)
+        for task in leaves:
+            before = found[task].weight if task in found else 0.0
+            found[task] = Share(item.metric, before + item.weight / len(leaves))
+    return found
 
 
 class Loss:
@@ -55,9 +150,12 @@ class Loss:
 
     Args:
         evaluator: has the tasks and their documents.
-        metrics: task -> key of the metric that it is searched for.
+        objectives: weigh the tasks.
         split: the documents that may be used.
-        form: how generated answers are written; `choose_form` finds one.
+        form: how reference answers are written; `choose_form` finds one.
+
+    Attributes:
+        answers: texts that take the place of reference answers.
 
     Raises:
         ConfigError: a task has no reference answers.
@@ -66,15 +164,19 @@ class Loss:
     def __init__(
         self,
         evaluator: Evaluator,
-        metrics: Mapping[str, str],
+        objectives: Iterable[Objective],
         split: Split = "search",
         form: Form = Form(),
     ) -> None:
-        self.evaluator, self.metrics, self.split, self.form = evaluator, metrics, split, form
-        self._references: dict[tuple[str, int, Form], Reference] = {}
+        self.evaluator, self.split, self.form = evaluator, split, form
+        self.answers: Answers = {}
+        self._shares = shares(objectives, evaluator.tasks_of(split).info)
+        self._references: dict[tuple[str, int, Form, str | None], Reference] = {}
+        self._taught: dict[str, dict[int, Reference]] = {}
+        self._lessons: dict[str, tuple[str, tuple[int, ...]]] = {}
 
     def backward(self, model: Any, documents: Documents) -> float:
-        """Return the mean over tasks of the mean loss of a document; add its gradient.
+        """Return the weighted mean over tasks of the mean loss of a document; add its gradient.
 
         Memory is that of one batch. The gradient is left where `Tensor.backward` leaves it.
 
@@ -88,7 +190,7 @@ class Loss:
         return _finite(total)
 
     def __call__(self, model: Any, documents: Documents) -> float:
-        """Return the mean over tasks of the mean loss of a document; raises as `backward`."""
+        """Return the weighted mean over tasks of the mean loss; raises as `backward`."""
         with torch.inference_mode():
             return _finite(sum(float(loss) for loss in self._parts(model, documents)))
 
@@ -99,80 +201,128 @@ class Loss:
             models: the parents and the base, one after the other.
         """
         found: dict[Form, float] = {}
+        before = self.form
         for model in models:
-            for form in FORMS:
+            for self.form in FORMS:
                 value = math.inf
                 with contextlib.suppress(CandidateError):
-                    value = Loss(self.evaluator, self.metrics, self.split, form)(model, documents)
-                found[form] = min(value, found.get(form, value))
+                    value = self(model, documents)
+                found[self.form] = min(value, found.get(self.form, value))
+        self.form = before
         return min(found, key=lambda form: found[form])
+
+    def is_taught(self, task: str, teacher: str, documents: Sequence[int]) -> bool:
+        """Whether `teach` was called with these arguments, and for this task not with others since.
+
+        Args:
+            teacher: a name for the model.
+        """
+        return self._lessons.get(task) == (teacher, tuple(documents))
+
+    def teach(self, task: str, teacher: str, documents: Sequence[int], model: Any) -> None:
+        """Want the distribution of a model on documents of a task, in place of their answers.
+
+        A model that generates answers is first asked for its own ones.
+
+        Args:
+            teacher: a name for the model.
+        """
+        answers: Mapping[int, str] = {}
+        if self.evaluator.requests(self.split, task)[documents[0]][0].kind == "generate_until":
+            self.evaluator.answer(model, self.split, {task: documents})
+            answers = self.evaluator.texts(self.split, task, documents)
+        asked = [self._asked(task, document, answers.get(document, "")) for document in documents]
+        taught: dict[int, Reference] = {}
+        with torch.no_grad():
+            for group in self._batches(asked):
+                for place, said in zip(group, self._said(model, group, asked), strict=True):
+                    taught[documents[place]] = asked[place].as_said(said)
+        self._taught[task], self._lessons[task] = taught, (teacher, tuple(documents))
 
     @property
     def _forward(self) -> Forward:
         assert self.evaluator.batched is not None
         return self.evaluator.batched
 
+    def _batches(self, references: Sequence[Reference]) -> Iterator[Sequence[int]]:
+        """Yield the places of references that are run together."""
+        sizes = [sum(len(c.tokens) for c in each.continuations) for each in references]
+        yield from self._forward.batching.cut(sizes)
+
+    def _said(
+        self, model: Any, group: Sequence[int], references: Sequence[Reference]
+    ) -> Iterator[Said]:
+        """Run a batch; yield what the model says to each reference of it."""
+        every = [c for place in group for c in references[place].continuations]
+        batch = Batch.of(separate(every, range(len(every))), self._forward.pad, model.device)
+        scores, positions = target_distributions(model, batch)
+        by_index = dict(zip(batch.indices, positions, strict=True))
+        rows = iter(by_index[index] for index in range(len(every)))
+        for place in group:
+            yield Said(scores, [next(rows) for _ in references[place].continuations])
+
     def _parts(self, model: Any, documents: Documents) -> Iterator[Tensor]:
         """Yield the shares of the loss, one for each batch."""
+        total = math.fsum(self._shares[task].weight for task in documents)
         for task, ids in documents.items():
-            references = [self._reference(task, document) for document in ids]
-            sizes = [sum(len(c.tokens) for c in each.continuations) for each in references]
-            for group in self._forward.batching.cut(sizes):
-                chosen = [references[place] for place in group]
-                yield _summed(model, chosen, self._forward.pad) / (len(ids) * len(documents))
+            wanted = [self._reference(task, document) for document in ids]
+            weight = self._shares[task].weight / total / len(ids)
+            for group in self._batches(wanted):
+                said = zip(group, self._said(model, group, wanted), strict=True)
+                yield torch.stack([wanted[place].loss(own) for place, own in said]).sum() * weight
 
     def _reference(self, task: str, document: int) -> Reference:
-        key = task, document, self.form
+        if task in self._taught:
+            return self._taught[task][document]
+        answer = self.answers.get(task, {}).get(document)
+        key = task, document, self.form, answer
         if key not in self._references:
-            self._references[key] = self._made(task, document)
+            self._references[key] = self._made(task, document, answer)
         return self._references[key]
 
-    def _made(self, task: str, document: int) -> Reference:
-        requests = self.evaluator.requests(self.split, task)[document]
+    def _made(self, task: str, document: int, answer: str | None) -> Reference:
+        """Return the reference of a document.
+
+        Args:
+            answer: takes the place of the reference answer; None: nothing does.
+        """
+        first = self.evaluator.requests(self.split, task)[document][0]
         harness = self.evaluator.tasks_of(self.split).harness
         assert harness is not None
-        first = requests[0]
-        if first.kind != "generate_until":
-            continuations = tuple(c for request in requests for c in request.continuations)
-            if len(requests) == 1:
-                return Reference(continuations)
-            right = harness.right_choice(task, first.instance.doc)
-            texts = [str(request.instance.args[1]) for request in requests]
-            is_normalised = self.metrics.get(task, "").startswith("acc_norm")
-            lengths = tuple(float(len(text.strip()) if is_normalised else 1) for text in texts)
-            return Reference(continuations, right, lengths)
-        text, ended = self._text(harness, task, first)
-        return Reference((self._forward.reference.answered(first, text, ended=ended),))
+        if first.kind == "generate_until":
+            if answer is None:
+                answer, delimiter = harness.reference_answer(task, first.instance.doc)
+                answer = (delimiter if self.form.delimiter else "") + answer
+            if self.form.end == "stop":
+                until = first.instance.args[1].get("until") or ["\n\n"]
+                answer += until if isinstance(until, str) else until[0]
+            return self._asked(task, document, answer, ended=self.form.end == "token")
+        asked = self._asked(task, document)
+        if not asked.lengths:
+            return asked
+        right = harness.right_choice(task, first.instance.doc)
+        return replace(asked, right=tuple(float(n == right) for n in range(len(asked.lengths))))
 
-    def _text(self, harness: Harness, task: str, request: Request) -> tuple[str, bool]:
-        """Return the reference answer as text, and whether the end token follows."""
-        text, delimiter = harness.reference_answer(task, request.instance.doc)
-        text = (delimiter if self.form.delimiter else "") + text
-        if self.form.end == "stop":
-            until = request.instance.args[1].get("until") or ["\n\n"]
-            return text + (until if isinstance(until, str) else until[0]), False
-        return text, self.form.end == "token"
+    def _asked(
+        self, task: str, document: int, answer: str = "", *, ended: bool = True
+    ) -> Reference:
+        """Return the texts whose log-likelihoods a document's loss needs.
+
+        Args:
+            answer: what the model shall generate, for a task that generates answers.
+            ended: whether the end token follows the answer.
+        """
+        requests = self.evaluator.requests(self.split, task)[document]
+        if requests[0].kind == "generate_until":
+            reference = self._forward.reference
+            return Reference((reference.answered(requests[0], answer, ended=ended),))
+        texts = [str(request.instance.args[1]) for request in requests if len(requests) > 1]
+        is_normalised = self._shares[task].metric.startswith("acc_norm")
+        lengths = tuple(float(len(text.strip()) if is_normalised else 1) for text in texts)
+        return Reference(tuple(c for item in requests for c in item.continuations), lengths)
 
 
 def _finite(loss: float) -> float:
     if not math.isfinite(loss):
         raise CandidateError("The loss is not a finite number.")
     return loss
-
-
-def _summed(model: Any, references: Sequence[Reference], pad: int) -> Tensor:
-    """Return the sum of the losses of some documents."""
-    every = [c for each in references for c in each.continuations]
-    rows = separate(every, range(len(every)))
-    batch = Batch.of(rows, pad, model.device)
-    scores = target_scores(model, batch)
-    by_index = scores[torch.tensor(batch.indices).argsort().to(scores.device)]
-    total, start = scores.new_zeros(()), 0
-    for each in references:
-        own = by_index[start : start + len(each.continuations)]
-        start += len(each.continuations)
-        if each.right is None:
-            total = total - own.sum()
-        else:
-            total = total - torch.log_softmax(own / own.new_tensor(each.lengths), 0)[each.right]
-    return total

@@ -32,6 +32,10 @@ def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
         EvomergeError: something other than the genome is at fault.
     """
     descent, losses = leg.descent, list[float | None]()
+    loss.answers = leg.answers
+    for task, recipe in leg.teachers.items():
+        if not loss.is_taught(task, recipe.digest, leg.lesson[task]):
+            loss.teach(task, recipe.digest, leg.lesson[task], resident.apply(recipe))
     loss.form = leg.form or _form(space, resident, loss, leg.batches[0])
     genes = space.genes
     found = rates(resident.planner, moves(space, descent.genome), resident.rows)

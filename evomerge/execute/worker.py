@@ -77,6 +77,7 @@ class Worker:
         report: is told how far the preparation of a job's merges is.
         load_parent: loads a parent as itself: reference -> model, tokenizer.
         space: the genes that the legs of descents move.
+        keeps_right: whether scores have the answers that are right (`Scores.right`).
 
     Attributes:
         threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
@@ -97,13 +98,16 @@ class Worker:
         report: Report | None = None,
         load_parent: Callable[[str], tuple[Any, Any]] | None = None,
         space: Space | None = None,
+        keeps_right: bool = False,
     ) -> None:
         self._load_parent, self._space = load_parent, space
         self.evaluator, self.objectives, self.race = evaluator, objectives, race
         self._make, self._splits, self._report = make, splits, report
+        self._keeps_right = keeps_right
         self._baselines, self._deepest = baselines, deepest
         self._builder: Resident | None = None
         self._model: Any = None
+        self._loss: Loss | None = None
         try:
             self._prepare()
         except (EvomergeError, OSError):
@@ -211,8 +215,8 @@ class Worker:
         if self._builder is None or self.evaluator.is_model_changed:
             self._rebuild()
         assert self._builder is not None and self._space is not None
-        metrics = {item.task: item.metric for item in self.objectives}
-        return walk(leg, self._space, self._builder, Loss(self.evaluator, metrics))
+        self._loss = self._loss or Loss(self.evaluator, self.objectives)
+        return walk(leg, self._space, self._builder, self._loss)
 
     def _score_parent(self, job: Job) -> Scores:
         """Score a parent as itself.
@@ -241,7 +245,7 @@ class Worker:
         """Free the memory of the resident model."""
         self.evaluator.release(engine=engine)
         free_weights(self._model)  # a function may keep it
-        self._builder = self._model = None
+        self._builder = self._model = self._loss = None
 
     def _rebuild(self, recipe: Recipe | None = None) -> Any:
         """Make the resident model and the documents again, and build a recipe, if there is one."""
@@ -260,7 +264,20 @@ class Worker:
             of_race = (job.incumbent, job.earlier, self.objectives)
             scores = score_in_race(self.race, self.evaluator, model, job.split, *of_race)
         examples = self.evaluator.examples(scores, job.split, job.examples)
+        if self._keeps_right and job.split == "search":
+            scores = replace(scores, right=self._right(scores))
         return replace(scores, oom_backoffs=self.evaluator.oom_backoffs, examples=examples)
+
+    def _right(self, scores: Scores) -> dict[str, dict[int, str]]:
+        """Return the generated answers to documents whose metric is 1."""
+        info, right = self.evaluator.info, dict[str, dict[int, str]]()
+        for item in self.objectives:
+            for task in info.leaves(item.task):
+                values = scores.values.get(f"{task}/{item.metric}", ())
+                ids = [i for i, v in zip(scores.documents[task], values, strict=False) if v == 1]
+                if ids and info.tasks[task].kind == "generate_until":
+                    right[task] = self.evaluator.texts("search", task, ids)
+        return right
 
 
 def _log_traceback(job: Job, stage: str, error: BaseException | None) -> None:

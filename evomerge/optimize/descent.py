@@ -114,6 +114,9 @@ class Leg:
         rate: see `Descent.step`.
         steps: number of steps of the whole descent.
         recipe: that of the descent's genome.
+        answers: task -> document -> the text that is learned in place of the reference answer.
+        teachers: task -> the recipe of the model whose distribution is learned in place of it.
+        lesson: for each task with a teacher, all documents that the descent learns or watches.
         form: how generated answers are written; None: as the parents prefer.
     """
 
@@ -124,6 +127,9 @@ class Leg:
     steps: int
     recipe: Recipe
     form: Form | None = None
+    answers: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    teachers: Mapping[str, Recipe] = field(default_factory=dict)
+    lesson: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evomerge.config.schema import GRADIENT, SearchConfig
@@ -19,6 +20,7 @@ from evomerge.strategy.protocol import Strategy
 
 if TYPE_CHECKING:
     from evomerge.optimize.protocol import Optimizer
+    from evomerge.strategy.lessons import Lessons
 
 
 def make_strategy(checked: CheckedSearch) -> Strategy:
@@ -49,7 +51,7 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
         return evolution()
     descents = GradientStrategy(
         checked.space,
-        checked.splits["search"],
+        _lessons(checked),
         checked.ranking.values,
         steps=wanted.steps or 60,
         batch=wanted.batch or 16,
@@ -58,6 +60,29 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
         seed=checked.config.seed,
     )
     return descents if wanted.name == GRADIENT else GradientFirst(descents, evolution)
+
+
+def _lessons(checked: CheckedSearch) -> Lessons:
+    from evomerge.strategy.lessons import Lessons
+
+    config, info = checked.config, checked.evaluator.tasks_of("search").info
+    by_task = {
+        task: replace(item, task=task)
+        for item in checked.objectives
+        for task in info.leaves(item.task)
+    }
+    return Lessons(
+        config.optimizer.loss or "reference",
+        checked.splits["search"],
+        config.seed,
+        list(by_task.values()),
+        {task for task in by_task if info.tasks[task].kind == "generate_until"},
+        {
+            label: recipe
+            for label, recipe in checked.space.baselines().items()
+            if label in config.parents
+        },
+    )
 
 
 def generation_of(config: SearchConfig, space: Space) -> int:

@@ -118,6 +118,7 @@ def make_worker(
         objectives=checked.objectives,
         race=make_race(config),
         space=checked.space,
+        keeps_right=config.optimizer.loss == "successes",
         report=report,
         load_parent=lambda reference: load_single(
             config, checkpoints[reference], lambda: tokenizer(checkpoints, first)

@@ -27,21 +27,14 @@ from evomerge.optimize.descent import Descent, Leg, Reached
 from evomerge.scores import TOKENS, Objective, Outcome, Scores
 from evomerge.space.baselines import UNIFORM
 from evomerge.space.protocol import Gene, Genome, Space
+from evomerge.strategy.lessons import Lesson, Lessons
 from evomerge.strategy.protocol import Origin, Proposal, Strategy
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
 
-Documents = Mapping[str, Sequence[int]]
-
 LEG = 10
 """Steps between two candidates of a descent."""
-
-WATCHED = 0.2
-"""Share of each task's search documents that is watched."""
-
-LEAST_WATCHED = 10
-"""Documents of a task that must be left to watch; with fewer, none are."""
 
 PATIENCE = 2
 """Legs in a row without a lower loss on the watched documents after which a descent ends."""
@@ -81,14 +74,27 @@ def check_descents(
             "arrival; set it to generation."
         )
     harness = evaluator.tasks_of("search").harness
+    loss = config.optimizer.loss or "reference"
     for item in objectives:
         if item.is_exact or harness is None or is_function(item.task) or item.metric == TOKENS:
             raise ConfigError(
                 f"`{key}` is gradient, but {item.key} has no reference answers to learn from; take "
                 "it out of `objectives`, or take another optimizer."
             )
+        if loss == "successes" and not item.higher_is_better:
+            raise ConfigError(
+                f"`optimizer.loss` is successes, but of {item.key} a lower value is better, so no "
+                "answer is right; take a metric like exact_match, or set `loss` to reference."
+            )
         for task in harness.info.leaves(item.task):
-            harness.check_reference(task)
+            is_generated = harness.info.tasks[task].kind == "generate_until"
+            if loss == "reference" or (loss == "successes" and not is_generated):
+                harness.check_reference(task)
+    if loss == "successes" and config.evaluation.think_end_token is not None:
+        raise ConfigError(
+            "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "
+            "kept without their reasoning; remove one of the two keys."
+        )
 
 
 @dataclass
@@ -99,11 +105,13 @@ class _Line:
         number: of all descents of the search, from 0.
         lowest: the lowest loss on the watched documents so far.
         worse: legs in a row that did not lower it.
+        lesson: what it learns.
         is_reached: whether the leg of this round is done.
     """
 
     number: int
     descent: Descent
+    lesson: Lesson
     lowest: float = math.inf
     worse: int = 0
     is_reached: bool = False
@@ -113,7 +121,7 @@ class GradientStrategy:
     """One or several descents at once.
 
     Args:
-        documents: the search documents, by task.
+        lessons: what descents learn.
         values: returns the values of scores that are maximised (`Ranking.values`).
         steps: number of steps of a descent.
         batch: documents of a step, of all tasks together.
@@ -124,7 +132,7 @@ class GradientStrategy:
     def __init__(
         self,
         space: Space,
-        documents: Documents,
+        lessons: Lessons,
         values: Callable[[Scores], tuple[float, ...]],
         *,
         steps: int = 60,
@@ -136,8 +144,8 @@ class GradientStrategy:
         self.space, self.generation = space, descents
         self._values, self._seed = values, seed
         self._steps, self._rate = steps, rate
-        self._learned, self._watched = _divided(documents, seed)
-        self._share = max(1, batch // max(1, len(documents)))
+        self._lessons, self._batch = lessons, batch
+        self._labels: dict[int, str] = {}
         self._left = 0
         """Points of this round that were not proposed yet; 0 until the next round begins."""
         self._points: dict[int, tuple[Genome, float]] = {}
@@ -166,6 +174,7 @@ class GradientStrategy:
 
     def add_baseline(self, number: int, label: str) -> Origin:
         """Note the genome of a baseline, if the space has one for it."""
+        self._labels[number] = label
         genomes = self.space.baseline_genomes().get(label, ())
         if not genomes:
             return {}
@@ -185,7 +194,7 @@ class GradientStrategy:
         line, self._form = self._lines[place], reached.form
         line.descent, line.is_reached = reached.descent, True
         value = math.inf if reached.watched is None else reached.watched
-        line.worse = line.worse + 1 if self._watched and not value < line.lowest else 0
+        line.worse = line.worse + 1 if line.lesson.watched and not value < line.lowest else 0
         line.lowest = min(line.lowest, value)
 
     def ask(self, number: int) -> Proposal:
@@ -200,6 +209,8 @@ class GradientStrategy:
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
         """Repeat an `add_baseline` or an `ask`."""
+        if label is not None:
+            self._labels[number] = label
         if "genome" not in origin:
             return
         genome = tuple(map(float, origin["genome"]))
@@ -210,7 +221,10 @@ class GradientStrategy:
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Note the fitness of a candidate; later descents begin near good ones."""
-        if number in self._genomes and isinstance(outcome, Scores):
+        if not isinstance(outcome, Scores):
+            return
+        self._lessons.add(self._labels.get(number), outcome)
+        if number in self._genomes:
             self._points[number] = self._genomes[number], sum(self._values(outcome))
 
     def _note(self, number: int, genome: Genome) -> None:
@@ -233,8 +247,9 @@ class GradientStrategy:
         return line.descent.done >= self._steps or line.worse >= PATIENCE
 
     def _new_line(self) -> _Line:
+        lesson = self._lessons.next()
         number, self._begun = self._begun, self._begun + 1
-        return _Line(number, Descent.at(self._start(number)))
+        return _Line(number, Descent.at(self._start(number)), lesson)
 
     def _start(self, number: int) -> Genome:
         """Return where a descent begins.
@@ -259,24 +274,30 @@ class GradientStrategy:
         return tuple(started)
 
     def _leg(self, line: _Line) -> Leg:
-        done = line.descent.done
-        batches = []
+        done, lesson = line.descent.done, line.lesson
+        share, batches = max(1, self._batch // len(lesson.learned)), []
         for step in range(done, min(done + LEG, self._steps)):
             draws = random.Random(f"{self._seed} batch {line.number} {step}")
             batches.append(
                 {
-                    task: tuple(sorted(draws.sample(ids, min(self._share, len(ids)))))
-                    for task, ids in self._learned.items()
+                    task: tuple(sorted(draws.sample(ids, min(share, len(ids)))))
+                    for task, ids in lesson.learned.items()
                 }
             )
+        whole = {
+            task: (*lesson.learned[task], *lesson.watched.get(task, ())) for task in lesson.teachers
+        }
         return Leg(
             line.descent,
             tuple(batches),
-            self._watched,
+            lesson.watched,
             self._rate,
             self._steps,
             self.space.decode(line.descent.genome),
             self._form,
+            lesson.answers,
+            lesson.teachers,
+            whole,
         )
 
 
@@ -288,22 +309,6 @@ def near(genes: Sequence[Gene], genome: Genome) -> list[Gene]:
         else gene
         for gene, value in zip(genes, genome, strict=True)
     ]
-
-
-def _divided(
-    documents: Documents, seed: int
-) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Return the documents that are learned from, and those that are watched."""
-    learned, watched = dict[str, tuple[int, ...]](), dict[str, tuple[int, ...]]()
-    for task, ids in documents.items():
-        order = sorted(ids)
-        random.Random(f"{seed} watched {task}").shuffle(order)
-        count = int(WATCHED * len(order))
-        count = count if count >= LEAST_WATCHED else 0
-        learned[task] = tuple(sorted(order[count:]))
-        if count:
-            watched[task] = tuple(sorted(order[:count]))
-    return learned, watched
 
 
 class GradientFirst:

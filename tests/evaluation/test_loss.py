@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -11,8 +13,9 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.loss import Form, Loss
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.scores import Objective
 
-METRICS = {"zoo_maths": "exact_match", "zoo_l2_maths_mc": "acc"}
+OBJECTIVES = [Objective("zoo_maths", "exact_match"), Objective("zoo_l2_maths_mc", "acc")]
 IDS = {"zoo_maths": list(range(12)), "zoo_l2_maths_mc": list(range(5))}
 
 
@@ -28,7 +31,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def evaluator(model, tokenizer):
-    made = Evaluator(Harness(list(METRICS), [zoo.tasks_path()]))
+    made = Evaluator(Harness(list(IDS), [zoo.tasks_path()]))
     made.prepare(model, tokenizer, {"search": IDS})
     return made
 
@@ -57,7 +60,7 @@ def nll(model, tokenizer, prompt: str, answer: str) -> torch.Tensor:
 def test_an_answer_has_the_loss_of_plain_transformers(
     form, before, behind, model, tokenizer, evaluator
 ):
-    loss = Loss(evaluator, METRICS, form=form)(model, {"zoo_maths": IDS["zoo_maths"]})
+    loss = Loss(evaluator, OBJECTIVES, form=form)(model, {"zoo_maths": IDS["zoo_maths"]})
     with torch.no_grad():
         each = [
             float(nll(model, tokenizer, prompt, f"{before}{document['answer']}{behind}"))
@@ -68,7 +71,7 @@ def test_an_answer_has_the_loss_of_plain_transformers(
 
 def test_choices_have_the_cross_entropy_of_the_right_one(model, tokenizer, evaluator):
     task = "zoo_l2_maths_mc"
-    loss = Loss(evaluator, METRICS)(model, {task: IDS[task]})
+    loss = Loss(evaluator, OBJECTIVES)(model, {task: IDS[task]})
     each = []
     with torch.no_grad():
         for prompt, document in documents_of(evaluator, task):
@@ -78,7 +81,7 @@ def test_choices_have_the_cross_entropy_of_the_right_one(model, tokenizer, evalu
 
 
 def test_the_gradient_is_that_of_the_loss_whatever_the_batches(model, evaluator):
-    loss = Loss(evaluator, METRICS)
+    loss = Loss(evaluator, OBJECTIVES)
     weight = model.model.layers[2].mlp.up_proj.weight
     weight.requires_grad_(True)
     value = loss.backward(model, IDS)
@@ -94,7 +97,7 @@ def test_the_gradient_is_that_of_the_loss_whatever_the_batches(model, evaluator)
 def test_the_form_is_the_one_that_a_model_finds_likely(model, evaluator):
     """The model was trained on answers after a blank that end with the end token."""
     other = AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
-    loss = Loss(evaluator, METRICS)
+    loss = Loss(evaluator, OBJECTIVES)
     assert loss.choose_form([other, model], {"zoo_maths": IDS["zoo_maths"]}).delimiter
 
 
@@ -104,3 +107,67 @@ def test_a_document_without_an_answer_has_no_loss(evaluator):
         harness.reference_answer("zoo_maths", {"prompt": "", "answer": " "})
     with pytest.raises(ConfigError, match="which choice is right"):
         harness.right_choice("zoo_l2_maths_mc", {"choices": ["a"], "gold": "b"})
+
+
+def test_the_weights_of_objectives_weigh_the_tasks(model, evaluator):
+    mathematics, choices = OBJECTIVES
+    loss = Loss(evaluator, [replace(mathematics, weight=3.0), choices])
+    parts = [loss(model, {task: IDS[task]}) for task in IDS]
+    assert loss(model, IDS) == pytest.approx((3 * parts[0] + parts[1]) / 4, rel=1e-5)
+
+
+def test_an_answer_can_take_the_place_of_the_reference(model, tokenizer, evaluator):
+    loss = Loss(evaluator, OBJECTIVES, form=Form(True, "token"))
+    loss.answers = {"zoo_maths": {3: " 7 7"}}
+    found = loss(model, {"zoo_maths": [3]})
+    with torch.no_grad():
+        prompt = documents_of(evaluator, "zoo_maths")[3][0]
+        assert found == pytest.approx(float(nll(model, tokenizer, prompt, " 7 7<eos>")), rel=1e-4)
+
+
+def answer_of(model, tokenizer, prompt: str) -> list[int]:
+    """Return the greedy answer, with the end token."""
+    before = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    made = model.generate(before, max_new_tokens=8, do_sample=False)
+    return made[0, before.shape[1] :].tolist()
+
+
+def test_a_taught_text_has_the_divergence_from_the_teacher(model, tokenizer, evaluator):
+    """Of a vocabulary of 64 tokens or less all probabilities are kept, so it is exact."""
+    teacher = AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
+    loss = Loss(evaluator, OBJECTIVES)
+    loss.teach("zoo_maths", "base", [2, 5], teacher)
+    assert loss.is_taught("zoo_maths", "base", [2, 5])
+    assert not loss.is_taught("zoo_maths", "base", [2])
+    each = []
+    with torch.no_grad():
+        for document in (2, 5):
+            prompt = documents_of(evaluator, "zoo_maths")[document][0]
+            before = tokenizer(prompt)["input_ids"]
+            whole = torch.tensor([before + answer_of(teacher, tokenizer, prompt)])
+            wanted, found = (
+                each_model(whole).logits[0, len(before) - 1 : -1].log_softmax(-1)
+                for each_model in (teacher, model)
+            )
+            each.append(float((wanted.exp() * (wanted - found)).sum()))
+    assert loss(model, {"zoo_maths": [2, 5]}) == pytest.approx(sum(each) / 2, rel=0.02)
+    assert loss(teacher, {"zoo_maths": [2, 5]}) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_taught_choices_have_the_divergence_over_the_choices(model, tokenizer, evaluator):
+    task = "zoo_l2_maths_mc"
+    teacher = AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
+    loss = Loss(evaluator, OBJECTIVES)
+    loss.teach(task, "base", IDS[task], teacher)
+    each = []
+    with torch.no_grad():
+        for prompt, document in documents_of(evaluator, task):
+            wanted, found = (
+                torch.stack(
+                    [-nll(one, tokenizer, prompt, f" {text}") for text in document["choices"]]
+                ).log_softmax(0)
+                for one in (teacher, model)
+            )
+            each.append(float((wanted.exp() * (wanted - found)).sum()))
+    assert loss(model, {task: IDS[task]}) == pytest.approx(sum(each) / len(each), rel=1e-3)
+    assert loss(teacher, {task: IDS[task]}) == pytest.approx(0.0, abs=1e-5)

@@ -16,6 +16,7 @@ from evomerge.execute.protocol import Job
 from evomerge.optimize.descent import Reached
 from evomerge.searching.ranking import WeightedSum
 from evomerge.strategy.gradient import GradientFirst, GradientStrategy
+from evomerge.strategy.lessons import Lessons
 
 DOCUMENTS = {"task": range(100)}
 SPACE = space()
@@ -35,7 +36,9 @@ def result_of(job: Job):
 
 def descents(count: int = 3) -> GradientStrategy:
     values = WeightedSum(OBJECTIVES).values
-    return GradientStrategy(SPACE, DOCUMENTS, values, steps=20, descents=count, seed=3)
+    return GradientStrategy(
+        SPACE, Lessons("reference", DOCUMENTS, 3), values, steps=20, descents=count, seed=3
+    )
 
 
 def mixed() -> GradientFirst:
@@ -84,9 +87,19 @@ def small(**optimizer) -> dict:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("optimizer", [{"name": "gradient"}, {"name": "cma", "start": "gradient"}])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "gradient"},
+        {"name": "cma", "start": "gradient"},
+        {"name": "gradient", "loss": "successes"},
+        {"name": "gradient", "loss": "experts"},
+    ],
+)
 def test_a_real_search_goes_on_in_processes_where_it_was_cut(optimizer, tmp_path):
-    file = write_search(tmp_path, **small(**optimizer, steps=20))
+    objectives = [{"task": "zoo_l2", "metric": "exact_match"}] if "loss" in optimizer else []
+    data = {"objectives": [*SMALL["objectives"], *objectives]}
+    file = write_search(tmp_path, **small(**optimizer, steps=20) | data)
     evomerge("search", file, "--run", tmp_path / "whole")
     whole = (tmp_path / "whole" / "journal.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)

@@ -11,6 +11,7 @@ from evomerge.recipe import Layer, Recipe
 from evomerge.scores import Failure, Scores
 from evomerge.space.protocol import Gene
 from evomerge.strategy.gradient import LEG, GradientFirst, GradientStrategy
+from evomerge.strategy.lessons import Lessons
 from evomerge.strategy.protocol import Descending, Proposal
 
 DOCUMENTS = {"a": range(100), "b": range(60)}
@@ -40,7 +41,12 @@ def values(scores):
 
 
 def make(**options) -> GradientStrategy:
-    return GradientStrategy(Plane(), DOCUMENTS, values, **{"steps": 30, "rate": 0.05, **options})
+    return GradientStrategy(
+        Plane(),
+        Lessons("reference", DOCUMENTS, 0),
+        values,
+        **{"steps": 30, "rate": 0.05, **options},
+    )
 
 
 def walk(leg: Leg, watched: float | None = None) -> Reached:
@@ -109,7 +115,7 @@ def test_batches_have_documents_of_every_task_and_none_that_is_watched():
 
 
 def test_few_documents_are_all_learned_from():
-    strategy = GradientStrategy(Plane(), {"a": range(20)}, values)
+    strategy = GradientStrategy(Plane(), Lessons("reference", {"a": range(20)}, 0), values)
     (leg,) = strategy.legs().values()
     assert not leg.watched
 
@@ -212,5 +218,5 @@ def test_evolution_begins_where_the_descent_ended():
 def test_a_descent_starts_at_the_middle_without_a_uniform_merge():
     space = Plane()
     space.baseline_genomes = dict  # type: ignore[method-assign]
-    strategy = GradientStrategy(space, DOCUMENTS, values)
+    strategy = GradientStrategy(space, Lessons("reference", DOCUMENTS, 0), values)
     assert strategy.legs()[0].descent == Descent.at((0.5, 0.5))

@@ -123,16 +123,19 @@ def score(
     return list(zip(totals.tolist(), greedy.tolist(), strict=True))
 
 
-def target_scores(model: Any, batch: Batch) -> torch.Tensor:
-    """Return the log-likelihood of every continuation of a batch, in float32, with its gradient.
+def target_distributions(model: Any, batch: Batch) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Return the log-probabilities of all tokens at the scored positions, with their gradient.
 
-    The batch has no prefix. The order is that of `batch.indices`.
+    The batch has no prefix.
+
+    Returns:
+        (positions, vocabulary) float32; and for each continuation, in the order of
+        `batch.indices`, (targets,) int64: the positions that predict its targets.
     """
-    logits = _logits(model, batch, True, []).float()
-    picked = torch.log_softmax(logits, dim=-1)[batch.index, batch.targets]
-    ends = [*batch.starts[1:], len(picked)]
+    scores = torch.log_softmax(_logits(model, batch, True, []).float(), dim=-1)
+    ends = [*batch.starts[1:], len(batch.targets)]
     lengths = [int(end - start) for start, end in zip(batch.starts, ends, strict=True)]
-    return torch.stack([part.sum() for part in torch.split(picked, lengths)])
+    return scores, torch.split(batch.index.to(scores.device), lengths)
 
 
 def _read(model: Any, prefix: Tokens) -> _Layers:

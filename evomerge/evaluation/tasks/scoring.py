@@ -88,6 +88,11 @@ def example(
     )
 
 
+def first_text(requests: Sequence[Instance]) -> str:
+    """Return the whole text that was generated first for a document."""
+    return _plain(str(requests[0].resps[0]))
+
+
 def _first(text: str) -> str:
     return _plain(text if len(text) <= _ANSWER else text[:_ANSWER] + "...")
 

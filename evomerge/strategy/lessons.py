@@ -1,0 +1,142 @@
+"""What descents learn: reference answers, right answers of candidates, or the best parents.
+
+- `reference`: the reference answers of all search documents.
+- `successes`: for tasks that generate answers, the first answer of a parent or candidate that
+  scored right (a value of 1). So a model learns whole chains of thought where the references are
+  only final answers, as in STaR (arXiv 2203.14465). Documents without one wait.
+- `experts`: what the best parent on each task finds likely (DAM, arXiv 2410.08371; Expert Merging,
+  2509.25712), on the documents that it answers right. No reference answers are needed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from evomerge.errors import SearchError
+from evomerge.recipe import Recipe
+from evomerge.scores import Objective, Scores
+
+Documents: TypeAlias = Mapping[str, Sequence[int]]
+
+Kind: TypeAlias = Literal["reference", "successes", "experts"]
+
+WATCHED = 0.2
+"""Share of each task's search documents that is watched."""
+
+LEAST_WATCHED = 10
+"""Documents of a task that must be left to watch; with fewer, none are."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one descent learns.
+
+    Attributes:
+        learned: the documents that its steps draw from, by task.
+        watched: those on which the loss is only computed.
+        answers: task -> document -> the text that takes the place of the reference answer.
+        teachers: task -> the recipe of the model whose distribution is learned.
+    """
+
+    learned: Mapping[str, tuple[int, ...]]
+    watched: Mapping[str, tuple[int, ...]]
+    answers: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    teachers: Mapping[str, Recipe] = field(default_factory=dict)
+
+
+class Lessons:
+    """Makes lessons of the outcomes so far.
+
+    Args:
+        documents: the search documents, by task.
+        seed: chooses the documents that are watched.
+        objectives: say which metric of a task counts; a task's name is that of its documents.
+        generated: the tasks whose answers are generated.
+        parents: label of a baseline -> its recipe, of those that are parents.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        documents: Documents,
+        seed: int,
+        objectives: Sequence[Objective] = (),
+        generated: Collection[str] = (),
+        parents: Mapping[str, Recipe] | None = None,
+    ) -> None:
+        self._kind, self._documents, self._seed = kind, documents, seed
+        self._generated, self._parents = generated, parents or {}
+        self._objectives = {item.task: item for item in objectives}
+        self._right: dict[str, dict[int, str]] = {}
+        self._best: dict[str, tuple[float, str, tuple[int, ...]]] = {}
+        """Task -> value of the best parent, its label, and the documents that it answers right."""
+
+    def add(self, label: str | None, scores: Scores) -> None:
+        """Take the outcome of a baseline or, without label, of a candidate."""
+        for task, texts in scores.right.items():
+            self._right.setdefault(task, {})
+            self._right[task] = {**texts, **self._right[task]}
+        if label in self._parents:
+            for task, item in self._objectives.items():
+                value, known = item.value(scores), self._best.get(task)
+                if known is None or value > known[0]:
+                    self._best[task] = value, str(label), _answered(item, scores)
+
+    def next(self) -> Lesson:
+        """Return what a descent that begins now learns.
+
+        Raises:
+            SearchError: there is nothing to learn.
+        """
+        answers: Mapping[str, Mapping[int, str]] = {}
+        teachers: Mapping[str, Recipe] = {}
+        documents = self._documents
+        if self._kind == "successes":
+            answers = self._right
+            documents = {
+                task: tuple(answers.get(task, ())) if task in self._generated else ids
+                for task, ids in documents.items()
+            }
+        elif self._kind == "experts":
+            documents = {task: ids for task, (_, _, ids) in self._best.items() if ids}
+            teachers = {task: self._parents[self._best[task][1]] for task in documents}
+        documents = {task: ids for task, ids in documents.items() if ids}
+        if not documents:
+            raise SearchError(
+                f"`optimizer.loss` is {self._kind}, but no "
+                f"{'parent' if self._kind == 'experts' else 'parent or candidate'} has answered a "
+                "search document right, so there is nothing to learn; set it to reference if the "
+                "tasks have reference answers, or take another optimizer."
+            )
+        learned, watched = divided(documents, self._seed)
+        return Lesson(learned, watched, answers, teachers)
+
+
+def _answered(item: Objective, scores: Scores) -> tuple[int, ...]:
+    """Return the documents of an objective that were answered right: whose value is not 0.
+
+    All of them, if the metric has no values of documents, or if lower is better.
+    """
+    ids, values = scores.documents[item.task], scores.values.get(item.key)
+    if values is None or not item.higher_is_better:
+        return ids
+    return tuple(i for i, value in zip(ids, values, strict=True) if value != 0)
+
+
+def divided(
+    documents: Documents, seed: int
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Return the documents that are learned from, and those that are watched."""
+    learned, watched = dict[str, tuple[int, ...]](), dict[str, tuple[int, ...]]()
+    for task, ids in documents.items():
+        order = sorted(ids)
+        random.Random(f"{seed} watched {task}").shuffle(order)
+        count = int(WATCHED * len(order))
+        count = count if count >= LEAST_WATCHED else 0
+        learned[task] = tuple(sorted(order[count:]))
+        if count:
+            watched[task] = tuple(sorted(order[:count]))
+    return learned, watched

@@ -1,0 +1,88 @@
+"""What descents learn, by the outcomes so far."""
+
+from __future__ import annotations
+
+import pytest
+
+from evomerge.errors import SearchError
+from evomerge.recipe import Layer, Recipe
+from evomerge.scores import Objective, Scores
+from evomerge.strategy.lessons import Lessons, divided
+
+DOCUMENTS = {"a": range(60), "b": range(60)}
+OBJECTIVES = [Objective("a", "acc"), Objective("b", "acc")]
+
+
+def recipe(name: str) -> Recipe:
+    return Recipe(name, {}, Layer("", ()), Layer("", ()))
+
+
+PARENTS = {"one": recipe("one"), "two": recipe("two")}
+
+
+def lessons(kind, generated=("a", "b")) -> Lessons:
+    return Lessons(kind, DOCUMENTS, 0, OBJECTIVES, generated, PARENTS)
+
+
+def scores(right: dict[str, list[int]], **texts) -> Scores:
+    """Return scores with a value of 1 for some documents."""
+    values = {
+        f"{task}/acc": tuple(float(i in right.get(task, ())) for i in ids)
+        for task, ids in DOCUMENTS.items()
+    }
+    means = {key: sum(column) / len(column) for key, column in values.items()}
+    return Scores({task: tuple(ids) for task, ids in DOCUMENTS.items()}, values, means, right=texts)
+
+
+def everything(lesson, task: str) -> list[int]:
+    return sorted([*lesson.learned.get(task, ()), *lesson.watched.get(task, ())])
+
+
+def test_references_are_learned_from_all_documents():
+    lesson = lessons("reference").next()
+    assert {task: everything(lesson, task) for task in DOCUMENTS} == {
+        task: list(ids) for task, ids in DOCUMENTS.items()
+    }
+    assert not lesson.answers
+    assert not lesson.teachers
+
+
+def test_a_fifth_is_watched_if_these_are_ten():
+    learned, watched = divided({"a": range(60), "b": range(49)}, seed=1)
+    assert len(watched["a"]) == 12
+    assert "b" not in watched
+    assert not set(watched["a"]) & set(learned["a"])
+
+
+def test_successes_are_the_first_right_answer_to_each_document():
+    made = lessons("successes")
+    made.add("one", scores({}, a={4: "by one", 9: "nine"}))
+    made.add(None, scores({}, a={4: "by a candidate", 5: "five"}))
+    lesson = made.next()
+    assert everything(lesson, "a") == [4, 5, 9]
+    assert lesson.answers["a"] == {4: "by one", 5: "five", 9: "nine"}
+    assert "b" not in lesson.learned
+
+
+def test_a_task_that_generates_nothing_keeps_its_references():
+    made = lessons("successes", generated=("a",))
+    assert everything(made.next(), "b") == list(DOCUMENTS["b"])
+
+
+def test_the_best_parent_on_a_task_teaches_what_it_answers_right():
+    made = lessons("experts")
+    made.add("one", scores({"a": [1, 2], "b": []}))
+    made.add("two", scores({"a": [3], "b": []}))
+    made.add("uniform", scores({"a": list(range(50)), "b": [1]}))
+    lesson = made.next()
+    assert lesson.teachers == {"a": PARENTS["one"]}
+    assert everything(lesson, "a") == [1, 2]
+    assert "b" not in lesson.learned
+
+
+@pytest.mark.parametrize("kind", ["successes", "experts"])
+def test_with_nothing_to_learn_the_search_stops_with_a_sentence(kind):
+    made = lessons(kind)
+    made.add("one", scores({}))
+    with pytest.raises(SearchError, match="there is nothing to learn"):
+        made.next()
