@@ -88,6 +88,45 @@ def best_so_far(history: History) -> Any:
     return figure
 
 
+def descents_chart(history: History) -> Any:
+    """Plot the loss of each step of the descents, and below it the fitness of their points.
+
+    Descents follow one another from left to right, in the order in which they began.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    make_axes(above).set_ylabel("loss in nats", color=INK, fontsize=10)
+    points = [item for item in history.candidates if "descent" in item.origin]
+    factor = factor_of(_fitness(item) for item in points)
+    make_axes(below).set_ylabel(f"fitness{_unit(factor)}", color=INK, fontsize=10)
+    below.set_xlabel("step", color=INK, fontsize=10)
+    by_number = {leg["candidate"] + leg["place"]: leg for leg in history.legs}
+    start = 0
+    for descent in sorted({item.origin["descent"] for item in points}):
+        own = [item for item in points if item.origin["descent"] == descent]
+        losses: list[float] = []
+        watched: list[tuple[int, float]] = []
+        for leg in (by_number[item.number] for item in own if item.number in by_number):
+            losses += [math.nan if loss is None else loss for loss in leg["losses"]]
+            if leg["watched"] is not None:
+                watched.append((start + len(losses), leg["watched"]))
+        first = descent == 0
+        steps = range(start + 1, start + len(losses) + 1)
+        above.plot(steps, losses, color=GREY, label="loss of a step" if first else None)
+        if watched:
+            label = "watched documents" if first else None
+            above.plot(*zip(*watched, strict=True), "o-", color=WARM, markersize=4, label=label)
+        scored = [item for item in own if item.fitness is not None]
+        across = [start + item.origin["steps"] for item in scored]
+        heights = [factor * _fitness(item) for item in scored]
+        below.plot(across, heights, "o-", color=ACCENT, markersize=4)
+        start += len(losses)
+    add_legend(figure)
+    return figure
+
+
 def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
     """Plot the value of each gene as a bar with its name."""
     figure, axes = new_axes(0.9 + 0.3 * max(1, len(genome)), "value")

@@ -93,5 +93,6 @@ class View:
             "course": pictures.hypervolume_so_far(*front)
             if front
             else pictures.best_so_far(self.history),
+            "descents": pictures.descents_chart(self.history) if self.history.legs else None,
         }
         return {name: figure for name, figure in drawn.items() if figure is not None}
