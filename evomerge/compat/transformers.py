@@ -42,3 +42,12 @@ def checkpoint_weights(model: Any) -> dict[str, Any]:
     except ImportError:
         return dict(state)
     return dict(revert_weight_conversion(model, state))
+
+
+def checkpointing_layers(model: Any) -> list[Any]:
+    """Return the layers of a model whose activations can be computed again in a backward pass."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        return []
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Documents, Evaluator
+from evomerge.evaluation.inference.backward import checkpointing, needs_checkpointing
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.likelihood import Batch, target_distributions
 from evomerge.evaluation.inference.rows import Continuation, Form, separate
@@ -156,6 +157,7 @@ class Loss:
 
     Attributes:
         answers: texts that take the place of reference answers.
+        saves_memory: whether a backward pass keeps only the inputs of layers.
 
     Raises:
         ConfigError: a task has no reference answers.
@@ -170,6 +172,7 @@ class Loss:
     ) -> None:
         self.evaluator, self.split, self.form = evaluator, split, form
         self.answers: Answers = {}
+        self.saves_memory = False
         self._shares = shares(objectives, evaluator.tasks_of(split).info)
         self._references: dict[tuple[str, int, Form, str | None], Reference] = {}
         self._taught: dict[str, dict[int, Reference]] = {}
@@ -184,9 +187,10 @@ class Loss:
             CandidateError: the loss is not finite.
         """
         total = 0.0
-        for loss in self._parts(model, documents):
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+        with contextlib.closing(self._parts(model, documents)) as parts:
+            for loss in parts:
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
         return _finite(total)
 
     def __call__(self, model: Any, documents: Documents) -> float:
@@ -261,15 +265,28 @@ class Loss:
         for place in group:
             yield Said(scores, [next(rows) for _ in references[place].continuations])
 
-    def _parts(self, model: Any, documents: Documents) -> Iterator[Tensor]:
-        """Yield the shares of the loss, one for each batch."""
+    def _parts(self, model: Any, documents: Documents) -> Generator[Tensor]:
+        """Yield the shares of the loss, one for each batch, while its activations are kept."""
         total = math.fsum(self._shares[task].weight for task in documents)
         for task, ids in documents.items():
             wanted = [self._reference(task, document) for document in ids]
             weight = self._shares[task].weight / total / len(ids)
             for group in self._batches(wanted):
-                said = zip(group, self._said(model, group, wanted), strict=True)
-                yield torch.stack([wanted[place].loss(own) for place, own in said]).sum() * weight
+                with self._memory_for(model, [wanted[place] for place in group]):
+                    said = zip(group, self._said(model, group, wanted), strict=True)
+                    losses = [wanted[place].loss(own) for place, own in said]
+                    yield torch.stack(losses).sum() * weight
+
+    def _memory_for(
+        self, model: Any, references: Sequence[Reference]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the batch of these references fits into memory."""
+        lengths = [len(c.tokens) for each in references for c in each.continuations]
+        if not torch.is_grad_enabled():
+            return contextlib.nullcontext()
+        if self.saves_memory or needs_checkpointing(model, len(lengths) * max(lengths)):
+            return checkpointing(model)
+        return contextlib.nullcontext()
 
     def _reference(self, task: str, document: int) -> Reference:
         if task in self._taught:

@@ -8,15 +8,18 @@ any worker makes the same steps.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from evomerge.errors import CandidateError
+from evomerge.evaluation.evaluator import Documents
+from evomerge.evaluation.inference.memory import is_exhausted
 from evomerge.evaluation.inference.rows import Form
 from evomerge.evaluation.loss import Loss
 from evomerge.merging.resident import Resident
 from evomerge.merging.slopes import Move, Slopes, rates
 from evomerge.optimize.descent import Leg, Reached
+from evomerge.recipe import Recipe
 from evomerge.space.protocol import Genome, Space
 
 REACH = 0.02
@@ -42,8 +45,7 @@ def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
     slopes = Slopes(resident, found, len(genes))
     for documents in leg.batches:
         try:
-            with slopes.of(space.decode(descent.genome)) as (model, slope):
-                value = loss.backward(model, documents)
+            slope, value = _slope(slopes, space.decode(descent.genome), loss, documents)
         except CandidateError:  # the loss or a merged weight is not finite
             descent = descent.failed_step()
             losses.append(None)
@@ -56,9 +58,22 @@ def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
     return Reached(descent, tuple(losses), watched, loss.form)
 
 
-def _form(
-    space: Space, resident: Resident, loss: Loss, documents: Mapping[str, Sequence[int]]
-) -> Form:
+def _slope(
+    slopes: Slopes, recipe: Recipe, loss: Loss, documents: Documents
+) -> tuple[list[float], float]:
+    """Return slope and loss at a recipe; if memory runs out, with less of it from then on."""
+    try:
+        with slopes.of(recipe) as (model, slope):
+            value = loss.backward(model, documents)
+    except RuntimeError as error:
+        if loss.saves_memory or not is_exhausted(error):
+            raise
+        loss.saves_memory = True
+        return _slope(slopes, recipe, loss, documents)
+    return slope, value
+
+
+def _form(space: Space, resident: Resident, loss: Loss, documents: Documents) -> Form:
     """Return the form of answers that some parent finds most likely."""
 
     def models() -> Iterator[Any]:
@@ -90,7 +105,7 @@ def _loss_at(
     space: Space,
     resident: Resident,
     loss: Loss,
-    documents: Mapping[str, Sequence[int]],
+    documents: Documents,
 ) -> float | None:
     try:
         return loss(resident.apply(space.decode(genome)), documents)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
+from evomerge.evaluation.inference.backward import kept_bytes
 from evomerge.evaluation.inference.device import (
     choose_device,
     device_memory,
     is_built_for_gpu,
 )
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
-from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.checkpoint import Checkpoint, text_section
 from evomerge.report.words import size_text
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.worker import cache_memory
@@ -18,6 +21,7 @@ from evomerge.setup.workers import workers_of
 
 _LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Linux
 _LIBRARIES_CUDA = 1.4e9  # the same if torch is built for CUDA: its files are mapped, too
+_TOKENS = 512  # of a batch on a CPU whose activations a backward pass keeps, about
 _POSITIONS = 256  # of a batch on a CPU for which logits are computed at a time, about
 _MOST = 0.9  # of an accelerator's memory that weights may take; batches need the rest
 
@@ -76,7 +80,22 @@ def memory_of(checked: CheckedSearch) -> dict[str, float]:
         "prepared merges": count * kept,
         "batches": count * _POSITIONS * vocabulary * 8.0,
     }
+    if config.optimizer.descends:
+        found["backward pass"] = count * _backward_bytes(config, host)
     return {**found, "together": sum(found.values())}
+
+
+def _backward_bytes(config: SearchConfig, host: Checkpoint) -> float:
+    """Return about how many bytes the backward pass of one batch needs.
+
+    These are activations, logits, and the gradient of one tensor with its copies in float32.
+    """
+    itemsize = {"float32": 4}.get(config.dtype, 2)
+    largest = max(math.prod(info.shape) for info in host.tensors.values())
+    vocabulary = host.config.get("vocab_size") or 0
+    settings = text_section(host.config)
+    kept = kept_bytes(settings, itemsize) + vocabulary * 12
+    return _TOKENS * kept + largest * (itemsize + 8)
 
 
 def _prepared_bytes(checked: CheckedSearch) -> float:
