@@ -31,6 +31,18 @@ GRADIENT = "gradient"
 """Name of the strategy that descends."""
 
 
+class FormConfig(Section):
+    """How reference answers are written for the loss of descents."""
+
+    delimiter: bool = Field(
+        True, description="whether the task's `target_delimiter`, mostly a blank, comes before it"
+    )
+    end: Literal["token", "stop", "none"] = Field(
+        "token",
+        description="what comes after it: the end token, the task's first stop string, or nothing",
+    )
+
+
 class OptimizerConfig(Section):
     """The optimizer that proposes genomes."""
 
@@ -73,6 +85,11 @@ class OptimizerConfig(Section):
         "parent on each task finds likely; null: reference",
     )
 
+    form: FormConfig | None = Field(
+        None,
+        description="of a descent: how reference answers are written; null: as the parents prefer",
+    )
+
     @property
     def descends(self) -> bool:
         """Whether the search goes down the slope of a loss, at least at its start."""
@@ -85,7 +102,7 @@ class OptimizerConfig(Section):
 
     @model_validator(mode="after")
     def _only_descents_have(self) -> OptimizerConfig:
-        for key in ("steps", "batch", "rate", "loss"):
+        for key in ("steps", "batch", "rate", "loss", "form"):
             if getattr(self, key) is not None and not self.descends:
                 raise ValueError(
                     f"has `{key}`, which only a descent has, but its `name` is {self.name!r}; "

@@ -39,7 +39,10 @@ def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
     for task, recipe in leg.teachers.items():
         if not loss.is_taught(task, recipe.digest, leg.lesson[task]):
             loss.teach(task, recipe.digest, leg.lesson[task], resident.apply(recipe))
-    loss.form = leg.form or _form(space, resident, loss, leg.batches[0])
+    if leg.form is not None or leg.teachers:
+        loss.form = leg.form or Form()
+    else:
+        loss.form = _form(space, resident, loss, leg.batches[0])
     genes = space.genes
     found = rates(resident.planner, moves(space, descent.genome), resident.rows)
     slopes = Slopes(resident, found, len(genes))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import psutil
 
+from evomerge.config.schema import GRADIENT
 from evomerge.errors import SearchError
 from evomerge.evaluation.inference.device import count_cores
+from evomerge.evaluation.inference.rows import Form
 from evomerge.execute.protocol import Job
+from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
 from evomerge.report.words import duration, fine_duration, size_text
 from evomerge.scores import Failure, Scores, Split
@@ -22,7 +25,12 @@ from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import make_worker, run_jobs, threads_of
 from evomerge.setup.workers import shares_prefixes, workers_of
+from evomerge.strategy.gradient import LEG, STEPS
 from evomerge.strategy.members import MateSpace
+from evomerge.strategy.protocol import Descending, Strategy
+
+STEPS_TRIED = 2
+"""Number of steps of a descent that are tried."""
 
 DIFFERING = 3
 """Number of candidates that are tried where candidates differ: paths, or several methods."""
@@ -38,6 +46,8 @@ class CostProbe:
         evaluations: seconds that scoring each candidate on all search documents took.
         peak: largest memory of the process in bytes, and of accelerators; see `Scores.peak`.
         shared: bytes of mapped files in `peak`, which all workers of a machine share.
+        step: seconds of a step of a descent; 0 without descents.
+        form: how reference answers are written, as the parents prefer; None if none are learned.
     """
 
     start: float
@@ -45,6 +55,8 @@ class CostProbe:
     evaluations: tuple[float, ...]
     peak: Mapping[str, int]
     shared: int
+    step: float = 0.0
+    form: Form | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class Estimate:
         final_seconds: for the scores on validation and test documents.
         peak_bytes, shared_bytes: see `CostProbe`.
         machine_bytes: what the workers of one machine need together.
+        step_seconds, form: see `CostProbe`.
         assumes: what is assumed, one sentence each.
     """
 
@@ -73,6 +86,8 @@ class Estimate:
     peak_bytes: Mapping[str, int]
     shared_bytes: int
     machine_bytes: int
+    step_seconds: float
+    form: Form | None
     assumes: tuple[str, ...]
 
     @property
@@ -98,6 +113,10 @@ class Estimate:
         mean = "" if self.tried == 1 else f", the mean of {self.tried}"
         each = f"{fine_duration(self.candidate_seconds)}{mean}"
         found = {"one candidate": f"{each} ({build} to merge, {evaluate} to score)"}
+        if self.step_seconds:
+            found["one step of a descent"] = fine_duration(self.step_seconds)
+        if self.form is not None:
+            found["answers are learned"] = self.form.in_words()
         if self.search_seconds is not None and self.seconds is not None:
             found["whole search"] = (
                 f"about {duration(self.seconds)}: {fine_duration(self.start_seconds)} to start, "
@@ -136,6 +155,8 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         share = documents[split] / documents["search"]
         finals += math.ceil(count / workers.count) * (build + evaluate * share)
     peak = probe.peak["process"]
+    rounds = None if candidates is None else _rounds(checked, candidates, workers.count)
+    steps = 0 if candidates is None else _steps(checked, candidates, workers.count)
     return Estimate(
         tried,
         probe.start,
@@ -143,11 +164,13 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         evaluate,
         workers.count,
         candidates,
-        None if candidates is None else _rounds(checked, candidates, workers.count) * each,
+        None if rounds is None else rounds * each + steps * probe.step,
         finals,
         probe.peak,
         probe.shared,
         probe.shared + workers.on_a_machine * max(0, peak - probe.shared),
+        probe.step,
+        probe.form,
         tuple(_assumptions(checked, probe, workers.count)),
     )
 
@@ -166,6 +189,18 @@ def _rounds(checked: CheckedSearch, candidates: int, workers: int) -> int:
     whole, rest = divmod(searched, max(1, together))
     parts = [first, *soup, *[together] * whole, rest]
     return sum(math.ceil(part / workers) for part in parts)
+
+
+def _steps(checked: CheckedSearch, candidates: int, workers: int) -> int:
+    """Return how many steps of descents a worker makes one after the other."""
+    config = checked.config
+    if not config.optimizer.descends:
+        return 0
+    points = max(0, candidates - count_baselines(config, checked.space))
+    if config.optimizer.name != GRADIENT:  # one descent, before another optimizer
+        return min(points * LEG, config.optimizer.steps or STEPS)
+    together = min(workers, make_strategy(checked).generation)
+    return math.ceil(points / together) * LEG
 
 
 def _assumptions(checked: CheckedSearch, probe: CostProbe, workers: int) -> Iterator[str]:
@@ -199,7 +234,8 @@ def try_candidates(checked: CheckedSearch) -> CostProbe:
         SearchError: none of the candidates could be scored.
     """
     config, began = checked.config, time.perf_counter()
-    first, *recipes = _first_recipes(checked)
+    strategy = make_strategy(checked)
+    first, *recipes = _first_recipes(checked, strategy)
     neighbours = workers_of(config).on_a_machine
     cores, host = max(1, count_cores() // neighbours), checked.checkpoints[checked.host]
     worker = make_worker(checked, neighbours, threads_of(config, host, cores))
@@ -219,14 +255,42 @@ def try_candidates(checked: CheckedSearch) -> CostProbe:
     build = tuple(item.seconds["prepare"] + item.seconds["merge"] for item in scored)
     evaluate = tuple(item.seconds["evaluate"] for item in scored)
     shared = int(getattr(psutil.Process().memory_info(), "shared", 0))  # known on Linux
-    return CostProbe(start, build, evaluate, scored[-1].peak, shared)
+    probe = CostProbe(start, build, evaluate, scored[-1].peak, shared)
+    if not isinstance(strategy, Descending):
+        return probe
+    for number, outcome in enumerate(outcomes):
+        if not isinstance(outcome, Reached):
+            strategy.tell(number, outcome)
+    leg = replace(strategy.legs()[0], watched={})
+
+    def walked(leg: Leg) -> Reached:
+        job = Job(len(jobs), len(jobs), leg.recipe, leg=leg)
+        ((_, result),) = run_jobs(worker, config)([job])
+        if isinstance(result, Failure):
+            raise SearchError(f"The descent that was tried failed: {result.reason}")
+        assert isinstance(result, Reached)
+        return result
+
+    # The first step finds the form, and makes what later ones keep.
+    form = walked(replace(leg, batches=leg.batches[:1])).form
+    reached = walked(replace(leg, batches=leg.batches[:STEPS_TRIED], form=form))
+    return replace(
+        probe,
+        step=reached.seconds["descend"] / STEPS_TRIED,
+        form=None if leg.teachers else form,
+        peak=reached.peak,
+    )
 
 
-def _first_recipes(checked: CheckedSearch) -> list[Recipe]:
-    """Return the recipe to begin with, and those to try."""
-    space = checked.config.space
+def _first_recipes(checked: CheckedSearch, strategy: Strategy) -> list[Recipe]:
+    """Return the recipe to begin with, and those to try; before a descent these are the parents."""
+    space, first = checked.config.space, 0
+    if isinstance(strategy, Descending):
+        baselines = checked.space.baselines()
+        for number, label in enumerate(baselines):
+            strategy.add_baseline(number, label)
+        return [next(reversed(baselines.values())), *baselines.values()]
     differ = space.kind != "parameters" or len(space.methods) > 1
-    strategy, first = make_strategy(checked), 0
     if isinstance(checked.space, MateSpace):  # it merges earlier candidates
         for first, label in enumerate(checked.space.baselines(), start=1):
             strategy.add_baseline(first - 1, label)

@@ -29,8 +29,9 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
     Raises:
         ConfigError: there is no such optimizer, or a setting does not suit it.
     """
+    from evomerge.evaluation.inference.rows import Form
     from evomerge.strategy.genome import GenomeStrategy
-    from evomerge.strategy.gradient import GradientFirst, GradientStrategy, near
+    from evomerge.strategy.gradient import STEPS, GradientFirst, GradientStrategy, near
 
     kind = kinds.strategy_kind(checked.config.optimizer.name)
     if kind is not None:
@@ -53,10 +54,11 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
         checked.space,
         _lessons(checked),
         checked.ranking.values,
-        steps=wanted.steps or 60,
+        steps=wanted.steps or STEPS,
         batch=wanted.batch or 16,
         rate=wanted.rate or 0.03,
         descents=generation_of(checked.config, checked.space) if wanted.name == GRADIENT else 1,
+        form=Form(**wanted.form.model_dump()) if wanted.form else None,
         seed=checked.config.seed,
     )
     return descents if wanted.name == GRADIENT else GradientFirst(descents, evolution)

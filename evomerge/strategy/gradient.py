@@ -33,6 +33,9 @@ from evomerge.strategy.protocol import Origin, Proposal, Strategy
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
 
+STEPS = 60
+"""Steps of a descent, if the search file does not say it."""
+
 LEG = 10
 """Steps between two candidates of a descent."""
 
@@ -127,6 +130,7 @@ class GradientStrategy:
         batch: documents of a step, of all tasks together.
         rate: length of a first step, as a share of a gene's range.
         descents: number of descents at once.
+        form: how reference answers are written; None: as the parents prefer.
     """
 
     def __init__(
@@ -135,10 +139,11 @@ class GradientStrategy:
         lessons: Lessons,
         values: Callable[[Scores], tuple[float, ...]],
         *,
-        steps: int = 60,
+        steps: int = STEPS,
         batch: int = 16,
         rate: float = 0.03,
         descents: int = 1,
+        form: Form | None = None,
         seed: int = 0,
     ) -> None:
         self.space, self.generation = space, descents
@@ -153,7 +158,7 @@ class GradientStrategy:
         self._genomes: dict[int, Genome] = {}
         self._lines: list[_Line] = []
         self._begun = 0
-        self._form: Form | None = None
+        self._form = form
 
     @property
     def left(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from search_run import SMALL, write_search
@@ -96,3 +97,24 @@ def test_a_candidate_that_fails_is_an_error(tmp_path):
     file = write_search(tmp_path, objectives=objectives)
     with pytest.raises(SearchError, match=r"tried failed, .* 'evaluate': .*of the judge"):
         run(["validate", str(file), "--time"])
+
+
+def test_a_step_of_a_descent_is_made_and_the_form_of_answers_is_said(tmp_path, capsys):
+    file = write_search(tmp_path, optimizer={"name": "gradient", "steps": 10})
+    assert run(["validate", str(file), "--time", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["time"]
+    assert found["tried"] == 3
+    assert found["step_seconds"] > 0
+    assert found["form"] == {"delimiter": True, "end": "token"}
+
+
+def test_a_search_makes_ten_steps_for_each_point(tmp_path):
+    """19 points; `start` makes one descent of 20 steps and then 17 candidates without."""
+    probe = replace(MEASURED, step=3.0)
+    found = estimate(problem(tmp_path, "optimizer.name=gradient"), probe)
+    assert found.search_seconds == 22 * 2.0 + 190 * 3.0
+    two = ("optimizer.population=2", "executor.kind=processes", "executor.workers=2")
+    found = estimate(problem(tmp_path, "optimizer.name=gradient", *two), probe)
+    assert found.search_seconds == (2 + 10) * 2.0 + 100 * 3.0
+    first = ("optimizer.name=cma", "optimizer.start=gradient", "optimizer.steps=20")
+    assert estimate(problem(tmp_path, *first), probe).search_seconds == 22 * 2.0 + 20 * 3.0

@@ -39,6 +39,12 @@ class Form:
     delimiter: bool = True
     end: End = "token"
 
+    def in_words(self) -> str:
+        """Return the form for people."""
+        ends = {"token": "before the end token", "stop": "before the first stop string"}
+        before = "behind the delimiter" if self.delimiter else "without the delimiter"
+        return f"{before}, {ends.get(self.end, 'without an end')}"
+
 
 @dataclass(frozen=True)
 class Continuation:
