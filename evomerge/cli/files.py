@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from evomerge.setup.estimate import Estimate
 
 
-Preset = StrEnum("Preset", ["parameters", "dataflow", "joint", "lorahub", "multi"])
+Preset = StrEnum("Preset", ["parameters", "dataflow", "gradient", "joint", "lorahub", "multi"])
 
 
 def init(

@@ -157,6 +157,7 @@ class Loss:
 
     Attributes:
         answers: texts that take the place of reference answers.
+        weights: what each task counts; empty: as its objectives.
         saves_memory: whether a backward pass keeps only the inputs of layers.
 
     Raises:
@@ -172,6 +173,7 @@ class Loss:
     ) -> None:
         self.evaluator, self.split, self.form = evaluator, split, form
         self.answers: Answers = {}
+        self.weights: Mapping[str, float] = {}
         self.saves_memory = False
         self._shares = shares(objectives, evaluator.tasks_of(split).info)
         self._references: dict[tuple[str, int, Form, str | None], Reference] = {}
@@ -267,10 +269,11 @@ class Loss:
 
     def _parts(self, model: Any, documents: Documents) -> Generator[Tensor]:
         """Yield the shares of the loss, one for each batch, while its activations are kept."""
-        total = math.fsum(self._shares[task].weight for task in documents)
+        weights = self.weights or {task: share.weight for task, share in self._shares.items()}
+        total = math.fsum(weights[task] for task in documents)
         for task, ids in documents.items():
             wanted = [self._reference(task, document) for document in ids]
-            weight = self._shares[task].weight / total / len(ids)
+            weight = weights[task] / total / len(ids)
             for group in self._batches(wanted):
                 with self._memory_for(model, [wanted[place] for place in group]):
                     said = zip(group, self._said(model, group, wanted), strict=True)

@@ -35,7 +35,7 @@ def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
         EvomergeError: something other than the genome is at fault.
     """
     descent, losses = leg.descent, list[float | None]()
-    loss.answers = leg.answers
+    loss.answers, loss.weights = leg.answers, leg.weights
     for task, recipe in leg.teachers.items():
         if not loss.is_taught(task, recipe.digest, leg.lesson[task]):
             loss.teach(task, recipe.digest, leg.lesson[task], resident.apply(recipe))

@@ -117,6 +117,7 @@ class Leg:
         answers: task -> document -> the text that is learned in place of the reference answer.
         teachers: task -> the recipe of the model whose distribution is learned in place of it.
         lesson: for each task with a teacher, all documents that the descent learns or watches.
+        weights: what each task counts in the loss; empty: as their objectives.
         form: how generated answers are written; None: as the parents prefer.
     """
 
@@ -130,6 +131,7 @@ class Leg:
     answers: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     teachers: Mapping[str, Recipe] = field(default_factory=dict)
     lesson: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

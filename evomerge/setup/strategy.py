@@ -58,10 +58,16 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
         batch=wanted.batch or 16,
         rate=wanted.rate or 0.03,
         descents=generation_of(checked.config, checked.space) if wanted.name == GRADIENT else 1,
+        leaves=_leaves(checked) if checked.config.mode == "pareto" else (),
         form=Form(**wanted.form.model_dump()) if wanted.form else None,
         seed=checked.config.seed,
     )
     return descents if wanted.name == GRADIENT else GradientFirst(descents, evolution)
+
+
+def _leaves(checked: CheckedSearch) -> list[tuple[str, ...]]:
+    info = checked.evaluator.tasks_of("search").info
+    return [info.leaves(item.task) for item in checked.objectives]
 
 
 def _lessons(checked: CheckedSearch) -> Lessons:
@@ -93,7 +99,10 @@ def generation_of(config: SearchConfig, space: Space) -> int:
     Raises:
         ConfigError: there is no such optimizer, or a setting does not suit it.
     """
-    if kinds.strategy_kind(config.optimizer.name) is not None or config.optimizer.name == GRADIENT:
+    name, is_auto = config.optimizer.name, config.optimizer.population == "auto"
+    if name == GRADIENT and config.mode == "pareto" and is_auto:
+        return len(config.objectives) + 1  # one between the objectives, and one for each
+    if name == GRADIENT or kinds.strategy_kind(name) is not None:
         return kinds.generation_of(config)
     return make_optimizer(config, space.genes).population
 

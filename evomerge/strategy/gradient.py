@@ -18,6 +18,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import mul
 from typing import TYPE_CHECKING
 
 from evomerge.config.schema import GRADIENT, SearchConfig
@@ -41,6 +42,9 @@ LEG = 10
 
 PATIENCE = 2
 """Legs in a row without a lower loss on the watched documents after which a descent ends."""
+
+MOSTLY = 0.8
+"""What one objective weighs more than the others, in the descents of a front that prefer it."""
 
 NOISE = 0.1
 """Standard deviation of the noise on the start of a later descent, as a share of the range."""
@@ -66,10 +70,10 @@ def check_descents(
             f"`{key}` is gradient, but no gene of this space is a number with a slope; search "
             "weights or another number, or take another optimizer."
         )
-    if config.mode == "pareto":
+    if config.mode == "pareto" and config.optimizer.name != GRADIENT:
         raise ConfigError(
-            f"`{key}` is gradient, which goes down one loss, but `mode` is pareto; set `mode` to "
-            "weighted, or take nsga2."
+            "`optimizer.start` is gradient, which is one descent, but `mode` is pareto; set "
+            "`optimizer.name` to gradient, whose descents weigh the objectives differently."
         )
     if config.executor.order == "arrival":
         raise ConfigError(
@@ -109,12 +113,14 @@ class _Line:
         lowest: the lowest loss on the watched documents so far.
         worse: legs in a row that did not lower it.
         lesson: what it learns.
+        preference: the weight of each objective; empty: those of the search file.
         is_reached: whether the leg of this round is done.
     """
 
     number: int
     descent: Descent
     lesson: Lesson
+    preference: tuple[float, ...] = ()
     lowest: float = math.inf
     worse: int = 0
     is_reached: bool = False
@@ -131,6 +137,8 @@ class GradientStrategy:
         rate: length of a first step, as a share of a gene's range.
         descents: number of descents at once.
         form: how reference answers are written; None: as the parents prefer.
+        leaves: the tasks of each objective, if there is a front: then each descent weighs the
+            objectives differently. Empty: all as the search file says.
     """
 
     def __init__(
@@ -144,6 +152,7 @@ class GradientStrategy:
         rate: float = 0.03,
         descents: int = 1,
         form: Form | None = None,
+        leaves: Sequence[Sequence[str]] = (),
         seed: int = 0,
     ) -> None:
         self.space, self.generation = space, descents
@@ -153,12 +162,12 @@ class GradientStrategy:
         self._labels: dict[int, str] = {}
         self._left = 0
         """Points of this round that were not proposed yet; 0 until the next round begins."""
-        self._points: dict[int, tuple[Genome, float]] = {}
-        """Candidate -> its genome and fitness, of those that are scored."""
+        self._points: dict[int, tuple[Genome, tuple[float, ...]]] = {}
+        """Candidate -> its genome and what is maximised, of those that are scored."""
         self._genomes: dict[int, Genome] = {}
         self._lines: list[_Line] = []
         self._begun = 0
-        self._form = form
+        self._form, self._leaves = form, leaves
 
     @property
     def left(self) -> int:
@@ -174,8 +183,7 @@ class GradientStrategy:
     @property
     def best(self) -> Genome:
         """The candidate with the highest fitness so far, baselines included."""
-        known = self._points.values()
-        return max(known, key=lambda point: point[1])[0] if known else self._start(0)
+        return next(iter(self._ranked(())), None) or self._start(0, ())
 
     def add_baseline(self, number: int, label: str) -> Origin:
         """Note the genome of a baseline, if the space has one for it."""
@@ -230,7 +238,7 @@ class GradientStrategy:
             return
         self._lessons.add(self._labels.get(number), outcome)
         if number in self._genomes:
-            self._points[number] = self._genomes[number], sum(self._values(outcome))
+            self._points[number] = self._genomes[number], self._values(outcome)
 
     def _note(self, number: int, genome: Genome) -> None:
         self._genomes[number] = genome
@@ -254,9 +262,41 @@ class GradientStrategy:
     def _new_line(self) -> _Line:
         lesson = self._lessons.next()
         number, self._begun = self._begun, self._begun + 1
-        return _Line(number, Descent.at(self._start(number)), lesson)
+        preference = self._preference(number)
+        return _Line(number, Descent.at(self._start(number, preference)), lesson, preference)
 
-    def _start(self, number: int) -> Genome:
+    def _preference(self, number: int) -> tuple[float, ...]:
+        """Return the weights of a descent: equal, then mostly one objective, then any."""
+        count = len(self._leaves)
+        if not count:
+            return ()
+        if number == 0:
+            return (1 / count,) * count
+        if number <= count:
+            return tuple((1 - MOSTLY) / count + MOSTLY * (n == number - 1) for n in range(count))
+        draws = random.Random(f"{self._seed} preference {number}")
+        found = [draws.expovariate(1) for _ in range(count)]
+        return tuple(value / sum(found) for value in found)
+
+    def _ranked(self, preference: Sequence[float]) -> list[Genome]:
+        """Return the genomes that are scored, the best first.
+
+        Args:
+            preference: weights of the values; each counts as a share of its range. Empty: their
+                sum decides.
+        """
+        columns = list(zip(*(values for _, values in self._points.values()), strict=True))
+        scales = [1.0] * len(columns)
+        if preference and columns:
+            ranges = [(max(column) - min(column)) or 1.0 for column in columns]
+            scales = [weight / size for weight, size in zip(preference, ranges, strict=True)]
+
+        def rank(number: int) -> tuple[float, int]:
+            return -math.fsum(map(mul, scales, self._points[number][1])), number
+
+        return [self._points[number][0] for number in sorted(self._points, key=rank)]
+
+    def _start(self, number: int, preference: Sequence[float]) -> Genome:
         """Return where a descent begins.
 
         The first one begins at the uniform merge. A later one begins between the two best points so
@@ -267,8 +307,7 @@ class GradientStrategy:
             uniform = self.space.baseline_genomes().get(UNIFORM)
             return tuple(uniform[0]) if uniform else tuple(gene.start for gene in genes)
         draws = random.Random(f"{self._seed} start {number}")
-        ranked = sorted(self._points.items(), key=lambda item: (-item[1][1], item[0]))
-        parents = [genome for _, (genome, _) in ranked[:2]] or [self._start(0)]
+        parents = self._ranked(preference)[:2] or [self._start(0, ())]
         started = []
         for place, gene in enumerate(genes):
             value = draws.choice(parents)[place]
@@ -303,7 +342,16 @@ class GradientStrategy:
             lesson.answers,
             lesson.teachers,
             whole,
+            self._weights(line.preference),
         )
+
+    def _weights(self, preference: Sequence[float]) -> dict[str, float]:
+        """Return the weight of each task in the loss; empty: as the search file weighs them."""
+        found: dict[str, float] = {}
+        for weight, leaves in zip(preference, self._leaves, strict=False):
+            for task in leaves:
+                found[task] = found.get(task, 0.0) + weight / len(leaves)
+        return found
 
 
 def near(genes: Sequence[Gene], genome: Genome) -> list[Gene]:

@@ -316,7 +316,10 @@ def test_a_budget_for_the_baselines_alone_is_warned_of(tmp_path):
     assert "nothing is searched; set it to 4 or more" in said
 
 
-@pytest.mark.parametrize("preset", ["parameters", "multi", "dataflow", "joint", "lorahub"])
+PRESETS = ["parameters", "multi", "dataflow", "joint", "lorahub", "gradient"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_valid(tmp_path, preset):
     evomerge("init", tmp_path / "s.yaml", "--preset", preset)
     prepare(load(tmp_path / "s.yaml"), tmp_path)

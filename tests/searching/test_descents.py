@@ -14,6 +14,8 @@ from evomerge.errors import SearchError
 from evomerge.evaluation.inference.rows import Form
 from evomerge.execute.protocol import Job
 from evomerge.optimize.descent import Reached
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
 from evomerge.searching.ranking import WeightedSum
 from evomerge.strategy.gradient import GradientFirst, GradientStrategy
 from evomerge.strategy.lessons import Lessons
@@ -116,11 +118,30 @@ def test_a_real_search_goes_on_in_processes_where_it_was_cut(optimizer, tmp_path
     assert max(value for value in theirs[4:] if value is not None) > max(theirs[:3])
 
 
+@pytest.mark.thorough
+def test_the_descents_of_a_front_prefer_different_objectives(tmp_path):
+    data = small(name="gradient", steps=20) | {"mode": "pareto", "budget": {"candidates": 12}}
+    objectives = [{"task": task, "metric": "exact_match"} for task in ("zoo_l2", "zoo_maths")]
+    file = write_search(tmp_path, **data | {"objectives": objectives})
+    evomerge("search", file, "--run", tmp_path / "run", "--set", "executor.workers=1")
+    candidates = History(RunFolder(tmp_path / "run").events()).candidates
+    points = {
+        item.origin["descent"]: item.scores("search").aggregates
+        for item in candidates
+        if "descent" in item.origin
+    }
+    assert points[1]["zoo_l2/exact_match"] > points[2]["zoo_l2/exact_match"]
+    assert points[1]["zoo_maths/exact_match"] < points[2]["zoo_maths/exact_match"]
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"space": {"kind": "parameters", "method": "linear", "knobs": {"weight": 1.0}}}, None),
-        ({"mode": "pareto"}, "which goes down one loss, but `mode` is pareto"),
+        (
+            {"mode": "pareto", "optimizer": {"name": "nsga2", "start": "gradient"}},
+            "which is one descent, but `mode` is pareto",
+        ),
         ({"executor": {"order": "arrival"}}, "but `executor.order` is arrival"),
     ],
 )
