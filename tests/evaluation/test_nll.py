@@ -15,6 +15,7 @@ from evomerge.evaluation.inference.rows import Form
 from evomerge.evaluation.loss import Loss
 from evomerge.evaluation.nll import FORMS
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.scores import Objective
 
 IDS = range(40)
 NAMES = ("t_choice", "t_mutual", "t_inputs", "t_continue", "t_rolling", "t_generate", "t_sample")
@@ -131,7 +132,7 @@ def test_embedded_models_have_the_form_that_gradients_find(parent):
     documents = {task: range(30)}
     evaluator = Evaluator(Harness([task], [zoo.tasks_path()]), referenced=[task])
     evaluator.prepare(model, AutoTokenizer.from_pretrained(path), {"search": documents})
-    loss = Loss(evaluator, {task: "exact_match"})
+    loss = Loss(evaluator, [Objective(task, "exact_match")])
     loss.form = loss.choose_form([model], documents)
     assert loss.form in FORMS and loss.form == Form(True, loss.form.end)
     found = evaluator.score(model).aggregates[f"{task}/nll"]
