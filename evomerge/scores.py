@@ -23,6 +23,16 @@ TOKENS = "tokens"
 """The metric of a task that generates texts: mean number of generated tokens of a document."""
 
 
+NLL = "nll"
+"""The metric of every task of lm-eval: negative log-likelihood of a document's reference answer."""
+
+_DIGITS, _HALF = 9, 0.5e-9
+"""Decimal digits by which one fitness is equal to another, and half a unit of the last of them."""
+
+_MOST_NATS = 1e9
+"""More nats than this break no ties."""
+
+
 @dataclass(frozen=True)
 class Expected:
     """An estimate of the score on all documents from a part of them, and its standard error."""
@@ -169,6 +179,7 @@ class Objective:
             the sign.
         margin: a merge on a front that is worse by less than this is not worse; None: as usual, see
             `evomerge.report.beating`.
+        tie_breaker: the metric that orders candidates of equal fitness (`nll`, lower is better).
     """
 
     task: str
@@ -176,6 +187,7 @@ class Objective:
     weight: float = 1.0
     higher_is_better: bool = True
     margin: float | None = None
+    tie_breaker: str | None = None
 
     @property
     def key(self) -> str:
@@ -187,6 +199,15 @@ class Objective:
         estimate = scores.expected.get(self.key)
         raw = scores.aggregates[self.key] if estimate is None else estimate.value
         return raw if self.higher_is_better else -raw
+
+    @property
+    def tie_key(self) -> str | None:
+        """Key of the tie-breaker into `Scores.aggregates`."""
+        return None if self.tie_breaker is None else f"{self.task}/{self.tie_breaker}"
+
+    def largest(self, scores: Scores) -> float | None:
+        """Return the largest value that a document can have; None: 1 if all are shares."""
+        return scores.largest.get(self.key, math.inf if self.metric == NLL else None)
 
     @property
     def is_exact(self) -> bool:
@@ -241,6 +262,29 @@ def fitness(objectives: Sequence[Objective], scores: Scores) -> float:
     total = sum(objective.weight for objective in objectives)
     value = sum(objective.weight * objective.value(scores) for objective in objectives) / total
     return value if math.isfinite(value) else math.nan
+
+
+def fitness_in_order(objectives: Sequence[Objective], scores: Scores) -> float:
+    """Return the fitness with a small addition that orders candidates of equal fitness.
+
+    An optimizer takes one number, so the pair (fitness, weighted mean of the tie-breakers) becomes
+    one. Fitness values are equal here if they are so to nine decimal digits: shares of fewer than a
+    billion documents differ by more, if they differ, and the same weighted mean of several tasks
+    may differ by rounding. The addition is at most half a unit of the ninth digit, so a worse
+    fitness is always the lower number, whatever the tie-breaker is. It falls with the logarithm of
+    the nats, by which small and large ones are told apart: beside a fitness of 1, to 5 parts in a
+    million.
+
+    Without tie-breakers it is the fitness.
+    """
+    value = fitness(objectives, scores)
+    ties = [(item.weight, item.tie_key) for item in objectives if item.tie_key is not None]
+    if not ties or not math.isfinite(value):
+        return value
+    total = sum(weight for weight, _ in ties)
+    nats = sum(weight * scores.aggregates[key] for weight, key in ties) / total
+    worse = min(1.0, math.log1p(nats) / math.log1p(_MOST_NATS))
+    return round(value, _DIGITS) + _HALF * (1 - worse)
 
 
 def fitness_error(objectives: Sequence[Objective], scores: Scores) -> float | None:

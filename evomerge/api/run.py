@@ -217,7 +217,7 @@ def plot_history(run: Run) -> Figure:
     """Return a figure of the fitness of every candidate, and of the best one so far."""
     from evomerge.report.pictures import best_so_far
 
-    figure: Figure = best_so_far(run.history)
+    figure: Figure = best_so_far(run.history, run._view.ranking)
     return figure
 
 

@@ -91,7 +91,7 @@ def results(
         )
         return
     if terminal.out.is_terminal:
-        terminal.print_rows(brief_rows(rows), "candidate")
+        terminal.print_rows(brief_rows(rows, view.ranking.objectives), "candidate")
         terminal.say("--csv and --json have more columns: the scores of each split and the genes")
     else:
         brief = [{k: v for k, v in row.items() if not k.startswith("gene ")} for row in rows]

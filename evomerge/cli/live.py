@@ -34,13 +34,13 @@ from evomerge.cli.terminal import (
 )
 from evomerge.report.confidence import Interval, factor_of
 from evomerge.report.documents import doubt_about_baselines
-from evomerge.report.progress import progress
+from evomerge.report.progress import progress, scores_of
 from evomerge.report.words import duration, short_names, short_scores
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
-from evomerge.scores import Failure, Objective, Scores
-from evomerge.searching.ranking import Ranking
+from evomerge.scores import Failure, Scores
+from evomerge.searching.ranking import Ranking, has_nats
 
 log = logging.getLogger(__name__)
 
@@ -204,13 +204,13 @@ class SearchDisplay:
                 what = f"final scores ({event['purpose']})"
                 self._bar.update(self._task, description=what, total=event["total"], completed=0)
             case "tell":
-                say(_described(history, number, self._ranking.objectives) + self._best())
+                say(_described(history, number, self._ranking) + self._best())
                 done = len(history.told)
                 self._bar.update(
                     self._task, description="searching", total=self._total, completed=done
                 )
             case "complete":
-                told = _described(history, number, self._ranking.objectives)
+                told = _described(history, number, self._ranking)
                 say(f"{told} on all search documents, as every finalist")
                 self._bar.advance(self._task)
             case "score":
@@ -226,7 +226,9 @@ class SearchDisplay:
         if self._ranking.has_front and self._incumbents:
             return f"; {len(self._incumbents)} on the front"
         first = self._ranking.best(self._incumbents)
-        return "" if first is None else f"; best {_points(first)} (candidate {first.number})"
+        if first is None:
+            return ""
+        return f"; best {_points(first, self._ranking)} (candidate {first.number})"
 
     def _say_preparation(self, event: Event) -> None:
         """Say when the preparation of merges begins and when it ends."""
@@ -237,7 +239,7 @@ class SearchDisplay:
             say(f"prepared {event['method']} in {event['seconds']:.0f} s")
 
 
-def _described(history: History, number: int, objectives: Sequence[Objective]) -> str:
+def _described(history: History, number: int, ranking: Ranking) -> str:
     """Return one line that says what came out of a candidate on the search documents."""
     candidate = history.candidates[number]
     outcome = candidate.outcomes.get("search")
@@ -247,14 +249,17 @@ def _described(history: History, number: int, objectives: Sequence[Objective]) -
     if isinstance(outcome, Scores) and candidate.fitness is not None:
         documents = sum(outcome.fidelity.values())
         source = f", estimated from {documents} documents" if candidate.is_estimate else ""
-        return f"{head} {_points(candidate)}{source}"
+        return f"{head} {_points(candidate, ranking)}{source}"
     if isinstance(outcome, Scores) and candidate.values is not None:
-        return f"{head} {_values_in_words({o.key: outcome.aggregates[o.key] for o in objectives})}"
+        return f"{head} {_values_in_words(scores_of(outcome, ranking))}"
     return f"{head} open"
 
 
-def _points(candidate: Candidate) -> str:
-    """Return the fitness as it is in all tables: in per cent if it is a share."""
+def _points(candidate: Candidate, ranking: Ranking) -> str:
+    """Return the fitness as it is in all tables: in per cent if it is a share; nats by metric."""
+    scores = candidate.scores("search")
+    if scores is not None and has_nats(ranking):
+        return _values_in_words(scores_of(scores, ranking))
     value = candidate.fitness or 0.0
     return f"{factor_of([value]) * value:.2f}"
 

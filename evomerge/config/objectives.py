@@ -7,10 +7,11 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from evomerge.config.fields import Section
-from evomerge.scores import MODEL, MODEL_METRICS
+from evomerge.scores import MODEL, MODEL_METRICS, NLL
 
 _METRIC = (
-    "a metric of the task, as in lm-eval's results; `tokens`: generated tokens of a document; "
+    "a metric of the task, as in lm-eval's results; `nll`: negative log-likelihood of a document's "
+    "reference answer, in nats; `tokens`: generated tokens of a document; "
     "without a task `parameters` or `layers` of the merged model"
 )
 
@@ -48,8 +49,8 @@ class ObjectiveConfig(_Measured):
     )
     goal: Literal["maximize", "minimize"] | None = Field(
         None,
-        description="null: as lm-eval defines it for the metric; tokens, parameters and layers are "
-        "minimized",
+        description="null: as lm-eval defines it for the metric; nll, tokens, parameters and "
+        "layers are minimized",
     )
     margin: float | None = Field(
         None,
@@ -58,6 +59,27 @@ class ObjectiveConfig(_Measured):
         "metric's own unit (0.01, not 1 point), is not worse than a parent. null: 0.01 for shares, "
         "nothing for parameters and layers, 5 % of the parent's value for other metrics",
     )
+    tie_breaker: Literal["nll"] | None = Field(
+        None,
+        description="only with `mode: weighted`: of candidates of equal fitness, the one with the "
+        "lower `nll` of the task is better; null: they are equal",
+    )
+
+    @model_validator(mode="after")
+    def _can_break_ties(self) -> Self:
+        if self.tie_breaker is None:
+            return self
+        if self.task is None:
+            raise ValueError(
+                f"has `tie_breaker` {self.tie_breaker} without a `task`, whose reference answers "
+                "it needs; remove it, or name a task"
+            )
+        if self.metric == NLL:
+            raise ValueError(
+                f"has `tie_breaker` {self.tie_breaker} with the metric {self.metric!r} itself, of "
+                "which no ties are left to break; remove it, or take another metric"
+            )
+        return self
 
 
 class ConstraintConfig(_Measured):

@@ -225,6 +225,13 @@ class SearchConfig(Section):
                         "has, but `mode` is 'weighted'; remove it, or set `mode` to pareto"
                     )
             return self
+        for place, item in enumerate(self.objectives):
+            if item.tie_breaker is not None:
+                raise ValueError(
+                    f"has `objectives[{place}].tie_breaker` {item.tie_breaker}, which orders "
+                    "candidates of equal fitness, but with `mode` 'pareto' there is none; remove "
+                    "it, or add an objective with the metric nll"
+                )
         if len(self.objectives) < 2:
             raise ValueError(
                 "has `mode` 'pareto' and one objective, so there is no front; add an objective, or "
@@ -252,7 +259,10 @@ class SearchConfig(Section):
     def run_objectives(self) -> tuple[Objective, ...]:
         """The objectives of a run, with their directions."""
         lower = self.frozen.lower_is_better if self.frozen else ()
-        found = (Objective(o.source, o.metric, o.weight, margin=o.margin) for o in self.objectives)
+        found = (
+            Objective(o.source, o.metric, o.weight, margin=o.margin, tie_breaker=o.tie_breaker)
+            for o in self.objectives
+        )
         return tuple(replace(item, higher_is_better=item.key not in lower) for item in found)
 
     @property

@@ -18,11 +18,12 @@ from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
 from evomerge.evaluation.inference.vllm import VllmEngine
+from evomerge.evaluation.nll import nll, of_reference
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, first_text
-from evomerge.scores import MODEL, TOKENS, Example, Scores, Split
+from evomerge.scores import MODEL, NLL, TOKENS, Example, Scores, Split
 
 _FEW = 8  # documents of each task in `try_out`
 _IN_A_LIST = re.compile(r"\.\d+\.")
@@ -55,6 +56,7 @@ class Evaluator:
         properties: the properties of models that come with their scores (`MODEL_METRICS`).
         seed: of texts that tasks sample. Each text has a seed of its own, by this one, the task,
             the document and the number of the repeat.
+        referenced: the tasks whose reference answers are scored, as the metric `nll`.
 
     Attributes:
         is_model_changed: whether a function has changed the model since it was last built.
@@ -72,13 +74,15 @@ class Evaluator:
         properties: Collection[str] = (),
         reasoning: Reasoning = Reasoning(),
         seed: int = 0,
+        referenced: Collection[str] = (),
     ) -> None:
         self.default = TaskSet(harness, {item.info.name: item for item in functions})
         self.by_split = by_split or {}
         self.batch_size, self.backend = batch_size, backend
         self.tensor_parallel, self.reasoning, self.seed = tensor_parallel, reasoning, seed
-        self.counted, self.properties = counted, properties
+        self.counted, self.properties, self.referenced = counted, properties, referenced
         self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
+        self._references: dict[tuple[Split, str], dict[int, list[Request]]] = {}
         self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}
         """(split, task) -> document id -> lm-eval instances with the latest answers."""
         self._engine: VllmEngine | None = None
@@ -122,10 +126,11 @@ class Evaluator:
                 engine is made for it. Its weights do not matter. None: `model` is the deepest.
 
         Raises:
-            ConfigError: a task needs longer inputs than the model can read.
+            ConfigError: a task needs longer inputs than the model can read, or a document has no
+                reference answer.
         """
         self.tokenizer, self.splits = tokenizer, splits
-        self._requests, self.is_model_changed = {}, False
+        self._requests, self._references, self.is_model_changed = {}, {}, False
         first, documents = next(iter(splits.items()))
         if any(self.tasks_of(split).harness is not None for split in splits):
             reference = ReferenceLM(model, tokenizer, reasoning=self.reasoning)
@@ -137,7 +142,9 @@ class Evaluator:
                 )
                 self.forward = EngineForward(plain, self._engine)
             tasks = self._without_functions(first, documents)
-            self.forward.check(model, [list(self.requests(first, t).values()) for t in tasks])
+            asked = [list(self.requests(first, task).values()) for task in tasks]
+            written = [self._written(first, task, self.requests(first, task)) for task in tasks]
+            self.forward.check(model, [*asked, *filter(None, written)])
 
     def _without_functions(self, split: Split, tasks: Iterable[str]) -> list[str]:
         return [task for task in tasks if task not in self.tasks_of(split).functions]
@@ -214,6 +221,9 @@ class Evaluator:
                     if task not in functions
                 }
                 by_document = [item for of_task in requests.values() for item in of_task]
+                by_document += [
+                    item for task in requests for item in self._written(split, task, asked[task])
+                ]
                 assert self.forward is not None
                 with self._scoring_context(model):
                     self.forward(model, (split, tuple(asked.items())), by_document)
@@ -231,6 +241,9 @@ class Evaluator:
                             limits = (prompt.limit for prompt in prompts if prompt)
                             largest[f"{task}/{TOKENS}"] = float(max(limits))
                     rows[task] = dict(zip(asked[task], measured, strict=True))
+                    if task in self.referenced:
+                        for place, row in rows[task].items():
+                            row[NLL] = nll(self.references(split, task)[place])
             for task in asked:
                 if task in functions:
                     model = self._unchanged(model)
@@ -305,6 +318,22 @@ class Evaluator:
                 for document, items in zip(ids, built, strict=True)
             }
         return self._requests[split, task]
+
+    def references(self, split: Split, task: str) -> dict[int, list[Request]]:
+        """Return document id -> requests for its reference answer; see `nll.of_reference`."""
+        if (split, task) not in self._references:
+            harness = self.tasks_of(split).harness
+            assert harness is not None and self.batched is not None
+            reference, documents = self.batched.reference, self.requests(split, task)
+            self._references[split, task] = of_reference(harness, reference, task, documents)
+        return self._references[split, task]
+
+    def _written(self, split: Split, task: str, ids: Iterable[int]) -> list[list[Request]]:
+        """Return the requests for the reference answers of documents that are not their own."""
+        kind = self.tasks_of(split).info.tasks[task].kind
+        if task not in self.referenced or kind != "generate_until":
+            return []
+        return [self.references(split, task)[document] for document in ids]
 
 
 @contextmanager

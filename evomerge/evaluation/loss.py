@@ -31,11 +31,9 @@ from evomerge.evaluation.inference.backward import checkpointing, needs_checkpoi
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.likelihood import Batch, target_distributions
 from evomerge.evaluation.inference.rows import Continuation, Form, separate
+from evomerge.evaluation.nll import FORMS, written
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.scores import Objective, Split
-
-FORMS = (Form(True, "token"), Form(False, "token"), Form(True, "stop"), Form(False, "stop"))
-"""The forms that are tried."""
 
 KEPT = 64
 """Tokens of a teacher's distribution that are kept at a position; the others count as one."""
@@ -310,13 +308,8 @@ class Loss:
         harness = self.evaluator.tasks_of(self.split).harness
         assert harness is not None
         if first.kind == "generate_until":
-            if answer is None:
-                answer, delimiter = harness.reference_answer(task, first.instance.doc)
-                answer = (delimiter if self.form.delimiter else "") + answer
-            if self.form.end == "stop":
-                until = first.instance.args[1].get("until") or ["\n\n"]
-                answer += until if isinstance(until, str) else until[0]
-            return self._asked(task, document, answer, ended=self.form.end == "token")
+            text = written(harness, task, first, self.form, answer)
+            return self._asked(task, document, text, ended=self.form.end == "token")
         asked = self._asked(task, document)
         if not asked.lengths:
             return asked

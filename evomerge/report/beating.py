@@ -76,7 +76,7 @@ class Duel:
         one = found.difference
         if not item.higher_is_better:
             one = Interval(-one.value, -one.high, -one.low, one.is_exact)
-        value, bounds = one.texts(found.factor, "+.1f")
+        value, bounds = one.texts(found.factor, "+")
         unit = " points" if found.factor == 100.0 else ""
         return f"{self._names[item.key]} {value}{unit} {bounds}".strip()
 

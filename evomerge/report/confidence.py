@@ -11,7 +11,7 @@ import numpy as np
 
 from evomerge.report import means
 from evomerge.report.means import Sample
-from evomerge.scores import Objective, Scores, fitness
+from evomerge.scores import NLL, Objective, Scores, fitness
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,19 @@ class Interval:
         """Whether the interval is known."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
-    def texts(self, factor: float, form: str = ".1f") -> tuple[str, str]:
+    def texts(self, factor: float, sign: str = "") -> tuple[str, str]:
         """Return the value and the interval as text, such as `("83.0", "[80.9, 84.9]")`.
 
-        All are times a factor. `-` stands for a value that is not finite; an unknown interval, or
-        that of an exact value, is empty.
+        All are times a factor; with `+` as sign, numbers above 0 have one. `-` stands for a value
+        that is not finite; an unknown interval, or that of an exact value, is empty.
         """
         if not math.isfinite(self.value):
             return "-", ""
         if self.is_exact:
-            sign = "+" if form.startswith("+") else ""
             return f"{factor * self.value:{sign},.10g}", ""
-        value, low, high = (f"{factor * item:{form}}" for item in (self.value, self.low, self.high))
+        digits = 3 if factor == 1.0 and abs(self.value) < 1 else 1
+        numbers = (factor * item for item in (self.value, self.low, self.high))
+        value, low, high = (f"{item:{sign}.{digits}f}" for item in numbers)
         return value, f"[{low}, {high}]" if self.has_interval else ""
 
     def to_dict(self) -> dict[str, float]:
@@ -67,7 +68,7 @@ class Comparison:
     @property
     def text(self) -> str:
         """The comparison as text: `+7.8 points [+5.9, +9.7], better with probability > 0.999`."""
-        value, bounds = self.difference.texts(self.factor, "+.1f")
+        value, bounds = self.difference.texts(self.factor, "+")
         sure = probability_text(self.probability)
         unit = " points" if self.factor == 100.0 else ""
         return f"{value}{unit} {bounds}, better with probability {sure}"
@@ -100,8 +101,14 @@ def probability_text(probability: float) -> str:
     return "< 0.001" if probability < 0.0005 else f"{probability:.3f}"
 
 
-def factor_of(values: Iterable[float]) -> float:
-    """Return 100 if all finite values are shares (-1 to 1), which are shown in per cent, else 1."""
+def factor_of(values: Iterable[float], keys: Iterable[str] = ()) -> float:
+    """Return 100 if all finite values are shares (-1 to 1), which are shown in per cent, else 1.
+
+    Args:
+        keys: `task/metric` of what was measured; nats (`nll`) are no shares, however few they are.
+    """
+    if any(key.endswith(f"/{NLL}") for key in keys):
+        return 1.0
     return 100.0 if all(abs(value) <= 1.0 for value in values if math.isfinite(value)) else 1.0
 
 
@@ -130,7 +137,7 @@ def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Inte
     for item in objectives:
         value = scores.aggregates[item.key]
         known = Interval(value, value, value, is_exact=True) if item.is_exact else None
-        largest = scores.largest.get(item.key)
+        largest = item.largest(scores)
         found[item.key] = known or interval(scores.values.get(item.key, ()), value, largest)
     return found
 
@@ -156,7 +163,8 @@ def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Co
     difference = Interval(apart) if samples is None else _estimate(apart, samples)
     if samples is None or not difference.has_interval:
         return None
-    return Comparison(difference, float(means.confidence(samples)), factor_of(both), samples)
+    factor = factor_of(both, [item.key for item in objectives])
+    return Comparison(difference, float(means.confidence(samples)), factor, samples)
 
 
 def _is_mean(values: Sequence[float], aggregate: float) -> bool:
@@ -204,7 +212,7 @@ def _samples(
             if not _is_mean(own, value):
                 return None
             weight = sign * item.weight / total * (1.0 if item.higher_is_better else -1.0)
-            largest = scores.largest.get(item.key)
+            largest = item.largest(scores)
             ends = np.sort(weight * np.asarray(own if item.is_exact else _bounds(own, largest)))
             if largest is not None:
                 no_shares.add(item.task)

@@ -54,10 +54,10 @@ def standings_chart(table: Standings) -> Any:
     return figure
 
 
-def best_so_far(history: History) -> Any:
+def best_so_far(history: History, ranking: Ranking) -> Any:
     """Plot the fitness of every candidate on the search documents, and the best so far."""
     finished = [item for item in history.candidates if item.fitness is not None]
-    factor = factor_of(_fitness(item) for item in finished)
+    factor = factor_of(map(_fitness, finished), [item.key for item in ranking.objectives])
     figure, axes = new_axes(3.4, "candidate", f"fitness{_unit(factor)}")
 
     def points(items: Sequence[Candidate], mark: str, label: str, **style: Any) -> None:
@@ -88,7 +88,7 @@ def best_so_far(history: History) -> Any:
     return figure
 
 
-def descents_chart(history: History) -> Any:
+def descents_chart(history: History, ranking: Ranking) -> Any:
     """Plot the loss of each step of the descents, and below it the fitness of their points.
 
     Descents follow one another from left to right, in the order in which they began.
@@ -99,7 +99,7 @@ def descents_chart(history: History) -> Any:
     above, below = figure.subplots(2, 1, sharex=True)
     make_axes(above).set_ylabel("loss in nats", color=INK, fontsize=10)
     points = [item for item in history.candidates if "descent" in item.origin]
-    factor = factor_of(_fitness(item) for item in points)
+    factor = factor_of(map(_fitness, points), [item.key for item in ranking.objectives])
     make_axes(below).set_ylabel(f"fitness{_unit(factor)}", color=INK, fontsize=10)
     below.set_xlabel("step", color=INK, fontsize=10)
     by_number = {leg["candidate"] + leg["place"]: leg for leg in history.legs}
@@ -150,7 +150,7 @@ def front_chart(history: History, ranking: Ranking) -> Any:
     front = front_of(history, ranking)
     scored = [item for item in history.candidates if item.scores("search") is not None]
     factors = {
-        item.key: factor_of(_score(candidate, "search", item) for candidate in scored)
+        item.key: factor_of((_score(candidate, "search", item) for candidate in scored), [item.key])
         for item in ranking.objectives
     }
     for place, other in enumerate(others, start=1):

@@ -15,7 +15,7 @@ from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
 from evomerge.scores import Failure, Scores
-from evomerge.searching.ranking import Ranking, front_of, ranking_of
+from evomerge.searching.ranking import Ranking, front_of, has_nats, ranking_of
 from evomerge.space.baselines import AVERAGES
 from evomerge.space.paths.path import describe
 
@@ -90,26 +90,29 @@ def _with_interval(best: Candidate | None, ranking: Ranking) -> dict[str, Any] |
     if best is None or (scores := best.scores("search")) is None:
         return None
     if ranking.has_front:
-        return {"candidate": best.number, "origin": best.name, "scores": _scores(scores, ranking)}
+        return {"candidate": best.number, "origin": best.name, "scores": scores_of(scores, ranking)}
     found = fitness_interval(ranking.objectives, scores)
-    return {"candidate": best.number, "origin": best.name, "fitness": best.fitness} | {
+    own = {"scores": scores_of(scores, ranking)} if has_nats(ranking) else {}
+    return {"candidate": best.number, "origin": best.name, "fitness": best.fitness, **own} | {
         name: value
         for name, value in (("low", found.low), ("high", found.high))
         if found.has_interval
     }
 
 
-def _scores(scores: Scores, ranking: Ranking) -> dict[str, float]:
+def scores_of(scores: Scores, ranking: Ranking) -> dict[str, float]:
+    """Return `task/metric` of each objective -> score, in the metric's own sign."""
     return {item.key: scores.aggregates[item.key] for item in ranking.objectives}
 
 
 def _outcome(candidate: Candidate, ranking: Ranking) -> dict[str, Any]:
     outcome, scores = candidate.outcomes.get("search"), candidate.scores("search")
     failure = f"{outcome.stage}: {outcome.reason}" if isinstance(outcome, Failure) else None
+    has_scores = ranking.has_front or has_nats(ranking)
     return {
         "candidate": candidate.number,
         "fitness": candidate.fitness,
-        **({"scores": _scores(scores, ranking)} if ranking.has_front and scores else {}),
+        **({"scores": scores_of(scores, ranking)} if has_scores and scores else {}),
         "is_estimate": candidate.is_estimate,
         "failure": failure,
     }

@@ -80,7 +80,9 @@ def candidate_row(
     return row
 
 
-def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def brief_rows(
+    rows: Sequence[dict[str, Any]], objectives: Sequence[Objective] = ()
+) -> list[dict[str, Any]]:
     """Return the columns that fit a terminal, without those that are empty in all rows.
 
     The winner's status is `winner`, local parents have short names, and shares are in per cent.
@@ -98,7 +100,8 @@ def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         brief.append(found)
     every = dict.fromkeys(name for row in brief for name in row)
     shown = [name for name in every if any(row.get(name) is not None for row in brief)]
-    factor = factor_of(row["fitness"] for row in brief if row["fitness"] is not None)
+    fitness = [row["fitness"] for row in brief if row["fitness"] is not None]
+    factor = factor_of(fitness, [item.key for item in objectives])
     shares = ("fitness", "error") if factor == 100 else ()
     for row in brief:
         row |= {name: 100 * row[name] for name in shares if row[name] is not None}

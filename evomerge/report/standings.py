@@ -81,7 +81,7 @@ class Standings:
     def factor(self, column: str) -> float:
         """Return the factor by which values of a column are multiplied when they are shown."""
         items = (item for row in self.rows for item in row.estimates.items())
-        return factor_of(found.value for (_, key), found in items if key == column)
+        return factor_of((found.value for (_, key), found in items if key == column), [column])
 
     def cell(self, row: Standing, split: Split, column: str) -> tuple[str, str]:
         """Return a value and its interval as texts: `("83.0", "[80.9, 84.9]")`; `-` if unknown."""

@@ -161,7 +161,7 @@ def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]
         cells = []
         for key in keys:
             item = pair.by_objective.get(key)
-            texts = item.difference.texts(item.factor, "+.1f") if item else ("-", "")
+            texts = item.difference.texts(item.factor, "+") if item else ("-", "")
             cells.append(" ".join(texts).strip())
         # The number of a candidate, or the name of a parent.
         first, second = (

@@ -92,7 +92,9 @@ class View:
             "genes": pictures.genome_bars(genes, genome) if has_bars else None,
             "course": pictures.hypervolume_so_far(*front)
             if front
-            else pictures.best_so_far(self.history),
-            "descents": pictures.descents_chart(self.history) if self.history.legs else None,
+            else pictures.best_so_far(self.history, self.ranking),
+            "descents": pictures.descents_chart(self.history, self.ranking)
+            if self.history.legs
+            else None,
         }
         return {name: figure for name, figure in drawn.items() if figure is not None}

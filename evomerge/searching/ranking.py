@@ -10,7 +10,16 @@ from typing import ClassVar
 
 from evomerge.config.schema import SearchConfig
 from evomerge.run.history import Candidate, History
-from evomerge.scores import Constraint, Objective, Scores, Split, fitness, violation
+from evomerge.scores import (
+    NLL,
+    Constraint,
+    Objective,
+    Scores,
+    Split,
+    fitness,
+    fitness_in_order,
+    violation,
+)
 from evomerge.searching.front import knee, nondominated, spread
 
 FINALISTS = 5
@@ -35,7 +44,14 @@ class Ranking(ABC):
 
     @abstractmethod
     def values(self, scores: Scores) -> tuple[float, ...]:
-        """Return the values that candidates are compared by; nan if a score is nan."""
+        """Return the values of scores, as people see them; nan if a score is nan."""
+
+    def ordered(self, scores: Scores) -> tuple[float, ...]:
+        """Return the values that candidates are compared by, and that an optimizer is told.
+
+        They are those of `values`, unless a search file breaks ties.
+        """
+        return self.values(scores)
 
     @abstractmethod
     def incumbents(
@@ -61,7 +77,7 @@ class Ranking(ABC):
         return [
             (item, values, broken)
             for item in sorted(candidates, key=lambda item: item.number)
-            if (values := values_on(self, item, split)) is not None
+            if (values := ordered_on(self, item, split)) is not None
             and not (split == "search" and item.is_estimate)
             and (broken := violation_on(self, item, split)) is not None
         ]
@@ -75,6 +91,10 @@ class WeightedSum(Ranking):
     def values(self, scores: Scores) -> tuple[float, ...]:
         """Return the fitness as the only value."""
         return (fitness(self.objectives, scores),)
+
+    def ordered(self, scores: Scores) -> tuple[float, ...]:
+        """Return the fitness, with which tie-breakers order candidates of equal fitness."""
+        return (fitness_in_order(self.objectives, scores),)
 
     def incumbents(
         self, candidates: Iterable[Candidate], split: Split = "search"
@@ -93,7 +113,7 @@ class WeightedSum(Ranking):
             (item for item in candidates if item.values is not None),
             key=lambda item: (
                 violation_on(self, item, "search") or 0.0,
-                -(item.values or (0.0,))[0],
+                -(ordered_on(self, item, "search") or (0.0,))[0],
                 item.number,
             ),
         )
@@ -149,14 +169,24 @@ def ranking_of(config: SearchConfig) -> Ranking:
 
 
 def measured(ranking: Ranking) -> tuple[Objective, ...]:
-    """Return what tables show of a model: the objectives, and what constraints bound besides."""
+    """Return what tables show of a model: objectives, what constraints bound, what breaks ties."""
     keys = {item.key for item in ranking.objectives}
     bounded = {
         item.key: Objective(item.task, item.metric, higher_is_better=item.at_least is not None)
         for item in ranking.constraints
         if item.key not in keys
     }
-    return (*ranking.objectives, *bounded.values())
+    breaking = {
+        item.tie_key: Objective(item.task, NLL, higher_is_better=False)
+        for item in ranking.objectives
+        if item.tie_key is not None and item.tie_key not in keys
+    }
+    return (*ranking.objectives, *(bounded | breaking).values())
+
+
+def has_nats(ranking: Ranking) -> bool:
+    """Whether the fitness has nats in it, so it is no share, and is shown by its scores."""
+    return any(item.metric == NLL for item in ranking.objectives)
 
 
 def best_of(history: History, ranking: Ranking) -> Candidate | None:
@@ -190,6 +220,12 @@ def values_on(ranking: Ranking, candidate: Candidate, split: Split) -> tuple[flo
     scores = candidate.scores(split)
     values = ranking.values(scores) if scores else (math.nan,)
     return values if all(map(math.isfinite, values)) else None
+
+
+def ordered_on(ranking: Ranking, candidate: Candidate, split: Split) -> tuple[float, ...] | None:
+    """Return what a candidate is compared by on a split; None as for `values_on`."""
+    values, scores = values_on(ranking, candidate, split), candidate.scores(split)
+    return None if values is None or scores is None else ranking.ordered(scores)
 
 
 def violation_on(ranking: Ranking, candidate: Candidate, split: Split) -> float | None:

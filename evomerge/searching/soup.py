@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from evomerge.run.history import Candidate
-from evomerge.searching.ranking import Ranking, violation_on
+from evomerge.searching.ranking import Ranking, ordered_on, violation_on
 
 TryOut: TypeAlias = Callable[[Sequence[str]], Candidate | None]
 """Scores the uniform average of these parents; None: the plan of the search ends before."""
@@ -40,7 +40,8 @@ def find_greedy_soup(
 
 
 def _is_no_worse(tried: Candidate, best: Candidate, ranking: Ranking) -> bool:
-    if tried.values is None or best.values is None:
+    ours, theirs = (ordered_on(ranking, item, "search") for item in (tried, best))
+    if ours is None or theirs is None:
         return False
     broken = [violation_on(ranking, item, "search") or 0.0 for item in (tried, best)]
-    return (-broken[0], tried.values) >= (-broken[1], best.values)
+    return (-broken[0], ours) >= (-broken[1], theirs)

@@ -20,11 +20,17 @@ from evomerge.setup.settings import with_settings
 from evomerge.setup.space import make_space
 from evomerge.setup.starts import find_starts
 from evomerge.setup.strategy import generation_of, resolve_optimizer
-from evomerge.setup.tasks import find_constraints, find_objectives, find_splits, load_tasks
+from evomerge.setup.tasks import (
+    check_references,
+    find_constraints,
+    find_objectives,
+    find_splits,
+    load_tasks,
+)
 from evomerge.setup.worker import place, serves_paths
 from evomerge.setup.workers import check_workers, resolve_order
 from evomerge.strategy.gradient import check_descents
-from evomerge.strategy.kinds import strategy_kind
+from evomerge.strategy.kinds import check_no_ties, strategy_kind
 from evomerge.trust.consent import Consent
 
 if TYPE_CHECKING:
@@ -66,9 +72,11 @@ def check_search(
     objectives = find_objectives(config, evaluator)
     constraints = find_constraints(config, evaluator)
     splits = find_splits(config, evaluator)
+    check_references(evaluator, splits)
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
     kind = strategy_kind(config.optimizer.name)
     if kind is not None:
+        check_no_ties(config)
         kind.check(config, objectives, evaluator.info)
     if config.optimizer.descends:
         check_descents(config, space, objectives, evaluator)

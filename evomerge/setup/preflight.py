@@ -10,6 +10,7 @@ from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.optimize import builtin
 from evomerge.report.words import sampling_note, setting_lines, short_names, size_text
+from evomerge.scores import NLL
 from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.memory import memory_of, weights_of
@@ -82,7 +83,8 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "fewer_documents": checked.fewer_documents,
         "objectives": [
             f"{o.key} ({'' if config.mode == 'pareto' else f'weight {o.weight:g}, '}"
-            f"{'higher' if o.higher_is_better else 'lower'} is better)"
+            f"{'higher' if o.higher_is_better else 'lower'} is better"
+            f"{'' if o.tie_breaker is None else f'; ties by the lower {o.tie_breaker}'})"
             for o in checked.objectives
         ],
         "constraints": [item.text for item in checked.constraints] or None,
@@ -200,6 +202,7 @@ def _backend(checked: CheckedSearch) -> str:
         longer = "; vllm may take less time for texts of many tokens (docs/evaluation.md)"
         return "hf" + (longer if texts and checked.config.space.kind == "parameters" else "")
     parts = [f"vllm for texts ({', '.join(texts)})"] if texts else []
+    likelihoods += [f"{NLL} of {task}" for task in texts if task in checked.evaluator.referenced]
     parts += [f"hf for log-likelihoods ({', '.join(likelihoods)})"] if likelihoods else []
     return ", ".join(parts) or "vllm"
 

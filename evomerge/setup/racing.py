@@ -98,6 +98,8 @@ def _objection(
         return f"a race needs one fitness, and the mode is {config.mode}"
     if config.constraints:
         return "a race compares the fitness only, not whether constraints are kept"
+    if any(item.tie_breaker for item in objectives):
+        return "a race compares the fitness only, not what breaks ties"
     if config.evaluation.backend != "hf":
         return "vLLM would load the weights of a candidate again for each sample"
     for item in objectives:
@@ -117,6 +119,13 @@ def _check(
             f"`evaluation.racing` compares candidates by one fitness, but {what}; set "
             "`evaluation.racing.enabled` to false."
         )
+    for place, item in enumerate(objectives):
+        if item.tie_breaker is not None:
+            raise ConfigError(
+                "`evaluation.racing` compares candidates by the fitness only, but "
+                f"`objectives[{place}].tie_breaker` is {item.tie_breaker}; remove it, or set "
+                "`evaluation.racing.enabled` to false."
+            )
     check_means(objectives, info)
     if (minimum := config.evaluation.racing.minimum) >= total:
         raise ConfigError(

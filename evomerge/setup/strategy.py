@@ -42,7 +42,7 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
         return GenomeStrategy(
             checked.space,
             make_optimizer(checked.config, genes),
-            checked.ranking.values,
+            checked.ranking.ordered,
             lambda scores: violation(checked.constraints, scores),
             checked.start,
         )
@@ -53,7 +53,7 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
     descents = GradientStrategy(
         checked.space,
         _lessons(checked),
-        checked.ranking.values,
+        checked.ranking.ordered,
         steps=wanted.steps or STEPS,
         batch=wanted.batch or 16,
         rate=wanted.rate or 0.03,

@@ -12,7 +12,7 @@ from evomerge.config.frozen import Documents
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.scores import MODEL_METRICS, SPLITS, TOKENS, Constraint, Objective, Split
+from evomerge.scores import MODEL_METRICS, NLL, SPLITS, TOKENS, Constraint, Objective, Split
 from evomerge.trust.consent import CodeFile, Consent, read_code
 from evomerge.trust.modules import files_of_module, is_of_host
 from evomerge.trust.task_files import files_of_tasks
@@ -112,7 +112,29 @@ def load_tasks(
         ],
         Reasoning(evaluation.enable_thinking, evaluation.think_end_token),
         config.seed,
+        _referenced(config, harness.info) if harness else (),
     )
+
+
+def _referenced(config: SearchConfig, info: TasksInfo) -> set[str]:
+    """Return the tasks whose reference answers are scored."""
+    wanted = [item.source for item in config.objectives if NLL in (item.metric, item.tie_breaker)]
+    wanted += [item.source for item in config.constraints if item.metric == NLL]
+    known = {*info.tasks, *info.groups}
+    return {task for name in wanted if name in known for task in info.leaves(name)}
+
+
+def check_references(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> None:
+    """Check that each document has a reference answer, of the tasks with the metric `nll`.
+
+    Raises:
+        ConfigError: one has none.
+    """
+    for split, documents in splits.items():
+        harness = evaluator.tasks_of(split).harness
+        for task in sorted(evaluator.referenced):
+            if harness is not None:
+                harness.check_references(task, documents.get(task, ()))
 
 
 def _check_generates(info: TasksInfo) -> None:
@@ -159,10 +181,15 @@ def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objecti
             does not have it.
     """
     found = []
-    for item in config.objectives:
+    for place, item in enumerate(config.objectives):
         metric, higher = _metric(item, evaluator, "objectives")
         higher = higher if item.goal is None else item.goal == "maximize"
-        found.append(Objective(item.source, metric, item.weight, higher, item.margin))
+        if item.tie_breaker is not None:
+            ties = item.model_copy(update={"metric": item.tie_breaker})
+            _metric(ties, evaluator, f"objectives[{place}].tie_breaker")
+        found.append(
+            Objective(item.source, metric, item.weight, higher, item.margin, item.tie_breaker)
+        )
     return tuple(found)
 
 

@@ -47,7 +47,7 @@ class GenomeStrategy:
     `others`, the further genomes of a baseline.
 
     Args:
-        values: returns the values that the optimizer maximises (`Ranking.values`).
+        values: returns the values that the optimizer maximises (`Ranking.ordered`).
         violation: returns by how much a candidate breaks constraints, 0 if it breaks none.
         start: genomes that are proposed first, after the baselines.
     """

@@ -96,7 +96,7 @@ def check_descents(
         for task in harness.info.leaves(item.task):
             is_generated = harness.info.tasks[task].kind == "generate_until"
             if loss == "reference" or (loss == "successes" and not is_generated):
-                harness.check_reference(task)
+                harness.check_references(task)
     if loss == "successes" and config.evaluation.think_end_token is not None:
         raise ConfigError(
             "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "
@@ -131,7 +131,7 @@ class GradientStrategy:
 
     Args:
         lessons: what descents learn.
-        values: returns the values of scores that are maximised (`Ranking.values`).
+        values: returns the values of scores that are maximised (`Ranking.ordered`).
         steps: number of steps of a descent.
         batch: documents of a step, of all tasks together.
         rate: length of a first step, as a share of a gene's range.

@@ -145,3 +145,14 @@ def check_all_documents(config: SearchConfig, reason: str) -> None:
             f"but the optimizer {config.optimizer.name!r} {reason}; set "
             "`evaluation.racing.enabled` to false."
         )
+
+
+def check_no_ties(config: SearchConfig) -> None:
+    """Raise a ConfigError if an objective breaks ties: strategies compare scores by themselves."""
+    for place, item in enumerate(config.objectives):
+        if item.tie_breaker is not None:
+            raise ConfigError(
+                f"`objectives[{place}].tie_breaker` is {item.tie_breaker}, but the optimizer "
+                f"{config.optimizer.name!r} does not compare candidates by one fitness; remove it, "
+                "or choose an optimizer of genes, such as cma."
+            )

@@ -49,6 +49,22 @@ BAD = [
         {"mode": "pareto", "objectives": [{"task": "t", "margin": -1}, {"metric": "layers"}]},
         ["`objectives[0].margin`", "-1", "at least 0"],
     ),
+    (
+        {"objectives": [{"task": "t", "tie_breaker": "nl"}]},
+        ["`objectives[0].tie_breaker`", "'nl'", "'nll'"],
+    ),
+    (
+        {"objectives": [{"task": "t", "metric": "nll", "tie_breaker": "nll"}]},
+        ["`objectives[0]` has `tie_breaker` nll", "the metric 'nll' itself", "remove it"],
+    ),
+    (
+        {"objectives": [{"task": "t"}, {"metric": "layers", "tie_breaker": "nll"}]},
+        ["`objectives[1]` has `tie_breaker` nll without a `task`", "name a task"],
+    ),
+    (
+        {"mode": "pareto", "objectives": [{"task": "t", "tie_breaker": "nll"}, {"task": "u"}]},
+        ["`objectives[0].tie_breaker` nll", "`mode` 'pareto'", "the metric nll"],
+    ),
     ({"evaluation": {"enable_thinking": False}}, ["without a chat template", "to true"]),
     (
         {"evaluation": {"generation": {"temperature": 0.6}}},

@@ -228,7 +228,7 @@ def test_figures_are_in_per_cent_where_they_are_shares():
     assert interval(answers(1162, 1400), 0.83).texts(100) == ("83.0", "[80.9, 84.9]")
     big = compare([ACC], scores(t_acc=[7.5, 8.0, 7.0] * 9), scores(t_acc=[7.0, 7.5, 6.5] * 9))
     assert big is not None
-    assert big.text == "+0.5 [+0.2, +0.6], better with probability 0.997"
+    assert big.text == "+0.500 [+0.229, +0.635], better with probability 0.997"
 
 
 @pytest.mark.parametrize("largest", [None, 16.0])

@@ -14,7 +14,8 @@ from evomerge.errors import InputError
 from evomerge.report.page import page, write_page
 from evomerge.report.pictures import descents_chart
 from evomerge.run.history import History
-from evomerge.scores import Expected, Scores
+from evomerge.scores import Expected, Objective, Scores
+from evomerge.searching.ranking import WeightedSum
 
 VOID = {"meta", "br", "link"}
 GENES = ["weight of <a>", "weight of b"]
@@ -205,7 +206,7 @@ def test_descents_show_the_loss_of_their_steps_and_the_fitness_of_their_points(t
         ask = asked(number) | {"generation": number, "origin": origin}
         reached = {"losses": [float(number)] * 9 + [None], "descent": {}, "form": None}
         events += [leg | reached, ask, told(number, scores(number))]
-    chart = descents_chart(History(events))
+    chart = descents_chart(History(events), WeightedSum([Objective("t", "acc")]))
     above, below = chart.axes
     first, watched, second, _ = (line.get_xydata().tolist() for line in above.lines)
     assert first[0] == [1, 1.0]

@@ -63,6 +63,30 @@ def test_incumbents_depend_on_the_candidates_only(ranking, made, order):
         assert not keeps or all(item in keeps for item in best)
 
 
+@given(
+    made=st.lists(st.tuples(eighths, st.floats(0, 30)), min_size=1, max_size=10),
+    order=st.randoms(use_true_random=False),
+)
+def test_ties_are_broken_by_fewer_nats_and_only_ties(made, order):
+    ranking = WeightedSum((Objective("t", "acc", tie_breaker="nll"),))
+    candidates = []
+    for number, (acc, nll) in enumerate(made):
+        item = Candidate(number, None, f"digest {number}")
+        scores = Scores({"t": (0, 1)}, {}, {"t/acc": acc, "t/nll": round(nll, 2)})
+        item.outcomes["search"], item.values = scores, ranking.values(scores)
+        candidates.append(item)
+
+    def key(item):
+        found = item.scores("search").aggregates
+        return -found["t/acc"], found["t/nll"], item.number
+
+    best = sorted(candidates, key=key)
+    shuffled = order.sample(candidates, len(candidates))
+    assert ranking.incumbents(shuffled) == best[:1]
+    assert ranking.finalists(shuffled, 4) == best[:4]
+    assert best[0].fitness == best[0].scores("search").aggregates["t/acc"]
+
+
 @given(made=st.lists(outcomes, max_size=12))
 def test_no_candidate_dominates_a_member_of_the_front(made):
     ranking = RANKINGS[2]

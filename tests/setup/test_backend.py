@@ -37,6 +37,12 @@ def installed(monkeypatch):
             "vllm for texts (zoo_maths), hf for log-likelihoods (zoo_facts)",
             False,
         ),
+        (
+            "vllm",
+            [{**TEXTS, "tie_breaker": "nll"}],
+            "vllm for texts (zoo_maths), hf for log-likelihoods (nll of zoo_maths)",
+            False,
+        ),
         ("vllm", [CHOICES], "hf for log-likelihoods (zoo_facts)", True),
     ],
 )

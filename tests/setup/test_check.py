@@ -118,6 +118,8 @@ def test_a_run_keeps_why_candidates_are_scored_on_fewer_documents(tmp_path, docu
     assert prepare(frozen, tmp_path).fewer_documents == problem.fewer_documents
 
 
+TIES = {"task": "zoo_l2_maths", "metric": "exact_match", "tie_breaker": "nll"}
+
 FRONT = {
     "mode": "pareto",
     "objectives": [{"task": "zoo_l2_maths", "metric": "exact_match"}, {"metric": "layers"}],
@@ -130,6 +132,17 @@ FRONT = {
         (
             {"objectives": [{"task": "zoo_facts", "metric": "tokens"}]},
             "task 'zoo_facts' has no metric 'tokens'; it has acc",
+        ),
+        (
+            {
+                "objectives": [TIES],
+                "evaluation": {**SMALL["evaluation"], "racing": {"enabled": True, "minimum": 8}},
+            },
+            r"the fitness only, but `objectives\[0\].tie_breaker` is nll; remove it",
+        ),
+        (
+            {"objectives": [TIES], "optimizer": {"name": "niches"}, "space": {}, "base": None},
+            r"`objectives\[0\].tie_breaker` is nll, but the optimizer 'niches' does not compare",
         ),
         (
             {"constraints": [{"task": "zoo_facts", "metric": "f1", "at_least": 0.5}]},

@@ -27,7 +27,7 @@ from evomerge.evaluation.tasks.scoring import (
 )
 from evomerge.evaluation.tasks.templates import Rendered, rendered_once, templates_in_sandbox
 from evomerge.models.references import is_folder
-from evomerge.scores import TOKENS, Example
+from evomerge.scores import NLL, TOKENS, Example
 
 _FEWSHOT_SEED = 1234  # the default of simple_evaluate
 
@@ -243,7 +243,7 @@ class Harness:
             worst = {
                 key: 0.0 if metric.higher_is_better else 1.0
                 for key, metric in self.info.tasks[task].metrics.items()
-                if key != TOKENS
+                if key not in (NLL, TOKENS)
             }
             return self._code.metrics(self._origins[task], documents, worst)
         with quiet(), templates_in_sandbox(), rendered_once(subject, self._rendered):
@@ -275,23 +275,25 @@ class Harness:
         if target is None or not str(target).strip():
             raise ConfigError(
                 f"objectives: a document of task {task!r} has no reference answer "
-                "(`doc_to_target`), so it has no loss; use another task, or an optimizer without "
-                "gradients."
+                "(`doc_to_target`), so it has neither a loss for gradients nor the metric nll; "
+                "give it one in the task's YAML or leave it out there (process_docs), or use "
+                "another optimizer and metric."
             )
         delimiter = subject.get_config("target_delimiter")
         return str(target), " " if delimiter is None else str(delimiter)
 
-    def check_reference(self, task: str) -> None:
-        """Check that the first document of a task has a reference answer, or a right choice.
+    def check_references(self, task: str, ids: Sequence[int] = (0,)) -> None:
+        """Check that documents of a task have a reference answer, or a right choice.
 
         Raises:
-            ConfigError: it has not.
+            ConfigError: one of them has not.
         """
-        kind, document = self.info.tasks[task].kind, self._tasks[task].eval_docs[0]
-        if kind == "generate_until":
-            self.reference_answer(task, document)
-        elif kind == "multiple_choice":
-            self.right_choice(task, document)
+        kind, documents = self.info.tasks[task].kind, self._tasks[task].eval_docs
+        for document in ids:
+            if kind == "generate_until":
+                self.reference_answer(task, documents[document])
+            elif kind == "multiple_choice":
+                self.right_choice(task, documents[document])
 
     def right_choice(self, task: str, document: Any) -> int:
         """Return the place of the right choice of a document.
@@ -301,16 +303,19 @@ class Harness:
         """
         subject = self._tasks[task]
         with quiet(), templates_in_sandbox():
-            target = subject.doc_to_target(document)
+            # Where the choices are in the prompt, this is what says which one is right.
+            is_in_prompt = getattr(subject, "multiple_input", False)
+            target = (subject.doc_to_text if is_in_prompt else subject.doc_to_target)(document)
             target = target[0] if isinstance(target, (list, tuple)) and target else target
-            if isinstance(target, str) and subject.get_config("doc_to_choice"):
-                choices = list(subject.doc_to_choice(document))
+            choices = list(subject.doc_to_choice(document))
+            if isinstance(target, str):
                 target = choices.index(target) if target in choices else None
-        if not isinstance(target, int):
+        if not isinstance(target, int) or not 0 <= target < len(choices):
             raise ConfigError(
                 f"objectives: a document of task {task!r} does not say which choice is right "
-                "(`doc_to_target`), so it has no loss; use another task, or an optimizer without "
-                "gradients."
+                "(`doc_to_target`), so it has neither a loss for gradients nor the metric nll; "
+                "correct it in the task's YAML or leave it out there (process_docs), or use "
+                "another optimizer and metric."
             )
         return target
 
@@ -329,7 +334,7 @@ class Harness:
         if any(key not in row for row in rows):
             return None
         items = [row[key] for row in rows]
-        if self.info.tasks[task].kind == "loglikelihood_rolling":
+        if self.info.tasks[task].kind == "loglikelihood_rolling" and key != NLL:
             own = self._tasks[task].aggregation()[key.split(",")[0]]
             return tuple(float(own([item])) for item in items)
         if any(isinstance(item, (tuple, list)) for item in items):

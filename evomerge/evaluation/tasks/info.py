@@ -11,7 +11,7 @@ from evomerge.compat.lm_eval import Group, filter_names
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.sampling import is_sampled
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance
-from evomerge.scores import TOKENS
+from evomerge.scores import NLL, TOKENS
 
 Measure: TypeAlias = Callable[[str, Sequence[Instance]], DocumentMetrics]
 
@@ -42,8 +42,8 @@ class TaskInfo:
             `function`.
         documents: number of documents; their ids are 0 .. documents - 1.
         metrics: metric key -> properties. The key is the metric's name, with the filter's name
-            appended (`exact_match,strict-match`) if the task has several filters. Tasks that
-            generate texts also have `tokens`, which we count.
+            appended (`exact_match,strict-match`) if the task has several filters. Every task of
+            lm-eval also has `nll`, which we compute; those that generate texts, `tokens`.
         dataset: the name of the data set, and in `dataset_config` of its configuration.
         task_splits: lm-eval's splits that the task has -> their names in the data set.
         task_split: the one that the documents come from.
@@ -189,6 +189,7 @@ def _task_info(name: str, task: Any, measure: Measure) -> TaskInfo:
     }
     if kind == "generate_until":
         metrics.setdefault(TOKENS, MetricInfo(higher_is_better=False, is_mean=True))
+    metrics.setdefault(NLL, MetricInfo(higher_is_better=False, is_mean=True))
     named = {split: task.get_config(f"{split}_split") for split in TASK_SPLITS}
     task_splits = {split: str(own) for split, own in named.items() if own}
     return TaskInfo(
@@ -260,4 +261,6 @@ def _group_info(name: str, group: Group, tasks: Mapping[str, TaskInfo]) -> Group
         task, key = next(iter(average.keys.items()))
         averages[name_of] = average
         metrics[name_of] = MetricInfo(tasks[task].metrics[key].higher_is_better, is_mean=False)
+    averages.setdefault(NLL, Average(dict.fromkeys(group.tasks, NLL), by_size=False))
+    metrics.setdefault(NLL, MetricInfo(higher_is_better=False, is_mean=False))
     return GroupInfo(name, group.tasks, averages, metrics)

@@ -57,7 +57,7 @@ def test_transformers_scores_continuations_and_the_engine_only_generates(
         splits = {"search": dict.fromkeys(names, range(12))}
         scores = []
         for served in (False, True):
-            evaluator = Evaluator(Harness(names, [tasks]))
+            evaluator = Evaluator(Harness(names, [tasks]), referenced=names)
             evaluator.prepare(candidate, tokenizer, splits)
             if served:
                 scorer = evaluator.forward

@@ -24,6 +24,7 @@ def test_info_has_documents_metrics_and_directions(tasks: Path) -> None:
     assert set(info.tasks["t_filters"].metrics) == {
         "exact_match,strict",
         "exact_match,first-word",
+        "nll",
         "tokens",
     }
     assert info.leaves("g_sizes") == ("t_choice", "t_letter")

@@ -1,0 +1,88 @@
+"""The metric `nll`: the negative log-likelihood of a document's reference answer, in nats.
+
+It is summed over the tokens of the answer, with lm-eval's own prompt. Where the task compares
+log-likelihoods itself, it is that of its own request: of the right choice, or of the scored text.
+
+A generated answer can be written in several forms: with or without the blank of
+`target_delimiter`, ended by the end token or by a stop string. Which of them a model writes
+differs between models. The gradient search takes one form for all, since a slope is that of one
+function. Here the form that the scored model itself finds likeliest counts, for each document: so
+a score depends only on the model and the document, not on the parents or the run, and a model is
+not worse for the form that its parents have taught it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+
+from evomerge.evaluation.inference.reference import ReferenceLM, Request
+from evomerge.evaluation.inference.rows import Continuation, Form
+from evomerge.evaluation.tasks.harness import Harness
+
+FORMS = (Form(True, "token"), Form(False, "token"), Form(True, "stop"), Form(False, "stop"))
+"""The forms of a generated answer that are tried."""
+
+
+def written(
+    harness: Harness, task: str, request: Request, form: Form, answer: str | None = None
+) -> str:
+    """Return the text of the reference answer to a `generate_until` request, in a form.
+
+    Args:
+        answer: takes the place of the reference answer and its delimiter; None: nothing does.
+
+    Raises:
+        ConfigError: the document has no reference answer.
+    """
+    if answer is None:
+        answer, delimiter = harness.reference_answer(task, request.instance.doc)
+        answer = (delimiter if form.delimiter else "") + answer
+    if form.end == "stop":
+        until = request.instance.args[1].get("until") or ["\n\n"]
+        answer += until if isinstance(until, str) else until[0]
+    return answer
+
+
+def of_reference(
+    harness: Harness,
+    reference: ReferenceLM,
+    task: str,
+    documents: Mapping[int, Sequence[Request]],
+) -> dict[int, list[Request]]:
+    """Return document id -> requests for the log-likelihood of its reference answer.
+
+    They are requests of the document itself; or, if the task generates answers, new ones, one for
+    each form.
+
+    Args:
+        documents: document id -> its requests.
+
+    Raises:
+        ConfigError: a document has no reference answer, or no right choice.
+    """
+    kind = harness.info.tasks[task].kind
+    found: dict[int, list[Request]] = {}
+    for document, requests in documents.items():
+        first = requests[0]
+        if kind == "generate_until":
+            texts = ((written(harness, task, first, form), form.end) for form in FORMS)
+            forms = (reference.answered(first, text, ended=end == "token") for text, end in texts)
+            found[document] = [_scored(item) for item in dict.fromkeys(forms)]
+        elif kind == "multiple_choice":
+            found[document] = [requests[harness.right_choice(task, first.instance.doc)]]
+        else:
+            found[document] = [first]
+    return found
+
+
+def nll(requests: Sequence[Request]) -> float:
+    """Return the nats of the likeliest of the requests of `of_reference`, from their answers."""
+    answers = [request.instance.resps[0] for request in requests]
+    return min(-float(item[0] if isinstance(item, tuple) else item) for item in answers)
+
+
+def _scored(continuation: Continuation) -> Request:
+    """Return a request for a log-likelihood that lm-eval does not ask for."""
+    instance = SimpleNamespace(request_type="loglikelihood", repeats=1, resps=[])
+    return Request(instance, (continuation,))

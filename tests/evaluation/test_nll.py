@@ -1,0 +1,139 @@
+"""The metric `nll` is that of plain transformers, whatever the batches, and of the gradients."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evomerge import zoo
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.rows import Form
+from evomerge.evaluation.loss import Loss
+from evomerge.evaluation.nll import FORMS
+from evomerge.evaluation.tasks.harness import Harness
+from evomerge.scores import Objective
+
+IDS = range(40)
+NAMES = ("t_choice", "t_mutual", "t_inputs", "t_continue", "t_rolling", "t_generate", "t_sample")
+
+
+def scored(model, tokenizer, tasks, names, ids=IDS, **options):
+    evaluator = Evaluator(Harness(names, [tasks]), referenced=names, **options)
+    evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(names, ids)})
+    return evaluator, evaluator.score(model)
+
+
+def nll(model, before, after) -> float:
+    with torch.no_grad():
+        scores = model(input_ids=torch.tensor([before + after])).logits[0, :-1].log_softmax(-1)
+    return -float(scores[len(before) - 1 :].gather(-1, torch.tensor(after)[:, None]).sum())
+
+
+def continued(model, tokenizer, prompt: str, answer: str) -> float:
+    """Return the nats of an answer; its tokens are what it adds to those of the prompt."""
+    before, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + answer)["input_ids"]
+    return nll(model, before, whole[len(before) :])
+
+
+def expected(model, tokenizer, task, document, requests) -> float:
+    """Return the nats of a document's reference answer by plain transformers."""
+    prompt = requests[0].instance.args[0]
+    if task in ("t_choice", "t_mutual"):
+        right = document["choices"][document["label"]]
+        return continued(model, tokenizer, prompt, f" {right}")
+    if task == "t_inputs":
+        prompt = document["options"][document["level"]]
+        return continued(model, tokenizer, prompt, f" {document['answer']}")
+    if task == "t_continue":
+        return continued(model, tokenizer, prompt, f" {document['answer']}")
+    before = tokenizer(prompt)["input_ids"]
+    texts = [f"{blank}{document['answer']}" for blank in (" ", "")]
+    answers = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    stops = [
+        tokenizer(f"{text}\n", add_special_tokens=False)["input_ids"] for text in texts
+    ]  # the first stop string
+    ended = [[*answer, tokenizer.eos_token_id] for answer in answers]
+    return min(nll(model, before, after) for after in (*ended, *stops))
+
+
+@pytest.fixture(scope="module")
+def whole(llama, tokenizer, tasks):
+    return scored(llama, tokenizer, tasks, NAMES)
+
+
+@pytest.mark.parametrize("task", [name for name in NAMES if name != "t_rolling"])
+def test_it_is_that_of_plain_transformers(task, whole, llama, tokenizer):
+    evaluator, scores = whole
+    requests = evaluator.requests("search", task)
+    values = scores.values[f"{task}/nll"]
+    plain = [
+        expected(llama, tokenizer, task, requests[i][0].instance.doc, requests[i]) for i in IDS
+    ]
+    assert values == pytest.approx(plain, abs=1e-4)
+    assert scores.aggregates[f"{task}/nll"] == pytest.approx(sum(values) / len(values))
+
+
+def test_of_running_text_it_is_that_of_its_perplexity(whole):
+    evaluator, scores = whole
+    requests = evaluator.requests("search", "t_rolling")
+    for place, found in zip(IDS, scores.values["t_rolling/nll"], strict=True):
+        words = len(re.split(r"\s+", requests[place][0].instance.doc["text"]))
+        perplexity = scores.values["t_rolling/word_perplexity"][place]
+        assert found == pytest.approx(words * math.log(perplexity), rel=1e-6)
+
+
+def test_it_depends_neither_on_batches_nor_on_the_other_documents(whole, llama, tokenizer, tasks):
+    evaluator, scores = whole
+    alone = scored(llama, tokenizer, tasks, NAMES, batch_size=1)[1]
+    few = evaluator.score(llama, "search", {"t_generate": [3, 17], "t_choice": [3]})
+    again = evaluator.score(llama)
+    for task in NAMES:
+        key = f"{task}/nll"
+        assert again.values[key] == scores.values[key]
+        assert alone.values[key] == pytest.approx(scores.values[key], abs=1e-4)
+    both = [scores.values["t_generate/nll"][i] for i in (3, 17)]
+    assert few.values["t_generate/nll"] == pytest.approx(both, abs=1e-4)
+    plain = Evaluator(Harness(NAMES, [tasks]))
+    plain.prepare(llama, tokenizer, {"search": dict.fromkeys(NAMES, IDS)})
+    others = plain.score(llama).values
+    assert others.keys() == {key for key in scores.values if not key.endswith("/nll")}
+    for key, values in others.items():
+        assert values == pytest.approx(scores.values[key], rel=1e-4, abs=1e-4)
+
+
+def test_every_architecture_scores_the_forms_in_its_own_way(any_model, tokenizer, tasks):
+    evaluator, scores = scored(any_model, tokenizer, tasks, ["t_generate"], range(6))
+    requests = evaluator.requests("search", "t_generate")
+    documents = [(requests[i][0].instance.doc, requests[i]) for i in range(6)]
+    plain = [expected(any_model, tokenizer, "t_generate", *item) for item in documents]
+    assert scores.values["t_generate/nll"] == pytest.approx(plain, rel=1e-4, abs=1e-4)
+
+
+def test_a_group_has_the_mean_of_its_tasks(llama, tokenizer, tasks):
+    harness = Harness(["g_sizes"], [tasks])
+    leaves = harness.info.leaves("g_sizes")
+    evaluator = Evaluator(harness, referenced=leaves)
+    evaluator.prepare(llama, tokenizer, {"search": dict.fromkeys(leaves, range(8))})
+    found = evaluator.score(llama).aggregates
+    assert found["g_sizes/nll"] == pytest.approx(sum(found[f"{t}/nll"] for t in leaves) / 2)
+    assert harness.info.metric("g_sizes", "nll")[1].higher_is_better is False
+
+
+@pytest.mark.parametrize("parent", ["maths", "language", "steps"])
+def test_embedded_models_have_the_form_that_gradients_find(parent):
+    """A descent takes one form for all; where that is the likeliest, both are the same number."""
+    path = zoo.path(parent)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    task = {"maths": "zoo_maths", "language": "zoo_l2", "steps": "zoo_steps"}[parent]
+    documents = {task: range(30)}
+    evaluator = Evaluator(Harness([task], [zoo.tasks_path()]), referenced=[task])
+    evaluator.prepare(model, AutoTokenizer.from_pretrained(path), {"search": documents})
+    loss = Loss(evaluator, [Objective(task, "exact_match")])
+    loss.form = loss.choose_form([model], documents)
+    assert loss.form in FORMS and loss.form == Form(True, loss.form.end)
+    found = evaluator.score(model).aggregates[f"{task}/nll"]
+    assert found == pytest.approx(loss(model, documents), rel=1e-4)

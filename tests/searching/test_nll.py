@@ -1,0 +1,114 @@
+"""Real searches by the likelihood of reference answers, alone and where the metric is equal."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from search_run import SMALL, events_of, evomerge, evomerge_json, kill_when, write_search
+
+pytestmark = pytest.mark.thorough
+
+TASK = "zoo_l2_maths"
+TIES = {"task": TASK, "metric": "exact_match", "tie_breaker": "nll"}
+NLL = {"task": TASK, "metric": "nll"}
+RACING = {
+    **SMALL["evaluation"],
+    "search": {"documents": 48},
+    "racing": {"enabled": True, "minimum": 8},
+}
+
+
+def rows_of(run: Path) -> list[dict]:
+    return evomerge_json("results", run)["candidates"]
+
+
+def test_ties_are_broken_in_any_process_and_after_a_kill(tmp_path: Path) -> None:
+    inline, run = tmp_path / "inline", tmp_path / "run"
+    changes = {"objectives": [TIES], "executor": {"order": "generation"}}
+    evomerge("search", write_search(tmp_path, **changes), "--run", inline)
+    workers = {"kind": "processes", "workers": 2, "order": "generation"}
+    file = write_search(tmp_path, **changes | {"executor": workers})
+    killed = kill_when(["search", file, "--run", run], run / "journal.jsonl", 20, 0.0)
+    assert killed == -signal.SIGKILL
+    evomerge("resume", run, "--set", "executor.kind=inline", "--set", "executor.workers=1")
+    assert events_of(run) == events_of(inline)
+
+    rows = rows_of(inline)
+    assert all(row["fitness"] == row[f"search {TASK}/exact_match"] for row in rows)
+    final = [row for row in rows if row[f"validation {TASK}/nll"] is not None]
+    best = max(
+        final,
+        key=lambda row: (
+            row[f"validation {TASK}/exact_match"],
+            -row[f"validation {TASK}/nll"],
+            -row["candidate"],
+        ),
+    )
+    assert best["winner"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluation": RACING, "budget": {"candidates": 24}},
+        {"mode": "pareto", "objectives": [NLL, {"metric": "layers"}], "optimizer": {}},
+        {"constraints": [{"task": TASK, "metric": "nll", "at_most": 9.0}]},
+    ],
+    ids=["racing", "pareto", "constraint"],
+)
+def test_it_is_an_objective_like_others(tmp_path: Path, changes: dict) -> None:
+    data = {"objectives": [NLL], "budget": {"candidates": 14}} | changes
+    file, run = write_search(tmp_path, **data), tmp_path / "run"
+    evomerge("search", file, "--run", run)
+    rows = rows_of(run)
+    found = [row[f"search {TASK}/nll"] for row in rows]
+    asked = [row["documents"] for row in rows]
+    assert min(found) < min(found[:3]) and min(found) > 0
+    (winner,) = [row for row in rows if row["winner"]]
+    if "mode" not in data:
+        assert all(row["fitness"] == -row[f"search {TASK}/nll"] for row in rows)
+        estimated = [row["error"] for row in rows if row["documents"] < max(asked)]
+        assert bool(estimated) == ("evaluation" in changes) and None not in estimated
+    model = tmp_path / "model"
+    evomerge("export", run, "--out", model, "--candidate", str(winner["candidate"]))
+    scores = evomerge_json("evaluate", model, "--config", file)["scores"]
+    assert scores[f"{TASK}/nll"]["value"] == pytest.approx(winner[f"test {TASK}/nll"], abs=1e-5)
+
+
+def test_people_read_nats_and_no_per_cent(tmp_path: Path) -> None:
+    file, run = write_search(tmp_path, objectives=[NLL]), tmp_path / "run"
+    said = evomerge("search", file, "--run", run).stderr
+    assert "; best nll " in said
+    assert "in %" not in evomerge("results", run).stdout
+    assert "nll " in evomerge("status", run).stdout
+    assert "points" not in evomerge("report", run).stdout + said
+
+
+def test_a_document_without_an_answer_is_found_before_the_search(tmp_path: Path) -> None:
+    documents = [{"prompt": f"{n} + 1 :", "answer": str(n + 1)} for n in range(80)]
+    documents[41]["answer"] = ""
+    (tmp_path / "tasks").mkdir()
+    data = tmp_path / "tasks" / "plus.jsonl"
+    data.write_text("".join(json.dumps(item) + "\n" for item in documents))
+    task = {
+        "task": "plus",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "prompt",
+        "doc_to_target": "answer",
+        "generation_kwargs": {"until": ["<eos>"], "max_gen_toks": 3},
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    (tmp_path / "tasks" / "plus.yaml").write_text(json.dumps(task))
+    objective = {"task": "plus", "metric": "exact_match"}
+    evaluation = {**SMALL["evaluation"], "include": ["tasks"], "test": {"documents": "all"}}
+    changes = {"evaluation": evaluation, "objectives": [objective]}
+    evomerge("validate", write_search(tmp_path, **changes))
+    changes["objectives"] = [{**objective, "tie_breaker": "nll"}]
+    said = evomerge("validate", write_search(tmp_path, **changes), code=2).stderr
+    assert "a document of task 'plus' has no reference answer (`doc_to_target`)" in said
