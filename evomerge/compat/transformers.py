@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -51,3 +53,46 @@ def checkpointing_layers(model: Any) -> list[Any]:
     if not getattr(model, "supports_gradient_checkpointing", False):
         return []
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def undivided_modules(model: Any) -> list[str]:
+    """Return the classes of modules that must be whole on one device."""
+    return sorted(getattr(model, "_no_split_modules", None) or ())
+
+
+def unmoved_arguments(model: Any) -> Any:
+    """Return the arguments that accelerate must not move between devices; None: all are moved."""
+    return getattr(model, "_skip_keys_device_placement", None)
+
+
+def keeps_settings_of_old_configs() -> bool:
+    """Return whether a model takes the settings of generation that old `config.json` files have.
+
+    Older versions of transformers do so themselves, when they build the model.
+    """
+    import transformers
+
+    return not hasattr(transformers.GenerationMixin, "adjust_generation_fn")
+
+
+@contextmanager
+def replaced_forwards(
+    blocks: Sequence[Any], stand_in: Callable[[int, Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """While the context is open, blocks of a model run other functions than their own `forward`.
+
+    A block may have a `forward` of its own, as accelerate sets it; it has it again afterwards.
+
+    Args:
+        stand_in: returns the function, given the index of a block and its `forward`.
+    """
+    own = [vars(block).get("forward") for block in blocks]
+    for index, block in enumerate(blocks):
+        block.forward = stand_in(index, block.forward)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward

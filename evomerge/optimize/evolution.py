@@ -17,7 +17,7 @@ import nevergrad
 import numpy as np
 from nevergrad.optimization.utils import UidQueue
 
-from evomerge.compat import need
+from evomerge.compat.nevergrad import population_of, replace_queue
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
@@ -56,13 +56,13 @@ class Nevergrad(BaseOptimizer):
         low, high = ((end - cube.start) / cube.step for end in (cube.low, cube.high))
         self._inner = _instance(configured, low, high, seed)
         self._own_only = _is_of(self._inner, OWN_SAMPLES)
-        super().__init__(cube, _population(self._inner))
+        is_strategy = _is_of(self._inner, {"_EvolutionStrategy"})
+        super().__init__(cube, population_of(self._inner, is_evolution_strategy=is_strategy))
         first = cube.decided(np.random.RandomState([seed % 2**32, 1])) - cube.start
         if first.any() and _is_of(self._inner, {"_OnePlusOne"}):  # it would try the start itself
             self._inner.suggest(first / cube.step)
         if _is_of(self._inner, WITH_QUEUES):
-            need("nevergrad", self._inner, "_uid_queue")
-            self._inner._uid_queue = ParentQueue()
+            replace_queue(self._inner, ParentQueue())
 
     def propose(self) -> tuple[object, Vector]:
         """Return nevergrad's candidate and its point."""
@@ -109,16 +109,6 @@ def _instance(configured: Any, low: Vector, high: Vector, seed: int) -> Any:
 def _is_of(inner: Any, names: Set[str]) -> bool:
     """Return whether an optimizer is of one of these classes of nevergrad."""
     return any(item.__name__ in names for item in type(inner).__mro__)
-
-
-def _population(inner: Any) -> int:
-    """Return the trials in the first generation; 1 if the algorithm has none."""
-    if _is_of(inner, {"_EvolutionStrategy"}):
-        return int(inner._config.offsprings or inner._config.popsize)
-    sizes = [getattr(inner, name, None) for name in ("llambda", "popsize", "_popsize")]
-    # Some have an object that adapts the size.
-    sizes = [getattr(size, "llambda", size) for size in sizes]
-    return max(1, int(next((size for size in sizes if isinstance(size, int | np.integer)), 1)))
 
 
 def create_two_points_de(genes: Sequence[Gene], setting: Setting) -> Nevergrad:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from cmaes import CatCMAwM, CMAwM
 
+from evomerge.compat.cmaes import Normal, normal_of, normal_with_categories_of
 from evomerge.optimize.base import Generations, Told, default_population
 from evomerge.optimize.cube import Cube, Vector, levels
 from evomerge.optimize.protocol import Setting
@@ -57,11 +58,10 @@ class MarginCMA(Generations[Vector]):
         """Learn a generation, unless all its losses are equal."""
         if _are_equal(told):
             return
-        inner, idle = self._inner._cma, np.zeros(self._idle)
+        normal, idle = normal_of(self._inner), np.zeros(self._idle)
 
         def sample(point: Vector) -> Vector:
-            numbers = np.concatenate([point / self.cube.step, idle])
-            return _shortened(numbers, inner._mean, inner._C, inner._sigma)
+            return _shortened(np.concatenate([point / self.cube.step, idle]), normal)
 
         self._inner.tell(
             [(sample(x.point) if x.sample is None else x.sample, x.loss) for x in told]
@@ -130,22 +130,21 @@ class CategoryCMA(Generations[Any]):
         values[np.arange(len(chosen)), chosen] = True
         if not self._numbers:
             return CatCMAwM.Solution(c=values)
-        inner, numbers = self._inner, (point / self.cube.step)[self._numbers]
-        covariance = inner._C * np.outer(inner._A, inner._A)
-        numbers = _shortened(numbers, inner._mean, covariance, inner._sigma)
-        return CatCMAwM.Solution(c=values, _v_raw=numbers)
+        numbers = (point / self.cube.step)[self._numbers]
+        normal = normal_with_categories_of(self._inner)
+        return CatCMAwM.Solution(c=values, _v_raw=_shortened(numbers, normal))
 
 
-def _shortened(sample: Vector, mean: Vector, covariance: Vector, sigma: float) -> Vector:
+def _shortened(sample: Vector, normal: Normal) -> Vector:
     """Return a point that cmaes did not propose, moved to the length of a likely step.
 
     A step of a hundred standard deviations would make the next ones as long (Hansen 2011,
     arXiv 1110.4181; with the limit of pycma).
     """
-    step, count = sample - mean, len(sample)
-    length = math.sqrt(step @ np.linalg.solve(covariance, step)) / sigma
+    step, count = sample - normal.mean, len(sample)
+    length = math.sqrt(step @ np.linalg.solve(normal.covariance, step)) / normal.sigma
     most = math.sqrt(count) + 2 * count / (count + 2)
-    return np.asarray(sample if length <= most else mean + step * most / length)
+    return np.asarray(sample if length <= most else normal.mean + step * most / length)
 
 
 def _are_equal(told: Sequence[Told[Any]]) -> bool:

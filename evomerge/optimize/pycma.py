@@ -9,6 +9,7 @@ import cma
 import numpy as np
 from cma.sigma_adaptation import CMAAdaptSigmaCSA, CMAAdaptSigmaTPA
 
+from evomerge.compat.pycma import extend_path
 from evomerge.optimize.cube import Vector
 
 SMALLEST_STEP = 1e-7
@@ -35,7 +36,7 @@ class TwoPointAdaptation(CMAAdaptSigmaTPA):  # type: ignore[misc]
     def hsig(self, es: Any) -> bool:
         """Return whether the path of the mean has a usual length; extend it for CSA, too."""
         self._by_path.initialize(es)
-        self._by_path._update_ps(es)
+        extend_path(self._by_path, es)
         return bool(super().hsig(es))
 
     def update2(self, es: Any, function_values: Any, **options: Any) -> float:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from importlib.util import find_spec
 from typing import Any, TypeAlias
 
+from evomerge.compat.trackio import steps_of
 from evomerge.errors import InputError, one_line
 from evomerge.report.rows import FINAL_SPLITS, search_score
 from evomerge.report.words import storable
@@ -207,7 +208,7 @@ class _Trackio:
             auto_log_cpu=False,
             auto_log_gpu=False,
         )
-        self.steps = int(self.run._next_step)  # trackio tells it in no other way
+        self.steps = steps_of(self.run)
         self.where = f"`trackio show --project {PROJECT}` shows the run {name}"
 
     def summarize(self, last: int, values: Mapping[str, Any]) -> None:

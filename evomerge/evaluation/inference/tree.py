@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
+from evomerge.compat.transformers import replaced_forwards
 from evomerge.evaluation.inference.rows import common
 
 BlockKeys: TypeAlias = tuple[str, ...]
@@ -133,17 +134,11 @@ class PrefixCache:
             return run
 
         handle = model.register_forward_pre_hook(begin, with_kwargs=True)
-        own = [vars(block).get("forward") for block in blocks]
-        for index, block in enumerate(blocks):
-            block.forward = stand_in(index, block.forward)
         try:
-            yield
+            with replaced_forwards(blocks, stand_in):
+                yield
         finally:
             handle.remove()
-            for block, forward in zip(blocks, own, strict=True):
-                del block.forward
-                if forward is not None:
-                    block.forward = forward
             self._retain(lambda at: at in step.needed)
 
     def _retain(self, wanted: Callable[[int], bool]) -> None:

@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from evomerge.compat.transformers import keeps_settings_of_old_configs
 from evomerge.errors import CheckpointError, one_line
 from evomerge.parsing.texts import json_value
 
@@ -194,8 +195,8 @@ def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
     made = transformers.GenerationConfig
     file = "config.json" if generation is None else "generation_config.json"
     settings: Any = None if generation is None else json_value(generation, file, CheckpointError)
-    if generation is None and not hasattr(transformers.GenerationMixin, "adjust_generation_fn"):
-        return None  # older versions keep them in the config
+    if generation is None and keeps_settings_of_old_configs():
+        return None
     try:
         with quiet():
             if generation is not None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from evomerge.compat.transformers import undivided_modules, unmoved_arguments
 from evomerge.errors import ConfigError, one_line
 
 _SHARE = 0.8
@@ -60,7 +61,7 @@ class Placement:
                 module,
                 devices,
                 main_device=first,  # inputs are moved to it, and outputs are moved back to it
-                skip_keys=getattr(module, "_skip_keys_device_placement", None),
+                skip_keys=unmoved_arguments(module),
                 force_hooks=True,
             )
 
@@ -101,7 +102,7 @@ class Placement:
         from accelerate import infer_auto_device_map
         from accelerate.utils import get_balanced_memory
 
-        whole = sorted(getattr(module, "_no_split_modules", None) or ())
+        whole = undivided_modules(module)
         with _quiet():
             limits = (
                 room if self.spread == "sequential" else get_balanced_memory(module, room, whole)

@@ -1,0 +1,32 @@
+"""What is private in cmaes, from version 0.12 on."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evomerge.compat import need
+
+
+class Normal(NamedTuple):
+    """A normal distribution: mean (n,), covariance / sigma^2 (n, n), sigma."""
+
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    sigma: float
+
+
+def normal_of(optimizer: Any) -> Normal:
+    """Return the distribution that a `CMAwM` draws from."""
+    inner = need("cmaes", optimizer, "_cma")
+    return Normal(*(need("cmaes", inner, name) for name in ("_mean", "_C", "_sigma")))
+
+
+def normal_with_categories_of(optimizer: Any) -> Normal:
+    """Return the distribution that a `CatCMAwM` draws the numbers of a sample from."""
+    mean, covariance, lengths, sigma = (
+        need("cmaes", optimizer, name) for name in ("_mean", "_C", "_A", "_sigma")
+    )
+    return Normal(mean, covariance * np.outer(lengths, lengths), sigma)
