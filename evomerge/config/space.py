@@ -34,7 +34,7 @@ _KEYS = {
 
 
 class SpaceConfig(Section):
-    """The search space."""
+    """The section `space`: what is searched, and in which ranges."""
 
     kind: Literal["parameters", "dataflow", "joint"] = Field(
         "parameters",

@@ -1,4 +1,4 @@
-"""The tasks of a split, and what a model's answers to them are worth: metrics and scores."""
+"""The tasks of a split, the metrics of a model on their documents, and its scores from these."""
 
 from __future__ import annotations
 

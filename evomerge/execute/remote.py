@@ -49,7 +49,7 @@ class RemoteWorker(Protocol):
         ...
 
     def start(self) -> Future[None]:
-        """Make the worker ready, in a new process; the old one is ended, if there is one."""
+        """Start the worker in a new process, and end its old process if there is one."""
         ...
 
     def run(self, job: Job) -> Future[Result]:

@@ -78,7 +78,10 @@ class Merge:
 
 
 def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
-    """Return the card of a recipe's model and its picture: file -> text; `versions` made it."""
+    """Return the card of a recipe's model and its picture: file -> text.
+
+    `versions`: package -> version, of those that have written the model.
+    """
     return _files(
         merge,
         card_data(merge.name, merge.used, mergekit=merge.mergekit),

@@ -38,7 +38,7 @@ class Licence:
 
     @property
     def label(self) -> str:
-        """What a person reads."""
+        """The name of the licence if it has one of its own, else its identifier."""
         return self.name or self.key
 
 

@@ -87,9 +87,9 @@ class MergekitFile:
 
 
 class ImportWarnings:
-    """Collects the doubts about a mergekit file, as sentences that a person is warned with.
+    """Collects warnings about a mergekit file, one sentence each.
 
-    These are keys that mergekit ignores, and models that it leaves open.
+    They are about keys that mergekit ignores, and about models that the file leaves open.
     """
 
     def __init__(self) -> None:
@@ -97,17 +97,17 @@ class ImportWarnings:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """All doubts, each once, in the order of the file."""
+        """All warnings, each once, in the order of the file."""
         return tuple(self._notes)
 
     def add(self, sentence: str) -> None:
-        """Add a doubt."""
+        """Add a warning."""
         self._notes.setdefault(sentence)
 
     def known(
         self, data: Any, where: str, known: Collection[str], elsewhere: Collection[str] = ()
     ) -> Mapping[str, Any]:
-        """Return a mapping of the file; each key that is not known is a doubt.
+        """Return a mapping of the file; warn of each key that is not known.
 
         Names in `elsewhere` are those of the method's parameters, which belong under `parameters`.
         """

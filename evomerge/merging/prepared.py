@@ -30,7 +30,7 @@ class PreparedMerges:
         self._candidate += 1
 
     def find(self, key: object) -> Merge | None:
-        """Return the merge of a key, which this candidate then has used; None if it is not there.
+        """Return the merge that is kept under a key, or None; note that this candidate uses it.
 
         The key identifies everything that the merge depends on, except knobs.
         """

@@ -32,7 +32,7 @@ _EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Descent:
-    """Where a descent is.
+    """The state of a descent: its genome, and what Adam keeps from step to step.
 
     Attributes:
         genome: the current point.

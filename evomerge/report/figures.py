@@ -75,7 +75,7 @@ def add_legend(figure: Any) -> None:
 
 
 def panels_below(height: float, heights: Sequence[float]) -> tuple[Any, list[Any]]:
-    """Return a narrow figure, so many inches high, and panels below each other in this relation."""
+    """Return a narrow figure and its panels, one below the other, with these relative heights."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(NARROW, height), layout="constrained")
@@ -122,7 +122,7 @@ def _heat_map(figure: Any, axes: Any, title: str, grid: Mapping[str, Sequence[fl
 
 
 def few_ticks(most: int, *, whole: bool = False) -> Any:
-    """Return a matplotlib locator of at most so many ticks, at whole numbers if that is asked."""
+    """Return a matplotlib locator of at most `most` ticks; `whole`: at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(nbins=most, integer=whole)

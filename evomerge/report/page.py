@@ -39,7 +39,10 @@ _MOST_REASONS = 10
 
 
 def write_page(run: RunFolder, target: Path) -> None:
-    """Write the page of a run as one step; an InputError says that this is impossible."""
+    """Write the report of a run to a file.
+
+    The file appears complete or not at all. InputError: it cannot be written.
+    """
     check_output(target, "--out")
     content = page(run)
     try:

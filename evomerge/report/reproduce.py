@@ -12,7 +12,10 @@ from evomerge.run.history import Candidate
 
 
 def lm_eval_command(run: RunFolder, config: SearchConfig, best: Candidate | None) -> str | None:
-    """Return the command, with `MODEL_DIR`; None if lm-eval cannot be told of these documents."""
+    """Return the `lm_eval` command that scores the model in `MODEL_DIR` on the test documents.
+
+    None: the options of lm-eval cannot name these documents.
+    """
     evaluation, tasks = config.evaluation, config.tasks
     if len(evaluation.include) > 1:  # lm-eval takes one folder
         return None

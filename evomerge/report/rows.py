@@ -140,7 +140,7 @@ def _no_formula(cell: Any) -> Any:
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows as CSV with a header line, as one step; InputError: this is impossible.
+    """Write rows as CSV with a header line. InputError: the file cannot be written.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it, as OWASP
     (https://owasp.org/www-community/attacks/CSV_Injection) says. Texts of numbers stay as they are.

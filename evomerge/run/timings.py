@@ -89,7 +89,7 @@ class Timings:
         self._path = path
 
     def note(self, entry: Mapping[str, Any]) -> None:
-        """Append a line."""
+        """Append an entry to the file, as one line of JSON."""
         append_line(self._path, entry)
 
     def hours(self) -> float:
@@ -101,9 +101,9 @@ class Timings:
         return sum(sessions.values()) / 3600
 
     def candidates_per_hour(self) -> float | None:
-        """Return how many candidates an hour got their first outcome of late, in the last session.
+        """Return the recent speed of the last session, in candidates an hour.
 
-        None if these are fewer than two.
+        None: fewer than two candidates got an outcome in it.
         """
         timed = [line for line in self._lines() if line.moment is not None]
         own = [line for line in timed if line.session == timed[-1].session]

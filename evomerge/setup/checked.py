@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Permissions(TypedDict, total=False):
-    """What the user allows.
+    """What the user allows a search to do.
 
     Attributes:
         allow_pickle: accept parents with pickled weights.

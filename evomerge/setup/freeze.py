@@ -24,10 +24,10 @@ PACKAGES = (
 
 
 def freeze(checked: CheckedSearch) -> dict[str, Any]:
-    """Return the search file that a run keeps, and as `frozen` the content of its manifest.
+    """Return the search file that a run keeps, with the content of its manifest as `frozen`.
 
-    That is what must not change: versions, fingerprints of the parents, document
-    ids, genes with their ranges, and metric directions.
+    The manifest has what must not change while the run goes on: versions, fingerprints of the
+    parents, document ids, genes with their ranges, directions of metrics.
     """
     plain = checked.config.model_dump(mode="json", exclude={"frozen"})
     for key in ("objectives", "constraints"):

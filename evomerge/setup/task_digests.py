@@ -142,11 +142,7 @@ def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
 
 
 def check_code(config: SearchConfig) -> None:
-    """Check that the code of the tasks is that which a run began with.
-
-    Raises:
-        ConfigError: it is not.
-    """
+    """Raise a ConfigError if the code of the tasks has changed since a run began."""
     frozen = config.frozen.code if config.frozen else None
     files = _code_of_tasks(config)
     if frozen is not None and {file.digest for file in files} != set(frozen):
