@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from evomerge.config.space import SpaceConfig
 from evomerge.execute.protocol import Executor
 from evomerge.merging.methods import get_method
 from evomerge.optimize import create
 from evomerge.optimize.protocol import Optimizer
+from evomerge.recipe import Layer, Recipe
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate
@@ -34,15 +36,16 @@ RACING = 40
 
 def space_of_200_genes() -> ParameterSpace:
     """Return a space of 200 genes: the weights of 4 parents in 48 blocks, embeddings and head."""
+    nothing = Layer("", ())
     return ParameterSpace(
+        SpaceConfig(groups="each", knobs={"weight": (0.0, 2.0), "lambda": 1.0}),
+        [get_method("task_arithmetic")],
         parents=["org/base", *(f"org/expert-{number}" for number in range(1, 5))],
         base="org/base",
-        host="org/base",
+        frame=Recipe("org/base", {}, nothing, nothing),
         stack="model.layers",
         layers=48,
-        methods=[get_method("task_arithmetic")],
-        groups="each",
-        knobs={"weight": (0.0, 2.0), "lambda": 1.0},
+        filters={},
     )
 
 

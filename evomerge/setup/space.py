@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge.config.schema import SearchConfig
-from evomerge.config.space import OutsideConfig
+from evomerge.config.space import OutsideConfig, SpaceConfig
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
+from evomerge.space.parameters import ParameterSpace
+from evomerge.space.paths.joint import JointSpace
+from evomerge.space.paths.slices import SliceSpace
+from evomerge.space.paths.slots import SlotSpace
+from evomerge.space.paths.swaps import SwapSpace
 from evomerge.space.protocol import Space
 from evomerge.strategy.kinds import options_of, strategy_kind
 from evomerge.strategy.members import MateSpace
@@ -44,13 +49,38 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
         if isinstance(space, MateSpace):
             _check_depths(checkpoints, host)
         return space
-    if config.space.kind == "parameters":
+    wanted, frame, stack = config.space, _frame(config, host), host.decoder_stack
+    if wanted.kind == "parameters":
         _check_depths(checkpoints, host)
-        return _parameters(config, host)
+        return ParameterSpace(
+            wanted,
+            list(map(_method, wanted.methods)),
+            parents=config.parents,
+            base=config.base,
+            frame=frame,
+            stack=stack.prefix,
+            layers=len(stack),
+            filters=host.filters(),
+        )
     _check_scales(config, host)
     depths = {name: len(checkpoints[name].decoder_stack) for name in config.parents}
-    build = _joint if config.space.kind == "joint" else _dataflow
-    return build(config, depths, _frame(config, host), host.decoder_stack.prefix)
+    if wanted.kind == "joint":
+        methods = list(map(_method, wanted.methods))
+        return JointSpace(wanted, methods, depths, frame, stack.prefix, config.base)
+    return path_space(wanted, depths, frame, stack.prefix)
+
+
+def path_space(config: SpaceConfig, depths: Mapping[str, int], frame: Recipe, stack: str) -> Space:
+    """Return the data-flow space of a variant; see `PathSpace`."""
+    match config.variant:
+        case "frankenmerge":
+            return SliceSpace(config, depths, frame, stack)
+        case "swaps":
+            return SwapSpace(config, depths, frame, stack)
+        case "dropping":
+            return SlotSpace(config, {frame.host: depths[frame.host]}, frame, stack)
+        case _:
+            return SlotSpace(config, depths, frame, stack)
 
 
 def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> None:
@@ -74,32 +104,6 @@ def _check_scales(config: SearchConfig, host: Checkpoint) -> None:
         rules_for(host, host.decoder_stack.prefix)
 
 
-def _parameters(config: SearchConfig, host: Checkpoint) -> Space:
-    from evomerge.space.parameters import ParameterSpace
-
-    space = config.space
-    return ParameterSpace(
-        parents=config.parents,
-        base=config.base,
-        host=host.reference,
-        stack=host.decoder_stack.prefix,
-        layers=len(host.decoder_stack),
-        methods=[_method(name) for name in space.methods],
-        method_per=space.method_per,
-        groups=space.groups,
-        components=space.components,
-        filters=host.filters(),
-        embeddings=space.embeddings,
-        smooth=space.smooth,
-        most_parents=space.most_parents,
-        knobs=space.knobs,
-        dtype=config.dtype,
-        tokenizer=config.tokenizer,
-        vocabulary=_vocabulary(config),
-        seed=config.seed,
-    )
-
-
 def _vocabulary(config: SearchConfig) -> tuple[str, ...]:
     """Return the parents whose tokens make up the vocabulary of all candidates.
 
@@ -111,7 +115,7 @@ def _vocabulary(config: SearchConfig) -> tuple[str, ...]:
 
 
 def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
-    """Return a recipe without layers, to which a path adds them."""
+    """Return a recipe without layers, to which a space adds them."""
     outside = config.space.outside or OutsideConfig()
 
     def whole(key: str, parent: str | None) -> Layer:
@@ -128,68 +132,6 @@ def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
         tokenizer=config.tokenizer,
         vocabulary=_vocabulary(config),
         seed=config.seed,
-    )
-
-
-def _dataflow(config: SearchConfig, depths: Mapping[str, int], frame: Recipe, stack: str) -> Space:
-    from evomerge.space.paths.slices import SliceSpace
-    from evomerge.space.paths.slots import SlotSpace
-    from evomerge.space.paths.swaps import SwapSpace
-
-    space, scales, layers = config.space, config.space.scales, config.space.layers
-    fixed_ends = space.ends == "fixed"
-    if space.variant == "frankenmerge":
-        slices = space.slices
-        return SliceSpace(depths, frame, stack=stack, slices=slices, scales=scales, layers=layers)
-    if space.variant == "swaps":
-        return SwapSpace(depths, frame, stack=stack, scales=scales)
-    if space.variant == "dropping":
-        return SlotSpace(
-            {frame.host: depths[frame.host]},
-            frame,
-            repeats=1,
-            stack=stack,
-            scales=scales,
-            fixed_ends=fixed_ends,
-            layers=layers,
-        )
-    structured = space.variant == "structured"
-    return SlotSpace(
-        depths,
-        frame,
-        stack=stack,
-        repeats=space.repeats or 2,
-        indicators="binary" if structured else "threshold",
-        scales=scales,
-        coding="slot" if structured else space.scale_coding,
-        hidden=space.scale_hidden,
-        fixed_ends=fixed_ends,
-        layers=layers,
-        start=space.start,
-    )
-
-
-def _joint(config: SearchConfig, depths: Mapping[str, int], frame: Recipe, stack: str) -> Space:
-    from evomerge.space.paths.joint import JointSpace
-
-    space = config.space
-    if len(space.methods) != 1:
-        raise ConfigError(
-            f"`space.method` is {list(space.methods)}, but `space.kind` 'joint' takes exactly one "
-            "merge method; name one, or set the kind to parameters."
-        )
-    return JointSpace(
-        depths,
-        frame,
-        method=_method(space.methods[0]),
-        knobs=space.knobs,
-        base=config.base,
-        outside=space.embeddings,
-        stack=stack,
-        repeats=space.repeats or 1,
-        scales=space.scales,
-        fixed_ends=space.ends == "fixed",
-        layers=space.layers,
     )
 
 

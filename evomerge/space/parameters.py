@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from evomerge.config.space import SpaceConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
 from evomerge.space.baselines import baseline_recipes, experts_of, shares_of
-from evomerge.space.knobs import Setting, plan_knobs
+from evomerge.space.knobs import plan_knobs
 from evomerge.space.layer_genes import Component, LayerGenes, method_inputs, rounded
 from evomerge.space.pool import ParentPool
 from evomerge.space.protocol import Gene, Genome
@@ -28,16 +29,15 @@ REST = "rest"
 class ParameterSpace:
     """Knobs of one or several merge methods, by depth, component and parent.
 
-    Most arguments are keys of the section `space` of a search file (docs/methods.md).
+    Where `embeddings` is false, embeddings and head share the knobs of the first and of the last
+    group (those of `rest`, if there are components). Where `smooth` is true, the genes belong to
+    single blocks, called anchors: as many as `groups`, spread evenly from the first to the last.
 
     Args:
+        frame: recipe of everything but the layers, embeddings and head.
         stack: prefix of the block stack that is merged (`model.layers`), with so many `layers`.
         filters: component -> substrings of the names of its tensors, in the order in which they
             are tried. Tensors of no named component form one more, `rest`.
-        embeddings: whether embeddings and head have knobs of their own. If not, they share those of
-            the first and of the last group (those of `rest`, if there are components).
-        smooth: whether knobs are interpolated linearly over depth. The genes then belong to single
-            blocks, called anchors: as many as `groups`, spread evenly from the first to the last.
 
     Raises:
         ConfigError: the settings do not fit each other, the parents, or the methods; or every knob
@@ -46,41 +46,27 @@ class ParameterSpace:
 
     def __init__(
         self,
+        config: SpaceConfig,
+        methods: Sequence[Method],
         *,
         parents: Sequence[str],
         base: str | None,
-        host: str,
+        frame: Recipe,
         stack: str,
         layers: int,
-        methods: Sequence[Method],
-        method_per: Literal["model", "group"] = "model",
-        groups: int | Literal["each", "one"] = "one",
-        components: Sequence[str] = (),
-        filters: Mapping[str, Sequence[str]] | None = None,
-        embeddings: bool = True,
-        smooth: bool = False,
-        most_parents: int | None = None,
-        knobs: Mapping[str, Setting] | None = None,
-        dtype: str = "bfloat16",
-        tokenizer: str = "base",
-        vocabulary: Sequence[str] = (),
-        seed: int = 0,
+        filters: Mapping[str, Sequence[str]],
     ) -> None:
-        self.parents, self.base = tuple(parents), base
+        self.parents, self.base, self._frame = tuple(parents), base, frame
         self._stack, self._blocks, self.max_depth = stack, layers, layers
-        nothing = Layer("", ())
-        self._frame = Recipe(
-            host, {}, nothing, nothing, dtype, tokenizer, seed, vocabulary=tuple(vocabulary)
-        )
-        pooled = most_parents is not None
-        inputs = method_inputs(methods, self.parents, base, pool=pooled)
-        self._pool = None if most_parents is None else ParentPool(inputs, most_parents)
-        plan = plan_knobs(methods, knobs or {})
-        self._block_genes = LayerGenes(inputs, plan, _components(components, filters or {}))
+        most = config.most_parents
+        inputs = method_inputs(methods, self.parents, base, pool=most is not None)
+        self._pool = None if most is None else ParentPool(inputs, most)
+        plan = plan_knobs(methods, config.knobs)
+        self._block_genes = LayerGenes(inputs, plan, _components(config.components, filters))
         self._end_genes = LayerGenes(inputs, plan, ())  # of the embeddings, of the head
-        self._first_blocks = _first_blocks(groups, layers, smooth)
-        self._embeddings, self._smooth = embeddings, smooth
-        self._shared = int(method_per == "model" and len(inputs) > 1)
+        self._first_blocks = _first_blocks(config.groups, layers, config.smooth)
+        self._embeddings, self._smooth = config.embeddings, config.smooth
+        self._shared = int(config.method_per == "model" and len(inputs) > 1)
         """Number of genes that all places share: the one that chooses the method, or none."""
         self.genes: tuple[Gene, ...] = (
             *self._block_genes.genes[: self._shared],

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tiny
 from safetensors.torch import load_file
+from spaces import parameters
 
 from evomerge.mergekit import from_mergekit, to_mergekit
 from evomerge.merging.backend import write
-from evomerge.merging.methods import get_method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe, knob_at
 from evomerge.space.parameters import ParameterSpace
@@ -40,13 +40,9 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
 
 def space(method: str, lambdas: float | tuple[float, float]) -> ParameterSpace:
     """The search space that docs/methods.md shows, for models of three blocks."""
-    return ParameterSpace(
-        parents=("a", "b"),
-        base="base",
-        host="base",
-        stack=STACK,
+    return parameters(
+        [method],
         layers=3,
-        methods=[get_method(method)],
         groups=2,
         smooth=True,
         embeddings=False,
@@ -55,7 +51,7 @@ def space(method: str, lambdas: float | tuple[float, float]) -> ParameterSpace:
             "weight": 0.5 if isinstance(lambdas, tuple) else (0.5, 1.0),
             "lambda": lambdas,
         },
-        dtype="float32",
+        frame={"dtype": "float32"},
     )
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from run_folders import FAILED, asked, scores, told, write_run
 from search_run import SMALL
+from spaces import parameters
 
 import evomerge
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
-from evomerge.merging.methods import get_method
 from evomerge.setup.runs import prepare
 from evomerge.setup.starts import find_starts
 from evomerge.space.parameters import ParameterSpace
@@ -31,16 +31,7 @@ SPACES = {
 
 
 def space(methods, **settings) -> ParameterSpace:
-    return ParameterSpace(
-        parents=["a", "b"],
-        base="base",
-        host="base",
-        stack="model.layers",
-        layers=5,
-        methods=[get_method(name) for name in methods],
-        filters={"attention": ["self_attn"]},
-        **settings,
-    )
+    return parameters(methods, layers=5, filters={"attention": ["self_attn"]}, **settings)
 
 
 def starts(where: Path, searched, *references: str):

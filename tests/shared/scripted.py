@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spaces import parameters
+
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
-from evomerge.merging.methods import get_method
 from evomerge.optimize import create
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
@@ -32,17 +33,8 @@ DOCUMENTS = 8
 
 
 def space(parents: Sequence[str] = ("a", "b")) -> ParameterSpace:
-    return ParameterSpace(
-        parents=parents,
-        base=None,
-        host="a",
-        stack="model.layers",
-        layers=2,
-        methods=[get_method("linear")],
-        knobs={"weight": (0.0, 1.0)},
-        embeddings=False,
-        groups=2,
-    )
+    knobs = {"weight": (0.0, 1.0)}
+    return parameters(["linear"], parents, None, layers=2, knobs=knobs, embeddings=False, groups=2)
 
 
 def unit(*parts: object) -> float:

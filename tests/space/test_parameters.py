@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spaces import parameters
 
 from evomerge.errors import ConfigError
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Knob, Method, check_knobs
 from evomerge.recipe import Recipe, knob_at
 from evomerge.space.layer_genes import rounded
-from evomerge.space.parameters import ParameterSpace
 
 FILTERS = {"attention": ("self_attn",), "mlp": ("mlp", "experts"), "norm": ("layernorm",)}
 NAMES = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
@@ -42,10 +42,8 @@ def method(name):
 
 
 def make(names=("task_arithmetic",), parents=("a", "b"), layers=6, **keys):
-    keys = {"base": "base", "host": "base", "stack": "model.layers", "method_per": "group"} | keys
-    return ParameterSpace(
-        parents=parents, layers=layers, methods=[method(name) for name in names], **keys
-    )
+    keys = {"method_per": "group", **keys}
+    return parameters([method(name) for name in names], parents, layers=layers, **keys)
 
 
 @st.composite
@@ -258,7 +256,7 @@ def test_by_default_the_whole_model_has_one_method(data):
 
 def test_a_baseline_has_a_genome_for_each_method_that_can_express_it():
     def of(names, seed, **settings):
-        space = make(names, method_per="model", seed=seed, **settings)
+        space = make(names, method_per="model", frame={"seed": seed}, **settings)
         return space, space.baseline_genomes()["uniform"]
 
     names, firsts = ("slerp", "ties", "dare_ties"), []
@@ -320,7 +318,9 @@ def test_a_recipe_has_the_fixed_knobs_and_not_those_at_their_default():
 
 
 def test_baselines_are_each_parent_alone_and_the_average_of_the_experts():
-    baselines = make(("ties",), ("base", "a", "b"), tokenizer="a", dtype="float32").baselines()
+    baselines = make(
+        ("ties",), ("base", "a", "b"), frame={"tokenizer": "a", "dtype": "float32"}
+    ).baselines()
     assert list(baselines) == ["base", "a", "b", "uniform"]
     alone = baselines["a"]
     assert (alone.host, alone.tokenizer, alone.dtype) == ("base", "a", "float32")
@@ -390,6 +390,4 @@ def test_wrong_settings_raise_one_sentence(keys, sentence):
 def test_a_knob_without_a_default_must_be_set():
     bare = replace(ODD, knobs=(Knob("scale", None, 0, 2, "merge"), *ODD.knobs))
     with pytest.raises(ConfigError, match=r"space.knobs.scale is missing, and odd has no default"):
-        ParameterSpace(
-            parents=["a"], base=None, host="a", stack="h", layers=2, methods=[bare], groups=1
-        )
+        parameters([bare], ["a"], None, groups=1)

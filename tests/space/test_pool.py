@@ -4,20 +4,17 @@ import pytest
 from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spaces import parameters
 
 from evomerge.errors import ConfigError
 from evomerge.merging.methods import get_method
-from evomerge.space.parameters import ParameterSpace
 from evomerge.testing import check_space
 
 PARENTS = ("a", "b", "c", "d", "e")
 
 
 def make(names=("task_arithmetic",), most=2, parents=PARENTS, **keys):
-    keys = {"base": "base", "host": "base", "stack": "model.layers", "layers": 4} | keys
-    return ParameterSpace(
-        parents=parents, methods=[get_method(name) for name in names], most_parents=most, **keys
-    )
+    return parameters(names, parents, most_parents=most, **keys)
 
 
 def merged(recipe):

@@ -12,18 +12,16 @@ from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedExecutor, search, space, trajectory, unit
+from spaces import parameters, paths
 
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
-from evomerge.merging.methods import get_method
 from evomerge.optimize import create
 from evomerge.recipe import Layer, Recipe
 from evomerge.run.history import History
 from evomerge.scores import Failure, Objective, Outcome, Scores
 from evomerge.searching.loop import Order
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
-from evomerge.space.parameters import ParameterSpace
-from evomerge.space.paths.slots import SlotSpace
 from evomerge.strategy.genome import REPEATS, SKIPPED, GenomeStrategy
 
 NAMES = ("random", "cma", "nevergrad:DE")
@@ -111,9 +109,7 @@ def test_the_start_is_proposed_after_the_baselines_and_before_all_else() -> None
 
 NOTHING = Layer("", ())
 FRAME = Recipe("a", {}, NOTHING, NOTHING, "float32", "base", 0)
-SLOTS = SlotSpace(
-    {"a": 8, "b": 8}, FRAME, repeats=1, scales=1.0, indicators="threshold", fixed_ends=False
-)
+SLOTS = paths("sakana", {"a": 8, "b": 8}, FRAME, repeats=1, scales=1.0, ends="free")
 """Slots with numbers of which only the sign counts: many genomes for each recipe."""
 
 TWO = (Objective("task", "acc"), Objective("task", "layers", higher_is_better=False))
@@ -286,10 +282,7 @@ def test_a_space_without_other_recipes_is_searched_on() -> None:
 
 
 def of_two_methods() -> GenomeStrategy:
-    methods = [get_method(name) for name in ("linear", "task_arithmetic")]
-    searched = ParameterSpace(
-        parents=("a", "b"), base="base", host="base", stack="s", layers=2, methods=methods
-    )
+    searched = parameters(["linear", "task_arithmetic"], layers=2)
     return GenomeStrategy(searched, create("tpe", searched.genes, seed=3), values)
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from optimizer_runs import COUNTS, NAMES, trials_of
 from plain_searches import REFERENCES
+from spaces import parameters
 
 from evomerge.merging.methods import get_method, method_names
 from evomerge.merging.methods.method import Knob, method
 from evomerge.optimize import create
-from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Gene
 from evomerge.testing import check_method, check_optimizer, check_space
 
@@ -43,16 +43,7 @@ def test_every_merge_method_keeps_the_laws(name):
 
 
 def space():
-    return ParameterSpace(
-        parents=["a", "b"],
-        base="base",
-        host="base",
-        stack="model.layers",
-        layers=4,
-        methods=[get_method("ties"), get_method("slerp")],
-        groups=2,
-        smooth=True,
-    )
+    return parameters(["ties", "slerp"], groups=2, smooth=True)
 
 
 def test_the_parameter_space_keeps_the_laws():

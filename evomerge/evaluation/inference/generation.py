@@ -72,8 +72,9 @@ def is_plain(model: Any) -> bool:
 def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int]]:
     """Return batches of indices into `prompts`.
 
-    The prompts of a batch have similar lengths, and the same stops, limit and sampling. A batch takes one forward pass for each new token. So one more batch costs as much as the
-    overhead of `limit` passes, and padding is seldom worth one.
+    The prompts of a batch have similar lengths, and the same stops, limit and sampling. A batch
+    takes one forward pass for each new token. So one more batch costs as much as the overhead of
+    `limit` passes, and padding is seldom worth one.
     """
     kinds: dict[tuple[tuple[str, ...], int, Sampling | None], list[int]] = {}
     for number, prompt in enumerate(prompts):

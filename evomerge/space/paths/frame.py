@@ -10,23 +10,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 
+from evomerge.config.space import SpaceConfig
 from evomerge.errors import ConfigError
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.paths.path import Hop, layers_of
 from evomerge.space.protocol import Gene, Genome
 
-Scales = tuple[float, float] | float
-"""The setting `space.scales`: a range [low, high], or one number for all scales."""
-
 
 class PathSpace(ABC):
-    """A space of paths.
+    """A space of paths, as the section `space` of a search file describes it.
 
     Args:
+        parents: parent -> number of its blocks.
         frame: recipe of everything except the path (host, embeddings, head, dtype, ...).
+        stack: prefix of the block stack that the path takes the place of (`model.layers`).
 
     Raises:
-        ConfigError: the range of scales is empty, or not above 0.
+        ConfigError: the range of scales is not above 0.
     """
 
     genes: tuple[Gene, ...]
@@ -34,13 +34,12 @@ class PathSpace(ABC):
     """Largest number of blocks of a path or a parent."""
 
     def __init__(
-        self, parents: Mapping[str, int], frame: Recipe, stack: str, scales: Scales
+        self, config: SpaceConfig, parents: Mapping[str, int], frame: Recipe, stack: str
     ) -> None:
         self._parents, self._names = dict(parents), tuple(parents)
-        self._frame, self._stack = replace(frame, layers={}), stack
-        self._bounds = (scales, scales) if isinstance(scales, (int, float)) else scales
-        low, high = self._bounds
-        if low > high or low <= 0.0:
+        self._frame, self._stack, scales = frame, stack, config.scales
+        self._bounds = (scales, scales) if isinstance(scales, float) else scales
+        if self._bounds[0] <= 0.0:
             raise ConfigError(
                 f"space.scales is {scales!r}; it must be a number or [low, high] above "
                 "0, for example [0.5, 1.5]."

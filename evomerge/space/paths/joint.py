@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
+from evomerge.config.space import SpaceConfig
 from evomerge.errors import ConfigError
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
 from evomerge.space.baselines import UNIFORM, experts_of, shares_of, uniform_recipe
-from evomerge.space.knobs import Setting, plan_knobs
+from evomerge.space.knobs import plan_knobs
 from evomerge.space.layer_genes import LayerGenes, method_inputs, rounded
-from evomerge.space.paths.frame import Scales, parent_recipe
+from evomerge.space.paths.frame import parent_recipe
 from evomerge.space.paths.slots import SlotSpace
 from evomerge.space.protocol import Gene, Genome
 
@@ -26,59 +26,48 @@ class JointSpace:
     """Paths through the depths of the parents, and the knobs of the merge at every depth.
 
     Genome: the genes of the path (see `SlotSpace`), then the knobs of every slot, then those of
-    embeddings and head if these are merged (`outside`). Knobs are as in `LayerGenes`.
+    embeddings and head if these are merged (`embeddings`). Knobs are as in `LayerGenes`.
 
     Args:
         parents: parent -> number of its blocks, which must be the same for all.
-        repeats: how often the layout lists all depths (r).
+        frame, stack: as in `PathSpace`.
 
     Raises:
-        ConfigError: the parents have different numbers of blocks, the method does not take them,
-            or an argument is out of its range.
+        ConfigError: the parents have different numbers of blocks, or there is not exactly one
+            method, or it does not take these parents, or a setting is out of its range.
     """
 
     def __init__(
         self,
+        config: SpaceConfig,
+        methods: Sequence[Method],
         parents: Mapping[str, int],
         frame: Recipe,
-        *,
-        method: Method,
-        knobs: Mapping[str, Setting] | None = None,
-        base: str | None = None,
-        outside: bool = True,
-        stack: str = "model.layers",
-        repeats: int = 1,
-        indicators: Literal["threshold", "binary"] = "threshold",
-        scales: Scales = (0.5, 1.5),
-        fixed_ends: bool = True,
-        layers: tuple[int, int | None] = (1, None),
+        stack: str,
+        base: str | None,
     ) -> None:
+        if len(methods) != 1:
+            raise ConfigError(
+                f"`space.method` is {list(config.methods)}, but `space.kind` 'joint' takes exactly "
+                "one merge method; name one, or set the kind to parameters."
+            )
         if len(set(parents.values())) > 1:
             depths = ", ".join(f"{parent} {depth}" for parent, depth in parents.items())
             raise ConfigError(
                 "space.kind is 'joint', which merges blocks of equal depth, but the parents' "
                 f"depths differ ({depths}); use kind 'dataflow'."
             )
-        self._frame, self._stack, self._parents = replace(frame, layers={}), stack, dict(parents)
+        self._frame, self._stack, self._parents = frame, stack, dict(parents)
         self._depth = next(iter(parents.values()))
-        self._base, self._outside = base, outside
-        inputs = method_inputs([method], list(parents), base)
-        self._layer_genes = LayerGenes(inputs, plan_knobs([method], knobs or {}), ())
+        self._base, self._embeddings = base, config.embeddings
+        inputs = method_inputs(methods, list(parents), base)
+        self._layer_genes = LayerGenes(inputs, plan_knobs(methods, config.knobs), ())
         # The layout names only the host. A slot of the host stands for the depth of that block.
-        self._path_space = SlotSpace(
-            {frame.host: self._depth},
-            frame,
-            stack=stack,
-            repeats=repeats,
-            indicators=indicators,
-            scales=scales,
-            fixed_ends=fixed_ends,
-            layers=layers,
-        )
+        self._path_space = SlotSpace(config, {frame.host: self._depth}, frame, stack)
         self.max_depth = self._path_space.max_depth
         slots = self._path_space.slots
         blocks = [f"block{slot.name.removeprefix(frame.host)}" for slot in slots]
-        self._places = [*blocks, *(("embeddings", "head") if outside else ())]
+        self._places = [*blocks, *(("embeddings", "head") if config.embeddings else ())]
         knob_genes = (
             replace(gene, name=f"{place}.{gene.name}")
             for place in self._places
@@ -93,7 +82,7 @@ class JointSpace:
             for slot, hop in self._path_space.hops(genome[: len(self._path_space.genes)])
         )
         recipe = replace(self._frame, layers={self._stack: blocks})
-        if not self._outside:
+        if not self._embeddings:
             return recipe
         embeddings, head = len(self._places) - 2, len(self._places) - 1
         return replace(

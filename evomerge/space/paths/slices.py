@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
+from evomerge.config.space import SpaceConfig
 from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe
-from evomerge.space.paths.frame import PathSpace, Scales, check_depth, scale_gene
+from evomerge.space.paths.frame import PathSpace, check_depth, scale_gene
 from evomerge.space.paths.path import Hop
 from evomerge.space.protocol import Gene, Genome
 
@@ -29,23 +30,15 @@ class SliceSpace(PathSpace):
     the ends of their parents, the last slice first; then further slices are added. If it is too
     long, its slices lose their last blocks, the last slice first; each slice keeps at least one.
 
-    Args:
-        frame: recipe of everything except the path. The search starts at the slices that together
-            are its host, but at first every parent of a slice is equally likely.
+    The search starts at the slices that together are the host, but at first every parent of a slice
+    is equally likely.
     """
 
     def __init__(
-        self,
-        parents: Mapping[str, int],
-        frame: Recipe,
-        *,
-        stack: str = "model.layers",
-        slices: tuple[int, int] = (2, 4),
-        scales: Scales = (0.5, 1.5),
-        layers: tuple[int, int | None] = (1, None),
+        self, config: SpaceConfig, parents: Mapping[str, int], frame: Recipe, stack: str
     ) -> None:
-        super().__init__(parents, frame, stack, scales)
-        host_depth = parents.get(frame.host, 0)
+        super().__init__(config, parents, frame, stack)
+        host_depth, slices, layers = parents[frame.host], config.slices, config.layers
         if slices[1] > host_depth:
             raise ConfigError(
                 f"space.slices is {list(slices)}; it must be at most {host_depth}, the blocks of "

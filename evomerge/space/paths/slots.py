@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
+from evomerge.config.space import SpaceConfig
 from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe
-from evomerge.space.paths.frame import PathSpace, Scales, check_depth
+from evomerge.space.paths.frame import PathSpace, check_depth
 from evomerge.space.paths.path import Hop
 from evomerge.space.paths.scales import (
     FixedScale,
@@ -43,33 +44,20 @@ class SlotSpace(PathSpace):
     the others are included. Of slots with equal indicators, the blocks of the host in the first
     repetition come first, then the earlier slots.
 
-    Args:
-        parents: parent -> number of its blocks. The layout has the host first.
-        repeats: how often the layout is repeated (r). If `fixed_ends` is set, there is one more
-            slot, for the last block of the host.
-        indicators: `threshold` (a real gene; the slot is included if it is above 0) or `binary`.
-        coding: how genes encode the scales (see `evomerge.space.paths.scales`); `auto`: matrix or
-            network with `hidden` units, by the number of genes.
-        start: start values of `threshold` indicators, in sigmas (sigma is 1): for the blocks of the
-            host in the first repetition, and for all other slots.
+    The layout has the host first. If its ends are fixed, it has one more slot, for the last block
+    of the host. A structured space and layer dropping have binary indicators, and one scale gene
+    for each slot. In other spaces an indicator is a real gene, and the slot is included if it is
+    above 0; it starts at one of two values, in sigmas (sigma is 1): for the blocks of the host in
+    the first repetition, and for all other slots.
     """
 
     def __init__(
-        self,
-        parents: Mapping[str, int],
-        frame: Recipe,
-        *,
-        stack: str = "model.layers",
-        repeats: int = 2,
-        indicators: Literal["threshold", "binary"] = "binary",
-        scales: Scales = (0.5, 1.5),
-        coding: Coding = "slot",
-        hidden: int = 8,
-        fixed_ends: bool = True,
-        layers: tuple[int, int | None] = (1, None),
-        start: tuple[float, float] = (1.0, -1.0),
+        self, config: SpaceConfig, parents: Mapping[str, int], frame: Recipe, stack: str
     ) -> None:
-        super().__init__(parents, frame, stack, scales)
+        super().__init__(config, parents, frame, stack)
+        variant = config.variant if config.kind == "dataflow" else None
+        start, layers, fixed_ends = config.start, config.layers, config.ends == "fixed"
+        repeats = config.repeats or (2 if variant in ("sakana", "structured") else 1)
         if not start[0] > 0 >= start[1]:
             raise ConfigError(
                 f"space.start is {list(start)}; it must be [included, left out], two numbers in "
@@ -87,10 +75,11 @@ class SlotSpace(PathSpace):
             layers, (len(self._ends) or 1, len(self._ends) + len(self._free))
         )
         self.max_depth = max(self._most, *parents.values())
-        is_binary = indicators == "binary"
+        is_binary = variant in ("structured", "dropping")
         self._in, self._out = (1.0, 0.0) if is_binary else start
         bound = 2.0 * max(1.0, *map(abs, start))
-        self._scales = _coding(self.slots, self._bounds, coding, hidden)
+        coding: Coding = config.scale_coding if variant == "sakana" else "slot"
+        self._scales = _coding(self.slots, self._bounds, coding, config.scale_hidden)
         self.genes = (
             *(
                 Gene(

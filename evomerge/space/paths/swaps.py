@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from evomerge.config.space import SpaceConfig
 from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe
-from evomerge.space.paths.frame import PathSpace, Scales, scale_gene
+from evomerge.space.paths.frame import PathSpace, scale_gene
 from evomerge.space.paths.path import Hop
 from evomerge.space.protocol import Gene, Genome
 
@@ -22,14 +23,9 @@ class SwapSpace(PathSpace):
     """
 
     def __init__(
-        self,
-        parents: Mapping[str, int],
-        frame: Recipe,
-        *,
-        stack: str = "model.layers",
-        scales: Scales = 1.0,
+        self, config: SpaceConfig, parents: Mapping[str, int], frame: Recipe, stack: str
     ) -> None:
-        super().__init__(parents, frame, stack, scales)
+        super().__init__(config, parents, frame, stack)
         self._depth, self.max_depth = parents[frame.host], max(parents.values())
         for parent, depth in parents.items():
             if depth < self._depth:

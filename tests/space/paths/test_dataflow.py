@@ -11,6 +11,7 @@ import pytest
 from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spaces import joint, paths
 
 from evomerge.errors import ConfigError
 from evomerge.merging.methods import get_method
@@ -18,9 +19,6 @@ from evomerge.merging.methods.method import check_knobs
 from evomerge.recipe import Layer, Recipe, Source, knob_at
 from evomerge.space.paths.joint import JointSpace
 from evomerge.space.paths.path import Hop, Path, describe, layers_of, path_of
-from evomerge.space.paths.slices import SliceSpace
-from evomerge.space.paths.slots import SlotSpace
-from evomerge.space.paths.swaps import SwapSpace
 from evomerge.space.protocol import Gene, Space
 from evomerge.testing import check_space
 
@@ -43,39 +41,39 @@ def start(space: Space) -> tuple[float, ...]:
 
 
 SPACES: dict[str, Callable[[], Space]] = {
-    "matrix": lambda: SlotSpace(
-        DEPTHS, FRAME, indicators="threshold", coding="matrix", layers=(3, 9)
+    "matrix": lambda: paths("sakana", DEPTHS, FRAME, scale_coding="matrix", layers=(3, 9)),
+    "network": lambda: paths(
+        "sakana", DEPTHS, FRAME, scale_coding="network", scale_hidden=3, start=(2.0, 0.0)
     ),
-    "network": lambda: SlotSpace(
-        DEPTHS, FRAME, indicators="threshold", coding="network", hidden=3, start=(2.0, 0.0)
+    "structured": lambda: paths("structured", DEPTHS, FRAME, layers=(5, 8)),
+    "structured, free ends": lambda: paths("structured", DEPTHS, FRAME, ends="free", repeats=3),
+    "plain": lambda: paths("structured", DEPTHS, FRAME, scales=1.0, layers=(2, 6)),
+    "one block": lambda: paths("structured", {HOST: 1, OTHER: 2}, FRAME, ends="free", repeats=1),
+    "dropping": lambda: paths("dropping", DEPTHS, FRAME, scales=1.0, layers=(2, 3)),
+    "slices": lambda: paths("frankenmerge", DEPTHS, FRAME, slices=(2, 4), layers=(4, 7)),
+    "slices, any depth": lambda: paths("frankenmerge", DEPTHS, FRAME, slices=(1, 3)),
+    "slices, plain": lambda: paths(
+        "frankenmerge", DEPTHS, FRAME, slices=(3, 3), scales=1.0, layers=(6, 6)
     ),
-    "structured": lambda: SlotSpace(DEPTHS, FRAME, layers=(5, 8)),
-    "structured, free ends": lambda: SlotSpace(DEPTHS, FRAME, fixed_ends=False, repeats=3),
-    "plain": lambda: SlotSpace(DEPTHS, FRAME, scales=1.0, layers=(2, 6)),
-    "one block": lambda: SlotSpace({HOST: 1, OTHER: 2}, FRAME, fixed_ends=False, repeats=1),
-    "dropping": lambda: SlotSpace({HOST: 4}, FRAME, repeats=1, scales=1.0, layers=(2, 3)),
-    "slices": lambda: SliceSpace(DEPTHS, FRAME, slices=(2, 4), layers=(4, 7)),
-    "slices, any depth": lambda: SliceSpace(DEPTHS, FRAME, slices=(1, 3)),
-    "slices, plain": lambda: SliceSpace(DEPTHS, FRAME, slices=(3, 3), scales=1.0, layers=(6, 6)),
-    "slices, always scaled": lambda: SliceSpace(
-        DEPTHS, FRAME, slices=(2, 3), scales=(0.5, 0.9), layers=(3, 5)
+    "slices, always scaled": lambda: paths(
+        "frankenmerge", DEPTHS, FRAME, slices=(2, 3), scales=(0.5, 0.9), layers=(3, 5)
     ),
-    "swaps": lambda: SwapSpace(DEPTHS, FRAME, scales=(0.4, 0.9)),
-    "swaps, plain": lambda: SwapSpace(DEPTHS, FRAME),
+    "swaps": lambda: paths("swaps", DEPTHS, FRAME, scales=(0.4, 0.9)),
+    "swaps, plain": lambda: paths("swaps", DEPTHS, FRAME, scales=1.0),
 }  # fmt: skip
 JOINT: dict[str, Callable[[], JointSpace]] = {
-    "joint": lambda: JointSpace(
-        {HOST: 4, OTHER: 4}, FRAME, method=get_method("linear"),
+    "joint": lambda: joint(
+        {HOST: 4, OTHER: 4}, FRAME, "linear",
         knobs={"weight": (0.0, 1.5), "normalize": 1.0}, repeats=2,
     ),
-    "joint, with a flag": lambda: JointSpace(
-        {HOST: 2, OTHER: 2}, FRAME, method=get_method("linear"),
+    "joint, with a flag": lambda: joint(
+        {HOST: 2, OTHER: 2}, FRAME, "linear",
         knobs={"weight": 0.5, "normalize": (0.0, 1.0)}, scales=1.0,
     ),
-    "joint, with a base": lambda: JointSpace(
-        {HOST: 3, OTHER: 3}, FRAME, method=get_method("ties"), base="zoo:base", outside=False,
+    "joint, with a base": lambda: joint(
+        {HOST: 3, OTHER: 3}, FRAME, "ties", base="zoo:base", embeddings=False,
         knobs={"weight": (0.0, 1.5), "density": (0.1, 1.0), "lambda": (0.5, 2.0)},
-        indicators="binary", layers=(2, 3),
+        layers=(2, 3),
     ),
 }  # fmt: skip
 
@@ -163,7 +161,7 @@ def test_genomes_of_parents_decode_to_the_parents(name: str) -> None:
 
 
 def test_the_start_is_repaired_to_the_wanted_depth() -> None:
-    space = SlotSpace(DEPTHS, FRAME, layers=(6, 6))
+    space = paths("structured", DEPTHS, FRAME, layers=(6, 6))
     found = path(space, start(space))
     # The blocks of the host are all included. The missing ones come from the earliest slots.
     assert [(hop.parent, hop.layer) for hop in found] == [
@@ -172,7 +170,7 @@ def test_the_start_is_repaired_to_the_wanted_depth() -> None:
 
 
 def test_layout_is_host_first_and_ends_are_fixed() -> None:
-    space = SlotSpace({OTHER: 2, HOST: 3}, FRAME, repeats=2)
+    space = paths("structured", {OTHER: 2, HOST: 3}, FRAME, repeats=2)
     genes = [gene.name for gene in space.genes if gene.kind == "binary"]
     a, b = HOST, OTHER
     assert genes == [
@@ -189,21 +187,20 @@ def test_layout_is_host_first_and_ends_are_fixed() -> None:
 def test_paper_space_has_the_papers_size() -> None:
     two = {"A": 32, "B": 32}
     frame = replace(FRAME, host="A", embeddings=Layer("passthrough", (Source("A"),)))
-    free = SlotSpace(two, frame, repeats=3, indicators="threshold", coding="matrix",
-                     fixed_ends=False)  # fmt: skip
+    free = paths("sakana", two, frame, repeats=3, scale_coding="matrix", ends="free")  # fmt: skip
     assert len(free.genes) == 64 * 3 + 64 * 64
-    auto = SlotSpace(two, frame, repeats=3, indicators="threshold", coding="auto")
+    auto = paths("sakana", two, frame, repeats=3)
     assert len(auto.genes) < 64 * 3 + 64
 
 
 def test_the_first_block_has_no_scale() -> None:
-    space = SlotSpace(DEPTHS, FRAME, repeats=2, indicators="threshold", coding="matrix")
+    space = paths("sakana", DEPTHS, FRAME, scale_coding="matrix")
     genome = tuple(0.7 if gene.name.startswith("scale") else gene.start for gene in space.genes)
     assert [hop.scale for hop in path(space, genome)] == [1.0, 0.7, 0.7, 0.7]
 
 
 def test_a_path_that_is_too_long_loses_the_slots_with_the_lowest_indicators() -> None:
-    space = SlotSpace(DEPTHS, FRAME, repeats=1, indicators="threshold", scales=1.0, layers=(1, 4))
+    space = paths("sakana", DEPTHS, FRAME, repeats=1, scales=1.0, layers=(1, 4))
     indicators = {f"in.{HOST}[2]": 1.5, f"in.{OTHER}[0]": 0.5, f"in.{OTHER}[4]": 0.6}
     genome = tuple(indicators.get(gene.name, -1.0) for gene in space.genes)
     assert [(h.parent, h.layer) for h in path(space, genome)] == [
@@ -216,7 +213,7 @@ def test_the_slice_space_contains_goliath() -> None:
     slices = [("X", 0, 16), ("E", 8, 24), ("X", 17, 32), ("E", 25, 40), ("X", 33, 48)]
     whole = Layer("passthrough", (Source("X"),))
     frame = Recipe(host="X", layers={}, embeddings=whole, head=whole)
-    space = SliceSpace(depths, frame, slices=(5, 5), scales=1.0)
+    space = paths("frankenmerge", depths, frame, slices=(5, 5), scales=1.0)
     hops = [Hop(parent, layer) for parent, a, b in slices for layer in range(a, b + 1)]
     recipe = replace(frame, layers={"model.layers": layers_of(hops)})
     firsts_and_lasts = {
@@ -233,7 +230,7 @@ def test_the_slice_space_contains_goliath() -> None:
 
 
 def test_a_slice_given_in_reverse_is_put_in_order() -> None:
-    space = SliceSpace(DEPTHS, FRAME, slices=(1, 1), scales=1.0)
+    space = paths("frankenmerge", DEPTHS, FRAME, slices=(1, 1), scales=1.0)
     assert [hop.layer for hop in path(space, (1.0, 3.0, 1.0))] == [1, 2, 3]
 
 
@@ -258,7 +255,7 @@ def test_every_gene_of_slices_and_swaps_has_an_effect(name: str) -> None:
 
 
 def test_slices_of_one_parent_have_no_genes_for_it() -> None:
-    space = SliceSpace({HOST: 4}, FRAME, slices=(3, 3), scales=(0.5, 1.5))
+    space = paths("frankenmerge", {HOST: 4}, FRAME, slices=(3, 3), scales=(0.5, 1.5))
     assert [gene.name for gene in space.genes] == [
         "slice0.first", "slice0.last",
         "slice1.first", "slice1.last", "slice1.scale",
@@ -268,7 +265,7 @@ def test_slices_of_one_parent_have_no_genes_for_it() -> None:
 
 
 def test_baselines_are_the_parents_themselves() -> None:
-    baselines = SlotSpace(DEPTHS, FRAME).baselines()
+    baselines = paths("structured", DEPTHS, FRAME).baselines()
     assert list(baselines) == [HOST, OTHER]
     other = baselines[OTHER]
     sources = {source.parent for layer in other.every_layer() for source in layer.sources}
@@ -276,9 +273,9 @@ def test_baselines_are_the_parents_themselves() -> None:
 
 
 def test_joint_repeats_a_depth_with_other_weights() -> None:
-    space = JointSpace(
-        {HOST: 2, OTHER: 2}, FRAME, method=get_method("linear"), knobs={"weight": (0.0, 2.0)},
-        repeats=2, scales=1.0, fixed_ends=False,
+    space = joint(
+        {HOST: 2, OTHER: 2}, FRAME, "linear", knobs={"weight": (0.0, 2.0)},
+        repeats=2, scales=1.0, ends="free",
     )  # fmt: skip
     genes = {gene.name: gene.start for gene in space.genes}
     genes |= {"in.zoo:language[1]#2": 1.0, "block[1]#2.zoo:maths.weight": 0.25}
@@ -295,12 +292,12 @@ def test_a_joint_space_has_genomes_of_its_parents_and_their_average() -> None:
     assert [layer.sources[0].layer for layer in recipe.layers["model.layers"]] == [0, 1, 2, 3]
     for layer in recipe.every_layer():
         assert [item.knobs["weight"] for item in layer.sources] == [0.0, 1.0]
-    shallow = JointSpace({HOST: 4, OTHER: 4}, FRAME, method=get_method("linear"), layers=(2, 3))
+    shallow = joint({HOST: 4, OTHER: 4}, FRAME, "linear", layers=(2, 3))
     assert shallow.baseline_genomes() == {}
 
 
 def test_a_base_among_the_parents_is_no_source_of_a_joint_merge() -> None:
-    space = JointSpace({HOST: 2, "zoo:base": 2}, FRAME, method=get_method("task_arithmetic"),
+    space = joint({HOST: 2, "zoo:base": 2}, FRAME, "task_arithmetic",
                        base="zoo:base")  # fmt: skip
     for layer in space.decode(start(space)).every_layer():
         assert [source.parent for source in layer.sources] == [HOST]
@@ -308,32 +305,33 @@ def test_a_base_among_the_parents_is_no_source_of_a_joint_merge() -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
-    "scale 0": (lambda: SlotSpace(DEPTHS, FRAME, scales=(-1.0, 1.0)), "space.scales"),
-    "start": (lambda: SlotSpace(DEPTHS, FRAME, start=(0.0, -1.0)), "space.start"),
-    "too deep": (lambda: SlotSpace({HOST: 4}, FRAME, repeats=1, layers=(5, 6)), "space.layers"),
-    "range in reverse": (lambda: SlotSpace(DEPTHS, FRAME, layers=(5, 4)), "space.layers"),
-    "slices": (lambda: SliceSpace(DEPTHS, FRAME, slices=(3, 5)), "space.slices"),
+    "scale 0": (lambda: paths("structured", DEPTHS, FRAME, scales=(-1.0, 1.0)), "space.scales"),
+    "start": (lambda: paths("sakana", DEPTHS, FRAME, start=(0.0, -1.0)), "space.start"),
+    "too deep": (lambda: paths("dropping", DEPTHS, FRAME, layers=(5, 6)), "space.layers"),
+    "range in reverse": (lambda: paths("structured", DEPTHS, FRAME, layers=(5, 4)), "space.layers"),
+    "slices": (lambda: paths("frankenmerge", DEPTHS, FRAME, slices=(3, 5)), "space.slices"),
     "slices cannot reach": (
-        lambda: SliceSpace(DEPTHS, FRAME, slices=(1, 2), layers=(9, 9)), "space.layers",
+        lambda: paths("frankenmerge", DEPTHS, FRAME, slices=(1, 2), layers=(9, 9)), "space.layers",
     ),
-    "shallow": (lambda: SwapSpace({HOST: 4, OTHER: 3}, FRAME), "shallowest"),
+    "shallow": (lambda: paths("swaps", {HOST: 4, OTHER: 3}, FRAME), "shallowest"),
     "depths": (
-        lambda: JointSpace(DEPTHS, FRAME, method=get_method("linear")), "depths differ",
+        lambda: joint(DEPTHS, FRAME, "linear"), "depths differ",
     ),
     "number of parents": (
-        lambda: JointSpace({HOST: 2, OTHER: 2, "c": 2}, FRAME, method=get_method("slerp")),
+        lambda: joint({HOST: 2, OTHER: 2, "c": 2}, FRAME, "slerp"),
         "'slerp', which takes exactly 2 parents, but `parents` names 3: .*; change `parents`",
     ),
     "no base": (
-        lambda: JointSpace({HOST: 2, OTHER: 2}, FRAME, method=get_method("ties")), "`base`",
+        lambda: joint({HOST: 2, OTHER: 2}, FRAME, "ties"), "`base`",
     ),
     "half a flag": (
-        lambda: JointSpace({HOST: 2, OTHER: 2}, FRAME, method=get_method("linear"),
+        lambda: joint({HOST: 2, OTHER: 2}, FRAME, "linear",
                            knobs={"normalize": 0.303}),
         "normalize is 0.303.*off or on",
     ),
     "network away from 1": (
-        lambda: SlotSpace(DEPTHS, FRAME, scales=(0.5, 0.9), coding="network"), "contain 1",
+        lambda: paths("sakana", DEPTHS, FRAME, scales=(0.5, 0.9), scale_coding="network"),
+        "contain 1",
     ),
 }  # fmt: skip
 

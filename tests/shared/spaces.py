@@ -1,0 +1,54 @@
+"""Search spaces for tests, with keys of the section `space` by name; they are not validated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evomerge.config.space import SpaceConfig
+from evomerge.merging.methods import get_method
+from evomerge.merging.methods.method import Method
+from evomerge.recipe import Layer, Recipe
+from evomerge.setup.space import path_space
+from evomerge.space.parameters import ParameterSpace
+from evomerge.space.paths.joint import JointSpace
+from evomerge.space.protocol import Space
+
+STACK = "model.layers"
+_NOTHING = Layer("", ())
+
+
+def parameters(
+    methods: Sequence[str | Method],
+    parents: Sequence[str] = ("a", "b"),
+    base: str | None = "base",
+    layers: int = 4,
+    filters: Mapping[str, Sequence[str]] | None = None,
+    frame: Mapping[str, Any] | None = None,
+    **keys: Any,
+) -> ParameterSpace:
+    """Return a parameter space; its host is the base, or the first parent."""
+    return ParameterSpace(
+        SpaceConfig.model_construct(**keys),
+        [item if isinstance(item, Method) else get_method(item) for item in methods],
+        parents=parents,
+        base=base,
+        frame=Recipe(base or parents[0], {}, _NOTHING, _NOTHING, **(frame or {})),
+        stack=STACK,
+        layers=layers,
+        filters=filters or {},
+    )
+
+
+def paths(variant: str, depths: Mapping[str, int], frame: Recipe, **keys: Any) -> Space:
+    """Return a data-flow space."""
+    config = SpaceConfig.model_construct(kind="dataflow", variant=variant, **keys)
+    return path_space(config, depths, frame, STACK)
+
+
+def joint(
+    depths: Mapping[str, int], frame: Recipe, method: str, base: str | None = None, **keys: Any
+) -> JointSpace:
+    """Return a joint space."""
+    config = SpaceConfig.model_construct(kind="joint", method=method, **keys)
+    return JointSpace(config, [get_method(method)], depths, frame, STACK, base)
