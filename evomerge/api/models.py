@@ -98,5 +98,5 @@ def evaluate(
         parsed, folder = parse(with_named_functions(config), "config"), Path.cwd()
     else:
         parsed, folder = load_any(Path(config)), Path(config).parent
-    checked = prepare(parsed, folder, **permissions(allow_pickle, allow_code, trust_code))
+    checked = prepare(parsed, folder, permissions(allow_pickle, allow_code, trust_code))
     return intervals(measured(checked.ranking), evaluate_model(checked, str(model), split))

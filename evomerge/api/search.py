@@ -25,7 +25,8 @@ from evomerge.run.lines import Event
 from evomerge.run.logbook import Follower
 
 if TYPE_CHECKING:
-    from evomerge.setup.checked import CheckedSearch, Permissions
+    from evomerge.setup.checked import CheckedSearch
+    from evomerge.trust.consent import Permissions
 
 Runner: TypeAlias = "Callable[[RunFolder, CheckedSearch, Mapping[str, float]], None]"
 """Runs a search to its end; the bounds of the budget that are new are by name."""
@@ -143,11 +144,9 @@ def permissions(
     allow_pickle: bool, allow_code: bool, trust_code: bool, **asking: Any
 ) -> Permissions:
     """Return what a caller allows; `asking` are further arguments of `Consent`."""
-    from evomerge.setup.checked import Permissions
-    from evomerge.trust.consent import Consent
+    from evomerge.trust.consent import Consent, Permissions
 
-    consent = Consent(given=trust_code, **asking)
-    return Permissions(allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
+    return Permissions(allow_pickle, allow_code, Consent(given=trust_code, **asking))
 
 
 def start(
@@ -171,13 +170,13 @@ def start(
     if stages.is_staged(data):
         if candidates:
             data = stages.with_candidates(data, candidates)
-        warn(stages.start(data, source, folder, **allowed))
-        stages.run_stages(folder, lambda stage, checked: run(stage, checked, {}), **allowed)
+        warn(stages.start(data, source, folder, allowed))
+        stages.run_stages(folder, lambda stage, checked: run(stage, checked, {}), allowed)
         return
     own = deepcopy(dict(data))  # the caller's mapping stays as it is
     if candidates:
         override(own, f"budget.candidates={candidates}")
-    checked = prepare(parse(own, str(source)), source.absolute().parent, **allowed)
+    checked = prepare(parse(own, str(source)), source.absolute().parent, allowed)
     warn([checked])
     run(*begin(folder, checked), {})
 
@@ -212,12 +211,12 @@ def go_on(
                 f"stage; give the folder of a stage, for example {path / 'stage-1'}."
             )
         check_run_folder(path)
-        stages.run_stages(path, lambda stage, checked: run(stage, checked, {}), **allowed)
+        stages.run_stages(path, lambda stage, checked: run(stage, checked, {}), allowed)
         return
     folder = RunFolder(path)
     check_run_folder(folder.path)
     check_budget(folder, given)
-    run(folder, continued(folder, list(moves), **allowed), given)
+    run(folder, continued(folder, list(moves), allowed), given)
 
 
 def _runner(progress: bool, followers: Sequence[Follower]) -> Runner:

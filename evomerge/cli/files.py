@@ -63,9 +63,9 @@ def validate(
     allowed = permissions(allow_pickle, allow_code, trust_code)
     staged = stages.is_staged(data)
     if staged:
-        searches = stages.check(data, file, **allowed)
+        searches = stages.check(data, file, allowed)
     else:
-        searches = [prepare(parse(data, str(file)), file.parent, **allowed)]
+        searches = [prepare(parse(data, str(file)), file.parent, allowed)]
     notes = [warnings(checked, allow_benchmarks) for checked in searches]
     costs = [_cost(checked) if time else None for checked in searches]
     if as_json:

@@ -71,7 +71,7 @@ def evaluate(
     from evomerge.setup.task_digests import sampled
 
     allowed = permissions(allow_pickle, allow_code, trust_code)
-    checked = prepare(load_any(config), config.parent, **allowed)
+    checked = prepare(load_any(config), config.parent, allowed)
     scores = evaluate_model(checked, model, split, show)
     estimates = intervals(measured(checked.ranking), scores)
     if as_json:

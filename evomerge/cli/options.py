@@ -13,7 +13,7 @@ import typer
 from evomerge.cli import terminal
 
 if TYPE_CHECKING:
-    from evomerge.setup.checked import Permissions
+    from evomerge.trust.consent import Permissions
 
 
 Tracker = StrEnum("Tracker", ["trackio", "wandb"])

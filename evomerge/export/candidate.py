@@ -16,6 +16,7 @@ from evomerge.setup.parents import absolute_recipe
 from evomerge.setup.parents_as_themselves import is_itself, recipe_to_write, write_model
 from evomerge.setup.runs import reopen
 from evomerge.setup.weight_digests import check_weights
+from evomerge.trust.consent import Permissions
 
 
 class Exported(NamedTuple):
@@ -41,7 +42,7 @@ def export_candidate(
     from evomerge.mergekit import express
 
     check_new_folder(out)
-    checked, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
+    checked, history = reopen(run, Permissions(allow_pickle)), History(run.events())
     candidate = history.chosen(which, best_of(history, checked.ranking))
     recipe = recipe_to_write(checked, candidate, history.candidates)
     own = recipe.dtype
@@ -56,7 +57,7 @@ def export_candidate(
     except RecipeError as error:
         reason = str(error)
     parents = describe_parents(checked.checkpoints, checked.checkpoints, checked.merges)
-    merge = Merge(recipe, parents, reason is None, allow_pickle=checked.allow_pickle)
+    merge = Merge(recipe, parents, reason is None, allow_pickle=checked.allowed.allow_pickle)
     texts |= search_card(
         merge,
         checked.config,

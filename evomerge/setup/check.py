@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.setup.checked import CheckedSearch, Permissions
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
@@ -31,7 +31,7 @@ from evomerge.setup.worker import place, serves_paths
 from evomerge.setup.workers import check_workers, resolve_order
 from evomerge.strategy.gradient import check_descents
 from evomerge.strategy.kinds import check_no_ties, strategy_kind
-from evomerge.trust.consent import Consent
+from evomerge.trust.consent import NOTHING, Permissions
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -45,9 +45,9 @@ def check_search(
     config: SearchConfig,
     relative_to: Path,
     opener: Opener,
+    allowed: Permissions = NOTHING,
     *,
     is_stage: bool = False,
-    **allowed: Unpack[Permissions],
 ) -> CheckedSearch:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
@@ -56,19 +56,16 @@ def check_search(
     Args:
         is_stage: whether `run:../stage-N` is the winner of an earlier stage; see `open_parents`.
     """
-    consent = allowed.get("consent") or Consent()
-    allow_pickle = allowed.get("allow_pickle", False)
-    allow_code = allowed.get("allow_code", False)
     merges = MergeOpener(opener)
     config, checkpoints, host = open_parents(
-        config, relative_to, merges, allow_pickle=allow_pickle, is_stage=is_stage
+        config, relative_to, merges, allow_pickle=allowed.allow_pickle, is_stage=is_stage
     )
     _check_host(config, checkpoints[host])
     _check_models(checkpoints, host)
     space = make_space(config, checkpoints)
     config = resolve_optimizer(config, space)
     check_baselines(config, space)
-    evaluator = load_tasks(config, allow_code=allow_code, consent=consent)
+    evaluator = load_tasks(config, allowed)
     objectives = find_objectives(config, evaluator)
     constraints = find_constraints(config, evaluator)
     splits = find_splits(config, evaluator)
@@ -109,9 +106,7 @@ def check_search(
             evaluator,
             start,
             merges.found,
-            allow_pickle=allow_pickle,
-            allow_code=allow_code,
-            consent=consent,
+            allowed=allowed,
         )
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from evomerge.config.frozen import Documents, FrozenSetting
 from evomerge.config.schema import SearchConfig
@@ -16,25 +16,10 @@ from evomerge.setup.merges import MergedParent
 from evomerge.setup.task_digests import check_tasks
 from evomerge.setup.tasks import load_tasks
 from evomerge.space.protocol import Genome, Space
-from evomerge.trust.consent import Consent
+from evomerge.trust.consent import NOTHING, Permissions
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
-
-
-class Permissions(TypedDict, total=False):
-    """What the user allows a search to do.
-
-    Attributes:
-        allow_pickle: accept parents with pickled weights.
-        allow_code: accept tasks that run code which models write.
-        consent: decides whether the code of tasks and functions may run; None: if it was allowed
-            before.
-    """
-
-    allow_pickle: bool
-    allow_code: bool
-    consent: Consent | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +39,7 @@ class CheckedSearch:
             reference.
         settings: the settings that differ between the parents and change results.
         unlike_merges: the parents of which a setting, or the dtype, is not that of the merges.
-        allow_pickle, allow_code, consent: see `Permissions`.
+        allowed: what the user allows it to do.
     """
 
     config: SearchConfig
@@ -70,9 +55,7 @@ class CheckedSearch:
     merges: Mapping[str, MergedParent] = field(default_factory=dict)
     settings: tuple[FrozenSetting, ...] = ()
     unlike_merges: tuple[str, ...] = ()
-    allow_pickle: bool = False
-    allow_code: bool = False
-    consent: Consent = field(default=Consent(), compare=False, repr=False)
+    allowed: Permissions = NOTHING
 
     @property
     def tokenizer_giver(self) -> str:
@@ -95,6 +78,6 @@ class CheckedSearch:
         """
         if self.loaded is not None:
             return self.loaded
-        evaluator = load_tasks(self.config, allow_code=self.allow_code, consent=self.consent)
+        evaluator = load_tasks(self.config, self.allowed)
         check_tasks(self.config, evaluator)
         return evaluator

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,13 +27,13 @@ from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.logbook import Logbook
 from evomerge.setup import cluster
-from evomerge.setup.checked import CheckedSearch, Permissions
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.freeze import package_version
 from evomerge.setup.runs import restore
 from evomerge.setup.tasks import code_files
 from evomerge.setup.worker import make_worker, run_jobs, threads_of
 from evomerge.setup.workers import worker_devices
-from evomerge.trust.consent import Consent
+from evomerge.trust.consent import NOTHING, Consent, Permissions
 
 PRELOADED = (
     "torch",
@@ -94,7 +94,7 @@ class WorkerOfRun:
     config: SearchConfig
     folder: Path
     threads: int
-    allowed: Permissions = field(default_factory=Permissions)
+    allowed: Permissions = NOTHING
     neighbours: int = 1
     devices: tuple[str, ...] = ()
 
@@ -105,7 +105,7 @@ class WorkerOfRun:
             InputError: a parent or a task has changed since the run was started.
         """
         use_only(self.devices)
-        checked = restore(self.config, self.folder, **self.allowed)
+        checked = restore(self.config, self.folder, self.allowed)
         return one_by_one(make_worker(checked, self.neighbours, self.threads, run=self.folder))
 
 
@@ -123,12 +123,9 @@ def worker_of_run(
     threads = logbook.history.threads or threads_of(config, host, cores)
     logbook.note_threads(threads)
     code = code_files(checked.config)
-    checked.consent.require(code)  # it may have changed since
-    allowed = Permissions(
-        allow_pickle=checked.allow_pickle,
-        allow_code=checked.allow_code,
-        consent=Consent(digests=frozenset(file.digest for file in code)),
-    )
+    checked.allowed.consent.require(code)  # it may have changed since
+    consent = Consent(digests=frozenset(file.digest for file in code))
+    allowed = replace(checked.allowed, consent=consent)
     return WorkerOfRun(config, run.absolute(), threads, allowed, neighbours)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from evomerge.config.schema import Frozen, SearchConfig, load, override, parse
 from evomerge.errors import RunFolderError
@@ -23,7 +23,7 @@ from evomerge.run.folder import CONFIG, MANIFEST, MODELS, RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import best_of, ranking_of, reached, unimproved
 from evomerge.setup.check import check_search
-from evomerge.setup.checked import CheckedSearch, Permissions
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.freeze import freeze, is_permitted, keep_permission
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.parents import is_winner_of_stage, open_parents
@@ -33,15 +33,15 @@ from evomerge.setup.strategy import recipe_of
 from evomerge.setup.tasks import code_files
 from evomerge.setup.weight_digests import check_weights
 from evomerge.setup.workers import check_move, check_workers
-from evomerge.trust.consent import Consent
+from evomerge.trust.consent import NOTHING, Permissions
 
 
 def prepare(
     config: SearchConfig,
     relative_to: Path,
+    allowed: Permissions = NOTHING,
     *,
     stage: Path | None = None,
-    **allowed: Unpack[Permissions],
 ) -> CheckedSearch:
     """Return the checked search of a search file, after all checks; see `check_search`.
 
@@ -49,13 +49,13 @@ def prepare(
         stage: of a stage, the run folder of an earlier one: `run:../stage-N` is beside it.
     """
     if config.frozen is not None:
-        return restore(config, relative_to, **allowed)
+        return restore(config, relative_to, allowed)
 
     def open_in_stage(reference: str, relative_to: Path, **how: Any) -> Checkpoint:
         folder = stage if stage and is_winner_of_stage(reference) else relative_to
         return open_model(reference, folder, **how)
 
-    return check_search(config, relative_to, open_in_stage, is_stage=stage is not None, **allowed)
+    return check_search(config, relative_to, open_in_stage, allowed, is_stage=stage is not None)
 
 
 def begin(path: Path, checked: CheckedSearch) -> tuple[RunFolder, CheckedSearch]:
@@ -72,7 +72,7 @@ def begin(path: Path, checked: CheckedSearch) -> tuple[RunFolder, CheckedSearch]
     keep_permission(_config_of(run).frozen or Frozen(), run.path)
     if not checked.merges:
         return run, checked
-    return run, replace(reopen(run), loaded=checked.loaded, consent=checked.consent)
+    return run, replace(reopen(run, checked.allowed), loaded=checked.loaded)
 
 
 def load_any(path: Path) -> SearchConfig:
@@ -99,13 +99,14 @@ def with_merges_built(checked: CheckedSearch) -> Iterator[CheckedSearch]:
         return
     with TemporaryFolder() as folder:
         opener = MergeOpener(open_model, models=folder)
-        built = {name: opener(name, folder, allow_pickle=checked.allow_pickle) for name in merges}
+        allow_pickle = checked.allowed.allow_pickle
+        built = {name: opener(name, folder, allow_pickle=allow_pickle) for name in merges}
         checkpoints = with_host_names({**checked.checkpoints, **built}, checked.host)
         yield replace(checked, checkpoints=checkpoints)
 
 
 def restore(
-    config: SearchConfig, relative_to: Path, **allowed: Unpack[Permissions]
+    config: SearchConfig, relative_to: Path, allowed: Permissions = NOTHING
 ) -> CheckedSearch:
     """Return the checked search of a run, from its search file. Tasks are not loaded yet.
 
@@ -115,16 +116,18 @@ def restore(
 
     Args:
         relative_to: the run folder.
-        **allowed: what the user allows in any case.
+        allowed: what the user allows in any case.
 
     Raises:
         InputError: a parent is missing or has changed.
     """
     frozen = config.frozen or Frozen()
-    permitted = (frozen.allow_pickle or frozen.allow_code) and is_permitted(frozen)
-    allow_pickle = allowed.get("allow_pickle", False) or (frozen.allow_pickle and permitted)
+    if (frozen.allow_pickle or frozen.allow_code) and is_permitted(frozen):
+        allowed = allowed.and_also(frozen.allow_pickle, frozen.allow_code)
     merges = MergeOpener(open_model, frozen, relative_to / MODELS)
-    config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
+    config, checkpoints, host = open_parents(
+        config, relative_to, merges, allow_pickle=allowed.allow_pickle
+    )
     return CheckedSearch(
         config,
         checkpoints,
@@ -138,24 +141,22 @@ def restore(
         merges=merges.found,
         settings=tuple(frozen.settings),
         unlike_merges=tuple(frozen.unlike_merges),
-        allow_pickle=allow_pickle,
-        allow_code=allowed.get("allow_code", False) or (frozen.allow_code and permitted),
-        consent=allowed.get("consent") or Consent(),
+        allowed=allowed,
     )
 
 
-def reopen(run: RunFolder, **allowed: Unpack[Permissions]) -> CheckedSearch:
+def reopen(run: RunFolder, allowed: Permissions = NOTHING) -> CheckedSearch:
     """Return the checked search of an existing run, after checking that its parents are unchanged.
 
     Raises:
         InputError: the run's search file is damaged, or a parent is missing or has changed.
     """
     config = _config_of(run)
-    return restore(config, run.path, **allowed)
+    return restore(config, run.path, allowed)
 
 
 def continued(
-    run: RunFolder, moves: Sequence[str] = (), **allowed: Unpack[Permissions]
+    run: RunFolder, moves: Sequence[str] = (), allowed: Permissions = NOTHING
 ) -> CheckedSearch:
     """Return the checked search of a run whose search goes on now.
 
@@ -173,10 +174,9 @@ def continued(
         override(data, item)
     config = parse(data, str(run.path / CONFIG))
     frozen = config.frozen or Frozen()
-    checked = restore(config, run.path, **allowed)
-    checked.consent.require(code_files(checked.config))
-    given = (allowed.get("allow_pickle", False), allowed.get("allow_code", False))
-    if given[0] >= frozen.allow_pickle and given[1] >= frozen.allow_code:
+    checked = restore(config, run.path, allowed)
+    allowed.consent.require(code_files(checked.config))
+    if allowed == allowed.and_also(frozen.allow_pickle, frozen.allow_code):
         keep_permission(frozen, run.path)
     check_workers(checked.config)
     return checked
@@ -250,7 +250,7 @@ def open_model(
     written = None if digest is None else run.path / MODELS / digest
     if written is not None and is_folder(written):
         return Checkpoint.open(written, reference)
-    checked = reopen(run, allow_pickle=allow_pickle)
+    checked = reopen(run, Permissions(allow_pickle))
     recipe = _named_recipe(checked, History(run.events()), digest, reference)
     folder = run.path / MODELS / recipe.digest[:16]
     if not folder.exists():

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError, InputError, RunFolderError, not_written
@@ -23,12 +23,12 @@ from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder
 from evomerge.run.folder import STAGES, RunFolder, begun_stages, remove_stages, stage_folder
 from evomerge.setup.check import check_search
-from evomerge.setup.checked import CheckedSearch, Permissions
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.parents import is_winner_of_stage, winner_of_stage
 from evomerge.setup.runs import begin, continued, open_model, prepare
 from evomerge.setup.space import host_of
-from evomerge.trust.consent import is_recorded, read_code, record
+from evomerge.trust.consent import NOTHING, Permissions, is_recorded, read_code, record
 
 _STAGE = re.compile(r"stage:(\d+)")
 _KEPT = ("allow_pickle", "allow_code")
@@ -40,7 +40,7 @@ def is_staged(data: Mapping[str, Any]) -> bool:
 
 
 def check(
-    data: Mapping[str, Any], source: Path, **allowed: Unpack[Permissions]
+    data: Mapping[str, Any], source: Path, allowed: Permissions = NOTHING
 ) -> list[CheckedSearch]:
     """Check every stage and return the searches, as `check_search` does.
 
@@ -58,7 +58,7 @@ def check(
     for number in range(1, _count(data) + 1):
         names = {name: name for name in stand_ins}
         config = _stage(data, number, names, f"{source}, stage {number}")
-        searches.append(check_search(config, source.parent, stand_in, **allowed))
+        searches.append(check_search(config, source.parent, stand_in, allowed))
         host = host_of(config)
         stand_ins[f"stage:{number}"] = stand_ins.get(host, host)
     return searches
@@ -70,15 +70,15 @@ def needs_winner(checked: CheckedSearch) -> bool:
 
 
 def start(
-    data: Mapping[str, Any], source: Path, folder: Path, **allowed: Unpack[Permissions]
+    data: Mapping[str, Any], source: Path, folder: Path, allowed: Permissions = NOTHING
 ) -> list[CheckedSearch]:
     """Check every stage, create the folder and return the searches; `run_stages` runs them.
 
     Raises:
         InputError: a stage is wrong, or the folder is not empty or cannot be written.
     """
-    searches = check(data, source, **allowed)
-    kept = {name: bool(allowed.get(name)) for name in _KEPT}
+    searches = check(data, source, allowed)
+    kept = {name: getattr(allowed, name) for name in _KEPT}
     plain = {**data, "origin": str(source.parent.resolve()), **kept}
     try:
         create_folder(folder, {STAGES: yaml_text(plain, width=110)})
@@ -107,7 +107,9 @@ def with_candidates(data: Mapping[str, Any], candidates: int) -> dict[str, Any]:
 
 
 def run_stages(
-    folder: Path, each: Callable[[RunFolder, CheckedSearch], None], **allowed: Unpack[Permissions]
+    folder: Path,
+    each: Callable[[RunFolder, CheckedSearch], None],
+    allowed: Permissions = NOTHING,
 ) -> None:
     """Run the stages one after the other; stages that have begun are continued.
 
@@ -116,7 +118,7 @@ def run_stages(
     Args:
         folder: the folder that `start` has made.
         each: starts or continues the search of one stage.
-        **allowed: what the user allows, beside what was allowed when the search was started here.
+        allowed: what the user allows, beside what was allowed when the search was started here.
 
     Raises:
         InputError: a file of the folder is damaged, or a stage is wrong.
@@ -128,17 +130,16 @@ def run_stages(
         raise RunFolderError(f"{folder / STAGES} was not written by a run: it has no `origin`.")
     kept = {name: bool(data.pop(name, False)) for name in _KEPT}
     if is_recorded(read_code(folder / STAGES).digest):
-        allowed["allow_pickle"] = allowed.get("allow_pickle", False) or kept["allow_pickle"]
-        allowed["allow_code"] = allowed.get("allow_code", False) or kept["allow_code"]
+        allowed = allowed.and_also(**kept)
     for number in range(1, _count(data) + 1):
         path = stage_folder(folder, number)
         if path.exists():
             run = RunFolder(path)
-            checked = continued(run, **allowed)
+            checked = continued(run, allowed=allowed)
         else:
             config = _new_stage(data, number, folder)
             earlier = None if number == 1 else stage_folder(folder, 1)
-            run, checked = begin(path, prepare(config, Path(origin), stage=earlier, **allowed))
+            run, checked = begin(path, prepare(config, Path(origin), allowed, stage=earlier))
         try:
             each(run, checked)
         except InputError:

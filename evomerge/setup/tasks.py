@@ -13,7 +13,7 @@ from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.scores import MODEL_METRICS, NLL, SPLITS, TOKENS, Constraint, Objective, Split
-from evomerge.trust.consent import CodeFile, Consent, read_code
+from evomerge.trust.consent import NOTHING, CodeFile, Permissions, read_code
 from evomerge.trust.modules import files_of_module, is_of_host
 from evomerge.trust.task_files import files_of_tasks
 
@@ -49,9 +49,7 @@ def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile
     return list(found.values())
 
 
-def load_tasks(
-    config: SearchConfig, *, allow_code: bool = False, consent: Consent | None = None
-) -> Evaluator:
+def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
     """Load the objectives' tasks and functions. This imports lm_eval, if there are tasks.
 
     Raises:
@@ -69,7 +67,7 @@ def load_tasks(
     evaluation = config.evaluation
     if evaluation.backend == "vllm":
         check_vllm()
-    (consent or Consent()).require(code_files(config))
+    allowed.consent.require(code_files(config))
     names, measured = config.tasks, (*config.objectives, *config.constraints)
     tasks = [name for name in names if not is_function(name)]
     functions = {name: find(name) for name in names if is_function(name)}
@@ -84,7 +82,7 @@ def load_tasks(
             evaluation.fewshot,
             evaluation.chat_template,
             evaluation.generation.changes,
-            allow_code,
+            allowed.allow_code,
         )
         if evaluation.enable_thinking:
             _check_generates(harness.info)

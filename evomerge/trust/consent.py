@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -94,6 +94,31 @@ class Consent:
                 f"{name_files(asked)}; read it, then allow it with --trust-code."
             )
         record({file.digest: str(file.path) for file in new})
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """What the user allows a search to do.
+
+    Attributes:
+        allow_pickle: accept parents with pickled weights.
+        allow_code: accept tasks that run code which models write.
+        consent: decides whether the code of tasks and functions may run.
+    """
+
+    allow_pickle: bool = False
+    allow_code: bool = False
+    consent: Consent = field(default=Consent(), compare=False, repr=False)
+
+    def and_also(self, allow_pickle: bool, allow_code: bool) -> Permissions:
+        """Return these permissions and those that are given."""
+        return Permissions(
+            self.allow_pickle or allow_pickle, self.allow_code or allow_code, self.consent
+        )
+
+
+NOTHING = Permissions()
+"""Nothing but the code that the user has allowed before."""
 
 
 def read_code(path: Path, *, imported: bool = False) -> CodeFile:

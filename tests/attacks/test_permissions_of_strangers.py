@@ -14,6 +14,7 @@ from evomerge.config.schema import Frozen, parse
 from evomerge.errors import CheckpointError
 from evomerge.models import pickles
 from evomerge.setup.freeze import is_permitted, keep_permission
+from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough
 
@@ -71,7 +72,7 @@ def test_the_search_in_stages_of_a_stranger_allows_nothing_either(tmp_path, monk
     seen = []
     monkeypatch.setattr(stages, "_new_stage", lambda *arguments: parse(SMALL, "a stage"))
     monkeypatch.setattr(stages, "begin", lambda *arguments: arguments)
-    monkeypatch.setattr(stages, "prepare", lambda *arguments, **allowed: seen.append(allowed))
+    monkeypatch.setattr(stages, "prepare", lambda file, folder, own, stage: seen.append(own))
     stages.run_stages(tmp_path, lambda run, problem: None)
-    stages.run_stages(tmp_path, lambda run, problem: None, allow_code=True)
-    assert seen == [{"stage": None}, {"stage": None, "allow_code": True}]
+    stages.run_stages(tmp_path, lambda run, problem: None, Permissions(allow_code=True))
+    assert seen == [Permissions(), Permissions(allow_code=True)]

@@ -20,6 +20,7 @@ from evomerge.run.history import History
 from evomerge.setup import stages
 from evomerge.setup.preflight import summary, warnings
 from evomerge.setup.runs import prepare, reopen
+from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough
 
@@ -115,7 +116,7 @@ def test_a_search_scores_the_code_that_its_models_write(tmp_path, folder):
     assert any(any(item.outcomes["search"].values["says/pass_at_1"]) for item in history.candidates)
 
     assert RunFolder(run.folder).config()["frozen"]["allow_code"] is True
-    assert reopen(RunFolder(run.folder)).allow_code
+    assert reopen(RunFolder(run.folder)).allowed.allow_code
     assert len(package.resume(run, candidates=5, progress=False).candidates) == 5
     assert count_processes() == 0
 
@@ -167,15 +168,17 @@ def test_stages_keep_the_permission(tmp_path, folder):
     stage = {"parents": SMALL["parents"], "space": {"kind": "parameters", "method": "linear"}}
     file = file_in(tmp_path, folder, stages=[stage])
     data = read(file)
-    stages.start(data, file, tmp_path / "run", allow_code=True)
+    stages.start(data, file, tmp_path / "run", Permissions(allow_code=True))
     begun = []
-    stages.run_stages(tmp_path / "run", lambda run, problem: begun.append(problem.allow_code))
+    stages.run_stages(
+        tmp_path / "run", lambda run, problem: begun.append(problem.allowed.allow_code)
+    )
     assert begun == [True]
 
 
 @pytest.mark.parametrize("confined", [True, False])
 def test_validate_says_what_code_can_do_here(tmp_path, folder, monkeypatch, confined):
-    problem = prepare(load(file_in(tmp_path, folder)), tmp_path, allow_code=True)
+    problem = prepare(load(file_in(tmp_path, folder)), tmp_path, Permissions(allow_code=True))
     monkeypatch.setattr(code, "has_bubblewrap", lambda: confined)
     own = ", in bubblewrap" if confined else ""
     assert summary(problem)["code"] == f"runs in processes with limits{own}"

@@ -18,6 +18,7 @@ from evomerge.export.candidate import export_candidate
 from evomerge.recipe import Recipe
 from evomerge.setup.runs import begin, prepare, reopen
 from evomerge.setup.search import run_search
+from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough
 
@@ -227,7 +228,7 @@ def pickled(tmp_path):
 
     write(1.0)
     config = {**SMALL, "parents": ["./maths", "zoo:language"], "budget": {"candidates": 4}}
-    return prepare(parse(config, "search"), tmp_path, allow_pickle=True), write
+    return prepare(parse(config, "search"), tmp_path, Permissions(allow_pickle=True)), write
 
 
 def test_other_weights_in_a_pickle_file_are_refused(pickled, tmp_path):
