@@ -20,6 +20,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from evomerge.errors import escaped_controls, without_controls
+from evomerge.parsing.values import replaced
 from evomerge.scores import SPLITS, Example
 
 if TYPE_CHECKING:
@@ -41,18 +42,12 @@ err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=
 
 def print_json(value: Any) -> None:
     """Print a value as strict JSON; nan and infinities become null."""
-    text = json.dumps(_strict(value), indent=2, ensure_ascii=False)
+    text = json.dumps(replaced(value, _finite), indent=2, ensure_ascii=False)
     sys.stdout.write(escaped_controls(text) + "\n")
 
 
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:

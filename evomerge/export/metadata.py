@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.export.parents import Parent, common_languages, common_licence
 from evomerge.models.references import split_kind
+from evomerge.parsing.values import replaced
 from evomerge.run.history import History
 from evomerge.scores import SPLITS, Objective, Scores
 
@@ -101,15 +102,11 @@ def search_file(config: SearchConfig, history: History, names: Mapping[str, str]
     plain = used.model_dump(mode="json", exclude={"frozen", "executor"}, exclude_defaults=True)
 
     def published(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {published(key): published(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return list(map(published, value))
-        if isinstance(value, str):
-            return names.get(value) or _without_folders(value)
-        return value
+        is_text = isinstance(value, str)
+        return names.get(value) or _without_folders(value) if is_text else value
 
-    text = yaml.safe_dump(published(plain), sort_keys=False, allow_unicode=True, width=98)
+    plain = replaced(plain, published, published)
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=98)
     return text.strip().splitlines()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from evomerge.errors import RecipeError
 from evomerge.mergekit.reading import read
-from evomerge.parsing.values import Values, shown
+from evomerge.parsing.values import Values, replaced, shown
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 
 _VALUES = Values(RecipeError)
@@ -71,12 +71,4 @@ def _renamed(data: dict[str, Any], moved: Callable[[str], str]) -> Any:
     """Return a document with other references of its models."""
     content = read(yaml_text(data, width=100))
     models = {name: moved(name) for name in content.parents}
-
-    def rename(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: rename(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [rename(item) for item in value]
-        return models.get(value, value) if isinstance(value, str) else value
-
-    return rename(data)
+    return replaced(data, lambda value: models.get(value, value))

@@ -12,6 +12,7 @@ from evomerge.errors import RecipeError
 from evomerge.merging.tokenizers.rows import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import split_adapter
+from evomerge.parsing.values import replaced
 from evomerge.recipe import Recipe
 
 
@@ -51,8 +52,13 @@ def tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dic
             source = mergekit_reference(checkpoints[recipe.tokenizer])
         found["tokenizer"] = {"source": source}
         if "tokens" in options:
+
+            def reference(token: Any) -> Any:
+                known = token in checkpoints
+                return mergekit_reference(checkpoints[token]) if known else token
+
             tokens = json.loads(options["tokens"])
-            found["tokenizer"]["tokens"] = _with_mergekit_references(tokens, checkpoints)
+            found["tokenizer"]["tokens"] = replaced(tokens, reference)
         if "pad_to_multiple_of" in options:
             found["tokenizer"]["pad_to_multiple_of"] = int(options["pad_to_multiple_of"])
     template = options.get("chat_template", "")
@@ -81,10 +87,3 @@ def _check_vocabulary(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> 
             "The recipe's vocabulary has tokens of parents that it does not merge, which a "
             "mergekit file cannot express."
         )
-
-
-def _with_mergekit_references(tokens: Any, checkpoints: Mapping[str, Checkpoint]) -> Any:
-    """Return the value of the option `tokens` with mergekit's references of the parents."""
-    if isinstance(tokens, dict):
-        return {key: _with_mergekit_references(value, checkpoints) for key, value in tokens.items()}
-    return mergekit_reference(checkpoints[tokens]) if tokens in checkpoints else tokens

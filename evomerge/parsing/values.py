@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,20 @@ def shown(value: object) -> str:
     """Return a value for an error message: its `repr`, cut if it is long or deeply nested."""
     text = _SHORT.repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def replaced(value: Any, new: Callable[[Any], Any], key: Callable[[str], str] | None = None) -> Any:
+    """Return plain data in which every value is replaced, at any depth of lists and mappings.
+
+    Args:
+        new: what is in the place of a value that is neither a list nor a mapping.
+        key: what is in the place of a key; None: the same key.
+    """
+    if isinstance(value, Mapping):
+        return {key(k) if key else k: replaced(item, new, key) for k, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [replaced(item, new, key) for item in value]
+    return new(value)
 
 
 @dataclass(frozen=True)

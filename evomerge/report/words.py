@@ -8,6 +8,7 @@ from typing import Any
 from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import printable, without_controls
 from evomerge.models.references import split_kind
+from evomerge.parsing.values import replaced
 
 _LONGEST = 4096  # characters of a name; no path is longer
 
@@ -68,13 +69,11 @@ def storable(value: Any) -> Any:
 
     A key becomes one line of printable characters. Other texts lose control characters.
     """
-    if isinstance(value, str):
-        return without_controls(value)
-    if isinstance(value, Mapping):
-        return {printable(str(key)): storable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [storable(item) for item in value]
-    return value
+
+    def without(item: Any) -> Any:
+        return without_controls(item) if isinstance(item, str) else item
+
+    return replaced(value, without, lambda key: printable(str(key)))
 
 
 def size_text(count: float) -> str:

@@ -21,6 +21,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.references import MERGE, RUN, is_file, is_folder, place, split_adapter
 from evomerge.parsing.texts import json_value
+from evomerge.parsing.values import replaced
 from evomerge.recipe import Recipe
 from evomerge.run.folder import STAGES, RunFolder, stage_folder
 from evomerge.setup.space import host_of
@@ -169,19 +170,15 @@ def absolute_recipe(recipe: Recipe, folder: Path) -> Recipe:
 
 def renamed_recipe(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
     """Return a recipe in which parents have other names: name in the recipe -> the new one."""
+
+    def new(name: Any) -> Any:
+        return names.get(name, name)
+
     if tokens := recipe.options.get("tokens"):  # mergekit's mapping as JSON, which names parents
         plain = json_value(tokens, "The option `tokens`", RecipeError)
-        text = json.dumps(_renamed(plain, names), separators=(",", ":"))
+        text = json.dumps(replaced(plain, new, new), separators=(",", ":"))
         recipe = replace(recipe, options={**recipe.options, "tokens": text})
-    return Recipe.from_dict(_renamed(recipe.to_dict(), names))
-
-
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(value, dict):
-        return {names.get(key, key): _renamed(item, names) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_renamed(item, names) for item in value]
-    return names.get(value, value) if isinstance(value, str) else value
+    return Recipe.from_dict(replaced(recipe.to_dict(), new, new))
 
 
 def absolute_folder(

@@ -19,6 +19,7 @@ from evomerge.errors import ConfigError, InputError, RunFolderError, not_written
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN
 from evomerge.parsing.texts import read_text
+from evomerge.parsing.values import replaced
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder
 from evomerge.run.folder import STAGES, RunFolder, begun_stages, remove_stages, stage_folder
@@ -172,11 +173,7 @@ def _stage(
 ) -> SearchConfig:
     """Return the search file of one stage, with `names` in place of earlier `stage:N`."""
 
-    def replaced(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: replaced(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [replaced(item) for item in value]
+    def found(value: Any) -> Any:
         if isinstance(value, str) and _STAGE.fullmatch(value):
             if value not in names:
                 raise ConfigError(
@@ -192,4 +189,4 @@ def _stage(
         return value
 
     common = {key: value for key, value in data.items() if key != "stages"}
-    return parse(replaced({**common, **data["stages"][number - 1]}), source)
+    return parse(replaced({**common, **data["stages"][number - 1]}, found), source)
