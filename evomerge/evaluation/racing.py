@@ -141,11 +141,7 @@ def score_in_race(
 
 
 def check_means(objectives: Sequence[Objective], info: TasksInfo) -> None:
-    """Check that the score of every objective is a mean over documents.
-
-    Raises:
-        ConfigError: one of them is not.
-    """
+    """Raise a `ConfigError` unless the score of every objective is a mean over documents."""
     for objective in objectives:
         if objective.is_exact or not info.metric(objective.task, objective.metric)[1].is_mean:
             raise ConfigError(

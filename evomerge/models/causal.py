@@ -20,11 +20,7 @@ _HAS_NO_LM_HEAD = re.compile(
 
 
 def check_known(checkpoint: Checkpoint) -> None:
-    """Check that the installed transformers knows the type of a model.
-
-    Raises:
-        CheckpointError: it does not, or the config names no type.
-    """
+    """Raise a `CheckpointError` unless the installed transformers knows the type of a model."""
     from transformers import __version__
     from transformers.models.auto import configuration_auto
 
@@ -74,11 +70,7 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def check_chat_template(checkpoint: Checkpoint) -> None:
-    """Check that the tokenizer in a model's folder has a chat template.
-
-    Raises:
-        CheckpointError: it has none, or its config cannot be read.
-    """
+    """Raise a `CheckpointError` unless the tokenizer in a model's folder has a chat template."""
     if not has_chat_template(checkpoint.folder):
         raise CheckpointError(
             "`evaluation.chat_template` is true, but the tokenizer of "
@@ -93,11 +85,7 @@ def has_tokenizer(checkpoint: Checkpoint) -> bool:
 
 
 def check_tokenizer(checkpoint: Checkpoint) -> None:
-    """Check that a model's folder has files of a tokenizer.
-
-    Raises:
-        CheckpointError: it has none.
-    """
+    """Raise a `CheckpointError` unless a model's folder has files of a tokenizer."""
     if not has_tokenizer(checkpoint):
         raise CheckpointError(
             f"Parent {checkpoint.reference!r} has no tokenizer; put tokenizer.json and "

@@ -270,15 +270,14 @@ class Checkpoint:
         """Size of all tensors in bytes."""
         return sum(info.nbytes for info in self.tensors.values())
 
-    def filters(self, prefix: str | None = None) -> dict[str, tuple[str, ...]]:
+    def filters(self) -> dict[str, tuple[str, ...]]:
         """Return substrings that identify the tensors of the components of a block.
 
         They are the filters of knobs: component (`attention`, `mlp`, `norm`) -> substrings. They
         must be tried in the given order, because a norm inside of the attention belongs to the
-        attention. `prefix` is that of the block stack; None: the main one.
+        attention.
         """
-        stack = self.stacks[prefix] if prefix else self.decoder_stack
-        suffixes = sorted({suffix for block in stack.blocks for suffix in block})
+        suffixes = sorted({suffix for block in self.decoder_stack.blocks for suffix in block})
         found: dict[str, list[str]] = {"attention": [], "mlp": [], "norm": []}
         for suffix in suffixes:
             component, word = component_of(suffix)

@@ -30,11 +30,10 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from evomerge.config.frozen import Frozen, GeneRange
-from evomerge.config.schema import parse
 from evomerge.errors import InputError
 from evomerge.report.rows import candidate_row
 from evomerge.report.words import short_names, storable
-from evomerge.run.folder import CONFIG, STAGES, RunFolder, begun_stages
+from evomerge.run.folder import STAGES, RunFolder, begun_stages
 from evomerge.run.history import Candidate, History
 
 HOST = "127.0.0.1"
@@ -46,7 +45,7 @@ _NOT_ATTRIBUTES = ("candidate", "fitness")  # Optuna's own number and value
 
 def add_study(storage: InMemoryStorage, name: str, run: RunFolder) -> None:
     """Add a run as a study with this name, with all candidates that its journal has now."""
-    config, history = parse(run.config(), str(run.path / CONFIG)), History(run.events())
+    config, history = run.search_file(), History(run.events())
     names = [item.key for item in config.run_objectives] if config.mode == "pareto" else ["fitness"]
     study = optuna.create_study(
         storage=storage, study_name=storable(name), directions=["maximize"] * len(names)

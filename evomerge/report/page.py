@@ -43,7 +43,7 @@ def write_page(run: RunFolder, target: Path) -> None:
 
     The file appears complete or not at all. InputError: it cannot be written.
     """
-    check_output(target, "--out")
+    check_output(target)
     content = page(run)
     try:
         replace_text(target, content)

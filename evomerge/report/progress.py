@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from evomerge.config.schema import parse
 from evomerge.recipe import Recipe
 from evomerge.report.confidence import fitness_interval
 from evomerge.run.activity import WORKERS, read_activity
-from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
 from evomerge.scores import Failure, Scores
@@ -30,7 +29,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
     candidates, the newest last. `phase` is there while a method prepares for its first merges, and
     during the final scores; `workers` and the speed while the search runs.
     """
-    config = parse(run.config(), str(run.path / CONFIG))
+    config = run.search_file()
     events = list(run.events())
     history = History(events)
     budget = {**config.budget.model_dump(), **history.budget}

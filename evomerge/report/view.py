@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from evomerge.config.schema import Frozen, SearchConfig, parse
+from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import RecipeError
 from evomerge.recipe import Recipe
 from evomerge.report import pictures
@@ -14,7 +14,7 @@ from evomerge.report.recipe_picture import recipe_picture
 from evomerge.report.standings import Standings, standings
 from evomerge.report.verdict import Verdict, verdict
 from evomerge.report.words import renamed, short_names
-from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.searching.ranking import Ranking, best_of, ranking_of
 
@@ -33,7 +33,7 @@ class View:
     @classmethod
     def of(cls, run: RunFolder) -> View:
         """Read a run."""
-        config = parse(run.config(), str(run.path / CONFIG))
+        config = run.search_file()
         return cls(run, config, History(run.events()), ranking_of(config))
 
     @property

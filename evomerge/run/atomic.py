@@ -227,13 +227,11 @@ def check_run_folder(path: Path) -> None:
         )
 
 
-def check_output(path: Path, option: str, kind: str = "file") -> None:
-    """Raise an InputError if the file or folder of an option cannot be written."""
+def check_output(path: Path) -> None:
+    """Raise an InputError if the file of the option `--out` cannot be written."""
     # Path's own tests raise if a folder may not be entered.
     reason = None
-    if kind == "folder":
-        reason = why_not_writable(path / "x")
-    elif os.path.isdir(path):  # noqa: PTH112
+    if os.path.isdir(path):  # noqa: PTH112
         reason = "it is a folder"
     elif not is_special(path):
         parent = path.absolute().parent
@@ -241,4 +239,4 @@ def check_output(path: Path, option: str, kind: str = "file") -> None:
         if reason is None and not parent.exists():
             reason = f"there is no folder {parent}"
     if reason is not None:
-        raise InputError(f"{option} {path} cannot be written: {reason}; give another {kind}.")
+        raise InputError(f"--out {path} cannot be written: {reason}; give another file.")

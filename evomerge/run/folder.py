@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -26,6 +26,9 @@ from evomerge.run.lines import HEADER, Event, JournalCodec
 from evomerge.run.lock import is_held
 from evomerge.run.log_format import PlainFormatter
 from evomerge.run.timings import Timings
+
+if TYPE_CHECKING:
+    from evomerge.config.schema import SearchConfig
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +142,16 @@ class RunFolder:
     def timings(self) -> Timings:
         """The times of the run's sessions and candidates."""
         return Timings(self.path / "timings.jsonl")
+
+    def search_file(self) -> SearchConfig:
+        """Return the search file, with the content of the manifest as its section `frozen`.
+
+        Raises:
+            InputError: a file cannot be read, was changed by hand, or has a mistake.
+        """
+        from evomerge.config.schema import parse
+
+        return parse(self.config(), str(self.path / CONFIG))
 
     def config(self) -> dict[str, Any]:
         """Return the content of the search file, with that of the manifest as `frozen`.

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from evomerge.config.schema import SearchConfig, parse
+from evomerge.config.schema import SearchConfig
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.evaluation.inference.device import count_cores, use_only
 from evomerge.execute.inline import one_by_one
@@ -24,7 +24,7 @@ from evomerge.execute.protocol import Executor, Job, Result, RunJobs
 from evomerge.execute.remote import RemoteExecutor, RemoteWorker
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
-from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.folder import RunFolder
 from evomerge.run.logbook import Logbook
 from evomerge.setup import cluster
 from evomerge.setup.checked import CheckedSearch
@@ -116,7 +116,7 @@ def worker_of_run(
 
     The number is the one in the journal, if there is one; `cores` is the largest to choose.
     """
-    began = parse(RunFolder(run).config(), str(run / CONFIG))
+    began = RunFolder(run).search_file()
     # `resume` can change the section `executor`.
     config = began.model_copy(update={"executor": checked.config.executor})
     host = checked.checkpoints[checked.host]

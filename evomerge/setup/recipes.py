@@ -81,11 +81,7 @@ def check_recipes(
 
 
 def check_baselines(config: SearchConfig, space: Space) -> None:
-    """Check that the baselines that a search file asks for can be made.
-
-    Raises:
-        ConfigError: the greedy soup cannot be made.
-    """
+    """Raise a `ConfigError` if the file asks for a greedy soup that cannot be made."""
     if "greedy_soup" not in config.baselines:
         return
     uniform = space.baselines().get(UNIFORM)

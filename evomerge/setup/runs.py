@@ -69,7 +69,7 @@ def begin(path: Path, checked: CheckedSearch) -> tuple[RunFolder, CheckedSearch]
             run is there, and `resume` tries again.
     """
     run = RunFolder.create(path, freeze(checked))
-    keep_permission(_config_of(run).frozen or Frozen(), run.path)
+    keep_permission(run.search_file().frozen or Frozen(), run.path)
     if not checked.merges:
         return run, checked
     return run, replace(reopen(run, checked.allowed), loaded=checked.loaded)
@@ -82,7 +82,7 @@ def load_any(path: Path) -> SearchConfig:
         InputError: the file cannot be read, has a mistake, or has `stages`.
     """
     if path.name == CONFIG and (path.parent / MANIFEST).is_file():
-        return _config_of(RunFolder(path.parent))
+        return RunFolder(path.parent).search_file()
     return load(path)
 
 
@@ -151,8 +151,7 @@ def reopen(run: RunFolder, allowed: Permissions = NOTHING) -> CheckedSearch:
     Raises:
         InputError: the run's search file is damaged, or a parent is missing or has changed.
     """
-    config = _config_of(run)
-    return restore(config, run.path, allowed)
+    return restore(run.search_file(), run.path, allowed)
 
 
 def continued(
@@ -182,10 +181,6 @@ def continued(
     return checked
 
 
-def _config_of(run: RunFolder) -> SearchConfig:
-    return parse(run.config(), str(run.path / CONFIG))
-
-
 def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     """Check that new bounds of a run's budget leave something to do.
 
@@ -199,7 +194,7 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     """
     if not given:
         return
-    history, config = History(run.events()), _config_of(run)
+    history, config = History(run.events()), run.search_file()
     candidates, ranking = history.candidates, ranking_of(config)
     budget = {**config.budget.model_dump(), **history.budget, **given}
     incumbents = ranking.incumbents(candidates)

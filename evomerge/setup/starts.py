@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.config.schema import Frozen, SearchConfig, parse
+from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError, InputError
 from evomerge.models.references import RUN, is_file, is_folder, place
 from evomerge.parsing.texts import read_text
 from evomerge.recipe import Recipe
-from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import FINALISTS, ranking_of
 from evomerge.space.protocol import Gene, Genome, Space
@@ -42,7 +42,7 @@ def find_starts(config: SearchConfig, space: Space, relative_to: Path) -> tuple[
 
 def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
     """Return the genomes of a run's best candidates; genes are matched by name."""
-    config = parse(run.config(), str(run.path / CONFIG))
+    config = run.search_file()
     frozen = config.frozen or Frozen()
     names = {gene.name for gene in genes}
     if different := sorted(names ^ set(frozen.genes)):

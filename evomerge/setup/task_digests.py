@@ -110,11 +110,7 @@ def _hub_dataset(task: TaskInfo) -> dict[str, str]:
 
 
 def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
-    """Check that the tasks are those that a run began with.
-
-    Raises:
-        ConfigError: documents, prompts, settings or code of a task have changed.
-    """
+    """Raise a `ConfigError` if documents, prompts, settings or code of a task have changed."""
     frozen, splits = config.frozen or Frozen(), config.run_documents
     source_now = sources(config, evaluator)
     for split, documents in splits.items():

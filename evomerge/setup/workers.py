@@ -97,11 +97,7 @@ def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
 
 
 def check_move(item: str) -> None:
-    """Check that `resume` may set a key (`key.path=value`).
-
-    Raises:
-        ConfigError: the key may change the course of the search.
-    """
+    """Raise a `ConfigError` if `resume` may not set this (`key.path=value`)."""
     path = item.partition("=")[0]
     if not any(path == move or path.startswith(f"{move}.") for move in MOVES):
         raise ConfigError(

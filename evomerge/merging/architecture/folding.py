@@ -36,6 +36,7 @@ from evomerge.merging.architecture.miniature import (
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 
+_STEP = 0.02  # of derivatives
 _TOLERANCE = 2e-4
 """Largest relative difference of two outputs that count as equal (they are float32)."""
 
@@ -162,14 +163,14 @@ def _check(submodel: Submodel, rules: Mapping[str, TensorRule], what: str) -> No
         raise UnfoldableError(f"no change of its weights has the effect of {what}")
 
 
-def _derivative(value: Callable[[float], Tensor], step: float = 0.02) -> Tensor:
+def _derivative(value: Callable[[float], Tensor]) -> Tensor:
     """Return the derivative of a function at 1 by the five-point rule.
 
     Its error is small enough for float32, which norms use even in a float64 model.
     """
-    near = value(1 + step) - value(1 - step)
-    far = value(1 + 2 * step) - value(1 - 2 * step)
-    return (8 * near - far) / (12 * step)
+    near = value(1 + _STEP) - value(1 - _STEP)
+    far = value(1 + 2 * _STEP) - value(1 - 2 * _STEP)
+    return (8 * near - far) / (12 * _STEP)
 
 
 def _find_rules(submodel: Submodel) -> dict[str, TensorRule]:

@@ -43,7 +43,7 @@ class Knob:
         search: range that is searched if the search file gives none; None if the knob then has its
             default.
         start: value at which a search starts, or None for the middle of the range.
-        help: one line for `evomerge list methods`.
+        help: what it is, in a few words for a reader of the code.
         counts_sources: whether it is a number of sources, of which there must be as many.
         has_slope: False for a number that only selects elements, such as a density.
     """

@@ -301,11 +301,7 @@ def find_alphas(data: Any, modules: Iterable[str], where: str) -> dict[str, floa
 
 
 def _check_supported(config: Mapping[str, Any], folder: Path) -> None:
-    """Check that an adapter is LoRA, without settings that are not supported.
-
-    Raises:
-        CheckpointError: it is not; the message names the key.
-    """
+    """Raise a `CheckpointError` if an adapter is not LoRA or needs what is not supported."""
     kind = config.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(
