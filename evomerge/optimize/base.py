@@ -30,7 +30,7 @@ BROKEN = 2e18
 FAILED = 1e19
 """Violation of a failure: it is worse than every point that breaks a constraint."""
 
-REPEATS = 20
+SKIPPED_GENOMES = 20
 """So often in a row an algorithm may propose what has been tried already, before it is tried again:
 in a space without anything new, for example."""
 
@@ -43,7 +43,7 @@ sizes are learned from the lengths and ranks of samples; they pull the mean anyh
 
 
 @dataclass
-class _Try:
+class _TriedGenome:
     """What is known about a genome that was asked."""
 
     outcome: tuple[tuple[float, ...], float] | None = None
@@ -69,7 +69,7 @@ class BaseOptimizer(ABC):
         self._open: dict[int, OpenTrial] = {}
         self._enqueued: deque[Genome] = deque()
         self._keys: dict[int, bytes] = {}
-        self._tries: dict[bytes, _Try] = {}
+        self._tries: dict[bytes, _TriedGenome] = {}
 
     @abstractmethod
     def propose(self) -> tuple[object, Vector]:
@@ -123,7 +123,7 @@ class BaseOptimizer(ABC):
             opened, genome = self._new_proposal()
         trial = self._asked
         self._open[trial], self._keys[trial] = opened, _key(genome)
-        self._tries.setdefault(self._keys[trial], _Try())
+        self._tries.setdefault(self._keys[trial], _TriedGenome())
         self._asked += 1
         return trial, genome
 
@@ -133,7 +133,7 @@ class BaseOptimizer(ABC):
             opened = self.propose()
             genome = self.cube.genome(opened[1])
             known = self._tries.get(_key(genome))
-            if known is None or repeats == REPEATS:
+            if known is None or repeats == SKIPPED_GENOMES:
                 break
             if known.outcome is None:
                 known.waiting.append(opened)
@@ -180,7 +180,7 @@ class BaseOptimizer(ABC):
             proposed, self._keys[trial] = self._keys[trial], _key(genome)
             if self._tries[proposed].outcome is None and proposed not in self._keys.values():
                 del self._tries[proposed]  # it was not tried
-            self._tries.setdefault(self._keys[trial], _Try())
+            self._tries.setdefault(self._keys[trial], _TriedGenome())
 
     def _check_open(self, trial: int) -> None:
         if trial not in self._open:

@@ -22,7 +22,7 @@ from evomerge.strategy.protocol import Origin, Proposal
 log = logging.getLogger(__name__)
 
 
-REPEATS = 100
+SKIPPED_RECIPES = 100
 """So many proposals of known recipes are skipped in a row. Then one is a candidate again: the space
 may have no other recipes, or the optimizer may have converged."""
 
@@ -31,7 +31,7 @@ SKIPPED = "skipped"
 
 
 @dataclass
-class _Try:
+class _TriedRecipe:
     """What is known about a recipe that was proposed."""
 
     told: tuple[tuple[float, ...] | None, float] | None = None
@@ -66,7 +66,7 @@ class GenomeStrategy:
         self._start = start
         self._candidates: dict[int, list[tuple[int, str]]] = {}
         """Trial and digest of each candidate; a baseline may have several."""
-        self._tries: dict[str, _Try] = {}
+        self._tries: dict[str, _TriedRecipe] = {}
         self._genomes: set[int] = set()
         """Hashes of the genomes that were tried; the genomes would take gigabytes."""
         self._proposed = self._complete = self._starting = 0
@@ -110,7 +110,7 @@ class GenomeStrategy:
             recipe = self.space.decode(genome)
             # An optimizer proposes a genome again only if it finds no other one.
             is_new = recipe.digest not in self._tries or hash(genome) in self._genomes
-            if is_new or skipped == REPEATS:
+            if is_new or skipped == SKIPPED_RECIPES:
                 break
             self._skip(trial, genome, recipe.digest)
         self._note(number, trial, genome, recipe.digest)
@@ -194,7 +194,7 @@ class GenomeStrategy:
         """Tell the optimizer the outcome of a known recipe, or let the trial wait for it."""
         self._genomes.add(hash(genome))
         # On another machine the recipe may be an unknown one; then the trial is never told.
-        known = self._tries.get(digest, _Try())
+        known = self._tries.get(digest, _TriedRecipe())
         if known.told is None:
             known.waiting.append(trial)
         else:
@@ -203,5 +203,5 @@ class GenomeStrategy:
     def _note(self, number: int, trial: int, genome: Genome, digest: str) -> None:
         """Note a trial of the candidate, and that its recipe and genome are tried."""
         self._candidates.setdefault(number, []).append((trial, digest))
-        self._tries.setdefault(digest, _Try())
+        self._tries.setdefault(digest, _TriedRecipe())
         self._genomes.add(hash(genome))

@@ -22,7 +22,7 @@ from evomerge.run.history import History
 from evomerge.scores import Failure, Objective, Outcome, Scores
 from evomerge.searching.loop import Order
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
-from evomerge.strategy.genome import REPEATS, SKIPPED, GenomeStrategy
+from evomerge.strategy.genome import SKIPPED, SKIPPED_RECIPES, GenomeStrategy
 
 NAMES = ("random", "cma", "nevergrad:DE")
 
@@ -167,7 +167,7 @@ def test_a_recipe_is_proposed_once(tmp_path: Path, optimizer: str, order: Order)
     for candidate in history.candidates:
         if candidate.label is None and candidate.digest in seen:
             repeated += 1
-            assert candidate.origin[SKIPPED] == REPEATS
+            assert candidate.origin[SKIPPED] == SKIPPED_RECIPES
         seen.add(candidate.digest)
     assert repeated < 0.15 * len(history.candidates)
     assert any(candidate.origin.get(SKIPPED) for candidate in history.candidates)
@@ -272,9 +272,11 @@ def test_what_was_skipped_is_skipped_again_whatever_another_machine_computes() -
 
 
 def test_a_space_without_other_recipes_is_searched_on() -> None:
-    strategy = listed(*(path_of(0, 1, size=1 / (place + 1)) for place in range(REPEATS + 2)))
+    strategy = listed(
+        *(path_of(0, 1, size=1 / (place + 1)) for place in range(SKIPPED_RECIPES + 2))
+    )
     strategy.ask(0)
-    assert strategy.ask(1).origin[SKIPPED] == REPEATS
+    assert strategy.ask(1).origin[SKIPPED] == SKIPPED_RECIPES
     # An optimizer that repeats a genome has no other one.
     strategy = listed(path_of(0, 1), path_of(0, 1))
     strategy.ask(0)

@@ -30,7 +30,7 @@ class InexpressibleError(Exception):
 
 
 @dataclass(frozen=True)
-class Form:
+class KeyForm:
     """How a value in a config says something about each layer.
 
     Attributes:
@@ -75,7 +75,7 @@ def write_column(key: str, column: Column) -> Any:
     return form.write(column) if form else column
 
 
-def _form_of(key: str) -> Form | None:
+def _form_of(key: str) -> KeyForm | None:
     if key in _FORMS:
         return _FORMS[key]
     return _LIST if "layer" in key and "index" not in key else None
@@ -110,59 +110,59 @@ def _read_mapping(value: Any, count: int) -> Column:
 
 _SEQUENCE = (list, tuple)
 
-_LIST = Form(_SEQUENCE, lambda value, _: list(value), list)
+_LIST = KeyForm(_SEQUENCE, lambda value, _: list(value), list)
 """One entry for each layer."""
 
-_POSITIONS = Form(
+_POSITIONS = KeyForm(
     _SEQUENCE,
     lambda value, count: [i in value for i in range(count)],
     lambda column: [i for i, chosen in enumerate(column) if chosen],
 )
 """The positions of some layers."""
 
-_ORDINALS = Form(
+_ORDINALS = KeyForm(
     _SEQUENCE,
     lambda value, count: [value.index(i) if i in value else None for i in range(count)],
     _write_ordinals,
 )
 """The positions of some layers, which have adapters in this order."""
 
-_FIRST = Form(int, lambda value, count: [i < value for i in range(count)], _write_first)
+_FIRST = KeyForm(int, lambda value, count: [i < value for i in range(count)], _write_first)
 """How many layers at the start."""
 
-_UNTIL = Form(
+_UNTIL = KeyForm(
     int,
     lambda value, count: [value == -1 or i <= value for i in range(count)],
     lambda column: _write_first(column) - 1,
 )
 """The last of some layers at the start; -1: all."""
 
-_LAST = Form(int, lambda value, count: [i >= count - value for i in range(count)], _write_last)
+_LAST = KeyForm(int, lambda value, count: [i >= count - value for i in range(count)], _write_last)
 """How many layers at the end."""
 
-_MAPPING = Form(
+_MAPPING = KeyForm(
     Mapping,
     _read_mapping,
     lambda column: {str(i): item for i, item in enumerate(column) if item is not None},
 )
 """Position -> entry, for some layers."""
 
-_LETTERS = Form(str, lambda value, _: list(value), "".join)
+_LETTERS = KeyForm(str, lambda value, _: list(value), "".join)
 """One letter for each layer."""
 
-_CYCLE = Form(
+_CYCLE = KeyForm(
     _SEQUENCE, lambda value, count: [value[i % len(value)] for i in range(count) if value], list
 )
 """A pattern that is repeated."""
 
-_REPEATS = Form(
+_REPEATS = KeyForm(
     _SEQUENCE,
     lambda value, _: [entry for entries, times in value for _ in range(times) for entry in entries],
     lambda column: [[column, 1]],
 )
 """Patterns, each with the number of times that it is repeated."""
 
-_FORMS: dict[str, Form | None] = {
+_FORMS: dict[str, KeyForm | None] = {
     "activation_sparsity_pattern": _LIST,
     "intermediate_size": _LIST,
     "moe_topk": _LIST,
