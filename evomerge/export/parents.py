@@ -17,6 +17,7 @@ import yaml
 
 from evomerge.errors import InputError, printable
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.files import is_from_hub
 from evomerge.models.references import hub_id, split_adapter, split_kind
 from evomerge.setup.merges import MergedParent
 from evomerge.setup.runs import open_model
@@ -104,7 +105,7 @@ def _described(
         return Parent(_shown(reference), None, "", (None,), ())
     folders = [checkpoint.folder, *([checkpoint.adapter] if checkpoint.adapter else [])]
     cards = [_metadata(folder / "README.md") for folder in folders]
-    hub = hub_id(reference) if _is_from_hub(checkpoint.folder) else None
+    hub = hub_id(reference) if is_from_hub(checkpoint.folder) else None
     name, licences = _published(reference, checkpoint), tuple(map(_licence, cards))
     return Parent(name, hub, "", licences, _languages(cards[0]))
 
@@ -148,20 +149,15 @@ def common_languages(parents: Iterable[Parent]) -> tuple[str, ...]:
 def _published(reference: str, checkpoint: Checkpoint) -> str:
     kind, rest = split_kind(reference)
     model, plus, adapter = split_adapter(rest, Path.cwd())
-    if not _is_from_hub(checkpoint.folder) and not model.startswith("zoo:"):
+    if not is_from_hub(checkpoint.folder) and not model.startswith("zoo:"):
         model = _last_part(model)
-    if checkpoint.adapter is not None and not _is_from_hub(checkpoint.adapter):
+    if checkpoint.adapter is not None and not is_from_hub(checkpoint.adapter):
         adapter = _last_part(adapter)
     return f"{kind}{model}{plus}{adapter}"
 
 
 def _last_part(path: str) -> str:
     return Path(path).absolute().name or "model"
-
-
-def _is_from_hub(folder: Path) -> bool:
-    """Whether a folder is in the cache of the Hub's client, where a download is a snapshot."""
-    return folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
 
 
 def _metadata(card: Path) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from evomerge.errors import RecipeError
 from evomerge.merging.tokenizers.rows import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.files import is_from_hub
 from evomerge.models.references import split_adapter
 from evomerge.parsing.values import replaced
 from evomerge.recipe import Recipe
@@ -23,10 +24,10 @@ def mergekit_reference(checkpoint: Checkpoint) -> str:
     `+` and the same for the adapter follow, if there is one.
     """
     model, _, adapter = split_adapter(checkpoint.reference, Path.cwd())
-    if checkpoint.folder.parent.name != "snapshots":
+    if not is_from_hub(checkpoint.folder):
         model = str(checkpoint.folder.resolve())
     if checkpoint.adapter is not None:
-        if checkpoint.adapter.parent.name != "snapshots":
+        if not is_from_hub(checkpoint.adapter):
             adapter = str(checkpoint.adapter.resolve())
         return f"{model}+{adapter}"
     return model

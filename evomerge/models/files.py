@@ -63,6 +63,11 @@ def companion_files(folder: Path) -> tuple[Path, ...]:
     return (*named, *sorted((folder / _TEMPLATES).glob("*.jinja")))
 
 
+def is_from_hub(folder: Path) -> bool:
+    """Whether a folder is in the cache of the Hub's client, where a download is a snapshot."""
+    return folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+
+
 def check_files(folder: Path) -> None:
     """Check that the files of a model are ordinary files of it.
 
@@ -80,7 +85,7 @@ def check_files(folder: Path) -> None:
     check_ordinary(files, CheckpointError)
     real = folder.resolve()
     inside = [real]
-    if real.parent.name == "snapshots" and real.parent.parent.name.startswith("models--"):
+    if is_from_hub(real):
         repository = real.parent.parent
         inside = [repository, repository.parent / "blobs"]
     copied = [file for file in files if not file.name.endswith(_ONLY_READ) and not file.is_dir()]
