@@ -6,7 +6,6 @@ import math
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.backward import kept_bytes
 from evomerge.evaluation.inference.device import (
     choose_device,
     device_memory,
@@ -90,6 +89,8 @@ def _backward_bytes(config: SearchConfig, host: Checkpoint) -> float:
 
     These are activations, logits, and the gradient of one tensor with its copies in float32.
     """
+    from evomerge.evaluation.inference.backward import kept_bytes  # imports torch
+
     itemsize = {"float32": 4}.get(config.dtype, 2)
     largest = max(math.prod(info.shape) for info in host.tensors.values())
     vocabulary = host.config.get("vocab_size") or 0
