@@ -39,6 +39,7 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "hybrid": ("search",),
     "adapter": ("search",),
     "three": ("search",),
+    "all": ("search",),
     "gemma": ("search",),
 }
 """configs/showcase-NAME.yaml -> the ways that are run."""

@@ -203,7 +203,7 @@ def test_scores_of_lm_evals_code_tasks_are_those_of_lm_eval(folder, harness, mon
     for row, own in zip(rows, expected, strict=True):
         assert row == pytest.approx(own)
     assert len({json.dumps(row) for row in rows}) > 1
-    assert set(harness.info.tasks[name].metrics) == {*aggregates, "tokens"}
+    assert set(harness.info.tasks[name].metrics) == {*aggregates, "nll", "tokens"}
 
 
 CHECKS = """
