@@ -54,6 +54,11 @@ class Said:
     scores: Tensor
     positions: Sequence[Tensor]
 
+    @property
+    def rows(self) -> Tensor:
+        """The log-probabilities at all targets, (targets, vocabulary)."""
+        return self.scores[torch.cat(list(self.positions))]
+
     def sums(self, continuations: Sequence[Continuation]) -> Tensor:
         """Return the log-likelihood of each continuation."""
         return torch.stack(
@@ -88,7 +93,7 @@ class Reference:
         """Return the loss of a model that says this."""
         if self.tokens is not None:
             assert self.likely is not None
-            return _divergence(self.likely, _kept(said.scores[said.positions[0]], self.tokens))
+            return _divergence(self.likely, _kept(said.rows, self.tokens))
         sums = said.sums(self.continuations)
         if not self.lengths:
             return -sums.sum()
@@ -102,9 +107,8 @@ class Reference:
             sums = said.sums(self.continuations)
             right = torch.softmax(sums / sums.new_tensor(self.lengths), 0)
             return replace(self, right=tuple(right.tolist()))
-        scores = said.scores[said.positions[0]]
-        tokens = scores.topk(min(KEPT, scores.shape[-1] - 1)).indices
-        return replace(self, tokens=tokens, likely=_kept(scores, tokens))
+        tokens = said.rows.topk(min(KEPT, said.rows.shape[-1] - 1)).indices
+        return replace(self, tokens=tokens, likely=_kept(said.rows, tokens))
 
 
 def _kept(scores: Tensor, tokens: Tensor) -> Tensor:
