@@ -65,7 +65,7 @@ STRATEGIES: Registry[StrategyKind[Any]] = Registry(
 
 def strategy_names() -> dict[str, str]:
     """Return every strategy with one line about it: name -> line."""
-    descents = "gradient descent on weights and other numbers, by reference answers or by the experts"
+    descents = "gradient descent on weights and other numbers, by answers or by the experts"
     return {GRADIENT: descents, **{name: STRATEGIES.get(name).about for name in STRATEGIES.names()}}
 
 
