@@ -76,7 +76,7 @@ def check_search(
         check_no_ties(config)
         kind.check(config, objectives, evaluator.info)
     if config.optimizer.descends:
-        check_descents(config, space, objectives, evaluator)
+        check_descents(config, space, objectives, evaluator, splits["search"])
     place(config).check(checkpoints[host].config, config.dtype)
     check_fit(config, checkpoints[host])
     check_workers(config)

@@ -49,15 +49,21 @@ MOSTLY = 0.8
 NOISE = 0.1
 """Standard deviation of the noise on the start of a later descent, as a share of the range."""
 
-
 NEAR = 0.05
 """Initial step of an optimizer that goes on where a descent ended, as a share of a gene's range."""
 
 
 def check_descents(
-    config: SearchConfig, space: Space, objectives: Sequence[Objective], evaluator: Evaluator
+    config: SearchConfig,
+    space: Space,
+    objectives: Sequence[Objective],
+    evaluator: Evaluator,
+    documents: Mapping[str, Sequence[int]],
 ) -> None:
-    """Check that a search file suits descents: genes with a slope, tasks with a loss.
+    """Check that a search file suits descents: genes with a slope, documents with a loss.
+
+    Args:
+        documents: the search documents, by task.
 
     Raises:
         ConfigError: it does not.
@@ -96,7 +102,7 @@ def check_descents(
         for task in harness.info.leaves(item.task):
             is_generated = harness.info.tasks[task].kind == "generate_until"
             if loss == "reference" or (loss == "successes" and not is_generated):
-                harness.check_references(task)
+                harness.check_references(task, documents.get(task, ()))
     if loss == "successes" and config.evaluation.think_end_token is not None:
         raise ConfigError(
             "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "

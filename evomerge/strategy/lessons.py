@@ -95,7 +95,7 @@ class Lessons:
         teachers: Mapping[str, Recipe] = {}
         documents = self._documents
         if self._kind == "successes":
-            answers = self._right
+            answers = {task: dict(texts) for task, texts in self._right.items()}
             documents = {
                 task: tuple(answers.get(task, ())) if task in self._generated else ids
                 for task, ids in documents.items()

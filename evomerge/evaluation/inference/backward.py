@@ -7,11 +7,11 @@ third more time, and the same bits.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import torch
 
 from evomerge.compat.transformers import checkpointing_layers
@@ -45,7 +45,7 @@ def needs_checkpointing(model: Any, tokens: int) -> bool:
 def _memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(psutil.virtual_memory().total)
 
 
 @contextmanager

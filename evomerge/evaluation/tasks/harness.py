@@ -282,7 +282,7 @@ class Harness:
         delimiter = subject.get_config("target_delimiter")
         return str(target), " " if delimiter is None else str(delimiter)
 
-    def check_references(self, task: str, ids: Sequence[int] = (0,)) -> None:
+    def check_references(self, task: str, ids: Sequence[int]) -> None:
         """Check that documents of a task have a reference answer, or a right choice.
 
         Raises:
