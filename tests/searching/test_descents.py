@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from evomerge.execute.protocol import Job
 from evomerge.optimize.descent import Reached
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.scores import Scores
 from evomerge.searching.ranking import WeightedSum
 from evomerge.strategy.gradient import GradientFirst, GradientStrategy
 from evomerge.strategy.lessons import Lessons
@@ -25,12 +28,19 @@ SPACE = space()
 
 
 def result_of(job: Job):
-    """Walk a leg to weights of 0.7, or score a candidate."""
+    """Walk a leg to weights near 0.7, which depend on what is learned, or score a candidate."""
     if job.leg is None:
-        return outcome_of(job)
+        outcome = outcome_of(job)
+        if isinstance(outcome, Scores):  # documents of several candidates, so their order counts
+            ids = [(7 * job.candidate + step) % 100 for step in range(30)]
+            right = {"task": dict.fromkeys(ids, f"by {job.candidate}")}
+            outcome = replace(outcome, right=right)
+        return outcome
     descent = job.leg.descent
-    for _ in job.leg.batches:
-        slope = [2 * (value - 0.7) for value in descent.genome]
+    texts = "".join(job.leg.answers.get("task", {}).values())
+    for batch in job.leg.batches:
+        wanted = 0.6 + (sum(batch["task"]) + sum(map(ord, texts))) % 97 / 500
+        slope = [2 * (value - wanted) for value in descent.genome]
         descent = descent.step(slope, SPACE.genes, rate=job.leg.rate, steps=job.leg.steps)
     losses = (1.0,) * len(job.leg.batches)
     return Reached(descent, losses, 1 / descent.done, Form(delimiter=False))
@@ -41,6 +51,11 @@ def descents(count: int = 3) -> GradientStrategy:
     return GradientStrategy(
         SPACE, Lessons("reference", DOCUMENTS, 3), values, steps=20, descents=count, seed=3
     )
+
+
+def successes() -> GradientStrategy:
+    lessons = Lessons("successes", DOCUMENTS, 3, generated={"task"})
+    return GradientStrategy(SPACE, lessons, WeightedSum(OBJECTIVES).values, steps=20, descents=3)
 
 
 def mixed() -> GradientFirst:
@@ -57,7 +72,7 @@ def run_of(path: Path, make, seed: int, width: int, dies_after: int | None = Non
     return search(path, executor(seed, width, dies_after), candidates=24, searched=SPACE, make=make)
 
 
-@pytest.mark.parametrize("make", [descents, mixed])
+@pytest.mark.parametrize("make", [descents, successes, mixed])
 def test_a_search_is_the_same_with_any_width_and_killed_anywhere(make, tmp_path):
     whole = trajectory(run_of(tmp_path / "whole", make, 0, 1))
     assert any("descent" in item[3] for item in whole[:-1])
@@ -151,6 +166,41 @@ def test_what_has_no_slope_is_refused(change, sentence, tmp_path):
         data["objectives"] = [*data["objectives"], {"task": "zoo_l2", "metric": "exact_match"}]
     said = evomerge("validate", write_search(tmp_path, **data), code=2).stderr
     assert (sentence or "nothing to search") in said
+
+
+@pytest.mark.parametrize("loss", ["reference", "experts"])
+def test_a_document_without_an_answer_is_found_before_the_search(loss, tmp_path):
+    """With experts as teachers, none is needed."""
+    rows = [{"prompt": f"{n}", "answer": "" if n == 17 else "7"} for n in range(24)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    task = {
+        "task": "answers",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "prompt",
+        "doc_to_target": "answer",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4},
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    (tmp_path / "answers.yaml").write_text(json.dumps(task))
+    data = small(name="gradient", loss=loss) | {
+        "objectives": [{"task": "answers", "metric": "exact_match"}],
+        "evaluation": {
+            "include": [str(tmp_path)],
+            "search": {"documents": 22},
+            "validation": {"documents": 1},
+            "test": {"documents": 1},
+            "racing": {"enabled": False},
+        },
+    }
+    done = evomerge(
+        "validate", write_search(tmp_path, **data), code=2 if loss == "reference" else 0
+    )
+    assert ("a document of task 'answers' has no reference answer" in done.stderr) == (
+        loss == "reference"
+    )
 
 
 def test_keys_of_descents_belong_to_descents_only(tmp_path):
