@@ -2,7 +2,7 @@
 
     python benchmarks/candidate.py [--quick]
 
-Runs the search of configs/quickstart.yaml completely (with journal, optimizer and best recipe) and
+Runs the search of configs/evolution.yaml completely (with journal, optimizer and best recipe) and
 divides the time from the first candidate to the last into preparing merges, merging, scoring and
 the rest. For comparison it measures, in the same process, the forward passes alone ("bare") on the
 same documents: the prompts in the best of several batch sizes, then as many new tokens as the model
@@ -33,7 +33,7 @@ from evomerge.setup.runs import prepare
 from evomerge.setup.search import run_search
 from evomerge.setup.worker import make_worker
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "evolution.yaml"
 
 
 def main() -> None:

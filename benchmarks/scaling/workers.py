@@ -27,7 +27,7 @@ from evomerge.setup.runs import prepare
 from evomerge.setup.search import run_search
 
 HERE = Path(__file__).resolve().parent
-FILE = HERE.parents[1] / "configs" / "quickstart.yaml"
+FILE = HERE.parents[1] / "configs" / "evolution.yaml"
 
 COUNTS = (1, 2)
 """Numbers of workers."""
@@ -139,7 +139,7 @@ def _limit(run: Path, count: int) -> float:
 
 def show(rates: Rates) -> dict[str, float]:
     """Print the table, and return the named ratios."""
-    print("\nReal workers on this machine, quickstart search: candidates a second, share of limit")
+    print(f"\nReal workers on this machine, {FILE.name}: candidates a second, share of limit")
     print(f"{'':24}{'1 worker':>20}{'2 workers':>20}{'2 to 1':>9}")
     ratios: dict[str, float] = {}
     for kind in ("limit", *rates.kinds):

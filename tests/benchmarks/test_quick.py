@@ -23,7 +23,7 @@ NAMED = {
 }
 NEEDS_VLLM = {"backends"}
 """Benchmarks of vLLM itself, on a checkpoint; the tests of `make test-vllm` run what they call."""
-FILES = {"race_time": ["configs/quickstart.yaml"]}
+FILES = {"race_time": ["configs/evolution.yaml"]}
 """Benchmarks of a search file."""
 MINUTES = 12
 
