@@ -28,7 +28,7 @@ class Builtin:
 
     Attributes:
         factory: its `Factory`, as `module:function`; empty where `create` chooses another one.
-        most_workers: largest number of workers with which the optimizer keeps 95 % of its gain if
+        most_workers: largest number of workers with which the optimizer keeps nine tenths of its gain if
             it is told each outcome as it arrives, of the numbers that benchmarks/lag.py measured
             (1, 4, 16, 64). None: any number, because it does not learn from outcomes, or not
             measured.
