@@ -28,10 +28,10 @@ class Builtin:
 
     Attributes:
         factory: its `Factory`, as `module:function`; empty where `create` chooses another one.
-        most_workers: largest number of workers with which the optimizer keeps nine tenths of its gain if
-            it is told each outcome as it arrives, of the numbers that benchmarks/lag.py measured
-            (1, 4, 16, 64). None: any number, because it does not learn from outcomes, or not
-            measured.
+        most_workers: largest number of workers with which the optimizer keeps nine tenths of its
+            gain if it is told each outcome as it arrives, of the numbers that benchmarks/lag.py
+            measured (1, 4, 16, 64). None: any number, because it does not learn from outcomes, or
+            not measured.
         extra: the extra of evomerge that installs what it needs; None if that is always installed.
     """
 
