@@ -141,8 +141,8 @@ def check_code(config: SearchConfig) -> None:
     """Raise a ConfigError if the code of the tasks has changed since a run began."""
     frozen = config.frozen.code if config.frozen else None
     files = _code_of_tasks(config)
-    if frozen is not None and {file.digest for file in files} != set(frozen):
-        changed = [file.path for file in files if file.digest not in frozen]
+    if not {file.digest for file in files}.issuperset(frozen or ()):
+        changed = [file.path for file in files if file.digest not in (frozen or ())]
         where = f": {name_files(changed)}" if changed else ""
         raise ConfigError(
             f"The code of the tasks has changed since the run began{where}; restore its files, or "
