@@ -170,7 +170,7 @@ def record(files: Mapping[str, str]) -> None:
     known, _ = _read()
     if files.keys() <= known.keys():
         return
-    content, place = {"files": known | files}, state_file()
+    content, place = {"files": {**known, **files}}, state_file()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         replace_text(place, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
