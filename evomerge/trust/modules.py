@@ -2,7 +2,7 @@
 
 To find them runs nothing. Modules that are imported by a name that is made at run time, or in
 another way than by files on `sys.path`, are not found. Installed, by the choice of the user, are
-Python itself, its packages (in `site-packages`) and this package.
+Python itself, its packages (in `site-packages`), this package and lm-eval.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sysconfig
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.machinery import PathFinder, all_suffixes
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -98,14 +99,17 @@ def _imports(file: Path) -> list[str]:
 
 def is_installed(file: Path) -> bool:
     """Return whether a file stands in an installed package, or is one of Python's own."""
-    return not _roots().isdisjoint([file.resolve(), *file.resolve().parents])
+    place = file.resolve()
+    return not _roots().isdisjoint([place, *place.parents])
 
 
 @cache
 def _roots() -> frozenset[Path]:
     """Return the folders in which everything is installed."""
     own = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
-    packages = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
-    folders = {Path(folder).resolve() for folder in (*own, *packages)}
-    here = Path.cwd()  # a stranger may have named it so
-    return frozenset(folders - {here}) | {Path(__file__).resolve().parents[1]}
+    places = {Path(place).resolve() for place in sys.path}
+    places.discard(Path.cwd())  # a stranger may have named it so
+    packages = {place for place in places if place.name in ("site-packages", "dist-packages")}
+    specs = (find_spec("evomerge"), find_spec("lm_eval"))  # often installed as editable
+    found = [place for spec in specs if spec for place in spec.submodule_search_locations or ()]
+    return frozenset(packages.union(Path(folder).resolve() for folder in (*own, *found)))
