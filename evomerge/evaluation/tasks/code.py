@@ -228,7 +228,8 @@ def _child(
         what waits for the outcome. At the end, all processes of the group are killed.
     """
     reading, writing = Pipe(duplex=False)
-    deadline = time.monotonic() + seconds
+    # Python's TemporaryDirectory follows links that the child has made, before 3.11.8.
+    folder, deadline = tempfile.mkdtemp(), time.monotonic() + seconds
 
     def outcome() -> Outcome:
         if not reading.poll(max(0.0, deadline - time.monotonic())):
@@ -239,7 +240,7 @@ def _child(
                 return found
         return {"failure": "it ended its process"}
 
-    with reading, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    with reading:
         process = os.fork()
         if process == 0:
             try:
@@ -256,6 +257,7 @@ def _child(
                 with suppress(OSError):
                     kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _scored(task: Any, requests: Sequence[Instance]) -> str:
