@@ -61,8 +61,8 @@ _ALONE = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "-
 
 log = logging.getLogger(__name__)
 
-Outcome: TypeAlias = dict[str, Any]
-"""What became of a document: `{"value": [metrics, filtered answers]}` or `{"failure": reason}`."""
+Outcome: TypeAlias = list[Any] | str
+"""What became of a document: `[metrics, filtered answers]`, or why there are none."""
 
 
 class Origin(NamedTuple):
@@ -102,13 +102,14 @@ class CodeProcess:
         outcomes: list[Outcome] = []
         for first in range(0, len(documents), _TOGETHER):
             outcomes += self._outcomes(origin, documents[first : first + _TOGETHER])
-        rows = []
+        rows: list[DocumentMetrics] = []
         for requests, outcome in zip(documents, outcomes, strict=True):
-            row, answers = outcome.get("value") or (dict(worst or {}), [{}] * len(requests))
-            if "failure" in outcome and worst is not None and origin not in self._warned:
+            row, answers = dict(worst or {}), list[Any]([{}] * len(requests))
+            if not isinstance(outcome, str):
+                row, answers = outcome
+            elif worst is not None and origin not in self._warned:
                 self._warned.add(origin)
-                reason = outcome["failure"]
-                log.warning("Task %s: an answer counts as wrong, since %s", origin.leaf, reason)
+                log.warning("Task %s: an answer counts as wrong, since %s", origin.leaf, outcome)
             for instance, filtered in zip(requests, answers, strict=True):
                 instance.filtered_resps = filtered
             rows.append(row)
@@ -133,7 +134,7 @@ class CodeProcess:
         self._connection = None
         if len(documents) > 1:  # one of them has ended the process
             return [self._outcomes(origin, [document])[0] for document in documents]
-        return [{"failure": "it ended the process that watches it"}]
+        return ["it ended the process that watches it"]
 
     def _start(self) -> Connection:
         ours, theirs = Pipe()
@@ -233,12 +234,14 @@ def _child(
 
     def outcome() -> Outcome:
         if not reading.poll(max(0.0, deadline - time.monotonic())):
-            return {"failure": "it took long"}
-        with suppress(EOFError, OSError, ValueError):
-            found = json.loads(reading.recv_bytes(_MOST_BYTES))  # only data, whatever sent it
-            if isinstance(found, dict) and found.keys() <= {"value", "failure"}:
+            return "it took long"
+        with suppress(Exception):  # the answer may have changed or sent anything
+            found = json.loads(reading.recv_bytes(_MOST_BYTES))
+            if isinstance(found, str):
                 return found
-        return {"failure": "it ended its process"}
+            numbers = {key: float(value) for key, value in found[0].items()}
+            return [numbers, [dict(found[1][place]) for place in range(len(requests))]]
+        return "it ended its process"
 
     with reading:
         process = os.fork()
@@ -266,10 +269,9 @@ def _scored(task: Any, requests: Sequence[Instance]) -> str:
         (row,) = document_metrics(task, [requests])
         numbers = {key: float(value) for key, value in row.items()}
         answers = [instance.filtered_resps for instance in requests]
-        return json.dumps({"value": [numbers, answers]}, default=str)
+        return json.dumps([numbers, answers], default=str)
     except BaseException as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"[:1000]
-        return json.dumps({"failure": reason})
+        return json.dumps(f"{type(error).__name__}: {one_line(error)}"[:1000])
 
 
 def _limit(folder: str, seconds: int, kept: int) -> None:
