@@ -140,13 +140,11 @@ def resume(
     return Run(path)
 
 
-def permissions(
-    allow_pickle: bool, allow_code: bool, trust_code: bool, **asking: Any
-) -> Permissions:
-    """Return what a caller allows; `asking` are further arguments of `Consent`."""
-    from evomerge.trust.consent import Consent, Permissions
+def permissions(allow_pickle: bool, allow_code: bool, trust_code: bool) -> Permissions:
+    """Return what a caller allows; nobody is asked for more."""
+    from evomerge.trust.consent import Permissions
 
-    return Permissions(allow_pickle, allow_code, Consent(given=trust_code, **asking))
+    return Permissions(allow_pickle, allow_code, (lambda files: True) if trust_code else None)
 
 
 def start(

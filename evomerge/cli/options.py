@@ -52,15 +52,16 @@ TrackOption = Annotated[Tracker | None, typer.Option("--track", help="log the se
 
 def permissions(allow_pickle: bool, allow_code: bool, trust_code: bool) -> Permissions:
     """Return what the options of a command allow; a person at the terminal is asked for more."""
-    from evomerge.api import search
+    from evomerge.trust.consent import Permissions
 
     ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
-    return search.permissions(allow_pickle, allow_code, trust_code, ask=ask, told=_tell)
+    return Permissions(allow_pickle, allow_code, _tell if trust_code else ask)
 
 
-def _tell(files: Sequence[Path]) -> None:
+def _tell(files: Sequence[Path]) -> bool:
     for file in files:
         terminal.say(f"from now on this code may run: {file}")
+    return True
 
 
 def _ask(files: Sequence[Path]) -> bool:

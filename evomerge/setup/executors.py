@@ -33,7 +33,7 @@ from evomerge.setup.runs import restore
 from evomerge.setup.tasks import code_files
 from evomerge.setup.worker import make_worker, run_jobs, threads_of
 from evomerge.setup.workers import worker_devices
-from evomerge.trust.consent import NOTHING, Consent, Permissions
+from evomerge.trust.consent import NOTHING, Permissions
 
 PRELOADED = (
     "torch",
@@ -123,9 +123,9 @@ def worker_of_run(
     threads = logbook.history.threads or threads_of(config, host, cores)
     logbook.note_threads(threads)
     code = code_files(checked.config)
-    checked.allowed.consent.require(code)  # it may have changed since
-    consent = Consent(digests=frozenset(file.digest for file in code))
-    allowed = replace(checked.allowed, consent=consent)
+    checked.allowed.require(code)  # it may have changed since
+    digests = frozenset(file.digest for file in code)
+    allowed = replace(checked.allowed, ask=None, digests=digests)
     return WorkerOfRun(config, run.absolute(), threads, allowed, neighbours)
 
 

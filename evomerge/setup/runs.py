@@ -174,7 +174,7 @@ def continued(
     config = parse(data, str(run.path / CONFIG))
     frozen = config.frozen or Frozen()
     checked = restore(config, run.path, allowed)
-    allowed.consent.require(code_files(checked.config))
+    allowed.require(code_files(checked.config))
     if allowed == allowed.and_also(frozen.allow_pickle, frozen.allow_code):
         keep_permission(frozen, run.path)
     check_workers(checked.config)

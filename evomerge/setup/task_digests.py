@@ -138,11 +138,14 @@ def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
 
 
 def check_code(config: SearchConfig) -> None:
-    """Raise a ConfigError if the code of the tasks has changed since a run began."""
-    frozen = config.frozen.code if config.frozen else None
+    """Raise a ConfigError if the code of the tasks has changed since a run began.
+
+    Files may have come in, such as those of another task in the same folder.
+    """
+    began: set[str] = set(config.frozen.code or ()) if config.frozen else set()
     files = _code_of_tasks(config)
-    if frozen is not None and {file.digest for file in files} != set(frozen):
-        changed = [file.path for file in files if file.digest not in frozen]
+    if not began <= {file.digest for file in files}:
+        changed = [file.path for file in files if file.digest not in began]
         where = f": {name_files(changed)}" if changed else ""
         raise ConfigError(
             f"The code of the tasks has changed since the run began{where}; restore its files, or "

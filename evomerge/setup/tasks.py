@@ -42,9 +42,8 @@ def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile
         if colon and functions:
             for file in files_of_module(module):
                 found.setdefault(file, read_code(file, imported=is_of_host(module)))
-    tasks = [name for name in names if ":" not in name]
     include = [Path(folder) for folder in config.evaluation.include if folder != "zoo:tasks"]
-    for file in files_of_tasks(tasks, include) if tasks else []:
+    for file in files_of_tasks(include) if any(":" not in name for name in names) else []:
         found.setdefault(file, read_code(file))
     return list(found.values())
 
@@ -67,7 +66,7 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     evaluation = config.evaluation
     if evaluation.backend == "vllm":
         check_vllm()
-    allowed.consent.require(code_files(config))
+    allowed.require(code_files(config))
     names, measured = config.tasks, (*config.objectives, *config.constraints)
     tasks = [name for name in names if not is_function(name)]
     functions = {name: find(name) for name in names if is_function(name)}

@@ -11,9 +11,10 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import cache_from_source
 from pathlib import Path
+from typing import NamedTuple
 
 from evomerge.errors import ConfigError
 from evomerge.run.atomic import replace_text
@@ -29,71 +30,15 @@ _allowed: set[str] = set()
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class CodeFile:
-    """A file whose code a search runs.
+class CodeFile(NamedTuple):
+    """A file with code of a search, and the SHA-256 digest of its bytes in hexadecimal.
 
-    Attributes:
-        path: the file.
-        digest: the SHA-256 digest of its bytes, in hexadecimal.
-        imported: whether this program has imported it already, so that nobody needs to be asked.
+    If the program has `imported` it before evomerge would, nobody needs to be asked.
     """
 
     path: Path
     digest: str
     imported: bool = False
-
-
-class NotAllowedError(Exception):
-    """A file was not allowed, or is no longer what was allowed. The text says which one."""
-
-
-@dataclass(frozen=True)
-class Consent:
-    """How it is decided whether the code of a search file may run.
-
-    Attributes:
-        given: whether the user allows it now (`--trust-code`).
-        ask: shows files to the user and returns the answer; None: there is nobody to ask.
-        told: is called with the files that `given` allows now for the first time.
-        digests: digests of the only files that may run, whatever else the user has allowed. A
-            worker gets them from the process that started it, maybe on another machine. None: what
-            the user has allowed on this machine decides.
-    """
-
-    given: bool = False
-    ask: Callable[[Sequence[Path]], bool] | None = None
-    told: Callable[[Sequence[Path]], None] | None = None
-    digests: frozenset[str] | None = None
-
-    def require(self, files: Sequence[CodeFile]) -> None:
-        """Let this process run the files, and record the consent.
-
-        Raises:
-            ConfigError: the user has not allowed one of them, or it has changed since.
-        """
-        if self.digests is None:
-            self._require_consent(files)
-        elif others := [file.path for file in files if file.digest not in self.digests]:
-            raise ConfigError(
-                f"This code is not what was allowed when the search was started or resumed: "
-                f"{name_files(others)}; give every machine the same files, or read them and go on "
-                "with `evomerge resume --trust-code`."
-            )
-        allow(files)
-
-    def _require_consent(self, files: Sequence[CodeFile]) -> None:
-        recorded, damage = _read()
-        new = [file for file in files if file.digest not in recorded]
-        asked = [file.path for file in new if not file.imported]
-        if asked and self.given and self.told is not None:
-            self.told(asked)
-        elif asked and not self.given and not (self.ask is not None and self.ask(asked)):
-            raise ConfigError(
-                f"This search runs code that you have not allowed on this machine{damage}: "
-                f"{name_files(asked)}; read it, then allow it with --trust-code."
-            )
-        record({file.digest: str(file.path) for file in new})
 
 
 @dataclass(frozen=True)
@@ -103,18 +48,44 @@ class Permissions:
     Attributes:
         allow_pickle: accept parents with pickled weights.
         allow_code: accept tasks that run code which models write.
-        consent: decides whether the code of tasks and functions may run.
+        ask: shows files with code of the search that the user has not allowed yet, and returns
+            whether they may run; None: they may not.
+        digests: digests of the only files that may run, whatever else the user has allowed. A
+            worker gets them from the process that started it, maybe on another machine.
     """
 
     allow_pickle: bool = False
     allow_code: bool = False
-    consent: Consent = field(default=Consent(), compare=False, repr=False)
+    ask: Callable[[Sequence[Path]], bool] | None = field(default=None, compare=False, repr=False)
+    digests: frozenset[str] | None = field(default=None, compare=False, repr=False)
 
     def and_also(self, allow_pickle: bool, allow_code: bool) -> Permissions:
         """Return these permissions and those that are given."""
-        return Permissions(
-            self.allow_pickle or allow_pickle, self.allow_code or allow_code, self.consent
-        )
+        pickle, code = self.allow_pickle or allow_pickle, self.allow_code or allow_code
+        return replace(self, allow_pickle=pickle, allow_code=code)
+
+    def require(self, files: Sequence[CodeFile]) -> None:
+        """Let this process run files, and record the consent of the user.
+
+        Raises:
+            ConfigError: the user has not allowed one of them, or it has changed since.
+        """
+        known, damage = _read() if self.digests is None else (self.digests, "")
+        new = [file for file in files if file.digest not in known]
+        asked = [file.path for file in new if not file.imported]
+        if self.digests is not None and new:
+            raise ConfigError(
+                "This code is not what was allowed when the search was started or resumed: "
+                f"{name_files([file.path for file in new])}; give every machine the same files, or "
+                "read them and go on with `evomerge resume --trust-code`."
+            )
+        if asked and not (self.ask and self.ask(asked)):
+            raise ConfigError(
+                f"This search runs code that you have not allowed on this machine{damage}: "
+                f"{name_files(asked)}; read it, then allow it with --trust-code."
+            )
+        record({file.digest: str(file.path) for file in new})
+        allow(files)
 
 
 NOTHING = Permissions()
@@ -128,8 +99,7 @@ def read_code(path: Path, *, imported: bool = False) -> CodeFile:
         ConfigError: it cannot be read.
     """
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return CodeFile(path.resolve(), digest, imported)
+        return CodeFile(path.resolve(), hashlib.sha256(path.read_bytes()).hexdigest(), imported)
     except OSError as error:
         raise ConfigError(
             f"{path} holds code of this search, but cannot be read: {error.strerror}; make it "
@@ -165,15 +135,21 @@ def allowed_digests(more: Iterable[str] = ()) -> list[str]:
     return sorted(_allowed)
 
 
-def check_allowed(path: Path) -> None:
-    """Check that a file may run in this process, right before it does.
+def check_allowed(paths: Iterable[Path], where: str) -> None:
+    """Check that files may run in this process, right before they do.
+
+    Args:
+        where: names what needs them, for the error.
 
     Raises:
-        ConfigError: it cannot be read.
-        NotAllowedError: it was not allowed, or it has changed.
+        ConfigError: one cannot be read, was not allowed, or has changed.
     """
-    if read_code(path).digest not in _allowed:
-        raise NotAllowedError(f"{path} was not allowed to run, or has changed since")
+    for path in paths:
+        if read_code(path).digest not in _allowed:
+            raise ConfigError(
+                f"{where} was not allowed ({path} was not allowed to run, or has changed since); "
+                "read it, then allow it with --trust-code."
+            )
 
 
 def name_files(files: Sequence[Path]) -> str:
@@ -194,8 +170,7 @@ def record(files: Mapping[str, str]) -> None:
     known, _ = _read()
     if files.keys() <= known.keys():
         return
-    content = {"files": {**known, **files}}
-    place = state_file()
+    content, place = {"files": {**known, **files}}, state_file()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         replace_text(place, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

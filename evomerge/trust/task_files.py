@@ -8,9 +8,10 @@ its own, and data files in a file system of fsspec, of which some run templates 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import yaml
 
@@ -20,67 +21,37 @@ from evomerge.parsing.values import shown
 from evomerge.parsing.yaml import RefusedError, check_aliases
 from evomerge.trust.modules import files_of_module, is_installed, with_imports
 
-_Parts: TypeAlias = dict[Path, Mapping[Any, Any]]
-"""A YAML file and the files that it includes -> their contents; the file itself comes first."""
-
 _PICKLED = "pandas"  # the builder of `datasets` that reads pickled data frames
-
 _PLAIN = frozenset({"file", "hf", "http", "https"})  # protocols of data files that run nothing
+_OBJECT = "tag:yaml.org,2002:python/"
 
 
-class FunctionName(str):
-    """What stands behind `!function` in a YAML file: the name of a function, `module.function`."""
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads task YAML, with None in place of functions."""
 
 
-def files_of_tasks(names: Iterable[str], include: Sequence[Path]) -> list[Path]:
-    """Return the files with code of tasks and groups, without installed ones.
+yaml.add_constructor("!function", lambda loader, node: None, Loader=_Loader)
 
-    Args:
-        include: folders with task YAML. Tasks that are not defined there are lm-eval's own.
+
+def files_of_tasks(include: Sequence[Path]) -> list[Path]:
+    """Return the files with code of all tasks in folders of task YAML, without installed ones.
 
     Raises:
-        ConfigError: a YAML file in these folders has a tag of Python objects, or aliases that
-            expand to a lot, or a task reads pickles.
+        ConfigError: a YAML file has a tag of Python objects, or aliases that expand to a lot, or a
+            task reads pickles.
     """
     importlib.invalidate_caches()
-    waiting = [
-        _with_includes(path)
-        for folder in include
-        if not is_installed(folder)
-        for path in sorted(folder.rglob("*.yaml"))
-    ]
-    wanted = set(names)
-    found: dict[Path, None] = {}
-    while new := [file for file in waiting if _defines(file, wanted)]:
-        waiting = [file for file in waiting if file not in new]
-        # All texts of a task or group could be the name of another one.
-        wanted |= {
-            text
-            for file in new
-            for content in file.values()
-            for text in _all_texts([content.get("task"), content.get("group")])
-        }
-        for path, content in (part for file in new for part in file.items()):
-            code = list(_code(content, path))
-            if code and not is_installed(path):
-                found[path] = None
-            found |= dict.fromkeys(with_imports(code))
-    return list(found)
-
-
-def _defines(file: _Parts, names: set[str]) -> bool:
-    """Return whether one of these tasks, groups or tags is defined in a file.
-
-    What the file itself says of a key takes the place of what the files say that it includes.
-    """
-    own = next(iter(file.values()), {})
-    return any(
-        name in names
-        for key in ("task", "group", "tag")
-        for content in ([own] if key in own else file.values())
-        for name in _texts(content.get(key))
-        if key != "task" or isinstance(content[key], str)  # a list is of the tasks of a group
-    )
+    own = (folder for folder in include if not is_installed(folder))
+    waiting = [path for folder in own for path in sorted(folder.rglob("*.yaml"))]
+    code: dict[Path, list[Path]] = {}
+    for path in waiting:
+        if is_file(path) and (file := path.resolve()) not in code:
+            functions, content = _read(file)
+            mappings = [value for value in _values(content) if isinstance(value, Mapping)]
+            code[file] = [*_of_functions(functions, file), *_of_keys(mappings, file)]
+            for name in _texts([keys.get("include") for keys in mappings]):
+                waiting += [file.parent / name, Path(name)]  # lm-eval's versions differ
+    return with_imports(chain(*code.values()))
 
 
 def files_of_metric(name: str) -> list[Path]:
@@ -90,41 +61,32 @@ def files_of_metric(name: str) -> list[Path]:
     return [script.resolve()] if is_file(script) else []
 
 
-def _code(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
-    """Yield the files with code that the content of a YAML file names, and the file itself."""
-    for value in _values(content):
-        if isinstance(value, FunctionName):
-            module = value.rpartition(".")[0]
-            beside = path.parent / f"{module.replace('.', '/')}.py"  # where lm-eval looks first
-            yield from (path, *([beside] if is_file(beside) else files_of_module(module)))
-        elif isinstance(value, Mapping):  # a group can have the keys of its tasks inside
-            yield from _metrics_and_data(value, path)
+def _of_functions(names: Sequence[str], path: Path) -> Iterator[Path]:
+    """Yield the files of functions that a YAML file names, and the YAML file."""
+    for module in (name.rpartition(".")[0] for name in names):
+        places = (module.replace(".", "/"), module)  # by the version of lm-eval
+        beside = [path.parent / f"{place}.py" for place in places]
+        yield from (path, *(list(filter(is_file, beside)) or files_of_module(module)))
 
 
-def _metrics_and_data(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
-    """Yield the files with code that the keys of one task name, and its YAML file itself."""
-    listed, place = content.get("metric_list"), content.get("dataset_path")
-    named = [
-        item.get("metric") if isinstance(item, Mapping) else item
-        for item in (listed if isinstance(listed, list) else ())
-    ]
-    metrics = [name for name in _texts(named) if not isinstance(name, FunctionName)]
-    if place == _PICKLED:
-        raise ConfigError(
-            f"{path}: `dataset_path` is {_PICKLED!r}, which reads pickles, and a pickle can run "
-            "code when it is read; store the documents as JSON or Parquet."
-        )
-    scripts = [file for name in (*metrics, *_texts(place)) for file in files_of_metric(name)]
-    options = content.get("dataset_kwargs")
-    options = options if isinstance(options, Mapping) else {}
-    if (
-        scripts
-        or any("/" in metric for metric in metrics)  # of somebody on the Hub
-        or options.get("trust_remote_code")
-        or options.get("storage_options")
-        or any(map(_is_elsewhere, _all_texts(options)))
-    ):
-        yield from (*scripts, path)
+def _of_keys(mappings: Sequence[Mapping[Any, Any]], path: Path) -> Iterator[Path]:
+    """Yield the scripts that keys of a YAML file name, and the YAML file if they run any code."""
+    for keys in mappings:
+        metric, place = keys.get("metric"), keys.get("dataset_path")
+        if place == _PICKLED:
+            raise ConfigError(
+                f"{path}: `dataset_path` is {_PICKLED!r}, which reads pickles, and a pickle can "
+                "run code when it is read; store the documents as JSON or Parquet."
+            )
+        scripts = [file for name in _texts([metric, place]) for file in files_of_metric(name)]
+        if (
+            scripts
+            or "/" in str(metric)  # of somebody on the Hub
+            or keys.get("trust_remote_code")
+            or keys.get("storage_options")
+            or any(map(_is_elsewhere, _texts(keys.get("dataset_kwargs"))))
+        ):
+            yield from (path, *scripts)
 
 
 def _is_elsewhere(place: str) -> bool:
@@ -133,77 +95,51 @@ def _is_elsewhere(place: str) -> bool:
     return "::" in place or (bool(separator) and protocol.lower() not in _PLAIN)
 
 
-def _with_includes(path: Path) -> _Parts:
-    """Read a YAML file and all that it includes."""
-    parts: _Parts = {}
-    waiting = [path]
-    while waiting:
-        named = waiting.pop()
-        if not is_file(named) or (file := named.resolve()) in parts:
-            continue
-        content = parts[file] = _content(file)
-        for value in _values(content):
-            for name in _texts(value.get("include")) if isinstance(value, Mapping) else ():
-                # Versions of lm-eval differ in which of these comes first.
-                waiting += [file.parent / name, Path(name)]
-    return parts
+def _read(file: Path) -> tuple[list[str], Any]:
+    """Return what stands behind `!function` in a YAML file, and the content, if it is valid.
 
-
-def _content(file: Path) -> Mapping[Any, Any]:
-    """Return the content of a YAML file; nothing if it has none that lm-eval can use.
+    Functions are taken from the nodes, since lm-eval calls for them while it makes the content: for
+    those in keys too, and for those before what is not valid.
 
     Raises:
         ConfigError: it makes Python objects, or has aliases that lm-eval would expand to a lot.
     """
+    functions: list[str] = []
     try:
         loader = _Loader(file.read_bytes())
-        node = loader.get_single_node()
-        if node is None:
-            return {}
-        check_aliases(node)
-        content = loader.construct_document(node)
+        if (root := loader.get_single_node()) is not None:
+            check_aliases(root)
+            functions += _functions(root)
+            return functions, loader.construct_document(root)
     except RefusedError as found:
         raise ConfigError(f"{file}, line {found.line}: {found}.") from None
     except Exception:  # YAML raises anything for values of another type than their tag says
-        return {}
-    return content if isinstance(content, Mapping) else {}
+        pass
+    return functions, None
 
 
-def _texts(value: Any) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [item for item in values if isinstance(item, str)]
+def _functions(node: yaml.Node) -> Iterator[str]:
+    """Yield what stands behind `!function` in a node and in all inside of it."""
+    if node.tag.startswith(_OBJECT):
+        raise RefusedError(
+            f"the YAML tag {shown(node.tag.removeprefix(_OBJECT))} makes a Python object, which "
+            "can run code; write plain values, or name a function by `!function`",
+            node.start_mark,
+        )
+    if isinstance(node, yaml.ScalarNode):
+        yield from [node.value] if node.tag == "!function" else []
+    else:
+        for item in node.value:  # a mapping has pairs of a key and a value
+            yield from chain(*map(_functions, item if isinstance(item, tuple) else (item,)))
 
 
-def _all_texts(value: Any) -> Iterator[str]:
+def _texts(value: Any) -> Iterator[str]:
     return (item for item in _values(value) if isinstance(item, str))
 
 
 def _values(value: Any) -> Iterator[Any]:
-    """Yield a value and all values inside of it; what an alias repeats is yielded once."""
-    waiting, seen = [value], set[int]()
-    while waiting:
-        item = waiting.pop()
-        yield item
-        if isinstance(item, (Mapping, list)) and id(item) not in seen:
-            seen.add(id(item))
-            waiting += item.values() if isinstance(item, Mapping) else item
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads task YAML, with the names of functions in place of functions."""
-
-
-def _function(loader: yaml.Loader, node: yaml.Node) -> FunctionName:
-    return FunctionName(loader.construct_scalar(node))  # type: ignore[arg-type]
-
-
-def _refuse(loader: yaml.Loader, suffix: str, node: yaml.Node) -> Any:
-    raise RefusedError(
-        f"the YAML tag {shown(suffix)} makes a Python object, which can run code; write plain "
-        "values, or name a function by `!function`",
-        node.start_mark,
-    )
-
-
-yaml.add_constructor("!function", _function, Loader=_Loader)
-yaml.add_multi_constructor("tag:yaml.org,2002:python/", _refuse, Loader=_Loader)
+    """Yield a value and all values inside of it."""
+    yield value
+    inside = value.values() if isinstance(value, Mapping) else value
+    for item in inside if isinstance(value, (Mapping, list)) else ():
+        yield from _values(item)

@@ -130,6 +130,17 @@ def test_a_function_of_another_installed_module_is_not_called_either(tmp_path, m
 
 
 @pytest.mark.parametrize(
+    "tags",
+    ["metadata: {? !function tools.docs : 1}\n", "metadata: !!pairs [a: !function tools.docs]\n"],
+)
+def test_a_function_is_not_imported_from_where_it_is_no_value_of_a_key(tmp_path, mark, tags):
+    file = write_function(tmp_path, mark)
+    write_task(tmp_path, tags=tags)
+    assert "theirs.yaml" in refused("validate", file, names="tools.py")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
     "text",
     [
         ESCAPE,

@@ -162,6 +162,9 @@ def test_what_a_function_of_a_task_calls_may_not_change(tmp_path, old, new):
     (tmp_path / "shown.py").write_text(CODE)
     trust(tmp_path)
     run = begun(tmp_path, search=2, validation=2, test=2)
+    (tmp_path / "added.yaml").write_text("task: added\nprocess_docs: !function added.docs\n")
+    (tmp_path / "added.py").write_text("def docs(data):\n    return data\n")
+    trust(tmp_path)
     assert reopen(run).evaluator
     (tmp_path / "shown.py").write_text(CODE.replace(old, new))
     trust(tmp_path)

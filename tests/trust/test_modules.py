@@ -8,8 +8,9 @@ import numpy
 import pytest
 
 import evomerge
-from evomerge.trust.consent import NotAllowedError, allow, read_code
-from evomerge.trust.modules import files_of_module, import_allowed, is_installed
+from evomerge.errors import ConfigError
+from evomerge.trust.consent import allow, read_code
+from evomerge.trust.modules import files_of_module, import_allowed, is_installed, with_imports
 
 
 @pytest.fixture
@@ -48,11 +49,25 @@ def test_what_a_module_imports_belongs_to_it(folder):
     assert set(names(files_of_module("t_package.other"), folder)) == set(found[2:])
 
 
-def test_a_folder_without_init_has_the_named_module_only(folder):
-    for name in ("one", "two"):
-        (folder / "t_space" / "deep").mkdir(parents=True, exist_ok=True)
-        (folder / "t_space" / "deep" / f"{name}.py").write_text("")
-    assert names(files_of_module("t_space.deep.one"), folder) == ["t_space/deep/one.py"]
+def test_a_folder_without_init_counts_as_a_whole_too(folder):
+    deep = folder / "t_space" / "deep"
+    (deep / "__pycache__").mkdir(parents=True)
+    for name in ("one.py", "two.py", "data.json", "__pycache__/one.pyc"):
+        (deep / name).write_text("")
+    found = names(files_of_module("t_space.deep.one"), folder)
+    assert found == ["t_space/deep/one.py", "t_space/deep/two.py"]
+
+
+def test_what_stands_beside_a_module_belongs_to_it_where_python_may_not_look(folder):
+    """A module may put its own folder on the path before it imports."""
+    (folder / "t_package").mkdir()
+    elsewhere = folder / "t_package" / "tool.py"
+    elsewhere.write_text("import helper\nfrom . import (\n    other,\n)\n")
+    for name in ("helper", "other", "third"):
+        (folder / "t_package" / f"{name}.py").write_text("")
+    assert names(with_imports([elsewhere]), folder) == [
+        f"t_package/{name}.py" for name in ("tool", "helper", "other")
+    ]
 
 
 def test_a_package_goes_before_a_module_of_the_same_name(folder):
@@ -66,11 +81,11 @@ def test_a_module_is_imported_only_if_all_its_files_are_as_they_were_allowed(fol
     (folder / "t_first.py").write_text("def value():\n    import t_late\n    return t_late.x\n")
     late = folder / "t_late.py"
     late.write_text("x = 1\n")
-    with pytest.raises(NotAllowedError, match="was not allowed to run"):
+    with pytest.raises(ConfigError, match="was not allowed to run"):
         import_allowed("t_first")
     allow(map(read_code, files_of_module("t_first")))
     late.write_text("x = 2\n")
-    with pytest.raises(NotAllowedError, match=r"t_late\.py was not allowed to run, or has changed"):
+    with pytest.raises(ConfigError, match=r"t_late\.py was not allowed to run, or has changed"):
         import_allowed("t_first")
     assert "t_first" not in sys.modules
     allow([read_code(late)])

@@ -8,12 +8,10 @@ document. The limits stop accidents; a program that means harm is stopped by a c
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import logging
 import os
-import pickle
 import resource
 import shutil
 import signal
@@ -22,7 +20,8 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -46,20 +45,24 @@ MEMORY = 2 << 30
 FILE_SIZE = 64 << 20
 """Largest size of a file in bytes that a child may write."""
 
-_MOST_CHILDREN = 4  # that run at a time
+_TOGETHER = min(4, os.cpu_count() or 1)  # children at a time
 _MOST_BYTES = 16 << 20  # of a result
 _PATIENCE = 300.0  # seconds beside the limits, for imports and a busy machine
 _PASSED_ON = (
     *("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "XDG_CACHE_HOME"),
     *("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE"),
 )
+_SET_TO_1 = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "HF_ALLOW_CODE_EVAL"),
+    *("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"),
+)
 _ALONE = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-all")
 """A command behind it runs without network and other processes, and changes no file."""
 
 log = logging.getLogger(__name__)
 
-Outcome: TypeAlias = dict[str, Any]
-"""What became of a document: `{"value": [metrics, filtered answers]}` or `{"failure": reason}`."""
+Outcome: TypeAlias = list[Any] | str
+"""What became of a document: `[metrics, filtered answers]`, or why there are none."""
 
 
 class Origin(NamedTuple):
@@ -96,57 +99,49 @@ class CodeProcess:
         Raises:
             SearchError: the task cannot be loaded there.
         """
-        rows = []
-        for requests, outcome in zip(documents, self._outcomes(origin, documents), strict=True):
-            row, answers = outcome.get("value") or (dict(worst or {}), [{}] * len(requests))
-            if "failure" in outcome and worst is not None and origin not in self._warned:
+        outcomes: list[Outcome] = []
+        for first in range(0, len(documents), _TOGETHER):
+            outcomes += self._outcomes(origin, documents[first : first + _TOGETHER])
+        rows: list[DocumentMetrics] = []
+        for requests, outcome in zip(documents, outcomes, strict=True):
+            row, answers = dict(worst or {}), list[Any]([{}] * len(requests))
+            if not isinstance(outcome, str):
+                row, answers = outcome
+            elif worst is not None and origin not in self._warned:
                 self._warned.add(origin)
-                reason = outcome["failure"]
-                log.warning("Task %s: an answer counts as wrong, since %s", origin.leaf, reason)
+                log.warning("Task %s: an answer counts as wrong, since %s", origin.leaf, outcome)
             for instance, filtered in zip(requests, answers, strict=True):
                 instance.filtered_resps = filtered
             rows.append(row)
         return rows
 
-    def _outcomes(
-        self, origin: Origin, documents: Sequence[Sequence[Instance]]
-    ) -> Sequence[Outcome]:
-        reply = self._ask(origin, documents)
-        if reply is None and len(documents) > 1:  # one of them has ended the process
-            return [self._outcomes(origin, [document])[0] for document in documents]
-        if reply is None:
-            return [{"failure": "it ended the process that watches it"}]
+    def _outcomes(self, origin: Origin, documents: Sequence[Sequence[Instance]]) -> list[Outcome]:
+        connection = self._connection = self._connection or self._start()
+        limits = [SECONDS + SECONDS_MORE * sum(len(i.resps) for i in item) for item in documents]
+        reply: list[Outcome] | str | None = None
+        with suppress(OSError, EOFError):
+            connection.send((allowed_digests(), self._include, origin, documents, limits))
+            if connection.poll(max(limits) + _PATIENCE):
+                reply = json.loads(connection.recv_bytes())
         if isinstance(reply, str):
             raise SearchError(
                 f"Task {origin.leaf!r} cannot be loaded in the process that scores code ({reply}); "
                 "correct its files, then resume."
             )
-        return reply
-
-    def _ask(
-        self, origin: Origin, documents: Sequence[Sequence[Instance]]
-    ) -> list[Outcome] | str | None:
-        """Return the reply of the process; None if it is lost."""
-        connection = self._connection = self._connection or self._start()
-        limits = [_seconds(requests) for requests in documents]
-        with contextlib.suppress(OSError, EOFError):
-            request = (allowed_digests(), self._include, origin, documents, limits)
-            connection.send_bytes(pickle.dumps(request))
-            if connection.poll(sum(limits) + _PATIENCE):
-                reply: list[Outcome] | str = json.loads(connection.recv_bytes())
-                return reply
+        if reply is not None:
+            return reply
         self._close()
         self._connection = None
-        return None
+        if len(documents) > 1:  # one of them has ended the process
+            return [self._outcomes(origin, [document])[0] for document in documents]
+        return ["it ended the process that watches it"]
 
     def _start(self) -> Connection:
         ours, theirs = Pipe()
         folder = TemporaryFolder()
         own = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        own |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-        own |= {f"HF_{name}_OFFLINE": "1" for name in ("HUB", "DATASETS", "EVALUATE")}
+        own |= dict.fromkeys(_SET_TO_1, "1") | {"PYTHONHASHSEED": "0"}
         own |= {"HF_METRICS_CACHE": str(folder.path), "TMPDIR": str(folder.path)}
-        own |= {"PYTHONHASHSEED": "0", "HF_ALLOW_CODE_EVAL": "1"}
         own["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in sys.path)
         start = f"from evomerge.evaluation.tasks.code import main; main({theirs.fileno()})"
         with theirs:
@@ -162,10 +157,6 @@ class CodeProcess:
             )
         self._close = weakref.finalize(self, _close, process, ours, folder)
         return ours
-
-
-def _seconds(requests: Sequence[Instance]) -> int:
-    return SECONDS + SECONDS_MORE * sum(len(item.resps) for item in requests)
 
 
 def _close(
@@ -208,89 +199,79 @@ def main(descriptor: int) -> None:
     """Serve the requests of a `CodeProcess` until it closes the connection of this descriptor."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     tasks: dict[Origin, Any] = {}
-    with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
+    with Connection(descriptor) as connection, suppress(EOFError, OSError):
         while True:
-            digests, include, origin, documents, limits = pickle.loads(connection.recv_bytes())
+            digests, include, origin, documents, limits = connection.recv()
             reply: list[Outcome] | str
             try:
-                with quiet(bars=True), seeded(), templates_in_sandbox():
+                with quiet(bars=True), seeded(), templates_in_sandbox(), ExitStack() as children:
                     if origin not in tasks:
                         allowed_digests(digests)
                         manager = task_manager(include, [origin.source], "objectives")
                         loaded, _ = load(manager, origin.source, "objectives", include)
                         tasks[origin] = loaded[origin.leaf]
                         gc.freeze()  # so that a child copies less
-                    reply = _run(tasks[origin], documents, limits)
+                    task, about = tasks[origin], zip(documents, limits, strict=True)
+                    begun = [children.enter_context(_child(task, *item)) for item in about]
+                    reply = [outcome() for outcome in begun]
             except Exception as error:
                 reply = f"{type(error).__name__}: {one_line(error)}"
             connection.send_bytes(json.dumps(reply).encode())
 
 
-def _run(
-    task: Any, documents: Sequence[Sequence[Instance]], limits: Sequence[int]
-) -> list[Outcome]:
-    """Score each document in a child of its own, a few children at a time."""
-    outcomes: list[Outcome] = []
-    width = min(_MOST_CHILDREN, os.cpu_count() or 1)
-    for first in range(0, len(documents), width):
-        children: list[_Child] = []
-        try:
-            for place in range(first, min(first + width, len(documents))):
-                children.append(_Child(task, documents[place], limits[place]))
-            outcomes += [child.outcome() for child in children]
-        finally:
-            for child in children:
-                child.end()
-    return outcomes
+@contextmanager
+def _child(
+    task: Any, requests: Sequence[Instance], seconds: int
+) -> Iterator[Callable[[], Outcome]]:
+    """Score a document in a forked process, in a folder of its own, within some seconds.
 
+    Yields:
+        what waits for the outcome. At the end, all processes of the group are killed.
+    """
+    reading, writing = Pipe(duplex=False)
+    # Python's TemporaryDirectory follows links that the child has made, before 3.11.8.
+    folder, deadline = tempfile.mkdtemp(), time.monotonic() + seconds
 
-class _Child:
-    """A forked process that scores a document, in a folder of its own, within some seconds."""
+    def outcome() -> Outcome:
+        if not reading.poll(max(0.0, deadline - time.monotonic())):
+            return "it took long"
+        with suppress(Exception):  # the answer may have changed or sent anything
+            found = json.loads(reading.recv_bytes(_MOST_BYTES))
+            if isinstance(found, str):
+                return found
+            numbers = {key: float(value) for key, value in found[0].items()}
+            return [numbers, [dict(found[1][place]) for place in range(len(requests))]]
+        return "it ended its process"
 
-    def __init__(self, task: Any, requests: Sequence[Instance], seconds: int) -> None:
-        self._folder, self._deadline = tempfile.mkdtemp(), time.monotonic() + seconds
-        self._reading, writing = Pipe(duplex=False)
-        self._process = os.fork()
-        if self._process == 0:
+    with reading:
+        process = os.fork()
+        if process == 0:
             try:
                 os.setsid()
-                _limit(self._folder, seconds, writing.fileno())
-                try:
-                    text = _scored(task, requests)
-                except BaseException as error:
-                    reason = f"{type(error).__name__}: {one_line(error)}"[:1000]
-                    text = json.dumps({"failure": reason})
-                writing.send_bytes(text.encode())
+                _limit(folder, seconds, writing.fileno())
+                writing.send_bytes(_scored(task, requests).encode())
             finally:
                 os._exit(0)
-        writing.close()
-
-    def outcome(self) -> Outcome:
-        """Wait for what the child sends, and return it; it is data only, whatever sent it."""
-        if not self._reading.poll(max(0.0, self._deadline - time.monotonic())):
-            return {"failure": "it took long"}
-        with contextlib.suppress(EOFError, OSError, ValueError):
-            outcome = json.loads(self._reading.recv_bytes(_MOST_BYTES))
-            if isinstance(outcome, dict) and outcome.keys() <= {"value", "failure"}:
-                return outcome
-        return {"failure": "it ended its process"}
-
-    def end(self) -> None:
-        """Kill the child with all processes of its group, and remove its folder."""
-        self._reading.close()
-        for kill in (os.killpg, os.kill):  # it may have no group of its own yet
-            with contextlib.suppress(OSError):
-                kill(self._process, signal.SIGKILL)
-        os.waitpid(self._process, 0)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            writing.close()
+            yield outcome
+        finally:
+            for kill in (os.killpg, os.kill):  # it may have no group of its own yet
+                with suppress(OSError):
+                    kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _scored(task: Any, requests: Sequence[Instance]) -> str:
-    """Return the metrics of a document and the filtered answers of its requests, as JSON."""
-    (row,) = document_metrics(task, [requests])
-    numbers = {key: float(value) for key, value in row.items()}
-    answers = [instance.filtered_resps for instance in requests]
-    return json.dumps({"value": [numbers, answers]}, default=str)
+    """Return the outcome of a document as JSON."""
+    try:
+        (row,) = document_metrics(task, [requests])
+        numbers = {key: float(value) for key, value in row.items()}
+        answers = [instance.filtered_resps for instance in requests]
+        return json.dumps([numbers, answers], default=str)
+    except BaseException as error:
+        return json.dumps(f"{type(error).__name__}: {one_line(error)}"[:1000])
 
 
 def _limit(folder: str, seconds: int, kept: int) -> None:
@@ -301,16 +282,12 @@ def _limit(folder: str, seconds: int, kept: int) -> None:
     os.chdir(folder)
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     os.closerange(3, kept)
-    os.closerange(kept + 1, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16))
-    limits = {
-        resource.RLIMIT_CPU: seconds,
-        resource.RLIMIT_FSIZE: FILE_SIZE,
-        resource.RLIMIT_CORE: 0,
-    }
-    with contextlib.suppress(OSError):  # only Linux tells what is taken already
+    os.closerange(kept + 1, 1 << 16)
+    limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: FILE_SIZE}
+    with suppress(OSError):  # only Linux tells what is taken already
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + MEMORY
-    for name, limit in limits.items():
+    for name, limit in {**limits, resource.RLIMIT_CORE: 0}.items():
         hard = resource.getrlimit(name)[1]
         value = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(name, (value, value))

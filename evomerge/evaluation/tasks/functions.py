@@ -35,7 +35,6 @@ from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.quiet import seeded
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.registry import Registry
-from evomerge.trust.consent import NotAllowedError
 from evomerge.trust.modules import import_allowed, is_installed
 
 Body: TypeAlias = Callable[
@@ -149,13 +148,8 @@ def _imported(name: str) -> Body:
     module, _, attribute = name.partition(":")
     try:
         body: Body = getattr(import_allowed(module), attribute)
-    except KeyboardInterrupt:
+    except (ConfigError, KeyboardInterrupt):
         raise
-    except NotAllowedError as error:
-        raise ConfigError(
-            f"objectives: the code of {name!r} was not allowed ({error}); read it, then allow it "
-            "with --trust-code."
-        ) from None
     except BaseException as error:  # SystemExit would end evomerge without a word
         raise ConfigError(
             f"objectives: {name!r} could not be imported: {type(error).__name__}: "

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from evomerge.compat.lm_eval import Group, load_tasks
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.evaluation.tasks.templates import templates_in_sandbox
-from evomerge.trust.consent import NotAllowedError, check_allowed
+from evomerge.trust.consent import check_allowed
 from evomerge.trust.task_files import files_of_metric, files_of_tasks
 
 _State: TypeAlias = tuple[tuple[str, int, int], ...]
@@ -106,17 +106,12 @@ def load(
     """
     name = spec if isinstance(spec, str) else spec["task"][0]["task"]
     try:
-        for file in files_of_tasks([name], [Path(folder) for folder in include]):
-            check_allowed(file)
+        code = files_of_tasks([Path(folder) for folder in include])
+        check_allowed(code, f"{where}: the code of task {name!r}")
         with templates_in_sandbox(), _code_may_load(allow_code):
             return load_tasks(manager, spec)
     except (ConfigError, KeyboardInterrupt):
         raise
-    except NotAllowedError as error:
-        raise ConfigError(
-            f"{where}: the code of task {name!r} was not allowed ({error}); read it, then allow it "
-            "with --trust-code."
-        ) from None
     except BaseException as error:  # a SystemExit in a task's code would end evomerge silently
         if "code_eval" in str(error).lower() and not allow_code:
             raise _code_refused(name, where) from error

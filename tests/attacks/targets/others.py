@@ -14,7 +14,7 @@ from mutations import damaged
 
 from evomerge.errors import ConfigError
 from evomerge.merging.backend import load_tokenizer
-from evomerge.trust.consent import VARIABLE, CodeFile, Consent, is_recorded
+from evomerge.trust.consent import NOTHING, VARIABLE, CodeFile, is_recorded
 
 VOCABULARY = {"<pad>": 0, "a": 1, "b": 2, "ab": 3, "c": 4}
 MERGES = b"#version: 0.2\na b\n"
@@ -48,7 +48,7 @@ def consents(folder: Path) -> Read:
         with patch.dict(os.environ, {VARIABLE: str(folder)}):
             found = [is_recorded("0" * 64)]
             try:
-                Consent().require([strange])
+                NOTHING.require([strange])
             except ConfigError as error:
                 assert len(str(error)) < 1000 and str(error).isprintable(), error
             else:

@@ -145,7 +145,7 @@ def task_files(folder: Path) -> Read:
 
     def read(data: bytes) -> Any:
         (folder / "task.yaml").write_bytes(data)
-        return files_of_tasks(["own"], [folder])
+        return files_of_tasks([folder])
 
     return read
 

@@ -281,7 +281,8 @@ HARMFUL = {
     "is no program": "x =",
     "hangs": "while True: pass",
     "sleeps in a child": "import os, time\nos.fork()\ntime.sleep(600)",
-    "looks for a token": "import os\nx = 11 if os.getenv('HF_TOKEN') else -1",
+    "replaces what scores it": "import builtins\nbuiltins.float = str\nx = -1",
+    "looks for a token": "import os\nx = 12 if os.getenv('HF_TOKEN') else -1",
 }
 
 
