@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from evomerge.config.space import SpaceConfig
+from evomerge.config.space import ParametersConfig
 from evomerge.execute.protocol import Executor
 from evomerge.merging.methods import get_method
 from evomerge.optimize import create
@@ -38,7 +38,7 @@ def space_of_200_genes() -> ParameterSpace:
     """Return a space of 200 genes: the weights of 4 parents in 48 blocks, embeddings and head."""
     nothing = Layer("", ())
     return ParameterSpace(
-        SpaceConfig(groups="each", knobs={"weight": (0.0, 2.0), "lambda": 1.0}),
+        ParametersConfig(groups="each", knobs={"weight": (0.0, 2.0), "lambda": 1.0}),
         [get_method("task_arithmetic")],
         parents=["org/base", *(f"org/expert-{number}" for number in range(1, 5))],
         base="org/base",

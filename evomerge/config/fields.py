@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class Section(BaseModel):
     """A mapping of keys; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        """Say which keys are allowed, which pydantic's own error does not."""
+        for key in data if isinstance(data, Mapping) else ():
+            if key not in cls.model_fields:
+                context = {"key": key, "allowed": [*cls.model_fields]}
+                raise PydanticCustomError("unknown_key", "unknown key {key}", context)
+        return data
 
 
 Documents = Annotated[int, Field(ge=1)] | Literal["all"]

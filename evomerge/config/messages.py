@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from evomerge.errors import did_you_mean
+from evomerge.errors import ConfigError, did_you_mean
 from evomerge.parsing.values import shown
+
+S = TypeVar("S", bound=BaseModel)
 
 _BOUNDS = {
     "greater_than": ("above", "gt"),
@@ -32,51 +35,46 @@ _TYPES = {
 """Beginning of the type of an error -> what is wanted."""
 
 
-def sentence(error: ValidationError, data: Any, schema: type[BaseModel]) -> str:
+def parsed(section: type[S], data: Any, source: str) -> S:
+    """Return a section from its content, or raise a ConfigError; `source` names the content."""
+    try:
+        return section.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {sentence(error, data)}") from None
+
+
+def sentence(error: ValidationError, data: Any) -> str:
     """Return the first mistake as a sentence that names the key, its value and what is allowed.
 
-    Unknown keys come before other mistakes. `data` was validated with `schema`.
+    Unknown keys come before other mistakes. `data` was validated.
     """
-    problems = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    problems = sorted(error.errors(), key=lambda item: item["type"] != "unknown_key")
     first = problems[0]
     location = first["loc"]
-    if first["type"] == "extra_forbidden":
-        *above, key = location
-        allowed = _keys_at(schema, tuple(above))
-        place = f" in `{_dotted(tuple(above))}`" if above else ""
-        return (
-            f"unknown key `{key}`{place}; allowed are {', '.join(allowed)}."
-            f"{did_you_mean(str(key), allowed)}"
-        )
+    if first["type"] == "unknown_key":
+        key, above = str(first["ctx"]["key"]), _found(location, data)[0]
+        allowed = [name for name in first["ctx"]["allowed"] if name != "frozen"]  # of a run only
+        place = f" in `{_dotted(above)}`" if above else ""
+        names, near = ", ".join(allowed) or "none, so remove it", did_you_mean(key, allowed)
+        return f"unknown key `{key}`{place}; allowed are {names}.{near}"
     if first["type"] == "missing":
-        return f"the key `{_dotted(location)}` is missing and has no default."
+        key = _dotted((*_found(location[:-1], data)[0], location[-1]))
+        return f"the key `{key}` is missing and has no default."
+    is_tag = first["type"] == "union_tag_invalid"
+    if is_tag:
+        location = (*location, first["ctx"]["discriminator"].strip("'"))
     location, there = _found(location, data)
-    key = _dotted(location)
-    related = [item for item in problems if item["loc"][: len(location)] == location]
-    message = " or ".join(dict.fromkeys(_expectation(item) for item in related))
+    key, size = _dotted(location), len(location)
+    related = [item for item in problems if _found(item["loc"], data)[0][:size] == location]
+    message = " or ".join(dict.fromkeys(map(_expectation, related or [first])))
     message = message.replace(" or must be ", " or ")
-    value = first["input"] if len(related) == 1 else there
+    value = there if is_tag or len(related) > 1 else first["input"]
     near = ""
-    if isinstance(value, str) and first["type"] == "literal_error":
+    if isinstance(value, str) and (is_tag or first["type"] == "literal_error"):
         near = did_you_mean(value, re.findall(r"'([^']*)'", message))
     if isinstance(value, dict) and not message.startswith("must"):
         return f"`{key}` {message}." if key else f"It {message}."  # its keys are what is wrong
     return f"`{key}` is {shown(value)}; it {message}.{near}"
-
-
-def _keys_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Return the allowed keys of the section at a location; empty if there is no such section."""
-    for part in location:
-        if isinstance(part, int):
-            continue
-        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-        if field is None:
-            return []
-        inner = (item for item in getattr(field.annotation, "__args__", ()))
-        sections = [item for item in inner if hasattr(item, "model_fields")]
-        model = sections[-1] if sections else field.annotation
-    names = getattr(model, "model_fields", ())
-    return [name for name in names if name != "frozen"]  # only a run has it
 
 
 def _expectation(item: Any) -> str:
@@ -86,6 +84,8 @@ def _expectation(item: Any) -> str:
         return str(context["error"])
     if kind == "literal_error":
         return f"must be {context['expected']}"
+    if kind == "union_tag_invalid":
+        return f"must be {' or '.join(context['expected_tags'].rsplit(', ', 1))}"
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         return f"must be {words} {context[name]}"
@@ -104,11 +104,9 @@ def _found(location: tuple[int | str, ...], data: Any) -> tuple[tuple[int | str,
     """
     known: list[int | str] = []
     for part in location:
-        try:
+        with suppress(KeyError, IndexError, TypeError):
             data = data[part]
-        except (KeyError, IndexError, TypeError):
-            break
-        known.append(part)
+            known.append(part)
     return tuple(known) or location, data
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from evomerge.config.evaluation import EvaluationConfig
@@ -19,9 +19,9 @@ from evomerge.config.executor import ExecutorConfig
 from evomerge.config.fields import Section
 from evomerge.config.frozen import Documents
 from evomerge.config.frozen import Frozen as Frozen
-from evomerge.config.messages import sentence
+from evomerge.config.messages import parsed
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
-from evomerge.config.space import SpaceConfig
+from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
 from evomerge.errors import ConfigError
@@ -161,7 +161,9 @@ class SearchConfig(Section):
     tokenizer: str = Field(
         "base", description="base: the host's; union: the tokens of all parents; or a parent"
     )
-    space: SpaceConfig = Field(SpaceConfig(), description="what is searched")
+    space: SpaceConfig = Field(
+        ParametersConfig(), description="what is searched, and in which ranges"
+    )
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="how it is searched")
     objectives: list[ObjectiveConfig] = Field(min_length=1, description="what is maximised")
     constraints: list[ConstraintConfig] = Field(
@@ -289,10 +291,7 @@ def parse(data: Any, source: str) -> SearchConfig:
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source} is not a search file: it must be a YAML mapping of keys.")
-    try:
-        return SearchConfig.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {sentence(error, data, SearchConfig)}") from None
+    return parsed(SearchConfig, data, source)
 
 
 def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:

@@ -1,12 +1,136 @@
-"""The section `space` of a search file: the search space."""
+"""The section `space` of a search file: the search space, with a class for each kind."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from evomerge.config.fields import KnobRange, Section
+from evomerge.parsing.values import shown
+
+
+def _above_zero(value: float | tuple[float, float]) -> float | tuple[float, float]:
+    if (value if isinstance(value, float) else value[0]) <= 0.0:
+        raise ValueError("must be a number or [low, high] above 0, for example [0.5, 1.5]")
+    return value
+
+
+def _in_order(value: tuple[int, int | None]) -> tuple[int, int | None]:
+    low, high = value
+    if low < 1 or (high is not None and low > high):
+        raise ValueError("must be [min, max] with 1 <= min <= max")
+    return value
+
+
+Repeats = Annotated[
+    int, Field(ge=1, le=16, description="how often the parents' layers are laid out as slots")
+]
+Scales = Annotated[
+    KnobRange,
+    AfterValidator(_above_zero),
+    Field(description="factor on the hidden state before a layer: a range, or a fixed number"),
+]
+Ends = Annotated[
+    Literal["fixed", "free"],
+    Field(description="fixed: a path begins and ends with the host's first and last layer"),
+]
+Layers = Annotated[
+    tuple[int, int | None],
+    AfterValidator(_in_order),
+    Field(description="[min, max] number of layers of a path; null: no limit"),
+]
+
+
+class _SpaceConfig(Section):
+    """What all kinds of spaces have."""
+
+    kind: str
+    host: str | None = Field(
+        None,
+        description="parent that gives config and tokenizer; null: the first, or in a parameter "
+        "space the base",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_kind(cls, data: Any) -> Any:
+        """Refuse the keys of other kinds."""
+        own, given = cls.model_fields, data if isinstance(data, Mapping) else {}
+        for key in sorted(given.keys() & _DEFAULTS.keys() - own.keys()):
+            kind = ", ".join(
+                f"`{tag}` {given.get(tag)!r}" for tag in ("kind", "variant") if tag in own
+            )
+            raise ValueError(
+                f"has `{key}` {shown(given[key])}, which has no meaning for {kind}, whose keys are "
+                f"{', '.join(sorted(own))}; remove it"
+            )
+        return data
+
+
+class MergeConfig(_SpaceConfig):
+    """What all spaces have that merge weights."""
+
+    method: str | Annotated[list[str], Field(min_length=1)] = Field(
+        "task_arithmetic", description="merge method; of a list, the search chooses one"
+    )
+    embeddings: bool = Field(True, description="own knobs for embeddings and head")
+    knobs: dict[str, KnobRange] = Field({}, description="a range is searched, a number is fixed")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The merge methods, as a tuple even if there is only one."""
+        return (self.method,) if isinstance(self.method, str) else tuple(self.method)
+
+
+class ParametersConfig(MergeConfig):
+    """A parameter space."""
+
+    kind: Literal["parameters"] = Field("parameters", description="parameters: weights of a merge")
+    method_per: Literal["model", "group"] = Field(
+        "model",
+        description="of several methods: one for the whole model, or one for each layer group",
+    )
+    groups: int | Literal["each", "one"] = Field(
+        "one", description="layer groups with their own knobs: a number, `each` or `one`"
+    )
+    components: list[str] = Field(
+        [], description="kinds of tensors with their own knobs, e.g. attention"
+    )
+    most_parents: int | None = Field(
+        None,
+        ge=1,
+        description="a pool: a candidate merges at most so many of the parents; null: all of them",
+    )
+    smooth: bool = Field(False, description="interpolate knobs over depth between groups")
+
+    @field_validator("groups")
+    @classmethod
+    def _at_least_one_group(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be 1 or more, `each` or `one`")
+        return value
+
+
+class JointConfig(MergeConfig):
+    """A joint space."""
+
+    kind: Literal["joint"] = Field(description="joint: a path and weights at once")
+    repeats: Repeats = 1
+    scales: Scales = (0.5, 1.5)
+    ends: Ends = "fixed"
+    layers: Layers = (1, None)
+
+    @field_validator("method")
+    @classmethod
+    def _one_method(cls, value: str | list[str]) -> str | list[str]:
+        if not isinstance(value, str) and len(value) > 1:
+            raise ValueError(
+                "must be exactly one merge method with `kind` 'joint'; name one, or set the kind "
+                "to parameters"
+            )
+        return value
 
 
 class OutsideConfig(Section):
@@ -18,131 +142,106 @@ class OutsideConfig(Section):
     head: str | None = Field(None, description="parent that gives the head; null: the host")
 
 
-_PATHS = "kind variant host scales outside"
+class PathConfig(_SpaceConfig):
+    """What all data-flow spaces have."""
 
-_KEYS = {
-    "parameters": "kind method method_per host groups components embeddings smooth knobs "
-    "most_parents",
-    "joint": "kind method knobs embeddings host repeats scales ends layers",
-    "sakana": f"{_PATHS} layers repeats scale_coding scale_hidden ends start",
-    "structured": f"{_PATHS} layers repeats ends",
-    "frankenmerge": f"{_PATHS} layers slices",
-    "swaps": _PATHS,
-    "dropping": f"{_PATHS} layers ends",
-}
-"""Kind of space, or variant of a data-flow space -> the keys that it uses."""
-
-
-class SpaceConfig(Section):
-    """The section `space`: what is searched, and in which ranges."""
-
-    kind: Literal["parameters", "dataflow", "joint"] = Field(
-        "parameters",
-        description="parameters: weights of a merge; dataflow: a path through the parents' layers; "
-        "joint: both at once",
-    )
-    method: str | Annotated[list[str], Field(min_length=1)] = Field(
-        "task_arithmetic", description="merge method; of a list, the search chooses one"
-    )
-    method_per: Literal["model", "group"] = Field(
-        "model",
-        description="of several methods: one for the whole model, or one for each layer group",
-    )
-    groups: int | Literal["each", "one"] = Field(
-        "one", description="layer groups with their own knobs: a number, `each` or `one`"
-    )
-    components: list[str] = Field(
-        default_factory=list, description="kinds of tensors with their own knobs, e.g. attention"
-    )
-    embeddings: bool = Field(True, description="own knobs for embeddings and head")
-    most_parents: int | None = Field(
-        None,
-        ge=1,
-        description="a pool: a candidate merges at most so many of the parents; null: all of them",
-    )
-    smooth: bool = Field(False, description="interpolate knobs over depth between groups")
-    knobs: dict[str, KnobRange] = Field(
-        default_factory=dict, description="a range is searched, a number is fixed"
-    )
-    variant: Literal["sakana", "structured", "frankenmerge", "swaps", "dropping"] = Field(
-        "sakana", description="dataflow: how a genome encodes a path"
-    )
-    host: str | None = Field(
-        None,
-        description="parent that gives config and tokenizer; null: the first, or in a parameter "
-        "space the base",
-    )
-    repeats: int | None = Field(
-        None,
-        ge=1,
-        le=16,
-        description="how often the parents' layers are laid out as slots; null: 2, joint 1",
-    )
-    scales: KnobRange = Field(
-        (0.5, 1.5),
-        description="factor on the hidden state before a layer: a range, or a fixed number",
-    )
-    scale_coding: Literal["auto", "matrix", "network"] = Field(
-        "auto",
-        description="sakana: scales by matrix W or network pi_theta; auto: W if it is small",
-    )
-    scale_hidden: int = Field(8, ge=1, le=64, description="sakana: hidden units of pi_theta")
-    ends: Literal["fixed", "free"] = Field(
-        "fixed", description="fixed: a path begins and ends with the host's first and last layer"
-    )
-    start: tuple[float, float] = Field(
-        (1.0, -1.0),
-        description="sakana: start of indicators [in, out] of the first path, in sigmas",
-    )
-    layers: tuple[int, int | None] = Field(
-        (1, None), description="[min, max] number of layers of a path; null: no limit"
-    )
-    slices: tuple[int, int] = Field((2, 4), description="frankenmerge: [min, max] number of slices")
+    kind: Literal["dataflow"] = Field(description="dataflow: a path through the parents' layers")
+    variant: str
+    scales: Scales = (0.5, 1.5)
     outside: OutsideConfig | None = Field(
-        None, description="dataflow: the parents that give embeddings and head; null: the host"
+        None, description="the parents that give embeddings and head; null: the host"
     )
 
-    @field_validator("groups")
+
+class SakanaConfig(PathConfig):
+    """Sakana AI's data-flow space."""
+
+    variant: Literal["sakana"] = Field(
+        "sakana", description="sakana: a slot and an indicator for each layer"
+    )
+    repeats: Repeats = 2
+    scale_coding: Literal["auto", "matrix", "network"] = Field(
+        "auto", description="scales by matrix W or network pi_theta; auto: W if it is small"
+    )
+    scale_hidden: int = Field(8, ge=1, le=64, description="hidden units of pi_theta")
+    ends: Ends = "fixed"
+    start: tuple[float, float] = Field(
+        (1.0, -1.0), description="start of indicators [in, out] of the first path, in sigmas"
+    )
+    layers: Layers = (1, None)
+
+    @field_validator("start")
     @classmethod
-    def _at_least_one_group(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be 1 or more, `each` or `one`")
+    def _in_and_out(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] > 0 >= value[1]:
+            raise ValueError(
+                "must be [included, left out], two numbers in sigmas, the first above 0 and the "
+                "second at most 0, because a path includes the slots whose indicators are above 0"
+            )
         return value
 
-    @field_validator("layers", "slices")
-    @classmethod
-    def _in_order(cls, value: tuple[int, int | None]) -> tuple[int, int | None]:
-        low, high = value
-        if low < 1 or (high is not None and low > high):
-            raise ValueError("must be [min, max] with 1 <= min <= max")
-        return value
 
-    @model_validator(mode="after")
-    def _of_its_kind(self) -> SpaceConfig:
-        """Refuse a key with another value than its default that this kind of space does not use."""
-        is_path = self.kind == "dataflow"
-        allowed = sorted(_KEYS[self.variant if is_path else self.kind].split())
-        where = f"`kind` {self.kind!r}" + (f", `variant` {self.variant!r}" if is_path else "")
-        for name, value in self.given.items():
-            if name not in allowed:
-                own = value.model_dump(exclude_none=True) if isinstance(value, Section) else value
-                raise ValueError(
-                    f"has `{name}` {list(own) if isinstance(own, tuple) else own!r}, which has no "
-                    f"meaning for {where}, whose keys are {', '.join(allowed)}; remove it"
-                )
-        return self
+class StructuredConfig(PathConfig):
+    """A data-flow space of slots that are in or out."""
 
-    @property
-    def given(self) -> dict[str, Any]:
-        """The keys that have another value than their default, with their values."""
-        fields = type(self).model_fields
-        return {
-            name: getattr(self, name)
-            for name in sorted(self.model_fields_set)
-            if getattr(self, name) != fields[name].get_default(call_default_factory=True)
-        }
+    variant: Literal["structured"] = Field(
+        description="structured: a slot for each layer, in or out"
+    )
+    repeats: Repeats = 2
+    ends: Ends = "fixed"
+    layers: Layers = (1, None)
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The merge methods, as a tuple even if there is only one."""
-        return (self.method,) if isinstance(self.method, str) else tuple(self.method)
+
+class FrankenmergeConfig(PathConfig):
+    """A data-flow space of slices."""
+
+    variant: Literal["frankenmerge"] = Field(description="frankenmerge: a few contiguous slices")
+    layers: Layers = (1, None)
+    slices: Annotated[tuple[int, int], AfterValidator(_in_order)] = Field(
+        (2, 4), description="[min, max] number of slices"
+    )
+
+
+class SwapsConfig(PathConfig):
+    """A data-flow space that chooses a parent at each depth."""
+
+    variant: Literal["swaps"] = Field(description="swaps: at each depth the layer of one parent")
+
+
+class DroppingConfig(PathConfig):
+    """A data-flow space that leaves out layers of the host."""
+
+    variant: Literal["dropping"] = Field(description="dropping: the host without some layers")
+    ends: Ends = "fixed"
+    layers: Layers = (1, None)
+
+
+_DEFAULTS: dict[str, Any] = {
+    name: list(field.default) if isinstance(field.default, tuple) else field.default
+    for kind in (FrankenmergeConfig, SakanaConfig, ParametersConfig)  # have all keys
+    for name, field in kind.model_fields.items()
+} | {"repeats": None}
+
+
+def _with_kind(data: Any) -> Any:
+    """Return a section with its kind, and without defaults.
+
+    Runs that began before each kind had a class keep the keys of all kinds with their defaults.
+    """
+    if not isinstance(data, Mapping):
+        return data
+    given = {k: item for k, item in data.items() if k not in _DEFAULTS or item != _DEFAULTS[k]}
+    kind = "dataflow" if given.get("kind") == "dataflow" else "parameters"
+    return {"kind": kind, **({"variant": "sakana"} if kind == "dataflow" else {}), **given}
+
+
+AnyPathConfig: TypeAlias = (
+    SakanaConfig | StructuredConfig | FrankenmergeConfig | SwapsConfig | DroppingConfig
+)
+
+SpaceConfig: TypeAlias = Annotated[
+    ParametersConfig | Annotated[AnyPathConfig, Field(discriminator="variant")] | JointConfig,
+    Field(discriminator="kind"),
+    BeforeValidator(_with_kind),
+]
+"""The section `space`: what is searched, and in which ranges."""

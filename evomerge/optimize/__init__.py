@@ -11,6 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from pydantic import Field
+
+from evomerge.config.fields import Section
+from evomerge.config.messages import parsed
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.registry import Registry
 
@@ -20,6 +24,14 @@ if TYPE_CHECKING:
 
 Factory: TypeAlias = "Callable[[Sequence[Gene], Setting], Optimizer]"
 """Creates an optimizer of these genes."""
+
+
+class CMAOptions(Section):
+    """The options of CMA-ES."""
+
+    restarts: Literal["none", "ipop"] = Field(
+        "none", description="ipop: begin again with twice the population where a search ends"
+    )
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,7 @@ class Builtin:
             gain if it is told each outcome as it arrives, of the numbers that benchmarks/lag.py
             measured (1, 4, 16, 64). None: any number, because it does not learn from outcomes, or
             not measured.
+        options: what `optimizer.options` is checked with.
         extra: the extra of evomerge that installs what it needs; None if that is always installed.
     """
 
@@ -40,7 +53,7 @@ class Builtin:
     has_population: bool = False
     most_workers: int | None = None
     objectives: Literal["one", "several", "any"] = "one"
-    options: tuple[str, ...] = ()
+    options: type[Section] = Section
     extra: str | None = None
 
 
@@ -50,21 +63,21 @@ BUILTIN: Mapping[str, Builtin] = {
         "",
         has_population=True,
         most_workers=16,
-        options=("restarts",),
+        options=CMAOptions,
     ),
     "cma": Builtin(
         "CMA-ES with full covariance, as in arXiv 2403.13187",
         "evomerge.optimize.cma:create_full",
         has_population=True,
         most_workers=16,
-        options=("restarts",),
+        options=CMAOptions,
     ),
     "diagonal-cma": Builtin(
         "CMA-ES that learns variances only; for many genes",
         "evomerge.optimize.cma:create_diagonal",
         has_population=True,
         most_workers=16,
-        options=("restarts",),
+        options=CMAOptions,
     ),
     "cma-margin": Builtin(
         "CMA-ES with margin, and with probabilities of choices; for many discrete genes",
@@ -197,7 +210,7 @@ def create(
         raise ConfigError("The space has no genes, so there is nothing to search.")
     if row is not None:
         _check_objectives(name, row, objectives)
-        _check_options(name, row, options or {})
+        parsed(row.options, options or {}, f"optimizer.options of {name!r}")
         if population is not None:
             _check_population(name, row, population)
     if name == "auto":
@@ -235,17 +248,6 @@ def _check_objectives(name: str, row: Builtin, objectives: int) -> None:
             f"optimizer.name is {name!r}, which needs several objectives; set `mode` to pareto "
             "with two objectives or more, or choose another optimizer."
         )
-
-
-def _check_options(name: str, row: Builtin, options: Mapping[str, Any]) -> None:
-    known = row.options
-    for key in options:
-        if key not in known:
-            allowed = f"{name!r} has {', '.join(known)}" if known else f"{name!r} has no options"
-            raise ConfigError(
-                f"optimizer.options has {key!r}, but {allowed}; remove it."
-                f"{did_you_mean(key, known)}"
-            )
 
 
 def _check_population(name: str, row: Builtin, population: int) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.errors import ConfigError, did_you_mean
 from evomerge.optimize.base import Generations, Told, default_population
 from evomerge.optimize.cube import Cube, Vector
 from evomerge.optimize.protocol import Setting
@@ -23,9 +22,6 @@ from evomerge.space.protocol import Gene
 TWO_POINT_GENES = 300
 """With this many genes or more, the step size is adapted by two mirrored points in each generation,
 as in pycma. The usual adaptation (CSA) would need more than a thousand trials to shorten steps."""
-
-RESTARTS = ("none", "ipop")
-"""Values of the option `restarts`."""
 
 
 @contextmanager
@@ -271,11 +267,5 @@ def create_diagonal(genes: Sequence[Gene], setting: Setting) -> CMA:
 
 
 def _create(genes: Sequence[Gene], setting: Setting, *, diagonal: bool) -> CMA:
-    restarts = setting.options.get("restarts", "none")
-    if restarts not in RESTARTS:
-        raise ConfigError(
-            f"optimizer.options.restarts is {restarts!r}; allowed are {', '.join(RESTARTS)}."
-            f"{did_you_mean(str(restarts), RESTARTS)}"
-        )
-    cube = Cube(genes, setting.sigma)
-    return CMA(cube, setting.seed, setting.population, diagonal, restarts == "ipop")
+    cube, restarts = Cube(genes, setting.sigma), setting.options.get("restarts") == "ipop"
+    return CMA(cube, setting.seed, setting.population, diagonal, restarts)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
+from evomerge.config.space import SwapsConfig
 from evomerge.errors import ConfigError
 from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
@@ -150,7 +151,7 @@ def _check_engine(config: SearchConfig, checkpoints: Mapping[str, Checkpoint], h
     """Check that one vLLM engine can serve paths that differ in depth or in the order of layers."""
     from evomerge.merging.architecture.identity import check_identity_layers, has_fixed_layers
 
-    in_place = config.space.kind == "dataflow" and config.space.variant == "swaps"
+    in_place = isinstance(config.space, SwapsConfig)
     if serves_paths(config) and not (in_place and has_fixed_layers(checkpoints, host)):
         check_identity_layers(checkpoints, host)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from evomerge.config.space import MergeConfig
 from evomerge.setup.checked import CheckedSearch
 from evomerge.space.pool import PRIORITY
 from evomerge.space.protocol import Gene
@@ -40,16 +41,16 @@ def gene_rows(checked: CheckedSearch) -> list[tuple[str, ...]]:
     """
     from evomerge.merging.methods import get_method
 
-    space, knobs = checked.config.space, {"method", PRIORITY}
-    if space.kind != "dataflow":
-        knobs |= {knob.name for name in space.methods for knob in get_method(name).knobs}
-    reasons = {name: f"the method's range; space.knobs.{name} fixes it" for name in knobs}
-    reasons |= {PRIORITY: "space.most_parents; in from 0.5 on", "method": "space.method"}
-    reasons |= {name: f"space.knobs.{name}" for name in space.knobs}
+    space = checked.config.space
+    reasons = {PRIORITY: "space.most_parents; in from 0.5 on", "method": "space.method"}
+    if isinstance(space, MergeConfig):
+        knobs = {knob.name for name in space.methods for knob in get_method(name).knobs}
+        reasons |= {name: f"the method's range; space.knobs.{name} fixes it" for name in knobs}
+        reasons |= {name: f"space.knobs.{name}" for name in space.knobs}
     groups: dict[tuple[str, str, str], int] = {}
     for gene in checked.space.genes:
         last = gene.name.rpartition(".")[2]
-        name = last if last in knobs else _PLACE.sub("N", gene.name)
+        name = last if last in reasons else _PLACE.sub("N", gene.name)
         start = "undecided" if gene.kind == "choice" else f"{gene.start:.4g}"
         key = (name, _values(gene), start)
         groups[key] = groups.get(key, 0) + 1

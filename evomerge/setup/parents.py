@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge.config.schema import SearchConfig
+from evomerge.config.space import OutsideConfig, PathConfig
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
@@ -128,10 +129,10 @@ def _absolute_config(config: SearchConfig, relative_to: Path, is_stage: bool) ->
         return None if reference is None else parent(reference)
 
     space, tokenizer = config.space, config.tokenizer
-    outside = space.outside and space.outside.model_copy(
-        update={name: optional(value) for name, value in space.outside}
-    )
-    config = config.with_values("space", host=optional(space.host), outside=outside)
+    config = config.with_values("space", host=optional(space.host))
+    if isinstance(space, PathConfig) and space.outside is not None:
+        outside = {name: optional(value) for name, value in space.outside}
+        config = config.with_values("space", outside=OutsideConfig(**outside))
     include = [absolute_folder(item, relative_to) for item in config.evaluation.include]
     config = config.with_values("evaluation", include=include)
     update = {

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evomerge.config.schema import SearchConfig
-from evomerge.config.space import OutsideConfig, SpaceConfig
+from evomerge.config.space import (
+    AnyPathConfig,
+    DroppingConfig,
+    FrankenmergeConfig,
+    JointConfig,
+    OutsideConfig,
+    ParametersConfig,
+    PathConfig,
+    SwapsConfig,
+)
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
@@ -50,7 +59,7 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             _check_depths(checkpoints, host)
         return space
     wanted, frame, stack = config.space, _frame(config, host), host.decoder_stack
-    if wanted.kind == "parameters":
+    if isinstance(wanted, ParametersConfig):
         _check_depths(checkpoints, host)
         return ParameterSpace(
             wanted,
@@ -62,22 +71,24 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             layers=len(stack),
             filters=host.filters(),
         )
-    _check_scales(config, host)
+    _check_scales(wanted, host)
     depths = {name: len(checkpoints[name].decoder_stack) for name in config.parents}
-    if wanted.kind == "joint":
-        methods = list(map(_method, wanted.methods))
-        return JointSpace(wanted, methods, depths, frame, stack.prefix, config.base)
+    if isinstance(wanted, JointConfig):
+        method = _method(*wanted.methods)
+        return JointSpace(wanted, method, depths, frame, stack.prefix, config.base)
     return path_space(wanted, depths, frame, stack.prefix)
 
 
-def path_space(config: SpaceConfig, depths: Mapping[str, int], frame: Recipe, stack: str) -> Space:
+def path_space(
+    config: AnyPathConfig, depths: Mapping[str, int], frame: Recipe, stack: str
+) -> Space:
     """Return the data-flow space of a variant; see `PathSpace`."""
-    match config.variant:
-        case "frankenmerge":
+    match config:
+        case FrankenmergeConfig():
             return SliceSpace(config, depths, frame, stack)
-        case "swaps":
+        case SwapsConfig():
             return SwapSpace(config, depths, frame, stack)
-        case "dropping":
+        case DroppingConfig():
             return SlotSpace(config, {frame.host: depths[frame.host]}, frame, stack)
         case _:
             return SlotSpace(config, depths, frame, stack)
@@ -96,9 +107,9 @@ def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> No
             )
 
 
-def _check_scales(config: SearchConfig, host: Checkpoint) -> None:
+def _check_scales(config: PathConfig | JointConfig, host: Checkpoint) -> None:
     """Check that the host's architecture lets scales be folded into weights."""
-    if config.space.scales != 1.0:
+    if config.scales != 1.0:
         from evomerge.merging.architecture.folding import rules_for
 
         rules_for(host, host.decoder_stack.prefix)
@@ -116,7 +127,8 @@ def _vocabulary(config: SearchConfig) -> tuple[str, ...]:
 
 def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
     """Return a recipe without layers, to which a space adds them."""
-    outside = config.space.outside or OutsideConfig()
+    given = config.space.outside if isinstance(config.space, PathConfig) else None
+    outside = given or OutsideConfig()
 
     def whole(key: str, parent: str | None) -> Layer:
         where = f"space.outside.{key}"

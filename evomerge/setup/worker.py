@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
+from evomerge.config.space import ParametersConfig
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
@@ -105,7 +106,8 @@ def make_worker(
             where,
             memory=cache_memory(workers) if sources is None else 0,  # hardly a pair is merged twice
             members=sources,
-            release=config.space.most_parents is not None,
+            release=isinstance(config.space, ParametersConfig)
+            and config.space.most_parents is not None,
         )
         return model, tokenizer(checkpoints, first)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from evomerge.config.space import SpaceConfig
+from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
@@ -46,7 +46,7 @@ class ParameterSpace:
 
     def __init__(
         self,
-        config: SpaceConfig,
+        config: ParametersConfig,
         methods: Sequence[Method],
         *,
         parents: Sequence[str],

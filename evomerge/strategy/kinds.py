@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from evomerge.config.fields import Section
-from evomerge.config.messages import sentence
+from evomerge.config.messages import parsed
 from evomerge.config.schema import GRADIENT, SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.models.checkpoint import Checkpoint
@@ -82,11 +82,7 @@ def strategy_kind(name: str) -> StrategyKind[Any] | None:
 
 def options_of(config: SearchConfig, kind: type[O]) -> O:
     """Return the options of a strategy, checked with a pydantic model of them, or a ConfigError."""
-    given = config.optimizer.options
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        raise ConfigError(f"optimizer.options: {sentence(error, given, kind)}") from None
+    return parsed(kind, config.optimizer.options, "optimizer.options")
 
 
 def generation_of(config: SearchConfig) -> int:
@@ -115,11 +111,13 @@ def room_of(config: SearchConfig) -> int | None:
 
 def check_whole_models(config: SearchConfig) -> None:
     """Raise a ConfigError if a search file has no meaning for a strategy of whole models."""
-    name, optimizer = config.optimizer.name, config.optimizer
-    sigma = type(optimizer).model_fields["sigma"].default
-    given = [f"space.{key}" for key in sorted(config.space.given.keys() - {"host"})]
-    given += ["optimizer.start"] if optimizer.start else []
-    given += ["optimizer.sigma"] if optimizer.sigma != sigma else []
+    name = config.optimizer.name
+    plain = config.model_dump(
+        include={"space": True, "optimizer": {"start", "sigma"}},
+        exclude={"space": {"host"}},
+        exclude_defaults=True,
+    )
+    given = [f"{section}.{key}" for section, keys in plain.items() for key in sorted(keys)]
     if given:
         raise ConfigError(
             f"`{given[0]}` has no meaning for the optimizer {name!r}, which merges whole models "

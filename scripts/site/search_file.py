@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Key:
     Attributes:
         path: the key with the sections above it, such as `evaluation.search.documents`.
         values: what is allowed, in words.
-        default: the default as YAML; None if the key is required, or a section.
+        default: the default as YAML, as Markdown; None if the key is required, or a section.
         about: what it is, as Markdown.
         section: whether it is a mapping, or a list of mappings, with keys of their own.
     """
@@ -49,7 +49,7 @@ class Key:
 def keys() -> Iterator[Key]:
     """Yield every key, each section followed by its own keys."""
     schema = SearchConfig.model_json_schema()
-    yield from _keys(schema, "", schema["$defs"])
+    yield from _keys([schema], "", schema["$defs"])
 
 
 def search_file() -> str:
@@ -59,22 +59,47 @@ def search_file() -> str:
     return "\n".join([_START, *map(_entry, top), *(_entry(key) for key in found if key not in top)])
 
 
-def _keys(schema: Schema, above: str, definitions: Schema) -> Iterator[Key]:
-    """Yield the keys of a schema, those without keys of their own first."""
-    fields = [(field, _section(field, definitions)) for field in schema["properties"].values()]
-    named = list(zip(schema["properties"], fields, strict=True))
-    for name, (field, inner) in sorted(named, key=lambda item: item[1][1] is not None):
-        about = inner["description"] if inner else field["description"]
-        required = name in schema.get("required", ())
+def _keys(kinds: Sequence[Schema], above: str, definitions: Schema) -> Iterator[Key]:
+    """Yield the keys of a section, those without keys of their own first.
+
+    Args:
+        kinds: the schema of the section; several where it has kinds with keys of their own.
+    """
+    names = dict.fromkeys(name for kind in kinds for name in kind["properties"])
+    found = {name: [kind for kind in kinds if name in kind["properties"]] for name in names}
+    inner = {name: _sections(of[0]["properties"][name], definitions) for name, of in found.items()}
+    for name, of in sorted(found.items(), key=lambda item: bool(inner[item[0]])):
+        fields = [kind["properties"][name] for kind in of]
+        described = inner[name] if len(inner[name]) == 1 else fields
+        abouts = dict.fromkeys(item["description"] for item in described)
+        only = f" Only of {_labels(of)}." if len(of) < len(kinds) else ""
         yield Key(
             path=f"{above}{name}",
-            values=_values(field),
-            default=None if required or "$ref" in field else _default(field),
-            about=_sentence(about),
-            section=inner is not None,
+            values=", or ".join(dict.fromkeys(map(_values, fields))),
+            default=_defaults(name, of),
+            about=_sentence("; ".join(abouts)) + only,
+            section=bool(inner[name]),
         )
-        if inner is not None:
-            yield from _keys(inner, f"{above}{name}.", definitions)
+        if inner[name]:
+            yield from _keys(inner[name], f"{above}{name}.", definitions)
+
+
+def _labels(kinds: Iterable[Schema]) -> str:
+    """Return the names of kinds of a section, such as `` `joint` ``."""
+    tags = (kind["properties"].get("variant", kind["properties"]["kind"]) for kind in kinds)
+    return ", ".join(f"`{tag['const']}`" for tag in tags)
+
+
+def _defaults(name: str, kinds: Sequence[Schema]) -> str | None:
+    """Return the default of a key, with the kinds if they have different ones; None: required."""
+    found: dict[str, list[Schema]] = {}
+    for kind in kinds:
+        field = kind["properties"][name]
+        if name not in kind.get("required", ()) and not {"$ref", "oneOf"} & field.keys():
+            found.setdefault(f"`{_default(field)}`", []).append(kind)
+    if len(found) < 2:
+        return next(iter(found), None)
+    return " or ".join(f"{default} ({_labels(of)})" for default, of in found.items())
 
 
 _VALUE = re.compile(r"(?:^|(?<=; ))\w+(?:, \w+)*(?=: )")
@@ -87,14 +112,12 @@ def _sentence(text: str) -> str:
     return f"{marked[0].upper()}{marked[1:].rstrip('.')}."
 
 
-def _section(field: Schema, definitions: Schema) -> Schema | None:
-    """Return the schema of the section that a field holds, alone, in a list or by name."""
-    for item in (field, *field.get("anyOf", ())):
-        for place in (item, item.get("items", {})):
-            if "$ref" in place:
-                found: Schema = definitions[place["$ref"].rpartition("/")[2]]
-                return found
-    return None
+def _sections(field: Schema, definitions: Schema) -> list[Schema]:
+    """Return the schemas of the section that a field holds, alone, in a list or by name."""
+    if "$ref" in field:
+        return [definitions[field["$ref"].rpartition("/")[2]]]
+    inside = (*field.get("anyOf", ()), *field.get("oneOf", ()), field.get("items"))
+    return [found for item in inside if item for found in _sections(item, definitions)]
 
 
 def _default(field: Schema) -> str:
@@ -113,7 +136,7 @@ def _values(field: Schema) -> str:
     if "enum" in field:
         *others, last = (f"`{item}`" for item in field["enum"])
         return f"{', '.join(others)} or {last}"
-    if "$ref" in field:
+    if "$ref" in field or "oneOf" in field:
         return "mapping"
     kind: str = field["type"]
     if kind == "array":
@@ -154,6 +177,6 @@ def _number(value: float) -> str:
 def _entry(key: Key) -> str:
     """Return the heading of a key, what it allows, and what it means."""
     level = "####" if not key.section else "###" if "." in key.path else "##"
-    default = "required" if key.default is None else f"default `{key.default}`"
+    default = "required" if key.default is None else f"default {key.default}"
     facts = [] if key.values == "mapping" else [f"{key.values} · {default}\n{{ .facts }}\n"]
     return "\n".join([f"{level} `{key.path}` {{ #{key.path} }}\n", *facts, f"{key.about}\n"])

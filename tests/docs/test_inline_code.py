@@ -17,17 +17,23 @@ from evomerge.config.schema import SearchConfig, override, parse
 from evomerge.errors import ConfigError
 
 SCHEMA = SearchConfig.model_json_schema()
-SECTIONS = [name for name, field in SCHEMA["properties"].items() if "$ref" in field]
+SECTIONS = [name for name, field in SCHEMA["properties"].items() if {"$ref", "oneOf"} & {*field}]
 KEY = rf"(?:{'|'.join(SECTIONS)})(?:\.\w+)+"
 SETTING = re.compile(rf"({KEY})(?:=|: )(\S.*)")
 PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]*\b")
+
+
+def _unions(field: Any) -> list[Any]:
+    """Return a field, and the members of its unions."""
+    members = (*field.get("anyOf", ()), *field.get("oneOf", ()))
+    return [field, *(inner for item in members for inner in _unions(item))]
 
 
 def check_key(path: str) -> None:
     """Check that the schema has a key."""
     place: Any = SCHEMA
     for name in path.split("."):
-        options = [place, *place.get("anyOf", ())]
+        options = _unions(place)
         options += [SCHEMA["$defs"][o["$ref"].rpartition("/")[2]] for o in options if "$ref" in o]
         found = [o["properties"][name] for o in options if name in o.get("properties", {})]
         found += [o["additionalProperties"] for o in options if "additionalProperties" in o]

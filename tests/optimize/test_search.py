@@ -324,11 +324,11 @@ def test_another_package_adds_an_optimizer(monkeypatch):
         ),
         (
             {"name": "nevergrad:DE", "options": {"popsize": 3}},
-            "optimizer.options has 'popsize', but 'nevergrad:DE' has no options",
+            "optimizer.options of 'nevergrad:DE': unknown key `popsize`; allowed are none",
         ),
-        ({"options": {"restart": "ipop"}}, "has 'restart', but 'cma' has restarts; .*'restarts'"),
-        ({"options": {"restarts": True}}, "restarts is True; allowed are none, ipop"),
-        ({"options": {"restarts": "ipopp"}}, "'ipopp'; allowed are none, .*Did you mean 'ipop'"),
+        ({"options": {"restart": "ipop"}}, "options of 'cma': unknown key `restart`; .*'restarts'"),
+        ({"options": {"restarts": True}}, "`restarts` is True; it must be 'none' or 'ipop'"),
+        ({"options": {"restarts": "ipopp"}}, "'ipopp'; it must be .*Did you mean 'ipop'"),
     ],
 )
 def test_options_that_do_not_suit_are_one_sentence(options, sentence):

@@ -4,8 +4,7 @@ import re
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
-from types import UnionType
-from typing import get_args, get_origin
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -93,9 +92,7 @@ def keys_of(model: type[BaseModel], above: str = ""):
 def models_in(annotation):
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if get_origin(annotation) in (list, UnionType):
-        return [model for item in get_args(annotation) for model in models_in(item)]
-    return []
+    return [model for item in get_args(annotation) for model in models_in(item)]
 
 
 def test_every_key_of_a_search_file_has_an_anchor(reference):

@@ -151,7 +151,7 @@ FRONT = {
         (FRONT, "optimizer.name is 'cma', which has one objective, .* choose one of nsga2"),
         (
             FRONT | {"optimizer": {"name": "nsga3", "options": {"directions": 3}}},
-            "optimizer.options has 'directions', but 'nsga3' has no options; remove it",
+            "options of 'nsga3': unknown key `directions`; allowed are none, so remove it",
         ),
         ({"optimizer": {"name": "nsga2"}}, "'nsga2', which needs several objectives"),
         (

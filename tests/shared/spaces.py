@@ -1,11 +1,13 @@
-"""Search spaces for tests, with keys of the section `space` by name; they are not validated."""
+"""Search spaces for tests, with keys of the section `space` by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evomerge.config.space import SpaceConfig
+from pydantic import TypeAdapter
+
+from evomerge.config.space import JointConfig, ParametersConfig, SpaceConfig
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
@@ -16,6 +18,7 @@ from evomerge.space.protocol import Space
 
 STACK = "model.layers"
 _NOTHING = Layer("", ())
+_SPACE: TypeAdapter[Any] = TypeAdapter(SpaceConfig)
 
 
 def parameters(
@@ -29,7 +32,7 @@ def parameters(
 ) -> ParameterSpace:
     """Return a parameter space; its host is the base, or the first parent."""
     return ParameterSpace(
-        SpaceConfig.model_construct(**keys),
+        ParametersConfig(**keys),
         [item if isinstance(item, Method) else get_method(item) for item in methods],
         parents=parents,
         base=base,
@@ -42,13 +45,13 @@ def parameters(
 
 def paths(variant: str, depths: Mapping[str, int], frame: Recipe, **keys: Any) -> Space:
     """Return a data-flow space."""
-    config = SpaceConfig.model_construct(kind="dataflow", variant=variant, **keys)
-    return path_space(config, depths, frame, STACK)
+    given = {"kind": "dataflow", "variant": variant, **keys}
+    return path_space(_SPACE.validate_python(given), depths, frame, STACK)
 
 
 def joint(
     depths: Mapping[str, int], frame: Recipe, method: str, base: str | None = None, **keys: Any
 ) -> JointSpace:
     """Return a joint space."""
-    config = SpaceConfig.model_construct(kind="joint", method=method, **keys)
-    return JointSpace(config, [get_method(method)], depths, frame, STACK, base)
+    config = JointConfig(kind="joint", method=method, **keys)
+    return JointSpace(config, get_method(method), depths, frame, STACK, base)

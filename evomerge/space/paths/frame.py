@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 
-from evomerge.config.space import SpaceConfig
+from evomerge.config.space import JointConfig, PathConfig
 from evomerge.errors import ConfigError
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.paths.path import Hop, layers_of
@@ -24,9 +24,6 @@ class PathSpace(ABC):
         parents: parent -> number of its blocks.
         frame: recipe of everything except the path (host, embeddings, head, dtype, ...).
         stack: prefix of the block stack that the path takes the place of (`model.layers`).
-
-    Raises:
-        ConfigError: the range of scales is not above 0.
     """
 
     genes: tuple[Gene, ...]
@@ -34,16 +31,15 @@ class PathSpace(ABC):
     """Largest number of blocks of a path or a parent."""
 
     def __init__(
-        self, config: SpaceConfig, parents: Mapping[str, int], frame: Recipe, stack: str
+        self,
+        config: PathConfig | JointConfig,
+        parents: Mapping[str, int],
+        frame: Recipe,
+        stack: str,
     ) -> None:
         self._parents, self._names = dict(parents), tuple(parents)
         self._frame, self._stack, scales = frame, stack, config.scales
         self._bounds = (scales, scales) if isinstance(scales, float) else scales
-        if self._bounds[0] <= 0.0:
-            raise ConfigError(
-                f"space.scales is {scales!r}; it must be a number or [low, high] above "
-                "0, for example [0.5, 1.5]."
-            )
 
     @abstractmethod
     def own_path(self, parent: str) -> Genome | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from evomerge.config.space import SpaceConfig
+from evomerge.config.space import JointConfig
 from evomerge.errors import ConfigError
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
@@ -33,24 +33,19 @@ class JointSpace:
         frame, stack: as in `PathSpace`.
 
     Raises:
-        ConfigError: the parents have different numbers of blocks, or there is not exactly one
-            method, or it does not take these parents, or a setting is out of its range.
+        ConfigError: the parents have different numbers of blocks, the method does not take these
+            parents, or a setting is out of its range.
     """
 
     def __init__(
         self,
-        config: SpaceConfig,
-        methods: Sequence[Method],
+        config: JointConfig,
+        method: Method,
         parents: Mapping[str, int],
         frame: Recipe,
         stack: str,
         base: str | None,
     ) -> None:
-        if len(methods) != 1:
-            raise ConfigError(
-                f"`space.method` is {list(config.methods)}, but `space.kind` 'joint' takes exactly "
-                "one merge method; name one, or set the kind to parameters."
-            )
         if len(set(parents.values())) > 1:
             depths = ", ".join(f"{parent} {depth}" for parent, depth in parents.items())
             raise ConfigError(
@@ -60,8 +55,8 @@ class JointSpace:
         self._frame, self._stack, self._parents = frame, stack, dict(parents)
         self._depth = next(iter(parents.values()))
         self._base, self._embeddings = base, config.embeddings
-        inputs = method_inputs(methods, list(parents), base)
-        self._layer_genes = LayerGenes(inputs, plan_knobs(methods, config.knobs), ())
+        inputs = method_inputs([method], list(parents), base)
+        self._layer_genes = LayerGenes(inputs, plan_knobs([method], config.knobs), ())
         # The layout names only the host. A slot of the host stands for the depth of that block.
         self._path_space = SlotSpace(config, {frame.host: self._depth}, frame, stack)
         self.max_depth = self._path_space.max_depth

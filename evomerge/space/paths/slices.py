@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from evomerge.config.space import SpaceConfig
+from evomerge.config.space import FrankenmergeConfig
 from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe
 from evomerge.space.paths.frame import PathSpace, check_depth, scale_gene
@@ -35,7 +35,7 @@ class SliceSpace(PathSpace):
     """
 
     def __init__(
-        self, config: SpaceConfig, parents: Mapping[str, int], frame: Recipe, stack: str
+        self, config: FrankenmergeConfig, parents: Mapping[str, int], frame: Recipe, stack: str
     ) -> None:
         super().__init__(config, parents, frame, stack)
         host_depth, slices, layers = parents[frame.host], config.slices, config.layers

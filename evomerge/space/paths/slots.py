@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
-from evomerge.config.space import SpaceConfig
+from evomerge.config.space import DroppingConfig, JointConfig, SakanaConfig, StructuredConfig
 from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe
 from evomerge.space.paths.frame import PathSpace, check_depth
@@ -27,7 +27,7 @@ from evomerge.space.paths.scales import (
 )
 from evomerge.space.protocol import Gene, Genome
 
-Coding: TypeAlias = Literal["slot", "matrix", "network", "auto"]
+SlotConfig: TypeAlias = SakanaConfig | StructuredConfig | DroppingConfig | JointConfig
 
 WIDEST_MATRIX = 1024
 """The coding `auto` uses a matrix of scales up to this number of genes, and a network above it."""
@@ -52,18 +52,12 @@ class SlotSpace(PathSpace):
     """
 
     def __init__(
-        self, config: SpaceConfig, parents: Mapping[str, int], frame: Recipe, stack: str
+        self, config: SlotConfig, parents: Mapping[str, int], frame: Recipe, stack: str
     ) -> None:
         super().__init__(config, parents, frame, stack)
-        variant = config.variant if config.kind == "dataflow" else None
-        start, layers, fixed_ends = config.start, config.layers, config.ends == "fixed"
-        repeats = config.repeats or (2 if variant in ("sakana", "structured") else 1)
-        if not start[0] > 0 >= start[1]:
-            raise ConfigError(
-                f"space.start is {list(start)}; it must be [included, left out], two numbers in "
-                "sigmas, the first above 0 and the second at most 0, because a path includes the "
-                "slots whose indicators are above 0."
-            )
+        start = config.start if isinstance(config, SakanaConfig) else (1.0, -1.0)
+        repeats = 1 if isinstance(config, DroppingConfig) else config.repeats
+        fixed_ends = config.ends == "fixed"
         self.slots = _layout(frame.host, parents, repeats, fixed_ends)
         self._ends = {0, len(self.slots) - 1} if fixed_ends else set[int]()
         self._free = [slot for slot in range(len(self.slots)) if slot not in self._ends]
@@ -72,14 +66,13 @@ class SlotSpace(PathSpace):
         # has the host's last block already.
         self._host_slots = {slot for slot in range(last + 1) if not (fixed_ends and slot == last)}
         self._fewest, self._most = check_depth(
-            layers, (len(self._ends) or 1, len(self._ends) + len(self._free))
+            config.layers, (len(self._ends) or 1, len(self._ends) + len(self._free))
         )
         self.max_depth = max(self._most, *parents.values())
-        is_binary = variant in ("structured", "dropping")
+        is_binary = isinstance(config, (StructuredConfig, DroppingConfig))
         self._in, self._out = (1.0, 0.0) if is_binary else start
         bound = 2.0 * max(1.0, *map(abs, start))
-        coding: Coding = config.scale_coding if variant == "sakana" else "slot"
-        self._scales = _coding(self.slots, self._bounds, coding, config.scale_hidden)
+        self._scales = _coding(self.slots, self._bounds, config)
         self.genes = (
             *(
                 Gene(
@@ -151,20 +144,18 @@ def _layout(host: str, parents: Mapping[str, int], repeats: int, fixed_ends: boo
     return slots
 
 
-def _coding(
-    slots: Sequence[Slot], bounds: tuple[float, float], coding: Coding, hidden: int
-) -> ScaleCoding:
+def _coding(slots: Sequence[Slot], bounds: tuple[float, float], config: SlotConfig) -> ScaleCoding:
     if bounds[0] == bounds[1]:
         return FixedScale(bounds[0])
-    if coding == "slot":
+    if not isinstance(config, SakanaConfig):
         return SlotScales(slots, bounds)
-    if coding != "network":
+    if config.scale_coding != "network":
         matrix = ScaleMatrix(slots, bounds)
-        if coding == "matrix" or len(matrix.genes) <= WIDEST_MATRIX:
+        if config.scale_coding == "matrix" or len(matrix.genes) <= WIDEST_MATRIX:
             return matrix
     if not bounds[0] <= 1.0 <= bounds[1]:
         raise ConfigError(
             f"space.scales is {list(bounds)}; a scale network starts at 1, so the range must "
             "contain 1."
         )
-    return ScaleNetwork(slots, bounds, hidden)
+    return ScaleNetwork(slots, bounds, config.scale_hidden)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evomerge.config.space import SpaceConfig
+from evomerge.config.space import SwapsConfig
 from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe
 from evomerge.space.paths.frame import PathSpace, scale_gene
@@ -19,11 +19,11 @@ class SwapSpace(PathSpace):
     searched. At first every parent is equally likely at each depth.
 
     Raises:
-        ConfigError: a parent has fewer blocks than the host, or the range of scales contains 0.
+        ConfigError: a parent has fewer blocks than the host.
     """
 
     def __init__(
-        self, config: SpaceConfig, parents: Mapping[str, int], frame: Recipe, stack: str
+        self, config: SwapsConfig, parents: Mapping[str, int], frame: Recipe, stack: str
     ) -> None:
         super().__init__(config, parents, frame, stack)
         self._depth, self.max_depth = parents[frame.host], max(parents.values())

@@ -305,10 +305,7 @@ def test_a_base_among_the_parents_is_no_source_of_a_joint_merge() -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
-    "scale 0": (lambda: paths("structured", DEPTHS, FRAME, scales=(-1.0, 1.0)), "space.scales"),
-    "start": (lambda: paths("sakana", DEPTHS, FRAME, start=(0.0, -1.0)), "space.start"),
     "too deep": (lambda: paths("dropping", DEPTHS, FRAME, layers=(5, 6)), "space.layers"),
-    "range in reverse": (lambda: paths("structured", DEPTHS, FRAME, layers=(5, 4)), "space.layers"),
     "slices": (lambda: paths("frankenmerge", DEPTHS, FRAME, slices=(3, 5)), "space.slices"),
     "slices cannot reach": (
         lambda: paths("frankenmerge", DEPTHS, FRAME, slices=(1, 2), layers=(9, 9)), "space.layers",
