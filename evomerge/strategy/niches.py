@@ -68,7 +68,7 @@ class CrossoverSpace(MateSpace):
 
         def layer(place: int, block: int | None) -> Layer:
             sources = (Source(first.reference, block), Source(second.reference, block))
-            return Layer("whole_slerp", sources, knobs={"t": t if place < split else 1 - t})
+            return Layer("global_slerp", sources, knobs={"t": t if place < split else 1 - t})
 
         return self.merge(layer, (first, second))
 

@@ -107,7 +107,7 @@ def vector(folder: Path, names: list[str]) -> np.ndarray:
     return np.concatenate([weights[name].double().numpy().ravel() for name in names])
 
 
-def test_whole_slerp_goes_by_the_angle_between_the_whole_models(tmp_path):
+def test_global_slerp_goes_by_the_angle_between_the_whole_models(tmp_path):
     recipe = recipes("float32")[3]
     backend.write(recipe, PARENTS, tmp_path / "model")
     places = [
@@ -132,10 +132,10 @@ def test_whole_slerp_goes_by_the_angle_between_the_whole_models(tmp_path):
     assert len(set(ts)) == 2 and np.abs(one - two).max() > 0.1
 
 
-def test_whole_slerp_of_one_parent_with_itself_is_that_parent(tmp_path):
+def test_global_slerp_of_one_parent_with_itself_is_that_parent(tmp_path):
     def layer(block: int | None) -> Layer:
         source = Source("zoo:maths", block)
-        return Layer("whole_slerp", (source, source), knobs={"t": 0.3})
+        return Layer("global_slerp", (source, source), knobs={"t": 0.3})
 
     blocks = tuple(map(layer, range(len(HOST.decoder_stack))))
     recipe = Recipe(

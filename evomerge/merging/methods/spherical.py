@@ -1,4 +1,4 @@
-"""Spherical averages: slerp, whole_slerp, nuslerp, multislerp, karcher.
+"""Spherical averages: slerp, global_slerp, nuslerp, multislerp, karcher.
 
 Each method treats a tensor as one vector (nuslerp also each row or column). The result is a
 weighted sum of the sources, whose weights depend on the knobs and on the dot products of the
@@ -97,7 +97,7 @@ def slerp(given: Operands) -> Merge:
     whole=True,
     in_mergekit=False,
 )
-def whole_slerp(given: Operands) -> Merge:
+def global_slerp(given: Operands) -> Merge:
     """Prepare slerp by the angle between the two models, which natural niches merge by.
 
     The knob `cosine` gives it. Without this knob, the tensor is taken to be all of the model.
