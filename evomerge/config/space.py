@@ -51,8 +51,9 @@ class SpaceConfig(Section):
     groups: int | Literal["each", "one"] = Field(
         "one", description="layer groups with their own knobs: a number, `each` or `one`"
     )
-    components: list[str] = Field(
-        default_factory=list, description="kinds of tensors with their own knobs, e.g. attention"
+    components: list[str] | Literal["each"] = Field(
+        default_factory=list,
+        description="kinds of tensors with their own knobs, e.g. attention; `each`: every tensor",
     )
     embeddings: bool = Field(True, description="own knobs for embeddings and head")
     most_parents: int | None = Field(
