@@ -52,7 +52,7 @@ def grids(figure):
 
 
 def texts(figure):
-    return "\n".join(axes.get_xlabel() for axes in figure.axes)
+    return "\n".join([*(axes.get_xlabel() for axes in figure.axes), figure.get_supxlabel()])
 
 
 def test_knobs_are_shown_at_every_depth():
