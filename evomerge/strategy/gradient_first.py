@@ -1,7 +1,7 @@
 """One descent, and then evolution from where it ended, with small steps and on the metric itself.
 
-a descent makes its steps, and its points are candidates
-another strategy begins at the best candidate so far; of those before, it is told the baselines
+The strategy that follows begins at the best candidate so far. Of the candidates before, it is told
+the baselines.
 """
 
 from __future__ import annotations
