@@ -17,6 +17,9 @@ best ones are validated on 200 other documents (40 of each task), and the best o
 winner. The table shows its score on the 1,500 test documents (250 of each task): the mean over the
 seeds, and the standard error. A seed chooses the documents, too.
 
+`--worlds "weights 112" --optimizers gradient` has a weight for each tensor of two parents; it is
+run by name only, since other optimizers learn too little of one number a candidate.
+
 **A real model.** `--worlds "smollm2 24" "smollm2 60" "smollm2 180"` merges three experts of
 SmolLM2-135M, which `python -m scripts.real.prepare` makes, for the tasks of
 configs/showcase-three.yaml: a weight for the attention and one for the rest of 4, 10 and 30 groups

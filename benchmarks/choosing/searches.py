@@ -13,7 +13,8 @@ from evomerge.optimize.descent import Leg, Reached
 from evomerge.scores import Failure, Outcome, Scores
 from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.genome import GenomeStrategy
-from evomerge.strategy.gradient import GradientFirst, GradientStrategy, near
+from evomerge.strategy.gradient import GradientStrategy
+from evomerge.strategy.gradient_first import GradientFirst, near
 from evomerge.strategy.lessons import Lessons
 from evomerge.strategy.protocol import Descending, Strategy
 

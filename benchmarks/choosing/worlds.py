@@ -172,6 +172,14 @@ EMBEDDED: dict[str, Setting] = {
 }
 """Name with the number of genes -> a space over the embedded models."""
 
+BY_NAME: dict[str, Setting] = {
+    # A weight for each tensor: too many for optimizers that learn one number a candidate.
+    "weights 112": _embedded(
+        _TWO, 2.0, "embeddings: true, groups: each, components: each", L2_MATHS
+    ),
+}
+"""Spaces over the embedded models that are searched by name only."""
+
 _ATTENTION = "components: [attention]"  # the rest is the feed-forward part and norms
 
 REAL: dict[str, Setting] = {
@@ -183,7 +191,7 @@ REAL: dict[str, Setting] = {
 }
 """The same over SmolLM2-135M and its experts, which `python -m scripts.real.prepare` makes."""
 
-SPACES = EMBEDDED | REAL
+SPACES = EMBEDDED | BY_NAME | REAL
 
 
 @dataclass

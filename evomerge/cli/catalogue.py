@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.cli import terminal
 from evomerge.cli.options import JsonOption
 
+if TYPE_CHECKING:
+    from evomerge.merging.methods.method import Knob, Method
+
 SPACES = {
-    "parameters": "the knobs of a merge, by layer group and component (PS)",
+    "parameters": "the knobs of a merge, by layer group and component or tensor (PS)",
     "dataflow": "the path through the parents' layers, with scales (DFS)",
     "joint": "the path through merged layers, and the knobs of their merges",
 }
@@ -49,17 +52,18 @@ def _methods() -> list[dict[str, Any]]:
                 "title": method.title + (_COSTLY if method.svds else ""),
                 "parents": str(fewest) if fewest == most else count,
                 "base": method.base,
-                "knobs": [_knob(knob) for knob in method.knobs],
+                "knobs": [_knob(method, knob) for knob in method.knobs],
                 "paper": method.paper,
             }
         )
     return rows
 
 
-def _knob(knob: Any) -> str:
-    """Return `name (scope, range, default)`, with `slope` behind the default if it has one."""
+def _knob(method: Method, knob: Knob) -> str:
+    """Return `name (scope, range, default)`, and `slope` or `exact slope`, if it has one."""
     default = "required" if knob.default is None else f"{knob.default:g}"
-    slope = ", slope" if knob.is_smooth else ""
+    kind = ", exact slope" if method.slopes else ", slope"
+    slope = kind if knob.is_smooth else ""
     scope = "each parent" if knob.per == "source" else "merge"
     return f"{knob.name} ({scope}, {knob.low:g}..{knob.high:g}, {default}{slope})"
 

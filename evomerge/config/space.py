@@ -95,8 +95,9 @@ class ParametersConfig(MergeConfig):
     groups: int | Literal["each", "one"] = Field(
         "one", description="layer groups with their own knobs: a number, `each` or `one`"
     )
-    components: list[str] = Field(
-        [], description="kinds of tensors with their own knobs, e.g. attention"
+    components: list[str] | Literal["each"] = Field(
+        [],
+        description="kinds of tensors with their own knobs, e.g. attention; `each`: every tensor",
     )
     most_parents: int | None = Field(
         None,

@@ -21,6 +21,7 @@ _COMPONENTS: dict[Literal["attention", "mlp"], re.Pattern[str]] = {
     "mlp": re.compile(r"mlp|feed_forward|ffn|moe|densereludense|intermediate|output|fc\d", re.I),
 }
 _NORM = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
+_WEIGHT_OR_BIAS = re.compile(r"[._](weight|bias)$")
 _SHARED = re.compile(r"relative_attention_bias\.weight$")
 INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 """Index of a block, as it stands in the names of its tensors."""
@@ -145,3 +146,32 @@ def shortest(words: list[str], suffixes: list[str]) -> tuple[str, ...]:
         return all(word not in suffix or word in suffix.split(".") for suffix in suffixes)
 
     return tuple(word if is_unique(word) else f".{word}." for word in words)
+
+
+def tensor_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
+    """Return the filter of each tensor of a block by a short name; a weight and its bias share one.
+
+    The name is as many last words of the tensor's name as no other one has (`q_proj`, but
+    `attn.c_proj` beside `mlp.c_proj`). The filters must be tried in the given order, because that
+    of `norm` also fits `attn.norm`.
+    """
+    names: dict[str, list[str]] = {}
+    for suffix in sorted({suffix for block in stack.blocks for suffix in block}):
+        names.setdefault(_WEIGHT_OR_BIAS.sub("", suffix), []).append(stack.name(0, suffix))
+
+    def fitting(word: str) -> list[str]:
+        return [key for key, own in names.items() if any(word in name for name in own)]
+
+    found: dict[str, tuple[str, ...]] = {}
+    last: dict[str, tuple[str, ...]] = {}  # those that fit others, too
+    for key, own in names.items():
+        words = key.split(".")
+        ends = [".".join(words[start:]) for start in reversed(range(len(words)))]
+        for end in (end for end in ends if not end[0].isdigit()):
+            fits = [word for word in (end, f".{end}.") if all(word in name for name in own)]
+            if unique := [word for word in fits if fitting(word) == [key]]:
+                found[end] = (unique[0],)
+                break
+        else:
+            last[key] = (f".{key}",)
+    return found | dict(sorted(last.items(), key=lambda item: len(fitting(item[1][0]))))

@@ -16,6 +16,8 @@ from typing import Any
 
 from evomerge.errors import printable, without_controls
 
+_MOST_LABELS = 60  # of the rows of a heat map
+
 WIDTH, NARROW = 5.6, 4.2
 """Widths in inches, of which a browser shows 96 pixels each."""
 
@@ -93,8 +95,9 @@ def heat_maps(
     `below` is the height of what is below them, in inches. Returns the figure and its panels.
     """
     rows = [len(grid) for grid in panels.values()]
-    height = 0.55 * len(rows) + 0.2 * sum(rows) + below
-    figure, drawn = panels_below(height, [count + 1.2 for count in rows])
+    tall = [min(count, _MOST_LABELS) for count in rows]
+    height = 0.55 * len(rows) + 0.2 * sum(tall) + below
+    figure, drawn = panels_below(height, [count + 1.2 for count in tall])
     for axes, (title, grid) in zip(drawn, panels.items(), strict=True):
         _heat_map(figure, axes, title, grid)
     return figure, drawn
@@ -112,7 +115,8 @@ def _heat_map(figure: Any, axes: Any, title: str, grid: Mapping[str, Sequence[fl
         vmax=high + 0.5 * (low == high),
     )
     axes.set_title(title, loc="left", fontsize=8.5, color=INK, pad=3)
-    axes.set_yticks(range(len(grid)), list(grid))
+    step = math.ceil(len(grid) / _MOST_LABELS)
+    axes.set_yticks(range(0, len(grid), step), list(grid)[::step])
     axes.set_facecolor(LINE)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.ax.tick_params(labelsize=7, colors=INK)

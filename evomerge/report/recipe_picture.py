@@ -93,7 +93,9 @@ def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     )
     for axes in panels:
         axes.set_xticks(*_depth_ticks(count))
-    panels[-1].set_xlabel(_below(f"{_DEPTH} (E: embeddings, H: head)", notes), **_NOTE)
+    # Below the labels of rows, too, which may leave little room beside them.
+    note = _below(f"{_DEPTH} (E: embeddings, H: head)", notes)
+    figure.supxlabel(note, x=0.02, ha="left", **_TEXT)
     return figure
 
 
@@ -141,7 +143,8 @@ _ABOVE = {
     "handletextpad": 0.1,
     "columnspacing": 1.0,
 }
-_NOTE = {"loc": "left", "fontsize": 8, "color": INK, "linespacing": 1.4}
+_TEXT = {"fontsize": 8, "color": INK, "linespacing": 1.4}
+_NOTE = {"loc": "left", **_TEXT}
 
 
 def _blocks(recipe: Recipe) -> tuple[Layer, ...]:

@@ -12,6 +12,7 @@ from evomerge.errors import ConfigError
 from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.descents import check_descents
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
@@ -30,7 +31,6 @@ from evomerge.setup.tasks import (
 )
 from evomerge.setup.worker import place, serves_paths
 from evomerge.setup.workers import check_workers, resolve_order
-from evomerge.strategy.gradient import check_descents
 from evomerge.strategy.kinds import check_no_ties, strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
 

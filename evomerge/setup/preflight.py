@@ -13,6 +13,7 @@ from evomerge.report.words import sampling_note, setting_lines, short_names, siz
 from evomerge.scores import NLL
 from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.descents import slope_note
 from evomerge.setup.memory import memory_of, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.parents_as_themselves import lent_notes
@@ -89,6 +90,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         ],
         "constraints": [item.text for item in checked.constraints] or None,
         "memory": {name: size_text(size) for name, size in memory_of(checked).items()},
+        "slopes": slope_note(config),
         "export": size_text(weights_of(config, host)),
     }
     # A search without a largest number of candidates says so.

@@ -19,6 +19,7 @@ from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.stacks import tensor_filters
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.paths.joint import JointSpace
@@ -69,7 +70,7 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             frame=frame,
             stack=stack.prefix,
             layers=len(stack),
-            filters=host.filters(),
+            filters=tensor_filters(stack) if wanted.components == "each" else host.filters(),
         )
     _check_scales(wanted, host)
     depths = {name: len(checkpoints[name].decoder_stack) for name in config.parents}

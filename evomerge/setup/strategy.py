@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evomerge.config.schema import GRADIENT, SearchConfig
@@ -20,7 +19,6 @@ from evomerge.strategy.protocol import Strategy
 
 if TYPE_CHECKING:
     from evomerge.optimize.protocol import Optimizer
-    from evomerge.strategy.lessons import Lessons
 
 
 def make_strategy(checked: CheckedSearch) -> Strategy:
@@ -29,9 +27,9 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
     Raises:
         ConfigError: there is no such optimizer, or a setting does not suit it.
     """
-    from evomerge.evaluation.inference.rows import Form
+    from evomerge.setup.descents import make_descents
     from evomerge.strategy.genome import GenomeStrategy
-    from evomerge.strategy.gradient import STEPS, GradientFirst, GradientStrategy, near
+    from evomerge.strategy.gradient_first import GradientFirst, near
 
     kind = kinds.strategy_kind(checked.config.optimizer.name)
     if kind is not None:
@@ -47,50 +45,12 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
             checked.start,
         )
 
-    wanted = checked.config.optimizer
-    if not wanted.descends:
+    config = checked.config
+    if not config.optimizer.descends:
         return evolution()
-    descents = GradientStrategy(
-        checked.space,
-        _lessons(checked),
-        checked.ranking.ordered,
-        steps=wanted.steps or STEPS,
-        batch=wanted.batch or 16,
-        rate=wanted.rate or 0.03,
-        descents=generation_of(checked.config, checked.space) if wanted.name == GRADIENT else 1,
-        leaves=_leaves(checked) if checked.config.mode == "pareto" else (),
-        form=Form(**wanted.form.model_dump()) if wanted.form else None,
-        seed=checked.config.seed,
-    )
-    return descents if wanted.name == GRADIENT else GradientFirst(descents, evolution)
-
-
-def _leaves(checked: CheckedSearch) -> list[tuple[str, ...]]:
-    info = checked.evaluator.tasks_of("search").info
-    return [info.leaves(item.task) for item in checked.objectives]
-
-
-def _lessons(checked: CheckedSearch) -> Lessons:
-    from evomerge.strategy.lessons import Lessons
-
-    config, info = checked.config, checked.evaluator.tasks_of("search").info
-    by_task = {
-        task: replace(item, task=task)
-        for item in checked.objectives
-        for task in info.leaves(item.task)
-    }
-    return Lessons(
-        config.optimizer.loss or "reference",
-        checked.splits["search"],
-        config.seed,
-        list(by_task.values()),
-        {task for task in by_task if info.tasks[task].kind == "generate_until"},
-        {
-            label: recipe
-            for label, recipe in checked.space.baselines().items()
-            if label in config.parents
-        },
-    )
+    if config.optimizer.name == GRADIENT:
+        return make_descents(checked, generation_of(config, checked.space))
+    return GradientFirst(make_descents(checked, 1), evolution)
 
 
 def generation_of(config: SearchConfig, space: Space) -> int:

@@ -2,7 +2,7 @@
 
 Block i of the merged model is merged from block i of all parents. The genes are the merge method
 (if there are several) and its knobs: for each place (embeddings, groups of blocks, head), each
-component (attention, mlp, ..., the rest) and each parent.
+component (attention, mlp, ..., the rest; or each tensor) and each parent.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class ParameterSpace:
         frame: recipe of everything but the layers, embeddings and head.
         stack: prefix of the block stack that is merged (`model.layers`), with so many `layers`.
         filters: component -> substrings of the names of its tensors, in the order in which they
-            are tried. Tensors of no named component form one more, `rest`.
+            are tried. Tensors of no named component form one more, `rest`. With `components:
+            each`, there is one for each tensor, and no rest.
 
     Raises:
         ConfigError: the settings do not fit each other, the parents, or the methods; or every knob
@@ -62,7 +63,7 @@ class ParameterSpace:
         inputs = method_inputs(methods, self.parents, base, pool=most is not None)
         self._pool = None if most is None else ParentPool(inputs, most)
         plan = plan_knobs(methods, config.knobs)
-        self._block_genes = LayerGenes(inputs, plan, _components(config.components, filters))
+        self._block_genes = LayerGenes(inputs, plan, _components(config, filters))
         self._end_genes = LayerGenes(inputs, plan, ())  # of the embeddings, of the head
         self._first_blocks = _first_blocks(config.groups, layers, config.smooth)
         self._embeddings, self._smooth = config.embeddings, config.smooth
@@ -161,9 +162,17 @@ class ParameterSpace:
 
 
 def _components(
-    wanted: Sequence[str], filters: Mapping[str, Sequence[str]]
+    config: ParametersConfig, filters: Mapping[str, Sequence[str]]
 ) -> tuple[Component, ...]:
     """Return the components that a search file names and the rest; none if it names none."""
+    wanted = config.components
+    if wanted == "each":
+        if not config.embeddings:
+            raise ConfigError(
+                "space.components is each, so every tensor of a block has its own knobs, but "
+                "space.embeddings is false, so embeddings and head have none; set it to true."
+            )
+        return tuple(Component(name, tuple(own)) for name, own in filters.items())
     for name in wanted:
         if name not in filters:
             raise ConfigError(

@@ -16,23 +16,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from operator import mul
-from typing import TYPE_CHECKING
 
-from evomerge.config.schema import GRADIENT, SearchConfig
-from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.rows import Form
 from evomerge.optimize.descent import Descent, Leg, Reached
-from evomerge.scores import TOKENS, Objective, Outcome, Scores
+from evomerge.scores import Outcome, Scores
 from evomerge.space.baselines import UNIFORM
-from evomerge.space.protocol import Gene, Genome, Space
+from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.lessons import Lesson, Lessons
-from evomerge.strategy.protocol import Origin, Proposal, Strategy
-
-if TYPE_CHECKING:
-    from evomerge.evaluation.evaluator import Evaluator
+from evomerge.strategy.protocol import Origin, Proposal
 
 STEPS = 60
 """Steps of a descent, if the search file does not say it."""
@@ -48,66 +42,6 @@ MOSTLY = 0.8
 
 NOISE = 0.1
 """Standard deviation of the noise on the start of a later descent, as a share of the range."""
-
-NEAR = 0.05
-"""Initial step of an optimizer that goes on where a descent ended, as a share of a gene's range."""
-
-
-def check_descents(
-    config: SearchConfig,
-    space: Space,
-    objectives: Sequence[Objective],
-    evaluator: Evaluator,
-    documents: Mapping[str, Sequence[int]],
-) -> None:
-    """Check that a search file suits descents: genes with a slope, documents with a loss.
-
-    Args:
-        documents: the search documents, by task.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    from evomerge.evaluation.tasks.functions import is_function
-
-    key = "optimizer.name" if config.optimizer.name == GRADIENT else "optimizer.start"
-    if not any(gene.kind == "real" for gene in space.genes):
-        raise ConfigError(
-            f"`{key}` is gradient, but no gene of this space is a number with a slope; search "
-            "weights or another number, or take another optimizer."
-        )
-    if config.mode == "pareto" and config.optimizer.name != GRADIENT:
-        raise ConfigError(
-            "`optimizer.start` is gradient, which is one descent, but `mode` is pareto; set "
-            "`optimizer.name` to gradient, whose descents weigh the objectives differently."
-        )
-    if config.executor.order == "arrival":
-        raise ConfigError(
-            f"`{key}` is gradient, whose points are told together, but `executor.order` is "
-            "arrival; set it to generation."
-        )
-    harness = evaluator.tasks_of("search").harness
-    loss = config.optimizer.loss or "reference"
-    for item in objectives:
-        if item.is_exact or harness is None or is_function(item.task) or item.metric == TOKENS:
-            raise ConfigError(
-                f"`{key}` is gradient, but {item.key} has no reference answers to learn from; take "
-                "it out of `objectives`, or take another optimizer."
-            )
-        if loss == "successes" and not item.higher_is_better:
-            raise ConfigError(
-                f"`optimizer.loss` is successes, but of {item.key} a lower value is better, so no "
-                "answer is right; take a metric like exact_match, or set `loss` to reference."
-            )
-        for task in harness.info.leaves(item.task):
-            is_generated = harness.info.tasks[task].kind == "generate_until"
-            if loss == "reference" or (loss == "successes" and not is_generated):
-                harness.check_references(task, documents.get(task, ()))
-    if loss == "successes" and config.evaluation.think_end_token is not None:
-        raise ConfigError(
-            "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "
-            "kept without their reasoning; remove one of the two keys."
-        )
 
 
 @dataclass
@@ -358,84 +292,3 @@ class GradientStrategy:
             for task in leaves:
                 found[task] = found.get(task, 0.0) + weight / len(leaves)
         return found
-
-
-def near(genes: Sequence[Gene], genome: Genome) -> list[Gene]:
-    """Return genes with which an optimizer begins beside a genome, with small steps."""
-    return [
-        replace(gene, start=value, sigma=NEAR * (gene.high - gene.low))
-        if gene.kind == "real"
-        else gene
-        for gene, value in zip(genes, genome, strict=True)
-    ]
-
-
-class GradientFirst:
-    """A descent, and then another strategy that begins where it ended: evolution from there.
-
-    Args:
-        first: makes one descent at a time; only its first descent is made.
-        make_second: makes the strategy that follows, given the genome to begin at.
-    """
-
-    def __init__(self, first: GradientStrategy, make_second: Callable[[Genome], Strategy]) -> None:
-        self._first, self._make = first, make_second
-        self._second: Strategy | None = None
-        self._baselines: list[tuple[int, str]] = []
-        self._outcomes: dict[int, Outcome] = {}
-
-    @property
-    def _now(self) -> Strategy:
-        return self._second or self._first
-
-    @property
-    def generation(self) -> int:
-        """Number of points of a round of the descent, or the generation of what follows."""
-        return self._now.generation
-
-    @property
-    def left(self) -> int:
-        """What the current round or generation still lacks."""
-        return self._now.left
-
-    def add_baseline(self, number: int, label: str) -> Origin:
-        """Add a baseline; what follows is told it, too."""
-        self._baselines.append((number, label))
-        return self._first.add_baseline(number, label)
-
-    def legs(self) -> Mapping[int, Leg]:
-        """Return the leg of the descent; none once it is over."""
-        self._change()
-        return {} if self._second else self._first.legs()
-
-    def reach(self, place: int, reached: Reached) -> None:
-        """Take the result of a leg."""
-        self._first.reach(place, reached)
-
-    def ask(self, number: int) -> Proposal:
-        """Propose the next point of the descent, or what the other strategy proposes."""
-        self._change()
-        return self._now.ask(number)
-
-    def repeat(self, number: int, label: str | None, origin: Origin) -> None:
-        """Repeat an `add_baseline` or an `ask`."""
-        if label is not None:
-            self._baselines.append((number, label))
-        elif "descent" not in origin:
-            self._change()
-        self._now.repeat(number, label, origin)
-
-    def tell(self, number: int, outcome: Outcome) -> None:
-        """Tell the outcome of a candidate or baseline."""
-        self._outcomes[number] = outcome
-        self._now.tell(number, outcome)
-
-    def _change(self) -> None:
-        """Begin the other strategy, if the descent is over and its points are told."""
-        if self._second is not None or not self._first.is_first_done:
-            return
-        self._second = self._make(self._first.best)
-        for number, label in self._baselines:
-            self._second.add_baseline(number, label)
-            if number in self._outcomes:
-                self._second.tell(number, self._outcomes[number])

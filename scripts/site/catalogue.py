@@ -61,7 +61,10 @@ def _method(row: dict[str, object]) -> str:
 
 
 def _knob(text: str) -> list[str]:
-    """Return the cells of `name (scope, range, default)`, perhaps with `slope` at the end."""
+    """Return the cells of `name (scope, range, default)`, perhaps with `slope` at the end.
+
+    The last cell says how its slope is found.
+    """
     name, _, rest = text.removesuffix(")").partition(" (")
     scope, bounds, default, *slope = rest.split(", ")
     low, high = bounds.split("..")
@@ -71,7 +74,7 @@ def _knob(text: str) -> list[str]:
         scope,
         low if low == high else f"{low} to {high}",
         default,
-        "yes" if slope else "",
+        {"slope": "by two merges", "exact slope": "exact"}[slope[0]] if slope else "",
     ]
 
 

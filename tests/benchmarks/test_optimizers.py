@@ -15,7 +15,7 @@ import yaml
 from choosing.records import Record, Records
 from choosing.searches import search, winner
 from choosing.table import differences
-from choosing.worlds import REAL, SPACES
+from choosing.worlds import REAL, SPACES, make_world
 from optimizers import run_missing
 from scripted import space
 
@@ -77,6 +77,12 @@ def test_three_skills_are_searched_in_the_space_and_for_the_tasks_of_multitask()
     for key in ("parents", "base", "dtype", "objectives"):
         assert own[key] == other[key]
     assert own["space"] == other["space"]
+
+
+def test_each_tensor_has_a_weight_of_its_own():
+    with make_world("weights 112", 0) as world:
+        tensors = {gene.name.split(".")[1] for gene in world.space.genes if "[5:6]" in gene.name}
+        assert len(world.space.genes) == 112 and len(tensors) == 9
 
 
 def test_the_real_spaces_have_the_experts_and_tasks_of_the_showcase_with_three():

@@ -10,11 +10,13 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from spaces import parameters
 
 from evomerge.errors import RecipeError
 from evomerge.mergekit import express, from_mergekit, mergekit_parents, to_mergekit
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.stacks import tensor_filters
 from evomerge.recipe import Layer, Recipe, Source
 
 STACK = "model.layers"
@@ -95,6 +97,25 @@ def test_a_recipe_written_as_a_mergekit_file_reads_back_the_same(
         assert "No filter" in str(error)
         return
     assert plan(read_back(text, llamas), llamas) == plan(recipe, llamas)
+
+
+def test_one_weight_for_each_tensor_becomes_filters(llamas: Any) -> None:
+    filters = tensor_filters(llamas["a"].stacks[STACK])
+    space = parameters(
+        ["task_arithmetic"],
+        ("b", "c"),
+        "a",
+        3,
+        filters,
+        {"dtype": "float32"},
+        groups="each",
+        components="each",
+    )
+    recipe = space.decode(tuple(round(0.01 + i / 70, 4) for i in range(len(space.genes))))
+    text = express(recipe, llamas)
+    assert plan(read_back(text, llamas), llamas) == plan(recipe, llamas)
+    weights = {tensor.knobs[0]["weight"] for tensor in plan(recipe, llamas)}
+    assert len(weights) == len(space.genes) / 2 == 3 * len(filters) + 2
 
 
 def path_recipe(scales: list[float]) -> Recipe:

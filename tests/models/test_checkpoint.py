@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+from collections import defaultdict
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -20,7 +21,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.references import open_parent, split_adapter
 from evomerge.models.safetensors import read_folder, read_header
-from evomerge.models.stacks import find_stacks
+from evomerge.models.stacks import Stack, find_stacks, tensor_filters
 from evomerge.setup.parents import absolute_parent
 
 
@@ -286,6 +287,42 @@ def test_every_tensor_of_a_block_has_a_component_that_its_filters_identify(archi
             assert first == "attention"
         if any(word in name for word in ("down_proj", "w2", "wo.", "dense_4h_to_h")):
             assert first == "mlp"
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "gpt2", "gpt_neox", "mixtral", "bert", "t5"])
+def test_each_tensor_of_a_block_is_found_by_a_filter_of_its_own(architecture, tmp_path):
+    stack = Checkpoint.open(
+        tiny.make(tmp_path / "a", architecture, tokenizer=False), "a"
+    ).decoder_stack
+    filters = tensor_filters(stack)
+    found = defaultdict(set)
+    for suffix in {suffix for block in stack.blocks for suffix in block}:
+        name = stack.name(2, suffix)
+        first = next(key for key, words in filters.items() if any(word in name for word in words))
+        found[first].add(suffix.removesuffix(".weight").removesuffix(".bias"))
+    assert list(map(len, found.values())) == [1] * len(filters)
+    assert all(tensor.endswith(name) for name, tensors in found.items() for tensor in tensors)
+
+
+def test_filters_that_are_part_of_each_other_are_tried_in_order():
+    names = ["norm.weight", "attn.norm.weight", "attn.norm.bias", "x.attn.norm.weight"]
+    names += ["experts.1.w", "experts.11.w", "experts.up", "experts.up_bias", "D.weight"]
+    filters = tensor_filters(Stack("layers", (tuple(names),)))
+
+    def first(name):
+        return next(key for key, (word,) in filters.items() if word in f"layers.7.{name}")
+
+    assert {name: first(name) for name in names} == {
+        "norm.weight": "norm",
+        "attn.norm.weight": "attn.norm",
+        "attn.norm.bias": "attn.norm",
+        "x.attn.norm.weight": "x.attn.norm",
+        "experts.1.w": "experts.1.w",
+        "experts.11.w": "experts.11.w",
+        "experts.up": "up",
+        "experts.up_bias": "up",
+        "D.weight": "D",
+    }
 
 
 def test_tied_heads_that_are_stored_or_not(tmp_path):

@@ -52,7 +52,7 @@ def grids(figure):
 
 
 def texts(figure):
-    return "\n".join(axes.get_xlabel() for axes in figure.axes)
+    return "\n".join([*(axes.get_xlabel() for axes in figure.axes), figure.get_supxlabel()])
 
 
 def test_knobs_are_shown_at_every_depth():
@@ -72,6 +72,18 @@ def test_a_knob_of_some_tensors_has_rows_of_its_own():
     assert found["B self_attn"] == [0.75, 0.5, 0.5, 0.5, 0.75]
     assert found["B rest"] == [0.75, 0.25, 0.25, 0.25, 0.75]
     assert set(found) == {"B self_attn", "B rest", "C"}
+
+
+def test_of_many_rows_some_have_labels():
+    def weight(depth):
+        return [[f"expert{number}.", number / 500] for number in range(300)]
+
+    figure = knob_picture(merged(weight=weight), NAMES)
+    density, shown = (axes for axes in figure.axes if axes.images and axes.get_title(loc="left"))
+    assert len(shown.images[0].get_array()) == 301
+    assert 30 < len(shown.get_yticklabels()) <= 60
+    assert len(density.get_yticklabels()) == 1
+    assert figure.get_figheight() < 16
 
 
 def test_the_embeddings_alone_may_use_a_knob():

@@ -20,7 +20,8 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Scores
 from evomerge.searching.ranking import WeightedSum
-from evomerge.strategy.gradient import GradientFirst, GradientStrategy
+from evomerge.strategy.gradient import GradientStrategy
+from evomerge.strategy.gradient_first import GradientFirst
 from evomerge.strategy.lessons import Lessons
 
 DOCUMENTS = {"task": range(100)}

@@ -168,6 +168,21 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     assert "zoo:maths" in told and "all machines must see the same parents and tasks" in told
 
 
+def test_likelihoods_and_slopes_are_the_same_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    changes = {
+        "objectives": [{"task": "zoo_l2_maths", "metric": "nll"}],
+        "optimizer": {"name": "gradient", "steps": 20},
+        "budget": {"candidates": 7},
+    }
+    inline, run = tmp_path / "inline", tmp_path / "run"
+    evomerge("search", write_search(tmp_path, **changes), "--run", inline)
+    executor = {"kind": "ray", "workers": 2, "ray": {"address": cluster.address}}
+    evomerge("search", write_search(tmp_path, **changes, executor=executor), "--run", run)
+    found = events_of(run)
+    assert found == events_of(inline)
+    assert sum(event == "leg" for event, _, _ in found) == 4
+
+
 MINE = """
 from helping import size
 

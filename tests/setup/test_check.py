@@ -6,6 +6,7 @@ from tiny import make
 
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
+from evomerge.setup.descents import slope_note
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
 
@@ -18,6 +19,34 @@ def refused(folder, sentence, **changes):
     with pytest.raises(InputError, match=sentence) as caught:
         prepared(folder, **changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "note"),
+    [
+        ({"method": "task_arithmetic", "groups": "each", "components": "each"}, None),
+        ({"method": "ties"}, "4 more merges by ties in every step"),
+        (
+            {"method": "ties", "knobs": {"weight": 1.0, "lambda": (0.5, 1.5)}},
+            "2 more merges by ties in every step",
+        ),
+        (
+            {"method": ["linear", "ties"], "knobs": {"lambda": (0.5, 1.5)}},
+            "6 more merges by ties in every step",
+        ),
+        ({"method": "tsv", "knobs": {"lambda": (0.5, 1.5)}}, "2 more merges by tsv in every step"),
+    ],
+)
+def test_validate_says_what_slopes_without_a_formula_cost(space, note):
+    data = {
+        "parents": ["zoo:language", "zoo:maths"],
+        "base": "zoo:base",
+        "space": space,
+        "objectives": [{"task": "zoo_l2", "metric": "exact_match"}],
+    }
+    descent = {"optimizer": {"name": "cma", "start": "gradient"}}
+    assert slope_note(parse({**data, **descent}, "search.yaml")) == note
+    assert slope_note(parse(data, "search.yaml")) is None
 
 
 def test_parents_of_different_depth_are_refused_in_a_parameter_space(tmp_path):

@@ -209,6 +209,19 @@ def test_components_and_the_rest_have_their_own_numbers():
     assert recipe.embeddings.sources[1].knobs["weight"] == 0.6
 
 
+def test_each_tensor_may_have_its_own_numbers():
+    each = {"norm": (".attn.norm",), "q_proj": ("q_proj",), "last": (".norm",)}
+    space = make(("linear",), groups=2, components="each", filters=each)
+    names = [gene.name for gene in space.genes]
+    assert names[:4] == ["embeddings.a.weight", "embeddings.b.weight", *names[2:4]]
+    assert names[2:8:2] == [f"layers[0:3].{name}.a.weight" for name in each]
+    assert len(names) == (2 + 2 * 3) * 2
+    recipe = space.decode(tuple(0.05 * i for i in range(16)))
+    weight = recipe.layers["model.layers"][0].sources[1].knobs["weight"]
+    assert weight == ((".attn.norm", 0.15), ("q_proj", 0.25), (".norm", 0.35))
+    assert recipe.embeddings.sources[1].knobs["weight"] == 0.05
+
+
 def test_smooth_knobs_are_interpolated_linearly_between_anchors():
     space = make(("linear",), ("a", "b"), 9, groups=3, smooth=True, embeddings=False)
     assert [gene.name for gene in space.genes[::2]] == [
@@ -363,6 +376,7 @@ def test_baselines_have_genomes_if_the_space_can_express_them():
         ({"smooth": True}, "space.smooth is true, but space.groups is 'one'"),
         ({"components": ["atention"]}, "names 'atention'.*Did you mean 'attention'"),
         ({"components": ["mlp", "mlp"]}, "names 'mlp' twice"),
+        ({"components": "each", "embeddings": False}, "components is each, .* set it to true"),
         ({"knobs": {"wieght": 1.0}}, "space.knobs.wieght is no knob.*Did you mean 'weight'"),
         ({"knobs": {"t": (0.0, 1.0)}}, "space.knobs.t is no knob of task_arithmetic; allowed"),
         (

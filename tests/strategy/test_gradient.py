@@ -10,7 +10,8 @@ from evomerge.optimize.descent import Descent, Leg, Reached
 from evomerge.recipe import Layer, Recipe
 from evomerge.scores import Failure, Scores
 from evomerge.space.protocol import Gene
-from evomerge.strategy.gradient import LEG, GradientFirst, GradientStrategy
+from evomerge.strategy.gradient import LEG, GradientStrategy
+from evomerge.strategy.gradient_first import GradientFirst
 from evomerge.strategy.lessons import Lessons
 from evomerge.strategy.protocol import Descending, Proposal
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from evomerge.config.schema import parse
 from evomerge.merging.methods import get_method
+from evomerge.setup.descents import slope_note
 from evomerge.testing.methods import on_tensors
 
 NAMES = ("iso_c", "wudi_ridge")
@@ -150,3 +152,15 @@ def test_another_ridge_is_computed_anew():
         results.append(out)
     assert torch.equal(results[0], results[2]) and not torch.equal(results[0], results[1])
     assert torch.equal(results[1], merged("wudi_ridge", [base, *sources], ridge=10.0))
+
+
+def test_validate_says_that_slopes_by_the_ridge_are_costly():
+    data = {
+        "parents": ["zoo:language", "zoo:maths"],
+        "base": "zoo:base",
+        "space": {"method": "wudi_ridge", "knobs": {"lambda": (0.5, 1.5), "ridge": (0.5, 2.0)}},
+        "optimizer": {"name": "gradient"},
+        "objectives": [{"task": "zoo_l2", "metric": "exact_match"}],
+    }
+    note = str(slope_note(parse(data, "search.yaml")))
+    assert note.startswith("4 more merges by wudi_ridge in every step, each of them costly; fix")

@@ -1,0 +1,155 @@
+"""Descents of a search: whether its file suits them, what their steps cost, and their strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from evomerge.config.schema import GRADIENT, SearchConfig
+from evomerge.config.space import MergeConfig
+from evomerge.errors import ConfigError
+from evomerge.evaluation.inference.rows import Form
+from evomerge.merging.methods import get_method
+from evomerge.scores import TOKENS, Objective
+from evomerge.setup.checked import CheckedSearch
+from evomerge.space.knobs import plan_knobs
+from evomerge.space.layer_genes import method_inputs
+from evomerge.space.protocol import Space
+from evomerge.strategy.gradient import STEPS, GradientStrategy
+from evomerge.strategy.lessons import Lessons
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.evaluator import Evaluator
+
+
+def check_descents(
+    config: SearchConfig,
+    space: Space,
+    objectives: Sequence[Objective],
+    evaluator: Evaluator,
+    documents: Mapping[str, Sequence[int]],
+) -> None:
+    """Check that a search file suits descents: genes with a slope, documents with a loss.
+
+    Args:
+        documents: the search documents, by task.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    key = "optimizer.name" if config.optimizer.name == GRADIENT else "optimizer.start"
+    if not any(gene.kind == "real" for gene in space.genes):
+        raise ConfigError(
+            f"`{key}` is gradient, but no gene of this space is a number with a slope; search "
+            "weights or another number, or take another optimizer."
+        )
+    if config.mode == "pareto" and config.optimizer.name != GRADIENT:
+        raise ConfigError(
+            "`optimizer.start` is gradient, which is one descent, but `mode` is pareto; set "
+            "`optimizer.name` to gradient, whose descents weigh the objectives differently."
+        )
+    if config.executor.order == "arrival":
+        raise ConfigError(
+            f"`{key}` is gradient, whose points are told together, but `executor.order` is "
+            "arrival; set it to generation."
+        )
+    loss = config.optimizer.loss or "reference"
+    for item in objectives:
+        _check_objective(item, key, loss, evaluator, documents)
+    if loss == "successes" and config.evaluation.think_end_token is not None:
+        raise ConfigError(
+            "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "
+            "kept without their reasoning; remove one of the two keys."
+        )
+
+
+def _check_objective(
+    item: Objective,
+    key: str,
+    loss: str,
+    evaluator: Evaluator,
+    documents: Mapping[str, Sequence[int]],
+) -> None:
+    from evomerge.evaluation.tasks.functions import is_function
+
+    harness = evaluator.tasks_of("search").harness
+    if item.is_exact or harness is None or is_function(item.task) or item.metric == TOKENS:
+        raise ConfigError(
+            f"`{key}` is gradient, but {item.key} has no reference answers to learn from; take "
+            "it out of `objectives`, or take another optimizer."
+        )
+    if loss == "successes" and not item.higher_is_better:
+        raise ConfigError(
+            f"`optimizer.loss` is successes, but of {item.key} a lower value is better, so no "
+            "answer is right; take a metric like exact_match, or set `loss` to reference."
+        )
+    for task in harness.info.leaves(item.task):
+        is_generated = harness.info.tasks[task].kind == "generate_until"
+        if loss == "reference" or (loss == "successes" and not is_generated):
+            harness.check_references(task, documents.get(task, ()))
+
+
+def slope_note(config: SearchConfig) -> str | None:
+    """Return what the slopes of a step cost beside its backward pass; None if that is little.
+
+    A slope without a formula takes two merges of each tensor, and an exact one takes none.
+    """
+    space = config.space
+    if not config.optimizer.descends or not isinstance(space, MergeConfig):
+        return None
+    methods = [get_method(name) for name in space.methods]
+    searched = plan_knobs(methods, space.knobs).searched
+    notes = []
+    for used in method_inputs(methods, config.parents, config.base, pool=True):
+        method, count = used.method, len(used.sources)
+        smooth = {knob.name for knob in method.knobs if knob.is_smooth}
+        own = [item for item in searched if method.name in item.methods and item.name in smooth]
+        merges = 2 * sum(count if knob.per == "source" else 1 for knob in own)
+        if method.slopes is not None or not merges:
+            continue
+        is_dear = method.svds is not None and {knob.name for knob in own} != {"lambda"}
+        notes.append(
+            f"{merges} more merges by {method.name} in every step"
+            + (", each of them costly; fix all of its knobs but lambda" if is_dear else "")
+        )
+    return "; ".join(notes) or None
+
+
+def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
+    """Return the strategy of so many descents at once."""
+    wanted, info = checked.config.optimizer, checked.evaluator.tasks_of("search").info
+    leaves = [info.leaves(item.task) for item in checked.objectives]
+    return GradientStrategy(
+        checked.space,
+        _lessons(checked),
+        checked.ranking.ordered,
+        steps=wanted.steps or STEPS,
+        batch=wanted.batch or 16,
+        rate=wanted.rate or 0.03,
+        descents=count,
+        leaves=leaves if checked.config.mode == "pareto" else (),
+        form=Form(**wanted.form.model_dump()) if wanted.form else None,
+        seed=checked.config.seed,
+    )
+
+
+def _lessons(checked: CheckedSearch) -> Lessons:
+    config, info = checked.config, checked.evaluator.tasks_of("search").info
+    by_task = {
+        task: replace(item, task=task)
+        for item in checked.objectives
+        for task in info.leaves(item.task)
+    }
+    return Lessons(
+        config.optimizer.loss or "reference",
+        checked.splits["search"],
+        config.seed,
+        list(by_task.values()),
+        {task for task in by_task if info.tasks[task].kind == "generate_until"},
+        {
+            label: recipe
+            for label, recipe in checked.space.baselines().items()
+            if label in config.parents
+        },
+    )
