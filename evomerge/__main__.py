@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 
 from evomerge.errors import NO_ROOM, DiskError, EvomergeError, InputError, Terminated, one_line
@@ -31,6 +32,7 @@ def main() -> None:
     # Whoever started the process with SIGTERM ignored does not want the signal to end it.
     if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
         signal.signal(signal.SIGTERM, terminate)
+    sys.unraisablehook = _send_again
     try:
         sys.exit(run(arguments))
     except KeyboardInterrupt:  # before or after the command itself ran
@@ -97,6 +99,24 @@ def terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _received.append(number)
     raise Terminated
+
+
+def _send_again(lost: sys.UnraisableHookArgs) -> None:
+    """Send a signal again that came while an object was freed.
+
+    Python ignores what is raised there, so the command would go on as if there were no signal.
+    """
+    if not isinstance(lost.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    number = signal.SIGINT
+    if isinstance(lost.exc_value, Terminated):
+        number = signal.SIGTERM
+        signal.signal(number, terminate)
+    # A moment later, since an exception in this hook would be ignored, too.
+    timer = threading.Timer(0.01, os.kill, (os.getpid(), number))
+    timer.daemon = True
+    timer.start()
 
 
 def run(arguments: list[str]) -> int:

@@ -14,8 +14,13 @@ SOURCE = """
 import os
 import time
 
+class Freed:
+    def __del__(self):
+        time.sleep(float(os.environ.get("PAUSE_FREEING", 0)))
+
 def judge(model, tokenizer, documents):
     time.sleep(float(os.environ.get("PAUSE", 0)))
+    Freed()
     return [float(next(model.parameters()).detach().abs().mean())] * len(documents)
 
 judge.documents = 12
@@ -31,6 +36,7 @@ def send_when(arguments, run, number: int, lines: int, **about):
         with ended(process):
             while process.poll() is None and (not journal.exists() or len(rows_of(run)) < lines):
                 time.sleep(0.01)
+            time.sleep(0.15)  # the next candidate is being scored
             process.send_signal(number)
             code = process.wait(250)
         printed.seek(0)
@@ -45,14 +51,16 @@ def unbroken(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.parametrize("pause", ["PAUSE", "PAUSE_FREEING"])
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
     ids=["SIGTERM", "SIGINT"],
 )
-def test_a_signal_ends_a_search_in_order(unbroken, tmp_path, number, code, word):
+def test_a_signal_ends_a_search_in_order(unbroken, tmp_path, number, code, word, pause):
+    """Also one that comes while an object is freed, where Python ignores exceptions."""
     run = tmp_path / "run"
-    about = {"PYTHONPATH": str(tmp_path), "PAUSE": "0.3"}
+    about = {"PYTHONPATH": str(tmp_path), pause: "0.3"}
     arguments = ["search", write_judged(tmp_path, SOURCE), "--run", run]
     for lines in (8, 15):
         found, said = send_when(arguments, run, number, lines, **about)
