@@ -133,6 +133,31 @@ def test_what_learns_from_its_own_samples_is_not_told_of_baselines(name):
     assert proposals([0.5, 0.1, 0.9]) == proposals([])
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("two-points-de", 30), ("nevergrad:DE", 30), ("nevergrad:PSO", 40), ("nevergrad:MixES", 40)],
+)
+def test_the_first_generation_is_its_own_whatever_was_enqueued(name, size):
+    """Failures among baselines had places in it; a good baseline joins the second generation."""
+
+    def proposals(baselines):
+        optimizer, found = create(name, REAL, 3), []
+        for genome in baselines:
+            optimizer.enqueue(genome)
+        for number in range(len(baselines) + 2 * size):
+            trial, genome = optimizer.ask()
+            failed = number < len(baselines) and number % 3
+            optimizer.tell(trial, None if failed else [score(genome)])
+            found.append(genome)
+        return found[len(baselines) :]
+
+    random = np.random.RandomState(0)
+    enqueued = [(0.97,) * len(REAL), *map(tuple, random.uniform(0.0, 1.0, (size, len(REAL))))]
+    found, alone = proposals(enqueued), proposals([])
+    assert found[:size] == alone[:size]
+    assert np.mean(list(map(score, found[size:]))) > np.mean(list(map(score, alone[size:])))
+
+
 @pytest.mark.parametrize("flaw", ["asked", "not asked"])
 def test_what_raises_when_it_is_told_is_refused(flaw, monkeypatch):
     class Flawed(nevergrad.optimization.optimizerlib._OnePlusOne):

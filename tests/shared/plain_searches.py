@@ -91,7 +91,9 @@ def cmaes(problem, seed, trials):
     return searched.reached(trials)
 
 
-def of_nevergrad(name):
+def of_nevergrad(name, width=1):
+    """An optimizer of nevergrad's registry, with so many open trials."""
+
     def run(problem, seed, trials):
         searched = Searched(problem)
         parameter = nevergrad.p.Array(shape=searched.low.shape)
@@ -100,9 +102,12 @@ def of_nevergrad(name):
             searched.low, searched.high, method="clipping", full_range_sampling=False
         )
         plain = nevergrad.optimizers.registry[name](parameter, budget=None, num_workers=1)
+        waiting = []
         for _ in range(trials):
             candidate = plain.ask()
-            plain.tell(candidate, searched.losses(candidate.value)[0])
+            waiting.append((candidate, searched.losses(candidate.value)[0]))
+            if len(waiting) == width:
+                plain.tell(*waiting.pop(0))
         return searched.reached(trials)
 
     return run
@@ -165,16 +170,21 @@ def of_pymoo(name):
     return run
 
 
+NEVERGRAD = {
+    "two-points-de": "TwoPointsDE",
+    "discrete-lengler": "DiscreteLenglerOnePlusOne",
+    "nevergrad:OnePlusOne": "OnePlusOne",
+    "nevergrad:DE": "DE",
+    "nevergrad:PSO": "PSO",
+}
+"""Optimizer of evomerge -> its name in nevergrad's registry."""
+
 REFERENCES = {
     "cma": pycma(False),
     "diagonal-cma": pycma(True),
     "cma-margin": cmaes,
     "tpe": of_optuna,
-    "two-points-de": of_nevergrad("TwoPointsDE"),
-    "discrete-lengler": of_nevergrad("DiscreteLenglerOnePlusOne"),
-    "nevergrad:OnePlusOne": of_nevergrad("OnePlusOne"),
-    "nevergrad:DE": of_nevergrad("DE"),
-    "nevergrad:PSO": of_nevergrad("PSO"),
+    **{name: of_nevergrad(plain) for name, plain in NEVERGRAD.items()},
     "nsga2": of_pymoo("nsga2"),
     "nsga3": of_pymoo("nsga3"),
 }
