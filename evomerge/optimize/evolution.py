@@ -19,7 +19,7 @@ from nevergrad.optimization.utils import UidQueue
 
 from evomerge.compat.nevergrad import population_of, replace_queue
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.optimize.base import BaseOptimizer
+from evomerge.optimize.base import FAILED, BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
@@ -40,9 +40,6 @@ point as one of the next generation, or as one half of a pair."""
 WITH_QUEUES = {"_DE", "_PSO", "_EvolutionStrategy"}
 """Those of them that keep the members of the population in a queue."""
 
-_AMENDED = object()
-"""Stands for a proposal instead of which another point was tried."""
-
 
 class Nevergrad(BaseOptimizer):
     """An optimizer of nevergrad; its proposals are clipped to the bounds of the cube.
@@ -53,9 +50,8 @@ class Nevergrad(BaseOptimizer):
     better. Here losses are exact: a point that is told again replaces its entry in nevergrad's
     archive, so all points count as told once, and are ranked by their loss.
 
-    A population begins with points that the algorithm has drawn. nevergrad would give places in it
-    to enqueued points, also to failures, so there would be fewer of its own to breed from. Here
-    these wait until the first generation is told; then each takes the place of a worse member.
+    An enqueued point takes a place in a population that is not full yet. One that failed takes
+    none: there would be as many fewer to breed from.
     """
 
     def __init__(self, cube: Cube, seed: int, configured: Any) -> None:
@@ -68,41 +64,26 @@ class Nevergrad(BaseOptimizer):
         first = cube.decided(np.random.RandomState([seed % 2**32, 1])) - cube.start
         if first.any() and _is_of(self._inner, {"_OnePlusOne"}):  # it would try the start itself
             self._inner.suggest(first / cube.step)
-        self._first_left = 0
-        self._enqueued_first: list[tuple[Vector, float]] = []
         if _is_of(self._inner, WITH_QUEUES):
             replace_queue(self._inner, ParentQueue())
-            self._first_left = self.population
 
     def propose(self) -> tuple[object, Vector]:
         """Return nevergrad's candidate and its point."""
         candidate = self._inner.ask()
         return candidate, self.cube.start + self.cube.step * candidate.value
 
-    def amended(self, handle: object) -> object:
-        """Return what stands for a proposal instead of which another point was tried."""
-        return _AMENDED
+    def learn_all(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
+        """Tell nevergrad an outcome, but no failure of a point that it did not propose."""
+        if handle is not None or violation != FAILED:
+            super().learn_all(handle, point, losses, violation)
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
         """Tell nevergrad the loss of a point, also of one that it did not propose, if it can."""
-        if handle is None and self._first_left:
-            self._enqueued_first.append((point, loss))
-            return
-        self._tell(handle, point, loss)
-        if self._first_left:
-            self._first_left -= 1
-            if not self._first_left:
-                for enqueued in self._enqueued_first:
-                    self._tell(None, *enqueued)
-                self._enqueued_first.clear()
-
-    def _tell(self, handle: object, point: Vector, loss: float) -> None:
-        is_own = handle is not None and handle is not _AMENDED
-        if not is_own and self._own_only:
+        if handle is None and self._own_only:
             return
         candidate: Any = handle
         space = self._inner.parametrization
-        if not is_own:
+        if candidate is None:
             candidate = space.spawn_child(new_value=(point - self.cube.start) / self.cube.step)
         data = candidate.get_standardized_data(reference=space)
         self._inner.archive.bytesdict.pop(data.tobytes(), None)
