@@ -78,10 +78,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 $(BIN)/.installed: pyproject.toml | $(BIN)/python
+	@echo "pip installs evomerge and what it needs into .venv, which takes some minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
 $(BIN)/.tested: pyproject.toml plugins/research/pyproject.toml | $(BIN)/python
+	@echo "pip installs evomerge and what it needs into .venv, which takes some minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]" -e plugins/research
 	@touch $@ $(BIN)/.installed
 

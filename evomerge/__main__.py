@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 
 from evomerge.errors import NO_ROOM, DiskError, EvomergeError, InputError, Terminated, one_line
@@ -141,7 +142,7 @@ def run(arguments: list[str]) -> int:
         show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
         if isinstance(error, EvomergeError) or show is None or code is None:
             raise
-        sentence = usage_sentence(error)
+        sentence = usage_sentence(error, arguments)
         if sentence is None:
             show()
         else:
@@ -160,7 +161,7 @@ def full_disk(error: OSError) -> DiskError:
     )
 
 
-def usage_sentence(error: Exception) -> str | None:
+def usage_sentence(error: Exception, arguments: Sequence[str]) -> str | None:
     """Return a usage error of Typer as a sentence; None if it is a whole help page."""
     format_message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
     if format_message is None or context is None:
@@ -170,6 +171,8 @@ def usage_sentence(error: Exception) -> str | None:
         return None
     if "Did you mean" in said:
         return said
+    if "unexpected extra argument" in said and "--set" in arguments:  # `--set x=[a, b]` is two
+        return f"{said.rstrip('.')}; put quotes around what follows --set, as in --set 'x=[a, b]'."
     return f"{said.rstrip('.')}; `{context.command_path} --help` says what is allowed."
 
 

@@ -63,7 +63,7 @@ def results(
         by_split: dict[str, Any] = dict(view.config.run_documents.items())
         sys.stdout.write(json.dumps(by_split[documents]) + "\n")
         return
-    command = lm_eval_command(run, view.config, view.best)
+    command = lm_eval_command(run, view.config, view.best, view.history.threads)
     spent = run.timings.spent()
     rows = candidate_rows(view.history, measured(view.ranking), view.frozen.genes)
     if candidate is not None:

@@ -88,7 +88,7 @@ def page(run: RunFolder) -> str:
         cost=_cost(view),
         phases=run.timings.spent(),
         directory=shlex.quote(str(run.path)),
-        lm_eval=lm_eval_command(run, view.config, view.best),
+        lm_eval=lm_eval_command(run, view.config, view.best, history.threads),
         sampling_note=sampling_note(frozen.sampled),
         parents=short_names(frozen.parents),
         search_file=text.split("\nfrozen:")[0],  # without what was added at the start

@@ -11,10 +11,16 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate
 
 
-def lm_eval_command(run: RunFolder, config: SearchConfig, best: Candidate | None) -> str | None:
+def lm_eval_command(
+    run: RunFolder, config: SearchConfig, best: Candidate | None, threads: int | None
+) -> str | None:
     """Return the `lm_eval` command that scores the model in `MODEL_DIR` on the test documents.
 
     None: the options of lm-eval cannot name these documents.
+
+    Args:
+        threads: number of CPU threads that have scored the candidates. One is in the command, too:
+            with all cores, a small model takes minutes on a busy machine, and bits may differ.
     """
     evaluation, tasks = config.evaluation, config.tasks
     if len(evaluation.include) > 1:  # lm-eval takes one folder
@@ -44,7 +50,7 @@ def lm_eval_command(run: RunFolder, config: SearchConfig, best: Candidate | None
         words += ["--gen_kwargs", shlex.quote(json.dumps(evaluation.generation.changes))]
     if evaluation.chat_template:
         words.append("--apply_chat_template")
-    start = ["lm_eval"]
+    start = ["OMP_NUM_THREADS=1", "lm_eval"] if threads == 1 else ["lm_eval"]
     if config.frozen is not None and config.frozen.allow_code:
         start.insert(0, "HF_ALLOW_CODE_EVAL=1")  # Hugging Face's `code_eval` wants it
         words.append("--confirm_run_unsafe_code")

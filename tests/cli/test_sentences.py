@@ -83,6 +83,8 @@ def test_every_suggested_command_quotes_what_is_filled_in():
         (["serach"], "No such command 'serach'. Did you mean 'search'?"),
         (["status"], "Missing argument 'DIR'; `evomerge status --help` says what is allowed."),
         (["status", "x", "--wach"], "`evomerge status --help` says what is allowed."),
+        (["status", "x", "y"], "`evomerge status --help` says what is allowed."),
+        (["validate", "x.yaml", "--set", "x=[a,", "b]"], "--set, as in --set 'x=[a, b]'."),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence(arguments, sentence, capsys):

@@ -110,6 +110,7 @@ def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported):
 
 def test_results_print_the_command_that_reproduces_the_score(run, exported, tmp_path):
     command = evomerge_json("results", run)["lm_eval"].replace("MODEL_DIR", str(exported))
+    assert command.startswith("OMP_NUM_THREADS=1 lm_eval ")  # a small model, on one thread
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         f"{command} --device cpu --output_path {tmp_path}",

@@ -198,6 +198,7 @@ def test_the_command_that_repeats_a_score_allows_code_too(tmp_path):
     run = RunFolder.create(tmp_path / "run", {"made": "up"})
     for allow_code in (False, True):
         frozen = config.model_copy(update={"frozen": Frozen(allow_code=allow_code)})
-        words = lm_eval_command(run, frozen, None).split()
+        words = lm_eval_command(run, frozen, None, None).split()
         assert ("--confirm_run_unsafe_code" in words) == allow_code
         assert (words[0] == "HF_ALLOW_CODE_EVAL=1") == allow_code
+        assert lm_eval_command(run, frozen, None, 2).split() == words  # not on one thread
