@@ -83,7 +83,6 @@ $(BIN)/.installed: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(BIN)/.tested: pyproject.toml plugins/research/pyproject.toml | $(BIN)/python
-	@echo "pip installs evomerge and what it needs into .venv, which takes some minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]" -e plugins/research
 	@touch $@ $(BIN)/.installed
 

@@ -38,6 +38,7 @@ def export_candidate(
 ) -> Exported:
     """Write a candidate of a run as a Hugging Face checkpoint; see `Run.export`."""
     from evomerge.export.card import Merge, search_card
+    from evomerge.export.metadata import task_of
     from evomerge.export.parents import describe_parents
     from evomerge.mergekit import express
 
@@ -57,7 +58,8 @@ def export_candidate(
     except RecipeError as error:
         reason = str(error)
     parents = describe_parents(checked.checkpoints, checked.checkpoints, checked.merges)
-    merge = Merge(recipe, parents, reason is None, allow_pickle=checked.allowed.allow_pickle)
+    task = task_of(checked.checkpoints[recipe.host].config)
+    merge = Merge(recipe, parents, reason is None, task, checked.allowed.allow_pickle)
     texts |= search_card(
         merge,
         checked.config,

@@ -52,12 +52,14 @@ class Merge:
     """A merged model that a card is written for.
 
     `parents` says of a reference what the card says of it: of all parents of the recipe, and of
-    those that a search had to choose from. `mergekit`: there is a `mergekit_config.yml`.
+    those that a search had to choose from. `mergekit`: there is a `mergekit_config.yml`. `task`:
+    the Hub's name of what the model does.
     """
 
     recipe: Recipe
     parents: Mapping[str, Parent]
     mergekit: bool
+    task: str
     allow_pickle: bool = False
 
     @property
@@ -84,7 +86,7 @@ def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
     """
     return _files(
         merge,
-        card_data(merge.name, merge.used, mergekit=merge.mergekit),
+        card_data(merge.name, merge.task, merge.used, mergekit=merge.mergekit),
         versions,
         path=path_text(merge.recipe, merge.names) if is_path(merge.recipe) else "",
         commands=[_merge_command(merge)],
@@ -144,10 +146,11 @@ def search_card(
     }
     data = card_data(
         merge.name,
+        merge.task,
         merge.used,
         mergekit=merge.mergekit,
         datasets=hub_datasets(config),
-        results=results_on_test(config, measured(ranking), scores) if scores else (),
+        results=results_on_test(config, merge.task, measured(ranking), scores) if scores else (),
     )
     return _files(
         merge,

@@ -18,14 +18,29 @@ from evomerge.parsing.values import replaced
 from evomerge.run.history import History
 from evomerge.scores import SPLITS, Objective, Scores
 
-_TASK = "text-generation"
+_TAGS = {
+    r"(?<!LMHead)(?<!DoubleHeads)Model$": "feature-extraction",  # an encoder without a head
+    r"ForMaskedLM$": "fill-mask",
+    r"ForSequenceClassification$": "text-classification",
+    r"ForTokenClassification$": "token-classification",
+    r"ForQuestionAnswering$": "question-answering",
+}
+"""How the class of a model ends -> what the Hub calls its task, if it does not generate text."""
 
 _PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
 """A path that begins in the root, the home folder or this one; no address of the web."""
 
 
+def task_of(config: Mapping[str, Any]) -> str:
+    """Return the Hub's name of the task (`pipeline_tag`) of a model with this `config.json`."""
+    given = config.get("architectures")
+    name = str(given[0]) if isinstance(given, list) and given else ""
+    return next((tag for end, tag in _TAGS.items() if re.search(end, name)), "text-generation")
+
+
 def card_data(
     name: str,
+    task: str,
     parents: Collection[Parent],
     *,
     mergekit: bool,
@@ -35,6 +50,9 @@ def card_data(
     """Return the metadata of a merge. What is not known is left out.
 
     The licence and the languages are those of the parents if all of them agree.
+
+    Args:
+        task: see `task_of`.
     """
     models = list(dict.fromkeys(name for parent in parents for name in parent.hub_ids))
     licence, languages = common_licence(parents), list(common_languages(parents))
@@ -49,7 +67,7 @@ def card_data(
         license_name=licence.name if licence else None,
         license_link=licence.link if licence else None,
         model_name=name if results else None,
-        pipeline_tag=_TASK,
+        pipeline_tag=task,
         tags=["merge", "evomerge", *(["mergekit"] if mergekit else [])],
     )
 
@@ -62,7 +80,7 @@ def hub_datasets(config: SearchConfig) -> list[str]:
 
 
 def results_on_test(
-    config: SearchConfig, objectives: Sequence[Objective], scores: Scores
+    config: SearchConfig, task_type: str, objectives: Sequence[Objective], scores: Scores
 ) -> list[EvalResult]:
     """Return the scores on test documents as the Hub's `model-index`; finite ones only."""
     frozen, results = config.frozen or Frozen(), []
@@ -77,7 +95,7 @@ def results_on_test(
         count = f" on {documents} test documents" if documents else " on test documents"
         results.append(
             EvalResult(
-                task_type=_TASK,
+                task_type=task_type,
                 task_name=task,
                 dataset_type=dataset.id if dataset else task,
                 dataset_name=task,

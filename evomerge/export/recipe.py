@@ -48,6 +48,7 @@ def merge_recipe(
     returned say what mergekit ignores in its config, and what was decided because parents differ.
     """
     from evomerge.export.card import Merge, merge_card
+    from evomerge.export.metadata import task_of
     from evomerge.export.parents import describe_parents
     from evomerge.mergekit import documents, to_mergekit
     from evomerge.merging.backend import write
@@ -93,7 +94,8 @@ def merge_recipe(
         if mergekit is not None:
             extra["mergekit_config.yml"] = mergekit
         parents = describe_parents(recipe.parents, checkpoints, opener.named)
-        merge = Merge(recipe, parents, mergekit is not None, allow_pickle=allow_pickle)
+        task = task_of(checkpoints[recipe.host].config)
+        merge = Merge(recipe, parents, mergekit is not None, task, allow_pickle)
         extra |= merge_card(merge, _versions())
         notes += type_notes(checkpoints[name] for name in recipe.parents)
         notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)

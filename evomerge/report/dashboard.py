@@ -40,11 +40,16 @@ HOST = "127.0.0.1"
 """The only address that is served: other machines cannot reach it."""
 
 _READ_ONLY = "The dashboard shows runs and cannot change them; `evomerge resume` continues a run."
-_NOT_ATTRIBUTES = ("candidate", "fitness")  # Optuna's own number and value
+MOST = 2_000
+"""Number of candidates up to which all are shown; browsers become slow with far more."""
 
 
 def add_study(storage: InMemoryStorage, name: str, run: RunFolder) -> None:
-    """Add a run as a study with this name, with all candidates that its journal has now."""
+    """Add a run as a study with this name, with the candidates that its journal has now.
+
+    Of more than `MOST`, those that stand out and every n-th are added, and each has its number as
+    an attribute, since Optuna numbers them anew.
+    """
     config, history = run.search_file(), History(run.events())
     names = [item.key for item in config.run_objectives] if config.mode == "pareto" else ["fitness"]
     study = optuna.create_study(
@@ -57,16 +62,36 @@ def add_study(storage: InMemoryStorage, name: str, run: RunFolder) -> None:
     ranges = {gene: item for item in frozen.gene_ranges for gene in item.genes}
     genes = {gene: _distribution(ranges[gene]) for gene in frozen.genes if gene in ranges}
     spans = run.timings.spans()
-    for item in history.candidates:
+    everyone, chosen = history.candidates, list(_chosen(history.candidates))
+    # Optuna has a value of its own, and mostly the same number.
+    left_out = {"fitness"} | ({"candidate"} if len(chosen) == len(everyone) else set())
+    for item in chosen:
         trial = _trial(item, storable(genes))
         if item.number in spans and trial.state.is_finished():
             start, end = map(datetime.fromtimestamp, spans[item.number])
             trial.datetime_start, trial.datetime_complete = start, end
         row = candidate_row(item, history, config.run_objectives)
-        trial.user_attrs = dict(_attributes(item, row))
+        kept = {name: value for name, value in row.items() if name not in left_out}
+        trial.user_attrs = dict(_attributes(item, kept))
         study.add_trial(trial)
+    if len(chosen) < len(everyone):
+        study.set_user_attr("candidates", f"{len(chosen):,} of {len(everyone):,} are shown")
     if history.winner is not None:
         study.set_user_attr("winner", history.winner.number)
+
+
+def _chosen(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
+    """Yield all candidates; of more than `MOST` every n-th, and those that stand out.
+
+    These are the baselines and finalists, those that are being scored, and each that was the best
+    of the first objective so far.
+    """
+    every, best = max(1, -(-len(candidates) // MOST)), -math.inf
+    for item in candidates:
+        value = -math.inf if item.values is None else item.values[0]
+        if item.number % every == 0 or item.label or len(item.outcomes) != 1 or value > best:
+            yield item
+        best = max(best, value)
 
 
 def _trial(candidate: Candidate, genes: dict[str, BaseDistribution]) -> FrozenTrial:
@@ -90,7 +115,7 @@ def _attributes(candidate: Candidate, row: Mapping[str, Any]) -> Iterator[tuple[
     if candidate.status == "scored" and candidate.values is None:
         row["failure"] = "the value is not finite"
     for name, value in storable(row).items():
-        if value is not None and name not in _NOT_ATTRIBUTES:
+        if value is not None:
             unknown = isinstance(value, float) and not math.isfinite(value)
             yield name, str(value) if unknown else value
 

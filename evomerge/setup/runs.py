@@ -142,6 +142,7 @@ def restore(
         settings=tuple(frozen.settings),
         unlike_merges=tuple(frozen.unlike_merges),
         allowed=allowed,
+        folder=Path(frozen.folder),
     )
 
 

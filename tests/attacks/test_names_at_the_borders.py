@@ -334,7 +334,7 @@ def card(name: str, run: RunFolder) -> ModelCard:
         reference: Parent(reference, "org/name", name, licences, (f"{name}g",))
         for reference in view.recipe.parents
     }
-    merge = Merge(view.recipe, parents, mergekit=False)
+    merge = Merge(view.recipe, parents, mergekit=False, task="text-generation")
     texts = search_card(merge, config, history, view.best, ranking_of(config))
     ElementTree.fromstring(texts["recipe.svg"])
     return ModelCard(texts["README.md"])

@@ -13,12 +13,14 @@ from huggingface_hub import ModelCard, metadata_load
 from run_folders import KEY, append, asked, scores, told
 from search_run import SMALL, evomerge, write_search
 from tiny import make
+from transformers import AutoModel
 
 from evomerge import zoo
 from evomerge.__main__ import run as call
 from evomerge.config.schema import load, parse
 from evomerge.export.candidate import export_candidate
 from evomerge.export.card import PICTURE, Merge, merge_card, search_card
+from evomerge.export.metadata import task_of
 from evomerge.export.parents import describe_parents, published_names
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
@@ -68,7 +70,8 @@ def merge_of(checkpoints: dict[str, Checkpoint], mergekit: bool = True) -> Merge
     outside = Layer("linear", tuple(Source(name, knobs={"weight": 1.0}) for name in checkpoints))
     host = next(iter(checkpoints))
     recipe = Recipe(host, {"model.layers": (layer,)}, outside, outside, dtype="float32")
-    return Merge(recipe, describe_parents(checkpoints, checkpoints), mergekit)
+    task = task_of(checkpoints[host].config)
+    return Merge(recipe, describe_parents(checkpoints, checkpoints), mergekit, task)
 
 
 def opened(folder, references) -> dict[str, Checkpoint]:
@@ -120,6 +123,24 @@ def test_the_metadata_are_what_huggingface_hub_reads(tmp_path):
     (tmp_path / "README.md").write_text(texts["README.md"])
     assert metadata_load(tmp_path / "README.md") == metadata
     assert str(ModelCard(texts["README.md"])) == texts["README.md"]  # unchanged by the Hub's tools
+
+
+def test_the_card_of_an_encoder_does_not_say_that_it_generates_text(tmp_path):
+    make(tmp_path / "whole", "bert", seed=1)
+    AutoModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "body")
+    make(tmp_path / "decoder")
+    found = {}
+    for name in ("whole", "body", "decoder"):
+        (tmp_path / f"{name}.yaml").write_text(
+            f"merge_method: linear\n"
+            f"models: [{{model: {tmp_path / name}, parameters: {{weight: 1}}}}]"
+        )
+        merge_recipe(tmp_path / f"{name}.yaml", tmp_path / f"{name}-out", "8GB", "5GB")
+        metadata = metadata_load(tmp_path / f"{name}-out" / "README.md")
+        assert metadata["library_name"] == "transformers"
+        found[name] = metadata["pipeline_tag"]
+    expected = {"whole": "fill-mask", "body": "feature-extraction", "decoder": "text-generation"}
+    assert found == expected
 
 
 @pytest.mark.parametrize("reference", [*HUB, *LOCAL])

@@ -20,6 +20,7 @@ from search_run import SMALL, command, ended, environment, evomerge
 
 from evomerge.__main__ import run as call
 from evomerge.config.schema import parse
+from evomerge.report import dashboard
 from evomerge.report.dashboard import add_study, named_runs
 from evomerge.scores import Expected, Scores
 from evomerge.setup.freeze import freeze
@@ -215,6 +216,24 @@ def test_what_is_new_in_the_journal_is_in_the_next_study(tmp_path):
     assert study.best_trial.number == 4
     assert study.best_params == {"on": 0, "weight": 2.0, "repeats": 4, "method": "ties", "flag": 1}
     assert study.trials[3].user_attrs["estimated"] is True
+
+
+def test_of_very_many_candidates_every_nth_is_shown_and_those_that_stand_out(tmp_path, monkeypatch):
+    right = [6, 3, 1, 1, 7, 2, 2, 2, 5, 4, 8, 1, 1, 1]
+    labels = {0: "zoo:language"}
+    events = [
+        event
+        for number, count in enumerate(right)
+        for event in (asked(number, labels.get(number)), told(number, scores(count)))
+    ]
+    events += [told(9, scores(20)) | {"event": "score", "split": "validation"}, asked(14)]
+    run = write_run(tmp_path / "run", events, frozen=FROZEN)
+    assert len(shown(run).trials) == 15 and "candidates" not in shown(run).user_attrs
+    monkeypatch.setattr(dashboard, "MOST", 3)
+    study = shown(run)
+    # Every fifth; the best ones so far (4, 10), a finalist (9), the one that is being scored (14).
+    assert [trial.user_attrs["candidate"] for trial in study.trials] == [0, 4, 5, 9, 10, 14]
+    assert study.user_attrs == {"candidates": "6 of 15 are shown"}
 
 
 def test_ranges_come_from_the_frozen_search_file(tmp_path):

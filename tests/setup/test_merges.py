@@ -237,7 +237,9 @@ def test_the_card_has_the_hub_models_and_the_licences_of_the_parents_of_a_merge(
     outer = Layer("linear", tuple(Source(name, 0) for name in checkpoints))
     outer = Recipe(reference, {"model.layers": (outer,)}, outer, outer)
     parents = describe_parents(checkpoints, checkpoints, merges)
-    card = merge_card(Merge(outer, parents, mergekit=False), {})["README.md"]
+    card = merge_card(Merge(outer, parents, mergekit=False, task="text-generation"), {})[
+        "README.md"
+    ]
     found = yaml.safe_load(re.match(r"---\n(.*?)---\n", card, re.DOTALL)[1])
     assert found["base_model"] == ["org/a", "org/b", "org/c"]
     assert (found["license"], found["language"]) == ("mit", ["en"])
