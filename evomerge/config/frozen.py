@@ -69,8 +69,6 @@ class Frozen(Section):
         sources: split -> task -> task and split that its document ids belong to.
         tasks: split -> task -> digests of its documents, prompts and settings.
         code: digests of the files with code of all tasks in the folders of `evaluation.include`.
-        folder: that of the search file, where relative paths in task YAML start from; empty: the
-            working folder, as in runs that do not have it.
         datasets: split -> task -> its data set; only those that are on the Hub.
         lower_is_better: objectives (`task/metric`) that are minimised.
         sampled: task that samples its texts -> number of texts for each document.
@@ -90,7 +88,6 @@ class Frozen(Section):
     sources: dict[str, dict[str, str]] = {}
     tasks: dict[str, dict[str, dict[str, str]]] = {}
     code: list[str] | None = None
-    folder: str = ""
     datasets: dict[str, dict[str, HubDataset]] = {}
     lower_is_better: list[str] = []
     sampled: dict[str, int] = {}

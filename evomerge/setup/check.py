@@ -66,7 +66,7 @@ def check_search(
     space = make_space(config, checkpoints)
     config = resolve_optimizer(config, space)
     check_baselines(config, space)
-    evaluator = load_tasks(config, relative_to, allowed)
+    evaluator = load_tasks(config, allowed)
     objectives = find_objectives(config, evaluator)
     constraints = find_constraints(config, evaluator)
     splits = find_splits(config, evaluator)
@@ -108,7 +108,6 @@ def check_search(
             start,
             merges.found,
             allowed=allowed,
-            folder=relative_to.absolute(),
         )
     )
 

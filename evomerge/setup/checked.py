@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.config.frozen import Documents, FrozenSetting
@@ -41,7 +40,6 @@ class CheckedSearch:
         settings: the settings that differ between the parents and change results.
         unlike_merges: the parents of which a setting, or the dtype, is not that of the merges.
         allowed: what the user allows it to do.
-        folder: that of the search file, where relative paths in task YAML start from.
     """
 
     config: SearchConfig
@@ -58,7 +56,6 @@ class CheckedSearch:
     settings: tuple[FrozenSetting, ...] = ()
     unlike_merges: tuple[str, ...] = ()
     allowed: Permissions = NOTHING
-    folder: Path = Path()
 
     @property
     def tokenizer_giver(self) -> str:
@@ -81,6 +78,6 @@ class CheckedSearch:
         """
         if self.loaded is not None:
             return self.loaded
-        evaluator = load_tasks(self.config, self.folder, self.allowed)
+        evaluator = load_tasks(self.config, self.allowed)
         check_tasks(self.config, evaluator)
         return evaluator

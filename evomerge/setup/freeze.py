@@ -65,7 +65,6 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
         "genes": [gene.name for gene in checked.space.genes],
         "gene_ranges": _ranges(checked.space.genes),
         "start": [list(genome) for genome in checked.start],
-        "folder": str(checked.folder),
         "allow_pickle": checked.allowed.allow_pickle,
         "allow_code": checked.allowed.allow_code,
         "lower_is_better": [o.key for o in checked.objectives if not o.higher_is_better],

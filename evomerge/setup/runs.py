@@ -142,7 +142,6 @@ def restore(
         settings=tuple(frozen.settings),
         unlike_merges=tuple(frozen.unlike_merges),
         allowed=allowed,
-        folder=Path(frozen.folder),
     )
 
 

@@ -48,11 +48,8 @@ def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile
     return list(found.values())
 
 
-def load_tasks(config: SearchConfig, folder: Path, allowed: Permissions = NOTHING) -> Evaluator:
+def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
     """Load the objectives' tasks and functions. This imports lm_eval, if there are tasks.
-
-    Args:
-        folder: where relative paths in task YAML start from.
 
     Raises:
         ConfigError: a folder, a task or a function does not exist or cannot be loaded, its code is
@@ -85,7 +82,6 @@ def load_tasks(config: SearchConfig, folder: Path, allowed: Permissions = NOTHIN
             evaluation.chat_template,
             evaluation.generation.changes,
             allowed.allow_code,
-            folder,
         )
         if evaluation.enable_thinking:
             _check_generates(harness.info)

@@ -1,6 +1,7 @@
 """A task that has changed since a run began is noticed before anything is scored."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -174,25 +175,8 @@ def test_what_a_function_of_a_task_calls_may_not_change(tmp_path, old, new):
         check_code(reopen(run).config)
 
 
-def test_data_files_start_from_the_folder_of_the_search_file(tmp_path, monkeypatch):
-    own, elsewhere, old = (tmp_path / name for name in ("own", "elsewhere", "old"))
-    for folder in (own, elsewhere, old):
-        folder.mkdir()
-    files = {split: f"{split}.json" for split in ("test", "train")}
-    write(own, dataset_kwargs={"data_files": files})
-    monkeypatch.chdir(elsewhere)
-    run = begun(own)
-    assert reopen(run).evaluator.info.tasks["sums"].documents == 40
-
-    # A run from before: data files that only the working folder has are found there.
-    write(old)
-    write(own, rows("test", lambda row: {"answer": "1"}), dataset_kwargs={"data_files": files})
-    for name in files.values():
-        (own / name).rename(elsewhere / name)
-    with pytest.raises(ConfigError, match=r"Task 'sums'.*changed"):
-        _ = reopen(run).evaluator
-    monkeypatch.chdir(old)
-    assert reopen(run).evaluator.info.tasks["sums"].documents == 40
+def test_the_folder_in_which_data_files_are_looked_for_is_named(tmp_path, monkeypatch):
+    write(tmp_path, dataset_kwargs={"data_files": {"test": "missing.json"}})
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"test\.json.*start from the folder of the search file"):
-        _ = reopen(run).evaluator
+    with pytest.raises(ConfigError, match=rf"missing\.json.* here {re.escape(str(tmp_path))}\."):
+        begun(tmp_path)

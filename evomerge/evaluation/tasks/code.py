@@ -77,11 +77,10 @@ class CodeProcess:
 
     Args:
         include: folders with task YAML.
-        folders: where relative paths in task YAML start from; see `load`.
     """
 
-    def __init__(self, include: Sequence[str], folders: Sequence[str]) -> None:
-        self._include, self._folders = include, folders
+    def __init__(self, include: Sequence[str]) -> None:
+        self._include = [str(Path(folder).absolute()) for folder in include]
         self._close: Callable[[], Any] = lambda: None
         self._connection: Connection | None = None
         self._warned: set[Origin] = set()
@@ -121,8 +120,7 @@ class CodeProcess:
         limits = [SECONDS + SECONDS_MORE * sum(len(i.resps) for i in item) for item in documents]
         reply: list[Outcome] | str | None = None
         with suppress(OSError, EOFError):
-            about = (self._include, self._folders, origin)
-            connection.send((allowed_digests(), *about, documents, limits))
+            connection.send((allowed_digests(), self._include, origin, documents, limits))
             if connection.poll(max(limits) + _PATIENCE):
                 reply = json.loads(connection.recv_bytes())
         if isinstance(reply, str):
@@ -203,14 +201,14 @@ def main(descriptor: int) -> None:
     tasks: dict[Origin, Any] = {}
     with Connection(descriptor) as connection, suppress(EOFError, OSError):
         while True:
-            digests, include, folders, origin, documents, limits = connection.recv()
+            digests, include, origin, documents, limits = connection.recv()
             reply: list[Outcome] | str
             try:
                 with quiet(bars=True), seeded(), templates_in_sandbox(), ExitStack() as children:
                     if origin not in tasks:
                         allowed_digests(digests)
                         manager = task_manager(include, [origin.source], "objectives")
-                        loaded, _ = load(manager, origin.source, "objectives", include, folders)
+                        loaded, _ = load(manager, origin.source, "objectives", include)
                         tasks[origin] = loaded[origin.leaf]
                         gc.freeze()  # so that a child copies less
                     task, about = tasks[origin], zip(documents, limits, strict=True)

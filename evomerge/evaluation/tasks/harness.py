@@ -45,8 +45,6 @@ class Harness:
             lm-eval's `--gen_kwargs`.
         allow_code: accept tasks that run code which the model writes; it runs in processes with
             limits (`code.py`).
-        folder: where relative paths in task YAML start from; None: the working folder. If nothing
-            is there, the working folder is tried.
 
     Raises:
         ConfigError: a folder or a task does not exist, or a task cannot be loaded.
@@ -60,22 +58,20 @@ class Harness:
         apply_chat_template: bool = False,
         generation: Mapping[str, Any] | None = None,
         allow_code: bool = False,
-        folder: Path | None = None,
     ) -> None:
         self.apply_chat_template = apply_chat_template
         self._generation, self._allow_code, self._fewshot = generation, allow_code, fewshot
-        for place in include:
-            if not is_folder(Path(place)):
+        for folder in include:
+            if not is_folder(Path(folder)):
                 raise ConfigError(
-                    f"evaluation.include: {str(place)!r} is not a folder; name a folder with task "
+                    f"evaluation.include: {str(folder)!r} is not a folder; name a folder with task "
                     "YAML, seen from the folder of the search file."
                 )
-        self._include = [str(Path(place).absolute()) for place in include]
-        self._folders = [] if folder is None else [str(folder.absolute())]
+        self._include = [str(folder) for folder in include]
         self._tasks: dict[str, Any] = {}
         self._groups: dict[str, Group] = {}
         self._rendered: Rendered = {}
-        self._code = CodeProcess(self._include, [*self._folders, str(Path.cwd())])
+        self._code = CodeProcess(self._include)
         self._origins: dict[str, Origin] = {}  # of the tasks that run code
         with quiet(bars=True), seeded(), templates_in_sandbox():
             self._manager = task_manager(self._include, tasks, "objectives")
@@ -143,14 +139,7 @@ class Harness:
         self, spec: str | dict[str, Any], where: str
     ) -> tuple[dict[str, Any], dict[str, Group]]:
         """Load a task or group; set the few-shot examples and the generation of its tasks."""
-        tasks, groups = load(
-            self._manager,
-            spec,
-            where,
-            self._include,
-            self._folders,
-            allow_code=self._allow_code,
-        )
+        tasks, groups = load(self._manager, spec, where, self._include, allow_code=self._allow_code)
         for task in tasks.values():
             if self._generation and task.get_config("output_type") == "generate_until":
                 changes = dict(self._generation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 from evomerge.compat.lm_eval import Group, load_tasks
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.evaluation.tasks.templates import templates_in_sandbox
-from evomerge.models.references import is_folder
 from evomerge.trust.consent import check_allowed
 from evomerge.trust.task_files import files_of_metric, files_of_tasks
 
@@ -92,7 +91,6 @@ def load(
     spec: str | dict[str, Any],
     where: str,
     include: Sequence[str] = (),
-    folders: Sequence[str] = (),
     *,
     allow_code: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Group]]:
@@ -101,26 +99,17 @@ def load(
     Args:
         spec: the name of a task or group, or a group of one task whose keys are changed.
         where: the key of the search file that asks for it.
-        include: the folders with task YAML that the manager knows, as absolute paths.
-        folders: where relative paths in task YAML, such as `data_files`, start from: the first
-            folder in which the task can be loaded, or else the working folder.
+        include: the folders with task YAML that the manager knows.
 
     Raises:
         ConfigError: lm-eval cannot load it, or its own code was not allowed (`evomerge.trust`).
     """
     name = spec if isinstance(spec, str) else spec["task"][0]["task"]
-    own = [Path(folder) for folder in include]
-
-    def loaded() -> tuple[dict[str, Any], dict[str, Group]]:
-        check_allowed(files_of_tasks(own), f"{where}: the code of task {name!r}")
+    try:
+        code = files_of_tasks([Path(folder) for folder in include])
+        check_allowed(code, f"{where}: the code of task {name!r}")
         with templates_in_sandbox(), _code_may_load(allow_code):
             return load_tasks(manager, spec)
-
-    try:
-        for folder in filter(is_folder, map(Path, folders)):
-            with suppress(OSError, ImportError), chdir(folder):
-                return loaded()
-        return loaded()
     except (ConfigError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a SystemExit in a task's code would end evomerge silently
@@ -129,8 +118,8 @@ def load(
         raise ConfigError(
             f"{where}: task {name!r} could not be loaded: {type(error).__name__}: "
             f"{one_line(error).rstrip('.')}; check its YAML and that its data set can be reached "
-            "from here; relative paths start from the folder of the search file, or else from the "
-            "working folder."
+            f"from here. As in lm-eval, relative `data_files` start from the folder in which you "
+            f"give the command, here {Path.cwd()}."
         ) from error
 
 
