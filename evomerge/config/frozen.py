@@ -68,7 +68,8 @@ class Frozen(Section):
         documents: split -> task -> document ids.
         sources: split -> task -> task and split that its document ids belong to.
         tasks: split -> task -> digests of its documents, prompts and settings.
-        code: digests of the files with code of all tasks in the folders of `evaluation.include`.
+        task_code: digests of the files with code of the tasks.
+        code: in former runs, those of all tasks in the folders of `evaluation.include`.
         datasets: split -> task -> its data set; only those that are on the Hub.
         lower_is_better: objectives (`task/metric`) that are minimised.
         sampled: task that samples its texts -> number of texts for each document.
@@ -87,6 +88,7 @@ class Frozen(Section):
     documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = {}
     sources: dict[str, dict[str, str]] = {}
     tasks: dict[str, dict[str, dict[str, str]]] = {}
+    task_code: list[str] | None = None
     code: list[str] | None = None
     datasets: dict[str, dict[str, HubDataset]] = {}
     lower_is_better: list[str] = []

@@ -252,6 +252,11 @@ class SearchConfig(Section):
         measured = (*self.objectives, *self.constraints)
         return list(dict.fromkeys(item.task for item in measured if item.task is not None))
 
+    @property
+    def is_pool(self) -> bool:
+        """Whether the parents are a pool, of which a candidate merges some."""
+        return isinstance(self.space, ParametersConfig) and self.space.most_parents is not None
+
     def with_values(self, section: str, **values: Any) -> SearchConfig:
         """Return the same search file with other values in one of its sections."""
         changed = getattr(self, section).model_copy(update=values)

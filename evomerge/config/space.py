@@ -113,6 +113,15 @@ class ParametersConfig(MergeConfig):
             raise ValueError("must be 1 or more, `each` or `one`")
         return value
 
+    @model_validator(mode="after")
+    def _all_or_none_of_each(self) -> ParametersConfig:
+        if self.components == "each" and not self.embeddings:
+            raise ValueError(
+                "has `components` 'each', so every tensor of a block has its own knobs, but "
+                "`embeddings` false, so embeddings and head have none; set `embeddings` to true"
+            )
+        return self
+
 
 class JointConfig(MergeConfig):
     """A joint space."""

@@ -224,7 +224,7 @@ def _options(config: SearchConfig) -> str:
     given = {
         "--allow-pickle": frozen.allow_pickle,
         "--allow-code": frozen.allow_code,
-        "--trust-code": frozen.code or any(map(is_function, config.tasks)),
+        "--trust-code": frozen.task_code or frozen.code or any(map(is_function, config.tasks)),
     }
     return "".join(f" {option}" for option, is_given in given.items() if is_given)
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from evomerge.config.space import ParametersConfig
 from evomerge.errors import not_written, without_controls
 from evomerge.report.documents import answers
 from evomerge.report.figures import PALETTE, inline_svg
@@ -131,7 +130,7 @@ def _finding(view: View) -> list[str]:
     if best.label not in config.parents:
         methods = ", ".join(sorted({layer.method for layer in layers}))
         lines.append(f"Merge method: {methods}; dtype {recipe.dtype}.")
-    if isinstance(config.space, ParametersConfig) and config.space.most_parents is not None:
+    if config.is_pool:
         merged = {source.parent for item in layers for source in item.sources}
         pool = [parent for parent in config.parents if parent != config.base]
         used = [view.names[parent] for parent in pool if parent in merged]

@@ -58,7 +58,7 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
         },
         "sources": sources(checked.config, checked.evaluator),
         "tasks": task_digests(checked.evaluator, checked.splits),
-        "code": code_digests(checked.config),
+        "task_code": code_digests(checked.config),
         "datasets": datasets(checked.config, checked.evaluator),
         "sampled": sampled(checked.config, checked.evaluator),
         "fewer_documents": checked.fewer_documents,

@@ -45,7 +45,7 @@ def task_digests(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> Dig
 
 
 def code_digests(config: SearchConfig) -> list[str]:
-    """Return the digests of the files with code of all lm-eval tasks, without installed ones.
+    """Return the digests of the files with code of the lm-eval tasks, without installed ones.
 
     A function of a task may call others of its file, so the whole file counts.
 
@@ -138,14 +138,13 @@ def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
 
 
 def check_code(config: SearchConfig) -> None:
-    """Raise a ConfigError if the code of the tasks has changed since a run began.
-
-    Files may have come in, such as those of another task in the same folder.
-    """
-    began: set[str] = set(config.frozen.code or ()) if config.frozen else set()
+    """Raise a ConfigError if the code of the tasks has changed since a run began."""
+    frozen = config.frozen or Frozen()
     files = _code_of_tasks(config)
-    if not began <= {file.digest for file in files}:
-        changed = [file.path for file in files if file.digest not in began]
+    now = {file.digest for file in files}
+    began = set(frozen.code or now) if frozen.task_code is None else set(frozen.task_code)
+    changed = [file.path for file in files if file.digest not in began]
+    if changed or (frozen.task_code is not None and now != began):
         where = f": {name_files(changed)}" if changed else ""
         raise ConfigError(
             f"The code of the tasks has changed since the run began{where}; restore its files, or "

@@ -15,7 +15,6 @@ from evomerge.errors import ConfigError, did_you_mean
 from evomerge.scores import MODEL_METRICS, NLL, SPLITS, TOKENS, Constraint, Objective, Split
 from evomerge.trust.consent import NOTHING, CodeFile, Permissions, read_code
 from evomerge.trust.modules import files_of_module, is_of_host
-from evomerge.trust.task_files import files_of_tasks
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -34,6 +33,9 @@ def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile
     Raises:
         ConfigError: a file cannot be read, or has code that no consent allows (pickles).
     """
+    from evomerge.evaluation.tasks.functions import is_function
+    from evomerge.evaluation.tasks.loading import files_with_code
+
     supplied = (getattr(config.evaluation, split).tasks.values() for split in SPLITS)
     names = dict.fromkeys([*config.tasks, *(name for split in supplied for name in split)])
     found: dict[Path, CodeFile] = {}
@@ -42,10 +44,18 @@ def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile
         if colon and functions:
             for file in files_of_module(module):
                 found.setdefault(file, read_code(file, imported=is_of_host(module)))
-    include = [Path(folder) for folder in config.evaluation.include if folder != "zoo:tasks"]
-    for file in files_of_tasks(include) if any(":" not in name for name in names) else []:
+    tasks = [name for name in names if not is_function(name)]
+    for file in files_with_code(list(map(str, _folders(config))), tasks) if tasks else []:
         found.setdefault(file, read_code(file))
     return list(found.values())
+
+
+def _folders(config: SearchConfig) -> list[Path]:
+    """Return the folders with task YAML."""
+    from evomerge import zoo
+
+    include = config.evaluation.include
+    return [zoo.tasks_path() if folder == "zoo:tasks" else Path(folder) for folder in include]
 
 
 def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
@@ -55,7 +65,6 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
         ConfigError: a folder, a task or a function does not exist or cannot be loaded, its code is
             not allowed, or the backend is not installed.
     """
-    from evomerge import zoo
     from evomerge.evaluation.answers import TaskSet
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.inference.reference import Reasoning
@@ -70,14 +79,11 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     names, measured = config.tasks, (*config.objectives, *config.constraints)
     tasks = [name for name in names if not is_function(name)]
     functions = {name: find(name) for name in names if is_function(name)}
-    include = [
-        zoo.tasks_path() if folder == "zoo:tasks" else Path(folder) for folder in evaluation.include
-    ]
     harness = None
     if tasks:
         harness = Harness(
             tasks,
-            include,
+            _folders(config),
             evaluation.fewshot,
             evaluation.chat_template,
             evaluation.generation.changes,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
-from evomerge.config.space import ParametersConfig
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
@@ -106,8 +105,7 @@ def make_worker(
             where,
             memory=cache_memory(workers) if sources is None else 0,  # hardly a pair is merged twice
             members=sources,
-            release=isinstance(config.space, ParametersConfig)
-            and config.space.most_parents is not None,
+            release=config.is_pool,
         )
         return model, tokenizer(checkpoints, first)
 

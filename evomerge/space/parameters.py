@@ -167,11 +167,6 @@ def _components(
     """Return the components that a search file names and the rest; none if it names none."""
     wanted = config.components
     if wanted == "each":
-        if not config.embeddings:
-            raise ConfigError(
-                "space.components is each, so every tensor of a block has its own knobs, but "
-                "space.embeddings is false, so embeddings and head have none; set it to true."
-            )
         return tuple(Component(name, tuple(own)) for name, own in filters.items())
     for name in wanted:
         if name not in filters:

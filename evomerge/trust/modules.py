@@ -46,7 +46,7 @@ def is_of_host(name: str) -> bool:
 def files_of_module(name: str) -> list[Path]:
     """Return the files of a module and of all that it imports; none if it cannot be found."""
     importlib.invalidate_caches()  # files may have been written just before
-    return with_imports(_found(name.partition(".")[0], sys.path))
+    return with_imports(_found(name, sys.path))
 
 
 def with_imports(files: Iterable[Path]) -> list[Path]:
@@ -60,18 +60,30 @@ def with_imports(files: Iterable[Path]) -> list[Path]:
         file = waiting.pop(0).resolve()
         if file not in found and is_file(file) and not is_installed(file):
             found[file] = None
-            for name in _imports(file):
-                waiting += [*_found(name, sys.path), *_found(name, [str(file.parent)])]
+            for name, level in _imports(file):
+                places = [str(folder) for folder in file.parents[max(0, level - 1) :][:1]]
+                waiting += _found(name, places) + ([] if level else _found(name, sys.path))
     return list(found)
 
 
 def _found(name: str, folders: Sequence[str]) -> list[Path]:
-    """Return the file of a module, or all files with code of a package or of a plain folder."""
-    spec = PathFinder.find_spec(name, folders)
-    if spec is None or spec.submodule_search_locations is None:
-        return [Path(spec.origin)] if spec and spec.origin else []
-    places = [Path(place) for place in spec.submodule_search_locations]
-    inside = [file for place in places if not is_installed(place) for file in place.rglob("*")]
+    """Return the files that Python may run to import a module or a part of it (`package.module`).
+
+    A package counts as a whole. Of a folder without an `__init__.py`, only the modules do that are
+    named, since it may hold anything.
+    """
+    first, _, rest = name.partition(".")
+    spec = PathFinder.find_spec(first, folders) if first else None
+    if spec is None:
+        return []
+    places = spec.submodule_search_locations
+    if spec.origin is None:
+        return _found(rest, list(places or ()))
+    if places is None:
+        return [Path(spec.origin)]
+    inside = [
+        file for place in map(Path, places) if not is_installed(place) for file in place.rglob("*")
+    ]
     return sorted(
         file
         for file in inside
@@ -79,22 +91,23 @@ def _found(name: str, folders: Sequence[str]) -> list[Path]:
     )
 
 
-def _imports(file: Path) -> list[str]:
-    """Return the first parts of the names that a Python file imports; none if it is not valid.
+def _imports(file: Path) -> list[tuple[str, int]]:
+    """Return what a Python file imports, each with the number of dots before it.
 
-    After dots stands a name of the same package, which counts as a whole, or of the same folder.
+    There is nothing if it is not valid. Of `from a import b`, the name is `a.b`.
     """
-    names: dict[str, None] = {}
+    names: dict[tuple[str, int], None] = {}
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
         return []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names[node.module] = None
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            names |= {item.name: None for item in node.names}
-    return [name.partition(".")[0] for name in names]
+        if isinstance(node, ast.ImportFrom):
+            module = f"{node.module}." if node.module else ""
+            names |= {(module + item.name, node.level): None for item in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {(item.name, 0): None for item in node.names}
+    return list(names)
 
 
 def is_installed(file: Path) -> bool:

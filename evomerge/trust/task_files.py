@@ -8,10 +8,10 @@ its own, and data files in a file system of fsspec, of which some run templates 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
@@ -24,6 +24,17 @@ from evomerge.trust.modules import files_of_module, is_installed, with_imports
 _PICKLED = "pandas"  # the builder of `datasets` that reads pickled data frames
 _PLAIN = frozenset({"file", "hf", "http", "https"})  # protocols of data files that run nothing
 _OBJECT = "tag:yaml.org,2002:python/"
+_INVALID = (OSError, yaml.YAMLError, ValueError, OverflowError, RecursionError)
+
+Find: TypeAlias = Callable[[str], tuple[Path | None, Iterable[str]]]
+"""Returns the YAML file of a task or group, if there is one, and the names of a tag's tasks."""
+
+
+class _TaskFile(NamedTuple):
+    """What stands behind `!function` in a YAML file, and all mappings in its content."""
+
+    functions: list[str]
+    mappings: list[Mapping[Any, Any]]
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -33,25 +44,60 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 yaml.add_constructor("!function", lambda loader, node: None, Loader=_Loader)
 
 
-def files_of_tasks(include: Sequence[Path]) -> list[Path]:
-    """Return the files with code of all tasks in folders of task YAML, without installed ones.
+def check_task_files(include: Iterable[Path]) -> bool:
+    """Check all task YAML in folders, which lm-eval reads to list its tasks.
+
+    Returns:
+        whether any of it has code. Installed folders have none.
 
     Raises:
-        ConfigError: a YAML file has a tag of Python objects, or aliases that expand to a lot, or a
-            task reads pickles.
+        ConfigError: a YAML file has a tag of Python objects, or aliases that expand to a lot.
+    """
+    own = (folder for folder in include if not is_installed(folder))
+    found = _with_includes(path for folder in own for path in sorted(folder.rglob("*.yaml")))
+    return any(any(_code(path, file)) for path, file in found.items())
+
+
+def files_of_tasks(names: Iterable[str], find: Find) -> list[Path]:
+    """Return the files with code of tasks, groups and tags, without installed ones.
+
+    They are those of the YAML files that they are read from, and of all tasks that are named there.
+
+    Raises:
+        ConfigError: as for `check_task_files`, or a task reads pickles.
     """
     importlib.invalidate_caches()
-    own = (folder for folder in include if not is_installed(folder))
-    waiting = [path for folder in own for path in sorted(folder.rglob("*.yaml"))]
-    code: dict[Path, list[Path]] = {}
+    files: dict[Path, _TaskFile] = {}
+    waiting = list(names)
+    seen = set()
+    for name in waiting:
+        if name not in seen:
+            seen.add(name)
+            yaml_file, members = find(name)
+            found = _with_includes([yaml_file] if yaml_file else [])
+            files |= found
+            waiting += members
+            for keys in chain(*(file.mappings for file in found.values())):
+                waiting += _texts([keys.get("task"), keys.get("group")])
+    for path, file in files.items():
+        if any(keys.get("dataset_path") == _PICKLED for keys in file.mappings):
+            raise ConfigError(
+                f"{path}: `dataset_path` is {_PICKLED!r}, which reads pickles, and a pickle can "
+                "run code when it is read; store the documents as JSON or Parquet."
+            )
+    return with_imports(chain(*(_code(path, file) for path, file in files.items())))
+
+
+def _with_includes(paths: Iterable[Path]) -> dict[Path, _TaskFile]:
+    """Read YAML files and all that they include."""
+    found: dict[Path, _TaskFile] = {}
+    waiting = list(paths)
     for path in waiting:
-        if is_file(path) and (file := path.resolve()) not in code:
-            functions, content = _read(file)
-            mappings = [value for value in _values(content) if isinstance(value, Mapping)]
-            code[file] = [*_of_functions(functions, file), *_of_keys(mappings, file)]
-            for name in _texts([keys.get("include") for keys in mappings]):
+        if is_file(path) and (file := path.resolve()) not in found:
+            found[file] = _read(file)
+            for name in _texts([keys.get("include") for keys in found[file].mappings]):
                 waiting += [file.parent / name, Path(name)]  # lm-eval's versions differ
-    return with_imports(chain(*code.values()))
+    return found
 
 
 def files_of_metric(name: str) -> list[Path]:
@@ -61,24 +107,15 @@ def files_of_metric(name: str) -> list[Path]:
     return [script.resolve()] if is_file(script) else []
 
 
-def _of_functions(names: Sequence[str], path: Path) -> Iterator[Path]:
-    """Yield the files of functions that a YAML file names, and the YAML file."""
-    for module in (name.rpartition(".")[0] for name in names):
+def _code(path: Path, file: _TaskFile) -> Iterator[Path]:
+    """Yield the files of functions and scripts that a YAML file names, and the YAML file."""
+    for module in (name.rpartition(".")[0] for name in file.functions):
         places = (module.replace(".", "/"), module)  # by the version of lm-eval
         beside = [path.parent / f"{place}.py" for place in places]
         yield from (path, *(list(filter(is_file, beside)) or files_of_module(module)))
-
-
-def _of_keys(mappings: Sequence[Mapping[Any, Any]], path: Path) -> Iterator[Path]:
-    """Yield the scripts that keys of a YAML file name, and the YAML file if they run any code."""
-    for keys in mappings:
+    for keys in file.mappings:
         metric, place = keys.get("metric"), keys.get("dataset_path")
-        if place == _PICKLED:
-            raise ConfigError(
-                f"{path}: `dataset_path` is {_PICKLED!r}, which reads pickles, and a pickle can "
-                "run code when it is read; store the documents as JSON or Parquet."
-            )
-        scripts = [file for name in _texts([metric, place]) for file in files_of_metric(name)]
+        scripts = [script for name in _texts([metric, place]) for script in files_of_metric(name)]
         if (
             scripts
             or "/" in str(metric)  # of somebody on the Hub
@@ -95,8 +132,8 @@ def _is_elsewhere(place: str) -> bool:
     return "::" in place or (bool(separator) and protocol.lower() not in _PLAIN)
 
 
-def _read(file: Path) -> tuple[list[str], Any]:
-    """Return what stands behind `!function` in a YAML file, and the content, if it is valid.
+def _read(file: Path) -> _TaskFile:
+    """Return what stands in a YAML file, without content if it is not valid.
 
     Functions are taken from the nodes, since lm-eval calls for them while it makes the content: for
     those in keys too, and for those before what is not valid.
@@ -105,17 +142,26 @@ def _read(file: Path) -> tuple[list[str], Any]:
         ConfigError: it makes Python objects, or has aliases that lm-eval would expand to a lot.
     """
     functions: list[str] = []
+    content = None
     try:
         loader = _Loader(file.read_bytes())
         if (root := loader.get_single_node()) is not None:
             check_aliases(root)
             functions += _functions(root)
-            return functions, loader.construct_document(root)
+            content = _content(loader, root)
     except RefusedError as found:
         raise ConfigError(f"{file}, line {found.line}: {found}.") from None
-    except Exception:  # YAML raises anything for values of another type than their tag says
+    except _INVALID:  # lm-eval cannot read it either
         pass
-    return functions, None
+    return _TaskFile(functions, [item for item in _values(content) if isinstance(item, Mapping)])
+
+
+def _content(loader: _Loader, root: yaml.Node) -> Any:
+    """Return the content of a YAML file; None if a value is of another type than its tag says."""
+    try:
+        return loader.construct_document(root)
+    except (*_INVALID, LookupError, AttributeError):
+        return None
 
 
 def _functions(node: yaml.Node) -> Iterator[str]:
@@ -138,8 +184,9 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _values(value: Any) -> Iterator[Any]:
-    """Yield a value and all values inside of it."""
+    """Yield a value, and all keys and values inside of it."""
     yield value
-    inside = value.values() if isinstance(value, Mapping) else value
-    for item in inside if isinstance(value, (Mapping, list)) else ():
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    for item in value if isinstance(value, (list, tuple, set)) else ():
         yield from _values(item)

@@ -30,6 +30,10 @@ BAD = [
         {"space": {"kind": "dataflow", "variant": "swaps", "layers": [2, 4]}},
         ["`layers` [2, 4]", "`variant` 'swaps', whose keys are host, kind, outside, scales, "],
     ),
+    (
+        {"space": {"components": "each", "embeddings": False}},
+        ["`space` has `components` 'each'", "`embeddings` false", "; set `embeddings` to true"],
+    ),
     ({"space": {"variant": "swaps"}}, ["`variant` 'swaps', which has no meaning for `kind` 'par"]),
     (
         {"space": {"kind": "dataflow", "variant": "swap"}},

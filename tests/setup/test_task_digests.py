@@ -16,6 +16,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.task_digests import check_code
+from evomerge.trust.consent import read_code
 
 METRIC = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
 TASK = {
@@ -151,6 +152,17 @@ def helper(text):
 """
 
 
+def formerly(run):
+    """Return a run that began with the code of all tasks of the folder in its manifest."""
+    folder = run.path.parent
+    data = run.config()
+    digests = {name: read_code(folder / name).digest for name in ("shown.py", "other.py")}
+    assert data["frozen"].pop("task_code") == [digests["shown.py"]]
+    data["frozen"]["code"] = sorted(digests.values())
+    del data["frozen"]["digests"]
+    return RunFolder.create(folder / "former", data)
+
+
 @pytest.mark.parametrize(("old", "new"), [("FACTOR = 1", "FACTOR = 2"), ("text * ", "2 * text * ")])
 def test_what_a_function_of_a_task_calls_may_not_change(tmp_path, old, new):
     rows = [{"question": f"{number} + 1", "answer": "1"} for number in range(9)]
@@ -161,17 +173,22 @@ def test_what_a_function_of_a_task_calls_may_not_change(tmp_path, old, new):
     function = "doc_to_text: !function shown.shown\n"
     (tmp_path / "sums.yaml").write_text(yaml.safe_dump(task) + function)
     (tmp_path / "shown.py").write_text(CODE)
-    trust(tmp_path)
+    (tmp_path / "other.yaml").write_text("task: other\nprocess_docs: !function other.docs\n")
+    (tmp_path / "other.py").write_text("def docs(data):\n    return data\n")
+    trust(tmp_path / "sums.yaml", tmp_path / "shown.py")
     run = begun(tmp_path, search=2, validation=2, test=2)
-    (tmp_path / "added.yaml").write_text("task: added\nprocess_docs: !function added.docs\n")
-    (tmp_path / "added.py").write_text("def docs(data):\n    return data\n")
-    trust(tmp_path)
-    assert reopen(run).evaluator
+    former = formerly(run)
+    (tmp_path / "other.py").write_text("changed")
+    assert reopen(run).evaluator and reopen(former).evaluator
     (tmp_path / "shown.py").write_text(CODE.replace(old, new))
     trust(tmp_path)
     with pytest.raises(ConfigError, match=r"has changed since the run began.*shown\.py|prompts"):
         assert reopen(run).evaluator
-    with pytest.raises(ConfigError, match=r"has changed since the run began: .*shown\.py"):
+    for begun_with in (run, former):
+        with pytest.raises(ConfigError, match=r"has changed since the run began: .*shown\.py"):
+            check_code(reopen(begun_with).config)
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(task) + "doc_to_text: ''\n")
+    with pytest.raises(ConfigError, match="has changed since the run began; restore"):
         check_code(reopen(run).config)
 
 

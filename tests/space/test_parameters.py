@@ -376,7 +376,6 @@ def test_baselines_have_genomes_if_the_space_can_express_them():
         ({"smooth": True}, "space.smooth is true, but space.groups is 'one'"),
         ({"components": ["atention"]}, "names 'atention'.*Did you mean 'attention'"),
         ({"components": ["mlp", "mlp"]}, "names 'mlp' twice"),
-        ({"components": "each", "embeddings": False}, "components is each, .* set it to true"),
         ({"knobs": {"wieght": 1.0}}, "space.knobs.wieght is no knob.*Did you mean 'weight'"),
         ({"knobs": {"t": (0.0, 1.0)}}, "space.knobs.t is no knob of task_arithmetic; allowed"),
         (

@@ -49,13 +49,27 @@ def test_what_a_module_imports_belongs_to_it(folder):
     assert set(names(files_of_module("t_package.other"), folder)) == set(found[2:])
 
 
-def test_a_folder_without_init_counts_as_a_whole_too(folder):
+def test_of_a_folder_without_init_only_what_python_would_import_counts(folder):
     deep = folder / "t_space" / "deep"
-    (deep / "__pycache__").mkdir(parents=True)
-    for name in ("one.py", "two.py", "data.json", "__pycache__/one.pyc"):
-        (deep / name).write_text("")
+    deep.mkdir(parents=True)
+    for name in ("two", "three", "other"):
+        (deep / f"{name}.py").write_text("")
+    (deep / "one.py").write_text("from t_space.deep import two\nfrom . import three\n")
     found = names(files_of_module("t_space.deep.one"), folder)
-    assert found == ["t_space/deep/one.py", "t_space/deep/two.py"]
+    assert found == ["t_space/deep/one.py", "t_space/deep/two.py", "t_space/deep/three.py"]
+    assert files_of_module("t_space") == files_of_module("t_space.none") == []
+
+
+def test_a_folder_with_the_name_of_an_import_is_not_taken_for_it(folder):
+    """It may be a folder of data, of any size."""
+    (folder / "t_tasks" / "data" / "deep").mkdir(parents=True)
+    (folder / "t_tasks" / "data" / "deep" / "script.py").write_text("")
+    function = folder / "t_tasks" / "own.py"
+    function.write_text("import data, data.absent\nfrom data import deep\n")
+    assert names(with_imports([function]), folder) == ["t_tasks/own.py"]
+    function.write_text("from data.deep.script import x\n")
+    found = names(with_imports([function]), folder)
+    assert found == ["t_tasks/own.py", "t_tasks/data/deep/script.py"]
 
 
 def test_what_stands_beside_a_module_belongs_to_it_where_python_may_not_look(folder):

@@ -6,7 +6,8 @@ import pytest
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
-from evomerge.trust.task_files import files_of_tasks
+from evomerge.evaluation.tasks.loading import files_with_code
+from evomerge.trust.task_files import check_task_files, files_of_tasks
 
 CODE = "raise SystemExit('this was run')\n"
 
@@ -17,11 +18,16 @@ def write(folder: Path, **files: str) -> Path:
     return folder
 
 
-def found(folder: Path) -> set[str]:
-    return {file.name for file in files_of_tasks([folder])}
+def found(folder: Path, *tasks: str) -> set[str]:
+    return {file.name for file in files_with_code([str(folder)], tasks or ("own",))}
 
 
-def test_the_code_of_a_folder_is_what_its_yaml_names_and_what_that_imports(tmp_path):
+def found_in(file: Path) -> set[str]:
+    """Return the names of what counts if a task is read from a file, whatever else it has."""
+    return {found.name for found in files_of_tasks(["own"], lambda name: (file, []))}
+
+
+def test_the_code_of_a_task_is_what_its_yaml_names_and_what_that_imports(tmp_path):
     (tmp_path / "tasks" / "deeper").mkdir(parents=True)
     folder = write(
         tmp_path / "tasks",
@@ -33,8 +39,45 @@ def test_the_code_of_a_folder_is_what_its_yaml_names_and_what_that_imports(tmp_p
         unused__py=CODE,
     )
     write(tmp_path, part="doc_to_text: !function part.text\n", part__py=CODE)
-    assert found(folder / "deeper") == set()
-    assert found(folder) == {"own.yaml", "own.py", "beside.py", "part", "part.py"}
+    assert found(folder / "deeper") == found(folder, "plain") == set()
+    assert found(folder) == {"own.yaml", "own.py", "beside.py"}
+    assert found(folder, "parted") == {"part", "part.py"}
+    assert found(folder, "plain", "own") == found(folder)
+
+
+GROUPS = {
+    "group": "group: all\ntask: [a, b]\n",
+    "group of a group": "group: all\ntask: [{group: inner, task: [{task: a}, b]}]\n",
+    "named group": "group: all\ntask: [{group: again}]\n",
+    "tag": "group: all\ntask: [tagged]\n",
+    "include": "include: ../part\ntask: all\n",
+}
+
+
+@pytest.mark.parametrize("text", GROUPS.values(), ids=GROUPS)
+def test_the_code_of_what_is_in_a_group_counts_too(tmp_path, text):
+    (tmp_path / "tasks").mkdir()
+    inner = "doc_to_text: !function {0}.text\ntag: tagged\ntask: {0}\n"
+    write(tmp_path, part="doc_to_text: !function a.text\ndoc_to_target: !function b.text\n")
+    write(tmp_path, a__py=CODE, b__py=CODE)
+    folder = write(
+        tmp_path / "tasks",
+        all__yaml=text,
+        again__yaml="group: again\ntask: [tagged]\n",
+        a__yaml=inner.format("a"),
+        b__yaml=inner.format("b"),
+        not_in_it__yaml="task: c\ntag: x\ndoc_to_text: !function c.text\ninclude: a.yaml\n",
+        **{f"{name}__py": CODE for name in "abc"},
+    )
+    scripts = {name for name in found(folder, "all") if name.endswith(".py")}
+    assert scripts == {"a.py", "b.py"}
+
+
+@pytest.mark.thorough  # it lists all of lm-eval's tasks
+def test_a_task_that_replaces_one_in_a_group_of_lm_eval_counts(tmp_path):
+    write(tmp_path, x__yaml="task: arc_easy\nprocess_docs: !function own.docs\n", own__py=CODE)
+    write(tmp_path, y__yaml="task: arc_none\nprocess_docs: !function other.docs\n", other__py=CODE)
+    assert found(tmp_path, "ai2_arc") == {"x.yaml", "own.py"}
 
 
 def test_plain_tasks_need_nothing(tmp_path):
@@ -44,7 +87,7 @@ def test_plain_tasks_need_nothing(tmp_path):
         two__yaml="task: two\ndataset_kwargs: {data_files: {test: 'https://a.b/c.json'}}\n",
         tool__py=CODE,
     )
-    assert found(tmp_path) == set()
+    assert found(tmp_path, "one", "two") == set()
 
 
 @pytest.mark.parametrize(
@@ -60,14 +103,14 @@ def test_plain_tasks_need_nothing(tmp_path):
     ids=["key", "pairs", "omap", "set", "alias", "before what is not valid"],
 )
 def test_a_function_counts_wherever_lm_eval_would_import_it(tmp_path, text):
-    write(tmp_path, part=f"{text}\n", a__yaml="include: part\ntask: a\n", own__py=CODE)
-    assert found(tmp_path) == {"part", "own.py"}
+    write(tmp_path, part=f"{text}\n", a__yaml="include: part\ntask: own\n", own__py=CODE)
+    assert found_in(tmp_path / "a.yaml") == {"part", "own.py"}
 
 
 def test_installed_tasks_need_nothing(tmp_path):
-    assert files_of_tasks([zoo.tasks_path()]) == []
+    assert files_with_code([str(zoo.tasks_path())], ["zoo_maths"]) == []
     (tmp_path / "built_on.yaml").write_text(
-        f"include: {zoo.tasks_path()}/zoo_maths.yaml\ntask: m\n"
+        f"include: {zoo.tasks_path()}/zoo_maths.yaml\ntask: own\n"
     )
     assert found(tmp_path) == set()
 
@@ -79,28 +122,30 @@ def test_aliases_that_blow_up_are_refused(tmp_path):
     with pytest.raises(
         ConfigError, match=r"own\.yaml, line \d: aliases expand to more than 100000"
     ):
-        found(tmp_path)
+        check_task_files([tmp_path])
 
 
 def test_a_list_without_end_is_refused(tmp_path):
     write(tmp_path, own__yaml="task: own\ntag: &a [x, *a]\n")
     with pytest.raises(ConfigError, match=r"own\.yaml, line 2: lists or mappings are nested more"):
-        found(tmp_path)
+        check_task_files([tmp_path])
 
 
 @pytest.mark.parametrize("value", ["!!timestamp x", "!!float ''", "!!int ''", "!!binary [1]"])
 def test_values_of_another_type_than_their_tag_says_are_left_to_lm_eval(tmp_path, value):
-    write(tmp_path, broken__yaml=f"task: broken\nx: {value}\n", own__yaml="task: own\n")
-    assert found(tmp_path) == set()
+    write(tmp_path, broken__yaml=f"task: own\nx: {value}\n")
+    assert not check_task_files([tmp_path])
+    assert found_in(tmp_path / "broken.yaml") == set()
 
 
 def test_what_is_no_yaml_is_left_to_lm_eval(tmp_path):
     write(tmp_path, broken__yaml="task: [", other__yaml="- 1\n", loop__yaml="include: loop.yaml\n")
-    assert found(tmp_path) == set()
+    assert not check_task_files([tmp_path])
+    assert found_in(tmp_path / "broken.yaml") == found_in(tmp_path / "loop.yaml") == set()
 
 
 @pytest.mark.parametrize("tag", ["object/apply:os.system ['x']", "name:os.system ''", "none ''"])
 def test_python_tags_are_refused(tmp_path, tag):
     write(tmp_path, other__yaml=f"task: other\nx: !!python/{tag}\n")
     with pytest.raises(ConfigError, match=r"other\.yaml, line 2: the YAML tag"):
-        found(tmp_path)
+        check_task_files([tmp_path])

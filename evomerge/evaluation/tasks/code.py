@@ -208,7 +208,7 @@ def main(descriptor: int) -> None:
                     if origin not in tasks:
                         allowed_digests(digests)
                         manager = task_manager(include, [origin.source], "objectives")
-                        loaded, _ = load(manager, origin.source, "objectives", include)
+                        loaded, _ = load(manager, origin.source, "objectives")
                         tasks[origin] = loaded[origin.leaf]
                         gc.freeze()  # so that a child copies less
                     task, about = tasks[origin], zip(documents, limits, strict=True)

@@ -139,7 +139,7 @@ class Harness:
         self, spec: str | dict[str, Any], where: str
     ) -> tuple[dict[str, Any], dict[str, Group]]:
         """Load a task or group; set the few-shot examples and the generation of its tasks."""
-        tasks, groups = load(self._manager, spec, where, self._include, allow_code=self._allow_code)
+        tasks, groups = load(self._manager, spec, where, allow_code=self._allow_code)
         for task in tasks.values():
             if self._generation and task.get_config("output_type") == "generate_until":
                 changes = dict(self._generation)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from evomerge.compat.lm_eval import Group, load_tasks
+from evomerge.compat.lm_eval import Group, find_task, load_tasks
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.evaluation.tasks.templates import templates_in_sandbox
 from evomerge.trust.consent import check_allowed
-from evomerge.trust.task_files import files_of_metric, files_of_tasks
+from evomerge.trust.task_files import check_task_files, files_of_metric, files_of_tasks
 
 _State: TypeAlias = tuple[tuple[str, int, int], ...]
 _CODE_EVAL = "HF_ALLOW_CODE_EVAL"
@@ -29,16 +29,11 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
         where: the key of the search file that names the tasks.
 
     Raises:
-        ConfigError: there is no such task.
+        ConfigError: there is no such task, or as for `check_task_files`.
     """
-    from lm_eval.tasks import TaskManager
-
-    folders = tuple((folder, _state(Path(folder))) for folder in include)
-    for defaults in (False, True) if include else (True,):
-        manager = _indexed(TaskManager, folders, defaults)
-        missing = [name for name in tasks if name not in manager.all_tasks]
-        if not missing:
-            return manager
+    manager, missing = _manager(include, tasks)
+    if not missing:
+        return manager
     raise ConfigError(
         f"{where}: there is no task {missing[0]!r} in lm-eval"
         f"{' or in ' + ', '.join(include) if include else ''}; put its YAML into a folder "
@@ -46,10 +41,35 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     )
 
 
+def files_with_code(include: list[str], tasks: Sequence[str]) -> list[Path]:
+    """Return the files with code of tasks and groups, without installed ones; nothing is run.
+
+    Raises:
+        ConfigError: as for `files_of_tasks`.
+    """
+    if not check_task_files(map(Path, include)):
+        return []  # without lm-eval, whose import takes seconds
+    return files_of_tasks(tasks, partial(find_task, _manager(include, tasks)[0]))
+
+
+def _manager(include: list[str], tasks: Sequence[str]) -> tuple[Any, list[str]]:
+    """Return a `TaskManager`, and the tasks that it does not know."""
+    from lm_eval.tasks import TaskManager
+
+    folders = tuple((folder, _state(Path(folder))) for folder in include)
+    for defaults in (False, True) if include else (True,):
+        manager = _indexed(TaskManager, folders, defaults)
+        missing = [name for name in tasks if name not in manager.all_tasks]
+        if not missing:
+            break
+    return manager, missing
+
+
 @lru_cache(maxsize=2)
 def _indexed(kind: Any, folders: tuple[tuple[str, _State], ...], defaults: bool) -> Any:
     """Return a `TaskManager`, which is kept for other stages and searches with the same files."""
     include = [folder for folder, _ in folders]
+    check_task_files(map(Path, include))
     return kind(include_path=include or None, include_defaults=defaults)
 
 
@@ -90,7 +110,6 @@ def load(
     manager: Any,
     spec: str | dict[str, Any],
     where: str,
-    include: Sequence[str] = (),
     *,
     allow_code: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Group]]:
@@ -99,14 +118,13 @@ def load(
     Args:
         spec: the name of a task or group, or a group of one task whose keys are changed.
         where: the key of the search file that asks for it.
-        include: the folders with task YAML that the manager knows.
 
     Raises:
         ConfigError: lm-eval cannot load it, or its own code was not allowed (`evomerge.trust`).
     """
     name = spec if isinstance(spec, str) else spec["task"][0]["task"]
     try:
-        code = files_of_tasks([Path(folder) for folder in include])
+        code = files_of_tasks([name], partial(find_task, manager))
         check_allowed(code, f"{where}: the code of task {name!r}")
         with templates_in_sandbox(), _code_may_load(allow_code):
             return load_tasks(manager, spec)

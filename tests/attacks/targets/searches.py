@@ -13,7 +13,7 @@ from mutations import damaged, value_or_error, yaml_files
 from evomerge.config.schema import load, parse
 from evomerge.run.folder import CONFIG, JOURNAL, STAGES, RunFolder
 from evomerge.setup.stages import run_stages
-from evomerge.trust.task_files import files_of_tasks
+from evomerge.trust.task_files import check_task_files, files_of_tasks
 
 SEARCH: dict[str, Any] = {
     "seed": 1,
@@ -144,8 +144,10 @@ def task_files(folder: Path) -> Read:
     (folder / "functions.py").write_text("def answer(doc):\n    return doc['a']\n")
 
     def read(data: bytes) -> Any:
-        (folder / "task.yaml").write_bytes(data)
-        return files_of_tasks([folder])
+        file = folder / "task.yaml"
+        file.write_bytes(data)
+        check_task_files([folder])
+        return files_of_tasks(["task"], lambda name: (file, []))
 
     return read
 
