@@ -22,9 +22,10 @@ from transformers import AutoTokenizer
 from evomerge import zoo
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.fingerprint import digest_of
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.merging.architecture.placement import Placement
-from evomerge.merging.resident import Resident, digest
+from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.scores import Scores
@@ -58,7 +59,7 @@ def run(checkpoints: dict[str, Checkpoint], place: Placement) -> list[tuple[str,
     for weight in WEIGHTS:
         model: Any = resident.apply(recipe(checkpoints, weight))
         where = getattr(model, "hf_device_map", str(model.device))
-        found.append((digest(resident.module), evaluator.score(model), where))
+        found.append((digest_of(dict(model.named_parameters())), evaluator.score(model), where))
     return found
 
 

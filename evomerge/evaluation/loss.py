@@ -93,7 +93,8 @@ class Reference:
         """Return the loss of a model that says this."""
         if self.tokens is not None:
             assert self.likely is not None
-            return _divergence(self.likely, _kept(said.rows, self.tokens))
+            found = _kept(said.rows, self.tokens)
+            return (self.likely.exp() * (self.likely - found)).sum()
         sums = said.sums(self.continuations)
         if not self.lengths:
             return -sums.sum()
@@ -116,10 +117,6 @@ def _kept(scores: Tensor, tokens: Tensor) -> Tensor:
     kept = scores.gather(-1, tokens)
     others = (1 - kept.exp().sum(-1, keepdim=True)).clamp_min(1e-6).log()
     return torch.cat([kept, others], -1)
-
-
-def _divergence(wanted: Tensor, found: Tensor) -> Tensor:
-    return (wanted.exp() * (wanted - found)).sum()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ same as for the last candidate is not written again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -294,13 +293,3 @@ def parallel_map(work: Callable[[T], None], items: Iterable[T]) -> None:
 def _key(plan: TensorPlan) -> Hashable:
     """Return a key of all that a prepared merge depends on."""
     return (plan.method, plan.sources, plan.base, plan.seed, plan.name)
-
-
-def digest(module: nn.Module) -> str:
-    """Return the SHA-256 of names, dtypes, shapes and bytes of a model's parameters, by name."""
-    total = hashlib.sha256()
-    for name, parameter in sorted(module.named_parameters()):
-        total.update(f"{name}:{parameter.dtype}:{tuple(parameter.shape)}\n".encode())
-        flat = parameter.detach().cpu().contiguous().reshape(-1)
-        total.update(flat.view(torch.uint8).numpy().data)
-    return total.hexdigest()

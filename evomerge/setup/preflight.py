@@ -20,15 +20,13 @@ from evomerge.setup.parents_as_themselves import lent_notes
 from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import generation_of
 from evomerge.setup.task_digests import sampled, sources
+from evomerge.setup.tasks import leaves_of
 from evomerge.setup.worker import serves_paths
 from evomerge.setup.workers import describe_workers, workers_of
 
 if TYPE_CHECKING:
     from evomerge.evaluation.tasks.info import TaskInfo
     from evomerge.merging.tokenizers.plan import TokenizerPlan
-
-_MUCH_DEEPER = 1.5
-"""Depth of a vLLM engine from which a person is warned of the cost, as a multiple of the host's."""
 
 _KNOWN = re.compile(
     r"^(mmlu|gsm8k|gsm_plus|mgsm|hellaswag|arc_(easy|challenge)|winogrande|truthfulqa|bbh|gpqa|"
@@ -49,9 +47,9 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
     if checked.evaluator.code_tasks:
         code = f"runs in processes with limits{', in bubblewrap' if has_bubblewrap() else ''}"
     if serves_paths(config):
-        depth = space.max_depth
-        time = f"a text takes the time of {depth} for every path ({_depth_cost(checked)})"
-        engine = f"{depth} layers; {time}"
+        depth, own = space.max_depth, len(host.decoder_stack)
+        time = f"a text takes the time of {depth} for every path"
+        engine = f"{depth} layers; {time} (the host has {own}, so {depth / own:.2g} times its time)"
     values = {
         "parents": {name: size_text(item.nbytes) for name, item in checked.checkpoints.items()},
         "merges": {
@@ -103,32 +101,30 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
     Args:
         allow_benchmarks: do not warn of objectives that are well-known public benchmarks.
     """
-    return list(_warnings(checked, allow_benchmarks))
-
-
-def _warnings(checked: CheckedSearch, allow_benchmarks: bool) -> Iterator[str]:
     checkpoints, host = checked.checkpoints, checked.checkpoints[checked.host]
     recipes = checked.space.baselines().values()
     tokenizers = plan_tokenizers(checked.config, recipes, checkpoints)
-    yield from dict.fromkeys(note for plan in tokenizers for note in plan.notes)
-    yield from (note for merge in checked.merges.values() for note in merge.notes)
     others = [item for name, item in checkpoints.items() if name != checked.host]
-    yield from type_notes([host, *others])
     names = short_names(checkpoints)
-    yield from setting_lines(checked.settings, names)
-    yield from lent_notes(checked, names)
-    yield from code_notes(checked.host, [host.folder / "config.json", *host.companions])
-    yield from prediction_notes(name for name, item in checkpoints.items() if item.predictions)
-    yield from _own_warnings(checked, tokenizers[0])
     info = checked.evaluator.tasks_of("search").info
     kinds = (repeats_warning,) if allow_benchmarks else (repeats_warning, benchmark_warning)
-    tasks = [info.tasks[task] for task in _leaves(checked)]
-    yield from filter(None, (kind(task) for kind in kinds for task in tasks))
+    tasks = [info.tasks[task] for task in sorted(leaves_of(checked.config, info))]
+    return [
+        *dict.fromkeys(note for plan in tokenizers for note in plan.notes),
+        *(note for merge in checked.merges.values() for note in merge.notes),
+        *type_notes([host, *others]),
+        *setting_lines(checked.settings, names),
+        *lent_notes(checked, names),
+        *code_notes(checked.host, [host.folder / "config.json", *host.companions]),
+        *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
+        *_own_warnings(checked, tokenizers[0]),
+        *filter(None, (kind(task) for kind in kinds for task in tasks)),
+    ]
 
 
 def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
     """Yield warnings of what the search file says."""
-    config, depth = checked.config, checked.space.max_depth
+    config, host = checked.config, checked.checkpoints[checked.host]
     is_vllm, candidates = config.evaluation.backend == "vllm", config.budget.candidates
     if is_vllm and not _tasks_by_answer(checked)[0]:
         yield (
@@ -141,13 +137,6 @@ def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
             f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
             f"averages of them) count among them, so nothing is searched; set it to {baselines + 1}"
             " or more."
-        )
-    host = checked.checkpoints[checked.host]
-    if serves_paths(config) and depth >= _MUCH_DEEPER * len(host.decoder_stack):
-        yield (
-            f"The vLLM engine is made with {depth} layers, since a path may have as many, and "
-            f"every path takes their time to generate texts ({_depth_cost(checked)}); lower the "
-            "upper bound of `space.layers`, or use the backend 'hf'."
         )
     optimizer = builtin(config.optimizer.name)
     is_lagging = config.executor.order == "arrival" and config.executor.kind != "inline"
@@ -177,24 +166,14 @@ def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
         )
 
 
-def _depth_cost(checked: CheckedSearch) -> str:
-    """Return what a vLLM engine for paths costs, as text for a person."""
-    depth, host = checked.space.max_depth, len(checked.checkpoints[checked.host].decoder_stack)
-    return f"the host has {host}, so {depth / host:.2g} times its time"
-
-
-def _leaves(checked: CheckedSearch) -> list[str]:
-    """Return the names of the objectives' tasks, with the tasks of groups instead of groups."""
-    info = checked.evaluator.tasks_of("search").info
-    return sorted({task for name in checked.config.tasks for task in info.leaves(name)})
-
-
 def _tasks_by_answer(checked: CheckedSearch) -> tuple[list[str], list[str]]:
     """Return the tasks that generate text, and those that compare log-likelihoods."""
-    tasks = checked.evaluator.tasks_of("search").info.tasks
-    leaves = [name for name in _leaves(checked) if tasks[name].kind != "function"]
-    texts = [name for name in leaves if tasks[name].kind == "generate_until"]
-    return texts, [name for name in leaves if name not in texts]
+    info = checked.evaluator.tasks_of("search").info
+    kinds = {name: info.tasks[name].kind for name in sorted(leaves_of(checked.config, info))}
+    texts = [name for name, kind in kinds.items() if kind == "generate_until"]
+    return texts, [
+        name for name, kind in kinds.items() if kind not in ("generate_until", "function")
+    ]
 
 
 def _backend(checked: CheckedSearch) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from model_digest import digest
 
 from evomerge.errors import CheckpointError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
@@ -17,7 +18,7 @@ from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
-from evomerge.merging.resident import Resident, digest
+from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.scores import Failure, Scores

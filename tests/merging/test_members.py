@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from model_digest import digest
 from safetensors.torch import load_file
 
 from evomerge import zoo
 from evomerge.errors import RecipeError
 from evomerge.merging import backend
 from evomerge.merging.members import Members
-from evomerge.merging.resident import Resident, digest
+from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.strategy.members import Lineage

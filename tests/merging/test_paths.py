@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from model_digest import digest
 from paths import parse_path
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.folding import rules_for
-from evomerge.merging.resident import Resident, digest
+from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source

@@ -11,10 +11,11 @@ import torch
 from draws import draws
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from model_digest import digest
 
 from evomerge.errors import CandidateError, CheckpointError, RecipeError
 from evomerge.merging.methods import get_method, method_names
-from evomerge.merging.resident import Resident, digest
+from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source

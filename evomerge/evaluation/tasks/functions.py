@@ -128,8 +128,11 @@ def find(name: str) -> ObjectiveFunction:
     count: Any = getattr(body, "documents", None)
     metrics: Any = getattr(body, "metrics", {"score": True})
     has_count = type(count) is int and count > 0
-    has_metrics = isinstance(metrics, Mapping) and metrics and all(map(_is_metric, metrics.items()))
-    if not (callable(body) and has_count and has_metrics):
+    has_metrics = isinstance(metrics, Mapping) and all(
+        isinstance(metric, str) and metric and isinstance(up, bool)
+        for metric, up in metrics.items()
+    )
+    if not (callable(body) and has_count and has_metrics and metrics):
         raise ConfigError(
             f"objectives: {name!r} is {body!r:.80} with documents = {count!r:.80} and metrics = "
             f"{metrics!r:.80}; it must be a function whose attribute `documents` is the number of "
@@ -138,10 +141,6 @@ def find(name: str) -> ObjectiveFunction:
         )
     info = {metric: MetricInfo(up, is_mean=True) for metric, up in metrics.items()}
     return ObjectiveFunction(body, TaskInfo(name, "function", count, info))
-
-
-def _is_metric(item: tuple[Any, Any]) -> bool:
-    return isinstance(item[0], str) and item[0] != "" and isinstance(item[1], bool)
 
 
 def _imported(name: str) -> Body:

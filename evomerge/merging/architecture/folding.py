@@ -193,7 +193,7 @@ def _find_rules(submodel: Submodel) -> dict[str, TensorRule]:
     basis: list[Tensor] = []
     chosen: list[WeightGroup] = []
     later_first = submodel.weights[::-1]
-    for weight in sorted(later_first, key=lambda weight: weight.is_vector):
+    for weight in sorted(later_first, key=lambda weight: weight.views[0].dim() == 1):
         column = changed(weight)
         residual = column
         for direction in basis:

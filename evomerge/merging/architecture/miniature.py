@@ -106,11 +106,6 @@ class WeightGroup:
     views: tuple[Tensor, ...]
     offset: float
 
-    @property
-    def is_vector(self) -> bool:
-        """Whether the tensors have one dimension: weights of norms, and biases."""
-        return self.views[0].dim() == 1
-
 
 def kind_of(suffix: str) -> str:
     """Return the kind of a tensor: its name within a block with numbers (of experts) as `*`."""

@@ -37,17 +37,8 @@ class TensorMaker:
         self.planner, self.reader, self.rows = planner, reader, rows
 
     def read(self, plan: TensorPlan, source: SourceTensor) -> Array:
-        """Return a source's tensor (see `DTYPES`) in the shape of the merged one, to be read only.
-
-        Raises:
-            CheckpointError: the tensor has another shape than planned.
-        """
+        """Return a source's tensor (see `DTYPES`) in the merged one's shape, to be read only."""
         array = self._stored(plan, source)
-        if array.shape != plan.shape:
-            raise CheckpointError(
-                f"Tensor {source.name!r} of {source.parent!r} has shape {list(array.shape)}; "
-                f"the merged model needs {list(plan.shape)}."
-            )
         if plan.method is not None or array.dtype == DTYPES[plan.dtype]:
             return array
         copied = np.empty(plan.shape, dtype=DTYPES[plan.dtype])

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from model_digest import digest
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.naming import with_host_names
-from evomerge.merging.resident import Resident, digest
+from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from model_digest import digest
 
 from evomerge.errors import ConfigError
 from evomerge.merging.architecture import placement
 from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.backend import load
-from evomerge.merging.resident import Resident, digest
+from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 

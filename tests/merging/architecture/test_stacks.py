@@ -15,11 +15,12 @@ import pytest
 import tiny
 import torch
 import transformers
+from model_digest import digest
 from safetensors.torch import load_file
 
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.mergekit import to_mergekit
-from evomerge.merging.resident import Resident, digest
+from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit, prediction_notes

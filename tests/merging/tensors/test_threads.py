@@ -8,10 +8,11 @@ import time
 import pytest
 import tiny
 import torch
+from model_digest import digest
 
 from evomerge.errors import CandidateError
 from evomerge.merging.prepared import PreparedMerges
-from evomerge.merging.resident import Resident, digest, parallel_map
+from evomerge.merging.resident import Resident, parallel_map
 from evomerge.merging.tensors.threads import count_threads, for_each
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
