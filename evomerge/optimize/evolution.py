@@ -7,6 +7,7 @@ its proposals depend on both, while those of a search must not.
 
 from __future__ import annotations
 
+import math
 import pickle
 import warnings
 from collections.abc import Sequence, Set
@@ -19,7 +20,7 @@ from nevergrad.optimization.utils import UidQueue
 
 from evomerge.compat.nevergrad import population_of, replace_queue
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.optimize.base import FAILED, BaseOptimizer
+from evomerge.optimize.base import INJECTED_SHARE, BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
@@ -40,6 +41,9 @@ point as one of the next generation, or as one half of a pair."""
 WITH_QUEUES = {"_DE", "_PSO", "_EvolutionStrategy"}
 """Those of them that keep the members of the population in a queue."""
 
+_AMENDED = object()
+"""Stands for a proposal instead of which another point was tried."""
+
 
 class Nevergrad(BaseOptimizer):
     """An optimizer of nevergrad; its proposals are clipped to the bounds of the cube.
@@ -50,8 +54,9 @@ class Nevergrad(BaseOptimizer):
     better. Here losses are exact: a point that is told again replaces its entry in nevergrad's
     archive, so all points count as told once, and are ranked by their loss.
 
-    An enqueued point takes a place in a population that is not full yet. One that failed takes
-    none: there would be as many fewer to breed from.
+    Enqueued points take places in a population, in the order in which they are told, but no more
+    than a share of `INJECTED_SHARE`: else there would be too few of its own to breed from. More of
+    them wait until the first generation is told; then each takes the place of a worse member.
     """
 
     def __init__(self, cube: Cube, seed: int, configured: Any) -> None:
@@ -64,30 +69,50 @@ class Nevergrad(BaseOptimizer):
         first = cube.decided(np.random.RandomState([seed % 2**32, 1])) - cube.start
         if first.any() and _is_of(self._inner, {"_OnePlusOne"}):  # it would try the start itself
             self._inner.suggest(first / cube.step)
+        self._first_left, self._places = 0, math.floor(INJECTED_SHARE * self.population)
+        self._held: list[tuple[Vector, float]] = []
         if _is_of(self._inner, WITH_QUEUES):
             replace_queue(self._inner, ParentQueue())
+            self._first_left = self.population
 
     def propose(self) -> tuple[object, Vector]:
         """Return nevergrad's candidate and its point."""
         candidate = self._inner.ask()
         return candidate, self.cube.start + self.cube.step * candidate.value
 
-    def learn_all(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
-        """Tell nevergrad an outcome, but no failure of a point that it did not propose."""
-        if handle is not None or violation != FAILED:
-            super().learn_all(handle, point, losses, violation)
+    def amended(self, handle: object) -> object:
+        """Return what stands for a proposal instead of which another point was tried."""
+        return _AMENDED
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
         """Tell nevergrad the loss of a point, also of one that it did not propose, if it can."""
-        if handle is None and self._own_only:
+        if handle is None and self._first_left:
+            if self._places == 0:
+                self._held.append((point, loss))
+                return
+            self._places -= 1
+        self._tell(handle, point, loss)
+        if handle is not None and self._first_left:
+            self._first_left -= 1
+            if self._first_left == 0:
+                for held in self._held:
+                    self._tell(None, *held)
+                self._held.clear()
+
+    def _tell(self, handle: object, point: Vector, loss: float) -> None:
+        is_own = handle is not None and handle is not _AMENDED
+        if not is_own and self._own_only:
             return
         candidate: Any = handle
         space = self._inner.parametrization
-        if candidate is None:
+        if not is_own:
             candidate = space.spawn_child(new_value=(point - self.cube.start) / self.cube.step)
-        data = candidate.get_standardized_data(reference=space)
-        self._inner.archive.bytesdict.pop(data.tobytes(), None)
-        self._inner.tell(candidate, loss)
+        key = candidate.get_standardized_data(reference=space).tobytes()
+        known = self._inner.archive.bytesdict.pop(key, None)
+        if is_own or known is None or known.mean != loss:
+            self._inner.tell(candidate, loss)
+        else:
+            self._inner.archive.bytesdict[key] = known
 
 
 class ParentQueue(UidQueue):  # type: ignore[misc]
