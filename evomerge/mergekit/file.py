@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import difflib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,10 @@ _VALUES = Values(RecipeError)
 
 MAIN = "default"
 """The name that mergekit gives to the only module of a text model."""
+
+
+_NEAR = 0.8
+"""Likeness of two names, from 0 to 1, from which one is taken for the other, misspelt."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,16 @@ class MergekitFile:
         return tuple(seen)
 
 
+def check_spelling(name: str, known: Iterable[str], where: str) -> None:
+    """Raise a `RecipeError` if an unknown name is nearly a known one: `wieght`, `weights`."""
+    alike = [item for item in known if item[0] == name[:1]]  # `scale` is not `rescale`
+    for near in difflib.get_close_matches(name, alike, n=1, cutoff=_NEAR):
+        raise RecipeError(
+            f"{shown(name)} in `{where or 'the mergekit file'}` is nearly {near!r}, and would be "
+            f"ignored; write {near!r}, or remove it."
+        )
+
+
 class ImportWarnings:
     """Collects warnings about a mergekit file, one sentence each.
 
@@ -116,6 +131,7 @@ class ImportWarnings:
         place = f" in `{where}`" if where else ""
         for key in _VALUES.mapping(data, where or "the mergekit file"):
             if key not in known:
+                check_spelling(key, {"parameters"} & {*known}, where)
                 fix = "move it to `parameters`" if key in elsewhere else "remove it"
                 self.add(
                     f"Key {shown(key)}{place} is ignored, as in mergekit; {fix}."

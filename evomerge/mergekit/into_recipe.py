@@ -79,6 +79,7 @@ class _Resolver:
                 ]
                 blocks: list[Layer] = []
                 for part in parts:
+                    self._check_weights(module, part)
                     blocks += self._blocks(module, part, prefix, len(blocks))
                 layers[prefix] = tuple(blocks)
                 first = first or self._outside(module, parts[0], "embeddings")
@@ -93,6 +94,20 @@ class _Resolver:
             tokenizer=self._tokenizer(),
             options=self.file.options,
         )
+
+    def _check_weights(self, module: Module, part: SliceSources) -> None:
+        """Check that no source lacks a weight; all of a method other than `linear` may lack it."""
+        levels = [part.slice.parameters, module.parameters, self.file.parameters]
+        if all(knob.name != "weight" for knob in self.method.knobs) or any(
+            "weight" in level for level in levels
+        ):
+            return
+        without = [item for item in part.sources if "weight" not in item.parameters]
+        if without and (self.method.name == "linear" or len(without) < len(part.sources)):
+            raise RecipeError(
+                f"`{without[0].where}.parameters.weight` is missing, and mergekit has no default "
+                "for it; give each model a weight."
+            )
 
     def _stacks(self, module: Module) -> tuple[str, ...]:
         """Return the prefixes of the host's block stacks that a module means, the main one last."""

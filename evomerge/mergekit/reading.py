@@ -1,6 +1,7 @@
 """Reading a mergekit file: its keys are checked, and all its forms become modules with slices.
 
-As in mergekit, a key that is not known changes nothing; it is a doubt (see `ImportWarnings`).
+As in mergekit, a key that is not known changes nothing; it is a doubt (see `ImportWarnings`). But a
+parameter that is misspelt is an error: mergekit would merge with its default without a word.
 """
 
 from __future__ import annotations
@@ -10,7 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.file import ImportWarnings, Input, MergekitFile, Module, Slice
+from evomerge.mergekit.file import (
+    ImportWarnings,
+    Input,
+    MergekitFile,
+    Module,
+    Slice,
+    check_spelling,
+)
 from evomerge.mergekit.values import Rules, read_parameters
 from evomerge.merging.methods import get_method
 from evomerge.parsing.values import Values, shown
@@ -80,6 +88,7 @@ class _Reader:
         for name, value in _VALUES.mapping(given, where).items():
             knob = known.get(name)
             if knob is None:
+                check_spelling(name, known, where)
                 self.doubts.add(
                     f"`{where}.{name}` is ignored, as in mergekit, since {self.method.name} has no "
                     f"such parameter (it has {', '.join(known) or 'none'}); remove it."

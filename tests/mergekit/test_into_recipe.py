@@ -272,6 +272,24 @@ GOOD = {
             "`base_model` is 'c', which is not listed in",
         ),
         ({"base_model": None}, "`base_model` is missing; ties measures task vectors from it"),
+        ({"parameters": {"densty": 1}}, "'densty' in `parameters` is nearly 'density'"),
+        ({"parameters": {"normalise": True}}, "nearly 'normalize', and would be ignored"),
+        (
+            {"models": [{"model": "b", "parameters": {"wieght": 0.6}}]},
+            r"'wieght' in `models\[0\].parameters` is nearly 'weight'",
+        ),
+        (
+            {"models": [{"model": "b", "paramters": {"weight": 0.6}}]},
+            r"'paramters' in `models\[0\]` is nearly 'parameters'",
+        ),
+        (
+            {"merge_method": "linear", "base_model": None, "models": [{"model": "b"}]},
+            r"`models\[0\].parameters.weight` is missing, and mergekit has no default",
+        ),
+        (
+            {"models": [*GOOD["models"], {"model": "c"}]},
+            r"`models\[1\].parameters.weight` is missing",
+        ),
     ],
 )
 def test_wrong_keys_and_values_are_refused_with_the_key(
@@ -297,7 +315,7 @@ MODELS = [{"model": "b"}, {"model": "a"}]
         ({"merge_methd": "ties"}, "Did you mean 'merge_method'"),
         ({"density": 0.5}, "Key 'density' .* move it to `parameters`"),
         ({"name": "best"}, "Key 'name'"),
-        ({"parameters": {"densty": 1}}, r"`parameters.densty` is ignored.* Did you mean 'density'"),
+        ({"parameters": {"scale": 1}}, r"`parameters.scale` is ignored"),
         ({"parameters": {"dtype": "bfloat16"}}, r"`parameters.dtype` is ignored"),
         (
             {"models": [{"model": "b", "parameters": {"lambda": 1}}]},
@@ -362,6 +380,12 @@ def test_a_base_outside_of_karchers_models_is_merged_as_in_mergekit(llamas: Any)
     recipe = read(text + "parameters: {max_iter: 20000, tol: 1e-9}", llamas)
     assert [source.parent for source in recipe.embeddings.sources] == ["a", "b", "c"]
     assert recipe.embeddings.knobs == {"max_iter": 20000, "tol": 1e-9}
+
+
+@pytest.mark.parametrize("models", [[{"model": "b"}], [{"model": "b"}, {"model": "c"}]])
+def test_task_vectors_without_any_weight_count_alike(models: Any, llamas: Any) -> None:
+    recipe = read(yaml.safe_dump({**GOOD, "models": models}), llamas)
+    assert [dict(source.knobs) for source in recipe.embeddings.sources] == [{}] * len(models)
 
 
 @pytest.mark.parametrize("value", ["1e-1", "'1e-1'", "'0.1'", "['0.1', 1e-1]"])
