@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,28 @@ def read(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
     )
     text = read_text(path, ConfigError, missing)
     data = yaml_mapping(text, str(path), "a search file", ConfigError)
+    _check_kind(data, path)
     for item in overrides or []:
         override(data, item)
     return data
+
+
+def _check_kind(data: Mapping[str, Any], path: Path) -> None:
+    """Raise a `ConfigError` if a file is one of another tool, or a recipe, by its keys."""
+    if "objectives" in data or "stages" in data:
+        return
+    quoted = shlex.quote(str(path))
+    merge = f"`evomerge merge {quoted} --out DIR` builds its model"
+    start = "`evomerge init` writes a search file to start from"
+    convert = f"`evomerge convert {quoted}` prints it as a search file"
+    for kind, keys, fix in (
+        ("a config of mergekit-evolve", {"genome"}, convert),
+        ("a config of mergenetic", {"pop_size", "n_iter"}, convert),
+        ("a mergekit file", {"merge_method"}, f"{merge}, and {start}"),
+        ("a recipe", {"layers", "host"}, f"{merge}, and {start}"),
+    ):
+        if keys <= data.keys():
+            raise ConfigError(f"{path} is {kind}, and no search file; {fix}.")
 
 
 def override(data: dict[str, Any], item: str) -> None:

@@ -279,6 +279,22 @@ def test_a_file_in_the_place_of_another_thing(tmp_path):
     assert "is a search file; run it with `evomerge search" in said
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"merge_method": "linear", "models": []}, "is a mergekit file, .*`evomerge merge .*--out"),
+        ({"genome": {"models": []}, "tasks": []}, "of mergekit-evolve, .*`evomerge convert "),
+        ({"pop_size": 4, "n_iter": 2, "tasks": []}, "of mergenetic, .*`evomerge convert "),
+        ({"host": "zoo:base", "layers": {}}, "is a recipe, .*`evomerge merge "),
+    ],
+)
+@pytest.mark.parametrize("command", [["validate"], ["search", "--run", "run"]])
+def test_a_file_of_another_tool_is_named_with_its_command(tmp_path, content, said, command):
+    (tmp_path / "file.yml").write_text(json.dumps(content))
+    with pytest.raises(EvomergeError, match=said):
+        run([*command, str(tmp_path / "file.yml")])
+
+
 def test_run_folders_that_exist_or_are_missing(tmp_path):
     file = write_search(tmp_path)
     (tmp_path / "full").mkdir()
