@@ -15,7 +15,7 @@ from pydantic import Field
 
 from evomerge.config.fields import Section
 from evomerge.config.messages import parsed
-from evomerge.errors import ConfigError, did_you_mean
+from evomerge.errors import ConfigError, EvomergeError, did_you_mean, one_line
 from evomerge.registry import Registry
 
 if TYPE_CHECKING:
@@ -232,7 +232,35 @@ def create(
             f"optimizer.name is {name!r}, which needs a package that cannot be imported here "
             f"({error}); {remedy}, or set it to `random`."
         ) from error
+    if row is None:
+        _try(name, factory, genes, setting)
     return factory(genes, setting)
+
+
+def _try(name: str, factory: Factory, genes: Sequence[Gene], setting: Setting) -> None:
+    """Make an optimizer of another package, ask it once and tell it a failure.
+
+    Raises:
+        ConfigError: this raises an exception, or what was asked is no genome of these genes.
+    """
+    made: object = None
+    try:
+        made = optimizer = factory(genes, setting)
+        trial, genome = optimizer.ask()
+        optimizer.tell(trial, None)
+        if optimizer.population < 1:
+            raise ValueError(f"its population is {optimizer.population}")
+        pairs = zip(genes, genome, strict=True)
+        if wrong := [gene.name for gene, value in pairs if not gene.low <= value <= gene.high]:
+            raise ValueError(f"its value for the gene {wrong[0]!r} is out of range")
+    except (EvomergeError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # SystemExit would end evomerge without a word
+        raise ConfigError(
+            f"optimizer.name is {name!r}, which another package adds, but what it makes, "
+            f"{made!r:.80}, is no optimizer ({type(error).__name__}: {one_line(error)}); see "
+            "docs/how-to/own-optimizer.md, or choose another one."
+        ) from error
 
 
 def _check_objectives(name: str, row: Builtin, objectives: int) -> None:
