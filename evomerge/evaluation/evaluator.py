@@ -199,6 +199,18 @@ class Evaluator:
         tasks = self._without_functions(split, documents)
         self.answer(model, split, {task: sorted(documents[task])[:_FEW] for task in tasks})
 
+    def try_functions(self, model: Any) -> None:
+        """Call each objective function with one document, without a result.
+
+        Raises:
+            CandidateError: one raises an exception, or returns something other than scores.
+        """
+        split, documents = next(iter(self.splits.items()))
+        for name, function in self.tasks_of(split).functions.items():
+            if ids := sorted(documents.get(name, ())):
+                model = self._unchanged(model)
+                self._call(function, model, ids[:1])
+
     def answer(
         self, model: Any, split: Split = "search", documents: Documents | None = None
     ) -> Answers:

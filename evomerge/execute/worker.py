@@ -183,6 +183,31 @@ class Worker:
             _log_traceback(job, stage, error)
             return Failure(stage, f"{type(error).__name__}: {one_line(error)}")
 
+    def try_functions(self) -> None:
+        """Call each objective function with one document of a parent, before the first candidate.
+
+        Raises:
+            ConfigError: it fails on two baselines in the same way, or on all. On one it may fail:
+                that is a row.
+        """
+        fault, is_settled = "", False
+        for recipe in self._baselines if self.evaluator.default.functions else ():
+            self.evaluator.set_callbacks(partial(self._rebuild, recipe))
+            try:
+                self.evaluator.try_functions(self.build(recipe))
+                fault, is_settled = "", True
+            except CandidateError as error:
+                fault, is_settled = str(error), str(error) == fault
+            if self.evaluator.is_model_changed:
+                self._rebuild()
+            if is_settled:
+                break
+        if fault:
+            raise ConfigError(
+                f"{fault.rstrip('.')}; it was tried with one document before the search, so repair "
+                "the function."
+            )
+
     def _prepare(self) -> None:
         """Make the resident model and prepare the documents."""
         self._builder, tokenizer = self._make()

@@ -62,7 +62,11 @@ def make_inline(
 
     put_back = keep_threads()
     worker = make_worker(
-        checked, threads=logbook.history.threads, report=logbook.note_preparation, run=run
+        checked,
+        threads=logbook.history.threads,
+        report=logbook.note_preparation,
+        run=run,
+        is_new=not logbook.history.told,
     )
     logbook.note_threads(worker.threads)
     activity = Activity(run / WORKERS)
@@ -89,6 +93,7 @@ class WorkerOfRun:
         neighbours: number of workers that share the memory of its machine.
         devices: accelerators, all others are hidden from the process; none: as `evaluation.device`
             says.
+        is_new: see `make_worker`.
     """
 
     config: SearchConfig
@@ -97,6 +102,7 @@ class WorkerOfRun:
     allowed: Permissions = NOTHING
     neighbours: int = 1
     devices: tuple[str, ...] = ()
+    is_new: bool = False
 
     def __call__(self) -> RunJobs:
         """Return what runs the jobs.
@@ -106,7 +112,10 @@ class WorkerOfRun:
         """
         use_only(self.devices)
         checked = restore(self.config, self.folder, self.allowed)
-        return one_by_one(make_worker(checked, self.neighbours, self.threads, run=self.folder))
+        worker = make_worker(
+            checked, self.neighbours, self.threads, run=self.folder, is_new=self.is_new
+        )
+        return one_by_one(worker)
 
 
 def worker_of_run(
@@ -126,7 +135,8 @@ def worker_of_run(
     checked.allowed.require(code)  # it may have changed since
     digests = frozenset(file.digest for file in code)
     allowed = replace(checked.allowed, ask=None, digests=digests)
-    return WorkerOfRun(config, run.absolute(), threads, allowed, neighbours)
+    is_new = not logbook.history.told
+    return WorkerOfRun(config, run.absolute(), threads, allowed, neighbours, is_new=is_new)
 
 
 def _remote_executor(

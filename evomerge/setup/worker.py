@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
+from evomerge.evaluation.inference.machine import free_memory
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 
 def cache_memory(workers: int) -> int:
     """Return the bytes for caches of each worker: a quarter of its part of the free memory."""
-    import psutil
-
-    return int(psutil.virtual_memory().available) // workers // 4
+    return free_memory() // workers // 4
 
 
 def place(config: SearchConfig) -> Placement:
@@ -72,6 +71,8 @@ def make_worker(
     threads: int | None = None,
     report: Report | None = None,
     run: Path | None = None,
+    *,
+    is_new: bool = False,
 ) -> Worker:
     """Return a worker with a resident model, a tokenizer and prepared documents.
 
@@ -80,9 +81,11 @@ def make_worker(
         threads: CPU threads to score with, as an earlier session has chosen; None: choose.
         report: is told how far the preparation of a candidate's merges is.
         run: the run folder, where members are kept if it is there; None: a temporary folder.
+        is_new: whether no candidate was scored yet, so that objective functions are tried first.
 
     Raises:
-        InputError: a parent cannot be loaded, or a task has changed since the run was started.
+        InputError: a parent cannot be loaded, a task has changed since the run was started, or an
+            objective function fails on parents.
     """
     from evomerge.evaluation.inference.device import use_threads
     from evomerge.execute.worker import Worker
@@ -126,6 +129,8 @@ def make_worker(
     )
     worker.threads = threads or threads_of(config, host)
     use_threads(worker.threads)
+    if is_new:
+        worker.try_functions()
     return worker
 
 

@@ -76,7 +76,9 @@ def test_a_merge_that_fails_is_a_row(tmp_path):
 
 
 def test_a_search_where_nothing_can_be_scored_says_why(tmp_path):
-    (tmp_path / "judging.py").write_text(OBJECTIVE.replace("% 3 == 0", "% 1 == 0"))
+    (tmp_path / "judging.py").write_text(
+        OBJECTIVE.replace("% 3 == 0", "% 1 == 0 and documents[1:]")
+    )
     trust(tmp_path)
     file = write_search(
         tmp_path,

@@ -17,6 +17,8 @@ import signal
 def judge(model, tokenizer, documents):
     """Mean size of the first weights; for one model, the process ends or an error is raised."""
     spread = repr(float(next(model.parameters()).detach().abs().mean()))
+    if len(documents) == 1:  # before the search
+        return [0.0]
     with open(os.environ["SPREADS"], "a") as file:
         print(spread, file=file)
     if spread == os.environ.get("TARGET"):

@@ -64,6 +64,8 @@ CASES = {
 CALLS = []
 
 def judge(model, tokenizer, documents):
+    if len(documents) == 1:  # before the search
+        return [0.75]
     CALLS.append(1)
     number = len(CALLS) - 4  # the first candidates are the parents and the uniform merge
     if not 0 <= number < len(CASES):
@@ -72,6 +74,20 @@ def judge(model, tokenizer, documents):
 
 judge.documents = 12
 """
+
+
+def test_a_function_that_always_fails_is_named_before_the_first_candidate(tmp_path):
+    source = (
+        "def judge(model, tokenizer, documents):\n    return documents[99]\njudge.documents = 12"
+    )
+    file = write_judged(tmp_path, source)
+    about = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path)}
+    for executor in ("inline", "processes"):
+        kind = f"executor.kind={executor}"
+        said = evomerge("search", file, "--run", "run", "--set", kind, code=2, **about).stderr
+        assert "Objective judging:judge (judging.py, line 2) raised IndexError" in said
+        assert "with one document before the search" in said
+        assert not (tmp_path / "run").exists()
 
 
 def test_every_fault_is_one_row(tmp_path):

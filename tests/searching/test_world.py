@@ -23,6 +23,8 @@ CALLS = []
 def judge(model, tokenizer, documents):
     """Mean size of the first weights; the sixth call moves a parent away and changes the model."""
     spread = float(next(model.parameters()).detach().abs().mean())
+    if len(documents) == 1:  # before the search
+        return [spread]
     CALLS.append(spread)
     if len(CALLS) == 6 and "PARENT" in os.environ:
         shutil.move(os.environ["PARENT"], os.environ["PARENT"] + ".away")
