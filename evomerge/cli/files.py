@@ -50,10 +50,15 @@ def validate(
     time: Annotated[
         bool, typer.Option("--time", help="score a candidate, and estimate time and memory from it")
     ] = False,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="plan for a machine with such a GPU, e.g. 24GB"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
     from evomerge.config.schema import parse, read
+    from evomerge.merging.backend import bytes_of
     from evomerge.setup import stages
     from evomerge.setup.genes import HEADERS, gene_list, gene_rows
     from evomerge.setup.preflight import summary, warnings
@@ -61,14 +66,17 @@ def validate(
 
     data = read(file, set_)
     allowed = permissions(allow_pickle, allow_code, trust_code)
+    planned = None if gpu_memory is None else bytes_of(gpu_memory, "--gpu-memory")
+    terminal.say_on_terminal(f"checking {file}")
     staged = stages.is_staged(data)
     if staged:
-        searches = stages.check(data, file, allowed)
+        searches = stages.check(data, file, allowed, planned)
     else:
-        searches = [prepare(parse(data, str(file)), file.parent, allowed)]
+        config = parse(data, str(file))
+        searches = [prepare(config, file.parent, allowed, gpu_memory=planned)]
     notes = [warnings(checked, allow_benchmarks) for checked in searches]
-    costs = [_cost(checked) if time else None for checked in searches]
     if as_json:
+        costs = [_cost(checked) if time else None for checked in searches]
         answers = [
             {**summary(checked), "genes": gene_list(checked), "warnings": own}
             | ({} if cost is None else {"time": cost.to_dict()})
@@ -76,14 +84,16 @@ def validate(
         ]
         terminal.print_json({"valid": True, **({"stages": answers} if staged else answers[0])})
         return
-    for number, (checked, cost) in enumerate(zip(searches, costs, strict=True), 1):
+    for number, checked in enumerate(searches, 1):
         place = {"stage": number} if staged else {}
         terminal.print_values({**place, **terminal.spoken(summary(checked))})
         if rows := gene_rows(checked):
             terminal.print_table(HEADERS, rows)
-        if cost is not None:
+        if not time:
+            continue
+        if (cost := _cost(checked)) is not None:
             terminal.print_values({**place, **cost.in_words()})
-        elif time:
+        else:
             terminal.say(f"stage {number} is not estimated: its parents do not exist yet")
     terminal.warn(note for own in notes for note in own)
     terminal.say(f"{file} is valid" + (f": {len(searches)} stages" if staged else ""))
@@ -91,15 +101,15 @@ def validate(
 
 def _cost(checked: CheckedSearch) -> Estimate | None:
     """Try a candidate and return what the search costs; None if a parent is not there yet."""
+    from evomerge.cli.live import steps
     from evomerge.setup import stages
     from evomerge.setup.estimate import estimate, try_candidates
     from evomerge.setup.runs import with_merges_built
 
     if stages.needs_winner(checked):
         return None
-    terminal.say_on_terminal("building and scoring a candidate")
-    with with_merges_built(checked) as built:
-        return estimate(built, try_candidates(built))
+    with steps() as say, with_merges_built(checked) as built:
+        return estimate(built, try_candidates(built, say))
 
 
 def convert(

@@ -6,8 +6,8 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Group
@@ -48,6 +48,18 @@ _PAUSE = 2.0
 _PATIENCE = 10.0  # seconds in which a search that has just been started takes its lock
 _MOST_WORKERS = 10  # that are listed one by one
 _NEWS = ("state", "candidates", "scored", "failed", "best", "winner", "phase")
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Yield what says the step that begins: a line each, or on a terminal one with its time."""
+    if not err.is_terminal:
+        yield say
+        return
+    columns = TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    with Progress(*columns, console=err, transient=True) as bar:
+        step = bar.add_task("")
+        yield lambda text: bar.update(step, description=text)
 
 
 def in_words(values: Mapping[str, Any]) -> dict[str, str]:

@@ -207,9 +207,9 @@ class Evaluator:
         """
         split, documents = next(iter(self.splits.items()))
         for name, function in self.tasks_of(split).functions.items():
-            if ids := sorted(documents.get(name, ())):
+            if ids := tuple(sorted(documents.get(name, ()))[:1]):
                 model = self._unchanged(model)
-                self._call(function, model, ids[:1])
+                self._call(function, model, ids)
 
     def answer(
         self, model: Any, split: Split = "search", documents: Documents | None = None

@@ -49,6 +49,7 @@ def check_search(
     allowed: Permissions = NOTHING,
     *,
     is_stage: bool = False,
+    gpu_memory: int | None = None,
 ) -> CheckedSearch:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
@@ -56,6 +57,7 @@ def check_search(
 
     Args:
         is_stage: whether `run:../stage-N` is the winner of an earlier stage; see `open_parents`.
+        gpu_memory: see `CheckedSearch`.
     """
     merges = MergeOpener(opener)
     config, checkpoints, host = open_parents(
@@ -79,7 +81,6 @@ def check_search(
     if config.optimizer.descends:
         check_descents(config, space, objectives, evaluator, splits["search"])
     place(config).check(checkpoints[host].config, config.dtype)
-    check_fit(config, checkpoints[host])
     check_workers(config)
     _check_engine(config, checkpoints, host)
     generation = generation_of(config, space)
@@ -94,22 +95,23 @@ def check_search(
 
     tokenizer(checkpoints, recipes[START])  # transformers can load it
     _check_generation(config, checkpoints[host], tokenizers[0], evaluator)
-    return with_settings(
-        CheckedSearch(
-            config,
-            checkpoints,
-            host,
-            space,
-            objectives,
-            splits,
-            constraints,
-            fewer,
-            evaluator,
-            start,
-            merges.found,
-            allowed=allowed,
-        )
+    checked = CheckedSearch(
+        config,
+        checkpoints,
+        host,
+        space,
+        objectives,
+        splits,
+        constraints,
+        fewer,
+        evaluator,
+        start,
+        merges.found,
+        allowed=allowed,
+        gpu_memory=gpu_memory,
     )
+    check_fit(checked)
+    return with_settings(checked)
 
 
 def _check_host(config: SearchConfig, host: Checkpoint) -> None:

@@ -40,6 +40,8 @@ class CheckedSearch:
         settings: the settings that differ between the parents and change results.
         unlike_merges: the parents of which a setting, or the dtype, is not that of the merges.
         allowed: what the user allows it to do.
+        gpu_memory: bytes of the accelerator of another machine that it is planned for; None: it
+            runs here.
     """
 
     config: SearchConfig
@@ -56,6 +58,7 @@ class CheckedSearch:
     settings: tuple[FrozenSetting, ...] = ()
     unlike_merges: tuple[str, ...] = ()
     allowed: Permissions = NOTHING
+    gpu_memory: int | None = None
 
     @property
     def tokenizer_giver(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -226,8 +226,10 @@ def _assumptions(checked: CheckedSearch, probe: CostProbe, workers: int) -> Iter
     yield "imports and checks before the start are not counted"
 
 
-def try_candidates(checked: CheckedSearch) -> CostProbe:
+def try_candidates(checked: CheckedSearch, say: Callable[[str], None]) -> CostProbe:
     """Build and score the candidates that the search would begin with, as its worker does.
+
+    `say` is told of each step when it begins.
 
     Raises:
         InputError: a parent cannot be loaded.
@@ -238,12 +240,17 @@ def try_candidates(checked: CheckedSearch) -> CostProbe:
     first, *recipes = _first_recipes(checked, strategy)
     neighbours = workers_of(config).on_a_machine
     cores, host = max(1, count_cores() // neighbours), checked.checkpoints[checked.host]
-    worker = make_worker(checked, neighbours, threads_of(config, host, cores))
+    say("loading the model and the documents")
+    worker = make_worker(checked, neighbours, threads_of(config, host, cores), is_new=True)
+    say("making the first merge")
     # The first merge computes what later ones keep, and compiles loops; the first documents of a
     # split make its prompts.
     worker.evaluator.try_out(worker.build(first))
     start = time.perf_counter() - began
     jobs = [Job(number, number, recipe) for number, recipe in enumerate(recipes)]
+    documents = sum(map(len, checked.splits["search"].values()))
+    candidates = "a candidate" if len(jobs) == 1 else f"{len(jobs)} candidates"
+    say(f"building {candidates}, and scoring on {documents} documents")
     outcomes = [outcome for _, outcome in run_jobs(worker, config)(jobs)]
     scored = [outcome for outcome in outcomes if isinstance(outcome, Scores)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
@@ -271,6 +278,7 @@ def try_candidates(checked: CheckedSearch) -> CostProbe:
         assert isinstance(result, Reached)
         return result
 
+    say("making a few steps of a descent")
     # The first step finds the form, and makes what later ones keep.
     form = walked(replace(leg, batches=leg.batches[:1])).form
     reached = walked(replace(leg, batches=leg.batches[:STEPS_TRIED], form=form))

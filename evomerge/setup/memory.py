@@ -1,18 +1,23 @@
-"""How much memory a search takes, and whether its models fit."""
+"""How much memory a search takes, and whether it is there.
+
+What must fit is what processes hold: libraries, merged weights, batches. Parents are mapped files,
+of which the system takes pages back when memory is short.
+"""
 
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from evomerge.config.schema import SearchConfig
+import psutil
+
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.device import (
-    choose_device,
-    device_memory,
-    is_built_for_gpu,
-)
+from evomerge.evaluation.inference.device import choose_device, device_memory, is_built_for_gpu
+from evomerge.evaluation.inference.machine import free_memory, total_memory
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
-from evomerge.models.checkpoint import Checkpoint, text_section
+from evomerge.models.checkpoint import text_section
 from evomerge.report.words import size_text
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.worker import cache_memory
@@ -20,82 +25,115 @@ from evomerge.setup.workers import workers_of
 
 _LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Linux
 _LIBRARIES_CUDA = 1.4e9  # the same if torch is built for CUDA: its files are mapped, too
+_FORKED = 0.25e9  # of each worker process on Linux, which shares the libraries; measured with 4
 _TOKENS = 512  # of a batch on a CPU whose activations a backward pass keeps, about
 _POSITIONS = 256  # of a batch on a CPU for which logits are computed at a time, about
 _MOST = 0.9  # of an accelerator's memory that weights may take; batches need the rest
+_NEAR = 0.9  # of the memory that is free: a person is warned from here
+_FULL = 0.8  # of an accelerator's memory that is taken before batches: the same
 
 
-def weights_of(config: SearchConfig, host: Checkpoint) -> int:
+@dataclass(frozen=True)
+class Room:
+    """The memory that a search has.
+
+    Attributes:
+        device: the device that scores models, such as `cuda`.
+        is_apart: whether the device has a memory of its own, for merged weights and batches.
+        accelerator: bytes of one accelerator; None: there is none, or it is unknown.
+        total, free: bytes of this machine, and what is free of them now; None: of other machines.
+    """
+
+    device: str
+    is_apart: bool
+    accelerator: int | None
+    total: int | None
+    free: int | None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """About how much memory a search takes, in bytes, by what takes it.
+
+    `prepared merges` is the most that is kept from candidate to candidate; it is filled by the
+    first candidates of each method.
+
+    Attributes:
+        machine: of the processes on one machine together.
+        accelerator: of the workers that share one accelerator; empty if the device is none.
+        mapped: files of parents, which all workers of a machine share.
+    """
+
+    machine: Mapping[str, float]
+    accelerator: Mapping[str, float]
+    mapped: float
+
+
+def weights_of(checked: CheckedSearch) -> int:
     """Return the size of a merged model's weights in bytes."""
-    return host.parameters * {"float32": 4}.get(config.dtype, 2)
+    return checked.checkpoints[checked.host].parameters * _itemsize(checked)
 
 
-def check_fit(config: SearchConfig, host: Checkpoint) -> None:
-    """Check that the merged models fit on an accelerator, if they are not divided over several.
+def _itemsize(checked: CheckedSearch) -> int:
+    return {"float32": 4}.get(checked.config.dtype, 2)
 
-    Workers may share an accelerator, and a vLLM engine takes a part of it. Workers of a Ray cluster
-    have the accelerators of their machines, which are not checked here.
 
-    Raises:
-        ConfigError: it does not fit.
+def room_of(checked: CheckedSearch) -> Room:
+    """Return the memory of this machine, or of the one that the search is planned for.
+
+    Workers of a Ray cluster have the memory of their machines, which is unknown here.
     """
-    evaluation = config.evaluation
-    is_elsewhere = config.executor.kind == "ray" and config.executor.ray.address is not None
-    if evaluation.device_map is not None or is_elsewhere:
-        return
-    total = device_memory(choose_device(evaluation.device))
-    if total is None:
-        return
-    weights, sharing = weights_of(config, host), workers_of(config).on_an_accelerator
-    is_vllm = evaluation.backend == "vllm"
-    if sharing * weights > _MOST * total * (1 - ENGINE_SHARE if is_vllm else 1):
-        models = "the weights" if sharing == 1 else f"the weights of {sharing} workers"
-        raise ConfigError(
-            f"`evaluation.device_map` is null, but {models}, {size_text(sharing * weights)} in "
-            f"{config.dtype}, do not fit on an accelerator of {size_text(total)}"
-            f"{' beside a vLLM engine' if is_vllm else ''}; set it to 'auto' to divide the model "
-            "over several, choose a smaller dtype, or lower `executor.workers`."
-        )
+    config, planned = checked.config, checked.gpu_memory
+    if planned is not None:
+        return Room("cuda", True, planned, None, None)
+    device = choose_device(config.evaluation.device)
+    is_apart = device.partition(":")[0] not in ("cpu", "mps")
+    if config.executor.kind == "ray" and config.executor.ray.address is not None:
+        return Room(device, is_apart, None, None, None)
+    own = psutil.Process().memory_info()  # in `libraries`
+    free = free_memory() + own.rss - getattr(own, "shared", 0)
+    return Room(device, is_apart, device_memory(device), total_memory(), min(free, total_memory()))
 
 
-def memory_of(checked: CheckedSearch) -> dict[str, float]:
-    """Return about how much memory a search takes on a machine, in bytes, by what takes it.
-
-    `parents` are files that are mapped into memory: they count as memory of a process, but all
-    workers share their pages, and the system takes these back if it needs them. `prepared merges`
-    is the most that is kept from candidate to candidate; it is filled by the first candidates of
-    each method. The weights, and what batches need, are on the accelerator if there is one.
-    """
+def needs_of(checked: CheckedSearch, room: Room) -> Needs:
+    """Return how much memory a search takes."""
     config, host = checked.config, checked.checkpoints[checked.host]
-    count = workers_of(config).on_a_machine
-    kept = min(_prepared_bytes(checked), cache_memory(count))
-    depth = max(1.0, checked.space.max_depth / len(host.decoder_stack))
-    # The logits of one batch on a CPU: twice, in float32.
-    vocabulary = host.config.get("vocab_size") or 0
-    found: dict[str, float] = {
-        "libraries": count * (_LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES),
-        "weights": count * weights_of(config, host) * depth,
-        "parents": sum(_mapped(checked)),
-        "prepared merges": count * kept,
-        "batches": count * _POSITIONS * vocabulary * 8.0,
+    workers = workers_of(config)
+    count = workers.on_a_machine
+    libraries = _LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES
+    is_forked = config.executor.kind == "processes" and sys.platform == "linux"
+    machine = {
+        "libraries": libraries + count * _FORKED if is_forked else count * libraries,
+        "prepared merges": count * min(_prepared_bytes(checked), cache_memory(count)),
     }
+    depth = max(1.0, checked.space.max_depth / len(host.decoder_stack))
+    each = {"weights": weights_of(checked) * depth}
     if config.optimizer.descends:
-        found["backward pass"] = count * _backward_bytes(config, host)
-    return {**found, "together": sum(found.values())}
+        each["backward pass"] = _backward_bytes(checked)
+    accelerator: dict[str, float] = {}
+    if room.is_apart:
+        sharing = 1 if checked.gpu_memory is not None else workers.on_an_accelerator
+        accelerator = {name: sharing * size for name, size in each.items()}
+    else:
+        # The logits of one batch on a CPU: twice, in float32.
+        each["batches"] = _POSITIONS * (host.config.get("vocab_size") or 0) * 8.0
+        machine |= {name: count * size for name, size in each.items()}
+    # Parents with different adapters share a model.
+    mapped = {item.folder: item.nbytes for item in checked.checkpoints.values()}
+    return Needs(machine, accelerator, sum(mapped.values()))
 
 
-def _backward_bytes(config: SearchConfig, host: Checkpoint) -> float:
+def _backward_bytes(checked: CheckedSearch) -> float:
     """Return about how many bytes the backward pass of one batch needs.
 
     These are activations, logits, and the gradient of one tensor with its copies in float32.
     """
     from evomerge.evaluation.inference.backward import kept_bytes  # imports torch
 
-    itemsize = {"float32": 4}.get(config.dtype, 2)
+    host, itemsize = checked.checkpoints[checked.host], _itemsize(checked)
     largest = max(math.prod(info.shape) for info in host.tensors.values())
     vocabulary = host.config.get("vocab_size") or 0
-    settings = text_section(host.config)
-    kept = kept_bytes(settings, itemsize) + vocabulary * 12
+    kept = kept_bytes(text_section(host.config), itemsize) + vocabulary * 12
     return _TOKENS * kept + largest * (itemsize + 8)
 
 
@@ -113,6 +151,73 @@ def _prepared_bytes(checked: CheckedSearch) -> float:
     return found
 
 
-def _mapped(checked: CheckedSearch) -> list[int]:
-    """Return the size of each model in bytes; parents with different adapters share a model."""
-    return list({item.folder: item.nbytes for item in checked.checkpoints.values()}.values())
+def memory_rows(checked: CheckedSearch) -> dict[str, object]:
+    """Return what a search takes and what there is, for a person: name -> text or texts."""
+    room = room_of(checked)
+    needs = needs_of(checked, room)
+    rows: dict[str, object] = {
+        "memory": _texts(needs.machine),
+        "mapped_files": f"{size_text(needs.mapped)} of parents, which need not fit",
+    }
+    if room.total is not None and room.free is not None:
+        rows["free_memory"] = f"{size_text(room.free)} of {size_text(room.total)}"
+    if not room.is_apart:
+        return rows | {"device": room.device}
+    size = "unknown memory" if room.accelerator is None else size_text(room.accelerator)
+    return rows | {"device": {room.device: size, **_texts(needs.accelerator)}}
+
+
+def _texts(sizes: Mapping[str, float]) -> dict[str, str]:
+    every = {**sizes, "together": sum(sizes.values())}
+    return {name: size_text(size) for name, size in every.items()}
+
+
+def check_fit(checked: CheckedSearch) -> None:
+    """Check that a search fits into the memory of this machine and of its accelerators.
+
+    Models that are divided over several accelerators (`device_map`) are not checked.
+
+    Raises:
+        ConfigError: it cannot fit, whatever else runs here.
+    """
+    config, room = checked.config, room_of(checked)
+    needs = needs_of(checked, room)
+    fixes = ["choose a smaller dtype"] if config.dtype == "float32" else []
+    fixes += ["lower `executor.workers`"] if workers_of(config).count > 1 else []
+    fix = " or ".join([*fixes, "take smaller parents"])
+    weights, is_vllm = needs.accelerator.get("weights", 0.0), config.evaluation.backend == "vllm"
+    most = _MOST * (1 - ENGINE_SHARE if is_vllm else 1) * (room.accelerator or math.inf)
+    if weights > most and config.evaluation.device_map is None:
+        raise ConfigError(
+            f"`evaluation.device_map` is null, but the merged weights, {size_text(weights)} in "
+            f"{config.dtype}, do not fit on an accelerator of {size_text(room.accelerator or 0)}"
+            f"{' beside a vLLM engine' if is_vllm else ''}; set it to 'auto' to divide the model "
+            f"over several, or {fix}."
+        )
+    must = {name: size for name, size in needs.machine.items() if name != "prepared merges"}
+    if room.total is not None and sum(must.values()) > room.total + psutil.swap_memory().total:
+        parts = ", ".join(f"{name} {size_text(size)}" for name, size in must.items())
+        raise ConfigError(
+            f"The search needs {size_text(sum(must.values()))} of memory ({parts}), but this "
+            f"machine has {size_text(room.total)}; {fix}."
+        )
+
+
+def fit_warnings(checked: CheckedSearch) -> Iterator[str]:
+    """Yield warnings where a search can fit, but hardly into what is free now."""
+    room = room_of(checked)
+    needs = needs_of(checked, room)
+    machine, accelerator = sum(needs.machine.values()), sum(needs.accelerator.values())
+    if room.free is not None and machine > _NEAR * room.free:
+        yield (
+            f"the search takes about {size_text(machine)} of memory, and {size_text(room.free)} "
+            "are free now, while the system ends a process that it has no memory for; end other "
+            "programs, or take less (docs/how-to/little-memory.md)."
+        )
+    is_whole = checked.config.evaluation.device_map is None
+    if room.accelerator is not None and is_whole and accelerator > _FULL * room.accelerator:
+        yield (
+            f"{' and '.join(needs.accelerator)} take {size_text(accelerator)} of the accelerator's "
+            f"{size_text(room.accelerator)}, so batches will be small and slow; choose a smaller "
+            "dtype, smaller parents, or a larger accelerator."
+        )

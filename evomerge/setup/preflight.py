@@ -14,10 +14,10 @@ from evomerge.scores import NLL
 from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import slope_note
-from evomerge.setup.memory import memory_of, weights_of
+from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.parents_as_themselves import lent_notes
-from evomerge.setup.recipes import count_baselines
+from evomerge.setup.prospects import prospect_warnings
 from evomerge.setup.strategy import generation_of
 from evomerge.setup.task_digests import sampled, sources
 from evomerge.setup.tasks import leaves_of
@@ -87,9 +87,9 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
             for o in checked.objectives
         ],
         "constraints": [item.text for item in checked.constraints] or None,
-        "memory": {name: size_text(size) for name, size in memory_of(checked).items()},
+        **memory_rows(checked),
         "slopes": slope_note(config),
-        "export": size_text(weights_of(config, host)),
+        "export": size_text(weights_of(checked)),
     }
     # A search without a largest number of candidates says so.
     return {name: item for name, item in values.items() if item is not None or name == "candidates"}
@@ -117,6 +117,8 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
         *lent_notes(checked, names),
         *code_notes(checked.host, [host.folder / "config.json", *host.companions]),
         *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
+        *fit_warnings(checked),
+        *prospect_warnings(checked),
         *_own_warnings(checked, tokenizers[0]),
         *filter(None, (kind(task) for kind in kinds for task in tasks)),
     ]
@@ -125,18 +127,11 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
 def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
     """Yield warnings of what the search file says."""
     config, host = checked.config, checked.checkpoints[checked.host]
-    is_vllm, candidates = config.evaluation.backend == "vllm", config.budget.candidates
+    is_vllm = config.evaluation.backend == "vllm"
     if is_vllm and not _tasks_by_answer(checked)[0]:
         yield (
             "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
             "less time with transformers; use the backend 'hf'."
-        )
-    baselines = count_baselines(config, checked.space)
-    if candidates is not None and candidates <= baselines:
-        yield (
-            f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
-            f"averages of them) count among them, so nothing is searched; set it to {baselines + 1}"
-            " or more."
         )
     optimizer = builtin(config.optimizer.name)
     is_lagging = config.executor.order == "arrival" and config.executor.kind != "inline"

@@ -25,6 +25,7 @@ from evomerge.searching.ranking import best_of, ranking_of, reached, unimproved
 from evomerge.setup.check import check_search
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.freeze import freeze, is_permitted, keep_permission
+from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.parents import is_winner_of_stage, open_parents
 from evomerge.setup.parents_as_themselves import recipe_to_write, write_model
@@ -42,20 +43,29 @@ def prepare(
     allowed: Permissions = NOTHING,
     *,
     stage: Path | None = None,
+    gpu_memory: int | None = None,
 ) -> CheckedSearch:
     """Return the checked search of a search file, after all checks; see `check_search`.
 
     Args:
         stage: of a stage, the run folder of an earlier one: `run:../stage-N` is beside it.
+        gpu_memory: see `CheckedSearch`.
     """
     if config.frozen is not None:
-        return restore(config, relative_to, allowed)
+        return replace(restore(config, relative_to, allowed), gpu_memory=gpu_memory)
 
     def open_in_stage(reference: str, relative_to: Path, **how: Any) -> Checkpoint:
         folder = stage if stage and is_winner_of_stage(reference) else relative_to
         return open_model(reference, folder, **how)
 
-    return check_search(config, relative_to, open_in_stage, allowed, is_stage=stage is not None)
+    return check_search(
+        config,
+        relative_to,
+        open_in_stage,
+        allowed,
+        is_stage=stage is not None,
+        gpu_memory=gpu_memory,
+    )
 
 
 def begin(path: Path, checked: CheckedSearch) -> tuple[RunFolder, CheckedSearch]:
@@ -178,6 +188,7 @@ def continued(
     if allowed == allowed.and_also(frozen.allow_pickle, frozen.allow_code):
         keep_permission(frozen, run.path)
     check_workers(checked.config)
+    check_fit(checked)
     return checked
 
 

@@ -41,7 +41,10 @@ def is_staged(data: Mapping[str, Any]) -> bool:
 
 
 def check(
-    data: Mapping[str, Any], source: Path, allowed: Permissions = NOTHING
+    data: Mapping[str, Any],
+    source: Path,
+    allowed: Permissions = NOTHING,
+    gpu_memory: int | None = None,
 ) -> list[CheckedSearch]:
     """Check every stage and return the searches, as `check_search` does.
 
@@ -59,7 +62,9 @@ def check(
     for number in range(1, _count(data) + 1):
         names = {name: name for name in stand_ins}
         config = _stage(data, number, names, f"{source}, stage {number}")
-        searches.append(check_search(config, source.parent, stand_in, allowed))
+        searches.append(
+            check_search(config, source.parent, stand_in, allowed, gpu_memory=gpu_memory)
+        )
         host = host_of(config)
         stand_ins[f"stage:{number}"] = stand_ins.get(host, host)
     return searches

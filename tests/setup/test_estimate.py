@@ -10,7 +10,7 @@ from search_run import SMALL, write_search
 
 from evomerge.__main__ import run
 from evomerge.config.schema import load
-from evomerge.errors import SearchError
+from evomerge.errors import ConfigError, SearchError
 from evomerge.setup.estimate import CostProbe, estimate
 from evomerge.setup.runs import prepare
 
@@ -82,6 +82,7 @@ def test_stages_are_estimated_as_far_as_their_parents_exist(tmp_path, capsys):
     assert "one candidate\t" in said.out and "the mean of 3" in said.out
     assert "average as the 3 that were tried" in said.out
     assert said.out.count("one candidate\t") == 1
+    assert "building 3 candidates, and scoring on 24 documents\n" in said.err
     assert "stage 2 is not estimated: its parents do not exist yet" in said.err
 
 
@@ -89,13 +90,24 @@ def failing(model, tokenizer, documents):
     raise ZeroDivisionError("of the judge")
 
 
-failing.documents = 80
+def failing_later(model, tokenizer, documents):
+    return [1 / (len(documents) == 1)]
 
 
-def test_a_candidate_that_fails_is_an_error(tmp_path):
-    objectives = [{"task": f"{__name__}:failing", "metric": "score"}]
+failing.documents = failing_later.documents = 80
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "said"),
+    [
+        ("failing", ConfigError, r"failing .*of the judge; it was tried with one document"),
+        ("failing_later", SearchError, r"tried failed, .* 'evaluate': .*division by zero"),
+    ],
+)
+def test_a_function_that_fails_is_an_error(tmp_path, function, error, said):
+    objectives = [{"task": f"{__name__}:{function}", "metric": "score"}]
     file = write_search(tmp_path, objectives=objectives)
-    with pytest.raises(SearchError, match=r"tried failed, .* 'evaluate': .*of the judge"):
+    with pytest.raises(error, match=said):
         run(["validate", str(file), "--time"])
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from search_run import environment, evomerge_json, write_search
+from search_run import environment, evomerge, evomerge_json, write_search
 
 from evomerge.config.schema import load, parse
 from evomerge.errors import ConfigError
-from evomerge.setup import memory
-from evomerge.setup.memory import check_fit
+from evomerge.setup import memory, prospects
+from evomerge.setup.memory import check_fit, fit_warnings, memory_rows
 from evomerge.setup.preflight import warnings
+from evomerge.setup.prospects import prospect_warnings
 from evomerge.setup.runs import prepare
 from evomerge.setup.workers import resolve_order
 
@@ -55,29 +57,101 @@ def test_the_memory_of_a_search_is_what_validate_says(optimizer, tmp_path):
     assert 0.7 < peak / said["together"] < 1.4
 
 
-def test_what_does_not_fit_on_an_accelerator_is_refused(tmp_path, monkeypatch):
+@pytest.fixture
+def gpu(monkeypatch):
+    """Let a search see one GPU, and set its memory in bytes."""
+
+    def with_memory(size):
+        monkeypatch.setattr(memory, "choose_device", lambda wanted: "cuda")
+        monkeypatch.setattr(memory, "device_memory", lambda device: size)
+
+    return with_memory
+
+
+def changed(problem, file, *changes):
+    return replace(problem, config=load(file, list(changes)))
+
+
+def test_what_does_not_fit_on_an_accelerator_is_refused(tmp_path, gpu):
     file = write_search(tmp_path)
     problem = prepare(load(file), tmp_path)
-    two = load(file, ["executor.kind=processes", "executor.workers=2"])
-    monkeypatch.setattr(memory, "choose_device", lambda wanted: "cuda")
-    monkeypatch.setattr(memory, "device_memory", lambda device: 80_000_000)
-    host = problem.checkpoints[problem.host]
-    check_fit(problem.config, host)
-    monkeypatch.setattr(memory, "device_memory", lambda device: 3_000_000)
+    gpu(80_000_000)
+    check_fit(problem)
+    gpu(3_000_000)
     with pytest.raises(
-        ConfigError, match=r"the weights, 2.75 MB in float32, do not fit .* of 3 MB"
+        ConfigError, match=r"the merged weights, 2.75 MB in float32, do not fit .* of 3 MB"
     ):
-        check_fit(problem.config, host)
-    check_fit(load(file, ["evaluation.device_map=auto"]), host)
-    monkeypatch.setattr(memory, "device_memory", lambda device: 7_500_000)
-    check_fit(two, host)
-    three = load(file, ["executor.kind=processes", "executor.workers=3"])
-    with pytest.raises(
-        ConfigError, match=r"the weights of 3 workers, 8.24 MB .* lower `executor.workers`"
-    ):
-        check_fit(three, host)
+        check_fit(problem)
+    check_fit(changed(problem, file, "evaluation.device_map=auto"))
+    gpu(7_500_000)
+    check_fit(changed(problem, file, "executor.kind=processes", "executor.workers=2"))
+    with pytest.raises(ConfigError, match=r"weights, 8.24 MB .* lower `executor.workers`"):
+        check_fit(changed(problem, file, "executor.kind=processes", "executor.workers=3"))
     with pytest.raises(ConfigError, match=r"on an accelerator of 7.5 MB beside a vLLM engine"):
-        check_fit(load(file, ["evaluation.backend=vllm"]), host)
+        check_fit(changed(problem, file, "evaluation.backend=vllm"))
+
+
+def test_a_machine_with_another_gpu_can_be_planned_for(tmp_path):
+    file = write_search(tmp_path)
+    with pytest.raises(ConfigError, match=r"do not fit on an accelerator of 3 MB"):
+        prepare(load(file), tmp_path, gpu_memory=3_000_000)
+    problem = prepare(load(file), tmp_path, gpu_memory=3_200_000)
+    assert "take 2.75 MB of the accelerator's 3.2 MB" in "".join(fit_warnings(problem))
+    rows = memory_rows(problem)
+    assert rows["device"] == {"cuda": "3.2 MB", "weights": "2.75 MB", "together": "2.75 MB"}
+    assert "weights" not in rows["memory"] and "free_memory" not in rows
+    assert not list(fit_warnings(replace(problem, gpu_memory=24 * 10**9)))
+
+
+def test_what_no_memory_of_this_machine_holds_is_refused_by_validate_and_search(tmp_path):
+    """Mapped files need not fit, and the libraries are shared by processes on Linux."""
+    file = write_search(tmp_path, executor={"kind": "processes", "workers": 4096})
+    for command in (["validate"], ["search", "--run", tmp_path / "run"]):
+        said = evomerge(*command, file, code=2).stderr
+        assert "TB of memory (libraries 1.02 TB" in said or sys.platform != "linux"
+        assert "lower `executor.workers`" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_is_free_only_in_part_is_warned_of(problem, monkeypatch):
+    rows = memory_rows(problem)
+    assert rows["mapped_files"] == "8.24 MB of parents, which need not fit"
+    assert rows["device"] == "cpu" or isinstance(rows["device"], dict)
+    assert not list(fit_warnings(problem))
+    monkeypatch.setattr(memory, "free_memory", lambda: 200_000_000)
+    monkeypatch.setattr(memory.psutil, "Process", lambda: SimpleNamespace(memory_info=no_memory))
+    (note,) = fit_warnings(problem)
+    assert "about 8" in note and "and 200 MB are free now" in note
+
+
+def no_memory():
+    return SimpleNamespace(rss=0)
+
+
+def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
+    three = ("evaluation.search.documents=3", "evaluation.racing.enabled=false")
+    file = write_search(tmp_path)
+    assert not list(prospect_warnings(prepare(load(file), tmp_path)))
+    (note,) = prospect_warnings(prepare(load(file, [*three]), tmp_path))
+    assert "'zoo_l2_maths' has 3 search documents" in note
+    assert "±57 points" in note and "to 100 or more (±10)" in note
+    (note,) = prospect_warnings(prepare(load(file, ["budget.candidates=10"]), tmp_path))
+    assert "7 candidates for 8 genes are 0.7 of its generations of 10" in note
+    assert "budget.candidates to 67" in note
+    few = ["budget.candidates=5", "optimizer.name=random"]
+    (note,) = prospect_warnings(prepare(load(file, few), tmp_path))
+    assert "is 5, of which 3 are baselines" in note and "only 2 are searched" in note
+    few = ["budget.candidates=5", "optimizer.name=gradient"]
+    assert not list(prospect_warnings(prepare(load(file, few), tmp_path)))
+
+
+def test_minutes_for_a_candidate_on_a_cpu_are_warned_of(problem, monkeypatch):
+    monkeypatch.setattr(prospects, "_A_SECOND", 5e10 / 10_000)  # as if the model were larger
+    monkeypatch.setattr(prospects, "choose_device", lambda wanted: "cpu")
+    monkeypatch.setattr(prospects, "count_cores", lambda: 2)
+    (note,) = prospect_warnings(problem)
+    assert "weights on 24 search documents) may well take 4 minutes on 2 CPU cores" in note
+    assert not list(prospect_warnings(replace(problem, gpu_memory=24 * 10**9)))
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +184,7 @@ def test_a_lag_that_an_optimizer_does_not_take_is_warned_of(problem, optimizer, 
     plain["optimizer"] |= {"name": optimizer}
     plain["executor"] |= {"kind": "processes", "order": "auto"} | executor
     config = resolve_order(parse(plain, "search.yaml"), 10 if optimizer == "cma" else 1)
-    found = warnings(replace(problem, config=config), allow_benchmarks=True)
+    notes = warnings(replace(problem, config=config), allow_benchmarks=True)
+    found = [note for note in notes if note.startswith("executor.order")]
     assert len(found) == bool(words)
     assert all(word in note for note in found for word in words)

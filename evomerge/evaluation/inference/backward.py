@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import torch
 
 from evomerge.compat.transformers import checkpointing_layers
+from evomerge.evaluation.inference.machine import total_memory
 
 SHARE = 0.5
 """Share of a device's memory that activations may take; if more is needed, fewer are kept."""
@@ -45,7 +45,7 @@ def needs_checkpointing(model: Any, tokens: int) -> bool:
 def _memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(psutil.virtual_memory().total)
+    return total_memory()
 
 
 @contextmanager

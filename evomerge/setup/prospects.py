@@ -1,0 +1,95 @@
+"""Warnings of searches that can run but have little hope, or are very slow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from evomerge.evaluation.inference.device import choose_device, count_cores
+from evomerge.scores import NLL
+from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.recipes import count_baselines
+from evomerge.setup.strategy import generation_of
+
+_WIDEST = 0.225  # of an interval's half width: about 19 documents
+_CMA = ("cma", "diagonal-cma", "cma-margin")
+_FOR_A_GENE = 8  # candidates, the fewest for each gene in most of our results (docs/concepts.md)
+_FOR_A_DOCUMENT = 64  # tokens, a short one
+_A_SECOND = 5e10  # operations of one core, at best
+_SLOW = 120  # seconds of a candidate
+
+
+def prospect_warnings(checked: CheckedSearch) -> Iterator[str]:
+    """Yield what makes a search hopeless or very slow, one sentence each with figure and fix."""
+    yield from _document_warnings(checked)
+    yield from _candidate_warnings(checked)
+    yield from _time_warnings(checked)
+
+
+def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
+    """Yield a warning of each objective whose scores on the search documents are mostly chance."""
+    documents, info = checked.splits["search"], checked.evaluator.tasks_of("search").info
+    for item in checked.config.objectives:
+        if item.task is None or item.metric == NLL:
+            continue
+        count = sum(len(documents[task]) for task in info.leaves(item.task))
+        if (half := _half_width(count)) > _WIDEST:
+            yield (
+                f"{item.task!r} has {count} search documents, on which 50 % right answers have a "
+                f"95 % interval of ±{100 * half:.0f} points, so the search will follow chance; set "
+                f"`evaluation.search.documents` to 100 or more (±{100 * _half_width(100):.0f})."
+            )
+
+
+def _half_width(documents: int) -> float:
+    """Return half the width of the 95 % interval of a share of one half."""
+    return 1.96 * math.sqrt(0.25 / documents)
+
+
+def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
+    """Yield warnings of a budget that leaves the search little."""
+    config, genes = checked.config, len(checked.space.genes)
+    candidates, baselines = config.budget.candidates, count_baselines(config, checked.space)
+    if candidates is None:
+        return
+    searched = candidates - baselines
+    if searched <= 0:
+        yield (
+            f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
+            f"averages of them) count among them, so nothing is searched; set it to {baselines + 1}"
+            " or more."
+        )
+        return
+    if searched < baselines and not config.optimizer.descends:
+        yield (
+            f"budget.candidates is {candidates}, of which {baselines} are baselines (parents and "
+            f"averages of them), so only {searched} are searched; set it to {4 * baselines} or "
+            "more."
+        )
+    if searched < genes and config.optimizer.name in _CMA and not config.optimizer.descends:
+        population = generation_of(config, checked.space)
+        yield (
+            f"optimizer.name is {config.optimizer.name!r}, but {searched} candidates for {genes} "
+            f"genes are {searched / population:.1f} of its generations of {population}, from which "
+            f"it learns little; set budget.candidates to {baselines + _FOR_A_GENE * genes} or so, "
+            "or have fewer genes (a smaller `space.groups`, no `space.components`), or take "
+            "`optimizer.name: gradient`."
+        )
+
+
+def _time_warnings(checked: CheckedSearch) -> Iterator[str]:
+    """Yield a warning if scoring a candidate on this CPU takes minutes, at best."""
+    config, host = checked.config, checked.checkpoints[checked.host]
+    if checked.gpu_memory is not None or choose_device(config.evaluation.device) != "cpu":
+        return
+    if config.executor.kind == "ray":  # machines with other processors
+        return
+    documents, cores = sum(map(len, checked.splits["search"].values())), count_cores()
+    operations = 2 * host.parameters * _FOR_A_DOCUMENT * documents
+    if (seconds := operations / (_A_SECOND * cores)) > _SLOW:
+        yield (
+            f"there is no accelerator, so a candidate ({host.parameters / 1e9:.2g} billion weights "
+            f"on {documents} search documents) may well take {seconds / 60:.0f} minutes on {cores} "
+            "CPU cores; measure it with `evomerge validate --time`, use a GPU, or take fewer "
+            "search documents or smaller parents."
+        )
