@@ -17,7 +17,7 @@ from evomerge.run.folder import RunFolder
 def status(
     directory: RunFolderArgument,
     as_json: JsonOption = False,
-    watch: Annotated[bool, typer.Option(help="refresh until the search ends")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="refresh until the search ends")] = False,
 ) -> None:
     """Say how far a search is."""
     from evomerge.cli.live import print_progress, states

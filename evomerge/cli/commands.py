@@ -13,6 +13,7 @@ app = typer.Typer(
     help="Search for the best merge of language models; resume it any time; export the winner.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # the panels of Rich cut the names of options at 80 columns
 )
 
 
@@ -43,5 +44,5 @@ for command in (
     *(models.export, models.evaluate, models.merge, answers.report, answers.dashboard),
     *(models.push, files.convert, files.schema),
 ):
-    app.command()(command)
+    app.command(short_help=command.__doc__)(command)  # the whole line, where Typer would cut it
 app.command(name="list")(catalogue.list_)

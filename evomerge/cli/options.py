@@ -28,14 +28,23 @@ CandidatesOption = Annotated[
 OutOption = Annotated[Path, typer.Option("--out", help="new folder for the model")]
 ShardSizeOption = Annotated[str, typer.Option(help="largest size of a weight file, e.g. 5GB")]
 AllowBenchmarksOption = Annotated[
-    bool, typer.Option(help="no warning when the search optimizes on a well-known benchmark")
+    bool,
+    typer.Option(
+        "--allow-benchmarks", help="no warning when the search optimizes on a well-known benchmark"
+    ),
 ]
 AllowPickleOption = Annotated[
-    bool, typer.Option(help="accept parents with pickled weights (read with weights_only)")
+    bool,
+    typer.Option(
+        "--allow-pickle", help="accept parents with pickled weights (read with weights_only)"
+    ),
 ]
 AllowCodeOption = Annotated[
     bool,
-    typer.Option(help="run code that models write, in processes with limits (HumanEval, MBPP)"),
+    typer.Option(
+        "--allow-code",
+        help="run code that models write, in processes with limits (HumanEval, MBPP)",
+    ),
 ]
 TrustCodeOption = Annotated[
     bool,
