@@ -8,8 +8,7 @@ WORKERS := -n auto --maxprocesses 4 --dist worksteal --max-worker-restart 2
 .PHONY: quickstart showcase test test-all test-thorough test-long test-oldest test-newest test-vllm lint docs docs-serve install clean
 
 quickstart: $(BIN)/.installed
-	@if [ -e $(RUN)/journal.jsonl ]; then $(BIN)/evomerge resume $(RUN); \
-	else $(BIN)/evomerge search configs/quickstart.yaml --run $(RUN); fi
+	@$(BIN)/evomerge search configs/quickstart.yaml --run $(RUN) --resume
 	@if [ ! -e $(RUN)/model ]; then $(BIN)/evomerge export $(RUN) --out $(RUN)/model; fi
 	@echo "the searched merge is an ordinary checkpoint in $(RUN)/model"
 

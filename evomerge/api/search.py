@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -18,11 +17,12 @@ from evomerge.api.objectives import with_named_functions
 from evomerge.api.run import Run
 from evomerge.errors import InputError
 from evomerge.run.atomic import check_run_folder
-from evomerge.run.folder import STAGES, RunFolder
-from evomerge.run.history import History
+from evomerge.run.folder import STAGES, RunFolder, is_begun
+from evomerge.run.history import Candidate, History
 from evomerge.run.journal import truncate as truncate_journal
 from evomerge.run.lines import Event
 from evomerge.run.logbook import Follower
+from evomerge.searching.ranking import Ranking
 
 if TYPE_CHECKING:
     from evomerge.setup.checked import CheckedSearch
@@ -36,6 +36,7 @@ def search(
     config: str | PathLike[str] | Mapping[str, Any],
     run: str | PathLike[str],
     *,
+    resume: bool = False,
     candidates: int | None = None,
     progress: bool = True,
     followers: Sequence[Follower] = (),
@@ -44,6 +45,9 @@ def search(
     trust_code: bool = False,
 ) -> Run:
     """Start a search, wait for its end and return its run.
+
+    With `resume=True` it starts or continues, whichever it is, so that a cell of a notebook can be
+    run again.
 
     If the search file has `stages`, they are run one after the other. The run that is returned is
     that of the last stage, and its `stages` are the runs of all.
@@ -55,7 +59,9 @@ def search(
             objective may be a Python function: it gets the model, the tokenizer and a list of
             document ids, and returns one score for each of them; its attribute `documents` is the
             number of documents that it has.
-        run: folder of the run, which must not exist.
+        run: folder of the run, which must not exist without `resume`.
+        resume: if the folder holds a run, go on with it. It must be the same search; only `budget`
+            and the workers in `executor` may differ, and count from now on.
         candidates: largest number of candidates, in place of `budget.candidates`; of each stage.
         progress: whether to show a progress bar, in a notebook too.
         followers: functions that are called with the history and the event after every event. One
@@ -71,14 +77,8 @@ def search(
         InputError: the search file, a parent or the folder is wrong; nothing was computed.
         SearchError: the search cannot go on.
     """
-    from evomerge.config.schema import read
-
     folder = Path(run)
-    RunFolder.check_free(folder)
-    if isinstance(config, Mapping):
-        data, source = with_named_functions(config), Path("config")
-    else:
-        data, source = read(Path(config)), Path(config)
+    data, source = content_of(config)
 
     def warn(searches: Sequence[CheckedSearch]) -> None:
         from evomerge.setup.preflight import warnings as warnings_of
@@ -88,8 +88,24 @@ def search(
             warnings.warn(note, stacklevel=4)
 
     allowed = permissions(allow_pickle, allow_code, trust_code)
-    start(data, source, folder, candidates, allowed, warn, _runner(progress, followers))
+    runner = _runner(progress, followers)
+    start(data, source, folder, candidates, allowed, warn, runner, resume=resume)
     return Run(folder)
+
+
+def content_of(
+    config: str | PathLike[str] | Mapping[str, Any],
+) -> tuple[Mapping[str, Any], Path]:
+    """Return the content of a search file, and the path that relative paths start from.
+
+    Raises:
+        ConfigError: the file cannot be read, or a function cannot be found again by its name.
+    """
+    from evomerge.config.schema import read
+
+    if isinstance(config, Mapping):
+        return with_named_functions(config), Path("config")
+    return read(Path(config)), Path(config)
 
 
 def resume(
@@ -155,25 +171,32 @@ def start(
     allowed: Permissions,
     warn: Callable[[Sequence[CheckedSearch]], None],
     run: Runner,
+    *,
+    resume: bool = False,
 ) -> None:
     """Check a search or its stages, warn, create the run in a free folder and run it.
 
     `candidates` takes the place of `budget.candidates`, in each stage. `warn` is told of the
-    checked searches before `run` runs each of them.
+    checked searches before `run` runs each of them. With `resume`, a run in the folder goes on.
     """
     from evomerge.config.schema import override, parse
     from evomerge.setup import stages
+    from evomerge.setup.going_on import going_on
     from evomerge.setup.runs import begin, prepare
 
-    if stages.is_staged(data):
-        if candidates:
-            data = stages.with_candidates(data, candidates)
-        warn(stages.start(data, source, folder, allowed))
-        stages.run_stages(folder, lambda stage, checked: run(stage, checked, {}), allowed)
-        return
     own = deepcopy(dict(data))  # the caller's mapping stays as it is
-    if candidates:
+    if candidates and stages.is_staged(own):
+        own = stages.with_candidates(own, candidates)
+    elif candidates:
         override(own, f"budget.candidates={candidates}")
+    if resume and is_begun(folder):
+        _continue(folder, *going_on(folder, own, source), allowed, run)
+        return
+    RunFolder.check_free(folder)
+    if stages.is_staged(own):
+        warn(stages.start(own, source, folder, allowed))
+        _continue(folder, {}, [], allowed, run)
+        return
     checked = prepare(parse(own, str(source)), source.absolute().parent, allowed)
     warn([checked])
     run(*begin(folder, checked), {})
@@ -198,23 +221,37 @@ def go_on(
     `bounds` are those of the budget (None: as before); `moves` are overrides
     `executor.KEY=VALUE` for this session.
     """
-    from evomerge.setup import stages
-    from evomerge.setup.runs import check_budget, continued
+    from evomerge.setup.runs import check_budget
 
     given = {name: value for name, value in bounds.items() if value is not None}
+    if (path / STAGES).is_file() and (given or moves):
+        raise InputError(
+            f"{path} is a search in stages, but {', '.join([*given, *moves])} would change one "
+            f"stage; give the folder of a stage, for example {path / 'stage-1'}."
+        )
+    if given:
+        check_budget(RunFolder(path), given)
+    _continue(path, given, moves, allowed, run)
+
+
+def _continue(
+    path: Path,
+    bounds: Mapping[str, float],
+    moves: Sequence[str],
+    allowed: Permissions,
+    run: Runner,
+) -> None:
+    """Run what is left of a run, or of a search in stages, which has no bounds and moves."""
+    from evomerge.setup import stages
+    from evomerge.setup.runs import continued
+
     if (path / STAGES).is_file():
-        if given or moves:
-            raise InputError(
-                f"{path} is a search in stages, but {', '.join([*given, *moves])} would change one "
-                f"stage; give the folder of a stage, for example {path / 'stage-1'}."
-            )
         check_run_folder(path)
         stages.run_stages(path, lambda stage, checked: run(stage, checked, {}), allowed)
         return
     folder = RunFolder(path)
     check_run_folder(folder.path)
-    check_budget(folder, given)
-    run(folder, continued(folder, list(moves), allowed), given)
+    run(folder, continued(folder, moves, allowed), bounds)
 
 
 def _runner(progress: bool, followers: Sequence[Follower]) -> Runner:
@@ -226,17 +263,25 @@ def _runner(progress: bool, followers: Sequence[Follower]) -> Runner:
         with tqdm(
             total=total and int(total), unit="candidate", desc="searching", disable=not progress
         ) as bar:
-            run_search(checked, folder, bounds, [partial(_show, bar), *followers])
+            show = partial(_show, bar, checked.ranking, [])
+            run_search(checked, folder, bounds, [show, *followers])
 
     return run
 
 
-def _show(bar: tqdm[Any], history: History, event: Event) -> None:
-    """Show on a bar how many candidates are scored, and the best fitness so far."""
+def _show(
+    bar: tqdm[Any], ranking: Ranking, leaders: list[Candidate], history: History, event: Event
+) -> None:
+    """Show on a bar how many candidates are scored, and the best so far, which `leaders` keeps."""
     if event["event"] == "tell":
-        known = [item.fitness for item in history.told if not item.is_estimate]
-        best = max((value for value in known if value is not None), default=math.nan)
-        bar.set_postfix(best=f"{best:.4f}", refresh=False)
+        from evomerge.report.progress import points
+
+        new = history.candidates if not leaders else [history.candidates[event["candidate"]]]
+        leaders[:] = ranking.incumbents([*leaders, *new])
+        if ranking.has_front:
+            bar.set_postfix_str(f"{len(leaders)} on the front", refresh=False)
+        elif leaders:
+            bar.set_postfix_str(f"best {points(leaders[0], ranking)}", refresh=False)
         bar.update(len(history.told) - bar.n)
     elif event["event"] == "finals":
         bar.set_description(f"final scores ({event['purpose']})", refresh=False)

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 def search(
     file: FileArgument,
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="new folder for the run")],
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="if the folder holds this search already, go on with it"),
+    ] = False,
     candidates: CandidatesOption = None,
     set_: SetOption = None,
     allow_benchmarks: AllowBenchmarksOption = False,
@@ -41,20 +45,19 @@ def search(
     trust_code: TrustCodeOption = False,
     track: TrackOption = None,
 ) -> None:
-    """Start a search."""
+    """Start a search; with --resume start or continue, whichever it is."""
     from evomerge.api.search import start
     from evomerge.config.schema import read
     from evomerge.setup.preflight import warnings
 
     runner = _runner(track)
-    RunFolder.check_free(run)
 
     def warn(searches: Sequence[CheckedSearch]) -> None:
         terminal.warn(n for checked in searches for n in warnings(checked, allow_benchmarks))
 
     allowed = permissions(allow_pickle, allow_code, trust_code)
     terminal.say_on_terminal(f"checking {file}")
-    start(read(file, set_), file, run, candidates, allowed, warn, runner)
+    start(read(file, set_), file, run, candidates, allowed, warn, runner, resume=resume)
 
 
 def resume(

@@ -57,6 +57,12 @@ def begun_stages(path: Path) -> list[Path]:
     return [folder for folder in folders if folder.exists()]
 
 
+def is_begun(path: Path) -> bool:
+    """Whether a folder holds a run, or a search in stages."""
+    # `os.path` has an answer for names that are too long.
+    return any(os.path.exists(path / name) for name in (JOURNAL, STAGES))  # noqa: PTH110
+
+
 def remove_stages(path: Path) -> None:
     """Remove the folder of a search in stages, after its first stage could not begin."""
     log.warning("Nothing was scored, so the folder %s was removed.", path)
@@ -101,11 +107,10 @@ class RunFolder:
     @classmethod
     def check_free(cls, path: Path) -> None:
         """Raise a RunFolderError if no run can be created in this folder."""
-        # `os.path` has an answer for names that are too long.
-        if any(os.path.exists(path / name) for name in (JOURNAL, STAGES)):  # noqa: PTH110
+        if is_begun(path):
             raise RunFolderError(
-                f"{path} already holds a run; continue it with `evomerge resume "
-                f"{shlex.quote(str(path))}`, or give another folder to --run."
+                f"{path} already holds a run; go on with it by --resume (in Python "
+                "`resume=True`), or name another folder."
             )
         if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):  # noqa: PTH110
             raise RunFolderError(

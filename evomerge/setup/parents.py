@@ -59,7 +59,7 @@ def open_parents(
             run was started.
     """
     if config.frozen is None:
-        config = _absolute_config(config, relative_to, is_stage)
+        config = absolute_config(config, relative_to, is_stage)
     digests = config.frozen.models if config.frozen else {}
     fingerprints = config.frozen.parents if config.frozen else {}
     checkpoints = {
@@ -119,7 +119,11 @@ def plan_tokenizers(
     return [plan_tokenizer(recipe, checkpoints) for recipe in different]
 
 
-def _absolute_config(config: SearchConfig, relative_to: Path, is_stage: bool) -> SearchConfig:
+def absolute_config(
+    config: SearchConfig, relative_to: Path, is_stage: bool = False
+) -> SearchConfig:
+    """Return the search file with absolute paths of local folders; see `open_parents`."""
+
     def parent(reference: str) -> str:
         if is_stage and is_winner_of_stage(reference):
             return reference

@@ -98,6 +98,22 @@ def start(
     return searches
 
 
+def is_same(folder: Path, data: Mapping[str, Any]) -> bool:
+    """Return whether a folder holds the search in stages that a search file describes.
+
+    Raises:
+        RunFolderError: its file cannot be read.
+    """
+    if not (folder / STAGES).is_file():
+        return False
+    known = _read(folder)
+    # Written and read, since 1e-05 may become another number there.
+    asked = yaml_mapping(
+        yaml_text(dict(data), width=110), "stages", "a search in stages", ConfigError
+    )
+    return {key: known[key] for key in known if key not in ("origin", *_KEPT)} == asked
+
+
 def with_candidates(data: Mapping[str, Any], candidates: int) -> dict[str, Any]:
     """Return the search file with this bound on the candidates of every stage.
 
@@ -129,8 +145,7 @@ def run_stages(
     Raises:
         InputError: a file of the folder is damaged, or a stage is wrong.
     """
-    text = read_text(folder / STAGES, RunFolderError)
-    data = yaml_mapping(text, str(folder / STAGES), "a search in stages", RunFolderError)
+    data = _read(folder)
     origin = data.pop("origin", None)
     if not isinstance(origin, str):
         raise RunFolderError(f"{folder / STAGES} was not written by a run: it has no `origin`.")
@@ -152,6 +167,11 @@ def run_stages(
             if not begun_stages(folder):
                 remove_stages(folder)
             raise
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    text = read_text(folder / STAGES, RunFolderError)
+    return yaml_mapping(text, str(folder / STAGES), "a search in stages", RunFolderError)
 
 
 def _new_stage(data: Mapping[str, Any], number: int, folder: Path) -> SearchConfig:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from search_run import SMALL, environment, evomerge, write_search
 
 from evomerge.api.models import evaluate, merge
@@ -85,6 +86,10 @@ def test_a_search_is_that_of_the_command_line_and_its_winner_scores_the_same(
     assert seen.count("tell") == 8
 
     exported = run.export(tmp_path / "model")
+    model, tokenizer = run.load()
+    stored = load_file(exported / "model.safetensors")
+    assert all((model.state_dict()[name] == tensor).all() for name, tensor in stored.items())
+    assert tokenizer.decode(tokenizer("a").input_ids, skip_special_tokens=True) == "a"
     merged = merge(run.recipe(), tmp_path / "merged")
     name = "model.safetensors"
     assert (exported / name).read_bytes() == (merged / name).read_bytes()
@@ -95,6 +100,22 @@ def test_a_search_is_that_of_the_command_line_and_its_winner_scores_the_same(
     assert score.value == recorded.aggregates["zoo_l2_maths/exact_match"]
     assert score.low <= score.value <= score.high
     assert resume(run, progress=False).best is not None
+
+
+def test_a_cell_can_be_run_again(tmp_path: Path) -> None:
+    """`resume=True` starts or continues, and a larger budget counts."""
+    run = search(SMALL, tmp_path / "run", candidates=5, resume=True, progress=False)
+    journal = run.folder / "journal.jsonl"
+    first = journal.read_bytes()
+    run = search(SMALL, tmp_path / "run", candidates=5, resume=True, progress=False)
+    assert journal.read_bytes() == first
+    run = search(SMALL, tmp_path / "run", candidates=7, resume=True, progress=False)
+    assert len(run.candidates) == 7
+    file = write_search(tmp_path, budget={"candidates": 7})
+    evomerge("search", file, "--run", tmp_path / "run", "--resume")
+    assert len(run.candidates) == 7
+    with pytest.raises(RunFolderError, match=r"it differs in `seed`"):
+        search(SMALL | {"seed": 2}, tmp_path / "run", resume=True)
 
 
 def inner() -> Any:

@@ -111,7 +111,7 @@ def test_a_search_goes_on_from_job_to_job(tmp_path):
     assert job.returncode == 143, said
     assert "terminated; nothing is lost" in " ".join(said.split())
     assert (tmp_path / "scontrol").read_text() == "requeue 7\n"
-    assert (tmp_path / "started").read_text() == f"evomerge search {file} --run {run}\n"
+    assert (tmp_path / "started").read_text() == f"evomerge search {file} --run {run} --resume\n"
 
     script = cloud_script(tmp_path)
     kept = tmp_path / "saved" / "mine.1.tgz"
@@ -137,8 +137,8 @@ def saved_journal(folder: Path) -> bytes:
     return subprocess.run(command, capture_output=True, check=True).stdout
 
 
-ENDING = 'mkdir -p "$RUN"; echo "$1" >> "$RUN/journal.jsonl"; exit "$CODE"'
-"""In place of evomerge: writes its first argument into the journal and ends with a code."""
+ENDING = 'mkdir -p "$RUN"; echo "$1 $5" >> "$RUN/journal.jsonl"; exit "$CODE"'
+"""In place of evomerge: writes two of its arguments into the journal and ends with a code."""
 
 
 SCRIPTS = ["slurm.sbatch", "slurm-ray.sbatch"]
@@ -161,7 +161,7 @@ def test_only_a_running_job_that_was_terminated_is_requeued(tmp_path, name, code
     for _ in range(2):
         job = start([EXAMPLES / name], env=given | {"RUN": str(run), "CODE": str(code)})
         assert job.wait(timeout=250) == code
-    assert rows_of(run) == [b"search", b"resume"]
+    assert rows_of(run) == [b"search --resume"] * 2
     assert (tmp_path / "scontrol").exists() == again
 
 

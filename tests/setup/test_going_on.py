@@ -1,0 +1,73 @@
+"""`search --resume` goes on with the same search only; its budget and workers may differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import append
+from search_run import SMALL
+
+from evomerge.config.schema import parse
+from evomerge.errors import RunFolderError
+from evomerge.run.folder import RunFolder
+from evomerge.setup import stages
+from evomerge.setup.freeze import freeze
+from evomerge.setup.going_on import going_on
+from evomerge.setup.runs import prepare
+
+FILE = SMALL | {"optimizer": {"name": "auto"}, "budget": {"candidates": 9}}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("runs")
+    return RunFolder.create(folder / "run", freeze(prepare(parse(FILE, "file"), folder)))
+
+
+def changed(run: RunFolder, **sections: Any) -> tuple[dict[str, float], list[str]]:
+    return going_on(run.path, FILE | sections, run.path / "search.yaml")
+
+
+def test_the_same_search_goes_on_as_it_is(begun: RunFolder) -> None:
+    bounds, moves = changed(begun)
+    assert bounds == {}
+    assert moves[:2] == ['executor.kind="inline"', "executor.workers=1"]
+    assert changed(begun, optimizer={"name": "cma"})[0] == {}, "auto was resolved to it"
+
+
+def test_a_new_budget_and_other_workers_count(begun: RunFolder) -> None:
+    bounds, moves = changed(begun, budget={"candidates": 20, "hours": 3})
+    assert bounds == {"candidates": 20, "hours": 3}
+    append(begun, [{"event": "budget", "candidates": 20}])
+    assert changed(begun, budget={"candidates": 20})[0] == {}
+    assert changed(begun)[0] == {}, "the file did not change, so what `resume` has set stays"
+    _, moves = changed(begun, executor={"kind": "processes", "workers": 2, "timeout": 60})
+    assert dict(move.split("=") for move in moves)["executor.workers"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("seed", 3),
+        ("parents", ["zoo:language", "zoo:steps"]),
+        ("space", SMALL["space"] | {"knobs": {"weight": [0.0, 1.0]}}),
+        ("objectives", [{"task": "zoo_l2_maths", "metric": "exact_match", "weight": 2.0}]),
+        ("executor", {"order": "arrival"}),
+    ],
+)
+def test_another_search_is_refused(begun: RunFolder, section: str, value: Any) -> None:
+    with pytest.raises(RunFolderError, match=f"holds another search .* differs in `{section}`;"):
+        changed(begun, **{section: value})
+
+
+def test_stages_go_on_only_as_they_were(begun: RunFolder, tmp_path: Path) -> None:
+    parts = [{"space": SMALL["space"]}, {"parents": ["stage:1", "zoo:maths"]}]
+    file = {key: SMALL[key] for key in SMALL if key != "space"} | {"stages": parts}
+    stages.start(file, tmp_path / "file", tmp_path / "run")
+    assert going_on(tmp_path / "run", json.loads(json.dumps(file)), tmp_path) == ({}, [])
+    for path, data in [(tmp_path / "run", FILE), (begun.path, file)]:
+        with pytest.raises(RunFolderError, match="holds another search"):
+            going_on(path, data, tmp_path)
