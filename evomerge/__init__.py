@@ -17,8 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evomerge.api.models import evaluate, merge
-    from evomerge.api.run import Run, plot_genes, plot_history, plot_standings
+    from evomerge.api.run import (
+        Run,
+        plot_front,
+        plot_genes,
+        plot_history,
+        plot_importance,
+        plot_standings,
+    )
     from evomerge.api.search import resume, search
+    from evomerge.api.validate import validate
     from evomerge.errors import EvomergeError
     from evomerge.recipe import Layer, Recipe, Source
 
@@ -32,11 +40,14 @@ _PLACES = {
     "Source": "evomerge.recipe",
     "evaluate": "evomerge.api.models",
     "merge": "evomerge.api.models",
+    "plot_front": "evomerge.api.run",
     "plot_genes": "evomerge.api.run",
     "plot_history": "evomerge.api.run",
+    "plot_importance": "evomerge.api.run",
     "plot_standings": "evomerge.api.run",
     "resume": "evomerge.api.search",
     "search": "evomerge.api.search",
+    "validate": "evomerge.api.validate",
 }
 """Public name -> the module that it is in."""
 
@@ -49,11 +60,14 @@ __all__ = [
     "__version__",
     "evaluate",
     "merge",
+    "plot_front",
     "plot_genes",
     "plot_history",
+    "plot_importance",
     "plot_standings",
     "resume",
     "search",
+    "validate",
 ]
 
 

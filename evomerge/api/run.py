@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
+from evomerge.errors import InputError
 from evomerge.recipe import Recipe
 from evomerge.run.folder import STAGES, RunFolder, begun_stages
 from evomerge.run.history import Candidate, History
@@ -114,6 +115,14 @@ class Run:
         return self._view.best
 
     @property
+    def winner(self) -> Candidate | None:
+        """What was chosen on the validation documents; None before that.
+
+        With `mode: pareto` this is the knee of the front.
+        """
+        return self.history.winner
+
+    @property
     def front(self) -> list[Candidate]:
         """The candidates that no other one beats; with one fitness, the best candidate alone."""
         view = self._view
@@ -200,6 +209,23 @@ class Run:
         )
         return Path(out)
 
+    def load(self, candidate: int | str = "best") -> tuple[Any, Any]:
+        """Return model and tokenizer of a candidate, for transformers: what `export` writes.
+
+        It is exported to a temporary folder first, which must have room for it. The model is where
+        the search scores models (`evaluation.device`).
+
+        Raises:
+            InputError: there is no such candidate, or a parent is missing or has changed.
+        """
+        from evomerge.models.checkpoint import Checkpoint
+        from evomerge.run.atomic import TemporaryFolder
+        from evomerge.setup.worker import load_single
+
+        with TemporaryFolder() as folder:
+            written = self.export(folder / "model", candidate)
+            return load_single(self.config, Checkpoint.open(written, str(self.folder)))
+
     def report(self, out: str | PathLike[str] | None = None) -> Path:
         """Write the run as one HTML page and return its path; None: into the run folder."""
         from evomerge.report.page import write_page
@@ -226,6 +252,34 @@ def plot_standings(run: Run) -> Figure:
     from evomerge.report.pictures import standings_chart
 
     figure: Figure = standings_chart(run._view.table)
+    return figure
+
+
+def plot_front(run: Run) -> Figure:
+    """Return a figure of all candidates and of the front, the first objective against the others.
+
+    Raises:
+        InputError: the search is one for a single fitness.
+    """
+    from evomerge.report.pictures import front_chart
+
+    ranking = run._view.ranking
+    if not ranking.has_front:
+        raise InputError(f"{run.folder} has no front, since its `mode` is not 'pareto'.")
+    figure: Figure = front_chart(run.history, ranking)
+    return figure
+
+
+def plot_importance(run: Run) -> Figure:
+    """Return a figure of the genes by their rank correlation with the first objective.
+
+    See `evomerge.report.importance`, also for what it does not show.
+    """
+    from evomerge.report.importance import importance
+    from evomerge.report.pictures import genome_bars
+
+    found = importance(run.history, run._view.frozen)
+    figure: Figure = genome_bars(list(found), list(found.values()), "rank correlation")
     return figure
 
 

@@ -38,9 +38,9 @@ INK, SOFT, LINE, ACCENT, WARM, BAD, GREY, PALE = (light for light, _ in PALETTE.
 
 def new_axes(height: float, across: str = "", up: str = "") -> tuple[Any, Any]:
     """Return a figure of a height in inches, and its axes with these labels."""
-    from matplotlib.figure import Figure
+    from evomerge.report.picture import Picture
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Picture(figsize=(WIDTH, height), layout="constrained")
     axes = make_axes(figure.add_subplot())
     axes.set_xlabel(across, color=INK, fontsize=10)
     axes.set_ylabel(up, color=INK, fontsize=10)
@@ -78,9 +78,9 @@ def add_legend(figure: Any) -> None:
 
 def panels_below(height: float, heights: Sequence[float]) -> tuple[Any, list[Any]]:
     """Return a narrow figure and its panels, one below the other, with these relative heights."""
-    from matplotlib.figure import Figure
+    from evomerge.report.picture import Picture
 
-    figure = Figure(figsize=(NARROW, height), layout="constrained")
+    figure = Picture(figsize=(NARROW, height), layout="constrained")
     panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes in panels:
         axes.tick_params(labelsize=7.5, colors=INK, length=2)
@@ -116,7 +116,8 @@ def _heat_map(figure: Any, axes: Any, title: str, grid: Mapping[str, Sequence[fl
     )
     axes.set_title(title, loc="left", fontsize=8.5, color=INK, pad=3)
     step = math.ceil(len(grid) / _MOST_LABELS)
-    axes.set_yticks(range(0, len(grid), step), list(grid)[::step])
+    labels = [label_text(label, 26) for label in list(grid)[::step]]
+    axes.set_yticks(range(0, len(grid), step), labels)
     axes.set_facecolor(LINE)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.ax.tick_params(labelsize=7, colors=INK)

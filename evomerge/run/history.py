@@ -23,7 +23,7 @@ SOUP = "soup"
 _NUMBER = re.compile("[0-9]{1,9}")
 
 
-@dataclass
+@dataclass(repr=False)
 class Candidate:
     """One numbered trial.
 
@@ -52,6 +52,10 @@ class Candidate:
     told: Outcome | None = None
     as_itself: set[Split] = field(default_factory=set)
     values: tuple[float, ...] | None = None
+
+    def __repr__(self) -> str:
+        values = "" if self.values is None else f", values={self.values}"
+        return f"Candidate({self.number}, {self.name!r}, {self.status}{values})"
 
     @property
     def name(self) -> str:

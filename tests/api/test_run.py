@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 from run_folders import FAILED, KEY, append, asked, scores, told, write_run
 from search_run import evomerge_json
+from tqdm.auto import tqdm
 
-from evomerge.api.run import Run, plot_genes, plot_history, plot_standings
-from evomerge.errors import RunFolderError
+from evomerge.api.run import (
+    Run,
+    plot_front,
+    plot_genes,
+    plot_history,
+    plot_importance,
+    plot_standings,
+)
+from evomerge.api.search import _show
+from evomerge.errors import InputError, RunFolderError
 from evomerge.run.folder import RunFolder
+from evomerge.run.history import Candidate, History
 
 GENES = ["layers[0:1].zoo:maths.weight"]
 
@@ -43,6 +55,8 @@ def test_candidates_are_the_rows_of_results(run: Run) -> None:
 
 def test_the_best_candidate_its_genes_and_the_standings(run: Run) -> None:
     assert run.best is not None and run.best.number == 2
+    assert repr(run.best) == "Candidate(2, 'optimizer', scored, values=(0.875,))"
+    assert run.winner is not None and run.winner.number == 2
     assert [item.number for item in run.front] == [2]
     assert run.genes() == run.genes(2) == {GENES[0]: 0.75}
     assert run.genes(0) == {}
@@ -81,11 +95,46 @@ def test_a_run_that_goes_on_is_read_again(run: Run, tmp_path: Path) -> None:
     assert len(run.candidates) == 4
 
 
+def test_the_bar_of_a_search_has_the_unit_of_the_tables(run: Run) -> None:
+    bar, leaders = tqdm(total=3, file=StringIO()), list[Candidate]()
+    history = History()
+    for event in RunFolder(run.folder).events()[1:]:
+        history.apply(event)
+        if event["event"] == "tell":
+            _show(bar, run._view.ranking, leaders, history, event)
+    assert bar.postfix == "best 87.50"
+
+
 def test_plots_are_figures(run: Run, tmp_path: Path) -> None:
-    for plot in (plot_history, plot_standings, plot_genes):
+    for plot in (plot_history, plot_standings, plot_genes, plot_importance):
         figure = plot(run)
         assert isinstance(figure, Figure)
         figure.savefig(tmp_path / "picture.svg")
+        assert figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows the picture"
+
+
+def test_a_front_is_plotted_only_if_there_is_one(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no front, since its `mode` is not 'pareto'"):
+        plot_front(run)
+    objectives = [{"task": KEY.partition("/")[0], "metric": name} for name in ("exact_match", "x")]
+    both = replace(scores(6), aggregates={KEY: 0.25, f"{objectives[1]['task']}/x": 3.0})
+    events = [asked(0, "zoo:language"), told(0, both) | {"values": [0.25, 3.0]}]
+    front = Run(write_run(tmp_path / "f", events, mode="pareto", objectives=objectives).path)
+    assert front.winner is None
+    assert [axes.get_ylabel() for axes in plot_front(front).axes] == [f"{KEY} in %"]
+
+
+def test_genes_are_ordered_by_their_rank_correlation_with_the_score(tmp_path: Path) -> None:
+    genomes = [[0.1, 0.9, 0.5], [0.2, 0.1, 0.5], [0.3, 0.8, 0.5], [0.4, 0.3, 0.5]]
+    events = [
+        event
+        for n, g in enumerate(genomes)
+        for event in (asked(n, genome=g), told(n, scores(2 * n)))
+    ]
+    run = Run(write_run(tmp_path / "run", events, frozen={"genes": ["a", "b", "same"]}).path)
+    (axes,) = plot_importance(run).axes
+    assert [item.get_text() for item in axes.get_yticklabels()] == ["a", "b"]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([1.0, -0.4])
 
 
 def test_an_empty_run_has_no_rows(tmp_path: Path) -> None:

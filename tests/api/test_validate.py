@@ -1,0 +1,24 @@
+"""A search file can be checked from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from search_run import SMALL, write_search
+
+import evomerge
+from evomerge.errors import ConfigError
+
+
+def test_the_answer_has_genes_documents_and_warnings(tmp_path: Path) -> None:
+    found = evomerge.validate(SMALL)
+    assert found["valid"] and found["dimension"] == 6
+    assert found["genes"][0]["low"] == 0.0
+    assert isinstance(found["warnings"], list)
+    assert evomerge.validate(write_search(tmp_path)) == found
+
+
+def test_a_mistake_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean"):
+        evomerge.validate(SMALL | {"sede": 1})
