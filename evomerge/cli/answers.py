@@ -53,7 +53,13 @@ def results(
 
     from evomerge.errors import InputError
     from evomerge.report.reproduce import lm_eval_command
-    from evomerge.report.rows import best_rows, brief_rows, candidate_rows, write_csv
+    from evomerge.report.rows import (
+        best_rows,
+        brief_rows,
+        candidate_rows,
+        rows_in_per_cent,
+        write_csv,
+    )
     from evomerge.report.view import View
     from evomerge.report.words import duration, sampling_note
     from evomerge.searching.ranking import measured
@@ -69,7 +75,10 @@ def results(
     if candidate is not None:
         if candidate >= len(rows):
             raise InputError(f"--candidate is {candidate}, but the run has {len(rows)} candidates.")
-        row = {name: value for name, value in rows[candidate].items() if value is not None}
+        shown = rows[candidate : candidate + 1]
+        if not as_json:
+            shown = rows_in_per_cent(shown, view.ranking.objectives)
+        row = {name: value for name, value in shown[0].items() if value is not None}
         terminal.print_json(row) if as_json else terminal.print_values(row)
         return
     rows = rows if top is None else best_rows(rows, top)
@@ -90,12 +99,8 @@ def results(
             }
         )
         return
-    if terminal.out.is_terminal:
-        terminal.print_rows(brief_rows(rows, view.ranking.objectives), "candidate")
-        terminal.say("--csv and --json have more columns: the scores of each split and the genes")
-    else:
-        brief = [{k: v for k, v in row.items() if not k.startswith("gene ")} for row in rows]
-        terminal.print_rows(brief, "candidate")
+    terminal.print_rows(brief_rows(rows, view.ranking.objectives), "candidate")
+    terminal.say("--csv and --json have more columns: the scores of each split and the genes")
     if winner is not None or (view.history.told and terminal.out.is_terminal):
         terminal.print_standings(view.table)
         if command is not None and winner is not None:

@@ -34,13 +34,14 @@ from evomerge.cli.terminal import (
 )
 from evomerge.report.confidence import Interval, factor_of
 from evomerge.report.documents import doubt_about_baselines
-from evomerge.report.progress import progress, scores_of
-from evomerge.report.words import duration, short_names, short_scores
+from evomerge.report.progress import in_words as scores_in_words
+from evomerge.report.progress import points, progress
+from evomerge.report.words import duration, short_names
 from evomerge.run.folder import RunFolder
-from evomerge.run.history import Candidate, History
+from evomerge.run.history import History
 from evomerge.run.lines import Event
 from evomerge.scores import Failure, Scores
-from evomerge.searching.ranking import Ranking, has_nats
+from evomerge.searching.ranking import Ranking, is_nats
 
 log = logging.getLogger(__name__)
 
@@ -90,25 +91,20 @@ def _in_words(name: str, value: Any) -> Any:
 
 def _scores_in_words(item: Mapping[str, Any]) -> str:
     """Return the fitness of a candidate with its interval; of a front, its scores."""
-    if "scores" in item:
-        return _values_in_words(item["scores"])
+    scores = item["scores"]
+    if item.get("fitness") is None or any(is_nats(key) for key in scores):
+        return scores_in_words(scores)
     found = Interval(item["fitness"], item.get("low", math.nan), item.get("high", math.nan))
-    return estimate(found, factor_of([found.value]))
+    return estimate(found, min(factor_of([value], key) for key, value in scores.items()))
 
 
 def _latest_in_words(item: Mapping[str, Any]) -> str:
     if item["failure"] is not None:
         return f"{item['candidate']} failed in {item['failure']}"
-    if "scores" not in item and item["fitness"] is None:  # an event that no search writes
+    if "scores" not in item:  # an event that no search writes
         return f"- ({item['candidate']})"
     about = "about " if item["is_estimate"] else ""
     return f"{about}{_scores_in_words(item)} ({item['candidate']})"
-
-
-def _values_in_words(values: Mapping[str, float]) -> str:
-    """Return scores by objective as text, in the metric's own sign."""
-    names = short_scores(list(values))
-    return ", ".join(f"{names[key]} {value:.4g}" for key, value in values.items())
 
 
 def states(run: RunFolder) -> Iterator[dict[str, Any]]:
@@ -240,7 +236,7 @@ class SearchDisplay:
         first = self._ranking.best(self._incumbents)
         if first is None:
             return ""
-        return f"; best {_points(first, self._ranking)} (candidate {first.number})"
+        return f"; best {points(first, self._ranking)} (candidate {first.number})"
 
     def _say_preparation(self, event: Event) -> None:
         """Say when the preparation of merges begins and when it ends."""
@@ -258,22 +254,11 @@ def _described(history: History, number: int, ranking: Ranking) -> str:
     head = named(history, number)
     if isinstance(outcome, Failure):
         return f"{head} failed in {outcome.stage}: {outcome.reason}"
-    if isinstance(outcome, Scores) and candidate.fitness is not None:
+    if isinstance(outcome, Scores) and candidate.values is not None:
         documents = sum(outcome.fidelity.values())
         source = f", estimated from {documents} documents" if candidate.is_estimate else ""
-        return f"{head} {_points(candidate, ranking)}{source}"
-    if isinstance(outcome, Scores) and candidate.values is not None:
-        return f"{head} {_values_in_words(scores_of(outcome, ranking))}"
+        return f"{head} {points(candidate, ranking)}{source}"
     return f"{head} open"
-
-
-def _points(candidate: Candidate, ranking: Ranking) -> str:
-    """Return the fitness as it is in all tables: in per cent if it is a share; nats by metric."""
-    scores = candidate.scores("search")
-    if scores is not None and has_nats(ranking):
-        return _values_in_words(scores_of(scores, ranking))
-    value = candidate.fitness or 0.0
-    return f"{factor_of([value]) * value:.2f}"
 
 
 def named(history: History, number: int) -> str:

@@ -81,7 +81,7 @@ def evaluate(
         terminal.print_json({**answer, "examples": examples})
         return
     terminal.print_examples(scores.examples)
-    rows = [(k, terminal.estimate(v, factor_of([v.value], [k]))) for k, v in estimates.items()]
+    rows = [(k, terminal.estimate(v, factor_of([v.value], k))) for k, v in estimates.items()]
     terminal.print_table(("score", f"{split} [95 %]"), rows)
     if note := sampling_note(sampled(checked.config, checked.evaluator)):
         terminal.say(note)

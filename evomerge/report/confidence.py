@@ -11,7 +11,7 @@ import numpy as np
 
 from evomerge.report import means
 from evomerge.report.means import Sample
-from evomerge.scores import NLL, Objective, Scores, fitness
+from evomerge.scores import MODEL, NLL, TOKENS, Objective, Scores, fitness
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class Interval:
             return "-", ""
         if self.is_exact:
             return f"{factor * self.value:{sign},.10g}", ""
-        digits = 3 if factor == 1.0 and abs(self.value) < 1 else 1
-        numbers = (factor * item for item in (self.value, self.low, self.high))
-        value, low, high = (f"{item:{sign}.{digits}f}" for item in numbers)
+        numbers = [factor * item for item in (self.value, self.low, self.high)]
+        largest = max(abs(item) for item in numbers if math.isfinite(item))
+        digits = 2 - math.floor(math.log10(largest)) if factor == 1.0 and 0 < largest < 1 else 1
+        value, low, high = (f"{item:{sign}z.{digits}f}" for item in numbers)
         return value, f"[{low}, {high}]" if self.has_interval else ""
 
     def to_dict(self) -> dict[str, float]:
@@ -101,15 +102,26 @@ def probability_text(probability: float) -> str:
     return "< 0.001" if probability < 0.0005 else f"{probability:.3f}"
 
 
-def factor_of(values: Iterable[float], keys: Iterable[str] = ()) -> float:
-    """Return 100 if all finite values are shares (-1 to 1), which are shown in per cent, else 1.
+def factor_of(values: Iterable[float], key: str) -> float:
+    """Return 100 if all finite values of a metric are shares, which are shown in per cent, else 1.
 
     Args:
-        keys: `task/metric` of what was measured; nats (`nll`) are no shares, however few they are.
+        values: the metric in its own sign; what is below 0 is no share (a log-probability).
+        key: `task/metric`; nats, tokens and sizes of the model are no shares, however few they are.
     """
-    if any(key.endswith(f"/{NLL}") for key in keys):
+    task, _, metric = key.rpartition("/")
+    if task == MODEL or metric in (NLL, TOKENS):
         return 1.0
-    return 100.0 if all(abs(value) <= 1.0 for value in values if math.isfinite(value)) else 1.0
+    return 100.0 if all(0.0 <= value <= 1.0 for value in values if math.isfinite(value)) else 1.0
+
+
+def factor_of_fitness(objectives: Sequence[Objective], every: Iterable[Scores]) -> float:
+    """Return 100 if all objectives are shares in all scores, so that their mean is one; else 1."""
+    known = list(every)
+    return min(
+        factor_of((item.aggregates[objective.key] for item in known), objective.key)
+        for objective in objectives
+    )
 
 
 def interval(values: Sequence[float], aggregate: float, largest: float | None = None) -> Interval:
@@ -154,8 +166,7 @@ def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Co
     None if the documents differ, a metric is not the mean of its values, or a task whose metric is
     no share has one document only.
     """
-    both = fitness(objectives, ours), fitness(objectives, theirs)
-    apart = both[0] - both[1]
+    apart = fitness(objectives, ours) - fitness(objectives, theirs)
     if all(item.is_exact for item in objectives):
         probability = 0.5 + 0.5 * (apart > 0) - 0.5 * (apart < 0)
         return Comparison(Interval(apart, apart, apart, is_exact=True), probability, 1.0)
@@ -163,7 +174,7 @@ def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Co
     difference = Interval(apart) if samples is None else _estimate(apart, samples)
     if samples is None or not difference.has_interval:
         return None
-    factor = factor_of(both, [item.key for item in objectives])
+    factor = factor_of_fitness(objectives, (ours, theirs))
     return Comparison(difference, float(means.confidence(samples)), factor, samples)
 
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from evomerge.report.beating import Duel, duel, rejected
 from evomerge.report.confidence import Comparison, compare
-from evomerge.run.history import Candidate
+from evomerge.report.words import listed
+from evomerge.run.history import Candidate, History
 from evomerge.scores import Constraint, Failure, Objective, Split
+from evomerge.searching.ranking import Ranking
 from evomerge.space.baselines import UNIFORM
 
 
@@ -155,6 +157,28 @@ def compare_front(
         {p: why_not_compared(item, split) for p, item in parents.items() if p not in compared},
         excluded,
         broken,
+    )
+
+
+def fallen(history: History, ranking: Ranking) -> str | None:
+    """Return a sentence about leaders on search documents that validation took from the front.
+
+    None: there is no final front yet, or all its finalists stayed on it.
+    """
+    if not history.front:
+        return None
+    led = [
+        item
+        for item in ranking.incumbents(history.candidates)
+        if item.label is None and "validation" in item.outcomes
+    ]
+    lost = [str(item.number) for item in led if item not in history.front]
+    if not lost:
+        return None
+    who, are = ("candidate", "it is") if len(lost) == 1 else ("candidates", "they are")
+    return (
+        f"Of {len(led)} merges on the front of the search documents that were scored again, "
+        f"{who} {listed(lost)} fell: {are} not on the front of the validation documents."
     )
 
 

@@ -18,10 +18,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from evomerge.errors import not_written, without_controls
 from evomerge.report.documents import answers
 from evomerge.report.figures import PALETTE, inline_svg
+from evomerge.report.fronts import fallen
 from evomerge.report.progress import progress
 from evomerge.report.recipe_picture import path_text
 from evomerge.report.reproduce import lm_eval_command
-from evomerge.report.rows import candidate_rows
+from evomerge.report.rows import candidate_rows, rows_in_per_cent
 from evomerge.report.verdict import front_rows
 from evomerge.report.view import View
 from evomerge.report.words import (
@@ -78,6 +79,7 @@ def page(run: RunFolder) -> str:
         tables=table.tables() if table.rows and table.columns else [],
         marked=marked,
         neighbours=front_rows(table),
+        fallen=fallen(history, view.ranking),
         settings=setting_lines(frozen.settings, short_names(frozen.parents | frozen.merges)),
         found=_finding(view),
         path=path,
@@ -91,7 +93,9 @@ def page(run: RunFolder) -> str:
         sampling_note=sampling_note(frozen.sampled),
         parents=short_names(frozen.parents),
         search_file=text.split("\nfrozen:")[0],  # without what was added at the start
-        candidates=candidate_rows(history, view.ranking.objectives),
+        candidates=rows_in_per_cent(
+            candidate_rows(history, view.ranking.objectives), view.ranking.objectives
+        ),
     )
 
 

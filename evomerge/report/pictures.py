@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evomerge.report.confidence import factor_of, intervals
+from evomerge.report.confidence import factor_of, factor_of_fitness, intervals
 from evomerge.report.figures import (
     ACCENT,
     BAD,
     GREY,
     INK,
     PALE,
+    SOFT,
     WARM,
     WIDTH,
     add_legend,
@@ -23,7 +24,7 @@ from evomerge.report.figures import (
 from evomerge.report.standings import Standings
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Objective, Split
-from evomerge.searching.front import hypervolume
+from evomerge.searching.front import hypervolume, nondominated
 from evomerge.searching.ranking import Ranking, front_of
 
 _SPLIT_COLOURS = {"search": GREY, "validation": PALE, "test": ACCENT}
@@ -57,7 +58,7 @@ def standings_chart(table: Standings) -> Any:
 def best_so_far(history: History, ranking: Ranking) -> Any:
     """Plot the fitness of every candidate on the search documents, and the best so far."""
     finished = [item for item in history.candidates if item.fitness is not None]
-    factor = factor_of(map(_fitness, finished), [item.key for item in ranking.objectives])
+    factor = _factor(finished, ranking)
     figure, axes = new_axes(3.4, "candidate", f"fitness{_unit(factor)}")
 
     def points(items: Sequence[Candidate], mark: str, label: str, **style: Any) -> None:
@@ -93,13 +94,13 @@ def descents_chart(history: History, ranking: Ranking) -> Any:
 
     Descents follow one another from left to right, in the order in which they began.
     """
-    from matplotlib.figure import Figure
+    from evomerge.report.picture import Picture
 
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+    figure = Picture(figsize=(WIDTH, 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     make_axes(above).set_ylabel("loss in nats", color=INK, fontsize=10)
     points = [item for item in history.candidates if "descent" in item.origin]
-    factor = factor_of(map(_fitness, points), [item.key for item in ranking.objectives])
+    factor = _factor(points, ranking)
     make_axes(below).set_ylabel(f"fitness{_unit(factor)}", color=INK, fontsize=10)
     below.set_xlabel("step", color=INK, fontsize=10)
     by_number = {leg["candidate"] + leg["place"]: leg for leg in history.legs}
@@ -127,9 +128,9 @@ def descents_chart(history: History, ranking: Ranking) -> Any:
     return figure
 
 
-def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
-    """Plot the value of each gene as a bar with its name."""
-    figure, axes = new_axes(0.9 + 0.3 * max(1, len(genome)), "value")
+def genome_bars(names: Sequence[str], genome: Sequence[float], what: str = "value") -> Any:
+    """Plot a value of each gene as a bar with its name."""
+    figure, axes = new_axes(0.9 + 0.3 * max(1, len(genome)), what)
     make_axes(axes, "x")
     axes.barh(range(len(genome)), genome, color=ACCENT, height=0.7)
     axes.set_yticks(range(len(genome)), list(map(label_text, names)), fontsize=10)
@@ -137,25 +138,26 @@ def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
     return figure
 
 
-def front_chart(history: History, ranking: Ranking) -> Any:
-    """Plot the candidates and the front: the first objective against each other one.
+def front_chart(history: History, ranking: Ranking, split: Split | None = None) -> Any:
+    """Plot candidates and the front on one split: the first objective against each other one.
 
-    Scores are those on search documents; of the front those on test documents with 95 % intervals,
-    as soon as all of its members have them.
+    `split` None: the test documents, where the finalists have scores, as soon as all members of the
+    front were scored there; before that, the search documents.
     """
-    from matplotlib.figure import Figure
+    from evomerge.report.picture import Picture
 
     first, *others = ranking.objectives
-    figure = Figure(figsize=(WIDTH, 3.4 * len(others)), layout="constrained")
-    front = front_of(history, ranking)
-    scored = [item for item in history.candidates if item.scores("search") is not None]
+    figure = Picture(figsize=(WIDTH, 3.6 * len(others)), layout="constrained")
+    split = split or split_of_front(history, ranking)
+    scored = [item for item in history.candidates if item.scores(split) is not None]
     factors = {
-        item.key: factor_of((_score(candidate, "search", item) for candidate in scored), [item.key])
+        item.key: factor_of((_score(candidate, split, item) for candidate in scored), item.key)
         for item in ranking.objectives
     }
     for place, other in enumerate(others, start=1):
         axes = make_axes(figure.add_subplot(len(others), 1, place))
-        _draw_front(axes, scored, front, (other, first), factors)
+        axes.set_title(f"on {split} documents", loc="left", fontsize=10, color=SOFT)
+        _draw_front(axes, scored, front_of(history, ranking), split, (other, first), factors)
         for objective, set_label in ((other, axes.set_xlabel), (first, axes.set_ylabel)):
             better = "" if objective.higher_is_better else " (less is better)"
             name = label_text(objective.key, 60)
@@ -164,37 +166,66 @@ def front_chart(history: History, ranking: Ranking) -> Any:
     return figure
 
 
+def split_of_front(history: History, ranking: Ranking) -> Split:
+    """Return the split on which a front is shown: test as soon as all members were tried there."""
+    front = front_of(history, ranking)
+    has_test = any(item.scores("test") for item in front)
+    return "test" if has_test and all("test" in item.outcomes for item in front) else "search"
+
+
 def _draw_front(
     axes: Any,
     scored: Sequence[Candidate],
     front: Sequence[Candidate],
+    split: Split,
     pair: tuple[Objective, Objective],
     factors: Mapping[str, float],
 ) -> None:
-    """Draw candidates and the front in the plane of two objectives: horizontal, vertical."""
+    """Draw scored candidates and the front in the plane of two objectives: horizontal, vertical.
 
-    def draw(items: Sequence[Candidate], split: Split, mark: str, **style: Any) -> None:
+    The line has a step between members: what is between two of them, no merge is known to reach.
+    Members that another one beats on this split are below it.
+    """
+    across, up = (factors[objective.key] for objective in pair)
+
+    def draw(items: Sequence[Candidate], mark: str, **style: Any) -> None:
         points = [[factors[o.key] * _score(item, split, o) for o in pair] for item in items]
         if points:
-            axes.plot(*zip(*sorted(points), strict=True), mark, **style)
+            axes.plot(*zip(*points, strict=True), mark, **style)
+        for item in items if split == "test" else ():
+            if (scores := item.scores(split)) is None:
+                continue
+            x, y = (intervals(pair, scores)[objective.key] for objective in pair)
+            if x.has_interval:
+                ends = [across * x.low, across * x.high]
+                axes.plot(ends, [up * y.value] * 2, color=style["color"], lw=1)
+            if y.has_interval:
+                ends = [up * y.low, up * y.high]
+                axes.plot([across * x.value] * 2, ends, color=style["color"], lw=1)
 
-    searched = [item for item in scored if item.label is None]
     baselines = [item for item in scored if item.label is not None]
-    draw(searched, "search", "o", color=GREY, markersize=3.5, label="candidate")
-    draw(baselines, "search", "D", color=WARM, markersize=5, label="parents, uniform")
-    if not all(item.scores("test") for item in front):
-        draw(front, "search", "o-", color=ACCENT, markersize=6, label="front")
-        return
-    draw(front, "test", "o-", color=ACCENT, markersize=6, label="front, on test documents")
-    across, up = (factors[objective.key] for objective in pair)
-    for item in front:
-        if (scores := item.scores("test")) is None:
-            continue
-        x, y = (intervals(pair, scores)[objective.key] for objective in pair)
-        if x.has_interval:
-            axes.plot([across * x.low, across * x.high], [up * y.value] * 2, color=ACCENT, lw=1)
-        if y.has_interval:
-            axes.plot([across * x.value] * 2, [up * y.low, up * y.high], color=ACCENT, lw=1)
+    merges = [item for item in scored if item.label is None]
+    members = [item for item in front if item.label is None and item in merges]
+    draw([item for item in merges if item not in members], "o", color=GREY, markersize=3.5)
+    draw(baselines, "D", color=WARM, markersize=5)
+    draw(members, "o", color=ACCENT, markersize=6)
+    signs = [1.0 if objective.higher_is_better else -1.0 for objective in pair]
+    values = [tuple(o.value(scores) for o in pair) for i in front if (scores := i.scores(split))]
+    corners = sorted((across * signs[0] * x, up * signs[1] * y) for x, y in nondominated(values))
+    if corners:
+        where = "pre" if pair[0].higher_is_better else "post"
+        axes.step(*zip(*corners, strict=True), where=where, color=ACCENT, lw=1.5)
+    for label, mark, colour in _MARKS:
+        if label != "candidate" or len(members) < len(merges):
+            axes.plot([], [], mark, color=colour, markersize=5, label=label)
+
+
+_MARKS = (
+    ("candidate", "o", GREY),
+    ("parents, uniform", "D", WARM),
+    ("merge on the front", "o", ACCENT),
+    ("front", "-", ACCENT),
+)
 
 
 def hypervolume_so_far(history: History, ranking: Ranking) -> Any:
@@ -218,6 +249,11 @@ def hypervolume_so_far(history: History, ranking: Ranking) -> Any:
 
 def _fitness(candidate: Candidate) -> float:
     return candidate.fitness or 0.0
+
+
+def _factor(candidates: Sequence[Candidate], ranking: Ranking) -> float:
+    every = (item.scores("search") for item in candidates)
+    return factor_of_fitness(ranking.objectives, filter(None, every))
 
 
 def _score(candidate: Candidate, split: Split, objective: Objective) -> float:

@@ -8,7 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from evomerge.recipe import Recipe
-from evomerge.report.confidence import fitness_interval
+from evomerge.report.confidence import (
+    factor_of,
+    factor_of_fitness,
+    fitness_interval,
+)
+from evomerge.report.words import short_scores
 from evomerge.run.activity import WORKERS, read_activity
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
@@ -91,12 +96,38 @@ def _with_interval(best: Candidate | None, ranking: Ranking) -> dict[str, Any] |
     if ranking.has_front:
         return {"candidate": best.number, "origin": best.name, "scores": scores_of(scores, ranking)}
     found = fitness_interval(ranking.objectives, scores)
-    own = {"scores": scores_of(scores, ranking)} if has_nats(ranking) else {}
-    return {"candidate": best.number, "origin": best.name, "fitness": best.fitness, **own} | {
+    return {
+        "candidate": best.number,
+        "origin": best.name,
+        "fitness": best.fitness,
+        "scores": scores_of(scores, ranking),
+    } | {
         name: value
         for name, value in (("low", found.low), ("high", found.high))
         if found.has_interval
     }
+
+
+def points(candidate: Candidate, ranking: Ranking) -> str:
+    """Return what a candidate has on search documents as text, in per cent if it is a share.
+
+    It is the fitness, or the scores where there is none, or one with nats in it.
+    """
+    scores = candidate.scores("search")
+    if scores is None or candidate.fitness is None or has_nats(ranking):
+        return in_words({} if scores is None else scores_of(scores, ranking))
+    factor = factor_of_fitness(ranking.objectives, [scores])
+    return f"{factor * candidate.fitness:.2f}" if factor == 100 else f"{candidate.fitness:.4g}"
+
+
+def in_words(values: Mapping[str, float]) -> str:
+    """Return scores by objective as text: `exact_match 63.3 %, tokens 16.53`."""
+    names = short_scores(list(values))
+    texts = {
+        key: f"{100 * value:.1f} %" if factor_of([value], key) == 100 else f"{value:.4g}"
+        for key, value in values.items()
+    }
+    return ", ".join(f"{names[key]} {text}" for key, text in texts.items())
 
 
 def scores_of(scores: Scores, ranking: Ranking) -> dict[str, float]:
@@ -107,11 +138,10 @@ def scores_of(scores: Scores, ranking: Ranking) -> dict[str, float]:
 def _outcome(candidate: Candidate, ranking: Ranking) -> dict[str, Any]:
     outcome, scores = candidate.outcomes.get("search"), candidate.scores("search")
     failure = f"{outcome.stage}: {outcome.reason}" if isinstance(outcome, Failure) else None
-    has_scores = ranking.has_front or has_nats(ranking)
     return {
         "candidate": candidate.number,
         "fitness": candidate.fitness,
-        **({"scores": scores_of(scores, ranking)} if has_scores and scores else {}),
+        **({"scores": scores_of(scores, ranking)} if scores else {}),
         "is_estimate": candidate.is_estimate,
         "failure": failure,
     }

@@ -1,6 +1,7 @@
 """Pictures of what is at which depth, made with matplotlib: knobs and paths.
 
-They are readable at a width of 400 pixels. Parents have letters, as in `evomerge.space.paths.path`.
+They are readable at a width of 400 pixels. Knobs have the names of parents; on a path parents have
+letters, as in `evomerge.space.paths.path`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ _ALL = "all"
 """Label of the row of a knob of the whole merge."""
 
 _DEPTH = "block of the merged model"
+
+_Row: TypeAlias = tuple[str, str]
+"""Whose knob it is, and of which kind of tensors."""
 
 _Grid: TypeAlias = dict[str, list[float]]
 """Label of a row -> value at each depth; nan where the knob is not used."""
@@ -79,23 +83,16 @@ def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     The first column is the embeddings (E), the last one the head (H). A knob of the whole merge has
     the row `all`. A knob with other values for some tensors has one row for each kind of tensors.
     """
-    letters = {parent: letter for letter, parent in parent_letters(recipe).items()}
-    knobs = _knob_grids(recipe, letters)
+    knobs = _knob_grids(
+        recipe, {parent: names[parent] for parent in parent_letters(recipe).values()}
+    )
     if not knobs:
         return None
-    notes, count = _legend(recipe, names), len(_blocks(recipe))
-    figure, panels = heat_maps(
-        {
-            plain_text(k): {plain_text(label): row for label, row in g.items()}
-            for k, g in knobs.items()
-        },
-        0.16 * len(notes) + 0.3,
-    )
+    figure, panels = heat_maps({plain_text(knob): grid for knob, grid in knobs.items()}, 0.3)
     for axes in panels:
-        axes.set_xticks(*_depth_ticks(count))
+        axes.set_xticks(*_depth_ticks(len(_blocks(recipe))))
     # Below the labels of rows, too, which may leave little room beside them.
-    note = _below(f"{_DEPTH} (E: embeddings, H: head)", notes)
-    figure.supxlabel(note, x=0.02, ha="left", **_TEXT)
+    figure.supxlabel(f"{_DEPTH} (E: embeddings, H: head)", x=0.02, ha="left", **_TEXT)
     return figure
 
 
@@ -152,42 +149,44 @@ def _blocks(recipe: Recipe) -> tuple[Layer, ...]:
     return max(recipe.layers.values(), key=len, default=())
 
 
-def _knob_grids(recipe: Recipe, letters: Mapping[str, str]) -> dict[str, _Grid]:
-    """Return knob -> its grid: knobs of the sources first, then knobs of the whole merge."""
+def _knob_grids(recipe: Recipe, labels: Mapping[str, str]) -> dict[str, _Grid]:
+    """Return knob -> its grid: knobs of the sources first, then knobs of the whole merge.
+
+    `labels`: parent -> what rows call it, in the order of the rows.
+    """
     depth = (recipe.embeddings, *_blocks(recipe), recipe.head)
-    of_sources: dict[str, _Grid] = {}
-    of_merge: dict[str, _Grid] = {}
+    of_sources: dict[str, dict[_Row, list[float]]] = {}
+    of_merge: dict[str, dict[_Row, list[float]]] = {}
     for column, layer in enumerate(depth):
-        owners = [(letters[source.parent], source.knobs, of_sources) for source in layer.sources]
+        owners = [(labels[source.parent], source.knobs, of_sources) for source in layer.sources]
         for owner, knobs, grids in [*owners, (_ALL, layer.knobs, of_merge)]:
             for knob, value in knobs.items():
                 grid = grids.setdefault(knob, {})
-                for label, number in _by_tensor(owner, value).items():
-                    grid.setdefault(label, [math.nan] * len(depth))[column] = number
+                for kind, number in _by_tensor(value).items():
+                    grid.setdefault((owner, kind), [math.nan] * len(depth))[column] = number
     found = {**of_merge, **of_sources}  # no method has one name for both
-    return {knob: _without_whole_rows(found[knob]) for knob in {**of_sources, **of_merge}}
+    order = [*labels.values(), _ALL]
+    return {knob: _without_whole_rows(found[knob], order) for knob in {**of_sources, **of_merge}}
 
 
-def _by_tensor(owner: str, knob: Knob) -> dict[str, float]:
+def _by_tensor(knob: Knob) -> dict[str, float]:
+    """Return kind of tensors -> value; the kind of a value for all tensors is empty."""
     if isinstance(knob, float):
-        return {owner: knob}
-    return {
-        f"{owner} {'rest' if pattern == '*' else pattern.strip('.')}": number
-        for pattern, number in knob
-    }
+        return {"": knob}
+    return {"rest" if kind == "*" else kind.strip("."): number for kind, number in knob}
 
 
-def _without_whole_rows(grid: _Grid) -> _Grid:
-    """Return a sorted grid in which a value for all tensors is shown for each kind of them."""
+def _without_whole_rows(grid: Mapping[_Row, list[float]], order: Sequence[str]) -> _Grid:
+    """Return a grid with owners in this order; values for all tensors are in each kind's row."""
     rows: _Grid = {}
-    for label in sorted(grid):
-        owner, _, kind = label.partition(" ")
+    for owner, kind in sorted(grid, key=lambda row: (order.index(row[0]), row[1])):
+        own = grid[owner, kind]
         if kind:
-            whole = grid.get(owner, grid[label])
-            pairs = zip(grid[label], whole, strict=True)
-            rows[label] = [other if math.isnan(value) else value for value, other in pairs]
-        elif not any(other.startswith(f"{label} ") for other in grid):
-            rows[label] = grid[label]
+            pairs = zip(own, grid.get((owner, ""), own), strict=True)
+            own = [other if math.isnan(value) else value for value, other in pairs]
+        elif any(other == owner and some for other, some in grid):
+            continue
+        rows[f"{owner} {kind}".rstrip()] = own
     return rows
 
 

@@ -15,9 +15,9 @@ from evomerge.report.words import short_names, short_scores
 from evomerge.run.atomic import replace_text
 from evomerge.run.history import Candidate, History
 from evomerge.run.timings import PHASES
-from evomerge.scores import Failure, Objective, Scores, Split, fitness_error
+from evomerge.scores import SPLITS, Failure, Objective, Scores, Split, fitness_error
 
-_BRIEF = ["candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure"]
+_BRIEF = ("candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure")
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How a text begins that a spreadsheet takes for a formula; it reads wide forms as plain ones."""
@@ -80,33 +80,66 @@ def candidate_row(
     return row
 
 
+def rows_in_per_cent(
+    rows: Sequence[dict[str, Any]], objectives: Sequence[Objective]
+) -> list[dict[str, Any]]:
+    """Return rows for people: shares are in per cent, and the names of their columns say so.
+
+    `objectives` are those that the fitness is the mean of.
+    """
+    shares: set[str] = set()
+    for key in _score_keys(rows):
+        own = [f"{split} {key}" for split in SPLITS]
+        values = [row[name] for row in rows for name in own if row[name] is not None]
+        if values and factor_of(values, key) == 100:
+            shares |= set(own)
+    if all(f"search {item.key}" in shares for item in objectives):
+        shares |= {"fitness", "error"}
+
+    def shown(name: str, value: Any) -> tuple[str, Any]:
+        if name not in shares:
+            return name, value
+        return f"{name} in %", None if value is None else 100 * value
+
+    return [dict(shown(*item) for item in row.items()) for row in rows]
+
+
+def _score_keys(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the scores `task/metric` that rows have columns of."""
+    return [
+        name.removeprefix("search ")
+        for name in (rows[0] if rows else ())
+        if name.startswith("search ")
+    ]
+
+
 def brief_rows(
-    rows: Sequence[dict[str, Any]], objectives: Sequence[Objective] = ()
+    rows: Sequence[dict[str, Any]], objectives: Sequence[Objective]
 ) -> list[dict[str, Any]]:
     """Return the columns that fit a terminal, without those that are empty in all rows.
 
     The winner's status is `winner`, local parents have short names, and shares are in per cent.
     """
     names = short_names(row["origin"] for row in rows)
+    kept = {name: name for name in _BRIEF}
+    if all(row["fitness"] is None for row in rows):  # in a search for a front
+        kept |= {f"search {key}": short for key, short in short_scores(_score_keys(rows)).items()}
     brief = []
-    for row in rows:
-        found = {column: row[column] for column in _BRIEF} | {"origin": names[row["origin"]]}
+    for row in rows_in_per_cent(rows, objectives):
+        found = {}
+        for name, value in row.items():
+            plain = name.removesuffix(" in %")
+            if plain in kept:
+                found[name.replace(plain, kept[plain])] = value
+        found["origin"] = names[row["origin"]]
         if row["winner"] or row.get("front"):
             of_front = "knee" if row["winner"] else "front"
             found["status"] = of_front if row.get("front") else "winner"
-        if row["fitness"] is None and row["status"] != "failed":  # in a search for a front
-            scores = [name for name in row if name.startswith("search ")]
-            found |= {short: row[name] for name, short in short_scores(scores).items()}
         brief.append(found)
-    every = dict.fromkeys(name for row in brief for name in row)
-    shown = [name for name in every if any(row.get(name) is not None for row in brief)]
-    fitness = [row["fitness"] for row in brief if row["fitness"] is not None]
-    factor = factor_of(fitness, [item.key for item in objectives])
-    shares = ("fitness", "error") if factor == 100 else ()
-    for row in brief:
-        row |= {name: 100 * row[name] for name in shares if row[name] is not None}
-    heads = {name: f"{name} in %" if name in shares else name for name in shown}
-    return [{head: row.get(name) for name, head in heads.items()} for row in brief]
+    shown = [
+        name for name in (brief[0] if brief else ()) if any(r[name] is not None for r in brief)
+    ]
+    return [{name: row[name] for name in shown} for row in brief]
 
 
 def best_rows(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:

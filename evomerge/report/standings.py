@@ -52,6 +52,7 @@ class Standings:
     Attributes:
         rows: the baselines in the order in which they were scored, then the searched merge.
         columns: `task/metric` of each objective, then `fitness` if there are several.
+        objectives: the columns that the fitness is the mean of.
         comparisons: label of a baseline -> paired comparison of the searched merge with it.
         missing: label of another baseline -> why the searched merge is not compared with it.
         compared_on: the last split on which the searched merge was scored and a baseline tried, or
@@ -62,6 +63,7 @@ class Standings:
 
     rows: list[Standing]
     columns: list[str]
+    objectives: Sequence[str] = ()
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     compared_on: Split | None = None
     front: FrontComparison | None = None
@@ -80,8 +82,10 @@ class Standings:
 
     def factor(self, column: str) -> float:
         """Return the factor by which values of a column are multiplied when they are shown."""
+        if column == FITNESS:
+            return min(map(self.factor, self.objectives))
         items = (item for row in self.rows for item in row.estimates.items())
-        return factor_of((found.value for (_, key), found in items if key == column), [column])
+        return factor_of((found.value for (_, key), found in items if key == column), column)
 
     def cell(self, row: Standing, split: Split, column: str) -> tuple[str, str]:
         """Return a value and its interval as texts: `("83.0", "[80.9, 84.9]")`; `-` if unknown."""
@@ -150,7 +154,11 @@ def standings(history: History, ranking: Ranking) -> Standings:
     """Return the standings of a run."""
     columns, best = _columns(ranking), best_of(history, ranking)
     table = (_of_front if ranking.has_front else _of_winner)(history, ranking, columns, best)
-    table = replace(table, note=scored_as_themselves(history, table.names))
+    table = replace(
+        table,
+        note=scored_as_themselves(history, table.names),
+        objectives=[item.key for item in ranking.objectives],
+    )
     for split in reversed(SPLITS):
         if best is not None and best.scores(split) is not None:
             broken = broken_words(ranking.constraints, best, split)
@@ -176,7 +184,8 @@ def alone(candidate: Candidate, ranking: Ranking) -> Standings:
     """Return a table with one candidate only; it has no rows if the candidate has no scores."""
     columns = _columns(ranking)
     row = _row(candidate, f"candidate {candidate.number}", columns, ranking)
-    return Standings([row] if row.estimates else [], columns)
+    objectives = [item.key for item in ranking.objectives]
+    return Standings([row] if row.estimates else [], columns, objectives)
 
 
 def _columns(ranking: Ranking) -> list[str]:
@@ -207,7 +216,7 @@ def _of_winner(
                 missing[item.name] = why_not_compared(item, split)
             else:
                 kept[item.name] = found
-        return Standings(rows, columns, kept, split, missing=missing)
+        return Standings(rows, columns, comparisons=kept, compared_on=split, missing=missing)
     return Standings(rows, columns)
 
 

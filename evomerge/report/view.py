@@ -93,6 +93,9 @@ class View:
             "course": pictures.hypervolume_so_far(*front)
             if front
             else pictures.best_so_far(self.history, self.ranking),
+            "explored": pictures.front_chart(*front, "search")
+            if front and pictures.split_of_front(*front) == "test"
+            else None,
             "descents": pictures.descents_chart(self.history, self.ranking)
             if self.history.legs
             else None,

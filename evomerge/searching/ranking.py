@@ -186,7 +186,12 @@ def measured(ranking: Ranking) -> tuple[Objective, ...]:
 
 def has_nats(ranking: Ranking) -> bool:
     """Whether the fitness has nats in it, so it is no share, and is shown by its scores."""
-    return any(item.metric == NLL for item in ranking.objectives)
+    return any(is_nats(item.key) for item in ranking.objectives)
+
+
+def is_nats(key: str) -> bool:
+    """Whether a score `task/metric` is in nats."""
+    return key.endswith(f"/{NLL}")
 
 
 def best_of(history: History, ranking: Ranking) -> Candidate | None:

@@ -13,12 +13,12 @@ from evomerge.errors import ConfigError
 
 def test_the_answer_has_genes_documents_and_warnings(tmp_path: Path) -> None:
     found = evomerge.validate(SMALL)
-    assert found["valid"] and found["dimension"] == 6
+    assert found["valid"] and found["dimension"] == 8
     assert found["genes"][0]["low"] == 0.0
     assert isinstance(found["warnings"], list)
     assert evomerge.validate(write_search(tmp_path)) == found
 
 
 def test_a_mistake_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="did you mean"):
+    with pytest.raises(ConfigError, match="Did you mean .seed."):
         evomerge.validate(SMALL | {"sede": 1})

@@ -3,6 +3,7 @@
 import csv
 import json
 import subprocess
+from dataclasses import replace
 
 import pytest
 from run_folders import FAILED, KEY, STATES, append, asked, scores, told, write_run
@@ -22,6 +23,7 @@ FIRST = {
     "candidate": 0,
     "origin": "zoo:language",
     "fitness": 3 / 24,
+    "scores": {KEY: 3 / 24},
     "low": pytest.approx(0.0434, abs=1e-4),
     "high": pytest.approx(0.3100, abs=1e-4),
 }
@@ -36,7 +38,15 @@ COUNTS = {
         "open": 1,
         "best": FIRST,
         "best_parent": FIRST,
-        "latest": [{"candidate": 0, "fitness": 3 / 24, "is_estimate": False, "failure": None}],
+        "latest": [
+            {
+                "candidate": 0,
+                "fitness": 3 / 24,
+                "scores": {KEY: 3 / 24},
+                "is_estimate": False,
+                "failure": None,
+            }
+        ],
     },
 }
 
@@ -76,6 +86,23 @@ def test_status_shows_the_best_beside_the_best_parent_failures_and_the_final_sco
     assert shown["best parent"] == "12.5 [4.3, 31.0], candidate 0 (zoo:language)"
     assert shown["latest"] == "87.5 (2); 1 failed in merge: no <finite> weights; 12.5 (0)"
     assert shown["phase"] == "final scores: 1 on test"
+
+
+def test_a_search_for_a_front_has_the_units_of_the_tables(tmp_path, capsys):
+    """`status` and the rows of `results` had 0.2 where the tables have 20.0."""
+    task = KEY.partition("/")[0]
+    both = replace(scores(6), aggregates={KEY: 0.25, f"{task}/tokens": 12.34})
+    events = [asked(0, "zoo:language"), told(0, both) | {"values": [0.25, -12.34]}]
+    objectives = [{"task": task, "metric": name} for name in ("exact_match", "tokens")]
+    run = write_run(tmp_path / "run", events, mode="pareto", objectives=objectives)
+    call(["status", str(run.path)])
+    shown = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert shown["best"] == "exact_match 25.0 %, tokens 12.34, candidate 0 (zoo:language)"
+    call(["results", str(run.path), "--top", "1"])
+    head, line = (line.split("\t") for line in capsys.readouterr().out.splitlines()[:2])
+    assert {"exact_match in %": "25", "tokens": "12.34"}.items() <= dict(
+        zip(head, line, strict=True)
+    ).items()
 
 
 @pytest.mark.parametrize("state", ["empty", "asked only", "failed only"])
@@ -137,6 +164,8 @@ def test_results_can_be_the_best_and_of_one_candidate(tmp_path, capsys):
 def test_results_in_a_pipe_have_the_standings(tmp_path, capsys):
     call(["results", str(finished(tmp_path / "run").path)])
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:4]]
+    assert [row["fitness in %"] for row in rows] == ["25", "-", "87.5"]
     head = lines.index(["model", *(f"{KEY} {split}" for split in ("search", "validation", "test"))])
     assert lines[head + 2] == ["searched", "87.5 [69.0, 95.7]", "-", "83.3 [64.1, 93.3]"]
 

@@ -9,7 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evomerge.report.confidence import compare, factor_of, fitness_interval, interval, intervals
+from evomerge.report.confidence import (
+    Interval,
+    compare,
+    factor_of,
+    fitness_interval,
+    interval,
+    intervals,
+)
 from evomerge.scores import Objective, Scores
 
 ACC = Objective("t", "acc")
@@ -223,12 +230,21 @@ def test_one_objective_without_an_interval_leaves_the_others_theirs():
 
 
 def test_figures_are_in_per_cent_where_they_are_shares():
-    assert factor_of([0.0, 1.0, -0.4, math.nan]) == 100
-    assert factor_of([0.9, 1.1]) == 1
+    assert factor_of([0.0, 1.0, math.nan], "t/acc") == 100
+    assert factor_of([0.9, 1.1], "t/acc") == 1
+    assert factor_of([-0.2, -0.4], "t/logprob") == 1, "nothing below 0 is a share"
+    assert [factor_of([1.0], key) for key in ("t/nll", "t/tokens", "model/layers")] == [1, 1, 1]
     assert interval(answers(1162, 1400), 0.83).texts(100) == ("83.0", "[80.9, 84.9]")
     big = compare([ACC], scores(t_acc=[7.5, 8.0, 7.0] * 9), scores(t_acc=[7.0, 7.5, 6.5] * 9))
     assert big is not None
     assert big.text == "+0.500 [+0.229, +0.635], better with probability 0.997"
+
+
+def test_small_numbers_keep_their_digits():
+    """A log-probability was `-0.0 [-0.0, -0.0]`."""
+    found = Interval(-0.00031, -0.00042, -0.0002)
+    assert found.texts(1.0) == ("-0.000310", "[-0.000420, -0.000200]")
+    assert Interval(-0.04, -1.24, 1.1).texts(1.0) == ("0.0", "[-1.2, 1.1]")
 
 
 @pytest.mark.parametrize("largest", [None, 16.0])

@@ -57,6 +57,6 @@ def test_the_report_shows_each_document_once_with_all_answers(tmp_path: Path) ->
     text = page(write_run(tmp_path / "run", events([0.0, 0.5, 0.75]), objectives=OBJECTIVES))
     assert text.count("1 + &lt;4&gt;?") == 1
     assert text.count("<pre>it is 5</pre>") == 3
-    assert text.count('rowspan="3"') == 1
-    assert "<td>searched</td>" in text and "acc 0.75" in text
+    assert text.count('<table class="examples">') == 1
+    assert "<td>searched<br>" in text and "acc 0.75" in text
     assert "Examples" not in page(write_run(tmp_path / "empty", []))

@@ -15,11 +15,13 @@ import pytest
 from run_folders import asked, write_run
 
 from evomerge.report.beating import duel, p_value, rejected
-from evomerge.report.fronts import compare_front
+from evomerge.report.fronts import compare_front, fallen
+from evomerge.report.pictures import front_chart
 from evomerge.report.verdict import verdict
 from evomerge.report.view import View
-from evomerge.run.history import Candidate, outcome_fields
+from evomerge.run.history import Candidate, History, outcome_fields
 from evomerge.scores import Failure, Objective, Scores
+from evomerge.searching.ranking import ParetoFront
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 ACC = Objective("zoo_l2_maths", "exact_match")
@@ -322,3 +324,56 @@ def test_a_merge_that_breaks_a_constraint_is_named_and_never_wins(
     assert found.text.startswith(start)
     assert broken in found.text
     assert found.text.count(BREAKS) == merges.count(DEEP)
+
+
+def lines_of(axes):
+    """Label or colour of a line -> its points, of what is no interval."""
+    return {
+        (line.get_drawstyle(), line.get_marker()): line.get_xydata().tolist()
+        for line in axes.lines
+        if len(line.get_xydata()) and line.get_linewidth() != 1
+    }
+
+
+def test_the_front_is_shown_on_test_documents_with_steps(tmp_path):
+    """Dots on search documents were mixed with a line of test documents, straight ones."""
+    view = front_with(tmp_path, [PARENT] * 3, [BETTER, SHORTER])
+    (axes,) = front_chart(view.history, view.ranking).axes
+    assert axes.get_title(loc="left") == "on test documents"
+    shown = lines_of(axes)
+    # Candidate 4 is as short as candidate 3 and less accurate, so it is below the line.
+    assert shown["default", "o"] == [[9.0, 75.0], [9.0, 49.0]]
+    assert shown["steps-post", "None"] == [[9.0, 75.0]]
+    assert shown["default", "D"] == [[10.0, 50.0]] * 3
+    assert "explored" in view.figures
+    (axes,) = front_chart(view.history, view.ranking, "search").axes
+    assert axes.get_title(loc="left") == "on search documents"
+
+
+def test_steps_turn_with_the_direction_of_the_objective_across(tmp_path):
+    wide = scores(answers(300, 400), (20,) * 400)
+    narrow = scores(answers(200, 400), (5,) * 400)
+    for lower, way, order in (([TOKENS.key], "post", [5, 20]), ([], "pre", [20])):
+        frozen = {"lower_is_better": lower}
+        view = front_with(tmp_path / way, [PARENT] * 3, [wide, narrow], frozen=frozen)
+        (axes,) = front_chart(view.history, view.ranking).axes
+        assert [x for x, _ in lines_of(axes)[f"steps-{way}", "None"]] == order
+
+
+def test_a_leader_that_falls_on_validation_is_named():
+    ranking = ParetoFront([ACC, TOKENS])
+    events = []
+    for number, outcome in enumerate([BETTER, scores(answers(196, 400), (5, 7) * 200)]):
+        told = {"event": "tell", "candidate": number, **outcome_fields(outcome)}
+        values = [[0.75, -9.0], [0.49, -6.0]][number]
+        events += [asked(number, genome=[0.5]), told | {"values": values}]
+        score = {"event": "score", "candidate": number, "split": "validation"}
+        events.append(score | outcome_fields(outcome))
+    assert fallen(History(events), ranking) is None
+    both = [*events, {"event": "winner", "candidate": 0, "front": [0, 1]}]
+    assert fallen(History(both), ranking) is None
+    one = [*events, {"event": "winner", "candidate": 0, "front": [0]}]
+    assert fallen(History(one), ranking) == (
+        "Of 2 merges on the front of the search documents that were scored again, candidate 1 "
+        "fell: it is not on the front of the validation documents."
+    )

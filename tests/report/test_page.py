@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -14,7 +15,7 @@ from evomerge.errors import InputError
 from evomerge.report.page import page, write_page
 from evomerge.report.pictures import descents_chart
 from evomerge.run.history import History
-from evomerge.scores import Expected, Objective, Scores
+from evomerge.scores import Example, Expected, Objective, Scores
 from evomerge.searching.ranking import WeightedSum
 
 VOID = {"meta", "br", "link"}
@@ -112,7 +113,8 @@ def test_every_table_and_picture_is_there_and_names_are_text(finished):
     assert [cell["status"] for cell in cells] == ["scored"] * 2 + ["failed"] + ["scored"] * 2
     assert [cell["winner"] for cell in cells] == ["", "", "", "True", ""]
     assert cells[2]["failure"] == "merge: no <finite> weights"
-    assert cells[4]["error"] == "0.1000"
+    assert cells[4]["error in %"] == "10"
+    assert cells[3]["test zoo_l2_maths/exact_match in %"] == "83.33"
     assert parsed.tags.count("svg") == 3  # standings, the winner's genes, the course
     assert parsed.tags.count("figure") == parsed.tags.count("figcaption") == 3
     assert "script" not in parsed.tags
@@ -121,6 +123,25 @@ def test_every_table_and_picture_is_there_and_names_are_text(finished):
     assert "a <run> & $" in parsed.text
     assert "exact_match" in parsed.text.split("search file")[-1]
     assert "nan" not in parsed.text
+
+
+def test_each_example_has_a_table_of_its_own_that_a_phone_can_show(tmp_path):
+    """A table of four columns had one word a line."""
+    first, second = (
+        Example("t", number, "How many?", f"{number} items", str(number), "2", {"acc": 0.0})
+        for number in range(2)
+    )
+    events = []
+    for number, label in enumerate(["zoo:language", "zoo:maths"]):
+        answered = replace(scores(6), examples=(first, second))
+        events += [asked(number, label), told(number, answered)]
+    parsed = Page(page(write_run(tmp_path / "run", events)))
+    examples = [table for table in parsed.tables if table[0] == ["model", "answer"]]
+    assert [[row[1] for row in table[1:]] for table in examples] == [
+        ["0 itemsparsed0", "0 itemsparsed0"],
+        ["1 itemsparsed1", "1 itemsparsed1"],
+    ]
+    assert parsed.text.count("How many?") == 2, "each prompt is there once"
 
 
 def test_the_questions_come_in_their_order(finished):
@@ -206,7 +227,7 @@ def test_descents_show_the_loss_of_their_steps_and_the_fitness_of_their_points(t
         ask = asked(number) | {"generation": number, "origin": origin}
         reached = {"losses": [float(number)] * 9 + [None], "descent": {}, "form": None}
         events += [leg | reached, ask, told(number, scores(number))]
-    chart = descents_chart(History(events), WeightedSum([Objective("t", "acc")]))
+    chart = descents_chart(History(events), WeightedSum([Objective("zoo_l2_maths", "exact_match")]))
     above, below = chart.axes
     first, watched, second, _ = (line.get_xydata().tolist() for line in above.lines)
     assert first[0] == [1, 1.0]

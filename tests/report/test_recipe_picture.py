@@ -20,6 +20,10 @@ from evomerge.space.paths.path import describe
 NAMES = {"base": "org/base", "one": "org/one", "two": "a-name-$of$-" + "x" * 80}
 
 
+LONG = r"a-name-\$of\$-…xxxxxxxxxxxxx"
+"""What a picture makes of the long name."""
+
+
 def merged(count=3, weight=lambda depth: 0.1 * depth, knobs=None):
     def layer(depth, block):
         sources = (
@@ -52,15 +56,18 @@ def grids(figure):
 
 
 def texts(figure):
-    return "\n".join([*(axes.get_xlabel() for axes in figure.axes), figure.get_supxlabel()])
+    """What names the parents: below a path, beside the rows of heat maps."""
+    rows = [item.get_text() for axes in figure.axes for item in axes.get_yticklabels()]
+    return "\n".join([*rows, *(axes.get_xlabel() for axes in figure.axes)])
 
 
 def test_knobs_are_shown_at_every_depth():
     found = grids(knob_picture(merged(knobs={"lambda": 2.0}), NAMES))
     assert list(found) == ["density", "weight", "lambda"]
-    assert found["weight"]["B"] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
-    assert found["weight"]["C"] == [1.0] * 5
-    assert list(found["density"]) == ["B"]
+    assert list(found["weight"]) == ["org/one", LONG]
+    assert found["weight"]["org/one"] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert found["weight"][LONG] == [1.0] * 5
+    assert list(found["density"]) == ["org/one"]
     assert found["lambda"] == {"all": [2.0] * 5}
 
 
@@ -69,9 +76,9 @@ def test_a_knob_of_some_tensors_has_rows_of_its_own():
         return [["self_attn.", 0.5], ["*", 0.25]] if 0 < depth < 4 else 0.75
 
     found = grids(knob_picture(merged(weight=weight), NAMES))["weight"]
-    assert found["B self_attn"] == [0.75, 0.5, 0.5, 0.5, 0.75]
-    assert found["B rest"] == [0.75, 0.25, 0.25, 0.25, 0.75]
-    assert set(found) == {"B self_attn", "B rest", "C"}
+    assert found["org/one self_attn"] == [0.75, 0.5, 0.5, 0.5, 0.75]
+    assert found["org/one rest"] == [0.75, 0.25, 0.25, 0.25, 0.75]
+    assert list(found)[:2] == ["org/one rest", "org/one self_attn"] and len(found) == 3
 
 
 def test_of_many_rows_some_have_labels():

@@ -8,29 +8,44 @@ from typing import Any
 
 import pytest
 
-from evomerge.report.rows import brief_rows, write_csv
+from evomerge.report.rows import brief_rows, rows_in_per_cent, write_csv
+from evomerge.scores import Objective
 
 
 def row(number: int, **more: Any) -> dict[str, Any]:
     plain = {"candidate": number, "origin": "optimizer", "generation": 0, "status": "scored"}
     numbers = {"fitness": 0.5, "error": None, "documents": 8, "winner": False, "failure": None}
-    return {**plain, **numbers, "digest": "ab" * 32, "test t/acc": 0.25, **more}
+    splits = {"search t/acc": 0.5, "validation t/acc": None, "test t/acc": 0.25}
+    return {**plain, **numbers, "digest": "ab" * 32, **splits, **more}
+
+
+ACC = [Objective("t", "acc")]
 
 
 def test_a_terminal_gets_short_names_and_no_empty_columns() -> None:
     rows = [row(0, origin="/models/a/b", generation=None), row(1), row(2, winner=True)]
-    brief = brief_rows(rows)
+    brief = brief_rows(rows, ACC)
     assert [item["origin"] for item in brief] == ["b", "optimizer", "optimizer"]
     assert [item["status"] for item in brief] == ["scored", "scored", "winner"]
     assert list(brief[0]) == [
         *("candidate", "origin", "generation", "status", "fitness in %", "documents")
     ]
     failed = [*rows, row(3, failure="merge: NaN", error=0.1)]
-    assert {"failure", "error in %"} <= set(brief_rows(failed)[0])
-    assert brief_rows(failed)[3]["error in %"] == 10
-    losses = [row(0, fitness=-12.5), row(1, fitness=-0.5)]
-    assert [item["fitness"] for item in brief_rows(losses)] == [-12.5, -0.5]
-    assert brief_rows([]) == []
+    assert {"failure", "error in %"} <= set(brief_rows(failed, ACC)[0])
+    assert brief_rows(failed, ACC)[3]["error in %"] == 10
+    losses = [row(0, **{"fitness": -12.5, "search t/acc": -12.5}), row(1, fitness=-0.5)]
+    assert [item["fitness"] for item in brief_rows(losses, ACC)] == [-12.5, -0.5]
+    assert brief_rows([], ACC) == []
+
+
+def test_all_shares_are_in_per_cent_and_other_scores_are_not() -> None:
+    """In a search for a front the first objective was a fraction above a table of per cents."""
+    tokens = {"search t/tokens": 0.75, "validation t/tokens": None, "test t/tokens": None}
+    front = [row(number, fitness=None, **tokens) for number in range(2)]
+    (brief, _) = brief_rows(front, [*ACC, Objective("t", "tokens")])
+    assert {"acc in %": 50.0, "tokens": 0.75}.items() <= brief.items()
+    (whole, _) = rows_in_per_cent([row(0, fitness=0.5), row(1)], ACC)
+    assert whole["fitness in %"] == 50.0 and whole["test t/acc in %"] == 25.0
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "@=", "-1+"])

@@ -30,7 +30,7 @@ def test_create_then_open(tmp_path):
 
 def test_an_existing_run_names_resume(tmp_path):
     RunFolder.create(tmp_path / "run", {})
-    with pytest.raises(RunFolderError, match="evomerge resume"):
+    with pytest.raises(RunFolderError, match="go on with it by --resume"):
         RunFolder.create(tmp_path / "run", {})
 
 
