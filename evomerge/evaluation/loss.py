@@ -252,7 +252,8 @@ class Loss:
     def _batches(self, references: Sequence[Reference]) -> Iterator[Sequence[int]]:
         """Yield the places of references that are run together."""
         sizes = [sum(len(c.tokens) for c in each.continuations) for each in references]
-        yield from self._forward.batching.cut(sizes)
+        batching = self._forward.batching
+        yield from replace(batching, tokens=batching.kept).cut(sizes)
 
     def _said(
         self, model: Any, group: Sequence[int], references: Sequence[Reference]

@@ -9,10 +9,14 @@ from typing import Any, Literal
 
 import torch
 
-_CACHE = 24 * 2**20  # bytes of activations that fit into the caches of a CPU
-_CPU_LEAST, _CPU_MOST = 256, 1024  # tokens
+from evomerge.evaluation.inference.backward import kept_bytes
+
+_LEAST = 256  # tokens
+_CPU_MOST, _CPU_GENERATED = 1024, 8192  # tokens; larger batches are hardly faster
+_CPU_ROOM = 2**30  # bytes of a batch on a CPU, in addition to the weights
 _SHARE = 0.25  # share of a GPU's memory for a batch, in addition to the weights
-_GPU_LEAST, _GPU_MOST = 256, 2**17  # tokens
+_GPU_MOST = 2**17  # tokens
+_GPU_WIDER = 4  # batches that generate hold 4 x the tokens: most steps read one token a row
 _CPU_PASS, _GPU_PASS = 48, 512  # tokens that cost about as much as starting a forward pass
 
 
@@ -24,11 +28,15 @@ class Batching:
         tokens: maximum tokens in a batch, padding included; a longer row is a batch by itself.
         rows: maximum rows in a batch, None for no limit.
         overhead: fixed cost of starting one more batch, expressed in padded tokens.
+        generated: maximum tokens in a batch that generates, with the new ones.
+        kept: maximum tokens in a batch whose activations a backward pass keeps.
     """
 
     tokens: int
     rows: int | None
     overhead: int
+    generated: int
+    kept: int
 
     def cut(self, lengths: Sequence[int]) -> list[list[int]]:
         """Return batches of indices into `lengths`, longest rows first.
@@ -58,7 +66,13 @@ class Batching:
 
     def halved(self) -> Batching:
         """Return the same limits with half as many tokens and rows."""
-        return replace(self, tokens=self.tokens // 2, rows=self.rows and max(1, self.rows // 2))
+        return replace(
+            self,
+            tokens=self.tokens // 2,
+            rows=self.rows and max(1, self.rows // 2),
+            generated=self.generated // 2,
+            kept=self.kept // 2,
+        )
 
 
 def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
@@ -66,23 +80,35 @@ def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
 
     They depend on the model's shape and the device's total memory, not on its free memory, so that
     a resumed search makes the same batches.
+
+    On a CPU a pass costs as much as `_CPU_PASS` tokens, since it reads all weights. When texts are
+    generated, a pass computes only one token a row: there a batch needs hundreds of rows.
     """
     rows = None if batch_size == "auto" else batch_size
     config = model.config.get_text_config()
-    width = int(config.hidden_size)
+    width, itemsize = int(config.hidden_size), model.dtype.itemsize
     inner = int(getattr(config, "intermediate_size", None) or 4 * width)
-    activations = model.dtype.itemsize * (8 * width + 3 * inner)
+    activations = itemsize * (8 * width + 3 * inner)
+    cached = itemsize * 2 * width * int(config.num_hidden_layers)
+    vocabulary = int(config.vocab_size)
     overhead = pass_overhead(model.device.type)
+
+    def fit(room: float, per_token: int, most: int) -> int:
+        return max(_LEAST, min(most, int(room / per_token)))
+
     if model.device.type == "cpu":
-        tokens = max(_CPU_LEAST, min(_CPU_MOST, _CACHE // activations))
-        return Batching(tokens, rows, overhead)
-    kept = model.dtype.itemsize * 2 * width * int(config.num_hidden_layers)
+        return Batching(
+            fit(_CPU_ROOM, activations + 2 * itemsize * vocabulary, _CPU_MOST),
+            rows,
+            overhead,
+            generated=fit(2 * _CPU_ROOM, activations + cached, _CPU_GENERATED),
+            kept=fit(_CPU_ROOM, kept_bytes(config.to_dict(), itemsize), _CPU_MOST),
+        )
     total = 8 * 2**30
     if model.device.type == "cuda":
         total = torch.cuda.get_device_properties(model.device).total_memory
-    per_token = activations + kept + 12 * int(config.vocab_size)
-    tokens = max(_GPU_LEAST, min(_GPU_MOST, int(total * _SHARE / per_token)))
-    return Batching(tokens, rows, overhead)
+    tokens = fit(total * _SHARE, activations + cached + 12 * vocabulary, _GPU_MOST)
+    return Batching(tokens, rows, overhead, generated=_GPU_WIDER * tokens, kept=tokens)
 
 
 def pass_overhead(device: str) -> int:

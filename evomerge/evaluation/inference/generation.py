@@ -22,7 +22,6 @@ from evomerge.evaluation.inference.batches import Batching
 from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.sampling import Sampling, drawer
 
-_WIDER = 4  # batches may hold 4 x the tokens of a scoring batch: most steps read one token a row
 _LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, as in lm-eval
 
 
@@ -81,9 +80,7 @@ def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int
         kinds.setdefault((prompt.stops, prompt.limit, prompt.sampling), []).append(number)
     batches = []
     for (_, limit, _), numbers in kinds.items():
-        wide = replace(
-            batching, tokens=_WIDER * batching.tokens, overhead=batching.overhead * limit
-        )
+        wide = replace(batching, tokens=batching.generated, overhead=batching.overhead * limit)
         groups = wide.cut([len(prompts[n].tokens) + limit for n in numbers])
         batches += [[numbers[i] for i in group] for group in groups]
     return batches

@@ -2,10 +2,53 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LlamaConfig
 
-from evomerge.evaluation.inference.batches import Batching
+from evomerge.evaluation.inference.batches import Batching, batching
+
+SHAPES = {  # width, inner width, layers, vocabulary, dtype
+    "135M": (576, 1536, 30, 49152, torch.float32),
+    "270M": (640, 2048, 18, 262144, torch.float32),
+    "0.6B": (896, 4864, 24, 151936, torch.float32),
+    "1B": (2048, 8192, 16, 128256, torch.float32),
+    "7B": (4096, 14336, 32, 32000, torch.bfloat16),
+}
+
+
+def limits(tokens: int, rows: int | None, overhead: int) -> Batching:
+    """Return limits that are the same for scoring and generating."""
+    return Batching(tokens, rows, overhead, generated=tokens, kept=tokens)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_batch_on_a_cpu_is_as_large_as_2_gib_allow(shape: str) -> None:
+    """One token a row is too little for a pass that reads all weights: there rows must be many."""
+    width, inner, layers, vocabulary, dtype = SHAPES[shape]
+    config = LlamaConfig(
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        vocab_size=vocabulary,
+        num_attention_heads=8,
+    )
+    model = SimpleNamespace(config=config, dtype=dtype, device=torch.device("cpu"))
+    found = batching(model, "auto")
+    assert found.tokens >= 500
+    assert found.tokens * 2 * dtype.itemsize * vocabulary <= 2**30  # logits and log-softmax
+    assert found.generated >= 58 * 54  # prompts of 30 tokens and 24 new ones
+    assert found.generated * 2 * dtype.itemsize * width * layers <= 2**31  # keys and values
+    halved = found.halved()
+    assert (halved.tokens, halved.generated, halved.kept) == (
+        found.tokens // 2,
+        found.generated // 2,
+        found.kept // 2,
+    )
 
 
 @given(
@@ -16,7 +59,7 @@ from evomerge.evaluation.inference.batches import Batching
 def test_batches_hold_every_row_once_and_keep_their_bounds(
     lengths: list[int], tokens: int, rows: int | None
 ) -> None:
-    groups = Batching(tokens, rows, overhead=10).cut(lengths)
+    groups = limits(tokens, rows, overhead=10).cut(lengths)
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     for group in groups:
         area = len(group) * max(lengths[index] for index in group)
@@ -26,7 +69,7 @@ def test_batches_hold_every_row_once_and_keep_their_bounds(
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=9))
 def test_no_cut_into_neighbours_of_like_length_is_cheaper(lengths: list[int]) -> None:
-    batching = Batching(10**6, None, overhead=20)
+    batching = limits(10**6, None, overhead=20)
     ordered = sorted(lengths, reverse=True)
 
     def cheapest(start: int) -> int:

@@ -45,7 +45,10 @@ def test_the_head_reads_contiguous_memory() -> None:
 
 def test_no_batch_is_started_to_save_padding_if_it_takes_many_passes() -> None:
     """Prompts of 10 and 20 tokens: apart, they need no padding, but twice as many passes."""
-    lengths, batching = [10] * 20 + [20] * 20, Batching(1024, None, overhead=48)
+    lengths, batching = (
+        [10] * 20 + [20] * 20,
+        Batching(1024, None, overhead=48, generated=4096, kept=1024),
+    )
 
     def sizes(limit: int) -> list[int]:
         prompts = [Prompt((1,) * length, ("\n",), limit) for length in lengths]
@@ -58,4 +61,4 @@ def test_no_batch_is_started_to_save_padding_if_it_takes_many_passes() -> None:
 def test_texts_that_end_differently_are_not_in_one_batch() -> None:
     ends = [(("\n",), 8), (("\n",), 9), (("."), 8)]
     prompts = [Prompt((1, 2), tuple(stops), limit) for stops, limit in [*ends, *ends]]
-    assert make_batches(prompts, Batching(1024, None, 48)) == [[0, 3], [1, 4], [2, 5]]
+    assert make_batches(prompts, Batching(1024, None, 48, 4096, 1024)) == [[0, 3], [1, 4], [2, 5]]
