@@ -24,6 +24,7 @@ import torch
 from evaluation import bare_generation, least
 
 from evomerge.config.schema import load
+from evomerge.evaluation.inference.generation import make_batches
 from evomerge.execute.worker import Worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -87,7 +88,7 @@ def bare(problem: CheckedSearch, worker: Worker) -> float:
         forward = evaluator.forward
         new = [
             len(tokens)
-            for tokens in forward.generate(model, prompts, forward.generation_batches(prompts))
+            for tokens in forward.generate(model, prompts, make_batches(prompts, forward.batching))
         ]
         tokens = [prompt.tokens for prompt in prompts]
         runs = {str(size): bare_generation(model, tokens, new, size) for size in (16, 32, 64, 128)}

@@ -1,6 +1,7 @@
 """Compares the cost of evaluating a candidate with lm-eval's and with the forward passes alone.
 
     python benchmarks/evaluation.py [--quick]
+    python benchmarks/evaluation.py --models FOLDER ... [--documents N] [--sizes N ...]
 
 For each task, the same documents are scored in turn, in one process, by
 
@@ -14,6 +15,11 @@ For each task, the same documents are scored in turn, in one process, by
 Times are CPU milliseconds on one thread, the minimum of several rounds. The last line is one JSON
 object of ratios: `ours/bare` (goal: at most 1.15 for log-likelihoods with the 50 M model, 1.5 with
 the tiny model) and `lm_eval/ours` (goal: at least 3 with the tiny model).
+
+With `--models`, checkpoints of your own are loaded in float32, one after the other. Each scores
+documents with four choices and continues prompts of random words by up to 24 tokens, once with
+evomerge and once with lm-eval at each of several batch sizes, of which the best one counts. `check`
+is what `prepare` takes.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +46,7 @@ from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.forward import continuation_rows
 from evomerge.evaluation.inference.generation import make_batches
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.execute.allocator import keep_freed_memory
 
 BATCHES = (1, 4, 8, 16, 32, 64, 128)
 
@@ -71,6 +79,7 @@ def write_tasks(folder: Path, tokenizer: Any) -> None:
         return " ".join(rng.choice(words) for _ in range(rng.randint(low, high)))
 
     lengths = {"made_choice": (20, 60), "made_long_choice": (250, 350), "made_rolling": (150, 400)}
+    lengths["made_texts"] = (10, 16)
     lengths["made_fewshot"] = lengths["made_choice"]
     for name, (low, high) in lengths.items():
         rows = [
@@ -94,6 +103,14 @@ def write_tasks(folder: Path, tokenizer: Any) -> None:
                 "output_type": "loglikelihood_rolling",
                 "doc_to_text": "",
                 "doc_to_target": "prompt",
+            }
+        elif name == "made_texts":
+            task |= {
+                "output_type": "generate_until",
+                "doc_to_text": "prompt",
+                "doc_to_target": "gold",
+                "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 24},
+                "metric_list": [{"metric": "exact_match"}],
             }
         else:
             task |= {
@@ -226,13 +243,75 @@ def measure(
     return least(runs, rounds)
 
 
+def measure_checkpoint(
+    folder: Path, count: int, sizes: Sequence[int], tasks: Sequence[str]
+) -> dict[str, float]:
+    """Compare the evaluation of a checkpoint with lm-eval's; print a row for each task.
+
+    Args:
+        count: documents of each task.
+        sizes: batch sizes of lm-eval.
+        tasks: names of tasks of `write_tasks`.
+
+    Returns:
+        Task -> CPU time of lm-eval at its best batch size / ours.
+    """
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ratios, ids = {}, list(range(count))
+    with tempfile.TemporaryDirectory() as made:
+        write_tasks(Path(made), tokenizer)
+        manager = TaskManager(include_path=made, include_defaults=False)
+        for task in tasks:
+            evaluator = Evaluator(Harness([task], [Path(made)]))
+            began = cpu_seconds()
+            evaluator.prepare(model, tokenizer, {"search": {task: ids}})
+            check = cpu_seconds() - began
+
+            def simple_evaluate(size: int, task: str = task) -> None:
+                lm_eval.simple_evaluate(
+                    model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size),
+                    tasks=[task],
+                    task_manager=manager,
+                    samples={task: ids},
+                    bootstrap_iters=0,
+                )
+
+            runs: dict[str, Callable[[], Any]] = {"ours": partial(evaluator.score, model)}
+            runs |= {str(size): partial(simple_evaluate, size) for size in sizes}
+            times = least(runs, 1)
+            best = min((str(size) for size in sizes), key=lambda name: times[name])
+            ratios[f"{folder.name} {task} lm_eval/ours"] = round(times[best] / times["ours"], 2)
+            every = ", ".join(f"{name}: {times[name] / 1000:.1f}" for name in times)
+            print(
+                f"{folder.name:10}{task:14}{count:6}  {every}, check: {check:.1f} CPU s", flush=True
+            )
+    return ratios
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer documents and rounds")
-    quick = parser.parse_args().quick
+    parser.add_argument("--models", type=Path, nargs="+", help="folders of checkpoints")
+    parser.add_argument("--documents", type=int, default=100, help="of each task, with --models")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 32, 100])
+    parser.add_argument("--tasks", nargs="+", default=["made_choice", "made_texts"])
+    options = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    keep_freed_memory()
+    if options.models:
+        found: dict[str, float] = {}
+        for checkpoint in options.models:
+            found |= measure_checkpoint(checkpoint, options.documents, options.sizes, options.tasks)
+        print(json.dumps(found))
+        return
+    quick = options.quick
     folder = zoo.path("base")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tiny = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
