@@ -27,7 +27,6 @@ _LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Lin
 _LIBRARIES_CUDA = 1.4e9  # the same if torch is built for CUDA: its files are mapped, too
 _FORKED = 0.25e9  # of each worker process on Linux, which shares the libraries; measured with 4
 _TOKENS = 512  # of a batch on a CPU whose activations a backward pass keeps, about
-_POSITIONS = 256  # of a batch on a CPU for which logits are computed at a time, about
 _MOST = 0.9  # of an accelerator's memory that weights may take; batches need the rest
 _NEAR = 0.9  # of the memory that is free: a person is warned from here
 _FULL = 0.8  # of an accelerator's memory that is taken before batches: the same
@@ -115,8 +114,9 @@ def needs_of(checked: CheckedSearch, room: Room) -> Needs:
         sharing = 1 if checked.gpu_memory is not None else workers.on_an_accelerator
         accelerator = {name: sharing * size for name, size in each.items()}
     else:
-        # The logits of one batch on a CPU: twice, in float32.
-        each["batches"] = _POSITIONS * (host.config.get("vocab_size") or 0) * 8.0
+        from evomerge.evaluation.inference.batches import largest_batch  # imports torch
+
+        each["batches"] = largest_batch(text_section(host.config), _itemsize(checked))
         machine |= {name: count * size for name, size in each.items()}
     # Parents with different adapters share a model.
     mapped = {item.folder: item.nbytes for item in checked.checkpoints.values()}

@@ -20,5 +20,5 @@ def test_the_answer_has_genes_documents_and_warnings(tmp_path: Path) -> None:
 
 
 def test_a_mistake_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Did you mean .seed."):
+    with pytest.raises(ConfigError, match=r"Did you mean .seed."):
         evomerge.validate(SMALL | {"sede": 1})

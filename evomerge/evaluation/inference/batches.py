@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -85,30 +85,56 @@ def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
     generated, a pass computes only one token a row: there a batch needs hundreds of rows.
     """
     rows = None if batch_size == "auto" else batch_size
-    config = model.config.get_text_config()
-    width, itemsize = int(config.hidden_size), model.dtype.itemsize
-    inner = int(getattr(config, "intermediate_size", None) or 4 * width)
-    activations = itemsize * (8 * width + 3 * inner)
-    cached = itemsize * 2 * width * int(config.num_hidden_layers)
-    vocabulary = int(config.vocab_size)
+    config, itemsize = model.config.get_text_config().to_dict(), model.dtype.itemsize
     overhead = pass_overhead(model.device.type)
-
-    def fit(room: float, per_token: int, most: int) -> int:
-        return max(_LEAST, min(most, int(room / per_token)))
-
     if model.device.type == "cpu":
-        return Batching(
-            fit(_CPU_ROOM, activations + 2 * itemsize * vocabulary, _CPU_MOST),
-            rows,
-            overhead,
-            generated=fit(2 * _CPU_ROOM, activations + cached, _CPU_GENERATED),
-            kept=fit(_CPU_ROOM, kept_bytes(config.to_dict(), itemsize), _CPU_MOST),
-        )
+        return replace(_on_cpu(config, itemsize), rows=rows, overhead=overhead)
     total = 8 * 2**30
     if model.device.type == "cuda":
         total = torch.cuda.get_device_properties(model.device).total_memory
-    tokens = fit(total * _SHARE, activations + cached + 12 * vocabulary, _GPU_MOST)
+    activations, cached, logit = _token_bytes(config, itemsize)
+    tokens = _fit(total * _SHARE, activations + cached + 12 * logit // itemsize, _GPU_MOST)
     return Batching(tokens, rows, overhead, generated=_GPU_WIDER * tokens, kept=tokens)
+
+
+def largest_batch(config: Mapping[str, Any], itemsize: int) -> int:
+    """Return about how many bytes the largest batch takes on a CPU that is scored or generated.
+
+    Args:
+        config: the settings of the language model, as in config.json.
+        itemsize: bytes of a number in the model's dtype.
+    """
+    activations, cached, logit = _token_bytes(config, itemsize)
+    limits = _on_cpu(config, itemsize)
+    scored, generated = activations + 2 * logit, activations + cached
+    return max(limits.tokens * scored, limits.generated * generated)
+
+
+def _on_cpu(config: Mapping[str, Any], itemsize: int) -> Batching:
+    activations, cached, logit = _token_bytes(config, itemsize)
+    return Batching(
+        _fit(_CPU_ROOM, activations + 2 * logit, _CPU_MOST),
+        None,
+        _CPU_PASS,
+        generated=_fit(2 * _CPU_ROOM, activations + cached, _CPU_GENERATED),
+        kept=_fit(_CPU_ROOM, kept_bytes(config, itemsize), _CPU_MOST),
+    )
+
+
+def _token_bytes(config: Mapping[str, Any], itemsize: int) -> tuple[int, int, int]:
+    """Return about how many bytes a token takes: activations, keys and values, logits."""
+    width = int(config.get("hidden_size") or config.get("n_embd") or 0)
+    inner = int(config.get("intermediate_size") or config.get("n_inner") or 4 * width)
+    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
+    vocabulary = int(config.get("vocab_size") or 0)
+    heads = int(config.get("num_attention_heads") or config.get("n_head") or 1)
+    cached = 2 * layers * width * int(config.get("num_key_value_heads") or heads) // heads
+    return itemsize * (8 * width + 3 * inner), itemsize * cached, itemsize * vocabulary
+
+
+def _fit(room: float, per_token: int, most: int) -> int:
+    """Return how many tokens fit into so many bytes."""
+    return max(_LEAST, min(most, int(room / max(1, per_token))))
 
 
 def pass_overhead(device: str) -> int:
