@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -21,7 +20,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 NAMED = {
     name for page in PAGES for name in re.findall(r"benchmarks/(\w+)\.py", page.read_text("utf-8"))
 }
-NEEDS_VLLM = {"backends"}
+NEEDS_VLLM = {"backends", "engine_depth"}
 """Benchmarks of vLLM itself, on a checkpoint; the tests of `make test-vllm` run what they call."""
 FILES = {"race_time": ["configs/evolution.yaml"]}
 """Benchmarks of a search file."""
@@ -43,10 +42,8 @@ def test_no_benchmark_hides_an_installed_package() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", sorted(NAMED))
+@pytest.mark.parametrize("name", sorted(NAMED - NEEDS_VLLM))
 def test_it_ends_with_a_json_object(name: str, tmp_path: Path) -> None:
-    if name in NEEDS_VLLM and importlib.util.find_spec("vllm") is None:
-        pytest.skip("needs vLLM, and a model")
     arguments = ["--quick", *FILES.get(name, [])]
     if name == "fronts":  # reads runs
         file, run = ROOT / "configs" / "quality-and-depth.yaml", tmp_path / "front"
