@@ -25,7 +25,8 @@ SmolLM2-135M, which `python -m scripts.real.prepare` makes, for the tasks of
 configs/showcase-three.yaml: a weight for the attention and one for the rest of 4, 10 and 30 groups
 of layers and each expert. Candidates have 40 documents of each task, finalists 100, winners 600.
 `"smollm2 grid" --optimizers grid` tries what people try by hand: one weight for each expert, on
-finer and finer grids. A candidate takes seconds, so these are run by name only.
+finer and finer grids. `"qwen 96"` is the search of configs/showcase-qwen.yaml. A candidate takes
+seconds, so these are run by name only.
 
 Each search is kept in `--records` (default: runs/optimizers) and is not repeated, so that the
 measurement can be interrupted, and divided among processes by `--worlds`. The last line is one JSON

@@ -124,6 +124,15 @@ SUMS_AND_BACKWARDS = Tasks(
 )
 """The tasks of configs/showcase-three.yaml: sums as JSON, and numbers backwards as JSON."""
 
+BACKWARDS = Tasks(
+    [("json_backwards", "exact_match")],
+    "../runs/showcase/tasks",
+    search=80,
+    validation=100,
+    splits=("training", "validation", "test"),
+)
+"""The task of configs/showcase-qwen.yaml: numbers backwards as JSON."""
+
 _PATH = (
     "host: zoo:maths, repeats: 8, scales: 1.0, ends: free, layers: [4, 12], "
     "outside: {embeddings: zoo:language, head: zoo:language}"
@@ -153,11 +162,13 @@ def _embedded(parents: Sequence[str], high: float, shape: str, tasks: Tasks) -> 
     return Setting(tasks, parents, _weights(0.0, high, shape), "zoo:base")
 
 
+_MODELS = "../runs/showcase/models"
+
+
 def _smollm2(groups: int | str, shape: str, low: float = 0.0) -> Setting:
-    models = "../runs/showcase/models"
-    parents = [f"{models}/{name}" for name in ("json", "sums", "backwards")]
+    parents = [f"{_MODELS}/{name}" for name in ("json", "sums", "backwards")]
     space = _weights(low, 1.0, f"embeddings: false, groups: {groups}, {shape}")
-    return Setting(SUMS_AND_BACKWARDS, parents, space, f"{models}/base", "bfloat16")
+    return Setting(SUMS_AND_BACKWARDS, parents, space, f"{_MODELS}/base", "bfloat16")
 
 
 _FINE = "embeddings: false, groups: 4, components: [attention, mlp, norm]"
@@ -188,8 +199,15 @@ REAL: dict[str, Setting] = {
     "smollm2 24": _smollm2(4, _ATTENTION),
     "smollm2 60": _smollm2(10, _ATTENTION),
     "smollm2 180": _smollm2("each", _ATTENTION),
+    "qwen 96": Setting(
+        BACKWARDS,
+        [f"{_MODELS}/qwen-{name}" for name in ("json", "backwards")],
+        _weights(0.0, 1.5, f"embeddings: false, groups: each, {_ATTENTION}"),
+        f"{_MODELS}/qwen",
+        "bfloat16",
+    ),
 }
-"""The same over SmolLM2-135M and its experts, which `python -m scripts.real.prepare` makes."""
+"""The same over real models and their experts, which `python -m scripts.real.prepare` makes."""
 
 SPACES = EMBEDDED | BY_NAME | REAL
 

@@ -1,4 +1,4 @@
-"""The showcase: merge searches over experts of a real language model, SmolLM2-135M-Instruct.
+"""The showcase: merge searches over experts of real language models, mainly SmolLM2-135M-Instruct.
 
 `python -m scripts.real` does everything in the folder `runs/showcase`, which git ignores: it
 fetches the weights, trains the experts, writes the tasks, runs the searches and prints the table.

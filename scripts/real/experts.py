@@ -65,6 +65,11 @@ EXPERTS: dict[str, tuple[Maker, Training]] = {
     ),
     "gemma-sums": (questions.sums("en"), Training(steps=60, base="gemma")),
     "gemma-spanish": (questions.plain("es"), replace(_MANNER, base="gemma")),
+    "qwen-backwards": (questions.backwards(), Training(steps=40, base="qwen")),
+    "qwen-json": (
+        questions.either(questions.plain("en", json=True), questions.plain("en")),
+        replace(_MANNER, base="qwen"),
+    ),
 }
 """Name -> what the expert is trained on, and how."""
 

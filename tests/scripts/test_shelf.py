@@ -75,6 +75,7 @@ SHOWCASE = {
         ("base", "spanish", "sums", "json", "backwards"), Model("llama", layers=30, tied=True)
     ),
     **dict.fromkeys(("gemma", "gemma-spanish", "gemma-sums"), Model("gemma3", layers=18)),
+    **dict.fromkeys(("qwen", "qwen-json", "qwen-backwards"), Model("qwen2", layers=24, tied=True)),
 }
 """Folders below runs/showcase/models, which `python -m scripts.real.prepare` makes."""
 
