@@ -9,8 +9,8 @@ layer and parent, 64 documents a step.
 
 `evomerge validate FILE --time` scores the parents and makes two steps of a descent, in a process of
 its own, on one thread. The same with `optimizer.name: cma` only scores. Printed are the rows
-`memory` of `validate`, the peak resident set size of each process, both in GB, and the seconds of
-a step. The last line is one JSON object: file -> peak of the descent, as a share of what `validate`
+`memory` of `validate` with the mapped files of the parents, the peak resident set size of each
+process, both in GB, and the seconds of a step. The last line is one JSON object: file -> peak of the descent, as a share of what `validate`
 says.
 """
 
@@ -63,6 +63,8 @@ def main() -> None:
             for optimizer in ("cma", "gradient"):
                 found = tried_out(file, optimizer)
                 said = {name: _in_gb(text) for name, text in found["memory"].items()}
+                # The first two words, as in `3.1 GB of parents`.
+                said["together"] += _in_gb(" ".join(found["mapped_files"].split()[:2]))
                 peak = found["time"]["peak_bytes"]["process"] / 1e9
                 row = [said.get("backward pass", 0.0), said["together"], peak]
                 cells = " | ".join(f"{size:.2f}" for size in row)

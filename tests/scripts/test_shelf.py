@@ -18,6 +18,7 @@ from evomerge.cli.commands import app
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
 from scripts.real import tasks as showcase
+from scripts.real.searches import COMPOSITIONS, WAYS
 
 pytestmark = pytest.mark.thorough
 
@@ -203,6 +204,20 @@ def test_a_search_file_is_valid_as_it_is(shelf, name):
         assert stage["candidates"] > stage["population"]
         on_a_benchmark = any("public benchmark" in note for note in stage["warnings"])
         assert on_a_benchmark == (name == "lorahub.yaml")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, ways in COMPOSITIONS.items() if "gradients" in ways]
+)
+def test_a_composition_of_the_showcase_is_searched_by_gradients(shelf, name):
+    sets = [part for change in WAYS["gradients"] for part in ("--set", change)]
+    file = shelf / f"showcase-{name}.yaml"
+    result = CliRunner().invoke(app, ["validate", str(file), "--json", *sets])
+    found = json.loads(result.stdout)
+    weights = [gene for gene in found["genes"] if gene["name"].endswith(".weight")]
+    experts = len(found["parents"]) - 1
+    assert len(weights) == 2 * found["layers"] * experts and "backward pass" in found["memory"]
+    assert found["candidates"] == 12
 
 
 def test_adapters_of_one_model_take_its_memory_once(shelf):

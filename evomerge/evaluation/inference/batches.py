@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import torch
 
-from evomerge.evaluation.inference.backward import kept_bytes
-
 _LEAST = 256  # tokens
 _CPU_MOST, _CPU_GENERATED = 1024, 8192  # tokens; larger batches are hardly faster
+_CACHE = 24 * 2**20  # bytes of activations that fit into the caches of a CPU
 _CPU_ROOM = 2**30  # bytes of a batch on a CPU, in addition to the weights
 _SHARE = 0.25  # share of a GPU's memory for a batch, in addition to the weights
 _GPU_MOST = 2**17  # tokens
@@ -117,7 +116,7 @@ def _on_cpu(config: Mapping[str, Any], itemsize: int) -> Batching:
         None,
         _CPU_PASS,
         generated=_fit(2 * _CPU_ROOM, activations + cached, _CPU_GENERATED),
-        kept=_fit(_CPU_ROOM, kept_bytes(config, itemsize), _CPU_MOST),
+        kept=_fit(_CACHE, activations, _CPU_MOST),
     )
 
 
