@@ -89,7 +89,7 @@ def test_a_search_is_that_of_the_command_line_and_its_winner_scores_the_same(
     model, tokenizer = run.load()
     stored = load_file(exported / "model.safetensors")
     assert all((model.state_dict()[name] == tensor).all() for name, tensor in stored.items())
-    assert tokenizer.decode(tokenizer("a").input_ids, skip_special_tokens=True) == "a"
+    assert tokenizer.decode(tokenizer("items").input_ids, skip_special_tokens=True) == "items"
     merged = merge(run.recipe(), tmp_path / "merged")
     name = "model.safetensors"
     assert (exported / name).read_bytes() == (merged / name).read_bytes()
