@@ -10,8 +10,8 @@ layer and parent, 64 documents a step.
 `evomerge validate FILE --time` scores the parents and makes two steps of a descent, in a process of
 its own, on one thread. The same with `optimizer.name: cma` only scores. Printed are the rows
 `memory` of `validate` with the mapped files of the parents, the peak resident set size of each
-process, both in GB, and the seconds of a step. The last line is one JSON object: file -> peak of the descent, as a share of what `validate`
-says.
+process, both in GB, and the seconds of a step. The last line is one JSON object: file -> peak of
+the descent, as a share of what `validate` says.
 """
 
 from __future__ import annotations
