@@ -265,7 +265,9 @@ def plot_front(run: Run) -> Figure:
 
     ranking = run._view.ranking
     if not ranking.has_front:
-        raise InputError(f"{run.folder} has no front, since its `mode` is not 'pareto'.")
+        raise InputError(
+            f"{run.folder} has no front, since its `mode` is not 'pareto'; see `plot_history`."
+        )
     figure: Figure = front_chart(run.history, ranking)
     return figure
 

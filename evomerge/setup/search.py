@@ -83,6 +83,11 @@ def run_search(
     except DiskError as error:  # a model in `models/`
         cause = error.__cause__
         raise _disk_error(run, cause if isinstance(cause, OSError) else OSError(error)) from error
+    except SystemExit as error:  # it would end the search as if it were done
+        raise SearchError(
+            f"Code that the search calls, such as an optimizer, raised SystemExit: {error}; remove "
+            f"the cause, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
+        ) from error
 
 
 def _disk_error(run: RunFolder, error: OSError) -> SearchError:

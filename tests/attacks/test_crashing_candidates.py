@@ -161,4 +161,4 @@ def test_a_task_whose_code_ends_python_is_refused(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(loading, "load_tasks", end)
     with pytest.raises(ConfigError, match="task 'mine' could not be loaded: SystemExit: 0; check"):
-        loading.load(None, "mine", "objectives")
+        loading.load(SimpleNamespace(task_index={}), "mine", "objectives")

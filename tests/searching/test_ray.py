@@ -43,8 +43,11 @@ import os
 import time
 
 def judge(model, tokenizer, documents):
-    """Mean size of the first weights; waits as long as there is a file `hold`."""
-    while os.path.exists({hold!r}):
+    """Mean size of the first weights; waits as long as there is a file `hold`.
+
+    It does not where a worker tries it with one document before the search.
+    """
+    while len(documents) > 1 and os.path.exists({hold!r}):
         time.sleep(0.02)
     return [float(next(model.parameters()).detach().abs().mean())] * len(documents)
 

@@ -195,5 +195,7 @@ def test_what_a_function_of_a_task_calls_may_not_change(tmp_path, old, new):
 def test_the_folder_in_which_data_files_are_looked_for_is_named(tmp_path, monkeypatch):
     write(tmp_path, dataset_kwargs={"data_files": {"test": "missing.json"}})
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=rf"missing\.json.* here {re.escape(str(tmp_path))}\."):
+    with pytest.raises(
+        ConfigError, match=rf"missing\.json.* command: {re.escape(str(tmp_path))}\)"
+    ):
         begun(tmp_path)

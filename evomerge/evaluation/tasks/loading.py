@@ -136,8 +136,8 @@ def load(
         raise ConfigError(
             f"{where}: task {name!r} could not be loaded: {type(error).__name__}: "
             f"{one_line(error).rstrip('.')}; check its YAML and that its data set can be reached "
-            f"from here. As in lm-eval, relative `data_files` start from the folder in which you "
-            f"give the command, here {Path.cwd()}."
+            f"from here (as in lm-eval, relative `data_files` start from the folder in which you "
+            f"give the command: {Path.cwd()})."
         ) from error
 
 

@@ -46,6 +46,7 @@ SEARCH = {
 MERGE = {
     "models": [{"model": "zoo:language"}, {"model": "zoo:maths"}],
     "merge_method": "linear",
+    "parameters": {"weight": 0.5},
     "dtype": "bfloat16",
 }
 """A mergekit file."""
