@@ -20,7 +20,9 @@ def validate(
 
     Args:
         config: path of a search file, or its content; see `search`.
-        allow_pickle, allow_code, trust_code: see `search`.
+        allow_pickle: see `search`.
+        allow_code: see `search`.
+        trust_code: see `search`.
 
     Returns:
         what `evomerge validate --json` prints: documents, memory, `genes`, `warnings`; of a search

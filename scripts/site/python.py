@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 PUBLIC = {
-    "Searches": ("search", "resume", "Run"),
+    "Searches": ("search", "resume", "validate", "Run"),
     "Single models": ("merge", "evaluate"),
-    "Plots": ("plot_history", "plot_genes", "plot_standings"),
+    "Plots": ("plot_history", "plot_genes", "plot_standings", "plot_front", "plot_importance"),
     "Recipes": ("Recipe", "Layer", "Source"),
     "Errors": ("EvomergeError",),
 }
