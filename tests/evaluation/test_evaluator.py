@@ -88,20 +88,6 @@ def test_a_model_that_ignores_masks_is_scored_row_by_row(
     assert evaluator.score(deaf).values == right.score(llama).values
 
 
-@pytest.mark.parametrize("task", ["t_choice", "t_generate"])
-def test_the_check_at_the_start_reads_the_weights_a_few_times(
-    task: str, make_model: Any, tokenizer: Any, tasks: Path
-) -> None:
-    """A large model takes longer to read its weights than to compute a few documents."""
-    model, passes = make_model("llama"), list[int]()
-    model.register_forward_hook(lambda *_: passes.append(1))
-    evaluator = Evaluator(Harness([task], [tasks]))
-    evaluator.prepare(model, tokenizer, {"search": {task: range(40)}})
-    requests = evaluator.requests("search", task).values()
-    limits = [item.prompt.limit for of_one in requests for item in of_one if item.prompt]
-    assert 0 < len(passes) <= max(limits, default=1) * 2 + 3
-
-
 def test_when_memory_runs_out_batches_are_halved_for_good(
     make_model: Any, evaluator: Evaluator, llama: Any
 ) -> None:

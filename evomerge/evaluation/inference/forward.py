@@ -135,9 +135,12 @@ class Forward:
 
     def _check_scoring(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
         continuations = [c for requests in samples for r in requests for c in r.continuations]
-        plain = self._batches(continuation_rows(samples, False), model.device, False)
+        single = [
+            Batch.of(separate([continuation], [index]), self.pad, model.device)
+            for index, continuation in enumerate(continuations)
+        ]
         with _refusing(model):
-            truth = likelihood.score(model, plain, len(continuations), gather=False)
+            truth = likelihood.score(model, single, len(continuations), gather=False)
 
         def is_right(packed: bool, gather: bool, shared: bool) -> bool:
             batches = self._batches(continuation_rows(samples, packed), model.device, shared)
@@ -167,10 +170,8 @@ class Forward:
             groups = generation.make_batches(prompts, self.batching)
             ours = self.generate(model, prompts, groups)
             self.own_loop = all(
-                self._is_same(model, prompt, new, text)
-                # In a batch, lm-eval may end a text later.
-                or self._is_same(model, prompt, new, *self.reference.greedy_texts(model, [request]))
-                for request, new, prompt, text in zip(requests, ours, prompts, theirs, strict=True)
+                self._is_same(model, prompt, tokens, text)
+                for tokens, prompt, text in zip(ours, prompts, theirs, strict=True)
             )
         except Exception as error:
             log.debug("generation: %s", error)

@@ -248,15 +248,8 @@ class ReferenceLM:
         request.answer_texts(texts, counts)
 
     def greedy_texts(self, model: torch.nn.Module, requests: Sequence[Request]) -> list[str]:
-        """Return the texts that lm-eval generates greedily, also for requests that are sampled.
-
-        They are one batch, in which lm-eval may end a text later than it ends it alone.
-        """
-        self._lm.batch_size_per_gpu = len(requests)
-        try:
-            return self._texts(model, [_greedily(request.instance) for request in requests])
-        finally:
-            self._lm.batch_size_per_gpu = 1
+        """Return the texts that lm-eval generates greedily, also for requests that are sampled."""
+        return self._texts(model, [_greedily(request.instance) for request in requests])
 
     def _texts(
         self, model: torch.nn.Module, instances: Sequence[Instance], seed: int = 1234
