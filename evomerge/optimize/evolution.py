@@ -23,7 +23,7 @@ from evomerge.errors import ConfigError, did_you_mean
 from evomerge.optimize.base import INJECTED_SHARE, BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
 from evomerge.optimize.protocol import Setting
-from evomerge.space.protocol import Gene
+from evomerge.space.protocol import Gene, Genome
 
 ALGORITHMS = {
     *("_OnePlusOne", "_DE", "_PSO", "_CMA", "_EvolutionStrategy"),
@@ -40,6 +40,9 @@ point as one of the next generation, or as one half of a pair."""
 
 WITH_QUEUES = {"_DE", "_PSO", "_EvolutionStrategy"}
 """Those of them that keep the members of the population in a queue."""
+
+FILLED = {"_DE", "_PSO"}
+"""Those of them whose first population takes in whatever is told until it is full."""
 
 _AMENDED = object()
 """Stands for a proposal instead of which another point was tried."""
@@ -71,8 +74,10 @@ class Nevergrad(BaseOptimizer):
             self._inner.suggest(first / cube.step)
         self._first_left, self._places = 0, math.floor(INJECTED_SHARE * self.population)
         self._held: list[tuple[Vector, float]] = []
+        self._learned: dict[Genome, float] = {}  # an amended genome may have been tried before
         if _is_of(self._inner, WITH_QUEUES):
             replace_queue(self._inner, ParentQueue())
+        if _is_of(self._inner, FILLED):
             self._first_left = self.population
 
     def propose(self) -> tuple[object, Vector]:
@@ -101,18 +106,17 @@ class Nevergrad(BaseOptimizer):
 
     def _tell(self, handle: object, point: Vector, loss: float) -> None:
         is_own = handle is not None and handle is not _AMENDED
-        if not is_own and self._own_only:
+        genome = self.cube.genome(point)
+        if not is_own and (self._own_only or self._learned.get(genome) == loss):
             return
+        self._learned[genome] = loss
         candidate: Any = handle
         space = self._inner.parametrization
         if not is_own:
             candidate = space.spawn_child(new_value=(point - self.cube.start) / self.cube.step)
-        key = candidate.get_standardized_data(reference=space).tobytes()
-        known = self._inner.archive.bytesdict.pop(key, None)
-        if is_own or known is None or known.mean != loss:
-            self._inner.tell(candidate, loss)
-        else:
-            self._inner.archive.bytesdict[key] = known
+        data = candidate.get_standardized_data(reference=space)
+        self._inner.archive.bytesdict.pop(data.tobytes(), None)
+        self._inner.tell(candidate, loss)
 
 
 class ParentQueue(UidQueue):  # type: ignore[misc]
