@@ -13,10 +13,12 @@ _LEAST = 256  # tokens
 _CPU_MOST, _CPU_GENERATED = 1024, 8192  # tokens; larger batches are hardly faster
 _CACHE = 24 * 2**20  # bytes of activations that fit into the caches of a CPU
 _CPU_ROOM = 2**30  # bytes of a batch on a CPU, in addition to the weights
+_LOGIT = 8  # bytes of a logit on a CPU: itself and its log-softmax
 _SHARE = 0.25  # share of a GPU's memory for a batch, in addition to the weights
 _GPU_MOST = 2**17  # tokens
 _GPU_WIDER = 4  # batches that generate hold 4 x the tokens: most steps read one token a row
 _CPU_PASS, _GPU_PASS = 48, 512  # tokens that cost about as much as starting a forward pass
+_SIZES = ("hidden_size", "num_hidden_layers", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,17 @@ def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
     generated, a pass computes only one token a row: there a batch needs hundreds of rows.
     """
     rows = None if batch_size == "auto" else batch_size
-    config, itemsize = model.config.get_text_config().to_dict(), model.dtype.itemsize
+    text, itemsize = model.config.get_text_config(), model.dtype.itemsize
+    # transformers knows by which names a kind of model has them.
+    config = text.to_dict() | {name: getattr(text, name) for name in _SIZES}
     overhead = pass_overhead(model.device.type)
     if model.device.type == "cpu":
         return replace(_on_cpu(config, itemsize), rows=rows, overhead=overhead)
     total = 8 * 2**30
     if model.device.type == "cuda":
         total = torch.cuda.get_device_properties(model.device).total_memory
-    activations, cached, logit = _token_bytes(config, itemsize)
-    tokens = _fit(total * _SHARE, activations + cached + 12 * logit // itemsize, _GPU_MOST)
+    activations, cached, vocabulary = _token_bytes(config, itemsize)
+    tokens = _fit(total * _SHARE, activations + cached + 12 * vocabulary, _GPU_MOST)
     return Batching(tokens, rows, overhead, generated=_GPU_WIDER * tokens, kept=tokens)
 
 
@@ -103,16 +107,16 @@ def largest_batch(config: Mapping[str, Any], itemsize: int) -> int:
         config: the settings of the language model, as in config.json.
         itemsize: bytes of a number in the model's dtype.
     """
-    activations, cached, logit = _token_bytes(config, itemsize)
+    activations, cached, vocabulary = _token_bytes(config, itemsize)
     limits = _on_cpu(config, itemsize)
-    scored, generated = activations + 2 * logit, activations + cached
+    scored, generated = activations + _LOGIT * vocabulary, activations + cached
     return max(limits.tokens * scored, limits.generated * generated)
 
 
 def _on_cpu(config: Mapping[str, Any], itemsize: int) -> Batching:
-    activations, cached, logit = _token_bytes(config, itemsize)
+    activations, cached, vocabulary = _token_bytes(config, itemsize)
     return Batching(
-        _fit(_CPU_ROOM, activations + 2 * logit, _CPU_MOST),
+        _fit(_CPU_ROOM, activations + _LOGIT * vocabulary, _CPU_MOST),
         None,
         _CPU_PASS,
         generated=_fit(2 * _CPU_ROOM, activations + cached, _CPU_GENERATED),
@@ -121,14 +125,14 @@ def _on_cpu(config: Mapping[str, Any], itemsize: int) -> Batching:
 
 
 def _token_bytes(config: Mapping[str, Any], itemsize: int) -> tuple[int, int, int]:
-    """Return about how many bytes a token takes: activations, keys and values, logits."""
+    """Return about how many bytes a token takes in activations, in keys and values; its logits."""
     width = int(config.get("hidden_size") or config.get("n_embd") or 0)
     inner = int(config.get("intermediate_size") or config.get("n_inner") or 4 * width)
     layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
     vocabulary = int(config.get("vocab_size") or 0)
     heads = int(config.get("num_attention_heads") or config.get("n_head") or 1)
     cached = 2 * layers * width * int(config.get("num_key_value_heads") or heads) // heads
-    return itemsize * (8 * width + 3 * inner), itemsize * cached, itemsize * vocabulary
+    return itemsize * (8 * width + 3 * inner), itemsize * cached, vocabulary
 
 
 def _fit(room: float, per_token: int, most: int) -> int:
