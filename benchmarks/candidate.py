@@ -4,15 +4,17 @@
 
 Runs the search of configs/evolution.yaml completely (with journal, optimizer and best recipe) and
 divides the time from the first candidate to the last into preparing merges, merging, scoring and
-the rest. For comparison it measures, in the same process, the forward passes alone ("bare") on the
-same documents: the prompts in the best of several batch sizes, then as many new tokens as the model
-generated, one after the other with a cache. Times are CPU milliseconds per candidate on one thread.
-The last line is one JSON object with ratios to the bare passes.
+the rest. The library of CMA-ES is imported before, once a search. For comparison it measures, in
+the same process, the forward passes alone ("bare") on the same documents: the prompts in the best
+of several batch sizes, then as many new tokens as the model generated, one after the other with a
+cache. Times are CPU milliseconds per candidate on one thread. The last line is one JSON object with
+ratios to the bare passes.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import tempfile
 import time
@@ -25,6 +27,7 @@ from evaluation import bare_generation, least
 
 from evomerge.config.schema import load
 from evomerge.evaluation.inference.generation import make_batches
+from evomerge.execute.allocator import keep_freed_memory
 from evomerge.execute.worker import Worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -67,6 +70,7 @@ def search(problem: CheckedSearch, worker: Worker, count: int) -> dict[str, floa
                         phases[name] = 1000 * (spent.cpu_seconds or 0.0) / count
 
         with unittest.mock.patch("evomerge.setup.executors.make_worker", lambda *_, **__: worker):
+            importlib.import_module("cma")
             began = time.process_time()
             run_search(problem, run, {}, [observe])
     total = 1000 * (finished[count - 1] - began) / count
@@ -98,4 +102,5 @@ def bare(problem: CheckedSearch, worker: Worker) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `evomerge search` does
     main()

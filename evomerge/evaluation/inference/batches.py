@@ -18,6 +18,7 @@ _SHARE = 0.25  # share of a GPU's memory for a batch, in addition to the weights
 _GPU_MOST = 2**17  # tokens
 _GPU_WIDER = 4  # batches that generate hold 4 x the tokens: most steps read one token a row
 _CPU_PASS, _GPU_PASS = 48, 512  # tokens that cost about as much as starting a forward pass
+MASKED = 1.1  # cost of a token in a batch whose attention needs a mask; 1 without
 _SIZES = ("hidden_size", "num_hidden_layers", "vocab_size")
 
 
@@ -39,22 +40,27 @@ class Batching:
     generated: int
     kept: int
 
-    def cut(self, lengths: Sequence[int]) -> list[list[int]]:
+    def cut(self, lengths: Sequence[int], padding: float = 1.0) -> list[list[int]]:
         """Return batches of indices into `lengths`, longest rows first.
 
         Rows are sorted by length and split where the total cost is lowest: the cost of a batch is
         its number of rows x its longest row, plus `overhead`.
+
+        Args:
+            padding: factor of the cost of a batch whose rows differ in length.
         """
         order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         cost = [0.0] + [float("inf")] * len(order)
         origin = [0] * (len(order) + 1)
         for end in range(1, len(order) + 1):
             for start in range(end - 1, -1, -1):
-                rows, area = end - start, lengths[order[start]] * (end - start)
+                longest, rows = lengths[order[start]], end - start
+                area = longest * rows
                 if rows > 1 and (area > self.tokens or (self.rows and rows > self.rows)):
                     break
-                if cost[start] + area + self.overhead < cost[end]:
-                    cost[end], origin[end] = cost[start] + area + self.overhead, start
+                factor = 1.0 if lengths[order[end - 1]] == longest else padding
+                if cost[start] + factor * area + self.overhead < cost[end]:
+                    cost[end], origin[end] = cost[start] + factor * area + self.overhead, start
         cuts = [len(order)]
         while cuts[-1]:
             cuts.append(origin[cuts[-1]])

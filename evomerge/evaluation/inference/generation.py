@@ -18,7 +18,7 @@ from typing import Any
 
 from evomerge.compat.transformers import cache_options
 from evomerge.errors import CandidateError
-from evomerge.evaluation.inference.batches import Batching
+from evomerge.evaluation.inference.batches import MASKED, Batching
 from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.sampling import Sampling, drawer
 
@@ -73,7 +73,7 @@ def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int
 
     The prompts of a batch have similar lengths, and the same stops, limit and sampling. A batch
     takes one forward pass for each new token. So one more batch costs as much as the overhead of
-    `limit` passes, and padding is seldom worth one.
+    `limit` passes. Padding is on the left, so attention needs a mask, which makes it slower.
     """
     kinds: dict[tuple[tuple[str, ...], int, Sampling | None], list[int]] = {}
     for number, prompt in enumerate(prompts):
@@ -81,7 +81,7 @@ def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int
     batches = []
     for (_, limit, _), numbers in kinds.items():
         wide = replace(batching, tokens=batching.generated, overhead=batching.overhead * limit)
-        groups = wide.cut([len(prompts[n].tokens) + limit for n in numbers])
+        groups = wide.cut([len(prompts[n].tokens) + limit for n in numbers], MASKED)
         batches += [[numbers[i] for i in group] for group in groups]
     return batches
 
