@@ -12,6 +12,7 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -33,7 +34,7 @@ DocumentRequests: TypeAlias = Sequence[Request]
 
 _MAX_PREPARED = 8  # sets of documents whose batches are kept
 _CACHED_PER_TOKEN = 4  # cached tokens that take about as much memory as one computed token
-_CHECKED = 4  # documents of each task that are used to compare the ways of running
+_SCORED, _CONTINUED = 3, 4  # documents of each task on which the ways of running are compared
 
 
 @dataclass
@@ -116,18 +117,18 @@ class Forward:
             ConfigError: the model cannot be run in the plain way, that of lm-eval, either.
         """
         few = [_samples(documents) for documents in tasks]
-        samples = [requests for documents in few for requests in documents]
-        scored = [requests for requests in samples if requests[0].continuations]
+        scored = [document for task in few for document in task if document[0].continuations]
         if scored and self.packed:
             self._check_scoring(model, scored)
-        prompted = [requests for requests in samples if requests[0].prompt is not None]
-        if prompted and self.own_loop:
-            self._check_generation(model, prompted)
         for documents in few:
-            left = (r for document in documents for r in document if self._is_left(r))
-            if (request := next(left, None)) is not None:
+            requests = [request for document in documents for request in document]
+            prompted = [request for request in requests if request.prompt is not None]
+            if prompted and self.own_loop:
+                self._check_generation(model, prompted)
+            left = next(filter(self._is_left, requests), None)
+            if left is not None:
                 with _refusing(model):
-                    self.reference.generate(model, request)
+                    self.reference.generate(model, left)
 
     def _is_left(self, request: Request) -> bool:
         """Return whether lm-eval generates the answer to a request."""
@@ -160,35 +161,30 @@ class Forward:
         chosen = (self.packed, self.gather, self.shared)
         log.debug("log-likelihoods: packed=%s, gather=%s, shared=%s", *chosen)
 
-    def _check_generation(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
-        """Compare our own loop with lm-eval's; greedily, since random draws end differently."""
-        requests = [r for document in samples for r in document if r.prompt is not None]
+    def _check_generation(self, model: Any, requests: Sequence[Request]) -> None:
+        """Check the texts of our own loop; greedily, since random draws end differently.
+
+        Each token must be the likeliest one in a pass without a cache. lm-eval's loop needs a pass
+        over all weights for each token, so it continues only the prompt whose text ends first.
+        """
         prompts = [replace(r.prompt, sampling=None) for r in requests if r.prompt is not None]
-        with _refusing(model):
-            theirs = self.reference.greedy_texts(model, requests)
         try:
             groups = generation.make_batches(prompts, self.batching)
-            ours = self.generate(model, prompts, groups)
-            self.own_loop = all(
-                self._is_same(model, prompt, tokens, text)
-                for tokens, prompt, text in zip(ours, prompts, theirs, strict=True)
-            )
+            texts = self.generate(model, prompts, groups)
+            right = map(partial(generation.is_greedy_up_to_rounding, model), prompts, texts)
+            self.own_loop = all(right)
         except Exception as error:
             log.debug("generation: %s", error)
-            self.own_loop = False
+            self.own_loop, texts = False, [[] for _ in prompts]
+        first = min(range(len(prompts)), key=lambda i: len(texts[i]))
+        with _refusing(model):
+            (theirs,) = self.reference.greedy_texts(model, [requests[first]])
+        if self.own_loop:
+            ours = self.reference.text(texts[first], prompts[first].stops)
+            # At a near tie the texts may differ, but then neither ends within the other.
+            is_part = ours.startswith(theirs) or theirs.startswith(ours)
+            self.own_loop = ours == theirs or not is_part
         log.debug("generation: own loop=%s", self.own_loop)
-
-    def _is_same(self, model: Any, prompt: Prompt, tokens: Sequence[int], theirs: str) -> bool:
-        """Return whether our own text is lm-eval's, or differs from it only by rounding.
-
-        Rounding does not make one text end in the middle of another.
-        """
-        text = self.reference.text(tokens, prompt.stops)
-        if text == theirs:
-            return True
-        if text.startswith(theirs) or theirs.startswith(text):
-            return False
-        return generation.is_greedy_up_to_rounding(model, prompt, tokens)
 
     def _prepare(
         self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]
@@ -279,10 +275,12 @@ def _samples(documents: Sequence[DocumentRequests]) -> list[DocumentRequests]:
         return sum(map(len, texts))
 
     ordered = sorted(documents, key=size)
-    if len(ordered) <= _CHECKED:
+    is_scored = any(request.continuations for requests in ordered for request in requests)
+    count = _SCORED if is_scored else _CONTINUED
+    if len(ordered) <= count:
         return ordered
-    step = (len(ordered) - 1) / (_CHECKED - 1)
-    return [ordered[round(step * i)] for i in range(_CHECKED)]
+    step = (len(ordered) - 1) / (count - 1)
+    return [ordered[round(step * i)] for i in range(count)]
 
 
 def _agree(one: LogLikelihood, other: LogLikelihood, targets: int, dtype: torch.dtype) -> bool:
