@@ -201,12 +201,12 @@ class Checkpoint:
     @cached_property
     def modalities(self) -> dict[Modality, tuple[str, ...]]:
         """Names of the trained tensors of each modality that the model has, those in blocks too."""
-        found: dict[Modality, list[str]] = {}
+        found: dict[Modality, list[str]] = {"vision": [], "projector": [], "audio": []}
         for name, info in self.tensors.items():
             modality = modality_of(name)
             if modality is not None and info.floating and not is_buffer(name, info):
-                found.setdefault(modality, []).append(name)
-        return {modality: tuple(names) for modality, names in found.items()}
+                found[modality].append(name)
+        return {modality: tuple(names) for modality, names in found.items() if names}
 
     @cached_property
     def embedding(self) -> str | None:

@@ -479,8 +479,8 @@ def test_a_tower_that_one_model_lacks_is_the_hosts_and_a_warning_says_so(tmp_pat
     assert recipe.modalities == {}
     assert list(recipe.layers) == ["language_model.model.layers"]
     assert [note.split(",")[0] for note in doubts.notes] == [
-        "The projector tensors of the merge are those of 'a'",
         "The vision tensors of the merge are those of 'a'",
+        "The projector tensors of the merge are those of 'a'",
     ]
 
 
