@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
-from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.checkpoint import SECTIONS, Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
@@ -84,8 +84,9 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
     Raises:
         ConfigError: the tasks cannot be loaded.
     """
+    from evomerge.merging.architecture.depth import built_config
     from evomerge.merging.backend import stored_dtype
-    from evomerge.merging.tokenizers.plan import plan_tokenizer
+    from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
     from evomerge.merging.tokenizers.templates import template_of
 
     config, checkpoints, use = checked.config, checked.checkpoints, _use_of(checked)
@@ -95,8 +96,11 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
     own: dict[str, Settings] = {}
     different: dict[str, list[str]] = {}
     for name, checkpoint in checkpoints.items():
-        own[name] = _of_parent(checkpoint, use) | tokens[name]
-        merged = _of_merge(checkpoint, checked, like, plan, use) | merged_tokens
+        data, of_merge = built_config(checkpoint), _config_of_merge(checkpoint, checked, like, plan)
+        generation = plan.files.get(GENERATION, checkpoints[checked.host].generation)
+        own[name], merged = _of_configs(data, of_merge)
+        own[name] |= _of_generation(data, checkpoint.generation, use) | tokens[name]
+        merged |= _of_generation(of_merge, generation, use) | merged_tokens
         if use.templates:
             own[name][CHAT_TEMPLATE] = template_of(checkpoint)
             merged[CHAT_TEMPLATE] = template_of(checkpoints[giver])
@@ -149,43 +153,58 @@ def _use_of(checked: CheckedSearch) -> _Use:
     )
 
 
-def _of_parent(checkpoint: Checkpoint, use: _Use) -> Settings:
-    """Return the settings that a parent's own config and generation config have."""
-    from evomerge.merging.architecture.depth import built_config
-
-    data = built_config(checkpoint)
-    return _of_config(data) | _of_generation(data, checkpoint.generation, use)
-
-
-def _of_merge(
-    checkpoint: Checkpoint, checked: CheckedSearch, like: Recipe, plan: TokenizerPlan, use: _Use
-) -> Settings:
-    """Return the settings of the model that is the baseline of a parent."""
+def _config_of_merge(
+    checkpoint: Checkpoint, checked: CheckedSearch, like: Recipe, plan: TokenizerPlan
+) -> dict[str, Any]:
+    """Return `config.json` of the model that is the baseline of a parent."""
     from evomerge.merging.architecture.depth import built_config, merged_config
-    from evomerge.merging.tokenizers.plan import GENERATION
 
     host = checked.checkpoints[checked.host]
     recipe = parent_recipe(
         checkpoint.reference, len(checkpoint.decoder_stack), host.decoder_stack.prefix, like
     )
     try:
-        data = merged_config(recipe, checked.checkpoints, vocabulary=plan.rows)
+        return merged_config(recipe, checked.checkpoints, vocabulary=plan.rows)
     except RecipeError:  # this parent's layers do not fit the host's config
-        data = built_config(host)
-    generation = plan.files.get(GENERATION, host.generation)
-    return _of_config(data) | _of_generation(data, generation, use)
+        return built_config(host)
+
+
+def _of_configs(own: Mapping[str, Any], merged: Mapping[str, Any]) -> tuple[Settings, Settings]:
+    """Return the settings in the configs of a parent and of the merge, by the names in the merge.
+
+    Of a text model and a vision-language model, only those of the language model are compared.
+    """
+    own, merged = _complete(own), _complete(merged)
+    section, of_merge = _section(own), _section(merged)
+    if section and not of_merge:
+        own = own[section]
+    elif of_merge and not section:
+        own, merged = {of_merge: own}, {of_merge: merged[of_merge]}
+    return _of_config(own), _of_config(merged)
+
+
+def _complete(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config with transformers' defaults, if transformers knows its type."""
+    from evomerge.merging.architecture.loading import transformers_config
+
+    with suppress(CheckpointError):
+        return dict(transformers_config(data).to_dict())
+    return data
+
+
+def _section(data: Mapping[str, Any]) -> str | None:
+    return next((key for key in SECTIONS if isinstance(data.get(key), dict)), None)
 
 
 def _of_config(data: Mapping[str, Any]) -> Settings:
-    """Return the settings in a `config.json` that change what a model computes."""
-    from evomerge.merging.architecture.loading import transformers_config
-
-    with suppress(CheckpointError):  # transformers may not know the type of a parent
-        data = transformers_config(data).to_dict()
+    """Return the settings in a complete config that change what a model computes."""
     found = {}
     for name, value in _flat(data):
-        last = name.rpartition(".")[2]
-        idle = last in _OF_CONFIG_WITHOUT_EFFECT or any(p in last for p in _PARTS_WITHOUT_EFFECT)
+        words = name.split(".")
+        last = words[-1]
+        idle = not _OF_CONFIG_WITHOUT_EFFECT.isdisjoint(words) or any(
+            part in last for part in _PARTS_WITHOUT_EFFECT
+        )
         if value is not None and not idle and not last.startswith("_"):
             found[name] = value
     for key, causes in _BY_LAYER.items():

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import sys
 
 import pytest
 import seeing
 import torch
+import yaml
 from huggingface_hub import metadata_load
 from judging import write_judged
 from search_run import evomerge, evomerge_json, kill_when
+from tiny import edit_config
+
+from evomerge import validate
 
 SOURCE = """
 import torch
@@ -87,32 +93,38 @@ def test_a_search_merges_towers_and_its_export_is_the_scored_model(folder):
     )
 
 
-def test_validate_says_what_parents_have_and_what_becomes_of_it(folder):
-    def told(**space):
-        sets = [f"space.{key}={value}" for key, value in space.items()]
-        options = [word for item in sets for word in ("--set", item)]
-        found = run(folder, "validate", folder / "search.yaml", "--json", "--trust-code", *options)
-        return json.loads(found.stdout)
+def test_validate_says_what_parents_have_and_what_becomes_of_it(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "judging")  # the helper of this name
 
-    def short(text):
-        return text.replace(f"{folder}/", "")
+    def told(text="./text", **space):
+        data = yaml.safe_load((folder / "search.yaml").read_text())
+        parents = ["./a", "./b", text]
+        found = validate(data | {"parents": parents, "space": SPACE | space}, trust_code=True)
+        return json.loads(json.dumps(found).replace(f"{folder}/", ""))
 
     merged = told()
-    assert list(map(short, merged["modalities"].values())) == [
-        "vision 17.3 kB, projector 2.18 kB; preprocessor_config.json, processor_config.json",
-        "vision 17.3 kB, projector 2.18 kB; preprocessor_config.json, processor_config.json",
-        "none",
-    ]
-    assert {name: short(text) for name, text in merged["modality_tensors"].items()} == {
-        "vision": "merged from a, b",
-        "projector": "merged from a, b",
+    files = "preprocessor_config.json, processor_config.json"
+    assert merged["modalities"] == {
+        **dict.fromkeys("ab", f"vision 17.3 kB, projector 2.18 kB; {files}"),
+        "text": "none",
     }
-    (note,) = [item for item in merged["warnings"] if "preprocessor_config.json differs" in item]
-    assert "merges have that of the host" in note
+    assert merged["modality_tensors"] == dict.fromkeys(("vision", "projector"), "merged from a, b")
+    notes = merged["warnings"]
+    assert [note.split(" ")[0] for note in notes if "differ" in note] == [
+        "preprocessor_config.json"
+    ]
 
-    kept = told(components="[]")
+    kept = told(components=[])
     assert kept["modality_tensors"]["vision"].endswith("; `components: [vision]` merges it")
-    lost = told(components="[]", host=folder / "text")
+    lost = told(components=[], host="./text")
     assert lost["modality_tensors"]["vision"] == "lost, since the host has none"
     (note, _) = [item for item in lost["warnings"] if "are lost" in item]
-    assert f"set `space.host` to '{folder}/a'" in note
+    assert "set `space.host` to 'a' to keep them" in note
+    assert not [note for note in lost["warnings"] if "differs" in note]
+
+    shutil.copytree(folder / "text", folder / "other")
+    edit_config(folder / "other", sliding_window=3)
+    (note,) = [note for note in told("./other")["warnings"] if "sliding_window" in note]
+    assert "text_config.sliding_window differs between the parents: 4096 in a and b, 3" in note

@@ -37,7 +37,9 @@ _TOWER: dict[str, Any] = {
 _CLIP = {"model_type": "clip_vision_model", **_TOWER, "projection_dim": 16}
 _SIGLIP = {"model_type": "siglip_vision_model", **_TOWER}
 _QWEN = {"depth": 2, "hidden_size": 16, "num_heads": 2, "patch_size": 4, "intermediate_size": 16}
-_ROPE = {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
+_ROPE = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+}
 _IMAGE = {"image_token_id": TOKENS - 1, "video_token_id": TOKENS - 2}
 
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {

@@ -74,6 +74,13 @@ def test_a_text_model_merges_into_the_language_model_and_the_tower_stays(family,
     assert {modality_of(name) for name in after} == {"vision", "projector"}
 
 
+def test_a_text_model_computes_the_same_in_a_vision_language_model(family, tmp_path):
+    parents = {name: family[name] for name in ("a", "text")}
+    model = merged(recipe_of(family["a"], {"text": 1.0}), parents, tmp_path)
+    alone = tiny.load(family["text"].folder)
+    torch.testing.assert_close(tiny.logits(model), tiny.logits(alone), rtol=1e-4, atol=1e-5)
+
+
 def same_place(name: str, text: str) -> bool:
     """Whether a tensor is a text model's, whose names begin with `model.` where it has blocks."""
     return name.endswith(text.removeprefix("model.")) and (
