@@ -48,9 +48,9 @@ def modality_notes(checked: CheckedSearch) -> Iterator[str]:
     own = _processors(host)
     if not own:
         yield (
-            f"the host {checked.host!r} has {' and '.join(host.modalities)} tensors, but none of "
-            f"the files {', '.join(PROCESSOR_FILES)}, so a merge cannot read images or sounds with "
-            "`AutoProcessor`; copy them from the model that it was made from."
+            f"the host {checked.host!r} has {' and '.join(host.modalities)} tensors, but neither "
+            "preprocessor_config.json nor processor_config.json, so `AutoProcessor` cannot prepare "
+            "images or sounds for a merge; copy them from the model that it was made from."
         )
     for name, item in checked.checkpoints.items():
         theirs = _processors(item)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -46,6 +47,9 @@ _OF_CONFIG_WITHOUT_EFFECT = {
 }
 """Last parts of the names of keys of a config that change no score."""
 
+_OF_IMAGES = re.compile(r"(^|\.)(model_type|mrope_\w+)$")
+"""Keys of a language model that sees which do not count for texts; of types `type_notes` tells."""
+
 _PARTS_WITHOUT_EFFECT = ("dropout", "pdrop", "init_std")
 
 _BY_LAYER = {"layer_types": ("max_window_layers", "sliding_window_pattern", "use_sliding_window")}
@@ -78,8 +82,8 @@ _LONGEST = 48  # characters of a value in a sentence
 def with_settings(checked: CheckedSearch) -> CheckedSearch:
     """Return a checked search with a comparison of its parents' settings. No weights are read.
 
-    A parent is unlike the merges if a setting or its dtype differs from theirs, so that its
-    baseline, which is a recipe of the space, is not the parent itself.
+    A parent is unlike the merges if a setting or its dtype differs from theirs, or its baseline,
+    which is a recipe of the space, has the tower of the host: this is not the parent itself.
 
     Raises:
         ConfigError: the tasks cannot be loaded.
@@ -90,7 +94,8 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
     from evomerge.merging.tokenizers.templates import template_of
 
     config, checkpoints, use = checked.config, checked.checkpoints, _use_of(checked)
-    like = next(iter(checked.space.baselines().values()))
+    baselines = checked.space.baselines()
+    like = next(iter(baselines.values()))
     plan, giver = plan_tokenizer(like, checkpoints), checked.tokenizer_giver
     tokens, merged_tokens = _tokens(checked, like, plan, use)
     own: dict[str, Settings] = {}
@@ -125,12 +130,19 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
         rows = plan.rows
         return (
             any(key not in missing for key in different[name])
+            or _has_tower_of_host(checkpoints[name], checkpoints[checked.host], baselines.get(name))
             or stored_dtype(checkpoints[name], config.dtype) != config.dtype
             or (rows is not None and rows.index.get(name) != tuple(range(rows.size)))
         )
 
     unlike = tuple(filter(is_unlike, config.parents))
     return replace(checked, settings=settings, unlike_merges=unlike)
+
+
+def _has_tower_of_host(parent: Checkpoint, host: Checkpoint, baseline: Recipe | None) -> bool:
+    """Whether the baseline of a parent sees or hears with the host's tensors, or in no way."""
+    merged = baseline.modalities if baseline else {}
+    return parent is not host and not {*parent.modalities, *host.modalities} <= set(merged)
 
 
 class _Use(NamedTuple):
@@ -176,11 +188,17 @@ def _of_configs(own: Mapping[str, Any], merged: Mapping[str, Any]) -> tuple[Sett
     """
     own, merged = _complete(own), _complete(merged)
     section, of_merge = _section(own), _section(merged)
-    if section and not of_merge:
-        own = own[section]
-    elif of_merge and not section:
+    if bool(section) == bool(of_merge):
+        return _of_config(own), _of_config(merged)
+    if of_merge:
         own, merged = {of_merge: own}, {of_merge: merged[of_merge]}
-    return _of_config(own), _of_config(merged)
+    elif section:
+        own = own[section]
+    found = [
+        {name: value for name, value in _of_config(data).items() if not _OF_IMAGES.search(name)}
+        for data in (own, merged)
+    ]
+    return found[0], found[1]
 
 
 def _complete(data: Mapping[str, Any]) -> Mapping[str, Any]:

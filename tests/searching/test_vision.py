@@ -17,6 +17,7 @@ from search_run import evomerge, evomerge_json, kill_when
 from tiny import edit_config
 
 from evomerge import validate
+from evomerge.run.folder import RunFolder
 
 SOURCE = """
 import torch
@@ -72,6 +73,8 @@ def test_a_search_merges_towers_and_its_export_is_the_scored_model(folder):
     journal = parts / "journal.jsonl"
     assert kill_when(begun, journal, 12, 0.0, PYTHONPATH=str(folder)) == -signal.SIGKILL
     run(folder, "resume", parts, "--trust-code")
+    config = RunFolder(whole).search_file()
+    assert config.frozen.unlike_merges == [f"{folder}/text"]  # it cannot see
     candidates = evomerge_json("results", whole)["candidates"]
     assert candidates == evomerge_json("results", parts)["candidates"]
 

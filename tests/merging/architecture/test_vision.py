@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import tiny
 import torch
 from model_digest import digest
 
-from evomerge.errors import RecipeError
+from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.merging.resident import Resident
 from evomerge.merging.tensors.plan import Planner
+from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit, modality_misfit
@@ -170,3 +172,17 @@ def test_a_modality_is_merged_only_from_parents_that_have_it(tmp_path):
 )
 def test_modalities_are_found_by_names(name, modality):
     assert modality_of(name) == modality
+
+
+def test_the_token_of_an_image_is_never_lost(tmp_path):
+    host, text = seeing.make(tmp_path / "a", "llava"), seeing.make(tmp_path / "t", "llava/text")
+    few = [word for word in tiny.WORDS if word != tiny.WORDS[host.config["image_token_index"]]]
+    tiny.save_tokenizer(tmp_path / "t", [few[-1], *few[:-1]])
+    parents = {"a": host, "t": text}
+    recipe = replace(recipe_of(host, {"a": 0.5, "t": 0.5}), tokenizer="union")
+    assert plan_tokenizer(recipe, parents).rows.special_ids == {}
+    with pytest.raises(CheckpointError, match="'t', which lacks the token that image_token_index"):
+        plan_tokenizer(replace(recipe, tokenizer="t"), parents)
+    tiny.save_tokenizer(tmp_path / "t", [*few, "more", tiny.WORDS[-1]])
+    rows = plan_tokenizer(replace(recipe, tokenizer="t"), parents).rows
+    assert rows.special_ids["image_token_index"] == len(few) + 1
