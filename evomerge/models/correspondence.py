@@ -19,7 +19,7 @@ from evomerge.models.stacks import Modality, Stack, is_buffer, is_other_modality
 _WRAPPERS = frozenset(
     {"model", "language_model", "text_model", "llm", "base_model", "transformer", "backbone"}
 )
-_TEXT_TYPES = {
+TEXT_TYPES = {
     **dict.fromkeys(("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"), "qwen2"),
     **dict.fromkeys(("qwen3_vl", "qwen3_vl_text"), "qwen3"),
 }
@@ -293,7 +293,7 @@ def type_notes(checkpoints: Iterable[Checkpoint]) -> list[str]:
     for checkpoint in checkpoints:
         kind = checkpoint.text_config.get("model_type")
         if isinstance(kind, str):
-            found.setdefault(_TEXT_TYPES.get(kind, kind), checkpoint.reference)
+            found.setdefault(TEXT_TYPES.get(kind, kind), checkpoint.reference)
     if len(found) < 2:
         return []
     told = ", ".join(f"{kind} ({reference})" for kind, reference in found.items())

@@ -15,11 +15,11 @@ Modality: TypeAlias = Literal["vision", "projector", "audio"]
 
 _OTHER_MODALITY = re.compile(
     r"(^|[._])(vision|visual|image|img|audio|speech|video|multi_modal|multimodal|mm|vqmodel)"
-    r"([._]|$)|(?<!vocab_)projector|perceiver|resampler|connector"
+    r"([._]|$)|(?<!vocab_)projector|perceiver|resampler|connector|(^|\.)aligner\."
 )
 _PROJECTOR = re.compile(
     r"(?<!vocab_)projector|perceiver|resampler|connector|image_newline|embed_(vision|audio)"
-    r"|(^|[._])merger([._]|$)"
+    r"|(^|[._])merger([._]|$)|(^|\.)aligner\."
 )
 _AUDIO = re.compile(r"(^|[._])(audio|speech)([._]|$)")
 _BUFFER = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids|token_type_ids)$")

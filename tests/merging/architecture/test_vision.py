@@ -163,6 +163,7 @@ def test_a_modality_is_merged_only_from_parents_that_have_it(tmp_path):
         ("multi_modal_projector.patch_merger.merging_layer.weight", "projector"),
         ("model.connector.modality_projection.proj.weight", "projector"),
         ("image_newline", "projector"),
+        ("model.aligner.linear1.weight", "projector"),
         ("model.embed_vision.embedding.weight", "projector"),
         ("audio_tower.layers.0.fc1.weight", "audio"),
         ("model.embed_audio.embedding_projection.weight", "projector"),
