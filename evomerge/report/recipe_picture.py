@@ -95,7 +95,8 @@ def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     # Below the labels of rows, too, which may leave little room beside them.
     outside = ("embeddings", "head", *recipe.modalities)
     letters = ", ".join(f"{name[0].upper()}: {name}" for name in outside)
-    figure.supxlabel(f"{_DEPTH} ({letters})", x=0.02, ha="left", **_TEXT)
+    space = "\n" if recipe.modalities else " "
+    figure.supxlabel(f"{_DEPTH}{space}({letters})", x=0.02, ha="left", **_TEXT)
     return figure
 
 

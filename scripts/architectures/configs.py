@@ -1,4 +1,4 @@
-"""Small configs of 130 architectures of transformers, made from transformers' own defaults."""
+"""Small configs of 157 architectures of transformers, made from transformers' own defaults."""
 
 from __future__ import annotations
 

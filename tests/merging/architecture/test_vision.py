@@ -14,6 +14,7 @@ from model_digest import digest
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.merging.resident import Resident
+from evomerge.merging.slopes import Move, Slopes, rates
 from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.writer import write_model
@@ -187,3 +188,36 @@ def test_the_token_of_an_image_is_never_lost(tmp_path):
     tiny.save_tokenizer(tmp_path / "t", [*few, "more", tiny.WORDS[-1]])
     rows = plan_tokenizer(replace(recipe, tokenizer="t"), parents).rows
     assert rows.special_ids["image_token_index"] == len(few) + 1
+
+
+def test_slopes_reach_the_tower_through_what_the_model_sees(tmp_path):
+    parents = {name: seeing.make(tmp_path / name, "llava", seed) for seed, name in enumerate("ab")}
+    resident = Resident(parents, "a", "float32")
+    pixels = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def loss(model, image=True):
+        ids = torch.tensor([[1, *([seeing.TOKENS - 1] * 4), 5, 9]] if image else [[1, 5, 9]])
+        seen = {"pixel_values": pixels} if image else {}
+        return model(input_ids=ids, **seen).logits.log_softmax(-1)[0, -1, 5]
+
+    def recipe(vision=0.4, projector=0.4):
+        towers = {"vision": vision, "projector": projector}
+        shares = {name: {"a": 1 - share, "b": share} for name, share in towers.items()}
+        return recipe_of(parents["a"], {"a": 1.0}, **shares)
+
+    moves = [
+        Move(recipe(**{name: 0.39}), recipe(**{name: 0.41}), 0.02)
+        for name in ("vision", "projector")
+    ]
+    slopes = Slopes(resident, rates(resident.planner, moves), 2)
+    with slopes.of(recipe()) as (model, found):
+        loss(model).backward()
+    with torch.no_grad():
+        expected = [
+            float(loss(resident.apply(move.upper)) - loss(resident.apply(move.lower))) / 0.02
+            for move in moves
+        ]
+    assert found == pytest.approx(expected, rel=0.05) and all(map(abs, expected))
+    with slopes.of(recipe()) as (model, found):
+        loss(model, image=False).backward()
+    assert found == [0.0, 0.0], "a text says nothing about a tower"
