@@ -32,6 +32,7 @@ LAYER_COUNTS = (
     "n_layers",
     "num_layers",
     "num_blocks",
+    "layers",
     "encoder_layers",
     "num_decoder_layers",
     "decoder_layers",
