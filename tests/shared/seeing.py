@@ -151,3 +151,24 @@ def load(folder: Path) -> torch.nn.Module:
     assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     found: torch.nn.Module = model.eval()
     return found
+
+
+def add_processor(folder: Path) -> Any:
+    """Save a processor of images of 8 x 8 pixels beside a LLaVA model, and return it.
+
+    The last word of its tokenizer stands for an image.
+    """
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    tiny.save_tokenizer(folder, [*tiny.WORDS[:-1], "<image>"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)  # split off wherever it is in a text
+    processor = transformers.LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}),
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    processor.save_pretrained(folder)
+    return processor
