@@ -179,6 +179,8 @@ def _backend(checked: CheckedSearch) -> str:
     texts, likelihoods = _tasks_by_answer(checked)
     if checked.config.evaluation.backend == "hf":
         longer = "; vllm may take less time for texts of many tokens (docs/evaluation.md)"
+        known = checked.evaluator.tasks_of("search").info.tasks
+        texts = [task for task in texts if not known[task].shows_images]
         return "hf" + (longer if texts and checked.config.space.kind == "parameters" else "")
     parts = [f"vllm for texts ({', '.join(texts)})"] if texts else []
     likelihoods += [f"{NLL} of {task}" for task in texts if task in checked.evaluator.referenced]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,20 @@ def test_a_parent_has_the_score_of_lm_eval(folder):
         assert texts == {i: samples[i]["resps"][0][0] for i in ids["pictures"]}
         found = [samples[i]["exact_match"] for i in ids["pictures"]]
         assert list(scores.of_task("pictures")["exact_match"]) == found
+
+
+def test_a_model_without_a_processor_is_refused_before_the_search(folder, tmp_path):
+    shutil.copytree(folder / "a", tmp_path / "bare")
+    (tmp_path / "bare" / "processor_config.json").unlink()
+    parents = [str(tmp_path / "bare"), str(folder / "b")]
+    with pytest.raises(
+        InputError, match=r"bare' has no processor of images .*no preprocessor_conf"
+    ):
+        library.validate(search_file(folder, parents=parents))
+
+
+def test_validate_does_not_advise_vllm_for_images(folder):
+    assert library.validate(search_file(folder))["backend"] == "hf"
 
 
 def test_documents_with_one_question_and_several_images_are_several_documents(folder):

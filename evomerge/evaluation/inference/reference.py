@@ -22,6 +22,7 @@ from evomerge.evaluation.inference.sampling import (
     is_sampled,
     seed_of,
 )
+from evomerge.models.files import PROCESSOR_FILES
 
 if TYPE_CHECKING:
     import torch
@@ -296,10 +297,10 @@ def processor_of(folder: str | Path, tokenizer: Any) -> Any:
     from transformers import AutoProcessor
 
     try:
+        if not any((Path(folder) / name).is_file() for name in PROCESSOR_FILES):
+            raise FileNotFoundError("no preprocessor_config.json or processor_config.json")
         load: Any = AutoProcessor.from_pretrained
         found = load(folder, trust_remote_code=False)
-        if not hasattr(found, "image_processor"):  # only the tokenizer of a text model
-            raise ValueError("no preprocessor_config.json or processor_config.json")
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise ConfigError(
             f"objectives: a task shows images, but {str(folder)!r} has no processor of images that "
