@@ -99,7 +99,7 @@ def plain(value: Any) -> str:
     """
     if isinstance(value, (set, frozenset)):
         return " ".join(sorted(map(str, value)))
-    if hasattr(value, "tobytes"):  # an image
+    if hasattr(value, "getbands"):  # an image of Pillow
         return f"{value.size} {hashlib.sha256(value.tobytes()).hexdigest()}"
     if not callable(value):
         text = str(value)
