@@ -14,6 +14,7 @@ In YAML::
     layers:
       model.layers: [{...}, {...}, ...]                               # one for each block, in order
     head: {...}                                                       # final norm, head
+    vision: {...}              # the vision tower; left out: the host's, as are `projector`, `audio`
     members: {member:12: {host: ..., ...}}      # recipes of the members that sources name, if any
     pins: {zoo:base: {sha256: ...}, ...}     # the content of the parents; another one is refused
 """
@@ -27,7 +28,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.parsing.values import Values, shown
@@ -43,6 +44,9 @@ DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 MEMBER = "member:"
 """Prefix of the name of a member: an earlier candidate of a run that is the source of another."""
+
+MODALITIES: tuple[Literal["vision", "projector", "audio"], ...] = ("vision", "projector", "audio")
+"""The fields of a recipe that say how what is not the language model is merged."""
 
 Reader: TypeAlias = Callable[[Any, str], Any]
 """Reads a value of plain data, given its address in the file; raises a RecipeError."""
@@ -135,6 +139,11 @@ class Layer:
         object.__setattr__(self, "knobs", _canonical_knobs(self.knobs))
         object.__setattr__(self, "scale", number(self.scale))
 
+    @property
+    def inputs(self) -> tuple[Source, ...]:
+        """The sources, and the base if there is one."""
+        return (*self.sources, self.base) if self.base else self.sources
+
 
 @dataclass(frozen=True)
 class Pin:
@@ -174,6 +183,10 @@ class Recipe:
             candidates have the same vocabulary whichever parents they merge.
         members: name (`member:NUMBER`) -> recipe, of each member that a source names. A member is
             built first, and rounded to its dtype; then its weights are read like a parent's.
+        vision: how the tensors of a vision tower are made, those of its blocks too, except blocks
+            that `layers` names. None: they are the host's.
+        projector: the same for what joins a tower to the language model.
+        audio: the same for an audio tower.
         pins: parent -> what it was when the recipe was written. They are no part of the canonical
             form: recipes that differ only in pins are equal, and have one digest.
     """
@@ -188,6 +201,9 @@ class Recipe:
     options: Mapping[str, str] = field(default_factory=dict)
     vocabulary: tuple[str, ...] = ()
     members: Mapping[str, Recipe] = field(default_factory=dict)
+    vision: Layer | None = None
+    projector: Layer | None = None
+    audio: Layer | None = None
     pins: Mapping[str, Pin] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -206,11 +222,18 @@ class Recipe:
             )
 
     def every_layer(self) -> Iterator[Layer]:
-        """Yield `embeddings`, all blocks of all stacks, `head`."""
+        """Yield `embeddings`, all blocks of all stacks, `head`, the merged modalities."""
         yield self.embeddings
         for stack in self.layers.values():
             yield from stack
         yield self.head
+        yield from self.modalities.values()
+
+    @property
+    def modalities(self) -> dict[str, Layer]:
+        """How each of `MODALITIES` is made, without those that are the host's."""
+        found = {name: getattr(self, name) for name in MODALITIES}
+        return {name: layer for name, layer in found.items() if layer is not None}
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -225,9 +248,7 @@ class Recipe:
     def every_source(self) -> Iterator[Source]:
         """Yield the sources of every layer, bases included."""
         for layer in self.every_layer():
-            yield from layer.sources
-            if layer.base:
-                yield layer.base
+            yield from layer.inputs
 
     @property
     def lineage(self) -> dict[str, Recipe]:
@@ -461,6 +482,7 @@ _RECIPE: Mapping[str, Reader] = {
     "layers": _by_name(_each(_layer)),
     "embeddings": _layer,
     "head": _layer,
+    **dict.fromkeys(MODALITIES, _if_any(_layer)),
     "dtype": _VALUES.text,
     "tokenizer": _VALUES.text,
     "seed": _VALUES.whole,

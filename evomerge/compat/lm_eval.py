@@ -110,6 +110,19 @@ def encode_pair(lm: Any, context: str, continuation: str) -> tuple[list[int], li
     return before, after
 
 
+def seeing(processor: Any) -> type[Any]:
+    """Return lm-eval's class for models that see, with a processor that is loaded already."""
+    from lm_eval.models.hf_vlms import HFMultimodalLM
+
+    need("lm_eval", HFMultimodalLM, "_create_tokenizer")
+
+    class Seeing(HFMultimodalLM):  # type: ignore[misc]
+        def _create_tokenizer(self, *arguments: Any, **options: Any) -> None:
+            self.processor, self.tokenizer = processor, processor.tokenizer
+
+    return Seeing
+
+
 def replace_model(lm: Any, model: Any) -> None:
     """Let an `HFLM` generate with another model."""
     need("lm_eval", lm, "_model")

@@ -97,7 +97,8 @@ class ParametersConfig(MergeConfig):
     )
     components: list[str] | Literal["each"] = Field(
         [],
-        description="kinds of tensors with their own knobs, e.g. attention; `each`: every tensor",
+        description="kinds of tensors with their own knobs, e.g. attention; `each`: every tensor; "
+        "vision, projector and audio are the host's unless they are named",
     )
     most_parents: int | None = Field(
         None,

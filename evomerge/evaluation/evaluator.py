@@ -133,7 +133,9 @@ class Evaluator:
         self._requests, self._references, self.is_model_changed = {}, {}, False
         first, documents = next(iter(splits.items()))
         if any(self.tasks_of(split).harness is not None for split in splits):
-            reference = ReferenceLM(model, tokenizer, reasoning=self.reasoning)
+            infos = [info for split in splits for info in self.tasks_of(split).info.tasks.values()]
+            sees = any(info.shows_images for info in infos)
+            reference = ReferenceLM(model, tokenizer, self.reasoning, sees=sees)
             plain = Forward(model, tokenizer, reference, self.batch_size)
             self.batched, self.forward = plain, plain
             if self.backend == "vllm":

@@ -35,6 +35,8 @@ def task_of(config: Mapping[str, Any]) -> str:
     """Return the Hub's name of the task (`pipeline_tag`) of a model with this `config.json`."""
     given = config.get("architectures")
     name = str(given[0]) if isinstance(given, list) and given else ""
+    if name.endswith("ForConditionalGeneration") and "vision_config" in config:
+        return "image-text-to-text"
     return next((tag for end, tag in _TAGS.items() if re.search(end, name)), "text-generation")
 
 

@@ -15,6 +15,7 @@ Which tensor gets which value in mergekit was found by experiments (docs/recipes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.mergekit.file import MAIN, ImportWarnings, Input, MergekitFile, Module
@@ -25,7 +26,8 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Knob as MethodKnob
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import TensorNameMap
+from evomerge.models.correspondence import TensorNameMap, modality_misfit
+from evomerge.models.stacks import Modality, modality_of
 from evomerge.recipe import DTYPES, Knob, Layer, Recipe, Source
 
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
@@ -62,9 +64,12 @@ class _Resolver:
 
     def recipe(self) -> Recipe:
         layers: dict[str, tuple[Layer, ...]] = {}
+        modalities: dict[str, Any] = {}
         first: Layer | None = None
         for module in self.file.modules:
-            for prefix in self._stacks(module):
+            merged = self._modalities(module)
+            towers = [prefix for prefix in self.host.stacks if modality_of(prefix) in merged]
+            for prefix in (*towers, *self._stacks(module)):
                 parts = [
                     slice_sources(
                         item,
@@ -84,6 +89,7 @@ class _Resolver:
                 layers[prefix] = tuple(blocks)
                 first = first or self._outside(module, parts[0], "embeddings")
                 last = self._outside(module, parts[-1], "head")
+            modalities |= {name: self._outside(module, parts[0], name) for name in merged}
         assert first is not None
         return Recipe(
             host=self.file.parents[0],
@@ -93,7 +99,29 @@ class _Resolver:
             dtype=self.file.dtype or self._host_dtype(),
             tokenizer=self._tokenizer(),
             options=self.file.options,
+            **modalities,
         )
+
+    def _modalities(self, module: Module) -> list[Modality]:
+        """Return what a module merges beside the language model: what all its models have."""
+        if not module.whole or module.name not in (None, MAIN):
+            return []
+        named = {item.model for part in module.slices for item in part.inputs}
+        bases = {part.base or self.file.base for part in module.slices} - {None}
+        merged = []
+        for modality in self.host.modalities:
+            misfits = (
+                modality_misfit(self.host, self.checkpoints[str(name)], modality)
+                for name in sorted(named | bases, key=str)
+            )
+            if reason := next(filter(None, misfits), None):
+                self.doubts.add(
+                    f"The {modality} tensors of the merge are those of {self.host.reference!r}, "
+                    f"since {reason}."
+                )
+            else:
+                merged.append(modality)
+        return merged
 
     def _check_weights(self, module: Module, part: SliceSources) -> None:
         """Check that no source lacks a weight; all of a method other than `linear` may lack it."""
@@ -155,8 +183,15 @@ class _Resolver:
             yield self._layer(module, part, depth, list(merged.values()), shown, i)
 
     def _outside(self, module: Module, part: SliceSources, place: str) -> Layer:
-        """Return the layer for the embeddings or the head, from the first or the last slice."""
-        names = [name for name, found in self.host.places.items() if found == place]
+        """Return the layer for what is outside of blocks, from the first or the last slice.
+
+        `place`: `embeddings`, `head` or a modality.
+        """
+        names = [
+            name
+            for name, found in self.host.places.items()
+            if place == (modality_of(name) if found == "kept" else found)
+        ]
 
         def shown(entry: Input) -> dict[str, str]:
             return {name: self._fits[entry.model].non_layer.get(name, name) for name in names}

@@ -225,7 +225,8 @@ def load(
 
     # The file may name an attention, even one whose code transformers would download.
     config = transformers_config(checkpoint.config)
-    kind = AutoModelForCausalLM if causal else model_class(config)
+    # For a type that sees, transformers' Auto class may have no class, or one without the tower.
+    kind = AutoModelForCausalLM if causal and not checkpoint.modalities else model_class(config)
     try:
         with quiet():
             found: Any = kind.from_pretrained(

@@ -252,6 +252,8 @@ class Resident:
             if plan.dtype not in FLOATING
         }
         layout = build_layout(data, shapes, constants, TORCH_DTYPES[STORED[self.dtype]])
+        if self.planner.host.modalities:  # where its processor is
+            layout.module.name_or_path = str(self.planner.host.folder)  # type: ignore[assignment]
         settings = generation_config(data, self.generation or self.planner.host.generation)
         if settings is not None and layout.module.can_generate():  # type: ignore[operator]
             layout.module.generation_config = settings

@@ -21,11 +21,13 @@ from evomerge.models.files import check_files, companion_files
 from evomerge.models.fingerprint import content_digest
 from evomerge.models.safetensors import TensorInfo, read_folder, read_json
 from evomerge.models.stacks import (
+    Modality,
     Stack,
     component_of,
     find_stacks,
     is_buffer,
     is_other_modality,
+    modality_of,
     prediction_tensors,
     shortest,
 )
@@ -174,8 +176,8 @@ class Checkpoint:
         """The part of the model that each tensor outside of the blocks belongs to, by name.
 
         `embeddings`: input embeddings. `head`: final norm, output head, and everything else.
-        `kept`: another modality (vision tower, projector), which is not merged but copied from the
-        host. `buffer`: computed from the config, not trained (rotary frequencies, causal masks).
+        `kept`: another modality (vision tower, projector), copied from the host unless a recipe
+        merges it. `buffer`: computed from the config, not trained (rotary frequencies, masks).
         """
         inside = {
             stack.name(layer, suffix)
@@ -195,6 +197,16 @@ class Checkpoint:
         if is_other_modality(name):
             return "kept"
         return "embeddings" if _INPUT.search(name) and not _HEAD.search(name) else "head"
+
+    @cached_property
+    def modalities(self) -> dict[Modality, tuple[str, ...]]:
+        """Names of the trained tensors of each modality that the model has, those in blocks too."""
+        found: dict[Modality, list[str]] = {"vision": [], "projector": [], "audio": []}
+        for name, info in self.tensors.items():
+            modality = modality_of(name)
+            if modality is not None and info.floating and not is_buffer(name, info):
+                found[modality].append(name)
+        return {modality: tuple(names) for modality, names in found.items() if names}
 
     @cached_property
     def embedding(self) -> str | None:

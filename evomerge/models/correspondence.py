@@ -14,11 +14,17 @@ from functools import cached_property, lru_cache
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.stacks import Stack, is_buffer
+from evomerge.models.stacks import Modality, Stack, is_buffer, is_other_modality
 
 _WRAPPERS = frozenset(
     {"model", "language_model", "text_model", "llm", "base_model", "transformer", "backbone"}
 )
+TEXT_TYPES = {
+    **dict.fromkeys(("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"), "qwen2"),
+    **dict.fromkeys(("qwen3_vl", "qwen3_vl_text"), "qwen3"),
+}
+"""Type of a language model that sees -> type of the text model that computes the same."""
+
 _OLD_NAMES = ((re.compile(r"\.gamma$"), ".weight"), (re.compile(r"\.beta$"), ".bias"))
 
 
@@ -81,6 +87,18 @@ class TensorNameMap:
         return found
 
     @cached_property
+    def modalities(self) -> dict[str, str]:
+        """Name in the host -> name in the parent, for tensors of other modalities."""
+        theirs = (name for names in self.parent.modalities.values() for name in names)
+        by_name = {normal(name, self.parent): name for name in theirs}
+        own = (name for names in self.host.modalities.values() for name in names)
+        return {
+            name: by_name[normal(name, self.host)]
+            for name in own
+            if normal(name, self.host) in by_name
+        }
+
+    @cached_property
     def _parent_suffixes(self) -> dict[str, dict[str, str]]:
         return {prefix: _by_new_name(stack) for prefix, stack in self.stacks.items()}
 
@@ -130,8 +148,10 @@ def _by_new_name(stack: Stack) -> dict[str, str]:
 
 
 def has_counterparts(host: Checkpoint, parent: Checkpoint) -> bool:
-    """Whether a parent has a tensor for every tensor of the host that is merged, by names."""
+    """Whether a parent has a tensor for every tensor of the host that can be merged, by names."""
     fit = TensorNameMap(host, parent)
+    if any(name not in fit.modalities for names in host.modalities.values() for name in names):
+        return False
     for name, place in host.places.items():
         tied = name == host.head and host.tied
         if place in ("embeddings", "head") and name not in fit.non_layer and not tied:
@@ -154,7 +174,7 @@ def check_fit(
 ) -> None:
     """Check that every parent has the tensors of the host, in the same shapes, and no others.
 
-    The numbers of blocks may differ.
+    The numbers of blocks may differ. Other modalities are not compared; see `modality_misfit`.
 
     Args:
         vocabularies: whether embeddings and head must have as many rows as the host's. False if
@@ -190,6 +210,8 @@ def _check_parent(
             "host (name it as base or first parent)."
         )
     for prefix, stack in fit.stacks.items():
+        if is_other_modality(prefix):
+            continue
         for layer in range(len(stack)):
             fit.block(prefix, layer, layer)
         theirs = host.stacks[prefix]
@@ -198,6 +220,26 @@ def _check_parent(
                 name = theirs.name(layer, suffix)
                 if not is_buffer(suffix, host.tensors[name]):
                     _check_tensor(host, name, parent, fit.inside(prefix, layer, suffix), None)
+
+
+def modality_misfit(host: Checkpoint, parent: Checkpoint, modality: Modality) -> str | None:
+    """Return why the tensors of a modality of host and parent cannot be merged; None: they can."""
+    fit = TensorNameMap(host, parent)
+    own, theirs = (item.modalities.get(modality, ()) for item in (host, parent))
+    for name in own:
+        shape, found = host.tensors[name].shape, fit.modalities.get(name)
+        if found is None:
+            return f"{parent.reference!r} has no counterpart of {name!r} of {host.reference!r}"
+        if (other := parent.tensors[found].shape) != shape:
+            return (
+                f"{name!r} has shape {list(shape)} in {host.reference!r} and {list(other)} in "
+                f"{parent.reference!r}"
+            )
+    known = {fit.modalities[name] for name in own}
+    surplus = next((name for name in theirs if name not in known), None)
+    if surplus is not None:
+        return f"{host.reference!r} has no counterpart of {surplus!r} of {parent.reference!r}"
+    return None
 
 
 def _check_tensor(
@@ -251,7 +293,7 @@ def type_notes(checkpoints: Iterable[Checkpoint]) -> list[str]:
     for checkpoint in checkpoints:
         kind = checkpoint.text_config.get("model_type")
         if isinstance(kind, str):
-            found.setdefault(kind, checkpoint.reference)
+            found.setdefault(TEXT_TYPES.get(kind, kind), checkpoint.reference)
     if len(found) < 2:
         return []
     told = ", ".join(f"{kind} ({reference})" for kind, reference in found.items())

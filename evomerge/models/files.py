@@ -25,15 +25,16 @@ TOKENIZER_FILES = (
     "chat_template.json",
     "chat_template.jinja",
 )
-_COMPANIONS = (
-    *TOKENIZER_FILES,
-    "generation_config.json",
+PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
     "image_processor_config.json",
     "video_preprocessor_config.json",
     "feature_extractor_config.json",
 )
+"""Files that say how images, videos and sounds become the inputs of a model."""
+
+_COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", *PROCESSOR_FILES)
 """Files that a merged model takes over from its host, in addition to config and weights."""
 
 _READ, _READ_ENDS = frozenset({"config.json", *_COMPANIONS}), (".index.json", ".jinja")

@@ -6,14 +6,22 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from evomerge.models.safetensors import TensorInfo
 
+Modality: TypeAlias = Literal["vision", "projector", "audio"]
+"""A part of a model beside its language model; a projector joins a tower to the language model."""
+
 _OTHER_MODALITY = re.compile(
     r"(^|[._])(vision|visual|image|img|audio|speech|video|multi_modal|multimodal|mm|vqmodel)"
-    r"([._]|$)|(?<!vocab_)projector|perceiver|resampler|connector"
+    r"([._]|$)|(?<!vocab_)projector|perceiver|resampler|connector|(^|\.)aligner\."
 )
+_PROJECTOR = re.compile(
+    r"(?<!vocab_)projector|perceiver|resampler|connector|image_newline|embed_(vision|audio)"
+    r"|(^|[._])merger([._]|$)|(^|\.)aligner\."
+)
+_AUDIO = re.compile(r"(^|[._])(audio|speech)([._]|$)")
 _BUFFER = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids|token_type_ids)$")
 _MASK = re.compile(r"(^|\.)(attn|attention|self_attn)\.bias$")
 _COMPONENTS: dict[Literal["attention", "mlp"], re.Pattern[str]] = {
@@ -81,6 +89,15 @@ class Stack:
 def is_other_modality(name: str) -> bool:
     """Whether a tensor or stack belongs to vision or audio, not to the language model."""
     return bool(_OTHER_MODALITY.search(name))
+
+
+def modality_of(name: str) -> Modality | None:
+    """Return the modality that a tensor belongs to, or None if it is one of the language model."""
+    if not is_other_modality(name):
+        return None
+    if _PROJECTOR.search(name):
+        return "projector"
+    return "audio" if _AUDIO.search(name) else "vision"
 
 
 def is_buffer(name: str, info: TensorInfo) -> bool:

@@ -7,7 +7,7 @@ letters, as in `evomerge.space.paths.path`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from evomerge.errors import RecipeError
@@ -80,7 +80,8 @@ def recipe_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
 def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     """Draw one heat map for each knob: columns are the depth, rows are parents; None: no knobs.
 
-    The first column is the embeddings (E), the last one the head (H). A knob of the whole merge has
+    The first column is the embeddings (E), the one behind the blocks the head (H); then come merged
+    modalities by their first letter, such as vision (V). A knob of the whole merge has
     the row `all`. A knob with other values for some tensors has one row for each kind of tensors.
     """
     knobs = _knob_grids(
@@ -90,9 +91,12 @@ def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
         return None
     figure, panels = heat_maps({plain_text(knob): grid for knob, grid in knobs.items()}, 0.3)
     for axes in panels:
-        axes.set_xticks(*_depth_ticks(len(_blocks(recipe))))
+        axes.set_xticks(*_depth_ticks(len(_blocks(recipe)), recipe.modalities))
     # Below the labels of rows, too, which may leave little room beside them.
-    figure.supxlabel(f"{_DEPTH} (E: embeddings, H: head)", x=0.02, ha="left", **_TEXT)
+    outside = ("embeddings", "head", *recipe.modalities)
+    letters = ", ".join(f"{name[0].upper()}: {name}" for name in outside)
+    space = "\n" if recipe.modalities else " "
+    figure.supxlabel(f"{_DEPTH}{space}({letters})", x=0.02, ha="left", **_TEXT)
     return figure
 
 
@@ -154,7 +158,7 @@ def _knob_grids(recipe: Recipe, labels: Mapping[str, str]) -> dict[str, _Grid]:
 
     `labels`: parent -> what rows call it, in the order of the rows.
     """
-    depth = (recipe.embeddings, *_blocks(recipe), recipe.head)
+    depth = (recipe.embeddings, *_blocks(recipe), recipe.head, *recipe.modalities.values())
     of_sources: dict[str, dict[_Row, list[float]]] = {}
     of_merge: dict[str, dict[_Row, list[float]]] = {}
     for column, layer in enumerate(depth):
@@ -190,11 +194,13 @@ def _without_whole_rows(grid: Mapping[_Row, list[float]], order: Sequence[str]) 
     return rows
 
 
-def _depth_ticks(blocks: int) -> tuple[list[int], list[str]]:
-    """Return places and labels of the columns `E`, some of the blocks, `H`."""
+def _depth_ticks(blocks: int, modalities: Iterable[str]) -> tuple[list[int], list[str]]:
+    """Return places and labels of the columns `E`, some of the blocks, `H`, the modalities."""
     step = next(size for size in (1, 2, 4, 5, 8, 10, 20, 50, 100, blocks + 1) if blocks / size <= 9)
     shown = [block for block in range(0, blocks, step) if block + step / 2 < blocks or block == 0]
-    return [0, *(block + 1 for block in shown), blocks + 1], ["E", *map(str, shown), "H"]
+    more = [name[0].upper() for name in modalities]
+    last = range(blocks + 1, blocks + 2 + len(more))
+    return [0, *(block + 1 for block in shown), *last], ["E", *map(str, shown), "H", *more]
 
 
 def _legend(recipe: Recipe, names: Mapping[str, str]) -> list[str]:

@@ -15,6 +15,7 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import check_descents
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener
+from evomerge.setup.modalities import check_images
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
 from evomerge.setup.racing import resolve_racing
 from evomerge.setup.recipes import START, check_baselines, check_recipes, sample_recipes
@@ -69,6 +70,7 @@ def check_search(
     config = resolve_optimizer(config, space)
     check_baselines(config, space)
     evaluator = load_tasks(config, allowed)
+    check_images(config, evaluator, checkpoints[host])
     objectives = find_objectives(config, evaluator)
     constraints = find_constraints(config, evaluator)
     splits = find_splits(config, evaluator)

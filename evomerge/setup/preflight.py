@@ -15,6 +15,7 @@ from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import slope_note
 from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
+from evomerge.setup.modalities import modality_notes, modality_rows
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.parents_as_themselves import lent_notes
 from evomerge.setup.prospects import prospect_warnings
@@ -61,6 +62,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "host": checked.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
         "layers": len(host.decoder_stack),
+        **modality_rows(checked),
         "space": config.space.kind,
         "dimension": len(space.genes),
         "population": population,
@@ -116,6 +118,7 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
         *setting_lines(checked.settings, names),
         *lent_notes(checked, names),
         *code_notes(checked.host, [host.folder / "config.json", *host.companions]),
+        *modality_notes(checked),
         *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
         *fit_warnings(checked),
         *prospect_warnings(checked),
@@ -176,6 +179,8 @@ def _backend(checked: CheckedSearch) -> str:
     texts, likelihoods = _tasks_by_answer(checked)
     if checked.config.evaluation.backend == "hf":
         longer = "; vllm may take less time for texts of many tokens (docs/evaluation.md)"
+        known = checked.evaluator.tasks_of("search").info.tasks
+        texts = [task for task in texts if not known[task].shows_images]
         return "hf" + (longer if texts and checked.config.space.kind == "parameters" else "")
     parts = [f"vllm for texts ({', '.join(texts)})"] if texts else []
     likelihoods += [f"{NLL} of {task}" for task in texts if task in checked.evaluator.referenced]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
-from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.checkpoint import SECTIONS, Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
@@ -45,6 +46,9 @@ _OF_CONFIG_WITHOUT_EFFECT = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "vocab_size"),
 }
 """Last parts of the names of keys of a config that change no score."""
+
+_OF_IMAGES = re.compile(r"(^|\.)(model_type|mrope_\w+)$")
+"""Keys of a language model that sees which do not count for texts; of types `type_notes` tells."""
 
 _PARTS_WITHOUT_EFFECT = ("dropout", "pdrop", "init_std")
 
@@ -78,25 +82,30 @@ _LONGEST = 48  # characters of a value in a sentence
 def with_settings(checked: CheckedSearch) -> CheckedSearch:
     """Return a checked search with a comparison of its parents' settings. No weights are read.
 
-    A parent is unlike the merges if a setting or its dtype differs from theirs, so that its
-    baseline, which is a recipe of the space, is not the parent itself.
+    A parent is unlike the merges if a setting or its dtype differs from theirs, or its baseline,
+    which is a recipe of the space, has the tower of the host: this is not the parent itself.
 
     Raises:
         ConfigError: the tasks cannot be loaded.
     """
+    from evomerge.merging.architecture.depth import built_config
     from evomerge.merging.backend import stored_dtype
-    from evomerge.merging.tokenizers.plan import plan_tokenizer
+    from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
     from evomerge.merging.tokenizers.templates import template_of
 
     config, checkpoints, use = checked.config, checked.checkpoints, _use_of(checked)
-    like = next(iter(checked.space.baselines().values()))
+    baselines = checked.space.baselines()
+    like = next(iter(baselines.values()))
     plan, giver = plan_tokenizer(like, checkpoints), checked.tokenizer_giver
     tokens, merged_tokens = _tokens(checked, like, plan, use)
     own: dict[str, Settings] = {}
     different: dict[str, list[str]] = {}
     for name, checkpoint in checkpoints.items():
-        own[name] = _of_parent(checkpoint, use) | tokens[name]
-        merged = _of_merge(checkpoint, checked, like, plan, use) | merged_tokens
+        data, of_merge = built_config(checkpoint), _config_of_merge(checkpoint, checked, like, plan)
+        generation = plan.files.get(GENERATION, checkpoints[checked.host].generation)
+        own[name], merged = _of_configs(data, of_merge)
+        own[name] |= _of_generation(data, checkpoint.generation, use) | tokens[name]
+        merged |= _of_generation(of_merge, generation, use) | merged_tokens
         if use.templates:
             own[name][CHAT_TEMPLATE] = template_of(checkpoint)
             merged[CHAT_TEMPLATE] = template_of(checkpoints[giver])
@@ -121,12 +130,19 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
         rows = plan.rows
         return (
             any(key not in missing for key in different[name])
+            or _has_tower_of_host(checkpoints[name], checkpoints[checked.host], baselines.get(name))
             or stored_dtype(checkpoints[name], config.dtype) != config.dtype
             or (rows is not None and rows.index.get(name) != tuple(range(rows.size)))
         )
 
     unlike = tuple(filter(is_unlike, config.parents))
     return replace(checked, settings=settings, unlike_merges=unlike)
+
+
+def _has_tower_of_host(parent: Checkpoint, host: Checkpoint, baseline: Recipe | None) -> bool:
+    """Whether the baseline of a parent sees or hears with the host's tensors, or in no way."""
+    merged = baseline.modalities if baseline else {}
+    return parent is not host and not {*parent.modalities, *host.modalities} <= set(merged)
 
 
 class _Use(NamedTuple):
@@ -149,43 +165,64 @@ def _use_of(checked: CheckedSearch) -> _Use:
     )
 
 
-def _of_parent(checkpoint: Checkpoint, use: _Use) -> Settings:
-    """Return the settings that a parent's own config and generation config have."""
-    from evomerge.merging.architecture.depth import built_config
-
-    data = built_config(checkpoint)
-    return _of_config(data) | _of_generation(data, checkpoint.generation, use)
-
-
-def _of_merge(
-    checkpoint: Checkpoint, checked: CheckedSearch, like: Recipe, plan: TokenizerPlan, use: _Use
-) -> Settings:
-    """Return the settings of the model that is the baseline of a parent."""
+def _config_of_merge(
+    checkpoint: Checkpoint, checked: CheckedSearch, like: Recipe, plan: TokenizerPlan
+) -> dict[str, Any]:
+    """Return `config.json` of the model that is the baseline of a parent."""
     from evomerge.merging.architecture.depth import built_config, merged_config
-    from evomerge.merging.tokenizers.plan import GENERATION
 
     host = checked.checkpoints[checked.host]
     recipe = parent_recipe(
         checkpoint.reference, len(checkpoint.decoder_stack), host.decoder_stack.prefix, like
     )
     try:
-        data = merged_config(recipe, checked.checkpoints, vocabulary=plan.rows)
+        return merged_config(recipe, checked.checkpoints, vocabulary=plan.rows)
     except RecipeError:  # this parent's layers do not fit the host's config
-        data = built_config(host)
-    generation = plan.files.get(GENERATION, host.generation)
-    return _of_config(data) | _of_generation(data, generation, use)
+        return built_config(host)
+
+
+def _of_configs(own: Mapping[str, Any], merged: Mapping[str, Any]) -> tuple[Settings, Settings]:
+    """Return the settings in the configs of a parent and of the merge, by the names in the merge.
+
+    Of a text model and a vision-language model, only those of the language model are compared.
+    """
+    own, merged = _complete(own), _complete(merged)
+    section, of_merge = _section(own), _section(merged)
+    if bool(section) == bool(of_merge):
+        return _of_config(own), _of_config(merged)
+    if of_merge:
+        own, merged = {of_merge: own}, {of_merge: merged[of_merge]}
+    elif section:
+        own = own[section]
+    found = [
+        {name: value for name, value in _of_config(data).items() if not _OF_IMAGES.search(name)}
+        for data in (own, merged)
+    ]
+    return found[0], found[1]
+
+
+def _complete(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a config with transformers' defaults, if transformers knows its type."""
+    from evomerge.merging.architecture.loading import transformers_config
+
+    with suppress(CheckpointError):
+        return dict(transformers_config(data).to_dict())
+    return data
+
+
+def _section(data: Mapping[str, Any]) -> str | None:
+    return next((key for key in SECTIONS if isinstance(data.get(key), dict)), None)
 
 
 def _of_config(data: Mapping[str, Any]) -> Settings:
-    """Return the settings in a `config.json` that change what a model computes."""
-    from evomerge.merging.architecture.loading import transformers_config
-
-    with suppress(CheckpointError):  # transformers may not know the type of a parent
-        data = transformers_config(data).to_dict()
+    """Return the settings in a complete config that change what a model computes."""
     found = {}
     for name, value in _flat(data):
-        last = name.rpartition(".")[2]
-        idle = last in _OF_CONFIG_WITHOUT_EFFECT or any(p in last for p in _PARTS_WITHOUT_EFFECT)
+        words = name.split(".")
+        last = words[-1]
+        idle = not _OF_CONFIG_WITHOUT_EFFECT.isdisjoint(words) or any(
+            part in last for part in _PARTS_WITHOUT_EFFECT
+        )
         if value is not None and not idle and not last.startswith("_"):
             found[name] = value
     for key, causes in _BY_LAYER.items():

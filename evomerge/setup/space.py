@@ -19,6 +19,7 @@ from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import modality_misfit
 from evomerge.models.stacks import tensor_filters
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.parameters import ParameterSpace
@@ -71,6 +72,7 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             stack=stack.prefix,
             layers=len(stack),
             filters=tensor_filters(stack) if wanted.components == "each" else host.filters(),
+            modalities=fitting_modalities(checkpoints, host),
         )
     _check_scales(wanted, host)
     depths = {name: len(checkpoints[name].decoder_stack) for name in config.parents}
@@ -93,6 +95,20 @@ def path_space(
             return SlotSpace(config, {frame.host: depths[frame.host]}, frame, stack)
         case _:
             return SlotSpace(config, depths, frame, stack)
+
+
+def fitting_modalities(
+    checkpoints: Mapping[str, Checkpoint], host: Checkpoint
+) -> dict[str, list[str]]:
+    """Return each modality of the host -> the parents whose tensors of it fit the host's."""
+    return {
+        modality: [
+            name
+            for name, item in checkpoints.items()
+            if modality in item.modalities and modality_misfit(host, item, modality) is None
+        ]
+        for modality in host.modalities
+    }
 
 
 def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> None:

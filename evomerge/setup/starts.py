@@ -10,7 +10,7 @@ from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError, InputError
 from evomerge.models.references import RUN, is_file, is_folder, place
 from evomerge.parsing.texts import read_text
-from evomerge.recipe import Recipe
+from evomerge.recipe import MODALITIES, Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import FINALISTS, ranking_of
@@ -98,7 +98,7 @@ def _of_recipe(recipe: Recipe, space: Space) -> Genome:
                     break
         genome = tuple(values)
     found = space.decode(genome)
-    parts = ("embeddings", "layers", "head")
+    parts = ("embeddings", "layers", "head", *MODALITIES)
     if any(getattr(found, part) != getattr(recipe, part) for part in parts):
         raise ConfigError(
             "this space has no genome for this recipe (other parents, method, groups or ranges, or "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from evomerge.recipe import Layer, Recipe, Source
 
@@ -17,30 +18,48 @@ AVERAGES = (UNIFORM, GREEDY_SOUP)
 """The labels of baselines that are no parents."""
 
 
-def uniform_recipe(parents: Sequence[str], layers: int, stack: str, like: Recipe) -> Recipe:
+def uniform_recipe(
+    parents: Sequence[str],
+    layers: int,
+    stack: str,
+    like: Recipe,
+    modalities: Mapping[str, Collection[str]] | None = None,
+) -> Recipe:
     """Return the plain average of the parents' weights (Wortsman et al. 2022, arXiv 2203.05482).
 
-    Everything else is that of `like` (host, dtype, tokenizer, seed, ...).
+    Everything else is that of `like` (host, dtype, tokenizer, seed, ...). `modalities`: those that
+    are merged -> the parents that have them; of parents without one it is the host's.
     """
 
-    def average(layer: int | None) -> Layer:
-        return Layer("linear", tuple(Source(item, layer, {"weight": 1.0}) for item in parents))
+    def average(layer: int | None, of: Sequence[str] = parents) -> Layer:
+        return Layer("linear", tuple(Source(item, layer, {"weight": 1.0}) for item in of))
 
     blocks = tuple(average(layer) for layer in range(layers))
-    return replace(
+    recipe = replace(
         like, layers={stack: blocks}, embeddings=average(None), head=average(None), options={}
     )
+    for name, having in (modalities or {}).items():
+        if of := [item for item in parents if item in having]:
+            recipe = replace(recipe, **{name: average(None, of)})  # type: ignore[arg-type]
+    return recipe
 
 
 def baseline_recipes(
-    parents: Sequence[str], merged: Sequence[str], layers: int, stack: str, like: Recipe
+    parents: Sequence[str],
+    merged: Sequence[str],
+    layers: int,
+    stack: str,
+    like: Recipe,
+    modalities: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Recipe]:
     """Return each parent alone, by its reference, and the average of those that are merged.
 
     All use the method `linear`, so that the recipe of a parent builds exactly that parent.
     """
     averages = {**{parent: [parent] for parent in parents}, UNIFORM: merged}
-    return {label: uniform_recipe(of, layers, stack, like) for label, of in averages.items()}
+    return {
+        label: uniform_recipe(of, layers, stack, like, modalities) for label, of in averages.items()
+    }
 
 
 def experts_of(parents: Sequence[str], base: str | None) -> list[str]:
@@ -66,9 +85,14 @@ def average_of(parents: Collection[str], uniform: Recipe) -> Recipe:
     def some(layer: Layer) -> Layer:
         return replace(layer, sources=tuple(s for s in layer.sources if s.parent in parents))
 
+    modalities: dict[str, Any] = {
+        name: found if (found := some(layer)).sources else None
+        for name, layer in uniform.modalities.items()
+    }
     return replace(
         uniform,
         embeddings=some(uniform.embeddings),
         layers={name: tuple(map(some, blocks)) for name, blocks in uniform.layers.items()},
         head=some(uniform.head),
+        **modalities,
     )

@@ -2,23 +2,25 @@
 
 Block i of the merged model is merged from block i of all parents. The genes are the merge method
 (if there are several) and its knobs: for each place (embeddings, groups of blocks, head), each
-component (attention, mlp, ..., the rest; or each tensor) and each parent.
+component (attention, mlp, ..., the rest; or each tensor) and each parent. A vision tower, a
+projector and an audio tower are the host's, unless the search file names them as components: then
+each is a place of its own.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.merging.methods.method import Method
-from evomerge.recipe import Layer, Recipe
+from evomerge.recipe import MODALITIES, Layer, Recipe
 from evomerge.space.baselines import baseline_recipes, experts_of, shares_of
 from evomerge.space.knobs import plan_knobs
-from evomerge.space.layer_genes import Component, LayerGenes, method_inputs, rounded
+from evomerge.space.layer_genes import Component, LayerGenes, MethodInputs, method_inputs, rounded
 from evomerge.space.pool import ParentPool
 from evomerge.space.protocol import Gene, Genome
 
@@ -39,6 +41,8 @@ class ParameterSpace:
         filters: component -> substrings of the names of its tensors, in the order in which they
             are tried. Tensors of no named component form one more, `rest`. With `components:
             each`, there is one for each tensor, and no rest.
+        modalities: each that the host has (`vision`, ...) -> the parents, base included, whose
+            tensors fit the host's. They are components, too.
 
     Raises:
         ConfigError: the settings do not fit each other, the parents, or the methods; or every knob
@@ -56,6 +60,7 @@ class ParameterSpace:
         stack: str,
         layers: int,
         filters: Mapping[str, Sequence[str]],
+        modalities: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.parents, self.base, self._frame = tuple(parents), base, frame
         self._stack, self._blocks, self.max_depth = stack, layers, layers
@@ -63,8 +68,16 @@ class ParameterSpace:
         inputs = method_inputs(methods, self.parents, base, pool=most is not None)
         self._pool = None if most is None else ParentPool(inputs, most)
         plan = plan_knobs(methods, config.knobs)
-        self._block_genes = LayerGenes(inputs, plan, _components(config, filters))
+        known = modalities or {}
+        self._block_genes = LayerGenes(inputs, plan, _components(config, filters, known))
         self._end_genes = LayerGenes(inputs, plan, ())  # of the embeddings, of the head
+        named: list[str] = [name for name in MODALITIES if name in config.components]
+        self._modalities = {name: known[name] for name in named}
+        """Each modality that is merged -> the parents that have it."""
+        self._modality_genes = {
+            name: LayerGenes(_having(inputs, name, having), plan, ())
+            for name, having in self._modalities.items()
+        }
         self._first_blocks = _first_blocks(config.groups, layers, config.smooth)
         self._embeddings, self._smooth = config.embeddings, config.smooth
         self._shared = int(config.method_per == "model" and len(inputs) > 1)
@@ -98,6 +111,9 @@ class ParameterSpace:
             own = len(layer_genes.genes) - self._shared
             by_place.append(shared + values[:own])
             del values[:own]
+        modalities: dict[str, Any] = {}
+        for name in reversed(self._modality_genes):
+            modalities[name] = self._modality(name, by_place.pop(), members)
         ends = self._end_genes if self._embeddings else self._block_genes
         groups = by_place[1:-1] if self._embeddings else by_place
         return replace(
@@ -105,12 +121,15 @@ class ParameterSpace:
             embeddings=ends.layer(by_place[0], None, members),
             layers={self._stack: self._decode_blocks(groups, members)},
             head=ends.layer(by_place[-1], None, members),
+            **modalities,
         )
 
     def baselines(self) -> dict[str, Recipe]:
         """Return each parent alone, and the average of all but the base; see `baseline_recipes`."""
         experts = experts_of(self.parents, self.base)
-        return baseline_recipes(self.parents, experts, self._blocks, self._stack, self._frame)
+        return baseline_recipes(
+            self.parents, experts, self._blocks, self._stack, self._frame, self._modalities
+        )
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return genomes of the baselines that this space can express, by label.
@@ -123,7 +142,10 @@ class ParameterSpace:
         genomes: dict[str, list[Genome]] = {}
         order = random.Random(self._frame.seed)
         for label, shares in shares_of(self.parents, self.base).items():
-            found = [layer_genes.mixtures(shares) for _, layer_genes in self._places()]
+            found = [
+                layer_genes.mixtures(self._shares(place, shares))
+                for place, layer_genes in self._places()
+            ]
             members = self._pool.priorities(shares) if self._pool else []
             able = sorted(set(found[0]).intersection(*found[1:]))
             for method in order.sample(able, len(able)) if members is not None else ():
@@ -139,10 +161,27 @@ class ParameterSpace:
         else:
             stops = [*self._first_blocks[1:], self._blocks]
             names = [f"layers[{a}:{b}]" for a, b in zip(self._first_blocks, stops, strict=True)]
-        groups = [(name, self._block_genes) for name in names]
-        if not self._embeddings:
-            return groups
-        return [("embeddings", self._end_genes), *groups, ("head", self._end_genes)]
+        places = [(name, self._block_genes) for name in names]
+        if self._embeddings:
+            places = [("embeddings", self._end_genes), *places, ("head", self._end_genes)]
+        return places + list(self._modality_genes.items())
+
+    def _shares(self, place: str, shares: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the shares of the parents that have a place; without one the host's is taken."""
+        if place not in self._modalities:
+            return shares
+        own = {name: share for name, share in shares.items() if name in self._modalities[place]}
+        total = sum(own.values())
+        return {name: share / total for name, share in own.items()} or {self._frame.host: 1.0}
+
+    def _modality(
+        self, name: str, values: list[float], members: Sequence[Sequence[str]] | None
+    ) -> Layer | None:
+        """Return how a modality is made; None, the host's, if a pool takes no parent with it."""
+        having = self._modalities[name]
+        able = members and [[item for item in of if item in having] for of in members]
+        layer = self._modality_genes[name].layer(values, None, able)
+        return layer if layer.sources else None
 
     def _decode_blocks(
         self, groups: list[list[float]], members: Sequence[Sequence[str]] | None
@@ -162,25 +201,55 @@ class ParameterSpace:
 
 
 def _components(
-    config: ParametersConfig, filters: Mapping[str, Sequence[str]]
+    config: ParametersConfig,
+    filters: Mapping[str, Sequence[str]],
+    modalities: Collection[str],
 ) -> tuple[Component, ...]:
     """Return the components that a search file names and the rest; none if it names none."""
     wanted = config.components
     if wanted == "each":
         return tuple(Component(name, tuple(own)) for name, own in filters.items())
+    known = (*filters, *modalities)
     for name in wanted:
-        if name not in filters:
+        if name not in known:
             raise ConfigError(
                 f"space.components names {name!r}, which this model does not have; it has "
-                f"{', '.join(filters) or 'none'}, and `rest` is always added."
-                f"{did_you_mean(name, filters)}"
+                f"{', '.join(known) or 'none'}, and `rest` is always added."
+                f"{did_you_mean(name, known)}"
             )
         if list(wanted).count(name) > 1:
             raise ConfigError(f"space.components names {name!r} twice; name each once.")
-    if not wanted:
-        return ()
     named = [Component(name, tuple(filters[name])) for name in filters if name in wanted]
-    return (*named, Component(REST, ("*",)))
+    return (*named, Component(REST, ("*",))) if named else ()
+
+
+def _having(
+    inputs: Sequence[MethodInputs], modality: str, having: Collection[str]
+) -> list[MethodInputs]:
+    """Return what each method merges of a modality: of the parents those that have it."""
+    found = []
+    for item in inputs:
+        sources = tuple(name for name in item.sources if name in having)
+        models = [*sources, *(name for name in having if name == item.base)]
+        if (
+            len(sources) < item.method.parents[0]
+            or len(models) < 2
+            or item.base not in (None, *models)
+        ):
+            raise ConfigError(
+                f"space.components names {modality!r}, which {item.method.name} needs in "
+                f"{_needed(item)}, but only {' and '.join(having)} has it in the shapes of the "
+                f"host's; remove {modality!r}, and merges keep the host's."
+            )
+        found.append(replace(item, sources=sources))
+    return found
+
+
+def _needed(used: MethodInputs) -> str:
+    """Return in which models a method needs a modality, in words."""
+    fewest = max(used.method.parents[0], 1 if used.base else 2)
+    count = f"{fewest} parent{'s' if fewest > 1 else ''} or more"
+    return f"the base {used.base!r} and {count} beside it" if used.base else count
 
 
 def _first_blocks(groups: int | Literal["each", "one"], layers: int, smooth: bool) -> list[int]:

@@ -19,9 +19,8 @@ from transformers.utils import logging
 from evomerge.errors import EvomergeError
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.stacks import is_other_modality
 from evomerge.recipe import Layer, Recipe, Source
-from scripts.architectures.configs import GROUPS, class_name, small_config
+from scripts.architectures.configs import class_name, small_config
 
 WEIGHTS = {"a": 0.3, "b": 0.7}
 MEMORY = 5 << 30
@@ -107,8 +106,7 @@ def _merge(kind: str, folder: Path) -> Verdict:
     merged, told = _load(kind, _built(json.dumps(content), folder, "merge"))
     one, two = (dict(_load(kind, folder / name)[0].named_parameters()) for name in WEIGHTS)
     for name, weight in merged.named_parameters():
-        kept = kind in GROUPS["vl"] and is_other_modality(name)  # a vision tower is the host's
-        wanted = one[name] if kept else one[name] * WEIGHTS["a"] + two[name] * WEIGHTS["b"]
+        wanted = one[name] * WEIGHTS["a"] + two[name] * WEIGHTS["b"]
         if not torch.allclose(weight, wanted, rtol=1e-5, atol=1e-6):
             return "wrong", f"{told} {name} is no average"
     return "wrong" if told else "right", told

@@ -1,4 +1,4 @@
-"""Small configs of 130 architectures of transformers, made from transformers' own defaults."""
+"""Small configs of 157 architectures of transformers, made from transformers' own defaults."""
 
 from __future__ import annotations
 
@@ -137,7 +137,10 @@ _NAMES = {
     """,
     "vl": """
         llava paligemma qwen2_vl qwen2_5_vl qwen3_vl gemma3 idefics3 smolvlm internvl mistral3
-        llava_next gemma3n qwen3_5 mllama pixtral aya_vision
+        llava_next llava_onevision idefics2 gemma3n qwen3_5 mllama pixtral aya_vision
+        vipllava llava_next_video llama4 glm4v cohere2_vision lfm2_vl got_ocr2 aria paddleocr_vl
+        ovis2 video_llava qwen2_5_omni_thinker deepseek_vl janus florence2 qwen3_vl_moe glm4v_moe
+        lighton_ocr kimi_k25 kosmos-2 video_llama_3
     """,
 }
 
@@ -150,6 +153,12 @@ _CLASSES = {
     "enc": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     "vl": modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 }
+_WITH_MROPE = {
+    *("Qwen2VLConfig", "Qwen2_5_VLConfig", "Qwen2_5OmniThinkerConfig", "Glm4vConfig"),
+    "PaddleOCRVLConfig",
+}
+"""Configs whose default has no sections of rotary embeddings that fit small heads."""
+
 _VISION = {
     "depth": 2,
     "embed_dim": 32,
@@ -157,6 +166,8 @@ _VISION = {
     "patch_size": 8,
     "out_hidden_size": 32,
     "vision_feature_layer": -1,
+    "resampler_n_latents": 4,
+    "resampler_depth": 2,
 }
 
 
@@ -192,7 +203,7 @@ def small_config(kind: str, layers: int = 4, vocabulary: int = 128) -> Any:
 
 
 def _small_vision_config(config: Any) -> Any:
-    names = ("text_config", "vision_config", "audio_config")
+    names = ("text_config", "vision_config", "audio_config", "perceiver_config")
     for part in (*(getattr(config, name, None) for name in names), config):
         if part is None:
             continue
@@ -201,6 +212,11 @@ def _small_vision_config(config: Any) -> Any:
                 setattr(part, key, value)
         if type(part).__name__.endswith("VisionConfig") and hasattr(part, "num_hidden_layers"):
             part.num_hidden_layers = 2
+        if hasattr(part, "rope_parameters") and type(config).__name__ in _WITH_MROPE:
+            part.rope_parameters = {**part.rope_parameters, "mrope_section": [1, 1, 2]}
+        for name in ("no_rope_layers", "moe_layers"):  # Llama 4: one entry for each layer
+            if getattr(part, name, None):
+                setattr(part, name, getattr(part, name)[: part.num_hidden_layers])
         if getattr(part, "layer_types", None):
             kinds = list(dict.fromkeys(part.layer_types))
             part.layer_types = (kinds * 4)[: part.num_hidden_layers]

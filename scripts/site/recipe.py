@@ -38,6 +38,7 @@ _WORDS = {
     "int | None": "whole number, or `null`",
     "float": "number",
     "Layer": "mapping: a [layer](#layer)",
+    "Layer | None": "mapping: a [layer](#layer), or `null`",
     "Source | None": "mapping: a [source](#source), or `null`",
     "tuple[str, ...]": "list of text",
     "tuple[Source, ...]": "list of [sources](#source)",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import seeing
 import tiny
 import torch
 import yaml
@@ -439,6 +440,48 @@ def test_a_language_model_is_merged_into_that_of_a_vision_model(tmp_path: Path) 
     assert len(changed) > 20
     assert not [name for name in changed if "vision" in name or "projector" in name]
     assert to_mergekit(recipe, parents) is None
+
+
+def test_two_vision_models_are_merged_whole(tmp_path: Path) -> None:
+    parents = {name: seeing.make(tmp_path / name, "llava", seed) for seed, name in enumerate("ab")}
+    text = """
+        merge_method: linear
+        models:
+        - {model: a, parameters: {weight: [{filter: vision_tower, value: [1, 0]}, {value: 1}]}}
+        - {model: b, parameters: {weight: [{filter: vision_tower, value: [0, 1]}, {value: 3}]}}
+        dtype: float32
+        """
+    doubts = ImportWarnings()
+    recipe = from_mergekit(text, parents, doubts)
+    assert doubts.notes == ()
+    write(recipe, parents, tmp_path / "out")
+    one, two, merged = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("a", "b", "out")
+    )
+    for name, tensor in merged.items():
+        share = 0.75
+        if name.startswith("vision_tower"):  # the gradient runs over its two blocks
+            share = float("encoder.layers.1." in name)
+        torch.testing.assert_close(tensor, one[name] * (1 - share) + two[name] * share)
+
+
+def test_a_tower_that_one_model_lacks_is_the_hosts_and_a_warning_says_so(tmp_path: Path) -> None:
+    parents = {
+        name: seeing.make(tmp_path / name, family, seed)
+        for seed, (name, family) in enumerate(
+            (("a", "llava"), ("b", "llava"), ("text", "llava/text"))
+        )
+    }
+    doubts = ImportWarnings()
+    models = "[{model: a}, {model: b}, {model: text}]"
+    text = f"{{merge_method: linear, parameters: {{weight: 1}}, models: {models}}}"
+    recipe = from_mergekit(text, parents, doubts)
+    assert recipe.modalities == {}
+    assert list(recipe.layers) == ["language_model.model.layers"]
+    assert [note.split(",")[0] for note in doubts.notes] == [
+        "The vision tensors of the merge are those of 'a'",
+        "The projector tensors of the merge are those of 'a'",
+    ]
 
 
 def test_an_encoder_decoder_is_merged_whole_or_by_module(tmp_path: Path) -> None:

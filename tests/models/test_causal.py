@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import seeing
 import tiny
 
 from evomerge.errors import CheckpointError
+from evomerge.merging.backend import load
 from evomerge.models.causal import check_causal, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 
@@ -69,3 +71,10 @@ def test_a_folder_without_a_tokenizer_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "a" / "generation_config.json").write_text(json.dumps({}))
     with pytest.raises(CheckpointError, match="no tokenizer"):
         check_tokenizer(whole)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "gemma3"])
+def test_a_model_that_sees_is_loaded_with_its_tower_for_texts_too(family, tmp_path):
+    model = load(seeing.make(tmp_path / "a", family), "cpu")
+    assert type(model) is type(seeing.load(tmp_path / "a"))
+    assert tiny.logits(model).shape == (1, 7, seeing.TOKENS)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import seeing
 import tiny
 from search_run import write_search
 
@@ -37,6 +38,14 @@ def test_a_language_model_inside_of_a_vision_model_counts_with_its_own_type(
     assert type_notes([llava, llama, llama]) == []
     assert "llama (llava), mistral (mistral)" in type_notes([llava, llama, mistral])[0]
     assert "is a mistral model" in type_notes([mistral, llama])[0]
+
+
+@pytest.mark.parametrize("family", seeing.FAMILIES)
+def test_a_vision_model_and_its_text_model_are_of_one_type(family: str, tmp_path: Path) -> None:
+    """That they compute the same is in tests/merging/architecture/test_vision.py."""
+    parts = (family, f"{family}/text")
+    models = [seeing.make(tmp_path / str(i), part) for i, part in enumerate(parts)]
+    assert type_notes(models) == []
 
 
 def test_a_search_warns_of_it(tmp_path: Path) -> None:

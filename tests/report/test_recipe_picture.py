@@ -71,6 +71,19 @@ def test_knobs_are_shown_at_every_depth():
     assert found["lambda"] == {"all": [2.0] * 5}
 
 
+def test_a_merged_tower_is_a_column_behind_the_head():
+    tower = Layer("linear", [Source("one", None, {"weight": 0.7})])
+    recipe = replace(merged(weight=lambda depth: 0.5), vision=tower, projector=tower)
+    figure = knob_picture(recipe, NAMES)
+    assert grids(figure)["weight"]["org/one"] == [0.5] * 5 + [0.7] * 2
+    assert math.isnan(grids(figure)["weight"][LONG][-1])
+    (axes, *_) = (axes for axes in figure.axes if axes.images and axes.get_title(loc="left"))
+    assert [item.get_text() for item in axes.get_xticklabels()] == [*"E012HVP"]
+    letters = "(E: embeddings, H: head, V: vision, P: projector)"
+    assert figure.get_supxlabel().endswith(letters)
+    assert knobs_of_every_layer(recipe) == "", "the tower has other knobs"
+
+
 def test_a_knob_of_some_tensors_has_rows_of_its_own():
     def weight(depth):
         return [["self_attn.", 0.5], ["*", 0.25]] if 0 < depth < 4 else 0.75

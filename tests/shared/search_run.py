@@ -100,10 +100,10 @@ def evomerge_json(*arguments):
     return json.loads(evomerge(*arguments, "--json").stdout)
 
 
-def kill_when(arguments, journal, lines: int, delay: float) -> int:
+def kill_when(arguments, journal, lines: int, delay: float, **more) -> int:
     """Start a command, and kill it `delay` seconds after the journal has `lines` lines."""
     with Path(os.devnull).open("w") as nowhere:
-        process = start(*arguments, stdout=nowhere, stderr=nowhere)
+        process = start(*arguments, stdout=nowhere, stderr=nowhere, **more)
     with ended(process):
         while process.poll() is None:
             if journal.exists() and journal.read_bytes().count(b"\n") >= lines:

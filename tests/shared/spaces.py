@@ -28,6 +28,7 @@ def parameters(
     layers: int = 4,
     filters: Mapping[str, Sequence[str]] | None = None,
     frame: Mapping[str, Any] | None = None,
+    modalities: Mapping[str, Sequence[str]] | None = None,
     **keys: Any,
 ) -> ParameterSpace:
     """Return a parameter space; its host is the base, or the first parent."""
@@ -40,6 +41,7 @@ def parameters(
         stack=STACK,
         layers=layers,
         filters=filters or {},
+        modalities=modalities,
     )
 
 

@@ -11,7 +11,9 @@ from evomerge.errors import ConfigError
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Knob, Method, check_knobs
 from evomerge.recipe import Recipe, knob_at
+from evomerge.space.baselines import average_of
 from evomerge.space.layer_genes import rounded
+from evomerge.testing import check_space
 
 FILTERS = {"attention": ("self_attn",), "mlp": ("mlp", "experts"), "norm": ("layernorm",)}
 NAMES = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
@@ -400,3 +402,86 @@ def test_a_knob_without_a_default_must_be_set():
     bare = replace(ODD, knobs=(Knob("scale", None, 0, 2, "merge"), *ODD.knobs))
     with pytest.raises(ConfigError, match=r"space.knobs.scale is missing, and odd has no default"):
         parameters([bare], ["a"], None, groups=1)
+
+
+SEEING = {"vision": ("base", "a", "b"), "projector": ("base", "b", "a")}
+
+
+def seeing(names=("task_arithmetic",), parents=("a", "text", "b"), modalities=None, **keys):
+    keys = {"components": ["vision", "projector"], "filters": FILTERS, **keys}
+    return make(names, parents, modalities=modalities or SEEING, **keys)
+
+
+def test_a_tower_is_the_hosts_unless_the_components_name_it():
+    """So a search file of before has the same recipes."""
+    plain = make(parents=("a", "text", "b"), components=["mlp"], filters=FILTERS)
+    space = seeing(components=["mlp"])
+    assert space.genes == plain.genes
+    genome = tuple(gene.start for gene in space.genes)
+    assert space.decode(genome).to_dict() == plain.decode(genome).to_dict()
+    assert space.baselines() == plain.baselines()
+    assert space.baseline_genomes() == plain.baseline_genomes()
+
+
+def test_a_named_tower_is_a_place_with_the_parents_that_have_it():
+    space = seeing(groups=2, components=["projector", "vision"])
+    names = [gene.name for gene in space.genes]
+    assert names[:4] == [f"embeddings.{name}.weight" for name in ("a", "text", "b")] + [
+        "layers[0:3].a.weight"
+    ]
+    ends = [f"{place}.{name}.weight" for place in ("vision", "projector") for name in "ab"]
+    assert names[-4:] == ends
+    recipe = space.decode(tuple(0.01 * i for i in range(len(names))))
+    for layer, weights in ((recipe.vision, (0.12, 0.13)), (recipe.projector, (0.14, 0.15))):
+        assert [(s.parent, s.knobs) for s in layer.sources] == [
+            (name, {"weight": weight}) for name, weight in zip("ab", weights, strict=True)
+        ]
+        assert layer.base.parent == "base"
+    assert recipe.audio is None
+    assert recipe.head.sources[2].knobs == {"weight": 0.11}
+    check_space(space)
+    mixed = seeing(("linear", "ties"), components=["vision", "mlp"], method_per="model")
+    assert [gene.name for gene in mixed.genes].count("method") == 1
+    check_space(mixed)
+
+
+def test_baselines_take_a_tower_from_those_that_have_it():
+    space = seeing()
+    found = {
+        label: (recipe.vision, recipe.projector) for label, recipe in space.baselines().items()
+    }
+    assert found["text"] == (None, None)
+    assert [s.parent for s in found["uniform"][0].sources] == ["a", "b"]
+    assert [s.parent for s in found["b"][1].sources] == ["b"]
+    genomes = space.baseline_genomes()
+    assert genomes["text"] == [(0.0, 1.0, 0.0) * 3 + (0.0, 0.0) * 2]
+    assert genomes["b"] == [(0.0, 0.0, 1.0) * 3 + (0.0, 1.0) * 2]
+    assert genomes["uniform"][0][-4:] == (0.5,) * 4
+    uniform = space.baselines()["uniform"]
+    assert average_of(["text"], uniform).vision is None
+    assert [s.parent for s in average_of(["text", "a"], uniform).vision.sources] == ["a"]
+
+
+def test_a_pool_without_a_parent_that_has_a_tower_keeps_that_of_the_host():
+    space = seeing(most_parents=1)
+    text, a = (
+        space.decode((*(float(name == one) for name in ("a", "text", "b")), *[0.5] * 13))
+        for one in ("text", "a")
+    )
+    assert (text.vision, text.projector) == (None, None)
+    assert [source.parent for source in a.vision.sources] == ["a"]
+    check_space(space)
+
+
+@pytest.mark.parametrize(
+    ("names", "modalities", "sentence"),
+    [
+        (("ties",), {"vision": ("a", "b")}, "ties needs in the base 'base' and 1 parent or more"),
+        (("linear",), {"vision": ("a",)}, "needs in 2 parents or more, but only a has it"),
+        (("task_arithmetic",), {"projector": SEEING["vision"]}, "'vision', which this model does"),
+        (("ties",), {"vision": ("base",)}, "but only base has it .*; remove 'vision', and merges"),
+    ],
+)
+def test_a_tower_that_cannot_be_merged_is_refused(names, modalities, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        seeing(names, modalities=modalities, components=["vision"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from evomerge.compat.lm_eval import encode_pair, replace_model
+from evomerge.compat.lm_eval import encode_pair, replace_model, seeing
 from evomerge.errors import ConfigError, one_line
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.generation_config import unsupported_setting
@@ -19,6 +22,7 @@ from evomerge.evaluation.inference.sampling import (
     is_sampled,
     seed_of,
 )
+from evomerge.models.files import PROCESSOR_FILES
 
 if TYPE_CHECKING:
     import torch
@@ -93,17 +97,28 @@ class ReferenceLM:
     Args:
         model: a causal language model of transformers; its config sets the maximum input length.
         reasoning: how models that reason are run.
+        sees: whether texts are generated for images, by lm-eval's class for models that see. The
+            processor is that of the folder which the model names.
+
+    Raises:
+        ConfigError: as `processor_of`.
     """
 
     def __init__(
-        self, model: torch.nn.Module, tokenizer: Any, reasoning: Reasoning = Reasoning()
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        reasoning: Reasoning = Reasoning(),
+        *,
+        sees: bool = False,
     ) -> None:
         self._reasoning = reasoning
         self._defaults = model.generation_config
         with quiet():
             from lm_eval.models.huggingface import HFLM
 
-            self._lm = HFLM(
+            kind = seeing(processor_of(str(model.name_or_path), tokenizer)) if sees else HFLM
+            self._lm = kind(
                 pretrained=model,
                 tokenizer=tokenizer,
                 batch_size=1,
@@ -123,10 +138,10 @@ class ReferenceLM:
                 instance in its document, and the number of the repeat.
         """
         if instance.request_type == "generate_until":
-            context, options = instance.args
+            context, options, *images = instance.args
             repeats = range(instance.repeats if is_sampled(options) else 0)
             seeds = tuple(seed_of(f"{name}/{instance.idx}/{repeat}") for repeat in repeats)
-            prompt = self.prompt(context, options, instance.task_name)
+            prompt = None if images else self.prompt(context, options, instance.task_name)
             return Request(instance, prompt=prompt, seeds=seeds)
         if instance.request_type == "loglikelihood_rolling":
             pairs = self.windows(instance.args[-1])
@@ -256,8 +271,44 @@ class ReferenceLM:
     ) -> list[str]:
         """Return the texts that lm-eval generates, one for each instance."""
         replace_model(self._lm, model)
-        with quiet(bars=True), seeded(seed):
+        with quiet(bars=True), seeded(seed), _cheap_collections():
             return list(self._lm.generate_until(list(instances), disable_tqdm=True))
+
+
+@contextmanager
+def _cheap_collections() -> Iterator[None]:
+    """Hide all present objects from the garbage collector, which lm-eval runs after each image."""
+    if gc.get_freeze_count():  # of the program around us, whose objects would be thawed
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def processor_of(folder: str | Path, tokenizer: Any) -> Any:
+    """Return what prepares images and texts for the model in a folder, with this tokenizer.
+
+    Raises:
+        ConfigError: transformers finds none there, or a package for images is missing.
+    """
+    from transformers import AutoProcessor
+
+    try:
+        if not any((Path(folder) / name).is_file() for name in PROCESSOR_FILES):
+            raise FileNotFoundError("no preprocessor_config.json or processor_config.json")
+        load: Any = AutoProcessor.from_pretrained
+        found = load(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises exceptions of many unrelated classes
+        raise ConfigError(
+            f"objectives: a task shows images, but {str(folder)!r} has no processor of images that "
+            f"transformers can load ({one_line(error).rstrip('.')}); give a model that sees, with "
+            "the files of its processor, and install Pillow."
+        ) from error
+    found.tokenizer = tokenizer
+    return found
 
 
 def _greedily(instance: Instance) -> Instance:

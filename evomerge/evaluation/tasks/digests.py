@@ -87,18 +87,20 @@ def _fields(value: Any) -> Any:
 def _digest(items: Iterable[Any]) -> str:
     total = hashlib.sha256()
     for item in items:
-        text = json.dumps(item, sort_keys=True, default=_plain)
+        text = json.dumps(item, sort_keys=True, default=plain)
         total.update(text.encode() + b"\n")
     return total.hexdigest()[:16]
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """Return a text for a value that JSON has no form for, the same in every process.
 
     That of a function is its source, since functions of a task are files of a person.
     """
     if isinstance(value, (set, frozenset)):
         return " ".join(sorted(map(str, value)))
+    if hasattr(value, "getbands"):  # an image of Pillow
+        return f"{value.size} {hashlib.sha256(value.tobytes()).hexdigest()}"
     if not callable(value):
         text = str(value)
         return type(value).__qualname__ if _ADDRESS.search(text) else text

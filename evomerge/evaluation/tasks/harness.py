@@ -15,9 +15,15 @@ from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
-from evomerge.evaluation.tasks.digests import spread, task_digests
+from evomerge.evaluation.tasks.digests import plain, spread, task_digests
 from evomerge.evaluation.tasks.info import TaskInfo, describe
-from evomerge.evaluation.tasks.loading import check_task, load, runs_code, task_manager
+from evomerge.evaluation.tasks.loading import (
+    check_task,
+    load,
+    runs_code,
+    shows_images,
+    task_manager,
+)
 from evomerge.evaluation.tasks.scoring import (
     DocumentMetrics,
     Instance,
@@ -370,12 +376,14 @@ class Harness:
 
         def texts(document: int) -> list[str]:
             content = documents[document]
-            found = [json.dumps(dict(content), sort_keys=True, default=str)]
+            found = [json.dumps(dict(content), sort_keys=True, default=plain)]
             if rendered:
                 with templates_in_sandbox():
                     parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
                     if subject.get_config("doc_to_choice"):
                         parts.append(subject.doc_to_choice(content))
+                    if shows_images(subject):
+                        parts += map(plain, subject.doc_to_image(content))
                 found.append(" ".join(str(parts).casefold().split()))
             return found
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from evomerge.compat.lm_eval import Group, filter_names
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.sampling import is_sampled
+from evomerge.evaluation.tasks.loading import shows_images
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance
 from evomerge.scores import NLL, TOKENS
 
@@ -50,6 +51,7 @@ class TaskInfo:
         repeats: number of texts that are generated for each document.
         is_sampled: whether these are drawn at random.
         has_filters: whether the task has filters of its own.
+        shows_images: whether the model sees images; such a task is scored by lm-eval's own class.
         filters: names of the filters; lm-eval's default one, `none`, takes the first text.
     """
 
@@ -65,6 +67,7 @@ class TaskInfo:
     is_sampled: bool = False
     has_filters: bool = True
     filters: tuple[str, ...] = ()
+    shows_images: bool = False
 
     def filtered(self) -> Iterator[tuple[str, str, str]]:
         """Yield the name, the filter and the key of each metric."""
@@ -206,6 +209,7 @@ def _task_info(name: str, task: Any, measure: Measure) -> TaskInfo:
         and is_sampled(task.get_config("generation_kwargs") or {}),
         has_filters=bool(task.get_config("filter_list")),
         filters=filter_names(task),
+        shows_images=shows_images(task),
     )
 
 

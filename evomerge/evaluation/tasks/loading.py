@@ -17,7 +17,6 @@ from evomerge.trust.task_files import check_task_files, files_of_metric, files_o
 
 _State: TypeAlias = tuple[tuple[str, int, int], ...]
 _CODE_EVAL = "HF_ALLOW_CODE_EVAL"
-_OTHER_INPUTS = ("doc_to_image", "doc_to_audio")
 
 
 def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
@@ -145,8 +144,9 @@ def check_task(task: Any, where: str, allow_code: bool) -> None:
     """Check that a task can be scored, and has the few-shot examples that it is to show.
 
     Raises:
-        ConfigError: the task needs images or sound, runs code that the model writes, would
-            generate texts with code from elsewhere or in a limited time, or has too few examples.
+        ConfigError: the task needs sound, compares likelihoods of answers about images, runs code
+            that the model writes, would generate texts with code from elsewhere or in a limited
+            time, or has too few examples.
     """
     name = task.get_config("task")
     options = task.get_config("generation_kwargs") or {}
@@ -161,8 +161,14 @@ def check_task(task: Any, where: str, allow_code: bool) -> None:
             f"{where}: the generation_kwargs of task {name!r} have 'max_time', so its scores would "
             "depend on the speed of the machine; remove it, and set max_gen_toks."
         )
-    if getattr(task, "MULTIMODAL", False) or any(map(task.get_config, _OTHER_INPUTS)):
-        raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
+    if task.get_config("doc_to_audio"):
+        raise ConfigError(f"{where}: task {name!r} needs sound; only texts and images are scored.")
+    if shows_images(task) and task.get_config("output_type") != "generate_until":
+        raise ConfigError(
+            f"{where}: task {name!r} shows images, and lm-eval does not offer its output_type "
+            f"{task.get_config('output_type')!r} with them; let the model write its answer "
+            "(`output_type: generate_until`)."
+        )
     if runs_code(task) and not allow_code:
         raise _code_refused(name, where)
     count = task.get_config("num_fewshot")
@@ -182,6 +188,11 @@ def check_task(task: Any, where: str, allow_code: bool) -> None:
             f"{where}: task {name!r} is to show {count} few-shot examples, but has {documents} "
             "documents for them; lower evaluation.fewshot, or num_fewshot in the task's YAML."
         )
+
+
+def shows_images(task: Any) -> bool:
+    """Return whether a task shows images to the model."""
+    return bool(task.get_config("doc_to_image"))
 
 
 def runs_code(task: Any) -> bool:

@@ -23,7 +23,7 @@ from evomerge.merging.architecture.layer_settings import (
 )
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint, text_section
-from evomerge.models.stacks import PREDICTION_COUNTS
+from evomerge.models.stacks import PREDICTION_COUNTS, is_other_modality
 from evomerge.recipe import Layer, Recipe
 
 LAYER_COUNTS = (
@@ -32,6 +32,7 @@ LAYER_COUNTS = (
     "n_layers",
     "num_layers",
     "num_blocks",
+    "layers",
     "encoder_layers",
     "num_decoder_layers",
     "decoder_layers",
@@ -172,7 +173,7 @@ def count_keys(
     section: Mapping[str, Any], prefix: str, count: int, stacks: Iterable[str]
 ) -> list[str]:
     """Return the keys of a config that hold the number of blocks of a stack, one of `stacks`."""
-    words = " ".join(stacks)
+    words = " ".join(name for name in stacks if not is_other_modality(name))
     both = "encoder" in words and "decoder" in words
     keys = [key for key in LAYER_COUNTS if section.get(key) == count]
     if not both:

@@ -2,13 +2,15 @@
 
 Every tensor of the merged checkpoint has a plan: tensors of the blocks that the recipe lists
 (renumbered if layers are added or left out), embeddings, norms and head. Tensors that the recipe
-does not merge are copied from the host: other modalities, buffers, integer tensors, other stacks.
+does not merge are copied from the host: buffers, integer tensors, other modalities and stacks that
+it does not name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from evomerge.errors import RecipeError, did_you_mean
@@ -18,7 +20,7 @@ from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.safetensors import TensorInfo
-from evomerge.models.stacks import is_buffer
+from evomerge.models.stacks import is_buffer, modality_of
 from evomerge.recipe import Layer, Recipe, Source, knob_at
 
 if TYPE_CHECKING:
@@ -111,8 +113,7 @@ class Planner:
             yield from planner.stack(prefix, beside)
         for name, place in places.items():
             if place in ("kept", "buffer"):
-                if beside is None:
-                    yield planner.copy(name, SourceTensor(recipe.host, name))
+                yield from planner.unlisted(name, beside)
             elif place == "head" and not (same_head or (name == self.host.head and self.host.tied)):
                 yield planner.non_layer(name, recipe.head)
 
@@ -120,8 +121,16 @@ class Planner:
         """Check that the host has every stack, and every parent every block, that a recipe names.
 
         Raises:
-            RecipeError: it has not, or a block has no sources, or a parent was not opened.
+            RecipeError: it has not, or a block has no sources, or a parent was not opened; or the
+                host or a parent has no tensors of a modality that the recipe merges.
         """
+        for modality, layer in recipe.modalities.items():
+            for name in (recipe.host, *(source.parent for source in layer.inputs)):
+                if modality not in self._parent(name).modalities:
+                    raise RecipeError(
+                        f"`{modality}` is merged, but {name!r} has no tensors of this kind; name "
+                        "only parents that have some, or remove the key."
+                    )
         for prefix, layers in recipe.layers.items():
             if prefix not in self.host.stacks:
                 raise RecipeError(
@@ -131,7 +140,7 @@ class Planner:
                 )
             for position, layer in enumerate(layers):
                 where = f"layers.{prefix}[{position}]"
-                for source in (*layer.sources, *((layer.base,) if layer.base else ())):
+                for source in layer.inputs:
                     self._check_block(prefix, source, where)
                 if not layer.sources:
                     raise RecipeError(f"{where} has no sources; name at least one.")
@@ -185,18 +194,40 @@ class _RecipePlanner:
         return self._make(name, layer, find, _Knobs(layer))
 
     def stack(self, prefix: str, beside: Recipe | None) -> Iterator[TensorPlan]:
-        """Plan the blocks of one stack: merged if the recipe names it, else copied."""
-        host = self.planner.host
-        stack = host.stacks[prefix]
+        """Plan the blocks of one stack, which the recipe may name."""
+        stack = self.planner.host.stacks[prefix]
         if prefix not in self.recipe.layers:
             for index, block in enumerate(stack.blocks):
-                for suffix in block if beside is None else ():
-                    name = stack.name(index, suffix)
-                    yield self.copy(name, SourceTensor(host.reference, name))
+                for suffix in block:
+                    yield from self.unlisted(stack.name(index, suffix), beside)
             return
         for position, layer in enumerate(self.recipe.layers[prefix]):
             if beside is None or beside.layers[prefix][position] != layer:
                 yield from self._block(prefix, position, layer)
+
+    def unlisted(self, name: str, beside: Recipe | None) -> Iterator[TensorPlan]:
+        """Plan a tensor of a modality, of a stack that the recipe does not name, or a buffer.
+
+        It is merged if the recipe merges its modality, else copied from the host.
+        """
+        modality = modality_of(name) or ""
+        merged = self.recipe.modalities.get(modality)
+        if beside is not None and beside.modalities.get(modality) == merged:
+            return
+        own = SourceTensor(self.recipe.host, name)
+        if merged is None or is_buffer(name, self._info(own)):
+            yield self.copy(name, own)
+            return
+
+        def find(source: Source) -> SourceTensor:
+            own = self.planner.fit(source.parent).modalities.get(name)
+            return _counterpart(own, name, source.parent)
+
+        yield self._make(name, merged, find, self._modality_knobs[modality])
+
+    @cached_property
+    def _modality_knobs(self) -> Mapping[str, _Knobs]:
+        return {name: _Knobs(layer) for name, layer in self.recipe.modalities.items()}
 
     def _block(self, prefix: str, position: int, layer: Layer) -> Iterator[TensorPlan]:
         lead = layer.sources[0]

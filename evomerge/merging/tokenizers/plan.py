@@ -132,6 +132,8 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
         if (count := sum(i >= item.rows for i in item.ids.values()))
     ]
     united = data is not lead.data
+    special = _special_ids(merged, giver, host)
+    _check_images(special, giver, host)
     template, outdated = _template(recipe, parents, giver)
     files = {**_files(merged, giver, host, united), **template}
     if united or giver is not host:
@@ -140,7 +142,7 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
     return TokenizerPlan(
         files,
         outdated,
-        _rows(recipe, merged, lead, tokens, _special_ids(merged, giver, host)),
+        _rows(recipe, merged, lead, tokens, special),
         tuple(notes),
     )
 
@@ -214,6 +216,20 @@ def _special_ids(merged: Tokens, giver: Checkpoint, host: Checkpoint) -> dict[st
                 own = giver.text_config.get(key, giver.config.get(key))
                 found[key] = renumber(value) if own is None else own
     return found
+
+
+def _check_images(special: Mapping[str, Any], giver: Checkpoint, host: Checkpoint) -> None:
+    """Check that the token which stands for an image (or a sound) in a text is not lost."""
+    if not host.modalities:
+        return
+    for key, value in special.items():
+        role = re.sub(r"_(id|index)$", "", key)
+        if value is None and role not in _ROLES:
+            raise CheckpointError(
+                f"`tokenizer` is {giver.reference!r}, which lacks the token that {key} of the host "
+                f"{host.reference!r} names, so a merge could not see; set `tokenizer` to "
+                f"{host.reference!r} or `union`."
+            )
 
 
 def _files(merged: Tokens, giver: Checkpoint, host: Checkpoint, united: bool) -> dict[str, str]:

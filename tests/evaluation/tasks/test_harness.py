@@ -97,7 +97,11 @@ def write_task(folder: Path, **body: Any) -> None:
         ({"dataset_kwargs": {"data_files": {"test": "/nowhere.jsonl"}}}, "could not be loaded"),
         ({"test_split": "tset"}, "could not be loaded"),
         ({"unsafe_code": True}, "runs code that the model writes"),
-        ({"doc_to_image": ["q"]}, "only text is scored"),
+        ({"doc_to_audio": ["q"]}, "only texts and images are scored"),
+        (
+            {"doc_to_image": ["q"], "output_type": "multiple_choice", "doc_to_choice": ["b", "c"]},
+            "shows images, .* let the model write its answer",
+        ),
     ],
 )
 def test_a_task_that_cannot_be_used_is_one_sentence(

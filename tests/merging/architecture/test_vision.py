@@ -1,0 +1,229 @@
+"""Vision-language models: text models merge into their language model, or two merge whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import seeing
+import tiny
+import torch
+from model_digest import digest
+
+from evomerge.errors import CheckpointError, RecipeError
+from evomerge.merging.architecture.depth import count_keys
+from evomerge.merging.architecture.naming import with_host_names
+from evomerge.merging.resident import Resident
+from evomerge.merging.slopes import Move, Slopes, rates
+from evomerge.merging.tensors.plan import Planner
+from evomerge.merging.tokenizers.plan import plan_tokenizer
+from evomerge.merging.writer import write_model
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import check_fit, modality_misfit
+from evomerge.models.stacks import modality_of
+from evomerge.recipe import Layer, Recipe, Source
+
+
+def linear(parents: dict[str, float], layer: int | None = None) -> Layer:
+    return Layer("linear", [Source(name, layer, {"weight": w}) for name, w in parents.items()])
+
+
+def recipe_of(
+    host: Checkpoint, parents: dict[str, float], **modalities: dict[str, float]
+) -> Recipe:
+    stack = host.decoder_stack
+    return Recipe(
+        host.reference,
+        {stack.prefix: [linear(parents, i) for i in range(len(stack))]},
+        linear(parents),
+        linear(parents),
+        dtype="float32",
+        **{name: linear(shares) for name, shares in modalities.items()},
+    )
+
+
+def merged(recipe: Recipe, parents: dict[str, Checkpoint], folder: Path) -> torch.nn.Module:
+    """Write the merge, check that the resident model is the same, and load it."""
+    write_model(recipe, parents, out := folder / "out")
+    model = seeing.load(out)
+    resident = Resident(parents, recipe.host, "float32")
+    resident.apply(recipe)
+    assert digest(resident.module) == digest(model)
+    return model
+
+
+@pytest.fixture(scope="module", params=seeing.FAMILIES)
+def family(request, tmp_path_factory):
+    """Two vision-language models of a family, and its text model."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return {
+        name: seeing.make(folder / name, f"{request.param}{part}", seed)
+        for seed, (name, part) in enumerate((("a", ""), ("b", ""), ("text", "/text")))
+    }
+
+
+def test_a_text_model_merges_into_the_language_model_and_the_tower_stays(family, tmp_path):
+    parents = {name: family[name] for name in ("a", "text")}
+    check_fit(family["a"], list(parents.values()))
+    shares = {"a": 0.25, "text": 0.75}
+    after = dict(merged(recipe_of(family["a"], shares), parents, tmp_path).named_parameters())
+    before = dict(seeing.load(family["a"].folder).named_parameters())
+    text = dict(tiny.load(family["text"].folder).named_parameters())
+    for name, weight in text.items():
+        (own,) = [key for key in after if same_place(key, name) and not modality_of(key)]
+        torch.testing.assert_close(after.pop(own), before[own] * 0.25 + weight * 0.75)
+    assert all(modality_of(name) for name in after), "every tensor but the tower's was merged"
+    assert all(torch.equal(weight, before[name]) for name, weight in after.items())
+    assert {modality_of(name) for name in after} == {"vision", "projector"}
+
+
+def test_a_text_model_computes_the_same_in_a_vision_language_model(family, tmp_path):
+    parents = {name: family[name] for name in ("a", "text")}
+    model = merged(recipe_of(family["a"], {"text": 1.0}), parents, tmp_path)
+    alone = tiny.load(family["text"].folder)
+    torch.testing.assert_close(tiny.logits(model), tiny.logits(alone), rtol=1e-4, atol=1e-5)
+
+
+def same_place(name: str, text: str) -> bool:
+    """Whether a tensor is a text model's, whose names begin with `model.` where it has blocks."""
+    return name.endswith(text.removeprefix("model.")) and (
+        name == text or "language_model." in name or "text_model." in name
+    )
+
+
+def test_two_models_merge_whole(family, tmp_path):
+    parents = {name: family[name] for name in "ab"}
+    shares, vision, projector = {"a": 0.25, "b": 0.75}, {"a": 0.5, "b": 0.5}, {"b": 1.0}
+    recipe = recipe_of(family["a"], shares, vision=vision, projector=projector)
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    after = dict(merged(recipe, parents, tmp_path).named_parameters())
+    one, two = (dict(seeing.load(family[name].folder).named_parameters()) for name in "ab")
+    for name, weight in after.items():
+        share = {"vision": 0.5, "projector": 0.0, None: 0.25}[modality_of(name)]
+        torch.testing.assert_close(weight, one[name] * share + two[name] * (1 - share))
+
+
+def test_a_candidate_beside_another_has_only_what_differs(family):
+    parents = {name: family[name] for name in "ab"}
+    plain = recipe_of(family["a"], {"a": 1.0})
+    other = recipe_of(family["a"], {"a": 1.0}, vision={"b": 1.0})
+    planner = Planner(parents, "a")
+    for one, two in ((plain, other), (other, plain)):
+        names = {plan.name for plan in planner.plan(one, beside=two)}
+        assert names == set(family["a"].modalities["vision"])
+
+
+def test_names_of_the_tower_of_another_version_are_matched(tmp_path):
+    parents = {name: seeing.make(tmp_path / name, "llava", seed) for seed, name in enumerate("ab")}
+
+    def rename(tensors):
+        for name in list(tensors):
+            if name.startswith("vision_tower."):  # as in the files on the Hub
+                tensors[f"vision_tower.vision_model.{name[13:]}"] = tensors.pop(name)
+
+    tiny.rewrite(tmp_path / "b", rename)
+    parents["b"] = Checkpoint.open(tmp_path / "b", "b")
+    assert "counterpart" in (modality_misfit(parents["a"], parents["b"], "vision") or "")
+    parents = with_host_names(parents, "a")
+    assert modality_misfit(parents["a"], parents["b"], "vision") is None
+    both = {"b": 1.0}
+    model = merged(recipe_of(parents["a"], both, vision=both, projector=both), parents, tmp_path)
+    assert digest(model) == digest(seeing.load(tmp_path / "b"))
+
+
+def test_towers_of_other_sizes_are_no_obstacle_where_the_hosts_is_kept(tmp_path):
+    host = seeing.make(tmp_path / "a", "llava")
+    wide = seeing.make(tmp_path / "b", "llava", intermediate_size=24)
+    deep = seeing.make(tmp_path / "c", "llava", num_hidden_layers=3)
+    check_fit(host, [host, wide, deep])
+    assert "[16] in 'a' and [24] in 'b'" in (modality_misfit(host, wide, "vision") or "")
+    assert "vision_tower.encoder.layers.2" in (modality_misfit(host, deep, "vision") or "")
+    assert modality_misfit(host, deep, "projector") is None
+    parents = {item.reference: item for item in (host, wide)}
+    with pytest.raises(RecipeError, match=r"different shapes"):
+        list(Planner(parents, "a").plan(recipe_of(host, {"a": 1.0}, vision={"a": 0.5, "b": 0.5})))
+
+
+def test_a_modality_is_merged_only_from_parents_that_have_it(tmp_path):
+    host = seeing.make(tmp_path / "a", "llava")
+    text = seeing.make(tmp_path / "t", "llava/text")
+    planner = Planner({"a": host, "t": text}, "a")
+    with pytest.raises(RecipeError, match="`vision` is merged, but 't' has no tensors"):
+        list(planner.plan(recipe_of(host, {"a": 1.0}, vision={"a": 0.5, "t": 0.5})))
+    with pytest.raises(RecipeError, match="`audio` is merged, but 'a' has no tensors"):
+        list(planner.plan(recipe_of(host, {"a": 1.0}, audio={"a": 1.0})))
+
+
+@pytest.mark.parametrize(
+    ("name", "modality"),
+    [
+        ("vision_tower.encoder.layers.0.mlp.fc1.weight", "vision"),
+        ("model.visual.blocks.0.attn.qkv.weight", "vision"),
+        ("model.visual.merger.linear_fc1.weight", "projector"),
+        ("model.visual.deepstack_merger_list.0.norm.weight", "projector"),
+        ("multi_modal_projector.patch_merger.merging_layer.weight", "projector"),
+        ("model.connector.modality_projection.proj.weight", "projector"),
+        ("image_newline", "projector"),
+        ("model.aligner.linear1.weight", "projector"),
+        ("model.embed_vision.embedding.weight", "projector"),
+        ("audio_tower.layers.0.fc1.weight", "audio"),
+        ("model.embed_audio.embedding_projection.weight", "projector"),
+        ("model.layers.0.mlp.up_proj.weight", None),
+        ("vocab_projector.bias", None),
+    ],
+)
+def test_modalities_are_found_by_names(name, modality):
+    assert modality_of(name) == modality
+
+
+def test_the_token_of_an_image_is_never_lost(tmp_path):
+    host, text = seeing.make(tmp_path / "a", "llava"), seeing.make(tmp_path / "t", "llava/text")
+    few = [word for word in tiny.WORDS if word != tiny.WORDS[host.config["image_token_index"]]]
+    tiny.save_tokenizer(tmp_path / "t", [few[-1], *few[:-1]])
+    parents = {"a": host, "t": text}
+    recipe = replace(recipe_of(host, {"a": 0.5, "t": 0.5}), tokenizer="union")
+    assert plan_tokenizer(recipe, parents).rows.special_ids == {}
+    with pytest.raises(CheckpointError, match="'t', which lacks the token that image_token_index"):
+        plan_tokenizer(replace(recipe, tokenizer="t"), parents)
+    tiny.save_tokenizer(tmp_path / "t", [*few, "more", tiny.WORDS[-1]])
+    rows = plan_tokenizer(replace(recipe, tokenizer="t"), parents).rows
+    assert rows.special_ids["image_token_index"] == len(few) + 1
+
+
+def test_slopes_reach_the_tower_through_what_the_model_sees(tmp_path):
+    parents = {name: seeing.make(tmp_path / name, "llava", seed) for seed, name in enumerate("ab")}
+    resident = Resident(parents, "a", "float32")
+    pixels = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def loss(model, image=True):
+        ids = torch.tensor([[1, *([seeing.TOKENS - 1] * 4), 5, 9]] if image else [[1, 5, 9]])
+        seen = {"pixel_values": pixels} if image else {}
+        return model(input_ids=ids, **seen).logits.log_softmax(-1)[0, -1, 5]
+
+    def recipe(vision=0.4, projector=0.4):
+        towers = {"vision": vision, "projector": projector}
+        shares = {name: {"a": 1 - share, "b": share} for name, share in towers.items()}
+        return recipe_of(parents["a"], {"a": 1.0}, **shares)
+
+    moves = [
+        Move(recipe(**{name: 0.39}), recipe(**{name: 0.41}), 0.02)
+        for name in ("vision", "projector")
+    ]
+    slopes = Slopes(resident, rates(resident.planner, moves), 2)
+    with slopes.of(recipe()) as (model, found):
+        loss(model).backward()
+    with torch.no_grad():
+        expected = [
+            float(loss(resident.apply(move.upper)) - loss(resident.apply(move.lower))) / 0.02
+            for move in moves
+        ]
+    assert found == pytest.approx(expected, rel=0.05) and all(map(abs, expected))
+    with slopes.of(recipe()) as (model, found):
+        loss(model, image=False).backward()
+    assert found == [0.0, 0.0], "a text says nothing about a tower"
+
+
+def test_the_depth_of_a_language_model_does_not_depend_on_its_tower():
+    stacks = ["model.layers", "model.vqmodel.encoder.down", "model.vqmodel.decoder.up"]  # Janus
+    assert count_keys({"num_hidden_layers": 4}, "model.layers", 4, stacks) == ["num_hidden_layers"]

@@ -1,0 +1,174 @@
+"""Tiny vision-language models of many families, and the text models that merge into them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+import transformers
+
+from evomerge.models.checkpoint import Checkpoint
+
+TOKENS = tiny.VOCABULARY
+_TEXT: dict[str, Any] = {
+    "vocab_size": TOKENS,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_TOWER: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+_CLIP = {"model_type": "clip_vision_model", **_TOWER, "projection_dim": 16}
+_SIGLIP = {"model_type": "siglip_vision_model", **_TOWER}
+_QWEN = {"depth": 2, "hidden_size": 16, "num_heads": 2, "patch_size": 4, "intermediate_size": 16}
+_ROPE = {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+}
+_IMAGE = {"image_token_id": TOKENS - 1, "video_token_id": TOKENS - 2}
+
+FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llava": (
+        "mistral",
+        "LlavaForConditionalGeneration",
+        {"vision_config": _CLIP, "image_token_index": TOKENS - 1, "vision_feature_layer": -1},
+    ),
+    "llava_onevision": (
+        "qwen2",
+        "LlavaOnevisionForConditionalGeneration",
+        {"vision_config": _SIGLIP, "image_token_index": TOKENS - 1, "vision_feature_layer": -1},
+    ),
+    "qwen2_vl": (
+        "qwen2",
+        "Qwen2VLForConditionalGeneration",
+        {"vision_config": {**_QWEN, "embed_dim": 16, "mlp_ratio": 1}, **_IMAGE},
+    ),
+    "qwen2_5_vl": (
+        "qwen2",
+        "Qwen2_5_VLForConditionalGeneration",
+        {
+            "vision_config": {**_QWEN, "out_hidden_size": 16, "fullatt_block_indexes": [1]},
+            **_IMAGE,
+        },
+    ),
+    "qwen3_vl": (
+        "qwen3",
+        "Qwen3VLForConditionalGeneration",
+        {
+            "vision_config": {
+                **_QWEN,
+                "out_hidden_size": 16,
+                "num_position_embeddings": 16,
+                "deepstack_visual_indexes": [0, 1],
+            },
+            **_IMAGE,
+        },
+    ),
+    "smolvlm": (
+        "llama",
+        "SmolVLMForConditionalGeneration",
+        {"vision_config": _TOWER, "image_token_id": TOKENS - 1, "scale_factor": 2},
+    ),
+    "idefics3": (
+        "llama",
+        "Idefics3ForConditionalGeneration",
+        {"vision_config": _TOWER, "image_token_id": TOKENS - 1, "scale_factor": 2},
+    ),
+    "gemma3": (
+        "gemma3_text",
+        "Gemma3ForConditionalGeneration",
+        {
+            "vision_config": _SIGLIP,
+            "mm_tokens_per_image": 4,
+            "image_token_index": TOKENS - 1,
+            "boi_token_index": TOKENS - 2,
+            "eoi_token_index": TOKENS - 3,
+        },
+    ),
+    "internvl": (
+        "qwen2",
+        "InternVLForConditionalGeneration",
+        {
+            "vision_config": {**_TOWER, "image_size": [8, 8], "patch_size": [4, 4]},
+            "image_token_id": TOKENS - 1,
+        },
+    ),
+}
+"""Family -> type of its text model, model class, and keys of its config."""
+
+
+def text_config(kind: str) -> Any:
+    """Return the config of a text model; `kind` is its model type."""
+    config = transformers.CONFIG_MAPPING[kind]
+    return config(**_TEXT, **({"sliding_window": 8} if kind == "gemma3_text" else {}))
+
+
+def make(folder: Path, family: str, seed: int = 0, **tower: Any) -> Checkpoint:
+    """Save a random model of a family, or the text model of one (`family/text`), and open it.
+
+    `tower`: keys of the config of its vision tower.
+    """
+    name, _, part = family.partition("/")
+    kind, class_name, keys = FAMILIES[name]
+    text = text_config(kind)
+    if part:
+        model = transformers.AutoModelForCausalLM.from_config(text)
+    else:
+        given = text.to_dict() | (_ROPE if name.startswith("qwen") else {})
+        keys = {**keys, "vision_config": {**keys["vision_config"], **tower}}
+        config = transformers.CONFIG_MAPPING[name](
+            text_config=given, tie_word_embeddings=False, **keys
+        )
+        model = getattr(transformers, class_name)(config)
+    tiny.randomize(model, seed)
+    with tiny.quiet():
+        model.to(torch.float32).save_pretrained(folder)
+    tiny.save_tokenizer(folder)
+    return Checkpoint.open(folder, folder.name)
+
+
+def load(folder: Path) -> torch.nn.Module:
+    """Load a vision-language model with transformers, which must find every weight."""
+    with tiny.quiet():
+        model, told = transformers.AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+    assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    found: torch.nn.Module = model.eval()
+    return found
+
+
+def add_processor(folder: Path) -> Any:
+    """Save a processor of images of 8 x 8 pixels beside a LLaVA model, and return it.
+
+    The last word of its tokenizer stands for an image.
+    """
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    tiny.save_tokenizer(folder, [*tiny.WORDS[:-1], "<image>"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)  # split off wherever it is in a text
+    processor = transformers.LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}),
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    processor.save_pretrained(folder)
+    return processor
