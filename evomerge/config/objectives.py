@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.fields import Section
-from evomerge.scores import MODEL, MODEL_METRICS, NLL
+from evomerge.scores import ENCODER_METRICS, MODEL, MODEL_METRICS, NLL
 
 _METRIC = (
     "a metric of the task, as in lm-eval's results; `nll`: negative log-likelihood of a document's "
     "reference answer, in nats; `tokens`: generated tokens of a document; "
-    "without a task `parameters` or `layers` of the merged model"
+    "with `encoder` spearman or pearson (sts), ndcg@10, recall@10 or mrr@10 (retrieval), accuracy "
+    "(classification), of which the first is the default; "
+    "without a task or encoder `parameters` or `layers` of the merged model"
 )
 
 
@@ -22,17 +26,62 @@ class _Measured(Section):
     task: str | None = Field(
         None,
         description="task or group of lm-eval, or an objective function as `module:function`; "
-        "null for a property of the merged model",
+        "null for a property of the merged model, or with `encoder`",
+    )
+    encoder: Literal["sts", "retrieval", "classification"] | None = Field(
+        None,
+        description="what a sentence encoder is scored on, with rows of a `file`; sts: similarity "
+        "of two sentences; retrieval: finding passages; classification: a linear probe",
+    )
+    file: str | None = Field(
+        None, description="with `encoder`: a file of rows, one JSON object in each line"
     )
     metric: str = Field("acc", description=_METRIC)
 
     @property
     def source(self) -> str:
-        """The task; `model` for a property of the merged model."""
+        """The task; of an encoder its kind and file; `model` for a property of the merged model."""
+        if self.encoder is not None and self.file is not None:
+            return f"{self.encoder} {PurePath(self.file).stem}"
         return MODEL if self.task is None else self.task
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_of_an_encoder(cls, data: Any) -> Any:
+        kind = data.get("encoder") if isinstance(data, Mapping) else None
+        if isinstance(kind, str) and kind in ENCODER_METRICS:
+            return {"metric": ENCODER_METRICS[kind][0], **data}
+        return data
+
+    @field_validator("encoder", mode="before")
+    @classmethod
+    def _without_mteb(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.startswith("mteb:"):
+            raise ValueError(
+                f"must be {', '.join(ENCODER_METRICS)} with a `file`, since tasks of mteb are not "
+                "supported; write the task's rows to a file"
+            )
+        return value
 
     @model_validator(mode="after")
     def _has_a_task(self) -> Self:
+        if self.encoder is not None:
+            if self.task is not None:
+                raise ValueError(
+                    f"has the `task` {self.task!r} and the `encoder` {self.encoder}; remove one of "
+                    "the two"
+                )
+            if self.file is None:
+                raise ValueError(
+                    f"has the `encoder` {self.encoder} without a `file`; name a file of rows, one "
+                    "JSON object in each line"
+                )
+            return self
+        if self.file is not None:
+            raise ValueError(
+                f"has the `file` {self.file!r} without an `encoder`; add `encoder`: "
+                f"{', '.join(ENCODER_METRICS)}"
+            )
         if self.task is None and self.metric not in MODEL_METRICS:
             raise ValueError(
                 f"has the metric {self.metric!r} without a `task`; name its task, or take "

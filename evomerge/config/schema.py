@@ -25,7 +25,7 @@ from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
 from evomerge.errors import ConfigError
-from evomerge.scores import SPLITS, Constraint, Objective, Split
+from evomerge.scores import MODEL, SPLITS, Constraint, Objective, Split
 
 GRADIENT = "gradient"
 """Name of the strategy that descends."""
@@ -203,9 +203,20 @@ class SearchConfig(Section):
                 raise ValueError(
                     f"names {metric!r} of {task!r} twice; name it once, with another weight"
                 )
-        if all(item.task is None for item in value):
+        if all(item.source == MODEL for item in value):
             raise ValueError("names no task, so there is nothing to score; name one")
         return value
+
+    @model_validator(mode="after")
+    def _distinct_files(self) -> SearchConfig:
+        files: dict[str, str | None] = {}
+        for item in (*self.objectives, *self.constraints):
+            if files.setdefault(item.source, item.file) != item.file:
+                raise ValueError(
+                    f"has {files[item.source]!r} and {item.file!r}, and the scores on both would "
+                    f"be called {item.source!r}; rename one of the files"
+                )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -248,9 +259,18 @@ class SearchConfig(Section):
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks and functions of the objectives and constraints, each once."""
-        measured = (*self.objectives, *self.constraints)
-        return list(dict.fromkeys(item.task for item in measured if item.task is not None))
+        """What the objectives and constraints are scored on, each once; see `encoders`."""
+        sources = (item.source for item in (*self.objectives, *self.constraints))
+        return [name for name in dict.fromkeys(sources) if name != MODEL]
+
+    @property
+    def encoders(self) -> dict[str, tuple[str, str]]:
+        """Those of `tasks` that sentence encoders are scored on -> their kind and file."""
+        return {
+            item.source: (item.encoder, item.file)
+            for item in (*self.objectives, *self.constraints)
+            if item.encoder is not None and item.file is not None
+        }
 
     @property
     def is_pool(self) -> bool:

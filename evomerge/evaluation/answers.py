@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from evomerge.evaluation.tasks.encoders import EncoderObjective
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
@@ -14,10 +15,14 @@ from evomerge.scores import Scores
 
 @dataclass(frozen=True)
 class TaskSet:
-    """The tasks, and the functions by the names in the objectives, for the documents of a split."""
+    """The tasks, and what else scores models, for the documents of a split.
+
+    Attributes:
+        functions: functions of the user and objectives of encoders, by their names in the search.
+    """
 
     harness: Harness | None
-    functions: Mapping[str, ObjectiveFunction]
+    functions: Mapping[str, ObjectiveFunction | EncoderObjective]
 
     @property
     def info(self) -> TasksInfo:
@@ -63,10 +68,13 @@ class Answers:
             rows = [self.rows[task][i] for i in ids]
             keys = dict.fromkeys(key for row in rows for key in row)
             columns: dict[str, tuple[float, ...] | None]
-            if tasks.harness is None or task in tasks.functions:
-                columns = {key: tuple(row[key] for row in rows) for key in keys}
-                aggregates[task] = {key: sum(row[key] for row in rows) / len(rows) for key in keys}
+            if (function := tasks.functions.get(task)) is not None:
+                found = {key: tuple(row[key] for row in rows) for key in keys}
+                means = [key for key in keys if function.info.metrics[key].is_mean]
+                columns = {key: found[key] for key in means}
+                aggregates[task] = {key: function.aggregate(key, found[key]) for key in keys}
             else:
+                assert tasks.harness is not None
                 columns = {key: tasks.harness.per_document(task, key, rows) for key in keys}
                 aggregates[task] = tasks.harness.aggregate(task, rows)
             values |= {f"{task}/{key}": items for key, items in columns.items() if items}

@@ -49,11 +49,12 @@ def resident(
     memory: int = 0,
     members: Members | None = None,
     release: bool = False,
+    encodes: bool = False,
 ) -> Resident:
     """Return the resident model for recipes with the host, dtype and tokenizer of this one.
 
     Args:
-        place, memory, members, release: see `Resident`.
+        place, memory, members, release, encodes: see `Resident`.
 
     Raises:
         CheckpointError: transformers cannot build the host, or an adapter cannot be added.
@@ -73,6 +74,7 @@ def resident(
         members=members,
         release=release,
         generation=plan.files.get(GENERATION),
+        encodes=encodes,
     )
 
 
@@ -202,12 +204,16 @@ def load(
     dtype: str = "bfloat16",
     *,
     causal: bool = True,
+    modules: Checkpoint | None = None,
 ) -> Any:
     """Load a model for scoring.
 
     One with an adapter is built as in a search, in `dtype`; one without is loaded by transformers,
-    in the dtype that it is stored in. `causal` is whether it must be a causal language model, as
-    lm-eval's tasks need it.
+    in the dtype that it is stored in.
+
+    Args:
+        causal: whether it must be a causal language model, as lm-eval's tasks need it.
+        modules: the sentence encoder whose modules it gets to encode texts; None: it encodes none.
 
     Raises:
         CheckpointError: it is no causal language model though it must be one, transformers cannot
@@ -217,10 +223,12 @@ def load(
         check_causal(checkpoint)
     if checkpoint.adapter is not None:
         recipe = unchanged(checkpoint, dtype)
-        return resident({checkpoint.reference: checkpoint}, recipe, place).apply(recipe)
+        own = {checkpoint.reference: checkpoint}
+        return resident(own, recipe, place, encodes=modules is not None).apply(recipe)
     from transformers import AutoModelForCausalLM
 
     from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
+    from evomerge.merging.architecture.modules import attach_modules
     from evomerge.merging.architecture.placement import Placement
 
     # The file may name an attention, even one whose code transformers would download.
@@ -247,6 +255,8 @@ def load(
             f"{checkpoint.reference!r} lacks the weight {min(report['missing_keys'])!r}, which "
             f"{type(model).__name__} needs (it would be random); copy its weight files again."
         )
+    if modules is not None:
+        attach_modules(model, modules)
     placement = Placement(place) if isinstance(place, str) else place
     placement.settle(model)
     return model.requires_grad_(False).train(False)

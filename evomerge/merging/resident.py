@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from math import prod
@@ -24,6 +24,7 @@ from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.layout import Layout, build_layout
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.architecture.loading import generation_config
+from evomerge.merging.architecture.modules import attach_modules
 from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.architecture.probe import Location
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
@@ -77,6 +78,8 @@ class Resident:
             so that never all parents are in memory. They are mostly found again in the system's
             cache.
         generation: text of the `generation_config.json` of the merged models; None: the host's.
+        encodes: whether the models encode texts, for which they get the host's modules of
+            sentence-transformers.
 
     Raises:
         CheckpointError: transformers cannot build the host.
@@ -95,9 +98,10 @@ class Resident:
         members: Members | None = None,
         release: bool = False,
         generation: str | None = None,
+        encodes: bool = False,
     ) -> None:
         self.checkpoints, self.dtype, self.rows = checkpoints, dtype, rows
-        self.release, self.generation = release, generation
+        self.release, self.generation, self.encodes = release, generation, encodes
         self.placement = Placement(place) if isinstance(place, str) else place
         self._host, self._patches, self._members = host, patches, members
         self._open(checkpoints)
@@ -244,7 +248,12 @@ class Resident:
         return self._layouts[key]
 
     def _build(self, data: Mapping[str, Any], plans: list[TensorPlan]) -> Layout:
-        shapes = {plan.name: plan.shape for plan in plans if plan.dtype in FLOATING}
+        host = self.planner.host
+        shapes = {
+            plan.name: plan.shape
+            for plan in plans
+            if plan.dtype in FLOATING and not host.module_of(plan.name)
+        }
         constants = {
             # A copy: they become buffers of the model, and the file that is mapped is read-only.
             plan.name: as_tensor(self.maker.read(plan, plan.sources[0]), plan.dtype).clone()
@@ -252,9 +261,12 @@ class Resident:
             if plan.dtype not in FLOATING
         }
         layout = build_layout(data, shapes, constants, TORCH_DTYPES[STORED[self.dtype]])
-        if self.planner.host.modalities:  # where its processor is
-            layout.module.name_or_path = str(self.planner.host.folder)  # type: ignore[assignment]
-        settings = generation_config(data, self.generation or self.planner.host.generation)
+        if host.modalities:  # where its processor is
+            layout.module.name_or_path = str(host.folder)  # type: ignore[assignment]
+        if self.encodes:
+            of_modules = attach_modules(layout.module, host)
+            layout = replace(layout, locations={**layout.locations, **of_modules})
+        settings = generation_config(data, self.generation or host.generation)
         if settings is not None and layout.module.can_generate():  # type: ignore[operator]
             layout.module.generation_config = settings
         self._allocate(layout)

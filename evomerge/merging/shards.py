@@ -8,9 +8,10 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class Shard:
     """One file of the output.
 
     Attributes:
+        name: its path in the folder of the model.
         plans: plans of its tensors. Wider dtypes come first, so that every tensor begins at a
             multiple of the size of its elements.
         header: the bytes before the data.
@@ -63,13 +65,14 @@ class Shard:
     tensors: dict[str, TensorInfo]
 
     @classmethod
-    def of(cls, file: Path, plans: Sequence[TensorPlan]) -> Shard:
-        """Return the shard with these tensors."""
+    def of(cls, folder: Path, name: str, plans: Sequence[TensorPlan], module: str = "") -> Shard:
+        """Return the shard with these tensors; in a module's file they lack its folder's name."""
+        file = folder / name
         ordered = sorted(plans, key=lambda plan: -DTYPES[plan.dtype].itemsize)
         ends = list(itertools.accumulate(map(nbytes, ordered), initial=0))
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
         for plan, *offsets in zip(ordered, ends, ends[1:], strict=False):
-            entries[plan.name] = {
+            entries[plan.name.removeprefix(f"{module}.")] = {
                 "dtype": plan.dtype,
                 "shape": plan.shape,
                 "data_offsets": offsets,
@@ -81,7 +84,7 @@ class Shard:
             plan.name: TensorInfo(plan.dtype, plan.shape, file, len(header) + a, len(header) + b)
             for plan, a, b in zip(ordered, ends, ends[1:], strict=False)
         }
-        return cls(file.name, tuple(ordered), header, places)
+        return cls(name, tuple(ordered), header, places)
 
     @property
     def size(self) -> int:
@@ -89,22 +92,30 @@ class Shard:
         return max((info.end for info in self.tensors.values()), default=len(self.header))
 
 
-def split_into_shards(plans: Sequence[TensorPlan], shard_size: int, folder: Path) -> list[Shard]:
-    """Divide tensors, in their order, among files of at most `shard_size` bytes of data."""
+def split_into_shards(
+    plans: Sequence[TensorPlan], shard_size: int, folder: Path, module_of: Callable[[str], str]
+) -> list[Shard]:
+    """Divide tensors, in their order, among files of at most `shard_size` bytes of data.
+
+    Those of a module of a sentence encoder (`module_of` gives its folder) are in a file there.
+    """
+    modules: dict[str, list[TensorPlan]] = {"": []}
+    for plan in plans:
+        modules.setdefault(module_of(plan.name), []).append(plan)
     groups: list[list[TensorPlan]] = [[]]
     filled = 0
-    for plan in plans:
+    for plan in modules.pop(""):
         size = nbytes(plan)
         if groups[-1] and filled + size > shard_size:
             groups.append([])
             filled = 0
         groups[-1].append(plan)
         filled += size
-    if len(groups) == 1:
-        return [Shard.of(folder / SINGLE, plans)]
+    count, inside = len(groups), modules.items()
+    names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
     return [
-        Shard.of(folder / f"model-{i:05}-of-{len(groups):05}.safetensors", group)
-        for i, group in enumerate(groups, 1)
+        *map(partial(Shard.of, folder), names if count > 1 else [SINGLE], groups),
+        *(Shard.of(folder, f"{module}/{SINGLE}", own, module) for module, own in inside),
     ]
 
 
@@ -114,7 +125,11 @@ def nbytes(plan: TensorPlan) -> int:
 
 
 def index_files(shards: Sequence[Shard]) -> dict[str, str]:
-    """Return {name: text} of the index file, which is needed if there is more than one shard."""
+    """Return {name: text} of the index file, which is needed if a model has several shards.
+
+    The files of modules are not of these.
+    """
+    shards = [shard for shard in shards if "/" not in shard.name]
     if len(shards) == 1:
         return {}
     names = {plan.name: shard.name for shard in shards for plan in shard.plans}
@@ -132,6 +147,7 @@ class ShardWriter:
 
     def __init__(self, shard: Shard, folder: Path, buffers: Buffers, pages: Pages) -> None:
         self._shard, self._buffers, self._pages = shard, buffers, pages
+        (folder / shard.name).parent.mkdir(exist_ok=True)
         self._descriptor = os.open(folder / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         os.ftruncate(self._descriptor, shard.size)
         _write(self._descriptor, memoryview(shard.header), 0)

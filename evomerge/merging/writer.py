@@ -79,7 +79,7 @@ def write_model(
         CandidateError: a merged weight is not finite.
     """
     threads = min(threads or count_threads(), MOST)
-    planner = Planner(checkpoints, recipe.host)
+    planner, host = Planner(checkpoints, recipe.host), checkpoints[recipe.host]
     reader = TensorReader(checkpoints, patches)
     maker = TensorMaker(planner, reader, rows)
     planner.check_blocks(recipe)
@@ -90,14 +90,15 @@ def write_model(
         plans = WholeAngles().complete(planner.plan(recipe, rows), maker, threads)
     extra = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
     left_out = {*extra, *dropped}
-    companions = [file for file in planner.host.companions if file.name not in left_out]
+    places = {file: str(file.relative_to(host.folder)) for file in host.companions}
+    companions = [file for file, place in places.items() if place not in left_out]
     _check_room(out, sum(map(nbytes, plans)) if weights else 0, companions)
     with _disk_errors(out), atomic_folder(out) as folder:
-        shards = split_into_shards(plans, shard_size, folder)
+        shards = split_into_shards(plans, shard_size, folder, host.module_of)
         for name, text in {**extra, **index_files(shards)}.items():
             (folder / name).write_text(text, encoding="utf-8")
         for file in companions:
-            _copy(file, folder / file.relative_to(planner.host.folder))
+            _copy(file, folder / places[file])
         if not weights:
             for shard in shards:
                 ShardWriter(shard, folder, Buffers(0), reader.pages).close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -19,6 +19,7 @@ from evomerge.errors import CheckpointError
 from evomerge.models.code_keys import without_code
 from evomerge.models.files import check_files, companion_files
 from evomerge.models.fingerprint import content_digest
+from evomerge.models.modules import KINDS, ModuleStack, read_stack
 from evomerge.models.safetensors import TensorInfo, read_folder, read_json
 from evomerge.models.stacks import (
     Modality,
@@ -75,6 +76,8 @@ class Checkpoint:
         adapter: folder of a LoRA adapter that is added to the weights, or None.
         predictions: names of tensors on disk that are not in `tensors`, since they belong to layers
             for multi-token prediction.
+        modules: of a sentence encoder, the transformer and what follows it; else None. The weights
+            of a module are in `tensors`, with its folder before their names.
         original: the checkpoint with the names on disk, if `tensors` has other names; else None.
     """
 
@@ -85,6 +88,7 @@ class Checkpoint:
     adapter: Path | None = None
     original: Checkpoint | None = None
     predictions: frozenset[str] = frozenset()
+    modules: ModuleStack | None = None
 
     @classmethod
     def open(
@@ -110,6 +114,9 @@ class Checkpoint:
             raise CheckpointError(f"Parent {reference!r}: there is no folder {str(folder)!r}.")
         if not reference.startswith("zoo:"):  # some installers link the files of a package
             check_files(folder)
+        modules = read_stack(folder, reference)
+        if modules is not None:
+            check_files(folder, modules.folders)
         if not (folder / "config.json").is_file():
             if any(folder.glob("*.gguf")):
                 raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
@@ -132,8 +139,12 @@ class Checkpoint:
         tensors = _read_tensors(folder, reference, allow_pickle=allow_pickle)
         predictions = prediction_tensors(tensors)
         kept = {name: info for name, info in tensors.items() if name not in predictions}
+        if modules is not None:
+            kept |= _module_tensors(folder, reference, modules, allow_pickle=allow_pickle)
         config = without_code(config)
-        return cls(reference, folder, config, kept, adapter, predictions=predictions)
+        return cls(
+            reference, folder, config, kept, adapter, predictions=predictions, modules=modules
+        )
 
     @property
     def parameters(self) -> int:
@@ -194,6 +205,8 @@ class Checkpoint:
     def _place(self, name: str, info: TensorInfo) -> Place:
         if is_buffer(name, info):
             return "buffer"
+        if self.module_of(name):
+            return "head"
         if is_other_modality(name):
             return "kept"
         return "embeddings" if _INPUT.search(name) and not _HEAD.search(name) else "head"
@@ -258,10 +271,15 @@ class Checkpoint:
         """Number of rows of the embedding matrix, with padding; 0 if there is no such matrix."""
         return self.tensors[self.embedding].shape[0] if self.embedding else 0
 
+    def module_of(self, name: str) -> str:
+        """Return the folder of the module that a tensor belongs to; empty: the transformer."""
+        first = name.partition(".")[0]
+        return first if self.modules is not None and first in self.modules.folders else ""
+
     @property
     def companions(self) -> tuple[Path, ...]:
         """The files that a merged model takes over from its host, beside config and weights."""
-        return companion_files(self.folder)
+        return (*companion_files(self.folder), *(self.modules.files if self.modules else ()))
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
@@ -330,6 +348,25 @@ def _check_types(config: Mapping[str, Any], where: str) -> None:
     for name in SECTIONS:
         if isinstance(config.get(name), dict):
             _check_types(config[name], f"{where}{name}.")
+
+
+def _module_tensors(
+    folder: Path, reference: str, stack: ModuleStack, *, allow_pickle: bool
+) -> dict[str, TensorInfo]:
+    """Return the tensors of the modules behind the transformer, by `FOLDER.name in its file`."""
+    found = {}
+    for module in stack.modules[1:]:
+        inside = folder / module.folder
+        if not any(file.suffix in (".safetensors", ".bin") for file in inside.glob("*")):
+            continue
+        if module.kind not in KINDS:
+            raise CheckpointError(
+                f"Parent {reference!r}: the module {module.kind} in {inside} has weights, and "
+                f"those of {', '.join(KINDS)} can be merged; give a model without such a module."
+            )
+        for name, info in _read_tensors(inside, reference, allow_pickle=allow_pickle).items():
+            found[f"{module.folder}.{name}"] = replace(info, stored=name)
+    return found
 
 
 def _read_tensors(folder: Path, reference: str, *, allow_pickle: bool) -> dict[str, TensorInfo]:

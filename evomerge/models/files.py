@@ -69,8 +69,8 @@ def is_from_hub(folder: Path) -> bool:
     return folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
 
 
-def check_files(folder: Path) -> None:
-    """Check that the files of a model are ordinary files of it.
+def check_files(folder: Path, inner: Iterable[str] = ()) -> None:
+    """Check that the files of a model, and those of some folders in its own, are ordinary files.
 
     Weights and their index may be links to elsewhere, since they are only read; other files are
     copied into merges. In the cache of the Hub's client, all files are links to the blobs of the
@@ -81,8 +81,9 @@ def check_files(folder: Path) -> None:
             text file that is too large.
     """
     files = entries(folder, CheckpointError)
-    if (folder / _TEMPLATES).is_dir():
-        files += entries(folder / _TEMPLATES, CheckpointError)
+    for name in (_TEMPLATES, *inner):
+        if (folder / name).is_dir():
+            files += entries(folder / name, CheckpointError)
     check_ordinary(files, CheckpointError)
     real = folder.resolve()
     inside = [real]

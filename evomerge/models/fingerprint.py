@@ -42,7 +42,7 @@ def content_digest(files: Iterable[Path], tensors: Mapping[str, TensorInfo]) -> 
 
             if info.file not in pickles:
                 pickles[info.file] = load(info.file)
-            data = raw(pickles[info.file][name])
+            data = raw(pickles[info.file][info.stored or name])
             for start, size in _spans(info.nbytes):
                 total.update(data[start : start + size])
     return total.hexdigest()

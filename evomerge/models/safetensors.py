@@ -73,6 +73,7 @@ class TensorInfo:
         end: offset after its last byte. Both offsets are 0 for a tensor in a pickle file.
         parts: boxes of stored tensors that it is assembled from, if the file stores it in another
             form; empty if it is stored as it is.
+        stored: its name in the file, if it has another in the checkpoint.
     """
 
     dtype: str
@@ -81,6 +82,7 @@ class TensorInfo:
     begin: int
     end: int
     parts: tuple[Part, ...] = ()
+    stored: str = ""
 
     @property
     def nbytes(self) -> int:

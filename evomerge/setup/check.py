@@ -28,6 +28,7 @@ from evomerge.setup.tasks import (
     find_constraints,
     find_objectives,
     find_splits,
+    lm_eval_tasks,
     load_tasks,
 )
 from evomerge.setup.worker import place, serves_paths
@@ -66,6 +67,8 @@ def check_search(
     )
     _check_host(config, checkpoints[host])
     _check_models(checkpoints, host)
+    if config.encoders:
+        _check_encoders(checkpoints, host)
     space = make_space(config, checkpoints)
     config = resolve_optimizer(config, space)
     check_baselines(config, space)
@@ -118,13 +121,11 @@ def check_search(
 
 def _check_host(config: SearchConfig, host: Checkpoint) -> None:
     """Check that transformers can run the model that gives config and tokenizer."""
-    from evomerge.evaluation.tasks.functions import is_function
-
-    functions_only = all(map(is_function, config.tasks))
-    check_known(host) if functions_only else check_causal(host)
+    of_lm_eval = lm_eval_tasks(config)
+    check_causal(host) if of_lm_eval else check_known(host)
     if config.tokenizer == "base":
         check_tokenizer(host)
-        if config.evaluation.chat_template and not functions_only:
+        if config.evaluation.chat_template and of_lm_eval:
             check_chat_template(host)
 
 
@@ -149,6 +150,15 @@ def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
         if checkpoint.reference == host or is_known(config.get("model_type")):
             check_buildable(checkpoint, config)
         known.append(content)
+
+
+def _check_encoders(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
+    """Check that the host, and the other parents that have modules, can encode texts."""
+    from evomerge.merging.architecture.modules import check_encoder
+
+    for name, checkpoint in checkpoints.items():
+        if name == host or checkpoint.modules is not None:
+            check_encoder(checkpoint)
 
 
 def _check_engine(config: SearchConfig, checkpoints: Mapping[str, Checkpoint], host: str) -> None:

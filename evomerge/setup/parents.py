@@ -25,6 +25,7 @@ from evomerge.parsing.texts import json_value
 from evomerge.parsing.values import replaced
 from evomerge.recipe import Recipe
 from evomerge.run.folder import STAGES, RunFolder, stage_folder
+from evomerge.scores import SPLITS
 from evomerge.setup.space import host_of
 
 if TYPE_CHECKING:
@@ -139,12 +140,37 @@ def absolute_config(
         config = config.with_values("space", outside=OutsideConfig(**outside))
     include = [absolute_folder(item, relative_to) for item in config.evaluation.include]
     config = config.with_values("evaluation", include=include)
+    config = _with_absolute_files(config, relative_to)
     update = {
         "parents": [parent(item) for item in config.parents],
         "base": optional(config.base),
         "tokenizer": tokenizer if tokenizer in ("base", "union") else parent(tokenizer),
     }
     return config.model_copy(update=update)
+
+
+def _with_absolute_files(config: SearchConfig, relative_to: Path) -> SearchConfig:
+    """Return the search file with absolute paths of the files that encoders are scored on."""
+    names = config.encoders
+    for split in SPLITS:
+        section = getattr(config.evaluation, split)
+        tasks = {
+            name: absolute_file(item, relative_to) if name in names else item
+            for name, item in section.tasks.items()
+        }
+        config = config.with_values(
+            "evaluation", **{split: section.model_copy(update={"tasks": tasks})}
+        )
+    measured = {
+        key: [
+            item
+            if item.file is None
+            else item.model_copy(update={"file": absolute_file(item.file, relative_to)})
+            for item in getattr(config, key)
+        ]
+        for key in ("objectives", "constraints")
+    }
+    return config.model_copy(update=measured)
 
 
 def winner_of_stage(number: int) -> str:

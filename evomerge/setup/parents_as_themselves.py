@@ -41,8 +41,17 @@ def recipe_to_write(
 
 
 def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
-    """Return whether a parent itself is exported for a candidate."""
-    return candidate.label in checked.config.parents
+    """Return whether a parent itself is exported for a candidate.
+
+    A parent without the modules that it was scored with is exported as a merge, which has them.
+    """
+    label = candidate.label
+    return label in checked.config.parents and not _lacks_modules(checked, str(label))
+
+
+def _lacks_modules(checked: CheckedSearch, reference: str) -> bool:
+    """Return whether a parent encodes texts with the modules of the host."""
+    return bool(checked.config.encoders) and checked.checkpoints[reference].modules is None
 
 
 def _unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:

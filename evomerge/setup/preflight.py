@@ -170,7 +170,9 @@ def _tasks_by_answer(checked: CheckedSearch) -> tuple[list[str], list[str]]:
     kinds = {name: info.tasks[name].kind for name in sorted(leaves_of(checked.config, info))}
     texts = [name for name, kind in kinds.items() if kind == "generate_until"]
     return texts, [
-        name for name, kind in kinds.items() if kind not in ("generate_until", "function")
+        name
+        for name, kind in kinds.items()
+        if kind not in ("generate_until", "function", "encoder")
     ]
 
 

@@ -102,6 +102,8 @@ def _objection(
         return "a race compares the fitness only, not what breaks ties"
     if config.evaluation.backend != "hf":
         return "vLLM would load the weights of a candidate again for each sample"
+    if config.encoders:
+        return "each sample of a race would encode all passages and training rows again"
     for item in objectives:
         if item.is_exact or not info.metric(item.task, item.metric)[1].is_mean:
             return f"{item.key} is not a mean over documents"

@@ -22,6 +22,8 @@ from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
 from evomerge.models.checkpoint import SECTIONS, Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
+from evomerge.models.modules import max_length
+from evomerge.models.safetensors import read_json
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
 from evomerge.space.paths.frame import parent_recipe
@@ -106,6 +108,11 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
         own[name], merged = _of_configs(data, of_merge)
         own[name] |= _of_generation(data, checkpoint.generation, use) | tokens[name]
         merged |= _of_generation(of_merge, generation, use) | merged_tokens
+        if use.encoders:
+            merged |= _of_modules(checkpoints[checked.host])
+            # Only the modules of the merges can encode the texts of a parent without.
+            lends = checkpoint.modules is None
+            own[name] |= _of_modules(checkpoints[checked.host] if lends else checkpoint)
         if use.templates:
             own[name][CHAT_TEMPLATE] = template_of(checkpoint)
             merged[CHAT_TEMPLATE] = template_of(checkpoints[giver])
@@ -152,6 +159,7 @@ class _Use(NamedTuple):
     texts: bool  # texts are generated
     sampled: bool  # tokens of texts are drawn at random
     functions: bool  # functions of the user score models, which may use anything
+    encoders: bool  # texts are encoded by the modules of sentence encoders
 
 
 def _use_of(checked: CheckedSearch) -> _Use:
@@ -162,6 +170,7 @@ def _use_of(checked: CheckedSearch) -> _Use:
         functions or any(task.kind == "generate_until" for task in tasks),
         any(task.is_sampled for task in tasks),
         functions,
+        any(task.kind == "encoder" for task in tasks),
     )
 
 
@@ -231,6 +240,19 @@ def _of_config(data: Mapping[str, Any]) -> Settings:
     return found
 
 
+def _of_modules(checkpoint: Checkpoint) -> Settings:
+    """Return the settings of the modules of a sentence encoder, by which it encodes texts."""
+    stack = checkpoint.modules
+    assert stack is not None
+    config = checkpoint.folder / "tokenizer_config.json"
+    tokens = read_json(config) if config.is_file() else {}
+    longest = tokens.get("model_max_length")
+    length = longest if isinstance(longest, (int, float)) else float("inf")
+    return dict(stack.plain()) | {
+        "max_seq_length": max_length(stack.modules[0].settings, length, checkpoint.config)
+    }
+
+
 def _of_generation(data: Mapping[str, Any], generation: str | None, use: _Use) -> Settings:
     """Return the settings of generation that change texts."""
     from evomerge.evaluation.inference.generation_config import changes_texts
@@ -265,7 +287,10 @@ def _tokens(
     from evomerge.merging.backend import tokenizer, tokenizer_of
 
     def settings(loaded: Any) -> Settings:
-        return settings_of(loaded, texts=use.texts, functions=use.functions)
+        found = settings_of(loaded, texts=use.texts, functions=use.functions or use.encoders)
+        if use.encoders and not use.functions:
+            del found["model_max_length"]  # which is a part of `max_seq_length`
+        return found
 
     files = {name: _tokenizer_files(item) for name, item in checked.checkpoints.items()}
     same = None if plan.files else files[checked.tokenizer_giver]
@@ -294,7 +319,8 @@ def settings_of(tokenizer: Any, *, texts: bool, functions: bool) -> Settings:
 
     Args:
         texts: whether texts are generated, so that it counts how tokens become a text.
-        functions: whether functions of the user score models, which may use anything.
+        functions: whether functions of the user score models, or texts are encoded: both use what
+            lm-eval does not.
     """
     core = getattr(tokenizer, "backend_tokenizer", None)
     names = ["model_max_length", *(_OF_FUNCTIONS if functions else ())]

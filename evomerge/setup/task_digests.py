@@ -28,19 +28,23 @@ _NAMES = {"settings": "settings", "templates": "templates", "examples": "few-sho
 
 
 def task_digests(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> Digests:
-    """Return the digests of all lm-eval tasks.
+    """Return the digests of all lm-eval tasks, and of the files that encoders are scored on.
 
     An objective function has none, since it gets only the ids of documents.
     """
     found: Digests = {}
     for split, documents in splits.items():
         harness, functions = evaluator.tasks_of(split).harness, evaluator.tasks_of(split).functions
-        if harness is not None:
-            found[split] = {
-                task: harness.digests(task, ids)
-                for task, ids in documents.items()
-                if task not in functions and ids
-            }
+        own: dict[str, dict[str, str]] = {}
+        for task, ids in documents.items():
+            if not ids:
+                continue
+            if task in functions:
+                own[task] = functions[task].digests
+            elif harness is not None:
+                own[task] = harness.digests(task, ids)
+        if harness is not None or any(own.values()):
+            found[split] = {task: digests for task, digests in own.items() if digests}
     return found
 
 

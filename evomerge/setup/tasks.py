@@ -12,13 +12,15 @@ from evomerge.config.frozen import Documents
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.scores import MODEL_METRICS, NLL, SPLITS, TOKENS, Constraint, Objective, Split
+from evomerge.scores import MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Constraint, Objective, Split
 from evomerge.trust.consent import NOTHING, CodeFile, Permissions, read_code
 from evomerge.trust.modules import files_of_module, is_of_host
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.tasks.documents import DocumentPool
+    from evomerge.evaluation.tasks.encoders import EncoderObjective
+    from evomerge.evaluation.tasks.functions import ObjectiveFunction
     from evomerge.evaluation.tasks.info import TasksInfo
 
 
@@ -36,8 +38,13 @@ def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile
     from evomerge.evaluation.tasks.functions import is_function
     from evomerge.evaluation.tasks.loading import files_with_code
 
-    supplied = (getattr(config.evaluation, split).tasks.values() for split in SPLITS)
-    names = dict.fromkeys([*config.tasks, *(name for split in supplied for name in split)])
+    supplied = [getattr(config.evaluation, split).tasks for split in SPLITS]
+    data = {
+        *config.encoders,
+        *(of[name] for of in supplied for name in of.keys() & config.encoders),
+    }
+    every = [*config.tasks, *(name for of in supplied for name in of.values())]
+    names = [name for name in dict.fromkeys(every) if name not in data]
     found: dict[Path, CodeFile] = {}
     for name in names:
         module, colon, _ = name.partition(":")
@@ -58,6 +65,14 @@ def _folders(config: SearchConfig) -> list[Path]:
     return [zoo.tasks_path() if folder == "zoo:tasks" else Path(folder) for folder in include]
 
 
+def lm_eval_tasks(config: SearchConfig) -> list[str]:
+    """Return the tasks and groups of lm-eval that models are scored on."""
+    from evomerge.evaluation.tasks.functions import is_function
+
+    names = (name for name in config.tasks if name not in config.encoders)
+    return [name for name in names if not is_function(name)]
+
+
 def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
     """Load the objectives' tasks and functions. This imports lm_eval, if there are tasks.
 
@@ -69,6 +84,7 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.inference.reference import Reasoning
     from evomerge.evaluation.inference.vllm_start import check_vllm
+    from evomerge.evaluation.tasks.encoders import load_objective
     from evomerge.evaluation.tasks.functions import find, is_function
     from evomerge.evaluation.tasks.harness import Harness
 
@@ -76,9 +92,13 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     if evaluation.backend == "vllm":
         check_vllm()
     allowed.require(code_files(config))
-    names, measured = config.tasks, (*config.objectives, *config.constraints)
-    tasks = [name for name in names if not is_function(name)]
-    functions = {name: find(name) for name in names if is_function(name)}
+    measured = (*config.objectives, *config.constraints)
+    tasks = lm_eval_tasks(config)
+    functions: dict[str, ObjectiveFunction | EncoderObjective] = {
+        name: find(name) for name in config.tasks if is_function(name)
+    }
+    for name, (kind, file) in config.encoders.items():
+        functions[name] = load_objective(kind, file, evaluation.batch_size, name)
     harness = None
     if tasks:
         harness = Harness(
@@ -96,7 +116,13 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
         where, section = f"evaluation.{split}", getattr(evaluation, split)
         task_splits = _task_splits(section, tasks, functions, where)
         if section.tasks or task_splits:
-            own = {name: find(item) for name, item in section.tasks.items() if name in functions}
+            own = {
+                name: load_objective(config.encoders[name][0], item, evaluation.batch_size)
+                if name in config.encoders
+                else find(item)
+                for name, item in section.tasks.items()
+                if name in functions
+            }
             other = {name: item for name, item in section.tasks.items() if name in tasks}
             with_other = harness and harness.with_documents_from(other, task_splits, where)
             by_split[split] = TaskSet(with_other, functions | own)
@@ -111,7 +137,7 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
         [
             name
             for name in MODEL_METRICS
-            if any(m.task is None and m.metric == name for m in measured)
+            if any(m.source == MODEL and m.metric == name for m in measured)
         ],
         Reasoning(evaluation.enable_thinking, evaluation.think_end_token),
         config.seed,
@@ -210,16 +236,16 @@ def _metric(
     item: ObjectiveConfig | ConstraintConfig, evaluator: Evaluator, where: str
 ) -> tuple[str, bool]:
     """Return the full name of a metric, and whether higher values are better."""
-    if item.task is None:
+    if item.source == MODEL:
         return item.metric, False
-    metric, info = evaluator.info.metric(item.task, item.metric, where)
+    metric, info = evaluator.info.metric(item.source, item.metric, where)
     for split, tasks in evaluator.by_split.items():
         key = f"evaluation.{split}.tasks"
-        other, other_info = tasks.info.metric(item.task, metric, key)
+        other, other_info = tasks.info.metric(item.source, metric, key)
         if other != metric or other_info.higher_is_better != info.higher_is_better:
             raise ConfigError(
-                f"`{key}`: the task named for {item.task!r} has the metric {other!r} with another "
-                f"filter or direction than {metric!r}; name a task with the same metric."
+                f"`{key}`: the task named for {item.source!r} has the metric {other!r} with "
+                f"another filter or direction than {metric!r}; name a task with the same metric."
             )
     return metric, info.higher_is_better
 
@@ -253,9 +279,10 @@ def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str
     pools = {}
     for task in leaves_of(config, tasks.info):
         info, harness = tasks.info.tasks[task], tasks.harness
-        if harness is None or task in tasks.functions:
-            pools[task] = DocumentPool(info.source, info.documents)
+        if (function := tasks.functions.get(task)) is not None:
+            pools[task] = DocumentPool(info.source, info.documents, function.forms)
             continue
+        assert harness is not None
         # If splits have documents of different tasks, these are compared by their rendered text.
         forms = cache(harness.forms(task, rendered=bool(evaluator.by_split)))
         labels = None if field is None else harness.field(task, field)

@@ -14,6 +14,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.racing import make_race
+from evomerge.setup.tasks import lm_eval_tasks
 from evomerge.setup.workers import shares_prefixes
 from evomerge.space.protocol import Space
 from evomerge.strategy.kinds import room_of
@@ -109,6 +110,7 @@ def make_worker(
             memory=cache_memory(workers) if sources is None else 0,  # hardly a pair is merged twice
             members=sources,
             release=config.is_pool,
+            encodes=bool(config.encoders),
         )
         return model, tokenizer(checkpoints, first)
 
@@ -124,7 +126,7 @@ def make_worker(
         keeps_right=config.optimizer.loss == "successes",
         report=report,
         load_parent=lambda reference: load_single(
-            config, checkpoints[reference], lambda: tokenizer(checkpoints, first)
+            config, checkpoints[reference], lambda: tokenizer(checkpoints, first), host
         ),
     )
     worker.threads = threads or threads_of(config, host)
@@ -163,7 +165,10 @@ def run_jobs(run: RunInContext, config: SearchConfig) -> RunJobs:
 
 
 def load_single(
-    config: SearchConfig, checkpoint: Checkpoint, lacking: Callable[[], Any] | None = None
+    config: SearchConfig,
+    checkpoint: Checkpoint,
+    lacking: Callable[[], Any] | None = None,
+    host: Checkpoint | None = None,
 ) -> tuple[Any, Any]:
     """Return a model with its own config and dtype, and its own tokenizer.
 
@@ -171,16 +176,17 @@ def load_single(
         config: the search file; it has the dtype of a model with an adapter.
         lacking: returns the tokenizer that a model takes which has none, and of which one takes the
             chat template that has a tokenizer without; None: each must have its own.
+        host: gives its modules to a sentence encoder that has none; None: each must have its own.
 
     Raises:
         CheckpointError: the model or its tokenizer cannot be loaded.
     """
-    from evomerge.evaluation.tasks.functions import is_function
     from evomerge.merging.backend import load, tokenizer_of
 
     stored = as_stored(checkpoint)
-    functions_only = all(map(is_function, config.tasks))
-    model = load(stored, place(config), config.dtype, causal=not functions_only)
+    modules = (stored if stored.modules or host is None else host) if config.encoders else None
+    causal = bool(lm_eval_tasks(config))
+    model = load(stored, place(config), config.dtype, causal=causal, modules=modules)
     if lacking is not None and not has_tokenizer(stored):
         return model, lacking()
     tokenizer = tokenizer_of(stored)

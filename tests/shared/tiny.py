@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -182,6 +183,54 @@ def make(
         )
     if tokenizer:
         save_tokenizer(folder)
+    return folder
+
+
+def make_encoder(
+    folder: Path,
+    *,
+    seed: int = 0,
+    near: Path | None = None,
+    architecture: str = "bert",
+    pooling: str = "mean",
+    dense: int = 8,
+    dtype: str = "float32",
+    length: int = 16,
+    prompts: dict[str, str] | None = None,
+    default_prompt: str | None = None,
+    include_prompt: bool = True,
+) -> Path:
+    """Save a random sentence encoder as sentence-transformers does, and return its folder.
+
+    It has pooling, a projection to `dense` numbers (0: none), and a normalisation. For the other
+    arguments see `make`.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import (
+        Dense,
+        Normalize,
+        Pooling,
+        Transformer,
+    )
+
+    with tempfile.TemporaryDirectory() as place, quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = make(Path(place) / "plain", architecture)
+        transformer = Transformer(str(plain), max_seq_length=length)
+        size = transformer.get_embedding_dimension()
+        modules = [transformer, Pooling(size, pooling, include_prompt=include_prompt)]
+        modules += [Dense(size, dense)] if dense else []
+        model = SentenceTransformer(
+            modules=[*modules, Normalize()],
+            prompts=prompts,
+            default_prompt_name=default_prompt,
+            device="cpu",
+        )
+        if near is not None:
+            weights = SentenceTransformer(str(near), device="cpu").state_dict()
+            model.load_state_dict(weights)
+        randomize(model, seed, around=near is not None)
+        model.to(getattr(torch, dtype)).save_pretrained(str(folder), create_model_card=False)
     return folder
 
 

@@ -28,7 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from evomerge.errors import CandidateError, ConfigError, one_line, printable
 from evomerge.evaluation.inference.memory import is_device_failure
@@ -52,6 +52,8 @@ class ObjectiveFunction:
 
     body: Body
     info: TaskInfo
+    is_trusted = False
+    digests: ClassVar[dict[str, str]] = {}
 
     def __call__(
         self, model: Any, tokenizer: Any, documents: Sequence[int]
@@ -85,6 +87,14 @@ class ObjectiveFunction:
                 f"Objective {self.info.name}{_raised_at(error, self.body)} raised "
                 f"{type(error).__name__}: {one_line(error)}"
             ) from error
+
+    def forms(self, document: int) -> tuple[str, ...]:
+        """Return the texts by which a document is compared with others: none is known."""
+        return ()
+
+    def aggregate(self, metric: str, values: Sequence[float]) -> float:
+        """Return the score from the values of a metric: their mean."""
+        return sum(values) / len(values)
 
     def _numbers(self, metric: str, values: Any, count: int) -> tuple[float, ...]:
         """Return scores as floats, taken from a sequence, an array or a tensor of numbers."""

@@ -51,6 +51,7 @@ def _renamed(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
             return parent
         dtype = found[0].info.dtype
         tensors[name] = TensorInfo(dtype, host.tensors[name].shape, Path(), 0, 0, found)
+    tensors |= {name: info for name, info in parent.tensors.items() if parent.module_of(name)}
     return replace(parent, tensors=tensors, original=parent)
 
 

@@ -163,7 +163,7 @@ class TensorReader:
         if info.end == 0:
             from evomerge.merging.kernels.torch_views import as_array
 
-            return as_array(self._pickle(info.file)[name].contiguous())
+            return as_array(self._pickle(info.file)[info.stored or name].contiguous())
         mapped = self._map(info.file)
         if info.begin % dtype.itemsize:
             array = np.frombuffer(mapped[info.begin : info.end], dtype=dtype)

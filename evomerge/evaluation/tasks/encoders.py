@@ -1,0 +1,289 @@
+"""What sentence encoders are scored on: rows of a file, and metrics of their texts' embeddings.
+
+The rows have the columns that sentence-transformers and MTEB use, and each but a training row is a
+document:
+
+    sts             {"sentence1": "...", "sentence2": "...", "score": 3.5}
+    retrieval       {"query": "...", "positive": ["...", "..."], "negative": ["...", "..."]}
+    classification  {"text": "...", "label": "..."}; with "train": true the probe learns from it
+
+An objective is called as a function of the user is (`functions.py`); but it is our own, so the
+model is the same afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from evomerge.errors import ConfigError, did_you_mean
+from evomerge.evaluation.inference.encoding import Role, TextEncoder, stack_of
+from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
+from evomerge.parsing.texts import json_value, read_text
+from evomerge.parsing.values import Values
+from evomerge.scores import ENCODER_METRICS
+
+Row: TypeAlias = Mapping[str, Any]
+
+Encode: TypeAlias = Callable[[Sequence[str], Role], Tensor]
+"""Returns the embeddings of texts, one in each row."""
+
+Similarity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Returns how similar each row of one matrix is to each row of another."""
+
+_SIMILARITIES: Mapping[str, Similarity] = {
+    "cosine": lambda one, other: normalize(one) @ normalize(other).T,
+    "dot": lambda one, other: one @ other.T,
+    "euclidean": lambda one, other: -torch.cdist(one, other, compute_mode=_EXACT),
+    "manhattan": lambda one, other: -torch.cdist(one, other, p=1.0),
+}
+"""Those that a model can name in its config, with sentence-transformers' names."""
+
+_EXACT = "donot_use_mm_for_euclid_dist"
+_FIRST = 10  # passages that the metrics of retrieval look at
+_ITERATIONS = 1000  # of a linear probe, at most
+
+_VALUES = Values(ConfigError)
+
+
+class EncoderObjective(ABC):
+    """A kind of objective of sentence encoders, with the rows of its file.
+
+    Attributes:
+        rows: the documents, by id.
+        digests: of the file's text, by which a run notices that it has changed.
+        is_trusted: the model is the same after a call.
+    """
+
+    kind: str
+    needed: tuple[str, ...]
+    """The columns that each row has."""
+
+    example: str
+    """A row, for errors."""
+
+    compared: tuple[str, ...]
+    """The columns that make two rows the same document."""
+
+    is_mean = True
+    """Whether the score is the mean of one value for each document."""
+
+    is_trusted = True
+
+    def __init__(self, name: str, rows: Sequence[Row], digest: str, encoder: TextEncoder) -> None:
+        self.rows, self._encoder = rows, encoder
+        self.digests = {"documents": digest}
+        metrics = dict.fromkeys(ENCODER_METRICS[self.kind], MetricInfo(True, self.is_mean))
+        self.info = TaskInfo(name, "encoder", len(rows), metrics)
+
+    def __call__(
+        self, model: Any, tokenizer: Any, documents: Sequence[int]
+    ) -> dict[str, tuple[Any, ...]]:
+        """Return metric -> one value for each document, of which `aggregate` makes the score.
+
+        Raises:
+            CandidateError: an embedding is not finite.
+            CheckpointError: the model has no modules.
+        """
+
+        def encode(texts: Sequence[str], role: Role) -> Tensor:
+            return self._encoder(model, tokenizer, texts, role)
+
+        similarity = _SIMILARITIES[stack_of(model).similarity]
+        return self._measured([self.rows[i] for i in documents], encode, similarity)
+
+    @staticmethod
+    @abstractmethod
+    def checked(row: Row, where: str) -> Row:
+        """Return a row, after a check that it has its columns; `where` names it in errors."""
+
+    @abstractmethod
+    def _measured(
+        self, rows: Sequence[Row], encode: Encode, similarity: Similarity
+    ) -> dict[str, tuple[Any, ...]]: ...
+
+    def aggregate(self, metric: str, values: Sequence[Any]) -> float:
+        """Return the score from the values of a metric."""
+        return float(sum(values) / len(values))
+
+    def forms(self, document: int) -> tuple[str, ...]:
+        """Return the texts by which a document is compared with those of other splits."""
+        texts = (value for key, value in self.rows[document].items() if key in self.compared)
+        return ("\n".join(texts),)
+
+
+class Sts(EncoderObjective):
+    """How well similarities of two sentences agree with scores: correlations over all documents."""
+
+    kind, needed = "sts", ("sentence1", "sentence2", "score")
+    example = '{"sentence1": "...", "sentence2": "...", "score": 3.5}'
+    is_mean, compared = False, ("sentence1", "sentence2")
+
+    @staticmethod
+    def checked(row: Row, where: str) -> Row:
+        """Return a row with two texts and a finite number."""
+        one = _VALUES.text(row["sentence1"], f"{where}: sentence1")
+        other = _VALUES.text(row["sentence2"], f"{where}: sentence2")
+        score = _VALUES.real(row["score"], f"{where}: score")
+        return {"sentence1": one, "sentence2": other, "score": score}
+
+    def _measured(
+        self, rows: Sequence[Row], encode: Encode, similarity: Similarity
+    ) -> dict[str, tuple[Any, ...]]:
+        texts = [row[key] for key in ("sentence1", "sentence2") for row in rows]
+        one, other = encode(texts, "text").chunk(2)
+        found = [float(similarity(a[None], b[None])) for a, b in zip(one, other, strict=True)]
+        pairs = tuple((value, row["score"]) for value, row in zip(found, rows, strict=True))
+        return dict.fromkeys(self.info.metrics, pairs)
+
+    def aggregate(self, metric: str, values: Sequence[Any]) -> float:
+        """Return the correlation of pairs; nan if all similarities, or all scores, are equal."""
+        found = np.asarray(values, dtype=np.float64).T
+        if metric == "spearman":
+            found = rankdata(found, axis=1)
+        one, other = found - found.mean(axis=1, keepdims=True)
+        size = float(np.sqrt((one @ one) * (other @ other)))
+        return float(one @ other) / size if size else float("nan")
+
+
+class Retrieval(EncoderObjective):
+    """How high queries rank their passages among all passages of the file."""
+
+    kind, needed = "retrieval", ("query", "positive")
+    example = '{"query": "...", "positive": ["..."], "negative": ["..."]}, the last if wanted'
+    compared = ("query",)
+
+    def __init__(self, name: str, rows: Sequence[Row], digest: str, encoder: TextEncoder) -> None:
+        super().__init__(name, rows, digest, encoder)
+        self._passages = {
+            text: place
+            for place, text in enumerate(
+                dict.fromkeys(text for row in rows for text in (*row["positive"], *row["negative"]))
+            )
+        }
+
+    @staticmethod
+    def checked(row: Row, where: str) -> Row:
+        """Return a row with a query and passages, at least one of which is right."""
+
+        def passages(key: str) -> list[str]:
+            given = row.get(key) or []
+            listed = given if isinstance(given, list) else [given]
+            return list(dict.fromkeys(_VALUES.text(text, f"{where}: {key}") for text in listed))
+
+        query, positive = _VALUES.text(row["query"], f"{where}: query"), passages("positive")
+        _VALUES.items(positive, f"{where}: positive", least=1)
+        return {"query": query, "positive": positive, "negative": passages("negative")}
+
+    def _measured(
+        self, rows: Sequence[Row], encode: Encode, similarity: Similarity
+    ) -> dict[str, tuple[Any, ...]]:
+        queries = encode([row["query"] for row in rows], "query")
+        scores = similarity(queries, encode(list(self._passages), "document"))
+        order = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :_FIRST]
+        gains = 1 / np.log2(np.arange(2, _FIRST + 2))
+        found: dict[str, list[float]] = {metric: [] for metric in self.info.metrics}
+        for row, first in zip(rows, order.tolist(), strict=True):
+            right = {self._passages[text] for text in row["positive"]}
+            hits = np.array([place in right for place in first], dtype=np.float64)
+            best = float(gains[: min(len(right), _FIRST)].sum())
+            found["ndcg@10"].append(float(hits @ gains[: len(hits)]) / best)
+            found["recall@10"].append(float(hits.sum()) / len(right))
+            found["mrr@10"].append(1 / (1 + float(hits.argmax())) if hits.any() else 0.0)
+        return {metric: tuple(values) for metric, values in found.items()}
+
+
+class Classification(EncoderObjective):
+    """Whether a linear probe, which learns from the training rows, finds the label of a text."""
+
+    kind, needed = "classification", ("text", "label")
+    example = '{"text": "...", "label": "...", "train": true}, the last where the probe learns'
+    compared = ("text",)
+
+    def __init__(self, name: str, rows: Sequence[Row], digest: str, encoder: TextEncoder) -> None:
+        self._train = [row for row in rows if row["train"]]
+        super().__init__(name, [row for row in rows if not row["train"]], digest, encoder)
+        labels = {row["label"] for row in self._train}
+        if len(labels) < 2:
+            raise ConfigError(
+                f"objectives: {name} has {len(self._train)} rows with `train`: true and "
+                f"{len(labels)} labels in them; the probe needs rows of two labels or more to "
+                "learn from, so add `train`: true to some rows of each label."
+            )
+
+    @staticmethod
+    def checked(row: Row, where: str) -> Row:
+        """Return a row with a text and a label."""
+        label = row["label"]
+        if type(label) is not int:
+            _VALUES.text(label, f"{where}: label", "text or a whole number")
+        train = _VALUES.flag(row.get("train", False), f"{where}: train")
+        text = _VALUES.text(row["text"], f"{where}: text")
+        return {"text": text, "label": str(label), "train": train}
+
+    def _measured(
+        self, rows: Sequence[Row], encode: Encode, similarity: Similarity
+    ) -> dict[str, tuple[Any, ...]]:
+        from sklearn.linear_model import LogisticRegression
+
+        every = [*self._train, *rows]
+        embeddings, known = encode([row["text"] for row in every], "text"), len(self._train)
+        probe = LogisticRegression(max_iter=_ITERATIONS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it may not have converged
+            probe.fit(embeddings[:known].numpy(), [row["label"] for row in self._train])
+        answers = probe.predict(embeddings[known:].numpy())
+        right = (float(a == row["label"]) for a, row in zip(answers, rows, strict=True))
+        return {"accuracy": tuple(right)}
+
+
+_KINDS: Mapping[str, type[EncoderObjective]] = {
+    kind.kind: kind for kind in (Sts, Retrieval, Classification)
+}
+
+
+def load_objective(
+    kind: str, file: str, batch_size: int | Literal["auto"] = "auto", name: str | None = None
+) -> EncoderObjective:
+    """Read the file of an objective.
+
+    Args:
+        batch_size: see `TextEncoder`.
+        name: its name in the search; None: a split takes its documents, so it is named by the file.
+
+    Raises:
+        ConfigError: there is no such file, it has no rows, or a row lacks a column.
+    """
+    made, path = _KINDS[kind], Path(file)
+    missing = (
+        f"objectives: there is no file {file!r}; its path starts from the search file's folder."
+    )
+    text = read_text(path, ConfigError, missing)
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        where = f"{path}, line {number}"
+        if line.strip():
+            row = _VALUES.mapping(json_value(line, where, ConfigError), where)
+            for column in made.needed:
+                if column not in row:
+                    raise ConfigError(
+                        f"objectives: {where} has no column {column!r}; a row of {kind} is "
+                        f"{made.example}.{did_you_mean(column, row)}"
+                    )
+            rows.append(made.checked(row, where))
+    if not any(not row.get("train") for row in rows):
+        raise ConfigError(
+            f"objectives: {path} has no row to score on; write lines like {made.example}."
+        )
+    name = name or f"{kind} {path.parent.name}/{path.stem}"
+    return made(name, rows, hashlib.sha256(text.encode()).hexdigest(), TextEncoder(batch_size))

@@ -1,0 +1,81 @@
+"""The modules of a sentence encoder in memory: children of the model of its transformer.
+
+They are objects of sentence-transformers. The name of a child is the folder of the module, so the
+names of all weights are those of the checkpoint.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from evomerge.errors import CheckpointError, ConfigError, one_line
+from evomerge.merging.architecture.loading import quiet
+from evomerge.merging.architecture.probe import Location
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.modules import STACK
+
+
+def check_encoder(checkpoint: Checkpoint) -> None:
+    """Check that texts can be encoded by a model as sentence-transformers does it.
+
+    Raises:
+        ConfigError: sentence-transformers is not installed.
+        CheckpointError: the model has no modules, or one that cannot be built.
+    """
+    _made(checkpoint)
+
+
+def attach_modules(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Location]:
+    """Add the modules of a sentence encoder to the model of its transformer.
+
+    Returns:
+        where the weights of the modules lie in the model, by their names in the checkpoint.
+
+    Raises:
+        ConfigError, CheckpointError: as for `check_encoder`.
+    """
+    found = {}
+    dtype = next(model.parameters()).dtype  # which sentence-transformers gives all modules
+    for folder, module in _made(checkpoint).items():
+        model.add_module(folder, module.to(dtype).requires_grad_(False).eval())
+        for name, weight in module.named_parameters(prefix=folder):
+            shape = tuple(weight.shape)
+            found[name] = Location(name, (0,) * len(shape), shape, tuple(range(len(shape))))
+    setattr(model, STACK, checkpoint.modules)
+    return found
+
+
+def _made(checkpoint: Checkpoint) -> dict[str, nn.Module]:
+    """Return the modules behind the transformer, by folder."""
+    stack, name = checkpoint.modules, checkpoint.reference
+    if stack is None:
+        raise CheckpointError(
+            f"Parent {name!r} has no modules.json, so nothing says how the vectors of its tokens "
+            "become one of a text; name a host that has one with `space.host`, or make a sentence "
+            "encoder of it with `SentenceTransformer(FOLDER)` and `save_pretrained`."
+        )
+    if (reason := stack.obstacle()) is not None:
+        raise CheckpointError(
+            f"Parent {name!r} cannot be scored as a sentence encoder, since {reason}; give one "
+            "that `SentenceTransformer` makes of a transformer for texts."
+        )
+    try:
+        from sentence_transformers.sentence_transformer import modules as kinds
+    except ImportError as error:
+        raise ConfigError(
+            f"objectives: sentence encoders are scored with sentence-transformers, which cannot be "
+            f"imported ({one_line(error)}); install it with `pip install 'evomerge[encoders]'`."
+        ) from error
+    made = {}
+    for item in stack.modules[1:]:
+        try:
+            with quiet():
+                made[item.folder] = getattr(kinds, item.kind).load(
+                    str(checkpoint.folder), subfolder=item.folder, local_files_only=True
+                )
+        except Exception as error:  # its classes raise anything for settings that they do not know
+            raise CheckpointError(
+                f"Parent {name!r}: the module {item.kind} in {checkpoint.folder / item.folder} "
+                f"cannot be built ({one_line(error).rstrip('.')}); copy its files again."
+            ) from error
+    return made
