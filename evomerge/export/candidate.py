@@ -58,7 +58,7 @@ def export_candidate(
     except RecipeError as error:
         reason = str(error)
     parents = describe_parents(checked.checkpoints, checked.checkpoints, checked.merges)
-    task = task_of(checked.checkpoints[recipe.host].config)
+    task = task_of(checked.checkpoints[recipe.host])
     merge = Merge(recipe, parents, reason is None, task, checked.allowed.allow_pickle)
     texts |= search_card(
         merge,

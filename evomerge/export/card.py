@@ -18,7 +18,13 @@ from jinja2 import Template
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import printable, without_controls
-from evomerge.export.metadata import card_data, hub_datasets, results_on_test, search_file
+from evomerge.export.metadata import (
+    SENTENCES,
+    card_data,
+    hub_datasets,
+    results_on_test,
+    search_file,
+)
 from evomerge.export.parents import Parent, common_licence
 from evomerge.models.references import split_kind
 from evomerge.recipe import Recipe
@@ -66,6 +72,11 @@ class Merge:
     def name(self) -> str:
         """Name of the model; it is the same in whichever folder the model is written."""
         return f"merge-{self.recipe.digest[:8]}"
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it is a sentence encoder."""
+        return self.task == SENTENCES
 
     @property
     def used(self) -> list[Parent]:

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.export.parents import Parent, common_languages, common_licence
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import split_kind
 from evomerge.parsing.values import replaced
 from evomerge.run.history import History
@@ -31,9 +32,15 @@ _PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
 """A path that begins in the root, the home folder or this one; no address of the web."""
 
 
-def task_of(config: Mapping[str, Any]) -> str:
-    """Return the Hub's name of the task (`pipeline_tag`) of a model with this `config.json`."""
-    given = config.get("architectures")
+SENTENCES = "sentence-similarity"
+"""The Hub's name of the task of sentence encoders, which sentence-transformers loads."""
+
+
+def task_of(host: Checkpoint) -> str:
+    """Return the Hub's name of the task (`pipeline_tag`) of the merges of a host."""
+    if host.modules is not None and host.modules.obstacle() is None:
+        return SENTENCES
+    given = host.config.get("architectures")
     name = str(given[0]) if isinstance(given, list) and given else ""
     if name.endswith("ForConditionalGeneration") and "vision_config" in config:
         return "image-text-to-text"
@@ -64,7 +71,7 @@ def card_data(
         datasets=list(datasets) or None,
         eval_results=list(results) or None,
         language=languages or None,
-        library_name="transformers",
+        library_name="sentence-transformers" if task == SENTENCES else "transformers",
         license=licence.key if licence else None,
         license_name=licence.name if licence else None,
         license_link=licence.link if licence else None,

@@ -16,6 +16,7 @@ from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.references import MERGE, is_file, is_folder, place, split_adapter, split_kind
 from evomerge.parsing.texts import read_text
 from evomerge.run.atomic import TemporaryFolder, check_new_folder
+from evomerge.setup.encoders import module_notes
 from evomerge.setup.merges import MergeOpener, pinned
 from evomerge.setup.parents import (
     absolute_file,
@@ -94,10 +95,12 @@ def merge_recipe(
         if mergekit is not None:
             extra["mergekit_config.yml"] = mergekit
         parents = describe_parents(recipe.parents, checkpoints, opener.named)
-        task = task_of(checkpoints[recipe.host].config)
+        task = task_of(checkpoints[recipe.host])
         merge = Merge(recipe, parents, mergekit is not None, task, allow_pickle)
         extra |= merge_card(merge, _versions())
+        every = [checkpoints[name] for name in (recipe.host, *recipe.parents)]
         notes += type_notes(checkpoints[name] for name in recipe.parents)
+        notes += module_notes(dict.fromkeys(every), {name: name for name in checkpoints})
         notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)
         notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
         return tuple(notes)

@@ -90,7 +90,7 @@ def write_model(
         plans = WholeAngles().complete(planner.plan(recipe, rows), maker, threads)
     extra = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
     left_out = {*extra, *dropped}
-    places = {file: str(file.relative_to(host.folder)) for file in host.companions}
+    places = {file: host.place_of(file) for file in host.companions}
     companions = [file for file, place in places.items() if place not in left_out]
     _check_room(out, sum(map(nbytes, plans)) if weights else 0, companions)
     with _disk_errors(out), atomic_folder(out) as folder:

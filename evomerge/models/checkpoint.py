@@ -289,6 +289,10 @@ class Checkpoint:
         files = {info.file for info in self.tensors.values()}
         return (*sorted(files), *(sorted(self.adapter.glob("adapter_*")) if self.adapter else ()))
 
+    def place_of(self, file: Path) -> str:
+        """Return the path of a file in the model's folder; of an adapter's file its name."""
+        return str(file.relative_to(self.folder) if file.is_relative_to(self.folder) else file.name)
+
     @property
     def generation(self) -> str | None:
         """Text of `generation_config.json`, or None if there is no such file."""

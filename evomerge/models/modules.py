@@ -114,6 +114,29 @@ class ModuleStack:
         """How two embeddings are compared, one of `SIMILARITIES`."""
         return self.settings.get("similarity_fn_name") or "cosine"
 
+    @property
+    def dimensions(self) -> int | None:
+        """Number of numbers in an embedding; None: no module says it."""
+        found = self.settings.get("truncate_dim")
+        for module in reversed(self.modules[1:]):
+            own = module.settings
+            if module.kind == "Dense" and found is None:
+                found = own.get("out_features")
+            if module.kind == "Pooling" and found is None:
+                size = own.get("embedding_dimension", own.get("word_embedding_dimension"))
+                modes = plain_settings(module)["pooling_mode"].count(",") + 1
+                found = size * modes if type(size) is int else None
+        return found
+
+    def in_words(self) -> str:
+        """Return what follows the transformer, such as `mean pooling, Dense, Normalize`."""
+        return ", ".join(
+            f"{plain_settings(module)['pooling_mode']} pooling"
+            if module.kind == "Pooling"
+            else module.kind
+            for module in self.modules[1:]
+        )
+
     def obstacle(self) -> str | None:
         """Return why texts cannot be encoded as sentence-transformers does it; None: they can."""
         kind = self.settings.get("model_type", "SentenceTransformer")
@@ -134,7 +157,7 @@ class ModuleStack:
     def plain(self) -> Iterator[tuple[str, Any]]:
         """Yield name and value of each setting that changes embeddings or their comparison.
 
-        They are the same for files of all versions of sentence-transformers.
+        They are the same for files of all versions of sentence-transformers. See also `max_length`.
         """
         yield "modules", ", ".join(module.kind for module in self.modules)
         for module in self.modules[1:]:

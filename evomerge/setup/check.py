@@ -13,6 +13,7 @@ from evomerge.models.causal import check_causal, check_chat_template, check_know
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import check_descents
+from evomerge.setup.encoders import check_encoders
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.modalities import check_images
@@ -68,7 +69,7 @@ def check_search(
     _check_host(config, checkpoints[host])
     _check_models(checkpoints, host)
     if config.encoders:
-        _check_encoders(checkpoints, host)
+        check_encoders(checkpoints, host)
     space = make_space(config, checkpoints)
     config = resolve_optimizer(config, space)
     check_baselines(config, space)
@@ -150,15 +151,6 @@ def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
         if checkpoint.reference == host or is_known(config.get("model_type")):
             check_buildable(checkpoint, config)
         known.append(content)
-
-
-def _check_encoders(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
-    """Check that the host, and the other parents that have modules, can encode texts."""
-    from evomerge.merging.architecture.modules import check_encoder
-
-    for name, checkpoint in checkpoints.items():
-        if name == host or checkpoint.modules is not None:
-            check_encoder(checkpoint)
 
 
 def _check_engine(config: SearchConfig, checkpoints: Mapping[str, Checkpoint], host: str) -> None:

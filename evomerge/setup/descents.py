@@ -71,10 +71,9 @@ def _check_objective(
     evaluator: Evaluator,
     documents: Mapping[str, Sequence[int]],
 ) -> None:
-    from evomerge.evaluation.tasks.functions import is_function
-
     harness = evaluator.tasks_of("search").harness
-    if item.is_exact or harness is None or is_function(item.task) or item.metric == TOKENS:
+    functions = evaluator.tasks_of("search").functions
+    if item.is_exact or harness is None or item.task in functions or item.metric == TOKENS:
         raise ConfigError(
             f"`{key}` is gradient, but {item.key} has no reference answers to learn from; take "
             "it out of `objectives`, or take another optimizer."

@@ -49,6 +49,9 @@ PRELOADED = (
 )
 """What a worker imports. Imported once for all, it saves each worker four fifths of its start."""
 
+PRELOADED_FOR_ENCODERS = "sentence_transformers.sentence_transformer.modules"
+"""What a worker imports, too, if sentence encoders are scored."""
+
 SAME = ("evomerge", "torch", "transformers", "lm_eval")
 """Packages whose versions must be the same on all machines, since scores depend on them."""
 
@@ -159,7 +162,8 @@ def make_processes(
     devices = worker_devices(checked.config)
     count = len(devices)
     kind = checked.checkpoints[checked.host].config.get("model_type")
-    preload = (*PRELOADED, f"transformers.models.{kind}.modeling_{kind}")
+    further = (PRELOADED_FOR_ENCODERS,) if checked.config.encoders else ()
+    preload = (*PRELOADED, f"transformers.models.{kind}.modeling_{kind}", *further)
     worker = worker_of_run(checked, run, logbook, count, max(1, count_cores() // count))
     workers = [
         ProcessWorker(replace(worker, devices=group), preload, "+".join(group)) for group in devices

@@ -22,6 +22,9 @@ PACKAGES = (
 )  # fmt: skip
 """Packages whose versions may change the course of a search or the bits of a model."""
 
+OF_ENCODERS = ("sentence-transformers", "scikit-learn")
+"""Further ones, if sentence encoders are scored."""
+
 
 def freeze(checked: CheckedSearch) -> dict[str, Any]:
     """Return the search file that a run keeps, with the content of its manifest as `frozen`.
@@ -108,7 +111,7 @@ def _permission(frozen: Frozen) -> str:
 def installed_versions(config: SearchConfig) -> dict[str, str]:
     """Return the installed versions, `none` for a package that is not installed.
 
-    vLLM is among them if the search generates texts with it.
+    vLLM is among them if the search generates texts with it; see also `OF_ENCODERS`.
     """
     from evomerge.evaluation.inference.vllm_start import installed_vllm
 
@@ -116,6 +119,8 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: package_version(name) for name in PACKAGES},
     }
+    if config.encoders:
+        versions |= {name: package_version(name) for name in OF_ENCODERS}
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
         versions[found[0]] = found[1]
     return versions

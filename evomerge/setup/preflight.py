@@ -14,6 +14,7 @@ from evomerge.scores import NLL
 from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import slope_note
+from evomerge.setup.encoders import encoder_in_words, module_notes
 from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
 from evomerge.setup.modalities import modality_notes, modality_rows
 from evomerge.setup.parents import plan_tokenizers
@@ -63,6 +64,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
         "layers": len(host.decoder_stack),
         **modality_rows(checked),
+        "encoder": encoder_in_words(host),
         "space": config.space.kind,
         "dimension": len(space.genes),
         "population": population,
@@ -117,6 +119,7 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
         *type_notes([host, *others]),
         *setting_lines(checked.settings, names),
         *lent_notes(checked, names),
+        *module_notes([host, *others], names),
         *code_notes(checked.host, [host.folder / "config.json", *host.companions]),
         *modality_notes(checked),
         *prediction_notes(name for name, item in checkpoints.items() if item.predictions),

@@ -22,10 +22,9 @@ from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
 from evomerge.models.checkpoint import SECTIONS, Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
-from evomerge.models.modules import max_length
-from evomerge.models.safetensors import read_json
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.encoders import longest_text
 from evomerge.space.paths.frame import parent_recipe
 
 if TYPE_CHECKING:
@@ -244,13 +243,7 @@ def _of_modules(checkpoint: Checkpoint) -> Settings:
     """Return the settings of the modules of a sentence encoder, by which it encodes texts."""
     stack = checkpoint.modules
     assert stack is not None
-    config = checkpoint.folder / "tokenizer_config.json"
-    tokens = read_json(config) if config.is_file() else {}
-    longest = tokens.get("model_max_length")
-    length = longest if isinstance(longest, (int, float)) else float("inf")
-    return dict(stack.plain()) | {
-        "max_seq_length": max_length(stack.modules[0].settings, length, checkpoint.config)
-    }
+    return dict(stack.plain()) | {"max_seq_length": longest_text(checkpoint)}
 
 
 def _of_generation(data: Mapping[str, Any], generation: str | None, use: _Use) -> Settings:

@@ -32,7 +32,7 @@ _READERS = 4
 log = logging.getLogger(__name__)
 
 Record: TypeAlias = dict[str, dict[str, dict[str, Any]]]
-"""Parent -> name of a file -> `sha256` -> digest of its bytes."""
+"""Parent -> path of a file in its folder -> `sha256` -> digest of its bytes."""
 
 _RECORD = TypeAdapter(Record)
 
@@ -48,11 +48,9 @@ def recording_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> 
         RunFolderError: the record of an earlier session is damaged.
     """
     record = _recorded(run)
+    files = _files(checkpoints)
     missing = [
-        (name, file)
-        for name, item in checkpoints.items()
-        for file in item.weight_files
-        if not _known(record, name, file)
+        (name, place, file) for name, place, file in files if not _known(record, name, place)
     ]
     stop, lock = threading.Event(), threading.Lock()
     thread = threading.Thread(target=_compute, args=(run, record, missing, stop, lock), daemon=True)
@@ -76,22 +74,30 @@ def check_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> None
         RunFolderError: the record is damaged.
     """
     record = _recorded(run)
-    files = [(name, file) for name, item in checkpoints.items() for file in item.weight_files]
-    files = [(name, file) for name, file in files if _known(record, name, file)]
+    files = [item for item in _files(checkpoints) if _known(record, *item[:2])]
     with ThreadPoolExecutor(_READERS) as pool:
-        digests = pool.map(file_digest, [file for _, file in files])
-        for (name, file), digest in zip(files, digests, strict=True):
-            if digest != _known(record, name, file):
+        digests = pool.map(file_digest, [file for _, _, file in files])
+        for (name, place, _), digest in zip(files, digests, strict=True):
+            if digest != _known(record, name, place):
                 raise CheckpointError(
-                    f"Parent {name!r} has changed since the run was started: {file.name} has other "
+                    f"Parent {name!r} has changed since the run was started: {place} has other "
                     "weights than those that were merged and scored; put the old file back, or "
                     "start a new run."
                 )
 
 
-def _known(record: Record, name: str, file: Path) -> str | None:
+def _files(checkpoints: Mapping[str, Checkpoint]) -> list[tuple[str, str, Path]]:
+    """Return the files of weights: the parent's name, the path in its folder, and the file."""
+    return [
+        (name, item.place_of(file), file)
+        for name, item in checkpoints.items()
+        for file in item.weight_files
+    ]
+
+
+def _known(record: Record, name: str, place: str) -> str | None:
     """Return the digest of a file of a parent's weights, if it was recorded."""
-    digest: str | None = record.get(name, {}).get(file.name, {}).get("sha256")
+    digest: str | None = record.get(name, {}).get(place, {}).get("sha256")
     return digest
 
 
@@ -111,7 +117,7 @@ def _recorded(run: RunFolder) -> Record:
 def _compute(
     run: RunFolder,
     record: Record,
-    missing: list[tuple[str, Path]],
+    missing: list[tuple[str, str, Path]],
     stop: threading.Event,
     lock: threading.Lock,
 ) -> None:
@@ -119,12 +125,12 @@ def _compute(
     with suppress(AttributeError, OSError):  # only Linux gives threads a priority of their own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
     try:
-        for name, file in missing:
+        for name, place, file in missing:
             digest = promised_digest(file) or file_digest(file)
             with lock:
                 if stop.is_set():
                     return
-                record.setdefault(name, {})[file.name] = {"sha256": digest}
+                record.setdefault(name, {})[place] = {"sha256": digest}
                 run.write(WEIGHTS, json.dumps(record, indent=1) + "\n")
     except OSError as error:
         log.warning("The weights of the parents could not be recorded: %s.", error)

@@ -70,7 +70,7 @@ def merge_of(checkpoints: dict[str, Checkpoint], mergekit: bool = True) -> Merge
     outside = Layer("linear", tuple(Source(name, knobs={"weight": 1.0}) for name in checkpoints))
     host = next(iter(checkpoints))
     recipe = Recipe(host, {"model.layers": (layer,)}, outside, outside, dtype="float32")
-    task = task_of(checkpoints[host].config)
+    task = task_of(checkpoints[host])
     return Merge(recipe, describe_parents(checkpoints, checkpoints), mergekit, task)
 
 

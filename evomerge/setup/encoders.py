@@ -1,0 +1,80 @@
+"""Sentence encoders in a search: whether its parents can be scored, and what a person is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.modules import max_length
+from evomerge.models.safetensors import read_json
+from evomerge.report.words import listed
+
+
+def check_encoders(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
+    """Check that the host, and the other parents that have modules, can encode texts.
+
+    Raises:
+        ConfigError: sentence-transformers is not installed.
+        CheckpointError: a model has no modules, or one that cannot be run.
+    """
+    from evomerge.merging.architecture.modules import check_encoder
+
+    for name, checkpoint in checkpoints.items():
+        if name == host or checkpoint.modules is not None:
+            check_encoder(checkpoint)
+
+
+def longest_text(checkpoint: Checkpoint) -> int | None:
+    """Return the largest number of tokens of a text that an encoder reads; None: no limit."""
+    assert checkpoint.modules is not None
+    file = checkpoint.folder / "tokenizer_config.json"
+    given = read_json(file).get("model_max_length") if file.is_file() else None
+    of_tokenizer = given if isinstance(given, (int, float)) else float("inf")
+    return max_length(checkpoint.modules.modules[0].settings, of_tokenizer, checkpoint.config)
+
+
+def encoder_in_words(host: Checkpoint) -> str | None:
+    """Return what kind of sentence encoder the merges are; None: they are none."""
+    stack = host.modules
+    if stack is None:
+        return None
+    merged = dict.fromkeys(filter(None, map(host.module_of, host.tensors)))
+    kept = [folder for folder in stack.folders if folder not in merged]
+    kept += ["prompts"] if any(stack.prompts.values()) else []
+    length = longest_text(host)
+    parts = [
+        stack.in_words(),
+        f"{stack.dimensions} dimensions" if stack.dimensions else "",
+        f"texts of up to {length:,} tokens" if length else "",
+        f"merged: {listed(['the transformer', *merged])}",
+        f"kept from the host: {listed(kept)}" if kept else "",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def module_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> list[str]:
+    """Return a sentence if only some parents are sentence encoders; the host comes first."""
+    host, *others = checkpoints
+    if host.modules is None:
+        having = [names[item.reference] for item in others if item.modules is not None]
+        told = f"The host {names[host.reference]} has no modules.json, and {listed(having or '?')}"
+        return (
+            [
+                f"{told} {_has(having)}: the merge is a transformer without pooling; take another "
+                "host if it is to encode texts."
+            ]
+            if having
+            else []
+        )
+    lacking = [names[item.reference] for item in others if item.modules is None]
+    if not lacking:
+        return []
+    return [
+        f"{listed(lacking)} {_has(lacking)} no modules.json, so the merge encodes texts with the "
+        f"modules of the host {names[host.reference]}, also where a parent is scored or exported "
+        "alone."
+    ]
+
+
+def _has(names: list[str]) -> str:
+    return "has" if len(names) == 1 else "have"

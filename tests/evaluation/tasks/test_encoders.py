@@ -1,0 +1,197 @@
+"""Objectives of sentence encoders: their metrics, and sentences about wrong files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from scipy.stats import pearsonr, spearmanr
+from sklearn.linear_model import LogisticRegression
+
+from evomerge.errors import ConfigError
+from evomerge.evaluation.tasks.encoders import EncoderObjective, load_objective
+from evomerge.merging.backend import load, tokenizer_of
+from evomerge.models.checkpoint import Checkpoint
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+
+
+def words(*numbers: int) -> str:
+    return " ".join(f"w{number % 44}" for number in numbers)
+
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "sts": [
+        {"sentence1": words(i, i + 1), "sentence2": words(i * i, 3), "score": i * 5 % 7}
+        for i in range(30)
+    ],
+    "retrieval": [
+        {
+            "query": words(i, i + 2),
+            "positive": [words(i, 5), words(i + 1, 9, i)] if i % 3 else words(i, 5),
+            "negative": [words(7 * i, 2)],
+        }
+        for i in range(20)
+    ],
+    "classification": [
+        {"text": words(i, 3 * i), "label": "ab"[i * i % 5 > 1], "train": i % 2 == 0}
+        for i in range(40)
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    prompts = {"query": "w1 ", "document": "w2 "}
+    return tiny.make_encoder(tmp_path_factory.mktemp("encoder") / "a", prompts=prompts)
+
+
+@pytest.fixture(scope="module")
+def library(folder: Path) -> Any:
+    with tiny.quiet():
+        return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+
+
+def written(file: Path, rows: list[Any]) -> Path:
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return file
+
+
+def scored(folder: Path, objective: EncoderObjective) -> dict[str, float]:
+    """Return the scores of the encoder in a folder on all documents."""
+    opened = Checkpoint.open(folder, "a")
+    model = load(opened, "cpu", causal=False, modules=opened)
+    rows = objective(model, tokenizer_of(opened), range(objective.info.documents))
+    return {metric: objective.aggregate(metric, values) for metric, values in rows.items()}
+
+
+def objective_of(kind: str, tmp_path: Path, rows: list[Any] | None = None) -> EncoderObjective:
+    return load_objective(kind, str(written(tmp_path / "rows.jsonl", rows or ROWS[kind])))
+
+
+def test_correlations_are_those_of_scipy_on_the_library_s_embeddings(
+    folder: Path, library: Any, tmp_path: Path
+) -> None:
+    found = scored(folder, objective_of("sts", tmp_path))
+    one, two = (library.encode([row[f"sentence{i}"] for row in ROWS["sts"]]) for i in (1, 2))
+    similar = library.similarity_pairwise(one, two).numpy().round(6)
+    gold = [row["score"] for row in ROWS["sts"]]
+    assert found["spearman"] == pytest.approx(spearmanr(similar, gold).statistic, abs=1e-6)
+    assert found["pearson"] == pytest.approx(pearsonr(similar, gold).statistic, abs=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", "manhattan"])
+def test_retrieval_is_that_of_the_library(
+    library: Any, folder: Path, tmp_path: Path, similarity: str
+) -> None:
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    other = tiny.make_encoder(tmp_path / "a", prompts={"query": "w1 ", "document": "w2 "})
+    settings = other / "config_sentence_transformers.json"
+    data = json.loads(settings.read_text()) | {"similarity_fn_name": similarity}
+    settings.write_text(json.dumps(data))
+    found = scored(other, objective_of("retrieval", tmp_path))
+    with tiny.quiet():
+        model = sentence_transformers.SentenceTransformer(str(other), device="cpu")
+    rows = [
+        row if isinstance(row["positive"], list) else {**row, "positive": [row["positive"]]}
+        for row in ROWS["retrieval"]
+    ]
+    texts = dict.fromkeys(t for row in rows for t in (*row["positive"], *row["negative"]))
+    theirs = InformationRetrievalEvaluator(
+        {str(i): row["query"] for i, row in enumerate(rows)},
+        {text: text for text in texts},
+        {str(i): set(row["positive"]) for i, row in enumerate(rows)},
+        precision_recall_at_k=[10],
+        write_csv=False,
+    )(model)
+    for metric in ("ndcg@10", "mrr@10", "recall@10"):
+        assert found[metric] == pytest.approx(theirs[f"{similarity}_{metric}"], abs=1e-9), metric
+    assert 0.05 < found["ndcg@10"] < 0.95
+
+
+def test_a_probe_learns_from_the_training_rows_only(
+    folder: Path, library: Any, tmp_path: Path
+) -> None:
+    objective = objective_of("classification", tmp_path)
+    assert objective.info.documents == 20
+    found = scored(folder, objective)
+    train, test = (
+        [row for row in ROWS["classification"] if row["train"] is wanted]
+        for wanted in (True, False)
+    )
+    probe = LogisticRegression(max_iter=1000)
+    probe.fit(library.encode([r["text"] for r in train]), [r["label"] for r in train])
+    answers = probe.predict(library.encode([r["text"] for r in test]))
+    assert found["accuracy"] == np.mean(
+        [a == r["label"] for a, r in zip(answers, test, strict=True)]
+    )
+    assert 0.2 < found["accuracy"] < 1
+
+
+def test_equal_scores_have_no_correlation(folder: Path, tmp_path: Path) -> None:
+    rows = [{**row, "score": 1} for row in ROWS["sts"]]
+    assert math.isnan(scored(folder, objective_of("sts", tmp_path, rows))["spearman"])
+
+
+WRONG: dict[str, tuple[str, list[Any], str]] = {
+    "no rows": ("sts", [], r"has no row to score on; write lines like \{\"sentence1\""),
+    "a list": ("sts", [[1]], r"line 1` is \[1\]; it must be a mapping"),
+    "no JSON": ("sts", ["{'a': 1}"], "line 1 cannot be read as JSON"),
+    "a column": (
+        "sts",
+        [{"sentence1": "a", "sentence_2": "b", "score": 1}],
+        r"line 1 has no column 'sentence2'; a row of sts is .*Did you mean 'sentence_2'\?",
+    ),
+    "no number": (
+        "sts",
+        [{"sentence1": "a", "sentence2": "b", "score": "4"}],
+        "line 1: score` is '4'; it must be a number",
+    ),
+    "no text": ("sts", [{"sentence1": "", "sentence2": "b", "score": 1}], "it must be text"),
+    "not finite": (
+        "sts",
+        [{"sentence1": "a", "sentence2": "b", "score": float("nan")}],
+        "every number must be finite",
+    ),
+    "no passage": (
+        "retrieval",
+        [{"query": "a", "positive": []}],
+        "line 1: positive` is .*a list with at least one entry",
+    ),
+    "passages": ("retrieval", [{"query": "a", "positive": [1]}], "positive` is 1; it must be text"),
+    "a label": (
+        "classification",
+        [{"text": "a", "label": 1.5}],
+        "label` is 1.5; it must be text or a whole number",
+    ),
+    "no training": (
+        "classification",
+        [{"text": "a", "label": "b"}],
+        r"has 0 rows with `train`: true and 0 labels in them; .*add `train`: true",
+    ),
+    "training only": (
+        "classification",
+        [{"text": "a", "label": "b", "train": True}],
+        "has no row to score on",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_file_is_one_sentence(case: str, tmp_path: Path) -> None:
+    kind, rows, expected = WRONG[case]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    with pytest.raises(ConfigError, match=expected):
+        load_objective(kind, str(file))
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no file .*gone.*folder"):
+        load_objective("sts", str(tmp_path / "gone.jsonl"))
