@@ -14,7 +14,7 @@ quickstart: $(BIN)/.installed
 
 # Real experts, real searches, the table: hours on one core. Interrupt it and call it again at will.
 showcase: $(BIN)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[showcase]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[encoders,showcase]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m scripts.real
 
 install: $(BIN)/.installed

@@ -48,6 +48,12 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
         raise RecipeError(
             "The recipe merges earlier merges, and a mergekit file cannot be a source of another."
         )
+    host = checkpoints[recipe.host]
+    if any(map(host.module_of, host.tensors)):
+        raise RecipeError(
+            f"{recipe.host!r} is a sentence encoder whose modules have weights, and mergekit does "
+            "not merge these."
+        )
     Planner(checkpoints, recipe.host).check_blocks(recipe)
     methods = sorted({layer.method for layer in recipe.every_layer()})
     if len(methods) > 1:

@@ -1,4 +1,4 @@
-"""Makes what the search files of the showcase need: the models, the adapters and the tasks.
+"""Makes what the search files of the showcase need: models, adapters, tasks, rows of encoders.
 
     python -m scripts.real.prepare
 
@@ -7,13 +7,14 @@ What is already there is kept.
 
 from __future__ import annotations
 
-from scripts.real import experts, tasks
+from scripts.real import encoders, experts, tasks
 
 
 def prepare() -> None:
-    """Fetch the base model, train all experts, and write all tasks."""
+    """Fetch the base models, train all experts, and write all tasks and rows."""
     experts.main([])
     tasks.write()
+    encoders.prepare()
 
 
 if __name__ == "__main__":

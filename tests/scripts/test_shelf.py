@@ -11,13 +11,16 @@ import lm_eval.tasks
 import pytest
 from few_tasks import only
 from stand_ins import Adapter, Model, dataset_cache, hub_cache, offline, snapshot
+from tiny import make_encoder
 from trusting import trust
 from typer.testing import CliRunner
 
 from evomerge.cli.commands import app
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
+from scripts.real import sentences
 from scripts.real import tasks as showcase
+from scripts.real.encoders import EXPERTS
 from scripts.real.searches import COMPOSITIONS, WAYS
 
 pytestmark = pytest.mark.thorough
@@ -179,6 +182,9 @@ def shelf(tmp_path_factory):
     models.mkdir(parents=True)
     for name in SHOWCASE:
         (models / name).symlink_to(snapshot(folder, f"showcase/{name}"))
+    base = make_encoder(models / "minilm", dense=0)
+    for seed, name in enumerate(EXPERTS, start=1):
+        make_encoder(models / name, seed=seed, near=base, dense=0)
     (models.parent / "adapters").mkdir()
     (models.parent / "adapters" / "spanish").symlink_to(snapshot(folder, "showcase/lora"))
     with pytest.MonkeyPatch.context() as patch, offline(folder):
@@ -187,6 +193,7 @@ def shelf(tmp_path_factory):
         trust(folder / "configs" / "tasks")
         patch.setattr(lm_eval.tasks, "TaskManager", only(*BUILT_IN))
         showcase.write()
+        sentences.write()
         yield folder / "configs"
 
 

@@ -11,6 +11,7 @@ from tiny import make, rewrite, save_tokenizer
 from transformers import AutoModelForCausalLM
 from trusting import trust
 
+import evomerge as evomerge_api
 from evomerge.config.schema import parse
 from evomerge.errors import CheckpointError
 from evomerge.merging.backend import load
@@ -144,3 +145,36 @@ def test_show_prints_documents_with_prompt_answer_and_target(tmp_path):
     for item in found:
         right = item["answer"].strip() == item["target"].strip()
         assert item["values"]["exact_match"] == float(right)
+
+
+ENCODES = """
+import torch
+
+def shape(model, tokenizer, documents):
+    with torch.no_grad():
+        states = [model.base_model(torch.tensor([[4 + i, 9]])).last_hidden_state for i in documents]
+    return [float(item.std()) for item in states]
+
+shape.documents = 12
+"""
+
+
+def test_an_exported_encoder_is_evaluated_by_functions_alone(tmp_path, monkeypatch):
+    (tmp_path / "shapes.py").write_text(ENCODES)
+    trust(tmp_path / "shapes.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    one = make(tmp_path / "one", "bert")
+    two = make(tmp_path / "two", "bert", seed=1, near=one)
+    data = {
+        "parents": [str(one), str(two)],
+        "dtype": "float32",
+        "space": {"kind": "parameters", "method": "linear"},
+        "objectives": [{"task": "shapes:shape", "metric": "score"}],
+        "evaluation": {split: {"documents": 4} for split in ("search", "validation", "test")},
+        "budget": {"candidates": 5},
+    }
+    run = evomerge_api.search(data, tmp_path / "run", progress=False)
+    model = run.export(tmp_path / "model")
+    scores = evomerge_api.evaluate(model, run.folder / "search.yaml")
+    recorded = run.winner.scores("test").aggregates
+    assert {key: item.value for key, item in scores.items()} == dict(recorded)
