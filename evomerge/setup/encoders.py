@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.modules import max_length
@@ -52,29 +53,47 @@ def encoder_in_words(host: Checkpoint) -> str | None:
     return "; ".join(filter(None, parts))
 
 
+def encoder_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the settings by which an encoder makes an embedding of a text: name -> value."""
+    assert checkpoint.modules is not None
+    return dict(checkpoint.modules.plain()) | {"max_seq_length": longest_text(checkpoint)}
+
+
 def module_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> list[str]:
-    """Return a sentence if only some parents are sentence encoders; the host comes first."""
+    """Return sentences about parents that lack the modules of others; the host comes first."""
     host, *others = checkpoints
     if host.modules is None:
         having = [names[item.reference] for item in others if item.modules is not None]
-        told = f"The host {names[host.reference]} has no modules.json, and {listed(having or '?')}"
-        return (
-            [
-                f"{told} {_has(having)}: the merge is a transformer without pooling; take another "
-                "host if it is to encode texts."
-            ]
-            if having
-            else []
-        )
+        if not having:
+            return []
+        return [
+            f"{_have(having)} modules of sentence-transformers and the host "
+            f"{names[host.reference]} has none, so the merge is a transformer without pooling; "
+            "take another host if it is to encode texts."
+        ]
     lacking = [names[item.reference] for item in others if item.modules is None]
     if not lacking:
         return []
     return [
-        f"{listed(lacking)} {_has(lacking)} no modules.json, so the merge encodes texts with the "
-        f"modules of the host {names[host.reference]}, also where a parent is scored or exported "
-        "alone."
+        f"{_have(lacking)} no modules.json, so the merge encodes texts with the modules of the "
+        f"host {names[host.reference]}, also where a parent is scored or exported alone."
     ]
 
 
-def _has(names: list[str]) -> str:
-    return "has" if len(names) == 1 else "have"
+def differing_modules(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each parent whose modules have other settings; the host is first."""
+    host, *others = (item for item in checkpoints if item.modules is not None)
+    own, notes = encoder_settings(host), []
+    for item in others:
+        theirs = encoder_settings(item)
+        keys = [key for key in {**own, **theirs} if own.get(key) != theirs.get(key)]
+        if keys:
+            notes.append(
+                f"{names[item.reference]} encodes texts by another {listed(keys)}; the merge takes "
+                f"those of {names[host.reference]}."
+            )
+    return notes
+
+
+def _have(names: list[str]) -> str:
+    return f"{listed(names)} {'has' if len(names) == 1 else 'have'}"

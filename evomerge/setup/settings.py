@@ -24,7 +24,7 @@ from evomerge.models.checkpoint import SECTIONS, Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.encoders import longest_text
+from evomerge.setup.encoders import encoder_settings
 from evomerge.space.paths.frame import parent_recipe
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
         own[name] |= _of_generation(data, checkpoint.generation, use) | tokens[name]
         merged |= _of_generation(of_merge, generation, use) | merged_tokens
         if use.encoders:
-            merged |= _of_modules(checkpoints[checked.host])
+            merged |= encoder_settings(checkpoints[checked.host])
             # Only the modules of the merges can encode the texts of a parent without.
             lends = checkpoint.modules is None
-            own[name] |= _of_modules(checkpoints[checked.host] if lends else checkpoint)
+            own[name] |= encoder_settings(checkpoints[checked.host] if lends else checkpoint)
         if use.templates:
             own[name][CHAT_TEMPLATE] = template_of(checkpoint)
             merged[CHAT_TEMPLATE] = template_of(checkpoints[giver])
@@ -237,13 +237,6 @@ def _of_config(data: Mapping[str, Any]) -> Settings:
         if key in found:
             found = {name: value for name, value in found.items() if name not in causes}
     return found
-
-
-def _of_modules(checkpoint: Checkpoint) -> Settings:
-    """Return the settings of the modules of a sentence encoder, by which it encodes texts."""
-    stack = checkpoint.modules
-    assert stack is not None
-    return dict(stack.plain()) | {"max_seq_length": longest_text(checkpoint)}
 
 
 def _of_generation(data: Mapping[str, Any], generation: str | None, use: _Use) -> Settings:

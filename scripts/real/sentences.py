@@ -17,6 +17,8 @@ Language: TypeAlias = Literal["en", "es", "de"]
 Meaning: TypeAlias = tuple[int, ...]
 """The number of the row that is taken in each of `PARTS`."""
 
+Pool: TypeAlias = Literal["experts", "documents"]
+
 LANGUAGES: tuple[Language, ...] = ("en", "es", "de")
 
 ROWS = ROOT / "rows"
@@ -105,20 +107,25 @@ def text(meaning: Meaning, language: Language) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
-def meanings(pool: Literal["experts", "documents"], seed: object) -> Iterator[Meaning]:
+def _pool(meaning: Meaning) -> Pool:
+    return "experts" if sum(meaning) % 3 else "documents"
+
+
+def meanings(pool: Pool, seed: object) -> Iterator[Meaning]:
     """Yield meanings at random; no meaning is in both pools."""
     draw = random.Random(f"{pool}/{seed}")
     while True:
         meaning = tuple(draw.randrange(len(part)) for part in PARTS)
-        if (sum(meaning) % 3 == 0) == (pool == "documents"):
+        if _pool(meaning) == pool:
             yield meaning
 
 
 def near(meaning: Meaning, draw: random.Random) -> Meaning:
-    """Return a meaning that differs in one part."""
+    """Return a meaning of the same pool that differs in one part."""
     part = draw.randrange(len(PARTS))
-    others = [row for row in range(len(PARTS[part])) if row != meaning[part]]
-    return (*meaning[:part], draw.choice(others), *meaning[part + 1 :])
+    rows = (row for row in range(len(PARTS[part])) if row != meaning[part])
+    others = [(*meaning[:part], row, *meaning[part + 1 :]) for row in rows]
+    return draw.choice([other for other in others if _pool(other) == _pool(meaning)])
 
 
 def write() -> None:

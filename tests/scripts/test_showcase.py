@@ -5,17 +5,19 @@ from __future__ import annotations
 import calendar
 import json
 import os
+import random
 import re
 import subprocess
 import sys
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import get_args
 
 import pytest
 import yaml
 
-from scripts.real import questions
+from evomerge.evaluation.tasks.encoders import load_objective
+from scripts.real import questions, sentences
 from scripts.real.questions import Pool, Question, draw
 from scripts.real.tasks import TASKS
 
@@ -171,3 +173,32 @@ def test_the_files_are_the_same_each_time(folder, tmp_path):
     for name in names:
         one, other = (folder / name).read_text("utf-8"), (again / name).read_text("utf-8")
         assert one.replace(str(folder), "") == other.replace(str(again), "")
+
+
+def test_no_sentence_of_the_questions_was_trained_on() -> None:
+    draw = random.Random(0)
+    pools = {}
+    for pool in ("experts", "documents"):
+        drawn = list(islice(sentences.meanings(pool, 0), 300))
+        pools[pool] = {*drawn, *(sentences.near(meaning, draw) for meaning in drawn)}
+    assert not pools["experts"] & pools["documents"]
+    for language in sentences.LANGUAGES:
+        texts = {sentences.text(meaning, language) for pool in pools.values() for meaning in pool}
+        assert len(texts) == sum(map(len, pools.values()))  # one text, one meaning
+
+
+def test_a_near_sentence_differs_in_one_part() -> None:
+    draw = random.Random(0)
+    for meaning in islice(sentences.meanings("documents", 0), 100):
+        other = sentences.near(meaning, draw)
+        assert sum(a != b for a, b in zip(meaning, other, strict=True)) == 1
+
+
+def test_the_rows_of_encoders_are_those_of_their_objective(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentences, "ROWS", tmp_path)
+    sentences.write()
+    for split, count in sentences.QUESTIONS.items():
+        objective = load_objective("retrieval", str(tmp_path / split / "spanish-german.jsonl"))
+        assert objective.info.documents == count

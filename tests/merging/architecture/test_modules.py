@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,30 @@ def test_the_folder_has_all_modules_of_the_host_and_loads(
     )
     evomerge.merge(file, tmp_path / "same")
     assert (texts_of(tmp_path / "same") == texts_of(one)).all()
+
+
+def test_a_merge_says_whose_modules_it_takes(tmp_path: Path) -> None:
+    one = tiny.make_encoder(tmp_path / "one", dense=0)
+    other = tiny.make_encoder(tmp_path / "other", near=one, dense=0, pooling="cls", length=9)
+    plain = tiny.make_encoder(tmp_path / "plain", near=one, dense=0)
+    (plain / "modules.json").unlink()
+    file = tmp_path / "recipe.yaml"
+
+    def notes(*parents: Path) -> list[str]:
+        models = "".join(f"  - {{model: {item}, parameters: {{weight: 1}}}}\n" for item in parents)
+        file.write_text(f"merge_method: linear\nmodels:\n{models}")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            evomerge.merge(file, tmp_path / f"out{len(list(tmp_path.iterdir()))}")
+        return [str(item.message).replace(f"{tmp_path}/", "") for item in caught]
+
+    assert notes(one, tiny.make_encoder(tmp_path / "two", seed=1, near=one, dense=0)) == []
+    (said,) = notes(one, other)
+    assert said.startswith("'other' encodes texts by another Pooling.pooling_mode and max_seq_len")
+    (said,) = notes(one, plain)
+    assert said.startswith("'plain' has no modules.json, so the merge encodes texts with")
+    (said,) = notes(plain, one)
+    assert said.startswith("'one' has modules of sentence-transformers and the host 'plain' has")
 
 
 def test_settings_and_weights_of_modules_are_in_the_fingerprint(
