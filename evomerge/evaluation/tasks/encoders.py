@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -150,10 +150,17 @@ class Sts(EncoderObjective):
         """Return the correlation of pairs; nan if all similarities, or all scores, are equal."""
         found = np.asarray(values, dtype=np.float64).T
         if metric == "spearman":
-            found = rankdata(found, axis=1)
+            found = np.array([_ranks(column) for column in found])
         one, other = found - found.mean(axis=1, keepdims=True)
         size = float(np.sqrt((one @ one) * (other @ other)))
         return float(one @ other) / size if size else float("nan")
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the ranks of numbers from 1 on; equal ones have the mean of theirs."""
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    means: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
+    return means[places]
 
 
 class Retrieval(EncoderObjective):
