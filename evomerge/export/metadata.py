@@ -99,7 +99,8 @@ def results_on_test(
             continue
         dataset = frozen.datasets.get("test", {}).get(task)
         # The split of the task, unless the name that the split has in the data set is known.
-        split = frozen.sources.get("test", {}).get(task, "").rpartition(":")[2] or "test"
+        _, has_split, split = frozen.sources.get("test", {}).get(task, "").rpartition(":")
+        split = split if has_split else "test"
         documents = scores.fidelity.get(task)
         count = f" on {documents} test documents" if documents else " on test documents"
         results.append(
