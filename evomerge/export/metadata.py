@@ -42,7 +42,7 @@ def task_of(host: Checkpoint) -> str:
         return SENTENCES
     given = host.config.get("architectures")
     name = str(given[0]) if isinstance(given, list) and given else ""
-    if name.endswith("ForConditionalGeneration") and "vision_config" in config:
+    if name.endswith("ForConditionalGeneration") and "vision_config" in host.config:
         return "image-text-to-text"
     return next((tag for end, tag in _TAGS.items() if re.search(end, name)), "text-generation")
 
