@@ -9,14 +9,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.fields import Section
-from evomerge.scores import ENCODER_METRICS, MODEL, MODEL_METRICS, NLL
+from evomerge.scores import CLASSIFIER_METRICS, ENCODER_METRICS, MODEL, MODEL_METRICS, NLL
 
 _METRIC = (
     "a metric of the task, as in lm-eval's results; `nll`: negative log-likelihood of a document's "
     "reference answer, in nats; `tokens`: generated tokens of a document; "
     "with `encoder` spearman or pearson (sts), ndcg@10, recall@10 or mrr@10 (retrieval), accuracy "
-    "(classification), of which the first is the default; "
-    "without a task or encoder `parameters` or `layers` of the merged model"
+    "(classification), of which the first is the default; with `classifier` what that says; "
+    "without a task, encoder or classifier `parameters` or `layers` of the merged model"
 )
 
 
@@ -26,31 +26,48 @@ class _Measured(Section):
     task: str | None = Field(
         None,
         description="task or group of lm-eval, or an objective function as `module:function`; "
-        "null for a property of the merged model, or with `encoder`",
+        "null for a property of the merged model, or with `encoder` or `classifier`",
     )
     encoder: Literal["sts", "retrieval", "classification"] | None = Field(
         None,
         description="what a sentence encoder is scored on, with rows of a `file`; sts: similarity "
         "of two sentences; retrieval: finding passages; classification: a linear probe",
     )
+    classifier: Literal["accuracy", "f1", "pairwise"] | None = Field(
+        None,
+        description="what a model with a classification head is scored by, with rows of a `file`; "
+        "accuracy: of texts or tokens; f1: macro F1; pairwise: how often a reward model scores the "
+        "chosen answer higher than the rejected one",
+    )
     file: str | None = Field(
-        None, description="with `encoder`: a file of rows, one JSON object in each line"
+        None,
+        description="with `encoder` or `classifier`: a file of rows, one JSON object in each line",
     )
     metric: str = Field("acc", description=_METRIC)
 
     @property
     def source(self) -> str:
-        """The task; of an encoder its kind and file; `model` for a property of the merged model."""
-        if self.encoder is not None and self.file is not None:
-            return f"{self.encoder} {PurePath(self.file).stem}"
+        """The task; with a file its kind and the file; `model` for a property of the model."""
+        if self.file is not None:
+            return f"{self.encoder or 'classifier'} {PurePath(self.file).stem}"
         return MODEL if self.task is None else self.task
+
+    @property
+    def rows(self) -> str | None:
+        """What the rows of the file are: a kind of `encoder`, `labels` or `pairwise`, or None."""
+        if self.classifier is None:
+            return self.encoder
+        return "pairwise" if self.classifier == "pairwise" else "labels"
 
     @model_validator(mode="before")
     @classmethod
-    def _metric_of_an_encoder(cls, data: Any) -> Any:
-        kind = data.get("encoder") if isinstance(data, Mapping) else None
-        if isinstance(kind, str) and kind in ENCODER_METRICS:
-            return {"metric": ENCODER_METRICS[kind][0], **data}
+    def _metric_of_rows(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            kind, wanted = data.get("encoder"), data.get("classifier")
+            if isinstance(kind, str) and kind in ENCODER_METRICS:
+                return {"metric": ENCODER_METRICS[kind][0], **data}
+            if isinstance(wanted, str):
+                return {"metric": wanted, **data}
         return data
 
     @field_validator("encoder", mode="before")
@@ -65,22 +82,31 @@ class _Measured(Section):
 
     @model_validator(mode="after")
     def _has_a_task(self) -> Self:
-        if self.encoder is not None:
-            if self.task is not None:
+        given = {"encoder": self.encoder, "classifier": self.classifier}
+        own = [(key, kind) for key, kind in given.items() if kind is not None]
+        for key, kind in own:
+            others = [name for name in ("task", *given) if name != key and getattr(self, name)]
+            if others:
                 raise ValueError(
-                    f"has the `task` {self.task!r} and the `encoder` {self.encoder}; remove one of "
-                    "the two"
+                    f"has the `{others[0]}` {getattr(self, others[0])!r} and the `{key}` {kind}; "
+                    "remove one of the two"
                 )
             if self.file is None:
                 raise ValueError(
-                    f"has the `encoder` {self.encoder} without a `file`; name a file of rows, one "
-                    "JSON object in each line"
+                    f"has the `{key}` {kind} without a `file`; name a file of rows, one JSON "
+                    "object in each line"
                 )
+            if key == "classifier" and self.metric != kind:
+                raise ValueError(
+                    f"has the `classifier` {kind} and the `metric` {self.metric}; remove `metric`"
+                )
+        if own:
             return self
         if self.file is not None:
             raise ValueError(
-                f"has the `file` {self.file!r} without an `encoder`; add `encoder`: "
-                f"{', '.join(ENCODER_METRICS)}"
+                f"has the `file` {self.file!r} without an `encoder` or `classifier`; add "
+                f"`encoder`: {', '.join(ENCODER_METRICS)}, or `classifier`: "
+                f"{', '.join(CLASSIFIER_METRICS)}"
             )
         if self.task is None and self.metric not in MODEL_METRICS:
             raise ValueError(

@@ -25,7 +25,7 @@ from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
 from evomerge.errors import ConfigError
-from evomerge.scores import MODEL, SPLITS, Constraint, Objective, Split
+from evomerge.scores import ENCODER_METRICS, MODEL, SPLITS, Constraint, Objective, Split
 
 GRADIENT = "gradient"
 """Name of the strategy that descends."""
@@ -259,18 +259,28 @@ class SearchConfig(Section):
 
     @property
     def tasks(self) -> list[str]:
-        """What the objectives and constraints are scored on, each once; see `encoders`."""
+        """What the objectives and constraints are scored on, each once; see `rows`."""
         sources = (item.source for item in (*self.objectives, *self.constraints))
         return [name for name in dict.fromkeys(sources) if name != MODEL]
 
     @property
-    def encoders(self) -> dict[str, tuple[str, str]]:
-        """Those of `tasks` that sentence encoders are scored on -> their kind and file."""
+    def rows(self) -> dict[str, tuple[str, str]]:
+        """Those of `tasks` whose documents are rows of a file -> what these are, and the file."""
         return {
-            item.source: (item.encoder, item.file)
+            item.source: (item.rows, item.file)
             for item in (*self.objectives, *self.constraints)
-            if item.encoder is not None and item.file is not None
+            if item.rows is not None and item.file is not None
         }
+
+    @property
+    def encoders(self) -> list[str]:
+        """Those of `rows` that sentence encoders are scored on."""
+        return [name for name, (kind, _) in self.rows.items() if kind in ENCODER_METRICS]
+
+    @property
+    def classifiers(self) -> list[str]:
+        """Those of `rows` that models with a classification head are scored on."""
+        return [name for name, (kind, _) in self.rows.items() if kind not in ENCODER_METRICS]
 
     @property
     def is_pool(self) -> bool:

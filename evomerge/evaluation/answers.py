@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from evomerge.evaluation.tasks.encoders import EncoderObjective
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
+from evomerge.evaluation.tasks.rows import RowsObjective
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
 from evomerge.scores import Scores
 
@@ -18,11 +18,12 @@ class TaskSet:
     """The tasks, and what else scores models, for the documents of a split.
 
     Attributes:
-        functions: functions of the user and objectives of encoders, by their names in the search.
+        functions: functions of the user and objectives with rows of a file, by their names in the
+            search.
     """
 
     harness: Harness | None
-    functions: Mapping[str, ObjectiveFunction | EncoderObjective]
+    functions: Mapping[str, ObjectiveFunction | RowsObjective]
 
     @property
     def info(self) -> TasksInfo:

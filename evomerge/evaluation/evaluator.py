@@ -19,10 +19,10 @@ from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
 from evomerge.evaluation.inference.vllm import VllmEngine
 from evomerge.evaluation.nll import nll, of_reference
-from evomerge.evaluation.tasks.encoders import EncoderObjective
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
+from evomerge.evaluation.tasks.rows import RowsObjective
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, first_text
 from evomerge.scores import MODEL, NLL, TOKENS, Example, Scores, Split
 
@@ -47,7 +47,7 @@ class Evaluator:
 
     Args:
         harness: the lm-eval tasks, or None if there are none.
-        functions: functions of the user, and objectives of sentence encoders.
+        functions: functions of the user, and objectives with rows of a file.
         batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
         backend: `hf` runs models by transformers; `vllm` loads their weights into a vLLM engine,
             which generates texts.
@@ -67,7 +67,7 @@ class Evaluator:
     def __init__(
         self,
         harness: Harness | None,
-        functions: Sequence[ObjectiveFunction | EncoderObjective] = (),
+        functions: Sequence[ObjectiveFunction | RowsObjective] = (),
         batch_size: int | Literal["auto"] = "auto",
         backend: Literal["hf", "vllm"] = "hf",
         by_split: Mapping[Split, TaskSet] | None = None,
@@ -277,7 +277,7 @@ class Evaluator:
         return model if self._rebuilt is None else self._rebuilt
 
     def _call(
-        self, function: ObjectiveFunction | EncoderObjective, model: Any, documents: Sequence[int]
+        self, function: ObjectiveFunction | RowsObjective, model: Any, documents: Sequence[int]
     ) -> dict[str, tuple[Any, ...]]:
         """Call an objective function, and note whether it changes the model or the tokenizer."""
         if self._rebuild is None or function.is_trusted:

@@ -16,6 +16,7 @@ from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.references import MERGE, is_file, is_folder, place, split_adapter, split_kind
 from evomerge.parsing.texts import read_text
 from evomerge.run.atomic import TemporaryFolder, check_new_folder
+from evomerge.setup.classifiers import head_notes
 from evomerge.setup.encoders import differing_modules, module_notes
 from evomerge.setup.merges import MergeOpener, pinned
 from evomerge.setup.parents import (
@@ -104,6 +105,7 @@ def merge_recipe(
         notes += module_notes(dict.fromkeys(every), shown)
         if every[0].modules is not None:
             notes += differing_modules(dict.fromkeys(every), shown)
+        notes += head_notes(dict.fromkeys(every), shown)
         notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)
         notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
         return tuple(notes)

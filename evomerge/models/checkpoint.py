@@ -78,6 +78,8 @@ class Checkpoint:
             for multi-token prediction.
         modules: of a sentence encoder, the transformer and what follows it; else None. The weights
             of a module are in `tensors`, with its folder before their names.
+        kept: names of tensors that are not merged but copied if this is the host: a classification
+            head that not all parents have.
         original: the checkpoint with the names on disk, if `tensors` has other names; else None.
     """
 
@@ -89,6 +91,7 @@ class Checkpoint:
     original: Checkpoint | None = None
     predictions: frozenset[str] = frozenset()
     modules: ModuleStack | None = None
+    kept: frozenset[str] = frozenset()
 
     @classmethod
     def open(
@@ -207,7 +210,7 @@ class Checkpoint:
             return "buffer"
         if self.module_of(name):
             return "head"
-        if is_other_modality(name):
+        if name in self.kept or is_other_modality(name):
             return "kept"
         return "embeddings" if _INPUT.search(name) and not _HEAD.search(name) else "head"
 

@@ -18,6 +18,7 @@ from evomerge.models.stacks import Modality, Stack, is_buffer, is_other_modality
 
 _WRAPPERS = frozenset(
     {"model", "language_model", "text_model", "llm", "base_model", "transformer", "backbone"}
+    | {"roberta", "deberta"}  # of types that are called camembert, xlm-roberta or deberta-v2
 )
 TEXT_TYPES = {
     **dict.fromkeys(("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"), "qwen2"),
@@ -272,6 +273,12 @@ def _advice(host: Checkpoint, parent: Checkpoint) -> str:
     kinds = [item.text_config.get("model_type") for item in (host, parent)]
     if kinds[0] != kinds[1]:
         return f"their architectures differ ({kinds[0]} and {kinds[1]})"
+    one, other = ((item.config.get("architectures") or [None])[0] for item in (host, parent))
+    if one != other and str(other).endswith("Classification"):
+        return (
+            f"the host is a {one} without the head of a {other}; make {parent.reference!r} the "
+            "host (`space.host`)"
+        )
     return "all parents must have the same architecture and size"
 
 

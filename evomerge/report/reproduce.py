@@ -26,7 +26,7 @@ def lm_eval_command(
     if len(evaluation.include) > 1:  # lm-eval takes one folder
         return None
     usual = evaluation.test.task_split in (None, "test")  # what lm-eval takes by itself
-    other = config.encoders or any(":" in task for task in tasks)
+    other = config.rows or any(":" in task for task in tasks)
     if evaluation.test.tasks or not usual or other:
         return None
     wanted = {

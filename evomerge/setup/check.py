@@ -12,6 +12,7 @@ from evomerge.errors import ConfigError
 from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.classifiers import check_chats, check_classifiers
 from evomerge.setup.descents import check_descents
 from evomerge.setup.encoders import check_encoders
 from evomerge.setup.memory import check_fit
@@ -75,6 +76,8 @@ def check_search(
     check_baselines(config, space)
     evaluator = load_tasks(config, allowed)
     check_images(config, evaluator, checkpoints[host])
+    if config.classifiers:
+        check_classifiers(checkpoints, host, evaluator)
     objectives = find_objectives(config, evaluator)
     constraints = find_constraints(config, evaluator)
     splits = find_splits(config, evaluator)
@@ -99,7 +102,7 @@ def check_search(
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
     from evomerge.merging.backend import tokenizer
 
-    tokenizer(checkpoints, recipes[START])  # transformers can load it
+    check_chats(evaluator, tokenizer(checkpoints, recipes[START]), host)
     _check_generation(config, checkpoints[host], tokenizers[0], evaluator)
     checked = CheckedSearch(
         config,

@@ -20,6 +20,7 @@ from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
+from evomerge.models.heads import with_heads_of_host
 from evomerge.models.references import MERGE, RUN, is_file, is_folder, place, split_adapter
 from evomerge.parsing.texts import json_value
 from evomerge.parsing.values import replaced
@@ -87,6 +88,8 @@ def fitting(
 ) -> dict[str, Checkpoint]:
     """Return the parents with the host's names of tensors, after checking that they fit.
 
+    Where not all can have the classification head of the host, it is not merged.
+
     Args:
         vocabularies: whether they must have as many rows of embeddings.
         tokenizer: the key in the user's file that lets vocabularies differ.
@@ -94,7 +97,7 @@ def fitting(
     Raises:
         CheckpointError: a parent does not fit the host.
     """
-    named = with_host_names(checkpoints, host)
+    named = with_heads_of_host(with_host_names(checkpoints, host), host)
     check_fit(named[host], list(named.values()), vocabularies=vocabularies, tokenizer=tokenizer)
     return named
 
@@ -150,8 +153,8 @@ def absolute_config(
 
 
 def _with_absolute_files(config: SearchConfig, relative_to: Path) -> SearchConfig:
-    """Return the search file with absolute paths of the files that encoders are scored on."""
-    names = config.encoders
+    """Return the search file with absolute paths of the files whose rows models are scored on."""
+    names = config.rows
     for split in SPLITS:
         section = getattr(config.evaluation, split)
         tasks = {

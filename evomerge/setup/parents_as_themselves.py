@@ -14,11 +14,13 @@ from typing import Literal, TypeAlias
 
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.heads import borrows_head
 from evomerge.recipe import Recipe
 from evomerge.report.words import listed
 from evomerge.run.history import Candidate
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.strategy import recipe_of
+from evomerge.setup.tasks import uses_templates
 from evomerge.setup.worker import as_stored, members_folder
 
 Part: TypeAlias = Literal["tokenizer", "chat template"]
@@ -43,15 +45,18 @@ def recipe_to_write(
 def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
     """Return whether a parent itself is exported for a candidate.
 
-    A parent without the modules that it was scored with is exported as a merge, which has them.
+    A parent without the modules or the head that it was scored with is exported as a merge, which
+    has them.
     """
     label = candidate.label
-    return label in checked.config.parents and not _lacks_modules(checked, str(label))
+    return label in checked.config.parents and not _borrows(checked, str(label))
 
 
-def _lacks_modules(checked: CheckedSearch, reference: str) -> bool:
-    """Return whether a parent encodes texts with the modules of the host."""
-    return bool(checked.config.encoders) and checked.checkpoints[reference].modules is None
+def _borrows(checked: CheckedSearch, reference: str) -> bool:
+    """Return whether a parent encodes or classifies texts with modules or head of the host."""
+    parent, host = checked.checkpoints[reference], checked.checkpoints[checked.host]
+    lacks_modules = bool(checked.config.encoders) and parent.modules is None
+    return lacks_modules or borrows_head(host, parent)
 
 
 def _unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:
@@ -109,15 +114,17 @@ def write_model(
 
 def _lent_part(checked: CheckedSearch, reference: str) -> Part | None:
     """Return what a parent takes from the merges; None: it has all that the tasks need."""
-    from evomerge.evaluation.tasks.functions import is_function
     from evomerge.merging.tokenizers.templates import template_of
 
     config, checkpoint = checked.config, checked.checkpoints[reference]
     if not has_tokenizer(checkpoint):
         return "tokenizer"
-    uses_templates = config.evaluation.chat_template or any(map(is_function, config.tasks))
     giver = checked.checkpoints[checked.tokenizer_giver]
-    if not uses_templates or template_of(checkpoint) is not None or template_of(giver) is None:
+    if (
+        not uses_templates(config)
+        or template_of(checkpoint) is not None
+        or template_of(giver) is None
+    ):
         return None
     return "chat template"
 

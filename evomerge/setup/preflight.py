@@ -13,6 +13,7 @@ from evomerge.report.words import sampling_note, setting_lines, short_names, siz
 from evomerge.scores import NLL
 from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.classifiers import classifier_in_words, head_notes, padding_notes
 from evomerge.setup.descents import slope_note
 from evomerge.setup.encoders import encoder_in_words, module_notes
 from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
@@ -65,6 +66,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "layers": len(host.decoder_stack),
         **modality_rows(checked),
         "encoder": encoder_in_words(host),
+        "classifier": classifier_in_words(host),
         "space": config.space.kind,
         "dimension": len(space.genes),
         "population": population,
@@ -120,6 +122,8 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
         *setting_lines(checked.settings, names),
         *lent_notes(checked, names),
         *module_notes([host, *others], names),
+        *head_notes([host, *others], names),
+        *padding_notes(host, checked.evaluator),
         *code_notes(checked.host, [host.folder / "config.json", *host.companions]),
         *modality_notes(checked),
         *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
@@ -175,7 +179,7 @@ def _tasks_by_answer(checked: CheckedSearch) -> tuple[list[str], list[str]]:
     return texts, [
         name
         for name, kind in kinds.items()
-        if kind not in ("generate_until", "function", "encoder")
+        if kind not in ("generate_until", "function", "encoder", "classifier")
     ]
 
 

@@ -36,6 +36,7 @@ from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.classifiers import check_head
 from evomerge.setup.executors import EXECUTORS
 from evomerge.setup.freeze import other_versions
 from evomerge.setup.merges import MergeOpener, pinned
@@ -243,6 +244,7 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
         )
     with TemporaryFolder() as folder:  # for a merge
         checkpoint = MergeOpener(open_model, models=folder)(model, Path.cwd())
+        check_head(checkpoint, checked.evaluator)
         return score_single(
             checked.evaluator,
             lambda: load_single(checked.config, checkpoint),

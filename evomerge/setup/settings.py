@@ -22,9 +22,11 @@ from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
 from evomerge.models.checkpoint import SECTIONS, Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
+from evomerge.models.heads import borrows_head
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.encoders import encoder_settings
+from evomerge.setup.tasks import uses_templates
 from evomerge.space.paths.frame import parent_recipe
 
 if TYPE_CHECKING:
@@ -131,6 +133,11 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
     )
 
     def is_unlike(name: str) -> bool:
+        host, parent = checkpoints[checked.host], checkpoints[name]
+        if borrows_head(host, parent):
+            return False  # only a merge has the head that it is scored with
+        if host.kept and name != checked.host:
+            return True  # it has a head of its own for these labels
         # A parent without a template of its own can be scored with that of the merges only.
         missing = [CHAT_TEMPLATE] if own[name].get(CHAT_TEMPLATE) is None else []
         rows = plan.rows
@@ -159,17 +166,19 @@ class _Use(NamedTuple):
     sampled: bool  # tokens of texts are drawn at random
     functions: bool  # functions of the user score models, which may use anything
     encoders: bool  # texts are encoded by the modules of sentence encoders
+    classifiers: bool  # texts are classified
 
 
 def _use_of(checked: CheckedSearch) -> _Use:
     tasks = list(checked.evaluator.info.tasks.values())
     functions = any(task.kind == "function" for task in tasks)
     return _Use(
-        checked.config.evaluation.chat_template or functions,
+        uses_templates(checked.config),
         functions or any(task.kind == "generate_until" for task in tasks),
         any(task.is_sampled for task in tasks),
         functions,
         any(task.kind == "encoder" for task in tasks),
+        any(task.kind == "classifier" for task in tasks),
     )
 
 
@@ -273,7 +282,8 @@ def _tokens(
     from evomerge.merging.backend import tokenizer, tokenizer_of
 
     def settings(loaded: Any) -> Settings:
-        found = settings_of(loaded, texts=use.texts, functions=use.functions or use.encoders)
+        functions = use.functions or use.encoders or use.classifiers
+        found = settings_of(loaded, texts=use.texts, functions=functions)
         if use.encoders and not use.functions:
             del found["model_max_length"]  # which is a part of `max_seq_length`
         return found
@@ -305,8 +315,8 @@ def settings_of(tokenizer: Any, *, texts: bool, functions: bool) -> Settings:
 
     Args:
         texts: whether texts are generated, so that it counts how tokens become a text.
-        functions: whether functions of the user score models, or texts are encoded: both use what
-            lm-eval does not.
+        functions: whether functions of the user score models, or texts are encoded or classified:
+            all use what lm-eval does not.
     """
     core = getattr(tokenizer, "backend_tokenizer", None)
     names = ["model_max_length", *(_OF_FUNCTIONS if functions else ())]

@@ -19,9 +19,9 @@ from evomerge.trust.modules import files_of_module, is_of_host
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.tasks.documents import DocumentPool
-    from evomerge.evaluation.tasks.encoders import EncoderObjective
     from evomerge.evaluation.tasks.functions import ObjectiveFunction
     from evomerge.evaluation.tasks.info import TasksInfo
+    from evomerge.evaluation.tasks.rows import RowsObjective
 
 
 def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile]:
@@ -40,8 +40,8 @@ def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile
 
     supplied = [getattr(config.evaluation, split).tasks for split in SPLITS]
     data = {
-        *config.encoders,
-        *(of[name] for of in supplied for name in of.keys() & config.encoders),
+        *config.rows,
+        *(of[name] for of in supplied for name in of.keys() & config.rows),
     }
     every = [*config.tasks, *(name for of in supplied for name in of.values())]
     names = [name for name in dict.fromkeys(every) if name not in data]
@@ -69,8 +69,17 @@ def lm_eval_tasks(config: SearchConfig) -> list[str]:
     """Return the tasks and groups of lm-eval that models are scored on."""
     from evomerge.evaluation.tasks.functions import is_function
 
-    names = (name for name in config.tasks if name not in config.encoders)
+    names = (name for name in config.tasks if name not in config.rows)
     return [name for name in names if not is_function(name)]
+
+
+def uses_templates(config: SearchConfig) -> bool:
+    """Return whether texts may be made by chat templates; a user's function may do anything."""
+    from evomerge.evaluation.tasks.functions import is_function
+
+    kinds = [kind for kind, _ in config.rows.values()]
+    functions = any(map(is_function, config.tasks))
+    return config.evaluation.chat_template or functions or "pairwise" in kinds
 
 
 def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
@@ -84,7 +93,7 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.inference.reference import Reasoning
     from evomerge.evaluation.inference.vllm_start import check_vllm
-    from evomerge.evaluation.tasks.encoders import load_objective
+    from evomerge.evaluation.tasks.files import load_objective
     from evomerge.evaluation.tasks.functions import find, is_function
     from evomerge.evaluation.tasks.harness import Harness
 
@@ -94,10 +103,10 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     allowed.require(code_files(config))
     measured = (*config.objectives, *config.constraints)
     tasks = lm_eval_tasks(config)
-    functions: dict[str, ObjectiveFunction | EncoderObjective] = {
+    functions: dict[str, ObjectiveFunction | RowsObjective] = {
         name: find(name) for name in config.tasks if is_function(name)
     }
-    for name, (kind, file) in config.encoders.items():
+    for name, (kind, file) in config.rows.items():
         functions[name] = load_objective(kind, file, evaluation.batch_size, name)
     harness = None
     if tasks:
@@ -117,8 +126,8 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
         task_splits = _task_splits(section, tasks, functions, where)
         if section.tasks or task_splits:
             own = {
-                name: load_objective(config.encoders[name][0], item, evaluation.batch_size)
-                if name in config.encoders
+                name: load_objective(config.rows[name][0], item, evaluation.batch_size)
+                if name in config.rows
                 else find(item)
                 for name, item in section.tasks.items()
                 if name in functions

@@ -245,7 +245,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no encoder": (
         {"objectives": [{"file": "pairs.jsonl", "task": "x"}]},
-        "has the `file` 'pairs.jsonl' without an `encoder`",
+        "has the `file` 'pairs.jsonl' without an `encoder` or `classifier`",
     ),
     "mteb": (
         {"objectives": [{"encoder": "mteb:STS12"}]},

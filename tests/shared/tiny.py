@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,15 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         max_position_embeddings=64,
         pad_token_id=0,
     ),
+    "roberta": lambda: transformers.RobertaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=65,  # positions begin behind that of padding
+        pad_token_id=0,
+    ),
     "t5": lambda: transformers.T5Config(
         vocab_size=VOCABULARY,
         d_model=16,
@@ -131,6 +140,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 
 CLASSES: dict[str, str] = {
     "bert": "BertForMaskedLM",
+    "roberta": "RobertaForMaskedLM",
     "t5": "T5ForConditionalGeneration",
     "llava": "LlavaForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
@@ -231,6 +241,47 @@ def make_encoder(
             model.load_state_dict(weights)
         randomize(model, seed, around=near is not None)
         model.to(getattr(torch, dtype)).save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+def make_classifier(
+    folder: Path,
+    architecture: str = "bert",
+    labels: Sequence[str] = ("bad", "good"),
+    *,
+    head: str = "Sequence",
+    seed: int = 0,
+    near: Path | None = None,
+    dtype: str = "float32",
+    template: str | None = None,
+    **changes: Any,
+) -> Path:
+    """Save a random model with a classification head, and return its folder.
+
+    Args:
+        labels: the names in the config; with one, it is a reward model.
+        head: `Sequence` or `Token`.
+        template: a chat template of its tokenizer.
+        architecture, seed, near, dtype, changes: see `make`.
+    """
+    config = CONFIGS[architecture]()
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: number for number, name in enumerate(labels)}
+    for key, value in changes.items():
+        setattr(config, key, value)
+    kind = getattr(transformers, f"AutoModelFor{head}Classification")
+    with quiet():
+        model = kind.from_config(config)
+        if near is not None:
+            model = type(model).from_pretrained(near, dtype=torch.float32)
+        randomize(model, seed, around=near is not None)
+        with torch.no_grad():  # so that texts get different labels
+            for parameter in model.parameters() if near is None else ():
+                parameter.mul_(1 if parameter.dim() == 1 else 6)
+        model.to(getattr(torch, dtype)).save_pretrained(folder)
+    save_tokenizer(folder)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
     return folder
 
 

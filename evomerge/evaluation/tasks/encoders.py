@@ -7,18 +7,15 @@ document:
     retrieval       {"query": "...", "positive": ["...", "..."], "negative": ["...", "..."]}
     classification  {"text": "...", "label": "..."}; with "train": true the probe learns from it
 
-An objective is called as a function of the user is (`functions.py`); but it is our own, so the
-model is the same afterwards.
+See also `rows.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,14 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from evomerge.errors import ConfigError, did_you_mean
+from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.encoding import Role, TextEncoder, stack_of
-from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
-from evomerge.parsing.texts import json_value, read_text
+from evomerge.evaluation.tasks.rows import BatchSize, Row, RowsObjective
 from evomerge.parsing.values import Values
 from evomerge.scores import ENCODER_METRICS
-
-Row: TypeAlias = Mapping[str, Any]
 
 Encode: TypeAlias = Callable[[Sequence[str], Role], Tensor]
 """Returns the embeddings of texts, one in each row."""
@@ -56,35 +50,14 @@ _ITERATIONS = 1000  # of a linear probe, at most
 _VALUES = Values(ConfigError)
 
 
-class EncoderObjective(ABC):
-    """A kind of objective of sentence encoders, with the rows of its file.
+class EncoderObjective(RowsObjective):
+    """A kind of objective of sentence encoders."""
 
-    Attributes:
-        rows: the documents, by id.
-        digests: of the file's text, by which a run notices that it has changed.
-        is_trusted: the model is the same after a call.
-    """
+    model = "encoder"
 
-    kind: str
-    needed: tuple[str, ...]
-    """The columns that each row has."""
-
-    example: str
-    """A row, for errors."""
-
-    compared: tuple[str, ...]
-    """The columns that make two rows the same document."""
-
-    is_mean = True
-    """Whether the score is the mean of one value for each document."""
-
-    is_trusted = True
-
-    def __init__(self, name: str, rows: Sequence[Row], digest: str, encoder: TextEncoder) -> None:
-        self.rows, self._encoder = rows, encoder
-        self.digests = {"documents": digest}
-        metrics = dict.fromkeys(ENCODER_METRICS[self.kind], MetricInfo(True, self.is_mean))
-        self.info = TaskInfo(name, "encoder", len(rows), metrics)
+    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
+        super().__init__(name, rows, digest, ENCODER_METRICS[self.kind])
+        self._encoder = TextEncoder(batch_size)
 
     def __call__(
         self, model: Any, tokenizer: Any, documents: Sequence[int]
@@ -102,24 +75,10 @@ class EncoderObjective(ABC):
         similarity = _SIMILARITIES[stack_of(model).similarity]
         return self._measured([self.rows[i] for i in documents], encode, similarity)
 
-    @staticmethod
-    @abstractmethod
-    def checked(row: Row, where: str) -> Row:
-        """Return a row, after a check that it has its columns; `where` names it in errors."""
-
     @abstractmethod
     def _measured(
         self, rows: Sequence[Row], encode: Encode, similarity: Similarity
     ) -> dict[str, tuple[Any, ...]]: ...
-
-    def aggregate(self, metric: str, values: Sequence[Any]) -> float:
-        """Return the score from the values of a metric."""
-        return float(sum(values) / len(values))
-
-    def forms(self, document: int) -> tuple[str, ...]:
-        """Return the texts by which a document is compared with those of other splits."""
-        texts = (value for key, value in self.rows[document].items() if key in self.compared)
-        return ("\n".join(texts),)
 
 
 class Sts(EncoderObjective):
@@ -127,7 +86,11 @@ class Sts(EncoderObjective):
 
     kind, needed = "sts", ("sentence1", "sentence2", "score")
     example = '{"sentence1": "...", "sentence2": "...", "score": 3.5}'
-    is_mean, compared = False, ("sentence1", "sentence2")
+    compared = ("sentence1", "sentence2")
+
+    def is_mean(self, metric: str) -> bool:
+        """Return false: a correlation is one of all documents together."""
+        return False
 
     @staticmethod
     def checked(row: Row, where: str) -> Row:
@@ -170,8 +133,8 @@ class Retrieval(EncoderObjective):
     example = '{"query": "...", "positive": ["..."], "negative": ["..."]}, the last if wanted'
     compared = ("query",)
 
-    def __init__(self, name: str, rows: Sequence[Row], digest: str, encoder: TextEncoder) -> None:
-        super().__init__(name, rows, digest, encoder)
+    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
+        super().__init__(name, rows, digest, batch_size)
         self._passages = {
             text: place
             for place, text in enumerate(
@@ -217,9 +180,9 @@ class Classification(EncoderObjective):
     example = '{"text": "...", "label": "...", "train": true}, the last where the probe learns'
     compared = ("text",)
 
-    def __init__(self, name: str, rows: Sequence[Row], digest: str, encoder: TextEncoder) -> None:
+    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         self._train = [row for row in rows if row["train"]]
-        super().__init__(name, [row for row in rows if not row["train"]], digest, encoder)
+        super().__init__(name, [row for row in rows if not row["train"]], digest, batch_size)
         labels = {row["label"] for row in self._train}
         if len(labels) < 2:
             raise ConfigError(
@@ -254,43 +217,4 @@ class Classification(EncoderObjective):
         return {"accuracy": tuple(right)}
 
 
-_KINDS: Mapping[str, type[EncoderObjective]] = {
-    kind.kind: kind for kind in (Sts, Retrieval, Classification)
-}
-
-
-def load_objective(
-    kind: str, file: str, batch_size: int | Literal["auto"] = "auto", name: str | None = None
-) -> EncoderObjective:
-    """Read the file of an objective.
-
-    Args:
-        batch_size: see `TextEncoder`.
-        name: its name in the search; None: a split takes its documents, so it is named by the file.
-
-    Raises:
-        ConfigError: there is no such file, it has no rows, or a row lacks a column.
-    """
-    made, path = _KINDS[kind], Path(file)
-    missing = (
-        f"objectives: there is no file {file!r}; its path starts from the search file's folder."
-    )
-    text = read_text(path, ConfigError, missing)
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        where = f"{path}, line {number}"
-        if line.strip():
-            row = _VALUES.mapping(json_value(line, where, ConfigError), where)
-            for column in made.needed:
-                if column not in row:
-                    raise ConfigError(
-                        f"objectives: {where} has no column {column!r}; a row of {kind} is "
-                        f"{made.example}.{did_you_mean(column, row)}"
-                    )
-            rows.append(made.checked(row, where))
-    if not any(not row.get("train") for row in rows):
-        raise ConfigError(
-            f"objectives: {path} has no row to score on; write lines like {made.example}."
-        )
-    name = name or f"{kind} {path.parent.name}/{path.stem}"
-    return made(name, rows, hashlib.sha256(text.encode()).hexdigest(), TextEncoder(batch_size))
+KINDS: tuple[type[EncoderObjective], ...] = (Sts, Retrieval, Classification)

@@ -14,7 +14,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.encoders import EncoderObjective, load_objective
+from evomerge.evaluation.tasks.files import load_objective
+from evomerge.evaluation.tasks.rows import RowsObjective
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 
@@ -62,7 +63,7 @@ def written(file: Path, rows: list[Any]) -> Path:
     return file
 
 
-def scored(folder: Path, objective: EncoderObjective) -> dict[str, float]:
+def scored(folder: Path, objective: RowsObjective) -> dict[str, float]:
     """Return the scores of the encoder in a folder on all documents."""
     opened = Checkpoint.open(folder, "a")
     model = load(opened, "cpu", causal=False, modules=opened)
@@ -70,7 +71,7 @@ def scored(folder: Path, objective: EncoderObjective) -> dict[str, float]:
     return {metric: objective.aggregate(metric, values) for metric, values in rows.items()}
 
 
-def objective_of(kind: str, tmp_path: Path, rows: list[Any] | None = None) -> EncoderObjective:
+def objective_of(kind: str, tmp_path: Path, rows: list[Any] | None = None) -> RowsObjective:
     return load_objective(kind, str(written(tmp_path / "rows.jsonl", rows or ROWS[kind])))
 
 

@@ -1,0 +1,187 @@
+"""Running models with a classification head on texts, as transformers runs them one by one.
+
+Texts of about one length are padded on the right and go through the model together. What depends on
+the tokenizer only is done once for each distinct text.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from evomerge.errors import CandidateError
+from evomerge.evaluation.inference.batches import batching
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a model reads at once.
+
+    Attributes:
+        texts: a text, or a pair of texts; the words of a text; or messages of a chat as JSON.
+    """
+
+    texts: tuple[str, ...]
+    form: Literal["text", "words", "chat"] = "text"
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The tokenizer's output for one input; of words, the place of each one's first token."""
+
+    columns: Mapping[str, list[int]]
+    first: tuple[int | None, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.columns["input_ids"])
+
+
+class Classifier:
+    """Runs one model after the other on texts.
+
+    Args:
+        batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
+    """
+
+    def __init__(self, batch_size: int | Literal["auto"] = "auto") -> None:
+        self.batch_size = batch_size
+        self._tokenizer: Any = None
+        self._longest = 0
+        self._tokens: dict[Input, _Tokens] = {}
+        self._cut: tuple[tuple[Input, ...], bool, list[list[int]]] | None = None
+
+    @torch.inference_mode()
+    def __call__(self, model: Any, tokenizer: Any, inputs: Iterable[Input]) -> dict[Input, Tensor]:
+        """Return the logits of each distinct input, as float32 on the CPU.
+
+        They have the shape [labels], of words [words, labels]; a word without a token, such as one
+        behind the largest length, has NaN.
+
+        Raises:
+            CandidateError: a logit is not finite.
+        """
+        longest = longest_input(model, tokenizer)
+        if tokenizer is not self._tokenizer or longest != self._longest:
+            self._tokenizer, self._longest, self._tokens, self._cut = tokenizer, longest, {}, None
+        distinct = tuple(dict.fromkeys(inputs))
+        self._tokenize([item for item in distinct if item not in self._tokens])
+        alone = not takes_padding(model.config)
+        if self._cut is None or self._cut[:2] != (distinct, alone):
+            limits = batching(model, self.batch_size)
+            limits = replace(limits, rows=1) if alone else limits
+            lengths = [len(self._tokens[item]) for item in distinct]
+            self._cut = (distinct, alone, limits.cut(lengths))
+        found = {}
+        for group in self._cut[2]:
+            items = [distinct[place] for place in group]
+            logits = model(**self._batch(model, items)).logits.float().cpu()
+            for item, row in zip(items, logits, strict=True):
+                found[item] = self._of_words(item, row) if item.form == "words" else row
+                if not self._is_finite(item, found[item]):
+                    raise CandidateError("The model's logits are not finite numbers.")
+        return found
+
+    def _tokenize(self, items: Sequence[Input]) -> None:
+        """Keep the tokens of inputs; those of one form go to the tokenizer together."""
+        alike: dict[tuple[str, int], list[Input]] = {}
+        for item in items:
+            count = 0 if item.form == "words" else len(item.texts)
+            alike.setdefault((item.form, count), []).append(item)
+        for (form, _), group in alike.items():
+            options: dict[str, Any] = {"truncation": True, "max_length": self._longest}
+            if form == "chat":
+                texts = [self._chat(item.texts[0]) for item in group]
+                encoded = self._tokenizer(texts, add_special_tokens=False, **options)
+            elif form == "words":
+                words = [list(item.texts) for item in group]
+                encoded = self._tokenizer(words, is_split_into_words=True, **options)
+            else:
+                columns = map(list, zip(*(item.texts for item in group), strict=True))
+                encoded = self._tokenizer(*columns, **options)
+            for place, item in enumerate(group):
+                own = {name: list(column[place]) for name, column in encoded.items()}
+                first = _firsts(encoded.word_ids(place), item) if form == "words" else ()
+                self._tokens[item] = _Tokens(own, first)
+
+    def _chat(self, messages: str) -> str:
+        text: str = self._tokenizer.apply_chat_template(json.loads(messages), tokenize=False)
+        return text
+
+    def _batch(self, model: Any, items: Sequence[Input]) -> dict[str, Any]:
+        """Return the model's arguments for some inputs, padded on the right."""
+        known = inspect.signature(model.forward).parameters
+        tokens = [self._tokens[item] for item in items]
+        length = max(map(len, tokens))
+        padding = {
+            "input_ids": _padding_of(model.config) or 0,
+            "token_type_ids": self._tokenizer.pad_token_type_id,
+        }
+        found: dict[str, Any] = {
+            name: torch.tensor(
+                [
+                    item.columns[name] + [padding.get(name, 0)] * (length - len(item))
+                    for item in tokens
+                ],
+                device=model.device,
+            )
+            for name in tokens[0].columns
+            if name in known
+        }
+        return found | ({"use_cache": False} if "use_cache" in known else {})
+
+    def _of_words(self, item: Input, logits: Tensor) -> Tensor:
+        """Return the logits of each word's first token."""
+        rows = torch.full((len(item.texts), logits.shape[-1]), torch.nan)
+        for word, place in enumerate(self._tokens[item].first):
+            if place is not None:
+                rows[word] = logits[place]
+        return rows
+
+    def _is_finite(self, item: Input, logits: Tensor) -> bool:
+        if item.form == "words":
+            logits = logits[[place is not None for place in self._tokens[item].first]]
+        return bool(logits.isfinite().all())
+
+
+def longest_input(model: Any, tokenizer: Any) -> int:
+    """Return the largest number of tokens that model and tokenizer allow; longer inputs are cut."""
+    rows = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = rows if isinstance(rows, int) and rows > 0 else _NO_LIMIT
+    for name, module in model.named_modules():
+        is_table = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+        if is_table and module.padding_idx is not None:  # of RoBERTa: positions begin behind it
+            limit = min(limit, module.num_embeddings - module.padding_idx - 1)
+    return int(min(limit, tokenizer.model_max_length, _NO_LIMIT))
+
+
+_NO_LIMIT = 2**30
+"""Tokens of an input, where neither model nor tokenizer has a limit."""
+
+
+def takes_padding(config: Any) -> bool:
+    """Whether padding on the right changes no score, so that texts can share a batch.
+
+    transformers finds the last token of a text by the token of padding. A model that reads what is
+    at the end of the row (XLNet) must get each text alone.
+    """
+    return _padding_of(config) is not None and getattr(config, "summary_type", "") != "last"
+
+
+def _padding_of(config: Any) -> int | None:
+    found: int | None = getattr(config.get_text_config(), "pad_token_id", None)
+    return found
+
+
+def _firsts(words: Sequence[int | None], item: Input) -> tuple[int | None, ...]:
+    """Return the place of the first token of each word; None: it has none."""
+    places: dict[int, int] = {}
+    for place, word in enumerate(words):
+        if word is not None:
+            places.setdefault(word, place)
+    return tuple(places.get(word) for word in range(len(item.texts)))

@@ -1,0 +1,246 @@
+"""What models with a classification head are scored on: rows of a file, and metrics of the logits.
+
+Each row is a document:
+
+    labels    {"text": "...", "label": "..."}, with "text_pair" for a pair of texts
+    tokens    {"tokens": ["...", "..."], "labels": ["...", "..."]}
+    pairwise  {"chosen": "...", "rejected": "..."}, with "prompt" if wanted
+
+A label is a name of the model's `id2label`, or its number there. See also `rows.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from evomerge.errors import ConfigError
+from evomerge.evaluation.inference.classifying import Classifier, Input
+from evomerge.evaluation.tasks.rows import BatchSize, Row, RowsObjective
+from evomerge.parsing.values import Values
+
+_VALUES = Values(ConfigError)
+
+Label: TypeAlias = str | int
+
+Chat: TypeAlias = list[Mapping[str, Any]]
+"""Messages, each with a role and a content."""
+
+Pairs: TypeAlias = tuple[tuple[str, str], ...]
+"""The names of the label that a model finds, and of the right one."""
+
+
+class ClassifierObjective(RowsObjective):
+    """A kind of objective of models with a classification head.
+
+    Attributes:
+        head: what the head classifies: `texts` or `tokens`.
+    """
+
+    model = "classifier"
+    head = "texts"
+    metrics: tuple[str, ...]
+
+    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
+        super().__init__(name, rows, digest, self.metrics)
+        self._classify = Classifier(batch_size)
+
+    def __call__(
+        self, model: Any, tokenizer: Any, documents: Sequence[int]
+    ) -> dict[str, tuple[Any, ...]]:
+        """Return metric -> one value for each document, of which `aggregate` makes the score.
+
+        Raises:
+            CandidateError: a logit is not finite.
+        """
+        rows = [self.rows[i] for i in documents]
+        inputs = [self._inputs(row, tokenizer) for row in rows]
+        logits = self._classify(model, tokenizer, [item for of_row in inputs for item in of_row])
+        found = [
+            self._measured(row, [logits[item] for item in of_row], model.config.id2label)
+            for row, of_row in zip(rows, inputs, strict=True)
+        ]
+        return {metric: tuple(item[metric] for item in found) for metric in self.metrics}
+
+    def labels(self) -> Iterator[tuple[int, Label]]:
+        """Yield document and label, for each label in the rows."""
+        return iter(())
+
+    def chats(self) -> Iterator[tuple[int, Chat]]:
+        """Yield document and messages, for each list of messages that the model reads."""
+        return iter(())
+
+    @abstractmethod
+    def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
+        """Return what the model reads of a row."""
+
+    @abstractmethod
+    def _measured(
+        self, row: Row, logits: Sequence[Tensor], names: Mapping[int, str]
+    ) -> dict[str, Any]:
+        """Return metric -> value of a document, of the logits of its inputs."""
+
+
+class _Labelled(ClassifierObjective):
+    """Whether the label with the largest logit is the right one."""
+
+    metrics = ("accuracy", "f1")
+
+    def is_mean(self, metric: str) -> bool:
+        """Return whether it is the accuracy: F1 is one of all documents together."""
+        return metric == "accuracy"
+
+    def aggregate(self, metric: str, values: Sequence[Any]) -> float:
+        """Return the mean accuracy, or the F1 of all labels, each of the same weight."""
+        if metric == "accuracy":
+            return super().aggregate(metric, values)
+        return macro_f1([pair for pairs in values for pair in pairs])
+
+    def labels(self) -> Iterator[tuple[int, Label]]:
+        """Yield document and label, for each label in the rows."""
+        for document, row in enumerate(self.rows):
+            for label in row["labels"]:
+                yield document, label
+
+    def _measured(
+        self, row: Row, logits: Sequence[Tensor], names: Mapping[int, str]
+    ) -> dict[str, Any]:
+        found = logits[0].reshape(len(row["labels"]), -1)
+        pairs: Pairs = tuple(
+            (names[int(item.argmax())], label if isinstance(label, str) else names[label])
+            for item, label in zip(found, row["labels"], strict=True)
+            if not item.isnan().any()  # a word that was cut off
+        )
+        right = sum(one == other for one, other in pairs)
+        return {"accuracy": right / len(pairs) if pairs else 0.0, "f1": pairs}
+
+
+class TextLabels(_Labelled):
+    """Texts, or pairs of texts, with one label each."""
+
+    kind, needed, compared = "labels", ("text", "label"), ("text", "text_pair")
+    example = '{"text": "...", "label": "..."} or {"tokens": ["..."], "labels": ["..."]}'
+
+    @staticmethod
+    def checked(row: Row, where: str) -> Row:
+        """Return a row with one or two texts and a list of one label."""
+        found = {
+            key: _VALUES.text(row[key], f"{where}: {key}")
+            for key in ("text", "text_pair")
+            if row.get(key) is not None
+        }
+        return {**found, "labels": [_label(row["label"], f"{where}: label")]}
+
+    def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
+        return (Input(tuple(row[key] for key in ("text", "text_pair") if key in row)),)
+
+
+class TokenLabels(_Labelled):
+    """Texts in words, with a label for each word: its first token counts."""
+
+    kind, needed, compared = "tokens", ("tokens", "labels"), ("tokens",)
+    head = "tokens"
+    example = '{"tokens": ["...", "..."], "labels": ["...", "..."]}'
+
+    @staticmethod
+    def checked(row: Row, where: str) -> Row:
+        """Return a row with words and as many labels."""
+        words = _VALUES.items(row["tokens"], f"{where}: tokens", least=1)
+        given = _VALUES.items(row["labels"], f"{where}: labels", least=1)
+        if len(words) != len(given):
+            raise ConfigError(
+                f"objectives: {where} has {len(words)} tokens and {len(given)} labels; give one "
+                "label for each token."
+            )
+        return {
+            "tokens": tuple(_VALUES.text(item, f"{where}: tokens") for item in words),
+            "labels": [_label(item, f"{where}: labels") for item in given],
+        }
+
+    def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
+        return (Input(row["tokens"], "words"),)
+
+
+class Pairwise(ClassifierObjective):
+    """Whether a reward model scores the chosen answer higher; 0.5 where both have one score."""
+
+    kind, needed, metrics = "pairwise", ("chosen", "rejected"), ("pairwise",)
+    compared = ("prompt", "chosen", "rejected")
+    example = '{"prompt": "...", "chosen": "...", "rejected": "..."}, the first if wanted'
+
+    @staticmethod
+    def checked(row: Row, where: str) -> Row:
+        """Return a row whose columns are all texts, or all lists of messages."""
+        keys = [key for key in ("prompt", "chosen", "rejected") if row.get(key) is not None]
+        texts = [isinstance(row[key], str) for key in keys]
+        if any(texts) and not all(texts):
+            raise ConfigError(
+                f"objectives: {where} has a text in `{keys[texts.index(True)]}` and messages in "
+                f"`{keys[texts.index(False)]}`; write all as texts, or all as lists of messages."
+            )
+        if all(texts):
+            return {key: _VALUES.text(row[key], f"{where}: {key}") for key in keys}
+        return {key: tuple(_messages(row[key], f"{where}: {key}")) for key in keys}
+
+    def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
+        if not isinstance(row["chosen"], str):
+            return tuple(Input((json.dumps(chat),), "chat") for chat in _chats(row))
+        prompt, answers = row.get("prompt", ""), (row["chosen"], row["rejected"])
+        if prompt and tokenizer.sep_token is not None:
+            return tuple(Input((prompt, answer)) for answer in answers)
+        return tuple(Input((prompt + answer,)) for answer in answers)
+
+    def chats(self) -> Iterator[tuple[int, Chat]]:
+        """Yield document and messages, for each list of messages that the model reads."""
+        for document, row in enumerate(self.rows):
+            if not isinstance(row["chosen"], str):
+                for chat in _chats(row):
+                    yield document, chat
+
+    def _measured(
+        self, row: Row, logits: Sequence[Tensor], names: Mapping[int, str]
+    ) -> dict[str, Any]:
+        chosen, rejected = (float(item) for item in logits)
+        return {"pairwise": 0.5 if chosen == rejected else float(chosen > rejected)}
+
+
+KINDS: tuple[type[ClassifierObjective], ...] = (TextLabels, TokenLabels, Pairwise)
+
+
+def macro_f1(pairs: Sequence[tuple[str, str]]) -> float:
+    """Return the mean F1 of the labels, of pairs of a found and a right label.
+
+    The labels are those that were found or are right somewhere, as scikit-learn takes them.
+    """
+    found, right = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
+    both = Counter(one for one, other in pairs if one == other)
+    labels = sorted({*found, *right})
+    each = [2 * both[label] / (found[label] + right[label]) for label in labels]
+    return sum(each) / len(each) if each else 0.0
+
+
+def _label(value: Any, where: str) -> Label:
+    """Return a label: a name or a number."""
+    if type(value) is int:
+        return value
+    return _VALUES.text(value, where, "text or a whole number")
+
+
+def _chats(row: Row) -> Iterator[Chat]:
+    """Yield the messages of both answers, behind those of the prompt."""
+    for key in ("chosen", "rejected"):
+        yield [*row.get("prompt", ()), *row[key]]
+
+
+def _messages(value: Any, where: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the messages of a chat, after checking that each has a role and a content."""
+    for number, item in enumerate(_VALUES.items(value, where, least=1)):
+        message = _VALUES.mapping(item, f"{where}[{number}]")
+        for key in ("role", "content"):
+            _VALUES.text(message.get(key), f"{where}[{number}].{key}")
+        yield message

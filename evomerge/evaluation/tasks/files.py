@@ -1,0 +1,62 @@
+"""Reading the files whose rows models are scored on: one JSON object in each line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import ConfigError, did_you_mean
+from evomerge.evaluation.tasks import classifiers, encoders
+from evomerge.evaluation.tasks.rows import BatchSize, RowsObjective
+from evomerge.parsing.texts import json_value, read_text
+from evomerge.parsing.values import Values
+
+_KINDS: Mapping[str, Any] = {kind.kind: kind for kind in (*encoders.KINDS, *classifiers.KINDS)}
+
+_VALUES = Values(ConfigError)
+
+
+def load_objective(
+    kind: str, file: str, batch_size: BatchSize = "auto", name: str | None = None
+) -> RowsObjective:
+    """Read the file of an objective.
+
+    Args:
+        kind: what its rows are; those of `labels` are texts or lists of tokens.
+        name: its name in the search; None: a split takes its documents, so it is named by the file.
+
+    Raises:
+        ConfigError: there is no such file, it has no rows, or a row lacks a column.
+    """
+    path = Path(file)
+    missing = (
+        f"objectives: there is no file {file!r}; its path starts from the search file's folder."
+    )
+    text = read_text(path, ConfigError, missing)
+    given = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        where = f"{path}, line {number}"
+        if line.strip():
+            given.append((_VALUES.mapping(json_value(line, where, ConfigError), where), where))
+    if kind == "labels" and given and "tokens" in given[0][0]:
+        kind = "tokens"
+    made, rows = _KINDS[kind], []
+    for row, where in given:
+        for column in made.needed:
+            if column not in row:
+                raise ConfigError(
+                    f"objectives: {where} has no column {column!r}; a row of {kind} is "
+                    f"{made.example}.{did_you_mean(column, row)}"
+                )
+        rows.append(made.checked(row, where))
+    if not any(not row.get("train") for row in rows):
+        raise ConfigError(
+            f"objectives: {path} has no row to score on; write lines like {made.example}."
+        )
+    name = name or f"{made.kind} {path.parent.name}/{path.stem}"
+    objective: RowsObjective = made(
+        name, rows, hashlib.sha256(text.encode()).hexdigest(), batch_size
+    )
+    return objective

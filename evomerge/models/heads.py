@@ -1,0 +1,159 @@
+"""The classification head of a model: its labels, and whether parents' heads can be merged.
+
+A head can be merged where all parents classify the same with the same labels. If one has them in
+another order than the host, the rows of its head are put into the host's order. Otherwise the merge
+has the host's own head, and only what the models share is merged: the body.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from evomerge.errors import CheckpointError
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import TensorNameMap
+from evomerge.models.safetensors import Part, TensorInfo
+
+Classified: TypeAlias = Literal["texts", "tokens"]
+
+_CLASS = re.compile(r"For(Sequence|Token)Classification$")
+
+
+def classified(checkpoint: Checkpoint) -> Classified | None:
+    """Return what a model's head classifies, by the class in its config; None: it has no such."""
+    given = checkpoint.config.get("architectures") or ()
+    found = _CLASS.search(given[0]) if given else None
+    if found is None:
+        return None
+    return "texts" if found[1] == "Sequence" else "tokens"
+
+
+def labels_of(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the names of the labels, in the order of the head's rows.
+
+    Raises:
+        CheckpointError: `id2label` is damaged.
+    """
+    config = checkpoint.config
+    given = config.get("id2label")
+    if given is None:
+        count = config.get("num_labels", 2)  # transformers' default
+        return tuple(f"LABEL_{i}" for i in range(count if type(count) is int else 2))
+    try:
+        names = {int(number): str(name) for number, name in given.items()}
+        return tuple(names[number] for number in range(len(names)))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"Parent {checkpoint.reference!r}: `id2label` in its config.json must have the names "
+            "of the labels by the numbers 0, 1, 2, ...; copy config.json again."
+        ) from error
+
+
+def head_of(host: Checkpoint) -> tuple[str, ...]:
+    """Return the names of the tensors of a model's classification head."""
+    body = host.decoder_stack.prefix.partition(".")[0]
+    return tuple(
+        name
+        for name, place in host.places.items()
+        if place in ("head", "kept") and not name.startswith(f"{body}.")
+    )
+
+
+def has_same_head(host: Checkpoint, parent: Checkpoint) -> bool:
+    """Whether a parent has the labels of the host, in any order, and a head of the same shapes.
+
+    The only label of a reward model may have any name.
+    """
+    if classified(parent) != classified(host):
+        return False
+    one, other = labels_of(host), labels_of(parent)
+    if sorted(one) != sorted(other) and not len(one) == len(other) == 1:
+        return False
+    own = TensorNameMap(host, parent).non_layer
+    return all(
+        name in own and parent.tensors[own[name]].shape == host.tensors[name].shape
+        for name in head_of(host)
+    )
+
+
+def with_heads_of_host(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:
+    """Return the parents of a classifier so that their heads are merged, or that of the host kept.
+
+    Nothing changes if the host is no classifier.
+
+    Raises:
+        CheckpointError: `id2label` of a parent is damaged.
+    """
+    whole = checkpoints[host]
+    if classified(whole) is None:
+        return dict(checkpoints)
+    found, kept = {}, set()
+    for name, parent in checkpoints.items():
+        if name == host:
+            found[name] = parent
+        elif has_same_head(whole, parent):
+            found[name] = _in_order_of(whole, parent)
+        else:
+            own = TensorNameMap(whole, parent).non_layer
+            heads = {item for item, place in whole.places.items() if place == "head"}
+            kept |= {*head_of(whole), *(heads - own.keys())}
+            found[name] = _without(parent, own, heads)
+    if kept:
+        found[host] = replace(whole, kept=frozenset(kept))
+    return found
+
+
+def borrows_head(host: Checkpoint, parent: Checkpoint) -> bool:
+    """Whether a parent is scored with the head of the host, since its own is none for its labels.
+
+    Both are as `with_heads_of_host` returns them.
+    """
+    same = parent.reference == host.reference or has_same_head(host, parent)
+    return bool(host.kept) and not same
+
+
+def _without(parent: Checkpoint, own: Mapping[str, str], heads: set[str]) -> Checkpoint:
+    """Return a parent without the tensors of its head that the host has no place for."""
+    matched = {own[name] for name in own}
+    left = {
+        name: info
+        for name, info in parent.tensors.items()
+        if name in matched or parent.places.get(name) != "head"
+    }
+    if len(left) == len(parent.tensors):
+        return parent
+    return replace(parent, tensors=left, original=parent.original or parent)
+
+
+def _in_order_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
+    """Return a parent whose head has its rows in the host's order of labels."""
+    wanted, labels = labels_of(host), labels_of(parent)
+    if wanted == labels or len(labels) == 1:
+        return parent
+    order = [labels.index(name) for name in wanted]
+    own = TensorNameMap(host, parent).non_layer
+    tensors = {
+        own[name]: _reordered(own[name], parent.tensors[own[name]], order)
+        for name in head_of(host)
+        if host.tensors[name].shape[:1] == (len(order),)
+    }
+    return replace(
+        parent,
+        tensors={**parent.tensors, **tensors},
+        original=parent.original or parent,
+    )
+
+
+def _reordered(name: str, info: TensorInfo, order: Sequence[int]) -> TensorInfo:
+    """Return a tensor whose row i is the row `order[i]` of the stored one."""
+    axes, rest = tuple(range(len(info.shape))), info.shape[1:]
+    zeros = (0,) * len(rest)
+    parts = tuple(
+        Part(name, info, axes, (row, *zeros), (1, *rest), (place, *zeros), axes)
+        for place, row in enumerate(order)
+    )
+    return TensorInfo(info.dtype, info.shape, Path(), 0, 0, parts)

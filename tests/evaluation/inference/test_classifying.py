@@ -1,0 +1,126 @@
+"""Texts are classified as transformers does it with one text at a time."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import transformers
+
+from evomerge.errors import CandidateError
+from evomerge.evaluation.inference.classifying import Classifier, Input
+from evomerge.merging.backend import load, tokenizer_of
+from evomerge.models.checkpoint import Checkpoint
+
+TEMPLATE = "{% for m in messages %}{{ m.role }} {{ m.content }} <eos> {% endfor %}"
+
+CHAT = [{"role": "user", "content": "w1 w2"}, {"role": "assistant", "content": "w3"}]
+
+
+def words(count: int, step: int = 1) -> str:
+    return " ".join(f"w{(i * step) % 44}" for i in range(count))
+
+
+TEXTS = [
+    *(Input((words(1 + 3 * i % 17, i),)) for i in range(12)),
+    Input((words(200),)),
+    Input(("w4 <pad> w5 <eos>",)),
+    *(Input((words(i, 3), words(9 - i, 5))) for i in range(1, 6)),
+]
+
+
+def opened(folder: Path) -> tuple[Any, Any]:
+    checkpoint = Checkpoint.open(folder, "model")
+    return load(checkpoint, "cpu", causal=False), tokenizer_of(checkpoint)
+
+
+def stock(folder: Path, head: str = "Sequence") -> tuple[Any, Any]:
+    kind = getattr(transformers, f"AutoModelFor{head}Classification")
+    with tiny.quiet():
+        return kind.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "llama", "gpt2"])
+def test_logits_are_those_of_transformers_one_by_one(architecture: str, tmp_path: Path) -> None:
+    folder = tiny.make_classifier(tmp_path / "a", architecture, ["a", "b", "c"])
+    found = Classifier()(*opened(folder), TEXTS)
+    model, tokenizer = stock(folder)
+    known = inspect.signature(model.forward).parameters
+    for item in TEXTS:
+        limits = {"truncation": True, "max_length": 64}
+        tokens = tokenizer(*item.texts, return_tensors="pt", **limits)
+        with torch.no_grad():
+            theirs = model(**{key: value for key, value in tokens.items() if key in known}).logits
+        torch.testing.assert_close(found[item], theirs[0], atol=1e-5, rtol=1e-5)
+    assert len({int(row.argmax()) for row in found.values()}) > 1
+
+
+def test_messages_are_written_by_the_chat_template(tmp_path: Path) -> None:
+    folder = tiny.make_classifier(tmp_path / "a", "llama", ["score"], template=TEMPLATE)
+    item = Input((json.dumps(CHAT),), "chat")
+    found = Classifier()(*opened(folder), [item, *TEXTS])[item]
+    model, tokenizer = stock(folder)
+    ids = tokenizer.apply_chat_template(CHAT, return_tensors="pt", return_dict=True)["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(found, model(ids).logits[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "llama"])
+def test_the_first_token_of_a_word_counts(architecture: str, tmp_path: Path) -> None:
+    folder = tiny.make_classifier(tmp_path / "a", architecture, ["a", "b", "c"], head="Token")
+    # The tokenizer makes two tokens of such a word, and 70 of them are longer than 64 tokens.
+    texts = [tuple(f"w{i} w{j}" if i % 3 else f"w{j}" for i in range(j)) for j in (1, 4, 9, 70)]
+    found = Classifier()(*opened(folder), [Input(text, "words") for text in texts])
+    model, tokenizer = stock(folder, "Token")
+    for text in texts:
+        tokens = tokenizer(
+            list(text),
+            is_split_into_words=True,
+            truncation=True,
+            max_length=64,
+            return_tensors="pt",
+        )
+        kept = {key: tokens[key] for key in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            logits = model(**kept).logits[0]
+        ours = found[Input(text, "words")]
+        assert ours.shape == (len(text), 3)
+        places = {word: i for i, word in reversed([*enumerate(tokens.word_ids())])}
+        for word, row in enumerate(ours):
+            if word in places:
+                torch.testing.assert_close(row, logits[places[word]], atol=1e-5, rtol=1e-5)
+            else:
+                assert row.isnan().all() and len(text) == 70
+    assert not ours[:20].isnan().any()
+
+
+def test_without_a_token_of_padding_each_text_is_alone(tmp_path: Path) -> None:
+    folder = tiny.make_classifier(tmp_path / "a", "llama", ["a", "b"], pad_token_id=None)
+    found = Classifier()(*opened(folder), TEXTS)
+    model, tokenizer = stock(folder)
+    ids = tokenizer(*TEXTS[3].texts, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(found[TEXTS[3]], model(ids).logits[0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_size_of_batches_changes_only_rounding_and_calls_change_nothing(tmp_path: Path) -> None:
+    model, tokenizer = opened(tiny.make_classifier(tmp_path / "a"))
+    one, two = Classifier(), Classifier(batch_size=1)
+    first = one(model, tokenizer, TEXTS)
+    for item, row in two(model, tokenizer, reversed(TEXTS)).items():
+        torch.testing.assert_close(row, first[item], atol=1e-5, rtol=1e-5)
+    again = one(model, tokenizer, TEXTS * 2)
+    assert all(torch.equal(row, again[item]) for item, row in first.items())
+
+
+def test_logits_that_are_not_finite_are_a_failure_of_the_candidate(tmp_path: Path) -> None:
+    model, tokenizer = opened(tiny.make_classifier(tmp_path / "a", head="Token"))
+    with torch.no_grad():
+        model.classifier.bias.fill_(torch.nan)
+    with pytest.raises(CandidateError, match="logits are not finite"):
+        Classifier()(model, tokenizer, [Input(("w1", "w2"), "words")])

@@ -1,0 +1,195 @@
+"""Objectives of classifiers and reward models: their metrics, and sentences about wrong files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import transformers
+from sklearn.metrics import f1_score
+
+from evomerge.errors import ConfigError
+from evomerge.evaluation.tasks.files import load_objective
+from evomerge.evaluation.tasks.rows import RowsObjective
+from evomerge.merging.backend import load, tokenizer_of
+from evomerge.models.checkpoint import Checkpoint
+
+LABELS = ["red", "green", "blue"]
+
+
+def words(*numbers: int) -> str:
+    return " ".join(f"w{number % 44}" for number in numbers)
+
+
+TEXTS: list[dict[str, Any]] = [
+    {"text": words(i, 3 * i), "label": LABELS[i * i % 3] if i % 2 else i % 3} for i in range(30)
+]
+PAIRS = [{"text": words(i), "text_pair": words(i * i), "label": i % 3} for i in range(20)]
+TOKENS = [
+    {
+        "tokens": [f"w{(i * j) % 44}" for j in range(1 + i % 7)],
+        "labels": [LABELS[j % 3] for j in range(1 + i % 7)],
+    }
+    for i in range(20)
+]
+CHOSEN = [{"chosen": words(i, 7 * i), "rejected": words(5, i * i % 40)} for i in range(30)]
+
+
+def objective_of(kind: str, folder: Path, rows: list[Any]) -> RowsObjective:
+    file = folder / "rows.jsonl"
+    file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return load_objective(kind, str(file))
+
+
+def scored(model: Path, objective: RowsObjective) -> dict[str, float]:
+    """Return the scores of the model in a folder on all documents."""
+    opened = Checkpoint.open(model, "a")
+    loaded, tokenizer = load(opened, "cpu", causal=False), tokenizer_of(opened)
+    found = objective(loaded, tokenizer, range(objective.info.documents))
+    return {metric: objective.aggregate(metric, values) for metric, values in found.items()}
+
+
+def labels(model: Path, rows: list[Any]) -> list[str]:
+    """Return the labels that the library's pipeline finds."""
+    with tiny.quiet():
+        pipeline = transformers.pipeline("text-classification", model=str(model), device="cpu")
+        inputs = [{key: row[key] for key in ("text", "text_pair") if key in row} for row in rows]
+        return [pipeline(item)["label"] for item in inputs]
+
+
+@pytest.mark.parametrize("rows", [TEXTS, PAIRS], ids=["texts", "pairs"])
+def test_labels_of_texts_are_those_of_the_pipeline(rows: list[Any], tmp_path: Path) -> None:
+    model = tiny.make_classifier(tmp_path / "a", labels=LABELS)
+    found = scored(model, objective_of("labels", tmp_path, rows))
+    theirs = labels(model, rows)
+    right = [
+        row["label"] if isinstance(row["label"], str) else LABELS[row["label"]] for row in rows
+    ]
+    assert found["accuracy"] == np.mean([a == b for a, b in zip(theirs, right, strict=True)])
+    assert found["f1"] == pytest.approx(f1_score(right, theirs, average="macro"), abs=1e-12)
+    assert len(set(theirs)) > 1 and found["f1"] != found["accuracy"]
+
+
+def test_labels_of_tokens_are_those_of_the_library(tmp_path: Path) -> None:
+    folder = tiny.make_classifier(tmp_path / "a", labels=LABELS, head="Token")
+    found = scored(folder, objective_of("labels", tmp_path, TOKENS))
+    with tiny.quiet():
+        model = transformers.AutoModelForTokenClassification.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    shares, ours, theirs = [], [], []
+    for row in TOKENS:
+        ids = tokenizer(row["tokens"], is_split_into_words=True, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            answers = [LABELS[i] for i in model(ids).logits[0].argmax(-1).tolist()]
+        ours += row["labels"]
+        theirs += answers
+        shares.append(np.mean([a == b for a, b in zip(row["labels"], answers, strict=True)]))
+    assert found["accuracy"] == pytest.approx(np.mean(shares), abs=1e-12)
+    assert found["f1"] == pytest.approx(f1_score(ours, theirs, average="macro"), abs=1e-12)
+    assert len(set(theirs)) > 1
+
+
+FORMS: dict[str, list[Any]] = {
+    "texts": CHOSEN,
+    "with a prompt": [{"prompt": "w9 ", **row} for row in CHOSEN],
+    "messages": [
+        {
+            "prompt": [{"role": "user", "content": "w1"}],
+            **{
+                key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")
+            },
+        }
+        for row in CHOSEN
+    ],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_chosen_answer_has_the_higher_score(form: str, tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
+    folder = tiny.make_classifier(tmp_path / "a", "llama", ["score"], template=template)
+    rows = FORMS[form]
+    found = scored(folder, objective_of("pairwise", tmp_path, [*rows, dict(rows[0])]))
+    with tiny.quiet():
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+
+    def score(row: Any, key: str) -> float:
+        if form == "messages":
+            messages = [*row["prompt"], *row[key]]
+            tokens = tokenizer.apply_chat_template(
+                messages, return_tensors="pt", return_dict=True
+            )
+        else:
+            tokens = tokenizer(row.get("prompt", "") + row[key], return_tensors="pt")
+        with torch.no_grad():
+            return float(model(tokens["input_ids"]).logits[0, 0])
+
+    right = [
+        0.5 if row["chosen"] == row["rejected"] else score(row, "chosen") > score(row, "rejected")
+        for row in [*rows, rows[0]]
+    ]
+    assert found == {"pairwise": pytest.approx(np.mean(right), abs=1e-12)}
+    assert 0.1 < found["pairwise"] < 0.9
+
+
+def test_a_tie_is_half_right_and_a_prompt_is_a_text_of_its_own_before_a_separator(
+    tmp_path: Path,
+) -> None:
+    folder = tiny.make_classifier(tmp_path / "a", labels=["score"])
+    equal = objective_of("pairwise", tmp_path, [{"chosen": "w1", "rejected": "w1"}])
+    assert scored(folder, equal) == {"pairwise": 0.5}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"sep_token": "<eos>"})
+    row = {"prompt": "w1", "chosen": "w2", "rejected": "w3"}
+    pairs = objective_of("pairwise", tmp_path, [row])
+    assert [item.texts for item in pairs._inputs(pairs.rows[0], tokenizer)] == [
+        ("w1", "w2"),
+        ("w1", "w3"),
+    ]
+
+
+WRONG: dict[str, tuple[str, list[Any], str]] = {
+    "no rows": ("labels", [], r'no row to score on; write lines like \{"text": .* or \{"tokens"'),
+    "a column": (
+        "labels",
+        [{"txt": "a", "label": 1}],
+        r"line 1 has no column 'text'; a row of labels is .*Did you mean 'txt'\?",
+    ),
+    "a label": ("labels", [{"text": "a", "label": 1.5}], "label` is 1.5; it must be text or a"),
+    "true": ("labels", [{"text": "a", "label": True}], "label` is True; it must be text or a"),
+    "mixed": (
+        "labels",
+        [{"tokens": ["a"], "labels": [1]}, {"text": "a", "label": 1}],
+        "line 2 has no column 'tokens'; a row of tokens is",
+    ),
+    "counts": (
+        "labels",
+        [{"tokens": ["a", "b"], "labels": [1]}],
+        "line 1 has 2 tokens and 1 labels; give one label for each token",
+    ),
+    "no tokens": ("labels", [{"tokens": [], "labels": []}], "a list with at least one entry"),
+    "an answer": ("pairwise", [{"chosen": "a"}], r"no column 'rejected'; a row of pairwise is"),
+    "texts and messages": (
+        "pairwise",
+        [{"chosen": "a", "rejected": [{"role": "user", "content": "b"}]}],
+        "line 1 has a text in `chosen` and messages in `rejected`; write all as texts",
+    ),
+    "no role": (
+        "pairwise",
+        [{"chosen": [{"content": "b"}], "rejected": [{"content": "b"}]}],
+        r"chosen\[0\].role` is None; it must be text",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_file_is_one_sentence(case: str, tmp_path: Path) -> None:
+    kind, rows, expected = WRONG[case]
+    with pytest.raises(ConfigError, match=expected):
+        objective_of(kind, tmp_path, rows)
