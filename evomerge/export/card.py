@@ -53,6 +53,36 @@ _SIGNS = re.compile(r"[\\`*<>|~$]|\](?=[(\[:])|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_
 _LINKS = (("://", ":&#47;/"), ("www.", "www&#46;"))  # become links without any sign around them
 
 
+def _of_classifier(head: str, last: str) -> list[str]:
+    kind = f"AutoModelFor{head}Classification"
+    return [
+        f"from transformers import AutoTokenizer, {kind}",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained("MODEL_DIR")',
+        f'model = {kind}.from_pretrained("MODEL_DIR")',
+        'logits = model(**tokenizer("a text", return_tensors="pt")).logits[0].tolist()',
+        last,
+    ]
+
+
+_USAGE = {
+    SENTENCES: [
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        'model = SentenceTransformer("MODEL_DIR")',
+        'embeddings = model.encode(["one text", "another text"])',
+        "print(model.similarity(embeddings, embeddings))",
+    ],
+    "text-classification": _of_classifier(
+        "Sequence", "print(dict(zip(model.config.id2label.values(), logits)))"
+    ),
+    "token-classification": _of_classifier(
+        "Token", "print([model.config.id2label[row.index(max(row))] for row in logits])"
+    ),
+}
+"""The Hub's name of a task -> a program that uses a model for it."""
+
+
 @dataclass(frozen=True)
 class Merge:
     """A merged model that a card is written for.
@@ -74,9 +104,9 @@ class Merge:
         return f"merge-{self.recipe.digest[:8]}"
 
     @property
-    def encodes(self) -> bool:
-        """Whether it is a sentence encoder."""
-        return self.task == SENTENCES
+    def usage(self) -> list[str]:
+        """The lines of a program that uses the model; none: it is used as any language model."""
+        return _USAGE.get(self.task, [])
 
     @property
     def used(self) -> list[Parent]:

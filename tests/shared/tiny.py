@@ -112,15 +112,6 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         max_position_embeddings=64,
         pad_token_id=0,
     ),
-    "roberta": lambda: transformers.RobertaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=65,  # positions begin behind that of padding
-        pad_token_id=0,
-    ),
     "t5": lambda: transformers.T5Config(
         vocab_size=VOCABULARY,
         d_model=16,
@@ -138,9 +129,22 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 """Architecture -> a tiny config of it."""
 
+CLASSIFIERS: dict[str, Callable[[], Any]] = {
+    **CONFIGS,
+    "roberta": lambda: transformers.RobertaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=65,  # positions begin behind that of padding
+        pad_token_id=0,
+    ),
+}
+"""Architecture of models with a classification head -> a tiny config of it."""
+
 CLASSES: dict[str, str] = {
     "bert": "BertForMaskedLM",
-    "roberta": "RobertaForMaskedLM",
     "t5": "T5ForConditionalGeneration",
     "llava": "LlavaForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
@@ -264,7 +268,7 @@ def make_classifier(
         template: a chat template of its tokenizer.
         architecture, seed, near, dtype, changes: see `make`.
     """
-    config = CONFIGS[architecture]()
+    config = CLASSIFIERS[architecture]()
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: number for number, name in enumerate(labels)}
     for key, value in changes.items():
@@ -273,7 +277,7 @@ def make_classifier(
     with quiet():
         model = kind.from_config(config)
         if near is not None:
-            model = type(model).from_pretrained(near, dtype=torch.float32)
+            model = type(model).from_pretrained(near, config=config, dtype=torch.float32)
         randomize(model, seed, around=near is not None)
         with torch.no_grad():  # so that texts get different labels
             for parameter in model.parameters() if near is None else ():

@@ -100,9 +100,7 @@ FORMS: dict[str, list[Any]] = {
     "messages": [
         {
             "prompt": [{"role": "user", "content": "w1"}],
-            **{
-                key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")
-            },
+            **{key: [{"role": "assistant", "content": row[key]}] for key in ("chosen", "rejected")},
         }
         for row in CHOSEN
     ],
@@ -122,9 +120,7 @@ def test_the_chosen_answer_has_the_higher_score(form: str, tmp_path: Path) -> No
     def score(row: Any, key: str) -> float:
         if form == "messages":
             messages = [*row["prompt"], *row[key]]
-            tokens = tokenizer.apply_chat_template(
-                messages, return_tensors="pt", return_dict=True
-            )
+            tokens = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
         else:
             tokens = tokenizer(row.get("prompt", "") + row[key], return_tensors="pt")
         with torch.no_grad():
