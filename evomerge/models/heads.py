@@ -88,13 +88,13 @@ def with_heads_of_host(checkpoints: Mapping[str, Checkpoint], host: str) -> dict
     Raises:
         CheckpointError: `id2label` of a parent is damaged.
     """
-    whole = checkpoints[host]
+    whole = replace(checkpoints[host], kept=frozenset())
     if classified(whole) is None:
         return dict(checkpoints)
     found, kept = {}, set()
     for name, parent in checkpoints.items():
         if name == host:
-            found[name] = parent
+            found[name] = whole
         elif has_same_head(whole, parent):
             found[name] = _in_order_of(whole, parent)
         else:

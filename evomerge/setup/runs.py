@@ -16,6 +16,7 @@ from evomerge.config.schema import Frozen, SearchConfig, load, override, parse
 from evomerge.errors import RunFolderError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.heads import with_heads_of_host
 from evomerge.models.references import MERGE, RUN, is_folder, open_parent, place
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
@@ -33,6 +34,7 @@ from evomerge.setup.space import make_space
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.tasks import code_files
 from evomerge.setup.weight_digests import check_weights
+from evomerge.setup.worker import as_stored
 from evomerge.setup.workers import check_move, check_workers
 from evomerge.trust.consent import NOTHING, Permissions
 
@@ -111,7 +113,8 @@ def with_merges_built(checked: CheckedSearch) -> Iterator[CheckedSearch]:
         opener = MergeOpener(open_model, models=folder)
         allow_pickle = checked.allowed.allow_pickle
         built = {name: opener(name, folder, allow_pickle=allow_pickle) for name in merges}
-        checkpoints = with_host_names({**checked.checkpoints, **built}, checked.host)
+        stored = {name: as_stored(item) for name, item in checked.checkpoints.items()} | built
+        checkpoints = with_heads_of_host(with_host_names(stored, checked.host), checked.host)
         yield replace(checked, checkpoints=checkpoints)
 
 

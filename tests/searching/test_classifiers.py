@@ -20,8 +20,10 @@ from search_run import kill_when
 from sklearn.metrics import f1_score
 
 import evomerge
+from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
 from evomerge.scores import Scores
+from evomerge.setup.runs import prepare, with_merges_built
 
 LABELS = ["red", "green", "blue"]
 TEMPLATE = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
@@ -238,6 +240,13 @@ def test_rows_of_the_head_are_put_into_the_host_s_order(folder: Path, tmp_path: 
     for name, tensor in load_file(outs["straight"] / "model.safetensors").items():
         assert torch.equal(tensor, load_file(outs["turned"] / "model.safetensors")[name]), name
     assert not torch.equal(head(outs["turned"])["classifier.bias"], head(one)["classifier.bias"])
+    # A merge that is a parent is treated alike, also where it is built to be tried out.
+    recipe = {"merge_method": "passthrough", "models": [{"model": str(other)}]}
+    (folder / "merge.yaml").write_text(yaml.safe_dump(recipe))
+    of_merge = write(folder, "of-merge.yaml", parents=["texts-one", "merge:merge.yaml"])
+    with with_merges_built(prepare(load(of_merge), folder)) as built:
+        tensors = [item.tensors["classifier.bias"] for item in built.checkpoints.values()]
+        assert [len(tensor.parts) for tensor in tensors] == [0, 3]
     # Alone it is scored the same, whichever order its labels have.
     alone = evomerge.evaluate(other, files["turned"])
     _, scores, _ = parent_scores(runs["turned"], "turned")
@@ -254,9 +263,9 @@ def test_of_other_labels_only_the_body_is_merged(folder: Path, tmp_path: Path) -
     )
     assert (
         "moods has the labels good, bad and the host texts-one red, green, blue, so heads cannot "
-        "be merged: only its body is merged, and the merge has the head of the host texts-one, also "
-        "where moods is scored or exported alone; if the labels mean the same, give them the same "
-        "names in `id2label` of both."
+        "be merged: only its body is merged, and the merge has the head of the host texts-one, "
+        "also where moods is scored or exported alone; if the labels mean the same, give them the "
+        "same names in `id2label` of both."
     ) in report["warnings"]
     assert not any("label2id" in line for line in report["warnings"])  # it is said above
     run = searched(file, tmp_path / "run")
