@@ -16,7 +16,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from evomerge.evaluation.tasks.encoders import load_objective
+from evomerge.evaluation.tasks.files import load_objective
 from scripts.real import questions, sentences
 from scripts.real.questions import Pool, Question, draw
 from scripts.real.tasks import TASKS
