@@ -21,6 +21,7 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.merging.tensors.plan import Planner
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.heads import is_reordered
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.recipe import Layer, Recipe, Source, knob_at
 
@@ -54,6 +55,12 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
             f"{recipe.host!r} is a sentence encoder whose modules have weights, and mergekit does "
             "not merge these."
         )
+    for parent in (checkpoints[name] for name in recipe.parents):
+        if parent.lacks or is_reordered(host, parent):
+            raise RecipeError(
+                f"{parent.reference!r} has another classification head than {recipe.host!r}, or "
+                "its labels in another order, and mergekit would merge the heads as they are."
+            )
     Planner(checkpoints, recipe.host).check_blocks(recipe)
     methods = sorted({layer.method for layer in recipe.every_layer()})
     if len(methods) > 1:

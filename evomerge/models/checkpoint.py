@@ -78,8 +78,8 @@ class Checkpoint:
             for multi-token prediction.
         modules: of a sentence encoder, the transformer and what follows it; else None. The weights
             of a module are in `tensors`, with its folder before their names.
-        kept: names of tensors that are not merged but copied if this is the host: a classification
-            head that not all parents have.
+        lacks: names of tensors of the host that a merge takes from the host if this is a source: a
+            classification head that this parent does not have, or has for other labels.
         original: the checkpoint with the names on disk, if `tensors` has other names; else None.
     """
 
@@ -91,7 +91,7 @@ class Checkpoint:
     original: Checkpoint | None = None
     predictions: frozenset[str] = frozenset()
     modules: ModuleStack | None = None
-    kept: frozenset[str] = frozenset()
+    lacks: frozenset[str] = frozenset()
 
     @classmethod
     def open(
@@ -210,7 +210,7 @@ class Checkpoint:
             return "buffer"
         if self.module_of(name):
             return "head"
-        if name in self.kept or is_other_modality(name):
+        if is_other_modality(name):
             return "kept"
         return "embeddings" if _INPUT.search(name) and not _HEAD.search(name) else "head"
 

@@ -197,7 +197,8 @@ def _check_parent(
     """Check one parent; `key` would let the vocabularies differ, and None says that they may."""
     matched = set(fit.non_layer.values())
     for name, place in host.places.items():
-        if place in ("embeddings", "head") and not (host.tied and name == host.head):
+        lacks = name in parent.lacks or (host.tied and name == host.head)
+        if place in ("embeddings", "head") and not lacks:
             own = fit.non_layer.get(name)
             _check_tensor(host, name, parent, own, key)
     for name, place in parent.places.items():

@@ -1,8 +1,8 @@
 """The classification head of a model: its labels, and whether parents' heads can be merged.
 
-A head can be merged where all parents classify the same with the same labels. If one has them in
-another order than the host, the rows of its head are put into the host's order. Otherwise the merge
-has the host's own head, and only what the models share is merged: the body.
+A head can be merged where all parents of a recipe classify the same with the same labels. If one
+has them in another order than the host, the rows of its head are put into the host's order.
+Otherwise the merge has the host's own head, and only what the models share is merged: the body.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def head_of(host: Checkpoint) -> tuple[str, ...]:
     return tuple(
         name
         for name, place in host.places.items()
-        if place in ("head", "kept") and not name.startswith(f"{body}.")
+        if place == "head" and not name.startswith(f"{body}.")
     )
 
 
@@ -81,60 +81,53 @@ def has_same_head(host: Checkpoint, parent: Checkpoint) -> bool:
 
 
 def with_heads_of_host(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:
-    """Return the parents of a classifier so that their heads are merged, or that of the host kept.
+    """Return the parents of a classifier, each with a head in the host's order, or with none.
 
     Nothing changes if the host is no classifier.
 
     Raises:
         CheckpointError: `id2label` of a parent is damaged.
     """
-    whole = replace(checkpoints[host], kept=frozenset())
+    whole = checkpoints[host]
     if classified(whole) is None:
         return dict(checkpoints)
-    found, kept = {}, set()
-    for name, parent in checkpoints.items():
-        if name == host:
-            found[name] = whole
-        elif has_same_head(whole, parent):
-            found[name] = _in_order_of(whole, parent)
-        else:
-            own = TensorNameMap(whole, parent).non_layer
-            heads = {item for item, place in whole.places.items() if place == "head"}
-            kept |= {*head_of(whole), *(heads - own.keys())}
-            found[name] = _without(parent, own, heads)
-    if kept:
-        found[host] = replace(whole, kept=frozenset(kept))
-    return found
+    return {
+        name: item
+        if item is whole
+        else _in_order_of(whole, item)
+        if has_same_head(whole, item)
+        else _without_head(whole, item)
+        for name, item in checkpoints.items()
+    }
 
 
-def borrows_head(host: Checkpoint, parent: Checkpoint) -> bool:
-    """Whether a parent is scored with the head of the host, since its own is none for its labels.
-
-    Both are as `with_heads_of_host` returns them.
-    """
-    same = parent.reference == host.reference or has_same_head(host, parent)
-    return bool(host.kept) and not same
+def is_reordered(host: Checkpoint, parent: Checkpoint) -> bool:
+    """Whether a parent with the host's labels has them in another order."""
+    one, other = labels_of(host), labels_of(parent)
+    return classified(host) is not None and not parent.lacks and len(one) > 1 and one != other
 
 
-def _without(parent: Checkpoint, own: Mapping[str, str], heads: set[str]) -> Checkpoint:
-    """Return a parent without the tensors of its head that the host has no place for."""
-    matched = {own[name] for name in own}
-    left = {
+def _without_head(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
+    """Return a parent without its head, which lacks what the host has and it has not."""
+    own = TensorNameMap(host, parent).non_layer
+    heads = {name for name, place in host.places.items() if place == "head"}
+    lacks = frozenset({*head_of(host), *(heads - own.keys())})
+    given = {own[name] for name in own.keys() - lacks}
+    tensors = {
         name: info
         for name, info in parent.tensors.items()
-        if name in matched or parent.places.get(name) != "head"
+        if name in given or parent.places.get(name) != "head"
     }
-    if len(left) == len(parent.tensors):
-        return parent
-    return replace(parent, tensors=left, original=parent.original or parent)
+    original = parent.original or parent
+    return replace(parent, tensors=tensors, lacks=lacks, original=original)
 
 
 def _in_order_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
     """Return a parent whose head has its rows in the host's order of labels."""
-    wanted, labels = labels_of(host), labels_of(parent)
-    if wanted == labels or len(labels) == 1:
+    if not is_reordered(host, parent):
         return parent
-    order = [labels.index(name) for name in wanted]
+    labels = labels_of(parent)
+    order = [labels.index(name) for name in labels_of(host)]
     own = TensorNameMap(host, parent).non_layer
     tensors = {
         own[name]: _reordered(own[name], parent.tensors[own[name]], order)

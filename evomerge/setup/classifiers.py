@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, ConfigError, did_you_mean, one_line
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.heads import borrows_head, classified, head_of, labels_of
+from evomerge.models.heads import classified, head_of, is_reordered, labels_of
 from evomerge.report.words import listed
 
 if TYPE_CHECKING:
@@ -38,18 +38,14 @@ def check_classifiers(
             different ways.
     """
     check_head(checkpoints[host], evaluator)
-    orders = {
-        labels_of(item): name
-        for name, item in checkpoints.items()
-        if not borrows_head(checkpoints[host], item) and len(labels_of(item)) > 1
-    }
+    others = [name for name, item in checkpoints.items() if is_reordered(checkpoints[host], item)]
     for objective in objectives_of(evaluator):
         for document, label in objective.labels():
-            if isinstance(label, int) and len(orders) > 1:
+            if isinstance(label, int) and others:
                 raise ConfigError(
                     f"objectives: row {document + 1} of {objective.info.name} has the label "
-                    f"{label}, but {listed(list(map(repr, orders.values())))} have their labels in "
-                    "different orders; write the names of labels."
+                    f"{label}, but {host!r} and {others[0]!r} have their labels in different "
+                    "orders; write the names of labels."
                 )
 
 
@@ -115,18 +111,18 @@ def check_chats(evaluator: Evaluator, tokenizer: Any, reference: str) -> None:
                 ) from error
 
 
-def classifier_in_words(host: Checkpoint) -> str | None:
+def classifier_in_words(host: Checkpoint, parents: Iterable[Checkpoint]) -> str | None:
     """Return what kind of classifier the merges are; None: they are none."""
     what = classified(host)
     if what is None:
         return None
-    labels = labels_of(host)
+    labels, head = labels_of(host), listed(_modules(head_of(host)))
+    kept = _modules(name for parent in parents for name in parent.lacks)
     told = f"{what} with the labels {_shown(labels)}"
-    head = listed(_modules(head_of(host)))
     parts = [
         "one score of a text (a reward model)" if len(labels) == 1 else told,
-        f"merged: the body{'' if host.kept else f' and the head ({head})'}",
-        f"kept from the host: {listed(_modules(host.kept))}" if host.kept else "",
+        f"merged: the body{'' if kept else f' and the head ({head})'}",
+        f"kept from the host where a parent lacks it: {listed(kept)}" if kept else "",
     ]
     return "; ".join(filter(None, parts))
 
@@ -139,8 +135,8 @@ def head_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> l
     notes, name = [], names[host.reference]
     for parent in others:
         own, labels = names[parent.reference], labels_of(parent)
-        if not borrows_head(host, parent):
-            if len(labels) > 1 and labels != labels_of(host):
+        if not parent.lacks:
+            if is_reordered(host, parent):
                 notes.append(
                     f"{own} has the labels {_shown(labels)}, in another order than the host "
                     f"{name}; the rows of its head are put into the host's order."
@@ -149,8 +145,8 @@ def head_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> l
         lost = _modules(set((parent.original or parent).tensors) - set(parent.tensors))
         left = f", without {listed(lost)}" if lost else ""
         result = (
-            f"only its body is merged{left}, and the merge has the head of the host {name}, also "
-            f"where {own} is scored or exported alone"
+            f"only its body is merged{left}, and a merge with it has the head of the host {name}, "
+            f"also where {own} is scored or exported alone"
         )
         if classified(parent) == classified(host):
             notes.append(

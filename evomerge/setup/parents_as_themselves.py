@@ -14,7 +14,6 @@ from typing import Literal, TypeAlias
 
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.heads import borrows_head
 from evomerge.recipe import Recipe
 from evomerge.report.words import listed
 from evomerge.run.history import Candidate
@@ -54,9 +53,8 @@ def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
 
 def _borrows(checked: CheckedSearch, reference: str) -> bool:
     """Return whether a parent encodes or classifies texts with modules or head of the host."""
-    parent, host = checked.checkpoints[reference], checked.checkpoints[checked.host]
-    lacks_modules = bool(checked.config.encoders) and parent.modules is None
-    return lacks_modules or borrows_head(host, parent)
+    parent = checked.checkpoints[reference]
+    return bool(parent.lacks) or (bool(checked.config.encoders) and parent.modules is None)
 
 
 def _unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:

@@ -66,7 +66,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "layers": len(host.decoder_stack),
         **modality_rows(checked),
         "encoder": encoder_in_words(host),
-        "classifier": classifier_in_words(host),
+        "classifier": classifier_in_words(host, checked.checkpoints.values()),
         "space": config.space.kind,
         "dimension": len(space.genes),
         "population": population,

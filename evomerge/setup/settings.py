@@ -22,7 +22,6 @@ from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
 from evomerge.models.checkpoint import SECTIONS, Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
-from evomerge.models.heads import borrows_head
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.encoders import encoder_settings
@@ -133,11 +132,8 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
     )
 
     def is_unlike(name: str) -> bool:
-        host, parent = checkpoints[checked.host], checkpoints[name]
-        if borrows_head(host, parent):
+        if checkpoints[name].lacks:
             return False  # only a merge has the head that it is scored with
-        if host.kept and name != checked.host:
-            return True  # it has a head of its own for these labels
         # A parent without a template of its own can be scored with that of the merges only.
         missing = [CHAT_TEMPLATE] if own[name].get(CHAT_TEMPLATE) is None else []
         rows = plan.rows

@@ -16,7 +16,7 @@ import torch
 import transformers
 import yaml
 from safetensors.torch import load_file
-from search_run import kill_when
+from search_run import events_of, kill_when
 from sklearn.metrics import f1_score
 
 import evomerge
@@ -174,6 +174,17 @@ def test_killed_and_resumed_is_never_killed(
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.thorough
+def test_workers_give_the_same_bits(
+    folder: Path, run_of: Callable[[str], evomerge.Run], tmp_path: Path
+) -> None:
+    data = yaml.safe_load((folder / "answers.yaml").read_text())
+    data["executor"] = {"kind": "processes", "workers": 3}
+    (folder / "workers.yaml").write_text(yaml.safe_dump(data))
+    searched(folder / "workers.yaml", tmp_path / "run")
+    assert events_of(tmp_path / "run") == events_of(run_of("answers").folder)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_export_has_the_recorded_scores_in_the_library(
     kind: str, run_of: Callable[[str], evomerge.Run], tmp_path: Path
@@ -259,13 +270,14 @@ def test_of_other_labels_only_the_body_is_merged(folder: Path, tmp_path: Path) -
     file = write(folder, "moods.yaml", parents=parents, budget={"candidates": 6})
     report = evomerge.validate(file)
     assert report["classifier"] == (
-        "texts with the labels red, green, blue; merged: the body; kept from the host: classifier"
+        "texts with the labels red, green, blue; merged: the body; kept from the host where "
+        "a parent lacks it: classifier"
     )
     assert (
         "moods has the labels good, bad and the host texts-one red, green, blue, so heads cannot "
-        "be merged: only its body is merged, and the merge has the head of the host texts-one, "
-        "also where moods is scored or exported alone; if the labels mean the same, give them the "
-        "same names in `id2label` of both."
+        "be merged: only its body is merged, without classifier, and a merge with it has the head "
+        "of the host texts-one, also where moods is scored or exported alone; if the labels mean "
+        "the same, give them the same names in `id2label` of both."
     ) in report["warnings"]
     assert not any("label2id" in line for line in report["warnings"])  # it is said above
     run = searched(file, tmp_path / "run")
@@ -285,9 +297,18 @@ def test_of_other_labels_only_the_body_is_merged(folder: Path, tmp_path: Path) -
     again = evomerge.evaluate(borrowed, file)
     assert same(again, scores)
     # One with a head for them is scored with its own.
-    _, scores, itself = parent_scores(run, "texts-two")
-    alone = evomerge.evaluate(folder / "texts-two", file)
-    assert same(alone, scores) and itself
+    number, scores, _ = parent_scores(run, "texts-two")
+    assert same(evomerge.evaluate(folder / "texts-two", file), scores)
+    # Which head a merge has follows from its recipe, whichever parents the search has beside.
+    for place in (out, borrowed, run.export(tmp_path / "two", number)):
+        again = tmp_path / f"{place.name}-again"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            evomerge.merge(place / "evomerge_recipe.yaml", again)
+        tensors = load_file(again / "model.safetensors")
+        for name, tensor in load_file(place / "model.safetensors").items():
+            assert torch.equal(tensor, tensors[name]), name
+    assert not (out / "mergekit_config.yml").exists()  # it would merge the heads
 
 
 def test_a_reward_model_merges_with_chat_models(folder: Path, tmp_path: Path) -> None:
@@ -301,12 +322,13 @@ def test_a_reward_model_merges_with_chat_models(folder: Path, tmp_path: Path) ->
     )
     report = evomerge.validate(file)
     assert report["classifier"] == (
-        "one score of a text (a reward model); merged: the body; kept from the host: score"
+        "one score of a text (a reward model); merged: the body; kept from the host where a "
+        "parent lacks it: score"
     )
     assert (
         "chat does not classify texts (LlamaForCausalLM): only its body is merged, without "
-        "lm_head, and the merge has the head of the host answers-one, also where chat is scored or "
-        "exported alone."
+        "lm_head, and a merge with it has the head of the host answers-one, also where chat is "
+        "scored or exported alone."
     ) in report["warnings"]
     run = searched(file, tmp_path / "run")
     out = run.export(tmp_path / "model", 4)

@@ -241,6 +241,7 @@ def _messages(value: Any, where: str) -> Iterator[Mapping[str, Any]]:
     """Yield the messages of a chat, after checking that each has a role and a content."""
     for number, item in enumerate(_VALUES.items(value, where, least=1)):
         message = _VALUES.mapping(item, f"{where}[{number}]")
-        for key in ("role", "content"):
-            _VALUES.text(message.get(key), f"{where}[{number}].{key}")
+        _VALUES.text(message.get("role"), f"{where}[{number}].role")
+        if not isinstance(message.get("content"), str):
+            raise _VALUES.wrong(message.get("content"), f"{where}[{number}].content", "text")
         yield message

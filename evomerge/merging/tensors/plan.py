@@ -115,7 +115,14 @@ class Planner:
             if place in ("kept", "buffer"):
                 yield from planner.unlisted(name, beside)
             elif place == "head" and not (same_head or (name == self.host.head and self.host.tied)):
-                yield planner.non_layer(name, recipe.head)
+                yield planner.non_layer(name, self._given(name, recipe.head, recipe.host))
+
+    def _given(self, name: str, layer: Layer, host: str) -> Layer:
+        """Return how a tensor of the head is made: by `layer`, or a copy if a source lacks it."""
+        sources = (*layer.sources, *((layer.base,) if layer.base else ()))
+        if any(name in self._parent(source.parent).lacks for source in sources):
+            return Layer("passthrough", (Source(host),))
+        return layer
 
     def check_blocks(self, recipe: Recipe) -> None:
         """Check that the host has every stack, and every parent every block, that a recipe names.
