@@ -21,8 +21,8 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.merging.tensors.plan import Planner
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.heads import is_reordered
 from evomerge.models.correspondence import TensorNameMap
+from evomerge.models.heads import is_reordered
 from evomerge.recipe import Layer, Recipe, Source, knob_at
 
 _MERGEKIT_NAMES = {"ramplus": "ramplus_tl"}
