@@ -8,7 +8,7 @@ other tensors show whether they belong to the embeddings, the head or another mo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -63,6 +63,8 @@ _Config = TypeVar("_Config", bound=Mapping[str, Any])
 
 _INPUT = re.compile(r"embed|(^|\.)(wte|wpe|shared)\.")
 _NO_TOKENS = re.compile(r"position|token_type|(^|\.)wpe\.")
+_PLAIN = re.compile(r"(embed|wte\.)")  # tensors that have no name of the transformer before theirs
+_HEADED = re.compile(r"For(MaskedLM|CausalLM|PreTraining)$")
 _HEAD = re.compile(
     r"(^|\.)(lm_head|embed_out|output_projection|vocab_projector|unembed\w*|cls|score|head)(\.|$)"
 )
@@ -143,6 +145,7 @@ class Checkpoint:
         predictions = prediction_tensors(tensors)
         kept = {name: info for name, info in tensors.items() if name not in predictions}
         if modules is not None:
+            config = _of_transformer(config, kept)
             kept |= _module_tensors(folder, reference, modules, allow_pickle=allow_pickle)
         config = without_code(config)
         return cls(
@@ -335,6 +338,16 @@ class Checkpoint:
             filter(Path.is_file, sorted(self.adapter.glob("adapter_*"))) if self.adapter else []
         )
         return content_digest(files, self.tensors)
+
+
+def _of_transformer(config: dict[str, Any], tensors: Iterable[str]) -> dict[str, Any]:
+    """Return the config of a sentence encoder, with the class that its weights belong to.
+
+    Some name the class with the head of their training (`MPNetForMaskedLM`, `Qwen3ForCausalLM`),
+    but their weights are those of the plain transformer, which sentence-transformers loads.
+    """
+    names, is_plain = config.get("architectures") or [], any(map(_PLAIN.match, tensors))
+    return {**config, "architectures": [_HEADED.sub("Model", n) if is_plain else n for n in names]}
 
 
 def text_section(config: _Config) -> _Config:

@@ -12,7 +12,7 @@ from evomerge.errors import ConfigError
 from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.classifiers import check_chats, check_classifiers
+from evomerge.setup.classifiers import check_classifiers, check_texts
 from evomerge.setup.descents import check_descents
 from evomerge.setup.encoders import check_encoders
 from evomerge.setup.memory import check_fit
@@ -102,7 +102,7 @@ def check_search(
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
     from evomerge.merging.backend import tokenizer
 
-    check_chats(evaluator, tokenizer(checkpoints, recipes[START]), host)
+    check_texts(evaluator, tokenizer(checkpoints, recipes[START]), host)
     _check_generation(config, checkpoints[host], tokenizers[0], evaluator)
     checked = CheckedSearch(
         config,

@@ -85,10 +85,11 @@ def check_head(checkpoint: Checkpoint, evaluator: Evaluator) -> None:
                 f"Parent {name!r} has one output, so it has no labels to choose from as {task} "
                 "needs them; give a model with more, or take `classifier: pairwise`."
             )
-        if not of_pairs and checkpoint.config.get("problem_type") == "multi_label_classification":
+        problem = checkpoint.config.get("problem_type")
+        if not of_pairs and problem in ("multi_label_classification", "regression"):
             raise CheckpointError(
-                f"Parent {name!r} gives a text several labels (config.json: problem_type), and a "
-                f"row of {task} has one; write an objective function for it."
+                f"Parent {name!r} does not choose one of its labels (config.json: problem_type "
+                f"{problem}), which {task} needs; write an objective function for it."
             )
         for document, label in objective.labels():
             if label not in (labels if isinstance(label, str) else range(len(labels))):
@@ -99,11 +100,11 @@ def check_head(checkpoint: Checkpoint, evaluator: Evaluator) -> None:
                 )
 
 
-def check_chats(evaluator: Evaluator, tokenizer: Any, reference: str) -> None:
-    """Check that the chat template of the merges can write the messages of the rows.
+def check_texts(evaluator: Evaluator, tokenizer: Any, reference: str) -> None:
+    """Check that the tokenizer of the merges makes tokens of all texts and messages of the rows.
 
     Raises:
-        ConfigError: there is no chat template, or it refuses messages.
+        ConfigError: a text gives none, or there is no chat template, or it refuses messages.
     """
     for objective in objectives_of(evaluator):
         for document, chat in objective.chats():
@@ -115,6 +116,12 @@ def check_chats(evaluator: Evaluator, tokenizer: Any, reference: str) -> None:
                     f"the tokenizer of {reference!r} cannot write ({one_line(error).rstrip('.')}); "
                     "give a tokenizer with a chat template for them, or write texts."
                 ) from error
+        for document in objective.without_tokens(tokenizer):
+            raise ConfigError(
+                f"objectives: row {document + 1} of {objective.info.name} has a text of which the "
+                f"tokenizer of {reference!r} makes no tokens; write a text there, or leave the row "
+                "out."
+            )
 
 
 def classifier_in_words(host: Checkpoint, parents: Iterable[Checkpoint]) -> str | None:

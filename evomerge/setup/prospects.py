@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from evomerge.evaluation.inference.device import choose_device, count_cores
-from evomerge.scores import MODEL, NLL
+from evomerge.scores import NLL
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import generation_of
@@ -29,13 +29,18 @@ def prospect_warnings(checked: CheckedSearch) -> Iterator[str]:
 def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
     """Yield a warning of each objective whose scores on the search documents are mostly chance."""
     documents, info = checked.splits["search"], checked.evaluator.tasks_of("search").info
-    for item in checked.config.objectives:
-        if item.source == MODEL or item.metric == NLL:
+    for item in checked.objectives:
+        if item.is_exact or item.metric == NLL:
             continue
-        count = sum(len(documents[task]) for task in info.leaves(item.source))
+        if (
+            item.task in checked.config.encoders
+            and not info.metric(item.task, item.metric)[1].is_mean
+        ):
+            continue  # a correlation has no right answers
+        count = sum(len(documents[task]) for task in info.leaves(item.task))
         if (half := _half_width(count)) > _WIDEST:
             yield (
-                f"{item.source!r} has {count} search documents, on which 50 % right answers have a "
+                f"{item.task!r} has {count} search documents, on which 50 % right answers have a "
                 f"95 % interval of ±{100 * half:.0f} points, so the search will follow chance; set "
                 f"`evaluation.search.documents` to 100 or more (±{100 * _half_width(100):.0f})."
             )

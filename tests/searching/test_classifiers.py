@@ -453,7 +453,23 @@ REFUSED: dict[str, tuple[dict[str, Any], list[Any] | None, str]] = {
     "several labels": (
         {"parents": ["several"]},
         with_labels("red"),
-        "Parent 'several' gives a text several labels (config.json: problem_type)",
+        "Parent 'several' does not choose one of its labels (config.json: problem_type multi_label",
+    ),
+    "regression": (
+        {"parents": ["numbers"]},
+        with_labels("red"),
+        "Parent 'numbers' does not choose one of its labels (config.json: problem_type regression)",
+    ),
+    "no tokens": (
+        {
+            "parents": ["answers-one", "answers-two"],
+            "objectives": [{"classifier": "pairwise", "file": "rows.jsonl"}],
+        },
+        [
+            {"chosen": "w1", "rejected": " "},
+            *({"chosen": f"w{i}", "rejected": "w9"} for i in range(60)),
+        ],
+        "row 1 of classifier rows has a text of which the tokenizer of 'answers-one' makes no",
     ),
     "no template": (
         {
@@ -485,6 +501,7 @@ def strangers(folder: Path) -> Path:
     tiny.make_classifier(folder / "answers-plain", "llama", ["score"])
     several = {"problem_type": "multi_label_classification"}
     tiny.make_classifier(folder / "several", labels=LABELS, **several)
+    tiny.make_classifier(folder / "numbers", labels=LABELS, problem_type="regression")
     tiny.edit_config(tiny.make_classifier(folder / "damaged", labels=LABELS), id2label={"x": "y"})
     return folder
 

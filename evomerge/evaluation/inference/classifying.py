@@ -87,6 +87,12 @@ class Classifier:
                     raise CandidateError("The model's logits are not finite numbers.")
         return found
 
+    def has_tokens(self, tokenizer: Any, item: Input) -> bool:
+        """Whether a tokenizer makes tokens of an input."""
+        self._tokenizer, self._longest, self._tokens, self._cut = tokenizer, _NO_LIMIT, {}, None
+        self._tokenize([item])
+        return len(self._tokens[item]) > 0
+
     def _tokenize(self, items: Sequence[Input]) -> None:
         """Keep the tokens of inputs; those of one form go to the tokenizer together."""
         alike: dict[tuple[str, int], list[Input]] = {}

@@ -75,6 +75,13 @@ class ClassifierObjective(RowsObjective):
         """Yield document and messages, for each list of messages that the model reads."""
         return iter(())
 
+    def without_tokens(self, tokenizer: Any) -> Iterator[int]:
+        """Yield each document with a text of which a tokenizer makes no tokens."""
+        for document, row in enumerate(self.rows):
+            inputs = self._inputs(row, tokenizer)
+            if not all(self._classify.has_tokens(tokenizer, item) for item in inputs):
+                yield document
+
     @abstractmethod
     def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
         """Return what the model reads of a row."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import transformers
 
 from evomerge.errors import CandidateError, CheckpointError
 from evomerge.evaluation.inference.encoding import TextEncoder
@@ -74,6 +75,25 @@ def test_embeddings_are_those_of_the_library(case: str, tmp_path: Path) -> None:
         ours, theirs = encoded(folder, role), by_library(folder, role)
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
     assert abs(theirs - theirs[0]).max() > 1e-3  # texts differ
+
+
+@pytest.mark.parametrize("has_head", [False, True])
+@pytest.mark.parametrize(
+    ("architecture", "auto", "named"),
+    [
+        ("bert", "AutoModelForMaskedLM", "BertForMaskedLM"),
+        ("qwen3", "AutoModelForCausalLM", "Qwen3ForCausalLM"),
+    ],
+)
+def test_a_config_may_name_the_class_with_a_head(
+    architecture: str, auto: str, named: str, has_head: bool, tmp_path: Path
+) -> None:
+    folder = tiny.make_encoder(tmp_path / "a", architecture=architecture)
+    if has_head:
+        with tiny.quiet():
+            getattr(transformers, auto).from_pretrained(folder).save_pretrained(folder)
+    tiny.edit_config(folder, architectures=[named])
+    np.testing.assert_allclose(encoded(folder, "text"), by_library(folder, "text"), atol=2e-6)
 
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
