@@ -9,6 +9,8 @@ Documents that a teacher was shown (`Loss.teach`) give the Kullback-Leibler dive
 teacher's distribution to the model's: over the choices, or at each token of the teacher's own
 answer, as in DAM (arXiv 2410.08371).
 
+Documents of sentence encoders are compared with each other (`tasks/contrast.py`).
+
 Whether a blank or line break comes before a reference answer, and what ends it, differs between
 models, and the loss depends on it a lot. So several forms are tried on the parents, and the most
 likely one is taken (`choose_form`).
@@ -28,10 +30,13 @@ from torch import Tensor
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Documents, Evaluator
 from evomerge.evaluation.inference.backward import checkpointing, needs_checkpointing
+from evomerge.evaluation.inference.batches import batching
+from evomerge.evaluation.inference.encoding import Plan, Role, encoded, planned
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.likelihood import Batch, target_distributions
 from evomerge.evaluation.inference.rows import Continuation, Form, separate
 from evomerge.evaluation.nll import FORMS, written
+from evomerge.evaluation.tasks.encoders import EncoderObjective
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.scores import Objective, Split
 
@@ -202,9 +207,15 @@ class Loss:
     def choose_form(self, models: Iterable[Any], documents: Documents) -> Form:
         """Return the form in which some model finds the reference answers most likely.
 
+        The default, without a call of a model, if the documents are those of sentence encoders.
+
         Args:
             models: the parents and the base, one after the other.
         """
+        objectives = self.evaluator.tasks_of(self.split).functions
+        documents = {task: ids for task, ids in documents.items() if task not in objectives}
+        if not documents:
+            return Form()
         found: dict[Form, float] = {}
         before = self.form
         for model in models:
@@ -252,8 +263,8 @@ class Loss:
     def _batches(self, references: Sequence[Reference]) -> Iterator[Sequence[int]]:
         """Yield the places of references that are run together."""
         sizes = [sum(len(c.tokens) for c in each.continuations) for each in references]
-        batching = self._forward.batching
-        yield from replace(batching, tokens=batching.kept).cut(sizes)
+        limits = self._forward.batching
+        yield from replace(limits, tokens=limits.kept).cut(sizes)
 
     def _said(
         self, model: Any, group: Sequence[int], references: Sequence[Reference]
@@ -272,22 +283,58 @@ class Loss:
         weights = self.weights or {task: share.weight for task, share in self._shares.items()}
         total = math.fsum(weights[task] for task in documents)
         for task, ids in documents.items():
+            objective = self.evaluator.tasks_of(self.split).functions.get(task)
+            if isinstance(objective, EncoderObjective):
+                yield from self._encoder_parts(objective, model, ids, weights[task] / total)
+                continue
             wanted = [self._reference(task, document) for document in ids]
             weight = weights[task] / total / len(ids)
             for group in self._batches(wanted):
-                with self._memory_for(model, [wanted[place] for place in group]):
+                lengths = [len(c.tokens) for place in group for c in wanted[place].continuations]
+                with self._memory_for(model, len(lengths) * max(lengths)):
                     said = zip(group, self._said(model, group, wanted), strict=True)
                     losses = [wanted[place].loss(own) for place, own in said]
                     yield torch.stack(losses).sum() * weight
 
-    def _memory_for(
-        self, model: Any, references: Sequence[Reference]
-    ) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which the batch of these references fits into memory."""
-        lengths = [len(c.tokens) for each in references for c in each.continuations]
+    def _encoder_parts(
+        self, objective: EncoderObjective, model: Any, ids: Sequence[int], weight: float
+    ) -> Generator[Tensor]:
+        """Yield the shares of an encoder's loss, one for each batch of texts.
+
+        The loss compares texts of several batches, and memory is that of one: the slope by the
+        embeddings is found first, and then each batch is encoded once more with it (gradient
+        caching, Gao et al. 2021, arXiv 2101.06983).
+        """
+        limits = batching(model, self.evaluator.batch_size)
+        limits = replace(limits, tokens=limits.kept)
+        runs: list[tuple[Plan, Tensor]] = []
+
+        def encode(texts: Sequence[str], role: Role) -> Tensor:
+            plan = planned(model, self.evaluator.tokenizer, texts, role, limits)
+            with torch.no_grad():
+                found = torch.cat([encoded(model, plan, batch) for batch in plan.batches])
+            runs.append((plan, found.requires_grad_(torch.is_grad_enabled())))
+            return found[plan.rows(texts)]
+
+        loss = weight * objective.loss(model, ids, encode)
+        if not torch.is_grad_enabled():
+            yield loss
+            return
+        value = loss.detach()
+        slopes = torch.autograd.grad(loss, [found for _, found in runs])
+        for (plan, _), slope in zip(runs, slopes, strict=True):
+            shares = slope.split_with_sizes([len(batch["input_ids"]) for batch in plan.batches])
+            for batch, share in zip(plan.batches, shares, strict=True):
+                with self._memory_for(model, batch["input_ids"].numel()):
+                    part = (encoded(model, plan, batch) * share).sum()
+                    yield part - part.detach() + value
+                value = torch.zeros_like(value)
+
+    def _memory_for(self, model: Any, tokens: int) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which a batch of so many tokens fits into memory."""
         if not torch.is_grad_enabled():
             return contextlib.nullcontext()
-        if self.saves_memory or needs_checkpointing(model, len(lengths) * max(lengths)):
+        if self.saves_memory or needs_checkpointing(model, tokens):
             return checkpointing(model)
         return contextlib.nullcontext()
 

@@ -13,10 +13,11 @@ from evomerge.evaluation.inference.rows import Form
 from evomerge.merging.methods import get_method
 from evomerge.scores import TOKENS, Objective
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.tasks import lm_eval_tasks
 from evomerge.space.knobs import plan_knobs
 from evomerge.space.layer_genes import method_inputs
 from evomerge.space.protocol import Space
-from evomerge.strategy.gradient import STEPS, GradientStrategy
+from evomerge.strategy.gradient import BATCH, STEPS, GradientStrategy
 from evomerge.strategy.lessons import Lessons
 
 if TYPE_CHECKING:
@@ -55,12 +56,35 @@ def check_descents(
             "arrival; set it to generation."
         )
     loss = config.optimizer.loss or "reference"
+    if config.encoders:
+        _check_encoders(config, documents)
     for item in objectives:
-        _check_objective(item, key, loss, evaluator, documents)
+        if item.task not in config.encoders:
+            _check_objective(item, key, loss, evaluator, documents)
     if loss == "successes" and config.evaluation.think_end_token is not None:
         raise ConfigError(
             "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "
             "kept without their reasoning; remove one of the two keys."
+        )
+
+
+def _check_encoders(config: SearchConfig, documents: Mapping[str, Sequence[int]]) -> None:
+    wanted, name = config.optimizer, min(config.encoders, key=lambda task: len(documents[task]))
+    if wanted.loss not in (None, "reference"):
+        raise ConfigError(
+            f"`optimizer.loss` is {wanted.loss}, but {name!r} scores sentence encoders, which give "
+            "no answers that could be learned; set it to reference, which learns from the rows."
+        )
+    if wanted.form is not None and not lm_eval_tasks(config):
+        raise ConfigError(
+            f"`optimizer.form` says how answers are written, but {name!r} scores sentence "
+            "encoders, which write none; remove it."
+        )
+    if min((wanted.batch or BATCH) // len(documents), len(documents[name])) < 2:
+        raise ConfigError(
+            f"A step of a descent has fewer than 2 documents of {name!r}, but the loss of sentence "
+            "encoders compares documents of one step; set `optimizer.batch` to "
+            f"{2 * len(documents)} or more, and `evaluation.search.documents` to 2 or more."
         )
 
 
@@ -124,7 +148,7 @@ def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
         _lessons(checked),
         checked.ranking.ordered,
         steps=wanted.steps or STEPS,
-        batch=wanted.batch or 16,
+        batch=wanted.batch or BATCH,
         rate=wanted.rate or 0.03,
         descents=count,
         leaves=leaves if checked.config.mode == "pareto" else (),

@@ -23,6 +23,7 @@ from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import make_strategy
+from evomerge.setup.tasks import lm_eval_tasks
 from evomerge.setup.worker import make_worker, run_jobs, threads_of
 from evomerge.setup.workers import shares_prefixes, workers_of
 from evomerge.strategy.gradient import LEG, STEPS
@@ -285,7 +286,7 @@ def try_candidates(checked: CheckedSearch, say: Callable[[str], None]) -> CostPr
     return replace(
         probe,
         step=reached.seconds["descend"] / STEPS_TRIED,
-        form=None if leg.teachers else form,
+        form=None if leg.teachers or not lm_eval_tasks(config) else form,
         peak=reached.peak,
     )
 

@@ -78,7 +78,7 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
             f"genes are {searched / population:.1f} of its generations of {population}, from which "
             f"it learns little; set budget.candidates to {baselines + _FOR_A_GENE * genes} or so, "
             "or have fewer genes (a smaller `space.groups`, no `space.components`)"
-            f"{'' if config.encoders else ', or take `optimizer.name: gradient`'}."
+            f"{'' if config.classifiers else ', or take `optimizer.name: gradient`'}."
         )
 
 

@@ -31,6 +31,9 @@ from evomerge.strategy.protocol import Origin, Proposal
 STEPS = 60
 """Steps of a descent, if the search file does not say it."""
 
+BATCH = 16
+"""Documents of a step, if the search file does not say it."""
+
 LEG = 10
 """Steps between two candidates of a descent."""
 
@@ -88,7 +91,7 @@ class GradientStrategy:
         values: Callable[[Scores], tuple[float, ...]],
         *,
         steps: int = STEPS,
-        batch: int = 16,
+        batch: int = BATCH,
         rate: float = 0.03,
         descents: int = 1,
         form: Form | None = None,

@@ -9,27 +9,32 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from evomerge.errors import CandidateError, CheckpointError
-from evomerge.evaluation.inference.batches import batching
+from evomerge.evaluation.inference.batches import Batching, batching
 from evomerge.models.modules import STACK, ModuleStack, max_length
 
 Role: TypeAlias = Literal["text", "query", "document"]
 """What a text is to a model that has different prompts or lengths for queries and documents."""
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """The padded batches of some texts, the texts' places in them, and the tokens of the prompt."""
 
     texts: tuple[str, ...]
     order: list[int]
     batches: list[dict[str, Tensor]]
     prompt: int
+
+    def rows(self, texts: Iterable[str]) -> list[int]:
+        """Return the rows that texts have in all batches together."""
+        row_of = {self.texts[place]: row for row, place in enumerate(self.order)}
+        return [row_of[text] for text in texts]
 
 
 class TextEncoder:
@@ -43,7 +48,7 @@ class TextEncoder:
         self.batch_size = batch_size
         self._tokenizer: Any = None
         self._stack: ModuleStack | None = None
-        self._plans: dict[Role, _Plan] = {}
+        self._plans: dict[Role, Plan] = {}
 
     @torch.inference_mode()
     def __call__(
@@ -67,43 +72,48 @@ class TextEncoder:
         distinct = tuple(dict.fromkeys(texts))
         plan = self._plans.get(role)
         if plan is None or plan.texts != distinct:
-            plan = self._plans[role] = self._planned(model, distinct, role)
-        transformer = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
-        known = inspect.signature(transformer.forward).parameters
-        rows = []
-        for batch in plan.batches:
-            inputs = {name: item.to(model.device) for name, item in batch.items()}
-            output = transformer(**{name: item for name, item in inputs.items() if name in known})
-            features = {**inputs, "token_embeddings": output.last_hidden_state}
-            if plan.prompt:
-                features["prompt_length"] = plan.prompt
-            for folder in stack.folders:
-                features = getattr(model, folder)(features)
-            found = features["sentence_embedding"][:, : stack.settings.get("truncate_dim")]
-            rows.append(found.double().cpu())
-        embeddings = torch.cat(rows)
+            limits = batching(model, self.batch_size)
+            plan = self._plans[role] = planned(model, tokenizer, distinct, role, limits)
+        embeddings = torch.cat([encoded(model, plan, batch) for batch in plan.batches])
         if not embeddings.isfinite().all():
             raise CandidateError("The model's embeddings are not finite numbers.")
-        row_of = {distinct[place]: row for row, place in enumerate(plan.order)}
-        return embeddings[[row_of[text] for text in texts]]
+        return embeddings[plan.rows(texts)]
 
-    def _planned(self, model: Any, texts: tuple[str, ...], role: Role) -> _Plan:
-        assert self._stack is not None
-        tokenizer, settings = self._tokenizer, self._stack.modules[0].settings
-        if settings.get("do_lower_case"):
-            tokenizer = lower_casing(tokenizer)
-        limit = max_length(settings, tokenizer.model_max_length, model.config.to_dict(), role)
-        prompt = prompt_of(self._stack, role)
-        options: dict[str, Any] = {}
-        if limit is not None:
-            options = {"truncation": True, "max_length": limit}
-        given = [prompt + text for text in texts]
-        lengths = list(map(len, tokenizer(given, **options)["input_ids"]))
-        groups = batching(model, self.batch_size).cut(lengths)
-        options |= {"padding": True, "return_tensors": "pt"}
-        batches = [dict(tokenizer([given[i] for i in group], **options)) for group in groups]
-        order = [place for group in groups for place in group]
-        return _Plan(texts, order, batches, _prompt_length(tokenizer, prompt))
+
+def planned(model: Any, tokenizer: Any, texts: Iterable[str], role: Role, limits: Batching) -> Plan:
+    """Return batches of texts within limits; equal texts are in them once."""
+    stack, texts = stack_of(model), tuple(dict.fromkeys(texts))
+    settings = stack.modules[0].settings
+    if settings.get("do_lower_case"):
+        tokenizer = lower_casing(tokenizer)
+    limit = max_length(settings, tokenizer.model_max_length, model.config.to_dict(), role)
+    prompt = prompt_of(stack, role)
+    options: dict[str, Any] = {}
+    if limit is not None:
+        options = {"truncation": True, "max_length": limit}
+    given = [prompt + text for text in texts]
+    lengths = list(map(len, tokenizer(given, **options)["input_ids"]))
+    groups = limits.cut(lengths)
+    options |= {"padding": True, "return_tensors": "pt"}
+    batches = [dict(tokenizer([given[i] for i in group], **options)) for group in groups]
+    order = [place for group in groups for place in group]
+    return Plan(texts, order, batches, _prompt_length(tokenizer, prompt))
+
+
+def encoded(model: Any, plan: Plan, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the embeddings of a batch of a plan: a float64 matrix on the CPU, a row for each."""
+    stack = stack_of(model)
+    transformer = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
+    known = inspect.signature(transformer.forward).parameters
+    inputs = {name: item.to(model.device) for name, item in batch.items()}
+    output = transformer(**{name: item for name, item in inputs.items() if name in known})
+    features = {**inputs, "token_embeddings": output.last_hidden_state}
+    if plan.prompt:
+        features["prompt_length"] = plan.prompt
+    for folder in stack.folders:
+        features = getattr(model, folder)(features)
+    found: Tensor = features["sentence_embedding"][:, : stack.settings.get("truncate_dim")]
+    return found.double().cpu()
 
 
 def stack_of(model: Any) -> ModuleStack:
