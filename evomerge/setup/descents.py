@@ -56,11 +56,13 @@ def check_descents(
             "arrival; set it to generation."
         )
     loss = config.optimizer.loss or "reference"
-    if config.encoders:
-        _check_encoders(config, documents)
     for item in objectives:
         if item.task not in config.encoders:
             _check_objective(item, key, loss, evaluator, documents)
+    learned = {task: documents[task] for task in _leaves(objectives, evaluator)}
+    for task in learned:
+        if task in config.encoders:
+            _check_encoder(task, config, learned)
     if loss == "successes" and config.evaluation.think_end_token is not None:
         raise ConfigError(
             "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "
@@ -68,8 +70,16 @@ def check_descents(
         )
 
 
-def _check_encoders(config: SearchConfig, documents: Mapping[str, Sequence[int]]) -> None:
-    wanted, name = config.optimizer, min(config.encoders, key=lambda task: len(documents[task]))
+def _leaves(objectives: Sequence[Objective], evaluator: Evaluator) -> dict[str, Objective]:
+    """Return the tasks that a descent learns from, and the objective of each."""
+    info = evaluator.tasks_of("search").info
+    return {
+        task: replace(item, task=task) for item in objectives for task in info.leaves(item.task)
+    }
+
+
+def _check_encoder(name: str, config: SearchConfig, documents: Mapping[str, Sequence[int]]) -> None:
+    wanted = config.optimizer
     if wanted.loss not in (None, "reference"):
         raise ConfigError(
             f"`optimizer.loss` is {wanted.loss}, but {name!r} scores sentence encoders, which give "
@@ -159,14 +169,10 @@ def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
 
 def _lessons(checked: CheckedSearch) -> Lessons:
     config, info = checked.config, checked.evaluator.tasks_of("search").info
-    by_task = {
-        task: replace(item, task=task)
-        for item in checked.objectives
-        for task in info.leaves(item.task)
-    }
+    by_task = _leaves(checked.objectives, checked.evaluator)
     return Lessons(
         config.optimizer.loss or "reference",
-        checked.splits["search"],
+        {task: checked.splits["search"][task] for task in by_task},
         config.seed,
         list(by_task.values()),
         {task for task in by_task if info.tasks[task].kind == "generate_until"},

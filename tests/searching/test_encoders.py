@@ -130,12 +130,14 @@ def descending(folder: Path) -> Path:
     """A search file of descents with documents that are watched."""
     more = [{"query": words(i, i + 2, i // 44), "positive": words(i, 5, i)} for i in range(64)]
     (folder / "more.jsonl").write_text("\n".join(map(json.dumps, more)))
+    shutil.copy(folder / "pairs.jsonl", folder / "kept.jsonl")  # a constraint is not learned from
     changes = {
         "optimizer": {"name": "gradient", "steps": 20, "batch": 12, "rate": 0.1},
         "objectives": [
             {"encoder": "sts", "file": "pairs.jsonl"},
             {"encoder": "retrieval", "file": "more.jsonl"},
         ],
+        "constraints": [{"encoder": "sts", "file": "kept.jsonl", "at_least": -1}],
         "evaluation": {
             "search": {"documents": 50},
             "validation": {"documents": 5, "finalists": 1},
