@@ -65,6 +65,15 @@ def unmoved_arguments(model: Any) -> Any:
     return getattr(model, "_skip_keys_device_placement", None)
 
 
+def generation_config_of(settings: dict[str, Any]) -> Any:
+    """Return the generation config with these settings, as `from_pretrained` makes it of a file."""
+    from transformers import GenerationConfig
+
+    config: Any = GenerationConfig.from_dict(settings)
+    config._original_object_hash = hash(config)  # transformers 4 reads it in `generate`
+    return config
+
+
 def keeps_settings_of_old_configs() -> bool:
     """Return whether a model takes the settings of generation that old `config.json` files have.
 

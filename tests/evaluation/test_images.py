@@ -148,7 +148,8 @@ def test_a_parent_has_the_score_of_lm_eval(folder):
 
 def test_a_model_without_a_processor_is_refused_before_the_search(folder, tmp_path):
     shutil.copytree(folder / "a", tmp_path / "bare")
-    (tmp_path / "bare" / "processor_config.json").unlink()
+    for file in (tmp_path / "bare").glob("*processor_config.json"):
+        file.unlink()
     parents = [str(tmp_path / "bare"), str(folder / "b")]
     with pytest.raises(
         InputError, match=r"bare' has no processor of images .*no preprocessor_conf"

@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import safetensors
 import tiny
 import torch
 from huggingface_hub import errors
@@ -78,10 +79,12 @@ def test_wrong_headers_are_refused_with_the_name_of_the_file(case, tmp_path):
 
 def test_a_dtype_of_no_merge_is_refused(tmp_path):
     file = write(tmp_path / "x.safetensors", {"a": entry("F8_E8M0", [2], 0, 2)}, b"xy")
-    with pytest.raises(CheckpointError, match="'a' has dtype F8_E8M0; known are BOOL"):
+    is_old = safetensors.__version__.startswith("0.4.")  # it does not say what it cannot read
+    unknown = "|is not a complete safetensors file" if is_old else ""
+    with pytest.raises(CheckpointError, match=f"'a' has dtype F8_E8M0; known are BOOL{unknown}"):
         read_header(file)
     write(file, {"a": entry("F12", [2], 0, 3)}, b"xyz")  # unknown to safetensors, too
-    with pytest.raises(CheckpointError, match="has dtype F12; known are BOOL"):
+    with pytest.raises(CheckpointError, match=f"has dtype F12; known are BOOL{unknown}"):
         read_header(file)
 
 

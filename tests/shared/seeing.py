@@ -38,9 +38,17 @@ _CLIP = {"model_type": "clip_vision_model", **_TOWER, "projection_dim": 16}
 _SIGLIP = {"model_type": "siglip_vision_model", **_TOWER}
 _QWEN = {"depth": 2, "hidden_size": 16, "num_heads": 2, "patch_size": 4, "intermediate_size": 16}
 _ROPE = {
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+    "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]},
 }
-_IMAGE = {"image_token_id": TOKENS - 1, "video_token_id": TOKENS - 2}
+if not transformers.__version__.startswith("4."):
+    del _ROPE["rope_scaling"]  # its name before transformers 5
+_IMAGE = {
+    "image_token_id": TOKENS - 1,
+    "video_token_id": TOKENS - 2,
+    "vision_start_token_id": TOKENS - 3,
+    "vision_end_token_id": TOKENS - 4,
+}
 
 FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llava": (
@@ -111,6 +119,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 """Family -> type of its text model, model class, and keys of its config."""
 
+FAMILIES = {name: item for name, item in FAMILIES.items() if hasattr(transformers, item[1])}
+
 
 def text_config(kind: str) -> Any:
     """Return the config of a text model; `kind` is its model type."""
@@ -158,10 +168,14 @@ def add_processor(folder: Path) -> Any:
 
     The last word of its tokenizer stands for an image.
     """
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    try:
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    except ImportError:  # its name before transformers 5
+        from transformers import CLIPImageProcessor as CLIPImageProcessorPil
 
     tiny.save_tokenizer(folder, [*tiny.WORDS[:-1], "<image>"])
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    names = ["input_ids", "attention_mask"]  # what LLaVA reads
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, model_input_names=names)
     tokenizer.add_tokens(["<image>"], special_tokens=True)  # split off wherever it is in a text
     processor = transformers.LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}),

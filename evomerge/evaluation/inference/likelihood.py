@@ -153,7 +153,9 @@ def _read(model: Any, prefix: Tokens) -> _Layers:
 
 def _logits(model: Any, batch: Batch, gather: bool, layers: _Layers) -> torch.Tensor:
     """Return the logits at the scored positions, (scored, vocabulary)."""
-    inputs: dict[str, Any] = {"input_ids": batch.tokens, "use_cache": False}
+    inputs: dict[str, Any] = {"input_ids": batch.tokens}
+    if gather:  # else as lm-eval calls it: without a cache, the last bits may differ in bfloat16
+        inputs["use_cache"] = False
     if batch.prefix:
         from transformers import DynamicCache
 

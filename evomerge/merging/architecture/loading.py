@@ -14,7 +14,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from evomerge.compat.transformers import keeps_settings_of_old_configs
+from evomerge.compat.transformers import generation_config_of, keeps_settings_of_old_configs
 from evomerge.errors import CheckpointError, one_line
 from evomerge.parsing.texts import json_value
 
@@ -192,7 +192,6 @@ def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
     Raises:
         CheckpointError: transformers refuses a setting.
     """
-    made = transformers.GenerationConfig
     file = "config.json" if generation is None else "generation_config.json"
     settings: Any = None if generation is None else json_value(generation, file, CheckpointError)
     if generation is None and keeps_settings_of_old_configs():
@@ -200,8 +199,8 @@ def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
     try:
         with quiet():
             if generation is not None:
-                return made.from_dict(settings)
-            return made.from_model_config(dict(config))
+                return generation_config_of(settings)
+            return transformers.GenerationConfig.from_model_config(dict(config))
     except Exception as error:  # transformers raises anything for values that it does not expect
         raise CheckpointError(
             f"The host's {file} has a setting of generation that transformers refuses "

@@ -131,7 +131,7 @@ def device_of(parameter: str, devices: Mapping[str, torch.device]) -> torch.devi
 
 
 def _accelerator(number: int) -> torch.device:
-    kind, count = torch.accelerator.current_accelerator(), torch.accelerator.device_count()
+    kind, count = torch.accelerator.current_accelerator(), _count()
     if kind is None or number >= count:
         have = f"{count}, counted from 0" if count else "none"
         raise ConfigError(
@@ -147,9 +147,14 @@ def _room() -> dict[int, int]:
     It is a share of all its memory, also of what is used at the moment: so a resumed search, and
     models of other depths, get the same device map.
     """
-    count = torch.accelerator.device_count()
+    count = _count()
     tell = getattr(torch.get_device_module(), "mem_get_info", None) if count else None
     return {} if tell is None else {i: int(_SHARE * tell(i)[1]) for i in range(count)}
+
+
+def _count() -> int:
+    """Return the number of accelerators, which torch 2.7 cannot count without a driver."""
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
 
 
 def _set_attention(module: Any, attention: str) -> None:
