@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run: its candidates, the best of them, the standings. Nothing in it is changed.
+    """A run: its candidates, the best of them, the standings.
 
     The properties read the journal each time, so they are up to date while the search runs.
 
@@ -82,6 +82,16 @@ class Run:
         if not (top / STAGES).is_file():
             return [self]
         return [Run(folder) for folder in begun_stages(top)]
+
+    def stop(self) -> None:
+        """Ask the search to begin no further candidate: it chooses and tests a winner, and ends.
+
+        `resume` goes on with the search as if it had not been stopped.
+
+        Raises:
+            RunFolderError: no process is searching.
+        """
+        self._run.ask_to_stop()
 
     @property
     def history(self) -> History:

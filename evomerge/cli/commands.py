@@ -40,7 +40,8 @@ def options(
 
 
 for command in (
-    *(files.init, files.validate, runs.search, runs.resume, answers.status, answers.results),
+    *(files.init, files.validate, runs.search, runs.resume, runs.stop, answers.status),
+    answers.results,
     *(models.export, models.evaluate, models.merge, answers.report, answers.dashboard),
     *(models.push, files.convert, files.schema),
 ):

@@ -114,7 +114,7 @@ def states(run: RunFolder) -> Iterator[dict[str, Any]]:
         time.sleep(0.2)
         values = progress(run)
     yield values
-    while values["state"] == "running":
+    while values["state"] in ("running", "stopping"):
         time.sleep(_PAUSE)
         values = progress(run)
         yield values

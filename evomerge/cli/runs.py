@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evomerge.cli import terminal
+from evomerge.cli.notify import notifying
 from evomerge.cli.options import (
     AllowBenchmarksOption,
     AllowCodeOption,
     AllowPickleOption,
     CandidatesOption,
     FileArgument,
+    NotifyOption,
     RunFolderArgument,
     SetOption,
     Tracker,
@@ -43,6 +45,7 @@ def search(
     allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
     trust_code: TrustCodeOption = False,
+    notify: NotifyOption = None,
     track: TrackOption = None,
 ) -> None:
     """Start a search; with --resume start or continue, whichever it is."""
@@ -57,7 +60,8 @@ def search(
 
     allowed = permissions(allow_pickle, allow_code, trust_code)
     terminal.say_on_terminal(f"checking {file}")
-    start(read(file, set_), file, run, candidates, allowed, warn, runner, resume=resume)
+    with notifying(notify, run):
+        start(read(file, set_), file, run, candidates, allowed, warn, runner, resume=resume)
 
 
 def resume(
@@ -92,6 +96,7 @@ def resume(
             help="cut a damaged journal before its first bad line; the damaged file is kept",
         ),
     ] = False,
+    notify: NotifyOption = None,
     track: TrackOption = None,
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
@@ -102,7 +107,18 @@ def resume(
     if truncate:
         terminal.say(cut_journal(directory) or "the journal is not damaged")
     allowed = permissions(allow_pickle, allow_code, trust_code)
-    go_on(directory, bounds, set_ or [], allowed, runner)
+    with notifying(notify, directory):
+        go_on(directory, bounds, set_ or [], allowed, runner)
+
+
+def stop(directory: RunFolderArgument) -> None:
+    """End a search early: its winner is chosen and tested; `resume` goes on with it."""
+    run = RunFolder(directory)
+    run.ask_to_stop()
+    terminal.say(
+        f"the search in {run.path} ends after the candidates that are being scored and the final "
+        f"scores; `evomerge status {shlex.quote(str(run.path))} --watch` shows it"
+    )
 
 
 def _runner(tracker: Tracker | None) -> Runner:
@@ -153,6 +169,8 @@ def _run(
             f"the front is {numbers}, its knee {winner.number}; export any of them by --candidate, "
             "the knee with"
         )
+    if run.is_asked_to_stop:
+        terminal.say(f"stopped as asked; `evomerge resume {quoted}` goes on with the search")
     terminal.say(
         f"{what} `evomerge export {quoted} --out MODEL`, and see what was found with `evomerge "
         f"report {quoted}`"

@@ -16,10 +16,12 @@ class InlineExecutor:
     def __init__(self, run: RunJobs, close: Callable[[], None] = lambda: None) -> None:
         self._run, self._close = run, close
         self._running: deque[Iterator[tuple[Job, Result]]] = deque()
+        self._waiting: dict[int, Job] = {}
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Add jobs to the queue."""
         self._running.append(self._run(tuple(jobs)))
+        self._waiting |= {job.id: job for job in jobs}
 
     def next(self) -> tuple[Job, Result]:
         """Run until one more job is done; return it with its outcome.
@@ -30,12 +32,20 @@ class InlineExecutor:
         while True:
             found = next(self._running[0], None)
             if found is not None:
+                del self._waiting[found[0].id]
                 return found
             self._running.popleft()
 
+    def withdraw(self) -> Sequence[Job]:
+        """Empty the queue, and return what was in it."""
+        jobs = tuple(self._waiting.values())
+        self._running.clear()
+        self._waiting.clear()
+        return jobs
+
     def close(self) -> None:
         """Empty the queue."""
-        self._running.clear()
+        self.withdraw()
         self._close()
 
 

@@ -57,9 +57,9 @@ RunJobs: TypeAlias = Callable[[Sequence[Job]], Iterator[tuple[Job, Result]]]
 class Executor(Protocol):
     """Runs jobs, in this process or elsewhere.
 
-    Laws: `next` returns every submitted job exactly once, in any order. If the candidate is at
-    fault, the outcome is a `Failure`. If something else is (a disk, a device, a missing parent),
-    `next` raises an `EvomergeError`.
+    Laws: `next` returns every submitted job exactly once, in any order, unless `withdraw` has taken
+    it back. If the candidate is at fault, the outcome is a `Failure`. If something else is (a disk,
+    a device, a missing parent), `next` raises an `EvomergeError`.
     """
 
     @property
@@ -77,6 +77,10 @@ class Executor(Protocol):
         Raises:
             EvomergeError: the search cannot go on.
         """
+        ...
+
+    def withdraw(self) -> Sequence[Job]:
+        """Take back the submitted jobs that have not begun, and return them."""
         ...
 
     def close(self) -> None:

@@ -129,6 +129,12 @@ class RemoteExecutor:
         self._hand_out()  # so that no worker waits until the outcome is recorded
         return self._done.popleft()
 
+    def withdraw(self) -> Sequence[Job]:
+        """Take back the jobs that no worker has, and return them."""
+        jobs = tuple(self._queue)
+        self._queue.clear()
+        return jobs
+
     def close(self) -> None:
         """End all workers."""
         self._queue.clear()

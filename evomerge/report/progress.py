@@ -29,7 +29,8 @@ _LATEST = 4  # candidates that are shown with their fitness or failure
 def progress(run: RunFolder) -> dict[str, Any]:
     """Return what `evomerge status` prints, as plain JSON values.
 
-    `state` is `running` while a process holds the run's lock; `done` if the winner has test scores
+    `state` is `running` while a process holds the run's lock, or `stopping` after
+    `evomerge stop`; `done` if the winner has test scores
     and the budget asks for no more candidates; otherwise `stopped`. `latest` are the last
     candidates, the newest last. `phase` is there while a method prepares for its first merges, and
     during the final scores; `workers` and the speed while the search runs.
@@ -42,12 +43,14 @@ def progress(run: RunFolder) -> dict[str, Any]:
     done = winner is not None and "test" in winner.outcomes
     running = run.is_running
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
-        done = any(budget[name] is not None for name in ("target", "hours", "patience"))
+        bounds = any(budget[name] is not None for name in ("target", "hours", "patience"))
+        done = bounds and not run.is_asked_to_stop
     hours, phase = run.timings.hours(), run.timings.preparation()
     statuses = Counter(item.status for item in history.candidates)
+    state = "running" if running else "done" if done else "stopped"
     result: dict[str, Any] = {
         "run": str(run.path),
-        "state": "running" if running else "done" if done else "stopped",
+        "state": "stopping" if running and run.is_asked_to_stop else state,
         "candidates": len(history.candidates),
         **{name: statuses[name] for name in ("scored", "failed", "open")},
         "estimated": sum(item.is_estimate for item in history.candidates),

@@ -37,6 +37,7 @@ MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
 MODELS = "models"
+STOP = "stop"
 _SUBFOLDERS = ("front", MODELS, f"{MODELS}/members")
 MERGEKIT = "best.mergekit.yaml"
 NOT_IN_MERGEKIT = "best.not-in-mergekit.txt"
@@ -216,6 +217,27 @@ class RunFolder:
         """Why there is no mergekit file of the best merge; None if there is one, or no merge."""
         file = self.path / NOT_IN_MERGEKIT
         return read_text(file, RunFolderError).strip() if file.is_file() else None
+
+    @property
+    def is_asked_to_stop(self) -> bool:
+        """Whether `ask_to_stop` was called since the search was started or continued."""
+        return os.path.exists(self.path / STOP)  # noqa: PTH110 - often asked for
+
+    def ask_to_stop(self) -> None:
+        """Ask the process that searches to begin no further candidate, and to do the final scores.
+
+        RunFolderError: no process is searching. DiskError: the folder cannot be written.
+        """
+        if not self.is_running:
+            raise RunFolderError(
+                f"No search is running in {self.path}, so there is nothing to stop; `evomerge "
+                f"status {shlex.quote(str(self.path))}` says how far it is."
+            )
+        self.write(STOP, "")
+
+    def forget_stop(self) -> None:
+        """Remove what `ask_to_stop` has written."""
+        (self.path / STOP).unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the run, so that it is never seen half written."""

@@ -94,14 +94,14 @@ class Search:
         self.replay_generations()
         self.ask_baselines()
         self.score_baselines()
-        if self.plan.greedy_soup:
+        if self.plan.greedy_soup and not self.session.is_stopping:
             self.add_greedy_soup()
-        while True:
+        while not self.session.is_stopping:
             if not self.is_full:
                 self.ask_generation()
             self.session.score(self.history.open)
-            if not self.is_full:
-                return  # the plan did not allow the whole generation
+            if not self.is_full or self.session.is_stopping:
+                return  # the whole generation was not allowed, or not scored
             self.tell_pending()
 
     def search_by_arrival(self) -> None:
@@ -111,13 +111,14 @@ class Search:
         self.ask_baselines()
         if self.plan.greedy_soup:  # else the others need not wait for the baselines
             self.score_baselines()
-            self.add_greedy_soup()
+            if not self.session.is_stopping:
+                self.add_greedy_soup()
         unsubmitted = self.history.open
         while True:
             while told < len(self.history.told):
                 self.tell(self.history.told[told])
                 told += 1
-            more = bool(unsubmitted) or not self.is_spent
+            more = not self.is_spent or (bool(unsubmitted) and not self.session.is_stopping)
             if more and self.session.in_flight < self.session.executor.width:
                 if not unsubmitted:
                     unsubmitted = [self.ask(self.session.incumbents, told)]
@@ -268,8 +269,10 @@ class Search:
 
     @property
     def is_spent(self) -> bool:
-        """Whether the plan allows no further candidate."""
+        """Whether the plan, or a person, allows no further candidate."""
         plan = self.plan
+        if self.session.is_stopping:
+            return True
         if plan.candidates is not None and len(self.history.candidates) >= plan.candidates:
             return True
         if plan.hours is not None and self.session.logbook.hours >= plan.hours:

@@ -48,6 +48,7 @@ class Session:
             the final front and the winner.
         as_itself: returns the recipe of the parent itself, if a candidate is the baseline of a
             parent that is another model: the parent is scored on validation and test documents.
+        stop: returns whether a person has asked the search to stop.
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class Session:
         attempts: Attempts,
         publish: Callable[[Sequence[Candidate], Candidate], None],
         as_itself: Callable[[Candidate], Recipe | None] = lambda candidate: None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._as_itself = as_itself
+        self._as_itself, self._stop = as_itself, stop
         self.logbook, self.history, self.ranking = logbook, logbook.history, ranking
         self.publish = publish
         self.recent = recent
@@ -97,17 +99,33 @@ class Session:
         self._proposed[candidate.number] = recipe
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether no further candidate shall be begun, since a person has asked for that."""
+        return self._stop()
+
+    @property
     def in_flight(self) -> int:
         """Number of candidates that wait for an outcome."""
         return len(self._running) + sum(map(len, self._duplicates.values()))
 
     def score(self, candidates: Sequence[Candidate], purpose: Purpose = "search") -> None:
-        """Score candidates and wait for all outcomes; EvomergeError: the search cannot go on."""
+        """Score candidates and wait for all outcomes; EvomergeError: the search cannot go on.
+
+        If the search is asked to stop, candidates that have not begun stay open.
+        """
         if purpose != "search" and candidates:
             self.logbook.note_finals(purpose, len(candidates))
         self.submit(candidates, purpose)
         while self.in_flight:
             self.wait()
+            if purpose == "search" and self.is_stopping:
+                self._withdraw()
+
+    def _withdraw(self) -> None:
+        """Take back the candidates that have not begun, and their duplicates."""
+        for job in self.executor.withdraw():
+            candidate, _ = self._running.pop(job.id)
+            self._duplicates.pop(candidate.digest, None)
 
     def submit(self, candidates: Iterable[Candidate], purpose: Purpose = "search") -> None:
         """Start scoring candidates.

@@ -116,6 +116,7 @@ def _run_search(
     ranking, race = checked.ranking, make_race(checked.config)
     with run.writing() as journal, run.logged():
         Activity(run.path / WORKERS).end()  # of a session that was killed
+        run.forget_stop()
         if warning := other_versions(checked.config):
             log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
@@ -145,6 +146,7 @@ def _run_search(
             attempts,
             lambda front, best: publish(checked, run, logbook.history, front, best),
             parents_as_themselves(checked),
+            lambda: run.is_asked_to_stop,
         )
         config = checked.config
         plan = Plan(

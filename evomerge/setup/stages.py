@@ -167,6 +167,8 @@ def run_stages(
             if not begun_stages(folder):
                 remove_stages(folder)
             raise
+        if run.is_asked_to_stop:
+            return
 
 
 def _read(folder: Path) -> dict[str, Any]:

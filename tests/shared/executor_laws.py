@@ -63,6 +63,7 @@ def check_executor(
             process is a failure.
     """
     _check_outcomes(create)
+    _check_withdrawal(create)
     _check_faults(create)
     if survives:
         _check_losses(create)
@@ -94,6 +95,23 @@ def _check_next(executor: Executor, jobs: dict[int, Job], pretend: Pretend) -> i
     require(job == jobs.get(job.id), f"Job {job.id} is not the one that was submitted.")
     require(outcome == pretend.outcome(job), f"Job {job.id} has the outcome of another job.")
     return job.id
+
+
+def _check_withdrawal(create: Callable[[Callable[[], RunJobs]], Executor]) -> None:
+    pretend = Pretend()
+    executor = create(pretend)
+    jobs = {number: job_of(number, number) for number in range(12)}
+    executor.submit(list(jobs.values()))
+    found = [_check_next(executor, jobs, pretend)]
+    withdrawn = [job.id for job in executor.withdraw()]
+    require(len(withdrawn) >= len(jobs) - 1 - 2 * executor.width, "Few jobs were withdrawn.")
+    while len(found) + len(withdrawn) < len(jobs):
+        found.append(_check_next(executor, jobs, pretend))
+    require(sorted([*found, *withdrawn]) == sorted(jobs), "A withdrawn job was returned.")
+    executor.submit([jobs[number] for number in withdrawn])
+    again = [_check_next(executor, jobs, pretend) for _ in withdrawn]
+    require(sorted(again) == sorted(withdrawn), "A withdrawn job could not be run later.")
+    executor.close()
 
 
 def _check_faults(create: Callable[[Callable[[], RunJobs]], Executor]) -> None:

@@ -102,6 +102,10 @@ class ScriptedExecutor:
             return job, Failure("evaluate", f"made to fail: {job.recipe.digest[:8]}")
         return job, self.score(job)
 
+    def withdraw(self) -> Sequence[Job]:
+        taken, self.queue = self.queue[self.width - 1 :], self.queue[: self.width - 1]
+        return taken
+
     def close(self) -> None:
         self.queue.clear()
 
@@ -131,6 +135,7 @@ def search(
     greedy_soup: bool = False,
     searched: Space | None = None,
     make: Callable[[], Strategy] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> History:
     """Start or continue a search in a folder, and return its history at the end.
 
@@ -152,6 +157,7 @@ def search(
             recent,
             Attempts(run.path / "attempts.jsonl"),
             lambda front, best: None,
+            stop=stop,
         )
         Search(
             session,

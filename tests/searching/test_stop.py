@@ -1,0 +1,112 @@
+"""`evomerge stop`: a search ends early with a winner, and goes on as if it had not been stopped."""
+
+from __future__ import annotations
+
+import random
+import shlex
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from draws import draws
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from judging import rows_of, write_judged
+from scripted import ScriptedExecutor, search
+from search_run import ended, evomerge, start
+
+from evomerge.__main__ import run as call
+from evomerge.errors import ConfigError, RunFolderError
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+
+
+def searched(history: History) -> list[tuple[Any, ...]]:
+    """Return what the search itself has found, without the final scores."""
+    return [
+        (item.digest, item.origin, item.generation, item.incumbent, item.known, item.told)
+        for item in history.candidates
+    ]
+
+
+@pytest.mark.parametrize("soup", [False, True])
+@pytest.mark.parametrize("order", ["generation", "arrival"])
+@settings(max_examples=draws(12), deadline=None)
+@given(stops=st.lists(st.integers(1, 45), min_size=1, max_size=3), width=st.integers(1, 9))
+def test_a_stopped_search_has_a_winner_and_goes_on_to_the_same_end(order, soup, stops, width):
+    width = width if order == "generation" else 1  # by arrival, the width changes the course
+    options = {"candidates": 40, "order": order, "greedy_soup": soup, "recent": None}
+
+    def go(folder: str, stop: int | None = None) -> History:
+        executor = ScriptedExecutor(width, random.Random(0), failing=0.1)
+        asked = lambda: stop is not None and len(executor.scored) >= stop  # noqa: E731
+        return search(Path(name, folder), executor, stop=asked, **options)
+
+    with tempfile.TemporaryDirectory() as name:
+        whole, before = go("whole"), 0
+        for stop in stops:
+            history = go("stopped", stop)
+            assert history.winner is not None and "test" in history.winner.outcomes
+            new = len(history.told) - before
+            assert new <= stop + width, "what had not begun was scored, too"
+            before = len(history.told)
+        assert searched(go("stopped")) == searched(whole)
+
+
+SOURCE = """
+import os
+import time
+
+def judge(model, tokenizer, documents):
+    time.sleep(float(os.environ.get("PAUSE", 0)))
+    return [float(next(model.parameters()).detach().abs().mean())] * len(documents)
+
+judge.documents = 12
+"""
+
+
+def wait_for(journal: Path, lines: int) -> None:
+    while not journal.exists() or len(rows_of(journal.parent)) < lines:
+        time.sleep(0.05)
+
+
+def test_the_command_stops_a_search_which_tells_that_it_was_stopped(tmp_path, capsys):
+    file, run, told = write_judged(tmp_path, SOURCE), tmp_path / "run", tmp_path / "told"
+    notify = f"echo $EVOMERGE_STATE $EVOMERGE_RUN $EVOMERGE_MESSAGE > {shlex.quote(str(told))}"
+    arguments = ["search", file, "--run", run, "--notify", notify]
+    with (tmp_path / "printed").open("w+") as printed:
+        process = start(
+            *arguments, stdout=printed, stderr=printed, PYTHONPATH=str(tmp_path), PAUSE="0.3"
+        )
+    with ended(process):
+        wait_for(run / "journal.jsonl", 8)
+        assert call(["stop", str(run)]) == 0
+        assert "ends after the candidates that are being scored" in capsys.readouterr().err
+        assert call(["status", str(run)]) == 0
+        assert "state\tstopping" in capsys.readouterr().out
+        assert process.wait(250) == 0
+    assert "stopped as asked; `evomerge resume" in (tmp_path / "printed").read_text()
+    history = History(RunFolder(run).events())
+    assert history.winner is not None and "test" in history.winner.outcomes
+    assert call(["status", str(run)]) == 0
+    assert "state\tstopped" in capsys.readouterr().out
+    assert told.read_text().startswith(f"stopped {run} ")
+    with pytest.raises(RunFolderError, match="No search is running"):
+        call(["stop", str(run)])
+    evomerge("resume", run, "--notify", notify, PYTHONPATH=str(tmp_path))
+    evomerge("search", file, "--run", tmp_path / "whole", PYTHONPATH=str(tmp_path))
+    whole = History(RunFolder(tmp_path / "whole").events())
+    assert searched(History(RunFolder(run).events())) == searched(whole)
+    assert told.read_text().startswith(f"done {run} ")
+
+
+def test_a_command_is_told_of_a_failure_and_its_own_failure_is_a_warning(tmp_path, capfd):
+    notify = "echo $EVOMERGE_STATE: $EVOMERGE_MESSAGE; exit 3"
+    missing, run = str(tmp_path / "missing.yaml"), str(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"missing\.yaml"):
+        call(["search", missing, "--run", run, "--notify", notify])
+    printed = capfd.readouterr()
+    assert "failed: " in printed.out and "missing.yaml" in printed.out
+    assert "the command of --notify ended with exit code 3" in printed.err
