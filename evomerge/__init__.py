@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evomerge.api.models import evaluate, merge
+    from evomerge.api.models import evaluate, extract, merge, merge_adapter
     from evomerge.api.run import (
         Run,
         plot_front,
@@ -39,7 +39,9 @@ _PLACES = {
     "Run": "evomerge.api.run",
     "Source": "evomerge.recipe",
     "evaluate": "evomerge.api.models",
+    "extract": "evomerge.api.models",
     "merge": "evomerge.api.models",
+    "merge_adapter": "evomerge.api.models",
     "plot_front": "evomerge.api.run",
     "plot_genes": "evomerge.api.run",
     "plot_history": "evomerge.api.run",
@@ -59,7 +61,9 @@ __all__ = [
     "Source",
     "__version__",
     "evaluate",
+    "extract",
     "merge",
+    "merge_adapter",
     "plot_front",
     "plot_genes",
     "plot_history",

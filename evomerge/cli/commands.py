@@ -42,7 +42,8 @@ def options(
 for command in (
     *(files.init, files.validate, runs.search, runs.resume, runs.stop, answers.status),
     answers.results,
-    *(models.export, models.evaluate, models.merge, answers.report, answers.dashboard),
+    *(models.export, models.evaluate, models.merge, models.extract),
+    *(answers.report, answers.dashboard),
     *(models.push, files.convert, files.schema),
 ):
     app.command(short_help=command.__doc__)(command)  # the whole line, where Typer would cut it

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,8 +20,20 @@ from evomerge.cli.options import (
     TrustCodeOption,
     permissions,
 )
+from evomerge.errors import InputError
 from evomerge.run.folder import RunFolder
 
+if TYPE_CHECKING:
+    from evomerge.export.adapter import WrittenAdapter
+
+_Form = StrEnum("_Form", ["checkpoint", "adapter"])
+_AsOption = Annotated[
+    _Form, typer.Option("--as", help="adapter: LoRA adapter of the base, for PEFT and vLLM")
+]
+_RankOption = Annotated[
+    int | None,
+    typer.Option(help="with `--as adapter`: its largest rank; else the sum of the parents' ranks"),
+]
 _ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="folder, Hub id or zoo:NAME")]
 
 
@@ -33,10 +46,18 @@ def export(
     dtype: Annotated[
         str | None, typer.Option(help="dtype of the weights, if not the one that was scored")
     ] = None,
+    form: _AsOption = _Form.checkpoint,
+    rank: _RankOption = None,
     shard_size: ShardSizeOption = "5GB",
     allow_pickle: AllowPickleOption = False,
 ) -> None:
-    """Write a candidate as an ordinary Hugging Face checkpoint."""
+    """Write a candidate as an ordinary Hugging Face checkpoint, or as an adapter."""
+    if _is_adapter(form, rank):
+        from evomerge.export.adapter import export_adapter
+
+        run = RunFolder(directory)
+        _say_adapter(out, export_adapter(run, out, candidate, rank, allow_pickle=allow_pickle))
+        return
     from evomerge.export.candidate import export_candidate
 
     exported = export_candidate(
@@ -93,6 +114,8 @@ def merge(
     ],
     out: OutOption,
     memory: Annotated[str, typer.Option(help="peak memory, e.g. 8GB")] = "8GB",
+    form: _AsOption = _Form.checkpoint,
+    rank: _RankOption = None,
     shard_size: ShardSizeOption = "5GB",
     allow_pickle: AllowPickleOption = False,
     strict: Annotated[
@@ -106,13 +129,49 @@ def merge(
         ),
     ] = False,
 ) -> None:
-    """Build one merged model on disk, piece by piece, in little memory."""
-    from evomerge.export.recipe import merge_recipe
+    """Build one merged model on disk, piece by piece, in little memory; or an adapter."""
+    from evomerge.export.recipe import merge_adapter, merge_recipe
 
+    if _is_adapter(form, rank):
+        _say_adapter(out, merge_adapter(recipe, out, rank, allow_pickle=allow_pickle))
+        return
     allowed = {"allow_pickle": allow_pickle, "strict": strict, "truncate": truncate}
     notes = merge_recipe(recipe, out, memory, shard_size, **allowed)
     terminal.warn(notes)
     terminal.say(f"wrote {out}")
+
+
+def extract(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="what the model was made from")],
+    model: _ModelArgument,
+    rank: Annotated[int, typer.Option(help="largest rank of the change of a matrix")],
+    out: Annotated[Path, typer.Option("--out", help="new folder for the adapter")],
+    allow_pickle: AllowPickleOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what a fine-tune has changed in its base as a LoRA adapter."""
+    from dataclasses import asdict
+
+    from evomerge.export.adapter import extract as extract_adapter
+
+    written = extract_adapter(base, model, rank, out, allow_pickle=allow_pickle)
+    if as_json:
+        terminal.print_json(asdict(written))
+        return
+    rows = [(place, f"{100 * error:.1f} %") for place, error in written.by_layer.items()]
+    terminal.print_table(("layer", "lost"), rows)
+    _say_adapter(out, written)
+
+
+def _is_adapter(form: str, rank: int | None) -> bool:
+    """Return whether an adapter is asked for; InputError: a rank is given for a checkpoint."""
+    if rank is not None and form != "adapter":
+        raise InputError(f"--rank is {rank}, but a checkpoint has no rank; add `--as adapter`.")
+    return form == "adapter"
+
+
+def _say_adapter(out: Path, written: WrittenAdapter) -> None:
+    terminal.say(f"wrote an adapter of rank {written.rank} to {out}: {written.text}")
 
 
 def push(

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from evomerge.errors import EvomergeError, RecipeError
+from evomerge.export.adapter import WrittenAdapter, adapter_of, check_rank
 from evomerge.mergekit import separated
 from evomerge.merging.methods import get_method
 from evomerge.models.correspondence import prediction_notes, type_notes
@@ -109,6 +110,29 @@ def merge_recipe(
         notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)
         notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
         return tuple(notes)
+
+
+def merge_adapter(
+    file: Path, out: Path, rank: int | None, *, allow_pickle: bool = False
+) -> WrittenAdapter:
+    """Write what the merge of a recipe file or mergekit config changes in its base as an adapter.
+
+    For arguments and errors see `evomerge.merge_adapter`.
+    """
+    check_rank(rank)
+    check_new_folder(out)
+    with TemporaryFolder() as inner:
+        opener = MergeOpener(open_model, models=inner / "models")
+        content = read_recipe_file(
+            file,
+            lambda name, pin: opener(name, _folder(name, file), allow_pickle=allow_pickle, pin=pin),
+            truncate=False,
+        )
+        recipe, checkpoints = content.recipe, content.checkpoints
+        names = {name: _absolute(name, file) for name in recipe.parents}
+        written = renamed_recipe(pinned(recipe, checkpoints, opener.named), names)
+        texts = {"evomerge_recipe.yaml": written.to_yaml()}
+        return adapter_of(recipe, checkpoints, rank, out, file.parent, texts)
 
 
 @contextmanager

@@ -197,6 +197,8 @@ class Adapter:
                 if wanted in checkpoint.tensors
                 else by_normal.get(normal(wanted, checkpoint))
             )
+            if name is None and self._is_copy(module, checkpoint):
+                continue
             if name is None:
                 raise CheckpointError(
                     f"{self.file}: tensor {shown(key)} changes {shown(wanted)}, which "
@@ -213,6 +215,11 @@ class Adapter:
             elif "whole" not in keys or part.startswith("base_layer"):
                 keys["whole"] = key
         return found
+
+    def _is_copy(self, module: str, checkpoint: Checkpoint) -> bool:
+        """Whether a module is the head that PEFT changes as it changes the embeddings (tied)."""
+        is_head = module.rpartition(".")[2] == "lm_head"
+        return is_head and checkpoint.tied and bool(self.config.get("ensure_weight_tying"))
 
     def _check_matrices(self, change: _Change, name: str, shape: tuple[int, ...]) -> None:
         if change.keys.keys().isdisjoint(("A", "B", "magnitude")):

@@ -1,0 +1,264 @@
+"""Writing what a merge changes in its base as a LoRA adapter (`extract`, `--as adapter`)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import CheckpointError, InputError
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.references import hub_id, resolve, split_adapter, split_kind
+from evomerge.models.safetensors import read_json
+from evomerge.recipe import Recipe
+from evomerge.run.atomic import TemporaryFolder, atomic_folder, check_new_folder
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+from evomerge.searching.ranking import best_of
+from evomerge.setup.merges import MergeOpener, pinned
+from evomerge.setup.parents import absolute_recipe
+from evomerge.setup.parents_as_themselves import recipe_to_write
+from evomerge.setup.runs import open_model, reopen
+from evomerge.setup.weight_digests import check_weights
+from evomerge.trust.consent import Permissions
+
+if TYPE_CHECKING:
+    from evomerge.merging.lowrank import LowRank
+
+_TASKS = {
+    "ForCausalLM": "CAUSAL_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+}
+"""How a model's class ends -> PEFT's name of its task, and of the class that loads it."""
+
+_BLOCK = re.compile(r"(?P<stack>.*?)\.(?P<layer>\d+)\.")
+
+
+@dataclass(frozen=True)
+class WrittenAdapter:
+    """An adapter that was written.
+
+    Attributes:
+        rank: of its matrices.
+        error: norm of what was cut, as a share of the norm of the change (0 to 1).
+        by_layer: the same for each layer that is changed, and for what is outside of layers.
+    """
+
+    rank: int
+    error: float
+    by_layer: Mapping[str, float]
+
+    @property
+    def text(self) -> str:
+        """What was cut, in a sentence."""
+        if self.error < 1e-3:
+            return "it has the whole change of the base, up to rounding"
+        return f"by its rank it lacks {100 * self.error:.1f} % of the change of the base (norms)"
+
+
+def extract(
+    base: str, model: str, rank: int, out: Path, *, allow_pickle: bool = False
+) -> WrittenAdapter:
+    """Write what a fine-tune has changed in its base as an adapter; see `evomerge.extract`."""
+    from evomerge.merging.backend import unchanged
+
+    check_rank(rank)
+    check_new_folder(out)
+    with TemporaryFolder() as folder:
+        opener = MergeOpener(open_model, models=folder)
+        found = {
+            name: opener(name, Path.cwd(), allow_pickle=allow_pickle)
+            for name in dict.fromkeys((base, model))
+        }
+        return write_adapter(unchanged(found[model], "float32"), base, found, rank, out, Path.cwd())
+
+
+def export_adapter(
+    run: RunFolder, out: Path, which: str, rank: int | None, *, allow_pickle: bool = False
+) -> WrittenAdapter:
+    """Write a candidate of a run as an adapter; see `Run.export_adapter`."""
+    check_rank(rank)
+    check_new_folder(out)
+    checked, history = reopen(run, Permissions(allow_pickle)), History(run.events())
+    candidate = history.chosen(which, best_of(history, checked.ranking))
+    recipe = recipe_to_write(checked, candidate, history.candidates)
+    checkpoints = {name: checked.checkpoints[name] for name in recipe.parents}
+    check_weights(run, checkpoints)
+    written = pinned(recipe, checked.checkpoints, checked.merges)
+    texts = {"evomerge_recipe.yaml": absolute_recipe(written, run.path).to_yaml()}
+    about = [
+        f"It is candidate {candidate.number} of a search, which scored the merged weights in "
+        f"{recipe.dtype}. `evomerge evaluate BASE+ADAPTER_DIR` scores this adapter."
+    ]
+    return adapter_of(recipe, checked.checkpoints, rank, out, run.path, texts, about)
+
+
+def adapter_of(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    rank: int | None,
+    out: Path,
+    folder: Path,
+    texts: Mapping[str, str],
+    about: Sequence[str] = (),
+) -> WrittenAdapter:
+    """Write the adapter of a recipe over its own base; without a rank nothing is cut.
+
+    For the arguments and errors see `write_adapter`.
+    """
+    base = base_of(recipe)
+    rank = rank or summed_ranks(recipe, checkpoints, base)
+    every = {base: open_model(base, folder), **checkpoints}
+    return write_adapter(recipe, base, every, rank, out, folder, texts, about)
+
+
+def check_rank(rank: int | None) -> None:
+    """Raise an `InputError` if a rank is no positive number."""
+    if rank is not None and rank < 1:
+        raise InputError(f"--rank is {rank}; it must be 1 or more.")
+
+
+def base_of(recipe: Recipe) -> str:
+    """Return the model that an adapter of a recipe is for.
+
+    It is what task vectors are measured from; else the model before the `+` that parents share.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    bases = {layer.base.parent for layer in recipe.every_layer() if layer.base is not None}
+    if not bases:
+        bases = {split_adapter(name, Path.cwd())[0] for name in recipe.parents}
+    if len(bases) != 1:
+        raise InputError(
+            "An adapter needs a base, which this merge does not have; search with `base`, or write "
+            "a checkpoint and give it to `evomerge extract`."
+        )
+    return bases.pop()
+
+
+def summed_ranks(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], base: str) -> int:
+    """Return the sum of the ranks of the parents' adapters, with which nothing need be cut.
+
+    Raises:
+        InputError: a parent has no adapter.
+    """
+    total = 0
+    for name in recipe.parents:
+        folder = checkpoints[name].adapter
+        if folder is None and name != base:
+            raise InputError(
+                f"Parent {name!r} has no adapter, so the rank of the merge is not known; give "
+                "--rank, for example 16."
+            )
+        if folder is not None:
+            config = read_json(folder / "adapter_config.json")
+            ranks = [config.get("r", 8), *(config.get("rank_pattern") or {}).values()]
+            total += max(rank for rank in ranks if isinstance(rank, int))
+    return max(total, 1)
+
+
+def write_adapter(
+    recipe: Recipe,
+    base: str,
+    checkpoints: Mapping[str, Checkpoint],
+    rank: int,
+    out: Path,
+    folder: Path,
+    texts: Mapping[str, str] | None = None,
+    about: Sequence[str] = (),
+) -> WrittenAdapter:
+    """Write the adapter of a recipe, with a card.
+
+    Args:
+        base: see `low_rank`.
+        folder: where relative references start from.
+        texts: more files, name -> text.
+        about: paragraphs of the card.
+
+    Raises:
+        InputError: `out` exists, or as for `low_rank`.
+    """
+    from evomerge.merging.lowrank import low_rank
+
+    if checkpoints[base].adapter is not None or split_kind(base)[0]:
+        raise CheckpointError(
+            f"{base!r} is no model of its own, so PEFT cannot load it as the base of an adapter; "
+            "name the folder or the Hub id of a model."
+        )
+    made, end = low_rank(recipe, base, checkpoints, rank), _end(checkpoints[recipe.host])
+    written = WrittenAdapter(made.rank, made.error, _by_layer(made))
+    config = {**made.config(), **_named_base(base, folder), "task_type": _TASKS.get(end)}
+    with atomic_folder(out) as new:
+        made.save(new)
+        for name, text in {
+            "adapter_config.json": json.dumps(config, indent=2) + "\n",
+            "README.md": _card(config, written, hub_id(base), f"AutoPeftModel{end}", about),
+            **(texts or {}),
+        }.items():
+            (new / name).write_text(text, encoding="utf-8")
+    return written
+
+
+def _named_base(base: str, folder: Path) -> dict[str, Any]:
+    """Return how PEFT finds the base: its Hub id and revision, or its folder."""
+    name, _, revision = base.partition("@")
+    if hub_id(base) is not None and resolve(base, folder) != (folder / base):
+        return {"base_model_name_or_path": name, "revision": revision or None}
+    return {"base_model_name_or_path": str(resolve(base, folder)), "revision": None}
+
+
+def _end(host: Checkpoint) -> str:
+    """Return how the name of the model's class ends, if PEFT has a task for it."""
+    given = host.config.get("architectures")
+    name = str(given[0]) if isinstance(given, list) and given else ""
+    return next((end for end in _TASKS if name.endswith(end)), "")
+
+
+def _by_layer(adapter: LowRank) -> dict[str, float]:
+    from evomerge.merging.lowrank import share
+
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for name, errors in adapter.errors.items():
+        found = _BLOCK.search(name)
+        place = f"{found['stack']}.{found['layer']}" if found else name
+        groups.setdefault(place, []).append(errors)
+    return {place: share(errors) for place, errors in groups.items()}
+
+
+def _card(
+    config: Mapping[str, Any],
+    written: WrittenAdapter,
+    base: str | None,
+    loader: str,
+    about: Sequence[str],
+) -> str:
+    """Return the card, without a path of this machine."""
+    import yaml
+
+    data = {
+        **({"base_model": base, "base_model_relation": "adapter"} if base else {}),
+        "library_name": "peft",
+        "tags": ["lora", "merge", "evomerge"],
+    }
+    rows = [f"| `{place}` | {100 * error:.2f} |" for place, error in written.by_layer.items()]
+    targets = ", ".join(f"`{name}`" for name in config["target_modules"])
+    saved = ", ".join(f"`{name}`" for name in config["modules_to_save"] or ())
+    lines = [
+        f"---\n{yaml.safe_dump(data, sort_keys=False)}---",
+        "# A LoRA adapter",
+        f"Made by evomerge {version('evomerge')}: rank {written.rank}, of {targets or 'no matrix'}"
+        f"{f'; {saved} are saved whole' if saved else ''}. {written.text.capitalize()}.",
+        *about,
+        f"```python\nfrom peft import {loader}\n\n"
+        f'model = {loader}.from_pretrained("ADAPTER_DIR")\n```',
+        "## What the rank has cut",
+        "| part of the model | norm of what is lost, in % of the norm of the change |\n|---|---|\n"
+        + "\n".join(rows),
+    ]
+    return "\n\n".join(lines) + "\n"

@@ -1,0 +1,193 @@
+"""Merges and fine-tunes as LoRA adapters: PEFT gives the model of the merge."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import tiny
+import torch
+import transformers
+from safetensors.torch import load_file
+from search_run import write_search
+
+import evomerge
+from evomerge.__main__ import run as call
+from evomerge.errors import CheckpointError, InputError, RecipeError
+
+TOKENS = torch.arange(12)[None]
+
+
+def logits(model: Any) -> torch.Tensor:
+    return model(TOKENS).logits.detach()
+
+
+def adapted(base: Path, adapter: Path) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return logits(peft.PeftModel.from_pretrained(loaded(base), adapter))
+
+
+def loaded(folder: Path) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def fine_tune(base: Path, out: Path, rank: int, *, vectors: bool = True, seed: int = 0) -> Path:
+    """Write a model whose matrices differ from the base by this rank."""
+    generator = torch.Generator().manual_seed(seed)
+    model = loaded(base)
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2:
+            left = torch.randn(weight.shape[0], rank, generator=generator)
+            weight.data += 0.05 * left @ torch.randn(rank, weight.shape[1], generator=generator)
+        elif vectors:
+            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+        assert name
+    model.save_pretrained(out)
+    tiny.save_tokenizer(out)
+    return out
+
+
+def save(folder: Path, model: Any) -> Path:
+    model.save_pretrained(folder)
+    tiny.save_tokenizer(folder)
+    return folder
+
+
+def gpt2() -> Any:
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=tiny.VOCABULARY, **sizes)
+    )
+
+
+def llama(*, tied: bool) -> Any:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "attention_bias": True, "tie_word_embeddings": tied}
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(vocab_size=tiny.VOCABULARY, **sizes, **heads)
+    )
+
+
+@pytest.mark.parametrize("kind", ["llama", "tied llama", "gpt2"])
+def test_peft_loads_what_was_extracted(kind, tmp_path):
+    torch.manual_seed(0)
+    made = gpt2() if kind == "gpt2" else llama(tied=kind == "tied llama")
+    base = save(tmp_path / "base", made)
+    tuned = fine_tune(base, tmp_path / "tuned", 3)
+    written = evomerge.extract(base, tuned, tmp_path / "adapter", rank=8)
+    assert written.rank == 3 and written.error < 1e-4
+    expected = logits(loaded(tuned))
+    assert not torch.allclose(logits(loaded(base)), expected, atol=0.1)
+    torch.testing.assert_close(adapted(base, tmp_path / "adapter"), expected, rtol=1e-3, atol=1e-3)
+    # As a parent it is the fine-tune, too.
+    parent = f"{base}+{tmp_path / 'adapter'}"
+    recipe = {"models": [{"model": parent, "parameters": {"weight": 1}}]}
+    recipe |= {"merge_method": "linear", "dtype": "float32"}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    evomerge.merge(tmp_path / "recipe.yaml", tmp_path / "again")
+    torch.testing.assert_close(logits(loaded(tmp_path / "again")), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_the_rank_cuts_is_the_smallest_singular_values(tmp_path, capsys):
+    base = tiny.make(tmp_path / "base")
+    tuned = fine_tune(base, tmp_path / "tuned", 6, vectors=False)
+    out = tmp_path / "adapter"
+    assert call(["extract", str(base), str(tuned), "--rank", "2", "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    lost, size = 0.0, 0.0
+    old, new = (load_file(folder / "model.safetensors") for folder in (base, tuned))
+    for name in new:
+        if new[name].ndim == 2 and not torch.equal(old[name], new[name]):
+            values = torch.linalg.svdvals(new[name].double() - old[name].double())
+            lost, size = lost + float((values[2:] ** 2).sum()), size + float((values**2).sum())
+    assert found["rank"] == 2
+    assert found["error"] == pytest.approx((lost / size) ** 0.5, rel=1e-4)
+    card = (out / "README.md").read_text()
+    assert f"lacks {100 * found['error']:.1f} % of the change" in card
+    assert str(tmp_path) not in card
+
+
+def lora(base: Path, out: Path, rank: int, seed: int) -> str:
+    """Save a random adapter and return the reference of the parent."""
+    torch.manual_seed(seed)
+    settings = peft.LoraConfig(
+        r=rank, target_modules=["q_proj", "down_proj"], init_lora_weights=False
+    )
+    peft.get_peft_model(loaded(base), settings).save_pretrained(out)
+    return f"{base}+{out}"
+
+
+@pytest.mark.parametrize("form", ["task_arithmetic", "linear"])
+def test_a_merge_of_adapters_is_an_adapter_that_loses_nothing(form, tmp_path):
+    base = tiny.make(tmp_path / "base")
+    parents = [lora(base, tmp_path / f"lora-{rank}", rank, rank) for rank in (2, 3)]
+    models = [
+        {"model": name, "parameters": {"weight": weight}}
+        for name, weight in zip(parents, (0.4, 0.9), strict=True)
+    ]
+    recipe = {"models": models, "merge_method": form, "dtype": "float32"}
+    recipe |= {"base_model": str(base)} if form == "task_arithmetic" else {}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    written = evomerge.merge_adapter(tmp_path / "recipe.yaml", tmp_path / "adapter")
+    evomerge.merge(tmp_path / "recipe.yaml", tmp_path / "merged")
+    assert written.rank == 5 and written.error < 1e-4
+    found = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert len(found) == 2 * 2 * 3  # two matrices of two modules in three layers
+    torch.testing.assert_close(
+        adapted(base, tmp_path / "adapter"),
+        logits(loaded(tmp_path / "merged")),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_a_search_over_adapters_is_exported_as_one(tmp_path, capsys):
+    base = tiny.make(tmp_path / "base")
+    parents = [lora(base, tmp_path / f"lora-{rank}", rank, rank) for rank in (2, 3)]
+    file = write_search(tmp_path, parents=parents, base=str(base))
+    run, out = tmp_path / "run", tmp_path / "adapter"
+    assert call(["search", str(file), "--run", str(run)]) == 0
+    best = evomerge.Run(run).candidates.query("origin == 'optimizer'").index[0]
+    some = ["export", str(run), "--candidate", str(best)]
+    capsys.readouterr()
+    assert call([*some, "--as", "adapter", "--out", str(out)]) == 0
+    assert "wrote an adapter of rank 5" in capsys.readouterr().err
+    assert call([*some, "--out", str(tmp_path / "model"), "--dtype", "float32"]) == 0
+    torch.testing.assert_close(
+        adapted(base, out), logits(loaded(tmp_path / "model")), rtol=1e-3, atol=1e-3
+    )
+    assert f"candidate {best} of a search" in (out / "README.md").read_text()
+    assert (out / "evomerge_recipe.yaml").is_file()
+    with pytest.raises(InputError, match="--rank is 4, but a checkpoint has no rank"):
+        call([*some, "--out", str(tmp_path / "no"), "--rank", "4"])
+
+
+def test_what_no_adapter_can_change_is_refused(tmp_path):
+    base = tiny.make(tmp_path / "base")
+    deeper = tiny.make(tmp_path / "deeper", num_hidden_layers=4)
+    with pytest.raises(CheckpointError, match=r"has 4 layers and .* has 3, but an adapter"):
+        evomerge.extract(base, deeper, tmp_path / "out", rank=4)
+    with pytest.raises(CheckpointError, match="changes nothing in"):
+        evomerge.extract(base, base, tmp_path / "out", rank=4)
+    with pytest.raises(InputError, match="--rank is 0; it must be 1 or more"):
+        evomerge.extract(base, deeper, tmp_path / "out", rank=0)
+    recipe = {"models": [{"model": str(base), "parameters": {"weight": 1}}]}
+    recipe |= {"merge_method": "linear", "dtype": "float32"}
+    other = tiny.make(tmp_path / "other", seed=1)
+    recipe["models"].append({"model": str(other), "parameters": {"weight": 1}})
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    with pytest.raises((InputError, RecipeError), match="An adapter needs a base"):
+        evomerge.merge_adapter(tmp_path / "recipe.yaml", tmp_path / "out", rank=2)
+    assert not (tmp_path / "out").exists()
+
+
+@tiny.since_transformers_5  # before, each expert has matrices of its own
+def test_experts_in_one_tensor_are_refused(tmp_path):
+    base, other = (tiny.make(tmp_path / f"moe-{i}", "mixtral", seed=i) for i in range(2))
+    with pytest.raises(CheckpointError, match="is a part of a larger tensor"):
+        evomerge.extract(base, other, tmp_path / "out", rank=4)
