@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.layout import build_layout
+from evomerge.merging.backend import unchanged
 from evomerge.merging.kernels.torch_views import as_tensor
 from evomerge.merging.members import Members
 from evomerge.merging.tensors.adapters import adapter_patches
@@ -30,7 +31,8 @@ from evomerge.merging.tensors.reader import DTYPES, TensorReader
 from evomerge.merging.tensors.threads import count_threads
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.recipe import Layer, Recipe, Source
+from evomerge.models.correspondence import normal
+from evomerge.recipe import Recipe
 
 _EXACT = 1024
 """Largest smaller side of a matrix whose singular values are all computed."""
@@ -157,12 +159,22 @@ def low_rank(
         planner = Planner(every, recipe.host)
         maker = TensorMaker(planner, TensorReader(every, patches))
         plans = WholeAngles().complete(planner.plan(recipe), maker, count_threads())
-        before = {plan.name: plan for plan in planner.plan(_unchanged(recipe, base))}
+        own = Planner(every, base)
+        before = {
+            normal(item.name, own.host): item for item in own.plan(unchanged(own.host, "float32"))
+        }
         parts = _Parts(host)
         adapter = LowRank(is_transposed=parts.is_transposed)
         for plan in plans:
-            if plan != before[plan.name]:
-                old, new = _made(maker, before[plan.name]), _made(maker, plan)
+            own_plan = before.get(normal(plan.name, host))
+            if own_plan is None or own_plan.shape != plan.shape:
+                raise CheckpointError(
+                    f"The merge has {plan.name!r} {list(plan.shape)}, which {base!r} lacks; "
+                    "give the base that it was made from, or write a checkpoint."
+                )
+            copied = plan.method in (None, "passthrough") and plan.factor == 1
+            if not copied or plan.sources != own_plan.sources:
+                old, new = _made(maker, own_plan), _made(maker, plan)
                 if not torch.equal(old, new):
                     _add(adapter, parts, plan.name, old, new, rank)
             for source in plan.inputs:
@@ -195,16 +207,6 @@ def _check_shape(recipe: Recipe, base: str, checkpoints: Mapping[str, Checkpoint
             f"The merge has another vocabulary than {base!r}, but an adapter keeps that of its "
             "base; write a checkpoint instead."
         )
-
-
-def _unchanged(recipe: Recipe, base: str) -> Recipe:
-    """Return the recipe of the base with the host's names."""
-    whole = Layer("passthrough", (Source(base),))
-    layers = {
-        prefix: tuple(Layer("passthrough", (Source(base, i),)) for i in range(len(blocks)))
-        for prefix, blocks in recipe.layers.items()
-    }
-    return Recipe(recipe.host, layers, whole, whole, recipe.dtype)
 
 
 def _made(maker: TensorMaker, plan: TensorPlan) -> Tensor:

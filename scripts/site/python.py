@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 PUBLIC = {
     "Searches": ("search", "resume", "validate", "Run"),
-    "Single models": ("merge", "evaluate"),
+    "Single models": ("merge", "merge_adapter", "extract", "evaluate"),
     "Plots": ("plot_history", "plot_genes", "plot_standings", "plot_front", "plot_importance"),
     "Recipes": ("Recipe", "Layer", "Source"),
     "Errors": ("EvomergeError",),

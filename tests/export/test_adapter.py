@@ -174,6 +174,9 @@ def test_what_no_adapter_can_change_is_refused(tmp_path):
         evomerge.extract(base, deeper, tmp_path / "out", rank=4)
     with pytest.raises(CheckpointError, match="changes nothing in"):
         evomerge.extract(base, base, tmp_path / "out", rank=4)
+    wider = tiny.make(tmp_path / "wider", intermediate_size=40)
+    with pytest.raises(CheckpointError, match=r"The merge has '.*mlp.* which .*base' lacks"):
+        evomerge.extract(base, wider, tmp_path / "out", rank=4)
     with pytest.raises(InputError, match="--rank is 0; it must be 1 or more"):
         evomerge.extract(base, deeper, tmp_path / "out", rank=0)
     recipe = {"models": [{"model": str(base), "parameters": {"weight": 1}}]}
