@@ -79,7 +79,8 @@ class Reference:
     """What the loss of one document is computed of.
 
     Attributes:
-        continuations: the answer after its prompt, or each choice.
+        continuations: the answer after its prompt, or each choice; for `acc_mutual_info` then each
+            choice without a prompt.
         lengths: for each choice, the number by which its log-likelihood is divided; empty if there
             are no choices.
         right: the probability that each choice shall have.
@@ -100,21 +101,25 @@ class Reference:
             assert self.likely is not None
             found = _kept(said.rows, self.tokens)
             return (self.likely.exp() * (self.likely - found)).sum()
-        sums = said.sums(self.continuations)
         if not self.lengths:
-            return -sums.sum()
-        right = sums.new_tensor(self.right)
-        found = torch.log_softmax(sums / sums.new_tensor(self.lengths), 0)
+            return -said.sums(self.continuations).sum()
+        found = self._choices(said)
+        right = found.new_tensor(self.right)
         return (torch.xlogy(right, right) - right * found).sum()
 
     def as_said(self, said: Said) -> Reference:
         """Return the reference with the distribution of a model, its teacher."""
         if self.lengths:
-            sums = said.sums(self.continuations)
-            right = torch.softmax(sums / sums.new_tensor(self.lengths), 0)
-            return replace(self, right=tuple(right.tolist()))
+            return replace(self, right=tuple(self._choices(said).exp().tolist()))
         tokens = said.rows.topk(min(KEPT, said.rows.shape[-1] - 1)).indices
         return replace(self, tokens=tokens, likely=_kept(said.rows, tokens))
+
+    def _choices(self, said: Said) -> Tensor:
+        """Return the log-probabilities of the choices, as the metric compares them."""
+        sums, count = said.sums(self.continuations), len(self.lengths)
+        if len(sums) > count:
+            sums = sums[:count] - sums[count:]
+        return torch.log_softmax(sums / sums.new_tensor(self.lengths), 0)
 
 
 def _kept(scores: Tensor, tokens: Tensor) -> Tensor:
@@ -378,9 +383,14 @@ class Loss:
         if requests[0].kind == "generate_until":
             reference = self._forward.reference
             return Reference((reference.answered(requests[0], answer, ended=ended),))
-        texts = [str(request.instance.args[1]) for request in requests if len(requests) > 1]
-        is_normalised = self._shares[task].metric.startswith("acc_norm")
-        lengths = tuple(float(len(text.strip()) if is_normalised else 1) for text in texts)
+        lengths: tuple[float, ...] = ()
+        if len(requests) > 1:
+            harness = self.evaluator.tasks_of(self.split).harness
+            assert harness is not None
+            metric = self._shares[task].metric.partition(",")[0]
+            lengths = harness.choice_lengths(task, requests[0].instance.doc, metric)
+            if metric != "acc_mutual_info":  # else each choice without a prompt comes after all
+                requests = requests[: len(lengths)]
         return Reference(tuple(c for item in requests for c in item.continuations), lengths)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -78,6 +79,36 @@ def test_choices_have_the_cross_entropy_of_the_right_one(model, tokenizer, evalu
             choices = [-nll(model, tokenizer, prompt, f" {text}") for text in document["choices"]]
             each.append(-float(torch.stack(choices).log_softmax(0)[document["gold"]]))
     assert loss == pytest.approx(sum(each) / len(each), rel=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"])
+def test_choices_are_compared_as_the_metric_compares_them(metric, model, tokenizer, tmp_path):
+    """A task with `acc_mutual_info` also asks for each choice without a prompt."""
+    choices = ["7", "7 7 é", " 7 7 7"]
+    (tmp_path / "row.jsonl").write_text(json.dumps({"q": "7 7", "choices": choices, "gold": 1}))
+    task = {
+        "task": "lengths",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "row.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "q",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "metric_list": [{"metric": metric}, {"metric": "acc"}, {"metric": "acc_mutual_info"}],
+    }
+    (tmp_path / "lengths.yaml").write_text(json.dumps(task))
+    evaluator = Evaluator(Harness(["lengths"], [tmp_path]))
+    evaluator.prepare(model, tokenizer, {"search": {"lengths": [0]}})
+    loss = Loss(evaluator, [Objective("lengths", metric)])(model, {"lengths": [0]})
+    sizes = {"acc_norm": len, "acc_bytes": lambda text: len(text.encode())}
+    with torch.no_grad():
+        sums = -torch.stack([nll(model, tokenizer, "7 7", f" {text}") for text in choices])
+        if metric == "acc_mutual_info":
+            start = tokenizer.decode([tokenizer.bos_token_id or tokenizer.eos_token_id])
+            sums += torch.stack([nll(model, tokenizer, start, f" {text}") for text in choices])
+    sums /= torch.tensor([float(sizes.get(metric, lambda text: 1)(text)) for text in choices])
+    assert loss == pytest.approx(-float(sums.log_softmax(0)[1]), rel=1e-4)
 
 
 def test_the_gradient_is_that_of_the_loss_whatever_the_batches(model, evaluator):

@@ -325,6 +325,15 @@ class Harness:
             )
         return target
 
+    def choice_lengths(self, task: str, document: Any, metric: str) -> tuple[float, ...]:
+        """Return by what a metric divides the log-likelihood of each choice of a document."""
+        with quiet(), templates_in_sandbox():
+            choices = self._tasks[task].doc_to_choice(document)
+        if metric not in ("acc_norm", "acc_bytes"):
+            return (1.0,) * len(choices)
+        texts = [item.encode() if metric == "acc_bytes" else item for item in choices]
+        return tuple(float(max(1, len(text))) for text in texts)
+
     def aggregate(self, task: str, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
         """Return metric key -> aggregate over documents, by the metric's own aggregation."""
         with quiet():
