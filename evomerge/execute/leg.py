@@ -43,10 +43,11 @@ def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
         loss.form = leg.form or Form()
     else:
         loss.form = _form(space, resident, loss, leg.batches[0])
-    genes = space.genes
-    found = rates(resident.planner, moves(space, descent.genome), resident.rows)
-    slopes = Slopes(resident, found, len(genes))
+    genes, slopes = space.genes, None
     for documents in leg.batches:
+        if slopes is None or slopes.changes:
+            found = rates(resident.planner, moves(space, descent.genome), resident.rows)
+            slopes = Slopes(resident, found, len(genes))
         try:
             slope, value = _slope(slopes, space.decode(descent.genome), loss, documents)
         except CandidateError:  # the loss or a merged weight is not finite

@@ -109,10 +109,15 @@ class Slopes:
         resident: the model in memory.
         rates: of all recipes that follow.
         genes: number of genes.
+
+    Attributes:
+        changes: whether other recipes have other rates, since a tensor is divided by a product of
+            scales.
     """
 
     def __init__(self, resident: Resident, rates: Rates, genes: int) -> None:
         self._resident, self._rates, self._genes = resident, rates, genes
+        self.changes = any(key == FACTOR for moved in rates.values() for _, key, _ in moved)
 
     @contextmanager
     def of(self, recipe: Recipe) -> Iterator[tuple[Any, list[float]]]:

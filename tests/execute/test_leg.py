@@ -1,14 +1,21 @@
-"""A step for which memory runs out is made again with less of it."""
+"""A step for which memory runs out is made again with less of it; scales have their own slopes."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
+import spaces
+import tiny
 import torch
 
+from evomerge.evaluation.inference.rows import Form
 from evomerge.execute import leg
-from evomerge.recipe import Layer, Recipe
+from evomerge.merging.resident import Resident
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.optimize.descent import Descent
+from evomerge.recipe import Layer, Recipe, Source
 
 RECIPE = Recipe("host", {}, Layer("", ()), Layer("", ()))
 
@@ -51,3 +58,33 @@ def test_another_error_or_a_second_one_is_raised(loss, calls):
     with pytest.raises(RuntimeError):
         leg._slope(Slopes(), RECIPE, loss, {})
     assert loss.calls == calls
+
+
+class Likelihood:
+    """The negative log-likelihood of some tokens."""
+
+    saves_memory = False
+
+    def backward(self, model, documents) -> float:
+        tokens = torch.arange(1, 13).reshape(2, 6)
+        scores = model(input_ids=tokens, use_cache=False).logits.log_softmax(-1)
+        loss = -scores.gather(-1, tokens[..., None]).mean()
+        loss.backward()
+        return float(loss.detach())
+
+
+def test_the_slopes_of_scales_are_those_of_each_step(tmp_path):
+    """Each scale also moves what the others do, so two legs of a step are as one of two steps."""
+    parents = {}
+    for seed, name in enumerate(("a", "b")):
+        parents[name] = Checkpoint.open(tiny.make(tmp_path / name, seed=seed), name)
+    resident = Resident(parents, "a", "float32")
+    end = Layer("passthrough", (Source("a"),))
+    frame = Recipe("a", {}, end, end, dtype="float32")
+    space = spaces.paths("swaps", {"a": 3, "b": 3}, frame, scales=(0.5, 1.5))
+    start = Descent.at([gene.start for gene in space.genes])
+    one = leg.Leg(start, ({},), {}, 0.2, 8, space.decode(start.genome), Form())
+    two = leg.walk(replace(one, batches=({}, {})), space, resident, Likelihood())
+    first = leg.walk(one, space, resident, Likelihood())
+    second = leg.walk(replace(one, descent=first.descent), space, resident, Likelihood())
+    assert two.descent.genome == pytest.approx(second.descent.genome, abs=1e-6)
