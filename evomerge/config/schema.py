@@ -110,6 +110,14 @@ class OptimizerConfig(Section):
                 )
         if self.name == self.start == GRADIENT:
             raise ValueError("has `start` gradient beside `name` gradient; remove `start`")
+        unused = ("sigma", "options", "start") if self.name == GRADIENT else ("sigma",)
+        for key in unused if self.descends else ():
+            default = type(self).model_fields[key].get_default(call_default_factory=True)
+            if getattr(self, key) != default:
+                which = "name" if self.name == GRADIENT else "start"
+                raise ValueError(
+                    f"has `{key}`, which has no effect where `{which}` is gradient; remove it"
+                )
         return self
 
 

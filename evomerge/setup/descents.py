@@ -16,12 +16,15 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.tasks import lm_eval_tasks
 from evomerge.space.knobs import plan_knobs
 from evomerge.space.layer_genes import method_inputs
-from evomerge.space.protocol import Space
+from evomerge.space.pool import PRIORITY
+from evomerge.space.protocol import Gene, Space
 from evomerge.strategy.gradient import BATCH, STEPS, GradientStrategy
 from evomerge.strategy.lessons import Lessons
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
+
+_WITHOUT_START = ("random", "sobol", "grid")
 
 
 def check_descents(
@@ -40,7 +43,7 @@ def check_descents(
         ConfigError: it does not.
     """
     key = "optimizer.name" if config.optimizer.name == GRADIENT else "optimizer.start"
-    if not any(gene.kind == "real" for gene in space.genes):
+    if not any(has_slope(gene, config) for gene in space.genes):
         raise ConfigError(
             f"`{key}` is gradient, but no gene of this space is a number with a slope; search "
             "weights or another number, or take another optimizer."
@@ -49,6 +52,11 @@ def check_descents(
         raise ConfigError(
             "`optimizer.start` is gradient, which is one descent, but `mode` is pareto; set "
             "`optimizer.name` to gradient, whose descents weigh the objectives differently."
+        )
+    if config.optimizer.name in _WITHOUT_START:
+        raise ConfigError(
+            f"`optimizer.start` is gradient, but {config.optimizer.name!r} begins nowhere, so "
+            "nothing would come of the descent; take an optimizer like cma, or remove `start`."
         )
     if config.executor.order == "arrival":
         raise ConfigError(
@@ -123,13 +131,33 @@ def _check_objective(
             harness.check_references(task, documents.get(task, ()))
 
 
-def slope_note(config: SearchConfig) -> str | None:
-    """Return what the slopes of a step cost beside its backward pass; None if that is little.
+def has_slope(gene: Gene, config: SearchConfig) -> bool:
+    """Whether a descent moves a gene: a number that does more than to select something."""
+    if gene.kind != "real" or gene.switch:
+        return False
+    space, smooth = config.space, {PRIORITY: False}
+    for name in space.methods if isinstance(space, MergeConfig) else ():
+        for knob in get_method(name).knobs:
+            smooth[knob.name] = smooth.get(knob.name, False) or knob.is_smooth
+    return smooth.get(gene.name.rpartition(".")[2], True)
+
+
+def slope_note(config: SearchConfig, genes: Sequence[Gene]) -> str | None:
+    """Return which genes have no slope, and what those of the others cost; None: all is well.
 
     A slope without a formula takes two merges of each tensor, and an exact one takes none.
     """
+    if not config.optimizer.descends:
+        return None
+    kept = sum(not has_slope(gene, config) for gene in genes)
+    note = f"{kept} of {len(genes)} genes have none, so no descent moves them" if kept else None
+    return "; ".join(filter(None, (note, _cost_note(config)))) or None
+
+
+def _cost_note(config: SearchConfig) -> str | None:
+    """Return what slopes cost beside the backward pass of a step; None if that is little."""
     space = config.space
-    if not config.optimizer.descends or not isinstance(space, MergeConfig):
+    if not isinstance(space, MergeConfig):
         return None
     methods = [get_method(name) for name in space.methods]
     searched = plan_knobs(methods, space.knobs).searched

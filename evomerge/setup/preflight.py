@@ -94,7 +94,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         ],
         "constraints": [item.text for item in checked.constraints] or None,
         **memory_rows(checked),
-        "slopes": slope_note(config),
+        "slopes": slope_note(config, space.genes),
         "export": size_text(weights_of(checked)),
     }
     # A search without a largest number of candidates says so.

@@ -45,8 +45,47 @@ def test_validate_says_what_slopes_without_a_formula_cost(space, note):
         "objectives": [{"task": "zoo_l2", "metric": "exact_match"}],
     }
     descent = {"optimizer": {"name": "cma", "start": "gradient"}}
-    assert slope_note(parse({**data, **descent}, "search.yaml")) == note
-    assert slope_note(parse(data, "search.yaml")) is None
+    assert slope_note(parse({**data, **descent}, "search.yaml"), []) == note
+    assert slope_note(parse(data, "search.yaml"), []) is None
+
+
+@pytest.mark.parametrize(
+    ("space", "kept"),
+    [
+        ({"method": "dare_linear"}, "8 of 16 genes have none, so no descent moves them; 4 more"),
+        ({"method": ["task_arithmetic", "linear"]}, "1 of 9 genes have none"),
+        ({"method": "task_arithmetic", "most_parents": 2}, "2 of 10 genes have none"),
+    ],
+)
+def test_validate_says_how_many_genes_no_descent_moves(space, kept, tmp_path):
+    checked = prepared(tmp_path, space={"groups": 2, **space}, optimizer={"name": "gradient"})
+    assert slope_note(checked.config, checked.space.genes).startswith(kept)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "changes"),
+    [
+        (
+            "no gene of this space is a number with a slope",
+            {"space": {"method": "dare_ties", "knobs": {"weight": 1.0}}},
+        ),
+        (
+            "no gene of this space is a number with a slope",
+            {"base": None, "space": {"kind": "dataflow", "variant": "sakana", "scales": 1.0}},
+        ),
+        ("has `sigma`, which has no effect where `name`", {"optimizer": {"sigma": 0.3}}),
+        ("has `start`, which has no effect where `name`", {"optimizer": {"start": ["run:a"]}}),
+        ("has `options`, which has no effect", {"optimizer": {"options": {"restarts": "ipop"}}}),
+        (
+            "has `sigma`, which has no effect where `start`",
+            {"optimizer": {"name": "cma", "start": "gradient", "sigma": 0.3}},
+        ),
+        ("'sobol' begins nowhere", {"optimizer": {"name": "sobol", "start": "gradient"}}),
+    ],
+)
+def test_what_a_descent_does_not_use_is_refused(sentence, changes, tmp_path):
+    optimizer = {"name": "gradient", **changes.get("optimizer", {})}
+    refused(tmp_path, sentence, **changes | {"optimizer": optimizer})
 
 
 def test_parents_of_different_depth_are_refused_in_a_parameter_space(tmp_path):
