@@ -11,7 +11,7 @@ from evomerge.config.space import MergeConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.rows import Form
 from evomerge.merging.methods import get_method
-from evomerge.scores import TOKENS, Objective
+from evomerge.scores import TOKENS, Objective, violation
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.tasks import lm_eval_tasks
 from evomerge.space.knobs import plan_knobs
@@ -185,6 +185,7 @@ def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
         checked.space,
         _lessons(checked),
         checked.ranking.ordered,
+        lambda scores: violation(checked.constraints, scores),
         steps=wanted.steps or STEPS,
         batch=wanted.batch or BATCH,
         rate=wanted.rate or 0.03,

@@ -75,6 +75,7 @@ class GradientStrategy:
     Args:
         lessons: what descents learn.
         values: returns the values of scores that are maximised (`Ranking.ordered`).
+        violation: returns by how much a candidate breaks constraints, 0 if it breaks none.
         steps: number of steps of a descent.
         batch: documents of a step, of all tasks together.
         rate: length of a first step, as a share of a gene's range.
@@ -89,6 +90,7 @@ class GradientStrategy:
         space: Space,
         lessons: Lessons,
         values: Callable[[Scores], tuple[float, ...]],
+        violation: Callable[[Scores], float] = lambda scores: 0.0,
         *,
         steps: int = STEPS,
         batch: int = BATCH,
@@ -99,14 +101,14 @@ class GradientStrategy:
         seed: int = 0,
     ) -> None:
         self.space, self.generation = space, descents
-        self._values, self._seed = values, seed
+        self._values, self._violation, self._seed = values, violation, seed
         self._steps, self._rate = steps, rate
         self._lessons, self._batch = lessons, batch
         self._labels: dict[int, str] = {}
         self._left = 0
         """Points of this round that were not proposed yet; 0 until the next round begins."""
-        self._points: dict[int, tuple[Genome, tuple[float, ...]]] = {}
-        """Candidate -> its genome and what is maximised, of those that are scored."""
+        self._points: dict[int, tuple[Genome, tuple[float, ...], float]] = {}
+        """Candidate -> its genome, what is maximised, and its violation, if it is scored."""
         self._genomes: dict[int, Genome] = {}
         self._lines: list[_Line] = []
         self._begun = 0
@@ -125,7 +127,7 @@ class GradientStrategy:
 
     @property
     def best(self) -> Genome:
-        """The candidate with the highest fitness so far, baselines included."""
+        """The best candidate so far, baselines included."""
         return next(iter(self._ranked(())), None) or self._start(0, ())
 
     def add_baseline(self, number: int, label: str) -> Origin:
@@ -181,7 +183,8 @@ class GradientStrategy:
             return
         self._lessons.add(self._labels.get(number), outcome)
         if number in self._genomes:
-            self._points[number] = self._genomes[number], self._values(outcome)
+            known = self._values(outcome), self._violation(outcome)
+            self._points[number] = self._genomes[number], *known
 
     def _note(self, number: int, genome: Genome) -> None:
         self._genomes[number] = genome
@@ -222,20 +225,21 @@ class GradientStrategy:
         return tuple(value / sum(found) for value in found)
 
     def _ranked(self, preference: Sequence[float]) -> list[Genome]:
-        """Return the genomes that are scored, the best first.
+        """Return the genomes that are scored, the best first: those that keep all constraints.
 
         Args:
             preference: weights of the values; each counts as a share of its range. Empty: their
                 sum decides.
         """
-        columns = list(zip(*(values for _, values in self._points.values()), strict=True))
+        columns = list(zip(*(values for _, values, _ in self._points.values()), strict=True))
         scales = [1.0] * len(columns)
         if preference and columns:
             ranges = [(max(column) - min(column)) or 1.0 for column in columns]
             scales = [weight / size for weight, size in zip(preference, ranges, strict=True)]
 
-        def rank(number: int) -> tuple[float, int]:
-            return -math.fsum(map(mul, scales, self._points[number][1])), number
+        def rank(number: int) -> tuple[float, float, int]:
+            _, values, broken = self._points[number]
+            return broken, -math.fsum(map(mul, scales, values)), number
 
         return [self._points[number][0] for number in sorted(self._points, key=rank)]
 

@@ -96,6 +96,16 @@ def test_later_descents_begin_near_the_best_points():
     assert math.dist(leg.descent.genome, TARGET) < 0.5
 
 
+def test_a_candidate_that_keeps_the_constraints_comes_first():
+    strategy = GradientStrategy(
+        Plane(), Lessons("reference", DOCUMENTS, 0), values, lambda scores: scores.aggregates["y"]
+    )
+    for number, (fitness, broken) in enumerate([(0.9, 0.1), (0.5, 0.0), (0.4, 0.0)]):
+        strategy.repeat(number, None, {"genome": [number / 10, 0.0]})
+        strategy.tell(number, Scores({}, {}, {"fitness": fitness, "y": broken}))
+    assert strategy.best == (0.1, 0.0)
+
+
 def test_several_descents_make_a_round_together():
     strategy = make(descents=3)
     asked = run(strategy, 6)
