@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from evomerge.config.schema import GRADIENT
+from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.device import choose_device, count_cores
 from evomerge.scores import NLL
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.descents import check_descents
 from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import generation_of
+from evomerge.strategy.gradient import LEG, STEPS
 
 _WIDEST = 0.225  # of an interval's half width: about 19 documents
 _CMA = ("cma", "diagonal-cma", "cma-margin")
@@ -78,8 +82,27 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
             f"genes are {searched / population:.1f} of its generations of {population}, from which "
             f"it learns little; set budget.candidates to {baselines + _FOR_A_GENE * genes} or so, "
             "or have fewer genes (a smaller `space.groups`, no `space.components`)"
-            f"{'' if config.classifiers else ', or take `optimizer.name: gradient`'}."
+            f"{', or take `optimizer.name: gradient`' if _can_descend(checked) else ''}."
         )
+    steps = config.optimizer.steps or STEPS
+    points = math.ceil(steps / LEG)
+    if config.optimizer.start == GRADIENT and searched <= points:
+        yield (
+            f"budget.candidates is {candidates}, but the {baselines} baselines and the descent of "
+            f"{steps} steps take {baselines + points}, so {config.optimizer.name!r} never begins; "
+            f"set it to {2 * (baselines + points)} or more, or lower `optimizer.steps`."
+        )
+
+
+def _can_descend(checked: CheckedSearch) -> bool:
+    """Whether gradients would suit the search."""
+    config = checked.config.with_values("optimizer", name=GRADIENT)
+    found = checked.space, checked.objectives, checked.evaluator, checked.splits["search"]
+    try:
+        check_descents(config, *found)
+    except ConfigError:
+        return False
+    return True
 
 
 def _time_warnings(checked: CheckedSearch) -> Iterator[str]:

@@ -137,12 +137,18 @@ def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
     assert "±57 points" in note and "to 100 or more (±10)" in note
     (note,) = prospect_warnings(prepare(load(file, ["budget.candidates=10"]), tmp_path))
     assert "7 candidates for 8 genes are 0.7 of its generations of 10" in note
-    assert "budget.candidates to 67" in note
+    assert "budget.candidates to 67" in note and "`optimizer.name: gradient`" in note
+    sampled = "space={method: ties, groups: 4, knobs: {weight: 1.0, density: [0.1, 1.0]}}"
+    (note,) = prospect_warnings(prepare(load(file, ["budget.candidates=10", sampled]), tmp_path))
+    assert "learns little" in note and "gradient" not in note
     few = ["budget.candidates=5", "optimizer.name=random"]
     (note,) = prospect_warnings(prepare(load(file, few), tmp_path))
     assert "is 5, of which 3 are baselines" in note and "only 2 are searched" in note
     few = ["budget.candidates=5", "optimizer.name=gradient"]
     assert not list(prospect_warnings(prepare(load(file, few), tmp_path)))
+    first = ["budget.candidates=9", "optimizer.start=gradient"]
+    (note,) = prospect_warnings(prepare(load(file, first), tmp_path))
+    assert "the descent of 60 steps take 9, so 'cma' never begins; set it to 18 or more" in note
 
 
 def test_minutes_for_a_candidate_on_a_cpu_are_warned_of(problem, monkeypatch):
