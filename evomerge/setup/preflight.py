@@ -194,6 +194,7 @@ def _backend(checked: CheckedSearch) -> str:
     parts = [f"vllm for texts ({', '.join(texts)})"] if texts else []
     likelihoods += [f"{NLL} of {task}" for task in texts if task in checked.evaluator.referenced]
     parts += [f"hf for log-likelihoods ({', '.join(likelihoods)})"] if likelihoods else []
+    parts += ["hf for the steps of descents"] * checked.config.optimizer.descends
     return ", ".join(parts) or "vllm"
 
 

@@ -56,6 +56,14 @@ def test_validate_says_which_backend_answers_which_tasks(
     assert any("use the backend 'hf'" in note for note in warnings(problem, True)) == warned
 
 
+def test_validate_says_that_descents_do_not_use_vllm(tmp_path, installed):
+    file = write_search(
+        tmp_path, objectives=[TEXTS], evaluation=VLLM, optimizer={"name": "gradient"}
+    )
+    said = summary(prepare(load(file), file.parent))["backend"]
+    assert said == "vllm for texts (zoo_maths), hf for the steps of descents"
+
+
 @pytest.mark.parametrize(
     ("space", "engine"),
     [
