@@ -23,6 +23,9 @@ PHASES = ("prepare", "merge", "evaluate")
 `merge`: writing the merged weights. `evaluate`: scoring the model.
 """
 
+DESCEND = "descend"
+"""The phase of a leg of a descent, which makes candidates."""
+
 RECENT = 100
 """Number of candidates that the speed of a search is computed from, at most."""
 
@@ -113,7 +116,7 @@ class Timings:
         return 3600 * (len(latest) - 1) / (latest[-1] - latest[0])
 
     def spent(self) -> dict[str, Spent]:
-        """Return the time of each phase that candidates have spent time in."""
+        """Return the time of each phase that candidates, or what makes them, have spent time in."""
         found: dict[str, Spent] = {}
         for line in self._lines():
             for phase, own in line.seconds.items():
@@ -121,7 +124,7 @@ class Timings:
                 known = phase in line.cpu_seconds and before.cpu_seconds is not None
                 total = (before.cpu_seconds or 0.0) + line.cpu_seconds[phase] if known else None
                 found[phase] = Spent(before.seconds + own, total)
-        return {phase: found[phase] for phase in PHASES if phase in found}
+        return {phase: found[phase] for phase in (DESCEND, *PHASES) if phase in found}
 
     def peak(self) -> dict[str, int]:
         """Return the largest memory of `process` and `accelerator` in bytes, as far as known."""

@@ -36,7 +36,9 @@ def test_phases_are_summed_over_candidates_and_unknown_cpu_times_stay_unknown(ti
         {"seconds": {"evaluate": 9.0}, "cpu_seconds": {"evaluate": "fast"}}
     )  # no such line
     timings.note({"candidate": 3, "seconds": {}})
+    timings.note({"event": "leg", "seconds": {"descend": 3.0}, "cpu_seconds": {"descend": 2.0}})
     assert list(timings.spent().items()) == [
+        ("descend", Spent(3.0, 2.0)),
         ("prepare", Spent(0.25, 0.125)),
         ("merge", Spent(0.75, 0.375)),
         ("evaluate", Spent(14.0, None)),
