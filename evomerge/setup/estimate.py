@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -31,7 +31,7 @@ from evomerge.strategy.members import MateSpace
 from evomerge.strategy.protocol import Descending, Strategy
 
 STEPS_TRIED = 2
-"""Number of steps of a descent that are tried."""
+"""Number of steps of a descent by which one leg that is tried is longer than the other."""
 
 DIFFERING = 3
 """Number of candidates that are tried where candidates differ: paths, or several methods."""
@@ -282,13 +282,27 @@ def try_candidates(checked: CheckedSearch, say: Callable[[str], None]) -> CostPr
     say("making a few steps of a descent")
     # The first step finds the form, and makes what later ones keep.
     form = walked(replace(leg, batches=leg.batches[:1])).form
-    reached = walked(replace(leg, batches=leg.batches[:STEPS_TRIED], form=form))
+    counts = [min(count, len(leg.batches)) for count in (1, 1 + STEPS_TRIED)]
+    legs = [walked(replace(leg, batches=leg.batches[:count], form=form)) for count in counts]
+    reached = legs[-1]
     return replace(
         probe,
-        step=reached.seconds["descend"] / STEPS_TRIED,
+        step=step_seconds(counts, [each.seconds["descend"] for each in legs]),
         form=None if leg.teachers or not lm_eval_tasks(config) else form,
         peak=reached.peak,
     )
+
+
+def step_seconds(counts: Sequence[int], seconds: Sequence[float]) -> float:
+    """Return the time of a step in a leg of `LEG` steps, given that of two shorter legs.
+
+    A leg also takes a time of its own, to find how each gene moves the knobs.
+    """
+    (few, many), (one, two) = counts, seconds
+    if few == many:
+        return two / many
+    each = max(0.0, two - one) / (many - few)
+    return each + max(0.0, one - few * each) / LEG
 
 
 def _first_recipes(checked: CheckedSearch, strategy: Strategy) -> list[Recipe]:

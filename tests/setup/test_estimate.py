@@ -11,7 +11,7 @@ from search_run import SMALL, write_search
 from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import ConfigError, SearchError
-from evomerge.setup.estimate import CostProbe, estimate
+from evomerge.setup.estimate import CostProbe, estimate, step_seconds
 from evomerge.setup.runs import prepare
 
 MEASURED = CostProbe(10.0, (0.5,), (1.5,), {"process": 10**9}, 4 * 10**8)
@@ -118,6 +118,11 @@ def test_a_step_of_a_descent_is_made_and_the_form_of_answers_is_said(tmp_path, c
     assert found["tried"] == 3
     assert found["step_seconds"] > 0
     assert found["form"] == {"delimiter": True, "end": "token"}
+
+
+def test_what_a_leg_takes_beside_its_steps_is_shared_by_ten_of_them():
+    assert step_seconds([1, 3], [7.0, 11.0]) == 2.0 + 5.0 / 10
+    assert step_seconds([1, 1], [7.0, 7.0]) == 7.0  # a descent of one step
 
 
 def test_a_search_makes_ten_steps_for_each_point(tmp_path):
