@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from typing import Literal, TypeAlias
 from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
 from evomerge.scores import Objective, Scores
+
+log = logging.getLogger(__name__)
 
 Documents: TypeAlias = Mapping[str, Sequence[int]]
 
@@ -71,6 +74,8 @@ class Lessons:
         self._generated, self._parents = generated, parents or {}
         self._objectives = {item.task: item for item in objectives}
         self._right: dict[str, dict[int, str]] = {}
+        self._left = ""
+        """Names of the tasks that the last lesson leaves out."""
         self._best: dict[str, tuple[float, str, tuple[int, ...]]] = {}
         """Task -> value of the best parent, its label, and the documents that it answers right."""
 
@@ -104,13 +109,23 @@ class Lessons:
             documents = {task: ids for task, (_, _, ids) in self._best.items() if ids}
             teachers = {task: self._parents[self._best[task][1]] for task in documents}
         documents = {task: ids for task, ids in documents.items() if ids}
+        who = "parent" if self._kind == "experts" else "parent or candidate"
         if not documents:
             raise SearchError(
-                f"`optimizer.loss` is {self._kind}, but no "
-                f"{'parent' if self._kind == 'experts' else 'parent or candidate'} has answered a "
-                "search document right, so there is nothing to learn; set it to reference if the "
-                "tasks have reference answers, or take another optimizer."
+                f"`optimizer.loss` is {self._kind}, but no {who} has answered a search document "
+                "right, so there is nothing to learn; set it to reference if the tasks have "
+                "reference answers, or take another optimizer."
             )
+        left = ", ".join(sorted(self._documents.keys() - documents.keys()))
+        if left not in ("", self._left):
+            log.warning(
+                "No %s has answered a search document of %s right, so the descent that begins now "
+                "does not learn it (`optimizer.loss` is %s).",
+                who,
+                left,
+                self._kind,
+            )
+        self._left = left
         learned, watched = divided(documents, self._seed)
         return Lesson(learned, watched, answers, teachers)
 

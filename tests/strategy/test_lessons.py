@@ -69,6 +69,18 @@ def test_a_task_that_generates_nothing_keeps_its_references():
     assert everything(made.next(), "b") == list(DOCUMENTS["b"])
 
 
+def test_a_task_that_is_not_learned_is_named_once(caplog):
+    made = lessons("successes")
+    made.add("one", scores({}, a={4: "by one"}))
+    made.next()
+    made.next()
+    (said,) = caplog.messages
+    assert "No parent or candidate has answered a search document of b right" in said
+    made.add(None, scores({}, b={4: "by a candidate"}))
+    made.next()
+    assert len(caplog.messages) == 1
+
+
 def test_the_best_parent_on_a_task_teaches_what_it_answers_right():
     made = lessons("experts")
     made.add("one", scores({"a": [1, 2], "b": []}))
