@@ -246,18 +246,23 @@ class RunFolder:
     @contextmanager
     def logged(self) -> Iterator[None]:
         """Write log messages to the run's `log.txt` too; OSError: one cannot be written."""
-        handler = _LogFile(self.path / "log.txt", encoding="utf-8")
-        handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
+        file = _LogFile(self.path / "log.txt", encoding="utf-8")
+        file.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("evomerge")
+        handlers: list[logging.Handler] = [file]
+        if not logger.hasHandlers() and logging.lastResort is not None:
+            handlers.append(logging.lastResort)  # prints warnings, but only where no other one is
         level = logger.level
-        logger.addHandler(handler)
+        for handler in handlers:
+            logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         try:
             yield
         finally:
             logger.setLevel(level)
-            logger.removeHandler(handler)
-            handler.close()
+            for handler in handlers:
+                logger.removeHandler(handler)
+            file.close()
 
 
 class _LogFile(logging.FileHandler):

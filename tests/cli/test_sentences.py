@@ -80,7 +80,7 @@ def test_every_suggested_command_quotes_what_is_filled_in():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["serach"], "No such command 'serach'. Did you mean 'search'?"),
+        (["serch"], "No such command 'serch'. Did you mean 'search'?"),
         (["status"], "Missing argument 'DIR'; `evomerge status --help` says what is allowed."),
         (["status", "x", "--wach"], "`evomerge status --help` says what is allowed."),
         (["status", "x", "y"], "`evomerge status --help` says what is allowed."),

@@ -121,3 +121,21 @@ def test_only_one_writer_and_a_kill_releases_the_lock(tmp_path):
     assert not run.is_running
     with run.writing():
         assert run.is_running
+
+
+def test_warnings_of_a_run_are_printed_and_logged(tmp_path):
+    """In a process of its own, since pytest adds handlers of its own."""
+    run = RunFolder.create(tmp_path / "run", {})
+    program = (
+        "import logging, pathlib, sys\n"
+        "from evomerge.run.folder import RunFolder\n"
+        "with RunFolder(pathlib.Path(sys.argv[1])).logged():\n"
+        "    logging.getLogger('evomerge.searching').warning('a worker is late')\n"
+        "    logging.getLogger('evomerge.searching').info('a detail')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(run.path)], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.splitlines() == ["a worker is late"]
+    log = (run.path / "log.txt").read_text()
+    assert "WARNING a worker is late" in log and "INFO a detail" in log
