@@ -127,7 +127,7 @@ def search(
 ) -> Array:
     """Search with the strategy, and return the best member of the last archive."""
     rights: dict[int, Array] = {}
-    space = WeightSpace(parents=["0 to 4", "5 to 9"], host="0 to 4", stack="", layers=1)
+    space = WeightSpace(parents=["0 to 4", "5 to 9"], host="0 to 4", stacks={"": 1})
     worth = np.ones(len(images.digits))
     strategy = NichesStrategy(
         space,

@@ -23,6 +23,7 @@ from evomerge.searching.loop import Order, Plan, Search
 from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.session import Session
 from evomerge.setup.strategy import recipe_of
+from evomerge.space.blocks import BlockStack
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.genome import GenomeStrategy
@@ -43,9 +44,7 @@ def space_of_200_genes() -> ParameterSpace:
         parents=["org/base", *(f"org/expert-{number}" for number in range(1, 5))],
         base="org/base",
         frame=Recipe("org/base", {}, nothing, nothing),
-        stack="model.layers",
-        layers=48,
-        filters={},
+        stacks=[BlockStack("model.layers", 48, {})],
     )
 
 

@@ -22,6 +22,7 @@ from evomerge.merging.writer import write_model
 from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes
+from evomerge.models.encoder_decoder import merged_stacks
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.atomic import TemporaryFolder
 
@@ -274,9 +275,10 @@ def stored_dtype(checkpoint: Checkpoint, dtype: str) -> str:
 
 def unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:
     """Return the recipe of a parent without any change, in a dtype."""
-    whole = Layer("passthrough", (Source(checkpoint.reference),))
-    stack = checkpoint.decoder_stack
-    blocks = tuple(
-        Layer("passthrough", (Source(checkpoint.reference, layer),)) for layer in range(len(stack))
-    )
-    return Recipe(checkpoint.reference, {stack.prefix: blocks}, whole, whole, dtype)
+
+    def copied(layer: int | None = None) -> Layer:
+        return Layer("passthrough", (Source(checkpoint.reference, layer),))
+
+    stacks = merged_stacks(checkpoint).items()
+    layers = {prefix: tuple(map(copied, range(len(stack)))) for prefix, stack in stacks}
+    return Recipe(checkpoint.reference, layers, copied(), copied(), dtype)

@@ -24,13 +24,11 @@ from evomerge.models.safetensors import TensorInfo, read_folder, read_json
 from evomerge.models.stacks import (
     Modality,
     Stack,
-    component_of,
     find_stacks,
     is_buffer,
     is_other_modality,
     modality_of,
     prediction_tensors,
-    shortest,
 )
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import Values
@@ -309,21 +307,6 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Size of all tensors in bytes."""
         return sum(info.nbytes for info in self.tensors.values())
-
-    def filters(self) -> dict[str, tuple[str, ...]]:
-        """Return substrings that identify the tensors of the components of a block.
-
-        They are the filters of knobs: component (`attention`, `mlp`, `norm`) -> substrings. They
-        must be tried in the given order, because a norm inside of the attention belongs to the
-        attention.
-        """
-        suffixes = sorted({suffix for block in self.decoder_stack.blocks for suffix in block})
-        found: dict[str, list[str]] = {"attention": [], "mlp": [], "norm": []}
-        for suffix in suffixes:
-            component, word = component_of(suffix)
-            if component and word not in found[component]:
-                found[component].append(word)
-        return {name: shortest(words, suffixes) for name, words in found.items() if words}
 
     @cached_property
     def fingerprint(self) -> str:

@@ -28,6 +28,7 @@ _COMPONENTS: dict[Literal["attention", "mlp"], re.Pattern[str]] = {
     "attention": re.compile(r"attn|attention|mixer", re.IGNORECASE),
     "mlp": re.compile(r"mlp|feed_forward|ffn|moe|densereludense|intermediate|output|fc\d", re.I),
 }
+_CROSS = re.compile(r"encoder_attn|encdecattention|cross_?att(entio)?n", re.IGNORECASE)
 _NORM = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
 _WEIGHT_OR_BIAS = re.compile(r"[._](weight|bias)$")
 _SHARED = re.compile(r"relative_attention_bias\.weight$")
@@ -163,6 +164,23 @@ def shortest(words: list[str], suffixes: list[str]) -> tuple[str, ...]:
         return all(word not in suffix or word in suffix.split(".") for suffix in suffixes)
 
     return tuple(word if is_unique(word) else f".{word}." for word in words)
+
+
+def component_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
+    """Return substrings that identify the tensors of the components of a block.
+
+    They are the filters of knobs: component (`cross_attention`, `attention`, `mlp`, `norm`) ->
+    substrings. They must be tried in the given order, because a norm inside of the attention
+    belongs to the attention, and the attention to the encoder belongs to `attention`, too.
+    """
+    suffixes = sorted({suffix for block in stack.blocks for suffix in block})
+    found: dict[str, list[str]] = {"cross_attention": [], "attention": [], "mlp": [], "norm": []}
+    for suffix in suffixes:
+        component, word = component_of(suffix)
+        if component and word not in found[component]:
+            found[component].append(word)
+    found["cross_attention"] = [word for word in found["attention"] if _CROSS.search(word)]
+    return {name: shortest(words, suffixes) for name, words in found.items() if words}
 
 
 def tensor_filters(stack: Stack) -> dict[str, tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import (
@@ -19,9 +19,11 @@ from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import modality_misfit
-from evomerge.models.stacks import tensor_filters
+from evomerge.models.correspondence import TensorNameMap, modality_misfit
+from evomerge.models.encoder_decoder import merged_stacks
+from evomerge.models.stacks import Stack, component_filters, tensor_filters
 from evomerge.recipe import Layer, Recipe, Source
+from evomerge.space.blocks import BlockStack
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.paths.joint import JointSpace
 from evomerge.space.paths.slices import SliceSpace
@@ -63,15 +65,14 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
     wanted, frame, stack = config.space, _frame(config, host), host.decoder_stack
     if isinstance(wanted, ParametersConfig):
         _check_depths(checkpoints, host)
+        each = wanted.components == "each"
         return ParameterSpace(
             wanted,
             list(map(_method, wanted.methods)),
             parents=config.parents,
             base=config.base,
             frame=frame,
-            stack=stack.prefix,
-            layers=len(stack),
-            filters=tensor_filters(stack) if wanted.components == "each" else host.filters(),
+            stacks=_stacks(host, tensor_filters if each else component_filters),
             modalities=fitting_modalities(checkpoints, host),
         )
     _check_scales(wanted, host)
@@ -80,6 +81,18 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
         method = _method(*wanted.methods)
         return JointSpace(wanted, method, depths, frame, stack.prefix, config.base)
     return path_space(wanted, depths, frame, stack.prefix)
+
+
+def _stacks(
+    host: Checkpoint, filters: Callable[[Stack], Mapping[str, Sequence[str]]]
+) -> list[BlockStack]:
+    """Return the block stacks of merges, the decoder's last."""
+    found = merged_stacks(host)
+    names = {1: ["layers"], 2: ["encoder", "decoder"]}.get(len(found), list(found))
+    return [
+        BlockStack(stack.prefix, len(stack), filters(stack), name)
+        for name, stack in zip(names, found.values(), strict=True)
+    ]
 
 
 def path_space(
@@ -113,15 +126,17 @@ def fitting_modalities(
 
 def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> None:
     """Check that all parents have as many layers as the host, since these are merged in pairs."""
-    depth = len(host.decoder_stack)
     for name, checkpoint in checkpoints.items():
-        if (own := len(checkpoint.decoder_stack)) != depth:
-            raise ConfigError(
-                f"Parent {name!r} has {own} layers, but the host {host.reference!r} has {depth}; "
-                "`space.kind` 'parameters' merges the layers of all parents one by one, so give "
-                "parents with as many layers, or set the kind to 'dataflow', which searches a path "
-                "through them."
-            )
+        theirs = TensorNameMap(host, checkpoint).stacks
+        for prefix, stack in merged_stacks(host).items():
+            if (own := len(theirs.get(prefix, ()))) != len(stack):
+                of_encoder = "" if stack is host.decoder_stack else " in its encoder"
+                raise ConfigError(
+                    f"Parent {name!r} has {own} layers{of_encoder}, but the host "
+                    f"{host.reference!r} has {len(stack)}; `space.kind` 'parameters' merges the "
+                    "layers of all parents one by one, so give parents with as many layers, or set "
+                    "the kind to 'dataflow', which searches a path through them."
+                )
 
 
 def _check_scales(config: PathConfig | JointConfig, host: Checkpoint) -> None:

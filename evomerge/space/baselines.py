@@ -20,24 +20,22 @@ AVERAGES = (UNIFORM, GREEDY_SOUP)
 
 def uniform_recipe(
     parents: Sequence[str],
-    layers: int,
-    stack: str,
+    stacks: Mapping[str, int],
     like: Recipe,
     modalities: Mapping[str, Collection[str]] | None = None,
 ) -> Recipe:
     """Return the plain average of the parents' weights (Wortsman et al. 2022, arXiv 2203.05482).
 
-    Everything else is that of `like` (host, dtype, tokenizer, seed, ...). `modalities`: those that
+    Everything else is that of `like` (host, dtype, tokenizer, seed, ...). `stacks`: prefix of a
+    block stack -> number of blocks. `modalities`: those that
     are merged -> the parents that have them; of parents without one it is the host's.
     """
 
     def average(layer: int | None, of: Sequence[str] = parents) -> Layer:
         return Layer("linear", tuple(Source(item, layer, {"weight": 1.0}) for item in of))
 
-    blocks = tuple(average(layer) for layer in range(layers))
-    recipe = replace(
-        like, layers={stack: blocks}, embeddings=average(None), head=average(None), options={}
-    )
+    layers = {stack: tuple(map(average, range(count))) for stack, count in stacks.items()}
+    recipe = replace(like, layers=layers, embeddings=average(None), head=average(None), options={})
     for name, having in (modalities or {}).items():
         if of := [item for item in parents if item in having]:
             recipe = replace(recipe, **{name: average(None, of)})  # type: ignore[arg-type]
@@ -47,8 +45,7 @@ def uniform_recipe(
 def baseline_recipes(
     parents: Sequence[str],
     merged: Sequence[str],
-    layers: int,
-    stack: str,
+    stacks: Mapping[str, int],
     like: Recipe,
     modalities: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Recipe]:
@@ -57,9 +54,7 @@ def baseline_recipes(
     All use the method `linear`, so that the recipe of a parent builds exactly that parent.
     """
     averages = {**{parent: [parent] for parent in parents}, UNIFORM: merged}
-    return {
-        label: uniform_recipe(of, layers, stack, like, modalities) for label, of in averages.items()
-    }
+    return {label: uniform_recipe(of, stacks, like, modalities) for label, of in averages.items()}
 
 
 def experts_of(parents: Sequence[str], base: str | None) -> list[str]:

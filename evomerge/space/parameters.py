@@ -2,9 +2,10 @@
 
 Block i of the merged model is merged from block i of all parents. The genes are the merge method
 (if there are several) and its knobs: for each place (embeddings, groups of blocks, head), each
-component (attention, mlp, ..., the rest; or each tensor) and each parent. A vision tower, a
-projector and an audio tower are the host's, unless the search file names them as components: then
-each is a place of its own.
+component (attention, mlp, ..., the rest; or each tensor) and each parent. An encoder-decoder has
+the groups of its encoder, then as many of its decoder. A vision tower, a projector and an audio
+tower are the host's, unless the search file names them as components: then each is a place of its
+own.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import MODALITIES, Layer, Recipe
 from evomerge.space.baselines import baseline_recipes, experts_of, shares_of
+from evomerge.space.blocks import BlockStack, StackGenes, check_groups
 from evomerge.space.knobs import plan_knobs
 from evomerge.space.layer_genes import Component, LayerGenes, MethodInputs, method_inputs, rounded
 from evomerge.space.pool import ParentPool
@@ -37,9 +39,8 @@ class ParameterSpace:
 
     Args:
         frame: recipe of everything but the layers, embeddings and head.
-        stack: prefix of the block stack that is merged (`model.layers`), with so many `layers`.
-        filters: component -> substrings of the names of its tensors, in the order in which they
-            are tried. Tensors of no named component form one more, `rest`. With `components:
+        stacks: the block stacks that are merged, the decoder's last. Their filters are those of
+            components; tensors of no named component form one more, `rest`. With `components:
             each`, there is one for each tensor, and no rest.
         modalities: each that the host has (`vision`, ...) -> the parents, base included, whose
             tensors fit the host's. They are components, too.
@@ -57,19 +58,27 @@ class ParameterSpace:
         parents: Sequence[str],
         base: str | None,
         frame: Recipe,
-        stack: str,
-        layers: int,
-        filters: Mapping[str, Sequence[str]],
+        stacks: Sequence[BlockStack],
         modalities: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.parents, self.base, self._frame = tuple(parents), base, frame
-        self._stack, self._blocks, self.max_depth = stack, layers, layers
+        self.max_depth = stacks[-1].layers
         most = config.most_parents
         inputs = method_inputs(methods, self.parents, base, pool=most is not None)
         self._pool = None if most is None else ParentPool(inputs, most)
         plan = plan_knobs(methods, config.knobs)
         known = modalities or {}
-        self._block_genes = LayerGenes(inputs, plan, _components(config, filters, known))
+        _check_components(config, stacks, known)
+        check_groups(config.groups, max(stack.layers for stack in stacks), config.smooth)
+        self._stacks = [
+            StackGenes(
+                stack,
+                LayerGenes(inputs, plan, _components(config, stack.filters)),
+                config.groups,
+                config.smooth,
+            )
+            for stack in stacks
+        ]
         self._end_genes = LayerGenes(inputs, plan, ())  # of the embeddings, of the head
         named: list[str] = [name for name in MODALITIES if name in config.components]
         self._modalities = {name: known[name] for name in named}
@@ -78,12 +87,11 @@ class ParameterSpace:
             name: LayerGenes(_having(inputs, name, having), plan, ())
             for name, having in self._modalities.items()
         }
-        self._first_blocks = _first_blocks(config.groups, layers, config.smooth)
-        self._embeddings, self._smooth = config.embeddings, config.smooth
+        self._embeddings = config.embeddings
         self._shared = int(config.method_per == "model" and len(inputs) > 1)
         """Number of genes that all places share: the one that chooses the method, or none."""
         self.genes: tuple[Gene, ...] = (
-            *self._block_genes.genes[: self._shared],
+            *self._end_genes.genes[: self._shared],
             *(self._pool.genes if self._pool else ()),
             *(
                 replace(gene, name=f"{place}.{gene.name}")
@@ -114,22 +122,28 @@ class ParameterSpace:
         modalities: dict[str, Any] = {}
         for name in reversed(self._modality_genes):
             modalities[name] = self._modality(name, by_place.pop(), members)
-        ends = self._end_genes if self._embeddings else self._block_genes
-        groups = by_place[1:-1] if self._embeddings else by_place
+        first, last = self._stacks[0].genes, self._stacks[-1].genes
+        if self._embeddings:
+            first = last = self._end_genes
+        groups = by_place[1:-1] if self._embeddings else [*by_place]
+        layers = {}
+        for item in self._stacks:
+            count = len(item.places)
+            layers[item.stack.prefix] = item.blocks(groups[:count], members)
+            del groups[:count]
         return replace(
             self._frame,
-            embeddings=ends.layer(by_place[0], None, members),
-            layers={self._stack: self._decode_blocks(groups, members)},
-            head=ends.layer(by_place[-1], None, members),
+            embeddings=first.layer(by_place[0], None, members),
+            layers=layers,
+            head=last.layer(by_place[-1], None, members),
             **modalities,
         )
 
     def baselines(self) -> dict[str, Recipe]:
         """Return each parent alone, and the average of all but the base; see `baseline_recipes`."""
         experts = experts_of(self.parents, self.base)
-        return baseline_recipes(
-            self.parents, experts, self._blocks, self._stack, self._frame, self._modalities
-        )
+        stacks = {item.stack.prefix: item.stack.layers for item in self._stacks}
+        return baseline_recipes(self.parents, experts, stacks, self._frame, self._modalities)
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return genomes of the baselines that this space can express, by label.
@@ -156,12 +170,7 @@ class ParameterSpace:
 
     def _places(self) -> list[tuple[str, LayerGenes]]:
         """Return the places with knobs of their own, in the order of the genome."""
-        if self._smooth:
-            names = [f"layers[{start}]" for start in self._first_blocks]
-        else:
-            stops = [*self._first_blocks[1:], self._blocks]
-            names = [f"layers[{a}:{b}]" for a, b in zip(self._first_blocks, stops, strict=True)]
-        places = [(name, self._block_genes) for name in names]
+        places = [place for item in self._stacks for place in item.places]
         if self._embeddings:
             places = [("embeddings", self._end_genes), *places, ("head", self._end_genes)]
         return places + list(self._modality_genes.items())
@@ -183,34 +192,14 @@ class ParameterSpace:
         layer = self._modality_genes[name].layer(values, None, able)
         return layer if layer.sources else None
 
-    def _decode_blocks(
-        self, groups: list[list[float]], members: Sequence[Sequence[str]] | None
-    ) -> tuple[Layer, ...]:
-        """Return all blocks, given the values of the genes of every group (or anchor)."""
-        layers, group = [], 0
-        for block in range(self._blocks):
-            if group + 1 < len(groups) and block >= self._first_blocks[group + 1]:
-                group += 1
-            values = groups[group]
-            if self._smooth and block > self._first_blocks[group]:
-                start, stop = self._first_blocks[group], self._first_blocks[group + 1]
-                share = (block - start) / (stop - start)
-                values = self._block_genes.interpolate(values, groups[group + 1], share)
-            layers.append(self._block_genes.layer(values, block, members))
-        return tuple(layers)
 
-
-def _components(
-    config: ParametersConfig,
-    filters: Mapping[str, Sequence[str]],
-    modalities: Collection[str],
-) -> tuple[Component, ...]:
-    """Return the components that a search file names and the rest; none if it names none."""
+def _check_components(
+    config: ParametersConfig, stacks: Sequence[BlockStack], modalities: Collection[str]
+) -> None:
+    """Check that a model has the components that a search file names."""
     wanted = config.components
-    if wanted == "each":
-        return tuple(Component(name, tuple(own)) for name, own in filters.items())
-    known = (*filters, *modalities)
-    for name in wanted:
+    known = [*dict.fromkeys(name for stack in stacks for name in stack.filters), *modalities]
+    for name in wanted if wanted != "each" else ():
         if name not in known:
             raise ConfigError(
                 f"space.components names {name!r}, which this model does not have; it has "
@@ -219,6 +208,15 @@ def _components(
             )
         if list(wanted).count(name) > 1:
             raise ConfigError(f"space.components names {name!r} twice; name each once.")
+
+
+def _components(
+    config: ParametersConfig, filters: Mapping[str, Sequence[str]]
+) -> tuple[Component, ...]:
+    """Return the components of a stack that a search file names and the rest; none: no names."""
+    wanted = config.components
+    if wanted == "each":
+        return tuple(Component(name, tuple(own)) for name, own in filters.items())
     named = [Component(name, tuple(filters[name])) for name in filters if name in wanted]
     return (*named, Component(REST, ("*",))) if named else ()
 
@@ -250,22 +248,3 @@ def _needed(used: MethodInputs) -> str:
     fewest = max(used.method.parents[0], 1 if used.base else 2)
     count = f"{fewest} parent{'s' if fewest > 1 else ''} or more"
     return f"the base {used.base!r} and {count} beside it" if used.base else count
-
-
-def _first_blocks(groups: int | Literal["each", "one"], layers: int, smooth: bool) -> list[int]:
-    """Return the first block of every group; where knobs are interpolated, the anchors."""
-    count = {"each": layers, "one": 1}.get(groups, groups) if isinstance(groups, str) else groups
-    if not isinstance(count, int) or not 1 <= count <= layers:
-        raise ConfigError(
-            f"space.groups is {groups!r}, but the model has {layers} blocks; it must be a number "
-            f"from 1 to {layers}, `each` or `one`."
-        )
-    if not smooth:
-        return [group * layers // count for group in range(count)]
-    if count < 2:
-        raise ConfigError(
-            f"space.smooth is true, but space.groups is {groups!r}, and interpolation over depth "
-            "needs 2 groups or more; change space.groups, or set smooth to false."
-        )
-    steps = count - 1
-    return [(2 * anchor * (layers - 1) + steps) // (2 * steps) for anchor in range(count)]

@@ -16,6 +16,7 @@ import numpy as np
 
 from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.encoder_decoder import merged_stacks
 from evomerge.recipe import MEMBER, Layer, Recipe
 from evomerge.run.history import Candidate
 from evomerge.scores import Outcome, Scores
@@ -42,13 +43,12 @@ class MateSpace(ABC):
         *,
         parents: Sequence[str],
         host: str,
-        stack: str,
-        layers: int,
+        stacks: Mapping[str, int],
         dtype: str = "bfloat16",
         seed: int = 0,
     ) -> None:
         self.parents = tuple(parents)
-        self._stack, self._layers, self.max_depth = stack, layers, layers
+        self._stacks, self.max_depth = stacks, [*stacks.values()][-1]
         nothing = Layer("", ())
         self._frame = Recipe(host, {}, nothing, nothing, dtype, seed=seed)
 
@@ -58,8 +58,7 @@ class MateSpace(ABC):
         return cls(
             parents=config.parents,
             host=host.reference,
-            stack=host.decoder_stack.prefix,
-            layers=len(host.decoder_stack),
+            stacks={prefix: len(stack) for prefix, stack in merged_stacks(host).items()},
             dtype=config.dtype,
             seed=config.seed,
             **more,
@@ -79,12 +78,11 @@ class MateSpace(ABC):
     @property
     def places(self) -> int:
         """Number of places in the depth of a model: embeddings, each block, head."""
-        return self._layers + 2
+        return sum(self._stacks.values()) + 2
 
     def baselines(self) -> dict[str, Recipe]:
         """Return each parent alone (by its reference) and the uniform merge (as `uniform`)."""
-
-        return baseline_recipes(self.parents, self.parents, self._layers, self._stack, self._frame)
+        return baseline_recipes(self.parents, self.parents, self._stacks, self._frame)
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return nothing, since there are no genes."""
@@ -105,15 +103,15 @@ class MateSpace(ABC):
 
         Place 0 is the embeddings; `block` is None outside of the blocks.
         """
-        first, *blocks, last = (
-            layer(place, place - 1 if 0 < place <= self._layers else None)
-            for place in range(self.places)
-        )
+        layers, place = {}, 1
+        for prefix, count in self._stacks.items():
+            layers[prefix] = tuple(layer(place + block, block) for block in range(count))
+            place += count
         return replace(
             self._frame,
-            embeddings=first,
-            layers={self._stack: tuple(blocks)},
-            head=last,
+            embeddings=layer(0, None),
+            layers=layers,
+            head=layer(place, None),
             members={
                 mate.reference: mate.recipe for mate in mates if mate.reference.startswith(MEMBER)
             },

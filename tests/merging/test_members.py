@@ -35,8 +35,7 @@ def recipes(dtype: str = "bfloat16") -> dict[int, Recipe]:
     space = CrossoverSpace(
         parents=list(PARENTS),
         host=HOST.reference,
-        stack=HOST.decoder_stack.prefix,
-        layers=len(HOST.decoder_stack),
+        stacks={HOST.decoder_stack.prefix: len(HOST.decoder_stack)},
         dtype=dtype,
     )
     lineage = Lineage(space)
@@ -167,7 +166,7 @@ def test_a_recipe_file_with_wrong_members_is_refused(old, new, message):
 
 
 def test_a_long_lineage_is_pickled_and_read():
-    space = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layers=1)
+    space = CrossoverSpace(parents=["a", "b"], host="a", stacks={"model.layers": 1})
     lineage = Lineage(space)
     for number, label in enumerate(space.baselines()):
         lineage.add(number, label, {})

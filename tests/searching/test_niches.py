@@ -19,7 +19,7 @@ from evomerge.strategy.niches import CrossoverSpace, NichesOptions, NichesStrate
 
 pytestmark = pytest.mark.thorough
 
-SPACE = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layers=2)
+SPACE = CrossoverSpace(parents=["a", "b"], host="a", stacks={"model.layers": 2})
 DOCUMENTS = 6
 
 NICHES = {

@@ -12,6 +12,7 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
 from evomerge.setup.space import path_space
+from evomerge.space.blocks import BlockStack
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.paths.joint import JointSpace
 from evomerge.space.protocol import Space
@@ -29,6 +30,7 @@ def parameters(
     filters: Mapping[str, Sequence[str]] | None = None,
     frame: Mapping[str, Any] | None = None,
     modalities: Mapping[str, Sequence[str]] | None = None,
+    stacks: Sequence[BlockStack] | None = None,
     **keys: Any,
 ) -> ParameterSpace:
     """Return a parameter space; its host is the base, or the first parent."""
@@ -38,9 +40,7 @@ def parameters(
         parents=parents,
         base=base,
         frame=Recipe(base or parents[0], {}, _NOTHING, _NOTHING, **(frame or {})),
-        stack=STACK,
-        layers=layers,
-        filters=filters or {},
+        stacks=stacks or [BlockStack(STACK, layers, filters or {})],
         modalities=modalities,
     )
 

@@ -22,7 +22,7 @@ from evomerge.strategy.niches import (
     shared_documents,
 )
 
-SPACE = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layers=2)
+SPACE = CrossoverSpace(parents=["a", "b"], host="a", stacks={"model.layers": 2})
 LABELS = list(SPACE.baselines())
 FEW = settings(max_examples=draws(25), deadline=None)
 ROWS = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=4, max_size=4)

@@ -13,7 +13,7 @@ from evomerge.testing import check_strategy
 pytestmark = pytest.mark.thorough
 
 SPACE = parameter_space()
-CROSSOVER = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layers=2)
+CROSSOVER = CrossoverSpace(parents=["a", "b"], host="a", stacks={"model.layers": 2})
 
 
 GOALS = (0.9, 0.1, 0.8, 0.2)

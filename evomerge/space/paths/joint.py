@@ -95,7 +95,7 @@ class JointSpace:
         if len(self._parents) < 2:
             return found
         experts = experts_of(list(self._parents), self._base)
-        uniform = uniform_recipe(experts, self._depth, self._stack, self._frame)
+        uniform = uniform_recipe(experts, {self._stack: self._depth}, self._frame)
         return {**found, UNIFORM: uniform}
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:

@@ -23,7 +23,7 @@ from evomerge.scores import Failure, Objective, Outcome, Scores
 from evomerge.strategy.members import recipe_in
 
 SPACE = TaskVectorSpace(
-    base="base", parents=["a", "b", "c"], host="base", stack="model.layers", layers=2
+    base="base", parents=["a", "b", "c"], host="base", stacks={"model.layers": 2}
 )
 LABELS = list(SPACE.baselines())
 OBJECTIVES = [Objective("one", "acc"), Objective("two", "acc"), Objective("three", "acc")]

@@ -19,9 +19,7 @@ from evomerge.searching.ranking import WeightedSum
 
 pytestmark = pytest.mark.thorough
 
-SPACE = TaskVectorSpace(
-    base="base", parents=["a", "b"], host="base", stack="model.layers", layers=2
-)
+SPACE = TaskVectorSpace(base="base", parents=["a", "b"], host="base", stacks={"model.layers": 2})
 OBJECTIVES = (Objective("task", "acc"), Objective("task", "f1"))
 
 CYCLEQD = {

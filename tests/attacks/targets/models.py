@@ -18,6 +18,7 @@ from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.safetensors import INDEX, SINGLE, read_folder, read_header
+from evomerge.models.stacks import component_filters
 from evomerge.recipe import Layer, Recipe, Source
 
 CONFIG: dict[str, Any] = {
@@ -101,7 +102,8 @@ def look(checkpoint: Checkpoint) -> tuple[Any, ...]:
     return (
         checkpoint.parameters, checkpoint.decoder_stack, checkpoint.places, checkpoint.embedding,
         checkpoint.head, checkpoint.token_tensors, checkpoint.text_config, checkpoint.tied,
-        checkpoint.vocabulary, checkpoint.nbytes, checkpoint.filters(), checkpoint.fingerprint,
+        checkpoint.vocabulary, checkpoint.nbytes, checkpoint.fingerprint,
+        component_filters(checkpoint.decoder_stack),
     )  # fmt: skip
 
 
