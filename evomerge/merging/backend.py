@@ -22,7 +22,7 @@ from evomerge.merging.writer import write_model
 from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes
-from evomerge.models.encoder_decoder import merged_stacks
+from evomerge.models.encoder_decoder import is_encoder_decoder, merged_stacks
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.atomic import TemporaryFolder
 
@@ -213,12 +213,12 @@ def load(
     in the dtype that it is stored in.
 
     Args:
-        causal: whether it must be a causal language model, as lm-eval's tasks need it.
+        causal: whether it must be a model that writes texts, as lm-eval's tasks need it.
         modules: the sentence encoder whose modules it gets to encode texts; None: it encodes none.
 
     Raises:
-        CheckpointError: it is no causal language model though it must be one, transformers cannot
-            load it, it lacks weights, or the adapter does not fit.
+        CheckpointError: it does not write texts though it must, transformers cannot load it, it
+            lacks weights, or the adapter does not fit.
     """
     if causal:
         check_causal(checkpoint)
@@ -234,8 +234,10 @@ def load(
 
     # The file may name an attention, even one whose code transformers would download.
     config = transformers_config(checkpoint.config)
-    # For a type that sees, transformers' Auto class may have no class, or one without the tower.
-    kind = AutoModelForCausalLM if causal and not checkpoint.modalities else model_class(config)
+    # For a type that sees, transformers' Auto class may have no class, or one without the tower;
+    # for an encoder-decoder, it may have one without the encoder.
+    is_plain = causal and not checkpoint.modalities and not is_encoder_decoder(checkpoint)
+    kind = AutoModelForCausalLM if is_plain else model_class(config)
     try:
         with quiet():
             found: Any = kind.from_pretrained(
@@ -248,7 +250,7 @@ def load(
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise CheckpointError(
             f"{checkpoint.reference!r} cannot be loaded"
-            f"{' as a causal language model' if causal else ''} ({one_line(error)})."
+            f"{' as a causal language model' if is_plain else ''} ({one_line(error)})."
         ) from error
     model, report = found
     if report["missing_keys"]:

@@ -1,4 +1,4 @@
-"""Whether transformers can run a model as a causal language model, by its config and files only."""
+"""Whether lm-eval's tasks can be scored on a model, by its config and files only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.encoder_decoder import check_writes, is_encoder_decoder
 from evomerge.models.files import TOKENIZER_FILES
 from evomerge.models.safetensors import read_json
 
@@ -40,25 +41,24 @@ def check_known(checkpoint: Checkpoint) -> None:
 
 
 def check_causal(checkpoint: Checkpoint) -> None:
-    """Check that a model is a causal language model of a type that transformers knows.
+    """Check that a model writes texts and is of a type that transformers knows.
 
     Raises:
-        CheckpointError: it is an encoder, an encoder-decoder or a classifier, or of unknown type.
+        CheckpointError: it is an encoder or a classifier, or of unknown type, or an encoder-decoder
+            that does not write texts.
     """
     check_known(checkpoint)
     given = checkpoint.config.get("architectures") or ()
     names = [str(name) for name in (given if isinstance(given, list) else [given])]
-    if checkpoint.config.get("is_encoder_decoder"):
-        what = "an encoder-decoder model"
+    if is_encoder_decoder(checkpoint):
+        check_writes(checkpoint)
     elif names and all(map(_HAS_NO_LM_HEAD.search, names)):
-        what = "no causal language model"
-    else:
-        return
-    raise CheckpointError(
-        f"Parent {checkpoint.reference!r} is {what} (config.json: architectures "
-        f"{', '.join(names) or 'missing'}), and lm-eval's tasks are scored on causal language "
-        "models; use a model whose architecture ends in ForCausalLM, or an objective function."
-    )
+        raise CheckpointError(
+            f"Parent {checkpoint.reference!r} is no causal language model (config.json: "
+            f"architectures {', '.join(names)}), and lm-eval's tasks are scored on models that "
+            "write texts; use a model whose architecture ends in ForCausalLM, or an objective "
+            "function."
+        )
 
 
 def has_chat_template(folder: Path) -> bool:

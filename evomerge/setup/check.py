@@ -11,19 +11,20 @@ from evomerge.config.space import SwapsConfig
 from evomerge.errors import ConfigError
 from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.classifiers import check_classifiers, check_texts
 from evomerge.setup.descents import check_descents
 from evomerge.setup.encoders import check_encoders
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener
-from evomerge.setup.modalities import check_images
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
 from evomerge.setup.racing import resolve_racing
 from evomerge.setup.recipes import START, check_baselines, check_recipes, sample_recipes
 from evomerge.setup.settings import with_settings
 from evomerge.setup.space import make_space
 from evomerge.setup.starts import find_starts
+from evomerge.setup.stock import check_stock
 from evomerge.setup.strategy import generation_of, resolve_optimizer
 from evomerge.setup.tasks import (
     check_references,
@@ -75,7 +76,7 @@ def check_search(
     config = resolve_optimizer(config, space)
     check_baselines(config, space)
     evaluator = load_tasks(config, allowed)
-    check_images(config, evaluator, checkpoints[host])
+    check_stock(config, evaluator, checkpoints[host])
     if config.classifiers:
         check_classifiers(checkpoints, host, evaluator)
     objectives = find_objectives(config, evaluator)
@@ -185,14 +186,15 @@ def slow_setting(
 ) -> tuple[Any, str | None]:
     """Return the generation config of merged models, and a setting of it that needs lm-eval itself.
 
-    Our own generation does not support such a setting. There is none if no task generates texts.
+    Our own generation does not support such a setting. There is none if no task generates texts,
+    or if lm-eval itself generates all of them.
     """
     from evomerge.evaluation.inference.generation_config import unsupported_setting
     from evomerge.merging.architecture.loading import generation_config
     from evomerge.merging.tokenizers.plan import GENERATION
 
     tasks = [task for task in evaluator.info.tasks.values() if task.kind == "generate_until"]
-    if not tasks:
+    if not tasks or is_encoder_decoder(host):
         return None, None
     settings = generation_config(host.config, plan.files.get(GENERATION, host.generation))
     sampled = any(task.is_sampled for task in tasks)

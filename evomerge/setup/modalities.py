@@ -1,64 +1,16 @@
-"""What parents have beside their language model, what becomes of it, and tasks that show images."""
+"""What parents have beside their language model, and what becomes of it in a merge."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
-from evomerge.config.schema import SearchConfig
-from evomerge.errors import ConfigError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import modality_misfit
 from evomerge.models.files import PROCESSOR_FILES
 from evomerge.models.safetensors import read_json
 from evomerge.recipe import MODALITIES
 from evomerge.report.words import size_text
-from evomerge.scores import SPLITS
 from evomerge.setup.checked import CheckedSearch
-
-if TYPE_CHECKING:
-    from evomerge.evaluation.evaluator import Evaluator
-
-
-def check_images(config: SearchConfig, evaluator: Evaluator, host: Checkpoint) -> None:
-    """Check that the tasks which show images can be scored on the merges.
-
-    Raises:
-        ConfigError: the host cannot see, the tokenizer is another one than the host's, or what is
-            asked for cannot be done with images: likelihoods of answers, gradients, vLLM.
-    """
-    from evomerge.evaluation.inference.reference import processor_of
-
-    infos = {
-        name: item
-        for split in SPLITS
-        for name, item in evaluator.tasks_of(split).info.tasks.items()
-    }
-    names = [name for name, info in infos.items() if info.shows_images]
-    if not names:
-        return
-    task, evaluation = f"task {names[0]!r} shows images", config.evaluation
-    if "vision" not in host.modalities:
-        raise ConfigError(
-            f"objectives: {task}, but the host {host.reference!r} has no vision tower; set "
-            "`space.host` to a parent that sees."
-        )
-    if config.tokenizer not in ("base", "union", host.reference):
-        raise ConfigError(
-            f"`tokenizer` is {config.tokenizer!r}, but {task}, and the processor of images needs "
-            f"the host's tokens; set it to base, union or {host.reference!r}."
-        )
-    wanted = {
-        "evaluation.backend is 'vllm'": evaluation.backend == "vllm",
-        "optimizer uses gradients": config.optimizer.descends,
-        "an objective or constraint is `nll`": bool({*evaluator.referenced} & {*names}),
-    }
-    for what in (key for key, is_wanted in wanted.items() if is_wanted):
-        raise ConfigError(
-            f"objectives: {task}, so lm-eval itself generates its answers, but {what}, which it "
-            "cannot do with images; change this, or take tasks without images."
-        )
-    processor_of(host.folder, None)
 
 
 def modality_rows(checked: CheckedSearch) -> dict[str, dict[str, str] | None]:

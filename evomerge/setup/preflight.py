@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
+from evomerge.models.encoder_decoder import is_encoder_decoder, merged_stacks
 from evomerge.optimize import builtin
 from evomerge.report.words import sampling_note, setting_lines, short_names, size_text
 from evomerge.scores import NLL
@@ -64,6 +65,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "host": checked.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
         "layers": len(host.decoder_stack),
+        "encoder_decoder": _stacks_in_words(checked),
         **modality_rows(checked),
         "encoder": encoder_in_words(host),
         "classifier": classifier_in_words(host, checked.checkpoints.values()),
@@ -134,6 +136,17 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
     ]
 
 
+def _stacks_in_words(checked: CheckedSearch) -> str | None:
+    """Return what becomes of the layers of an encoder-decoder; None: the merges are none."""
+    host = checked.checkpoints[checked.host]
+    if not is_encoder_decoder(host) or len(stacks := merged_stacks(host)) < 2:
+        return None
+    *_, encoder, decoder = map(len, stacks.values())
+    is_path = len(next(iter(checked.space.baselines().values())).layers) == 1
+    fate = "those of the encoder are the host's" if is_path else "all are merged"
+    return f"{encoder} layers of the encoder, {decoder} of the decoder; {fate}"
+
+
 def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
     """Yield warnings of what the search file says."""
     config, host = checked.config, checked.checkpoints[checked.host]
@@ -189,7 +202,10 @@ def _backend(checked: CheckedSearch) -> str:
     if checked.config.evaluation.backend == "hf":
         longer = "; vllm may take less time for texts of many tokens (docs/evaluation.md)"
         known = checked.evaluator.tasks_of("search").info.tasks
-        texts = [task for task in texts if not known[task].shows_images]
+        host = checked.checkpoints[checked.host]
+        texts = [
+            task for task in texts if not known[task].shows_images and not is_encoder_decoder(host)
+        ]
         return "hf" + (longer if texts and checked.config.space.kind == "parameters" else "")
     parts = [f"vllm for texts ({', '.join(texts)})"] if texts else []
     likelihoods += [f"{NLL} of {task}" for task in texts if task in checked.evaluator.referenced]

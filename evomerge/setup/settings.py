@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
 from evomerge.models.checkpoint import SECTIONS, Checkpoint
+from evomerge.models.encoder_decoder import merged_stacks
 from evomerge.models.files import TOKENIZER_FILES
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
@@ -85,7 +86,8 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
     """Return a checked search with a comparison of its parents' settings. No weights are read.
 
     A parent is unlike the merges if a setting or its dtype differs from theirs, or its baseline,
-    which is a recipe of the space, has the tower of the host: this is not the parent itself.
+    which is a recipe of the space, has the tower or the encoder of the host: this is not the
+    parent itself.
 
     Raises:
         ConfigError: the tasks cannot be loaded.
@@ -139,7 +141,7 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
         rows = plan.rows
         return (
             any(key not in missing for key in different[name])
-            or _has_tower_of_host(checkpoints[name], checkpoints[checked.host], baselines.get(name))
+            or _has_parts_of_host(checkpoints[name], checkpoints[checked.host], baselines.get(name))
             or stored_dtype(checkpoints[name], config.dtype) != config.dtype
             or (rows is not None and rows.index.get(name) != tuple(range(rows.size)))
         )
@@ -148,10 +150,12 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
     return replace(checked, settings=settings, unlike_merges=unlike)
 
 
-def _has_tower_of_host(parent: Checkpoint, host: Checkpoint, baseline: Recipe | None) -> bool:
-    """Whether the baseline of a parent sees or hears with the host's tensors, or in no way."""
-    merged = baseline.modalities if baseline else {}
-    return parent is not host and not {*parent.modalities, *host.modalities} <= set(merged)
+def _has_parts_of_host(parent: Checkpoint, host: Checkpoint, baseline: Recipe | None) -> bool:
+    """Whether the baseline of a parent has a tower or an encoder of the host, or lacks its own."""
+    merged = {*baseline.modalities, *baseline.layers} if baseline else set()
+    stacks = merged_stacks(host) if baseline else ()
+    parts = {*parent.modalities, *host.modalities, *stacks}
+    return parent is not host and not parts <= merged
 
 
 class _Use(NamedTuple):

@@ -8,7 +8,6 @@ each with a plain way on a few documents.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -46,7 +45,7 @@ class _Prepared:
     prompted: list[Request]  # those that our own loop generates for
     prompts: list[Prompt]
     groups: list[list[int]]  # batches of indices into `prompts`
-    others: list[Request]  # those that lm-eval generates for
+    others: list[Request]  # those that lm-eval itself answers
 
 
 class Forward:
@@ -128,11 +127,13 @@ class Forward:
             left = next(filter(self._is_left, requests), None)
             if left is not None:
                 with _refusing(model):
-                    self.reference.generate(model, left)
+                    self.reference.answer_alone(model, left)
 
     def _is_left(self, request: Request) -> bool:
-        """Return whether lm-eval generates the answer to a request."""
-        return request.kind == "generate_until" and (request.prompt is None or not self.own_loop)
+        """Return whether lm-eval itself answers a request."""
+        is_text = request.kind == "generate_until"
+        has_own = self.own_loop and request.prompt is not None
+        return self.reference.is_alone or (is_text and not has_own)
 
     def _check_scoring(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
         continuations = [c for requests in samples for r in requests for c in r.continuations]
@@ -196,7 +197,7 @@ class Forward:
         prompted = [r for r in requests if r.prompt is not None and self.own_loop]
         prompts = [prompt for request in prompted for prompt in request.prompts]
         prepared = _Prepared(
-            scored=[r for r in requests if r.kind != "generate_until"],
+            scored=[r for r in requests if r.kind != "generate_until" and not self._is_left(r)],
             batches=self._batches(rows, model.device, self.shared),
             prompted=prompted,
             prompts=prompts,
@@ -219,8 +220,6 @@ class Forward:
     def _answer(self, model: Any, prepared: _Prepared) -> None:
         count = sum(len(request.continuations) for request in prepared.scored)
         scores = likelihood.score(model, prepared.batches, count, self.gather)
-        if any(math.isnan(total) for total, _ in scores):
-            raise CandidateError("The model's log-likelihoods are not numbers (NaN).")
         remaining = iter(scores)
         for request in prepared.scored:
             request.answer_scored([next(remaining) for _ in request.continuations])
@@ -228,7 +227,7 @@ class Forward:
         for request in prepared.prompted:
             self.reference.answer(request, [next(generated) for _ in request.prompts])
         for request in prepared.others:
-            self.reference.generate(model, request)
+            self.reference.answer_alone(model, request)
 
     def halve(self, oom_backoffs: int) -> None:
         """Halve the batch limits until they have been halved `oom_backoffs` times or more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge.compat.lm_eval import encode_pair, replace_model, seeing
-from evomerge.errors import ConfigError, one_line
+from evomerge.errors import CandidateError, ConfigError, one_line
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.quiet import quiet, seeded
@@ -39,7 +40,7 @@ class Request:
     Attributes:
         instance: the `Instance`; the model's answer goes into its `resps`.
         continuations: the continuations to score: one for `loglikelihood`, one for each window of
-            the text for `loglikelihood_rolling`, none for `generate_until`.
+            the text for `loglikelihood_rolling`, none for `generate_until` and encoder-decoders.
         prompt: the prompt to continue. None for requests that are scored, and for generation with
             more than greedy decoding or plain sampling (beams, penalties), which lm-eval does.
         seeds: the seeds of the texts that are sampled in answer, one for each repeat of the task;
@@ -72,8 +73,14 @@ class Request:
         self.generated[:] = tokens
 
     def answer_scored(self, parts: Sequence[LogLikelihood]) -> None:
-        """Store the log-likelihoods of the continuations as the answer, once for each repeat."""
+        """Store the log-likelihoods of the continuations as the answer, once for each repeat.
+
+        Raises:
+            CandidateError: one is NaN.
+        """
         is_rolling = self.kind == "loglikelihood_rolling"
+        if any(math.isnan(total) for total, _ in parts):
+            raise CandidateError("The model's log-likelihoods are not numbers (NaN).")
         answer = sum(total for total, _ in parts) if is_rolling else parts[0]
         self.instance.resps = [answer] * self.instance.repeats
 
@@ -95,10 +102,13 @@ class ReferenceLM:
     """An HFLM around a model in memory; tokenises and generates exactly as lm-eval does.
 
     Args:
-        model: a causal language model of transformers; its config sets the maximum input length.
+        model: a language model of transformers; its config sets the maximum input length.
         reasoning: how models that reason are run.
         sees: whether texts are generated for images, by lm-eval's class for models that see. The
             processor is that of the folder which the model names.
+
+    Attributes:
+        is_alone: whether lm-eval itself answers all requests, as with an encoder-decoder.
 
     Raises:
         ConfigError: as `processor_of`.
@@ -106,7 +116,7 @@ class ReferenceLM:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         tokenizer: Any,
         reasoning: Reasoning = Reasoning(),
         *,
@@ -114,6 +124,7 @@ class ReferenceLM:
     ) -> None:
         self._reasoning = reasoning
         self._defaults = model.generation_config
+        self.is_alone = bool(model.config.is_encoder_decoder)
         with quiet():
             from lm_eval.models.huggingface import HFLM
 
@@ -122,6 +133,7 @@ class ReferenceLM:
                 pretrained=model,
                 tokenizer=tokenizer,
                 batch_size=1,
+                backend="seq2seq" if self.is_alone else "default",
                 enable_thinking=reasoning.enabled,
                 think_end_token=reasoning.end,
             )
@@ -141,8 +153,11 @@ class ReferenceLM:
             context, options, *images = instance.args
             repeats = range(instance.repeats if is_sampled(options) else 0)
             seeds = tuple(seed_of(f"{name}/{instance.idx}/{repeat}") for repeat in repeats)
-            prompt = None if images else self.prompt(context, options, instance.task_name)
+            plain = not images and not self.is_alone
+            prompt = self.prompt(context, options, instance.task_name) if plain else None
             return Request(instance, prompt=prompt, seeds=seeds)
+        if self.is_alone:
+            return Request(instance)
         if instance.request_type == "loglikelihood_rolling":
             pairs = self.windows(instance.args[-1])
         else:
@@ -254,6 +269,17 @@ class ReferenceLM:
         text = text.lstrip() if isinstance(end, int) else text
         behind = end if isinstance(end, str) else None
         return str(postprocess_generated_text(text, stop=list(stops), think_end_token=behind))
+
+    def answer_alone(self, model: torch.nn.Module, request: Request) -> None:
+        """Store what lm-eval itself answers to a request: texts, or a log-likelihood."""
+        if request.kind == "generate_until":
+            self.generate(model, request)
+            return
+        replace_model(self._lm, model)
+        with quiet(bars=True):
+            (answer,) = getattr(self._lm, request.kind)([request.instance], disable_tqdm=True)
+        is_rolling = request.kind == "loglikelihood_rolling"
+        request.answer_scored([(answer, False) if is_rolling else answer])
 
     def generate(self, model: torch.nn.Module, request: Request) -> None:
         """Store the texts that lm-eval generates as the answers to a request."""

@@ -1,0 +1,94 @@
+"""Encoder-decoders have the scores of lm-eval's own path for them, with every kind of request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import lm_eval.evaluator
+import pytest
+import torch
+import two_stacks
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from evomerge.errors import CandidateError
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.tasks.harness import Harness
+
+IDS = (0, 3, 4, 7, 11, 12, 20, 25)
+TASKS = ("t_choice", "t_letter", "t_mutual", "t_continue", "t_rolling", "t_generate", "t_filters")
+
+
+@pytest.fixture(autouse=True)
+def no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out that lm-eval asks pip, git and the processor for its report, in new processes."""
+    monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda report: None)
+    monkeypatch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
+
+
+@pytest.fixture(scope="module", params=["t5", "bart"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    # T5 of some versions of transformers can generate only where both stacks are equally deep.
+    of_kind = {"t5": {"num_layers": two_stacks.DECODER, "n_positions": 160}}
+    changes = of_kind.get(request.param, {"max_position_embeddings": 160})
+    folder = tmp_path_factory.mktemp("model") / "a"
+    return two_stacks.load(two_stacks.make(folder, request.param, vocab_size=384, **changes))
+
+
+def scored(model: Any, tokenizer: Any, tasks: Path, names: tuple[str, ...]) -> Evaluator:
+    evaluator = Evaluator(Harness(names, [tasks]))
+    evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(names, IDS)})
+    return evaluator
+
+
+def test_every_request_type_gives_lm_evals_scores(model: Any, tokenizer: Any, tasks: Path) -> None:
+    expected = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, backend="seq2seq", tokenizer=tokenizer, batch_size=1),
+        tasks=list(TASKS),
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        samples={name: list(IDS) for name in TASKS},
+        bootstrap_iters=0,
+    )
+    evaluator = scored(model, tokenizer, tasks, TASKS)
+    scores = evaluator.score(model)
+    for task in TASKS:
+        samples = expected["samples"][task]
+        answers = {sample["doc_id"]: sample["resps"] for sample in samples}
+        for document, requests in evaluator.requests("search", task).items():
+            assert [[request.instance.resps[0]] for request in requests] == [
+                [tuple(theirs[0]) if isinstance(theirs[0], list) else theirs[0]]
+                for theirs in answers[document]
+            ]
+        for name, value in expected["results"][task].items():
+            metric, _, label = name.partition(",")
+            key = f"{task}/{metric}" + (f",{label}" if task == "t_filters" else "")
+            if key in scores.aggregates:
+                assert scores.aggregates[key] == pytest.approx(value, rel=1e-9)
+    assert 0 < scores.aggregates["t_choice/acc"] < 1
+    texts = evaluator.texts("search", "t_generate", IDS)
+    assert len(set(texts.values())) > len(IDS) / 2, "what it writes depends on the question"
+
+
+def test_some_documents_have_the_bits_of_all(model: Any, tokenizer: Any, tasks: Path) -> None:
+    names = ("t_choice", "t_generate", "t_sample")
+    evaluator = scored(model, tokenizer, tasks, names)
+    whole = evaluator.answer(model).rows
+    some = evaluator.answer(model, documents={name: IDS[2:4] for name in names}).rows
+    assert some == {name: {i: whole[name][i] for i in IDS[2:4]} for name in names}
+
+
+def test_tokens_of_answers_are_counted(model: Any, tokenizer: Any, tasks: Path) -> None:
+    evaluator = Evaluator(Harness(["t_generate"], [tasks]), counted={"t_generate"})
+    evaluator.prepare(model, tokenizer, {"search": {"t_generate": IDS}})
+    assert evaluator.score(model).aggregates["t_generate/tokens"] > 1
+
+
+def test_no_number_is_a_failed_candidate(tmp_path: Path, tokenizer: Any, tasks: Path) -> None:
+    model = two_stacks.load(two_stacks.make(tmp_path / "a", vocab_size=384))
+    evaluator = scored(model, tokenizer, tasks, ("t_choice",))
+    with torch.no_grad():
+        model.encoder.block[0].layer[0].SelfAttention.q.weight.fill_(torch.nan)
+    with pytest.raises(CandidateError, match="not numbers"):
+        evaluator.score(model)

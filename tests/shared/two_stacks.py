@@ -1,0 +1,93 @@
+"""Tiny encoder-decoders of many families; encoder and decoder differ in depth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+import transformers
+
+ENCODER, DECODER = 2, 3
+
+_IDS = {"vocab_size": tiny.VOCABULARY, "pad_token_id": 0, "eos_token_id": 2}
+_T5 = {
+    **_IDS,
+    "d_model": 16,
+    "d_ff": 24,
+    "d_kv": 8,
+    "num_layers": ENCODER,
+    "num_decoder_layers": DECODER,
+    "num_heads": 2,
+    "decoder_start_token_id": 0,
+    "n_positions": 64,
+}
+_BART = {
+    **_IDS,
+    "d_model": 16,
+    "encoder_layers": ENCODER,
+    "decoder_layers": DECODER,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": None,
+}
+_WHISPER = {
+    "num_mel_bins": 8,
+    "max_source_positions": 50,  # one second
+    "max_target_positions": 32,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+}
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "t5": ("T5ForConditionalGeneration", _T5),
+    "mt5": ("MT5ForConditionalGeneration", {**_T5, "feed_forward_proj": "gated-gelu"}),
+    "bart": ("BartForConditionalGeneration", _BART),
+    "mbart": ("MBartForConditionalGeneration", _BART),
+    "marian": ("MarianMTModel", _BART),
+    "pegasus": ("PegasusForConditionalGeneration", _BART),
+    "whisper": ("WhisperForConditionalGeneration", {**_BART, **_WHISPER}),
+}
+"""Family -> model class, and keys of its config."""
+
+
+def make(
+    folder: Path, family: str = "t5", seed: int = 0, near: Path | None = None, **changes: Any
+) -> Path:
+    """Save a random model of a family with a word-level tokenizer, and return its folder.
+
+    Args:
+        near: a folder that `make` wrote; weights are its weights plus a little noise.
+        changes: keys of its config.
+    """
+    name, keys = FAMILIES[family]
+    kind: Any = getattr(transformers, name)
+    with tiny.quiet():
+        if near is None:
+            model = kind(transformers.CONFIG_MAPPING[family](**{**keys, **changes}))
+        else:
+            model = kind.from_pretrained(near, dtype=torch.float32)
+        tiny.randomize(model, seed, around=near is not None)
+        with torch.no_grad():  # so that different inputs get different answers
+            for weight in model.parameters() if near is None else ():
+                weight.mul_(1 if weight.dim() == 1 else 6)
+        model.save_pretrained(folder)
+    tiny.save_tokenizer(folder)
+    return folder
+
+
+def load(folder: Path) -> Any:
+    """Load a model with transformers, which must find every weight and have a place for each."""
+    auto = transformers.AutoModelForSeq2SeqLM
+    if transformers.AutoConfig.from_pretrained(folder).model_type == "whisper":
+        auto = transformers.AutoModelForSpeechSeq2Seq
+    with tiny.quiet():
+        model, told = auto.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return model.eval()
