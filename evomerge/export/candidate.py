@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evomerge.errors import RecipeError
+from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.run.atomic import check_new_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -58,8 +59,9 @@ def export_candidate(
     except RecipeError as error:
         reason = str(error)
     parents = describe_parents(checked.checkpoints, checked.checkpoints, checked.merges)
-    task = task_of(checked.checkpoints[recipe.host])
-    merge = Merge(recipe, parents, reason is None, task, checked.allowed.allow_pickle)
+    host = checked.checkpoints[recipe.host]
+    shown_as = (task_of(host), checked.allowed.allow_pickle, is_encoder_decoder(host))
+    merge = Merge(recipe, parents, reason is None, *shown_as)
     texts |= search_card(
         merge,
         checked.config,

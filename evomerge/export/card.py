@@ -20,6 +20,7 @@ from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import printable, without_controls
 from evomerge.export.metadata import (
     SENTENCES,
+    SPEECH,
     card_data,
     hub_datasets,
     results_on_test,
@@ -76,11 +77,27 @@ _USAGE = {
     "text-classification": _of_classifier(
         "Sequence", "print(dict(zip(model.config.id2label.values(), logits)))"
     ),
+    SPEECH: [
+        "from transformers import pipeline",
+        "",
+        f'transcribe = pipeline("{SPEECH}", "MODEL_DIR")',
+        'print(transcribe("audio.wav")["text"])',
+    ],
     "token-classification": _of_classifier(
         "Token", "print([model.config.id2label[row.index(max(row))] for row in logits])"
     ),
 }
 """The Hub's name of a task -> a program that uses a model for it."""
+
+_SEQ2SEQ = [
+    "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
+    "",
+    'tokenizer = AutoTokenizer.from_pretrained("MODEL_DIR")',
+    'model = AutoModelForSeq2SeqLM.from_pretrained("MODEL_DIR")',
+    'tokens = model.generate(**tokenizer("a text", return_tensors="pt"), max_new_tokens=50)[0]',
+    "print(tokenizer.decode(tokens, skip_special_tokens=True))",
+]
+"""A program that uses an encoder-decoder, for which transformers 5 has no pipeline."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,7 @@ class Merge:
 
     `parents` says of a reference what the card says of it: of all parents of the recipe, and of
     those that a search had to choose from. `mergekit`: there is a `mergekit_config.yml`. `task`:
-    the Hub's name of what the model does.
+    the Hub's name of what the model does. `encodes`: it is an encoder-decoder.
     """
 
     recipe: Recipe
@@ -97,6 +114,7 @@ class Merge:
     mergekit: bool
     task: str
     allow_pickle: bool = False
+    encodes: bool = False
 
     @property
     def name(self) -> str:
@@ -106,7 +124,7 @@ class Merge:
     @property
     def usage(self) -> list[str]:
         """The lines of a program that uses the model; none: it is used as any language model."""
-        return _USAGE.get(self.task, [])
+        return _USAGE.get(self.task, _SEQ2SEQ if self.encodes else [])
 
     @property
     def used(self) -> list[Parent]:

@@ -19,21 +19,24 @@ from evomerge.parsing.values import replaced
 from evomerge.run.history import History
 from evomerge.scores import SPLITS, Objective, Scores
 
+SENTENCES = "sentence-similarity"
+"""The Hub's name of the task of sentence encoders, which sentence-transformers loads."""
+
+SPEECH = "automatic-speech-recognition"
+"""The Hub's name of the task of models that write down what is said."""
+
 _TAGS = {
     r"(?<!LMHead)(?<!DoubleHeads)Model$": "feature-extraction",  # an encoder without a head
     r"ForMaskedLM$": "fill-mask",
     r"ForSequenceClassification$": "text-classification",
     r"ForTokenClassification$": "token-classification",
     r"ForQuestionAnswering$": "question-answering",
+    r"^(Whisper|Moonshine|Speech)\w*For(ConditionalGeneration|SpeechToText)$": SPEECH,
 }
 """How the class of a model ends -> what the Hub calls its task, if it does not generate text."""
 
 _PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
 """A path that begins in the root, the home folder or this one; no address of the web."""
-
-
-SENTENCES = "sentence-similarity"
-"""The Hub's name of the task of sentence encoders, which sentence-transformers loads."""
 
 
 def task_of(host: Checkpoint) -> str:

@@ -14,6 +14,7 @@ from evomerge.export.adapter import WrittenAdapter, adapter_of, check_rank
 from evomerge.mergekit import separated
 from evomerge.merging.methods import get_method
 from evomerge.models.correspondence import prediction_notes, type_notes
+from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.models.references import MERGE, is_file, is_folder, place, split_adapter, split_kind
 from evomerge.parsing.texts import read_text
 from evomerge.run.atomic import TemporaryFolder, check_new_folder
@@ -97,8 +98,9 @@ def merge_recipe(
         if mergekit is not None:
             extra["mergekit_config.yml"] = mergekit
         parents = describe_parents(recipe.parents, checkpoints, opener.named)
-        task = task_of(checkpoints[recipe.host])
-        merge = Merge(recipe, parents, mergekit is not None, task, allow_pickle)
+        host = checkpoints[recipe.host]
+        shown_as = (task_of(host), allow_pickle, is_encoder_decoder(host))
+        merge = Merge(recipe, parents, mergekit is not None, *shown_as)
         extra |= merge_card(merge, _versions())
         every = [checkpoints[name] for name in (recipe.host, *recipe.parents)]
         notes += type_notes(checkpoints[name] for name in recipe.parents)

@@ -75,7 +75,7 @@ def test_some_documents_have_the_bits_of_all(model: Any, tokenizer: Any, tasks: 
     names = ("t_choice", "t_generate", "t_sample")
     evaluator = scored(model, tokenizer, tasks, names)
     whole = evaluator.answer(model).rows
-    some = evaluator.answer(model, documents={name: IDS[2:4] for name in names}).rows
+    some = evaluator.answer(model, documents=dict.fromkeys(names, IDS[2:4])).rows
     assert some == {name: {i: whole[name][i] for i in IDS[2:4]} for name in names}
 
 
