@@ -201,6 +201,12 @@ def _check_parent(
         if place in ("embeddings", "head") and not lacks:
             own = fit.non_layer.get(name)
             _check_tensor(host, name, parent, own, key)
+            if key is None and host.tensors[name].shape == (1, host.vocabulary):
+                raise CheckpointError(
+                    f"Tensor {name!r} of {host.reference!r} has a column for each token, and "
+                    "`tokenizer: union` matches rows only; give parents with one vocabulary, and "
+                    "set it to base."
+                )
     for name, place in parent.places.items():
         tied_copy = name == parent.head and (host.tied or parent.tied)
         if place in ("embeddings", "head") and name not in matched and not tied_copy:

@@ -33,17 +33,11 @@ def check_classifiers(
     """Check that the host has the head that the rows need, and knows their labels.
 
     Raises:
-        CheckpointError: the host has another head, or none, or two stacks of layers.
+        CheckpointError: the host has another head, or none.
         ConfigError: it has no such label, or a label is a number and parents number them in
             different ways.
     """
     check_head(checkpoints[host], evaluator)
-    if checkpoints[host].config.get("is_encoder_decoder"):
-        raise CheckpointError(
-            f"Parent {host!r} is an encoder-decoder model, of which a search merges the layers of "
-            "the decoder only, so a parent alone would not be itself; give models with one stack "
-            "of layers."
-        )
     others = [name for name, item in checkpoints.items() if is_reordered(checkpoints[host], item)]
     for objective in objectives_of(evaluator):
         for document, label in objective.labels():

@@ -12,6 +12,7 @@ from evomerge.scores import NLL
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import check_descents
 from evomerge.setup.recipes import count_baselines
+from evomerge.setup.stock import check_stock
 from evomerge.setup.strategy import generation_of
 from evomerge.strategy.gradient import LEG, STEPS
 
@@ -99,6 +100,7 @@ def _can_descend(checked: CheckedSearch) -> bool:
     config = checked.config.with_values("optimizer", name=GRADIENT)
     found = checked.space, checked.objectives, checked.evaluator, checked.splits["search"]
     try:
+        check_stock(config, checked.evaluator, checked.checkpoints[checked.host])
         check_descents(config, *found)
     except ConfigError:
         return False

@@ -440,11 +440,6 @@ REFUSED: dict[str, tuple[dict[str, Any], list[Any] | None, str]] = {
         "(config.json: architectures LlamaForCausalLM); name a host whose class ends in "
         "ForSequenceClassification with `space.host`",
     ),
-    "two stacks": (
-        {"parents": ["t5"]},
-        with_labels("red"),
-        "Parent 't5' is an encoder-decoder model, of which a search merges the layers of the",
-    ),
     "tokens": (
         {"objectives": [{"classifier": "f1", "file": "tokens.jsonl"}]},
         None,
@@ -496,7 +491,6 @@ REFUSED: dict[str, tuple[dict[str, Any], list[Any] | None, str]] = {
 def strangers(folder: Path) -> Path:
     """Return the folder with parents that do not suit."""
     tiny.make(folder / "plain", "llama")
-    tiny.make_classifier(folder / "t5", "t5", LABELS)
     tiny.make_classifier(folder / "other-order", labels=LABELS[::-1])
     tiny.make_classifier(folder / "answers-plain", "llama", ["score"])
     several = {"problem_type": "multi_label_classification"}

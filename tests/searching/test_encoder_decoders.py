@@ -13,6 +13,7 @@ import lm_eval
 import pytest
 import tiny
 import torch
+import transformers
 import two_stacks
 import yaml
 from huggingface_hub import metadata_load
@@ -26,8 +27,9 @@ from evomerge.config.schema import parse
 from evomerge.errors import InputError
 from evomerge.merging.backend import write as write_model
 from evomerge.setup.parents import open_parents
-from evomerge.setup.runs import open_model
+from evomerge.setup.runs import open_model, prepare
 from evomerge.setup.space import make_space
+from evomerge.setup.worker import make_worker
 
 COUNT = 48
 
@@ -127,7 +129,8 @@ def searched(file: Path, run: Path, **how: Any) -> evomerge.Run:
         return evomerge.search(file, run, progress=False, **how)
 
 
-@pytest.mark.parametrize("kind", ["t5", pytest.param("bart", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_a_search_is_resumed_and_its_export_has_the_scores_of_lm_eval(
     kind: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -193,20 +196,13 @@ def test_each_stack_has_groups_and_components_of_its_own(tmp_path: Path) -> None
     for seed, name in enumerate("ab"):
         two_stacks.make(tmp_path / name, "bart", seed)
     space, checkpoints = spaces(tmp_path, "bart", groups=3, components=["cross_attention", "mlp"])
-    names = [gene.name.replace(f"{tmp_path}/", "") for gene in space.genes if "/a." in gene.name]
-    assert names == [
-        "embeddings.a.weight",
-        *(
-            f"encoder[{i}:{i + 1}].{part}.a.weight"
-            for i in range(ENCODER)
-            for part in ("mlp", "rest")
-        ),
-        *(
-            f"decoder[{i}:{i + 1}].{part}.a.weight"
-            for i in range(DECODER)
-            for part in ("cross_attention", "mlp", "rest")
-        ),
-        "head.a.weight",
+    places = [gene.name.split(f".{tmp_path}")[0] for gene in space.genes if "/a." in gene.name]
+    parts = ("cross_attention", "mlp", "rest")
+    assert places == [
+        "embeddings",
+        *(f"encoder[{i}:{i + 1}].{part}" for i in range(ENCODER) for part in parts[1:]),
+        *(f"decoder[{i}:{i + 1}].{part}" for i in range(DECODER) for part in parts),
+        "head",
     ]
     values = dict.fromkeys((gene.name for gene in space.genes), 1.0)
     values |= {name: 0.0 for name in values if "/a." in name}
@@ -260,6 +256,10 @@ REFUSED: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
         "does not write texts in answer to texts .*T5Model",
         lambda folder: {"parents": [str(headless(folder / "t"))] * 2},
     ),
+    "columns of tokens": (
+        r"'final_logits_bias' of .*bart-a' has a column for each token, and `tokenizer: union`",
+        lambda folder: {"parents": ["bart-a", "bart-b"], "tokenizer": "union"},
+    ),
     "depth": (
         r"deep' has 4 layers in its encoder, but the host .*t5-a' has 3; .* as many layers",
         lambda folder: {
@@ -287,8 +287,6 @@ def test_what_does_not_suit_is_one_sentence(case: str, folder: Path, tmp_path: P
 
 
 def test_an_encoder_is_no_parent_of_an_encoder_decoder(folder: Path, tmp_path: Path) -> None:
-    import transformers
-
     with tiny.quiet():
         found = transformers.T5EncoderModel.from_pretrained(folder / "t5-a")
         found.save_pretrained(tmp_path / "half")
@@ -296,3 +294,31 @@ def test_an_encoder_is_no_parent_of_an_encoder_decoder(folder: Path, tmp_path: P
     parents = [str(folder / "t5-a"), str(tmp_path / "half")]
     with pytest.raises(InputError, match=r"Parents do not fit: .*no counterpart in .*half"):
         evomerge.validate(search_file(folder, "t5", parents=parents))
+
+
+def test_a_classifier_with_two_stacks_has_the_scores_of_the_library(tmp_path: Path) -> None:
+    labels = ["red", "green", "blue"]
+    rows = [{"text": f"w{i} w{i * i % 44}", "label": labels[i % 3]} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for seed, name in enumerate("ab"):
+        two_stacks.make(tmp_path / name, "bart/classifier", seed, num_labels=3)
+        config = {"id2label": dict(enumerate(labels)), "label2id": {}}
+        tiny.edit_config(tmp_path / name, **config)
+    given = search_file(tmp_path, "?", parents=[str(tmp_path / name) for name in "ab"])
+    file = str(tmp_path / "rows.jsonl")
+    given["objectives"] = [{"classifier": "accuracy", "file": file}]
+    given["evaluation"]["include"] = []
+    problem = prepare(parse(given, "search.yaml"), tmp_path)
+    worker = make_worker(problem)
+    baselines = problem.space.baselines()
+    found = {name: worker.evaluator.score(worker.build(baselines[name])) for name in baselines}
+    for name in "ab":
+        folder = tmp_path / name
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+        right = [
+            labels[int(model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax())]
+            == row["label"]
+            for row in (rows[i] for i in problem.splits["search"]["classifier rows"])
+        ]
+        assert found[str(folder)].aggregates["classifier rows/accuracy"] == sum(right) / len(right)

@@ -8,6 +8,7 @@ from typing import Any
 import tiny
 import torch
 import transformers
+from tokenizers import Tokenizer, processors
 
 ENCODER, DECODER = 2, 3
 
@@ -57,28 +58,32 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 """Family -> model class, and keys of its config."""
 
 
-def make(
-    folder: Path, family: str = "t5", seed: int = 0, near: Path | None = None, **changes: Any
-) -> Path:
+def make(folder: Path, family: str = "t5", seed: int = 0, **changes: Any) -> Path:
     """Save a random model of a family with a word-level tokenizer, and return its folder.
 
     Args:
-        near: a folder that `make` wrote; weights are its weights plus a little noise.
+        family: one of `FAMILIES`; of `bart/classifier`, a classifier of texts.
         changes: keys of its config.
     """
+    family, _, classifier = family.partition("/")
     name, keys = FAMILIES[family]
-    kind: Any = getattr(transformers, name)
+    if classifier:
+        name = name.replace("ConditionalGeneration", "SequenceClassification")
+    config: Any = transformers.CONFIG_MAPPING[family](**{**keys, **changes})
     with tiny.quiet():
-        if near is None:
-            model = kind(transformers.CONFIG_MAPPING[family](**{**keys, **changes}))
-        else:
-            model = kind.from_pretrained(near, dtype=torch.float32)
-        tiny.randomize(model, seed, around=near is not None)
+        model = getattr(transformers, name)(config)
+        tiny.randomize(model, seed)
         with torch.no_grad():  # so that different inputs get different answers
-            for weight in model.parameters() if near is None else ():
+            for weight in model.parameters():
                 weight.mul_(1 if weight.dim() == 1 else 6)
         model.save_pretrained(folder)
     tiny.save_tokenizer(folder)
+    if classifier:  # which reads what is at the end token
+        core = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        core.post_processor = processors.TemplateProcessing(
+            single="$A <eos>", special_tokens=[("<eos>", 2)]
+        )
+        core.save(str(folder / "tokenizer.json"))
     return folder
 
 
