@@ -176,7 +176,7 @@ def test_documents_with_one_question_and_several_images_are_several_documents(fo
         ({"tokenizer": "b"}, "the processor of images needs the host's tokens; set it to base"),
         (
             {"objectives": [{"task": "pictures", "metric": "nll"}]},
-            "an objective or constraint is `nll`, which it cannot do with images",
+            "an objective or constraint is `nll`, which it cannot do; change this",
         ),
         ({"optimizer": {"name": "gradient"}}, "optimizer uses gradients, which it cannot"),
     ],
