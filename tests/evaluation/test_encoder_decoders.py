@@ -30,9 +30,12 @@ def no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module", params=["t5", "bart"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    # T5 of some versions of transformers can generate only where both stacks are equally deep.
-    of_kind = {"t5": {"num_layers": two_stacks.DECODER, "n_positions": 160}}
-    changes = of_kind.get(request.param, {"max_position_embeddings": 160})
+    # Some versions of transformers can generate only where both stacks are equally deep.
+    of_kind = {
+        "t5": {"num_layers": two_stacks.DECODER, "n_positions": 160},
+        "bart": {"encoder_layers": two_stacks.DECODER, "max_position_embeddings": 160},
+    }
+    changes = of_kind[request.param]
     folder = tmp_path_factory.mktemp("model") / "a"
     return two_stacks.load(two_stacks.make(folder, request.param, vocab_size=384, **changes))
 

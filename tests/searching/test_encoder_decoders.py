@@ -303,7 +303,7 @@ def test_a_classifier_with_two_stacks_has_the_scores_of_the_library(tmp_path: Pa
     rows = [{"text": f"w{i} w{i * i % 44}", "label": labels[i % 3]} for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for seed, name in enumerate("ab"):
-        two_stacks.make(tmp_path / name, "bart/classifier", seed, num_labels=3)
+        two_stacks.make(tmp_path / name, "bart/classifier", seed, num_labels=3, encoder_layers=3)
         config = {"id2label": dict(enumerate(labels)), "label2id": {}}
         tiny.edit_config(tmp_path / name, **config)
     given = search_file(tmp_path, "?", parents=[str(tmp_path / name) for name in "ab"])
@@ -319,7 +319,9 @@ def test_a_classifier_with_two_stacks_has_the_scores_of_the_library(tmp_path: Pa
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
         right = [
-            labels[int(model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax())]
+            labels[
+                int(model(tokenizer(row["text"], return_tensors="pt").input_ids).logits.argmax())
+            ]
             == row["label"]
             for row in (rows[i] for i in problem.splits["search"]["classifier rows"])
         ]
