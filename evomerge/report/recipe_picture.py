@@ -49,17 +49,15 @@ def path_text(recipe: Recipe, names: Mapping[str, str]) -> str:
 
 
 def is_path(recipe: Recipe) -> bool:
-    """Return whether every block of a recipe is an unchanged block of one parent."""
+    """Return whether every block of a recipe's only stack is an unchanged block of one parent."""
     try:
-        return bool(path_of(_blocks(recipe)))
+        return len(recipe.layers) == 1 and bool(path_of(_blocks(recipe)))
     except RecipeError:
         return False
 
 
 def knobs_of_every_layer(recipe: Recipe) -> str:
     """Return `weight 0.5 of A, weight 0.5 of B` if every layer has the same knobs, else ""."""
-    if len(recipe.layers) > 1:
-        return ""
     letters = {parent: letter for letter, parent in parent_letters(recipe).items()}
     words = []
     for knob, grid in _knob_grids(recipe, letters).items():
@@ -80,7 +78,8 @@ def recipe_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
 def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     """Draw one heat map for each knob: columns are the depth, rows are parents; None: no knobs.
 
-    The first column is the embeddings (E), the one behind the blocks the head (H); then come merged
+    The first column is the embeddings (E), the one behind the blocks the head (H); the blocks of an
+    encoder come before those of its decoder. Behind the head are merged
     modalities by their first letter, such as vision (V). A knob of the whole merge has
     the row `all`. A knob with other values for some tensors has one row for each kind of tensors.
     """
@@ -89,14 +88,17 @@ def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     )
     if not knobs:
         return None
+    stacks = _stacks(recipe)
     figure, panels = heat_maps({plain_text(knob): grid for knob, grid in knobs.items()}, 0.3)
     for axes in panels:
-        axes.set_xticks(*_depth_ticks(len(_blocks(recipe)), recipe.modalities))
+        axes.set_xticks(*_depth_ticks(list(map(len, stacks.values())), recipe.modalities))
     # Below the labels of rows, too, which may leave little room beside them.
     outside = ("embeddings", "head", *recipe.modalities)
     letters = ", ".join(f"{name[0].upper()}: {name}" for name in outside)
-    space = "\n" if recipe.modalities else " "
-    figure.supxlabel(f"{_DEPTH}{space}({letters})", x=0.02, ha="left", **_TEXT)
+    several = len(stacks) > 1
+    depth = f"block of {', then of '.join(stacks)}" if several else _DEPTH
+    space = "\n" if recipe.modalities or several else " "
+    figure.supxlabel(f"{depth}{space}({letters})", x=0.02, ha="left", **_TEXT)
     return figure
 
 
@@ -148,9 +150,17 @@ _TEXT = {"fontsize": 8, "color": INK, "linespacing": 1.4}
 _NOTE = {"loc": "left", **_TEXT}
 
 
+def _stacks(recipe: Recipe) -> dict[str, tuple[Layer, ...]]:
+    """Return the blocks of each stack that is named, those of a decoder last."""
+    return {
+        name: recipe.layers[name]
+        for name in sorted(recipe.layers, key=lambda name: "decoder" in name)
+    }
+
+
 def _blocks(recipe: Recipe) -> tuple[Layer, ...]:
-    """Return the blocks of the stack with the most blocks; none if no stack is named."""
-    return max(recipe.layers.values(), key=len, default=())
+    """Return the blocks of all stacks that are named."""
+    return tuple(block for blocks in _stacks(recipe).values() for block in blocks)
 
 
 def _knob_grids(recipe: Recipe, labels: Mapping[str, str]) -> dict[str, _Grid]:
@@ -194,13 +204,22 @@ def _without_whole_rows(grid: Mapping[_Row, list[float]], order: Sequence[str]) 
     return rows
 
 
-def _depth_ticks(blocks: int, modalities: Iterable[str]) -> tuple[list[int], list[str]]:
-    """Return places and labels of the columns `E`, some of the blocks, `H`, the modalities."""
+def _depth_ticks(depths: Sequence[int], modalities: Iterable[str]) -> tuple[list[int], list[str]]:
+    """Return places and labels of the columns `E`, some of the blocks, `H`, the modalities.
+
+    `depths`: number of blocks of each stack.
+    """
+    blocks = sum(depths)
     step = next(size for size in (1, 2, 4, 5, 8, 10, 20, 50, 100, blocks + 1) if blocks / size <= 9)
-    shown = [block for block in range(0, blocks, step) if block + step / 2 < blocks or block == 0]
+    shown = [
+        (1 + sum(depths[:number]) + block, str(block))
+        for number, depth in enumerate(depths)
+        for block in range(0, depth, step)
+        if block + step / 2 < depth or block == 0
+    ]
     more = [name[0].upper() for name in modalities]
     last = range(blocks + 1, blocks + 2 + len(more))
-    return [0, *(block + 1 for block in shown), *last], ["E", *map(str, shown), "H", *more]
+    return [0, *(place for place, _ in shown), *last], ["E", *(i for _, i in shown), "H", *more]
 
 
 def _legend(recipe: Recipe, names: Mapping[str, str]) -> list[str]:

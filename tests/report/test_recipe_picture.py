@@ -84,6 +84,19 @@ def test_a_merged_tower_is_a_column_behind_the_head():
     assert knobs_of_every_layer(recipe) == "", "the tower has other knobs"
 
 
+def test_the_encoder_stands_before_its_decoder():
+    recipe = merged(3)
+    encoder, decoder = recipe.layers["model.layers"][:2], recipe.layers["model.layers"]
+    names = {"model.encoder.layers": encoder, "model.decoder.layers": decoder}
+    figure = knob_picture(replace(recipe, layers=names), NAMES)
+    weights = [0.0, 0.1, 0.2, 0.1, 0.2, 0.3, 0.4]
+    assert grids(figure)["weight"]["org/one"] == pytest.approx(weights)
+    ticks = [item.get_text() for item in figure.axes[0].get_xticklabels()]
+    assert ticks == ["E", "0", "1", "0", "1", "2", "H"]
+    told = figure.get_supxlabel()
+    assert told.startswith("block of model.encoder.layers, then of model.decoder.layers\n(E: emb")
+
+
 def test_a_knob_of_some_tensors_has_rows_of_its_own():
     def weight(depth):
         return [["self_attn.", 0.5], ["*", 0.25]] if 0 < depth < 4 else 0.75
@@ -145,7 +158,8 @@ def test_knobs_that_are_the_same_in_all_layers_are_words():
     assert not knobs_of_every_layer(routed([("one", 0, 1.0)]))
     assert not knobs_of_every_layer(replace(same, head=replace(same.head, sources=())))
     two = {**same.layers, "encoder.layers": same.layers["model.layers"]}
-    assert not knobs_of_every_layer(replace(same, layers=two))
+    assert knobs_of_every_layer(replace(same, layers=two)) == words
+    assert not knobs_of_every_layer(replace(same, layers={**two, **merged().layers}))
     kinds = merged(weight=lambda depth: ((".mlp.", 0.1), ("*", 0.3)))
     assert "weight 0.1 of B mlp, weight 0.3 of B rest" in knobs_of_every_layer(kinds)
 

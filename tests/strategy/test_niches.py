@@ -69,6 +69,17 @@ def test_what_was_asked_is_proposed_again_from_its_origins(told, generation, att
     assert one.ask(99) == other.ask(99)
 
 
+def test_a_crossover_splits_both_stacks_of_an_encoder_decoder():
+    """Places are the embeddings, the encoder's blocks, the decoder's blocks, the head."""
+    space = CrossoverSpace(parents=["a", "b"], host="a", stacks={"encoder": 2, "decoder": 3})
+    assert space.places == 7 and space.max_depth == 3
+    child = space.child({"split": 4, "t": 0.25}, space.first_parents())
+    parts = [child.embeddings, *child.layers["encoder"], *child.layers["decoder"], child.head]
+    assert [layer.knobs["t"] for layer in parts] == [0.25] * 4 + [0.75] * 3
+    blocks = [layer.sources[0].layer for layer in parts]
+    assert blocks == [None, 0, 1, 0, 1, 2, None]
+
+
 def test_averages_that_are_tried_for_the_greedy_soup_are_ignored():
     strategy = new()
     for number, label in enumerate(LABELS):
