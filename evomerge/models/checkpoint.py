@@ -59,7 +59,7 @@ _VALUES = Values(CheckpointError)
 
 _Config = TypeVar("_Config", bound=Mapping[str, Any])
 
-_INPUT = re.compile(r"embed|(^|\.)(wte|wpe|shared)\.")
+_INPUT = re.compile(r"embed|(^|\.)(wte|wpe|shared)\.|(^|\.)encoder\.conv\d\.")
 _NO_TOKENS = re.compile(r"position|token_type|(^|\.)wpe\.")
 _PLAIN = re.compile(r"(embed|wte\.)")  # tensors that have no name of the transformer before theirs
 _HEADED = re.compile(r"For(MaskedLM|CausalLM|PreTraining)$")

@@ -17,7 +17,7 @@ from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.harness import Harness
 
-IDS = (0, 3, 4, 7, 11, 12, 20, 25)
+IDS = (0, 3, 11, 25)
 TASKS = ("t_choice", "t_letter", "t_mutual", "t_continue", "t_rolling", "t_generate", "t_filters")
 
 

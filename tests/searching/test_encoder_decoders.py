@@ -31,7 +31,7 @@ from evomerge.setup.runs import open_model, prepare
 from evomerge.setup.space import make_space
 from evomerge.setup.worker import make_worker
 
-COUNT = 48
+COUNT = 30
 
 FUNCTION = """
 import torch
@@ -110,13 +110,19 @@ def search_file(folder: Path, kind: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models of T5 and two of BART; to half of the questions T5's `a` knows the answer."""
+    """Two models of T5, two of BART, and tasks."""
     folder = tmp_path_factory.mktemp("models")
     for kind in ("t5", "bart"):
         depth = {"num_layers": DECODER} if kind == "t5" else {}  # see test_encoder_decoders.py
         for seed, name in enumerate("ab"):
             two_stacks.make(folder / f"{kind}-{name}", kind, seed, **depth)
-    write_tasks(folder, ["?"] * COUNT)
+    write_tasks(folder, ["w1"] * COUNT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answered(folder: Path) -> Path:
+    """The folder; to half of the questions T5's `a` knows the answer."""
     texts = [sample["resps"][0][0] for sample in by_lm_eval(folder, folder / "t5-a")["written"]]
     assert len(set(texts)) > COUNT / 8, "what it writes depends on the question"
     write_tasks(folder, [text if i % 2 else "w1" for i, text in enumerate(texts)])
@@ -132,9 +138,9 @@ def searched(file: Path, run: Path, **how: Any) -> evomerge.Run:
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_a_search_is_resumed_and_its_export_has_the_scores_of_lm_eval(
-    kind: str, folder: Path, tmp_path: Path
+    kind: str, answered: Path, tmp_path: Path
 ) -> None:
-    file = tmp_path / "search.yaml"
+    folder, file = answered, tmp_path / "search.yaml"
     file.write_text(yaml.safe_dump(search_file(folder, kind)))
     run = searched(file, tmp_path / "whole")
     parts = tmp_path / "parts"
@@ -326,3 +332,9 @@ def test_a_classifier_with_two_stacks_has_the_scores_of_the_library(tmp_path: Pa
             for row in (rows[i] for i in problem.splits["search"]["classifier rows"])
         ]
         assert found[str(folder)].aggregates["classifier rows/accuracy"] == sum(right) / len(right)
+
+
+def test_what_reads_the_sound_belongs_to_the_embeddings(tmp_path: Path) -> None:
+    checkpoint = open_model(str(two_stacks.make(tmp_path / "a", "whisper")), tmp_path)
+    places = {name: place for name, place in checkpoint.places.items() if ".conv" in name}
+    assert len(places) == 4 and set(places.values()) == {"embeddings"}
