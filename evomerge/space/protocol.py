@@ -51,7 +51,7 @@ class Space(Protocol):
 
     @property
     def max_depth(self) -> int:
-        """Largest number of blocks of a recipe; baselines count, too."""
+        """Largest number of blocks of a recipe, or of its decoder; baselines count, too."""
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""

@@ -45,7 +45,9 @@ def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
 
 
 def _check_depth(recipe: Recipe, space: Space) -> None:
-    depth = max(map(len, recipe.layers.values()))
+    stacks = recipe.layers.items()
+    decoders = [layers for name, layers in stacks if len(stacks) == 1 or "decoder" in name]
+    depth = max(map(len, decoders))
     require(
         depth <= space.max_depth,
         f"A recipe has {depth} blocks, but max_depth is {space.max_depth}.",

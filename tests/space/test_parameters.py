@@ -12,6 +12,7 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Knob, Method, check_knobs
 from evomerge.recipe import Recipe, knob_at
 from evomerge.space.baselines import average_of
+from evomerge.space.blocks import BlockStack
 from evomerge.space.layer_genes import rounded
 from evomerge.testing import check_space
 
@@ -485,3 +486,38 @@ def test_a_pool_without_a_parent_that_has_a_tower_keeps_that_of_the_host():
 def test_a_tower_that_cannot_be_merged_is_refused(names, modalities, sentence):
     with pytest.raises(ConfigError, match=sentence):
         seeing(names, modalities=modalities, components=["vision"])
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_each_stack_has_as_many_groups_as_it_has_room_for(smooth):
+    stacks = [
+        BlockStack(f"{name}.block", n, {}, name) for name, n in (("encoder", 5), ("decoder", 2))
+    ]
+    space = parameters(("linear",), ("a",), None, stacks=stacks, groups=3, smooth=smooth)
+    check_space(space)
+    starts = ("0", "2", "4") if smooth else ("0:1", "1:3", "3:5")
+    ends = ("0", "1") if smooth else ("0:1", "1:2")
+    assert [gene.name for gene in space.genes] == [
+        f"{place}.a.weight"
+        for place in (
+            "embeddings",
+            *(f"encoder[{blocks}]" for blocks in starts),
+            *(f"decoder[{blocks}]" for blocks in ends),
+            "head",
+        )
+    ]
+    recipe = space.decode((0.9, 0.1, 0.2, 0.3, 0.6, 0.7, 0.8))
+    found = {name: [_weight(item) for item in layers] for name, layers in recipe.layers.items()}
+    between = [0.1, 0.15, 0.2, 0.25, 0.3] if smooth else [0.1, 0.2, 0.2, 0.3, 0.3]
+    assert found == {"encoder.block": pytest.approx(between), "decoder.block": [0.6, 0.7]}
+    assert (_weight(recipe.embeddings), _weight(recipe.head)) == (0.9, 0.8)
+
+    shared = parameters(("linear",), ("a",), None, stacks=stacks, groups=3, embeddings=False)
+    recipe = shared.decode((0.1, 0.2, 0.3, 0.6, 0.7))
+    assert (_weight(recipe.embeddings), _weight(recipe.head)) == (0.1, 0.7)
+    with pytest.raises(ConfigError, match=r"groups is 6, but the model has 5 blocks"):
+        parameters(("linear",), ("a",), None, stacks=stacks, groups=6)
+
+
+def _weight(layer):
+    return layer.sources[0].knobs["weight"]
