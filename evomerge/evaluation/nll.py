@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
+from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.reference import ReferenceLM, Request
 from evomerge.evaluation.inference.rows import Continuation, Form
 from evomerge.evaluation.tasks.harness import Harness
@@ -59,9 +60,15 @@ def of_reference(
         documents: document id -> its requests.
 
     Raises:
-        ConfigError: a document has no reference answer, or no right choice.
+        ConfigError: a document has no reference answer, or no right choice; or the model is an
+            encoder-decoder, whose likelihood of an answer that it would generate is not computed.
     """
     kind = harness.info.tasks[task].kind
+    if kind == "generate_until" and reference.is_alone:
+        raise ConfigError(
+            f"objectives: `nll` of task {task!r} is computed for causal language models, and this "
+            "model is an encoder-decoder; take another metric, or another model."
+        )
     found: dict[int, list[Request]] = {}
     for document, requests in documents.items():
         first = requests[0]

@@ -47,7 +47,7 @@ def _models(name: str) -> tuple[Checkpoint, Checkpoint | str]:
     """Return a vision-language model and the text model of its config, or the type of that one."""
     config = configuration_auto.CONFIG_MAPPING[name]()
     with torch.device("meta"):
-        host = _checkpoint(getattr(transformers, class_name(name))(config), name)
+        host = checkpoint_of(getattr(transformers, class_name(name))(config), name)
     section = config.get_text_config()
     kind = TEXT_TYPES.get(section.model_type, section.model_type)
     if kind not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -58,10 +58,11 @@ def _models(name: str) -> tuple[Checkpoint, Checkpoint | str]:
         model = transformers.AutoModelForCausalLM.from_config(
             configuration_auto.CONFIG_MAPPING[kind](**keys)
         )
-    return host, _checkpoint(model, kind)
+    return host, checkpoint_of(model, kind)
 
 
-def _checkpoint(model: Any, name: str) -> Checkpoint:
+def checkpoint_of(model: Any, name: str) -> Checkpoint:
+    """Return a checkpoint with the config, names and shapes of a model, and no files."""
     tensors = {
         key: TensorInfo("F32", tuple(weight.shape), Path(), 0, 0)
         for key, weight in model.named_parameters()

@@ -13,7 +13,7 @@ import two_stacks
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.harness import Harness
 
@@ -86,6 +86,15 @@ def test_tokens_of_answers_are_counted(model: Any, tokenizer: Any, tasks: Path) 
     evaluator = Evaluator(Harness(["t_generate"], [tasks]), counted={"t_generate"})
     evaluator.prepare(model, tokenizer, {"search": {"t_generate": IDS}})
     assert evaluator.score(model).aggregates["t_generate/tokens"] > 1
+
+
+def test_the_likelihood_of_an_answer_to_write_is_refused(
+    model: Any, tokenizer: Any, tasks: Path
+) -> None:
+    """As where `evomerge evaluate` scores one with the search file of causal models."""
+    evaluator = Evaluator(Harness(["t_generate"], [tasks]), referenced={"t_generate"})
+    with pytest.raises(ConfigError, match="this model is an encoder-decoder; take another"):
+        evaluator.prepare(model, tokenizer, {"search": {"t_generate": IDS}})
 
 
 def test_no_number_is_a_failed_candidate(tmp_path: Path, tokenizer: Any, tasks: Path) -> None:
