@@ -338,3 +338,9 @@ def test_what_reads_the_sound_belongs_to_the_embeddings(tmp_path: Path) -> None:
     checkpoint = open_model(str(two_stacks.make(tmp_path / "a", "whisper")), tmp_path)
     places = {name: place for name, place in checkpoint.places.items() if ".conv" in name}
     assert len(places) == 4 and set(places.values()) == {"embeddings"}
+
+
+def test_gradients_are_not_advised(folder: Path) -> None:
+    notes = evomerge.validate(search_file(folder, "t5"))["warnings"]
+    (note,) = [note for note in notes if "it learns little" in note]
+    assert "gradient" not in note
