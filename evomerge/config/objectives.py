@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.fields import Section
-from evomerge.scores import CLASSIFIER_METRICS, ENCODER_METRICS, MODEL, MODEL_METRICS, NLL
+from evomerge.scores import CLASSIFIER_METRICS, ENCODER_METRICS, MODEL, MODEL_METRICS, NLL, REWARD
 
 _METRIC = (
     "a metric of the task, as in lm-eval's results; `nll`: negative log-likelihood of a document's "
     "reference answer, in nats; `tokens`: generated tokens of a document; "
     "with `encoder` spearman or pearson (sts), ndcg@10, recall@10 or mrr@10 (retrieval), accuracy "
     "(classification), of which the first is the default; with `classifier` what that says; "
-    "without a task, encoder or classifier `parameters` or `layers` of the merged model"
+    "with `reward` reward or tokens; without any of them `parameters` or `layers` of the merged "
+    "model"
 )
 
+_MAX_NEW = 256
+"""Largest number of new tokens of an answer that is rewarded, as lm-eval's default."""
 
-class _Measured(Section):
+
+class MeasuredConfig(Section):
     """What an objective or a constraint measures."""
 
     task: str | None = Field(
         None,
         description="task or group of lm-eval, or an objective function as `module:function`; "
-        "null for a property of the merged model, or with `encoder` or `classifier`",
+        "null for a property of the merged model, or with `encoder`, `classifier` or `reward`",
     )
     encoder: Literal["sts", "retrieval", "classification"] | None = Field(
         None,
@@ -43,21 +47,57 @@ class _Measured(Section):
         None,
         description="with `encoder` or `classifier`: a file of rows, one JSON object in each line",
     )
+    reward: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="a reward model, named as a parent is, which stays as it is and scores the "
+        "answers that a merge generates to the prompts of a file",
+    )
+    prompts: str | None = Field(
+        None,
+        description="with `reward`: a file of rows, one JSON object in each line, with a `prompt` "
+        "or a list of `messages`",
+    )
+    max_gen_toks: Annotated[int, Field(ge=1)] | None = Field(
+        None, description=f"with `reward`: largest number of new tokens; null: {_MAX_NEW}"
+    )
+    until: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        None,
+        description="with `reward`: texts that end an answer; null: only the end token ends it",
+    )
     metric: str = Field("acc", description=_METRIC)
 
     @property
     def source(self) -> str:
         """The task; with a file its kind and the file; `model` for a property of the model."""
-        if self.file is not None:
-            return f"{self.encoder or 'classifier'} {PurePath(self.file).stem}"
+        if self.rows_file is not None:
+            kind = self.encoder or ("classifier" if self.reward is None else "reward")
+            return f"{kind} {PurePath(self.rows_file).stem}"
         return MODEL if self.task is None else self.task
 
     @property
+    def rows_file(self) -> str | None:
+        """The file whose rows are the documents."""
+        return self.file if self.reward is None else self.prompts
+
+    @property
     def rows(self) -> str | None:
-        """What the rows of the file are: a kind of `encoder`, `labels` or `pairwise`, or None."""
+        """What its rows are: a kind of `encoder`, `labels`, `pairwise`, `prompts`, or None."""
+        if self.reward is not None:
+            return "prompts"
         if self.classifier is None:
             return self.encoder
         return "pairwise" if self.classifier == "pairwise" else "labels"
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """How answers are generated that are rewarded, as lm-eval's `generation_kwargs`."""
+        limit = _MAX_NEW if self.max_gen_toks is None else self.max_gen_toks
+        return {"until": self.until or [], "max_gen_toks": limit, "do_sample": False}
+
+    @property
+    def about(self) -> tuple[Any, ...]:
+        """All that the scores of a `source` depend on, beside the metric."""
+        return self.rows_file, self.reward, self.generation
 
     @model_validator(mode="before")
     @classmethod
@@ -68,6 +108,8 @@ class _Measured(Section):
                 return {"metric": ENCODER_METRICS[kind][0], **data}
             if isinstance(wanted, str):
                 return {"metric": wanted, **data}
+            if data.get("reward") is not None:
+                return {"metric": REWARD, **data}
         return data
 
     @field_validator("encoder", mode="before")
@@ -82,7 +124,7 @@ class _Measured(Section):
 
     @model_validator(mode="after")
     def _has_a_task(self) -> Self:
-        given = {"encoder": self.encoder, "classifier": self.classifier}
+        given = {"encoder": self.encoder, "classifier": self.classifier, "reward": self.reward}
         own = [(key, kind) for key, kind in given.items() if kind is not None]
         for key, kind in own:
             others = [name for name in ("task", *given) if name != key and getattr(self, name)]
@@ -91,14 +133,26 @@ class _Measured(Section):
                     f"has the `{others[0]}` {getattr(self, others[0])!r} and the `{key}` {kind}; "
                     "remove one of the two"
                 )
-            if self.file is None:
+            needed, other = ("prompts", "file") if key == "reward" else ("file", "prompts")
+            if getattr(self, needed) is None:
                 raise ValueError(
-                    f"has the `{key}` {kind} without a `file`; name a file of rows, one JSON "
+                    f"has the `{key}` {kind} without `{needed}`; name a file of rows, one JSON "
                     "object in each line"
+                )
+            if getattr(self, other) is not None:
+                raise ValueError(
+                    f"has the `{key}` {kind} with `{other}`; its rows are in `{needed}`, so "
+                    f"remove `{other}`"
                 )
             if key == "classifier" and self.metric != kind:
                 raise ValueError(
                     f"has the `classifier` {kind} and the `metric` {self.metric}; remove `metric`"
+                )
+        for key in ("prompts", "max_gen_toks", "until"):
+            if self.reward is None and getattr(self, key) is not None:
+                raise ValueError(
+                    f"has `{key}` {getattr(self, key)!r} without a `reward`, the model that "
+                    f"scores answers; add `reward`, or remove `{key}`"
                 )
         if own:
             return self
@@ -116,7 +170,7 @@ class _Measured(Section):
         return self
 
 
-class ObjectiveConfig(_Measured):
+class ObjectiveConfig(MeasuredConfig):
     """One metric of one task; if lower values are better, the negative value is maximised."""
 
     weight: float = Field(
@@ -157,7 +211,7 @@ class ObjectiveConfig(_Measured):
         return self
 
 
-class ConstraintConfig(_Measured):
+class ConstraintConfig(MeasuredConfig):
     """Bounds of a metric: a candidate that passes one is worse than each that passes none."""
 
     at_least: float | None = Field(

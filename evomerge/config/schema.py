@@ -20,7 +20,7 @@ from evomerge.config.fields import Section
 from evomerge.config.frozen import Documents
 from evomerge.config.frozen import Frozen as Frozen
 from evomerge.config.messages import parsed
-from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
+from evomerge.config.objectives import ConstraintConfig, MeasuredConfig, ObjectiveConfig
 from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
@@ -217,12 +217,19 @@ class SearchConfig(Section):
 
     @model_validator(mode="after")
     def _distinct_files(self) -> SearchConfig:
-        files: dict[str, str | None] = {}
+        known: dict[str, MeasuredConfig] = {}
         for item in (*self.objectives, *self.constraints):
-            if files.setdefault(item.source, item.file) != item.file:
+            first = known.setdefault(item.source, item)
+            if first.rows_file != item.rows_file:
                 raise ValueError(
-                    f"has {files[item.source]!r} and {item.file!r}, and the scores on both would "
+                    f"has {first.rows_file!r} and {item.rows_file!r}, and the scores on both would "
                     f"be called {item.source!r}; rename one of the files"
+                )
+            if first.about != item.about:
+                raise ValueError(
+                    f"has {item.source!r} with two reward models or two ways to generate answers, "
+                    "whose scores would have one name; give both the same `reward`, `max_gen_toks` "
+                    "and `until`, or copy the file under another name"
                 )
         return self
 
@@ -275,9 +282,9 @@ class SearchConfig(Section):
     def rows(self) -> dict[str, tuple[str, str]]:
         """Those of `tasks` whose documents are rows of a file -> what these are, and the file."""
         return {
-            item.source: (item.rows, item.file)
+            item.source: (item.rows, item.rows_file)
             for item in (*self.objectives, *self.constraints)
-            if item.rows is not None and item.file is not None
+            if item.rows is not None and item.rows_file is not None
         }
 
     @property
@@ -288,7 +295,14 @@ class SearchConfig(Section):
     @property
     def classifiers(self) -> list[str]:
         """Those of `rows` that models with a classification head are scored on."""
-        return [name for name, (kind, _) in self.rows.items() if kind not in ENCODER_METRICS]
+        heads = ("labels", "pairwise")
+        return [name for name, (kind, _) in self.rows.items() if kind in heads]
+
+    @property
+    def rewards(self) -> dict[str, MeasuredConfig]:
+        """Those of `tasks` whose answers a reward model scores -> what the search file says."""
+        every = (*self.objectives, *self.constraints)
+        return {item.source: item for item in every if item.reward is not None}
 
     @property
     def is_pool(self) -> bool:

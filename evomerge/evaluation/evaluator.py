@@ -22,7 +22,8 @@ from evomerge.evaluation.nll import nll, of_reference
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
-from evomerge.evaluation.tasks.rows import RowsObjective
+from evomerge.evaluation.tasks.rewards import RewardObjective
+from evomerge.evaluation.tasks.rows import CalledObjective
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, first_text
 from evomerge.scores import MODEL, NLL, TOKENS, Example, Scores, Split
 
@@ -67,7 +68,7 @@ class Evaluator:
     def __init__(
         self,
         harness: Harness | None,
-        functions: Sequence[ObjectiveFunction | RowsObjective] = (),
+        functions: Sequence[ObjectiveFunction | CalledObjective | RewardObjective] = (),
         batch_size: int | Literal["auto"] = "auto",
         backend: Literal["hf", "vllm"] = "hf",
         by_split: Mapping[Split, TaskSet] | None = None,
@@ -134,7 +135,7 @@ class Evaluator:
         self.tokenizer, self.splits = tokenizer, splits
         self._requests, self._references, self.is_model_changed = {}, {}, False
         first, documents = next(iter(splits.items()))
-        if any(self.tasks_of(split).harness is not None for split in splits):
+        if any(self._asked(split, of_split) for split, of_split in splits.items()):
             infos = [info for split in splits for info in self.tasks_of(split).info.tasks.values()]
             sees = any(info.shows_images for info in infos)
             reference = ReferenceLM(model, tokenizer, self.reasoning, sees=sees)
@@ -145,13 +146,14 @@ class Evaluator:
                     deepest() if deepest else model, tokenizer, self.tensor_parallel
                 )
                 self.forward = EngineForward(plain, self._engine)
-            tasks = self._without_functions(first, documents)
+            tasks = self._asked(first, documents)
             asked = [list(self.requests(first, task).values()) for task in tasks]
             written = [self._written(first, task, self.requests(first, task)) for task in tasks]
             self.forward.check(model, [*asked, *filter(None, written)])
 
-    def _without_functions(self, split: Split, tasks: Iterable[str]) -> list[str]:
-        return [task for task in tasks if task not in self.tasks_of(split).functions]
+    def _asked(self, split: Split, tasks: Iterable[str]) -> list[str]:
+        """Return the tasks that ask a model for its answers."""
+        return [task for task in tasks if self.tasks_of(split).asking(task) is not None]
 
     def set_callbacks(
         self,
@@ -200,7 +202,7 @@ class Evaluator:
     def try_out(self, model: Any) -> None:
         """Score a model on a few documents of the tasks of the first split, without a result."""
         split, documents = next(iter(self.splits.items()))
-        tasks = self._without_functions(split, documents)
+        tasks = self._asked(split, documents)
         self.answer(model, split, {task: sorted(documents[task])[:_FEW] for task in tasks})
 
     def try_functions(self, model: Any) -> None:
@@ -210,8 +212,9 @@ class Evaluator:
             CandidateError: one raises an exception, or returns something other than scores.
         """
         split, documents = next(iter(self.splits.items()))
-        for name, function in self.tasks_of(split).functions.items():
-            if ids := tuple(sorted(documents.get(name, ()))[:1]):
+        for name in documents:
+            function = self.tasks_of(split).calling(name)
+            if function is not None and (ids := tuple(sorted(documents[name])[:1])):
                 model = self._unchanged(model)
                 self._call(function, model, ids)
 
@@ -227,14 +230,12 @@ class Evaluator:
         asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
         rows: dict[str, dict[int, DocumentMetrics]] = {}
         largest: dict[str, float] = {}
-        harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
+        tasks = self.tasks_of(split)
         with _failures():
-            if harness is not None:
+            if of_model := self._asked(split, asked):
                 model = self._unchanged(model)
                 requests = {
-                    task: [self.requests(split, task)[i] for i in ids]
-                    for task, ids in asked.items()
-                    if task not in functions
+                    task: [self.requests(split, task)[i] for i in asked[task]] for task in of_model
                 }
                 by_document = [item for of_task in requests.values() for item in of_task]
                 by_document += [
@@ -247,7 +248,9 @@ class Evaluator:
                     instances = [[request.instance for request in item] for item in of_task]
                     known = self._answered.setdefault((split, task), {})
                     known.update(zip(asked[task], instances, strict=True))
-                    measured = harness.measure(task, instances)
+                    asking = tasks.asking(task)
+                    assert asking is not None
+                    measured = asking.measure(task, instances)
                     if task in self.counted:
                         for row, document in zip(measured, of_task, strict=True):
                             counts = [count for item in document for count in item.generated]
@@ -261,9 +264,9 @@ class Evaluator:
                         for place, row in rows[task].items():
                             row[NLL] = nll(self.references(split, task)[place])
             for task in asked:
-                if task in functions:
+                if (called := tasks.calling(task)) is not None:
                     model = self._unchanged(model)
-                    results = self._call(functions[task], model, asked[task])
+                    results = self._call(called, model, asked[task])
                     rows[task] = {
                         document: {metric: values[place] for metric, values in results.items()}
                         for place, document in enumerate(asked[task])
@@ -277,7 +280,7 @@ class Evaluator:
         return model if self._rebuilt is None else self._rebuilt
 
     def _call(
-        self, function: ObjectiveFunction | RowsObjective, model: Any, documents: Sequence[int]
+        self, function: ObjectiveFunction | CalledObjective, model: Any, documents: Sequence[int]
     ) -> dict[str, tuple[Any, ...]]:
         """Call an objective function, and note whether it changes the model or the tokenizer."""
         if self._rebuild is None or function.is_trusted:
@@ -299,20 +302,17 @@ class Evaluator:
 
         Args:
             scores: the latest scores, on the split.
-            count: number of documents of each lm-eval task. Functions have no prompts to show.
+            count: number of documents of each task. Functions have no prompts to show.
         """
-        harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
-        if harness is None:
-            return ()
         return tuple(
-            harness.example(
+            asking.example(
                 task,
                 ids[place],
                 self._answered[split, task][ids[place]],
                 {key: column[place] for key, column in scores.of_task(task).items()},
             )
             for task, ids in scores.documents.items()
-            if task not in functions
+            if (asking := self.tasks_of(split).asking(task)) is not None
             for place in range(min(count, len(ids)))
         )
 
@@ -324,11 +324,12 @@ class Evaluator:
     def requests(self, split: Split, task: str) -> dict[int, list[Request]]:
         """Return document id -> requests of a task; they are built in the first call and kept."""
         if (split, task) not in self._requests:
-            harness = self.tasks_of(split).harness
-            assert harness is not None and self.batched is not None
+            tasks = self.tasks_of(split)
+            asking = tasks.asking(task)
+            assert asking is not None and self.batched is not None
             reference, ids = self.batched.reference, sorted(self.splits[split][task])
-            built = harness.build(task, ids, reference)
-            source = f"{self.seed}/{harness.info.tasks[task].source}"
+            built = asking.build(task, ids, reference)
+            source = f"{self.seed}/{tasks.info.tasks[task].source}"
             self._requests[split, task] = {
                 document: [reference.request(item, f"{source}/{document}") for item in items]
                 for document, items in zip(ids, built, strict=True)

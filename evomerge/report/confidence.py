@@ -11,7 +11,7 @@ import numpy as np
 
 from evomerge.report import means
 from evomerge.report.means import Sample
-from evomerge.scores import MODEL, NLL, TOKENS, Objective, Scores, fitness
+from evomerge.scores import MODEL, NLL, REWARD, TOKENS, Objective, Scores, fitness
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Interval:
             return f"{factor * self.value:{sign},.10g}", ""
         numbers = [factor * item for item in (self.value, self.low, self.high)]
         largest = max(abs(item) for item in numbers if math.isfinite(item))
-        digits = 2 - math.floor(math.log10(largest)) if factor == 1.0 and 0 < largest < 1 else 1
+        digits = max(1, 2 - math.floor(math.log10(largest))) if factor == 1.0 and largest else 1
         value, low, high = (f"{item:{sign}z.{digits}f}" for item in numbers)
         return value, f"[{low}, {high}]" if self.has_interval else ""
 
@@ -107,10 +107,11 @@ def factor_of(values: Iterable[float], key: str) -> float:
 
     Args:
         values: the metric in its own sign; what is below 0 is no share (a log-probability).
-        key: `task/metric`; nats, tokens and sizes of the model are no shares, however few they are.
+        key: `task/metric`; nats, tokens, rewards and sizes of the model are no shares, however few
+            they are.
     """
     task, _, metric = key.rpartition("/")
-    if task == MODEL or metric in (NLL, TOKENS):
+    if task == MODEL or metric in (NLL, REWARD, TOKENS):
         return 1.0
     return 100.0 if all(0.0 <= value <= 1.0 for value in values if math.isfinite(value)) else 1.0
 

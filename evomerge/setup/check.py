@@ -19,8 +19,10 @@ from evomerge.setup.encoders import check_encoders
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
+from evomerge.setup.place import place
 from evomerge.setup.racing import resolve_racing
 from evomerge.setup.recipes import START, check_baselines, check_recipes, sample_recipes
+from evomerge.setup.rewards import check_rewards
 from evomerge.setup.settings import with_settings
 from evomerge.setup.space import make_space
 from evomerge.setup.starts import find_starts
@@ -31,10 +33,10 @@ from evomerge.setup.tasks import (
     find_constraints,
     find_objectives,
     find_splits,
-    lm_eval_tasks,
+    is_causal,
     load_tasks,
 )
-from evomerge.setup.worker import place, serves_paths
+from evomerge.setup.worker import serves_paths
 from evomerge.setup.workers import check_workers, resolve_order
 from evomerge.strategy.kinds import check_no_ties, strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
@@ -103,7 +105,9 @@ def check_search(
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
     from evomerge.merging.backend import tokenizer
 
-    check_texts(evaluator, tokenizer(checkpoints, recipes[START]), host)
+    of_merges = tokenizer(checkpoints, recipes[START])
+    check_texts(evaluator, of_merges, host)
+    check_rewards(evaluator, of_merges, host)
     _check_generation(config, checkpoints[host], tokenizers[0], evaluator)
     checked = CheckedSearch(
         config,
@@ -126,11 +130,10 @@ def check_search(
 
 def _check_host(config: SearchConfig, host: Checkpoint) -> None:
     """Check that transformers can run the model that gives config and tokenizer."""
-    of_lm_eval = lm_eval_tasks(config)
-    check_causal(host) if of_lm_eval else check_known(host)
+    check_causal(host) if is_causal(config) else check_known(host)
     if config.tokenizer == "base":
         check_tokenizer(host)
-        if config.evaluation.chat_template and of_lm_eval:
+        if config.evaluation.chat_template and is_causal(config):
             check_chat_template(host)
 
 

@@ -20,7 +20,8 @@ from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import text_section
 from evomerge.report.words import size_text
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.tasks import lm_eval_tasks
+from evomerge.setup.rewards import reward_models
+from evomerge.setup.tasks import is_causal
 from evomerge.setup.worker import cache_memory
 from evomerge.setup.workers import workers_of
 
@@ -110,6 +111,9 @@ def needs_of(checked: CheckedSearch, room: Room) -> Needs:
     each = {"weights": weights_of(checked) * depth}
     if config.optimizer.descends:
         each["backward pass"] = _backward_bytes(checked)
+    if config.rewards:
+        models = reward_models(config, allow_pickle=checked.allowed.allow_pickle).values()
+        each["reward models"] = sum(item.nbytes for item in models)
     accelerator: dict[str, float] = {}
     if room.is_apart:
         sharing = 1 if checked.gpu_memory is not None else workers.on_an_accelerator
@@ -134,7 +138,7 @@ def _backward_bytes(checked: CheckedSearch) -> float:
 
     host, itemsize = checked.checkpoints[checked.host], _itemsize(checked)
     largest = max(math.prod(info.shape) for info in host.tensors.values())
-    vocabulary = (host.config.get("vocab_size") or 0) if lm_eval_tasks(checked.config) else 0
+    vocabulary = (host.config.get("vocab_size") or 0) if is_causal(checked.config) else 0
     kept = kept_bytes(text_section(host.config), itemsize) + vocabulary * 12
     return _TOKENS * kept + largest * (itemsize + 8)
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from evomerge.config.objectives import MeasuredConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import OutsideConfig, PathConfig
 from evomerge.errors import CheckpointError, RecipeError
@@ -153,7 +154,7 @@ def absolute_config(
 
 
 def _with_absolute_files(config: SearchConfig, relative_to: Path) -> SearchConfig:
-    """Return the search file with absolute paths of the files whose rows models are scored on."""
+    """Return the search file with absolute paths of files of rows and of reward models."""
     names = config.rows
     for split in SPLITS:
         section = getattr(config.evaluation, split)
@@ -164,16 +165,18 @@ def _with_absolute_files(config: SearchConfig, relative_to: Path) -> SearchConfi
         config = config.with_values(
             "evaluation", **{split: section.model_copy(update={"tasks": tasks})}
         )
-    measured = {
-        key: [
-            item
-            if item.file is None
-            else item.model_copy(update={"file": absolute_file(item.file, relative_to)})
-            for item in getattr(config, key)
-        ]
-        for key in ("objectives", "constraints")
-    }
-    return config.model_copy(update=measured)
+
+    def absolute(item: MeasuredConfig) -> MeasuredConfig:
+        if item.rows_file is None:
+            return item
+        file = absolute_file(item.rows_file, relative_to)
+        if item.reward is None:
+            return item.model_copy(update={"file": file})
+        reward = absolute_parent(item.reward, relative_to)
+        return item.model_copy(update={"prompts": file, "reward": reward})
+
+    keys = ("objectives", "constraints")
+    return config.model_copy(update={key: [*map(absolute, getattr(config, key))] for key in keys})
 
 
 def winner_of_stage(number: int) -> str:

@@ -23,12 +23,17 @@ Digests: TypeAlias = dict[str, dict[str, dict[str, str]]]
 
 _DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
-_NAMES = {"settings": "settings", "templates": "templates", "examples": "few-shot examples"}
+_NAMES = {
+    "settings": "settings",
+    "templates": "templates",
+    "examples": "few-shot examples",
+    "reward model": "reward model's files",
+}
 """Name of a digest -> name for a person; all others are of one split."""
 
 
 def task_digests(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> Digests:
-    """Return the digests of all lm-eval tasks, and of the files that encoders are scored on.
+    """Return the digests of all lm-eval tasks, and of objectives with rows of a file.
 
     An objective function has none, since it gets only the ids of documents.
     """
@@ -133,10 +138,11 @@ def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
         for task, digests in of_split.items():
             for what, digest in digests.items():
                 if now.get(where, {}).get(task, {}).get(what) != digest:
+                    files = "files" if task in config.rows else "YAML and data"
                     raise ConfigError(
                         f"Task {task!r} has changed since the run began: its "
-                        f"{_NAMES.get(what, f'{where} {what}')} are not the same; restore its YAML "
-                        "and data, or start a new run."
+                        f"{_NAMES.get(what, f'{where} {what}')} are not the same; restore its "
+                        f"{files}, or start a new run."
                     )
     check_code(config)
 

@@ -13,6 +13,7 @@ from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.scores import MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Constraint, Objective, Split
+from evomerge.setup.rewards import load_rewards
 from evomerge.trust.consent import NOTHING, CodeFile, Permissions, read_code
 from evomerge.trust.modules import files_of_module, is_of_host
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from evomerge.evaluation.tasks.documents import DocumentPool
     from evomerge.evaluation.tasks.functions import ObjectiveFunction
     from evomerge.evaluation.tasks.info import TasksInfo
-    from evomerge.evaluation.tasks.rows import RowsObjective
+    from evomerge.evaluation.tasks.rewards import RewardObjective
+    from evomerge.evaluation.tasks.rows import CalledObjective
 
 
 def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile]:
@@ -73,6 +75,11 @@ def lm_eval_tasks(config: SearchConfig) -> list[str]:
     return [name for name in names if not is_function(name)]
 
 
+def is_causal(config: SearchConfig) -> bool:
+    """Return whether models must be causal language models: for lm-eval, or to write answers."""
+    return bool(lm_eval_tasks(config) or config.rewards)
+
+
 def uses_templates(config: SearchConfig) -> bool:
     """Return whether texts may be made by chat templates; a user's function may do anything."""
     from evomerge.evaluation.tasks.functions import is_function
@@ -103,11 +110,18 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     allowed.require(code_files(config))
     measured = (*config.objectives, *config.constraints)
     tasks = lm_eval_tasks(config)
-    functions: dict[str, ObjectiveFunction | RowsObjective] = {
-        name: find(name) for name in config.tasks if is_function(name)
+    functions: dict[str, ObjectiveFunction | CalledObjective | RewardObjective] = {
+        name: find(name) for name in config.tasks if is_function(name) and name not in config.rows
     }
-    for name, (kind, file) in config.rows.items():
-        functions[name] = load_objective(kind, file, evaluation.batch_size, name)
+    rewards = load_rewards(config, allowed)
+
+    def of_rows(source: str, file: str, name: str | None) -> CalledObjective | RewardObjective:
+        if source in rewards:
+            return rewards[source](file, name)
+        return load_objective(config.rows[source][0], file, evaluation.batch_size, name)
+
+    for name, (_, file) in config.rows.items():
+        functions[name] = of_rows(name, file, name)
     harness = None
     if tasks:
         harness = Harness(
@@ -126,9 +140,7 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
         task_splits = _task_splits(section, tasks, functions, where)
         if section.tasks or task_splits:
             own = {
-                name: load_objective(config.rows[name][0], item, evaluation.batch_size)
-                if name in config.rows
-                else find(item)
+                name: of_rows(name, item, None) if name in config.rows else find(item)
                 for name, item in section.tasks.items()
                 if name in functions
             }

@@ -13,8 +13,9 @@ from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.place import place
 from evomerge.setup.racing import make_race
-from evomerge.setup.tasks import lm_eval_tasks
+from evomerge.setup.tasks import is_causal
 from evomerge.setup.workers import shares_prefixes
 from evomerge.space.protocol import Space
 from evomerge.strategy.kinds import room_of
@@ -24,35 +25,12 @@ if TYPE_CHECKING:
     from evomerge.execute.protocol import RunJobs
     from evomerge.execute.tree import RunInContext
     from evomerge.execute.worker import Worker
-    from evomerge.merging.architecture.placement import Placement
     from evomerge.merging.resident import Report, Resident
 
 
 def cache_memory(workers: int) -> int:
     """Return the bytes for caches of each worker: a quarter of its part of the free memory."""
     return free_memory() // workers // 4
-
-
-def place(config: SearchConfig) -> Placement:
-    """Return the devices of a model, their memory limits and the attention.
-
-    Raises:
-        InputError: there is no such device, or a memory limit is not a size.
-    """
-    from evomerge.evaluation.inference.device import choose_device
-    from evomerge.merging.architecture.placement import Placement
-    from evomerge.merging.backend import bytes_of
-
-    wanted = config.evaluation
-    device = choose_device(wanted.device)
-    memory = None
-    if wanted.max_memory is not None:
-        memory = {
-            number: bytes_of(size, f"evaluation.max_memory.{number}")
-            for number, size in wanted.max_memory.items()
-        }
-    attention = None if wanted.attention == "auto" else wanted.attention
-    return Placement(device, wanted.device_map, memory, attention)
 
 
 def threads_of(config: SearchConfig, checkpoint: Checkpoint, cores: int | None = None) -> int:
@@ -185,7 +163,7 @@ def load_single(
 
     stored = as_stored(checkpoint)
     modules = (stored if stored.modules or host is None else host) if config.encoders else None
-    causal = bool(lm_eval_tasks(config))
+    causal = is_causal(config)
     model = load(stored, place(config), config.dtype, causal=causal, modules=modules)
     if lacking is not None and not has_tokenizer(stored):
         return model, lacking()

@@ -10,13 +10,16 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.inference.batches import batching
+
+Chat: TypeAlias = Sequence[Mapping[str, Any]]
+"""Messages, each with a role and a content."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,21 @@ class Input:
 
     texts: tuple[str, ...]
     form: Literal["text", "words", "chat"] = "text"
+
+    @classmethod
+    def of_chat(cls, messages: Chat) -> Input:
+        """Return what a model reads of messages, by the tokenizer's chat template."""
+        return cls((json.dumps(list(messages)),), "chat")
+
+    @classmethod
+    def of_answer(cls, prompt: str, answer: str, tokenizer: Any) -> Input:
+        """Return what a model reads of an answer: a pair of texts, if its tokenizer separates them.
+
+        Otherwise the two are one text.
+        """
+        if prompt and tokenizer.sep_token is not None:
+            return cls((prompt, answer))
+        return cls((prompt + answer,))
 
 
 @dataclass(frozen=True)
@@ -80,18 +98,23 @@ class Classifier:
         found = {}
         for group in self._cut[2]:
             items = [distinct[place] for place in group]
-            logits = model(**self._batch(model, items)).logits.float().cpu()
+            logits = self._logits(model, items)
             for item, row in zip(items, logits, strict=True):
                 found[item] = self._of_words(item, row) if item.form == "words" else row
                 if not self._is_finite(item, found[item]):
                     raise CandidateError("The model's logits are not finite numbers.")
         return found
 
-    def has_tokens(self, tokenizer: Any, item: Input) -> bool:
-        """Whether a tokenizer makes tokens of an input."""
+    def count_tokens(self, tokenizer: Any, item: Input) -> int:
+        """Return how many tokens a tokenizer makes of an input that is not cut."""
         self._tokenizer, self._longest, self._tokens, self._cut = tokenizer, _NO_LIMIT, {}, None
         self._tokenize([item])
-        return len(self._tokens[item]) > 0
+        return len(self._tokens[item])
+
+    def _logits(self, model: Any, items: Sequence[Input]) -> Tensor:
+        """Return the logits of a batch, as float32 on the CPU; a row for each input."""
+        logits: Tensor = model(**self._batch(model, items)).logits.float().cpu()
+        return logits
 
     def _tokenize(self, items: Sequence[Input]) -> None:
         """Keep the tokens of inputs; those of one form go to the tokenizer together."""

@@ -11,7 +11,6 @@ A label is a name of the model's `id2label`, or its number there. See also `rows
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,22 +19,19 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.classifying import Classifier, Input
-from evomerge.evaluation.tasks.rows import BatchSize, Row, RowsObjective
+from evomerge.evaluation.inference.classifying import Chat, Classifier, Input
+from evomerge.evaluation.tasks.rows import BatchSize, CalledObjective, Row, messages
 from evomerge.parsing.values import Values
 
 _VALUES = Values(ConfigError)
 
 Label: TypeAlias = str | int
 
-Chat: TypeAlias = list[Mapping[str, Any]]
-"""Messages, each with a role and a content."""
-
 Pairs: TypeAlias = tuple[tuple[str, str], ...]
 """The names of the label that a model finds, and of the right one."""
 
 
-class ClassifierObjective(RowsObjective):
+class ClassifierObjective(CalledObjective):
     """A kind of objective of models with a classification head.
 
     Attributes:
@@ -79,7 +75,7 @@ class ClassifierObjective(RowsObjective):
         """Yield each document with a text of which a tokenizer makes no tokens."""
         for document, row in enumerate(self.rows):
             inputs = self._inputs(row, tokenizer)
-            if not all(self._classify.has_tokens(tokenizer, item) for item in inputs):
+            if not all(self._classify.count_tokens(tokenizer, item) for item in inputs):
                 yield document
 
     @abstractmethod
@@ -131,7 +127,7 @@ class TextLabels(_Labelled):
     """Texts, or pairs of texts, with one label each."""
 
     kind, needed, compared = "labels", ("text", "label"), ("text", "text_pair")
-    example = '{"text": "...", "label": "..."} or {"tokens": ["..."], "labels": ["..."]}'
+    row_text = '{"text": "...", "label": "..."} or {"tokens": ["..."], "labels": ["..."]}'
 
     @staticmethod
     def checked(row: Row, where: str) -> Row:
@@ -152,7 +148,7 @@ class TokenLabels(_Labelled):
 
     kind, needed, compared = "tokens", ("tokens", "labels"), ("tokens",)
     head = "tokens"
-    example = '{"tokens": ["...", "..."], "labels": ["...", "..."]}'
+    row_text = '{"tokens": ["...", "..."], "labels": ["...", "..."]}'
 
     @staticmethod
     def checked(row: Row, where: str) -> Row:
@@ -178,7 +174,7 @@ class Pairwise(ClassifierObjective):
 
     kind, needed, metrics = "pairwise", ("chosen", "rejected"), ("pairwise",)
     compared = ("prompt", "chosen", "rejected")
-    example = '{"prompt": "...", "chosen": "...", "rejected": "..."}, the first if wanted'
+    row_text = '{"prompt": "...", "chosen": "...", "rejected": "..."}, the first if wanted'
 
     @staticmethod
     def checked(row: Row, where: str) -> Row:
@@ -192,15 +188,13 @@ class Pairwise(ClassifierObjective):
             )
         if all(texts):
             return {key: _VALUES.text(row[key], f"{where}: {key}") for key in keys}
-        return {key: tuple(_messages(row[key], f"{where}: {key}")) for key in keys}
+        return {key: tuple(messages(row[key], f"{where}: {key}")) for key in keys}
 
     def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
         if not isinstance(row["chosen"], str):
-            return tuple(Input((json.dumps(chat),), "chat") for chat in _chats(row))
+            return tuple(map(Input.of_chat, _chats(row)))
         prompt, answers = row.get("prompt", ""), (row["chosen"], row["rejected"])
-        if prompt and tokenizer.sep_token is not None:
-            return tuple(Input((prompt, answer)) for answer in answers)
-        return tuple(Input((prompt + answer,)) for answer in answers)
+        return tuple(Input.of_answer(prompt, answer, tokenizer) for answer in answers)
 
     def chats(self) -> Iterator[tuple[int, Chat]]:
         """Yield document and messages, for each list of messages that the model reads."""
@@ -242,13 +236,3 @@ def _chats(row: Row) -> Iterator[Chat]:
     """Yield the messages of both answers, behind those of the prompt."""
     for key in ("chosen", "rejected"):
         yield [*row.get("prompt", ()), *row[key]]
-
-
-def _messages(value: Any, where: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the messages of a chat, after checking that each has a role and a content."""
-    for number, item in enumerate(_VALUES.items(value, where, least=1)):
-        message = _VALUES.mapping(item, f"{where}[{number}]")
-        _VALUES.text(message.get("role"), f"{where}[{number}].role")
-        if not isinstance(message.get("content"), str):
-            raise _VALUES.wrong(message.get("content"), f"{where}[{number}].content", "text")
-        yield message

@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.encoding import Role, TextEncoder, stack_of
 from evomerge.evaluation.tasks.contrast import cosent, info_nce
-from evomerge.evaluation.tasks.rows import BatchSize, Row, RowsObjective
+from evomerge.evaluation.tasks.rows import BatchSize, CalledObjective, Row
 from evomerge.parsing.values import Values
 from evomerge.scores import ENCODER_METRICS
 
@@ -52,7 +52,7 @@ _SCALE = 20.0  # of similarities from -1 to 1 in a loss, as in sentence-transfor
 _VALUES = Values(ConfigError)
 
 
-class EncoderObjective(RowsObjective):
+class EncoderObjective(CalledObjective):
     """A kind of objective of sentence encoders."""
 
     model = "encoder"
@@ -105,7 +105,7 @@ class Sts(EncoderObjective):
     """How well similarities of two sentences agree with scores: correlations over all documents."""
 
     kind, needed = "sts", ("sentence1", "sentence2", "score")
-    example = '{"sentence1": "...", "sentence2": "...", "score": 3.5}'
+    row_text = '{"sentence1": "...", "sentence2": "...", "score": 3.5}'
     compared = ("sentence1", "sentence2")
 
     def is_mean(self, metric: str) -> bool:
@@ -156,7 +156,7 @@ class Retrieval(EncoderObjective):
     """How high queries rank their passages among all passages of the file."""
 
     kind, needed = "retrieval", ("query", "positive")
-    example = '{"query": "...", "positive": ["..."], "negative": ["..."]}, the last if wanted'
+    row_text = '{"query": "...", "positive": ["..."], "negative": ["..."]}, the last if wanted'
     compared = ("query",)
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
@@ -211,7 +211,7 @@ class Classification(EncoderObjective):
     """Whether a linear probe, which learns from the training rows, finds the label of a text."""
 
     kind, needed = "classification", ("text", "label")
-    example = '{"text": "...", "label": "...", "train": true}, the last where the probe learns'
+    row_text = '{"text": "...", "label": "...", "train": true}, the last where the probe learns'
     compared = ("text",)
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:

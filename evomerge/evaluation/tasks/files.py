@@ -5,22 +5,36 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.tasks import classifiers, encoders
-from evomerge.evaluation.tasks.rows import BatchSize, RowsObjective
+from evomerge.evaluation.tasks.rewards import RewardObjective
+from evomerge.evaluation.tasks.rows import BatchSize, CalledObjective, Row
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.values import Values
 
-_KINDS: Mapping[str, Any] = {kind.kind: kind for kind in (*encoders.KINDS, *classifiers.KINDS)}
+_KINDS: Mapping[str, Any] = {
+    kind.kind: kind
+    for kinds in (encoders.KINDS, classifiers.KINDS, (RewardObjective,))
+    for kind in kinds
+}
 
 _VALUES = Values(ConfigError)
 
 
+class Rows(NamedTuple):
+    """The rows of a file, the class of their objective, a name by the file, and its digest."""
+
+    kind: Any
+    rows: list[Row]
+    name: str
+    digest: str
+
+
 def load_objective(
     kind: str, file: str, batch_size: BatchSize = "auto", name: str | None = None
-) -> RowsObjective:
+) -> CalledObjective:
     """Read the file of an objective.
 
     Args:
@@ -30,6 +44,13 @@ def load_objective(
     Raises:
         ConfigError: there is no such file, it has no rows, or a row lacks a column.
     """
+    found = read_rows(kind, file)
+    made: CalledObjective = found.kind(name or found.name, found.rows, found.digest, batch_size)
+    return made
+
+
+def read_rows(kind: str, file: str) -> Rows:
+    """Read and check the rows of a file; see `load_objective`."""
     path = Path(file)
     missing = (
         f"objectives: there is no file {file!r}; its path starts from the search file's folder."
@@ -48,15 +69,12 @@ def load_objective(
             if column not in row:
                 raise ConfigError(
                     f"objectives: {where} has no column {column!r}; a row of {kind} is "
-                    f"{made.example}.{did_you_mean(column, row)}"
+                    f"{made.row_text}.{did_you_mean(column, row)}"
                 )
         rows.append(made.checked(row, where))
     if not any(not row.get("train") for row in rows):
         raise ConfigError(
-            f"objectives: {path} has no row to score on; write lines like {made.example}."
+            f"objectives: {path} has no row to score on; write lines like {made.row_text}."
         )
-    name = name or f"{made.kind} {path.parent.name}/{path.stem}"
-    objective: RowsObjective = made(
-        name, rows, hashlib.sha256(text.encode()).hexdigest(), batch_size
-    )
-    return objective
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Rows(made, rows, f"{made.kind} {path.parent.name}/{path.stem}", digest)

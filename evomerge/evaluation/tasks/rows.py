@@ -1,21 +1,21 @@
-"""What models are scored on without lm-eval and without code of the user: rows of a file.
-
-An objective is called as a function of the user is (`functions.py`); but it is our own, so the
-model is the same afterwards.
-"""
+"""What models are scored on without lm-eval and without code of the user: rows of a file."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
+from evomerge.parsing.values import Values
 
 Row: TypeAlias = Mapping[str, Any]
 
 BatchSize: TypeAlias = int | Literal["auto"]
 """Maximum rows in a batch; `auto` sets it by the memory of the device."""
+
+_VALUES = Values(ConfigError)
 
 
 class RowsObjective(ABC):
@@ -23,8 +23,8 @@ class RowsObjective(ABC):
 
     Attributes:
         rows: the documents, by id.
-        digests: of the file's text, by which a run notices that it has changed.
-        is_trusted: the model is the same after a call.
+        digests: of the file's text, and of what else scores depend on, by which a run notices
+            that it has changed.
     """
 
     model: str
@@ -34,24 +34,16 @@ class RowsObjective(ABC):
     needed: tuple[str, ...]
     """The columns that each row has."""
 
-    example: str
+    row_text: str
     """A row, for errors."""
 
     compared: tuple[str, ...]
     """The columns that make two rows the same document."""
 
-    is_trusted = True
-
     def __init__(self, name: str, rows: Sequence[Row], digest: str, metrics: Iterable[str]) -> None:
         self.rows, self.digests = rows, {"documents": digest}
         info = {metric: MetricInfo(True, self.is_mean(metric)) for metric in metrics}
         self.info = TaskInfo(name, self.model, len(rows), info)
-
-    @abstractmethod
-    def __call__(
-        self, model: Any, tokenizer: Any, documents: Sequence[int]
-    ) -> dict[str, tuple[Any, ...]]:
-        """Return metric -> one value for each document, of which `aggregate` makes the score."""
 
     @staticmethod
     @abstractmethod
@@ -70,3 +62,29 @@ class RowsObjective(ABC):
         """Return the texts by which a document is compared with those of other splits."""
         row = self.rows[document]
         return ("\n".join(str(row[key]) for key in row if key in self.compared),)
+
+
+class CalledObjective(RowsObjective):
+    """An objective that is called with a model, as a function of the user is (`functions.py`).
+
+    Attributes:
+        is_trusted: the model is the same after a call.
+    """
+
+    is_trusted = True
+
+    @abstractmethod
+    def __call__(
+        self, model: Any, tokenizer: Any, documents: Sequence[int]
+    ) -> dict[str, tuple[Any, ...]]:
+        """Return metric -> one value for each document, of which `aggregate` makes the score."""
+
+
+def messages(value: Any, where: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the messages of a chat, after checking that each has a role and a content."""
+    for number, item in enumerate(_VALUES.items(value, where, least=1)):
+        message = _VALUES.mapping(item, f"{where}[{number}]")
+        _VALUES.text(message.get("role"), f"{where}[{number}].role")
+        if not isinstance(message.get("content"), str):
+            raise _VALUES.wrong(message.get("content"), f"{where}[{number}].content", "text")
+        yield message

@@ -77,13 +77,26 @@ def example(
         answer = parsed = target = ""
     if choices and isinstance(target, int) and 0 <= target < len(choices):
         target = choices[target]
+    return example_of(name, document, prompt, answer, parsed, str(target), values)
+
+
+def example_of(
+    task: str,
+    document: int,
+    prompt: str,
+    answer: str,
+    parsed: str,
+    target: str,
+    values: Mapping[str, float],
+) -> Example:
+    """Return one scored document with long texts cut."""
     return Example(
-        task=name,
+        task=task,
         document=document,
         prompt=_plain(prompt if len(prompt) <= _PROMPT else "..." + prompt[-_PROMPT:]),
         answer=_first(answer),
         parsed=_first(parsed),
-        target=_first(str(target)),
+        target=_first(target),
         values=dict(values),
     )
 
