@@ -79,6 +79,7 @@ def _optimizers() -> list[dict[str, Any]]:
 def _parents() -> list[dict[str, Any]]:
     from evomerge import zoo
     from evomerge.models.checkpoint import Checkpoint
+    from evomerge.models.kinds import kind_of
 
     rows = []
     for name in zoo.names():
@@ -86,6 +87,7 @@ def _parents() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": opened.reference,
+                "kind": kind_of(opened),
                 "architecture": (opened.config.get("architectures") or ["?"])[0],
                 "layers": len(opened.decoder_stack),
                 "parameters": opened.parameters,

@@ -35,6 +35,9 @@ _TAGS = {
 }
 """How the class of a model ends -> what the Hub calls its task, if it does not generate text."""
 
+_SENSES = {"vision_config": "image-text-to-text", "audio_config": "audio-text-to-text"}
+"""Section in the config of a model that writes texts about images or sounds -> the same."""
+
 _PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
 """A path that begins in the root, the home folder or this one; no address of the web."""
 
@@ -45,8 +48,10 @@ def task_of(host: Checkpoint) -> str:
         return SENTENCES
     given = host.config.get("architectures")
     name = str(given[0]) if isinstance(given, list) and given else ""
-    if name.endswith("ForConditionalGeneration") and "vision_config" in host.config:
-        return "image-text-to-text"
+    if name.endswith("ForConditionalGeneration"):
+        for section, task in _SENSES.items():
+            if section in host.config:
+                return task
     return next((tag for end, tag in _TAGS.items() if re.search(end, name)), "text-generation")
 
 

@@ -48,17 +48,26 @@ def check_causal(checkpoint: Checkpoint) -> None:
             that does not write texts.
     """
     check_known(checkpoint)
-    given = checkpoint.config.get("architectures") or ()
-    names = [str(name) for name in (given if isinstance(given, list) else [given])]
     if is_encoder_decoder(checkpoint):
         check_writes(checkpoint)
-    elif names and all(map(_HAS_NO_LM_HEAD.search, names)):
+    elif not has_lm_head(checkpoint):
         raise CheckpointError(
             f"Parent {checkpoint.reference!r} is no causal language model (config.json: "
-            f"architectures {', '.join(names)}), and lm-eval's tasks are scored on models that "
+            f"architectures {', '.join(_classes(checkpoint))}), and lm-eval's tasks are scored on models that "
             "write texts; use a model whose architecture ends in ForCausalLM, or an objective "
             "function."
         )
+
+
+def _classes(checkpoint: Checkpoint) -> list[str]:
+    given = checkpoint.config.get("architectures") or ()
+    return [str(name) for name in (given if isinstance(given, list) else [given])]
+
+
+def has_lm_head(checkpoint: Checkpoint) -> bool:
+    """Whether a model may have a head that writes texts, by the class in its config."""
+    names = _classes(checkpoint)
+    return not names or not all(map(_HAS_NO_LM_HEAD.search, names))
 
 
 def has_chat_template(folder: Path) -> bool:

@@ -255,9 +255,16 @@ def _check_tensor(
 ) -> None:
     shape = host.tensors[name].shape
     if own is None:
+        one, other = _classes(host, parent)
+        advice = _advice(host, parent)
+        if one != other and host.places.get(name) == "head":
+            advice = (
+                f"{parent.reference!r} is a {other} without this part of a {one}; make it the host "
+                "(`space.host`) if the merges are to be without, or leave it out"
+            )
         raise CheckpointError(
             f"Parents do not fit: tensor {name!r} {list(shape)} of {host.reference!r} has no "
-            f"counterpart in {parent.reference!r}; {_advice(host, parent)}."
+            f"counterpart in {parent.reference!r}; {advice}."
         )
     other = parent.tensors[own].shape
     if other == shape:
@@ -280,21 +287,30 @@ def _advice(host: Checkpoint, parent: Checkpoint) -> str:
     kinds = [item.text_config.get("model_type") for item in (host, parent)]
     if kinds[0] != kinds[1]:
         return f"their architectures differ ({kinds[0]} and {kinds[1]})"
-    one, other = ((item.config.get("architectures") or [None])[0] for item in (host, parent))
-    if one != other and str(other).endswith("Classification"):
-        return (
-            f"the host is a {one} without the head of a {other}; make {parent.reference!r} the "
-            "host (`space.host`)"
-        )
     return "all parents must have the same architecture and size"
+
+
+def _classes(host: Checkpoint, parent: Checkpoint) -> tuple[str, str]:
+    """Return the classes of host and parent; equal ones if their architectures differ anyway."""
+    if len({item.text_config.get("model_type") for item in (host, parent)}) > 1:
+        return "", ""
+    one, other = ((item.config.get("architectures") or ["?"])[0] for item in (host, parent))
+    return one, other
 
 
 def _surplus(host: Checkpoint, parent: Checkpoint, name: str) -> CheckpointError:
     """Return the error for a tensor that only the parent has."""
     shape: Sequence[int] = parent.tensors[name].shape
+    one, other = _classes(host, parent)
+    advice = _advice(host, parent)
+    if one != other and parent.places.get(name) == "head":
+        advice = (
+            f"the host is a {one} without the head of a {other}; make {parent.reference!r} the "
+            "host (`space.host`) if the merges are to have this head, or leave it out"
+        )
     return CheckpointError(
         f"Parents do not fit: tensor {name!r} {list(shape)} of {parent.reference!r} has no "
-        f"counterpart in the host {host.reference!r}; {_advice(host, parent)}."
+        f"counterpart in the host {host.reference!r}; {advice}."
     )
 
 

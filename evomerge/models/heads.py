@@ -8,7 +8,7 @@ Otherwise the merge has the host's own head, and only what the models share is m
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -83,12 +83,15 @@ def has_same_head(host: Checkpoint, parent: Checkpoint) -> bool:
 def with_heads_of_host(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:
     """Return the parents of a classifier, each with a head in the host's order, or with none.
 
-    Nothing changes if the host is no classifier.
+    The parents of a sentence encoder are without a head, which it has no place for. Nothing changes
+    with another host.
 
     Raises:
         CheckpointError: `id2label` of a parent is damaged.
     """
     whole = checkpoints[host]
+    if whole.modules is not None:
+        return {name: _without_surplus(whole, item) for name, item in checkpoints.items()}
     if classified(whole) is None:
         return dict(checkpoints)
     return {
@@ -120,6 +123,27 @@ def _without_head(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
     }
     original = parent.original or parent
     return replace(parent, tensors=tensors, lacks=lacks, original=original)
+
+
+def _without_surplus(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
+    """Return a parent without the tensors of a head that the host does not have."""
+    own = {*TensorNameMap(host, parent).non_layer.values()}
+    surplus = {name for name, place in parent.places.items() if place == "head" and name not in own}
+    if not surplus:
+        return parent
+    tensors = {name: info for name, info in parent.tensors.items() if name not in surplus}
+    return replace(parent, tensors=tensors, original=parent.original or parent)
+
+
+def lost_of_head(parent: Checkpoint) -> list[str]:
+    """Return the modules of a parent's head that are not merged, as a person knows them."""
+    return modules_of(set((parent.original or parent).tensors) - set(parent.tensors))
+
+
+def modules_of(names: Iterable[str]) -> list[str]:
+    """Return the modules of tensors, without the names inside of a head or of a body."""
+    found = (name.rpartition(".")[0].split(".") for name in sorted(names))
+    return list(dict.fromkeys(".".join(words[:2]) for words in found))
 
 
 def _in_order_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, ConfigError, did_you_mean, one_line
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.heads import classified, head_of, is_reordered, labels_of
+from evomerge.models.heads import (
+    classified,
+    head_of,
+    is_reordered,
+    labels_of,
+    lost_of_head,
+    modules_of,
+)
 from evomerge.report.words import listed
 
 if TYPE_CHECKING:
@@ -123,8 +130,8 @@ def classifier_in_words(host: Checkpoint, parents: Iterable[Checkpoint]) -> str 
     what = classified(host)
     if what is None:
         return None
-    labels, head = labels_of(host), listed(_modules(head_of(host)))
-    kept = _modules(name for parent in parents for name in parent.lacks)
+    labels, head = labels_of(host), listed(modules_of(head_of(host)))
+    kept = modules_of(name for parent in parents for name in parent.lacks)
     told = f"{what} with the labels {_shown(labels)}"
     parts = [
         "one score of a text (a reward model)" if len(labels) == 1 else told,
@@ -149,7 +156,7 @@ def head_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> l
                     f"{name}; the rows of its head are put into the host's order."
                 )
             continue
-        lost = _modules(set((parent.original or parent).tensors) - set(parent.tensors))
+        lost = lost_of_head(parent)
         left = f", without {listed(lost)}" if lost else ""
         result = (
             f"only its body is merged{left}, and a merge with it has the head of the host {name}, "
@@ -179,12 +186,6 @@ def padding_notes(host: Checkpoint, evaluator: Evaluator) -> list[str]:
         "finds the end of a text in a batch, so each text is scored alone, which takes longer; "
         "set it there."
     ]
-
-
-def _modules(names: Iterable[str]) -> list[str]:
-    """Return the modules of tensors, without the names inside of a head or of a body."""
-    found = (name.rpartition(".")[0].split(".") for name in sorted(names))
-    return list(dict.fromkeys(".".join(words[:2]) for words in found))
 
 
 def _shown(labels: tuple[str, ...]) -> str:

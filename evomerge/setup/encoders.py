@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.heads import lost_of_head
 from evomerge.models.modules import max_length
 from evomerge.models.safetensors import read_json
 from evomerge.report.words import listed
@@ -71,13 +72,20 @@ def module_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) ->
             f"{names[host.reference]} has none, so the merge is a transformer without pooling; "
             "take another host if it is to encode texts."
         ]
-    lacking = [names[item.reference] for item in others if item.modules is None]
-    if not lacking:
-        return []
-    return [
-        f"{_have(lacking)} no modules.json, so the merge encodes texts with the modules of the "
-        f"host {names[host.reference]}, also where a parent is scored or exported alone."
+    heads = [(names[item.reference], lost_of_head(item)) for item in others]
+    notes = [
+        f"{name} has a head ({listed(lost)}), which a sentence encoder has no place for: only its "
+        "body is merged."
+        for name, lost in heads
+        if lost
     ]
+    lacking = [names[item.reference] for item in others if item.modules is None]
+    if lacking:
+        notes.append(
+            f"{_have(lacking)} no modules.json, so the merge encodes texts with the modules of the "
+            f"host {names[host.reference]}, also where a parent is scored or exported alone."
+        )
+    return notes
 
 
 def differing_modules(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> list[str]:

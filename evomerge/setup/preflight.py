@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.encoder_decoder import is_encoder_decoder, merged_stacks
+from evomerge.models.kinds import kind_of
 from evomerge.optimize import builtin
 from evomerge.report.words import sampling_note, setting_lines, short_names, size_text
 from evomerge.scores import NLL
@@ -62,6 +63,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
             for name, item in checked.merges.items()
         }
         or None,
+        "kinds": {name: kind_of(item) for name, item in checked.checkpoints.items()},
         "host": checked.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
         "layers": len(host.decoder_stack),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 import yaml
+from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from search_run import events_of, kill_when
 
@@ -284,6 +285,32 @@ def test_a_parent_without_modules_takes_those_of_the_host(tmp_path: Path) -> Non
     backwards = write(tmp_path, **changes | {"parents": ["plain", "one"]})
     with pytest.raises(CheckpointError, match=r"has no modules\.json.*space\.host"):
         evomerge.validate(backwards)
+
+
+def test_the_base_of_encoders_may_be_a_chat_model(tmp_path: Path) -> None:
+    tiny.make(tmp_path / "chat", "llama")
+    one = tiny.make_encoder(tmp_path / "one", architecture="llama", dense=0)
+    tiny.make_encoder(tmp_path / "two", architecture="llama", dense=0, seed=2, near=one)
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, STS)))
+    changes = {
+        "base": "chat",
+        "space": {"kind": "parameters", "host": "one", "method": "task_arithmetic", "groups": 1},
+        "objectives": [{"encoder": "sts", "file": "pairs.jsonl"}],
+    }
+    file = write(tmp_path, **changes)
+    run = searched(file, tmp_path / "run", candidates=3)
+    assert all(item.fitness is not None for item in run.history.candidates)
+    out = run.export(tmp_path / "model", 2)
+    names = ("model", "one", "two", "chat")
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in names]
+    assert "lm_head.weight" in weights[3] and not any("lm_head" in name for name in weights[0])
+    key = "layers.1.mlp.up_proj.weight"
+    merged, a, b, base = [w.get(key, w.get(f"model.{key}")).numpy() for w in weights]
+    assert library(out).encode(["w1 w2"]).shape == (1, 16)
+    shares = np.linalg.lstsq(
+        np.stack([(a - base).ravel(), (b - base).ravel()], 1), (merged - base).ravel(), rcond=None
+    )
+    assert shares[0] == pytest.approx([shares[0][0]] * 2, abs=1e-4) and shares[1][0] < 1e-8
 
 
 def test_validate_says_what_an_encoder_is(folder: Path) -> None:

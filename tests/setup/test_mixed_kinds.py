@@ -1,0 +1,125 @@
+"""Parents of different kinds: what is merged of them, or one sentence that says why they cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import transformers
+import yaml
+
+import evomerge
+from evomerge.errors import InputError
+
+TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
+
+OBJECTIVES: dict[str, list[dict[str, Any]]] = {
+    "task": [{"task": "zoo_facts", "metric": "acc"}],
+    "sts": [{"encoder": "sts", "file": "sts.jsonl"}],
+    "labels": [{"classifier": "accuracy", "file": "labels.jsonl"}],
+    "pairwise": [{"classifier": "pairwise", "file": "pairs.jsonl"}],
+    "reward": [{"reward": "judge", "prompts": "prompts.jsonl", "max_gen_toks": 4}],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of each kind, and files of rows."""
+    pytest.importorskip("sentence_transformers")
+    folder = tmp_path_factory.mktemp("kinds")
+    tiny.make(folder / "chat")
+    tiny.make(folder / "t5", "t5")
+    tiny.make(folder / "masked", "bert")
+    tiny.make_encoder(folder / "sentences", dense=0)
+    tiny.make_encoder(folder / "llama-sentences", architecture="llama", dense=0)
+    tiny.make_classifier(folder / "moods")
+    tiny.make_classifier(folder / "words", head="Token")
+    tiny.make_classifier(folder / "llama-moods", "llama")
+    tiny.make_classifier(folder / "judge", "llama", ["score"], template=TEMPLATE)
+    with tiny.quiet():
+        transformers.BertModel(tiny.CONFIGS["bert"]()).save_pretrained(folder / "body")
+    tiny.save_tokenizer(folder / "body")
+    texts = [" ".join(f"w{n % 44}" for n in (i, 3 * i, i // 44)) for i in range(60)]
+    rows: dict[str, list[Any]] = {
+        "sts": [{"sentence1": t, "sentence2": "w1 w2", "score": len(t)} for t in texts],
+        "labels": [{"text": t, "label": ["bad", "good"][n % 2]} for n, t in enumerate(texts)],
+        "pairs": [{"chosen": t, "rejected": "w1"} for t in texts],
+        "prompts": [{"prompt": t} for t in texts],
+    }
+    for name, own in rows.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, own)))
+    return folder
+
+
+def validated(folder: Path, parents: str, objective: str, **changes: Any) -> dict[str, Any]:
+    search = {
+        "parents": parents.split(),
+        "dtype": "float32",
+        "space": {"kind": "parameters", "method": "linear", "knobs": {"weight": [0, 1]}},
+        "objectives": OBJECTIVES[objective],
+        "evaluation": {
+            "include": ["zoo:tasks"],
+            "search": {"documents": 20},
+            "validation": {"documents": 20},
+            "test": {"documents": 10},
+        },
+        "budget": {"candidates": 5},
+    }
+    (folder / "search.yaml").write_text(yaml.safe_dump(search | changes))
+    return evomerge.validate(folder / "search.yaml")
+
+
+MERGED = {
+    ("moods masked", "labels"): "masked does not classify texts (BertForMaskedLM): only its body",
+    ("moods body", "labels"): "body does not classify texts (BertModel): only its body is merged",
+    ("moods sentences", "labels"): "sentences does not classify texts (BertModel): only its body",
+    ("moods words", "labels"): "words does not classify texts (BertForTokenClassification): only",
+    ("judge chat", "pairwise"): "chat does not classify texts (LlamaForCausalLM): only its body",
+    ("judge llama-moods", "pairwise"): "so heads cannot be merged: only its body is merged",
+    ("llama-sentences chat", "sts"): (
+        "chat has a head (lm_head), which a sentence encoder has no place for: only its body"
+    ),
+    ("sentences moods", "sts"): (
+        "moods has a head (classifier), which a sentence encoder has no place for: only its body"
+    ),
+    ("chat llama-sentences", "task"): "so the merge is a transformer without pooling",
+}
+"""Parents and objective -> what a warning says."""
+
+REFUSED = {
+    ("chat sentences", "task"): "their architectures differ (llama and bert)",
+    ("chat t5", "task"): "their architectures differ (llama and t5)",
+    ("moods llama-moods", "labels"): "their architectures differ (bert and llama)",
+    ("chat judge", "task"): (
+        "the host is a LlamaForCausalLM without the head of a LlamaForSequenceClassification; make"
+    ),
+    ("body masked", "sts"): ("the host is a BertModel without the head of a BertForMaskedLM; make"),
+    ("judge chat", "task"): "is no causal language model (config.json: architectures LlamaForSeq",
+    ("judge chat", "reward"): "is no causal language model (config.json: architectures LlamaForSeq",
+    ("masked body", "reward"): "body' is a BertModel without this part of a BertForMaskedLM; make",
+    ("masked", "reward"): "is no causal language model (config.json: architectures BertForMaskedL",
+    ("chat llama-sentences", "sts"): "has no modules.json, so nothing says how the vectors",
+    ("body moods", "labels"): "without the head of a BertForSequenceClassification; make",
+    ("masked", "labels"): "has no head that classifies texts, which classifier labels needs",
+    ("words moods", "labels"): "has no head that classifies texts, which classifier labels needs",
+    ("judge llama-moods", "labels"): "has one output, so it has no labels to choose from",
+    ("llama-moods judge", "pairwise"): "has 2 outputs (bad, good), and `pairwise` compares",
+}
+"""Parents and objective -> what the error says."""
+
+
+@pytest.mark.parametrize("case", MERGED, ids=" ".join)
+def test_what_is_not_merged_is_named(folder: Path, case: tuple[str, str]) -> None:
+    told = validated(folder, *case)["warnings"]
+    assert len([line for line in told if MERGED[case] in line]) == 1, told
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=" ".join)
+def test_what_cannot_be_merged_is_one_sentence(folder: Path, case: tuple[str, str]) -> None:
+    with pytest.raises(InputError) as caught:
+        validated(folder, *case)
+    told = str(caught.value)
+    assert REFUSED[case] in told and told.endswith(".") and "\n" not in told
