@@ -9,13 +9,22 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.fields import Section
-from evomerge.scores import CLASSIFIER_METRICS, ENCODER_METRICS, MODEL, MODEL_METRICS, NLL, REWARD
+from evomerge.scores import (
+    CLASSIFIER_METRICS,
+    ENCODER_METRICS,
+    MAIN,
+    MODEL,
+    MODEL_METRICS,
+    NLL,
+    REWARD,
+)
 
 _METRIC = (
     "a metric of the task, as in lm-eval's results; `nll`: negative log-likelihood of a document's "
     "reference answer, in nats; `tokens`: generated tokens of a document; "
     "with `encoder` spearman or pearson (sts), ndcg@10, recall@10 or mrr@10 (retrieval), accuracy "
     "(classification), of which the first is the default; with `classifier` what that says; "
+    "with `mteb` those of encoders, its main score by default; "
     "with `reward` reward or tokens; without any of them `parameters` or `layers` of the merged "
     "model"
 )
@@ -30,12 +39,18 @@ class MeasuredConfig(Section):
     task: str | None = Field(
         None,
         description="task or group of lm-eval, or an objective function as `module:function`; "
-        "null for a property of the merged model, or with `encoder`, `classifier` or `reward`",
+        "null for a property of the merged model, or with `encoder`, `mteb`, `classifier` or "
+        "`reward`",
     )
     encoder: Literal["sts", "retrieval", "classification"] | None = Field(
         None,
         description="what a sentence encoder is scored on, with rows of a `file`; sts: similarity "
         "of two sentences; retrieval: finding passages; classification: a linear probe",
+    )
+    mteb: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="a task of mteb that a sentence encoder is scored on, of the types STS, "
+        "Retrieval or Classification; `NAME/SUBSET` of one with several subsets",
     )
     classifier: Literal["accuracy", "f1", "pairwise"] | None = Field(
         None,
@@ -69,6 +84,8 @@ class MeasuredConfig(Section):
     @property
     def source(self) -> str:
         """The task; with a file its kind and the file; `model` for a property of the model."""
+        if self.mteb is not None:
+            return f"mteb {self.mteb.replace('/', ' ')}"
         if self.rows_file is not None:
             kind = self.encoder or ("classifier" if self.reward is None else "reward")
             return f"{kind} {PurePath(self.rows_file).stem}"
@@ -81,7 +98,9 @@ class MeasuredConfig(Section):
 
     @property
     def rows(self) -> str | None:
-        """What its rows are: a kind of `encoder`, `labels`, `pairwise`, `prompts`, or None."""
+        """What its rows are: a kind of `encoder`, `labels`, `pairwise`, `prompts`, `mteb`; None."""
+        if self.mteb is not None:
+            return "mteb"
         if self.reward is not None:
             return "prompts"
         if self.classifier is None:
@@ -97,7 +116,7 @@ class MeasuredConfig(Section):
     @property
     def about(self) -> tuple[Any, ...]:
         """All that the scores of a `source` depend on, beside the metric."""
-        return self.rows_file, self.reward, self.generation
+        return self.rows_file, self.mteb, self.reward, self.generation
 
     @model_validator(mode="before")
     @classmethod
@@ -110,6 +129,8 @@ class MeasuredConfig(Section):
                 return {"metric": wanted, **data}
             if data.get("reward") is not None:
                 return {"metric": REWARD, **data}
+            if data.get("mteb") is not None:
+                return {"metric": MAIN, **data}
         return data
 
     @field_validator("encoder", mode="before")
@@ -117,14 +138,19 @@ class MeasuredConfig(Section):
     def _without_mteb(cls, value: Any) -> Any:
         if isinstance(value, str) and value.startswith("mteb:"):
             raise ValueError(
-                f"must be {', '.join(ENCODER_METRICS)} with a `file`, since tasks of mteb are not "
-                "supported; write the task's rows to a file"
+                f"must be {', '.join(ENCODER_METRICS)} with a `file`; a task of mteb has a key of "
+                f"its own: `mteb`: {value.removeprefix('mteb:')}"
             )
         return value
 
     @model_validator(mode="after")
     def _has_a_task(self) -> Self:
-        given = {"encoder": self.encoder, "classifier": self.classifier, "reward": self.reward}
+        given = {
+            "encoder": self.encoder,
+            "mteb": self.mteb,
+            "classifier": self.classifier,
+            "reward": self.reward,
+        }
         own = [(key, kind) for key, kind in given.items() if kind is not None]
         for key, kind in own:
             others = [name for name in ("task", *given) if name != key and getattr(self, name)]
@@ -133,17 +159,18 @@ class MeasuredConfig(Section):
                     f"has the `{others[0]}` {getattr(self, others[0])!r} and the `{key}` {kind}; "
                     "remove one of the two"
                 )
-            needed, other = ("prompts", "file") if key == "reward" else ("file", "prompts")
-            if getattr(self, needed) is None:
+            needed = {"reward": "prompts", "mteb": None}.get(key, "file")
+            if needed is not None and getattr(self, needed) is None:
                 raise ValueError(
                     f"has the `{key}` {kind} without `{needed}`; name a file of rows, one JSON "
                     "object in each line"
                 )
-            if getattr(self, other) is not None:
-                raise ValueError(
-                    f"has the `{key}` {kind} with `{other}`; its rows are in `{needed}`, so "
-                    f"remove `{other}`"
-                )
+            for other in ("file", "prompts"):
+                if other != needed and getattr(self, other) is not None:
+                    raise ValueError(
+                        f"has the `{key}` {kind} with `{other}`, which has no meaning there; "
+                        f"remove `{other}`"
+                    )
             if key == "classifier" and self.metric != kind:
                 raise ValueError(
                     f"has the `classifier` {kind} and the `metric` {self.metric}; remove `metric`"

@@ -280,17 +280,17 @@ class SearchConfig(Section):
 
     @property
     def rows(self) -> dict[str, tuple[str, str]]:
-        """Those of `tasks` whose documents are rows of a file -> what these are, and the file."""
+        """Those of `tasks` whose documents are rows -> what these are; their file, or mteb task."""
         return {
-            item.source: (item.rows, item.rows_file)
+            item.source: (item.rows, file)
             for item in (*self.objectives, *self.constraints)
-            if item.rows is not None and item.rows_file is not None
+            if item.rows is not None and (file := item.mteb or item.rows_file) is not None
         }
 
     @property
     def encoders(self) -> list[str]:
         """Those of `rows` that sentence encoders are scored on."""
-        return [name for name, (kind, _) in self.rows.items() if kind in ENCODER_METRICS]
+        return [name for name, (kind, _) in self.rows.items() if kind in (*ENCODER_METRICS, "mteb")]
 
     @property
     def classifiers(self) -> list[str]:

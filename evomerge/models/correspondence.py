@@ -255,11 +255,11 @@ def _check_tensor(
 ) -> None:
     shape = host.tensors[name].shape
     if own is None:
-        one, other = _classes(host, parent)
+        whole, less = _classes(host, parent)
         advice = _advice(host, parent)
-        if one != other and host.places.get(name) == "head":
+        if whole != less and host.places.get(name) == "head":
             advice = (
-                f"{parent.reference!r} is a {other} without this part of a {one}; make it the host "
+                f"{parent.reference!r} is a {less} without this part of a {whole}; make it the host "
                 "(`space.host`) if the merges are to be without, or leave it out"
             )
         raise CheckpointError(

@@ -12,7 +12,17 @@ from evomerge.config.frozen import Documents
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.scores import MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Constraint, Objective, Split
+from evomerge.scores import (
+    MAIN,
+    MODEL,
+    MODEL_METRICS,
+    NLL,
+    SPLITS,
+    TOKENS,
+    Constraint,
+    Objective,
+    Split,
+)
 from evomerge.setup.rewards import load_rewards
 from evomerge.trust.consent import NOTHING, CodeFile, Permissions, read_code
 from evomerge.trust.modules import files_of_module, is_of_host
@@ -103,6 +113,7 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     from evomerge.evaluation.tasks.files import load_objective
     from evomerge.evaluation.tasks.functions import find, is_function
     from evomerge.evaluation.tasks.harness import Harness
+    from evomerge.evaluation.tasks.mteb_tasks import load_mteb
 
     evaluation = config.evaluation
     if evaluation.backend == "vllm":
@@ -118,6 +129,8 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     def of_rows(source: str, file: str, name: str | None) -> CalledObjective | RewardObjective:
         if source in rewards:
             return rewards[source](file, name)
+        if config.rows[source][0] == "mteb":
+            return load_mteb(file, evaluation.batch_size, name)
         return load_objective(config.rows[source][0], file, evaluation.batch_size, name)
 
     for name, (_, file) in config.rows.items():
@@ -259,7 +272,10 @@ def _metric(
     """Return the full name of a metric, and whether higher values are better."""
     if item.source == MODEL:
         return item.metric, False
-    metric, info = evaluator.info.metric(item.source, item.metric, where)
+    wanted = item.metric
+    if wanted == MAIN and item.mteb is not None:
+        wanted = getattr(evaluator.default.functions[item.source], "main", None) or MAIN
+    metric, info = evaluator.info.metric(item.source, wanted, where)
     for split, tasks in evaluator.by_split.items():
         key = f"evaluation.{split}.tasks"
         other, other_info = tasks.info.metric(item.source, metric, key)

@@ -1,4 +1,4 @@
-"""What `validate`, `list parents` and model cards say that a model is for, of each kind of model."""
+"""What `validate`, `list parents` and model cards say that each kind of model is for."""
 
 from __future__ import annotations
 

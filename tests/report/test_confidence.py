@@ -244,7 +244,8 @@ def test_small_numbers_keep_their_digits():
     """A log-probability was `-0.0 [-0.0, -0.0]`."""
     found = Interval(-0.00031, -0.00042, -0.0002)
     assert found.texts(1.0) == ("-0.000310", "[-0.000420, -0.000200]")
-    assert Interval(-0.04, -1.24, 1.1).texts(1.0) == ("0.0", "[-1.2, 1.1]")
+    assert Interval(-0.04, -1.24, 1.1).texts(1.0) == ("-0.04", "[-1.24, 1.10]")
+    assert Interval(-0.04, -12.4, 1.1).texts(1.0) == ("0.0", "[-12.4, 1.1]")
 
 
 @pytest.mark.parametrize("largest", [None, 16.0])

@@ -207,7 +207,7 @@ EQUAL = scores(answers(200, 400), (9, 11) * 200)
         (BETTER, True, ["Yes: the front has 1 merge, of which 1 beats every parent"]),
         (BETTER, True, ["worse by its margin: exact_match 1 point, tokens 5 %"]),
         (SHORTER, False, ["A trade-off", "none is shown to beat every parent"]),
-        (SHORTER, False, ["it has tokens -1.0 [-1.0, -1.0], for exact_match -1.0 points [-2."]),
+        (SHORTER, False, ["it has tokens -1.00 [-1.02, -0.96], for exact_match -1.0 points [-2."]),
         (EQUAL, False, ["No evidence of improvement", "none is better than each parent"]),
     ],
 )

@@ -337,7 +337,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "mteb": (
         {"objectives": [{"encoder": "mteb:STS12"}]},
-        "must be sts, retrieval, classification with a `file`, since tasks of mteb",
+        "with a `file`; a task of mteb has a key of its own: `mteb`: STS12",
     ),
     "another kind": ({"objectives": [{"encoder": "st", "file": "x"}]}, "Did you mean 'sts'?"),
     "a metric": (

@@ -15,8 +15,8 @@ import torch
 import transformers
 import yaml
 from safetensors.torch import load_file
-from search_run import evomerge as evomerge_command
 from search_run import events_of, kill_when
+from search_run import evomerge as evomerge_command
 
 import evomerge
 from evomerge.errors import ConfigError, InputError
@@ -221,7 +221,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a column": ({"prompts": "wrong.jsonl"}, "no `prompt` and no `messages`; a row of prompts is"),
     "both columns": ({"prompts": "both.jsonl"}, "both a `prompt` and `messages`; a row of"),
     "no prompts": ({"prompts": None}, "has the `reward` judge without `prompts`; name a file"),
-    "a file too": ({"file": "texts.jsonl"}, "has the `reward` judge with `file`; its rows are in"),
+    "a file too": (
+        {"file": "texts.jsonl"},
+        "has the `reward` judge with `file`, which has no meaning there",
+    ),
     "a task too": ({"task": "x"}, "has the `task` 'x' and the `reward` judge; remove one"),
     "no reward": (
         {"reward": None, "task": "x", "metric": "acc"},

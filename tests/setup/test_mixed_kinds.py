@@ -96,7 +96,10 @@ REFUSED = {
     ("chat judge", "task"): (
         "the host is a LlamaForCausalLM without the head of a LlamaForSequenceClassification; make"
     ),
-    ("body masked", "sts"): ("the host is a BertModel without the head of a BertForMaskedLM; make"),
+    (
+        "body masked",
+        "sts",
+    ): "is a BertForMaskedLM without this part of a BertModel; make it",
     ("judge chat", "task"): "is no causal language model (config.json: architectures LlamaForSeq",
     ("judge chat", "reward"): "is no causal language model (config.json: architectures LlamaForSeq",
     ("masked body", "reward"): "body' is a BertModel without this part of a BertForMaskedLM; make",

@@ -33,6 +33,8 @@ from evomerge.scores import ENCODER_METRICS
 Encode: TypeAlias = Callable[[Sequence[str], Role], Tensor]
 """Returns the embeddings of texts, one in each row."""
 
+Floats: TypeAlias = NDArray[np.float64]
+
 Similarity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Returns how similar each row of one matrix is to each row of another."""
 
@@ -46,20 +48,24 @@ _SIMILARITIES: Mapping[str, Similarity] = {
 
 _EXACT = "donot_use_mm_for_euclid_dist"
 _FIRST = 10  # passages that the metrics of retrieval look at
-_ITERATIONS = 1000  # of a linear probe, at most
 _SCALE = 20.0  # of similarities from -1 to 1 in a loss, as in sentence-transformers
 
 _VALUES = Values(ConfigError)
 
 
 class EncoderObjective(CalledObjective):
-    """A kind of objective of sentence encoders."""
+    """A kind of objective of sentence encoders.
+
+    Attributes:
+        main: the metric that is meant if none is named; None: one must be named.
+    """
 
     model = "encoder"
+    main: str | None = None
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         super().__init__(name, rows, digest, ENCODER_METRICS[self.kind])
-        self._encoder = TextEncoder(batch_size)
+        self._encoder, self.main = TextEncoder(batch_size), ENCODER_METRICS[self.kind][0]
 
     def __call__(
         self, model: Any, tokenizer: Any, documents: Sequence[int]
@@ -145,10 +151,10 @@ class Sts(EncoderObjective):
         return float(one @ other) / size if size else float("nan")
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _ranks(values: Floats) -> Floats:
     """Return the ranks of numbers from 1 on; equal ones have the mean of theirs."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    means: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
+    means: Floats = np.cumsum(counts) - (counts - 1) / 2
     return means[places]
 
 
@@ -213,6 +219,8 @@ class Classification(EncoderObjective):
     kind, needed = "classification", ("text", "label")
     row_text = '{"text": "...", "label": "...", "train": true}, the last where the probe learns'
     compared = ("text",)
+    iterations = 1000
+    """Of the probe, at most."""
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         self._train = [row for row in rows if row["train"]]
@@ -238,17 +246,22 @@ class Classification(EncoderObjective):
     def _measured(
         self, rows: Sequence[Row], encode: Encode, similarity: Similarity
     ) -> dict[str, tuple[Any, ...]]:
-        from sklearn.linear_model import LogisticRegression
-
         every = [*self._train, *rows]
-        embeddings, known = encode([row["text"] for row in every], "text"), len(self._train)
-        probe = LogisticRegression(max_iter=_ITERATIONS)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it may not have converged
-            probe.fit(embeddings[:known].numpy(), [row["label"] for row in self._train])
-        answers = probe.predict(embeddings[known:].numpy())
+        embeddings, known = encode([row["text"] for row in every], "text").numpy(), len(self._train)
+        labels = [row["label"] for row in self._train]
+        answers = self._found(embeddings[:known], labels, embeddings[known:])
         right = (float(a == row["label"]) for a, row in zip(answers, rows, strict=True))
         return {"accuracy": tuple(right)}
+
+    def _found(self, train: Floats, labels: Sequence[str], test: Floats) -> list[str]:
+        """Return the labels that a probe finds for embeddings, which learns from others."""
+        from sklearn.linear_model import LogisticRegression
+
+        probe = LogisticRegression(max_iter=self.iterations)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it may not have converged
+            probe.fit(train, labels)
+        return [str(label) for label in probe.predict(test)]
 
     def _loss(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Tensor:
         embeddings = encode([row["text"] for row in rows], "text")
