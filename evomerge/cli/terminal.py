@@ -144,7 +144,7 @@ def example_lines(item: Example) -> list[str]:
         f"  prompt: {item.prompt!r}",
         f"  answer: {item.answer!r}",
         *parsed,
-        f"  target: {item.target!r}",
+        *([f"  target: {item.target!r}"] if item.target else []),
     ]
 
 

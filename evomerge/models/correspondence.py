@@ -259,8 +259,8 @@ def _check_tensor(
         advice = _advice(host, parent)
         if whole != less and host.places.get(name) == "head":
             advice = (
-                f"{parent.reference!r} is a {less} without this part of a {whole}; make it the host "
-                "(`space.host`) if the merges are to be without, or leave it out"
+                f"{parent.reference!r} is a {less} without this part of a {whole}; make it the "
+                "host (`space.host`) if the merges are to be without, or leave it out"
             )
         raise CheckpointError(
             f"Parents do not fit: tensor {name!r} {list(shape)} of {host.reference!r} has no "

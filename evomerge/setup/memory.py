@@ -192,13 +192,15 @@ def check_fit(checked: CheckedSearch) -> None:
     fixes += ["lower `executor.workers`"] if workers_of(config).count > 1 else []
     fix = " or ".join([*fixes, "take smaller parents"])
     weights, is_vllm = needs.accelerator.get("weights", 0.0), config.evaluation.backend == "vllm"
+    judges = needs.accelerator.get("reward models", 0.0)
     most = _MOST * (1 - ENGINE_SHARE if is_vllm else 1) * (room.accelerator or math.inf)
-    if weights > most and config.evaluation.device_map is None:
+    if weights + judges > most and config.evaluation.device_map is None:
         raise ConfigError(
             f"`evaluation.device_map` is null, but the merged weights, {size_text(weights)} in "
             f"{config.dtype}, do not fit on an accelerator of {size_text(room.accelerator or 0)}"
-            f"{' beside a vLLM engine' if is_vllm else ''}; set it to 'auto' to divide the model "
-            f"over several, or {fix}."
+            f"{' beside a vLLM engine' if is_vllm else ''}"
+            f"{f' beside reward models of {size_text(judges)}' if judges else ''}; set it to "
+            f"'auto' to divide the model over several, or {fix}."
         )
     must = {name: size for name, size in needs.machine.items() if name != "prepared merges"}
     if room.total is not None and sum(must.values()) > room.total + psutil.swap_memory().total:

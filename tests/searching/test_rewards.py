@@ -19,8 +19,10 @@ from search_run import events_of, kill_when
 from search_run import evomerge as evomerge_command
 
 import evomerge
+from evomerge.config.schema import load
 from evomerge.errors import ConfigError, InputError
 from evomerge.report.words import size_text
+from evomerge.setup.runs import prepare
 
 TEMPLATE = (
     "{% for m in messages %}{{ 'w1' if m.role == 'user' else 'w2' }} {{ m.content }} "
@@ -116,11 +118,14 @@ def test_four_workers_give_the_same_bits(
 @torch.no_grad()
 def by_library(model_folder: Path, judge_folder: Path, rows: list[dict[str, Any]]) -> list[float]:
     """Return the rewards of rows, one by one, with transformers only."""
-    load: Any = transformers.AutoModelForCausalLM.from_pretrained
-    model, tokenizer = load(model_folder), transformers.AutoTokenizer.from_pretrained(model_folder)
-    load = transformers.AutoModelForSequenceClassification.from_pretrained
+    model_of: Any = transformers.AutoModelForCausalLM.from_pretrained
+    model, tokenizer = (
+        model_of(model_folder),
+        transformers.AutoTokenizer.from_pretrained(model_folder),
+    )
+    model_of = transformers.AutoModelForSequenceClassification.from_pretrained
     judge, its_tokenizer = (
-        load(judge_folder),
+        model_of(judge_folder),
         transformers.AutoTokenizer.from_pretrained(judge_folder),
     )
     found = []
@@ -204,6 +209,14 @@ def test_a_reward_model_without_a_template_reads_pairs_and_tokens_can_be_bounded
     assert 0 < scores.aggregates["reward texts/tokens"] <= 5
     shown = evomerge_command("evaluate", folder / "one", "--config", file, "--show", 2).stdout
     assert shown.count("reward texts") >= 3 and shown.count("answer: ") == 2
+    assert "target" not in shown  # there is none
+
+
+def test_a_reward_model_must_fit_beside_the_weights(folder: Path) -> None:
+    config = load(folder / "search.yaml")
+    with pytest.raises(ConfigError, match=r"of 50 kB beside reward models of 26.6 kB; set it to"):
+        prepare(config, folder, gpu_memory=50_000)
+    prepare(config, folder, gpu_memory=80_000)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
