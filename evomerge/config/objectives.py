@@ -161,9 +161,10 @@ class MeasuredConfig(Section):
                 )
             needed = {"reward": "prompts", "mteb": None}.get(key, "file")
             if needed is not None and getattr(self, needed) is None:
+                what = "a `file`" if needed == "file" else f"`{needed}`"
                 raise ValueError(
-                    f"has the `{key}` {kind} without `{needed}`; name a file of rows, one JSON "
-                    "object in each line"
+                    f"has the `{key}` {kind} without {what}; name a file of rows, one JSON object "
+                    "in each line"
                 )
             for other in ("file", "prompts"):
                 if other != needed and getattr(self, other) is not None:

@@ -255,13 +255,7 @@ def _check_tensor(
 ) -> None:
     shape = host.tensors[name].shape
     if own is None:
-        whole, less = _classes(host, parent)
-        advice = _advice(host, parent)
-        if whole != less and host.places.get(name) == "head":
-            advice = (
-                f"{parent.reference!r} is a {less} without this part of a {whole}; make it the "
-                "host (`space.host`) if the merges are to be without, or leave it out"
-            )
+        advice = _advice(host, parent, of_head=host.places.get(name) == "head")
         raise CheckpointError(
             f"Parents do not fit: tensor {name!r} {list(shape)} of {host.reference!r} has no "
             f"counterpart in {parent.reference!r}; {advice}."
@@ -283,31 +277,36 @@ def _check_tensor(
     )
 
 
-def _advice(host: Checkpoint, parent: Checkpoint) -> str:
+def _advice(host: Checkpoint, parent: Checkpoint, *, of_head: bool = False) -> str:
+    """Return why two models do not fit, and what to do, as far as their configs tell.
+
+    Args:
+        of_head: whether it is a tensor of a head that one of them has not.
+    """
     kinds = [item.text_config.get("model_type") for item in (host, parent)]
     if kinds[0] != kinds[1]:
         return f"their architectures differ ({kinds[0]} and {kinds[1]})"
-    return "all parents must have the same architecture and size"
-
-
-def _classes(host: Checkpoint, parent: Checkpoint) -> tuple[str, str]:
-    """Return the classes of host and parent; equal ones if their architectures differ anyway."""
-    if len({item.text_config.get("model_type") for item in (host, parent)}) > 1:
-        return "", ""
-    one, other = ((item.config.get("architectures") or ["?"])[0] for item in (host, parent))
-    return one, other
+    one, other = (str((c.config.get("architectures") or ["?"])[0]) for c in (host, parent))
+    if not of_head or one == other:
+        return "all parents must have the same architecture and size"
+    name = repr(parent.reference)
+    if one.endswith("Model") or other.endswith("Classification"):
+        return (
+            f"the host is a {one} without the head of a {other}; make {name} the host "
+            "(`space.host`) if the merges are to have this head, or leave it out"
+        )
+    if other.endswith("Model"):
+        return (
+            f"{name} is a {other} without the head of a {one}; make it the host (`space.host`) if "
+            "the merges are to have none, or leave it out"
+        )
+    return f"the host is a {one} and {name} a {other}, whose heads differ; leave one of them out"
 
 
 def _surplus(host: Checkpoint, parent: Checkpoint, name: str) -> CheckpointError:
     """Return the error for a tensor that only the parent has."""
     shape: Sequence[int] = parent.tensors[name].shape
-    one, other = _classes(host, parent)
-    advice = _advice(host, parent)
-    if one != other and parent.places.get(name) == "head":
-        advice = (
-            f"the host is a {one} without the head of a {other}; make {parent.reference!r} the "
-            "host (`space.host`) if the merges are to have this head, or leave it out"
-        )
+    advice = _advice(host, parent, of_head=parent.places.get(name) == "head")
     return CheckpointError(
         f"Parents do not fit: tensor {name!r} {list(shape)} of {parent.reference!r} has no "
         f"counterpart in the host {host.reference!r}; {advice}."

@@ -99,10 +99,13 @@ REFUSED = {
     (
         "body masked",
         "sts",
-    ): "is a BertForMaskedLM without this part of a BertModel; make it",
+    ): "the host is a BertModel without the head of a BertForMaskedLM; make",
     ("judge chat", "task"): "is no causal language model (config.json: architectures LlamaForSeq",
     ("judge chat", "reward"): "is no causal language model (config.json: architectures LlamaForSeq",
-    ("masked body", "reward"): "body' is a BertModel without this part of a BertForMaskedLM; make",
+    (
+        "masked body",
+        "reward",
+    ): "body' is a BertModel without the head of a BertForMaskedLM; make it",
     ("masked", "reward"): "is no causal language model (config.json: architectures BertForMaskedL",
     ("chat llama-sentences", "sts"): "has no modules.json, so nothing says how the vectors",
     ("body moods", "labels"): "without the head of a BertForSequenceClassification; make",

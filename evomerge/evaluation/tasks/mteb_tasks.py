@@ -110,8 +110,11 @@ def load_mteb(task: str, batch_size: BatchSize, name: str | None) -> EncoderObje
             f"objectives: {task!r} has to name a subset of mteb's {wanted}, as "
             f"{wanted}/{subsets[0]}; it has {', '.join(subsets)}."
         )
+    chosen, is_multilingual = subset or subsets[0], found.metadata.is_multilingual
     try:
         with quiet(bars=True):
+            if is_multilingual:  # the other subsets are not fetched
+                found = mteb.get_task(wanted, hf_subsets=[chosen])
             found.load_data()
             if kind == "Retrieval":  # older tasks fill other attributes
                 found.convert_v1_dataset_format_to_v2(num_proc=None)
@@ -120,12 +123,7 @@ def load_mteb(task: str, batch_size: BatchSize, name: str | None) -> EncoderObje
             f"objectives: mteb cannot load the data of {wanted!r} ({one_line(error).rstrip('.')}); "
             "check the connection, or load it once where there is one."
         ) from error
-    data = found.dataset
-    data = (
-        data[subset or subsets[0]]
-        if found.metadata.is_multilingual or kind == "Retrieval"
-        else data
-    )
+    data = found.dataset[chosen] if is_multilingual or kind == "Retrieval" else found.dataset
     split = "test" if "test" in found.eval_splits else found.eval_splits[0]
     make = {"STS": _sts, "Retrieval": _retrieval, "Classification": _classification}[kind]
     made = make(found, data, split, batch_size, name or f"mteb {task.replace('/', ' ')}")
