@@ -53,9 +53,9 @@ def check_causal(checkpoint: Checkpoint) -> None:
     elif not has_lm_head(checkpoint):
         raise CheckpointError(
             f"Parent {checkpoint.reference!r} is no causal language model (config.json: "
-            f"architectures {', '.join(_classes(checkpoint))}), and lm-eval's tasks are scored on models that "
-            "write texts; use a model whose architecture ends in ForCausalLM, or an objective "
-            "function."
+            f"architectures {', '.join(_classes(checkpoint))}), and lm-eval's tasks are scored on "
+            "models that write texts; use a model whose architecture ends in ForCausalLM, or an "
+            "objective function."
         )
 
 
