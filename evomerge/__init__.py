@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from evomerge.api.compare import compare
     from evomerge.api.models import evaluate, extract, merge, merge_adapter
     from evomerge.api.run import (
         Run,
@@ -38,6 +39,7 @@ _PLACES = {
     "Recipe": "evomerge.recipe",
     "Run": "evomerge.api.run",
     "Source": "evomerge.recipe",
+    "compare": "evomerge.api.compare",
     "evaluate": "evomerge.api.models",
     "extract": "evomerge.api.models",
     "merge": "evomerge.api.models",
@@ -60,6 +62,7 @@ __all__ = [
     "Run",
     "Source",
     "__version__",
+    "compare",
     "evaluate",
     "extract",
     "merge",

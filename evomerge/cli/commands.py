@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli import answers, catalogue, files, models, runs
+from evomerge.cli import answers, catalogue, files, models, parents, runs
 
 app = typer.Typer(
     name="evomerge",
@@ -40,8 +40,8 @@ def options(
 
 
 for command in (
-    *(files.init, files.validate, runs.search, runs.resume, runs.stop, answers.status),
-    answers.results,
+    *(files.init, files.validate, parents.compare, runs.search, runs.resume, runs.stop),
+    *(answers.status, answers.results),
     *(models.export, models.evaluate, models.merge, models.extract),
     *(answers.report, answers.dashboard),
     *(models.push, files.convert, files.schema),

@@ -14,14 +14,17 @@ from evomerge.cli.options import (
     AllowBenchmarksOption,
     AllowCodeOption,
     AllowPickleOption,
+    CompareOption,
     FileArgument,
     JsonOption,
     SetOption,
     TrustCodeOption,
     permissions,
 )
+from evomerge.cli.parents import print_comparison
 
 if TYPE_CHECKING:
+    from evomerge.report.parents.comparison import ParentComparison
     from evomerge.setup.checked import CheckedSearch
     from evomerge.setup.estimate import Estimate
 
@@ -54,6 +57,7 @@ def validate(
         str | None,
         typer.Option(metavar="SIZE", help="plan for a machine with such a GPU, e.g. 24GB"),
     ] = None,
+    compare: CompareOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
@@ -75,12 +79,14 @@ def validate(
         config = parse(data, str(file))
         searches = [prepare(config, file.parent, allowed, gpu_memory=planned)]
     notes = [warnings(checked, allow_benchmarks) for checked in searches]
+    parents = [_compared(checked) if compare else None for checked in searches]
     if as_json:
         costs = [_cost(checked) if time else None for checked in searches]
         answers = [
             {**summary(checked), "genes": gene_list(checked), "warnings": own}
             | ({} if cost is None else {"time": cost.to_dict()})
-            for checked, own, cost in zip(searches, notes, costs, strict=True)
+            | ({} if compared is None else {"compared": compared.to_dict()})
+            for checked, own, cost, compared in zip(searches, notes, costs, parents, strict=True)
         ]
         terminal.print_json({"valid": True, **({"stages": answers} if staged else answers[0])})
         return
@@ -89,6 +95,8 @@ def validate(
         terminal.print_values({**place, **terminal.spoken(summary(checked))})
         if rows := gene_rows(checked):
             terminal.print_table(HEADERS, rows)
+        if (compared := parents[number - 1]) is not None:
+            print_comparison(compared)
         if not time:
             continue
         if (cost := _cost(checked)) is not None:
@@ -97,6 +105,18 @@ def validate(
             terminal.say(f"stage {number} is not estimated: its parents do not exist yet")
     terminal.warn(note for own in notes for note in own)
     terminal.say(f"{file} is valid" + (f": {len(searches)} stages" if staged else ""))
+
+
+def _compared(checked: CheckedSearch) -> ParentComparison | None:
+    """Return a comparison of the parents; None if one is not there yet."""
+    from evomerge.api.compare import compare_checked
+    from evomerge.setup import stages
+    from evomerge.setup.runs import with_merges_built
+
+    if stages.needs_winner(checked):
+        return None
+    with with_merges_built(checked) as built:
+        return compare_checked(built)
 
 
 def _cost(checked: CheckedSearch) -> Estimate | None:

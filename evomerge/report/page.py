@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-
-from evomerge.errors import not_written, without_controls
 from evomerge.report.documents import answers
-from evomerge.report.figures import PALETTE, inline_svg
+from evomerge.report.figures import inline_svg
 from evomerge.report.fronts import fallen
+from evomerge.report.html import render, write_html
+from evomerge.report.parents.comparison import ParentComparison
+from evomerge.report.parents.page import comparison_svg
 from evomerge.report.progress import progress
 from evomerge.report.recipe_picture import path_text
 from evomerge.report.reproduce import lm_eval_command
@@ -32,28 +30,24 @@ from evomerge.report.words import (
     short_names,
     size_text,
 )
-from evomerge.run.atomic import check_output, replace_text
+from evomerge.run.atomic import check_output
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.scores import SPLITS, Failure, Split
 
 _MOST_REASONS = 10
 
 
-def write_page(run: RunFolder, target: Path) -> None:
+def write_page(run: RunFolder, target: Path, compared: ParentComparison | None = None) -> None:
     """Write the report of a run to a file.
 
     The file appears complete or not at all. InputError: it cannot be written.
     """
     check_output(target)
-    content = page(run)
-    try:
-        replace_text(target, content)
-    except OSError as error:
-        raise not_written(f"--out {target}", error, "give another file") from error
+    write_html(page(run, compared), target, "--out")
 
 
-def page(run: RunFolder) -> str:
-    """Return the page of a run as HTML."""
+def page(run: RunFolder, compared: ParentComparison | None = None) -> str:
+    """Return the page of a run as HTML, with a comparison of its parents if there is one."""
     view = View.of(run)
     table, frozen, history = view.table, view.frozen, view.history
 
@@ -71,10 +65,12 @@ def page(run: RunFolder) -> str:
     if view.recipe is not None and view.config.space.kind != "parameters":
         path = path_text(view.recipe, view.names)
     text = (run.path / CONFIG).read_text(encoding="utf-8")
-    return _template().render(
+    return render(
+        "page",
         view=view,
         svg=svg,
-        palette=PALETTE,
+        compared=compared,
+        depth=None if compared is None else comparison_svg(compared),
         progress=progress(run),
         tables=table.tables() if table.rows and table.columns else [],
         marked=marked,
@@ -97,25 +93,6 @@ def page(run: RunFolder) -> str:
             candidate_rows(history, view.ranking.objectives), view.ranking.objectives
         ),
     )
-
-
-@cache
-def _template() -> Template:
-    """Return the template of the page: texts of a run are escaped, and lose control characters."""
-
-    def shown(value: Any) -> Any:
-        return value if hasattr(value, "__html__") else without_controls(str(value))
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("page.html.jinja")
 
 
 def _finding(view: View) -> list[str]:

@@ -227,8 +227,8 @@ def check_run_folder(path: Path) -> None:
         )
 
 
-def check_output(path: Path) -> None:
-    """Raise an InputError if the file of the option `--out` cannot be written."""
+def check_output(path: Path, option: str = "--out") -> None:
+    """Raise an InputError if the file of an option cannot be written."""
     # Path's own tests raise if a folder may not be entered.
     reason = None
     if os.path.isdir(path):  # noqa: PTH112
@@ -239,4 +239,4 @@ def check_output(path: Path) -> None:
         if reason is None and not parent.exists():
             reason = f"there is no folder {parent}"
     if reason is not None:
-        raise InputError(f"--out {path} cannot be written: {reason}; give another file.")
+        raise InputError(f"{option} {path} cannot be written: {reason}; give another file.")

@@ -383,6 +383,11 @@ def test_an_ordinary_merge_of_files_needs_no_torch(tmp_path):
     assert (tmp_path / "out" / "README.md").is_file()
 
 
+def test_parents_are_compared_without_torch():
+    arguments = ["compare", "zoo:language", "zoo:maths", "--base", "zoo:base"]
+    assert not imported([arguments], (*HEAVY, "matplotlib", "huggingface_hub.hf_api"))
+
+
 def test_the_version_is_that_of_the_installed_package(capsys):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out == f"evomerge {version('evomerge')}\n"

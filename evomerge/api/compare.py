@@ -1,0 +1,82 @@
+"""Comparing the weights of parents, before they are merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge.errors import InputError
+
+if TYPE_CHECKING:
+    from evomerge.models.checkpoint import Checkpoint
+    from evomerge.report.parents.comparison import ParentComparison
+    from evomerge.setup.checked import CheckedSearch
+
+
+def compare(
+    parents: Sequence[str | PathLike[str]],
+    base: str | PathLike[str] | None = None,
+    *,
+    allow_pickle: bool = False,
+) -> ParentComparison:
+    """Compare the weights, tokenizers and chat templates of parents.
+
+    All weights are read once, and none are kept; no model is loaded.
+
+    Args:
+        parents: as in a search file: a folder, a Hub id, `zoo:NAME`, `run:DIR`, each with
+            `+ADAPTER` or not. With a base, also the folder of an adapter (LoRA) of this base.
+        base: what the parents were trained from. Without it, distances between parents are known,
+            and no task vectors.
+        allow_pickle: accept parents with pickled weights.
+
+    Returns:
+        the comparison; `to_dict()` is what `evomerge compare --json` prints.
+
+    Raises:
+        InputError: a model is missing or damaged, or their tensors do not fit.
+    """
+    from evomerge.report.parents.comparison import compare_parents
+    from evomerge.report.words import short_names
+    from evomerge.setup.parents import fitting
+    from evomerge.setup.runs import open_model
+
+    own = None if base is None else fspath(base)
+    given = [_on_base(fspath(parent), own) for parent in parents]
+    if twice := next((item for item in given if given.count(item) > 1), None):
+        raise InputError(f"The parent {twice!r} is given twice; give each parent once.")
+    names = [*([] if own is None else [own]), *given]
+    if not given or len(set(names)) < 2:
+        raise InputError(
+            f"There is one model only ({', '.join(dict.fromkeys(names))}), and nothing to compare "
+            "it with; give another parent, or --base."
+        )
+    opened = {
+        name: open_model(name, Path.cwd(), allow_pickle=allow_pickle)
+        for name in dict.fromkeys(names)
+    }
+    models = fitting(opened, names[0], vocabularies=False)
+    first = None if own is None else models[own]
+    return compare_parents(first, [models[name] for name in given], short_names(names))
+
+
+def compare_checked(checked: CheckedSearch) -> ParentComparison:
+    """Compare the parents of a checked search with its base."""
+    from evomerge.report.parents.comparison import compare_parents
+    from evomerge.report.words import short_names
+
+    models, base = checked.checkpoints, checked.config.base
+    parents: Iterable[Checkpoint] = (models[name] for name in checked.config.parents)
+    others = [item for item in parents if item.reference != base]
+    return compare_parents(models[base] if base else None, others, short_names(models))
+
+
+def _on_base(parent: str, base: str | None) -> str:
+    """Return a parent's reference; of an adapter's folder, that of the base with it."""
+    folder = Path(parent)
+    is_adapter = (folder / "adapter_config.json").is_file() and not (
+        folder / "config.json"
+    ).is_file()
+    return f"{base}+{parent}" if is_adapter and base is not None else parent

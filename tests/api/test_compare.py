@@ -1,0 +1,146 @@
+"""`evomerge compare` and `evomerge.compare`: what they read, what they say, and bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import pytest
+import tiny
+import torch
+from known_parents import OTHER, copy_of
+from search_run import evomerge, evomerge_json, write_search
+
+import evomerge as api
+from evomerge import zoo
+from evomerge.errors import InputError
+
+EXPERTS = ["zoo:language", "zoo:maths", "zoo:facts"]
+
+
+@pytest.fixture(scope="module")
+def compared():
+    return api.compare(EXPERTS, "zoo:base")
+
+
+def test_the_command_prints_what_python_returns(compared):
+    found = evomerge_json("compare", *EXPERTS, "--base", "zoo:base")
+    assert found == json.loads(json.dumps(compared.to_dict()))
+    assert [item["parent"] for item in found["parents"]] == EXPERTS and len(found["pairs"]) == 3
+    first = found["parents"][0]
+    assert first["components"]["embeddings"] > 0 == found["parents"][1]["components"]["embeddings"]
+    assert len(first["layers"]) == 6 and 0 < first["change"] < 1 and first["changed"] == 1
+
+
+def test_the_tables_have_a_row_for_each_parent_and_each_pair():
+    lines = evomerge("compare", *EXPERTS, "--base", "zoo:base").stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [
+        *("parent", *EXPERTS),
+        *("parents", "zoo:language - zoo:maths"),
+        *("zoo:language - zoo:facts", "zoo:maths - zoo:facts"),
+    ]
+
+
+def test_without_a_base_it_says_what_it_cannot_know():
+    found = api.compare(EXPERTS[:2])
+    assert found.base is None and "--base" in found.notes[-1]
+    (pair,) = found.to_dict()["pairs"]
+    assert 0 < pair["distance"] < 1 and 0 < pair["cosine"] < 1 and "conflicts" not in pair
+    assert list(found.tables) == ["distance of weights in %, and their cosine"]
+
+
+def test_tokens_and_templates_that_differ_are_named(tmp_path):
+    other = copy_of("maths", tmp_path / "other", template=OTHER)
+    file = other / "tokenizer.json"
+    data = json.loads(file.read_text())
+    vocabulary = data["model"]["vocab"]
+    vocabulary["tim"] = vocabulary.pop("tom")
+    vocabulary["max"], vocabulary["eva"] = vocabulary["eva"], vocabulary["max"]
+    file.write_text(json.dumps(data))
+    notes = api.compare(["zoo:language", other], "zoo:base").texts
+    assert notes == [
+        "Tokens of other: 1 that zoo:base lacks (tim), 1 fewer, 2 with another id.",
+        "Chat templates differ: other; none in zoo:base, zoo:language.",
+    ]
+
+
+def test_the_folder_of_an_adapter_is_a_parent_with_the_base(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    base = tiny.make(tmp_path / "base")
+    model = get_peft_model(tiny.load(base), LoraConfig(r=2, target_modules=["q_proj"]))
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if "lora_B" in name:
+                tensor.normal_()
+    model.save_pretrained(tmp_path / "adapter")
+    merged = tmp_path / "merged"
+    model.merge_and_unload().save_pretrained(merged)
+    tiny.save_tokenizer(merged)
+    found = api.compare([tmp_path / "adapter", merged], base).to_dict()
+    adapter, whole = found["parents"]
+    assert adapter["components"]["mlp"] == 0 < adapter["components"]["attention"]
+    assert math.isclose(adapter["change"], whole["change"], rel_tol=1e-4)
+    assert math.isclose(found["pairs"][0]["cosine"], 1, abs_tol=1e-4)
+
+
+def test_the_page_has_the_tables_and_the_picture(compared, tmp_path):
+    page = tmp_path / "page.html"
+    done = evomerge("compare", *EXPERTS, "--base", "zoo:base", "--html", page)
+    assert "wrote" in done.stderr
+    text = page.read_text()
+    assert text.count("<svg") == 1 and "zoo:maths - zoo:facts" in text
+    for _, (heads, rows) in compared.tables.items():
+        assert all(f">{cell}<" in text for row in [heads, *rows] for cell in row)
+
+
+def test_validate_and_the_report_show_it_where_they_are_asked_to(tmp_path):
+    file = write_search(tmp_path, budget={"candidates": 4})
+    found = evomerge_json("validate", file, "--compare")["compared"]
+    assert found == api.compare(["zoo:language", "zoo:maths"], "zoo:base").to_dict()
+    assert "sign conflicts" in evomerge("validate", file, "--compare").stdout
+    evomerge("search", file, "--run", tmp_path / "run")
+    for options in ([], ["--compare"]):
+        evomerge("report", tmp_path / "run", "--out", tmp_path / "r.html", *options)
+        assert ("sign conflicts" in (tmp_path / "r.html").read_text()) == bool(options)
+
+
+def broken(folder, value):
+    def change(tensors):
+        tensors["model.norm.weight"][0] = value
+
+    tiny.rewrite(folder, change)
+
+
+def test_bad_input_gets_one_sentence(tmp_path):
+    (tmp_path / "empty").mkdir()
+    nan = copy_of("maths", tmp_path / "nan")
+    broken(nan, math.nan)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    other = tiny.make(tmp_path / "other")
+    cut = shutil.copytree(zoo.path("maths"), tmp_path / "cut")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    cases = [
+        (["zoo:maths"], None, ["one model only", "--base"]),
+        (["zoo:base"], "zoo:base", ["one model only"]),
+        (["zoo:maths", "zoo:maths"], None, ["twice"]),
+        (["zoo:mathz", "zoo:facts"], None, ["Did you mean 'zoo:maths'"]),
+        ([tmp_path / "empty", "zoo:facts"], None, ["config.json"]),
+        ([nan, "zoo:facts"], "zoo:base", ["nan", "not finite"]),
+        (["zoo:facts", nan], None, ["nan", "not finite"]),
+        ([adapter, "zoo:facts"], None, ["adapter", "name it behind the model"]),
+        ([other, "zoo:facts"], "zoo:base", ["do not fit", "lm_head.weight"]),
+        ([cut, "zoo:facts"], None, ["download it again"]),
+    ]
+    for parents, base, words in cases:
+        with pytest.raises(InputError) as caught:
+            api.compare(parents, base)
+        message = str(caught.value)
+        assert all(word in message for word in words) and "\n" not in message, message
+    assert "twice" in evomerge("compare", "zoo:maths", "zoo:maths", code=2).stderr
+    out = tmp_path / "no" / "page.html"
+    assert "--html" in evomerge("compare", *EXPERTS, "--html", out, code=2).stderr
