@@ -64,7 +64,7 @@ def main() -> None:
         known[world] = measured(world, models)
         scores[world] = record(file, lambda w=world: plain_scores(w, models, documents))
     two = [world for world in chosen if world.kind == "two skills"]
-    step = max(1, len(two) // searches) if searches else 1
+    step = -(-len(two) // searches) if searches else 1
     reached = {world: 100 * searched(world, models) for world in (two[::step] if searches else [])}
     print_groups(chosen, scores, reached)
     found = print_correlations(chosen, known, scores, reached)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         plot_standings,
     )
     from evomerge.api.search import resume, search
+    from evomerge.api.sweep import sweep
     from evomerge.api.validate import validate
     from evomerge.errors import EvomergeError
     from evomerge.recipe import Layer, Recipe, Source
@@ -51,6 +52,7 @@ _PLACES = {
     "plot_standings": "evomerge.api.run",
     "resume": "evomerge.api.search",
     "search": "evomerge.api.search",
+    "sweep": "evomerge.api.sweep",
     "validate": "evomerge.api.validate",
 }
 """Public name -> the module that it is in."""
@@ -74,6 +76,7 @@ __all__ = [
     "plot_standings",
     "resume",
     "search",
+    "sweep",
     "validate",
 ]
 

@@ -88,7 +88,7 @@ def search(
             warnings.warn(note, stacklevel=4)
 
     allowed = permissions(allow_pickle, allow_code, trust_code)
-    runner = _runner(progress, followers)
+    runner = with_bar(progress, followers)
     start(data, source, folder, candidates, allowed, warn, runner, resume=resume)
     return Run(folder)
 
@@ -152,7 +152,7 @@ def resume(
     if truncate and (cut := cut_journal(path)) is not None:
         warnings.warn(f"{cut}.", stacklevel=2)
     allowed = permissions(allow_pickle, allow_code, trust_code)
-    go_on(path, bounds, moves, allowed, _runner(progress, followers))
+    go_on(path, bounds, moves, allowed, with_bar(progress, followers))
     return Run(path)
 
 
@@ -254,7 +254,7 @@ def _continue(
     run(folder, continued(folder, moves, allowed), bounds)
 
 
-def _runner(progress: bool, followers: Sequence[Follower]) -> Runner:
+def with_bar(progress: bool, followers: Sequence[Follower]) -> Runner:
     """Return what runs a search, with a progress bar that is a widget in a notebook."""
     from evomerge.setup.search import run_search
 

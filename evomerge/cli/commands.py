@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli import answers, catalogue, files, models, parents, runs
+from evomerge.cli import answers, catalogue, files, models, parents, runs, sweeps
 
 app = typer.Typer(
     name="evomerge",
@@ -41,10 +41,9 @@ def options(
 
 for command in (
     *(files.init, files.validate, parents.compare, runs.search, runs.resume, runs.stop),
-    *(answers.status, answers.results),
+    *(sweeps.sweep, answers.status, answers.results),
     *(models.export, models.evaluate, models.merge, models.extract),
-    *(answers.report, answers.dashboard),
-    *(models.push, files.convert, files.schema),
+    *(answers.report, answers.dashboard, models.push, files.convert, files.schema),
 ):
     app.command(short_help=command.__doc__)(command)  # the whole line, where Typer would cut it
 app.command(name="list")(catalogue.list_)

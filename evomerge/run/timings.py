@@ -142,6 +142,19 @@ class Timings:
             if line.event == "tell" and line.candidate is not None
         }
 
+    def cpu_seconds(self) -> tuple[dict[int, float], float]:
+        """Return the CPU seconds up to the outcome of each candidate, and those of all work.
+
+        They are of all phases, descents and final scores too: what the search has cost by then.
+        """
+        until: dict[int, float] = {}
+        total = 0.0
+        for line in self._lines():
+            total += sum(line.cpu_seconds.values())
+            if line.event == "tell" and line.candidate is not None:
+                until[line.candidate] = total
+        return until, total
+
     def spans(self) -> dict[int, tuple[float, float]]:
         """Return when each candidate's first scoring began and ended: number -> Unix times."""
         found: dict[int, tuple[float, float]] = {}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from scripts.real.searches import COMPOSITIONS, Search, base_score
+from evomerge.report.standings import Standings
+from scripts.real.searches import base_score, config, finish
 
 _WINNER = "searched"
 
@@ -22,33 +22,28 @@ def tables(names: Iterable[str], seeds: Sequence[int]) -> str:
 
 def _table(name: str, seeds: Sequence[int]) -> str:
     rows: dict[str, list[str]] = {}
-    for way in COMPOSITIONS[name]:
-        found = [Search(name, way, seed).finish() for seed in seeds]
+    for group, searches in finish(name, seeds).groups.items():
+        found = [item.view.table for item in searches if item.view is not None]
         if not rows:  # parents and uniform merge are the same models in all ways
-            rows = {name: [_test(item, name) for item in found] for name in _baselines(found[0])}
-        rows[way] = [_test(item, _WINNER) for item in found]
-    if "stages" not in _text(name):
-        rows = {"base model": [_figures(base_score(name)["scores"])] * len(seeds)} | rows
-    head = [f"`{Search(name, 'search', 0).config}`", *(f"seed {seed}" for seed in seeds)]
+            rows = {label: [_test(item, label) for item in found] for label in _baselines(found[0])}
+        rows[group.removeprefix(f"{name}-")] = [_test(item, _WINNER) for item in found]
+    if "stages" not in config(name).read_text(encoding="utf-8"):
+        rows = {"base model": [_figures(base_score(name))] * len(seeds)} | rows
+    head = [f"`{config(name)}`", *(f"seed {seed}" for seed in seeds)]
     lines = [head, ["---"] * len(head), *([label, *cells] for label, cells in rows.items())]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _text(name: str) -> str:
-    return Search(name, "search", 0).config.read_text(encoding="utf-8")
-
-
-def _baselines(results: Mapping[str, Any]) -> list[str]:
+def _baselines(table: Standings) -> list[str]:
     """The names of a run's baselines: of a parent, that of its folder."""
-    names = [Path(row["label"]).name for row in results["standings"]["rows"]]
+    names = [Path(row.label).name for row in table.rows]
     return [name for name in names if name != _WINNER]
 
 
-def _test(results: Mapping[str, Any], name: str) -> str:
+def _test(table: Standings, name: str) -> str:
     """The test scores of one row of a run's standings."""
-    rows = results["standings"]["rows"]
-    (row,) = (row for row in rows if Path(row["label"]).name == name)
-    return _figures(row["splits"]["test"])
+    (row,) = (row for row in table.rows if Path(row.label).name == name)
+    return _figures({column: row.estimates["test", column].to_dict() for column in table.columns})
 
 
 def _figures(scores: Mapping[str, Mapping[str, float]]) -> str:

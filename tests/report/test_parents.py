@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file
 
 from evomerge.models.references import open_parent
 from evomerge.report.parents.weights import Part, compare_weights
@@ -23,7 +24,7 @@ def family(folder: Path, architecture: str = "llama", dtypes=("float32",) * 3, *
     base = tiny.make(folder / "base", architecture, dtype=dtypes[0], **changes)
     one = tiny.make(folder / "one", architecture, near=base, seed=1, dtype=dtypes[1], **changes)
     two = tiny.make(folder / "two", architecture, near=base, seed=2, dtype=dtypes[2], **changes)
-    kept = tiny.load(base).state_dict()
+    kept = load_file(base / "model.safetensors")
 
     def half(tensors):
         for name, tensor in tensors.items():
@@ -91,6 +92,16 @@ def test_each_weight_is_in_one_part_and_the_parts_have_their_places(tmp_path):
     assert list(found.components) == ["attention", "mlp", "embeddings", "head", "norm"]
     assert [part.layer for part in found.parts if part.component == "mlp"] == [0, 1, 2]
     assert found.layers == 3 and not found.left_out
+
+
+def test_towers_and_projectors_are_parts_of_their_own(tmp_path):
+    folders = family(tmp_path, "llava")
+    base, *parents = opened(*folders)
+    found = compare_weights(base, parents)
+    assert found.whole.elements == len(flat(folders[0])) and not found.left_out
+    assert {"vision", "projector", "attention", "mlp"} <= set(found.components)
+    change = flat(folders[1], "projector") - flat(folders[0], "projector")
+    assert math.isclose(found.components["projector"].norms[0], change.norm(), rel_tol=1e-5)
 
 
 def test_a_tied_head_is_counted_once_and_a_parent_equal_to_the_base_changed_nothing(tmp_path):

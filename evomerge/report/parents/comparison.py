@@ -49,7 +49,7 @@ class ParentComparison:
         layers = self.weights.by_layer
         count = min(_THIRDS, len(layers))
         cuts = [round(place * len(layers) / count) for place in range(count + 1)] if count else []
-        found = {}
+        found: dict[str, Sums] = {}
         for first, end in itertools.pairwise(cuts):
             name = f"{first}-{end - 1}" if end - first > 1 else str(first)
             found[name if found else f"layers {name}"] = sum(

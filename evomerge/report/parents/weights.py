@@ -117,7 +117,9 @@ class Sums:
     def weight_norms(self) -> Floats:
         """Norm of each parent's weights, shape (n,)."""
         r_r, r_d = self.products[0, 0], self.products[0, 1:]
-        return np.sqrt(np.maximum(r_r + 2 * r_d + np.diagonal(self.products)[1:], 0.0))
+        squares = r_r + 2 * r_d + np.diagonal(self.products)[1:]
+        norms: Floats = np.sqrt(np.maximum(squares, 0.0))
+        return norms
 
     @property
     def distances(self) -> Floats:
