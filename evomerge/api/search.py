@@ -79,18 +79,19 @@ def search(
     """
     folder = Path(run)
     data, source = content_of(config)
-
-    def warn(searches: Sequence[CheckedSearch]) -> None:
-        from evomerge.setup.preflight import warnings as warnings_of
-
-        notes = [note for item in searches for note in warnings_of(item, allow_benchmarks=False)]
-        for note in dict.fromkeys(notes):
-            warnings.warn(note, stacklevel=4)
-
     allowed = permissions(allow_pickle, allow_code, trust_code)
     runner = with_bar(progress, followers)
     start(data, source, folder, candidates, allowed, warn, runner, resume=resume)
     return Run(folder)
+
+
+def warn(searches: Sequence[CheckedSearch]) -> None:
+    """Warn of what a person should know of checked searches before they run."""
+    from evomerge.setup.preflight import warnings as warnings_of
+
+    notes = [note for item in searches for note in warnings_of(item, allow_benchmarks=False)]
+    for note in dict.fromkeys(notes):
+        warnings.warn(note, stacklevel=4)
 
 
 def content_of(

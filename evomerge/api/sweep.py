@@ -12,7 +12,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.api.search import Runner, content_of, permissions, start, with_bar
+from evomerge.api.search import Runner, content_of, permissions, start, warn, with_bar
 from evomerge.errors import ConfigError, EvomergeError, InputError, one_line
 from evomerge.parsing.values import shown
 from evomerge.run.folder import RunFolder, is_begun, stage_folder
@@ -98,7 +98,7 @@ def sweep(
     given = {key: [json.dumps(item) for item in items] for key, items in (values or {}).items()}
     searches = plan(files, Path(runs), list(seeds), given, variants)
     allowed = permissions(allow_pickle, allow_code, trust_code)
-    return run_sweep(searches, allowed, with_bar(progress, ()))
+    return run_sweep(searches, allowed, with_bar(progress, ()), warn)
 
 
 def plan(
@@ -161,8 +161,8 @@ def run_sweep(
     searches: Sequence[Planned],
     allowed: Permissions,
     runner: Runner,
+    warn: Callable[[Sequence[CheckedSearch]], None],
     say: Callable[[str], None] = lambda text: None,
-    warn: Callable[[Sequence[CheckedSearch]], None] = lambda checked: None,
 ) -> SweepTable:
     """Run what is not finished, and return the table of all; `say` is told what is run."""
     from evomerge.report.sweeps import Ran, SweepTable

@@ -61,7 +61,7 @@ def sweep(
 
     allowed = permissions(allow_pickle, allow_code, trust_code)
     runner = with_bar(terminal.err.is_terminal, ())
-    table = run_sweep(searches, allowed, runner, terminal.say, warn)
+    table = run_sweep(searches, allowed, runner, warn, terminal.say)
     if html is not None:
         from evomerge.report.sweep_page import write_sweep
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from statistics import fmean, stdev
@@ -150,6 +151,22 @@ def test_a_folder_that_holds_another_search_is_a_failure_and_stays(swept, tmp_pa
     assert all("`dtype`" in item.error for item in table.failed)
 
 
+@pytest.mark.thorough
+def test_a_search_in_stages_is_finished_with_its_last_stage(tmp_path):
+    own = {key: SMALL[key] for key in ("space", "parents", "base")}
+    stages = [own | {"budget": {"candidates": 4}}, own | {"budget": {"candidates": 5}}]
+    rest = {key: value for key, value in SMALL.items() if key not in own and key != "budget"}
+    file = tmp_path / "staged.yaml"
+    file.write_text(yaml.safe_dump(rest | {"stages": stages}))
+    table = api.sweep([file], tmp_path / "runs", progress=False)
+    (item,) = table.groups["staged"]
+    assert item.state == "done" and item.candidates == 5
+    (planned,) = plan([file], tmp_path / "runs", [0], {})
+    assert planned.is_finished()
+    shutil.rmtree(tmp_path / "runs" / "staged-0" / "stage-2")
+    assert not planned.is_finished()
+
+
 def test_the_page_has_the_table_the_score_over_cost_and_the_tests(swept, tmp_path):
     _, _, table = swept
     write_sweep(table, tmp_path / "page.html")
@@ -202,7 +219,7 @@ def test_bad_input_gets_one_sentence_before_anything_runs(tmp_path):
         (lambda: plan([file], tmp_path, [], {}), ["one seed"]),
         (lambda: plan([file], tmp_path, [0, 0], {}), ["search-0", "once"]),
         (lambda: plan([file], tmp_path, range(1001), {}), ["1,001 searches"]),
-        (lambda: plan([file], tmp_path, [0], {"optimizer.name": ["cmaa"]}), ["cmaa"]),
+        (lambda: plan([file], tmp_path, [0], {"optimizer.nmae": ["cma"]}), ["nmae"]),
         (lambda: plan([tmp_path / "no.yaml"], tmp_path, [0], {}), ["no.yaml", "evomerge init"]),
     ]
     for call, words in cases:

@@ -49,8 +49,8 @@ def test_it_ends_with_a_json_object(name: str, tmp_path: Path) -> None:
         file, run = ROOT / "configs" / "quality-and-depth.yaml", tmp_path / "front"
         evomerge("search", file, "--run", run, "--candidates", "8")
         arguments = ["--box", "0:1,12:0", str(run)]
-    if name == "soak":  # keeps runs and files
-        arguments += ["--out", str(tmp_path / "soak")]
+    if name in ("soak", "compare"):  # keep files
+        arguments += ["--out", str(tmp_path / name)]
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / f"{name}.py", *arguments],
         cwd=ROOT,
