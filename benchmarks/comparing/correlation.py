@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-_DRAWS = 2000
+_DRAWS = 500
 
 
 class Correlation(NamedTuple):

@@ -93,6 +93,7 @@ def figures(weights: Weights) -> dict[str, float]:
         "change, largest": float(whole.change.max()),
         "change, smallest": float(whole.change.min()),
         "change, largest / smallest": float(whole.change.max() / whole.change.min()),
+        "change of both, largest": float(weights.matrices.change.max()),
         "change of attention": float(components["attention"].change.mean()),
         "change of mlp": float(components["mlp"].change.mean()),
         "change of embeddings": float(components["embeddings"].change.max()),

@@ -29,6 +29,7 @@ from evomerge.models.stacks import component_of, is_buffer, modality_of
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 _COMPONENTS = ("attention", "mlp", "embeddings", "head", "norm", "other")
+_MATRICES = ("attention", "mlp")
 _BLOCK = 1 << 16  # elements, 256 KB of float32 for each model
 
 
@@ -165,6 +166,11 @@ class Weights:
         names = dict.fromkeys([*_COMPONENTS, *(part.component for part in self.parts)])
         found = {n: [part for part in self.parts if part.component == n] for n in names}
         return {name: self._sum(parts) for name, parts in found.items() if parts}
+
+    @property
+    def matrices(self) -> Sums:
+        """The sums of attention and mlp in all layers; of the whole model where it has none."""
+        return self._sum([part for part in self.parts if part.component in _MATRICES] or self.parts)
 
     @property
     def by_layer(self) -> list[Sums]:
