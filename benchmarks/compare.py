@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py [--quick] [--out runs/compare] [--showcase runs/showcase/models]
 
-Experts of the embedded family are trained in several ways (about six CPU minutes, once), and
+Experts of the embedded family are trained in several ways (some CPU minutes, once), and
 merged by twos and threes. A row is a figure of the weights; the columns are its rank correlations
 (Spearman) with the score of the uniform merge minus that of the best expert, and with the score of
 a merge that was searched by gradients (8 candidates, 40 documents of each task), on the mean of the

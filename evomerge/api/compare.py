@@ -40,11 +40,11 @@ def compare(
     """
     from evomerge.report.parents.comparison import compare_parents
     from evomerge.report.words import short_names
-    from evomerge.setup.parents import fitting
+    from evomerge.setup.parents import absolute_parent, fitting
     from evomerge.setup.runs import open_model
 
-    own = None if base is None else fspath(base)
-    given = [_on_base(fspath(parent), own) for parent in parents]
+    own = None if base is None else absolute_parent(fspath(base), Path.cwd())
+    given = [absolute_parent(_on_base(fspath(parent), own), Path.cwd()) for parent in parents]
     if twice := next((item for item in given if given.count(item) > 1), None):
         raise InputError(f"The parent {twice!r} is given twice; give each parent once.")
     names = [*([] if own is None else [own]), *given]
