@@ -18,6 +18,7 @@ from evomerge.cli.options import (
     TrustCodeOption,
     permissions,
 )
+from evomerge.errors import SearchError
 
 if TYPE_CHECKING:
     from evomerge.setup.checked import CheckedSearch
@@ -75,5 +76,7 @@ def sweep(
             terminal.say(item.text)
     if table.failed:
         names = ", ".join(item.folder.name for item in table.failed)
-        terminal.say(f"{len(table.failed)} of {len(searches)} searches failed: {names}")
-        raise typer.Exit(1)
+        raise SearchError(
+            f"{len(table.failed)} of {len(searches)} searches failed: {names}; correct what their "
+            "messages say, then give the command again."
+        )
