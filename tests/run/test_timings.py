@@ -45,6 +45,16 @@ def test_phases_are_summed_over_candidates_and_unknown_cpu_times_stay_unknown(ti
     ]
 
 
+def test_the_cost_so_far_has_descents_and_final_scores(timings):
+    assert timings.cpu_seconds() == ({}, 0.0)
+    own = {"cpu_seconds": {"merge": 0.5, "evaluate": 2.0}}
+    timings.note({"event": "tell", "candidate": 0, **own})
+    timings.note({"event": "leg", "candidate": 1, "cpu_seconds": {"descend": 4.0}})
+    timings.note({"event": "tell", "candidate": 1, **own})
+    timings.note({"event": "score", "candidate": 1, "cpu_seconds": {"evaluate": 8.0}})
+    assert timings.cpu_seconds() == ({0: 2.5, 1: 9.0}, 17.0)
+
+
 def test_a_candidate_has_begun_as_long_before_its_end_as_its_phases_took(timings):
     assert timings.spans() == {}
     timings.note({"session": 1000.0, "elapsed": 0.0})

@@ -16,9 +16,12 @@ from typing import get_args
 import pytest
 import yaml
 
+from evomerge.api.sweep import plan
 from evomerge.evaluation.tasks.files import load_objective
 from scripts.real import questions, sentences
+from scripts.real.places import RUNS
 from scripts.real.questions import Pool, Question, draw
+from scripts.real.searches import COMPOSITIONS, WAYS, config
 from scripts.real.tasks import TASKS
 
 _SPANISH_WEEK = ["lunes", "martes", "miércoles", "jueves", "viernes", "sábado", "domingo", "lunes"]
@@ -202,3 +205,16 @@ def test_the_rows_of_encoders_are_those_of_their_objective(
     for split, count in sentences.QUESTIONS.items():
         objective = load_objective("retrieval", str(tmp_path / split / "spanish-german.jsonl"))
         assert objective.info.documents == count
+
+
+def test_the_searches_of_the_showcase_are_sweeps_of_valid_search_files(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for name, ways in COMPOSITIONS.items():
+        found = plan({name: config(name)}, RUNS, [0, 1], {}, {way: WAYS[way] for way in ways})
+        assert len(found) == 2 * len(ways) and {item.seed for item in found} == {0, 1}
+    gradients, other = (
+        plan({"json": config("json")}, RUNS, [2], {}, {way: WAYS[way]})[0]
+        for way in ("gradients", "random search")
+    )
+    assert gradients.data["optimizer"] == {"name": "gradient", "steps": 80}
+    assert other.folder == RUNS / "json-random-search-2"
