@@ -57,7 +57,6 @@ def main() -> None:
     chosen, documents, searches = worlds(), 300, 12
     if options.quick:
         chosen = [item for item in chosen if not any("-" in name for name in item.experts)]
-        chosen.append(World(("language", "maths", "facts")))
         documents, searches = 40, 0
     known: dict[World, Mapping[str, float]] = {}
     scores: dict[World, Mapping[str, float]] = {}
