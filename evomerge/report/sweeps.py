@@ -154,7 +154,8 @@ class SweepTable:
     def score(self, group: str) -> Interval | None:
         """Return the mean score of a group on test documents, with its interval over seeds."""
         values = [item.estimate.value for item in self.groups[group] if item.estimate is not None]
-        return over_seeds(values) if values else None
+        least, most = (0.0, 1.0) if self.factor(group) == 100 else (-math.inf, math.inf)
+        return over_seeds(values, least, most) if values else None
 
     def factor(self, group: str) -> float:
         """Return 100 if the scores of a group are shares, which are shown in per cent, else 1."""
@@ -166,7 +167,7 @@ class SweepTable:
 
     def rows(self) -> tuple[tuple[str, ...], list[list[str]]]:
         """Return headers and rows: a row for each group, and below them one for each failure."""
-        heads = ("search", "seeds", "test", _BEST, _UNIFORM, "candidates", "CPU seconds")
+        heads = ("search", "seeds", "test", _BEST, _UNIFORM, "candidates", "CPU s")
         rows = []
         for name, group in self.groups.items():
             factor, score = self.factor(name), self.score(name)
@@ -205,8 +206,9 @@ class SweepTable:
                 by_seed[ours.seed] = item
         if not by_seed:
             return None
-        mean = over_seeds([item.difference.value for item in by_seed.values()])
         factor = min(item.factor for item in by_seed.values())
+        most = 1.0 if factor == 100 else math.inf
+        mean = over_seeds([item.difference.value for item in by_seed.values()], -most, most)
         return Difference(first, second, mean, by_seed, factor)
 
     def to_dict(self) -> dict[str, Any]:
@@ -237,15 +239,18 @@ class SweepTable:
         }
 
 
-def over_seeds(values: Sequence[float]) -> Interval:
-    """Return a mean over seeds with its 95 % interval of Student's t; unknown for one seed."""
+def over_seeds(values: Sequence[float], least: float, most: float) -> Interval:
+    """Return a mean over seeds with its 95 % interval of Student's t; unknown for one seed.
+
+    The interval ends at the least and the most that a value can be.
+    """
     from scipy.stats import t
 
     mean = fmean(values)
     if len(values) < 2:
         return Interval(mean)
     half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half)
+    return Interval(mean, max(least, mean - half), min(most, mean + half))
 
 
 def _mean(values: Sequence[float | None], factor: float = 1.0, digits: int = 1) -> str:

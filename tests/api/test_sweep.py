@@ -19,7 +19,7 @@ from evomerge.api.sweep import parse_seeds, parse_values, plan
 from evomerge.errors import InputError
 from evomerge.report.confidence import compare
 from evomerge.report.sweep_page import best_over_cost, write_sweep
-from evomerge.report.sweeps import Ran, SweepTable
+from evomerge.report.sweeps import Ran, SweepTable, over_seeds
 
 BUDGET = {"budget": {"candidates": 6}}
 SETS = ["--set", "optimizer.name=cma,random"]
@@ -61,7 +61,12 @@ def test_the_table_has_means_and_intervals_over_seeds(swept):
     values = [float(item[item.model.isin(["searched", "winner"])].value.iloc[0]) for item in tests]
     score = table.score("search-cma")
     assert math.isclose(score.value, fmean(values))
-    assert math.isclose(score.high - score.value, 12.706 * stdev(values) / 2**0.5, rel_tol=1e-3)
+    half = 12.706 * stdev(values) / 2**0.5  # Student's t of one degree of freedom
+    assert math.isclose(score.high, min(1.0, score.value + half), rel_tol=1e-3)
+    assert math.isclose(score.low, max(0.0, score.value - half), rel_tol=1e-3)
+    mean = over_seeds([0.2, 0.3, 0.7], 0.0, 1.0)
+    assert math.isclose(mean.value, 0.4) and mean.low == 0.0
+    assert math.isclose(over_seeds([0.2, 0.3, 0.7], -9, 9).high, 1.0572, rel_tol=1e-3)
     heads, rows = table.rows()
     row = dict(zip(heads, rows[0], strict=True))
     parents = [item[item.model.str.startswith("zoo:")].value.max() for item in tests]
