@@ -47,6 +47,7 @@ def flat(folder: Path, words: str = "") -> torch.Tensor:
         ("llama", ("bfloat16", "bfloat16", "float16")),
         ("gpt2", ("float32", "bfloat16", "float32")),
         ("qwen3", ("float16", "float16", "float16")),
+        ("t5", ("float32", "bfloat16", "float32")),
     ],
 )
 def test_the_figures_are_those_of_plain_torch(tmp_path, architecture, dtypes):
