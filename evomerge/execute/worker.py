@@ -20,6 +20,7 @@ from evomerge.errors import (
     one_line,
 )
 from evomerge.evaluation.evaluator import Evaluator, score_single
+from evomerge.evaluation.inference.features import ImageFeatures
 from evomerge.evaluation.inference.fingerprint import free_weights
 from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted, peak_memory
 from evomerge.evaluation.loss import Loss
@@ -78,6 +79,7 @@ class Worker:
         load_parent: loads a parent as itself: reference -> model, tokenizer.
         space: the genes that the legs of descents move.
         keeps_right: whether scores have the answers that are right (`Scores.right`).
+        features: maximum bytes of image features that are kept for later candidates.
 
     Attributes:
         threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
@@ -99,11 +101,12 @@ class Worker:
         load_parent: Callable[[str], tuple[Any, Any]] | None = None,
         space: Space | None = None,
         keeps_right: bool = False,
+        features: int = 0,
     ) -> None:
         self._load_parent, self._space = load_parent, space
         self.evaluator, self.objectives, self.race = evaluator, objectives, race
         self._make, self._splits, self._report = make, splits, report
-        self._keeps_right = keeps_right
+        self._keeps_right, self._features = keeps_right, ImageFeatures(features)
         self._baselines, self._deepest = baselines, deepest
         self._builder: Resident | None = None
         self._model: Any = None
@@ -157,7 +160,8 @@ class Worker:
                 self._rebuild()
             model = self.build(job.recipe, clock)
             stage = "evaluate"
-            self.evaluator.set_callbacks(lambda: self._rebuild(job.recipe), scoring_context)
+            context = partial(self._scoring, scoring_context)
+            self.evaluator.set_callbacks(lambda: self._rebuild(job.recipe), context)
             with clock.phase("evaluate"):
                 return self.score(job, model)
         except CandidateError as error:
@@ -182,6 +186,15 @@ class Worker:
                 ) from error
             _log_traceback(job, stage, error)
             return Failure(stage, f"{type(error).__name__}: {one_line(error)}")
+
+    @contextmanager
+    def _scoring(
+        self, scoring_context: Callable[[Any], AbstractContextManager[None]], model: Any
+    ) -> Iterator[None]:
+        """Return what is entered while lm-eval's tasks score a model of the resident."""
+        assert self._builder is not None
+        with scoring_context(model), self._features.kept(model, self._builder.tower):
+            yield
 
     def try_functions(self) -> None:
         """Call each objective function with one document of a parent, before the first candidate.

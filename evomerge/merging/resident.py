@@ -39,6 +39,7 @@ from evomerge.merging.tensors.threads import for_each
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import FLOATING, WIDTHS
+from evomerge.models.stacks import is_other_modality
 from evomerge.recipe import Recipe
 
 T = TypeVar("T")
@@ -112,6 +113,8 @@ class Resident:
         self._written: dict[Hashable, TensorPlan] = {}
         self.module: nn.Module | None = None
         """The model as the last `apply` left it; None if there is none, or if it failed."""
+        self.tower = object()
+        """Stands for the weights of vision and projector: a new object when they are written."""
 
     def _open(self, checkpoints: Mapping[str, Checkpoint]) -> None:
         """Read the sources of later recipes from these checkpoints."""
@@ -202,6 +205,8 @@ class Resident:
             self._written[_slot(location, weights)] = plan
 
         self.module = None
+        if any(is_other_modality(plan.name) for plan in prepared.changed):
+            self.tower = object()
         for plan in prepared.changed:
             self._written.pop(_slot(layout.locations[plan.name], weights), None)
         parallel_map(write, prepared.changed)

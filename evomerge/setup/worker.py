@@ -102,6 +102,7 @@ def make_worker(
         race=make_race(config),
         space=checked.space,
         keeps_right=config.optimizer.loss == "successes",
+        features=cache_memory(workers) // 2,
         report=report,
         load_parent=lambda reference: load_single(
             config, checkpoints[reference], lambda: tokenizer(checkpoints, first), host

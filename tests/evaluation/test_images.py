@@ -16,6 +16,7 @@ from search_run import SMALL, evomerge, evomerge_json
 import evomerge as library
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
+from evomerge.execute.protocol import Job
 from evomerge.setup.runs import prepare
 from evomerge.setup.tasks import load_tasks
 from evomerge.setup.worker import make_worker
@@ -144,6 +145,27 @@ def test_a_parent_has_the_score_of_lm_eval(folder):
         assert texts == {i: samples[i]["resps"][0][0] for i in ids["pictures"]}
         found = [samples[i]["exact_match"] for i in ids["pictures"]]
         assert list(scores.of_task("pictures")["exact_match"]) == found
+
+
+@pytest.mark.parametrize("merged", [[], ["vision"]])
+def test_candidates_with_one_tower_share_its_features(folder, merged):
+    """The scores are those of an evaluator alone, which keeps no features."""
+    space = {**search_file(folder)["space"], "components": ["attention", *merged]}
+    problem = prepare(parse(search_file(folder, space=space), "search.yaml"), folder)
+    worker, calls = make_worker(problem), []
+    half = len(problem.space.genes) // 2
+    one, two = (0.2, 0.7) * half, (0.9, 0.3) * half
+    for number, genome in enumerate([one, two, two]):
+        recipe = problem.space.decode(genome)
+        worker.evaluator.set_callbacks(None)
+        plain = worker.evaluator.score(model := worker.build(recipe), "search")
+        texts = worker.evaluator.texts("search", "pictures", ids := plain.documents["pictures"])
+        handle = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+        found = worker(Job(number, number, recipe))
+        handle.remove()
+        assert found.values == plain.values
+        assert worker.evaluator.texts("search", "pictures", ids) == texts
+    assert len(calls) == 6 * (2 if merged else 1), "6 documents, and the last two are one model"
 
 
 def test_a_model_without_a_processor_is_refused_before_the_search(folder, tmp_path):

@@ -59,7 +59,12 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llava_onevision": (
         "qwen2",
         "LlavaOnevisionForConditionalGeneration",
-        {"vision_config": _SIGLIP, "image_token_index": TOKENS - 1, "vision_feature_layer": -1},
+        {
+            "vision_config": _SIGLIP,
+            "image_token_index": TOKENS - 1,
+            "vision_feature_layer": -1,
+            "image_grid_pinpoints": [[8, 8]],
+        },
     ),
     "qwen2_vl": (
         "qwen2",
@@ -186,3 +191,44 @@ def add_processor(folder: Path) -> Any:
     )
     processor.save_pretrained(folder)
     return processor
+
+
+def prompts(model: Any, count: int) -> list[dict[str, torch.Tensor]]:
+    """Return inputs of a model that sees: each a question about an image of random pixels."""
+    drawn, config = torch.Generator().manual_seed(count), model.config
+    kind, is_old = config.model_type, transformers.__version__.startswith("4.")
+    shape, sizes = {
+        "llava_onevision": ((1, 2, 3, 8, 8), {"image_sizes": torch.tensor([[8, 8]])}),
+        "smolvlm": ((1, 1, 3, 8, 8), {}),
+        "idefics3": ((1, 1, 3, 8, 8), {}),
+    }.get(kind, ((1, 3, 8, 8), {}))
+    if kind.startswith("qwen"):
+        shape, sizes = (16, 96), {"image_grid_thw": torch.tensor([[1, 4, 4]])}
+    made = []
+    for _ in range(count):
+        image = {"pixel_values": torch.randn(shape, generator=drawn), **sizes}
+        features = model.model.get_image_features(**image)
+        features = getattr(features, "pooler_output", features)
+        tokens = sum(item.shape[:-1].numel() for item in features)
+        token = getattr(config, "image_token_id", None) or config.image_token_index
+        ids = torch.tensor([[1, *[token] * tokens, 5, 9]])
+        told = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if kind == "gemma3":
+            told["token_type_ids"] = (ids == token).int()
+        elif kind.startswith("qwen") and not is_old:
+            told["mm_token_type_ids"] = (ids == token).int()
+        made.append({**image, **told})
+    return made
+
+
+def generate(model: Any, prompt: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the logits of the tokens that a model writes."""
+    with torch.no_grad():
+        written = model.generate(
+            **prompt,
+            max_new_tokens=3,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    return torch.stack(written.logits)

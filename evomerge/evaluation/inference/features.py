@@ -1,0 +1,119 @@
+"""Image features that are kept: what vision tower and projector make of an image.
+
+Candidates that differ only in their language model see an image alike. So its features are computed
+for the first of them and kept for the others, in the memory of the CPU. They are found by a digest
+of everything that they are computed from except weights: pixels, sizes, settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_UNREAD = frozenset({"last_hidden_state", "hidden_states", "attentions"})
+"""Outputs of a tower that the language model does not read."""
+
+
+class _Stored(NamedTuple):
+    tensor: Tensor
+    device: torch.device
+
+
+@dataclass
+class ImageFeatures:
+    """Image features by digest, of one tower, within a memory limit.
+
+    What does not fit is computed for each candidate.
+
+    Attributes:
+        memory: maximum bytes of features.
+    """
+
+    memory: int
+    _tower: object = None
+    _kept: dict[bytes, Any] = field(default_factory=dict)
+    _held: int = 0
+
+    @contextmanager
+    def kept(self, model: Any, tower: object) -> Iterator[None]:
+        """While the context is open, a model takes the features that are kept, and new ones are.
+
+        Args:
+            model: a model of transformers; nothing happens with one that has no
+                `get_image_features`.
+            tower: stands for the weights of tower and projector. With another object than the one
+                before, all features are dropped.
+        """
+        inner = getattr(model, "model", model)
+        compute = getattr(inner, "get_image_features", None)
+        if compute is None:
+            yield
+            return
+        if tower is not self._tower:
+            self._tower, self._held = tower, 0
+            self._kept.clear()
+
+        @wraps(compute)  # `generate` passes what the signature names
+        def get_image_features(*args: Any, **options: Any) -> Any:
+            key = _digest(args, options)
+            if key in self._kept:
+                return _each(_Stored, self._kept[key], lambda item: item.tensor.to(item.device))
+            found = compute(*args, **options)
+            self._keep(key, found)
+            return found
+
+        inner.get_image_features = get_image_features  # of this object, not of its class
+        try:
+            yield
+        finally:
+            del inner.get_image_features
+
+    def _keep(self, key: bytes, found: Any) -> None:
+        sizes: list[int] = []
+        _each(Tensor, found, lambda item: sizes.append(item.nelement() * item.element_size()))
+        if self._held + sum(sizes) > self.memory:
+            return
+        self._held += sum(sizes)
+        self._kept[key] = _each(
+            Tensor, found, lambda item: _Stored(item.detach().to("cpu", copy=True), item.device)
+        )
+
+
+def _each(kind: type, value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return nested outputs with every value of a kind changed, without what nobody reads."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, dict):  # a ModelOutput is one
+        read = {name: item for name, item in value.items() if name not in _UNREAD}
+        return type(value)(**{name: _each(kind, item, change) for name, item in read.items()})
+    if isinstance(value, (list, tuple)):
+        return type(value)(_each(kind, item, change) for item in value)
+    return value
+
+
+def _digest(*arguments: Any) -> bytes:
+    digest = hashlib.sha256()
+    _feed(digest.update, arguments)
+    return digest.digest()
+
+
+def _feed(update: Callable[[Any], None], value: Any) -> None:
+    if isinstance(value, Tensor):
+        update(f"{value.dtype} {tuple(value.shape)} {value.device};".encode())
+        update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        update(f"{sorted(value)};".encode())
+        _feed(update, [value[name] for name in sorted(value)])
+    elif isinstance(value, (list, tuple)):
+        update(f"{type(value).__name__} {len(value)};".encode())
+        for item in value:
+            _feed(update, item)
+    else:
+        update(f"{value!r};".encode())
