@@ -1,9 +1,9 @@
 """Every file of configs/ is valid as it is, with stand-ins for the models and data it names."""
 
-import importlib
 import json
 import re
 import shutil
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -16,8 +16,11 @@ from trusting import trust
 from typer.testing import CliRunner
 
 from evomerge.cli.commands import app
+from evomerge.config.schema import load
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.setup.runs import prepare
+from evomerge.setup.worker import make_worker
 from scripts.real import sentences
 from scripts.real import tasks as showcase
 from scripts.real.encoders import EXPERTS
@@ -143,6 +146,14 @@ def bbh(text):
     return {"input": f"When was {text}?\n(A) today\n(B) yesterday", "target": "(B)"}
 
 
+def ja_image(text):
+    from PIL import Image
+
+    colour = (zlib.crc32(text.encode()) & 0xFFFFFF).to_bytes(3, "big")
+    questions = [{"question": f"w1 {text}", "answer": "w3 w4 w5"}]
+    return {"image": Image.new("RGB", (8, 8), tuple(colour)), "qas": questions}
+
+
 def data_set(make, configuration="default", **sizes):
     return {
         configuration: {
@@ -163,6 +174,7 @@ DATA = {
     "EleutherAI/drop": data_set(drop, train=300, validation=500),
     "abisee/cnn_dailymail": data_set(news, "3.0.0", train=300, validation=9, test=500),
     "SaylorTwift/bbh": data_set(bbh, "date_understanding", test=250),
+    "SakanaAI/JA-VG-VQA-500": data_set(ja_image, test=500),
 }
 """Data set -> configuration -> split -> documents: as many as the search files take."""
 
@@ -189,7 +201,6 @@ def shelf(tmp_path_factory):
     (models.parent / "adapters" / "spanish").symlink_to(snapshot(folder, "showcase/lora"))
     with pytest.MonkeyPatch.context() as patch, offline(folder):
         patch.chdir(folder)
-        patch.syspath_prepend(folder / "configs" / "tasks")
         trust(folder / "configs" / "tasks")
         patch.setattr(lm_eval.tasks, "TaskManager", only(*BUILT_IN))
         showcase.write()
@@ -300,43 +311,20 @@ def filtered(shelf, task, answer):
     return result
 
 
-def test_the_objective_of_evovlm_shows_the_images_to_the_model(shelf, tmp_path, monkeypatch):
-    pytest.importorskip("PIL")
-    from PIL import Image
-    from transformers import AutoModelForImageTextToText, AutoTokenizer, LlavaNextProcessor
-    from transformers.models.llava_next.image_processing_pil_llava_next import (
-        LlavaNextImageProcessorPil,
-    )
-
-    ja_vg_vqa = importlib.import_module("ja_vg_vqa")
-    folder = hub_cache(tmp_path, {ja_vg_vqa.MODEL: Model("llava_next", dtype="float32")})
-    place = snapshot(folder, ja_vg_vqa.MODEL)
-    tokenizer = AutoTokenizer.from_pretrained(place)
-    tokenizer.add_tokens(["<image>"], special_tokens=True)  # split off wherever it is in a text
-    side = {"height": 8, "width": 8}
-    LlavaNextProcessor(
-        LlavaNextImageProcessorPil(
-            size={"shortest_edge": 8}, crop_size=side, image_grid_pinpoints=[[8, 16]]
-        ),
-        tokenizer,
-        patch_size=4,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    ).save_pretrained(place)
-    model = AutoModelForImageTextToText.from_pretrained(place).eval()
-
-    def images(colour):
-        questions = [{"question": "w1 w2", "answer": "w3 w4 w5"}]
-        return {"image": Image.new("RGB", (8, 8), colour), "qas": questions}
-
-    rows = [images("white"), images("black")]
-    dataset_cache(folder, {"SakanaAI/JA-VG-VQA-500": {"default": {"test": rows}}})
-    seen = []
-    model.model.vision_tower.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append((args or tuple(kwargs.values()))[0].mean().item()),
-        with_kwargs=True,
-    )
-    with offline(folder):
-        scores = ja_vg_vqa.rouge_l(model, tokenizer, [1, 0])
-    assert all(0 <= score <= 1 for score in scores)
-    assert seen[0] < seen[1]
+def test_evovlm_is_scored_by_its_answers_about_images(shelf):
+    """Prompts are in LLaVA's chat template, and what the model writes depends on an image."""
+    file = shelf / "evovlm-jp.yaml"
+    problem = prepare(load(file), file.parent)
+    evaluator, task = (worker := make_worker(problem)).evaluator, "ja_vg_vqa"
+    ids = problem.splits["search"][task][:4]
+    model = worker.build(next(iter(problem.space.baselines().values())))
+    scores = evaluator.score(model, "search", {task: ids})
+    (example, *_) = evaluator.examples(scores, "search", 1)
+    question = DATA["SakanaAI/JA-VG-VQA-500"]["default"]["test"][min(ids)]["qas"][0]["question"]
+    assert example.prompt == f"[INST] <image>\n{question} 日本語で答えてください。 [/INST]"
+    texts = evaluator.texts("search", task, ids)
+    assert len(set(texts.values())) > 1
+    subject = evaluator.default.harness._tasks[task]
+    for answer, value in (("赤い 車です", 3 / 4), ("", 0.0), ("赤い車", 1.0)):
+        document = {"qas": [{"question": "?", "answer": "赤い車"}]}
+        assert subject.process_results(document, [answer]) == {"rougeL": pytest.approx(value)}

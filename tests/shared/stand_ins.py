@@ -29,6 +29,12 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 _CHAT = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}assistant :"
+_SEEING_CHAT = (
+    "{% for m in messages %}[INST] "
+    "{% for part in m['content'] %}{% if part['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
+    "{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %} [/INST]{% endfor %}"
+)
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,30 @@ def _template(place: Path, item: Model) -> Path:
                 **changes,
             )
         tiny.save_tokenizer(folder, words)
+        if sees:
+            _add_processor(folder)
     return folder
+
+
+def _add_processor(folder: Path) -> None:
+    """Add a processor of images of 8 x 8 pixels, with the chat template of LLaVA-NeXT."""
+    from transformers.models.llava_next.image_processing_pil_llava_next import (
+        LlavaNextImageProcessorPil,
+    )
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)  # split off wherever it is in a text
+    side = {"height": 8, "width": 8}
+    transformers.LlavaNextProcessor(
+        LlavaNextImageProcessorPil(
+            size={"shortest_edge": 8}, crop_size=side, image_grid_pinpoints=[[8, 16]]
+        ),
+        tokenizer,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_SEEING_CHAT,
+    ).save_pretrained(folder)
 
 
 def _llava_next() -> Any:
