@@ -13,6 +13,13 @@ from evomerge.report.words import size_text
 from evomerge.setup.checked import CheckedSearch
 
 
+def sees_by_host(checked: CheckedSearch, reference: str) -> bool:
+    """Whether tasks show images to a parent without a tower, which sees them by the host's."""
+    infos = checked.evaluator.info.tasks.values()
+    blind = "vision" not in checked.checkpoints[reference].modalities
+    return blind and any(info.shows_images for info in infos)
+
+
 def modality_rows(checked: CheckedSearch) -> dict[str, dict[str, str] | None]:
     """Return rows of `evomerge validate`: what each parent has, and what becomes of each modality.
 

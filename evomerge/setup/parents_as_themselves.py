@@ -18,6 +18,7 @@ from evomerge.recipe import Recipe
 from evomerge.report.words import listed
 from evomerge.run.history import Candidate
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.modalities import sees_by_host
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.tasks import uses_templates
 from evomerge.setup.worker import as_stored, members_folder
@@ -44,17 +45,18 @@ def recipe_to_write(
 def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
     """Return whether a parent itself is exported for a candidate.
 
-    A parent without the modules or the head that it was scored with is exported as a merge, which
-    has them.
+    A parent without the modules, the head or the tower that it was scored with is exported as a
+    merge, which has them.
     """
     label = candidate.label
     return label in checked.config.parents and not _borrows(checked, str(label))
 
 
 def _borrows(checked: CheckedSearch, reference: str) -> bool:
-    """Return whether a parent encodes or classifies texts with modules or head of the host."""
+    """Return whether a parent is scored with modules, head or tower of the host."""
     parent = checked.checkpoints[reference]
-    return bool(parent.lacks) or (bool(checked.config.encoders) and parent.modules is None)
+    lacks_modules = bool(checked.config.encoders) and parent.modules is None
+    return bool(parent.lacks) or lacks_modules or sees_by_host(checked, reference)
 
 
 def _unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:

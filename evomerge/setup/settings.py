@@ -26,6 +26,7 @@ from evomerge.models.files import TOKENIZER_FILES
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.encoders import encoder_settings
+from evomerge.setup.modalities import sees_by_host
 from evomerge.setup.tasks import uses_templates
 from evomerge.space.paths.frame import parent_recipe
 
@@ -134,8 +135,8 @@ def with_settings(checked: CheckedSearch) -> CheckedSearch:
     )
 
     def is_unlike(name: str) -> bool:
-        if checkpoints[name].lacks:
-            return False  # only a merge has the head that it is scored with
+        if checkpoints[name].lacks or sees_by_host(checked, name):
+            return False  # only a merge has the head or the tower that it is scored with
         # A parent without a template of its own can be scored with that of the merges only.
         missing = [CHAT_TEMPLATE] if own[name].get(CHAT_TEMPLATE) is None else []
         rows = plan.rows

@@ -213,3 +213,20 @@ def test_what_cannot_be_done_with_images_is_refused(folder, changes, sentence):
         given["tokenizer"] = places["b"]
     with pytest.raises(InputError, match=sentence):
         library.validate(search_file(folder, **given))
+
+
+@pytest.mark.thorough
+def test_a_text_model_is_scored_and_exported_with_the_tower_of_the_host(folder, tmp_path):
+    parents = [str(folder / "a"), str(folder / "text")]
+    space = {"method": "linear", "knobs": {"weight": [0.1, 1.0]}}
+    file = tmp_path / "search.yaml"
+    changes = {"parents": parents, "space": space, "tokenizer": parents[0]}
+    file.write_text(yaml.safe_dump(search_file(folder, **changes)))
+    evomerge("search", file, "--run", tmp_path / "run", "--candidates", 3)
+    found = evomerge_json("results", tmp_path / "run")
+    row = next(item for item in found["standings"]["rows"] if item["label"] == parents[1])
+    evomerge("export", tmp_path / "run", "--out", tmp_path / "out", "--candidate", row["candidate"])
+    samples = by_lm_eval(folder, tmp_path / "out")
+    documents = json.loads(evomerge("results", tmp_path / "run", "--documents", "test").stdout)
+    right = [samples[i]["exact_match"] for i in documents["pictures"]]
+    assert row["splits"]["test"]["pictures/exact_match"]["value"] == sum(right) / len(right)
