@@ -50,6 +50,7 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "gemma": ("search", "gradients"),
     "qwen": ("search",),
     "encoders": ("search", "random search"),
+    "vision": ("search", "random search"),
 }
 """configs/showcase-NAME.yaml -> the ways that are run."""
 

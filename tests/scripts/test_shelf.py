@@ -21,7 +21,7 @@ from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.runs import prepare
 from evomerge.setup.worker import make_worker
-from scripts.real import sentences
+from scripts.real import pictures, seeing, sentences
 from scripts.real import tasks as showcase
 from scripts.real.encoders import EXPERTS
 from scripts.real.searches import COMPOSITIONS, WAYS
@@ -197,6 +197,8 @@ def shelf(tmp_path_factory):
     base = make_encoder(models / "minilm", dense=0)
     for seed, name in enumerate(EXPERTS, start=1):
         make_encoder(models / name, seed=seed, near=base, dense=0)
+    for part in seeing.untrained():
+        part.save_pretrained(models / "sees")
     (models.parent / "adapters").mkdir()
     (models.parent / "adapters" / "spanish").symlink_to(snapshot(folder, "showcase/lora"))
     with pytest.MonkeyPatch.context() as patch, offline(folder):
@@ -205,6 +207,7 @@ def shelf(tmp_path_factory):
         patch.setattr(lm_eval.tasks, "TaskManager", only(*BUILT_IN))
         showcase.write()
         sentences.write()
+        pictures.write()
         yield folder / "configs"
 
 

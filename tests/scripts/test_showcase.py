@@ -18,11 +18,12 @@ import yaml
 
 from evomerge.api.sweep import plan
 from evomerge.evaluation.tasks.files import load_objective
-from scripts.real import questions, sentences
+from scripts.real import pictures, questions, sentences
 from scripts.real.places import RUNS
 from scripts.real.questions import Pool, Question, draw
 from scripts.real.searches import COMPOSITIONS, WAYS, config
 from scripts.real.tasks import TASKS
+from scripts.zoo.languages import L1, L2
 
 _SPANISH_WEEK = ["lunes", "martes", "miércoles", "jueves", "viernes", "sábado", "domingo", "lunes"]
 _CAPITALS = {
@@ -218,3 +219,31 @@ def test_the_searches_of_the_showcase_are_sweeps_of_valid_search_files(monkeypat
     )
     assert gradients.data["optimizer"] == {"name": "gradient", "steps": 80}
     assert other.folder == RUNS / "json-random-search-2"
+
+
+def test_pictures_show_what_the_answers_say() -> None:
+    pools = {}
+    for pool, language in (("experts", L1), ("documents", L2)):
+        drawn = list(islice(pictures.questions(language, pool, 0, counting=1.0), 300))
+        pools[pool] = {item.scene for item in drawn}
+        for item in drawn:
+            thing = language.things.index(item.prompt.split()[3])
+            assert item.answer == f"{item.scene.count(thing)} {language.counter}"
+            assert item.prompt.startswith("<image> ") and thing in item.scene
+    assert not pools["experts"] & pools["documents"]
+    scenes = [(kind, *[None] * (pictures.PLACES - 1)) for kind in range(len(L1.things))]
+    assert len({pictures.picture(scene).tobytes() for scene in scenes}) == len(scenes)
+
+
+def test_no_picture_is_in_two_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import load_dataset
+
+    monkeypatch.setattr(pictures, "ROOT", tmp_path)
+    monkeypatch.setattr(pictures, "SPLITS", {"training": 20, "validation": 20, "test": 60})
+    pictures.write()
+    config = yaml.safe_load((tmp_path / "tasks" / "pictures_l2.yaml").read_text("utf-8"))
+    files = config["dataset_kwargs"]["data_files"]
+    data = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in data.items()} == pictures.SPLITS
+    seen = {row["picture"].tobytes() for rows in data.values() for row in rows}
+    assert len(seen) == sum(pictures.SPLITS.values())
