@@ -106,9 +106,11 @@ def _send_again(lost: sys.UnraisableHookArgs) -> None:
     """Send a signal again that came while an object was freed.
 
     Python ignores what is raised there, so the command would go on as if there were no signal.
+    Other exceptions, as of an object that a signal has left half made, are shown with --debug.
     """
     if not isinstance(lost.exc_value, KeyboardInterrupt):
-        sys.__unraisablehook__(lost)
+        if "--debug" in sys.argv[1:]:
+            sys.__unraisablehook__(lost)
         return
     number = signal.SIGINT
     if isinstance(lost.exc_value, Terminated):

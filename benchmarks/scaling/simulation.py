@@ -115,6 +115,12 @@ class SimulatedExecutor:
         self._left = self._clock.seconds
         return job, outcome
 
+    def withdraw(self) -> Sequence[Job]:
+        """Take back the jobs that no worker has, and return them."""
+        jobs = tuple(self._queue)
+        self._queue.clear()
+        return jobs
+
     def close(self) -> None:
         """Drop all jobs."""
         self._queue.clear()

@@ -15,9 +15,12 @@ from evomerge.setup.checked import CheckedSearch
 
 def sees_by_host(checked: CheckedSearch, reference: str) -> bool:
     """Whether tasks show images to a parent without a tower, which sees them by the host's."""
-    infos = checked.evaluator.info.tasks.values()
-    blind = "vision" not in checked.checkpoints[reference].modalities
-    return blind and any(info.shows_images for info in infos)
+    sees = {
+        name: "vision" in checked.checkpoints[name].modalities for name in (checked.host, reference)
+    }
+    if sees[reference] or not sees[checked.host]:
+        return False
+    return any(info.shows_images for info in checked.evaluator.info.tasks.values())
 
 
 def modality_rows(checked: CheckedSearch) -> dict[str, dict[str, str] | None]:

@@ -1,6 +1,7 @@
 """That a run folder itself allows pickles or models' code counts only where it was allowed."""
 
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -71,7 +72,8 @@ def test_the_search_in_stages_of_a_stranger_allows_nothing_either(tmp_path, monk
     (tmp_path / "stages.yaml").write_text(yaml.safe_dump(data))
     seen = []
     monkeypatch.setattr(stages, "_new_stage", lambda *arguments: parse(SMALL, "a stage"))
-    monkeypatch.setattr(stages, "begin", lambda *arguments: arguments)
+    begun = Mock(is_asked_to_stop=False)
+    monkeypatch.setattr(stages, "begin", lambda path, checked: (begun, checked))
     monkeypatch.setattr(stages, "prepare", lambda file, folder, own, stage: seen.append(own))
     stages.run_stages(tmp_path, lambda run, problem: None)
     stages.run_stages(tmp_path, lambda run, problem: None, Permissions(allow_code=True))

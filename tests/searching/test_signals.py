@@ -1,6 +1,8 @@
 """A search that is interrupted or terminated prints this, and can be resumed."""
 
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -73,3 +75,20 @@ def test_a_signal_ends_a_search_in_order(unbroken, tmp_path, number, code, word,
         arguments = ["resume", run]
     evomerge("resume", run, PYTHONPATH=str(tmp_path))
     assert rows_of(run) == rows_of(unbroken)
+
+
+def test_an_object_that_cannot_be_freed_prints_a_traceback_with_debug_only():
+    program = (
+        "import sys\n"
+        "from evomerge.__main__ import _send_again\n"
+        "sys.unraisablehook = _send_again\n"
+        "class Half:\n"
+        "    def __del__(self):\n"
+        "        self.missing\n"
+        "Half()\n"
+    )
+    for option, found in (([], 0), (["--debug"], 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *option], capture_output=True, text=True, check=True
+        )
+        assert done.stderr.count("Traceback") == found

@@ -162,5 +162,5 @@ def test_validate_says_that_slopes_by_the_ridge_are_costly():
         "optimizer": {"name": "gradient"},
         "objectives": [{"task": "zoo_l2", "metric": "exact_match"}],
     }
-    note = str(slope_note(parse(data, "search.yaml")))
+    note = str(slope_note(parse(data, "search.yaml"), []))
     assert note.startswith("4 more merges by wudi_ridge in every step, each of them costly; fix")
