@@ -58,8 +58,12 @@ def make_axes(axes: Any, grid: str = "y") -> Any:
     return axes
 
 
+_LEGEND = 66
+"""Letters of names that fit beside each other in a legend of 10 points."""
+
+
 def add_legend(figure: Any) -> None:
-    """Put a legend above the axes of a figure."""
+    """Put a legend above the axes of a figure, in as many columns as its names have room for."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
@@ -70,7 +74,7 @@ def add_legend(figure: Any) -> None:
         fontsize=10,
         labelcolor=INK,
         loc="outside upper left",
-        ncols=3,
+        ncols=max(1, min(3, _LEGEND // max(map(len, handles), default=1))),
         handletextpad=0.4,
         columnspacing=1.0,
     )
