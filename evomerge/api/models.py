@@ -69,8 +69,9 @@ def merge_adapter(
     *,
     rank: int | None = None,
     allow_pickle: bool = False,
+    strict: bool = False,
 ) -> WrittenAdapter:
-    """Write what a merge changes in its base as one LoRA adapter, which PEFT and vLLM load.
+    """Write what a merge changes in its base as one LoRA adapter, which PEFT loads.
 
     Args:
         recipe: path of a recipe file or of a mergekit config with a base, or whose parents are
@@ -79,6 +80,7 @@ def merge_adapter(
         rank: largest rank of the change of a matrix. None: the sum of the ranks of the parents'
             adapters, with which a merge that is linear in them loses nothing.
         allow_pickle: accept parents with pickled weights.
+        strict: refuse a mergekit config with something that mergekit ignores.
 
     Returns:
         the rank, and the share of the change that was lost, in all and for each layer.
@@ -89,7 +91,10 @@ def merge_adapter(
     """
     from evomerge.export.recipe import merge_adapter as write
 
-    return write(Path(recipe), Path(out), rank, allow_pickle=allow_pickle)
+    written = write(Path(recipe), Path(out), rank, allow_pickle=allow_pickle, strict=strict)
+    for note in written.notes:
+        warnings.warn(note, stacklevel=2)
+    return written
 
 
 def extract(

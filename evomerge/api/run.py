@@ -228,7 +228,7 @@ class Run:
         rank: int | None = None,
         allow_pickle: bool = False,
     ) -> WrittenAdapter:
-        """Write what a candidate changes in the base as a LoRA adapter, which PEFT and vLLM load.
+        """Write what a candidate changes in the base as a LoRA adapter, which PEFT loads.
 
         Args:
             out: folder to create; it must not exist.

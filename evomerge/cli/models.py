@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 _Form = StrEnum("_Form", ["checkpoint", "adapter"])
 _AsOption = Annotated[
-    _Form, typer.Option("--as", help="adapter: LoRA adapter of the base, for PEFT and vLLM")
+    _Form, typer.Option("--as", help="adapter: LoRA adapter of the base, for PEFT")
 ]
 _RankOption = Annotated[
     int | None,
@@ -52,7 +53,7 @@ def export(
     allow_pickle: AllowPickleOption = False,
 ) -> None:
     """Write a candidate as an ordinary Hugging Face checkpoint, or as an adapter."""
-    if _is_adapter(form, rank):
+    if _is_adapter(form, rank, {"--dtype": dtype is not None, "--shard-size": shard_size != "5GB"}):
         from evomerge.export.adapter import export_adapter
 
         run = RunFolder(directory)
@@ -132,10 +133,10 @@ def merge(
     """Build one merged model on disk, piece by piece, in little memory; or an adapter."""
     from evomerge.export.recipe import merge_adapter, merge_recipe
 
-    if _is_adapter(form, rank):
-        _say_adapter(out, merge_adapter(recipe, out, rank, allow_pickle=allow_pickle))
-        return
     allowed = {"allow_pickle": allow_pickle, "strict": strict, "truncate": truncate}
+    if _is_adapter(form, rank, {"--memory": memory != "8GB", "--shard-size": shard_size != "5GB"}):
+        _say_adapter(out, merge_adapter(recipe, out, rank, **allowed))
+        return
     notes = merge_recipe(recipe, out, memory, shard_size, **allowed)
     terminal.warn(notes)
     terminal.say(f"wrote {out}")
@@ -163,14 +164,27 @@ def extract(
     _say_adapter(out, written)
 
 
-def _is_adapter(form: str, rank: int | None) -> bool:
-    """Return whether an adapter is asked for; InputError: a rank is given for a checkpoint."""
+def _is_adapter(form: str, rank: int | None, others: Mapping[str, bool]) -> bool:
+    """Return whether an adapter is asked for.
+
+    `others`: options of checkpoints -> whether they are given.
+
+    Raises:
+        InputError: an option is given that has no effect.
+    """
     if rank is not None and form != "adapter":
         raise InputError(f"--rank is {rank}, but a checkpoint has no rank; add `--as adapter`.")
+    unused = [name for name, is_given in others.items() if is_given and form == "adapter"]
+    if unused:
+        raise InputError(
+            f"{unused[0]} has no effect on an adapter, which is one file in float32; leave it out, "
+            "or leave out `--as adapter`."
+        )
     return form == "adapter"
 
 
 def _say_adapter(out: Path, written: WrittenAdapter) -> None:
+    terminal.warn(written.notes)
     terminal.say(f"wrote an adapter of rank {written.rank} to {out}: {written.text}")
 
 

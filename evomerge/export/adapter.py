@@ -47,11 +47,13 @@ class WrittenAdapter:
         rank: of its matrices.
         error: norm of what was cut, as a share of the norm of the change (0 to 1).
         by_layer: the same for each layer that is changed, and for what is outside of layers.
+        notes: what was ignored in the file of the merge, in sentences.
     """
 
     rank: int
     error: float
     by_layer: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -95,7 +97,9 @@ def export_adapter(
         f"It is candidate {candidate.number} of a search, which scored the merged weights in "
         f"{recipe.dtype}. `evomerge evaluate BASE+ADAPTER_DIR` scores this adapter."
     ]
-    return adapter_of(recipe, checked.checkpoints, rank, out, run.path, texts, about)
+    return adapter_of(
+        recipe, checked.checkpoints, rank, out, run.path, texts, about, base=checked.config.base
+    )
 
 
 def adapter_of(
@@ -106,12 +110,13 @@ def adapter_of(
     folder: Path,
     texts: Mapping[str, str],
     about: Sequence[str] = (),
+    base: str | None = None,
 ) -> WrittenAdapter:
-    """Write the adapter of a recipe over its own base; without a rank nothing is cut.
+    """Write the adapter of a recipe over a base, or its own; without a rank nothing is cut.
 
     For the arguments and errors see `write_adapter`.
     """
-    base = base_of(recipe)
+    base = base or base_of(recipe)
     rank = rank or summed_ranks(recipe, checkpoints, base)
     every = {base: open_model(base, folder), **checkpoints}
     return write_adapter(recipe, base, every, rank, out, folder, texts, about)

@@ -6,12 +6,14 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from evomerge.errors import EvomergeError, RecipeError
 from evomerge.export.adapter import WrittenAdapter, adapter_of, check_rank
-from evomerge.mergekit import separated
+from evomerge.mergekit import documents, separated
 from evomerge.merging.methods import get_method
 from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.encoder_decoder import is_encoder_decoder
@@ -27,7 +29,7 @@ from evomerge.setup.parents import (
     is_winner_of_stage,
     renamed_recipe,
 )
-from evomerge.setup.recipe_file import read_recipe_file
+from evomerge.setup.recipe_file import RecipeFile, read_recipe_file
 from evomerge.setup.runs import open_model
 
 _LAST = "evomerge_last.yaml"
@@ -54,44 +56,20 @@ def merge_recipe(
     from evomerge.export.card import Merge, merge_card
     from evomerge.export.metadata import task_of
     from evomerge.export.parents import describe_parents
-    from evomerge.mergekit import documents, to_mergekit
+    from evomerge.mergekit import to_mergekit
     from evomerge.merging.backend import write
 
     check_new_folder(out)
     with TemporaryFolder() as inner, _as_in_file(file, inner):
-        opener = MergeOpener(open_model, models=inner / "models")
-        given = read_text(file, RecipeError)
-        several = len(documents(given)) > 1
-        parts: dict[str, str] = {}
-        if several:
-            last, parts = separated(given, lambda name: _absolute(name, file))
-            for name, text in (parts | {_LAST: last}).items():
-                (inner / name).write_text(text, encoding="utf-8")
-        source = inner / _LAST if several else file
-        content = read_recipe_file(
-            source,
-            lambda name, pin: opener(
-                name, _folder(name, source), allow_pickle=allow_pickle, pin=pin
-            ),
-            truncate=truncate,
-        )
-        warnings = [note for item in opener.found.values() for note in item.notes]
-        notes = [*content.notes, *(_with_documents(note, inner) for note in warnings)]
-        if strict and notes:
-            raise RecipeError(
-                f"`--strict` allows no warnings, but {file} has {len(notes)}: {' '.join(notes)}"
-            )
-        recipe, checkpoints = content.recipe, content.checkpoints
-        inside = {f"{MERGE}{name}" for name in parts}
-        moved = {*recipe.parents} - inside
-        names = {name: _absolute(name, file) for name in moved}
-        written = renamed_recipe(pinned(recipe, checkpoints, opener.named), names)
-        extra = {"evomerge_recipe.yaml": written.to_yaml(), **parts}
+        read = _read(file, inner, allow_pickle=allow_pickle, strict=strict, truncate=truncate)
+        content, opener, notes = read.content, read.opener, read.notes
+        recipe, checkpoints, extra = content.recipe, content.checkpoints, dict(read.texts)
+        inside = read.inside
         known = all(get_method(layer.method).in_mergekit for layer in recipe.every_layer())
         named = {name for item in opener.found.values() for name in item.names} | {*recipe.parents}
         ours = any(split_kind(name)[0] for name in named - inside)
         if content.mergekit and known and not ours:
-            mergekit: str | None = given
+            mergekit: str | None = read_text(file, RecipeError)
         else:  # a parent that is a merge was built in a folder that is removed
             merges = any(name.startswith(MERGE) for name in recipe.parents)
             mergekit = None if merges else to_mergekit(recipe, checkpoints)
@@ -114,8 +92,56 @@ def merge_recipe(
         return tuple(notes)
 
 
+class _Read(NamedTuple):
+    """A recipe file that was read.
+
+    `texts` are the recipe and other documents of the file, to be written beside its model; `inside`
+    are the parents that are such documents.
+    """
+
+    content: RecipeFile
+    opener: MergeOpener
+    notes: list[str]
+    texts: dict[str, str]
+    inside: set[str]
+
+
+def _read(file: Path, inner: Path, *, allow_pickle: bool, strict: bool, truncate: bool) -> _Read:
+    """Read a recipe file and open its parents, with a temporary folder for its documents."""
+    opener = MergeOpener(open_model, models=inner / "models")
+    given = read_text(file, RecipeError)
+    source, parts = file, dict[str, str]()
+    if len(documents(given)) > 1:
+        source = inner / _LAST
+        last, parts = separated(given, lambda name: _absolute(name, file))
+        for name, text in (parts | {_LAST: last}).items():
+            (inner / name).write_text(text, encoding="utf-8")
+    content = read_recipe_file(
+        source,
+        lambda name, pin: opener(name, _folder(name, source), allow_pickle=allow_pickle, pin=pin),
+        truncate=truncate,
+    )
+    warnings = [note for item in opener.found.values() for note in item.notes]
+    notes = [*content.notes, *(_with_documents(note, inner) for note in warnings)]
+    if strict and notes:
+        raise RecipeError(
+            f"`--strict` allows no warnings, but {file} has {len(notes)}: {' '.join(notes)}"
+        )
+    inside = {f"{MERGE}{name}" for name in parts}
+    names = {name: _absolute(name, file) for name in {*content.recipe.parents} - inside}
+    pins = pinned(content.recipe, content.checkpoints, opener.named)
+    texts = {"evomerge_recipe.yaml": renamed_recipe(pins, names).to_yaml(), **parts}
+    return _Read(content, opener, notes, texts, inside)
+
+
 def merge_adapter(
-    file: Path, out: Path, rank: int | None, *, allow_pickle: bool = False
+    file: Path,
+    out: Path,
+    rank: int | None,
+    *,
+    allow_pickle: bool = False,
+    strict: bool = False,
+    truncate: bool = False,
 ) -> WrittenAdapter:
     """Write what the merge of a recipe file or mergekit config changes in its base as an adapter.
 
@@ -123,18 +149,11 @@ def merge_adapter(
     """
     check_rank(rank)
     check_new_folder(out)
-    with TemporaryFolder() as inner:
-        opener = MergeOpener(open_model, models=inner / "models")
-        content = read_recipe_file(
-            file,
-            lambda name, pin: opener(name, _folder(name, file), allow_pickle=allow_pickle, pin=pin),
-            truncate=False,
-        )
-        recipe, checkpoints = content.recipe, content.checkpoints
-        names = {name: _absolute(name, file) for name in recipe.parents}
-        written = renamed_recipe(pinned(recipe, checkpoints, opener.named), names)
-        texts = {"evomerge_recipe.yaml": written.to_yaml()}
-        return adapter_of(recipe, checkpoints, rank, out, file.parent, texts)
+    with TemporaryFolder() as inner, _as_in_file(file, inner):
+        read = _read(file, inner, allow_pickle=allow_pickle, strict=strict, truncate=truncate)
+        recipe, checkpoints = read.content.recipe, read.content.checkpoints
+        written = adapter_of(recipe, checkpoints, rank, out, file.parent, read.texts)
+        return replace(written, notes=tuple(read.notes))
 
 
 @contextmanager
