@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,8 +14,9 @@ import tiny
 import torch
 import transformers
 import yaml
+from killed import check_never_killed, searched
 from safetensors.torch import load_file
-from search_run import events_of, kill_when
+from search_run import events_of
 from sklearn.metrics import f1_score
 
 import evomerge
@@ -106,12 +106,6 @@ def write(folder: Path, name: str = "search.yaml", **changes: Any) -> Path:
     return folder / name
 
 
-def searched(file: Path, run: Path, **how: Any) -> evomerge.Run:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return evomerge.search(file, run, progress=False, **how)
-
-
 def stock(folder: Path, head: str = "Sequence") -> tuple[Any, Any]:
     kind = getattr(transformers, f"AutoModelFor{head}Classification")
     with tiny.quiet():
@@ -167,11 +161,7 @@ def test_killed_and_resumed_is_never_killed(
     kind: str, folder: Path, run_of: Callable[[str], evomerge.Run], tmp_path: Path
 ) -> None:
     run, whole = tmp_path / "run", run_of(kind).folder
-    begin = ["search", folder / f"{kind}.yaml", "--run", run]
-    assert kill_when(begin, run / "journal.jsonl", 5, 0.01) == -signal.SIGKILL
-    searched(folder / f"{kind}.yaml", run, resume=True)
-    for name in ("journal.jsonl", "best.yaml"):
-        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    check_never_killed(folder / f"{kind}.yaml", run, whole, 5)
 
 
 @pytest.mark.thorough

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,9 @@ import transformers
 import two_stacks
 import yaml
 from huggingface_hub import metadata_load
+from killed import check_never_killed, searched
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from search_run import kill_when
 from two_stacks import DECODER, ENCODER, FAMILIES
 
 import evomerge
@@ -129,12 +127,6 @@ def answered(folder: Path) -> Path:
     return folder
 
 
-def searched(file: Path, run: Path, **how: Any) -> evomerge.Run:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return evomerge.search(file, run, progress=False, **how)
-
-
 @pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["t5", "bart"])
 def test_a_search_is_resumed_and_its_export_has_the_scores_of_lm_eval(
@@ -144,11 +136,7 @@ def test_a_search_is_resumed_and_its_export_has_the_scores_of_lm_eval(
     file.write_text(yaml.safe_dump(search_file(folder, kind)))
     run = searched(file, tmp_path / "whole")
     parts = tmp_path / "parts"
-    begin = ["search", file, "--run", parts]
-    assert kill_when(begin, parts / "journal.jsonl", 5, 0.01) == -signal.SIGKILL
-    searched(file, parts, resume=True)
-    for name in ("journal.jsonl", "best.yaml"):
-        assert (parts / name).read_bytes() == (run.folder / name).read_bytes(), name
+    check_never_killed(file, parts, run.folder, 5)
 
     out = run.export(tmp_path / "model", candidate=4)
     two_stacks.load(out)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ import numpy as np
 import pytest
 import tiny
 import yaml
+from killed import check_never_killed, searched
 from safetensors.torch import load_file
 from scipy.stats import spearmanr
-from search_run import events_of, kill_when
+from search_run import events_of
 
 import evomerge
 from evomerge.config.schema import load
@@ -90,12 +89,6 @@ def unbroken(folder: Path) -> evomerge.Run:
     return searched(folder / "search.yaml", folder / "run")
 
 
-def searched(file: Path, run: Path, **how: Any) -> evomerge.Run:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return evomerge.search(file, run, progress=False, **how)
-
-
 def library(folder: Path) -> Any:
     with tiny.quiet():
         return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
@@ -110,11 +103,7 @@ def test_killed_and_resumed_is_never_killed(
     folder: Path, unbroken: evomerge.Run, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    begin = ["search", folder / "search.yaml", "--run", run]
-    assert kill_when(begin, run / "journal.jsonl", 7, 0.01) == -signal.SIGKILL
-    searched(folder / "search.yaml", run, resume=True)
-    for name in ("journal.jsonl", "best.yaml"):
-        assert (run / name).read_bytes() == (unbroken.folder / name).read_bytes(), name
+    check_never_killed(folder / "search.yaml", run, unbroken.folder, 7)
 
 
 @pytest.mark.thorough
@@ -168,11 +157,7 @@ def test_a_killed_descent_is_never_killed(
     run = tmp_path / "run"
     lines = (descended.folder / "journal.jsonl").read_text().splitlines()
     first = next(n for n, line in enumerate(lines) if '"event":"leg"' in line)
-    begin = ["search", descending, "--run", run]
-    assert kill_when(begin, run / "journal.jsonl", first + 1, 0.01) == -signal.SIGKILL
-    searched(descending, run, resume=True)
-    for name in ("journal.jsonl", "best.yaml"):
-        assert (run / name).read_bytes() == (descended.folder / name).read_bytes(), name
+    check_never_killed(descending, run, descended.folder, first + 1)
 
 
 @pytest.mark.thorough

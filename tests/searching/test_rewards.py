@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,9 @@ import tiny
 import torch
 import transformers
 import yaml
+from killed import check_never_killed, searched
 from safetensors.torch import load_file
-from search_run import events_of, kill_when
+from search_run import events_of
 from search_run import evomerge as evomerge_command
 
 import evomerge
@@ -88,22 +87,12 @@ def unbroken(folder: Path) -> evomerge.Run:
     return searched(folder / "search.yaml", folder / "run")
 
 
-def searched(file: Path, run: Path, **how: Any) -> evomerge.Run:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return evomerge.search(file, run, progress=False, **how)
-
-
 @pytest.mark.thorough
 def test_killed_and_resumed_is_never_killed(
     folder: Path, unbroken: evomerge.Run, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    begin = ["search", folder / "search.yaml", "--run", run]
-    assert kill_when(begin, run / "journal.jsonl", 5, 0.01) == -signal.SIGKILL
-    searched(folder / "search.yaml", run, resume=True)
-    for name in ("journal.jsonl", "best.yaml"):
-        assert (run / name).read_bytes() == (unbroken.folder / name).read_bytes(), name
+    check_never_killed(folder / "search.yaml", run, unbroken.folder, 5)
 
 
 @pytest.mark.thorough
