@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         plot_standings,
     )
     from evomerge.api.search import resume, search
+    from evomerge.api.study import Study
     from evomerge.api.sweep import sweep
     from evomerge.api.validate import validate
     from evomerge.errors import EvomergeError
@@ -40,6 +41,7 @@ _PLACES = {
     "Recipe": "evomerge.recipe",
     "Run": "evomerge.api.run",
     "Source": "evomerge.recipe",
+    "Study": "evomerge.api.study",
     "compare": "evomerge.api.compare",
     "evaluate": "evomerge.api.models",
     "extract": "evomerge.api.models",
@@ -63,6 +65,7 @@ __all__ = [
     "Recipe",
     "Run",
     "Source",
+    "Study",
     "__version__",
     "compare",
     "evaluate",

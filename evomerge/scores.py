@@ -16,6 +16,9 @@ SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 MODEL = "model"
 """The task of objectives that are properties of the merged model itself, not of its answers."""
 
+TOLD = "told"
+"""The task of scores that are told by whoever asks for candidates; they have no documents."""
+
 MODEL_METRICS = ("parameters", "layers")
 """Properties of a merged model: its number of parameters, and of layers."""
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from evomerge.errors import escaped_controls, without_controls
 from evomerge.parsing.values import replaced
-from evomerge.scores import SPLITS, Example
+from evomerge.scores import Example
 
 if TYPE_CHECKING:
     from evomerge.report.confidence import Interval
@@ -111,9 +111,10 @@ def print_standings(table: Standings) -> None:
             rows = [
                 [name, *(" ".join(cell).strip() for cell in cells)] for name, cells in item.rows
             ]
-            print_table(item.heads, rows, title=f"{item.title}, with 95 % intervals")
+            intervals = "" if table.is_study else ", with 95 % intervals"
+            print_table(item.heads, rows, title=f"{item.title}{intervals}")
     else:
-        places = [(split, column) for column in table.columns for split in SPLITS]
+        places = [(split, column) for column in table.columns for split in table.splits]
         heads = ["model", *(f"{column} {split}" for split, column in places)]
         rows = [
             [table.names[row.label], *(" ".join(table.cell(row, *p)).strip() for p in places)]

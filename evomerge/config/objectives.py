@@ -17,6 +17,7 @@ from evomerge.scores import (
     MODEL_METRICS,
     NLL,
     REWARD,
+    TOLD,
 )
 
 _METRIC = (
@@ -39,8 +40,8 @@ class MeasuredConfig(Section):
     task: str | None = Field(
         None,
         description="task or group of lm-eval, or an objective function as `module:function`; "
-        "null for a property of the merged model, or with `encoder`, `mteb`, `classifier` or "
-        "`reward`",
+        "null for a property of the merged model, or with `encoder`, `mteb`, `classifier`, "
+        "`reward` or `told`",
     )
     encoder: Literal["sts", "retrieval", "classification"] | None = Field(
         None,
@@ -79,11 +80,18 @@ class MeasuredConfig(Section):
         None,
         description="with `reward`: texts that end an answer; null: only the end token ends it",
     )
+    told: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = Field(
+        None,
+        description="name of a score that a study is told, where your own code scores "
+        "candidates (`evomerge.Study`)",
+    )
     metric: str = Field("acc", description=_METRIC)
 
     @property
     def source(self) -> str:
-        """The task; with a file its kind and the file; `model` for a property of the model."""
+        """The task; with a file its kind and the file; `model` for a property, or `told`."""
+        if self.told is not None:
+            return TOLD
         if self.mteb is not None:
             return f"mteb {self.mteb.replace('/', ' ')}"
         if self.rows_file is not None:
@@ -131,6 +139,8 @@ class MeasuredConfig(Section):
                 return {"metric": REWARD, **data}
             if data.get("mteb") is not None:
                 return {"metric": MAIN, **data}
+            if isinstance(data.get("told"), str):
+                return {"metric": data["told"], **data}
         return data
 
     @field_validator("encoder", mode="before")
@@ -150,6 +160,7 @@ class MeasuredConfig(Section):
             "mteb": self.mteb,
             "classifier": self.classifier,
             "reward": self.reward,
+            "told": self.told,
         }
         own = [(key, kind) for key, kind in given.items() if kind is not None]
         for key, kind in own:
@@ -159,7 +170,7 @@ class MeasuredConfig(Section):
                     f"has the `{others[0]}` {getattr(self, others[0])!r} and the `{key}` {kind}; "
                     "remove one of the two"
                 )
-            needed = {"reward": "prompts", "mteb": None}.get(key, "file")
+            needed = {"reward": "prompts", "mteb": None, "told": None}.get(key, "file")
             if needed is not None and getattr(self, needed) is None:
                 what = "a `file`" if needed == "file" else f"`{needed}`"
                 raise ValueError(
@@ -172,9 +183,9 @@ class MeasuredConfig(Section):
                         f"has the `{key}` {kind} with `{other}`, which has no meaning there; "
                         f"remove `{other}`"
                     )
-            if key == "classifier" and self.metric != kind:
+            if key in ("classifier", "told") and self.metric != kind:
                 raise ValueError(
-                    f"has the `classifier` {kind} and the `metric` {self.metric}; remove `metric`"
+                    f"has the `{key}` {kind} and the `metric` {self.metric}; remove `metric`"
                 )
         for key in ("prompts", "max_gen_toks", "until"):
             if self.reward is None and getattr(self, key) is not None:
@@ -207,7 +218,7 @@ class ObjectiveConfig(MeasuredConfig):
     goal: Literal["maximize", "minimize"] | None = Field(
         None,
         description="null: as lm-eval defines it for the metric; nll, tokens, parameters and "
-        "layers are minimized",
+        "layers are minimized, told scores are maximized",
     )
     margin: float | None = Field(
         None,

@@ -25,7 +25,15 @@ from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
 from evomerge.errors import ConfigError
-from evomerge.scores import ENCODER_METRICS, MODEL, SPLITS, Constraint, Objective, Split
+from evomerge.scores import (
+    ENCODER_METRICS,
+    MODEL,
+    SPLITS,
+    TOLD,
+    Constraint,
+    Objective,
+    Split,
+)
 
 GRADIENT = "gradient"
 """Name of the strategy that descends."""
@@ -276,7 +284,12 @@ class SearchConfig(Section):
     def tasks(self) -> list[str]:
         """What the objectives and constraints are scored on, each once; see `rows`."""
         sources = (item.source for item in (*self.objectives, *self.constraints))
-        return [name for name in dict.fromkeys(sources) if name != MODEL]
+        return [name for name in dict.fromkeys(sources) if name not in (MODEL, TOLD)]
+
+    @property
+    def is_study(self) -> bool:
+        """Whether candidates are scored by whoever asks for them; see `evomerge.Study`."""
+        return any(item.source == TOLD for item in (*self.objectives, *self.constraints))
 
     @property
     def rows(self) -> dict[str, tuple[str, str]]:

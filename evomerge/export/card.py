@@ -177,15 +177,18 @@ def search_card(
     moving = [item.name for name, item in merge.parents.items() if split_kind(name)[0]]
     chosen = "" if candidate is best else f" --candidate {candidate.number}"
     dtype = "" if as_scored else f" --dtype {merge.recipe.dtype}"
+    table = standings(history, ranking) if is_winner else alone(candidate, ranking)
     commands = [
         f"evomerge search search.yaml --run RUN --candidates {count}{options}",
         f"evomerge export RUN --out MODEL_DIR{chosen}{dtype}{_pickles(merge)}",
         f"{_merge_command(merge)}    # this model without the search",
     ]
+    if table.is_study:
+        del commands[0]  # nobody else has the scores
     sources = (
         f"{split}: {', '.join(map(code, dict.fromkeys(frozen.sources[split].values())))}"
         for split in SPLITS
-        if split in frozen.sources
+        if frozen.sources.get(split)
     )
     search = {
         "candidate": candidate,
@@ -195,8 +198,8 @@ def search_card(
         "sources": "; ".join(sources),
         "sampling_note": sampling_note(frozen.sampled),
         "is_winner": is_winner,
-        "splits": tuple(reversed(SPLITS)),
-        "table": standings(history, ranking) if is_winner else alone(candidate, ranking),
+        "splits": tuple(reversed(table.splits)),
+        "table": table,
         "note": scored_as_themselves(history, merge.names) if is_winner else None,
         "stages": " and ".join(map(code, stages)),
         "moving": " and ".join(map(code, moving)),

@@ -16,7 +16,7 @@ def lm_eval_command(
 ) -> str | None:
     """Return the `lm_eval` command that scores the model in `MODEL_DIR` on the test documents.
 
-    None: the options of lm-eval cannot name these documents.
+    None: there are none, or the options of lm-eval cannot name them.
 
     Args:
         threads: number of CPU threads that have scored the candidates. One is in the command, too:
@@ -27,7 +27,7 @@ def lm_eval_command(
         return None
     usual = evaluation.test.task_split in (None, "test")  # what lm-eval takes by itself
     other = config.rows or any(":" in task for task in tasks)
-    if evaluation.test.tasks or not usual or other:
+    if not tasks or evaluation.test.tasks or not usual or other:
         return None
     wanted = {
         "enable_thinking": evaluation.enable_thinking,

@@ -18,10 +18,16 @@ from evomerge.report.confidence import (
 from evomerge.report.fronts import FrontComparison, broken_words, compare_front, why_not_compared
 from evomerge.report.words import listed, short_names, short_scores
 from evomerge.run.history import Candidate, History
-from evomerge.scores import SPLITS, Split
+from evomerge.scores import SPLITS, TOLD, Split
 from evomerge.searching.ranking import Ranking, best_of, front_of, measured
 
 FITNESS = "fitness"
+
+NOTE_OF_STUDY = (
+    "Each candidate has the score that the study was told. There are no documents, so nothing says "
+    "how sure a difference is."
+)
+"""The note of a study."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Standings:
         missing: label of another baseline -> why the searched merge is not compared with it.
         compared_on: the last split on which the searched merge was scored and a baseline tried, or
             all members of a front were tried; None: there is none.
-        note: which parents are scored as themselves on which splits.
+        note: which parents are scored as themselves on which splits; of a study, `NOTE_OF_STUDY`.
         broken: the constraints that the best candidate breaks on the split `broken_on`, in words.
     """
 
@@ -72,6 +78,16 @@ class Standings:
     broken_on: Split | None = None
     note: str | None = None
     missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_study(self) -> bool:
+        """Whether the scores were told, and are not those of documents."""
+        return any(key.startswith(f"{TOLD}/") for key in self.objectives)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that tables show; told scores count as those on search documents."""
+        return ("search",) if self.is_study else SPLITS
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -105,17 +121,20 @@ class Standings:
         found, main = [], self.main_column
         if self.has_front:
             split, names = self.compared_on or "search", short_scores(self.columns)
-            heads = [f"{names[column]} on {split}" for column in self.columns]
+            where = "" if self.is_study else f" on {split}"
+            heads = [f"{names[column]}{where}" for column in self.columns]
             places = [(split, column) for column in self.columns]
-            found.append(self._table(f"on {split} documents", heads, places))
+            title = "scores" if self.is_study else f"on {split} documents"
+            found.append(self._table(title, heads, places))
         else:
             found.append(self._table_of(main))
         return found + [self._table_of(column) for column in self.columns if column != main]
 
     def _table_of(self, column: str) -> ScoreTable:
-        splits = tuple(reversed(SPLITS))
+        splits = tuple(reversed(self.splits))
         title = f"{column} in %" if self.factor(column) == 100 else column
-        return self._table(title, splits, [(split, column) for split in splits])
+        heads = ("score",) if self.is_study else splits
+        return self._table(title, heads, [(split, column) for split in splits])
 
     def _table(
         self, title: str, heads: Sequence[str], places: Sequence[tuple[Split, str]]
@@ -154,11 +173,11 @@ def standings(history: History, ranking: Ranking) -> Standings:
     """Return the standings of a run."""
     columns, best = _columns(ranking), best_of(history, ranking)
     table = (_of_front if ranking.has_front else _of_winner)(history, ranking, columns, best)
-    table = replace(
-        table,
-        note=scored_as_themselves(history, table.names),
-        objectives=[item.key for item in ranking.objectives],
-    )
+    table = replace(table, objectives=[item.key for item in ranking.objectives])
+    if table.is_study:
+        table = replace(table, note=NOTE_OF_STUDY, missing={}, front=None)
+    else:
+        table = replace(table, note=scored_as_themselves(history, table.names))
     for split in reversed(SPLITS):
         if best is not None and best.scores(split) is not None:
             broken = broken_words(ranking.constraints, best, split)
@@ -185,7 +204,8 @@ def alone(candidate: Candidate, ranking: Ranking) -> Standings:
     columns = _columns(ranking)
     row = _row(candidate, f"candidate {candidate.number}", columns, ranking)
     objectives = [item.key for item in ranking.objectives]
-    return Standings([row] if row.estimates else [], columns, objectives)
+    table = Standings([row] if row.estimates else [], columns, objectives)
+    return replace(table, note=NOTE_OF_STUDY) if table.is_study else table
 
 
 def _columns(ranking: Ranking) -> list[str]:

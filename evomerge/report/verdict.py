@@ -28,11 +28,15 @@ def verdict(table: Standings, best: Candidate | None) -> Verdict:
     """
     if best is None:
         return Verdict(None, "No candidate has been scored yet.")
-    found = _verdict_of_front(table) if table.has_front else _verdict_of_winner(table, best)
+    if table.is_study:
+        found = _verdict_of_study(table, best)
+    else:
+        found = _verdict_of_front(table) if table.has_front else _verdict_of_winner(table, best)
     if not table.broken or _is_named(table, best):
         return found
     who = "The knee" if table.has_front else table.names.get(best.name, f"Candidate {best.number}")
-    broken = f"{who} breaks on the {table.broken_on} documents: {table.broken}."
+    where = "" if table.is_study else f" on the {table.broken_on} documents"
+    broken = f"{who} breaks{where}: {table.broken}."
     # Of a front, another merge may be the one that beats every parent.
     works = found.works if table.has_front or not found.works else False
     return Verdict(works, f"{found.text} But {broken}")
@@ -44,6 +48,22 @@ def _is_named(table: Standings, best: Candidate) -> bool:
         return False
     labels = (row.label for row in table.rows if row.candidate == best.number)
     return any(label in table.front.others for label in labels)
+
+
+def _verdict_of_study(table: Standings, best: Candidate) -> Verdict:
+    """Return what told scores say: which is the best, and not how sure that is."""
+    row = next(row for row in table.rows if row.candidate == best.number)
+    who = table.names[best.label] if best.label else f"candidate {best.number}"
+    what = "the knee of the front is" if table.has_front else "the best is"
+    values = ", ".join(
+        f"{short} {table.cell(row, 'search', column)[0]}"
+        for column, short in short_scores(table.columns).items()
+    )
+    return Verdict(
+        None,
+        f"No verdict: {what} {who} ({values}), by the scores that the study was told; "
+        "to see whether it is better than the parents, score it and them again.",
+    )
 
 
 def _verdict_of_winner(table: Standings, best: Candidate) -> Verdict:

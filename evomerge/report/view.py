@@ -86,7 +86,9 @@ class View:
         if recipe:
             shown = short_names(recipe.parents) | {name: name for name in recipe.members}
         drawn = {
-            "standings": pictures.standings_chart(self.table) if self.table.rows else None,
+            "standings": pictures.standings_chart(self.table)
+            if self.table.rows and not self.table.is_study
+            else None,
             "front": front and pictures.front_chart(*front),
             "recipe": recipe and recipe_picture(recipe, shown),
             "genes": pictures.genome_bars(genes, genome) if has_bars else None,

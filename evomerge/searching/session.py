@@ -34,7 +34,7 @@ EXAMPLES = 3
 """Documents of each task whose prompts and answers are kept, of baselines and of the winner."""
 
 SAME_FAILURES = 10
-"""Number of equal failures, one after the other, at which the search stops."""
+"""The usual `Session.most_failures`."""
 
 
 class Session:
@@ -77,6 +77,8 @@ class Session:
         """Candidates that wait for the outcome of another one with the same recipe, by digest."""
         self._jobs = 0
         self._failures: list[Failure] = []
+        self.most_failures: float = SAME_FAILURES
+        """Number of equal failures, one after the other, at which the search stops."""
 
     @cached_property
     def executor(self) -> Executor:
@@ -294,12 +296,12 @@ class Session:
                 self.publish(incumbents, best)
 
     def _check_failures(self, outcome: Outcome) -> None:
-        """Stop the search after `SAME_FAILURES` equal failures."""
+        """Stop the search after `most_failures` equal failures."""
         if not isinstance(outcome, Failure) or outcome not in self._failures[-1:]:
             self._failures.clear()
         if isinstance(outcome, Failure):
             self._failures.append(outcome)
-        if len(self._failures) >= SAME_FAILURES:
+        if len(self._failures) >= self.most_failures:
             raise SearchError(
                 f"The last {len(self._failures)} candidates failed in the same way "
                 f"({outcome_text(self._failures[-1])}), so the search has stopped; remove the "

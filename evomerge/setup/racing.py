@@ -102,6 +102,8 @@ def _objection(
         return "a race compares the fitness only, not what breaks ties"
     if config.evaluation.backend != "hf":
         return "vLLM would load the weights of a candidate again for each sample"
+    if config.is_study:
+        return "told scores have no documents"
     if config.encoders:
         return "each sample of a race would encode all passages and training rows again"
     for item in objectives:

@@ -32,6 +32,7 @@ from evomerge.setup.parents import is_winner_of_stage, open_parents
 from evomerge.setup.parents_as_themselves import recipe_to_write, write_model
 from evomerge.setup.space import make_space
 from evomerge.setup.strategy import recipe_of
+from evomerge.setup.study import refuse_study
 from evomerge.setup.tasks import code_files
 from evomerge.setup.weight_digests import check_weights
 from evomerge.setup.worker import as_stored
@@ -49,10 +50,13 @@ def prepare(
 ) -> CheckedSearch:
     """Return the checked search of a search file, after all checks; see `check_search`.
 
+    A search that is told its scores is refused: `evomerge.Study` makes it.
+
     Args:
         stage: of a stage, the run folder of an earlier one: `run:../stage-N` is beside it.
         gpu_memory: see `CheckedSearch`.
     """
+    refuse_study(config)
     if config.frozen is not None:
         return replace(restore(config, relative_to, allowed), gpu_memory=gpu_memory)
 
@@ -186,6 +190,7 @@ def continued(
         override(data, item)
     config = parse(data, str(run.path / CONFIG))
     frozen = config.frozen or Frozen()
+    refuse_study(config)
     checked = restore(config, run.path, allowed)
     allowed.require(code_files(checked.config))
     if allowed == allowed.and_also(frozen.allow_pickle, frozen.allow_code):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from evomerge.errors import (
@@ -17,6 +18,7 @@ from evomerge.errors import (
     SearchError,
     did_you_mean,
 )
+from evomerge.execute.protocol import Executor
 from evomerge.recipe import Recipe
 from evomerge.report.words import setting_lines, short_names
 from evomerge.run.activity import WORKERS, Activity
@@ -31,6 +33,7 @@ from evomerge.run.folder import (
     file_digest,
 )
 from evomerge.run.history import Candidate, History
+from evomerge.run.journal import Journal
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
@@ -111,9 +114,6 @@ def _run_search(
     new_budget: Mapping[str, float],
     followers: Sequence[Follower],
 ) -> Candidate:
-    from evomerge.merging.backend import check_finite
-
-    ranking, race = checked.ranking, make_race(checked.config)
     with run.writing() as journal, run.logged():
         Activity(run.path / WORKERS).end()  # of a session that was killed
         run.forget_stop()
@@ -122,47 +122,74 @@ def _run_search(
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
         check_search_file(run, logbook)
-        budget = checked.config.budget.model_dump() | logbook.history.budget
-        changed = {name: value for name, value in new_budget.items() if budget[name] != value}
-        if changed:
-            event = {"event": "budget", **changed}
-            journal.append(event)
-            logbook.history.apply(event)
+        note_budget(checked, journal, logbook, new_budget)
         if not logbook.history.told:
             names = short_names(checked.checkpoints)
             for line in (*setting_lines(checked.settings, names), *lent_notes(checked, names)):
                 log.info(line)
-            # All weights, before the first candidate is scored, not when one of them is merged.
-            samples = sample_recipes(checked.space).values()
-            check_finite(checked.checkpoints, (*checked.space.baselines().values(), *samples))
+            check_weights_are_finite(checked)
         make = EXECUTORS[checked.config.executor.kind]
-
-        session = Session(
-            logbook,
-            lambda: make(checked, run.path, logbook, attempts),
-            lambda candidate: recipe_of(checked.space, candidate, logbook.history.candidates),
-            ranking,
-            None if race is None else race.recent,
-            attempts,
-            lambda front, best: publish(checked, run, logbook.history, front, best),
-            parents_as_themselves(checked),
-            lambda: run.is_asked_to_stop,
-        )
-        config = checked.config
-        plan = Plan(
-            **(config.budget.model_dump() | logbook.history.budget),
-            finalists=config.evaluation.validation.finalists,
-            order="arrival" if config.executor.order == "arrival" else "generation",
-            greedy_soup="greedy_soup" in config.baselines,
-        )
-        baselines = checked.space.baselines()
-        search = Search(session, lambda: make_strategy(checked), baselines, plan)
+        executor = partial(make, checked, run.path, logbook, attempts)
+        search = make_search(checked, run, logbook, attempts, executor)
         with recording_weights(run, checked.checkpoints):
             try:
                 return search.run()
             finally:
-                session.close()
+                search.session.close()
                 Activity(run.path / WORKERS).end()
+
+
+def check_weights_are_finite(checked: CheckedSearch) -> None:
+    """Read all weights before the first candidate is scored, not when one of them is merged.
+
+    Raises:
+        CheckpointError: a weight is NaN or infinite.
+    """
+    from evomerge.merging.backend import check_finite
+
+    samples = sample_recipes(checked.space).values()
+    check_finite(checked.checkpoints, (*checked.space.baselines().values(), *samples))
+
+
+def note_budget(
+    checked: CheckedSearch, journal: Journal, logbook: Logbook, new: Mapping[str, float]
+) -> None:
+    """Journal the bounds of the budget that differ from those so far."""
+    budget = checked.config.budget.model_dump() | logbook.history.budget
+    changed = {name: value for name, value in new.items() if budget[name] != value}
+    if changed:
+        event = {"event": "budget", **changed}
+        journal.append(event)
+        logbook.history.apply(event)
+
+
+def make_search(
+    checked: CheckedSearch,
+    run: RunFolder,
+    logbook: Logbook,
+    attempts: Attempts,
+    make_executor: Callable[[], Executor],
+) -> Search:
+    """Return the search of a run, as its journal says that it has come."""
+    config, race = checked.config, make_race(checked.config)
+    session = Session(
+        logbook,
+        make_executor,
+        lambda candidate: recipe_of(checked.space, candidate, logbook.history.candidates),
+        checked.ranking,
+        None if race is None else race.recent,
+        attempts,
+        lambda front, best: publish(checked, run, logbook.history, front, best),
+        parents_as_themselves(checked),
+        lambda: run.is_asked_to_stop,
+    )
+    plan = Plan(
+        **(config.budget.model_dump() | logbook.history.budget),
+        finalists=config.evaluation.validation.finalists,
+        order="arrival" if config.executor.order == "arrival" else "generation",
+        greedy_soup="greedy_soup" in config.baselines,
+    )
+    return Search(session, partial(make_strategy, checked), checked.space.baselines(), plan)
 
 
 def check_search_file(run: RunFolder, logbook: Logbook) -> None:

@@ -19,6 +19,7 @@ from evomerge.scores import (
     NLL,
     SPLITS,
     TOKENS,
+    TOLD,
     Constraint,
     Objective,
     Split,
@@ -91,12 +92,13 @@ def is_causal(config: SearchConfig) -> bool:
 
 
 def uses_templates(config: SearchConfig) -> bool:
-    """Return whether texts may be made by chat templates; a user's function may do anything."""
+    """Return whether texts may be made by chat templates; code of a user may do anything."""
     from evomerge.evaluation.tasks.functions import is_function
 
     kinds = [kind for kind, _ in config.rows.values()]
     functions = any(map(is_function, config.tasks))
-    return config.evaluation.chat_template or functions or "pairwise" in kinds
+    own = functions or config.is_study
+    return config.evaluation.chat_template or own or "pairwise" in kinds
 
 
 def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
@@ -270,8 +272,8 @@ def _metric(
     item: ObjectiveConfig | ConstraintConfig, evaluator: Evaluator, where: str
 ) -> tuple[str, bool]:
     """Return the full name of a metric, and whether higher values are better."""
-    if item.source == MODEL:
-        return item.metric, False
+    if item.source in (MODEL, TOLD):
+        return item.metric, item.source == TOLD
     wanted = item.metric
     if wanted == MAIN and item.mteb is not None:
         wanted = getattr(evaluator.default.functions[item.source], "main", None) or MAIN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,9 +105,7 @@ def make_worker(
         keeps_right=config.optimizer.loss == "successes",
         features=cache_memory(workers) // 2,
         report=report,
-        load_parent=lambda reference: load_single(
-            config, checkpoints[reference], lambda: tokenizer(checkpoints, first), host
-        ),
+        load_parent=partial(load_parent, checked),
     )
     worker.threads = threads or threads_of(config, host)
     use_threads(worker.threads)
@@ -141,6 +140,21 @@ def run_jobs(run: RunInContext, config: SearchConfig) -> RunJobs:
     if shares_prefixes(config):
         return as_tree(run, PrefixCache(cache_memory(1) // 2))
     return one_by_one(run)
+
+
+def load_parent(checked: CheckedSearch, reference: str) -> tuple[Any, Any]:
+    """Return model and tokenizer of a parent as itself; what it lacks, it has from the merges.
+
+    Raises:
+        CheckpointError: as for `load_single`.
+    """
+    from evomerge.merging.backend import tokenizer
+
+    checkpoints, first = checked.checkpoints, next(iter(checked.space.baselines().values()))
+    host = checkpoints[checked.host]
+    return load_single(
+        checked.config, checkpoints[reference], lambda: tokenizer(checkpoints, first), host
+    )
 
 
 def load_single(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 PUBLIC = {
-    "Searches": ("search", "resume", "sweep", "validate", "compare", "Run"),
+    "Searches": ("search", "resume", "sweep", "validate", "compare", "Run", "Study"),
     "Single models": ("merge", "merge_adapter", "extract", "evaluate"),
     "Plots": ("plot_history", "plot_genes", "plot_standings", "plot_front", "plot_importance"),
     "Recipes": ("Recipe", "Layer", "Source"),

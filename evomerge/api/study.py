@@ -1,0 +1,345 @@
+"""Searches whose candidates are scored elsewhere: a study gives candidates and is told scores."""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from copy import deepcopy
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from evomerge.api.run import Run
+from evomerge.api.search import content_of, permissions
+from evomerge.errors import InputError, RunFolderError, SearchError, did_you_mean
+from evomerge.execute.protocol import Job
+from evomerge.execute.study import StudyExecutor
+from evomerge.parsing.values import shown
+from evomerge.recipe import Recipe
+from evomerge.run.attempts import Attempts
+from evomerge.run.folder import RunFolder, is_begun
+from evomerge.run.history import Candidate
+from evomerge.run.logbook import Logbook
+from evomerge.scores import TOLD, Failure, Outcome, Scores
+from evomerge.space.protocol import Gene
+
+if TYPE_CHECKING:
+    from evomerge.execute.worker import Worker
+    from evomerge.trust.consent import Permissions
+
+_studies: weakref.WeakValueDictionary[Path, Study] = weakref.WeakValueDictionary()
+"""The open studies of this process, by folder."""
+
+
+class _Built(NamedTuple):
+    """A model in memory, what has built it, and its state then."""
+
+    worker: Worker
+    model: Any
+    tokenizer: Any
+    state: list[Any]
+
+
+class Asked:
+    """A candidate that a study has given, and that waits for its score.
+
+    Attributes:
+        number: its number in the run.
+        name: the label of a baseline (a parent, `uniform`), or `optimizer`.
+        genes: name of a gene -> value; none of a baseline.
+    """
+
+    def __init__(self, study: Study, candidate: Candidate, genes: Sequence[Gene]) -> None:
+        self._study, self.number, self.name = study, candidate.number, candidate.name
+        names = (gene.name for gene in genes)
+        self.genes: dict[str, float] = dict(zip(names, candidate.genome, strict=False))
+
+    def __repr__(self) -> str:
+        return f"Asked({self.number}, {self.name!r})"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of its model, with pins; `evomerge.merge` builds it anywhere."""
+        return self._study.recipe(self.number)
+
+    def model(self) -> tuple[Any, Any]:
+        """Return its model and tokenizer, built in memory where `evaluation.device` says.
+
+        They are yours until its score is told; then later candidates may take their memory. Of
+        several open candidates each has a model of its own.
+
+        Raises:
+            CandidateError: the merged weights are not finite; tell its failure.
+        """
+        return self._study._build(self.number)
+
+    def save(self, out: str | PathLike[str]) -> Path:
+        """Write its model as a checkpoint into a new folder, and return the folder."""
+        return self._study.export(out, self.number)
+
+
+class Study(Run):
+    """A search whose candidates are scored by your own code: in a game, by a robot, by a judge.
+
+    The search file has objectives with `told`, and no tasks:
+
+        config = {
+            "parents": ["org/first", "org/second"],
+            "base": "org/base",
+            "objectives": [{"told": "wins"}],
+            "budget": {"candidates": 100},
+        }
+        study = evomerge.Study(config, run="runs/study")
+        for candidate in study:
+            model, tokenizer = candidate.model()
+            study.tell(candidate, play(model, tokenizer))
+        study.export("runs/best")
+
+    The first candidates are the parents and the uniform merge. Any number of candidates may be
+    open at a time, and their scores may be told in any order, by several threads too.
+
+    What is asked and told is in the journal at once. After a kill, the same call goes on: `ask`
+    first gives the candidates that are open. The study is a `Run`, with `best`, `candidates` (a
+    DataFrame), `export` and `report`. Nothing is scored on validation and test documents, as there
+    are none.
+
+    Args:
+        config: path of a search file or its content, as of `search`; None: that of the run.
+        run: the run folder. If there is a run, it must be the same search; only `budget` may
+            differ, and counts from now on. A study that this process has open on it is closed.
+        candidates: largest number of candidates, in place of `budget.candidates`.
+        allow_pickle: accept parents with pickled weights.
+
+    Raises:
+        InputError: the search file, a parent or the folder is wrong, or another process has the
+            study open.
+    """
+
+    def __init__(
+        self,
+        config: str | PathLike[str] | Mapping[str, Any] | None = None,
+        *,
+        run: str | PathLike[str],
+        candidates: int | None = None,
+        allow_pickle: bool = False,
+    ) -> None:
+        from evomerge.setup import search as searches
+        from evomerge.setup.runs import reopen
+        from evomerge.setup.weight_digests import recording_weights
+
+        allowed = permissions(allow_pickle, False, False)
+        folder = Path(run).absolute()
+        if (known := _studies.get(folder)) is not None:
+            known.close()
+        budget = _begin(folder, config, candidates, allowed)
+        super().__init__(run)
+        self._checked = reopen(self._run, allowed)
+        if not self._checked.config.is_study:
+            raise RunFolderError(
+                f"{self.folder} is the run of a search that evomerge scores itself; go on with it "
+                "by `evomerge.resume`."
+            )
+        self._lock = threading.RLock()
+        self._asked = executor = StudyExecutor()
+        self._idle: list[_Built] = []
+        self._lent: dict[int, _Built] = {}  # by candidate
+        with ExitStack() as stack:
+            journal = stack.enter_context(self._run.writing())
+            self._run.forget_stop()
+            logbook = Logbook(self._run, journal, ())
+            searches.check_search_file(self._run, logbook)
+            searches.note_budget(self._checked, journal, logbook, budget)
+            stack.enter_context(recording_weights(self._run, self._checked.checkpoints))
+            attempts = Attempts(self.folder / "attempts.jsonl")
+            self._search = searches.make_search(
+                self._checked, self._run, logbook, attempts, lambda: executor
+            )
+            self._session, self._told = self._search.session, 0
+            self._session.most_failures = math.inf
+            self._session.publish_best()
+            self._search.replay_arrivals()
+            self._told = len(self._session.history.told)
+            self._search.ask_baselines()
+            self._session.submit(self._session.history.open)
+            self._end = weakref.finalize(self, stack.pop_all().close)
+        _studies[folder] = self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Study({str(self.folder)!r})"
+
+    def __iter__(self) -> Iterator[Asked]:
+        """Yield candidates until the study gives no further one."""
+        while not self.is_done:
+            yield self.ask()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `ask` gives no further candidate; some may still be open."""
+        with self._lock:
+            return self._next() is None
+
+    def ask(self) -> Asked:
+        """Return a candidate to score: an open one of an earlier session, or a new one.
+
+        Raises:
+            SearchError: the budget allows no further candidate, or a person has asked to stop.
+        """
+        with self._lock:
+            if self._next() is None:
+                history = self._session.history
+                opened = ", ".join(str(item.number) for item in history.open) or "none"
+                raise SearchError(
+                    f"The study {self.folder} gives no further candidate after "
+                    f"{len(history.candidates)}, as its budget or `evomerge stop` says (open: "
+                    f"{opened}); open it with a larger `candidates` to go on."
+                )
+            number = self._asked.waiting.popleft().candidate
+            candidate = self._session.history.candidates[number]
+            return Asked(self, candidate, self._checked.space.genes)
+
+    def tell(self, candidate: Asked | int, score: float | Mapping[str, float] | str | None) -> None:
+        """Tell the score of an open candidate, which `ask` has given or a number names.
+
+        Args:
+            score: a number, or name -> number if the search file names several scores, each in its
+                own sign. NaN, None or a text (the reason): the candidate has failed.
+
+        Raises:
+            InputError: there is no such open candidate, or the names are others.
+        """
+        with self._lock:
+            number = candidate.number if isinstance(candidate, Asked) else int(candidate)
+            self._open_job(number)
+            self._asked.tell(number, self._outcome(score))
+            self._session.wait()
+            if number in self._lent:
+                self._idle.append(self._lent.pop(number))
+
+    def close(self) -> None:
+        """Close the run folder, so that another process can go on; what is open stays open."""
+        with self._lock:
+            self._end()
+            self._idle.clear()
+            self._lent.clear()
+
+    def _check_open(self) -> None:
+        if not self._end.alive:
+            raise RunFolderError(
+                f"This study of {self.folder} was closed, or opened again; take the new one."
+            )
+
+    def _next(self) -> Job | None:
+        """Return the job that is given next, made if need be; None if there is no further one."""
+        self._check_open()
+        told = self._session.history.told
+        while not self._asked.waiting:
+            while self._told < len(told):
+                self._search.tell(told[self._told])
+                self._told += 1
+            if self._search.is_spent:
+                return None
+            new = self._search.ask(self._session.incumbents, self._told)
+            self._session.submit([new])  # a recipe that was scored has its score again
+        return self._asked.waiting[0]
+
+    def _open_job(self, number: int) -> Job:
+        """Return the job of an open candidate; InputError: there is none."""
+        self._check_open()
+        if (job := self._asked.open.get(number)) is not None:
+            return job
+        candidates = self._session.history.candidates
+        why = "it has the recipe of another open candidate, and gets its score"
+        if not 0 <= number < len(candidates):
+            why = f"the study has given {len(candidates)} candidates so far, from number 0"
+        elif candidates[number].told is not None:
+            why = "it has an outcome already"
+        raise InputError(f"Candidate {number} waits for no score: {why}.")
+
+    def _outcome(self, score: float | Mapping[str, float] | str | None) -> Outcome:
+        """Return the outcome that was told."""
+        if score is None or isinstance(score, str):
+            return Failure(TOLD, score or "no score was told")
+        config = self._checked.config
+        names = list(dict.fromkeys(i.metric for i in (*config.objectives, *config.constraints)))
+        given = score if isinstance(score, Mapping) else {names[0]: score}
+        wrong = [name for name in given if name not in names]
+        if wrong or len(given) < len(names):
+            near = did_you_mean(str(wrong[0]), names) if wrong else ""
+            raise InputError(
+                f"The score is {shown(score)}, but the search file wants numbers for "
+                f"{', '.join(names)}; tell a mapping with these names.{near}"
+            )
+        try:
+            values = {f"{TOLD}/{name}": float(value) for name, value in given.items()}
+        except (TypeError, ValueError):
+            raise InputError(
+                f"The score is {shown(score)}, but must be a number, or None or a text for a "
+                "candidate that has failed."
+            ) from None
+        return Scores({}, {}, values)
+
+    def _build(self, number: int) -> tuple[Any, Any]:
+        """Return model and tokenizer of an open candidate; see `Asked.model`."""
+        from evomerge.evaluation.inference.device import keep_threads
+        from evomerge.evaluation.inference.fingerprint import has_state, state_of
+        from evomerge.setup.parents_as_themselves import parents_as_themselves
+        from evomerge.setup.worker import load_parent, make_worker
+
+        with self._lock:
+            job = self._open_job(number)
+            candidate = self._session.history.candidates[number]
+            if (itself := parents_as_themselves(self._checked)(candidate)) is not None:
+                return load_parent(self._checked, itself.host)
+            built = self._lent.pop(number, None) or (self._idle.pop() if self._idle else None)
+            # A model that was changed is not used again, since only differences are written.
+            if built is None or not has_state(built.model, built.tokenizer, built.state):
+                put_back = keep_threads()
+                worker = make_worker(self._checked, run=self.folder)
+                put_back()
+            else:
+                worker = built.worker
+            model, tokenizer = worker.build(job.recipe), worker.evaluator.tokenizer
+            self._lent[number] = _Built(worker, model, tokenizer, state_of(model, tokenizer))
+            return model, tokenizer
+
+
+def _begin(
+    folder: Path,
+    config: str | PathLike[str] | Mapping[str, Any] | None,
+    candidates: int | None,
+    allowed: Permissions,
+) -> dict[str, float]:
+    """Begin the run of a study, if the folder has none; return the bounds that are new."""
+    from evomerge.config.schema import override, parse
+    from evomerge.setup.check import check_search
+    from evomerge.setup.going_on import going_on
+    from evomerge.setup.runs import begin, open_model
+    from evomerge.setup.search import check_weights_are_finite
+    from evomerge.setup.study import check_study
+
+    if config is None:
+        return {} if candidates is None else {"candidates": candidates}
+    data, source = content_of(config)
+    own = deepcopy(dict(data))
+    if candidates is not None:
+        override(own, f"budget.candidates={candidates}")
+    if is_begun(folder):
+        return going_on(folder, own, source)[0]
+    RunFolder.check_free(folder)
+    wanted = parse(own, str(source))
+    check_study(wanted)
+    wanted = wanted.with_values("executor", order="arrival")
+    checked = check_search(wanted, source.absolute().parent, open_model, allowed)
+    if not checked.merges:
+        check_weights_are_finite(checked)
+    begin(folder, checked)
+    return {}

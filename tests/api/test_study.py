@@ -1,0 +1,347 @@
+"""Studies: candidates are given, scores are told, and a kill loses neither."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killed import searched
+from safetensors.torch import load_file
+from search_run import SMALL, environment, evomerge, write_search
+
+from evomerge.api.run import Run
+from evomerge.api.search import resume, search
+from evomerge.api.study import Asked, Study
+from evomerge.errors import ConfigError, InputError, RunFolderError, SearchError
+from evomerge.setup.runs import prepare
+
+PROBLEM = {key: SMALL[key] for key in ("seed", "parents", "base", "dtype", "space", "optimizer")}
+CONFIG = {**PROBLEM, "objectives": [{"told": "wins"}], "budget": {"candidates": 30}}
+
+
+def wins(candidate: Asked) -> float:
+    """Return a score that depends on the merge alone."""
+    digest = hashlib.sha256(candidate.recipe.digest.encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32 - sum(candidate.genes.values()) / 10
+
+
+def digests(run: Run) -> list[str]:
+    return [item.digest for item in run.history.candidates]
+
+
+def play(study: Study, width: int, most: int = 10**9) -> None:
+    """Tell the oldest open candidate whenever so many are open, `most` times."""
+    opened: list[Asked] = []
+    for _ in range(most):
+        while len(opened) < width and not study.is_done:
+            opened.append(study.ask())
+        if not opened:
+            return
+        candidate = opened.pop(0)
+        study.tell(candidate, wins(candidate) if candidate.number % 7 else None)
+
+
+@pytest.mark.thorough
+def test_a_study_that_is_told_the_scores_of_a_search_proposes_its_candidates(
+    tmp_path: Path,
+) -> None:
+    few = {name: {"documents": 8} for name in ("search", "validation", "test")}
+    changes: dict[str, Any] = {
+        "evaluation": {"include": ["zoo:tasks"], **few},
+        "budget": {"candidates": 17},
+        "executor": {"order": "arrival"},
+    }
+    found = searched(write_search(tmp_path, **changes), tmp_path / "search")
+    known = [item.fitness for item in found.history.candidates]
+    study = Study({**CONFIG, "budget": {"candidates": 17}}, run=tmp_path / "study")
+    for candidate in study:
+        study.tell(candidate, known[candidate.number])
+    assert digests(study) == digests(found)
+    assert [item.origin for item in study.history.candidates] == [
+        item.origin for item in found.history.candidates
+    ]
+
+
+def test_a_search_goes_on_whatever_the_order_in_which_scores_are_told(tmp_path: Path) -> None:
+    study = Study(CONFIG, run=tmp_path / "study")
+    first = [study.ask() for _ in range(8)]
+    assert [item.name for item in first[:4]] == [
+        "zoo:language",
+        "zoo:maths",
+        "uniform",
+        "optimizer",
+    ]
+    assert first[2].genes == {} and len(first[3].genes) == 8
+    for candidate in reversed(first[1:]):
+        study.tell(candidate.number, wins(candidate))
+    assert study.ask().number == 8
+    history = study.history
+    assert [item.number for item in history.told] == [7, 6, 5, 4, 3, 2, 1]
+    assert [item.number for item in history.open] == [0, 8]
+    assert study.best is not None
+    assert study.best.fitness == max(wins(item) for item in first[1:])
+
+
+SCRIPT = """
+import os, signal, sys
+sys.path[:0] = {paths!r}
+from test_study import CONFIG, Study, play
+
+study = Study(CONFIG, run=sys.argv[1])
+play(study, 3, int(sys.argv[2]))
+study.ask()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.thorough
+def test_a_study_that_is_killed_goes_on_as_if_it_never_was(tmp_path: Path) -> None:
+    with Study(CONFIG, run=tmp_path / "whole") as study:
+        play(study, 3)
+    tests = Path(__file__).parent
+    script = SCRIPT.format(paths=[str(tests), str(tests.parent / "shared")])
+    for most in (1, 6, 13):  # the open candidates are given again, so the course is the same
+        command = [sys.executable, "-c", script, str(tmp_path / "killed"), str(most)]
+        done = subprocess.run(command, env=environment(), stderr=subprocess.PIPE, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    with Study(run=tmp_path / "killed") as study:
+        assert [study.ask().number for _ in range(3)] == [20, 21, 22]
+    with Study(CONFIG, run=tmp_path / "killed") as study:
+        play(study, 3)
+    for name in ("journal.jsonl", "best.yaml"):
+        whole, killed = (tmp_path / run / name for run in ("whole", "killed"))
+        assert whole.read_bytes() == killed.read_bytes(), name
+
+
+def test_what_is_told_is_what_people_see(tmp_path: Path) -> None:
+    config = {**CONFIG, "budget": {"candidates": 5}}
+    with Study(config, run=tmp_path / "study") as study:
+        for candidate, score in zip(study, (3, 1.5, float("nan"), None, "it fell"), strict=True):
+            study.tell(candidate, score)
+        assert study.is_done
+        with pytest.raises(SearchError, match=r"no further candidate after 5, .*\(open: none\)"):
+            study.ask()
+    run = Run(tmp_path / "study")
+    assert list(run.candidates["failure"])[2:] == [
+        "evaluate: The fitness is not a finite number.",
+        "told: no score was told",
+        "told: it fell",
+    ]
+    assert run.status["state"] == "done"
+    assert run.status["best"] == {
+        "candidate": 0,
+        "origin": "zoo:language",
+        "fitness": 3.0,
+        "scores": {"told/wins": 3.0},
+    }
+    assert "No verdict: the best is zoo:language (wins 3.00)" in str(run)
+    page = run.report().read_text(encoding="utf-8")
+    assert "No verdict: the best is zoo:language" in page
+    assert "There are no documents" in page
+    for wrong in ("evomerge search search.yaml", "lm_eval --model", "test documents"):
+        assert wrong not in page, wrong
+    card = (run.export(tmp_path / "best") / "README.md").read_text(encoding="utf-8")
+    assert "the score that the study was told" in card
+    assert "| score | model | search |" in card
+    for wrong in ("evomerge search search.yaml", "Sources of the documents", "test documents"):
+        assert wrong not in card, wrong
+    text = evomerge("results", tmp_path / "study").stdout
+    assert "it fell" in text
+
+
+def test_more_candidates_go_on_and_another_search_file_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "study"
+    with Study(CONFIG, run=run, candidates=4) as study:
+        play(study, 1)
+    with Study(CONFIG, run=run, candidates=6) as study:
+        assert study.ask().number == 4
+    with Study(run=run) as study:
+        play(study, 2)
+        assert len(study.candidates) == 6
+    with pytest.raises(RunFolderError, match=r"another search .* differs in `seed`"):
+        Study({**CONFIG, "seed": 3}, run=run)
+    with Study({**CONFIG, "budget": {"candidates": 7}}, run=run) as study:
+        assert study.ask().number == 6
+
+
+def test_scores_by_name_make_a_front_and_keep_constraints(tmp_path: Path) -> None:
+    config = {
+        **CONFIG,
+        "objectives": [{"told": "wins"}, {"told": "steps", "goal": "minimize"}],
+        "constraints": [{"told": "falls", "at_most": 2}],
+        "mode": "pareto",
+        "optimizer": {"name": "nsga2"},
+    }
+    study = Study(config, run=tmp_path / "study")
+    told = [(0.9, 30, 3), (0.5, 9, 0), (0.6, 10, 2), (0.7, 12, 0), (0.4, 11, 1)]
+    for wins, steps, falls in told:
+        study.tell(study.ask(), {"wins": wins, "steps": steps, "falls": falls})
+    assert [item.number for item in study.front] == [3, 2, 1]
+    assert "the knee of the front is" in str(study)
+    last = study.ask()
+    for score, message in (
+        (0.5, "wants numbers for wins, steps, falls"),
+        ({"wins": 1, "steps": 2}, "wants numbers for wins, steps, falls"),
+        ({"wins": 1, "step": 2, "falls": 0}, "Did you mean 'steps'"),
+        ({"wins": "many", "steps": 2, "falls": 0}, "must be a number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            study.tell(last, score)  # type: ignore[arg-type]
+    study.tell(last, {"wins": 1, "steps": float("nan"), "falls": 0})
+    assert study.history.candidates[last.number].status == "failed"
+
+
+def test_only_open_candidates_have_scores_to_tell(tmp_path: Path) -> None:
+    study = Study(CONFIG, run=tmp_path / "study")
+    study.tell(study.ask(), 1.0)
+    for number, message in (
+        (0, "Candidate 0 waits for no score: it has an outcome already"),
+        (9, "Candidate 9 waits for no score: the study has given 3 candidates so far"),
+        (-1, "Candidate -1 waits"),
+    ):
+        with pytest.raises(InputError, match=message):
+            study.tell(number, 1.0)
+    study.tell(2, 0.5)  # it needs nobody's `ask`
+    assert study.ask().number == 1
+    assert study.ask().number == 3
+
+
+def test_an_equal_recipe_is_not_scored_again(tmp_path: Path) -> None:
+    space = {"kind": "dataflow", "variant": "dropping", "layers": [5, 6], "scales": 1.0}
+    study = Study({**CONFIG, "space": space, "budget": {"candidates": 20}}, run=tmp_path / "study")
+    given = [item.number for item in study]  # of which 7 recipes can be made
+    recipes = digests(study)
+    assert given == [recipes.index(digest) for digest in dict.fromkeys(recipes)]
+    second = next(number for number in range(20) if number not in given)
+    first = recipes.index(recipes[second])
+    with pytest.raises(InputError, match="the recipe of another open candidate"):
+        study.tell(second, 1.0)
+    study.tell(first, 0.25)
+    equal = [item for item in study.history.candidates if item.digest == recipes[first]]
+    assert len(equal) > 1 and {item.fitness for item in equal} == {0.25}
+
+
+def test_each_open_candidate_has_a_model_of_its_own_which_is_the_exported_one(
+    tmp_path: Path,
+) -> None:
+    study = Study(CONFIG, run=tmp_path / "study")
+    for number in (0, 1):
+        study.tell(number, 0.5)
+    opened = [study.ask() for _ in range(3)]
+    models = [item.model() for item in opened]
+    for candidate, (model, tokenizer) in zip(opened, models, strict=True):
+        check_exported(candidate, model, tmp_path)
+        assert tokenizer("a")["input_ids"]
+    models[0][0].half()  # a changed model is not built upon
+    for candidate in opened[:2]:
+        study.tell(candidate, 0.5)
+    for _ in range(2):
+        model, _ = (candidate := study.ask()).model()
+        assert model is not models[0][0]
+        check_exported(candidate, model, tmp_path)
+    with pytest.raises(InputError, match="Candidate 2 waits for no score"):
+        opened[0].model()
+
+
+def check_exported(candidate: Asked, model: Any, folder: Path) -> None:
+    """Check that a candidate is written as the model that it has."""
+    written = load_file(candidate.save(folder / str(candidate.number)) / "model.safetensors")
+    own = model.state_dict()
+    assert written and all((own[name] == tensor).all() for name, tensor in written.items())
+
+
+def test_a_parent_of_another_dtype_is_given_as_it_is_exported(tmp_path: Path) -> None:
+    study = Study({**CONFIG, "dtype": "bfloat16"}, run=tmp_path / "study")
+    model, _ = (parent := study.ask()).model()
+    assert str(next(model.parameters()).dtype) == "torch.float32"
+    check_exported(parent, model, tmp_path)
+    merge = [study.ask() for _ in range(3)][-1]
+    model, _ = merge.model()
+    assert str(next(model.parameters()).dtype) == "torch.bfloat16"
+    check_exported(merge, model, tmp_path)
+
+
+def test_threads_may_share_a_study(tmp_path: Path) -> None:
+    study = Study(CONFIG, run=tmp_path / "study")
+
+    def score(_: int) -> int:
+        study.tell(candidate := study.ask(), wins(candidate))
+        return candidate.number
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(score, range(30))) == list(range(30))
+    assert study.is_done and study.status["scored"] == 30
+
+
+def test_there_is_one_writer(tmp_path: Path) -> None:
+    old = Study(CONFIG, run=tmp_path / "study")
+    old.ask()
+    new = Study(run=tmp_path / "study")  # a cell of a notebook that is run again
+    with pytest.raises(RunFolderError, match="was closed, or opened again"):
+        old.ask()
+    assert new.ask().number == 0
+    new.close()
+    with Run(tmp_path / "study")._run.writing(), pytest.raises(RunFolderError, match="process"):
+        Study(run=tmp_path / "study")
+
+
+def test_stop_ends_what_a_study_gives(tmp_path: Path) -> None:
+    study = Study(CONFIG, run=tmp_path / "study")
+    study.tell(study.ask(), 1.0)
+    evomerge("stop", tmp_path / "study")
+    assert [item.number for item in study] == [1, 2], "the open ones are still given"
+    with pytest.raises(SearchError, match=r"\(open: 1, 2\)"):
+        study.ask()
+    assert Study(run=tmp_path / "study").ask().number == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": {"name": "gradient"}}, "`optimizer.name` gradient, which needs documents"),
+        ({"optimizer": {"name": "cma", "start": "gradient"}}, "`optimizer.start` gradient"),
+        ({"optimizer": {"name": "niches"}}, "`optimizer.name` niches, which needs documents"),
+        ({"baselines": ["greedy_soup"]}, "`baselines` greedy_soup"),
+        ({"evaluation": {"include": ["tasks"]}}, "`evaluation.include`, which needs documents"),
+        ({"evaluation": {"racing": {"enabled": True}}}, "`evaluation.racing`"),
+        ({"executor": {"kind": "processes"}}, "`executor.kind`"),
+        ({"executor": {"order": "generation"}}, "`executor.order` generation"),
+        (
+            {"objectives": [{"told": "wins"}, {"task": "zoo_l2_maths"}]},
+            "also has 'acc' of 'zoo_l2_maths'",
+        ),
+        ({"objectives": [{"task": "zoo_l2_maths"}]}, "has 'acc' of 'zoo_l2_maths'"),
+        ({"objectives": [{"told": "a/b"}]}, "told` is 'a/b'"),
+        ({"objectives": [{"told": "a", "metric": "b"}]}, "the `told` a and the `metric` b"),
+        ({"objectives": [{"told": "a", "task": "b"}]}, "the `task` 'b' and the `told` a"),
+        ({"stages": [{}]}, "stages"),
+    ],
+)
+def test_what_needs_documents_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Study({**CONFIG, **changes}, run=tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_search_that_is_told_scores_names_the_study(tmp_path: Path) -> None:
+    file = tmp_path / "search.yaml"
+    file.write_text(json.dumps(CONFIG))
+    Study(file, run=tmp_path / "study").close()
+    for call in (
+        lambda: search(file, tmp_path / "run", progress=False),
+        lambda: resume(tmp_path / "study", progress=False),
+        lambda: prepare(Run(tmp_path / "study").config, tmp_path),
+    ):
+        with pytest.raises(ConfigError, match=r"`evomerge\.Study` in Python gives you candidates"):
+            call()
+    assert not (tmp_path / "run").exists()
+    assert Run(tmp_path / "study").status["open"] == 3
