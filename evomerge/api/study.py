@@ -23,7 +23,7 @@ from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder, is_begun
 from evomerge.run.history import Candidate
 from evomerge.run.logbook import Logbook
-from evomerge.scores import TOLD, Failure, Outcome, Scores
+from evomerge.scores import TOLD, Failure, Scores
 from evomerge.space.protocol import Gene
 
 if TYPE_CHECKING:
@@ -178,14 +178,14 @@ class Study(Run):
 
     def __iter__(self) -> Iterator[Asked]:
         """Yield candidates until the study gives no further one."""
-        while not self.is_done:
-            yield self.ask()
+        while (candidate := self._give()) is not None:
+            yield candidate
 
     @property
     def is_done(self) -> bool:
-        """Whether `ask` gives no further candidate; some may still be open."""
+        """Whether the budget, or a person, allows no further candidate; some may be open."""
         with self._lock:
-            return self._next() is None
+            return self._search.is_spent and not self._asked.waiting
 
     def ask(self) -> Asked:
         """Return a candidate to score: an open one of an earlier session, or a new one.
@@ -193,25 +193,29 @@ class Study(Run):
         Raises:
             SearchError: the budget allows no further candidate, or a person has asked to stop.
         """
-        with self._lock:
-            if self._next() is None:
-                history = self._session.history
-                opened = ", ".join(str(item.number) for item in history.open) or "none"
-                raise SearchError(
-                    f"The study {self.folder} gives no further candidate after "
-                    f"{len(history.candidates)}, as its budget or `evomerge stop` says (open: "
-                    f"{opened}); open it with a larger `candidates` to go on."
-                )
-            number = self._asked.waiting.popleft().candidate
-            candidate = self._session.history.candidates[number]
-            return Asked(self, candidate, self._checked.space.genes)
+        candidate = self._give()
+        if candidate is None:
+            history = self._session.history
+            opened = ", ".join(str(item.number) for item in history.open) or "none"
+            raise SearchError(
+                f"The study {self.folder} gives no further candidate after "
+                f"{len(history.candidates)}, as its budget or `evomerge stop` says (open: "
+                f"{opened}); open it with a larger `candidates` to go on."
+            )
+        return candidate
 
-    def tell(self, candidate: Asked | int, score: float | Mapping[str, float] | str | None) -> None:
+    def tell(
+        self,
+        candidate: Asked | int,
+        score: float | Mapping[str, float] | None,
+        reason: str = "no score was told",
+    ) -> None:
         """Tell the score of an open candidate, which `ask` has given or a number names.
 
         Args:
             score: a number, or name -> number if the search file names several scores, each in its
-                own sign. NaN, None or a text (the reason): the candidate has failed.
+                own sign. None or NaN: the candidate has failed.
+            reason: why it has failed, if the score is None.
 
         Raises:
             InputError: there is no such open candidate, or the names are others.
@@ -219,7 +223,8 @@ class Study(Run):
         with self._lock:
             number = candidate.number if isinstance(candidate, Asked) else int(candidate)
             self._open_job(number)
-            self._asked.tell(number, self._outcome(score))
+            outcome = Failure(TOLD, reason) if score is None else self._scores(score)
+            self._asked.tell(number, outcome)
             self._session.wait()
             if number in self._lent:
                 self._idle.append(self._lent.pop(number))
@@ -237,19 +242,21 @@ class Study(Run):
                 f"This study of {self.folder} was closed, or opened again; take the new one."
             )
 
-    def _next(self) -> Job | None:
-        """Return the job that is given next, made if need be; None if there is no further one."""
-        self._check_open()
-        told = self._session.history.told
-        while not self._asked.waiting:
-            while self._told < len(told):
-                self._search.tell(told[self._told])
-                self._told += 1
-            if self._search.is_spent:
-                return None
-            new = self._search.ask(self._session.incumbents, self._told)
-            self._session.submit([new])  # a recipe that was scored has its score again
-        return self._asked.waiting[0]
+    def _give(self) -> Asked | None:
+        """Return the next candidate, made if need be; None if there is no further one."""
+        with self._lock:
+            self._check_open()
+            history = self._session.history
+            while not self._asked.waiting:
+                for item in history.told[self._told :]:
+                    self._search.tell(item)
+                self._told = len(history.told)
+                if self._search.is_spent:
+                    return None
+                new = self._search.ask(self._session.incumbents, self._told)
+                self._session.submit([new])  # a recipe that was scored has its score again
+            candidate = history.candidates[self._asked.waiting.popleft().candidate]
+            return Asked(self, candidate, self._checked.space.genes)
 
     def _open_job(self, number: int) -> Job:
         """Return the job of an open candidate; InputError: there is none."""
@@ -264,10 +271,8 @@ class Study(Run):
             why = "it has an outcome already"
         raise InputError(f"Candidate {number} waits for no score: {why}.")
 
-    def _outcome(self, score: float | Mapping[str, float] | str | None) -> Outcome:
-        """Return the outcome that was told."""
-        if score is None or isinstance(score, str):
-            return Failure(TOLD, score or "no score was told")
+    def _scores(self, score: float | Mapping[str, float]) -> Scores:
+        """Return the scores that were told."""
         config = self._checked.config
         names = list(dict.fromkeys(i.metric for i in (*config.objectives, *config.constraints)))
         given = score if isinstance(score, Mapping) else {names[0]: score}
@@ -282,8 +287,8 @@ class Study(Run):
             values = {f"{TOLD}/{name}": float(value) for name, value in given.items()}
         except (TypeError, ValueError):
             raise InputError(
-                f"The score is {shown(score)}, but must be a number, or None or a text for a "
-                "candidate that has failed."
+                f"The score is {shown(score)}, but must be a number, or None for a candidate that "
+                "has failed; `reason` says why."
             ) from None
         return Scores({}, {}, values)
 
@@ -303,8 +308,10 @@ class Study(Run):
             # A model that was changed is not used again, since only differences are written.
             if built is None or not has_state(built.model, built.tokenizer, built.state):
                 put_back = keep_threads()
-                worker = make_worker(self._checked, run=self.folder)
-                put_back()
+                try:
+                    worker = make_worker(self._checked, run=self.folder)
+                finally:
+                    put_back()
             else:
                 worker = built.worker
             model, tokenizer = worker.build(job.recipe), worker.evaluator.tokenizer

@@ -123,8 +123,9 @@ def test_a_study_that_is_killed_goes_on_as_if_it_never_was(tmp_path: Path) -> No
 def test_what_is_told_is_what_people_see(tmp_path: Path) -> None:
     config = {**CONFIG, "budget": {"candidates": 5}}
     with Study(config, run=tmp_path / "study") as study:
-        for candidate, score in zip(study, (3, 1.5, float("nan"), None, "it fell"), strict=True):
+        for candidate, score in zip(study, (3, 1.5, float("nan"), None), strict=False):
             study.tell(candidate, score)
+        study.tell(4, None, "it fell")
         assert study.is_done
         with pytest.raises(SearchError, match=r"no further candidate after 5, .*\(open: none\)"):
             study.ask()
@@ -190,7 +191,7 @@ def test_scores_by_name_make_a_front_and_keep_constraints(tmp_path: Path) -> Non
         (0.5, "wants numbers for wins, steps, falls"),
         ({"wins": 1, "steps": 2}, "wants numbers for wins, steps, falls"),
         ({"wins": 1, "step": 2, "falls": 0}, "Did you mean 'steps'"),
-        ({"wins": "many", "steps": 2, "falls": 0}, "must be a number"),
+        ({"wins": "many", "steps": 2, "falls": 0}, "must be a number, or None"),
     ):
         with pytest.raises(InputError, match=message):
             study.tell(last, score)  # type: ignore[arg-type]
@@ -290,6 +291,16 @@ def test_there_is_one_writer(tmp_path: Path) -> None:
     new.close()
     with Run(tmp_path / "study")._run.writing(), pytest.raises(RunFolderError, match="process"):
         Study(run=tmp_path / "study")
+
+
+def test_a_target_ends_a_study_before_its_last_candidate(tmp_path: Path) -> None:
+    study = Study({**CONFIG, "budget": {"candidates": 9, "target": 2.5}}, run=tmp_path / "study")
+    given = []
+    for candidate in study:
+        given.append(candidate.number)
+        study.tell(candidate, candidate.number)
+    assert given == [0, 1, 2, 3]
+    assert study.is_done
 
 
 def test_stop_ends_what_a_study_gives(tmp_path: Path) -> None:
