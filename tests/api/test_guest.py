@@ -77,6 +77,12 @@ config, run = json.loads(sys.argv[1]), sys.argv[2]
 for optimizer in ("cma", "tpe"):
     config["optimizer"] = {"name": optimizer}
     evomerge.search(config, f"{run}-{optimizer}", progress=False)
+del config["evaluation"]
+with evomerge.Study({**config, "objectives": [{"told": "wins"}]}, run=f"{run}-study") as study:
+    candidate = study.ask()
+    candidate.model()
+    study.tell(candidate, 1.0)
+del study, candidate
 gc.collect()
 after = json.loads(json.dumps(snapshot())), members()
 found = [
