@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from evomerge.api.run import Run
 from evomerge.api.search import content_of, permissions
@@ -27,20 +27,10 @@ from evomerge.scores import TOLD, Failure, Scores
 from evomerge.space.protocol import Gene
 
 if TYPE_CHECKING:
-    from evomerge.execute.worker import Worker
     from evomerge.trust.consent import Permissions
 
 _studies: weakref.WeakValueDictionary[Path, Study] = weakref.WeakValueDictionary()
 """The open studies of this process, by folder."""
-
-
-class _Built(NamedTuple):
-    """A model in memory, what has built it, and its state then."""
-
-    worker: Worker
-    model: Any
-    tokenizer: Any
-    state: list[Any]
 
 
 class Asked:
@@ -74,7 +64,7 @@ class Asked:
         Raises:
             CandidateError: the merged weights are not finite; tell its failure.
         """
-        return self._study._build(self.number)
+        return self._study._model(self.number)
 
     def save(self, out: str | PathLike[str]) -> Path:
         """Write its model as a checkpoint into a new folder, and return the folder."""
@@ -127,6 +117,7 @@ class Study(Run):
         allow_pickle: bool = False,
     ) -> None:
         from evomerge.setup import search as searches
+        from evomerge.setup.lent_models import LentModels
         from evomerge.setup.runs import reopen
         from evomerge.setup.weight_digests import recording_weights
 
@@ -144,8 +135,7 @@ class Study(Run):
             )
         self._lock = threading.RLock()
         self._asked = executor = StudyExecutor()
-        self._idle: list[_Built] = []
-        self._lent: dict[int, _Built] = {}  # by candidate
+        self._models = LentModels(self._checked, self.folder)
         with ExitStack() as stack:
             journal = stack.enter_context(self._run.writing())
             self._run.forget_stop()
@@ -226,15 +216,13 @@ class Study(Run):
             outcome = Failure(TOLD, reason) if score is None else self._scores(score)
             self._asked.tell(number, outcome)
             self._session.wait()
-            if number in self._lent:
-                self._idle.append(self._lent.pop(number))
+            self._models.take_back(number)
 
     def close(self) -> None:
         """Close the run folder, so that another process can go on; what is open stays open."""
         with self._lock:
             self._end()
-            self._idle.clear()
-            self._lent.clear()
+            self._models.clear()
 
     def _check_open(self) -> None:
         if not self._end.alive:
@@ -292,31 +280,11 @@ class Study(Run):
             ) from None
         return Scores({}, {}, values)
 
-    def _build(self, number: int) -> tuple[Any, Any]:
+    def _model(self, number: int) -> tuple[Any, Any]:
         """Return model and tokenizer of an open candidate; see `Asked.model`."""
-        from evomerge.evaluation.inference.device import keep_threads
-        from evomerge.evaluation.inference.fingerprint import has_state, state_of
-        from evomerge.setup.parents_as_themselves import parents_as_themselves
-        from evomerge.setup.worker import load_parent, make_worker
-
         with self._lock:
             job = self._open_job(number)
-            candidate = self._session.history.candidates[number]
-            if (itself := parents_as_themselves(self._checked)(candidate)) is not None:
-                return load_parent(self._checked, itself.host)
-            built = self._lent.pop(number, None) or (self._idle.pop() if self._idle else None)
-            # A model that was changed is not used again, since only differences are written.
-            if built is None or not has_state(built.model, built.tokenizer, built.state):
-                put_back = keep_threads()
-                try:
-                    worker = make_worker(self._checked, run=self.folder)
-                finally:
-                    put_back()
-            else:
-                worker = built.worker
-            model, tokenizer = worker.build(job.recipe), worker.evaluator.tokenizer
-            self._lent[number] = _Built(worker, model, tokenizer, state_of(model, tokenizer))
-            return model, tokenizer
+            return self._models.lend(self._session.history.candidates[number], job)
 
 
 def _begin(
