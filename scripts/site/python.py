@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 PUBLIC = {
-    "Searches": ("search", "resume", "sweep", "validate", "compare", "Run", "Study"),
+    "Searches": ("search", "resume", "sweep", "validate", "compare", "Run"),
+    "Scores from your own code": ("Study", "api.study.Asked"),
     "Single models": ("merge", "merge_adapter", "extract", "evaluate"),
     "Plots": ("plot_history", "plot_genes", "plot_standings", "plot_front", "plot_importance"),
     "Recipes": ("Recipe", "Layer", "Source"),
     "Errors": ("EvomergeError",),
 }
-"""Heading -> public names of `evomerge` in the order of the page."""
+"""Heading -> what `evomerge` offers, and what that returns, in the order of the page."""
 
 EXTENDING = {
     "Merge methods": tuple(

@@ -56,9 +56,9 @@ def test_a_study_that_is_told_the_scores_of_a_search_proposes_its_candidates(
     changes: dict[str, Any] = {
         "evaluation": {"include": ["zoo:tasks"], **few},
         "budget": {"candidates": 17},
-        "executor": {"order": "arrival"},
     }
     found = searched(write_search(tmp_path, **changes), tmp_path / "search")
+    assert found.config.executor.order == "generation", "of 10, so that the scores of one count"
     known = [item.fitness for item in found.history.candidates]
     study = Study({**CONFIG, "budget": {"candidates": 17}}, run=tmp_path / "study")
     for candidate in study:
