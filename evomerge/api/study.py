@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from evomerge.api.run import Run
-from evomerge.api.search import content_of, permissions
+from evomerge.api.search import content_of, permissions, warn
 from evomerge.errors import InputError, RunFolderError, SearchError, did_you_mean
 from evomerge.execute.protocol import Job
 from evomerge.execute.study import StudyExecutor
@@ -316,5 +316,6 @@ def _begin(
     checked = check_search(wanted, source.absolute().parent, open_model, allowed)
     if not checked.merges:
         check_weights_are_finite(checked)
+    warn([checked])
     begin(folder, checked)
     return {}

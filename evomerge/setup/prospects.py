@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from evomerge.config.schema import GRADIENT
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.device import choose_device, count_cores
-from evomerge.scores import NLL, REWARD
+from evomerge.scores import NLL, REWARD, TOLD
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import check_descents
 from evomerge.setup.recipes import count_baselines
@@ -35,7 +35,7 @@ def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
     """Yield a warning of each objective whose scores on the search documents are mostly chance."""
     documents, info = checked.splits["search"], checked.evaluator.tasks_of("search").info
     for item in checked.objectives:
-        if item.is_exact or item.metric in (NLL, REWARD):
+        if item.is_exact or item.task == TOLD or item.metric in (NLL, REWARD):
             continue
         if (
             item.task in checked.config.encoders
@@ -97,6 +97,8 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
 
 def _can_descend(checked: CheckedSearch) -> bool:
     """Whether gradients would suit the search."""
+    if checked.config.is_study:
+        return False
     config = checked.config.with_values("optimizer", name=GRADIENT)
     found = checked.space, checked.objectives, checked.evaluator, checked.splits["search"]
     try:

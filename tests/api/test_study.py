@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from killed import searched
 from safetensors.torch import load_file
 from search_run import SMALL, environment, write_search
 
+from evomerge import zoo
 from evomerge.api.run import Run
 from evomerge.api.search import resume, search
 from evomerge.api.study import Asked, Study
@@ -309,6 +311,26 @@ def test_stop_ends_what_a_study_gives(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match=r"\(open: 1, 2\)"):
         study.ask()
     assert Study(run=tmp_path / "study").ask().number == 1
+
+
+def test_a_study_warns_of_its_parents_and_its_budget_as_a_search_does(tmp_path: Path) -> None:
+    parents = ["zoo:language", str(other_epsilon(tmp_path))]
+    config = {**CONFIG, "parents": parents, "budget": {"candidates": 8}}
+    with pytest.warns(UserWarning) as found:
+        Study(config, run=tmp_path / "study").close()
+    told = [str(item.message) for item in found]
+    assert any("rms_norm_eps" in text for text in told), told
+    assert any("5 candidates for 8 genes" in text for text in told), told
+    assert not any("gradient" in text or "documents" in text for text in told), told
+
+
+def other_epsilon(folder: Path) -> Path:
+    """Return a copy of a parent that has another setting."""
+    copy = folder / "other"
+    shutil.copytree(zoo.path("maths"), copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-5}))
+    return copy
 
 
 @pytest.mark.parametrize(
