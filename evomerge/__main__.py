@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from types import FrameType
 
@@ -116,10 +117,17 @@ def _send_again(lost: sys.UnraisableHookArgs) -> None:
     if isinstance(lost.exc_value, Terminated):
         number = signal.SIGTERM
         signal.signal(number, terminate)
-    # A moment later, since an exception in this hook would be ignored, too.
-    timer = threading.Timer(0.01, os.kill, (os.getpid(), number))
-    timer.daemon = True
-    timer.start()
+    # After this hook, since an exception in it would be ignored, too: to start a thread takes long
+    # on a busy machine, to return does not.
+    is_started = threading.Event()
+
+    def send() -> None:
+        is_started.wait()
+        time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=send, daemon=True).start()
+    is_started.set()
 
 
 def run(arguments: list[str]) -> int:
