@@ -60,10 +60,10 @@ def _methods() -> list[dict[str, Any]]:
 
 
 def _knob(method: Method, knob: Knob) -> str:
-    """Return `name (scope, range, default)`, and `slope` or `exact slope`, if it has one."""
+    """Return `name (scope, range, default)`, and `slope`, if it has one, perhaps with its kind."""
     default = "required" if knob.default is None else f"{knob.default:g}"
-    kind = ", exact slope" if method.slopes else ", slope"
-    slope = kind if knob.is_smooth else ""
+    kind = "smoothed " if knob.name in method.smoothed else "exact " if method.slopes else ""
+    slope = f", {kind}slope" if knob.is_smooth else ""
     scope = "each parent" if knob.per == "source" else "merge"
     return f"{knob.name} ({scope}, {knob.low:g}..{knob.high:g}, {default}{slope})"
 

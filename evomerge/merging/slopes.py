@@ -174,17 +174,14 @@ class Slopes:
         self, plan: TensorPlan, keys: Iterable[KnobKey], gradient: Array
     ) -> dict[KnobKey, float]:
         """Return the slopes by knobs of one tensor, given the gradient by the tensor."""
-        maker, method = self._resident.maker, get_method(plan.method or "")
+        method, merge = get_method(plan.method or ""), self._resident.merge_of(plan)
         found: dict[KnobKey, float] = {}
         if method.slopes is not None:
-            given, shared = maker.operands(plan, reuse=False), plan.merge_knobs or {}
-            exact = method.slopes(given, plan.knobs, shared, gradient)
+            exact = method.slopes(merge, plan.knobs, plan.merge_knobs or {}, gradient)
             found = {key: plan.factor * slope for key, slope in exact.items()}
-        missing = [key for key in keys if key not in found]
-        if not missing:
-            return found
-        merge = self._resident.merge_of(plan)
-        for key in missing:
+        for key in keys:
+            if key in found:
+                continue
             if key == FACTOR:  # the result is (merged + offset) factor - offset
                 merged = _merged(plan, merge, plan.knobs, plan.merge_knobs or {})
                 found[key] = gradient_products(gradient, [merged + np.float32(plan.offset)])[0]

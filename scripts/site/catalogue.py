@@ -60,6 +60,9 @@ def _method(row: dict[str, object]) -> str:
     )
 
 
+_SLOPES = {"slope": "by two merges", "smoothed slope": "smoothed", "exact slope": "exact"}
+
+
 def _knob(text: str) -> list[str]:
     """Return the cells of `name (scope, range, default)`, perhaps with `slope` at the end.
 
@@ -74,7 +77,7 @@ def _knob(text: str) -> list[str]:
         scope,
         low if low == high else f"{low} to {high}",
         default,
-        {"slope": "by two merges", "exact slope": "exact"}[slope[0]] if slope else "",
+        _SLOPES[slope[0]] if slope else "",
     ]
 
 

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from evomerge.merging import slopes as module
 from evomerge.merging.methods import get_method, method_names
 from evomerge.merging.resident import Resident
 from evomerge.merging.slopes import Move, Slopes, rates
@@ -17,8 +18,8 @@ from evomerge.recipe import Layer, Recipe, Source
 VALUES = {"mutation": 0.5, "weight": 0.6, "lambda": 0.8, "density": 0.5, "t": 0.4, "scale": 1.1}
 """Knobs at which the slopes are compared; others have their defaults."""
 
-LESS_EXACT = {"consensus", "ties", "dare_ties", "della", "breadcrumbs_ties", "sce"}
-"""Methods whose elected signs jump: a weight that changes its sign within a step counts."""
+LESS_EXACT = {"consensus"}
+"""Methods that jump where a weight changes its sign within a step."""
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +75,14 @@ def value(resident: Resident, recipe: Recipe) -> float:
 
 
 def knobs_of(method: str) -> list[tuple[str | None, str]]:
-    """Return the parent (None: the merge) and the name of every knob that has a slope."""
+    """Return the parent (None: the merge) and the name of every knob without jumps.
+
+    tests/merging/methods/test_task_vector_slopes.py is about those with jumps.
+    """
     one = layer(method, None, {})
     found: list[tuple[str | None, str]] = []
     for knob in get_method(method).knobs:
-        if knob.is_smooth:
+        if knob.is_smooth and knob.name not in get_method(method).smoothed:
             parents = [None] if knob.per == "merge" else [item.parent for item in one.sources]
             found += [(parent, knob.name) for parent in parents]
     return found
@@ -115,3 +119,17 @@ def test_a_gene_that_changes_a_source_has_no_slope(checkpoints):
     resident = Resident(checkpoints, "base", "float64")
     other = replace(recipe("linear"), head=Layer("linear", [Source("b", None)]))
     assert not rates(resident.planner, [Move(recipe("linear"), other, 1.0)])
+
+
+@pytest.mark.parametrize("method", [name for name in method_names() if get_method(name).slopes])
+def test_a_method_with_formulas_makes_no_more_merges(method, checkpoints, monkeypatch):
+    resident = Resident(checkpoints, "base", "float64")
+    smooth = [knob for knob in get_method(method).knobs if knob.is_smooth]
+    keys = [(None if knob.per == "merge" else "a", knob.name) for knob in smooth]
+    moves = [Move(recipe(method), recipe(method, {key: 0.1}), 0.1) for key in keys]
+    found_rates = rates(resident.planner, moves)
+    assert {gene for moved in found_rates.values() for gene, _, _ in moved} == set(range(len(keys)))
+    monkeypatch.setattr(module, "_merged", lambda *_: pytest.fail("a tensor was merged"))
+    with Slopes(resident, found_rates, len(keys)).of(recipe(method)) as (model, found):
+        loss(model).backward()
+    assert all(abs(slope) > 1e-4 for slope in found)

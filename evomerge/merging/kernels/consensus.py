@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from evomerge.merging.kernels.compiled import Array, compiled, fma, narrow, widen
-from evomerge.merging.kernels.passes import BLOCK, add_scaled, scratch, spans, store_changed
+from evomerge.merging.kernels.compiled import LANES, Array, compiled, dot, fma
+from evomerge.merging.kernels.passes import (
+    BLOCK,
+    add_gradient_products,
+    add_scaled,
+    scratch,
+    spans,
+    store_changed,
+)
+
+MARGIN = 0.3
+"""Largest share of a plain sum in the sum of magnitudes at which a sign counts as about to turn."""
 
 Changes = Callable[[slice, Array], None]
 """Writes a span of the changes as float32, of shape (sources, elements of the span)."""
@@ -41,18 +51,86 @@ def write_consensus(
     origin, target, exact = base.reshape(-1), out.reshape(-1), np.float32(scale)
     weights = np.array(factors, dtype=np.float32)
     more = np.array(elected_factors or [1.0] * len(factors), dtype=np.float32)
-    divide = np.array(divisors or [0.0] * len(factors), dtype=np.float32)
-    # Half of the smallest divisor tells a sum of divisors from the 0 where no source counts.
-    # Without divisors, every sum is divided by 1.
-    least = np.float32(0.5) * divide[divide != 0].min() if divisors else np.float32(1)
-    for span in spans(len(target), row_length=row_length):
-        size = span.stop - span.start
-        values = scratch(len(factors) * size, "changes").reshape(len(factors), size)
-        changes(span, values)
+    divide, least = _divisors(divisors, len(factors))
+    for span, values in _loaded(changes, len(factors), len(target), row_length):
         if elect:
-            _elect(origin[span], values, weights, divide, least, more, exact, target[span])
+            _store_elected(origin[span], values, weights, divide, least, more, exact, target[span])
         else:
             _add(origin[span], values, weights, exact, target[span])
+
+
+def change_products(
+    changes: Changes, gradient: Array, count: int, *, row_length: int = 1
+) -> list[float]:
+    """Return the dot product of a flat gradient (float32) with each of `count` changes."""
+    sums = np.zeros(count)
+    for span, values in _loaded(changes, count, len(gradient), row_length):
+        add_gradient_products(gradient[span], values, sums)
+    return [float(each) for each in sums]
+
+
+def elected_products(
+    changes: Changes,
+    gradient: Array,
+    *,
+    factors: Sequence[float],
+    divisors: Sequence[float] | None = None,
+    row_length: int = 1,
+    margin: float = MARGIN,
+) -> tuple[list[float], list[float], float]:
+    """Return dot products of a gradient from which the slopes of an elected consensus follow.
+
+    The election is that of `write_consensus` with `elect` and the same arguments. Where it turns,
+    the consensus jumps, from the mean of one sign to that of the other. A loss of many elements has
+    a slope there, too: their number in a small step. So the jump of an element counts if its plain
+    sum is small, with the density of a uniform distribution over these sums (`margin`).
+
+    A source with the factor 0 takes no part in the election, and counts where it would with a small
+    positive factor: where its change has the elected sign, or where the sum is 0. If there are
+    divisors, it does not count where no other source does, since the consensus jumps there.
+
+    Args:
+        gradient: flat float32.
+        margin: a sum is small if its magnitude is below this share of the sum of magnitudes. 0:
+            elections never turn.
+
+    Returns:
+        for each source <gradient / divisor, its change> over the elements where it counts, with the
+        jumps; <gradient / divisor, consensus> over the same elements; <gradient, consensus> over
+        all elements.
+    """
+    count = len(factors)
+    weights, more = np.array(factors, dtype=np.float32), np.ones(count, dtype=np.float32)
+    divide, least = _divisors(divisors, count)
+    alone = np.float32(0 if divisors else 1)
+    sums = np.zeros((count + 1, 2))
+    numbers = least, alone, np.float32(margin)
+    for span, values in _loaded(changes, count, len(gradient), row_length):
+        _add_elected(gradient[span], values, weights, divide, more, numbers, sums)
+    own, shared = (sums[:count, column].tolist() for column in (0, 1))
+    return own, shared, float(sums[count, 1])
+
+
+def _loaded(
+    changes: Changes, count: int, size: int, row_length: int
+) -> Iterator[tuple[slice, Array]]:
+    """Yield each span and its changes, (count, elements of the span), in a buffer."""
+    for span in spans(size, row_length=row_length):
+        width = span.stop - span.start
+        values = scratch(count * width, "changes").reshape(count, width)
+        changes(span, values)
+        yield span, values
+
+
+def _divisors(divisors: Sequence[float] | None, count: int) -> tuple[Array, np.float32]:
+    """Return the divisors, and a number that tells a sum of them from the 0 where none counts.
+
+    Without divisors, every sum is divided by that number, which is 1.
+    """
+    if divisors is None:
+        return np.zeros(count, dtype=np.float32), np.float32(1)
+    divide = np.array(divisors, dtype=np.float32)
+    return divide, np.float32(0.5) * divide[divide != 0].min(initial=np.float32(1))
 
 
 @compiled
@@ -68,7 +146,7 @@ def _add(base: Array, changes: Array, factors: Array, scale: np.float32, out: Ar
 
 
 @compiled
-def _elect(
+def _store_elected(
     base: Array,
     changes: Array,
     factors: Array,
@@ -78,28 +156,120 @@ def _elect(
     scale: np.float32,
     out: Array,
 ) -> None:
-    zero, size = np.float32(0), len(out)
-    plain = np.empty(BLOCK, dtype=np.float32)
+    signs = np.empty(BLOCK, dtype=np.float32)
     total = np.empty(BLOCK, dtype=np.float32)
     divisor = np.empty(BLOCK, dtype=np.float32)
+    for at in range(0, len(out), BLOCK):
+        stop = min(at + BLOCK, len(out))
+        _add_plainly(changes, at, stop, factors, total)
+        _elect(total, signs)
+        _average(changes, at, stop, factors, divisors, least, more, signs, total, divisor)
+        store_changed(base[at:stop], total, scale, out[at:stop])
+
+
+@compiled
+def _add_elected(
+    gradient: Array,
+    changes: Array,
+    factors: Array,
+    divisors: Array,
+    more: Array,
+    numbers: tuple[np.float32, np.float32, np.float32],
+    sums: Array,
+) -> None:
+    """Add the products of `elected_products`: a row for each source, and one for all of them.
+
+    `numbers` are least (see `_divisors`), what the gradient is multiplied by where no divisor
+    counts, and the margin.
+    """
+    (least, alone, margin), zero, one = numbers, np.float32(0), np.float32(1)
+    size = len(gradient)
+    plain = np.empty(BLOCK, dtype=np.float32)
+    signs = np.empty(BLOCK, dtype=np.float32)
+    total = np.empty(BLOCK, dtype=np.float32)
+    other = np.empty(BLOCK, dtype=np.float32)
+    divisor = np.empty(BLOCK, dtype=np.float32)
+    whole = np.empty(BLOCK, dtype=np.float32)
+    share = np.empty(BLOCK, dtype=np.float32)
+    edge = np.empty(BLOCK, dtype=np.float32)
+    counted = np.empty(BLOCK, dtype=np.float32)
+    lanes = np.empty(LANES, dtype=np.float32)
     for at in range(0, size, BLOCK):
-        count = min(BLOCK, size - at)
-        plain[:] = zero
+        stop = min(at + BLOCK, size)
+        count, own = stop - at, gradient[at:stop]
+        _add_plainly(changes, at, stop, factors, plain)
+        _elect(plain, signs)
+        signs *= np.float32(-1)
+        _average(changes, at, stop, factors, divisors, least, more, signs, other, divisor)
+        signs *= np.float32(-1)
+        _average(changes, at, stop, factors, divisors, least, more, signs, total, divisor)
+        whole[:] = zero
         for k in range(len(changes)):
-            change, factor = changes[k][at : at + count], factors[k]
-            for i in range(count):  # without fma: equal changes of opposite signs give exactly 0
-                plain[i] += change[i] * factor
-        total[:] = zero
-        divisor[:] = zero
-        for k in range(len(changes)):
-            change, factor = changes[k][at : at + count], factors[k]
-            second, share = more[k], divisors[k]
+            change, factor = changes[k][at:stop], factors[k]
             for i in range(count):
-                product = change[i] * factor
-                along = -product if plain[i] < zero else product  # above 0: it has the elected sign
-                total[i] = fma(zero if along <= zero else along, second, total[i])  # NaN stays
-                divisor[i] += share if along > zero else zero
+                whole[i] += abs(change[i] * factor)
         for i in range(count):
-            mean = total[i] / (divisor[i] if divisor[i] > least else least)
-            signed = -mean if plain[i] < zero else mean
-            out[at + i] = narrow(fma(signed, scale, widen(base[at + i])), out)
+            inverse = one / max(divisor[i], least)
+            share[i] = own[i] * (inverse if divisor[i] > least else alone)
+            width = margin * whole[i]
+            density = (abs(total[i]) + abs(other[i])) / (width + width)
+            edge[i] = own[i] * (density if abs(plain[i]) < width else zero)
+        sums[len(changes), 1] += dot(own, total[:count], lanes)
+        for k in range(len(changes)):
+            change, factor = changes[k][at:stop], factors[k]
+            if factor == zero:
+                for i in range(count):
+                    along = change[i] * signs[i] if plain[i] != zero else one
+                    counted[i] = share[i] if along > zero else zero
+            else:
+                for i in range(count):
+                    along = change[i] * factor * signs[i]
+                    counted[i] = share[i] if along > zero else zero
+            sums[k, 1] += dot(counted[:count], total[:count], lanes)
+            for i in range(count):
+                counted[i] += edge[i]
+            sums[k, 0] += dot(counted[:count], change, lanes)
+
+
+@compiled
+def _add_plainly(changes: Array, at: int, stop: int, factors: Array, out: Array) -> None:
+    """Write the sum whose sign is elected, for a block."""
+    out[:] = np.float32(0)
+    for k in range(len(changes)):
+        change, factor = changes[k][at:stop], factors[k]
+        for i in range(len(change)):  # without fma: equal changes of opposite signs give exactly 0
+            out[i] += change[i] * factor
+
+
+@compiled
+def _elect(plain: Array, signs: Array) -> None:
+    for i in range(len(plain)):
+        signs[i] = np.float32(-1) if plain[i] < np.float32(0) else np.float32(1)
+
+
+@compiled
+def _average(
+    changes: Array,
+    at: int,
+    stop: int,
+    factors: Array,
+    divisors: Array,
+    least: np.float32,
+    more: Array,
+    signs: Array,
+    total: Array,
+    divisor: Array,
+) -> None:
+    """Write the sum of the changes that have a sign, divided, and the divisor, for a block."""
+    zero, count = np.float32(0), stop - at
+    total[:] = zero
+    divisor[:] = zero
+    for k in range(len(changes)):
+        change, factor = changes[k][at:stop], factors[k]
+        second, share = more[k], divisors[k]
+        for i in range(count):
+            along = change[i] * factor * signs[i]  # above 0: it has the elected sign
+            total[i] = fma(zero if along <= zero else along, second, total[i])  # NaN stays
+            divisor[i] += share if along > zero else zero
+    for i in range(count):
+        total[i] = total[i] / (divisor[i] if divisor[i] > least else least) * signs[i]

@@ -243,12 +243,12 @@ def gradient_products(
     start = None if base is None else base.reshape(-1)
     sums = np.zeros(len(sources))
     for span in spans(len(gradient)):
-        _add_gradient_products(gradient[span], loaded(sources, start, span), sums)
+        add_gradient_products(gradient[span], loaded(sources, start, span), sums)
     return [float(each) for each in sums]
 
 
 @compiled
-def _add_gradient_products(gradient: Array, values: Array, sums: Array) -> None:
+def add_gradient_products(gradient: Array, values: Array, sums: Array) -> None:
     """Add the dot product of a gradient with every float32 row to float64 sums."""
     lanes = np.empty(LANES, dtype=np.float32)
     for at in range(0, len(gradient), BLOCK):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.compiled import Array
@@ -55,11 +56,19 @@ def weighted_slopes(
     return found | {(None, "lambda"): merged}
 
 
-def _linear_slopes(
-    given: Operands, sources: Sources, knobs: Values, gradient: Array
-) -> dict[KnobKey, float]:
-    products = gradient_products(gradient, given.tensors)
-    return weighted_slopes(products, sources, bool(knobs["normalize"]))
+@dataclass(frozen=True)
+class _Average:
+    """The prepared merge of `linear`."""
+
+    given: Operands
+
+    def __call__(self, sources: Sources, knobs: Values, out: Array) -> None:
+        weights = [source["weight"] for source in sources]
+        write_sum(self.given.tensors, normalized(weights) if knobs["normalize"] else weights, out)
+
+    def slopes(self, sources: Sources, knobs: Values, gradient: Array) -> dict[KnobKey, float]:
+        products = gradient_products(gradient, self.given.tensors)
+        return weighted_slopes(products, sources, bool(knobs["normalize"]))
 
 
 @method(
@@ -68,16 +77,11 @@ def _linear_slopes(
     flag("normalize", True, "divide the weights by their sum"),
     parents=(1, None),
     paper="Wortsman et al. 2022, arXiv 2203.05482",
-    slopes=_linear_slopes,
+    slopes=_Average.slopes,
 )
 def linear(given: Operands) -> Merge:
     """Prepare out = sum_i w_i x_i, with the weights divided by their sum if `normalize` is 1."""
-
-    def merge(sources: Sources, knobs: Values, out: Array) -> None:
-        weights = [source["weight"] for source in sources]
-        write_sum(given.tensors, normalized(weights) if knobs["normalize"] else weights, out)
-
-    return merge
+    return _Average(given)
 
 
 @method(

@@ -118,8 +118,10 @@ Prepare: TypeAlias = Callable[[Operands], Merge]
 KnobKey: TypeAlias = tuple[int | None, str]
 """A knob of one tensor: the place of its source (None: the merge as a whole), and its name."""
 
-SlopesOf: TypeAlias = Callable[[Operands, Sources, Values, Any], Mapping[KnobKey, float]]
-"""Returns the slope of a loss by knobs of one tensor, given the loss's gradient (float32, flat)."""
+SlopesOf: TypeAlias = Callable[[Any, Sources, Values, Any], Mapping[KnobKey, float]]
+"""Returns the slopes of a loss by the knobs of one tensor.
+
+Takes the prepared `Merge`, its knobs, and the gradient by the merged tensor (float32, flat)."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,9 @@ class Method:
             singular value decompositions of a matrix that take as long as its merge: (in any case,
             more for each source). They are computed again for other sources, and for another value
             of a knob other than `lambda`.
-        slopes: the exact slopes by knobs in which the merge is linear; other knobs with a slope,
-            and all knobs of a method without `slopes`, get central differences of the merge.
+        slopes: the slopes by all knobs that are smooth; None: they are central differences of the
+            merge.
+        smoothed: knobs by which a merge jumps, so that `slopes` smooths it; by others it is exact.
         working_bytes: takes a tensor's shape and the `source` knobs, and returns the bytes that its
             merge takes beside the sources and the result; None: some megabytes.
     """
@@ -164,6 +167,7 @@ class Method:
     svds: tuple[float, float] | None = None
     working_bytes: Callable[[Sequence[int], Sources], float] | None = None
     slopes: SlopesOf | None = None
+    smoothed: tuple[str, ...] = ()
 
 
 def method(

@@ -78,7 +78,7 @@ def sce(given: Operands) -> Merge:
             variance = scratch(values.shape[1], "variance")
             _load_variance(values, variance)
             for change in values:
-                cut.keep_before(change, variance, span.start)
+                cut.keep_before(change, span.start, variance)
 
         return select
 

@@ -113,7 +113,7 @@ class Magnitude(Sparsifier):
 
         def write(span: slice, out: Array) -> None:
             self.load(span, out)
-            lower.keep_before(out, out, span.start)
+            lower.keep_before(out, span.start)
             if upper is not None:
                 upper.drop_before(out, span.start)
 

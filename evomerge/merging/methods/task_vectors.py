@@ -8,14 +8,20 @@ the sum of the changes of one elected sign (`elect`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.kernels.consensus import write_consensus
+from evomerge.merging.kernels.consensus import (
+    Changes,
+    change_products,
+    elected_products,
+    write_consensus,
+)
 from evomerge.merging.kernels.passes import gradient_products, write_copy, write_sum
 from evomerge.merging.methods.linear import normalized, weighted_slopes
 from evomerge.merging.methods.method import (
     Knob,
     KnobKey,
-    Merge,
     Method,
     Operands,
     Sources,
@@ -33,53 +39,100 @@ from evomerge.merging.methods.sparsify import (
 )
 
 
-def _prepare(given: Operands, kind: type[Sparsifier], elect: bool) -> Merge:
-    tensors, base = given.tensors, given.base
-    sparsifiers = [
-        kind(tensor, base, given.noise[i] if kind.random else None, reuse=given.reuse)
-        for i, tensor in enumerate(tensors)
-    ]
+class _TaskVectors:
+    """The prepared merge of a method of this file.
 
-    def merge(sources: Sources, knobs: Values, out: Array) -> None:
-        weights = [source["weight"] for source in sources]
-        if knobs["normalize"] and not elect:
-            weights = normalized(weights)
-        if kind is Sparsifier:
-            write_sum(tensors, weights, out, base, knobs["lambda"])
-            return
-        sparse = [
-            item.sparsify(source, rescale=bool(knobs["rescale"])) if weight else None
-            for item, source, weight in zip(sparsifiers, sources, weights, strict=True)
+    Args:
+        kind: sparsifies the task vectors.
+        elect: whether signs are elected.
+    """
+
+    def __init__(self, given: Operands, kind: type[Sparsifier], elect: bool) -> None:
+        self._tensors, self._base = given.tensors, given.base
+        self._is_whole, self._elect = kind is Sparsifier, elect
+        self._row_length = row_length(given.base) if kind is MagPrune else 1
+        self._sparsifiers = [
+            kind(tensor, given.base, given.noise[i] if kind.random else None, reuse=given.reuse)
+            for i, tensor in enumerate(given.tensors)
         ]
-        used = [(item, weight) for item, weight in zip(sparse, weights, strict=True) if item]
-        if not used:
-            write_copy(base, out)
+
+    def __call__(self, sources: Sources, knobs: Values, out: Array) -> None:
+        weights = [source["weight"] for source in sources]
+        if knobs["normalize"] and not self._elect:
+            weights = normalized(weights)
+        if self._is_whole:
+            write_sum(self._tensors, weights, out, self._base, knobs["lambda"])
             return
-
-        def changes(span: slice, values: Array) -> None:
-            for ((_, write), _), row in zip(used, values, strict=True):
-                write(span, row)
-
+        places = [place for place, weight in enumerate(weights) if weight]
+        factors, changes = self._sparse(sources, knobs, places)
+        if not factors:
+            write_copy(self._base, out)
+            return
         write_consensus(
             changes,
             out,
-            base,
-            factors=[weight * factor for (factor, _), weight in used],
+            self._base,
+            factors=[weights[place] * factor for place, factor in factors.items()],
             scale=knobs["lambda"],
-            elect=elect,
-            divisors=[abs(weight) for _, weight in used] if knobs["normalize"] else None,
-            row_length=row_length(base) if kind is MagPrune else 1,
+            elect=self._elect,
+            divisors=[abs(weights[place]) for place in factors] if knobs["normalize"] else None,
+            row_length=self._row_length,
         )
 
-    return merge
+    def slopes(self, sources: Sources, knobs: Values, gradient: Array) -> dict[KnobKey, float]:
+        """Return the slopes by weights and lambda; what stays is held.
 
+        Where signs are elected, those by weights are smoothed (`elected_products`). The slope by a
+        weight of 0 is that to larger weights.
+        """
+        scale, normalize = knobs["lambda"], bool(knobs["normalize"])
+        if self._is_whole:
+            products = gradient_products(gradient, self._tensors, self._base)
+            return weighted_slopes(products, sources, normalize, scale)
+        factors, changes = self._sparse(sources, knobs, range(len(sources)))
+        products = [0.0] * len(sources)
+        if not self._elect:
+            found = change_products(changes, gradient, len(factors), row_length=self._row_length)
+            for (place, factor), product in zip(factors.items(), found, strict=True):
+                products[place] = factor * product
+            return weighted_slopes(products, sources, normalize, scale)
+        weights = [source["weight"] for source in sources]
+        own, shared, merged = elected_products(
+            changes,
+            gradient,
+            factors=[weights[place] * factor for place, factor in factors.items()],
+            divisors=[abs(weights[place]) for place in factors] if normalize else None,
+            row_length=self._row_length,
+        )
+        for (place, factor), product, mean in zip(factors.items(), own, shared, strict=True):
+            away = mean if weights[place] >= 0 else -mean  # the divisor grows with the weight
+            products[place] = factor * product - (away if normalize else 0.0)
+        slopes: dict[KnobKey, float] = {
+            (place, "weight"): scale * product for place, product in enumerate(products)
+        }
+        return slopes | {(None, "lambda"): merged}
 
-def _slopes(
-    given: Operands, sources: Sources, knobs: Values, gradient: Array
-) -> dict[KnobKey, float]:
-    """Return the slopes of task arithmetic."""
-    products = gradient_products(gradient, given.tensors, given.base)
-    return weighted_slopes(products, sources, bool(knobs["normalize"]), knobs["lambda"])
+    def _sparse(
+        self, sources: Sources, knobs: Values, places: Iterable[int]
+    ) -> tuple[dict[int, float], Changes]:
+        """Sparsify the task vectors at some places.
+
+        Returns:
+            place -> factor of the sparse task vector, of those of which something stays; and what
+            writes these.
+        """
+        rescale = bool(knobs["rescale"])
+        sparse = {
+            place: found
+            for place in places
+            if (found := self._sparsifiers[place].sparsify(sources[place], rescale=rescale))
+        }
+
+        def changes(span: slice, values: Array) -> None:
+            for (_, write), row in zip(sparse.values(), values, strict=True):
+                write(span, row)
+
+        return {place: factor for place, (factor, _) in sparse.items()}, changes
 
 
 def _method(
@@ -94,7 +147,7 @@ def _method(
     return Method(
         name,
         f"sum of {kind.stays}{', with elected signs' if elect else ''}",
-        lambda given: _prepare(given, kind, elect),
+        lambda given: _TaskVectors(given, kind, elect),
         (
             weight_knob("factor on the task vector"),
             density,
@@ -109,7 +162,8 @@ def _method(
         paper=kind.paper,
         random=kind.random,
         cached_bytes=kind.cached_bytes,
-        slopes=_slopes if kind is Sparsifier else None,
+        slopes=_TaskVectors.slopes,
+        smoothed=("weight",) if elect else (),
     )
 
 

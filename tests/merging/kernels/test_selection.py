@@ -59,7 +59,7 @@ def test_a_cut_keeps_and_drops_complements(count: int) -> None:
     kept, dropped = numbers + 1, numbers.copy()  # of a dropped 0 and a kept 0 only one can be told
     for start in range(0, SIZE, 50_000):
         part = slice(start, min(start + 50_000, SIZE))
-        cut.keep_before(kept[part], numbers[part], start)
+        cut.keep_before(kept[part], start, numbers[part])
         cut.drop_before(dropped[part], start)
     assert np.array_equal(kept != 0, before(cut, numbers))
     assert np.array_equal(dropped, np.where(before(cut, numbers), 0, numbers))
