@@ -78,7 +78,8 @@ def _run(name: str, seed: int, options: argparse.Namespace) -> float:
         documents = {task: sorted(ids) for task, ids in world.evaluator.splits["search"].items()}
         loss = Loss(world.evaluator, world.objectives)
         parents = (world.worker.build(recipe) for recipe in world.space.baselines().values())
-        loss.form = loss.choose_form(parents, {task: ids[:16] for task, ids in documents.items()})
+        some = loss.without_form({task: ids[:16] for task, ids in documents.items()})
+        loss.forms = loss.choose_forms(parents, some)
         began, valid, tests = time.process_time(), -1.0, [0.0]
         for rate in options.rates:
             model = _trained(load(), loss, documents, rate, seed, options)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from evomerge.config.evaluation import EvaluationConfig
@@ -49,6 +49,19 @@ class FormConfig(Section):
         "token",
         description="what comes after it: the end token, the task's first stop string, or nothing",
     )
+
+
+def _forms_of(value: Any) -> str:
+    """Return whether a value is the form of all tasks, or has one for each of some tasks."""
+    is_by_task = isinstance(value, dict) and value
+    whole = (dict, FormConfig)
+    return "tasks" if is_by_task and all(isinstance(it, whole) for it in value.values()) else "all"
+
+
+FormsConfig: TypeAlias = Annotated[
+    Annotated[FormConfig, Tag("all")] | Annotated[dict[str, FormConfig], Tag("tasks")],
+    Discriminator(_forms_of),
+]
 
 
 class OptimizerConfig(Section):
@@ -93,10 +106,16 @@ class OptimizerConfig(Section):
         "parent on each task finds likely; null: reference",
     )
 
-    form: FormConfig | None = Field(
+    form: FormsConfig | None = Field(
         None,
-        description="of a descent: how reference answers are written; null: as the parents prefer",
+        description="of a descent: how reference answers are written, of all tasks or of some "
+        "(name: form); null: as the parents prefer, for each task",
     )
+
+    @property
+    def forms(self) -> dict[str, FormConfig]:
+        """The forms of answers that are given, by task; `*` stands for all of them."""
+        return {"*": self.form} if isinstance(self.form, FormConfig) else self.form or {}
 
     @property
     def descends(self) -> bool:

@@ -1,7 +1,8 @@
 """The loss that gradients are taken of, in nats: how far a model is from what it shall answer.
 
-A document of a task with choices gives the cross-entropy of the right choice among all choices,
-normalised as its metric does. Every other document gives the negative log-likelihood of its text:
+A document of a task with choices gives the cross-entropy of the right choice among all choices
+(of several right ones, of all of them together), normalised as its metric does. Every other
+document gives the negative log-likelihood of its text:
 of the reference answer where the model generates answers (or of a text that takes its place), of
 the scored text otherwise.
 
@@ -12,8 +13,8 @@ answer, as in DAM (arXiv 2410.08371).
 Documents of sentence encoders are compared with each other (`tasks/contrast.py`).
 
 Whether a blank or line break comes before a reference answer, and what ends it, differs between
-models, and the loss depends on it a lot. So several forms are tried on the parents, and the most
-likely one is taken (`choose_form`).
+models and tasks, and the loss depends on it a lot. So several forms are tried on the parents, and
+for each task the most likely one is taken (`choose_forms`).
 """
 
 from __future__ import annotations
@@ -34,99 +35,15 @@ from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.inference.encoding import Plan, Role, encoded, planned
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.likelihood import Batch, target_distributions
-from evomerge.evaluation.inference.rows import Continuation, Form, separate
+from evomerge.evaluation.inference.rows import ANY, Form, Forms, form_of, separate
 from evomerge.evaluation.nll import FORMS, written
 from evomerge.evaluation.tasks.encoders import EncoderObjective
 from evomerge.evaluation.tasks.info import TasksInfo
+from evomerge.evaluation.wanted import Reference, Said
 from evomerge.scores import Objective, Split
-
-KEPT = 64
-"""Tokens of a teacher's distribution that are kept at a position; the others count as one."""
 
 Answers = Mapping[str, Mapping[int, str]]
 """Task -> document -> the text that takes the place of the reference answer."""
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a model says to the continuations of a document.
-
-    Attributes:
-        scores: (positions, vocabulary) float32, log-probabilities at all positions of the batch.
-        positions: for each continuation, the rows of `scores` that predict its targets.
-    """
-
-    scores: Tensor
-    positions: Sequence[Tensor]
-
-    @property
-    def rows(self) -> Tensor:
-        """The log-probabilities at all targets, (targets, vocabulary)."""
-        return self.scores[torch.cat(list(self.positions))]
-
-    def sums(self, continuations: Sequence[Continuation]) -> Tensor:
-        """Return the log-likelihood of each continuation."""
-        return torch.stack(
-            [
-                self.scores[rows, rows.new_tensor(continuation.targets)].sum()
-                for rows, continuation in zip(self.positions, continuations, strict=True)
-            ]
-        )
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the loss of one document is computed of.
-
-    Attributes:
-        continuations: the answer after its prompt, or each choice; for `acc_mutual_info` then each
-            choice without a prompt.
-        lengths: for each choice, the number by which its log-likelihood is divided; empty if there
-            are no choices.
-        right: the probability that each choice shall have.
-        tokens: (targets, kept) int64, the tokens that a teacher finds most likely at each target of
-            the answer; None: the answer's own tokens are wanted.
-        likely: (targets, kept + 1) float32, their log-probabilities, and that of all other tokens.
-    """
-
-    continuations: tuple[Continuation, ...]
-    lengths: tuple[float, ...] = ()
-    right: tuple[float, ...] = ()
-    tokens: Tensor | None = None
-    likely: Tensor | None = None
-
-    def loss(self, said: Said) -> Tensor:
-        """Return the loss of a model that says this."""
-        if self.tokens is not None:
-            assert self.likely is not None
-            found = _kept(said.rows, self.tokens)
-            return (self.likely.exp() * (self.likely - found)).sum()
-        if not self.lengths:
-            return -said.sums(self.continuations).sum()
-        found = self._choices(said)
-        right = found.new_tensor(self.right)
-        return (torch.xlogy(right, right) - right * found).sum()
-
-    def as_said(self, said: Said) -> Reference:
-        """Return the reference with the distribution of a model, its teacher."""
-        if self.lengths:
-            return replace(self, right=tuple(self._choices(said).exp().tolist()))
-        tokens = said.rows.topk(min(KEPT, said.rows.shape[-1] - 1)).indices
-        return replace(self, tokens=tokens, likely=_kept(said.rows, tokens))
-
-    def _choices(self, said: Said) -> Tensor:
-        """Return the log-probabilities of the choices, as the metric compares them."""
-        sums, count = said.sums(self.continuations), len(self.lengths)
-        if len(sums) > count:
-            sums = sums[:count] - sums[count:]
-        return torch.log_softmax(sums / sums.new_tensor(self.lengths), 0)
-
-
-def _kept(scores: Tensor, tokens: Tensor) -> Tensor:
-    """Return the log-probabilities of some tokens, and that of all others together."""
-    kept = scores.gather(-1, tokens)
-    others = (1 - kept.exp().sum(-1, keepdim=True)).clamp_min(1e-6).log()
-    return torch.cat([kept, others], -1)
 
 
 @dataclass(frozen=True)
@@ -162,7 +79,7 @@ class Loss:
         evaluator: has the tasks and their documents.
         objectives: weigh the tasks.
         split: the documents that may be used.
-        form: how reference answers are written; `choose_form` finds one.
+        forms: how reference answers are written; `choose_forms` finds them.
 
     Attributes:
         answers: texts that take the place of reference answers.
@@ -178,9 +95,9 @@ class Loss:
         evaluator: Evaluator,
         objectives: Iterable[Objective],
         split: Split = "search",
-        form: Form = Form(),
+        forms: Forms = {},  # noqa: B006
     ) -> None:
-        self.evaluator, self.split, self.form = evaluator, split, form
+        self.evaluator, self.split, self.forms = evaluator, split, forms
         self.answers: Answers = {}
         self.weights: Mapping[str, float] = {}
         self.saves_memory = False
@@ -209,28 +126,34 @@ class Loss:
         with torch.inference_mode():
             return _finite(sum(float(loss) for loss in self._parts(model, documents)))
 
-    def choose_form(self, models: Iterable[Any], documents: Documents) -> Form:
-        """Return the form in which some model finds the reference answers most likely.
-
-        The default, without a call of a model, if the documents are those of sentence encoders.
+    def choose_forms(self, models: Iterable[Any], documents: Documents) -> dict[str, Form]:
+        """Return for each task the form in which some model finds the answers most likely.
 
         Args:
             models: the parents and the base, one after the other.
+            documents: some of each task; see `without_form`.
         """
-        objectives = self.evaluator.tasks_of(self.split).functions
-        documents = {task: ids for task, ids in documents.items() if task not in objectives}
-        if not documents:
-            return Form()
-        found: dict[Form, float] = {}
-        before = self.form
+        found: dict[str, dict[Form, float]] = {task: {} for task in documents}
+        before = self.forms
         for model in models:
-            for self.form in FORMS:
-                value = math.inf
-                with contextlib.suppress(CandidateError):
-                    value = self(model, documents)
-                found[self.form] = min(value, found.get(self.form, value))
-        self.form = before
-        return min(found, key=lambda form: found[form])
+            for form in FORMS:
+                self.forms = {ANY: form}
+                for task, ids in documents.items():
+                    value = math.inf
+                    with contextlib.suppress(CandidateError):
+                        value = self(model, {task: ids})
+                    found[task][form] = min(value, found[task].get(form, value))
+        self.forms = before
+        return {task: min(FORMS, key=values.__getitem__) for task, values in found.items()}
+
+    def without_form(self, documents: Documents) -> dict[str, Sequence[int]]:
+        """Return the documents of tasks that generate answers, for which no form is known."""
+        known, info = self.forms, self.evaluator.tasks_of(self.split).info
+        return {
+            task: ids
+            for task, ids in documents.items()
+            if info.tasks[task].kind == "generate_until" and not known.keys() & {task, ANY}
+        }
 
     def is_taught(self, task: str, teacher: str, documents: Sequence[int]) -> bool:
         """Whether `teach` was called with these arguments, and for this task not with others since.
@@ -347,7 +270,7 @@ class Loss:
         if task in self._taught:
             return self._taught[task][document]
         answer = self.answers.get(task, {}).get(document)
-        key = task, document, self.form, answer
+        key = task, document, form_of(self.forms, task), answer
         if key not in self._references:
             self._references[key] = self._made(task, document, answer)
         return self._references[key]
@@ -362,13 +285,13 @@ class Loss:
         harness = self.evaluator.tasks_of(self.split).harness
         assert harness is not None
         if first.kind == "generate_until":
-            text = written(harness, task, first, self.form, answer)
-            return self._asked(task, document, text, ended=self.form.end == "token")
+            form = form_of(self.forms, task)
+            text = written(harness, task, first, form, answer)
+            return self._asked(task, document, text, ended=form.end == "token")
         asked = self._asked(task, document)
         if not asked.lengths:
             return asked
-        right = harness.right_choice(task, first.instance.doc)
-        return replace(asked, right=tuple(float(n == right) for n in range(len(asked.lengths))))
+        return replace(asked, right=harness.right_choices(task, first.instance.doc))
 
     def _asked(
         self, task: str, document: int, answer: str = "", *, ended: bool = True

@@ -1,13 +1,14 @@
 """The metric `nll`: the negative log-likelihood of a document's reference answer, in nats.
 
 It is summed over the tokens of the answer, with lm-eval's own prompt. Where the task compares
-log-likelihoods itself, it is that of its own request: of the right choice, or of the scored text.
+log-likelihoods itself, it is that of its own request: of the right choice (of several right ones,
+the likeliest), or of the scored text.
 
 A generated answer can be written in several forms: with or without the blank of
 `target_delimiter`, ended by the end token or by a stop string. Which of them a model writes
-differs between models. The gradient search takes one form for all, since a slope is that of one
-function. Here the form that the scored model itself finds likeliest counts, for each document: so
-a score depends only on the model and the document, not on the parents or the run, and a model is
+differs between models. The gradient search takes one form for each task, since a slope is that of
+one function. Here the form that the scored model itself finds likeliest counts, for each document:
+so a score depends only on the model and the document, not on the parents or the run, and a model is
 not worse for the form that its parents have taught it.
 """
 
@@ -77,7 +78,8 @@ def of_reference(
             forms = (reference.answered(first, text, ended=end == "token") for text, end in texts)
             found[document] = [_scored(item) for item in dict.fromkeys(forms)]
         elif kind == "multiple_choice":
-            found[document] = [requests[harness.right_choice(task, first.instance.doc)]]
+            right = harness.right_choices(task, first.instance.doc)
+            found[document] = [requests[place] for place in right]
         else:
             found[document] = [first]
     return found

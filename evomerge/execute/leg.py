@@ -20,6 +20,7 @@ from evomerge.merging.resident import Resident
 from evomerge.merging.slopes import Move, Slopes, rates
 from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
+from evomerge.space.baselines import alone
 from evomerge.space.protocol import Genome, Space
 
 REACH = 0.02
@@ -29,7 +30,7 @@ REACH = 0.02
 def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
     """Make the steps of a leg.
 
-    If it has no form of answers, the form is found on the baselines of the space.
+    Forms of answers that it does not have are found on the baselines of the space, and on the base.
 
     Raises:
         EvomergeError: something other than the genome is at fault.
@@ -39,10 +40,10 @@ def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
     for task, recipe in leg.teachers.items():
         if not loss.is_taught(task, recipe.digest, leg.lesson[task]):
             loss.teach(task, recipe.digest, leg.lesson[task], resident.apply(recipe))
-    if leg.form is not None or leg.teachers:
-        loss.form = leg.form or Form()
-    else:
-        loss.form = _form(space, resident, loss, leg.batches[0])
+    loss.forms = leg.forms
+    asked = {task: ids for task, ids in leg.batches[0].items() if task not in leg.teachers}
+    if unknown := loss.without_form(asked):
+        loss.forms = {**leg.forms, **_forms(leg, space, resident, loss, unknown)}
     genes, slopes = space.genes, None
     for documents in leg.batches:
         if slopes is None or slopes.changes:
@@ -59,7 +60,7 @@ def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
     watched = None
     if leg.watched:
         watched = _loss_at(descent.genome, space, resident, loss, leg.watched)
-    return Reached(descent, tuple(losses), watched, loss.form)
+    return Reached(descent, tuple(losses), watched, loss.forms)
 
 
 def _slope(
@@ -77,15 +78,20 @@ def _slope(
     return slope, value
 
 
-def _form(space: Space, resident: Resident, loss: Loss, documents: Documents) -> Form:
-    """Return the form of answers that some parent finds most likely."""
+def _forms(
+    leg: Leg, space: Space, resident: Resident, loss: Loss, documents: Documents
+) -> dict[str, Form]:
+    """Return the form of each task's answers that some parent or the base finds most likely."""
+    recipes = list(space.baselines().values())
+    if (base := leg.recipe.head.base) is not None:
+        recipes.append(alone(base.parent, recipes[-1]))
 
     def models() -> Iterator[Any]:
-        for recipe in space.baselines().values():
+        for recipe in recipes:
             with contextlib.suppress(CandidateError):
                 yield resident.apply(recipe)
 
-    return loss.choose_form(models(), documents)
+    return loss.choose_forms(models(), documents)
 
 
 def moves(space: Space, genome: Genome) -> list[Move | None]:

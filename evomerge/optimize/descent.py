@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from evomerge.evaluation.inference.rows import Form
+from evomerge.evaluation.inference.rows import ANY, Form, Forms
 from evomerge.recipe import Recipe
 from evomerge.space.protocol import Gene, Genome
 
@@ -118,7 +118,7 @@ class Leg:
         teachers: task -> the recipe of the model whose distribution is learned in place of it.
         lesson: for each task with a teacher, all documents that the descent learns or watches.
         weights: what each task counts in the loss; empty: as their objectives.
-        form: how generated answers are written; None: as the parents prefer.
+        forms: how generated answers are written; where no form is given, as the parents prefer.
     """
 
     descent: Descent
@@ -127,7 +127,7 @@ class Leg:
     rate: float
     steps: int
     recipe: Recipe
-    form: Form | None = None
+    forms: Forms = field(default_factory=dict)
     answers: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     teachers: Mapping[str, Recipe] = field(default_factory=dict)
     lesson: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -140,7 +140,7 @@ class Reached:
 
     Attributes:
         descent: where it ended.
-        form: how generated answers are written, as the first leg has found it.
+        forms: how generated answers are written, as the first legs have found it.
         losses: the loss before each step, in nats a document; None for a step that failed.
         watched: the loss on the watched documents after the last step; None: it is not finite, or
             no documents are watched.
@@ -149,7 +149,7 @@ class Reached:
     descent: Descent
     losses: tuple[float | None, ...]
     watched: float | None
-    form: Form | None = None
+    forms: Forms = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     cpu_seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     peak: Mapping[str, int] = field(default_factory=dict, compare=False)
@@ -160,12 +160,13 @@ class Reached:
             "descent": self.descent.to_json(),
             "losses": list(self.losses),
             "watched": self.watched,
-            "form": None if self.form is None else asdict(self.form),
+            "forms": {task: asdict(form) for task, form in self.forms.items()},
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Reached:
-        """Return what `to_json` wrote."""
-        form = None if data["form"] is None else Form(**data["form"])
+        """Return what `to_json` wrote; older journals have one form of all tasks."""
+        forms = data["forms"] if "forms" in data else {ANY: data["form"]} if data["form"] else {}
+        forms = {task: Form(**form) for task, form in forms.items()}
         descent = Descent.from_json(data["descent"])
-        return cls(descent, tuple(data["losses"]), data["watched"], form)
+        return cls(descent, tuple(data["losses"]), data["watched"], forms)

@@ -320,4 +320,4 @@ def _not_walked(leg: Leg, failure: Failure) -> Reached:
     for _ in leg.batches:
         descent = descent.failed_step()
     log.warning("A leg of a descent was not walked (%s).", outcome_text(failure))
-    return Reached(descent, (None,) * len(leg.batches), None, leg.form)
+    return Reached(descent, (None,) * len(leg.batches), None, leg.forms)

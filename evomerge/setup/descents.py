@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from evomerge.config.schema import GRADIENT, SearchConfig
 from evomerge.config.space import MergeConfig
-from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.rows import Form
+from evomerge.errors import ConfigError, did_you_mean
+from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.merging.methods import get_method
 from evomerge.scores import TOKENS, Objective, violation
 from evomerge.setup.checked import CheckedSearch
@@ -71,6 +71,15 @@ def check_descents(
     for task in learned:
         if task in config.encoders:
             _check_encoder(task, config, learned)
+    info = evaluator.tasks_of("search").info
+    written = [task for task in learned if info.tasks[task].kind == "generate_until"]
+    for name in config.optimizer.forms:
+        if name != ANY and name not in written:
+            raise ConfigError(
+                f"`optimizer.form` names {name!r}, which is no task that generates answers; "
+                f"allowed are {', '.join(written) or 'none, so remove it'}."
+                f"{did_you_mean(name, written)}"
+            )
     if loss == "successes" and config.evaluation.think_end_token is not None:
         raise ConfigError(
             "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "
@@ -191,7 +200,7 @@ def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
         rate=wanted.rate or 0.03,
         descents=count,
         leaves=leaves if checked.config.mode == "pareto" else (),
-        form=Form(**wanted.form.model_dump()) if wanted.form else None,
+        forms={task: Form(**form.model_dump()) for task, form in wanted.forms.items()},
         seed=checked.config.seed,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import psutil
@@ -13,7 +13,7 @@ import psutil
 from evomerge.config.schema import GRADIENT
 from evomerge.errors import SearchError
 from evomerge.evaluation.inference.device import count_cores
-from evomerge.evaluation.inference.rows import Form
+from evomerge.evaluation.inference.rows import Forms, forms_in_words
 from evomerge.execute.protocol import Job
 from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
@@ -23,7 +23,6 @@ from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import make_strategy
-from evomerge.setup.tasks import lm_eval_tasks
 from evomerge.setup.worker import make_worker, run_jobs, threads_of
 from evomerge.setup.workers import shares_prefixes, workers_of
 from evomerge.strategy.gradient import LEG, STEPS
@@ -48,7 +47,7 @@ class CostProbe:
         peak: largest memory of the process in bytes, and of accelerators; see `Scores.peak`.
         shared: bytes of mapped files in `peak`, which all workers of a machine share.
         step: seconds of a step of a descent; 0 without descents.
-        form: how reference answers are written, as the parents prefer; None if none are learned.
+        forms: how the reference answers of each task are written; empty if none are learned.
     """
 
     start: float
@@ -57,7 +56,7 @@ class CostProbe:
     peak: Mapping[str, int]
     shared: int
     step: float = 0.0
-    form: Form | None = None
+    forms: Forms = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Estimate:
         final_seconds: for the scores on validation and test documents.
         peak_bytes, shared_bytes: see `CostProbe`.
         machine_bytes: what the workers of one machine need together.
-        step_seconds, form: see `CostProbe`.
+        step_seconds, forms: see `CostProbe`.
         assumes: what is assumed, one sentence each.
     """
 
@@ -88,7 +87,7 @@ class Estimate:
     shared_bytes: int
     machine_bytes: int
     step_seconds: float
-    form: Form | None
+    forms: Forms
     assumes: tuple[str, ...]
 
     @property
@@ -116,8 +115,8 @@ class Estimate:
         found = {"one candidate": f"{each} ({build} to merge, {evaluate} to score)"}
         if self.step_seconds:
             found["one step of a descent"] = fine_duration(self.step_seconds)
-        if self.form is not None:
-            found["answers are learned"] = self.form.in_words()
+        if self.forms:
+            found["answers are learned"] = forms_in_words(self.forms)
         if self.search_seconds is not None and self.seconds is not None:
             found["whole search"] = (
                 f"about {duration(self.seconds)}: {fine_duration(self.start_seconds)} to start, "
@@ -171,7 +170,7 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         probe.shared,
         probe.shared + workers.on_a_machine * max(0, peak - probe.shared),
         probe.step,
-        probe.form,
+        probe.forms,
         tuple(_assumptions(checked, probe, workers.count)),
     )
 
@@ -280,15 +279,15 @@ def try_candidates(checked: CheckedSearch, say: Callable[[str], None]) -> CostPr
         return result
 
     say("making a few steps of a descent")
-    # The first step finds the form, and makes what later ones keep.
-    form = walked(replace(leg, batches=leg.batches[:1])).form
+    # The first step finds the forms, and makes what later ones keep.
+    forms = walked(replace(leg, batches=leg.batches[:1])).forms
     counts = [min(count, len(leg.batches)) for count in (1, 1 + STEPS_TRIED)]
-    legs = [walked(replace(leg, batches=leg.batches[:count], form=form)) for count in counts]
+    legs = [walked(replace(leg, batches=leg.batches[:count], forms=forms)) for count in counts]
     reached = legs[-1]
     return replace(
         probe,
         step=step_seconds(counts, [each.seconds["descend"] for each in legs]),
-        form=None if leg.teachers or not lm_eval_tasks(config) else form,
+        forms=forms,
         peak=reached.peak,
     )
 

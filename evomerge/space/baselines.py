@@ -91,3 +91,17 @@ def average_of(parents: Collection[str], uniform: Recipe) -> Recipe:
         head=some(uniform.head),
         **modalities,
     )
+
+
+def alone(parent: str, uniform: Recipe) -> Recipe:
+    """Return the recipe of one model, parent or base, with everything else that of a baseline."""
+
+    def own(layer: Layer) -> Layer:
+        return replace(layer, sources=(replace(layer.sources[0], parent=parent),))
+
+    return replace(
+        uniform,
+        embeddings=own(uniform.embeddings),
+        layers={name: tuple(map(own, blocks)) for name, blocks in uniform.layers.items()},
+        head=own(uniform.head),
+    )

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import mul
 
-from evomerge.evaluation.inference.rows import Form
+from evomerge.evaluation.inference.rows import Forms
 from evomerge.optimize.descent import Descent, Leg, Reached
 from evomerge.scores import Outcome, Scores
 from evomerge.space.baselines import UNIFORM
@@ -80,7 +80,7 @@ class GradientStrategy:
         batch: documents of a step, of all tasks together.
         rate: length of a first step, as a share of a gene's range.
         descents: number of descents at once.
-        form: how reference answers are written; None: as the parents prefer.
+        forms: how reference answers are written; where no form is given, as the parents prefer.
         leaves: the tasks of each objective, if there is a front: then each descent weighs the
             objectives differently. Empty: all as the search file says.
     """
@@ -96,7 +96,7 @@ class GradientStrategy:
         batch: int = BATCH,
         rate: float = 0.03,
         descents: int = 1,
-        form: Form | None = None,
+        forms: Forms = {},  # noqa: B006
         leaves: Sequence[Sequence[str]] = (),
         seed: int = 0,
     ) -> None:
@@ -112,7 +112,7 @@ class GradientStrategy:
         self._genomes: dict[int, Genome] = {}
         self._lines: list[_Line] = []
         self._begun = 0
-        self._form, self._leaves = form, leaves
+        self._forms, self._leaves = forms, leaves
 
     @property
     def left(self) -> int:
@@ -149,7 +149,7 @@ class GradientStrategy:
     def reach(self, place: int, reached: Reached) -> None:
         """Take the result of a leg."""
         self._begin_round()
-        line, self._form = self._lines[place], reached.form
+        line, self._forms = self._lines[place], {**self._forms, **reached.forms}
         line.descent, line.is_reached = reached.descent, True
         value = math.inf if reached.watched is None else reached.watched
         line.worse = line.worse + 1 if line.lesson.watched and not value < line.lowest else 0
@@ -285,7 +285,7 @@ class GradientStrategy:
             self._rate,
             self._steps,
             self.space.decode(line.descent.genome),
-            self._form,
+            self._forms,
             lesson.answers,
             lesson.teachers,
             whole,

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge import zoo
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.loss import Form, Loss
+from evomerge.evaluation.inference.rows import ANY, Form
+from evomerge.evaluation.loss import Loss
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.scores import Objective
 
@@ -50,6 +51,20 @@ def nll(model, tokenizer, prompt: str, answer: str) -> torch.Tensor:
     return -scores[len(before) - 1 :].gather(-1, torch.tensor(after)[:, None]).sum()
 
 
+def written(folder, name: str, rows: list[dict], **fields) -> None:
+    """Write a task and its documents."""
+    lines = "\n".join(json.dumps(row) for row in rows)
+    (folder / f"{name}.jsonl").write_text(lines)
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / f"{name}.jsonl")}},
+        "test_split": "test",
+        **fields,
+    }
+    (folder / f"{name}.yaml").write_text(json.dumps(task))
+
+
 @pytest.mark.parametrize(
     ("form", "before", "behind"),
     [
@@ -61,7 +76,7 @@ def nll(model, tokenizer, prompt: str, answer: str) -> torch.Tensor:
 def test_an_answer_has_the_loss_of_plain_transformers(
     form, before, behind, model, tokenizer, evaluator
 ):
-    loss = Loss(evaluator, OBJECTIVES, form=form)(model, {"zoo_maths": IDS["zoo_maths"]})
+    loss = Loss(evaluator, OBJECTIVES, forms={ANY: form})(model, {"zoo_maths": IDS["zoo_maths"]})
     with torch.no_grad():
         each = [
             float(nll(model, tokenizer, prompt, f"{before}{document['answer']}{behind}"))
@@ -85,19 +100,16 @@ def test_choices_have_the_cross_entropy_of_the_right_one(model, tokenizer, evalu
 def test_choices_are_compared_as_the_metric_compares_them(metric, model, tokenizer, tmp_path):
     """A task with `acc_mutual_info` also asks for each choice without a prompt."""
     choices = ["7", "7 7 é", " 7 7 7"]
-    (tmp_path / "row.jsonl").write_text(json.dumps({"q": "7 7", "choices": choices, "gold": 1}))
-    task = {
-        "task": "lengths",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "row.jsonl")}},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "q",
-        "doc_to_choice": "choices",
-        "doc_to_target": "gold",
-        "metric_list": [{"metric": metric}, {"metric": "acc"}, {"metric": "acc_mutual_info"}],
-    }
-    (tmp_path / "lengths.yaml").write_text(json.dumps(task))
+    fields = {"doc_to_text": "q", "doc_to_choice": "choices", "doc_to_target": "gold"}
+    metrics = [{"metric": metric}, {"metric": "acc"}, {"metric": "acc_mutual_info"}]
+    written(
+        tmp_path,
+        "lengths",
+        [{"q": "7 7", "choices": choices, "gold": 1}],
+        output_type="multiple_choice",
+        metric_list=metrics,
+        **fields,
+    )
     evaluator = Evaluator(Harness(["lengths"], [tmp_path]))
     evaluator.prepare(model, tokenizer, {"search": {"lengths": [0]}})
     loss = Loss(evaluator, [Objective("lengths", metric)])(model, {"lengths": [0]})
@@ -109,6 +121,29 @@ def test_choices_are_compared_as_the_metric_compares_them(metric, model, tokeniz
             sums += torch.stack([nll(model, tokenizer, start, f" {text}") for text in choices])
     sums /= torch.tensor([float(sizes.get(metric, lambda text: 1)(text)) for text in choices])
     assert loss == pytest.approx(-float(sums.log_softmax(0)[1]), rel=1e-4)
+
+
+def test_of_several_right_choices_all_count(model, tokenizer, tmp_path):
+    """The loss is that of all of them together, and the metric `nll` that of the likeliest one."""
+    rows = [
+        {"q": "7 7", "choices": ["7", "8", "7 7"], "gold": [0, 2]},
+        {"q": "7", "choices": ["7", "8", "9"], "gold": [1]},
+    ]
+    fields = {"doc_to_text": "q", "doc_to_choice": "choices", "doc_to_target": "gold"}
+    written(tmp_path, "several", rows, output_type="multiple_choice", **fields)
+    harness = Harness(["several"], [tmp_path])
+    evaluator = Evaluator(harness, referenced=["several"])
+    evaluator.prepare(model, tokenizer, {"search": {"several": [0, 1]}})
+    assert [harness.right_choices("several", row) for row in rows] == [(0, 2), (1,)]
+    loss = Loss(evaluator, [Objective("several", "acc")])
+    scores = evaluator.score(model)
+    for place, row in enumerate(rows):
+        with torch.no_grad():
+            sums = -torch.stack([nll(model, tokenizer, row["q"], f" {t}") for t in row["choices"]])
+        right = sums.log_softmax(0)[row["gold"]].exp().sum()
+        assert loss(model, {"several": [place]}) == pytest.approx(-float(right.log()), rel=1e-4)
+        found = scores.values["several/nll"][place]
+        assert found == pytest.approx(-float(sums[row["gold"]].max()), rel=1e-4)
 
 
 def test_the_gradient_is_that_of_the_loss_whatever_the_batches(model, evaluator):
@@ -125,11 +160,41 @@ def test_the_gradient_is_that_of_the_loss_whatever_the_batches(model, evaluator)
     weight.grad = None
 
 
-def test_the_form_is_the_one_that_a_model_finds_likely(model, evaluator):
-    """The model was trained on answers after a blank that end with the end token."""
+def test_each_task_has_the_form_that_some_model_finds_likely(model, tokenizer, evaluator, tmp_path):
+    """The model was trained on answers after a blank; in the second task that is in the answer."""
+    rows = [
+        {"prompt": prompt, "answer": f" {document['answer']}"}
+        for prompt, document in documents_of(evaluator, "zoo_maths")
+    ]
+    metric = {"metric_list": [{"metric": "exact_match"}], "output_type": "generate_until"}
+    fields = {"doc_to_text": "prompt", "doc_to_target": "{{answer}}", **metric}
+    written(tmp_path, "blank", rows, target_delimiter="\n7 7\n", **fields)
+    written(
+        tmp_path,
+        "choices",
+        [{"q": "7", "gold": 0}],
+        output_type="multiple_choice",
+        doc_to_text="q",
+        doc_to_choice=["7", "8"],
+        doc_to_target="gold",
+    )
+    ids = {"zoo_maths": IDS["zoo_maths"], "blank": range(12), "choices": [0]}
+    made = Evaluator(Harness(list(ids), [zoo.tasks_path(), tmp_path]))
+    made.prepare(model, tokenizer, {"search": ids})
+    objectives = [Objective(task, "exact_match") for task in ids]
+    loss = Loss(made, objectives)
     other = AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
-    loss = Loss(evaluator, OBJECTIVES)
-    assert loss.choose_form([other, model], {"zoo_maths": IDS["zoo_maths"]}).delimiter
+    unknown = loss.without_form(ids)
+    assert unknown.keys() == {"zoo_maths", "blank"}
+    loss.forms = loss.choose_forms([other, model], unknown)
+    assert loss.forms["zoo_maths"].delimiter and not loss.forms["blank"].delimiter
+    assert not loss.without_form(ids)
+    both = {task: ids[task] for task in unknown}
+    parts = [
+        Loss(made, objectives, forms={ANY: form})(model, {task: ids[task]})
+        for task, form in loss.forms.items()
+    ]
+    assert loss(model, both) == pytest.approx(sum(parts) / 2, rel=1e-5)
 
 
 def test_a_document_without_an_answer_has_no_loss(evaluator):
@@ -137,7 +202,7 @@ def test_a_document_without_an_answer_has_no_loss(evaluator):
     with pytest.raises(ConfigError, match="has no reference answer"):
         harness.reference_answer("zoo_maths", {"prompt": "", "answer": " "})
     with pytest.raises(ConfigError, match="which choice is right"):
-        harness.right_choice("zoo_l2_maths_mc", {"choices": ["a"], "gold": "b"})
+        harness.right_choices("zoo_l2_maths_mc", {"choices": ["a"], "gold": "b"})
 
 
 def test_the_weights_of_objectives_weigh_the_tasks(model, evaluator):
@@ -148,7 +213,7 @@ def test_the_weights_of_objectives_weigh_the_tasks(model, evaluator):
 
 
 def test_an_answer_can_take_the_place_of_the_reference(model, tokenizer, evaluator):
-    loss = Loss(evaluator, OBJECTIVES, form=Form(True, "token"))
+    loss = Loss(evaluator, OBJECTIVES, forms={ANY: Form(True, "token")})
     loss.answers = {"zoo_maths": {3: " 7 7"}}
     found = loss(model, {"zoo_maths": [3]})
     with torch.no_grad():

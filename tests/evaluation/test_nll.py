@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.rows import Form
 from evomerge.evaluation.loss import Loss
 from evomerge.evaluation.nll import FORMS
 from evomerge.evaluation.tasks.harness import Harness
@@ -125,7 +124,7 @@ def test_a_group_has_the_mean_of_its_tasks(llama, tokenizer, tasks):
 
 @pytest.mark.parametrize("parent", ["maths", "language", "steps"])
 def test_embedded_models_have_the_form_that_gradients_find(parent):
-    """A descent takes one form for all; where that is the likeliest, both are the same number."""
+    """A descent takes one form for a task; where each document prefers it, both are one number."""
     path = zoo.path(parent)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     task = {"maths": "zoo_maths", "language": "zoo_l2", "steps": "zoo_steps"}[parent]
@@ -133,7 +132,7 @@ def test_embedded_models_have_the_form_that_gradients_find(parent):
     evaluator = Evaluator(Harness([task], [zoo.tasks_path()]), referenced=[task])
     evaluator.prepare(model, AutoTokenizer.from_pretrained(path), {"search": documents})
     loss = Loss(evaluator, [Objective(task, "exact_match")])
-    loss.form = loss.choose_form([model], documents)
-    assert loss.form in FORMS and loss.form == Form(True, loss.form.end)
+    loss.forms = loss.choose_forms([model], documents)
+    assert loss.forms[task] in FORMS and loss.forms[task].delimiter
     found = evaluator.score(model).aggregates[f"{task}/nll"]
     assert found == pytest.approx(loss(model, documents), rel=1e-4)

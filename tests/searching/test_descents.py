@@ -13,7 +13,7 @@ from scripted import OBJECTIVES, ScriptedExecutor, outcome_of, search, space, st
 from search_run import SMALL, evomerge, evomerge_json, write_search
 
 from evomerge.errors import SearchError
-from evomerge.evaluation.inference.rows import Form
+from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.execute.protocol import Job
 from evomerge.optimize.descent import Reached
 from evomerge.run.folder import RunFolder
@@ -44,7 +44,7 @@ def result_of(job: Job):
         slope = [2 * (value - wanted) for value in descent.genome]
         descent = descent.step(slope, SPACE.genes, rate=job.leg.rate, steps=job.leg.steps)
     losses = (1.0,) * len(job.leg.batches)
-    return Reached(descent, losses, 1 / descent.done, Form(delimiter=False))
+    return Reached(descent, losses, 1 / descent.done, {ANY: Form(delimiter=False)})
 
 
 def descents(count: int = 3) -> GradientStrategy:
@@ -92,7 +92,7 @@ def test_a_leg_is_walked_once_and_knows_the_form_that_the_first_one_found(tmp_pa
     history = run_of(tmp_path / "run", descents, 1, 4)
     legs = history.legs
     assert len(legs) == len({(leg["candidate"], leg["place"]) for leg in legs})
-    assert {leg["form"]["delimiter"] for leg in legs} == {False}
+    assert {leg["forms"][ANY]["delimiter"] for leg in legs} == {False}
 
 
 def small(**optimizer) -> dict:

@@ -78,6 +78,14 @@ def test_validate_says_how_many_genes_no_descent_moves(space, kept, tmp_path):
             "has `sigma`, which has no effect where `start`",
             {"optimizer": {"name": "cma", "start": "gradient", "sigma": 0.3}},
         ),
+        (
+            "`optimizer.form` names 'zoo_l2', which is no task .*; allowed are zoo_l2_maths.",
+            {"optimizer": {"form": {"zoo_l2": {"end": "stop"}}}},
+        ),
+        (
+            "`optimizer.form.zoo_l2_maths.end` is 'eos'; it must be 'token', 'stop' or 'none'",
+            {"optimizer": {"form": {"zoo_l2_maths": {"end": "eos"}}}},
+        ),
         ("'sobol' begins nowhere", {"optimizer": {"name": "sobol", "start": "gradient"}}),
     ],
 )

@@ -117,7 +117,7 @@ def test_a_step_of_a_descent_is_made_and_the_form_of_answers_is_said(tmp_path, c
     found = json.loads(capsys.readouterr().out)["time"]
     assert found["tried"] == 3
     assert found["step_seconds"] > 0
-    assert found["form"] == {"delimiter": True, "end": "token"}
+    assert found["forms"] == {"zoo_l2_maths": {"delimiter": True, "end": "token"}}
 
 
 def test_what_a_leg_takes_beside_its_steps_is_shared_by_ten_of_them():

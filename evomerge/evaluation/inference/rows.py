@@ -11,7 +11,7 @@ computed once for all of them (`by_prefix`); the results are the same up to roun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, TypeAlias
@@ -44,6 +44,26 @@ class Form:
         ends = {"token": "before the end token", "stop": "before the first stop string"}
         before = "behind the delimiter" if self.delimiter else "without the delimiter"
         return f"{before}, {ends.get(self.end, 'without an end')}"
+
+
+ANY = "*"
+"""Stands for all tasks that have no form of their own."""
+
+Forms: TypeAlias = Mapping[str, Form]
+"""Task -> how its reference answers look."""
+
+
+def form_of(forms: Forms, task: str) -> Form:
+    """Return the form of a task's answers: its own one, that of `ANY`, or the default."""
+    return forms.get(task) or forms.get(ANY) or Form()
+
+
+def forms_in_words(forms: Forms) -> str:
+    """Return the forms for people; tasks are named if their forms differ."""
+    texts = {task: form.in_words() for task, form in forms.items()}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return "; ".join(f"{'others' if task == ANY else task} {text}" for task, text in texts.items())
 
 
 @dataclass(frozen=True)

@@ -299,10 +299,10 @@ class Harness:
             if kind == "generate_until":
                 self.reference_answer(task, documents[document])
             elif kind == "multiple_choice":
-                self.right_choice(task, documents[document])
+                self.right_choices(task, documents[document])
 
-    def right_choice(self, task: str, document: Any) -> int:
-        """Return the place of the right choice of a document.
+    def right_choices(self, task: str, document: Any) -> tuple[int, ...]:
+        """Return the places of the right choices of a document: one, or those that are accepted.
 
         Raises:
             ConfigError: the document has none.
@@ -312,18 +312,21 @@ class Harness:
             # Where the choices are in the prompt, this is what says which one is right.
             is_in_prompt = getattr(subject, "multiple_input", False)
             target = (subject.doc_to_text if is_in_prompt else subject.doc_to_target)(document)
-            target = target[0] if isinstance(target, (list, tuple)) and target else target
             choices = list(subject.doc_to_choice(document))
-            if isinstance(target, str):
-                target = choices.index(target) if target in choices else None
-        if not isinstance(target, int) or not 0 <= target < len(choices):
+        targets = target if isinstance(target, (list, tuple)) else [target]
+        places = [
+            choices.index(each) if isinstance(each, str) and each in choices else each
+            for each in targets
+        ]
+        found = {each for each in places if isinstance(each, int) and 0 <= each < len(choices)}
+        if not found:
             raise ConfigError(
                 f"objectives: a document of task {task!r} does not say which choice is right "
                 "(`doc_to_target`), so it has neither a loss for gradients nor the metric nll; "
                 "correct it in the task's YAML or leave it out there (process_docs), or use "
                 "another optimizer and metric."
             )
-        return target
+        return tuple(sorted(found))
 
     def choice_lengths(self, task: str, document: Any, metric: str) -> tuple[float, ...]:
         """Return by what a metric divides the log-likelihood of each choice of a document."""
