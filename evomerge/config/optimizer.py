@@ -1,0 +1,121 @@
+"""The section `optimizer` of the search file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from evomerge.config.fields import Section
+
+GRADIENT = "gradient"
+"""Name of the strategy that descends."""
+
+
+class FormConfig(Section):
+    """How reference answers are written for the loss of descents."""
+
+    delimiter: bool = Field(
+        True, description="whether the task's `target_delimiter`, mostly a blank, comes before it"
+    )
+    end: Literal["token", "stop", "none"] = Field(
+        "token",
+        description="what comes after it: the end token, the task's first stop string, or nothing",
+    )
+
+
+def _forms_of(value: Any) -> str:
+    """Return whether a value is the form of all tasks, or has one for each of some tasks."""
+    is_by_task = isinstance(value, dict) and value
+    whole = (dict, FormConfig)
+    return "tasks" if is_by_task and all(isinstance(it, whole) for it in value.values()) else "all"
+
+
+FormsConfig: TypeAlias = Annotated[
+    Annotated[FormConfig, Tag("all")] | Annotated[dict[str, FormConfig], Tag("tasks")],
+    Discriminator(_forms_of),
+]
+
+
+class OptimizerConfig(Section):
+    """The optimizer that proposes genomes."""
+
+    name: str = Field(
+        "auto",
+        description="one of `evomerge list optimizers`, or `nevergrad:` and a name of nevergrad's "
+        "registry; auto: by the genes, and nsga2 with `mode: pareto`",
+    )
+    population: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = Field(
+        "auto", description="candidates of a generation; auto: as the optimizer recommends"
+    )
+    sigma: float = Field(
+        1 / 6, gt=0, le=1, description="initial step size, as a fraction of a gene's range"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="further options of this optimizer"
+    )
+    start: Literal["gradient"] | list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="what is tried first, after the baselines: the best candidates of other runs "
+        "(`run:DIR`), and recipes (`FILE.yaml`); gradient: a descent, from whose best point the "
+        "optimizer goes on",
+    )
+    steps: int | None = Field(None, ge=1, le=10_000, description="of a descent: steps; null: 60")
+    batch: int | None = Field(
+        None, ge=1, le=10_000, description="of a descent: documents of a step; null: 16"
+    )
+    rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="of a descent: length of the first steps, as a share of a gene's range; "
+        "null: 0.03",
+    )
+
+    loss: Literal["reference", "successes", "experts"] | None = Field(
+        None,
+        description="of a descent: what it learns; reference: the tasks' reference answers; "
+        "successes: answers of parents and candidates that scored right; experts: what the best "
+        "parent on each task finds likely; null: reference",
+    )
+
+    form: FormsConfig | None = Field(
+        None,
+        description="of a descent: how reference answers are written, of all tasks or of some "
+        "(name: form); null: as the parents prefer, for each task",
+    )
+
+    @property
+    def forms(self) -> dict[str, FormConfig]:
+        """The forms of answers that are given, by task; `*` stands for all of them."""
+        return {"*": self.form} if isinstance(self.form, FormConfig) else self.form or {}
+
+    @property
+    def descends(self) -> bool:
+        """Whether the search goes down the slope of a loss, at least at its start."""
+        return self.name == GRADIENT or self.start == GRADIENT
+
+    @property
+    def starts(self) -> list[str]:
+        """The runs and recipes that are tried first."""
+        return [] if isinstance(self.start, str) else self.start
+
+    @model_validator(mode="after")
+    def _only_descents_have(self) -> OptimizerConfig:
+        for key in ("steps", "batch", "rate", "loss", "form"):
+            if getattr(self, key) is not None and not self.descends:
+                raise ValueError(
+                    f"has `{key}`, which only a descent has, but its `name` is {self.name!r}; "
+                    "remove it, or set `name` or `start` to gradient"
+                )
+        if self.name == self.start == GRADIENT:
+            raise ValueError("has `start` gradient beside `name` gradient; remove `start`")
+        unused = ("sigma", "options", "start") if self.name == GRADIENT else ("sigma",)
+        for key in unused if self.descends else ():
+            default = type(self).model_fields[key].get_default(call_default_factory=True)
+            if getattr(self, key) != default:
+                which = "name" if self.name == GRADIENT else "start"
+                raise ValueError(
+                    f"has `{key}`, which has no effect where `{which}` is gradient; remove it"
+                )
+        return self
