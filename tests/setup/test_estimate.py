@@ -11,6 +11,7 @@ from search_run import SMALL, write_search
 from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import ConfigError, SearchError
+from evomerge.evaluation.inference.rows import ANY, Form, forms_in_words
 from evomerge.setup.estimate import CostProbe, estimate, step_seconds
 from evomerge.setup.runs import prepare
 
@@ -118,6 +119,15 @@ def test_a_step_of_a_descent_is_made_and_the_form_of_answers_is_said(tmp_path, c
     assert found["tried"] == 3
     assert found["step_seconds"] > 0
     assert found["forms"] == {"zoo_l2_maths": {"delimiter": True, "end": "token"}}
+
+
+def test_tasks_are_named_where_their_answers_look_different():
+    same = {"a": Form(), "b": Form()}
+    assert forms_in_words(same) == "behind the delimiter, before the end token"
+    assert forms_in_words({"a": Form(False, "stop"), ANY: Form(True, "none")}) == (
+        "a: without the delimiter, before the first stop string; "
+        "others: behind the delimiter, without an end"
+    )
 
 
 def test_what_a_leg_takes_beside_its_steps_is_shared_by_ten_of_them():

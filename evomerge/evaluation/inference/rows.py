@@ -63,7 +63,7 @@ def forms_in_words(forms: Forms) -> str:
     texts = {task: form.in_words() for task, form in forms.items()}
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
-    return "; ".join(f"{'others' if task == ANY else task} {text}" for task, text in texts.items())
+    return "; ".join(f"{'others' if task == ANY else task}: {text}" for task, text in texts.items())
 
 
 @dataclass(frozen=True)
