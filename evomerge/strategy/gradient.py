@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import mul
 
 from evomerge.evaluation.inference.rows import Forms
@@ -57,6 +57,7 @@ class _Line:
         worse: legs in a row that did not lower it.
         lesson: what it learns.
         preference: the weight of each objective; empty: those of the search file.
+        forms: how answers are written, as its last leg has found it.
         is_reached: whether the leg of this round is done.
     """
 
@@ -66,6 +67,7 @@ class _Line:
     preference: tuple[float, ...] = ()
     lowest: float = math.inf
     worse: int = 0
+    forms: Forms = field(default_factory=dict)
     is_reached: bool = False
 
 
@@ -149,8 +151,8 @@ class GradientStrategy:
     def reach(self, place: int, reached: Reached) -> None:
         """Take the result of a leg."""
         self._begin_round()
-        line, self._forms = self._lines[place], {**self._forms, **reached.forms}
-        line.descent, line.is_reached = reached.descent, True
+        line = self._lines[place]
+        line.descent, line.forms, line.is_reached = reached.descent, reached.forms, True
         value = math.inf if reached.watched is None else reached.watched
         line.worse = line.worse + 1 if line.lesson.watched and not value < line.lowest else 0
         line.lowest = min(line.lowest, value)
@@ -195,6 +197,8 @@ class GradientStrategy:
         if self._left:
             return
         self._left = self.generation
+        for line in reversed(self._lines):  # in this order whichever leg was done first
+            self._forms = {**self._forms, **line.forms}
         for place in range(self.generation):
             if place == len(self._lines):
                 self._lines.append(self._new_line())

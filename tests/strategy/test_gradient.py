@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from evomerge.evaluation.inference.rows import Form
 from evomerge.optimize.descent import Descent, Leg, Reached
 from evomerge.recipe import Layer, Recipe
 from evomerge.scores import Failure, Scores
@@ -104,6 +106,22 @@ def test_a_candidate_that_keeps_the_constraints_comes_first():
         strategy.repeat(number, None, {"genome": [number / 10, 0.0]})
         strategy.tell(number, Scores({}, {}, {"fitness": fitness, "y": broken}))
     assert strategy.best == (0.1, 0.0)
+
+
+def test_forms_do_not_depend_on_which_leg_was_done_first():
+    """A leg that is walked again after a kill knows as much as before it."""
+    found = {0: {"a": Form(True, "token")}, 1: {"a": Form(True, "stop"), "b": Form(False)}}
+    later = []
+    for order in ((0, 1), (1, 0)):
+        strategy = make(descents=2, forms={"c": Form(True, "none")})
+        legs = strategy.legs()
+        for place in order:
+            strategy.reach(place, replace(walk(legs[place]), forms=found[place]))
+            assert all(leg.forms.keys() == {"c"} for leg in strategy.legs().values())
+        for number in range(2):
+            strategy.ask(number)
+        later += [leg.forms for leg in strategy.legs().values()]
+    assert later == [{"c": Form(True, "none"), **found[1], **found[0]}] * 4
 
 
 def test_several_descents_make_a_round_together():
