@@ -103,6 +103,7 @@ def extract(
     out: str | PathLike[str],
     *,
     rank: int,
+    matrices_only: bool = False,
     allow_pickle: bool = False,
 ) -> WrittenAdapter:
     """Write what a fine-tune has changed in its base as a LoRA adapter.
@@ -112,6 +113,7 @@ def extract(
         model: the fine-tune; also `BASE+ADAPTER`, `run:DIR` or `merge:FILE.yaml`.
         out: folder to create; it must not exist.
         rank: largest rank of the change of a matrix.
+        matrices_only: leave out the changes of norms and biases, which vLLM does not load.
         allow_pickle: accept models with pickled weights.
 
     Returns:
@@ -123,7 +125,14 @@ def extract(
     """
     from evomerge.export.adapter import extract as write
 
-    return write(str(base), str(model), rank, Path(out), allow_pickle=allow_pickle)
+    return write(
+        str(base),
+        str(model),
+        rank,
+        Path(out),
+        matrices_only=matrices_only,
+        allow_pickle=allow_pickle,
+    )
 
 
 def evaluate(

@@ -147,6 +147,10 @@ def extract(
     model: _ModelArgument,
     rank: Annotated[int, typer.Option(help="largest rank of the change of a matrix")],
     out: Annotated[Path, typer.Option("--out", help="new folder for the adapter")],
+    matrices_only: Annotated[
+        bool,
+        typer.Option("--matrices-only", help="leave out norms and biases, which vLLM cannot load"),
+    ] = False,
     allow_pickle: AllowPickleOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -155,7 +159,9 @@ def extract(
 
     from evomerge.export.adapter import extract as extract_adapter
 
-    written = extract_adapter(base, model, rank, out, allow_pickle=allow_pickle)
+    written = extract_adapter(
+        base, model, rank, out, matrices_only=matrices_only, allow_pickle=allow_pickle
+    )
     if as_json:
         terminal.print_json(asdict(written))
         return

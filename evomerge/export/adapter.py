@@ -36,6 +36,9 @@ _TASKS = {
 }
 """How a model's class ends -> PEFT's name of its task, and of the class that loads it."""
 
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What `--max-lora-rank` of vLLM 0.32 may be."""
+
 _BLOCK = re.compile(r"(?P<stack>.*?)\.(?P<layer>\d+)\.")
 
 
@@ -60,11 +63,17 @@ class WrittenAdapter:
         """What was cut, in a sentence."""
         if self.error < 1e-3:
             return "it has the whole change of the base, up to rounding"
-        return f"by its rank it lacks {100 * self.error:.1f} % of the change of the base (norms)"
+        return f"it lacks {100 * self.error:.1f} % of the change of the base (norms)"
 
 
 def extract(
-    base: str, model: str, rank: int, out: Path, *, allow_pickle: bool = False
+    base: str,
+    model: str,
+    rank: int,
+    out: Path,
+    *,
+    matrices_only: bool = False,
+    allow_pickle: bool = False,
 ) -> WrittenAdapter:
     """Write what a fine-tune has changed in its base as an adapter; see `evomerge.extract`."""
     from evomerge.merging.backend import unchanged
@@ -77,7 +86,8 @@ def extract(
             name: opener(name, Path.cwd(), allow_pickle=allow_pickle)
             for name in dict.fromkeys((base, model))
         }
-        return write_adapter(unchanged(found[model], "float32"), base, found, rank, out, Path.cwd())
+        recipe, vectors = unchanged(found[model], "float32"), not matrices_only
+        return write_adapter(recipe, base, found, rank, out, Path.cwd(), vectors=vectors)
 
 
 def export_adapter(
@@ -177,11 +187,13 @@ def write_adapter(
     folder: Path,
     texts: Mapping[str, str] | None = None,
     about: Sequence[str] = (),
+    *,
+    vectors: bool = True,
 ) -> WrittenAdapter:
     """Write the adapter of a recipe, with a card.
 
     Args:
-        base: see `low_rank`.
+        base, vectors: see `low_rank`.
         folder: where relative references start from.
         texts: more files, name -> text.
         about: paragraphs of the card.
@@ -196,7 +208,8 @@ def write_adapter(
             f"{base!r} is no model of its own, so PEFT cannot load it as the base of an adapter; "
             "name the folder or the Hub id of a model."
         )
-    made, end = low_rank(recipe, base, checkpoints, rank), _end(checkpoints[recipe.host])
+    made = low_rank(recipe, base, checkpoints, rank, vectors=vectors)
+    end = _end(checkpoints[recipe.host])
     written = WrittenAdapter(made.rank, made.error, _by_layer(made))
     config = {**made.config(), **_named_base(base, folder), "task_type": _TASKS.get(end)}
     with atomic_folder(out) as new:
@@ -262,8 +275,27 @@ def _card(
         *about,
         f"```python\nfrom peft import {loader}\n\n"
         f'model = {loader}.from_pretrained("ADAPTER_DIR")\n```',
-        "## What the rank has cut",
+        *_in_vllm(config, base),
+        "## What it lacks",
         "| part of the model | norm of what is lost, in % of the norm of the change |\n|---|---|\n"
         + "\n".join(rows),
     ]
     return "\n\n".join(lines) + "\n"
+
+
+def _in_vllm(config: Mapping[str, Any], base: str | None) -> list[str]:
+    """Return how vLLM serves the adapter of a language model, or why it does not load it."""
+    limit = next((rank for rank in _VLLM_RANKS if rank >= config["r"]), None)
+    if config["task_type"] != "CAUSAL_LM":
+        return []
+    if config["modules_to_save"] or config["bias"] != "none":
+        return [
+            "vLLM does not load it, since norms or biases are saved whole; `evomerge extract "
+            "--matrices-only` leaves them out."
+        ]
+    if limit is None:
+        return [f"vLLM does not load it, since its rank is above {_VLLM_RANKS[-1]}."]
+    return [
+        f"```\nvllm serve {base or 'BASE_DIR'} --enable-lora --max-lora-rank {limit} "
+        "--lora-modules merged=ADAPTER_DIR\n```"
+    ]

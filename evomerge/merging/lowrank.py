@@ -137,13 +137,19 @@ def share(errors: Any) -> float:
 
 
 def low_rank(
-    recipe: Recipe, base: str, checkpoints: Mapping[str, Checkpoint], rank: int
+    recipe: Recipe,
+    base: str,
+    checkpoints: Mapping[str, Checkpoint],
+    rank: int,
+    *,
+    vectors: bool = True,
 ) -> LowRank:
     """Return the adapter that turns a base into the model of a recipe, computed in float32.
 
     Args:
         base: reference of the model that the adapter is for; one of the checkpoints.
         rank: largest rank of a change.
+        vectors: keep the changes of norms and biases; else they are lost.
 
     Raises:
         CheckpointError: the merge differs from the base in what no adapter can change: its number
@@ -176,15 +182,16 @@ def low_rank(
             if not copied or plan.sources != own_plan.sources:
                 old, new = _made(maker, own_plan), _made(maker, plan)
                 if not torch.equal(old, new):
-                    _add(adapter, parts, plan.name, old, new, rank)
+                    _add(adapter, parts, plan.name, old, new, rank, vectors)
             for source in plan.inputs:
                 maker.reader.release(source)
     finally:
         if members:
             members.close()
-    if not adapter.errors:
+    if not adapter.tensors:
+        what = "nothing" if vectors else "no matrix"
         raise CheckpointError(
-            f"The merge changes nothing in {base!r}, so there is no adapter to write; give another "
+            f"The merge changes {what} in {base!r}, so there is no adapter to write; give another "
             "base or model."
         )
     _fill(adapter, parts)
@@ -248,13 +255,24 @@ class _Parts:
         return ((n, item) for n, item in self.modules.items() if n.rpartition(".")[2] == last)
 
 
-def _add(adapter: LowRank, parts: _Parts, name: str, old: Tensor, new: Tensor, rank: int) -> None:
+def _add(
+    adapter: LowRank,
+    parts: _Parts,
+    name: str,
+    old: Tensor,
+    new: Tensor,
+    rank: int,
+    vectors: bool,
+) -> None:
     """Add what changes one tensor of the model."""
     module, own = parts.find(name)
     last = module.rpartition(".")[2]
     change = new - old
     size = float(change.double().square().sum())
     kind = parts.modules[module]
+    if change.ndim == 1 and not vectors:
+        adapter.errors[name] = (size, size)
+        return
     if change.ndim == 1:
         adapter.tensors[f"{_PREFIX}{module}.{own}"] = new.contiguous()
         if own == "bias" and _is_matrix(kind):

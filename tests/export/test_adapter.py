@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 import tiny
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from search_run import write_search
 
 import evomerge
 from evomerge.__main__ import run as call
 from evomerge.errors import CheckpointError, InputError, RecipeError
+from evomerge.evaluation.inference.vllm_start import _shielded, installed_vllm
+from evomerge.export.adapter import _in_vllm
 
 TOKENS = torch.arange(12)[None]
 
@@ -30,6 +33,32 @@ def adapted(base: Path, adapter: Path) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return logits(peft.PeftModel.from_pretrained(loaded(base), adapter))
+
+
+def vllm_engine(base: Path) -> Any:
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
+    with _shielded():
+        from vllm import LLM
+
+        sizes = {"max_num_batched_tokens": 64, "max_num_seqs": 2, "kv_cache_memory_bytes": 2**26}
+        options = {"enable_lora": True, "max_lora_rank": 8, "enforce_eager": True, "block_size": 32}
+        return LLM(model=str(base), dtype="float32", **options, **sizes)
+
+
+def vllm_answer(engine: Any, adapter: Path | None = None) -> tuple[torch.Tensor, list[int]]:
+    """Return log-probabilities of the prompt's tokens but the first, and the text behind it."""
+    from vllm import SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    request = LoRARequest(adapter.name, 1 + len(adapter.name), str(adapter)) if adapter else None
+    options = SamplingParams(
+        temperature=0.0, max_tokens=8, prompt_logprobs=1, detokenize=False, ignore_eos=True
+    )
+    prompt = {"prompt_token_ids": TOKENS[0].tolist()}
+    (output,) = engine.generate([prompt], options, use_tqdm=False, lora_request=request)
+    known = zip(TOKENS[0, 1:].tolist(), output.prompt_logprobs[1:], strict=True)
+    scores = torch.tensor([float(entries[token].logprob) for token, entries in known])
+    return scores, list(output.outputs[0].token_ids)
 
 
 def loaded(folder: Path) -> Any:
@@ -213,3 +242,60 @@ def test_what_mergekit_ignores_in_a_file_is_said(tmp_path, capsys):
     assert "warning: " in (said := capsys.readouterr().err) and "colour" in said
     with pytest.raises(RecipeError, match="`--strict` allows no warnings"):
         call([*arguments, str(tmp_path / "no"), "--strict"])
+
+
+def test_norms_are_left_out_on_request_and_counted_as_lost(tmp_path, capsys):
+    base = tiny.make(tmp_path / "base")
+    tuned = fine_tune(base, tmp_path / "tuned", 3)
+    arguments = ["extract", str(base), str(tuned), "--rank", "4", "--matrices-only", "--json"]
+    assert call([*arguments, "--out", str(tmp_path / "adapter")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    lost, size = 0.0, 0.0
+    old, new = (load_file(folder / "model.safetensors") for folder in (base, tuned))
+    for name in new:
+        change = float((new[name].double() - old[name].double()).square().sum())
+        lost, size = lost + change * (new[name].ndim == 1), size + change
+    assert found["error"] == pytest.approx((lost / size) ** 0.5, rel=1e-4)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["modules_to_save"] is None
+    assert "--max-lora-rank 8" in (tmp_path / "adapter" / "README.md").read_text()
+    assert "rank is above 512" in _in_vllm({**config, "r": 513}, None)[0]
+    evomerge.extract(base, tuned, tmp_path / "whole", rank=4)
+    assert "vLLM does not load it" in (tmp_path / "whole" / "README.md").read_text()
+    only = save(tmp_path / "norms", loaded(base))
+    tensors = load_file(only / "model.safetensors")
+    save_file(
+        {name: item + (item.ndim == 1) for name, item in tensors.items()},
+        only / "model.safetensors",
+        {"format": "pt"},
+    )
+    with pytest.raises(CheckpointError, match="changes no matrix in"):
+        evomerge.extract(base, only, tmp_path / "no", rank=4, matrices_only=True)
+
+
+@pytest.mark.skipif(installed_vllm() is None, reason="vLLM is not installed")
+@pytest.mark.parametrize("tied", [False, True])
+def test_vllm_answers_with_an_adapter_as_peft_does(tied, tmp_path):
+    sizes = {"head_dim": 32, "hidden_size": 64}
+    base = tiny.make(tmp_path / "base", tied=tied, **sizes)
+    tuned = fine_tune(base, tmp_path / "tuned", 5)
+    evomerge.extract(base, tuned, tmp_path / "extracted", rank=8, matrices_only=True)
+    parents = [lora(base, tmp_path / f"lora-{rank}", rank, rank) for rank in (2, 3)]
+    models = [{"model": name, "parameters": {"weight": 0.7}} for name in parents]
+    recipe = {"models": models, "merge_method": "linear", "dtype": "float32"}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    evomerge.merge_adapter(tmp_path / "recipe.yaml", tmp_path / "merged")
+    engine = vllm_engine(base)
+    plain, _ = vllm_answer(engine)
+    for name in ("extracted", "merged"):
+        scores, text = vllm_answer(engine, tmp_path / name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = peft.PeftModel.from_pretrained(loaded(base), tmp_path / name).eval()
+        expected = logits(model)[0, :-1].log_softmax(-1).gather(-1, TOKENS[0, 1:, None])
+        torch.testing.assert_close(scores, expected[:, 0], rtol=0, atol=2e-5)
+        assert (scores - plain).abs().mean() > 0.01
+        written = TOKENS
+        for _ in text:
+            written = torch.cat([written, model(written).logits[:, -1:].argmax(-1)], 1)
+        assert written[0, TOKENS.shape[1] :].tolist() == text
