@@ -34,8 +34,9 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import normal
 from evomerge.recipe import Recipe
 
-_EXACT = 1024
-"""Largest smaller side of a matrix whose singular values are all computed."""
+_EXACT = 256
+"""Largest smaller side of a matrix whose singular values are all computed, unless these are less
+than four times as many as are needed: there the range finder saves no time."""
 
 _MORE, _ROUNDS = 16, 4
 """Further columns and rounds of the range finder, with which it loses at most 1 % more than the
@@ -66,7 +67,7 @@ def factors(change: Tensor, rank: int, rounding: float = 0.0) -> Factors:
         change: (rows, columns), float32.
         rounding: singular values up to this are rounding errors, and are left out.
     """
-    if min(change.shape) <= max(_EXACT, rank + _MORE):
+    if min(change.shape) <= max(_EXACT, 4 * (rank + _MORE)):
         up, values, down = torch.linalg.svd(change, full_matrices=False)
     else:
         generator = torch.Generator().manual_seed(0)

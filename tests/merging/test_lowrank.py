@@ -34,6 +34,19 @@ def test_the_range_finder_of_large_matrices_is_as_good(decay, monkeypatch):
     assert torch.equal(found.up, factors(change, 12).up)
 
 
+@pytest.mark.parametrize(("rank", "decomposed"), [(8, 24), (80, 300)])
+def test_a_matrix_is_decomposed_whole_only_where_this_is_not_slower(rank, decomposed, monkeypatch):
+    svd, sides = torch.linalg.svd, []
+
+    def counted(matrix, **options):
+        sides.append(min(matrix.shape))
+        return svd(matrix, **options)
+
+    monkeypatch.setattr(torch.linalg, "svd", counted)
+    factors(torch.randn(320, 300, generator=torch.Generator().manual_seed(0)), rank)
+    assert sides == [decomposed]
+
+
 def test_what_is_rounding_has_no_rank():
     generator = torch.Generator().manual_seed(2)
     old = torch.randn(64, 48, generator=generator)
