@@ -235,14 +235,14 @@ class _Parts:
         shapes = {name: info.shape for name, info in floating.items()}
         self.layout = build_layout(host.config, shapes, {}, torch.float32)
         self.modules = dict(self.layout.module.named_modules())
+        self.weights = dict(self.layout.module.named_parameters())
         self.is_tied = host.tied
         self.is_transposed = any(type(item).__name__ == "Conv1D" for item in self.modules.values())
 
     def find(self, name: str) -> tuple[str, str]:
         """Return the module of a tensor, and the name in it; CheckpointError: it is not a whole."""
         location = self.layout.locations.get(name)
-        weights = dict(self.layout.module.named_parameters())
-        weight = weights.get(location.parameter) if location else None
+        weight = self.weights.get(location.parameter) if location else None
         if location is None or weight is None or tuple(weight.shape) != location.size:
             raise CheckpointError(
                 f"{name!r} of the merge differs from the base, and in transformers' model it is a "
