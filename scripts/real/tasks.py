@@ -38,10 +38,11 @@ def write() -> None:
     """Write all tasks. The files are the same each time."""
     for pool, folder in FOLDERS.items():
         for task, maker in TASKS.items():
-            _write_task(folder, task, maker, pool)
+            write_task(folder, task, maker, pool)
 
 
-def _write_task(folder: Path, task: str, maker: Maker, pool: Pool) -> None:
+def write_task(folder: Path, task: str, maker: Maker, pool: Pool) -> None:
+    """Write the lm-eval task of a kind of questions, with the documents of a pool."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     documents = questions.draw(maker, pool, sum(_SPLITS.values()), task, unique=True)
     files, start = {}, 0
