@@ -1,11 +1,11 @@
 """Adapters at the size of a real model: what a rank cuts, what it scores, and what it costs.
 
-    python -m scripts.real.adapters [--ranks 4 8 16] [--documents 200]
+    python -m scripts.real.adapters [--ranks 1 4 8 16] [--documents 200]
 
-Two tables are printed. In the first, the expert `sums` becomes an adapter of its base, which is
+Three tables are printed. In the first, the expert `sums` becomes an adapter of its base, which is
 scored on sums in English. In the second, the adapters of `spanish` and `sums` are averaged into one
-adapter, which is scored on sums in Spanish. The adapters are left in `runs/showcase/cut`.
-`python -m scripts.real.prepare` makes the experts.
+adapter, which is scored on sums in Spanish, and in the third, so is a searched merge of them. The
+adapters are left in `runs/showcase/cut`. `python -m scripts.real adapter` makes what is needed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import evomerge
 from evomerge.evaluation.inference.memory import peak_memory
 from scripts.real import questions, tasks
-from scripts.real.places import ADAPTERS, MODELS, ROOT
+from scripts.real.places import ADAPTERS, MODELS, ROOT, RUNS
 
 if TYPE_CHECKING:
     from evomerge.export.adapter import WrittenAdapter
@@ -48,22 +48,26 @@ def rows_of_extracted(
 
 
 def rows_of_merged(
-    base: str, adapters: Sequence[str], config: Mapping[str, Any], ranks: Sequence[int], out: Path
+    base: str, recipe: Path, config: Mapping[str, Any], ranks: Sequence[int | None], out: Path
 ) -> Iterator[Sequence[str]]:
-    """Yield rows: adapters, their average as one adapter of each rank and uncut, their merge."""
-    parents = [f"{base}+{adapter}" for adapter in adapters]
-    for parent in parents:
-        yield _row(Path(parent).name, parent, config)
-    out.mkdir(parents=True, exist_ok=True)
-    recipe = out / "average.json"
-    models = [{"model": parent, "parameters": {"weight": 1 / len(parents)}} for parent in parents]
-    text = {"merge_method": "task_arithmetic", "base_model": base, "models": models}
-    recipe.write_text(json.dumps(text | {"dtype": "float32"}), encoding="utf-8")
-    for rank in (*ranks, None):
-        folder = out / f"merged-{rank or 'uncut'}"
+    """Yield rows: a merge as an adapter of each rank (None: uncut), the merge itself."""
+    for rank in ranks:
+        folder = out / f"{recipe.stem}-{rank or 'uncut'}"
         write = partial(evomerge.merge_adapter, recipe, folder, rank=rank)
         yield _adapter(base, folder, write, config)
-    yield _row("merged checkpoint", f"merge:{recipe}", config)
+    yield _row(recipe.stem, f"merge:{recipe}", config)
+
+
+def write_average(base: str, adapters: Sequence[str], out: Path) -> Path:
+    """Write the average of adapters of a base as a mergekit file, and return it."""
+    models = [
+        {"model": f"{base}+{adapter}", "parameters": {"weight": 1 / len(adapters)}}
+        for adapter in adapters
+    ]
+    text = {"merge_method": "task_arithmetic", "base_model": base, "models": models}
+    file = out / "average.yaml"
+    file.write_text(json.dumps(text | {"dtype": "float32"}), encoding="utf-8")
+    return file
 
 
 def search_file(
@@ -123,21 +127,30 @@ def _score(model: str, config: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m scripts.real.adapters")
-    parser.add_argument("--ranks", nargs="+", type=int, default=[4, 8, 16])
+    parser.add_argument("--ranks", nargs="+", type=int, default=[1, 4, 8, 16])
     parser.add_argument("--documents", type=int, default=200)
     arguments = parser.parse_args()
+    found = RUNS / "adapter-gradients-0" / "best.yaml"
+    if not found.is_file():
+        parser.error(f"{found} is missing; `python -m scripts.real adapter` searches it")
     out, base, sums = ROOT / "cut", str((MODELS / "base").resolve()), str(MODELS / "sums")
     tasks.write_task(out / "tasks", "english_sums", questions.sums("en"), "evaluation")
     tasks.write()
     english = search_file(base, sums, "english_sums", out / "tasks", arguments.documents)
     spanish = search_file(base, sums, "spanish_sums", ROOT / "tasks", arguments.documents)
+    ranks = arguments.ranks
     adapters = [str((ADAPTERS / name).resolve()) for name in ("spanish", "sums")]
-    extracted = table(rows_of_extracted(base, sums, english, arguments.ranks, out))
-    merged = table(rows_of_merged(base, adapters, spanish, arguments.ranks, out))
-    for line in chain(extracted, [""], merged):
-        print(line, flush=True)
+    average = write_average(base, adapters, out)
+    for rows in (
+        rows_of_extracted(base, sums, english, ranks, out),
+        rows_of_merged(base, average, spanish, [*ranks, None], out),
+        rows_of_merged(base, found, spanish, ranks, out),
+    ):
+        for line in table(rows):
+            print(line, flush=True)
+        print()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from scripts.real.adapters import rows_of_extracted, rows_of_merged, search_file, table
+from scripts.real.adapters import (
+    rows_of_extracted,
+    rows_of_merged,
+    search_file,
+    table,
+    write_average,
+)
 
 pytestmark = pytest.mark.thorough
 
@@ -34,13 +40,8 @@ def test_a_higher_rank_loses_less_and_scores_as_the_model(
 
 def test_adapters_become_one_that_is_the_merge(config: dict[str, Any], tmp_path: Path) -> None:
     adapters = [str(Path("configs/adapters", name).resolve()) for name in ("language", "maths")]
-    rows = list(rows_of_merged("zoo:base", adapters, config, [1], tmp_path))
-    assert [row[0] for row in rows] == [
-        "language",
-        "maths",
-        "merged-1",
-        "merged-uncut",
-        "merged checkpoint",
-    ]
-    assert float(rows[2][2]) > 10 and rows[3][2] == "0.0"
-    assert rows[3][3] == rows[4][3]
+    average = write_average("zoo:base", adapters, tmp_path)
+    rows = list(rows_of_merged("zoo:base", average, config, [1, None], tmp_path))
+    assert [row[0] for row in rows] == ["average-1", "average-uncut", "average"]
+    assert float(rows[0][2]) > 10 and rows[1][2] == "0.0"
+    assert rows[1][3] == rows[2][3]
