@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evomerge.api.compare import compare
-    from evomerge.api.models import evaluate, extract, merge, merge_adapter
+    from evomerge.api.models import evaluate, extract, merge, merge_adapter, transplant
     from evomerge.api.run import (
         Run,
         plot_front,
@@ -55,6 +55,7 @@ _PLACES = {
     "resume": "evomerge.api.search",
     "search": "evomerge.api.search",
     "sweep": "evomerge.api.sweep",
+    "transplant": "evomerge.api.models",
     "validate": "evomerge.api.validate",
 }
 """Public name -> the module that it is in."""
@@ -80,6 +81,7 @@ __all__ = [
     "resume",
     "search",
     "sweep",
+    "transplant",
     "validate",
 ]
 

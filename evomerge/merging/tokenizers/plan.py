@@ -37,7 +37,7 @@ from evomerge.parsing.values import shown
 from evomerge.recipe import Recipe
 
 GENERATION = "generation_config.json"
-_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
+ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
 _KEPT_FROM_HOST = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _OPTIONS = ("chat_template", "pad_to_multiple_of", "tokens", "scale_network", TRUNCATE)
 
@@ -132,10 +132,13 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
         if (count := sum(i >= item.rows for i in item.ids.values()))
     ]
     united = data is not lead.data
-    special = _special_ids(merged, giver, host)
-    _check_images(special, giver, host)
+    new = {i: merged.ids[text] for text, i in tokens[0].ids.items() if text in merged.ids}
+    special = special_ids(giver, host, new)
+    check_images(special, giver, host)
     template, outdated = _template(recipe, parents, giver)
-    files = {**_files(merged, giver, host, united), **template}
+    files = {**tokenizer_files(giver, host, special), **template}
+    if united:
+        files |= _united_files(merged, giver)
     if united or giver is not host:
         kept = _KEPT_FROM_HOST if giver is host else ()
         outdated += tuple(name for name in TOKENIZER_FILES if name not in (*files, *kept))
@@ -198,16 +201,18 @@ def _multiple(recipe: Recipe) -> int:
     return int(text)
 
 
-def _special_ids(merged: Tokens, giver: Checkpoint, host: Checkpoint) -> dict[str, Any]:
-    """Return the token ids of the merged config that differ from the host's, by key."""
+def special_ids(giver: Checkpoint, host: Checkpoint, new: Mapping[int, int]) -> dict[str, Any]:
+    """Return the token ids of the merged config that differ from the host's, by key.
+
+    `new`: id of the host -> id of the same token in the merged vocabulary.
+    """
     if giver is host:
         return {}
-    old = {i: text for text, i in Tokens.of(host).ids.items()}
 
     def renumber(value: Any) -> Any:
         if isinstance(value, list):
             return [item for item in map(renumber, value) if item is not None]
-        return merged.ids.get(old.get(value, "")) if isinstance(value, int) else None
+        return new.get(value) if isinstance(value, int) else None
 
     found = {}
     for section in (host.config, host.text_config, giver.config, giver.text_config):
@@ -218,13 +223,17 @@ def _special_ids(merged: Tokens, giver: Checkpoint, host: Checkpoint) -> dict[st
     return found
 
 
-def _check_images(special: Mapping[str, Any], giver: Checkpoint, host: Checkpoint) -> None:
-    """Check that the token which stands for an image (or a sound) in a text is not lost."""
+def check_images(special: Mapping[str, Any], giver: Checkpoint, host: Checkpoint) -> None:
+    """Check that the token which stands for an image (or a sound) in a text is not lost.
+
+    Raises:
+        CheckpointError: it is lost.
+    """
     if not host.modalities:
         return
     for key, value in special.items():
         role = re.sub(r"_(id|index)$", "", key)
-        if value is None and role not in _ROLES:
+        if value is None and role not in ROLES:
             raise CheckpointError(
                 f"`tokenizer` is {giver.reference!r}, which lacks the token that {key} of the host "
                 f"{host.reference!r} names, so a merge could not see; set `tokenizer` to "
@@ -232,25 +241,33 @@ def _check_images(special: Mapping[str, Any], giver: Checkpoint, host: Checkpoin
             )
 
 
-def _files(merged: Tokens, giver: Checkpoint, host: Checkpoint, united: bool) -> dict[str, str]:
-    """Return the tokenizer files and the generation config, if they differ from the host's."""
+def tokenizer_files(
+    giver: Checkpoint, host: Checkpoint, special: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the giver's tokenizer files and the generation config, if they are not the host's.
+
+    `special`: token ids of the merged config that differ from the host's, by key.
+    """
     found = {} if giver is host else _tokenizer_of(giver)
-    if united:
-        found["tokenizer.json"] = json.dumps(merged.data, ensure_ascii=False, indent=2) + "\n"
-        config = giver.folder / "tokenizer_config.json"
-        if config.is_file():
-            data = without_code(read_json(config))
-            if "added_tokens_decoder" in data:
-                data["added_tokens_decoder"] = {
-                    str(item["id"]): {key: item[key] for key in item if key != "id"}
-                    for item in merged.data["added_tokens"]
-                }
-                found["tokenizer_config.json"] = _json(data)
     generation = host.folder / GENERATION
-    special = _special_ids(merged, giver, host)
     if special and generation.is_file():
         data = without_code(read_json(generation))
         found[GENERATION] = _json({**data, **{k: v for k, v in special.items() if k in data}})
+    return found
+
+
+def _united_files(merged: Tokens, giver: Checkpoint) -> dict[str, str]:
+    """Return the files of a union that name its tokens."""
+    found = {"tokenizer.json": json.dumps(merged.data, ensure_ascii=False, indent=2) + "\n"}
+    config = giver.folder / "tokenizer_config.json"
+    if config.is_file():
+        data = without_code(read_json(config))
+        if "added_tokens_decoder" in data:
+            data["added_tokens_decoder"] = {
+                str(item["id"]): {key: item[key] for key in item if key != "id"}
+                for item in merged.data["added_tokens"]
+            }
+            found["tokenizer_config.json"] = _json(data)
     return found
 
 
@@ -267,12 +284,12 @@ def _tokenizer_of(giver: Checkpoint) -> dict[str, str]:
 
 def _special_token_notes(giver: Checkpoint, parents: Sequence[Checkpoint]) -> list[str]:
     """Return a note for each special token (bos, eos, ...) that differs from the giver's."""
-    giver_config = _tokenizer_config(giver)
+    giver_config = tokenizer_config(giver)
     notes = []
     for parent in parents:
-        parent_config = _tokenizer_config(parent)
-        for role in _ROLES:
-            used, other = _content(giver_config.get(role)), _content(parent_config.get(role))
+        parent_config = tokenizer_config(parent)
+        for role in ROLES:
+            used, other = content_of(giver_config.get(role)), content_of(parent_config.get(role))
             if other is not None and used != other:
                 notes.append(
                     f"{role} is {shown(used)} in {giver.reference!r} and {shown(other)} in "
@@ -281,12 +298,14 @@ def _special_token_notes(giver: Checkpoint, parents: Sequence[Checkpoint]) -> li
     return notes
 
 
-def _tokenizer_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+def tokenizer_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Return the content of `tokenizer_config.json`, without keys that let code run."""
     file = checkpoint.folder / "tokenizer_config.json"
     return without_code(read_json(file)) if file.is_file() else {}
 
 
-def _content(token: Any) -> Any:
+def content_of(token: Any) -> Any:
+    """Return the text of a special token, which a config has as it is or with its settings."""
     return token.get("content") if isinstance(token, Mapping) else token
 
 
@@ -300,11 +319,16 @@ def _template(
     text = choose_template(wanted, parents, giver)
     if text is None or text == template_of(giver):
         return {}, ()
+    return template_files(text, giver), ("chat_template.json",)
+
+
+def template_files(text: str, giver: Checkpoint) -> dict[str, str]:
+    """Return the files by which the giver's tokenizer has a chat template."""
     files = {"chat_template.jinja": text}
-    config = dict(_tokenizer_config(giver))
+    config = dict(tokenizer_config(giver))
     if config.pop("chat_template", None) is not None:
         files["tokenizer_config.json"] = _json(config)
-    return files, ("chat_template.json",)
+    return files
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -123,15 +123,16 @@ def check_spelling(tokens: Sequence[Tokens]) -> None:
     """
     first = tokens[0]
     for other in tokens[1:]:
-        if _spelling(first) != _spelling(other):
+        if spelling(first) != spelling(other):
             raise CheckpointError(
-                f"The tokenizers of {first.reference!r} ({_spelling(first)}) and "
-                f"{other.reference!r} ({_spelling(other)}) spell their tokens differently, so "
+                f"The tokenizers of {first.reference!r} ({spelling(first)}) and "
+                f"{other.reference!r} ({spelling(other)}) spell their tokens differently, so "
                 "rows cannot be matched by token; merge parents of one tokenizer family."
             )
 
 
-def _spelling(tokens: Tokens) -> str:
+def spelling(tokens: Tokens) -> str:
+    """Return how tokens are spelled: `byte-level`, `SentencePiece` or `plain`."""
     text = str(tokens.data.get("decoder")) + str(tokens.data.get("pre_tokenizer"))
     if "ByteLevel" in text:
         return "byte-level"
