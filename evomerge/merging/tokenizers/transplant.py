@@ -102,6 +102,11 @@ class Transplant:
             if text in mine.ordinary:
                 kept.setdefault(i, mine.ordinary[text])
         kept = {i: row for i, row in kept.items() if row < rows}
+        if not kept:
+            raise CheckpointError(
+                f"{model.reference!r} and {donor.reference!r} have no token in common; name "
+                "another donor."
+            )
         own = _roles(model, mine.tokens)
         for role, i in _roles(donor, theirs.tokens).items():
             if i not in kept and own.get(role, rows) < rows and own[role] not in kept.values():
@@ -113,11 +118,6 @@ class Transplant:
             raise CheckpointError(
                 f"{model.reference!r} and {donor.reference!r} have the same tokens with the same "
                 "ids, so there is nothing to transplant; merge them as they are."
-            )
-        if not kept:
-            raise CheckpointError(
-                f"{model.reference!r} and {donor.reference!r} have no token in common; name "
-                "another donor."
             )
         texts = {
             **{i: text for text, i in theirs.ordinary.items()},
