@@ -37,7 +37,7 @@ _BYTES = {sign: byte for byte, sign in _SIGNS.items()}
 
 @dataclass(frozen=True, eq=False)
 class Spelled:
-    """The tokens of a model by what they stand for. A token whose text another one has is in none.
+    """The tokens of a model by what they stand for; of several with one text only the first.
 
     Attributes:
         ordinary: bytes -> id, for tokens that are parts of texts.
@@ -83,29 +83,24 @@ class Spelled:
         """
         from tokenizers import Tokenizer
 
-        level = spelling(self.tokens) == "byte-level"
+        kind = spelling(self.tokens)
         with panics_as_errors():
             model = Tokenizer.from_str(json.dumps(self.tokens.data)).model
-        unknown = self.tokens.ids.get(self.tokens.data["model"].get("unk_token") or "")
+        settings = self.tokens.data["model"]
+        unknown = {-1, self.tokens.ids.get(settings.get("unk_token") or ""), settings.get("unk_id")}
 
         def cut(text: bytes) -> list[int]:
             try:
-                spelled = (
-                    "".join(_SIGNS[byte] for byte in text)
-                    if level
-                    else text.decode().replace(" ", _SPACE if self._has_space else " ")
-                )
+                if kind == "byte-level":
+                    spelled = "".join(_SIGNS[byte] for byte in text)
+                else:
+                    spelled = text.decode().replace(" ", _SPACE if kind == "SentencePiece" else " ")
             except UnicodeDecodeError:  # part of a letter
                 return [self.ordinary.get(bytes([byte]), -1) for byte in text]
             with panics_as_errors():
                 return [piece.id for piece in model.tokenize(spelled)]
 
-        found = map(cut, texts)
-        return [[] if -1 in ids or unknown in ids else ids for ids in found]
-
-    @property
-    def _has_space(self) -> bool:
-        return spelling(self.tokens) == "SentencePiece"
+        return [ids if unknown.isdisjoint(ids) else [] for ids in map(cut, texts)]
 
 
 def _check_marks(tokens: Tokens) -> None:
