@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evomerge.api.compare import compare
-    from evomerge.api.models import evaluate, extract, merge, merge_adapter, transplant
+    from evomerge.api.models import (
+        evaluate,
+        extract,
+        merge,
+        merge_adapter,
+        moe,
+        transplant,
+    )
     from evomerge.api.run import (
         Run,
         plot_front,
@@ -47,6 +54,7 @@ _PLACES = {
     "extract": "evomerge.api.models",
     "merge": "evomerge.api.models",
     "merge_adapter": "evomerge.api.models",
+    "moe": "evomerge.api.models",
     "plot_front": "evomerge.api.run",
     "plot_genes": "evomerge.api.run",
     "plot_history": "evomerge.api.run",
@@ -73,6 +81,7 @@ __all__ = [
     "extract",
     "merge",
     "merge_adapter",
+    "moe",
     "plot_front",
     "plot_genes",
     "plot_history",

@@ -42,7 +42,8 @@ def options(
 for command in (
     *(files.init, files.validate, parents.compare, runs.search, runs.resume, runs.stop),
     *(sweeps.sweep, answers.status, answers.results),
-    *(models.export, models.evaluate, models.merge, models.extract, models.transplant),
+    *(models.export, models.evaluate, models.merge, models.moe),
+    *(models.extract, models.transplant),
     *(answers.report, answers.dashboard, models.push, files.convert, files.schema),
 ):
     app.command(short_help=command.__doc__)(command)  # the whole line, where Typer would cut it

@@ -113,12 +113,12 @@ def _read(file: Path, inner: Path, *, allow_pickle: bool, strict: bool, truncate
     source, parts = file, dict[str, str]()
     if len(documents(given)) > 1:
         source = inner / _LAST
-        last, parts = separated(given, lambda name: _absolute(name, file))
+        last, parts = separated(given, lambda name: absolute_name(name, file))
         for name, text in (parts | {_LAST: last}).items():
             (inner / name).write_text(text, encoding="utf-8")
     content = read_recipe_file(
         source,
-        lambda name, pin: opener(name, _folder(name, source), allow_pickle=allow_pickle, pin=pin),
+        lambda name, pin: opener(name, start_of(name, source), allow_pickle=allow_pickle, pin=pin),
         truncate=truncate,
     )
     warnings = [note for item in opener.found.values() for note in item.notes]
@@ -128,7 +128,7 @@ def _read(file: Path, inner: Path, *, allow_pickle: bool, strict: bool, truncate
             f"`--strict` allows no warnings, but {file} has {len(notes)}: {' '.join(notes)}"
         )
     inside = {f"{MERGE}{name}" for name in parts}
-    names = {name: _absolute(name, file) for name in {*content.recipe.parents} - inside}
+    names = {name: absolute_name(name, file) for name in {*content.recipe.parents} - inside}
     pins = pinned(content.recipe, content.checkpoints, opener.named)
     texts = {"evomerge_recipe.yaml": renamed_recipe(pins, names).to_yaml(), **parts}
     return _Read(content, opener, notes, texts, inside)
@@ -185,14 +185,14 @@ def _with_documents(sentence: str, folder: Path) -> str:
     )
 
 
-def _absolute(name: str, file: Path) -> str:
+def absolute_name(name: str, file: Path) -> str:
     """Return the reference of a parent, or the path of a file, from which other folders find it."""
-    found = absolute_parent(name, _folder(name, file))
+    found = absolute_parent(name, start_of(name, file))
     return found if found != name else absolute_file(name, file.parent)
 
 
-def _folder(reference: str, file: Path) -> Path:
-    """Return the folder that a relative path in a recipe file starts from."""
+def start_of(reference: str, file: Path) -> Path:
+    """Return the folder that a relative path in a file of a merge or mixture starts from."""
     if is_winner_of_stage(reference):  # in the recipe of a stage
         return file.parent
     kind, path = split_kind(reference)

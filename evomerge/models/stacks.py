@@ -29,6 +29,7 @@ _COMPONENTS: dict[Literal["attention", "mlp"], re.Pattern[str]] = {
     "mlp": re.compile(r"mlp|feed_forward|ffn|moe|densereludense|intermediate|output|fc\d", re.I),
 }
 _CROSS = re.compile(r"encoder_attn|encdecattention|cross_?att(entio)?n", re.IGNORECASE)
+_ROUTER = re.compile(r"^(gate|router|\w+_gate)$")
 _NORM = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
 _WEIGHT_OR_BIAS = re.compile(r"[._](weight|bias)$")
 _SHARED = re.compile(r"relative_attention_bias\.weight$")
@@ -169,18 +170,35 @@ def shortest(words: list[str], suffixes: list[str]) -> tuple[str, ...]:
 def component_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
     """Return substrings that identify the tensors of the components of a block.
 
-    They are the filters of knobs: component (`cross_attention`, `attention`, `mlp`, `norm`) ->
-    substrings. They must be tried in the given order, because a norm inside of the attention
-    belongs to the attention, and the attention to the encoder belongs to `attention`, too.
+    They are the filters of knobs: component (`cross_attention`, `attention`, `router`, `mlp`,
+    `norm`) -> substrings. They must be tried in the given order, because a norm inside of the
+    attention belongs to the attention, the attention to the encoder belongs to `attention`, too,
+    and what sends tokens to the experts of a mixture belongs to `mlp`, too.
     """
     suffixes = sorted({suffix for block in stack.blocks for suffix in block})
-    found: dict[str, list[str]] = {"cross_attention": [], "attention": [], "mlp": [], "norm": []}
+    found: dict[str, list[str]] = {
+        name: [] for name in ("cross_attention", "attention", "router", "mlp", "norm")
+    }
     for suffix in suffixes:
         component, word = component_of(suffix)
         if component and word not in found[component]:
             found[component].append(word)
     found["cross_attention"] = [word for word in found["attention"] if _CROSS.search(word)]
+    found["router"] = _routers(suffixes)
     return {name: shortest(words, suffixes) for name, words in found.items() if words}
+
+
+def _routers(suffixes: list[str]) -> list[str]:
+    """Return the words for what sends tokens to experts, in a block that has experts."""
+    if not any(".experts." in suffix for suffix in suffixes):
+        return []
+    words = (
+        word
+        for suffix in suffixes
+        if component_of(suffix)[0] == "mlp" and "experts" not in suffix
+        for word in suffix.split(".")[:-1]
+    )
+    return [word for word in dict.fromkeys(words) if _ROUTER.search(word)]
 
 
 def tensor_filters(stack: Stack) -> dict[str, tuple[str, ...]]:

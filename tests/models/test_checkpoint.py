@@ -293,6 +293,19 @@ def test_every_tensor_of_a_block_has_a_component_that_its_filters_identify(archi
             assert first == "mlp"
 
 
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
+def test_what_sends_tokens_to_experts_is_a_component(architecture, tmp_path):
+    opened = Checkpoint.open(tiny.make(tmp_path / "a", architecture, tokenizer=False), "a")
+    names = opened.decoder_stack.blocks[0]
+    found = {
+        component: {name for name in names if any(part in f"0.{name}" for part in filters)}
+        for component, filters in component_filters(opened.decoder_stack).items()
+    }
+    (router,) = found["router"]
+    assert router.endswith(".gate.weight")
+    assert found["mlp"] == {name for name in names if ".experts." in name} | {router}
+
+
 @pytest.mark.parametrize("architecture", ["gemma3", "gpt2", "gpt_neox", "mixtral", "bert", "t5"])
 def test_each_tensor_of_a_block_is_found_by_a_filter_of_its_own(architecture, tmp_path):
     stack = Checkpoint.open(

@@ -1,0 +1,1 @@
+"""Mixtures of experts made of dense models: their shapes, their routers, their checkpoints."""
