@@ -32,6 +32,7 @@ def mixtures(folder: Path) -> dict[str, str]:
     return made
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:All experts are the same", "ignore:In . of 6 layers")
 def test_a_search_over_mixtures_is_resumed_and_exported(tmp_path):
     base, *parents = mixtures(tmp_path).values()
