@@ -13,6 +13,7 @@ import pytest
 from pages import PAGES, ROOT, blocks_of, inline_code_of
 from search_run import SMALL
 
+from evomerge.api.sweep import parse_values
 from evomerge.config.schema import SearchConfig, override, parse
 from evomerge.errors import ConfigError
 
@@ -81,8 +82,13 @@ def check_inline(code: str, of_the_page: set[str]) -> None:
     elif re.fullmatch(r"[\w*.-]+(/[\w*.-]+)+\.(py|yaml|md|sh|sbatch)", code):
         assert code in of_the_page or any(ROOT.rglob(code)), f"there is no file {code}"
     elif " " in code:
-        for option, value in pairwise(page_shell.inline(code)):
-            if option == "--set":
+        words = page_shell.inline(code)
+        for option, value in pairwise(words):
+            if option == "--set" and words[:2] == ["evomerge", "sweep"]:
+                for key, values in parse_values([value]).items():
+                    for one in values:
+                        check_setting(key, one)
+            elif option == "--set":
                 check_setting(*value.split("=", 1))
 
 
