@@ -36,12 +36,14 @@ def _check_kind(data: Mapping[str, Any], path: Path) -> None:
         return
     quoted = shlex.quote(str(path))
     merge = f"`evomerge merge {quoted} --out DIR` builds its model"
+    mixture = f"`evomerge moe {quoted} --out DIR` makes its mixture of experts, a parent"
     start = "`evomerge init` writes a search file to start from"
     convert = f"`evomerge convert {quoted}` prints it as a search file"
     for kind, keys, fix in (
         ("a config of mergekit-evolve", {"genome"}, convert),
         ("a config of mergenetic", {"pop_size", "n_iter"}, convert),
         ("a mergekit file", {"merge_method"}, f"{merge}, and {start}"),
+        ("a file of mergekit-moe", {"experts"}, f"{mixture}, and {start}"),
         ("a recipe", {"layers", "host"}, f"{merge}, and {start}"),
     ):
         if keys <= data.keys():

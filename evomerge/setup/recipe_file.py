@@ -64,6 +64,11 @@ def read_recipe_file(
             f"{file} is a search file; run it with `evomerge search {quoted} --run DIR`, or give a "
             "recipe, for example the best.yaml of a run."
         )
+    if "experts" in data:
+        raise RecipeError(
+            f"{file} is a file of mergekit-moe; `evomerge moe {quoted} --out DIR` makes its "
+            "mixture of experts."
+        )
 
     def truncated(recipe: Recipe) -> Recipe:
         if not truncate or recipe.tokenizer != "base":

@@ -277,12 +277,17 @@ def test_a_file_in_the_place_of_another_thing(tmp_path):
         RunFolder(tmp_path)
     said = evomerge("merge", file, "--out", tmp_path / "model", code=2).stderr
     assert "is a search file; run it with `evomerge search" in said
+    moe = tmp_path / "moe.yml"
+    moe.write_text("base_model: zoo:base\nexperts: []\n")
+    said = evomerge("merge", moe, "--out", tmp_path / "model", code=2).stderr
+    assert "is a file of mergekit-moe; `evomerge moe " in said
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ({"merge_method": "linear", "models": []}, "is a mergekit file, .*`evomerge merge .*--out"),
+        ({"base_model": "a", "experts": []}, "of mergekit-moe, .*`evomerge moe .*--out"),
         ({"genome": {"models": []}, "tasks": []}, "of mergekit-evolve, .*`evomerge convert "),
         ({"pop_size": 4, "n_iter": 2, "tasks": []}, "of mergenetic, .*`evomerge convert "),
         ({"host": "zoo:base", "layers": {}}, "is a recipe, .*`evomerge merge "),

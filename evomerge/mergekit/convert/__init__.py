@@ -43,6 +43,11 @@ def convert(text: str, source: str, lookup: ModelFiles) -> Conversion:
             "it is a mergekit file, which needs no conversion; "
             "`evomerge merge FILE --out DIR` reads it as it is."
         )
+    elif "experts" in data:
+        found = (
+            "it is a file of mergekit-moe, which needs no conversion; "
+            "`evomerge moe FILE --out DIR` reads it as it is."
+        )
     elif "objectives" in data or "stages" in data:
         found = "it is already a search file; check it with `evomerge validate`."
     else:
