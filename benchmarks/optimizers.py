@@ -17,6 +17,7 @@ best ones are validated on 200 other documents (40 of each task), and the best o
 winner. The table shows its score on the 1,500 test documents (250 of each task): the mean over the
 seeds, and the standard error. A seed chooses the documents, too.
 
+`--optimizers "gradient whole"` are descents of which each step learns from all documents.
 `--worlds "weights 112" --optimizers gradient` has a weight for each tensor of two parents; it is
 run by name only, since other optimizers learn too little of one number a candidate.
 
@@ -57,7 +58,7 @@ OPTIMIZERS = [
     *("nevergrad:OnePlusOne", "sobol", "random"),
 ]
 KNOWN = [
-    *(*OPTIMIZERS, "gradient", "gradient then cma", "auto", "grid"),
+    *(*OPTIMIZERS, "gradient", "gradient whole", "gradient then cma", "auto", "grid"),
     *("nevergrad:DE", "nevergrad:PSO"),
 ]
 

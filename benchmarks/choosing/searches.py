@@ -20,6 +20,10 @@ from evomerge.strategy.protocol import Descending, Strategy
 
 FINALISTS = 5
 
+WHOLE = {"steps": 80, "batch": 80, "rate": 0.05}
+"""Of `gradient whole`: every step learns from all documents but the watched ones of a world with
+100, and is longer."""
+
 
 @dataclass(frozen=True)
 class Search:
@@ -55,7 +59,7 @@ def search(
     """Search once.
 
     Args:
-        optimizer: its name; `gradient`, or `gradient then NAME`, for descents.
+        optimizer: its name; for descents `gradient`, `gradient whole`, or `gradient then NAME`.
         space: what is searched; its baselines are tried first.
         score: genome -> fitness.
         candidates: number of candidates, baselines included.
@@ -110,7 +114,9 @@ def _strategy(
 
     if not name.startswith(GRADIENT):
         return evolution(name)
-    descents = GradientStrategy(space, Lessons("reference", documents, seed), values, seed=seed)
+    own = WHOLE if name == f"{GRADIENT} whole" else {}
+    lessons = Lessons("reference", documents, seed)
+    descents = GradientStrategy(space, lessons, values, seed=seed, **own)
     following = name.removeprefix(f"{GRADIENT} then ")
     if following == name:
         return descents
