@@ -1,6 +1,6 @@
 """Measures the memory of a descent, beside what `evomerge validate` says before the search.
 
-    python benchmarks/descent_memory.py [--quick] [FILE ...]
+    python benchmarks/descent_memory.py [--quick] [--set KEY=VALUE ...] [FILE ...]
 
 Each FILE is a search file. Without one, it is a search over three models of random weights with the
 shape of Llama 3.2 1B and a smaller vocabulary (1.04 billion weights; with `--quick` 0.01 billion),
@@ -54,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="search files")
     parser.add_argument("--quick", action="store_true", help="smaller random models")
+    parser.add_argument("--set", nargs=1, action="extend", default=[], help="as of evomerge")
     options = parser.parse_args()
     print("| search file | optimizer | backward pass | together | peak | s a step |")
     print("|---|---|---|---|---|---|")
@@ -61,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for file in options.files or [write_search(Path(folder), options.quick)]:
             for optimizer in ("cma", "gradient"):
-                found = tried_out(file, optimizer)
+                found = tried_out(file, optimizer, options.set)
                 said = {name: _in_gb(text) for name, text in found["memory"].items()}
                 # The first two words, as in `3.1 GB of parents`.
                 said["together"] += _in_gb(" ".join(found["mapped_files"].split()[:2]))
@@ -74,12 +75,13 @@ def main() -> None:
     print(json.dumps(shares))
 
 
-def tried_out(file: Path, optimizer: str) -> dict[str, Any]:
-    """Return what `evomerge validate --time` says of a search file with this optimizer."""
+def tried_out(file: Path, optimizer: str, more: list[str]) -> dict[str, Any]:
+    """Return what `evomerge validate --time` says of a search file with changes."""
     command = [sys.executable, "-m", "evomerge", "validate", str(file), "--time", "--json"]
-    changes = ["--set", f"optimizer={{name: {optimizer}}}", "--set", "evaluation.threads=1"]
-    if optimizer == "gradient":
-        changes = changes[2:]
+    name = (
+        "optimizer.name=gradient" if optimizer == "gradient" else f"optimizer={{name: {optimizer}}}"
+    )
+    changes = [word for item in (name, "evaluation.threads=1", *more) for word in ("--set", item)]
     done = subprocess.run(
         [*command, *changes],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
