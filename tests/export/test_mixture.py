@@ -17,6 +17,7 @@ import evomerge
 from evomerge.__main__ import run as call
 from evomerge.errors import InputError
 
+DATA = Path(__file__).parents[1] / "data"
 PROMPTS = (["w1 w2 w3 w4", "w5 w6"], ["w7 w8 w9", "w10"])
 SHAPES = {
     "llama": "mixtral",
@@ -42,6 +43,39 @@ def write(folder: Path, base: Path, experts: list[Any], shared: Any = None, **ke
     file = folder / "mixture.yaml"
     file.write_text(yaml.safe_dump(data))
     return file
+
+
+@pytest.mark.parametrize("gates", ["cheap_embed", "hidden"])
+def test_routers_are_those_of_mergekit_moe(gates, tmp_path):
+    """mergekit computes hidden states in bfloat16, and embeddings exactly."""
+    data = {
+        "base_model": "zoo:base",
+        "gate_mode": gates,
+        "dtype": "float32",
+        "experts": [
+            {
+                "source_model": "zoo:language",
+                "positive_prompts": [
+                    "emi wa kai 7 motsu . kau 9 . hajime ikutsu ? :",
+                    "taro wa ringo 8 motsu . tsugi uru 7 . houkou ? :",
+                ],
+            },
+            {
+                "source_model": "zoo:maths",
+                "positive_prompts": ["max has 9 stones . then loses 2 . howmany now ? :"],
+            },
+        ],
+    }
+    (tmp_path / "mixture.yaml").write_text(yaml.safe_dump(data))
+    out = evomerge.moe(tmp_path / "mixture.yaml", tmp_path / "out")
+    weights = load_file(out / "model.safetensors")
+    found = [item for name, item in sorted(weights.items()) if name.endswith(".gate.weight")]
+    theirs = load_file(DATA / "mergekit_moe_routers.safetensors")[gates]
+    assert len(found) == 6
+    for ours, wanted in zip(found, theirs.expand(6, -1, -1), strict=True):
+        if gates == "cheap_embed":
+            assert torch.equal(ours, wanted)
+        torch.testing.assert_close(ours, wanted, atol=4e-3, rtol=0)
 
 
 @pytest.fixture
