@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.api.search import Runner, content_of, permissions, start, warn, with_bar
-from evomerge.errors import ConfigError, EvomergeError, InputError, one_line
+from evomerge.errors import (
+    ConfigError,
+    EvomergeError,
+    InputError,
+    RunFolderError,
+    RunInUseError,
+    one_line,
+)
 from evomerge.parsing.values import shown
-from evomerge.run.folder import RunFolder, is_begun, stage_folder
+from evomerge.run.folder import STAGES, RunFolder, begun_stages, is_begun, stage_folder
+from evomerge.run.lock import is_held
 
 if TYPE_CHECKING:
     from evomerge.report.sweeps import SweepTable
@@ -45,6 +53,14 @@ class Planned:
     source: Path
     folder: Path
 
+    @property
+    def run(self) -> RunFolder | None:
+        """The run, or that of the latest stage; None: it has not begun."""
+        staged = (self.folder / STAGES).is_file()
+        if not is_begun(self.folder) or (staged and not begun_stages(self.folder)):
+            return None
+        return RunFolder(self.folder)
+
     def is_finished(self) -> bool:
         """Whether the run has its result, and the search file asks for nothing more.
 
@@ -54,13 +70,17 @@ class Planned:
         from evomerge.report.progress import progress
         from evomerge.setup.going_on import going_on
 
-        if not is_begun(self.folder):
+        if (run := self.run) is None:
             return False
         bounds, _ = going_on(self.folder, self.data, self.source)
-        run, stages = RunFolder(self.folder), self.data.get("stages")
+        stages = self.data.get("stages")
         if stages and run.path != stage_folder(self.folder, len(stages)):
             return False
         return not bounds and progress(run)["state"] == "done"
+
+    def is_in_use(self) -> bool:
+        """Whether a process is running it now."""
+        return self.run is not None and is_held(self.run.journal_path)
 
 
 def sweep(
@@ -79,7 +99,8 @@ def sweep(
 
     Call it again after a kill, with more seeds or with other values: finished searches are not run
     again, and one that was interrupted goes on. A search that fails is a row of the table, and the
-    others go on.
+    others go on. Searches that another process is running are left to it, so several processes can
+    do one sweep together.
 
     Args:
         files: search files; by name, if the names of the files are not to be used.
@@ -167,20 +188,52 @@ def run_sweep(
     """Run what is not finished, and return the table of all; `say` is told what is run."""
     from evomerge.report.sweeps import Ran, SweepTable
 
-    rows = []
-    for number, item in enumerate(searches, 1):
-        error = None
+    errors: dict[Path, str] = {}
+
+    def is_left(number: int, item: Planned) -> bool:
+        """Run a search if it is not finished; return whether another process runs it."""
         try:
-            if not item.is_finished():
+            if item.is_finished():
+                return False
+            if not item.is_in_use():
                 say(f"search {number} of {len(searches)}: {item.folder}")
-                source = item.source
-                start(item.data, source, item.folder, None, allowed, warn, runner, resume=True)
+                return not _is_run(item, allowed, warn, runner)
         except Exception as problem:
             known = isinstance(problem, EvomergeError)
             error = one_line(problem) if known else f"{type(problem).__name__}: {one_line(problem)}"
+            errors[item.folder] = error
             say(f"{item.folder} failed: {error}")
-        rows.append(Ran(item.group, item.seed, item.folder, error))
-    return SweepTable.of(rows)
+            return False
+        return True
+
+    left, before = list(enumerate(searches, 1)), len(searches) + 1
+    while 0 < len(left) < before:  # the process that ran one of them may have been killed since
+        before, left = len(left), [pair for pair in left if is_left(*pair)]
+    if left:
+        names = ", ".join(item.folder.name for _, item in left)
+        say(f"run by other processes: {names}; when these end, the same command has all results")
+    return SweepTable.of(
+        Ran(item.group, item.seed, item.folder, errors.get(item.folder)) for item in searches
+    )
+
+
+def _is_run(
+    item: Planned,
+    allowed: Permissions,
+    warn: Callable[[Sequence[CheckedSearch]], None],
+    runner: Runner,
+) -> bool:
+    """Run a search to its end; return False if another process was quicker to take it."""
+    was_begun = is_begun(item.folder)
+    try:
+        start(item.data, item.source, item.folder, None, allowed, warn, runner, resume=True)
+    except RunInUseError:
+        return False
+    except RunFolderError:
+        if was_begun or not is_begun(item.folder):
+            raise
+        return False
+    return True
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from evomerge.errors import RunFolderError
+from evomerge.errors import RunInUseError
 
 _TRIES, _PAUSE = 50, 0.02  # seconds
 
@@ -24,7 +24,7 @@ _held: set[int] = set()
 def open_locked(path: Path) -> int:
     """Open a journal for reading and appending, or create it; lock it; return its descriptor.
 
-    RunFolderError: the lock is held. OSError: it cannot be opened, or the disk is full.
+    RunInUseError: the lock is held. OSError: it cannot be opened, or the disk is full.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     _held.add(handle)
@@ -83,7 +83,7 @@ def _take(handle: int, folder: Path) -> None:
         owner = f"process {(folder / 'lock').read_text(encoding='utf-8').strip()}"
     except (OSError, ValueError):
         owner = "another process"
-    raise RunFolderError(
+    raise RunInUseError(
         f"{folder} is being written by {owner}; wait until it ends, or stop it first."
     )
 

@@ -15,11 +15,14 @@ import yaml
 from search_run import SMALL, ended, events_of, evomerge, start, write_search
 
 import evomerge as api
-from evomerge.api.sweep import parse_seeds, parse_values, plan
+from evomerge.api.search import with_bar
+from evomerge.api.sweep import parse_seeds, parse_values, plan, run_sweep
 from evomerge.errors import InputError
 from evomerge.report.confidence import compare
 from evomerge.report.sweep_page import best_over_cost, write_sweep
 from evomerge.report.sweeps import Ran, SweepTable, over_seeds
+from evomerge.run.lock import close_locked, open_locked
+from evomerge.trust.consent import NOTHING
 
 BUDGET = {"budget": {"candidates": 6}}
 SETS = ["--set", "optimizer.name=cma,random"]
@@ -130,6 +133,55 @@ def test_a_sweep_that_is_killed_goes_on_and_finds_the_same(swept):
         assert events_of(again / name) == events_of(runs / name)
 
 
+def test_several_processes_do_one_sweep_together(swept, tmp_path):
+    file, runs, _ = swept
+    again = tmp_path / "runs"
+    command = ["sweep", file, "--seeds", "0..1", "--runs", again, *SETS]
+    with (tmp_path / "said").open("w") as said, Path(os.devnull).open("w") as nowhere:
+        processes = [start(*command, stdout=nowhere, stderr=said) for _ in range(2)]
+        with ended(processes[0]), ended(processes[1]):
+            assert [process.wait(300) for process in processes] == [0, 0]
+    for name in journals(runs):
+        assert events_of(again / name) == events_of(runs / name)
+    lines = (tmp_path / "said").read_text()
+    sessions = [(again / name / "timings.jsonl").read_text() for name in journals(runs)]
+    begun = [{json.loads(line)["session"] for line in text.splitlines()} for text in sessions]
+    assert [len(of_run) for of_run in begun] == [1] * 4  # nothing was run twice
+    assert "run by other processes: search-" in lines and "failed" not in lines
+
+
+def test_a_search_that_another_process_runs_is_left_to_it(swept, tmp_path):
+    file, runs, _ = swept
+    shutil.copytree(runs / "search-cma-0", tmp_path / "runs" / "search-0")
+    journal = tmp_path / "runs" / "search-0" / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:5]))
+    before = journal.read_bytes()
+    command = ["sweep", file, "--runs", tmp_path / "runs", "--set", "optimizer.name=cma"]
+    handle = open_locked(journal)
+    try:
+        done = evomerge(*command)
+    finally:
+        close_locked(handle)
+    assert "run by other processes: search-0;" in done.stderr and journal.read_bytes() == before
+    assert done.stdout.splitlines()[1].split("\t")[:3] == ["search", "0 of 1", "-"]
+    evomerge(*command)
+    assert events_of(tmp_path / "runs" / "search-0") == events_of(runs / "search-cma-0")
+
+
+def test_a_search_that_another_process_begins_first_is_left_to_it(swept, tmp_path):
+    file, runs, _ = swept
+    folder = tmp_path / "runs" / "search-0"
+    searches = plan([file], folder.parent, [0], {"optimizer.name": ["cma"]})
+    begun = []
+
+    def warn(checked) -> None:  # is called between the check of the folder and its creation
+        begun.append(shutil.copytree(runs / "search-cma-0", folder))
+
+    table = run_sweep(searches, NOTHING, with_bar(False, ()), warn)
+    assert [item.state for item in table.groups["search"]] == ["done"] and len(begun) == 1
+    assert events_of(folder) == events_of(runs / "search-cma-0")
+
+
 def test_a_search_that_fails_is_a_row_and_the_others_go_on(tmp_path):
     good = write_search(tmp_path, **BUDGET)
     bad = tmp_path / "bad.yaml"
@@ -170,6 +222,9 @@ def test_a_search_in_stages_is_finished_with_its_last_stage(tmp_path):
     assert planned.is_finished()
     shutil.rmtree(tmp_path / "runs" / "staged-0" / "stage-2")
     assert not planned.is_finished()
+    shutil.rmtree(tmp_path / "runs" / "staged-0" / "stage-1")  # killed before it began a stage
+    table = api.sweep([file], tmp_path / "runs", progress=False)
+    assert [item.state for item in table.groups["staged"]] == ["done"]
 
 
 def test_the_page_has_the_table_the_score_over_cost_and_the_tests(swept, tmp_path):
