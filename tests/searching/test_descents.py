@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from killed import searched
 from scripted import OBJECTIVES, ScriptedExecutor, outcome_of, search, space, strategy, trajectory
-from search_run import SMALL, evomerge, evomerge_json, write_search
+from search_run import SMALL, events_of, evomerge, write_search
 
+from evomerge.api.search import resume
 from evomerge.errors import SearchError
 from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.execute.protocol import Job
 from evomerge.optimize.descent import Reached
-from evomerge.run.folder import RunFolder
-from evomerge.run.history import History
 from evomerge.scores import Scores
 from evomerge.searching.ranking import WeightedSum
 from evomerge.strategy.gradient import GradientStrategy
@@ -118,19 +118,14 @@ def test_a_real_search_goes_on_in_processes_where_it_was_cut(optimizer, tmp_path
     objectives = [{"task": "zoo_l2", "metric": "exact_match"}] if "loss" in optimizer else []
     data = {"objectives": [*SMALL["objectives"], *objectives]}
     file = write_search(tmp_path, **small(**optimizer, steps=20) | data)
-    evomerge("search", file, "--run", tmp_path / "whole")
-    whole = (tmp_path / "whole" / "journal.jsonl").read_bytes()
-    lines = whole.splitlines(keepends=True)
+    whole = searched(file, tmp_path / "whole")
+    lines = (whole.folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (leg,) = [n for n, line in enumerate(lines) if b'"event":"leg"' in line][:1]
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.copytree(whole.folder, tmp_path / "cut")
     (tmp_path / "cut" / "journal.jsonl").write_bytes(b"".join(lines[: leg + 1]))
-    where = ("--set", "executor.kind=processes", "--set", "executor.workers=2")
-    evomerge("resume", tmp_path / "cut", *where)
-    ours, theirs = (
-        [row["fitness"] for row in evomerge_json("results", tmp_path / name)["candidates"]]
-        for name in ("cut", "whole")
-    )
-    assert ours == theirs
+    cut = resume(tmp_path / "cut", kind="processes", workers=2, progress=False)
+    assert events_of(cut.folder) == events_of(whole.folder)
+    theirs = [item.fitness for item in whole.history.candidates]
     assert max(value for value in theirs[4:] if value is not None) > max(theirs[:3])
 
 
@@ -139,8 +134,7 @@ def test_the_descents_of_a_front_prefer_different_objectives(tmp_path):
     data = small(name="gradient", steps=20) | {"mode": "pareto", "budget": {"candidates": 12}}
     objectives = [{"task": task, "metric": "exact_match"} for task in ("zoo_l2", "zoo_maths")]
     file = write_search(tmp_path, **data | {"objectives": objectives})
-    evomerge("search", file, "--run", tmp_path / "run", "--set", "executor.workers=1")
-    candidates = History(RunFolder(tmp_path / "run").events()).candidates
+    candidates = searched(file, tmp_path / "run").history.candidates
     points = {
         item.origin["descent"]: item.scores("search").aggregates
         for item in candidates
