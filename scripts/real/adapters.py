@@ -31,6 +31,7 @@ from scripts.real.places import ADAPTERS, MODELS, ROOT, RUNS
 if TYPE_CHECKING:
     from evomerge.export.adapter import WrittenAdapter
 
+_IMPORTED = "evomerge.merging.lowrank"
 _HEAD = ("", "rank", "lost, %", "score", "CPU seconds", "peak memory, GB")
 
 
@@ -105,7 +106,9 @@ def _adapter(
     base: str, folder: Path, write: Callable[[], WrittenAdapter], config: Mapping[str, Any]
 ) -> Sequence[str]:
     shutil.rmtree(folder, ignore_errors=True)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+    context = multiprocessing.get_context("forkserver")  # which does the imports once
+    context.set_forkserver_preload([_IMPORTED])
+    with ProcessPoolExecutor(1, context) as fresh:
         written, seconds, memory = fresh.submit(_cost, write).result()
     lost = f"{100 * written.error:.1f}"
     score = _score(f"{base}+{folder}", config)
@@ -114,7 +117,7 @@ def _adapter(
 
 def _cost(write: Callable[[], WrittenAdapter]) -> tuple[WrittenAdapter, float, int]:
     """Call in a new process; return the result, CPU seconds without imports, and peak memory."""
-    importlib.import_module("evomerge.merging.lowrank")
+    importlib.import_module(_IMPORTED)
     started = time.process_time()
     written = write()
     return written, time.process_time() - started, peak_memory()["process"]

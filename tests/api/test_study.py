@@ -6,8 +6,6 @@ import hashlib
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import pytest
 from killed import searched
 from safetensors.torch import load_file
-from search_run import SMALL, environment, write_search
+from search_run import SMALL, evomerge, write_search
 
 from evomerge import zoo
 from evomerge.api.run import Run
@@ -109,10 +107,10 @@ def test_a_study_that_is_killed_goes_on_as_if_it_never_was(tmp_path: Path) -> No
         play(study, 3)
     tests = Path(__file__).parent
     script = SCRIPT.format(paths=[str(tests), str(tests.parent / "shared")])
+    (tmp_path / "playing.py").write_text(script)
     for most in (1, 6, 13):  # the open candidates are given again, so the course is the same
-        command = [sys.executable, "-c", script, str(tmp_path / "killed"), str(most)]
-        done = subprocess.run(command, env=environment(), stderr=subprocess.PIPE, text=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        about = {"module": "playing", "code": -signal.SIGKILL, "PYTHONPATH": str(tmp_path)}
+        evomerge(tmp_path / "killed", most, **about)
     with Study(run=tmp_path / "killed") as study:
         assert [study.ask().number for _ in range(3)] == [20, 21, 22]
     with Study(CONFIG, run=tmp_path / "killed") as study:

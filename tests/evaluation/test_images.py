@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import seeing
 import yaml
-from search_run import SMALL, evomerge, evomerge_json
+from killed import searched
+from search_run import SMALL
 
 import evomerge as library
 from evomerge.config.schema import parse
@@ -105,7 +106,7 @@ def search_file(folder: Path, **changes: Any) -> dict[str, Any]:
             "validation": {"documents": 6},
             "test": {"documents": 6},
         },
-        "budget": {"candidates": 10},
+        "budget": {"candidates": 8},
         **changes,
     }
 
@@ -114,21 +115,20 @@ def search_file(folder: Path, **changes: Any) -> dict[str, Any]:
 def test_a_search_on_images_has_the_scores_of_lm_eval(folder):
     file = folder / "search.yaml"
     file.write_text(yaml.safe_dump(search_file(folder)))
-    for run, first in (("whole", 10), ("parts", 6)):
-        evomerge("search", file, "--run", folder / run, "--candidates", first)
-    evomerge("resume", folder / "parts", "--candidates", 10)
-    candidates = evomerge_json("results", folder / "whole")["candidates"]
-    assert candidates == evomerge_json("results", folder / "parts")["candidates"]
-    assert {item["status"] for item in candidates} == {"scored"}
+    run = searched(file, folder / "whole")
+    searched(file, folder / "parts", candidates=5)
+    parts = library.resume(folder / "parts", candidates=8, progress=False)
+    candidates = run.history.candidates
+    for ours, theirs in zip(candidates, parts.history.candidates, strict=True):
+        assert (ours.digest, ours.fitness) == (theirs.digest, theirs.fitness)
+    assert {item.status for item in candidates} == {"scored"}
 
-    documents = json.loads(evomerge("results", folder / "whole", "--documents", "search").stdout)
     for number in (0, 5):
-        out = folder / f"out-{number}"
-        evomerge("export", folder / "whole", "--out", out, "--candidate", number)
-        samples = by_lm_eval(folder, out)
-        scores = [samples[i]["exact_match"] for i in documents["pictures"]]
-        assert candidates[number]["fitness"] == pytest.approx(sum(scores) / len(scores))
-    assert candidates[0]["fitness"] > 0, "a knows some answers"
+        scores = candidates[number].scores("search")
+        samples = by_lm_eval(folder, run.export(folder / f"out-{number}", number))
+        right = [samples[i]["exact_match"] for i in scores.documents["pictures"]]
+        assert candidates[number].fitness == pytest.approx(sum(right) / len(right))
+    assert candidates[0].fitness > 0, "a knows some answers"
 
 
 def test_a_parent_has_the_score_of_lm_eval(folder):
@@ -222,11 +222,9 @@ def test_a_text_model_is_scored_and_exported_with_the_tower_of_the_host(folder, 
     file = tmp_path / "search.yaml"
     changes = {"parents": parents, "space": space, "tokenizer": parents[0]}
     file.write_text(yaml.safe_dump(search_file(folder, **changes)))
-    evomerge("search", file, "--run", tmp_path / "run", "--candidates", 3)
-    found = evomerge_json("results", tmp_path / "run")
-    row = next(item for item in found["standings"]["rows"] if item["label"] == parents[1])
-    evomerge("export", tmp_path / "run", "--out", tmp_path / "out", "--candidate", row["candidate"])
-    samples = by_lm_eval(folder, tmp_path / "out")
-    documents = json.loads(evomerge("results", tmp_path / "run", "--documents", "test").stdout)
-    right = [samples[i]["exact_match"] for i in documents["pictures"]]
-    assert row["splits"]["test"]["pictures/exact_match"]["value"] == sum(right) / len(right)
+    run = searched(file, tmp_path / "run", candidates=3)
+    text = next(item for item in run.history.candidates if item.label == parents[1])
+    samples = by_lm_eval(folder, run.export(tmp_path / "out", text.number))
+    scores = text.scores("test")
+    right = [samples[i]["exact_match"] for i in scores.documents["pictures"]]
+    assert scores.aggregates["pictures/exact_match"] == sum(right) / len(right)

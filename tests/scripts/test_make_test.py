@@ -45,7 +45,7 @@ def test_a_test_that_hangs_is_named_and_the_others_are_run(tmp_path: Path) -> No
     assert found is not None
     done = run_tests(
         *("-n", "2", *found[1].split(), "-c", str(ROOT / "pyproject.toml")),
-        *("-p", "no:cacheprovider", "-o", "faulthandler_timeout=10", str(tmp_path)),
+        *("-p", "no:cacheprovider", "-o", "faulthandler_timeout=4", str(tmp_path)),
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert re.search(r"crashed while running '.*test_hanging\.py::test_one\[5\]'", done.stdout)

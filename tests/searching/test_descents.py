@@ -13,7 +13,7 @@ from killed import searched
 from scripted import OBJECTIVES, ScriptedExecutor, outcome_of, search, space, strategy, trajectory
 from search_run import SMALL, events_of, evomerge, write_search
 
-from evomerge.api.search import resume
+from evomerge import resume
 from evomerge.errors import SearchError
 from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.execute.protocol import Job

@@ -7,7 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from killed import searched
 from search_run import SMALL, events_of, evomerge, evomerge_json, kill_when, write_search
+
+from evomerge import resume
 
 pytestmark = pytest.mark.thorough
 
@@ -27,13 +30,11 @@ def rows_of(run: Path) -> list[dict]:
 
 def test_ties_are_broken_in_any_process_and_after_a_kill(tmp_path: Path) -> None:
     inline, run = tmp_path / "inline", tmp_path / "run"
-    changes = {"objectives": [TIES], "executor": {"order": "generation"}}
-    evomerge("search", write_search(tmp_path, **changes), "--run", inline)
-    workers = {"kind": "processes", "workers": 2, "order": "generation"}
-    file = write_search(tmp_path, **changes | {"executor": workers})
+    file = write_search(tmp_path, objectives=[TIES], executor={"order": "generation"})
+    searched(file, inline)
     killed = kill_when(["search", file, "--run", run], run / "journal.jsonl", 20, 0.0)
     assert killed == -signal.SIGKILL
-    evomerge("resume", run, "--set", "executor.kind=inline", "--set", "executor.workers=1")
+    resume(run, kind="processes", workers=2, progress=False)
     assert events_of(run) == events_of(inline)
 
     rows = rows_of(inline)

@@ -18,6 +18,7 @@ import pytest
 import ray
 from executor_laws import Pretend, check_executor, job_of
 from judging import write_judged
+from killed import searched
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from search_run import ended, events_of, evomerge, start, write_search
@@ -29,7 +30,6 @@ from evomerge.execute.protocol import Job, RunJobs
 from evomerge.execute.ray import RayWorker
 from evomerge.execute.remote import RemoteExecutor
 from evomerge.run.activity import read_activity
-from evomerge.run.folder import RunFolder
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.cluster import connect
 from evomerge.setup.executors import WorkerOfRun, on_machine
@@ -151,9 +151,9 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     connect_to(cluster)
-    evomerge("search", write_search(tmp_path, budget={"candidates": 3}), "--run", tmp_path / "run")
-    config = parse(RunFolder(tmp_path / "run").config(), "search.yaml")
-    worker = WorkerOfRun(config, tmp_path / "run", 1)
+    run = searched(write_search(tmp_path, budget={"candidates": 3}), tmp_path / "run")
+    config = run.config
+    worker = WorkerOfRun(config, run.folder, 1)
 
     def message(worker: WorkerOfRun, versions: dict[str, str]) -> str:
         made = RayWorker(partial(on_machine, worker, {"CPU": 1}, versions), {"CPU": 1})
@@ -177,13 +177,11 @@ def test_likelihoods_and_slopes_are_the_same_on_a_cluster(cluster: Cluster, tmp_
         "optimizer": {"name": "gradient", "steps": 20},
         "budget": {"candidates": 7},
     }
-    inline, run = tmp_path / "inline", tmp_path / "run"
-    evomerge("search", write_search(tmp_path, **changes), "--run", inline)
-    executor = {"kind": "ray", "workers": 2, "ray": {"address": cluster.address}}
-    evomerge("search", write_search(tmp_path, **changes, executor=executor), "--run", run)
-    found = events_of(run)
-    assert found == events_of(inline)
-    assert sum(event == "leg" for event, _, _ in found) == 4
+    inline = searched(write_search(tmp_path, **changes), tmp_path / "inline")
+    executor = {"kind": "ray", "workers": 1, "ray": {"address": cluster.address}}
+    found = searched(write_search(tmp_path, **changes, executor=executor), tmp_path / "run")
+    assert events_of(found.folder) == events_of(inline.folder)
+    assert len(found.history.legs) == 4
 
 
 MINE = """
@@ -359,5 +357,5 @@ def test_a_search_survives_the_loss_of_a_worker_of_a_machine_and_of_the_driver(
         wait_until(lambda: scoring(run) >= 1, driver)
     hold.unlink()
 
-    evomerge("resume", run, **about)
+    evomerge("resume", run, "--set", "executor.workers=1", **about)
     assert events_of(run) == events_of(tmp_path / "inline" / "run")

@@ -6,7 +6,7 @@ import signal
 import pytest
 from search_run import events_of, evomerge, evomerge_json, kill_when, write_search
 
-from evomerge import zoo
+from evomerge import resume, zoo
 
 pytestmark = pytest.mark.thorough
 
@@ -49,12 +49,11 @@ def run(file):
     return file.parent / "run"
 
 
-def test_two_workers_that_are_killed_and_one_that_goes_on_take_the_same_course(run, file, tmp_path):
-    broken, two = tmp_path / "run", ["executor.kind=processes", "executor.workers=2"]
-    moves = [word for change in two for word in ("--set", change)]
-    begun = ["search", file, "--run", broken, *moves]
+def test_one_process_that_is_killed_and_two_that_go_on_take_the_same_course(run, file, tmp_path):
+    broken = tmp_path / "run"
+    begun = ["search", file, "--run", broken]
     assert kill_when(begun, broken / "journal.jsonl", 14, 0.0) == -signal.SIGKILL
-    evomerge("resume", broken, "--set", "executor.kind=inline", "--set", "executor.workers=1")
+    resume(broken, kind="processes", workers=2, progress=False)
     assert events_of(broken) == events_of(run)
 
 
