@@ -169,7 +169,7 @@ def test_workers_give_the_same_bits(
     folder: Path, run_of: Callable[[str], evomerge.Run], tmp_path: Path
 ) -> None:
     data = yaml.safe_load((folder / "answers.yaml").read_text())
-    data["executor"] = {"kind": "processes", "workers": 3}
+    data["executor"] = {"kind": "processes", "workers": 2}
     (folder / "workers.yaml").write_text(yaml.safe_dump(data))
     searched(folder / "workers.yaml", tmp_path / "run")
     assert events_of(tmp_path / "run") == events_of(run_of("answers").folder)

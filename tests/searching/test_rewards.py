@@ -96,10 +96,10 @@ def test_killed_and_resumed_is_never_killed(
 
 
 @pytest.mark.thorough
-def test_four_workers_give_the_same_bits(
+def test_two_workers_give_the_same_bits(
     folder: Path, unbroken: evomerge.Run, tmp_path: Path
 ) -> None:
-    file = write(folder, "four.yaml", executor={"kind": "processes", "workers": 4})
+    file = write(folder, "two.yaml", executor={"kind": "processes", "workers": 2})
     searched(file, tmp_path / "run")
     assert events_of(tmp_path / "run") == events_of(unbroken.folder)
 

@@ -155,7 +155,7 @@ def test_a_changed_model_changes_no_other_score(tmp_path, space):
         objectives=objectives,
         optimizer={"name": "random"},
         evaluation={"include": ["zoo:tasks"], **SPLITS},
-        budget={"candidates": 24},
+        budget={"candidates": 18},
         **SPACES[space],
     )
     about = {"PYTHONPATH": str(tmp_path)}
@@ -166,7 +166,7 @@ def test_a_changed_model_changes_no_other_score(tmp_path, space):
     assert rows_of(tmp_path / "tampered") == rows_of(tmp_path / "clean")
     told = [json.loads(row[9:]) for row in rows_of(tmp_path / "clean")]
     scores = {json.dumps(event["scores"]["values"]) for event in told if "scores" in event}
-    assert len(scores) > 12  # the scores depend on the model
+    assert len(scores) > 9  # the scores depend on the model
 
 
 SPOILING = """
