@@ -1,12 +1,11 @@
 """An error that is not a candidate's fault stops the search with one sentence; `resume` goes on."""
 
-import resource
 import shutil
 import subprocess
 
 import pytest
 from judging import rows_of, write_judged
-from search_run import command, environment, evomerge, evomerge_json
+from search_run import evomerge, evomerge_json
 
 from evomerge import zoo
 from evomerge.run.attempts import Attempts
@@ -15,10 +14,13 @@ pytestmark = pytest.mark.thorough
 
 SOURCE = '''
 import os
+import resource
 import shutil
 import torch
 
 CALLS = []
+if "ROOM" in os.environ:  # no file gets larger than so many bytes
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["ROOM"]),) * 2)
 
 def judge(model, tokenizer, documents):
     """Mean size of the first weights; the sixth call moves a parent away and changes the model."""
@@ -77,17 +79,11 @@ def test_a_missing_parent_stops_the_search(tmp_path):
 def test_a_full_disk_is_one_sentence(unbroken, tmp_path):
     run = tmp_path / "run"
     room = (unbroken / "journal.jsonl").stat().st_size // 2
-    done = subprocess.run(
-        command("search", write_judged(tmp_path, SOURCE), "--run", run),
-        env=environment(PYTHONPATH=str(tmp_path)),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1, done.stderr
+    file, about = write_judged(tmp_path, SOURCE), {"PYTHONPATH": str(tmp_path)}
+    done = evomerge("search", file, "--run", run, code=1, **about, ROOM=str(room))
     assert f"`evomerge resume {run}`" in said(done)
     assert (run / "journal.jsonl").stat().st_size <= room
-    evomerge("resume", run, PYTHONPATH=str(tmp_path))
+    evomerge("resume", run, **about)
     assert rows_of(run) == rows_of(unbroken)
 
 
