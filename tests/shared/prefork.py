@@ -64,12 +64,15 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 """The server's; that of the tests before any of them changed it."""
 READ_AT_IMPORT = ("CUDA_", "HF_", "MKL_", "NUMBA_", "OMP_", "TRANSFORMERS_")
 """How variables begin that libraries read when they are imported."""
+READ_AGAIN = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_", "HF_TOKEN")
+"""Those of the Hub's client, which reads them again in each command."""
 
 
 def can_fork(changes: Iterable[str]) -> bool:
     """Return whether a command can have other values of these variables than the server."""
     # The libraries of macOS cannot be forked.
-    return sys.platform != "darwin" and not any(name.startswith(READ_AT_IMPORT) for name in changes)
+    fixed = [name for name in changes if not name.startswith(READ_AGAIN)]
+    return sys.platform != "darwin" and not any(name.startswith(READ_AT_IMPORT) for name in fixed)
 
 
 class Forked:
@@ -201,6 +204,7 @@ def become(about: dict, files: list[int]) -> None:
     added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:1] = [about["cwd"], *(path for path in added if path and path not in sys.path)]
     sys.argv[1:] = about["arguments"]
+    importlib.reload(sys.modules["huggingface_hub.constants"])
     # Forks begin with the server's state.
     random.seed()
     sys.modules["numpy"].random.seed()
