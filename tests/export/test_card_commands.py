@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 import yaml
+from judging import SPLITS
 from member_runs import THREE_TASKS
 from safetensors.torch import load_file
 from search_run import SMALL
@@ -149,7 +150,7 @@ def test_a_card_has_the_options_that_the_search_was_given(tmp_path, monkeypatch)
     config = SMALL | {
         "parents": ["./maths", "zoo:language"],
         "objectives": [{"task": "own", "metric": "exact_match"}],
-        "evaluation": SMALL["evaluation"] | {"include": ["tasks"]},
+        "evaluation": SPLITS | {"include": ["tasks"]},  # each document is a process
         "budget": {"candidates": 5},
     }
     options = ["--allow-pickle", "--allow-code", "--trust-code"]
