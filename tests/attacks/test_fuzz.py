@@ -17,7 +17,7 @@ from evomerge.run.timings import Timings
 
 pytestmark = pytest.mark.thorough
 
-EACH = settings(FUZZ, max_examples=draws(25))
+EACH = settings(FUZZ, max_examples=draws(15))
 
 
 @pytest.mark.parametrize("name", TARGETS)
