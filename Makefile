@@ -4,6 +4,8 @@ BIN := .venv/bin
 RUN := runs/quickstart
 # A test that hangs ends its worker, which is named and replaced; after three of them the run ends.
 WORKERS := -n auto --maxprocesses 4 --dist worksteal --max-worker-restart 2
+# Else each of the hundred processes that tests start does so, where Python may write no bytecode.
+COMPILE := $(BIN)/python -m compileall -q evomerge
 
 .PHONY: quickstart showcase test test-all test-thorough test-long test-oldest test-newest test-vllm lint docs docs-serve install clean
 
@@ -20,6 +22,7 @@ showcase: $(BIN)/.installed
 install: $(BIN)/.installed
 
 test: $(BIN)/.tested lint
+	$(COMPILE)
 	$(BIN)/python -m pytest $(WORKERS)
 
 # The others too: attacks and fuzzing, Ray, browsers, the commands of the documentation, whole searches.
@@ -28,6 +31,7 @@ test-all: $(BIN)/.tested
 	$(MAKE) --jobs 2 lint test-thorough
 
 test-thorough: $(BIN)/.tested
+	$(COMPILE)
 	$(BIN)/python -m pytest $(WORKERS) -m "not long"
 
 # What takes minutes each, and the property tests once more: with new draws in each run, and more.
