@@ -21,6 +21,7 @@ from evomerge.execute.worker import Worker
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.run.history import outcome_fields
 from evomerge.scores import Failure, Outcome, Scores
+from evomerge.setup.executors import PRELOADED
 
 pytestmark = pytest.mark.thorough
 
@@ -91,7 +92,7 @@ def hang() -> RunJobs:
 
 
 def test_a_candidate_that_hangs_in_c_ends_by_the_timeout() -> None:
-    executor = RemoteExecutor([ProcessWorker(hang)], timeout=5.0)
+    executor = RemoteExecutor([ProcessWorker(hang, PRELOADED)], timeout=5.0)
     executor.submit([job_of(0, 0), job_of(1, 1)])
     (first, late), (second, scored) = executor.next(), executor.next()
     executor.close()

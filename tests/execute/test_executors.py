@@ -22,12 +22,19 @@ from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.execute.remote import RemoteExecutor
 from evomerge.scores import Failure, Outcome
+from evomerge.setup.executors import PRELOADED
 
 pytestmark = pytest.mark.thorough
 
 
-def processes(make: Callable[[], RunJobs], count: int = 2, **options: object) -> RemoteExecutor:
-    return RemoteExecutor([ProcessWorker(make) for _ in range(count)], **options)  # type: ignore[arg-type]
+def processes(
+    make: Callable[[], RunJobs],
+    count: int = 2,
+    preload: Sequence[str] = PRELOADED,  # of the one server that all tests of this process have
+    **options: object,
+) -> RemoteExecutor:
+    workers = [ProcessWorker(make, preload) for _ in range(count)]
+    return RemoteExecutor(workers, **options)  # type: ignore[arg-type]
 
 
 def test_the_inline_executor_keeps_the_laws() -> None:
@@ -113,7 +120,7 @@ from test_executors import Ill, processes
 from executor_laws import job_of
 
 if __name__ == "__main__":
-    executor = processes(Ill(Path(sys.argv[1])), 2)
+    executor = processes(Ill(Path(sys.argv[1])), 2, preload=())
     executor.submit([job_of(0, 0), job_of(1, 1)])
     executor.next()
     print("ready", flush=True)

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from executor_laws import Pretend
 
+from evomerge.execute.processes import ProcessWorker
+from evomerge.setup.executors import PRELOADED
 from scripts.real.adapters import (
     rows_of_extracted,
     rows_of_merged,
@@ -16,6 +19,14 @@ from scripts.real.adapters import (
 )
 
 pytestmark = pytest.mark.thorough
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> None:
+    """Start the server of processes as workers of searches need it: all tests here have one."""
+    worker = ProcessWorker(Pretend(), PRELOADED)
+    worker.start().result()
+    worker.close()
 
 
 @pytest.fixture
