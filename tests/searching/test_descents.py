@@ -131,7 +131,7 @@ def test_a_real_search_goes_on_in_processes_where_it_was_cut(optimizer, tmp_path
 
 @pytest.mark.thorough
 def test_the_descents_of_a_front_prefer_different_objectives(tmp_path):
-    data = small(name="gradient", steps=20) | {"mode": "pareto", "budget": {"candidates": 12}}
+    data = small(name="gradient", steps=20) | {"mode": "pareto", "budget": {"candidates": 9}}
     objectives = [{"task": task, "metric": "exact_match"} for task in ("zoo_l2", "zoo_maths")]
     file = write_search(tmp_path, **data | {"objectives": objectives})
     candidates = searched(file, tmp_path / "run").history.candidates
