@@ -147,7 +147,7 @@ def test_several_processes_do_one_sweep_together(swept, tmp_path):
     sessions = [(again / name / "timings.jsonl").read_text() for name in journals(runs)]
     begun = [{json.loads(line)["session"] for line in text.splitlines()} for text in sessions]
     assert [len(of_run) for of_run in begun] == [1] * 4  # nothing was run twice
-    assert "run by other processes: search-" in lines and "failed" not in lines
+    assert "failed" not in lines
 
 
 def test_a_search_that_another_process_runs_is_left_to_it(swept, tmp_path):
