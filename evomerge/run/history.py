@@ -91,6 +91,11 @@ class Candidate:
         return scores is not None and bool(scores.expected)
 
     @property
+    def was_estimate(self) -> bool:
+        """Whether the strategy was told an estimate, which finals may have completed since."""
+        return isinstance(self.told, Scores) and bool(self.told.expected)
+
+    @property
     def status(self) -> str:
         """`open`, `scored` or `failed`."""
         outcome = self.outcomes.get("search")
@@ -165,7 +170,7 @@ class History:
                 candidate = self._candidate(event)
                 if "same_as" in event:
                     known = self.candidates[event["same_as"]]
-                    candidate.outcomes["search"] = known.outcomes["search"]
+                    candidate.outcomes["search"] = known.told or known.outcomes["search"]
                 else:
                     candidate.outcomes["search"] = outcome_of(event)
                 candidate.values = _values(event)

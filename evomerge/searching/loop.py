@@ -16,7 +16,7 @@ from evomerge.recipe import Recipe
 from evomerge.run.history import SOUP, Candidate
 from evomerge.run.lines import Event
 from evomerge.searching.finals import choose_winner, is_finished, score_on_test
-from evomerge.searching.ranking import reached, unimproved
+from evomerge.searching.ranking import leading, reached, unimproved
 from evomerge.searching.session import Session
 from evomerge.searching.soup import find_greedy_soup
 from evomerge.space.baselines import GREEDY_SOUP, UNIFORM, average_of, averaged
@@ -224,7 +224,7 @@ class Search:
         start, incumbents = len(self.history.candidates), self.session.incumbents
         if asked:  # later candidates may have outcomes already
             start = asked[0]
-            incumbents = self.session.ranking.incumbents(self.history.candidates[:start])
+            incumbents = leading(self.session.ranking, self.history.candidates[:start])
         if not self.is_spent:
             self.walk_legs()
         while not self.is_spent:

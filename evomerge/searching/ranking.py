@@ -206,6 +206,15 @@ def front_of(history: History, ranking: Ranking) -> list[Candidate]:
     return history.front or ranking.incumbents(history.candidates)
 
 
+def leading(ranking: Ranking, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return the incumbents that a search goes by: those told no estimate.
+
+    Finals complete estimates. A search that goes on after them must not know, or it would be
+    another one than a search without finals.
+    """
+    return ranking.incumbents(item for item in candidates if not item.was_estimate)
+
+
 def unimproved(incumbents: Iterable[Candidate], candidates: Sequence[Candidate]) -> int:
     """Return how many candidates have an outcome since the latest incumbent was proposed."""
     latest = max((item.number for item in incumbents), default=-1)

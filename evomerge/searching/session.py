@@ -19,7 +19,7 @@ from evomerge.run.history import Candidate, outcome_fields
 from evomerge.run.lines import Event
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Failure, Outcome, Scores, Split, violation
-from evomerge.searching.ranking import Ranking, best_of, front_of
+from evomerge.searching.ranking import Ranking, best_of, front_of, leading
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Session:
         self.logbook, self.history, self.ranking = logbook, logbook.history, ranking
         self.publish = publish
         self.recent = recent
-        self.incumbents = ranking.incumbents(self.history.candidates)
+        self.incumbents = leading(ranking, self.history.candidates)
         self._make_executor, self._recipe_of, self._attempts = make_executor, recipe_of, attempts
         self._proposed: dict[int, Recipe] = {}
         """Recipes that were proposed in this session and have no outcome yet, by candidate."""
@@ -199,10 +199,11 @@ class Session:
     def _is_duplicate(self, candidate: Candidate) -> bool:
         """Whether an earlier candidate has the same recipe; if so, take or await its scores."""
         equal = self.history.earlier_equals
-        scored = next((item for item in equal(candidate) if item.status == "scored"), None)
-        if scored is not None:
-            self._tell(candidate, scored.outcomes["search"], scored)
-        elif any(item.status == "open" for item in equal(candidate)):
+        for scored in equal(candidate):
+            if isinstance(scored.told, Scores):
+                self._tell(candidate, scored.told, scored)
+                return True
+        if any(item.status == "open" for item in equal(candidate)):
             self._duplicates.setdefault(candidate.digest, []).append(candidate)
         else:
             return False
@@ -253,8 +254,6 @@ class Session:
             outcome, values = self._with_values(outcome)
             event |= {} if values is None else {"values": list(values)}
         self._write(event | outcome_fields(outcome), outcome)
-        if purpose == "complete":
-            self._update_incumbents(candidate)
 
     def _tell(
         self, candidate: Candidate, outcome: Outcome, scored: Candidate | None = None
@@ -288,7 +287,7 @@ class Session:
 
     def _update_incumbents(self, candidate: Candidate) -> None:
         """Compare a candidate with the incumbents, and publish the incumbents if they change."""
-        incumbents = self.ranking.incumbents([*self.incumbents, candidate])
+        incumbents = leading(self.ranking, [*self.incumbents, candidate])
         if incumbents != self.incumbents:
             self.incumbents = incumbents
             best = self.ranking.best(incumbents)

@@ -22,7 +22,7 @@ from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.folder import CONFIG, MANIFEST, MODELS, RunFolder
 from evomerge.run.history import History
-from evomerge.searching.ranking import best_of, ranking_of, reached, unimproved
+from evomerge.searching.ranking import best_of, leading, ranking_of, reached, unimproved
 from evomerge.setup.check import check_search
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.freeze import freeze, is_permitted, keep_permission
@@ -216,7 +216,7 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     history, config = History(run.events()), run.search_file()
     candidates, ranking = history.candidates, ranking_of(config)
     budget = {**config.budget.model_dump(), **history.budget, **given}
-    incumbents = ranking.incumbents(candidates)
+    incumbents = leading(ranking, candidates)
     unimproving, hours = unimproved(incumbents, candidates), run.timings.hours()
     done = {
         "candidates": (len(candidates), f"{len(candidates)} candidates, baselines among them"),

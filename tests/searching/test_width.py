@@ -11,11 +11,13 @@ import pytest
 from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import ScriptedExecutor, search, trajectory
+from scripted import DOCUMENTS, ScriptedExecutor, search, trajectory, unit
 
 from evomerge.errors import SearchError
+from evomerge.execute.protocol import Job
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.scores import Expected, Scores
 
 pytestmark = pytest.mark.thorough
 
@@ -87,6 +89,66 @@ def test_a_raised_budget_is_the_search_that_had_it_from_the_start(tmp_path, opti
     pairs = zip(raised.candidates, whole.candidates, strict=True)
     for one, other in pairs:
         assert (one.digest, one.origin, one.told) == (other.digest, other.origin, other.told)
+
+
+def stopped_too_early(seed: int) -> ScriptedExecutor:
+    """Return an executor whose races stop half of the candidates, good ones among them."""
+
+    def score(job: Job) -> Scores:
+        first = next(job.recipe.every_layer()).sources[0].knobs["weight"]
+        drawn = 0.3 * unit(seed, job.recipe.digest, job.split)
+        right = round((1 - abs(first - 0.7) / 2 + drawn) * DOCUMENTS) / DOCUMENTS
+        if job.incumbent is not None and unit(seed, "part", job.recipe.digest) < 0.5:
+            low = min(right, job.incumbent.aggregates["task/acc"]) - 0.05
+            estimate = {"task/acc": Expected(low, 0.1)}
+            return Scores({"task": (0, 1)}, {}, {"task/acc": low}, {}, estimate)
+        return Scores({"task": tuple(range(DOCUMENTS))}, {}, {"task/acc": right})
+
+    return ScriptedExecutor(1, random.Random(0), score=score)
+
+
+def completed_leaders(history: History) -> list[int]:
+    """Return the candidates whose complete score is above all that the search went by."""
+    told = [item for item in history.candidates if not item.was_estimate]
+    best = max(item.fitness or 0.0 for item in told)
+    completed = (i for i in history.candidates if i.was_estimate and not i.is_estimate)
+    return [item.number for item in completed if (item.fitness or 0.0) > best]
+
+
+@pytest.mark.parametrize(("optimizer", "first", "seed"), [("cma", 13, 8), ("random", 12, 7)])
+def test_what_finals_complete_does_not_change_how_a_search_goes_on(
+    tmp_path, optimizer, first, seed
+):
+    def run(name: str, candidates: int) -> History:
+        executor = stopped_too_early(seed)
+        return search(tmp_path / name, executor, optimizer=optimizer, candidates=candidates)
+
+    assert completed_leaders(run("raised", first))
+    for one, other in zip(run("raised", 35).candidates, run("whole", 35).candidates, strict=True):
+        assert (one.digest, one.incumbent, one.told) == (other.digest, other.incumbent, other.told)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "order", "patience", "seed"),
+    [("random", "generation", 4, 62), ("cma", "arrival", 12, 89)],
+)
+def test_what_finals_complete_does_not_begin_a_search_again(
+    tmp_path, optimizer, order, patience, seed
+):
+    def run(folder: Path) -> History:
+        options = {"optimizer": optimizer, "order": order, "patience": patience}
+        return search(folder, stopped_too_early(seed), candidates=60, **options)
+
+    whole = run(tmp_path / "whole")
+    assert completed_leaders(whole)
+    journal = RunFolder(tmp_path / "whole").journal_path.read_bytes()
+    run(tmp_path / "whole")  # has ended
+    assert RunFolder(tmp_path / "whole").journal_path.read_bytes() == journal
+    lines = journal.splitlines(keepends=True)
+    for kept in range(len(lines) - 12, len(lines)):
+        killed = RunFolder.create(tmp_path / f"killed-{kept}", {"made": "up"})
+        killed.journal_path.write_bytes(b"".join(lines[:kept]))
+        assert trajectory(run(killed.path)) == trajectory(whole)
 
 
 @pytest.mark.parametrize("order", ["generation", "arrival"])
