@@ -31,8 +31,8 @@ def progress(run: RunFolder) -> dict[str, Any]:
     """Return what `evomerge status` prints, as plain JSON values.
 
     `state` is `running` while a process holds the run's lock, or `stopping` after
-    `evomerge stop`; `done` if the winner has test scores (in a study, if all candidates have
-    outcomes) and the budget asks for no more candidates; otherwise `stopped`. `latest` are the last
+    `evomerge stop`; `done` if all candidates have outcomes, the winner has test scores (a study has
+    none), and the budget asks for no more candidates; otherwise `stopped`. `latest` are the last
     candidates, the newest last. `phase` is there while a method prepares for its first merges, and
     during the final scores; `workers` and the speed while the search runs.
     """
@@ -43,7 +43,8 @@ def progress(run: RunFolder) -> dict[str, Any]:
     ranking, winner = ranking_of(config), history.winner
     done = winner is not None and "test" in winner.outcomes
     if config.is_study:  # nothing is left to choose and test
-        done = not history.open and len(history.candidates) >= (budget["candidates"] or math.inf)
+        done = len(history.candidates) >= (budget["candidates"] or math.inf)
+    done = done and not history.open
     running = run.is_running
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
         bounds = any(budget[name] is not None for name in ("target", "hours", "patience"))

@@ -179,7 +179,7 @@ class Search:
         """Make candidates of the baselines that the journal does not have yet."""
         known = {item.label for item in self.history.baselines}
         for label, recipe in self.baselines.items():
-            if label not in known and not self.is_spent:
+            if label not in known and self.has_room:
                 origin = self.strategy.add_baseline(len(self.history.candidates), label)
                 self.journal(recipe, origin, {"label": label})
 
@@ -227,10 +227,10 @@ class Search:
             incumbents = leading(self.session.ranking, self.history.candidates[:start])
         if not self.is_spent:
             self.walk_legs()
-        while not self.is_spent:
+        if self.is_spent:
+            return
+        while not self.is_full and self.has_room:
             self.ask(incumbents, start)
-            if self.is_full:
-                return
 
     def walk_legs(self) -> None:
         """Let descents make the steps that the next proposals need, if the strategy has some."""
@@ -268,12 +268,21 @@ class Search:
         return last + 1 if self.strategy.left == self.strategy.generation else last
 
     @property
+    def has_room(self) -> bool:
+        """Whether the plan allows a further candidate of what is asked for together.
+
+        Only the number counts there. If a person could stop a search between two baselines, or in
+        the middle of a generation, it might go on with outcomes of one of them that reach the
+        target, and never ask for the other.
+        """
+        limit = self.plan.candidates
+        return limit is None or len(self.history.candidates) < limit
+
+    @property
     def is_spent(self) -> bool:
         """Whether the plan, or a person, allows no further candidate."""
         plan = self.plan
-        if self.session.is_stopping:
-            return True
-        if plan.candidates is not None and len(self.history.candidates) >= plan.candidates:
+        if self.session.is_stopping or not self.has_room:
             return True
         if plan.hours is not None and self.session.logbook.hours >= plan.hours:
             return True

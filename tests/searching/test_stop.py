@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import random
 import shlex
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from scripted import ScriptedExecutor, search
 from search_run import ended, evomerge, start
 
 from evomerge.__main__ import run as call
-from evomerge.errors import ConfigError, RunFolderError
+from evomerge.errors import ConfigError, RunFolderError, SearchError
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 
@@ -53,6 +56,22 @@ def test_a_stopped_search_has_a_winner_and_goes_on_to_the_same_end(order, soup, 
             assert new <= stop + width, "what had not begun was scored, too"
             before = len(history.told)
         assert searched(go("stopped")) == searched(whole)
+
+
+@pytest.mark.parametrize("bound", [{"patience": 4, "optimizer": "nevergrad:DE"}, {"target": 0.9}])
+def test_it_may_be_stopped_between_two_proposals(tmp_path, bound):
+    """Outcomes of a part of a generation, or of the baselines, must not end the search later."""
+
+    def go(folder: Path, stop: Callable[[], bool] = lambda: False) -> History:
+        executor = ScriptedExecutor(1, random.Random(0))
+        return search(folder, executor, recent=None, stop=stop, **bound)
+
+    whole = searched(go(tmp_path / "whole"))
+    for moment in range(1, 40):
+        looks, folder = itertools.count(), tmp_path / f"{moment}"
+        with contextlib.suppress(SearchError):  # no candidate was scored yet
+            go(folder, lambda looks=looks, moment=moment: next(looks) >= moment)
+        assert searched(go(folder)) == whole, moment
 
 
 SOURCE = """
