@@ -17,13 +17,15 @@ from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from judging import rows_of, write_judged
+from run_folders import append, asked, scores, told, write_run
 from scripted import ScriptedExecutor, search
 from search_run import ended, evomerge, start
 
 from evomerge.__main__ import run as call
 from evomerge.errors import ConfigError, RunFolderError, SearchError
+from evomerge.report.progress import progress
 from evomerge.run.folder import RunFolder
-from evomerge.run.history import History
+from evomerge.run.history import History, outcome_fields
 
 
 def searched(history: History) -> list[tuple[Any, ...]]:
@@ -72,6 +74,18 @@ def test_it_may_be_stopped_between_two_proposals(tmp_path, bound):
         with contextlib.suppress(SearchError):  # no candidate was scored yet
             go(folder, lambda looks=looks, moment=moment: next(looks) >= moment)
         assert searched(go(folder)) == whole, moment
+
+
+def test_a_stopped_run_with_open_candidates_is_not_done(tmp_path):
+    events = [asked(0, "zoo:language"), told(0, scores(9)), asked(1, genome=[0.5, 1.0])]
+    final = {"event": "score", "candidate": 0, **outcome_fields(scores(9))}
+    events += [final | {"split": "validation"}, {"event": "winner", "candidate": 0}]
+    run = write_run(
+        tmp_path / "run", [*events, final | {"split": "test"}], budget={"candidates": 2}
+    )
+    assert progress(run)["state"] == "stopped"
+    append(run, [told(1, scores(3))])
+    assert progress(run)["state"] == "done"
 
 
 SOURCE = """
