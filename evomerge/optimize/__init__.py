@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pydantic import Field
-
 from evomerge.config.fields import Section
 from evomerge.config.messages import parsed
 from evomerge.errors import ConfigError, EvomergeError, did_you_mean, one_line
@@ -26,14 +24,6 @@ Factory: TypeAlias = "Callable[[Sequence[Gene], Setting], Optimizer]"
 """Creates an optimizer of these genes."""
 
 
-class CMAOptions(Section):
-    """The options of CMA-ES."""
-
-    restarts: Literal["none", "ipop"] = Field(
-        "none", description="ipop: begin again with twice the population where a search ends"
-    )
-
-
 @dataclass(frozen=True)
 class Builtin:
     """An optimizer of this package.
@@ -44,7 +34,6 @@ class Builtin:
             gain if it is told each outcome as it arrives, of the numbers that benchmarks/lag.py
             measured (1, 4, 16, 64). None: any number, because it does not learn from outcomes, or
             not measured.
-        options: what `optimizer.options` is checked with.
         extra: the extra of evomerge that installs what it needs; None if that is always installed.
     """
 
@@ -53,7 +42,6 @@ class Builtin:
     has_population: bool = False
     most_workers: int | None = None
     objectives: Literal["one", "several", "any"] = "one"
-    options: type[Section] = Section
     extra: str | None = None
 
 
@@ -63,21 +51,18 @@ BUILTIN: Mapping[str, Builtin] = {
         "",
         has_population=True,
         most_workers=16,
-        options=CMAOptions,
     ),
     "cma": Builtin(
         "CMA-ES with full covariance, as in arXiv 2403.13187",
         "evomerge.optimize.cma:create_full",
         has_population=True,
         most_workers=16,
-        options=CMAOptions,
     ),
     "diagonal-cma": Builtin(
         "CMA-ES that learns variances only; for many genes",
         "evomerge.optimize.cma:create_diagonal",
         has_population=True,
         most_workers=16,
-        options=CMAOptions,
     ),
     "cma-margin": Builtin(
         "CMA-ES with margin, and with probabilities of choices; for many discrete genes",
@@ -210,7 +195,7 @@ def create(
         raise ConfigError("The space has no genes, so there is nothing to search.")
     if row is not None:
         _check_objectives(name, row, objectives)
-        parsed(row.options, options or {}, f"optimizer.options of {name!r}")
+        parsed(Section, options or {}, f"optimizer.options of {name!r}")  # none has options
         if population is not None:
             _check_population(name, row, population)
     if name == "auto":

@@ -235,20 +235,11 @@ class Generations(BaseOptimizer, Generic[Sample]):
                 self._injected.append(Told(None, point, loss))
             return
         sample = None if isinstance(handle, _Amended) else handle
-        self.collect(Told(sample, point, loss))  # type: ignore[arg-type]
-
-    def collect(self, told: Told[Sample]) -> None:
-        """Add the loss of a sample, and learn the generation if it is complete."""
-        self._told.append(told)
-        if len(self._told) == self.size:
+        self._told.append(Told(sample, point, loss))  # type: ignore[arg-type]
+        if len(self._told) == self.population:
             generation = self.with_injected(self._told)
             self._told, self._injected = [], []
             self.update(generation)
-
-    @property
-    def size(self) -> int:
-        """Number of samples of the current generation."""
-        return self.population
 
     def with_injected(self, own: list[Told[Sample]]) -> list[Told[Sample]]:
         """Return a generation in which injected points have replaced the worst samples."""

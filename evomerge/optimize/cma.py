@@ -45,54 +45,10 @@ def _signals_after() -> Iterator[None]:
             signal.raise_signal(caught)
 
 
-SHORT = 0.1
-"""Steps count as short below this share of the initial ones."""
-
-SMALL = 1e-9
-"""A gain counts as small up to this share of the gain since the first generation."""
-
-GENERATIONS = 20
-"""Number of generations that are looked back on, to see whether a search has converged."""
-
-
-class Convergence:
-    """Decides by losses and steps whether a search has converged, so that it may begin elsewhere.
-
-    It has if the gain of the last `GENERATIONS` generations is small while all steps are short.
-    Only gains count, since no loss is the best one for sure. Scores of few documents have few
-    distinct values, so a small gain alone does not mean that the search has converged; but if all
-    losses of these generations are equal, there is nothing that could be learned.
-    """
-
-    def __init__(self) -> None:
-        self._first: float | None = None
-        self._best: list[float] = []  # the best loss up to each generation
-        self._ranges: list[tuple[float, float]] = []
-
-    def after(self, losses: Sequence[float], longest_step: float) -> bool:
-        """Note a generation; return whether the search has converged with it.
-
-        Args:
-            longest_step: longest standard deviation, as a share of this search's initial one.
-        """
-        if self._first is None:
-            self._first = float(np.median(losses))
-        best = min(losses)
-        self._best.append(min(best, self._best[-1]) if self._best else best)
-        self._ranges.append((best, max(losses)))
-        if len(self._best) <= GENERATIONS:
-            return False
-        low, high = zip(*self._ranges[-GENERATIONS:], strict=True)
-        now = self._best[-1]
-        gain, most = self._best[-1 - GENERATIONS] - now, SMALL * (self._first - now)
-        return min(low) == max(high) or (longest_step < SHORT and gain <= most)
-
-
 @dataclass(frozen=True)
 class _Sample:
     """A sample of pycma, `z` in its coordinates, drawn around `mean`."""
 
-    search: int  # which a restart raises
     z: Vector
     mean: Vector
     generation: int
@@ -107,24 +63,12 @@ class CMA(Generations[_Sample]):
     transformation), which finds optima on a bound best. pycma's stop criteria are not used: scores
     have few distinct values, so a plateau does not mean that the search has converged.
 
-    With restarts, a search that has converged (`Convergence`) begins again at a random point, with
-    twice the population (IPOP, Auger & Hansen 2005). The property `population` stays that of the
-    first search, so that the generations in which a search loop tells outcomes keep their size.
-
     Args:
         diagonal: whether to learn variances only (Ros & Hansen 2008), which takes fewer trials if
             there are many genes.
-        restarts: whether to begin again after the search has converged; else it goes on.
     """
 
-    def __init__(
-        self,
-        cube: Cube,
-        seed: int,
-        population: int | None,
-        diagonal: bool,
-        restarts: bool = False,
-    ) -> None:
+    def __init__(self, cube: Cube, seed: int, population: int | None, diagonal: bool) -> None:
         super().__init__(cube, population or default_population(len(cube.genes)))
         # pycma needs two dimensions: a single gene gets a second one that has no effect.
         self._idle = max(0, 2 - len(cube.start))
@@ -132,11 +76,7 @@ class CMA(Generations[_Sample]):
         self._low = np.append((cube.low - cube.start) / cube.step, -idle)
         self._high = np.append((cube.high - cube.start) / cube.step, idle)
         self._two_point = len(cube.start) >= TWO_POINT_GENES
-        self._diagonal, self._seed = diagonal, seed % 2**32
-        self._random = np.random.RandomState(self._seed)
-        self._restarts = 0
-        self._mean: Vector = np.zeros(len(cube.start))
-        self._convergence = Convergence() if restarts else None
+        self._diagonal, self._random = diagonal, np.random.RandomState(seed % 2**32)
         self._samples: deque[_Sample] = deque()
         self._sampled = False
 
@@ -148,17 +88,11 @@ class CMA(Generations[_Sample]):
         return evolution_strategy(
             low=self._low,
             high=self._high,
-            population=self.size,
+            population=self.population,
             diagonal=self._diagonal,
             two_point=self._two_point,
             random=self._random,
-            mean=np.append(self._mean, np.zeros(self._idle)),
         )
-
-    @property
-    def size(self) -> int:
-        """Number of samples of a generation of the current search."""
-        return self.population << self._restarts
 
     def propose(self) -> tuple[object, Vector]:
         """Return a sample, and its point."""
@@ -167,11 +101,6 @@ class CMA(Generations[_Sample]):
                 self._sample()
         sample = self._samples.popleft()
         return sample, self.cube.start + self.cube.step * sample.z[: len(self.cube.start)]
-
-    def collect(self, told: Told[_Sample]) -> None:
-        """Add the loss of a sample; those of searches from before a restart are ignored."""
-        if told.sample is None or told.sample.search == self._restarts:
-            super().collect(told)
 
     def _sample(self) -> None:
         """Sample a generation.
@@ -183,7 +112,7 @@ class CMA(Generations[_Sample]):
         mirrored = 2 if self._two_point and not single else 0
         mean, generation = self._current_mean(), es.countiter
         self._samples.extend(
-            _Sample(self._restarts, z, mean, generation, number if number < mirrored else None)
+            _Sample(z, mean, generation, number if number < mirrored else None)
             for number, z in enumerate(es.ask(1) if single else es.ask())
         )
         self._sampled = True
@@ -191,13 +120,9 @@ class CMA(Generations[_Sample]):
     def update(self, told: list[Told[_Sample]]) -> None:
         """Learn a generation; one of equal losses says nothing, and would move it at random."""
         losses = [item.loss for item in told]
-        with _signals_after():
-            if min(losses) < max(losses):
+        if min(losses) < max(losses):
+            with _signals_after():
                 self._tell(told)
-            if self._convergence is not None:
-                longest = float(max(self._es.stds[: len(self.cube.start)]))
-                if self._convergence.after(losses, longest):
-                    self._restart()
 
     def _tell(self, told: list[Told[_Sample]]) -> None:
         if not self._sampled:
@@ -244,28 +169,12 @@ class CMA(Generations[_Sample]):
         first = [item for _, item in sorted(pairs[max(whole)].items())]
         return [*first, *(item for item in told if not any(item is one for one in first))]
 
-    def _restart(self) -> None:
-        """Begin again at a random point."""
-        self._restarts += 1
-        self._random = np.random.RandomState([self._seed, self._restarts])
-        uniform = self._random.uniform(size=len(self.cube.start))
-        where = np.where(np.isinf(self.cube.high), self.cube.start, uniform)
-        self._mean = (where - self.cube.start) / self.cube.step
-        self._convergence = Convergence()
-        self._samples.clear()
-        del self._es
-
 
 def create_full(genes: Sequence[Gene], setting: Setting) -> CMA:
     """Return CMA-ES that learns the full covariance of the genes."""
-    return _create(genes, setting, diagonal=False)
+    return CMA(Cube(genes, setting.sigma), setting.seed, setting.population, diagonal=False)
 
 
 def create_diagonal(genes: Sequence[Gene], setting: Setting) -> CMA:
     """Return CMA-ES that learns variances only."""
-    return _create(genes, setting, diagonal=True)
-
-
-def _create(genes: Sequence[Gene], setting: Setting, *, diagonal: bool) -> CMA:
-    cube, restarts = Cube(genes, setting.sigma), setting.options.get("restarts") == "ipop"
-    return CMA(cube, setting.seed, setting.population, diagonal, restarts)
+    return CMA(Cube(genes, setting.sigma), setting.seed, setting.population, diagonal=True)

@@ -56,11 +56,10 @@ def evolution_strategy(
     diagonal: bool,
     two_point: bool,
     random: np.random.RandomState,
-    mean: Vector,
 ) -> Any:
     """Return pycma's CMA-ES for two dimensions or more, with an initial standard deviation of 1."""
     return cma.CMAEvolutionStrategy(
-        list(mean),
+        [0.0] * len(low),
         1.0,
         {
             "bounds": [list(low), list(high)],

@@ -113,11 +113,6 @@ def here():
     return optimizer_runs.all_searches()
 
 
-def test_another_process_restarts_at_the_same_trials_and_points(here, elsewhere):
-    for width in WIDTHS:
-        assert here[f"ipop {width}"] == elsewhere[f"ipop {width}"]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_another_process_replays_a_search_bit_for_bit(name, here, elsewhere):
     for width in WIDTHS:

@@ -358,9 +358,6 @@ def test_what_is_no_optimizer_is_named_with_its_package(monkeypatch, made, fault
             {"name": "nevergrad:DE", "options": {"popsize": 3}},
             "optimizer.options of 'nevergrad:DE': unknown key `popsize`; allowed are none",
         ),
-        ({"options": {"restart": "ipop"}}, "options of 'cma': unknown key `restart`; .*'restarts'"),
-        ({"options": {"restarts": True}}, "`restarts` is True; it must be 'none' or 'ipop'"),
-        ({"options": {"restarts": "ipopp"}}, "'ipopp'; it must be .*Did you mean 'ipop'"),
     ],
 )
 def test_options_that_do_not_suit_are_one_sentence(options, sentence):

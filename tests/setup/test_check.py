@@ -73,7 +73,7 @@ def test_validate_says_how_many_genes_no_descent_moves(space, kept, tmp_path):
         ),
         ("has `sigma`, which has no effect where `name`", {"optimizer": {"sigma": 0.3}}),
         ("has `start`, which has no effect where `name`", {"optimizer": {"start": ["run:a"]}}),
-        ("has `options`, which has no effect", {"optimizer": {"options": {"restarts": "ipop"}}}),
+        ("has `options`, which has no effect", {"optimizer": {"options": {"archive": 20}}}),
         (
             "has `sigma`, which has no effect where `start`",
             {"optimizer": {"name": "cma", "start": "gradient", "sigma": 0.3}},

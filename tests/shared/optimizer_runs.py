@@ -110,24 +110,6 @@ def check_range(genes, genome):
         assert gene.kind == "real" or value == int(value)
 
 
-def restarts(width):
-    """Return all genomes of a search by CMA-ES that restarts; some trials fail or are lost."""
-    genes = [Gene(f"real{i}", "real", -1.0, 3.0, 0.5) for i in range(3)]
-    optimizer = create("cma", genes, 3, options={"restarts": "ipop"})
-    order, genomes, waiting = np.random.RandomState(5), [], []
-    for _ in range(900):
-        waiting.append(optimizer.ask())
-        genomes.append(waiting[-1][1])
-        if len(waiting) >= width:
-            trial, genome = waiting.pop(order.randint(len(waiting)))
-            fate = order.rand()
-            if fate > 0.02:
-                lost = round(sum((value - 0.9) ** 2 for value in genome), 3)
-                optimizer.tell(trial, None if fate < 0.05 else [-lost])
-    assert optimizer._restarts >= 1
-    return genomes
-
-
 def all_searches():
     """Return the searches of all optimizers; numbers are hexadecimal text, which keeps all bits."""
     return {
@@ -137,7 +119,7 @@ def all_searches():
         ]
         for name in NAMES
         for width in WIDTHS
-    } | {f"ipop {width}": [[x.hex() for x in g] for g in restarts(width)] for width in WIDTHS}
+    }
 
 
 if __name__ == "__main__":
