@@ -14,7 +14,7 @@ Ways to see a choice:
 - `ordered`: one coordinate with a cell for each value, from the first value on.
 - `quantiles`: one coordinate, whose cells are hit equally often in a first sample.
 - `keys`: a coordinate for each value; the largest decides.
-- `native`: what the optimizer has for categories: CatCMA of cmaes, those of Optuna.
+- `native`: what the optimizer has for categories: CatCMA of cmaes.
 
 The table shows the mean over the seeds of the regret: the best loss after all candidates minus the
 lowest possible one, and its standard error. A seed chooses the function, too: which value of each
@@ -75,7 +75,6 @@ WAYS: dict[str, tuple[str, ...]] = {
     "nevergrad:PSO": ("ordered", "quantiles", "keys"),
     "nevergrad:OnePlusOne": ("ordered", "quantiles", "keys"),
     "discrete-lengler": ("ordered", "quantiles", "keys"),
-    "tpe": ("native",),
     "random": ("native",),
 }
 

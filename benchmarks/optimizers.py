@@ -54,7 +54,7 @@ from choosing.worlds import EMBEDDED, SPACES, make_world
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIMIZERS = [
-    *("cma", "diagonal-cma", "cma-margin", "tpe", "two-points-de", "discrete-lengler"),
+    *("cma", "diagonal-cma", "cma-margin", "two-points-de", "discrete-lengler"),
     *("nevergrad:OnePlusOne", "sobol", "random"),
 ]
 KNOWN = [

@@ -21,7 +21,6 @@ COLOURS = {
     "cma": "#2f81f7",
     "diagonal-cma": "#1b9aaa",
     "cma-margin": "#bf5fd0",
-    "tpe": "#d9822b",
     "two-points-de": "#2da44e",
     "discrete-lengler": "#d1495b",
     BASELINE: INK,

@@ -34,7 +34,6 @@ class Builtin:
             gain if it is told each outcome as it arrives, of the numbers that benchmarks/lag.py
             measured (1, 4, 16, 64). None: any number, because it does not learn from outcomes, or
             not measured.
-        extra: the extra of evomerge that installs what it needs; None if that is always installed.
     """
 
     about: str
@@ -42,7 +41,6 @@ class Builtin:
     has_population: bool = False
     most_workers: int | None = None
     objectives: Literal["one", "several", "any"] = "one"
-    extra: str | None = None
 
 
 BUILTIN: Mapping[str, Builtin] = {
@@ -92,13 +90,6 @@ BUILTIN: Mapping[str, Builtin] = {
         "evomerge.optimize.pareto:create_nsga3",
         has_population=True,
         objectives="several",
-    ),
-    "tpe": Builtin(
-        "tree-structured Parzen estimator of Optuna; for choices and few candidates",
-        "evomerge.optimize.samplers:create_tpe",
-        most_workers=4,
-        objectives="any",
-        extra="optuna",
     ),
     "nevergrad:NAME": Builtin(
         "an optimizer of nevergrad by its name there, for example nevergrad:OnePlusOne",
@@ -185,8 +176,7 @@ def create(
     """Return a new optimizer; `name` is one of `optimizer_names()`, and for the rest see `Setting`.
 
     Raises:
-        ConfigError: the name is unknown, an option does not suit the optimizer, or a package that
-            the optimizer needs cannot be imported.
+        ConfigError: the name is unknown, or an option does not suit the optimizer.
     """
     row = builtin(name)
     if row is None or name == "nevergrad:NAME":  # to ask other packages takes a while
@@ -204,19 +194,11 @@ def create(
     from evomerge.optimize.protocol import Setting
 
     setting = Setting(seed, population, sigma, budget, objectives, options or {})
-    try:
-        if name.startswith(NEVERGRAD):
-            from evomerge.optimize.evolution import create_named
+    if name.startswith(NEVERGRAD):
+        from evomerge.optimize.evolution import create_named
 
-            return create_named(genes, setting, name.removeprefix(NEVERGRAD))
-        factory = OPTIMIZERS.get(name)
-    except ImportError as error:
-        extra = row.extra if row is not None else None
-        remedy = f"install `evomerge[{extra}]`" if extra else "reinstall evomerge"
-        raise ConfigError(
-            f"optimizer.name is {name!r}, which needs a package that cannot be imported here "
-            f"({error}); {remedy}, or set it to `random`."
-        ) from error
+        return create_named(genes, setting, name.removeprefix(NEVERGRAD))
+    factory = OPTIMIZERS.get(name)
     if row is None:
         _try(name, factory, genes, setting)
     return factory(genes, setting)

@@ -20,7 +20,7 @@ def attributes(*modules):
 
 
 def snapshot():
-    import datasets, lm_eval, lm_eval.tasks, numpy, optuna, torch, transformers
+    import datasets, lm_eval, lm_eval.tasks, numpy, torch, transformers
     import lm_eval.models.huggingface
 
     limits = [name for name in dir(resource) if name.startswith("RLIMIT")]
@@ -48,7 +48,7 @@ def snapshot():
         "bars and messages": [
             transformers.utils.logging.get_verbosity(),
             transformers.utils.logging.is_progress_bar_enabled(),
-            datasets.are_progress_bars_disabled(), optuna.logging.get_verbosity(),
+            datasets.are_progress_bars_disabled(),
         ],
         "locale": locale.setlocale(locale.LC_ALL),
         "threads": sorted({t.name for t in threading.enumerate()} - {"tqdm_monitor"}),
@@ -59,7 +59,7 @@ def snapshot():
     }
 
 
-import cma, nevergrad, optuna, scipy.special, transformers  # what these change is their own
+import cma, nevergrad, scipy.special, transformers  # what these change is their own
 import torch
 torch.set_num_threads(2)
 classes = [
@@ -74,9 +74,7 @@ before = json.loads(json.dumps(snapshot())), members()
 import evomerge
 
 config, run = json.loads(sys.argv[1]), sys.argv[2]
-for optimizer in ("cma", "tpe"):
-    config["optimizer"] = {"name": optimizer}
-    evomerge.search(config, f"{run}-{optimizer}", progress=False)
+evomerge.search(config, run, progress=False)
 del config["evaluation"]
 with evomerge.Study({**config, "objectives": [{"told": "wins"}]}, run=f"{run}-study") as study:
     candidate = study.ask()

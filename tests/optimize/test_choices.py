@@ -15,7 +15,7 @@ VALUES = 4
 LONG = [name for name in NAMES if name != "grid"]
 FAST = [
     *("cma", "diagonal-cma", "cma-margin", "two-points-de", "discrete-lengler"),
-    *("tpe", "nsga2", "random", "sobol"),
+    *("nsga2", "random", "sobol"),
 ]
 
 
@@ -67,28 +67,14 @@ def test_every_value_is_equally_likely_at_first(name):
 
 @pytest.mark.parametrize("name", FAST)
 def test_every_value_is_equally_likely_after_baselines_that_score_the_same(name):
-    check_first(name, values=VALUES, seeds=60, length=5 if name == "tpe" else 25, baselines=True)
-
-
-def test_tpe_draws_near_the_start_while_all_outcomes_are_equal():
-    """The oldest of equal points would be the best to optuna."""
-    drawn = []
-    for seed in range(10):
-        optimizer = create("tpe", genes_with(VALUES), seed)
-        for genome in baselines_with([0]):
-            optimizer.enqueue(genome)
-        for _ in range(40):
-            trial, genome = optimizer.ask()
-            optimizer.tell(trial, [0.5])
-            drawn.append(genome[2])
-    assert max(np.bincount(np.array(drawn, int))) < 0.4 * len(drawn)
+    check_first(name, values=VALUES, seeds=60, length=25, baselines=True)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", LONG)
 @pytest.mark.parametrize("values", [2, 3, 7])
 def test_any_number_of_values_is_equally_likely_at_first(name, values):
-    check_first(name, values, 400, 10 if name == "tpe" else 50, start=values - 1)
+    check_first(name, values, 400, 50, start=values - 1)
 
 
 def found(name, place, seed, candidates):
@@ -126,13 +112,13 @@ def check_places(name, seeds, candidates):
 
 @pytest.mark.parametrize("name", FAST)
 def test_the_place_of_the_best_method_makes_no_difference(name):
-    check_places(name, *((10, 20) if name == "tpe" else (20, 50)))
+    check_places(name, 20, 50)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", LONG)
 def test_in_long_searches_the_place_makes_no_difference(name):
-    check_places(name, *((20, 60) if name == "tpe" else (60, 120)))
+    check_places(name, 60, 120)
 
 
 def test_a_genome_maps_to_keys_that_give_its_value_and_can_give_others():

@@ -24,7 +24,6 @@ from optimizer_runs import (
     corner,
     make,
     several,
-    trials_of,
 )
 
 from evomerge.optimize import create
@@ -116,7 +115,7 @@ def here():
 @pytest.mark.parametrize("name", NAMES)
 def test_another_process_replays_a_search_bit_for_bit(name, here, elsewhere):
     for width in WIDTHS:
-        assert len(here[f"{name} {width}"]) == trials_of(name, 100)
+        assert len(here[f"{name} {width}"]) == 100
         assert here[f"{name} {width}"] == elsewhere[f"{name} {width}"]
 
 
@@ -127,7 +126,7 @@ def test_another_process_replays_a_search_bit_for_bit(name, here, elsewhere):
 )
 def test_a_search_works_with_any_number_of_open_trials(name, width, in_bursts):
     """`search` checks trial numbers and ranges; here, late genomes must still differ."""
-    trials = trials_of(name, 300)
+    trials = 300
     genomes = optimizer_runs.search(name, REAL, width, trials, in_bursts)
     assert len(genomes) == trials
     assert len(set(genomes[-100:])) > 3
@@ -181,7 +180,7 @@ def test_a_failure_is_worse_than_whatever_breaks_constraints(name):
 
     def run(fail):
         optimizer, genomes = make(name, REAL, 1), []
-        for number in range(trials_of(name, 150)):
+        for number in range(150):
             trial, genome = optimizer.ask()
             genomes.append(genome)
             if number < 3 or number % 5 == 2:
@@ -220,7 +219,7 @@ def test_small_violations_keep_their_order(name):
 
     def run(scale):
         optimizer, genomes = create(name, REAL, seed=1), []
-        for _ in range(trials_of(name, 150)):
+        for _ in range(150):
             trial, genome = optimizer.ask()
             genomes.append(genome)
             optimizer.tell(trial, [0.0], scale * sum(x * x for x in genome))

@@ -30,11 +30,6 @@ WIDTHS = (1, 4, 32, 50)
 """Open trials at a time; 50 is more than any default population."""
 
 
-def trials_of(name, usual):
-    """Return the length of a search: less than the usual one for TPE, which takes its time."""
-    return usual * 2 // 5 if name == "tpe" else usual
-
-
 def make(name, genes, seed):
     """Return a new optimizer, for as many objectives as it has been tried with at most."""
     return create(name, genes, seed, objectives=COUNTS[name][-1])
@@ -115,7 +110,7 @@ def all_searches():
     return {
         f"{name} {width}": [
             [float(value).hex() for value in genome]
-            for genome in search(name, MIXED, width, trials_of(name, 100), in_bursts=width == 50)
+            for genome in search(name, MIXED, width, 100, in_bursts=width == 50)
         ]
         for name in NAMES
         for width in WIDTHS

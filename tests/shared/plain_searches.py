@@ -9,7 +9,6 @@ import math
 import cma
 import nevergrad
 import numpy as np
-import optuna
 from cmaes import CMAwM
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.moo.nsga3 import NSGA3
@@ -113,30 +112,6 @@ def of_nevergrad(name, width=1):
     return run
 
 
-def of_optuna(problem, seed, trials):
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    found = []
-
-    def losses(trial):
-        genome = [
-            trial.suggest_float(gene.name, gene.low, gene.high)
-            if gene.kind == "real"
-            else trial.suggest_int(gene.name, int(gene.low), int(gene.high))
-            if gene.kind == "integer"
-            else trial.suggest_categorical(gene.name, range(int(gene.high) + 1))
-            for gene in problem.genes
-        ]
-        found.append(problem.losses(tuple(genome)))
-        return found[-1]
-
-    study = optuna.create_study(
-        sampler=optuna.samplers.TPESampler(multivariate=True, seed=seed),
-        directions=["minimize"] * problem.objectives,
-    )
-    study.optimize(losses, n_trials=trials)
-    return quality(problem, found)
-
-
 def of_pymoo(name):
     def run(problem, seed, trials):
         objectives = problem.objectives
@@ -183,7 +158,6 @@ REFERENCES = {
     "cma": pycma(False),
     "diagonal-cma": pycma(True),
     "cma-margin": cmaes,
-    "tpe": of_optuna,
     **{name: of_nevergrad(plain) for name, plain in NEVERGRAD.items()},
     "nsga2": of_pymoo("nsga2"),
     "nsga3": of_pymoo("nsga3"),

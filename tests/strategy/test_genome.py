@@ -285,7 +285,7 @@ def test_a_space_without_other_recipes_is_searched_on() -> None:
 
 def of_two_methods() -> GenomeStrategy:
     searched = parameters(["linear", "task_arithmetic"], layers=2)
-    return GenomeStrategy(searched, create("tpe", searched.genes, seed=3), values)
+    return GenomeStrategy(searched, create("cma-margin", searched.genes, seed=3), values)
 
 
 def test_each_genome_of_a_baseline_is_told_its_outcome_and_recorded() -> None:

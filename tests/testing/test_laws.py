@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from optimizer_runs import COUNTS, NAMES, trials_of
+from optimizer_runs import COUNTS, NAMES
 from plain_searches import REFERENCES
 from spaces import parameters
 
@@ -29,7 +29,7 @@ def test_every_optimizer_keeps_the_laws(name):
     for objectives in COUNTS[name]:
         check_optimizer(
             lambda genes, seed: create(name, genes, seed, objectives=objectives),  # noqa: B023
-            trials=trials_of(name, 60),
+            trials=60,
             objectives=objectives,
             reference=REFERENCES.get(name),
             learns=name not in UNTAUGHT,

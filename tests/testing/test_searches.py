@@ -49,7 +49,7 @@ def test_each_problem_in_each_condition_with_ten_seeds(name, problem, condition)
             objectives,
             [problem],
             [condition],
-            trials=100 if name == "tpe" else 400,
+            trials=400,
             seeds=seeds,
             first_seed=first_seed,
         )
