@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from evomerge.config.fields import Section
 from evomerge.config.messages import parsed
-from evomerge.errors import ConfigError, EvomergeError, did_you_mean, one_line
+from evomerge.errors import ConfigError, did_you_mean
 from evomerge.registry import Registry
 
 if TYPE_CHECKING:
@@ -198,36 +198,7 @@ def create(
         from evomerge.optimize.evolution import create_named
 
         return create_named(genes, setting, name.removeprefix(NEVERGRAD))
-    factory = OPTIMIZERS.get(name)
-    if row is None:
-        _try(name, factory, genes, setting)
-    return factory(genes, setting)
-
-
-def _try(name: str, factory: Factory, genes: Sequence[Gene], setting: Setting) -> None:
-    """Make an optimizer of another package, ask it once and tell it a failure.
-
-    Raises:
-        ConfigError: this raises an exception, or what was asked is no genome of these genes.
-    """
-    made: object = None
-    try:
-        made = optimizer = factory(genes, setting)
-        trial, genome = optimizer.ask()
-        optimizer.tell(trial, None)
-        if optimizer.population < 1:
-            raise ValueError(f"its population is {optimizer.population}")
-        pairs = zip(genes, genome, strict=True)
-        if wrong := [gene.name for gene, value in pairs if not gene.low <= value <= gene.high]:
-            raise ValueError(f"its value for the gene {wrong[0]!r} is out of range")
-    except (EvomergeError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # SystemExit would end evomerge without a word
-        raise ConfigError(
-            f"optimizer.name is {name!r}, which another package adds, but what it makes, "
-            f"{made!r:.80}, is no optimizer ({type(error).__name__}: {one_line(error)}); see "
-            "docs/how-to/own-optimizer.md, or choose another one."
-        ) from error
+    return OPTIMIZERS.get(name)(genes, setting)
 
 
 def _check_objectives(name: str, row: Builtin, objectives: int) -> None:

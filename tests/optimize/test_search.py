@@ -308,38 +308,6 @@ def test_another_package_adds_an_optimizer(monkeypatch):
     assert mine.ask() == random.ask()
 
 
-class Wrong:
-    """An optimizer of another package whose genomes are those of another space."""
-
-    population = 1
-
-    def ask(self):
-        return 0, (0.0,)
-
-    def tell(self, trial, values, violation=0.0):
-        pass
-
-
-def raising(genes, setting):
-    raise SystemExit("of the package")
-
-
-@pytest.mark.parametrize(
-    ("made", "fault"),
-    [
-        (lambda genes, setting: object(), "'object' object has no attribute 'ask'"),
-        (lambda genes, setting: Wrong(), "shorter than argument 1"),
-        (raising, "SystemExit: of the package"),
-    ],
-)
-def test_what_is_no_optimizer_is_named_with_its_package(monkeypatch, made, fault):
-    point = EntryPoint("mine", "tests:made", "evomerge.optimizers")
-    monkeypatch.setattr(EntryPoint, "load", lambda self: made)
-    monkeypatch.setattr("evomerge.registry._entry_points", lambda group: [point])
-    with pytest.raises(ConfigError, match=rf"optimizer.name is 'mine', .* no optimizer .*{fault}"):
-        create("mine", REAL, 4)
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
