@@ -21,8 +21,8 @@ from search_run import SMALL
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from evomerge.setup.model_settings import settings_of_tokenizer
 from evomerge.setup.preflight import warnings
-from evomerge.setup.settings import settings_of
 
 
 def lines_of(parents: list[Path], base: Path, **more: Any) -> list[str]:
@@ -122,7 +122,7 @@ def test_spaces_are_left_where_transformers_ignores_the_setting() -> None:
     core = Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[]))
 
     def settings(**more: Any) -> dict[str, Any]:
-        return settings_of(
+        return settings_of_tokenizer(
             PreTrainedTokenizerFast(tokenizer_object=core, **more), texts=True, functions=False
         )
 
@@ -135,8 +135,8 @@ def test_functions_may_use_what_lm_eval_does_not(tmp_path: Path, base: Path) -> 
     one = copy_of("maths", tmp_path / "one")
     edit_tokenizer(one, padding_side="left")
     tokenizer = AutoTokenizer.from_pretrained(one)
-    assert "padding_side" in settings_of(tokenizer, texts=True, functions=True)
-    assert "padding_side" not in settings_of(tokenizer, texts=True, functions=False)
+    assert "padding_side" in settings_of_tokenizer(tokenizer, texts=True, functions=True)
+    assert "padding_side" not in settings_of_tokenizer(tokenizer, texts=True, functions=False)
 
 
 def test_the_rows_of_another_vocabulary_make_a_parent_unlike_the_merge(tmp_path: Path) -> None:
