@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -19,8 +19,8 @@ from evomerge.errors import CheckpointError
 from evomerge.models.code_keys import without_code
 from evomerge.models.files import check_files, companion_files
 from evomerge.models.fingerprint import content_digest
-from evomerge.models.modules import KINDS, ModuleStack, read_stack
-from evomerge.models.safetensors import TensorInfo, read_folder, read_json
+from evomerge.models.modules import ModuleStack, read_stack
+from evomerge.models.safetensors import TensorInfo, read_json
 from evomerge.models.stacks import (
     Modality,
     Stack,
@@ -30,6 +30,7 @@ from evomerge.models.stacks import (
     modality_of,
     prediction_tensors,
 )
+from evomerge.models.weights import GGUF_ADVICE, module_tensors, read_tensors
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import Values
 
@@ -37,13 +38,6 @@ Place: TypeAlias = Literal["embeddings", "head", "kept", "buffer"]
 
 SECTIONS = ("text_config", "llm_config", "language_config", "decoder")
 """Keys under which a config may have a section for its language model."""
-
-GGUF_ADVICE = (
-    "GGUF files have weights that are quantised for llama.cpp, which cannot be merged as they are; "
-    "give the checkpoint that the file was made from, or save a new one from it: load it with "
-    "`AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME)`, then load its state_dict into "
-    "a new model of its config and save that with `save_pretrained`, with the tokenizer."
-)
 
 _COUNTS = {
     "vocab_size": 0,
@@ -139,12 +133,12 @@ class Checkpoint:
                 f"Parent {reference!r} is quantised (config.json has quantization_config); merge "
                 "the full-precision checkpoint it was made from."
             )
-        tensors = _read_tensors(folder, reference, allow_pickle=allow_pickle)
+        tensors = read_tensors(folder, reference, allow_pickle=allow_pickle)
         predictions = prediction_tensors(tensors)
         kept = {name: info for name, info in tensors.items() if name not in predictions}
         if modules is not None:
             config = _of_transformer(config, kept)
-            kept |= _module_tensors(folder, reference, modules, allow_pickle=allow_pickle)
+            kept |= module_tensors(folder, reference, modules, allow_pickle=allow_pickle)
         config = without_code(config)
         return cls(
             reference, folder, config, kept, adapter, predictions=predictions, modules=modules
@@ -351,49 +345,3 @@ def _check_types(config: Mapping[str, Any], where: str) -> None:
     for name in SECTIONS:
         if isinstance(config.get(name), dict):
             _check_types(config[name], f"{where}{name}.")
-
-
-def _module_tensors(
-    folder: Path, reference: str, stack: ModuleStack, *, allow_pickle: bool
-) -> dict[str, TensorInfo]:
-    """Return the tensors of the modules behind the transformer, by `FOLDER.name in its file`."""
-    found = {}
-    for module in stack.modules[1:]:
-        inside = folder / module.folder
-        if not any(file.suffix in (".safetensors", ".bin") for file in inside.glob("*")):
-            continue
-        if module.kind not in KINDS:
-            raise CheckpointError(
-                f"Parent {reference!r}: the module {module.kind} in {inside} has weights, and "
-                f"those of {', '.join(KINDS)} can be merged; give a model without such a module."
-            )
-        for name, info in _read_tensors(inside, reference, allow_pickle=allow_pickle).items():
-            found[f"{module.folder}.{name}"] = replace(info, stored=name)
-    return found
-
-
-def _read_tensors(folder: Path, reference: str, *, allow_pickle: bool) -> dict[str, TensorInfo]:
-    """Return all tensors of a model folder by name, whichever kind of file they are in."""
-    pickles = sorted(folder.glob("*.bin"))
-    has_safetensors = any(folder.glob("*.safetensors"))
-    if any(folder.glob("*.gguf")) and not (has_safetensors or pickles):
-        raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
-    if has_safetensors or not pickles:
-        tensors = read_folder(folder)
-    elif allow_pickle:
-        from evomerge.models.pickles import read_folder as read_pickles
-
-        tensors = read_pickles(folder)
-    else:
-        raise CheckpointError(
-            f"{folder} has its weights in {pickles[0].name}, which is a pickle file, and a pickle "
-            "can run code when it is read; use a version of the model in safetensors files, or "
-            "allow pickles with --allow-pickle."
-        )
-    for name, info in tensors.items():
-        if info.dtype.startswith("F8"):
-            raise CheckpointError(
-                f"Parent {reference!r} is quantised (tensor {name!r} has dtype {info.dtype}); "
-                "merge the full-precision checkpoint it was made from."
-            )
-    return tensors

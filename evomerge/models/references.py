@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evomerge.errors import CheckpointError, one_line
-from evomerge.models.checkpoint import GGUF_ADVICE, Checkpoint
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
+from evomerge.models.weights import GGUF_ADVICE
 
 RUN = "run:"
 """Prefix of a reference to the best model of another run; see `evomerge.setup.runs`."""
