@@ -16,7 +16,8 @@ from evomerge.evaluation.inference.engine import EngineForward
 from evomerge.evaluation.inference.fingerprint import has_state, state_of
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.memory import is_device_failure
-from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
+from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM
+from evomerge.evaluation.inference.requests import Request
 from evomerge.evaluation.inference.vllm import VllmEngine
 from evomerge.evaluation.nll import nll, of_reference
 from evomerge.evaluation.tasks.functions import ObjectiveFunction

@@ -17,7 +17,7 @@ from evomerge.errors import CandidateError, ConfigError, DeviceError, one_line
 from evomerge.evaluation.inference.forward import DocumentRequests, Forward
 from evomerge.evaluation.inference.generation import Prompt, is_greedy_up_to_rounding
 from evomerge.evaluation.inference.generation_config import unsupported_setting
-from evomerge.evaluation.inference.reference import Request
+from evomerge.evaluation.inference.requests import Request
 from evomerge.evaluation.inference.vllm import VllmEngine
 
 _TRIED, _NEW = 4, 16  # prompts with which an engine is tried, and new tokens of each

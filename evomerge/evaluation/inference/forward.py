@@ -23,7 +23,8 @@ from evomerge.evaluation.inference.generation import Prompt, Stops
 from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.likelihood import Batch, LogLikelihood
 from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted
-from evomerge.evaluation.inference.reference import ReferenceLM, Request
+from evomerge.evaluation.inference.reference import ReferenceLM
+from evomerge.evaluation.inference.requests import Request
 from evomerge.evaluation.inference.rows import Row, by_prefix, pack, separate
 
 log = logging.getLogger(__name__)

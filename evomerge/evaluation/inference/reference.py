@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from evomerge.compat.lm_eval import encode_pair, replace_model, seeing
-from evomerge.errors import CandidateError, ConfigError, one_line
+from evomerge.errors import ConfigError, one_line
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.quiet import quiet, seeded
+from evomerge.evaluation.inference.requests import Instance, Request
 from evomerge.evaluation.inference.rows import Continuation
 from evomerge.evaluation.inference.sampling import (
     SETTINGS,
@@ -27,62 +27,6 @@ from evomerge.models.files import PROCESSOR_FILES
 
 if TYPE_CHECKING:
     import torch
-
-    from evomerge.evaluation.inference.likelihood import LogLikelihood
-
-Instance: TypeAlias = Any
-
-
-@dataclass(frozen=True)
-class Request:
-    """An lm-eval `Instance` and its tokens.
-
-    Attributes:
-        instance: the `Instance`; the model's answer goes into its `resps`.
-        continuations: the continuations to score: one for `loglikelihood`, one for each window of
-            the text for `loglikelihood_rolling`, none for `generate_until` and encoder-decoders.
-        prompt: the prompt to continue. None for requests that are scored, and for generation with
-            more than greedy decoding or plain sampling (beams, penalties), which lm-eval does.
-        seeds: the seeds of the texts that are sampled in answer, one for each repeat of the task;
-            empty if the answer is not sampled.
-        generated: number of tokens of each text that the model has generated in answer, the one
-            that ended it included.
-    """
-
-    instance: Instance
-    continuations: tuple[Continuation, ...] = ()
-    prompt: Prompt | None = None
-    seeds: tuple[int, ...] = ()
-    generated: list[int] = field(default_factory=list)
-
-    @property
-    def kind(self) -> str:
-        """`loglikelihood`, `loglikelihood_rolling` or `generate_until`."""
-        return str(self.instance.request_type)
-
-    @property
-    def prompts(self) -> list[Prompt]:
-        """What is continued: the prompt once, or once for each text that is sampled."""
-        if self.prompt is None:
-            return []
-        return [replace(self.prompt, seed=seed) for seed in self.seeds] or [self.prompt]
-
-    def answer_texts(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
-        """Store a text for each repeat of the task, or one for all, and their numbers of tokens."""
-        self.instance.resps = [*texts] * (self.instance.repeats // len(texts))
-        self.generated[:] = tokens
-
-    def answer_scored(self, parts: Sequence[LogLikelihood]) -> None:
-        """Store the log-likelihoods of the continuations as the answer, once for each repeat.
-
-        Raises:
-            CandidateError: one is NaN.
-        """
-        is_rolling = self.kind == "loglikelihood_rolling"
-        if any(math.isnan(total) for total, _ in parts):
-            raise CandidateError("The model's log-likelihoods are not numbers (NaN).")
-        answer = sum(total for total, _ in parts) if is_rolling else parts[0]
-        self.instance.resps = [answer] * self.instance.repeats
 
 
 @dataclass(frozen=True)
