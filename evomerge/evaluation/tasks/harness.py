@@ -17,13 +17,7 @@ from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
 from evomerge.evaluation.tasks.digests import plain, spread, task_digests
 from evomerge.evaluation.tasks.info import TaskInfo, describe
-from evomerge.evaluation.tasks.loading import (
-    check_task,
-    load,
-    runs_code,
-    shows_images,
-    task_manager,
-)
+from evomerge.evaluation.tasks.loading import TaskLoader, runs_code, shows_images
 from evomerge.evaluation.tasks.scoring import (
     DocumentMetrics,
     Instance,
@@ -32,7 +26,6 @@ from evomerge.evaluation.tasks.scoring import (
     example,
 )
 from evomerge.evaluation.tasks.templates import Rendered, rendered_once, templates_in_sandbox
-from evomerge.models.references import is_folder
 from evomerge.scores import NLL, TOKENS, Example
 
 _FEWSHOT_SEED = 1234  # the default of simple_evaluate
@@ -66,21 +59,13 @@ class Harness:
         allow_code: bool = False,
     ) -> None:
         self.apply_chat_template = apply_chat_template
-        self._generation, self._allow_code, self._fewshot = generation, allow_code, fewshot
-        for folder in include:
-            if not is_folder(Path(folder)):
-                raise ConfigError(
-                    f"evaluation.include: {str(folder)!r} is not a folder; name a folder with task "
-                    "YAML, seen from the folder of the search file."
-                )
-        self._include = [str(folder) for folder in include]
         self._tasks: dict[str, Any] = {}
         self._groups: dict[str, Group] = {}
         self._rendered: Rendered = {}
-        self._code = CodeProcess(self._include)
+        self._code = CodeProcess([str(folder) for folder in include])
         self._origins: dict[str, Origin] = {}  # of the tasks that run code
         with quiet(bars=True), seeded(), templates_in_sandbox():
-            self._manager = task_manager(self._include, tasks, "objectives")
+            self._loader = TaskLoader(tasks, include, fewshot, generation or {}, allow_code)
             for name in dict.fromkeys(tasks):
                 self._load(name, name, "objectives")
             self.info = describe(self._tasks, self._groups, self._tried)
@@ -103,9 +88,7 @@ class Harness:
         other._tasks, other._groups = dict(self._tasks), dict(self._groups)
         other._origins = dict(self._origins)
         with quiet(bars=True), seeded(), templates_in_sandbox():
-            sources = list(replacements.values())
-            if not all(name in self._manager.all_tasks for name in sources):
-                other._manager = task_manager(self._include, sources, f"{where}.tasks")
+            other._loader = self._loader.knowing([*replacements.values()], f"{where}.tasks")
             for name, source in replacements.items():
                 other._load(name, source, f"{where}.tasks")
             other.info = describe(other._tasks, other._groups, other._tried)
@@ -119,12 +102,7 @@ class Harness:
 
     def _load(self, name: str, source: str, where: str) -> None:
         """Load the task or group `source` and store it under `name`."""
-        tasks, groups = self._loaded(source, where)
-        if source not in tasks and source not in groups:
-            raise ConfigError(
-                f"{where}: {source!r} is a set of tasks (a tag) without a score of its own; list "
-                f"the tasks one by one: {', '.join(sorted(tasks))}."
-            )
+        tasks, groups = self._loader.load(source, where)
         if name != source:
             if (name in self._groups) != (source in groups):
                 raise ConfigError(
@@ -134,27 +112,11 @@ class Harness:
             top = groups if source in groups else tasks
             top[name] = top.pop(source)
         for leaf, task in tasks.items():
-            check_task(task, where, self._allow_code)
             self._origins.pop(leaf, None)
             if runs_code(task):
                 self._origins[leaf] = Origin(source, source if leaf == name else leaf)
         self._tasks |= tasks
         self._groups |= groups
-
-    def _loaded(
-        self, spec: str | dict[str, Any], where: str
-    ) -> tuple[dict[str, Any], dict[str, Group]]:
-        """Load a task or group; set the few-shot examples and the generation of its tasks."""
-        tasks, groups = load(self._manager, spec, where, allow_code=self._allow_code)
-        for task in tasks.values():
-            if self._generation and task.get_config("output_type") == "generate_until":
-                changes = dict(self._generation)
-                task.set_config(key="generation_kwargs", value=changes, update=True)
-            if self._fewshot is not None and task.get_config("num_fewshot") != 0:
-                task.set_config(key="num_fewshot", value=self._fewshot)
-            elif task.get_config("num_fewshot") is None:
-                task.set_config(key="num_fewshot", value=0)
-        return tasks, groups
 
     def _tried(self, task: str, requests: Sequence[Instance]) -> DocumentMetrics:
         """Return the metrics of a document; none if code that it runs gives no result."""
@@ -173,22 +135,19 @@ class Harness:
             )
         if task_split == info.task_split:
             return info
-        if info.name not in self._manager.all_tasks:
+        if not self._loader.knows(info.name):
             raise ConfigError(
                 f"{where}: task {info.name!r} has no YAML of its own, so its {task_split} split "
                 "cannot be selected; write one into a folder named in evaluation.include."
             )
-        dataset_split = info.task_splits[task_split]
-        spec = {"task": info.name, "test_split": dataset_split}
+        changes = {"test_split": info.task_splits[task_split]}
         shots = self._tasks[name].get_config("fewshot_config")
         examples = info.task_splits.get("training") or info.task_splits.get("validation")
         is_default = all(getattr(shots, key, None) is None for key in ("split", "samples"))
-        if is_default and examples == dataset_split:
+        if is_default and examples == changes["test_split"]:
             # Only if `fewshot_split` is set does lm-eval leave out the document itself.
-            spec["fewshot_split"] = dataset_split
-        tasks, _ = self._loaded({"group": "changed", "task": [spec]}, where)
-        task = self._tasks[name] = tasks[info.name]
-        check_task(task, where, self._allow_code)
+            changes["fewshot_split"] = changes["test_split"]
+        task = self._tasks[name] = self._loader.load_changed(info.name, changes, where)
         return replace(info, documents=len(task.eval_docs), task_split=task_split)
 
     def build(self, task: str, ids: Sequence[int], reference: ReferenceLM) -> list[list[Instance]]:

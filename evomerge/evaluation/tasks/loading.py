@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TypeAlias
 from evomerge.compat.lm_eval import Group, find_task, load_tasks
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.evaluation.tasks.templates import templates_in_sandbox
+from evomerge.models.references import is_folder
 from evomerge.trust.consent import check_allowed
 from evomerge.trust.task_files import check_task_files, files_of_metric, files_of_tasks
 
@@ -138,6 +140,77 @@ def load(
             f"from here (as in lm-eval, relative `data_files` start from the folder in which you "
             f"give the command: {Path.cwd()})."
         ) from error
+
+
+class TaskLoader:
+    """Loads tasks with the few-shot examples and the generation of a search, and checks them.
+
+    Args:
+        tasks: the tasks and groups that it must know.
+        include, fewshot, generation, allow_code: see `Harness`.
+
+    Raises:
+        ConfigError: a folder or a task does not exist.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        include: Sequence[Path],
+        fewshot: int | None,
+        generation: Mapping[str, Any],
+        allow_code: bool,
+    ) -> None:
+        for folder in include:
+            if not is_folder(Path(folder)):
+                raise ConfigError(
+                    f"evaluation.include: {str(folder)!r} is not a folder; name a folder with task "
+                    "YAML, seen from the folder of the search file."
+                )
+        self._include = [str(folder) for folder in include]
+        self._fewshot, self._generation, self._allow_code = fewshot, generation, allow_code
+        self._manager = task_manager(self._include, tasks, "objectives")
+
+    def knows(self, name: str) -> bool:
+        """Whether there is YAML of a task or group."""
+        return name in self._manager.all_tasks
+
+    def knowing(self, tasks: Sequence[str], where: str) -> TaskLoader:
+        """Return a loader that knows these tasks and groups; ConfigError: one does not exist."""
+        other = copy.copy(self)
+        if not all(map(self.knows, tasks)):
+            other._manager = task_manager(self._include, tasks, where)
+        return other
+
+    def load(self, name: str, where: str) -> tuple[dict[str, Any], dict[str, Group]]:
+        """Return a task, or a group and its tasks; ConfigError: it cannot be loaded or scored."""
+        tasks, groups = self._load(name, where)
+        if name not in tasks and name not in groups:
+            raise ConfigError(
+                f"{where}: {name!r} is a set of tasks (a tag) without a score of its own; list "
+                f"the tasks one by one: {', '.join(sorted(tasks))}."
+            )
+        return tasks, groups
+
+    def load_changed(self, name: str, changes: Mapping[str, str], where: str) -> Any:
+        """Return a task that includes another one and has other values of some keys."""
+        tasks, _ = self._load({"group": "changed", "task": [{"task": name, **changes}]}, where)
+        return tasks[name]
+
+    def _load(
+        self, spec: str | dict[str, Any], where: str
+    ) -> tuple[dict[str, Any], dict[str, Group]]:
+        tasks, groups = load(self._manager, spec, where, allow_code=self._allow_code)
+        for task in tasks.values():
+            if self._generation and task.get_config("output_type") == "generate_until":
+                changes = dict(self._generation)
+                task.set_config(key="generation_kwargs", value=changes, update=True)
+            if self._fewshot is not None and task.get_config("num_fewshot") != 0:
+                task.set_config(key="num_fewshot", value=self._fewshot)
+            elif task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+            check_task(task, where, self._allow_code)
+        return tasks, groups
 
 
 def check_task(task: Any, where: str, allow_code: bool) -> None:
