@@ -77,6 +77,10 @@ def _finalists(session: Session, count: int | None) -> list[Candidate]:
     while estimated := [item for item in finalists if item.is_estimate]:
         session.score(estimated, "complete")
         finalists = session.ranking.finalists(candidates, count)
+    if not finalists and session.history.open:
+        raise SearchError(
+            "The search was stopped before a candidate was scored; go on with `evomerge resume`."
+        )
     if not finalists:
         reasons = [item.outcomes.get("search") for item in candidates]
         raise SearchError(

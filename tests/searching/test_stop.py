@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
 import shlex
@@ -71,8 +70,7 @@ def test_it_may_be_stopped_between_two_proposals(tmp_path, bound):
     whole = searched(go(tmp_path / "whole"))
     for moment in range(1, 40):
         looks, folder = itertools.count(), tmp_path / f"{moment}"
-        with contextlib.suppress(SearchError):  # no candidate was scored yet
-            go(folder, lambda looks=looks, moment=moment: next(looks) >= moment)
+        go(folder, lambda looks=looks, moment=moment: next(looks) >= moment)
         assert searched(go(folder)) == whole, moment
 
 
@@ -143,3 +141,10 @@ def test_a_command_is_told_of_a_failure_and_its_own_failure_is_a_warning(tmp_pat
     printed = capfd.readouterr()
     assert "failed: " in printed.out and "missing.yaml" in printed.out
     assert "the command of --notify ended with exit code 3" in printed.err
+
+
+def test_a_search_that_is_stopped_before_its_first_score_says_how_to_go_on(tmp_path):
+    executor = ScriptedExecutor(1, random.Random(0))
+    with pytest.raises(SearchError, match="before a candidate was scored; go on with `evomerge re"):
+        search(tmp_path / "run", executor, order="arrival", stop=lambda: True)
+    assert searched(search(tmp_path / "run", executor, order="arrival"))
