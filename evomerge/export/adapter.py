@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from evomerge.errors import CheckpointError, InputError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, resolve, split_adapter, split_kind
-from evomerge.models.safetensors import read_json
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder, atomic_folder, check_new_folder
 from evomerge.run.folder import RunFolder
@@ -27,14 +26,15 @@ from evomerge.setup.weight_digests import check_weights
 from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
-    from evomerge.merging.lowrank import LowRank
+    from evomerge.merging.adapter_file import AdapterFile
 
-_TASKS = {
-    "ForCausalLM": "CAUSAL_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
+_LOADERS = {
+    "CAUSAL_LM": "AutoPeftModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoPeftModelForSequenceClassification",
+    "TOKEN_CLS": "AutoPeftModelForTokenClassification",
 }
-"""How a model's class ends -> PEFT's name of its task, and of the class that loads it."""
+"""PEFT's name of a task -> its class that loads an adapter with the base. The others have one."""
 
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` of vLLM 0.32 may be."""
@@ -50,7 +50,8 @@ class WrittenAdapter:
         rank: of its matrices.
         error: norm of what was cut, as a share of the norm of the change (0 to 1).
         by_layer: the same for each layer that is changed, and for what is outside of layers.
-        notes: what was ignored in the file of the merge, in sentences.
+        notes: what is not in the adapter, and what was ignored in the file of the merge, in
+            sentences.
     """
 
     rank: int
@@ -126,10 +127,11 @@ def adapter_of(
 
     For the arguments and errors see `write_adapter`.
     """
-    base = base or base_of(recipe)
-    rank = rank or summed_ranks(recipe, checkpoints, base)
+    base, whole = base or base_of(recipe), frozenset[str]()
+    if rank is None:
+        rank, whole = uncut(recipe, checkpoints, base)
     every = {base: open_model(base, folder), **checkpoints}
-    return write_adapter(recipe, base, every, rank, out, folder, texts, about)
+    return write_adapter(recipe, base, every, rank, out, folder, texts, about, whole=whole)
 
 
 def check_rank(rank: int | None) -> None:
@@ -157,25 +159,30 @@ def base_of(recipe: Recipe) -> str:
     return bases.pop()
 
 
-def summed_ranks(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], base: str) -> int:
-    """Return the sum of the ranks of the parents' adapters, with which nothing need be cut.
+def uncut(
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], base: str
+) -> tuple[int, frozenset[str]]:
+    """Return the rank, and the names of modules to save whole, with which nothing need be cut.
+
+    These are the sum of the ranks of the parents' adapters, and what these have saved whole.
 
     Raises:
         InputError: a parent has no adapter.
     """
-    total = 0
+    from evomerge.merging.tensors.adapters import Adapter
+
+    total, whole = 0, set[str]()
     for name in recipe.parents:
-        folder = checkpoints[name].adapter
-        if folder is None and name != base:
+        if checkpoints[name].adapter is not None:
+            adapter = Adapter(checkpoints[name])
+            total += max(adapter.ranks.values(), default=0)
+            whole |= set(adapter.saved)
+        elif name != base:
             raise InputError(
                 f"Parent {name!r} has no adapter, so the rank of the merge is not known; give "
                 "--rank, for example 16."
             )
-        if folder is not None:
-            config = read_json(folder / "adapter_config.json")
-            ranks = [config.get("r", 8), *(config.get("rank_pattern") or {}).values()]
-            total += max(rank for rank in ranks if isinstance(rank, int))
-    return max(total, 1)
+    return max(total, 1), frozenset(whole)
 
 
 def write_adapter(
@@ -188,35 +195,40 @@ def write_adapter(
     texts: Mapping[str, str] | None = None,
     about: Sequence[str] = (),
     *,
+    whole: Collection[str] = (),
     vectors: bool = True,
 ) -> WrittenAdapter:
     """Write the adapter of a recipe, with a card.
 
     Args:
-        base, vectors: see `low_rank`.
+        base, rank, whole, vectors: see `extracted`.
         folder: where relative references start from.
         texts: more files, name -> text.
         about: paragraphs of the card.
 
     Raises:
-        InputError: `out` exists, or as for `low_rank`.
+        InputError: `out` exists, or as for `extracted`.
     """
-    from evomerge.merging.lowrank import low_rank
+    from evomerge.merging.extraction import extracted, other_settings
 
     if checkpoints[base].adapter is not None or split_kind(base)[0]:
         raise CheckpointError(
             f"{base!r} is no model of its own, so PEFT cannot load it as the base of an adapter; "
             "name the folder or the Hub id of a model."
         )
-    made = low_rank(recipe, base, checkpoints, rank, vectors=vectors)
-    end = _end(checkpoints[recipe.host])
-    written = WrittenAdapter(made.rank, made.error, _by_layer(made))
-    config = {**made.config(), **_named_base(base, folder), "task_type": _TASKS.get(end)}
+    made = extracted(recipe, base, checkpoints, rank, whole=whole, vectors=vectors)
+    others = other_settings(checkpoints[recipe.host], checkpoints[base])
+    notes = (
+        f"The adapter runs with the config.json of {base!r}, in which {', '.join(others)} differ "
+        "from those of the merge; give a base with the same, or write a checkpoint.",
+    )
+    written = WrittenAdapter(made.rank, made.error, _by_layer(made), notes if others else ())
+    config = made.config() | _named_base(base, folder)
     with atomic_folder(out) as new:
         made.save(new)
         for name, text in {
             "adapter_config.json": json.dumps(config, indent=2) + "\n",
-            "README.md": _card(config, written, hub_id(base), f"AutoPeftModel{end}", about),
+            "README.md": _card(config, written, hub_id(base), about),
             **(texts or {}),
         }.items():
             (new / name).write_text(text, encoding="utf-8")
@@ -231,15 +243,8 @@ def _named_base(base: str, folder: Path) -> dict[str, Any]:
     return {"base_model_name_or_path": str(resolve(base, folder)), "revision": None}
 
 
-def _end(host: Checkpoint) -> str:
-    """Return how the name of the model's class ends, if PEFT has a task for it."""
-    given = host.config.get("architectures")
-    name = str(given[0]) if isinstance(given, list) and given else ""
-    return next((end for end in _TASKS if name.endswith(end)), "")
-
-
-def _by_layer(adapter: LowRank) -> dict[str, float]:
-    from evomerge.merging.lowrank import share
+def _by_layer(adapter: AdapterFile) -> dict[str, float]:
+    from evomerge.merging.adapter_file import share
 
     groups: dict[str, list[tuple[float, float]]] = {}
     for name, errors in adapter.errors.items():
@@ -253,7 +258,6 @@ def _card(
     config: Mapping[str, Any],
     written: WrittenAdapter,
     base: str | None,
-    loader: str,
     about: Sequence[str],
 ) -> str:
     """Return the card, without a path of this machine."""
@@ -264,13 +268,16 @@ def _card(
         "library_name": "peft",
         "tags": ["lora", "merge", "evomerge"],
     }
+    loader = _LOADERS.get(config["task_type"], "AutoPeftModel")
     rows = [f"| `{place}` | {100 * error:.2f} |" for place, error in written.by_layer.items()]
-    targets = ", ".join(f"`{name}`" for name in config["target_modules"])
-    saved = ", ".join(f"`{name}`" for name in config["modules_to_save"] or ())
+    targets, saved = (
+        ", ".join(f"`{n}`" for n in sorted({n.rpartition(".")[2] for n in config[key] or ()}))
+        for key in ("target_modules", "modules_to_save")
+    )
     lines = [
         f"---\n{yaml.safe_dump(data, sort_keys=False)}---",
         "# A LoRA adapter",
-        f"Made by evomerge {version('evomerge')}: rank {written.rank}, of {targets or 'no matrix'}"
+        f"Made by evomerge {version('evomerge')}: rank {written.rank}, of {targets}"
         f"{f'; {saved} are saved whole' if saved else ''}. {written.text.capitalize()}.",
         *about,
         f"```python\nfrom peft import {loader}\n\n"

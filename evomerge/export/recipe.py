@@ -153,7 +153,7 @@ def merge_adapter(
         read = _read(file, inner, allow_pickle=allow_pickle, strict=strict, truncate=truncate)
         recipe, checkpoints = read.content.recipe, read.content.checkpoints
         written = adapter_of(recipe, checkpoints, rank, out, file.parent, read.texts)
-        return replace(written, notes=tuple(read.notes))
+        return replace(written, notes=(*read.notes, *written.notes))
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from evomerge.merging.architecture.depth import count_keys
 from evomerge.merging.architecture.layer_settings import columns, write_column
 from evomerge.merging.architecture.loading import Loader, weights_of
 from evomerge.merging.architecture.probe import Location, find_locations
-from evomerge.models.checkpoint import text_section
+from evomerge.models.checkpoint import Checkpoint, text_section
 from evomerge.models.stacks import INDEX, Stack, find_stacks, is_other_modality
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -52,6 +52,22 @@ class Layout:
 
     module: nn.Module
     locations: Mapping[str, Location]
+
+
+def layout_of(checkpoint: Checkpoint) -> Layout:
+    """Return the layout of a checkpoint's model in float32, without the copy of a tied head.
+
+    Raises:
+        CheckpointError: as for `build_layout`.
+    """
+    shapes = {
+        name: info.shape
+        for name, info in checkpoint.tensors.items()
+        if info.floating
+        and not checkpoint.module_of(name)
+        and not (checkpoint.tied and name == checkpoint.head)
+    }
+    return build_layout(checkpoint.config, shapes, {}, torch.float32)
 
 
 def build_layout(

@@ -37,8 +37,10 @@ def _renamed(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
     same = parent.config.get("architectures") == host.config.get("architectures")
     if parent is host or not same or has_counterparts(host, parent):
         return parent
+    from evomerge.merging.architecture.layout import layout_of
+
     try:
-        theirs, own = _locations(host), _locations(parent)
+        theirs, own = (layout_of(item).locations for item in (host, parent))
     except CheckpointError:
         return parent
     by_parameter: dict[str, list[tuple[str, Location]]] = {}
@@ -53,15 +55,6 @@ def _renamed(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
         tensors[name] = TensorInfo(dtype, host.tensors[name].shape, Path(), 0, 0, found)
     tensors |= {name: info for name, info in parent.tensors.items() if parent.module_of(name)}
     return replace(parent, tensors=tensors, original=parent)
-
-
-def _locations(checkpoint: Checkpoint) -> Mapping[str, Location]:
-    import torch
-
-    from evomerge.merging.architecture.layout import build_layout
-
-    shapes = {name: info.shape for name, info in checkpoint.tensors.items() if info.floating}
-    return build_layout(checkpoint.config, shapes, {}, torch.float32).locations
 
 
 def _parts(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from evomerge.errors import CheckpointError
 from evomerge.merging.tensors.reader import Patch
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import normal
+from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.models.safetensors import read_header, read_json
 from evomerge.parsing.values import Values, shown
 
@@ -88,7 +89,7 @@ def adapter_patches(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Patch]:
 
 
 class Adapter:
-    """The LoRA adapter of a parent. To read and check it, no weights are read.
+    """The LoRA adapter of a parent. To check it, weights are read of tied embeddings only.
 
     Raises:
         CheckpointError: the adapter is damaged, of a kind that is not supported, or does not fit
@@ -98,7 +99,8 @@ class Adapter:
     def __init__(self, checkpoint: Checkpoint) -> None:
         folder = checkpoint.adapter
         assert folder is not None
-        self.reference, self.file = checkpoint.reference, folder / _WEIGHTS
+        self.model, self.reference = checkpoint, checkpoint.reference
+        self.file = folder / _WEIGHTS
         if not (folder / _CONFIG).is_file():
             raise CheckpointError(f"Parent {self.reference!r}: {folder} has no {_CONFIG}.")
         self.config = read_json(folder / _CONFIG)
@@ -110,10 +112,10 @@ class Adapter:
                 f"{'; save it as safetensors' if old else ''}."
             )
         self.shapes = {name: info.shape for name, info in read_header(self.file).items()}
-        self.changes = self._find_changes(checkpoint)
+        self.changes, copies = self._find_changes(checkpoint)
         where = f"{folder / _CONFIG}: "
         self.alpha = _VALUES.real(self.config.get("lora_alpha", 8), f"{where}lora_alpha")
-        modules = dict.fromkeys(change.module for change in self.changes.values())
+        modules = dict.fromkeys(change.module for change in (*self.changes.values(), *copies))
         patterns = self.config.get("alpha_pattern") or {}
         self.alphas = find_alphas(patterns, modules, f"{where}alpha_pattern")
         for key in ("use_rslora", "fan_in_fan_out"):
@@ -123,6 +125,13 @@ class Adapter:
             self._check_matrices(change, name, checkpoint.tensors[name].shape)
         for name, change in self.changes.items():
             self._check_copies(change, name, checkpoint.tensors[name].shape)
+        self._check_tied(checkpoint, copies)
+
+    @property
+    def saved(self) -> list[str]:
+        """Names of modules that are saved whole (`modules_to_save`)."""
+        names = self.config.get("modules_to_save") or []
+        return [name for name in names if name and isinstance(name, str)]
 
     def patch(self, name: str, tensor: Tensor) -> Tensor:
         """Return a tensor of the model after the adapter's change, in float32.
@@ -158,6 +167,24 @@ class Adapter:
     def _open(self) -> Any:
         return safe_open(self.file, framework="pt")
 
+    @cached_property
+    def _stored(self) -> dict[str, tuple[str, bool]]:
+        """The tensor on disk of each parameter of transformers' model, by its normal name.
+
+        Behind it is whether another parameter is the same, and the first by name.
+        """
+        from evomerge.merging.architecture.layout import layout_of
+
+        layout = layout_of(self.model)
+        on_disk = {place.parameter: name for name, place in layout.locations.items()}
+        first: dict[int, str] = {}
+        found = {}
+        for name, weight in layout.module.named_parameters(remove_duplicate=False):
+            own = first.setdefault(id(weight), name)
+            if own in on_disk:
+                found[normal(name, self.model)] = on_disk[own], name != own
+        return found
+
     def _scale(self, change: _Change) -> float:
         """Return alpha / rank, or alpha / sqrt(rank) if the adapter is rank-stabilized."""
         alpha, rank = self.alphas.get(change.module, self.alpha), self.ranks[change.module]
@@ -179,10 +206,14 @@ class Adapter:
             return product != shape
         return bool(self.config.get("fan_in_fan_out"))
 
-    def _find_changes(self, checkpoint: Checkpoint) -> dict[str, _Change]:
-        """Return the change of each tensor of the model that is changed, by its name."""
+    def _find_changes(self, checkpoint: Checkpoint) -> tuple[dict[str, _Change], list[_Change]]:
+        """Return the change of each tensor of the model that is changed, by its name.
+
+        Behind it are those of other modules that use the matrix of the embeddings.
+        """
         by_normal = {normal(name, checkpoint): name for name in checkpoint.tensors}
         found: dict[str, _Change] = {}
+        copies: dict[str, _Change] = {}
         for key in self.shapes:
             match = _KEY.fullmatch(key)
             if match is None:
@@ -192,20 +223,23 @@ class Adapter:
                 )
             module, part = match["module"], match["part"]
             wanted = f"{module}.{'bias' if part.endswith('bias') else 'weight'}"
-            name = (
-                wanted
-                if wanted in checkpoint.tensors
-                else by_normal.get(normal(wanted, checkpoint))
-            )
-            if name is None and self._is_copy(module, checkpoint):
-                continue
+            name = wanted if wanted in checkpoint.tensors else None
+            name = name or by_normal.get(normal(wanted, checkpoint))
+            is_copy = False
+            if name is None or (checkpoint.tied and name == checkpoint.head):
+                name, is_copy = self._stored.get(normal(wanted, checkpoint), (None, False))
             if name is None:
                 raise CheckpointError(
-                    f"{self.file}: tensor {shown(key)} changes {shown(wanted)}, which "
-                    f"{self.reference!r} does not have on disk; the head is tied, or the adapter "
-                    "belongs to another model."
+                    f"{self.file}: tensor {shown(key)} changes {shown(wanted)}, which the model of "
+                    f"{self.reference!r} does not have; give the model that the adapter was "
+                    "trained on, or merge it into that model with PEFT and use the merged model "
+                    "as parent."
                 )
-            keys = found.setdefault(name, _Change(module)).keys
+            change = _Change(module)
+            is_copy = is_copy and name == checkpoint.embedding
+            keys = (
+                copies.setdefault(module, change) if is_copy else found.setdefault(name, change)
+            ).keys
             if part == "lora_B.bias":
                 keys["bias"] = key
             elif "magnitude" in part:
@@ -214,12 +248,7 @@ class Adapter:
                 keys[part.removesuffix(".weight")[-1]] = key
             elif "whole" not in keys or part.startswith("base_layer"):
                 keys["whole"] = key
-        return found
-
-    def _is_copy(self, module: str, checkpoint: Checkpoint) -> bool:
-        """Whether a module is the head that PEFT changes as it changes the embeddings (tied)."""
-        is_head = module.rpartition(".")[2] == "lm_head"
-        return is_head and checkpoint.tied and bool(self.config.get("ensure_weight_tying"))
+        return found, list(copies.values())
 
     def _check_matrices(self, change: _Change, name: str, shape: tuple[int, ...]) -> None:
         if change.keys.keys().isdisjoint(("A", "B", "magnitude")):
@@ -268,6 +297,44 @@ class Adapter:
                 f"{self._subject(change)} has a LoRA bias, but no LoRA matrices; save the adapter "
                 "again."
             )
+
+    def _check_tied(self, checkpoint: Checkpoint, copies: Sequence[_Change]) -> None:
+        """Check that all modules which use the matrix of the embeddings are changed alike."""
+        name = checkpoint.embedding or ""
+        own = self.changes.get(name)
+        for copy in copies:
+            self._check_matrices(copy, name, checkpoint.tensors[name].shape)
+        has_head = checkpoint.head is not None and not checkpoint.tied
+        if not copies and (own is None or (has_head and not is_encoder_decoder(checkpoint))):
+            return
+        users = [stored for stored, _ in self._stored.values()].count(name)
+        alike = own is not None and all(self._are_alike(own, copy) for copy in copies)
+        if not alike or users != 1 + len(copies):
+            raise CheckpointError(
+                f"Adapter of {self.reference!r} changes embeddings and head in different ways, but "
+                "they are one matrix of the model (tied), so no checkpoint of it computes what "
+                "PEFT does; train it with `ensure_weight_tying: true`, or on a copy of the model "
+                "whose head is a matrix of its own."
+            )
+
+    def _are_alike(self, own: _Change, copy: _Change) -> bool:
+        """Whether a module is changed as the embeddings are. PEFT transposes those of tokens."""
+        import torch
+
+        parts = own.keys.keys() - {"whole"}
+        if parts != copy.keys.keys() - {"whole"} or not parts <= {"A", "B"}:
+            return False
+        if not parts:
+            return torch.equal(self._get(own, "whole"), self._get(copy, "whole"))
+        return self._scale(own) == self._scale(copy) and all(
+            torch.equal(one, other)
+            for one, other in zip(self._halves(own), self._halves(copy), strict=True)
+        )
+
+    def _halves(self, change: _Change) -> tuple[Tensor, Tensor]:
+        """Return matrices whose product changes a matrix of (tokens, size)."""
+        up, down = self._get(change, "B"), self._get(change, "A")
+        return (down.T, up.T) if _is_embedding(change.keys["A"]) else (up, down)
 
     def _subject(self, change: _Change) -> str:
         return f"Adapter of {self.reference!r}: module {shown(change.module)}"
