@@ -30,7 +30,6 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap, check_fit, normal
 from evomerge.recipe import Recipe
 
-
 _NO_SETTINGS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 """Keys of a config that say nothing of what a model computes."""
 
