@@ -22,6 +22,7 @@ from evomerge.errors import (
     one_line,
 )
 from evomerge.parsing.values import shown
+from evomerge.run.atomic import why_not_writable
 from evomerge.run.folder import STAGES, RunFolder, begun_stages, is_begun, stage_folder
 from evomerge.run.lock import is_held
 
@@ -141,9 +142,19 @@ def plan(
     """
     from evomerge.config.schema import override, parse
     from evomerge.setup import stages
+    from evomerge.setup.space import check_methods
+    from evomerge.setup.strategy import check_optimizer
 
     if not seeds or not files:
         raise InputError("A sweep needs at least one search file and one seed.")
+    changed = (item.partition("=")[0] for items in (variants or {}).values() for item in items)
+    if "seed" in {*values, *changed}:
+        raise InputError(
+            "A sweep sets `seed` itself, once for each of its seeds; give them by --seeds, in "
+            "Python by `seeds`."
+        )
+    if not runs.is_dir() and (reason := why_not_writable(runs / "run")):
+        raise InputError(f"--runs {runs} cannot be created: {reason}; give another folder.")
     named = files if isinstance(files, Mapping) else {Path(item).stem: item for item in files}
     if len(named) < len(files):
         raise InputError(
@@ -166,8 +177,10 @@ def plan(
             override(own, f"budget.candidates={candidates}")
         differing = [value for key, value in pairs if len(values[key]) > 1]
         group = "-".join(filter(None, [name, *map(_slug, [variant[0], *differing])]))
-        if not stages.is_staged(own):
-            parse(own, f"{source} ({group}, seed {seed})")
+        name = f"{source} ({group}, seed {seed})"
+        for config in stages.configs(own, name) if stages.is_staged(own) else [parse(own, name)]:
+            check_optimizer(config.optimizer.name)
+            check_methods(config.space)
         folder = runs / f"{group}-{seed}"
         if folder in found:
             raise InputError(
@@ -251,7 +264,7 @@ def parse_seeds(text: str) -> list[int]:
                 f"--seeds is {shown(text)}, but must be as 0..4 (both included) or as 0,1,7."
             )
         found += range(first, last + 1)
-    return list(dict.fromkeys(found))
+    return found
 
 
 def parse_values(items: Iterable[str]) -> dict[str, list[str]]:

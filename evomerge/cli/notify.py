@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from evomerge.cli import terminal
+from evomerge.errors import InputError, one_line
 from evomerge.run.folder import RunFolder
 
 _LONGEST = 60.0  # seconds that the command may take
@@ -25,6 +27,8 @@ def notifying(command: str | None, folder: Path) -> Iterator[None]:
     if command is None:
         yield
         return
+    if not command.strip():
+        raise InputError("--notify has no command; give a shell command, or leave the option out.")
     try:
         yield
     except KeyboardInterrupt:
@@ -52,11 +56,18 @@ def _call(command: str, folder: Path, state: str, message: str) -> None:
         "EVOMERGE_MESSAGE": message,
     }
     try:
-        code = subprocess.run(
-            command, shell=True, env={**os.environ, **told}, timeout=_LONGEST, check=False
-        ).returncode
+        process = subprocess.Popen(
+            command, shell=True, env={**os.environ, **told}, start_new_session=True
+        )
+    except (OSError, ValueError) as error:  # say, a message that is too long for an environment
+        terminal.warn([f"the command of --notify cannot be called ({one_line(error)})"])
+        return
+    try:
+        if code := process.wait(_LONGEST):
+            terminal.warn([f"the command of --notify ended with exit code {code}"])
     except subprocess.TimeoutExpired:
         terminal.warn([f"the command of --notify was ended after {_LONGEST:.0f} seconds"])
-    else:
-        if code:
-            terminal.warn([f"the command of --notify ended with exit code {code}"])
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)  # with what the shell has started
+            process.wait()

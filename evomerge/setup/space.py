@@ -10,9 +10,11 @@ from evomerge.config.space import (
     DroppingConfig,
     FrankenmergeConfig,
     JointConfig,
+    MergeConfig,
     OutsideConfig,
     ParametersConfig,
     PathConfig,
+    SpaceConfig,
     SwapsConfig,
 )
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
@@ -177,6 +179,12 @@ def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
         vocabulary=_vocabulary(config),
         seed=config.seed,
     )
+
+
+def check_methods(space: SpaceConfig) -> None:
+    """Raise a `ConfigError` if a space names a merge method that there is not."""
+    for name in space.methods if isinstance(space, MergeConfig) else ():
+        _method(name)
 
 
 def _method(name: str) -> Method:

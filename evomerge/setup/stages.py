@@ -59,15 +59,24 @@ def check(
         return replace(opened, reference=reference)
 
     searches = []
-    for number in range(1, _count(data) + 1):
-        names = {name: name for name in stand_ins}
-        config = _stage(data, number, names, f"{source}, stage {number}")
+    for number, config in enumerate(configs(data, str(source)), 1):
         searches.append(
             check_search(config, source.parent, stand_in, allowed, gpu_memory=gpu_memory)
         )
         host = host_of(config)
         stand_ins[f"stage:{number}"] = stand_ins.get(host, host)
     return searches
+
+
+def configs(data: Mapping[str, Any], source: str) -> list[SearchConfig]:
+    """Return the search file of every stage; parents that are earlier stages are `stage:N`.
+
+    Raises:
+        ConfigError: a stage has a mistake that its text alone shows.
+    """
+    every = range(1, _count(data) + 1)
+    earlier = [{name: name for name in (f"stage:{i}" for i in range(1, n))} for n in every]
+    return [_stage(data, n, earlier[n - 1], f"{source}, stage {n}") for n in every]
 
 
 def needs_winner(checked: CheckedSearch) -> bool:

@@ -67,16 +67,23 @@ def generation_of(config: SearchConfig, space: Space) -> int:
     return make_optimizer(config, space.genes).population
 
 
+def check_optimizer(name: str) -> None:
+    """Raise a `ConfigError` if there is no optimizer and no strategy of this name."""
+    from evomerge.optimize import check_name, optimizer_names
+
+    check_name(name, (*optimizer_names(), *kinds.strategy_names()))
+
+
 def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
     """Return a new optimizer with the search's seed.
 
     Raises:
         ConfigError: there is no such optimizer, or a setting does not suit it.
     """
-    from evomerge.optimize import check_name, create, optimizer_names
+    from evomerge.optimize import create
 
     wanted = config.optimizer
-    check_name(wanted.name, (*optimizer_names(), *kinds.strategy_names()))
+    check_optimizer(wanted.name)
     return create(
         wanted.name,
         list(genes),

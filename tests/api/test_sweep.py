@@ -255,7 +255,7 @@ def test_values_of_one_key_are_divided_at_commas_outside_of_brackets():
         "d": ["'u,v'"],
         "e": ["{k: 1, l: 2}"],
     }
-    assert parse_seeds("0..3,7, 2") == [0, 1, 2, 3, 7]
+    assert parse_seeds("0..3,7, 5") == [0, 1, 2, 3, 7, 5]
 
 
 def test_a_run_that_cannot_be_read_has_no_scores(tmp_path):
@@ -270,6 +270,10 @@ def test_bad_input_gets_one_sentence_before_anything_runs(tmp_path):
     file = write_search(tmp_path)
     (tmp_path / "other").mkdir()
     twin = write_search(tmp_path / "other")
+    staged = tmp_path / "staged.yaml"
+    stages = [{"space": SMALL["space"]}, {"space": SMALL["space"] | {"method": "tiess"}}]
+    rest = {key: value for key, value in SMALL.items() if key != "space"}
+    staged.write_text(yaml.safe_dump(rest | {"stages": stages}))
     cases = [
         (lambda: parse_seeds("4..0"), ["--seeds", "0..4"]),
         (lambda: parse_seeds("x"), ["--seeds", "'x'"]),
@@ -280,6 +284,12 @@ def test_bad_input_gets_one_sentence_before_anything_runs(tmp_path):
         (lambda: plan([file], tmp_path, [0, 0], {}), ["search-0", "once"]),
         (lambda: plan([file], tmp_path, range(1001), {}), ["1,001 searches"]),
         (lambda: plan([file], tmp_path, [0], {"optimizer.nmae": ["cma"]}), ["nmae"]),
+        (lambda: plan([file], tmp_path, [0], {"optimizer.name": ["cma", "cam"]}), ["'cma'?"]),
+        (lambda: plan([file], tmp_path, [0], {"space.method": ["tiess"]}), ["'ties'?"]),
+        (lambda: plan([file], tmp_path, [0], {"seed": ["1", "2"]}), ["`seed`", "--seeds"]),
+        (lambda: plan([file], tmp_path, [0], {}, {"one": ["seed=1"]}), ["`seed`", "--seeds"]),
+        (lambda: plan([file], file, [0], {}), ["--runs", "not a folder"]),
+        (lambda: plan([staged], tmp_path, [0], {}), ["'tiess'", "'ties'?"]),
         (lambda: plan([tmp_path / "no.yaml"], tmp_path, [0], {}), ["no.yaml", "evomerge init"]),
     ]
     for call, words in cases:
@@ -288,6 +298,6 @@ def test_bad_input_gets_one_sentence_before_anything_runs(tmp_path):
         message = str(caught.value)
         assert all(word in message for word in words) and "\n" not in message, message
     runs = tmp_path / "runs"
-    for options in (["--seeds", "x"], ["--set", "space.methd=ties,linear"]):
+    for options in (["--seeds", "0,0"], ["--set", "space.methd=ties,linear"]):
         assert "evomerge:" in evomerge("sweep", file, "--runs", runs, *options, code=2).stderr
     assert not runs.exists()
