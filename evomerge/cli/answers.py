@@ -20,16 +20,18 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="refresh until the search ends")] = False,
 ) -> None:
     """Say how far a search is."""
-    from evomerge.cli.live import print_progress, states
+    from evomerge.cli.live import news, print_progress
     from evomerge.cli.live import watch as watch_run
     from evomerge.report.progress import progress
 
     run = RunFolder(directory)
-    if as_json:
-        for values in states(run) if watch else [progress(run)]:
-            terminal.print_json(values)
+    if watch and as_json:
+        for values in news(directory):
+            terminal.print_json(values, in_a_line=True)
     elif watch:
-        watch_run(run)
+        watch_run(directory)
+    elif as_json:
+        terminal.print_json(progress(run))
     else:
         print_progress(progress(run))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -37,7 +39,7 @@ from evomerge.report.documents import doubt_about_baselines
 from evomerge.report.progress import in_words as scores_in_words
 from evomerge.report.progress import points, progress
 from evomerge.report.words import duration, short_names
-from evomerge.run.folder import RunFolder
+from evomerge.run.folder import RunFolder, has_more_stages
 from evomerge.run.history import History
 from evomerge.run.lines import Event
 from evomerge.scores import Failure, Scores
@@ -48,7 +50,7 @@ log = logging.getLogger(__name__)
 _PAUSE = 2.0
 _PATIENCE = 10.0  # seconds in which a search that has just been started takes its lock
 _MOST_WORKERS = 10  # that are listed one by one
-_NEWS = ("state", "candidates", "scored", "failed", "best", "winner", "phase")
+_NEWS = ("run", "state", "candidates", "scored", "failed", "best", "winner", "phase")
 
 
 @contextmanager
@@ -107,32 +109,47 @@ def _latest_in_words(item: Mapping[str, Any]) -> str:
     return f"{about}{_scores_in_words(item)} ({item['candidate']})"
 
 
-def states(run: RunFolder) -> Iterator[dict[str, Any]]:
-    """Yield the progress of a run again and again to its end; wait for one that has just begun."""
-    values, end = progress(run), time.monotonic() + _PATIENCE
-    while values["state"] == "stopped" and not values["candidates"] and time.monotonic() < end:
-        time.sleep(0.2)
-        values = progress(run)
-    yield values
-    while values["state"] in ("running", "stopping"):
-        time.sleep(_PAUSE)
-        values = progress(run)
-        yield values
+def states(directory: Path) -> Iterator[dict[str, Any]]:
+    """Yield the progress of a run again and again to its end, with that of later stages.
+
+    It waits for a search or a stage that is about to begin.
+    """
+    seen = time.monotonic()
+    while True:
+        values = progress(RunFolder(directory))
+        is_new = values["state"] == "stopped" and not values["candidates"]
+        waits = is_new or (values["state"] == "done" and has_more_stages(directory))
+        if values["state"] in ("running", "stopping"):
+            seen = time.monotonic()
+            yield values
+            time.sleep(_PAUSE)
+        elif waits and time.monotonic() < seen + _PATIENCE:
+            time.sleep(0.2)
+        else:
+            yield values
+            return
 
 
-def watch(run: RunFolder) -> None:
-    """Show the progress until the search ends: redrawn on a terminal, news in a pipe."""
-    if out.is_terminal:
-        with Live(console=out, auto_refresh=False) as live:
-            for values in states(run):
-                live.update(Group(*(make_table(*table) for table in _tables(values))), refresh=True)
-        return
+def news(directory: Path) -> Iterator[dict[str, Any]]:
+    """Yield the progress of a run whenever something has changed, to its end."""
     shown = None
-    for values in states(run):
-        news = [values.get(key) for key in _NEWS]
-        if news != shown:
+    for values in states(directory):
+        found = [values.get(key) for key in _NEWS]
+        if found != shown:
+            yield values
+        shown = found
+
+
+def watch(directory: Path) -> None:
+    """Show the progress until the search ends: redrawn on a terminal, news in a pipe."""
+    if not out.is_terminal:
+        for values in news(directory):
             print_progress(values)
-        shown = news
+            sys.stdout.flush()
+        return
+    with Live(console=out, auto_refresh=False) as live:
+        for values in states(directory):
+            live.update(Group(*(make_table(*table) for table in _tables(values))), refresh=True)
 
 
 def print_progress(values: Mapping[str, Any]) -> None:

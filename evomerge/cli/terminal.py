@@ -40,10 +40,13 @@ out = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
-def print_json(value: Any) -> None:
-    """Print a value as strict JSON; nan and infinities become null."""
-    text = json.dumps(replaced(value, _finite), indent=2, ensure_ascii=False)
+def print_json(value: Any, *, in_a_line: bool = False) -> None:
+    """Print a value as strict JSON; nan and infinities become null. A line is told at once."""
+    indent = None if in_a_line else 2
+    text = json.dumps(replaced(value, _finite), indent=indent, ensure_ascii=False)
     sys.stdout.write(escaped_controls(text) + "\n")
+    if in_a_line:
+        sys.stdout.flush()
 
 
 def _finite(value: Any) -> Any:

@@ -58,6 +58,16 @@ def begun_stages(path: Path) -> list[Path]:
     return [folder for folder in folders if folder.exists()]
 
 
+def has_more_stages(path: Path) -> bool:
+    """Whether a folder holds a search in stages of which some have not begun."""
+    if not (path / STAGES).is_file():
+        return False
+    text = read_text(path / STAGES, RunFolderError)
+    found = yaml_mapping(text, str(path / STAGES), "a search in stages", RunFolderError)
+    stages = found.get("stages")
+    return isinstance(stages, list) and len(begun_stages(path)) < len(stages)
+
+
 def is_begun(path: Path) -> bool:
     """Whether a folder holds a run, or a search in stages."""
     # `os.path` has an answer for names that are too long.

@@ -126,7 +126,7 @@ def test_export_of_a_run_without_scores_says_so(tmp_path, state):
     assert not (tmp_path / "model").exists()
 
 
-def finished(folder):
+def finished(folder, **changes):
     events = [
         *(asked(0, 'a "quoted", label'), told(0, scores(6))),
         *(asked(1, genome=[0.25]), told(1, FAILED)),
@@ -134,7 +134,7 @@ def finished(folder):
         told(2, scores(20)) | {"event": "score", "split": "test"},
         {"event": "winner", "candidate": 2},
     ]
-    return write_run(folder, events)
+    return write_run(folder, events, **changes)
 
 
 def test_csv_has_the_rows_of_json(tmp_path, capsys):
@@ -225,6 +225,22 @@ def test_watch_of_a_run_without_a_writer_ends_at_once(tmp_path, capsys):
     run = finished(tmp_path / "run")
     assert call(["status", str(run.path), "--watch"]) == 0
     assert capsys.readouterr().out.count("state\t") == 1
+    assert call(["status", str(run.path), "--watch", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["state"] == "stopped"
+
+
+def test_watch_waits_for_the_next_stage_and_tells_it_in_a_line(tmp_path, monkeypatch, capsys):
+    finished(tmp_path / "stage-1", budget={"candidates": 3})
+    (tmp_path / "stages.yaml").write_text("stages: [{}, {}]")
+
+    def begin_the_next(seconds: float) -> None:
+        finished(tmp_path / "stage-2")
+
+    monkeypatch.setattr("evomerge.cli.live.time.sleep", begin_the_next)
+    assert call(["status", str(tmp_path), "--watch", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["run"] == str(tmp_path / "stage-2")
 
 
 def test_times_by_phase_and_the_preparation_that_goes_on(tmp_path, capsys):
