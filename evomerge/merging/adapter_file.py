@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.layout import layout_of
-from evomerge.merging.lowrank import factors
+from evomerge.merging.lowrank import factors, squared
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.heads import classified
 
@@ -73,7 +73,7 @@ class AdapterFile:
         users = self._users_of(name)
         path, own = users[0]
         kind, change = self._modules[path], new - old
-        size = float(change.double().square().sum())
+        size = squared(change)
         self.errors[name] = (0.0, size)
         self._is_tied |= len(users) > 1 and change.ndim == 2
         if _within(path, self._whole):

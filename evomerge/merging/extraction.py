@@ -81,7 +81,7 @@ def extracted(
                 old, new = _made(maker, own_plan), _made(maker, plan)
                 if not torch.equal(old, new):
                     adapter.add(plan.name, old, new)
-            for source in plan.inputs:
+            for source in (*plan.inputs, *own_plan.inputs):
                 maker.reader.release(source)
         if not adapter.targets:
             raise CheckpointError(

@@ -20,6 +20,9 @@ _MORE, _ROUNDS = 16, 4
 best cut does (`tests/merging/test_lowrank.py`)."""
 
 
+_ROWS = 4096
+
+
 @dataclass(frozen=True)
 class Factors:
     """The product `up @ down` that is nearest to a matrix.
@@ -57,4 +60,15 @@ def factors(change: Tensor, rank: int, rounding: float = 0.0) -> Factors:
     count = min(rank, int((values > max(rounding, float(values[0]) * 2**-21)).sum()))
     root = values[:count].sqrt()
     up, down = up[:, :count] * root, root[:, None] * down[:count]
-    return Factors(up, down, float((change - up @ down).double().square().sum()))
+    return Factors(up, down, squared(change, up, down))
+
+
+def squared(change: Tensor, up: Tensor | None = None, down: Tensor | None = None) -> float:
+    """Return the squared norm of a tensor, or of what a product lacks of it, summed in float64."""
+    total = 0.0
+    for start in range(0, len(change), _ROWS):  # a copy of all of it would be the largest part
+        part = change[start : start + _ROWS]
+        if up is not None and down is not None:
+            part = part - up[start : start + _ROWS] @ down
+        total += float(part.double().square().sum())
+    return total

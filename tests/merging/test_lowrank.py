@@ -54,3 +54,15 @@ def test_what_is_rounding_has_no_rank():
     found = factors((old + true * 0.01) - old, 20, rounding=1e-4)
     assert found.up.shape == (64, 3)
     assert found.lost < 1e-6 * float((true * 0.01).square().sum())
+
+
+@pytest.mark.parametrize("shape", [(30,), (30, 20)])
+def test_norms_are_summed_part_by_part(shape, monkeypatch):
+    monkeypatch.setattr(lowrank, "_ROWS", 7)
+    generator = torch.Generator().manual_seed(3)
+    matrix = torch.randn(shape, generator=generator)
+    assert lowrank.squared(matrix) == pytest.approx(float(matrix.double().square().sum()))
+    if len(shape) == 2:
+        up, down = (torch.randn(n, generator=generator) for n in ((30, 4), (4, 20)))
+        lost = float((matrix - up @ down).double().square().sum())
+        assert lowrank.squared(matrix, up, down) == pytest.approx(lost)
