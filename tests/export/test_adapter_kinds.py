@@ -64,6 +64,7 @@ def written(parent: str, file: Path) -> Path:
     return file
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "kind",
     [
