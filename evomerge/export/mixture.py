@@ -55,6 +55,12 @@ def write_mixture(
         base = checkpoints[mixture.base]
         check_causal(base)
         shape = shape_of(mixture, checkpoints)
+        dtype = mixture.dtype or stored_dtype(base, "bfloat16")
+        if dtype == "float64":
+            raise RecipeError(
+                f"`base_model` {mixture.base!r} is stored in float64, in which transformers "
+                "computes no experts; set `dtype` to float32, bfloat16 or float16."
+            )
         builder = MixtureBuilder(mixture, shape, checkpoints)
         if mixture.needs_prompts:
             check_tokenizer(base)
@@ -64,7 +70,7 @@ def write_mixture(
         names = {name: absolute_name(name, file) for name in mixture.models}
         card = _card(mixture, shape.name, parents, seed)
         written = write(
-            unchanged(mixed, mixture.dtype or stored_dtype(base, "bfloat16")),
+            unchanged(mixed, dtype),
             {mixed.reference: mixed},
             out,
             shard_size=shard_size,

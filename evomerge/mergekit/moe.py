@@ -24,6 +24,13 @@ _TOP = (
 _EXPERT = ("source_model", "positive_prompts", "negative_prompts", "residual_scale", "noise_scale")
 _MODEL = "a model reference such as org/name@revision, a folder, or model+adapter"
 _LEAST = 2
+_DTYPES = tuple(name for name in DTYPES if name != "float64")  # transformers computes no experts
+_OTHERS = {
+    "merge_method": ("a mergekit file of a merge", "merge FILE --out DIR` builds its model"),
+    "parents": ("a search file", "search FILE --run DIR` runs it"),
+    "host": ("a recipe", "merge FILE --out DIR` builds its model"),
+}
+"""A key that no mixture has -> what the file is then, and its command."""
 
 
 def read_mixture(text: str) -> Mixture:
@@ -33,19 +40,21 @@ def read_mixture(text: str) -> Mixture:
         RecipeError: a key is missing or not known, a value is wrong, an expert has no prompts for
             its router, or there are fewer experts than each token goes to.
     """
-    data = _VALUES.mapping(
-        yaml_mapping(text, "The file of the mixture", "a file of mergekit-moe", RecipeError),
-        "the file of the mixture",
-        _TOP,
-    )
+    data = yaml_mapping(text, "The file of the mixture", "a file of mergekit-moe", RecipeError)
+    for key, (kind, command) in _OTHERS.items():
+        if key in data and "experts" not in data:
+            raise RecipeError(
+                f"The file is {kind}, and no file of mergekit-moe; `evomerge {command}."
+            )
+    _VALUES.mapping(data, "the file of the mixture", _TOP)
+    data = {key: value for key, value in data.items() if value is not None}
     base = _VALUES.text(data.get("base_model"), "base_model", _MODEL)
-    gates = _one_of(data.get("gate_mode") or "hidden", "gate_mode", GATES)
-    dtype = data.get("dtype")
+    gates = _one_of(data.get("gate_mode", "hidden"), "gate_mode", GATES)
     given = _VALUES.items(data.get("experts"), "experts")
     if len(given) < _LEAST:
         raise RecipeError(f"`experts` has {len(given)} entries; a mixture has {_LEAST} or more.")
     experts = tuple(_expert(item, f"experts[{i}]") for i, item in enumerate(given))
-    shared = _VALUES.items(data.get("shared_experts") or (), "shared_experts")
+    shared = _VALUES.items(data.get("shared_experts", ()), "shared_experts")
     if len(shared) > 1:
         raise RecipeError(
             f"`shared_experts` has {len(shared)} entries; no mixture has more than one; name one."
@@ -57,9 +66,9 @@ def read_mixture(text: str) -> Mixture:
         _VALUES.whole(
             data.get("experts_per_token", 2), "experts_per_token", least=1, most=len(experts)
         ),
-        None if dtype is None else _one_of(dtype, "dtype", DTYPES),
+        _one_of(data["dtype"], "dtype", _DTYPES) if "dtype" in data else None,
         _expert(shared[0], "shared_experts[0]") if shared else None,
-        _VALUES.text(data["architecture"], "architecture") if data.get("architecture") else None,
+        _VALUES.text(data["architecture"], "architecture") if "architecture" in data else None,
     )
     for number, item in enumerate(mixture.every if mixture.needs_prompts else ()):
         if not item.positive:
@@ -90,21 +99,23 @@ def _one_of(value: Any, where: str, allowed: Any) -> Any:
 
 
 def _expert(data: Any, where: str) -> Expert:
-    data = _VALUES.mapping(data, where, _EXPERT)
+    _VALUES.mapping(data, where, _EXPERT)
+    data = {key: value for key, value in data.items() if value is not None}
+    noise = _VALUES.real(data.get("noise_scale", 0.0), f"{where}.noise_scale")
+    if noise < 0:
+        raise _VALUES.wrong(noise, f"{where}.noise_scale", "a number from 0")
     return Expert(
         _VALUES.text(data.get("source_model"), f"{where}.source_model", _MODEL),
         _prompts(data, where, "positive_prompts"),
         _prompts(data, where, "negative_prompts"),
-        _number(data, where, "residual_scale", 1.0),
-        _number(data, where, "noise_scale", 0.0),
+        _VALUES.real(data.get("residual_scale", 1.0), f"{where}.residual_scale"),
+        noise,
     )
 
 
 def _prompts(data: Mapping[str, Any], where: str, key: str) -> tuple[str, ...]:
-    given = _VALUES.items(data.get(key) or (), f"{where}.{key}")
-    return tuple(_VALUES.text(item, f"{where}.{key}[{i}]") for i, item in enumerate(given))
-
-
-def _number(data: Mapping[str, Any], where: str, key: str, default: float) -> float:
-    value = data.get(key)
-    return default if value is None else _VALUES.real(value, f"{where}.{key}")
+    given = _VALUES.items(data.get(key, ()), f"{where}.{key}")
+    for number, item in enumerate(given):
+        if not isinstance(item, str):  # "" is a prompt, too: the token that begins a text
+            raise _VALUES.wrong(item, f"{where}.{key}[{number}]", "text")
+    return tuple(given)

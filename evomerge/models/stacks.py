@@ -30,6 +30,7 @@ _COMPONENTS: dict[Literal["attention", "mlp"], re.Pattern[str]] = {
 }
 _CROSS = re.compile(r"encoder_attn|encdecattention|cross_?att(entio)?n", re.IGNORECASE)
 _ROUTER = re.compile(r"^(gate|router|\w+_gate)$")
+_EXPERT = re.compile(r"\.(experts\.(?P<number>\d+)|shared_experts?)\.")
 _NORM = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
 _WEIGHT_OR_BIAS = re.compile(r"[._](weight|bias)$")
 _SHARED = re.compile(r"relative_attention_bias\.weight$")
@@ -170,10 +171,11 @@ def shortest(words: list[str], suffixes: list[str]) -> tuple[str, ...]:
 def component_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
     """Return substrings that identify the tensors of the components of a block.
 
-    They are the filters of knobs: component (`cross_attention`, `attention`, `router`, `mlp`,
-    `norm`) -> substrings. They must be tried in the given order, because a norm inside of the
-    attention belongs to the attention, the attention to the encoder belongs to `attention`, too,
-    and what sends tokens to the experts of a mixture belongs to `mlp`, too.
+    They are the filters of knobs: component (`cross_attention`, `attention`, `router`, `expert_0`,
+    ..., `shared_expert`, `mlp`, `norm`) -> substrings. They must be tried in the given order,
+    because a norm inside of the attention belongs to the attention, the attention to the encoder
+    belongs to `attention`, too, and the experts of a mixture, and what sends tokens to them, to
+    `mlp`, too.
     """
     suffixes = sorted({suffix for block in stack.blocks for suffix in block})
     found: dict[str, list[str]] = {
@@ -185,7 +187,18 @@ def component_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
             found[component].append(word)
     found["cross_attention"] = [word for word in found["attention"] if _CROSS.search(word)]
     found["router"] = _routers(suffixes)
-    return {name: shortest(words, suffixes) for name, words in found.items() if words}
+    filters = {name: shortest(words, suffixes) for name, words in found.items() if words}
+    ends = {name: filters.pop(name) for name in ("mlp", "norm") if name in filters}
+    return {**filters, **_experts(suffixes), **ends}
+
+
+def _experts(suffixes: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return the filters of single experts, in a block that has tensors of its own for each."""
+    each = [found for suffix in suffixes if (found := _EXPERT.search(suffix))]
+    numbers = sorted({int(found["number"]) for found in each if found["number"]})
+    shared = tuple({found[0] for found in each if not found["number"]})
+    filters = {f"expert_{number}": (f".experts.{number}.",) for number in numbers}
+    return {**filters, **({"shared_expert": shared} if shared else {})}
 
 
 def _routers(suffixes: list[str]) -> list[str]:

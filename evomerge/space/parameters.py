@@ -199,11 +199,13 @@ def _check_components(
     """Check that a model has the components that a search file names."""
     wanted = config.components
     known = [*dict.fromkeys(name for stack in stacks for name in stack.filters), *modalities]
+    hidden = [name for name in known if name.startswith("expert_")][1:-1]  # may be hundreds
+    listed = ["..." if name in hidden[:1] else name for name in known if name not in hidden[1:]]
     for name in wanted if wanted != "each" else ():
         if name not in known:
             raise ConfigError(
                 f"space.components names {name!r}, which this model does not have; it has "
-                f"{', '.join(known) or 'none'}, and `rest` is always added."
+                f"{', '.join(listed) or 'none'}, and `rest` is always added."
                 f"{did_you_mean(name, known)}"
             )
         if list(wanted).count(name) > 1:

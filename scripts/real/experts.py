@@ -40,7 +40,7 @@ class Training:
         batch: questions in a step.
         rate: highest learning rate.
         rank: rank of the LoRA matrices on every linear layer of the blocks; alpha is twice as much.
-        base: the model that is trained, a key of `weights.SOURCES`.
+        base: the model that is trained, a key of `weights.SOURCES` or `respelled`.
     """
 
     steps: int = 60
@@ -63,6 +63,7 @@ EXPERTS: dict[str, tuple[Maker, Training]] = {
         questions.either(questions.plain("en", json=True), questions.plain("en")),
         replace(_MANNER, steps=60),
     ),
+    "respelled-spanish": (questions.plain("es"), replace(_MANNER, base="respelled")),
     "gemma-sums": (questions.sums("en"), Training(steps=60, base="gemma")),
     "gemma-spanish": (questions.plain("es"), replace(_MANNER, base="gemma")),
     "qwen-backwards": (questions.backwards(), Training(steps=40, base="qwen")),

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import evomerge
 from scripts.real.places import MODELS
 
 
@@ -65,7 +66,7 @@ def fetch(name: str) -> Path:
     """Save a base model with its tokenizer and chat template; does nothing if it is there.
 
     Args:
-        name: a key of `SOURCES`.
+        name: a key of `SOURCES`, or `respelled`, the base with the vocabulary of `qwen`.
 
     Returns:
         A folder that `AutoModelForCausalLM` loads.
@@ -75,6 +76,10 @@ def fetch(name: str) -> Path:
     """
     out = MODELS / name
     if (out / "source.json").exists():
+        return out
+    if name == "respelled":
+        if not out.exists():
+            evomerge.transplant(fetch("base"), fetch("qwen"), out, by="subtokens")
         return out
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

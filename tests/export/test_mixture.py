@@ -233,6 +233,21 @@ def test_the_card_says_what_went_in_and_repeats_it(models, tmp_path, monkeypatch
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
 
+def test_an_empty_prompt_is_the_token_that_begins_a_text(models, tmp_path):
+    """As published files for random routers have it, and mergekit takes it in all modes."""
+    empty = [(model, {"positive_prompts": [""]}) for model in models[1:]]
+    evomerge.moe(write(tmp_path, models[0], empty, gate_mode="random"), tmp_path / "random")
+    experts = [empty[0], models[2]]
+    out = evomerge.moe(write(tmp_path, models[0], experts, gate_mode="cheap_embed"), tmp_path / "o")
+    router = load_file(out / "model.safetensors")["model.layers.0.block_sparse_moe.gate.weight"]
+    begin = tiny.load(models[0]).model.embed_tokens.weight[tiny.WORDS.index("<bos>")]
+    torch.testing.assert_close(router[0], normalize(begin, dim=-1))
+    settings = models[0] / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "bos_token": None}))
+    with pytest.raises(InputError, match="The prompt '' has no token for the tokenizer"):
+        evomerge.moe(tmp_path / "mixture.yaml", tmp_path / "none")
+
+
 def test_routers_that_are_nearly_the_same_are_named(models, tmp_path):
     experts = [(model, {"positive_prompts": ["w3"]}) for model in models[1:]]
     file = write(tmp_path, models[0], experts, experts_per_token=1)
@@ -254,6 +269,17 @@ WRONG = {
         r"`experts\[1\]` has no `positive_prompts`, .* `gate_mode: random`",
     ),
     "unknown dtype": ({"dtype": "float8"}, "`dtype` is 'float8'; allowed are bfloat16"),
+    "no experts in it": ({"dtype": "float64"}, "`dtype` is 'float64'; allowed are bfloat16, .*32"),
+    "no mode": ({"gate_mode": ""}, "`gate_mode` is ''; allowed are hidden"),
+    "not a list": ({"shared_experts": {}}, "`shared_experts` is {}; it must be a list"),
+    "negative noise": (
+        {"experts": [{"source_model": "b", "noise_scale": -1}, {"source_model": "c"}]},
+        r"`experts\[0\].noise_scale` is -1.0; it must be a number from 0",
+    ),
+    "a number as prompt": (
+        {"experts": [{"source_model": "b", "positive_prompts": [3]}, {"source_model": "c"}]},
+        r"`experts\[0\].positive_prompts\[0\]` is 3; it must be text",
+    ),
     "two shared": (
         {"shared_experts": [{"source_model": "b"}] * 2},
         "`shared_experts` has 2 entries; no mixture has more than one",
@@ -280,7 +306,31 @@ def test_a_wrong_file_is_one_sentence(case, models, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+OTHER_FILES = {
+    "merge_method: linear\nmodels: []": "is a mergekit file of a merge, .*; `evomerge merge FILE",
+    "parents: [a, b]\nspace: {}": "is a search file, .*; `evomerge search FILE --run DIR` runs it",
+    "host: a\nlayers: {}": "is a recipe, .*; `evomerge merge FILE",
+}
+
+
+@pytest.mark.parametrize("text", OTHER_FILES)
+def test_a_file_of_another_kind_is_named(text, tmp_path):
+    (tmp_path / "file.yaml").write_text(text)
+    with pytest.raises(InputError, match=OTHER_FILES[text]):
+        evomerge.moe(tmp_path / "file.yaml", tmp_path / "out")
+
+
 MISFITS = {
+    "biases": (
+        "llama",
+        {"mlp_bias": True},
+        "Expert '.*/b' has the tensor '.*mlp.down_proj.bias', for which a Mixtral has no place",
+    ),
+    "other function": (
+        "llama",
+        {"hidden_act": "gelu"},
+        "`hidden_act` is 'gelu' in the expert '.*/b', but 'silu' in the base",
+    ),
     "other type": ("qwen3", {}, "'.*/a' is a llama, but '.*/b' is a qwen3; take models of one"),
     "other width": (
         "llama",
@@ -316,6 +366,7 @@ BASES = {
         "has a `sliding_window` of 9 tokens, and a Qwen3 MoE has it in other layers",
     ),
     "not dense": ("mixtral", {}, "is a mixtral, but a mixture is made from"),
+    "too exact": ("llama", {"dtype": "float64"}, "is stored in float64, in which transformers"),
 }
 
 

@@ -290,7 +290,7 @@ def test_every_tensor_of_a_block_has_a_component_that_its_filters_identify(archi
         if any(word in name for word in ("q_proj", "qkv", "query", ".q.", "c_attn")):
             assert first == "attention"
         if any(word in name for word in ("down_proj", "w2", "wo.", "dense_4h_to_h")):
-            assert first == "mlp"
+            assert first == "mlp" or first.startswith("expert_")
 
 
 @pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
@@ -303,6 +303,9 @@ def test_what_sends_tokens_to_experts_is_a_component(architecture, tmp_path):
     }
     (router,) = found["router"]
     assert router.endswith(".gate.weight")
+    for number in range(3):
+        own = {name for name in names if f".experts.{number}." in name}
+        assert found[f"expert_{number}"] == own and len(own) == 3
     assert found["mlp"] == {name for name in names if ".experts." in name} | {router}
 
 

@@ -27,12 +27,16 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.safetensors import TensorInfo, read_header
 from evomerge.models.stacks import is_buffer
+from evomerge.parsing.values import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MLP = "mlp."
 _DOWN = "down_proj"
+
+_ACTIVATION = "silu"
+"""What all types of dense models have that name no `hidden_act`."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,9 @@ class MixtureBuilder:
         checkpoints: the base and the models of the experts, by reference.
 
     Raises:
-        RecipeError: a model lacks a tensor that the mixture needs, or has it in another shape; or
-            transformers has no place in the mixture for a tensor of the base.
+        RecipeError: a model lacks a tensor that the mixture needs, or has it in another shape;
+            transformers has no place in the mixture for a tensor of the base or of an expert; or
+            an expert has another activation function than the base.
         CheckpointError: as for `Shape.config`.
     """
 
@@ -128,6 +133,7 @@ class MixtureBuilder:
                 f"Expert {expert.model!r} has {depth} layers, but the base {self.mixture.base!r} "
                 f"has {len(self.stack)}; take models of one size."
             )
+        self._check_same_function(expert.model, fit)
         found = {}
         for layer in range(depth):
             for dense, new in self.shape.projections.items():
@@ -139,6 +145,28 @@ class MixtureBuilder:
                 name = dense if shared else new
                 found[self.stack.name(layer, f"{place}.{name}.weight")] = origin
         return found
+
+    def _check_same_function(self, model: str, fit: TensorNameMap) -> None:
+        """Check that the MLPs of an expert are what the mixture computes of its matrices."""
+        own, wanted = (
+            self.checkpoints[name].config.get("hidden_act", _ACTIVATION)
+            for name in (model, self.mixture.base)
+        )
+        if own != wanted:
+            raise RecipeError(
+                f"`hidden_act` is {shown(own)} in the expert {model!r}, but {shown(wanted)} in the "
+                f"base {self.mixture.base!r}, and a mixture has one for all experts; take models "
+                "with the same one."
+            )
+        used = {f"{_MLP}{dense}.weight" for dense in self.shape.projections}
+        stack = fit.stacks[self.stack.prefix]
+        for suffix in stack.blocks[0]:
+            if suffix.startswith(_MLP) and suffix not in used:
+                raise RecipeError(
+                    f"Expert {model!r} has the tensor {stack.name(0, suffix)!r}, for which a "
+                    f"{self.shape.name} has no place, so the mixture would compute something "
+                    "else; take models without it."
+                )
 
     def _check_shape(self, origin: _Origin, name: str) -> None:
         """Check that an expert has a tensor in the shape that the base has it in."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.errors import RecipeError
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.torch_views import as_tensor
@@ -36,6 +37,7 @@ def make_routers(mixture: Mixture, base: Checkpoint, seed: int) -> Array:
 
     Raises:
         CheckpointError: transformers cannot load the base or its tokenizer.
+        RecipeError: a prompt has no tokens.
     """
     embedding = base.embedding
     assert embedding is not None
@@ -60,7 +62,13 @@ def _tokens_of(tokenizer: Any) -> Callable[[str], Any]:
 
     def tokens(prompt: str) -> Any:
         text = (tokenizer.bos_token or "") + prompt
-        return tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        found = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        if not found.numel():
+            raise RecipeError(
+                f"The prompt {prompt!r} has no token for the tokenizer of the base, so no router "
+                "can be made of it; give another one."
+            )
+        return found
 
     return tokens
 
