@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.errors import RecipeError
-from evomerge.export.card import block, code, plain
+from evomerge.export.card import CARD, block, code, fingerprints_of, licence_of, plain
 from evomerge.export.metadata import card_data
-from evomerge.export.parents import Parent, common_licence, describe_parents
+from evomerge.export.parents import Parent, describe_parents
 from evomerge.export.recipe import absolute_name, start_of
 from evomerge.mergekit.moe import read_mixture, renamed_mixture
 from evomerge.merging.mixtures.mixture import Expert, Mixture
@@ -74,7 +74,7 @@ def write_mixture(
             {mixed.reference: mixed},
             out,
             shard_size=shard_size,
-            texts={"README.md": card, CONFIG: renamed_mixture(text, names)},
+            texts={CARD: card, CONFIG: renamed_mixture(text, names)},
             patches={mixed.reference: patch} if patch else None,
         )
     return (*written, *_doubts(mixture, routers))
@@ -106,7 +106,7 @@ def _card(mixture: Mixture, shape: str, parents: Mapping[str, Parent], seed: int
     used = list(parents.values())
     data = card_data("", "text-generation", used, mergekit=True)
     data.tags = [*(data.tags or ()), "moe"]
-    licence, count = common_licence(used), len(mixture.experts)
+    count = len(mixture.experts)
     rows = [
         _row(f"shared, {number}" if number == count else str(number), item, parents)
         for number, item in enumerate(mixture.every)
@@ -124,18 +124,12 @@ def _card(mixture: Mixture, shape: str, parents: Mapping[str, Parent], seed: int
         + "\n".join(rows),
         f"Routers: {code(mixture.gates)}{random}{', from these prompts:' if any(prompts) else '.'}",
         *filter(None, prompts),
-        "## Licence",
-        f"The cards of all models name the licence {code(licence.label)}; so does this card."
-        if licence
-        else "**This card names no licence**, since the cards of the models name different ones, "
-        "or not all of them name one. Read the licences of the models before you use or publish "
-        "this one.",
+        licence_of(used),
         "## How to repeat",
         block([f"evomerge moe {CONFIG} --out MODEL_DIR{f' --seed {seed}' if seed else ''}"]),
         "(`evomerge push` does not upload this file if it names folders of the machine where the "
         "model was made.)",
-        "Fingerprints of the models (SHA-256 of config, tokenizer and samples of the weights):",
-        "\n".join(f"- {code(item.name)}: {code(item.fingerprint)}" for item in used),
+        fingerprints_of(used),
     ]
     return "\n\n".join(lines) + "\n"
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from evomerge.errors import CheckpointError, InputError, did_you_mean
+from evomerge.export.card import CARD, block, code, fingerprints_of, licence_of, plain
+from evomerge.export.metadata import card_data
+from evomerge.export.parents import Parent, describe_parents
 from evomerge.models.causal import check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes, without_code
@@ -79,8 +84,21 @@ def transplant(
         load_tokenizer(donor.folder, donor.reference)
         plan = Transplant.of(host, donor)
         files = files_of(plan, host, donor)
+        names = {host.reference: host, donor.reference: donor}
+        parents = describe_parents(names, names, opener.named)
         sums = _by_atoms(plan, host, donor, atoms) if by == "omp" else _by_pieces(plan, host)
         filled = next(iter(sums.values())).filled
+        done = Transplanted(
+            plan.size,
+            len(plan.kept),
+            int(filled.sum()) - len(plan.kept),
+            (
+                *code_notes(host.reference, [host.folder / "config.json"]),
+                *code_notes(donor.reference, donor.companions),
+                *files.notes,
+            ),
+        )
+        card = _card(plan, done, parents, by, atoms)
         index = np.where(filled, np.arange(plan.size), -1).tolist()
         patches = adapter_patches({host.reference: host})
         adapted = patches.get(host.reference)
@@ -96,19 +114,14 @@ def transplant(
             {host.reference: host},
             out,
             shard_size=shard_bytes,
-            extra_files=files.texts,
+            extra_files={**files.texts, CARD: card},
             dropped=files.dropped,
             patches={host.reference: patch},
             rows=MatchedRows(
                 plan.size, plan.size, {host.reference: index}, {}, None, files.special_ids
             ),
         )
-    left_out = (
-        *code_notes(host.reference, [host.folder / "config.json"]),
-        *code_notes(donor.reference, donor.companions),
-    )
-    kept = len(plan.kept)
-    return Transplanted(plan.size, kept, int(filled.sum()) - kept, (*left_out, *files.notes))
+    return done
 
 
 def _check_causal(model: Checkpoint) -> None:
@@ -139,6 +152,56 @@ def _tokenizer_alone(reference: str) -> Checkpoint:
     config = folder / "config.json"
     given = without_code(read_json(config)) if config.is_file() else {}
     return Checkpoint(reference, folder, given, {})
+
+
+def _card(
+    plan: Transplant, done: Transplanted, parents: Mapping[str, Parent], by: str, atoms: int
+) -> str:
+    """Return the model card, without a path of this machine; `parents`: the model and its donor."""
+    model, donor = models = tuple(parents.values())
+    own, other = code(model.name), code(donor.name)
+    data = card_data("", "text-generation", models, mergekit=False)
+    data.base_model, data.tags = list(model.hub_ids) or None, ["evomerge", "transplant"]
+    data.base_model_relation = "finetune" if data.base_model else None  # there is no nearer word
+    way = (
+        f"sums of {atoms} rows of {plain(model.name)}: those sums that are near to the rows in "
+        f"{plain(donor.name)} (orthogonal matching pursuit, arXiv 2506.06607)"
+        if by == "omp"
+        else f"averages of the rows of the pieces that {plain(model.name)} cuts the token into"
+    )
+    rows = [
+        (done.kept, f"those of the same tokens in {plain(model.name)}"),
+        (done.approximated, way),
+        (done.rows - done.kept - done.approximated, "the average of all rows"),
+    ]
+    known = len(plan.model.tokens.ids)
+    gone = known - len(set(plan.kept.values()))
+    command = shlex.join(["evomerge", "transplant", model.name, "--tokenizer", donor.name])
+    options = f"--atoms {atoms}" if by == "omp" else f"--by {by}"
+    lines = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {plain(model.name)} with the vocabulary of {plain(donor.name)}",
+        f"Made by evomerge {version('evomerge')} from {own}, without training. It has the tokens "
+        f"of {other}, so it can be merged with models that have them, too. Embeddings and head "
+        f"have {done.rows:,} rows; all other weights are those of {own}.",
+        "| tokens | rows |\n|---|---|\n"
+        + "\n".join(f"| {count:,} | {what} |" for count, what in rows if count),
+        "The average of all rows stands for padding, and for texts that no row was found for. "
+        f"Tokens of {own} that are gone: {gone:,} of {known:,}.",
+        *(_published(note, parents) for note in done.notes),
+        licence_of(models),
+        "## How to repeat",
+        block([f"{command} --out MODEL_DIR {options}"]),
+        fingerprints_of(models),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _published(note: str, parents: Mapping[str, Parent]) -> str:
+    for reference, parent in parents.items():
+        note = note.replace(repr(reference), repr(parent.name))
+        note = note.replace(f" of {reference} has ", f" of {parent.name} has ")
+    return plain(note)
 
 
 def _by_pieces(plan: Transplant, model: Checkpoint) -> Mapping[str, Combination]:

@@ -310,7 +310,8 @@ class Checkpoint:
         """
         if self.original is not None:
             return self.original.fingerprint
-        files = [self.folder / "config.json", *self.companions]
+        config = self.folder / "config.json"  # a tokenizer may have none
+        files = [*([config] if config.is_file() else []), *self.companions]
         files += (
             filter(Path.is_file, sorted(self.adapter.glob("adapter_*"))) if self.adapter else []
         )

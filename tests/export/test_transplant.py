@@ -205,6 +205,38 @@ def test_no_row_is_given_to_two_special_tokens(pair: tuple[Path, Path], tmp_path
     assert not new[ids(donor)["<x>"]].equal(old[ids(model)["<end>"]])
 
 
+@pytest.mark.parametrize("by", ["omp", "subtokens"])
+def test_the_card_says_what_became_of_the_tokens_and_repeats_it(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    model, donor = pair
+    for folder in pair:
+        (folder / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\n")
+    special = {"bos_token": "<s>", "eos_token": "<end>", "pad_token": "<x>"}
+    save_bpe(model, "byte-level", special, additional_special_tokens=["<|a|>"])
+    (model / "chat_template.jinja").write_text(TEMPLATE)
+    (donor / "chat_template.jinja").write_text("the donor's")
+    if by == "subtokens":  # a folder of a tokenizer alone
+        (donor / "config.json").unlink()
+    options = {"omp": "--atoms 4", "subtokens": "--by subtokens"}[by]
+    command = f"evomerge transplant model --tokenizer donor --out MODEL_DIR {options}"
+    evomerge.transplant(model, donor, tmp_path / "out", by=by, atoms=4)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"\n```\n{command}\n```\n" in card
+    assert "# model with the vocabulary of donor" in card
+    assert "| 18 | those of the same tokens in model |" in card
+    sums = {"omp": "| 2 | sums of 4 rows of model: ", "subtokens": "| 1 | averages of the rows of"}
+    assert sums[by] in card
+    assert "Tokens of `model` that are gone: 1 of 19." in card
+    assert r"The chat template is that of 'donor', whose tokenizer lacks '\<\|a\|\>'" in card
+    assert "license: mit" in card and "name the licence `mit`" in card
+    assert str(tmp_path) not in card
+    monkeypatch.chdir(tmp_path)
+    assert call(command.replace("MODEL_DIR", "again").split()[1:]) == 0
+    for name in ("model.safetensors", "config.json", "README.md", "tokenizer.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
 def _same_tokenizer(model: Path, donor: Path) -> None:
     for file in model.glob("tokenizer*"):
         shutil.copy(file, donor)
