@@ -186,9 +186,9 @@ def start(
     from evomerge.setup.runs import begin, prepare
 
     own = deepcopy(dict(data))  # the caller's mapping stays as it is
-    if candidates and stages.is_staged(own):
+    if candidates is not None and stages.is_staged(own):
         own = stages.with_candidates(own, candidates)
-    elif candidates:
+    elif candidates is not None:
         override(own, f"budget.candidates={candidates}")
     if resume and is_begun(folder):
         _continue(folder, *going_on(folder, own, source), allowed, run)

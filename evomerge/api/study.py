@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -208,12 +209,13 @@ class Study(Run):
             reason: why it has failed, if the score is None.
 
         Raises:
-            InputError: there is no such open candidate, or the names are others.
+            InputError: there is no such open candidate in this study, the score is no number, or
+                the names are others.
         """
         with self._lock:
-            number = candidate.number if isinstance(candidate, Asked) else int(candidate)
+            number = self._number(candidate)
             self._open_job(number)
-            outcome = Failure(TOLD, reason) if score is None else self._scores(score)
+            outcome = Failure(TOLD, str(reason)) if score is None else self._scores(score)
             self._asked.tell(number, outcome)
             self._session.wait()
             self._models.take_back(number)
@@ -246,6 +248,23 @@ class Study(Run):
             candidate = history.candidates[self._asked.waiting.popleft().candidate]
             return Asked(self, candidate, self._checked.space.genes)
 
+    def _number(self, candidate: Asked | int) -> int:
+        """Return the number of a candidate of this study."""
+        if isinstance(candidate, Asked):
+            other = candidate._study.folder
+            if other.absolute() != self.folder.absolute():
+                raise InputError(
+                    f"{candidate!r} is a candidate of the study {other}, and this one is "
+                    f"{self.folder}; tell its score to its own study."
+                )
+            return candidate.number
+        if isinstance(candidate, bool) or not isinstance(candidate, Integral):
+            raise InputError(
+                f"The candidate is {shown(candidate)}; it must be one that `ask` has given, or its "
+                "number."
+            )
+        return int(candidate)
+
     def _open_job(self, number: int) -> Job:
         """Return the job of an open candidate; InputError: there is none."""
         self._check_open()
@@ -272,8 +291,10 @@ class Study(Run):
                 f"{', '.join(names)}; tell a mapping with these names.{near}"
             )
         try:
+            if any(isinstance(value, str | bytes) for value in given.values()):
+                raise TypeError  # which `float` would read
             values = {f"{TOLD}/{name}": float(value) for name, value in given.items()}
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InputError(
                 f"The score is {shown(score)}, but must be a number, or None for a candidate that "
                 "has failed; `reason` says why."
@@ -294,15 +315,23 @@ def _begin(
     allowed: Permissions,
 ) -> dict[str, float]:
     """Begin the run of a study, if the folder has none; return the bounds that are new."""
-    from evomerge.config.schema import override, parse
+    from evomerge.config.messages import parsed
+    from evomerge.config.schema import BudgetConfig, override, parse
     from evomerge.setup.check import check_search
     from evomerge.setup.going_on import going_on
     from evomerge.setup.runs import begin, open_model
     from evomerge.setup.search import check_weights_are_finite
     from evomerge.setup.study import check_study
 
+    given = {} if candidates is None else {"candidates": candidates}
+    if given:
+        parsed(BudgetConfig, given, "budget")
+    if config is None and not is_begun(folder):
+        raise RunFolderError(
+            f"{folder} has no study that could go on; give a search file, with which one begins."
+        )
     if config is None:
-        return {} if candidates is None else {"candidates": candidates}
+        return dict(given)
     data, source = content_of(config)
     own = deepcopy(dict(data))
     if candidates is not None:

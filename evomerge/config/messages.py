@@ -89,6 +89,8 @@ def _expectation(item: Any) -> str:
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         return f"must be {words} {context[name]}"
+    if kind == "string_pattern_mismatch":  # the one pattern of the schema
+        return "must be a name of letters, digits, `_`, `.` and `-`"
     if kind == "too_short":
         return "must have at least one entry"
     if kind == "too_long":

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evomerge.config.schema import Frozen, SearchConfig, load, override, parse
+from evomerge.config.messages import parsed
+from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig, load, override, parse
 from evomerge.errors import RunFolderError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
@@ -209,10 +210,12 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
         given: the new bounds, `candidates`, `hours`, `patience` or `target`.
 
     Raises:
+        ConfigError: a new bound is none, such as 0 candidates.
         RunFolderError: the run has reached a bound already, a new one or one that stays.
     """
     if not given:
         return
+    parsed(BudgetConfig, given, "budget")
     history, config = History(run.events()), run.search_file()
     candidates, ranking = history.candidates, ranking_of(config)
     budget = {**config.budget.model_dump(), **history.budget, **given}

@@ -212,6 +212,42 @@ def test_only_open_candidates_have_scores_to_tell(tmp_path: Path) -> None:
     assert study.ask().number == 3
 
 
+def test_what_is_no_candidate_and_no_score_of_this_study_is_refused(tmp_path: Path) -> None:
+    """A number as text, or the candidate of another study, would be told to some candidate."""
+    study, other = (Study(CONFIG, run=tmp_path / name) for name in ("study", "other"))
+    candidate, foreign = study.ask(), other.ask()
+    for told, score, message in (
+        (foreign, 1.0, "is a candidate of the study .*/other, and this one is .*/study"),
+        ("0", 1.0, "The candidate is '0'; it must be one that `ask` has given, or its number"),
+        (0.7, 1.0, "The candidate is 0.7"),
+        (None, 1.0, "The candidate is None"),
+        (False, 1.0, "The candidate is False"),
+        (candidate, "3", "The score is '3', but must be a number"),
+        (candidate, {"wins": b"3"}, "must be a number"),
+        (candidate, {"wins": None}, "must be a number"),
+        (candidate, [1.0], "must be a number"),
+        (candidate, 10**400, "must be a number"),
+        (candidate, {}, "wants numbers for wins"),
+    ):
+        with pytest.raises(InputError, match=message):
+            study.tell(told, score)  # type: ignore[arg-type]
+    assert [item.number for item in study.history.open] == [0, 1, 2]
+    again = Study(run=tmp_path / "study")  # as if a cell of a notebook was run again
+    again.tell(candidate, True)
+    assert again.history.candidates[0].fitness == 1.0
+
+
+def test_a_budget_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="has no study that could go on; give a search file"):
+        Study(run=tmp_path / "study")
+    Study(CONFIG, run=tmp_path / "study").close()
+    for wrong in (0, -3, "x", float("nan")):
+        for config in (None, CONFIG):
+            with pytest.raises(ConfigError, match=r"`candidates` is .*; it must be a"):
+                Study(config, run=tmp_path / "study", candidates=wrong)  # type: ignore[arg-type]
+    assert "budget" not in (tmp_path / "study" / "journal.jsonl").read_text()
+
+
 def test_an_equal_recipe_is_not_scored_again(tmp_path: Path) -> None:
     space = {"kind": "dataflow", "variant": "dropping", "layers": [5, 6], "scales": 1.0}
     study = Study({**CONFIG, "space": space, "budget": {"candidates": 20}}, run=tmp_path / "study")
@@ -347,7 +383,7 @@ def other_epsilon(folder: Path) -> Path:
             "also has 'acc' of 'zoo_l2_maths'",
         ),
         ({"objectives": [{"task": "zoo_l2_maths"}]}, "has 'acc' of 'zoo_l2_maths'"),
-        ({"objectives": [{"told": "a/b"}]}, "told` is 'a/b'"),
+        ({"objectives": [{"told": "a/b"}]}, "told` is 'a/b'; it must be a name of letters"),
         ({"objectives": [{"told": "a", "metric": "b"}]}, "the `told` a and the `metric` b"),
         ({"objectives": [{"told": "a", "task": "b"}]}, "the `task` 'b' and the `told` a"),
         ({"stages": [{}]}, "stages"),
