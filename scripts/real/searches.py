@@ -47,6 +47,8 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "adapter": ("search", "gradients"),
     "three": ("search", "gradients"),
     "all": ("gradients",),
+    "mixture": ("search",),
+    "vocabulary": ("search",),
     "gemma": ("search", "gradients"),
     "qwen": ("search",),
     "encoders": ("search", "random search"),

@@ -376,3 +376,40 @@ def test_a_base_of_which_no_mixture_can_be_made_is_one_sentence(case, tmp_path):
     base = tiny.make(tmp_path / "a", kind, **changes)
     with pytest.raises(InputError, match=sentence):
         evomerge.moe(write(tmp_path, base, [base, base]), tmp_path / "out")
+
+
+def test_a_search_decides_how_much_of_a_model_each_expert_is(models, tmp_path):
+    """Each expert has a weight of its own in each group of layers."""
+    base, parent = (
+        evomerge.moe(write(tmp_path, model, [model, model], gate_mode="random"), tmp_path / name)
+        for model, name in zip(models, ("base", "parent"), strict=False)
+    )
+    config = {
+        "parents": [str(parent)],
+        "base": str(base),
+        "dtype": "float32",
+        "space": {
+            "method": "task_arithmetic",
+            "groups": "each",
+            "components": ["expert_0", "expert_1"],
+            "embeddings": False,
+            "knobs": {"weight": [0.0, 1.0]},
+        },
+        "objectives": [{"told": "wins"}],
+        "budget": {"candidates": 60},
+    }
+    with evomerge.Study(config, run=tmp_path / "run") as study:
+        candidate = next(item for item in study if item.name == "optimizer" or study.tell(item, 0))
+        weights = load_file(candidate.save(tmp_path / "out") / "model.safetensors")
+    old, new = (load_file(folder / "model.safetensors") for folder in (base, parent))
+    for layer in range(3):
+        for part in ("expert_0", "expert_1", "rest"):
+            inside = {"rest": "gate"}.get(part, f"experts.{part[-1]}.w1")
+            name = f"model.layers.{layer}.block_sparse_moe.{inside}.weight"
+            (gene,) = (
+                value
+                for key, value in candidate.genes.items()
+                if f"[{layer}:{layer + 1}]" in key and part in key
+            )
+            wanted = old[name] + gene * (new[name] - old[name])
+            torch.testing.assert_close(weights[name], wanted, atol=1e-6, rtol=1e-5)
