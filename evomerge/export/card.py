@@ -301,9 +301,7 @@ def licence_of(models: Collection[Parent]) -> str:
             "this one."
         )
     else:
-        told = (
-            f"The cards of all models name the licence {code(licence.label)}; so does this card."
-        )
+        told = f"The cards of all models name the licence {code(licence.label)}; so does this card."
     return f"## Licence\n\n{told}"
 
 

@@ -187,16 +187,20 @@ def component_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
             found[component].append(word)
     found["cross_attention"] = [word for word in found["attention"] if _CROSS.search(word)]
     found["router"] = _routers(suffixes)
-    filters = {name: shortest(words, suffixes) for name, words in found.items() if words}
-    ends = {name: filters.pop(name) for name in ("mlp", "norm") if name in filters}
-    return {**filters, **_experts(suffixes), **ends}
+    filters: dict[str, tuple[str, ...]] = {}
+    for name, words in found.items():
+        if name == "mlp":
+            filters |= _experts(suffixes)
+        if words:
+            filters[name] = shortest(words, suffixes)
+    return filters
 
 
 def _experts(suffixes: list[str]) -> dict[str, tuple[str, ...]]:
     """Return the filters of single experts, in a block that has tensors of its own for each."""
     each = [found for suffix in suffixes if (found := _EXPERT.search(suffix))]
     numbers = sorted({int(found["number"]) for found in each if found["number"]})
-    shared = tuple({found[0] for found in each if not found["number"]})
+    shared = tuple(sorted({found[0] for found in each if not found["number"]}))
     filters = {f"expert_{number}": (f".experts.{number}.",) for number in numbers}
     return {**filters, **({"shared_expert": shared} if shared else {})}
 

@@ -272,9 +272,11 @@ def _edit_tokenizer(folder: Path, change: Callable[[dict[str, Any]], None]) -> N
         (
             None,
             {"atoms": 17},
-            "--atoms is 17; it must be from 1 to 16, since 18 tokens are in both",
+            "--atoms is 17; it must be a whole number from 1 to 16, since 18 tokens are in both",
         ),
-        (None, {"atoms": 0}, "--atoms is 0; it must be from 1 to 16"),
+        (None, {"atoms": 0}, "--atoms is 0; it must be a whole number from 1 to 16"),
+        (None, {"atoms": 1.5}, "--atoms is 1.5; it must be a whole number"),
+        (None, {"atoms": "x"}, "--atoms is 'x'; it must be a whole number"),
         (None, {"by": "opm"}, "--by is 'opm'; allowed are omp, subtokens.*Did you mean 'omp'"),
         (None, {"shard_size": "much"}, "--shard-size is 'much'"),
     ],

@@ -160,9 +160,9 @@ class Transplant:
             )
         rows, width = donor.tensors[name].shape
         shared = sum(i < rows for i in self.kept)
-        if not 1 <= count <= min(width, shared):
+        if type(count) is not int or not 1 <= count <= min(width, shared):
             raise CheckpointError(
-                f"--atoms is {count}; it must be from 1 to {min(width, shared)}, since "
+                f"--atoms is {shown(count)}; it must be a whole number from 1 to {min(width, shared)}, since "
                 f"{shared} tokens are in both vocabularies and a row of {donor.reference!r} has "
                 f"{width} numbers; set it, or `--by subtokens`."
             )
