@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
-from numbers import Integral
+from operator import index
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -258,12 +258,15 @@ class Study(Run):
                     f"{self.folder}; tell its score to its own study."
                 )
             return candidate.number
-        if isinstance(candidate, bool) or not isinstance(candidate, Integral):
+        try:
+            if isinstance(candidate, bool):
+                raise TypeError
+            return index(candidate)
+        except TypeError:
             raise InputError(
                 f"The candidate is {shown(candidate)}; it must be one that `ask` has given, or its "
                 "number."
-            )
-        return int(candidate)
+            ) from None
 
     def _open_job(self, number: int) -> Job:
         """Return the job of an open candidate; InputError: there is none."""

@@ -162,7 +162,7 @@ def _card(
     own, other = code(model.name), code(donor.name)
     data = card_data("", "text-generation", models, mergekit=False)
     data.base_model, data.tags = list(model.hub_ids) or None, ["evomerge", "transplant"]
-    data.base_model_relation = "finetune" if data.base_model else None  # there is no nearer word
+    data["base_model_relation"] = "finetune" if data.base_model else None  # no word is nearer
     way = (
         f"sums of {atoms} rows of {plain(model.name)}: those sums that are near to the rows in "
         f"{plain(donor.name)} (orthogonal matching pursuit, arXiv 2506.06607)"

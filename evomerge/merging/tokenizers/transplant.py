@@ -160,9 +160,10 @@ class Transplant:
             )
         rows, width = donor.tensors[name].shape
         shared = sum(i < rows for i in self.kept)
-        if type(count) is not int or not 1 <= count <= min(width, shared):
+        most = min(width, shared)
+        if type(count) is not int or not 1 <= count <= most:
             raise CheckpointError(
-                f"--atoms is {shown(count)}; it must be a whole number from 1 to {min(width, shared)}, since "
+                f"--atoms is {shown(count)}; it must be a whole number from 1 to {most}, since "
                 f"{shared} tokens are in both vocabularies and a row of {donor.reference!r} has "
                 f"{width} numbers; set it, or `--by subtokens`."
             )
