@@ -176,7 +176,8 @@ def create(
     """Return a new optimizer; `name` is one of `optimizer_names()`, and for the rest see `Setting`.
 
     Raises:
-        ConfigError: the name is unknown, or an option does not suit the optimizer.
+        ConfigError: the name is unknown, an option does not suit the optimizer, or a package that
+            the optimizer needs cannot be imported.
     """
     row = builtin(name)
     if row is None or name == "nevergrad:NAME":  # to ask other packages takes a while
@@ -194,11 +195,18 @@ def create(
     from evomerge.optimize.protocol import Setting
 
     setting = Setting(seed, population, sigma, budget, objectives, options or {})
-    if name.startswith(NEVERGRAD):
-        from evomerge.optimize.evolution import create_named
+    try:
+        if name.startswith(NEVERGRAD):
+            from evomerge.optimize.evolution import create_named
 
-        return create_named(genes, setting, name.removeprefix(NEVERGRAD))
-    return OPTIMIZERS.get(name)(genes, setting)
+            return create_named(genes, setting, name.removeprefix(NEVERGRAD))
+        factory = OPTIMIZERS.get(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"optimizer.name is {name!r}, which needs a package that cannot be imported here "
+            f"({error}); reinstall evomerge, or set it to `random`."
+        ) from error
+    return factory(genes, setting)
 
 
 def _check_objectives(name: str, row: Builtin, objectives: int) -> None:
