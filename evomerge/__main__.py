@@ -176,13 +176,15 @@ def usage_sentence(error: Exception, arguments: Sequence[str]) -> str | None:
     format_message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
     if format_message is None or context is None:
         return None
-    said = str(format_message()).strip()
-    if "\n" in said:
+    said = " ".join(str(format_message()).split()).replace("Value error, ", "")
+    if said.startswith("Usage:"):
         return None
     if "Did you mean" in said:
         return said
     if "unexpected extra argument" in said and "--set" in arguments:  # `--set x=[a, b]` is two
         return f"{said.rstrip('.')}; put quotes around what follows --set, as in --set 'x=[a, b]'."
+    if said.endswith("is not readable."):
+        return f"{said.rstrip('.')}; give one that you may read."
     return f"{said.rstrip('.')}; `{context.command_path} --help` says what is allowed."
 
 

@@ -43,6 +43,8 @@ def compare(
     from evomerge.setup.parents import absolute_parent, fitting
     from evomerge.setup.runs import open_model
 
+    if isinstance(parents, str):
+        raise InputError(f"parents is {parents!r}; give a list of models, as [{parents!r}].")
     own = None if base is None else absolute_parent(fspath(base), Path.cwd())
     given = [absolute_parent(_on_base(fspath(parent), own), Path.cwd()) for parent in parents]
     if twice := next((item for item in given if given.count(item) > 1), None):

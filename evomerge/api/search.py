@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from evomerge.api.objectives import with_named_functions
 from evomerge.api.run import Run
-from evomerge.errors import InputError
+from evomerge.errors import ConfigError, InputError
+from evomerge.parsing.values import shown
 from evomerge.run.atomic import check_run_folder
 from evomerge.run.folder import STAGES, RunFolder, is_begun
 from evomerge.run.history import Candidate, History
@@ -100,12 +101,18 @@ def content_of(
     """Return the content of a search file, and the path that relative paths start from.
 
     Raises:
-        ConfigError: the file cannot be read, or a function cannot be found again by its name.
+        ConfigError: it is no path and no mapping, the file cannot be read, or a function cannot be
+            found again by its name.
     """
     from evomerge.config.schema import read
 
     if isinstance(config, Mapping):
         return with_named_functions(config), Path("config")
+    if not isinstance(config, (str, PathLike)):
+        raise ConfigError(
+            f"config is {shown(config)}; give the path of a search file, or its content as a "
+            "mapping."
+        )
     return read(Path(config)), Path(config)
 
 

@@ -145,6 +145,10 @@ def plan(
     from evomerge.setup.space import check_methods
     from evomerge.setup.strategy import check_optimizer
 
+    if isinstance(files, (str, PathLike)):
+        raise InputError(
+            f"files is {str(files)!r}; give a list of search files, as [{str(files)!r}]."
+        )
     if not seeds or not files:
         raise InputError("A sweep needs at least one search file and one seed.")
     changed = (item.partition("=")[0] for items in (variants or {}).values() for item in items)

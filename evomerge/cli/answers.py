@@ -76,7 +76,10 @@ def results(
     rows = candidate_rows(view.history, measured(view.ranking), view.frozen.genes)
     if candidate is not None:
         if candidate >= len(rows):
-            raise InputError(f"--candidate is {candidate}, but the run has {len(rows)} candidates.")
+            raise InputError(
+                f"--candidate is {candidate}, but the run has {len(rows)} candidates; give a "
+                "smaller number, the first one is 0."
+            )
         shown = rows[candidate : candidate + 1]
         if not as_json:
             shown = rows_in_per_cent(shown, view.ranking.objectives)
@@ -123,7 +126,9 @@ def results(
 
 def report(
     directory: RunFolderArgument,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="the page; else report.html in DIR")
+    ] = None,
     compare: CompareOption = False,
 ) -> None:
     """Write the run as one HTML page."""

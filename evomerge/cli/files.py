@@ -33,8 +33,10 @@ Preset = StrEnum("Preset", ["parameters", "dataflow", "gradient", "joint", "lora
 
 
 def init(
-    file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("search.yaml"),
-    preset: Preset = Preset.parameters,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="new search file")] = Path(
+        "search.yaml"
+    ),
+    preset: Annotated[Preset, typer.Option(help="what the file searches")] = Preset.parameters,
 ) -> None:
     """Write a commented search file to start from."""
     from evomerge.config.presets import write_preset
@@ -55,7 +57,7 @@ def validate(
     ] = False,
     gpu_memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="plan for a machine with such a GPU, e.g. 24GB"),
+        typer.Option(metavar="SIZE", help="plan for a GPU with this memory, e.g. 24GB"),
     ] = None,
     compare: CompareOption = False,
     as_json: JsonOption = False,

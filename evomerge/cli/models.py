@@ -30,13 +30,15 @@ if TYPE_CHECKING:
 _Form = StrEnum("_Form", ["checkpoint", "adapter"])
 _By = StrEnum("_By", ["omp", "subtokens"])
 _AsOption = Annotated[
-    _Form, typer.Option("--as", help="adapter: LoRA adapter of the base, for PEFT")
+    _Form, typer.Option("--as", help="what to write; adapter: a LoRA adapter of the base, for PEFT")
 ]
 _RankOption = Annotated[
     int | None,
     typer.Option(help="with `--as adapter`: its largest rank; else the sum of the parents' ranks"),
 ]
-_ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="folder, Hub id or zoo:NAME")]
+_ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="folder, Hub id, zoo:NAME, run:DIR or MODEL+ADAPTER")
+]
 
 
 def export(
@@ -73,10 +75,10 @@ def export(
 
 def evaluate(
     model: _ModelArgument,
-    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="search file")],
-    split: SplitName = SplitName.test,
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="the search file")],
+    split: Annotated[SplitName, typer.Option(help="on which documents")] = SplitName.test,
     show: Annotated[
-        int, typer.Option(min=0, help="print so many documents with prompt, answer and target")
+        int, typer.Option(min=0, help="print this many documents with prompt, answer and target")
     ] = 0,
     allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
@@ -149,7 +151,7 @@ def moe(
         typer.Argument(metavar="FILE.yaml", help="base, experts, routers, as for mergekit-moe"),
     ],
     out: OutOption,
-    seed: Annotated[int, typer.Option(min=0, help="of random routers and of noise")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of random routers and of noise")] = 0,
     shard_size: ShardSizeOption = "5GB",
     allow_pickle: AllowPickleOption = False,
 ) -> None:

@@ -23,7 +23,7 @@ RunFolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="folder o
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="search file (YAML)")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 CandidatesOption = Annotated[
-    int | None, typer.Option(min=1, help="largest number of candidates, over all sessions")
+    int | None, typer.Option(min=1, help="largest number of candidates in all, parents among them")
 ]
 CompareOption = Annotated[
     bool, typer.Option("--compare", help="compare the parents too; this reads all their weights")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def compare(
     parents: Annotated[
-        list[str], typer.Argument(metavar="PARENT...", help="folders, Hub ids, zoo:NAME")
+        list[str], typer.Argument(metavar="PARENT...", help="folders, Hub ids, zoo:NAME, run:DIR")
     ],
     base: Annotated[
         str | None, typer.Option(metavar="MODEL", help="what the parents were trained from")

@@ -76,7 +76,7 @@ def resume(
         typer.Option(min=1, help="number of candidates without a better one, at which to end"),
     ] = None,
     target: Annotated[
-        float | None, typer.Option(help="fitness on the search documents at which to end")
+        float | None, typer.Option(help="fitness on the search documents at which to end, e.g. 0.9")
     ] = None,
     set_: Annotated[
         list[str] | None,

@@ -9,7 +9,6 @@ hundreds, so that nobody sees a model without some of its weights.
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,8 +80,8 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
 def _check_folder(model: Path) -> None:
     if not (model / "config.json").is_file() or not list(model.glob("*.safetensors")):
         raise CheckpointError(
-            f"{model} is not a model folder (config.json and *.safetensors are needed); "
-            f"make one with `evomerge export RUN --out {shlex.quote(str(model))}`."
+            f"{model} is not a model folder (config.json and *.safetensors are needed); give the "
+            "folder that `evomerge export RUN --out FOLDER` wrote."
         )
     files = sorted(model.rglob("*"))
     check_ordinary(files, CheckpointError)

@@ -45,7 +45,7 @@ def write_mixture(
     check_new_folder(out)
     bytes_of(shard_size, "--shard-size")
     text = read_text(file, RecipeError)
-    mixture = read_mixture(text)
+    mixture = read_mixture(text, str(file))
     with TemporaryFolder() as inner:
         opener = MergeOpener(open_model, models=inner / "models")
         checkpoints = {

@@ -33,18 +33,20 @@ _OTHERS = {
 """A key that no mixture has -> what the file is then, and its command."""
 
 
-def read_mixture(text: str) -> Mixture:
+def read_mixture(text: str, source: str) -> Mixture:
     """Read and check a file of mergekit-moe. A key that mergekit does not know is an error.
+
+    `source` is its name, for messages.
 
     Raises:
         RecipeError: a key is missing or not known, a value is wrong, an expert has no prompts for
             its router, or there are fewer experts than each token goes to.
     """
-    data = yaml_mapping(text, "The file of the mixture", "a file of mergekit-moe", RecipeError)
+    data = yaml_mapping(text, source, "a file of mergekit-moe", RecipeError)
     for key, (kind, command) in _OTHERS.items():
         if key in data and "experts" not in data:
             raise RecipeError(
-                f"The file is {kind}, and no file of mergekit-moe; `evomerge {command}."
+                f"{source} is {kind}, and no file of mergekit-moe; `evomerge {command}."
             )
     _VALUES.mapping(data, "the file of the mixture", _TOP)
     data = {key: value for key, value in data.items() if value is not None}

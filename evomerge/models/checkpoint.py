@@ -122,6 +122,11 @@ class Checkpoint:
                     f"Parent {reference!r} is an adapter; name it behind the model that it was "
                     f"made for, as `MODEL+{reference}`."
                 )
+            if (folder / "journal.jsonl").is_file():
+                raise CheckpointError(
+                    f"Parent {reference!r} is the folder of a run; name its winner as "
+                    f"`run:{reference}`."
+                )
             raise CheckpointError(
                 f"Parent {reference!r}: {folder} has no config.json; give the folder that "
                 "`save_pretrained` wrote."

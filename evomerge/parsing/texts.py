@@ -32,11 +32,15 @@ def read_text(file: Path, error: type[InputError], missing: str | None = None) -
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise error(missing or f"{file} does not exist.") from None
+        raise error(
+            missing or f"{file} does not exist; give the path of a file that does."
+        ) from None
     except IsADirectoryError:
         raise error(f"{file} is a folder; give a file in it.") from None
     except OSError as found:
-        raise error(f"{file} cannot be read: {found.strerror}.") from None
+        raise error(
+            f"{file} cannot be read: {found.strerror}; give a file that you may read."
+        ) from None
     except UnicodeDecodeError as found:
         raise error(
             f"{file} cannot be read: byte {found.start} is not UTF-8 text; save the file as UTF-8, "

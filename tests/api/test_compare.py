@@ -143,6 +143,7 @@ def test_bad_input_gets_one_sentence(tmp_path):
         (["zoo:maths"], None, ["one model only", "--base"]),
         (["zoo:base"], "zoo:base", ["one model only"]),
         (["zoo:maths", "zoo:maths"], None, ["twice"]),
+        ("zoo:maths", "zoo:base", ["give a list of models, as ['zoo:maths']"]),
         (["zoo:mathz", "zoo:facts"], None, ["Did you mean 'zoo:maths'"]),
         ([tmp_path / "empty", "zoo:facts"], None, ["config.json"]),
         ([nan, "zoo:facts"], "zoo:base", ["nan", "not finite"]),

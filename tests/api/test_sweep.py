@@ -281,6 +281,7 @@ def test_bad_input_gets_one_sentence_before_anything_runs(tmp_path):
         (lambda: parse_values(["a=1", "a=2"]), ["--set a", "twice"]),
         (lambda: plan([file, twin], tmp_path, [0], {}), ["same name", "rename"]),
         (lambda: plan([file], tmp_path, [], {}), ["one seed"]),
+        (lambda: plan("a.yaml", tmp_path, [0], {}), ["files", "as ['a.yaml']"]),
         (lambda: plan([file], tmp_path, [0, 0], {}), ["search-0", "once"]),
         (lambda: plan([file], tmp_path, range(1001), {}), ["1,001 searches"]),
         (lambda: plan([file], tmp_path, [0], {"optimizer.nmae": ["cma"]}), ["nmae"]),

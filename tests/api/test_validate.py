@@ -23,3 +23,5 @@ def test_the_answer_has_genes_documents_and_warnings(tmp_path: Path) -> None:
 def test_a_mistake_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"Did you mean .seed."):
         evomerge.validate(SMALL | {"sede": 1})
+    with pytest.raises(ConfigError, match=r"config is 3; give the path of a search file, or"):
+        evomerge.validate(3)  # type: ignore[arg-type]

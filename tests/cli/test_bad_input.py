@@ -19,6 +19,7 @@ from evomerge import zoo
 from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
+from evomerge.models.references import open_parent
 from evomerge.run.folder import RunFolder
 from evomerge.setup.runs import prepare
 
@@ -281,6 +282,13 @@ def test_a_file_in_the_place_of_another_thing(tmp_path):
     moe.write_text("base_model: zoo:base\nexperts: []\n")
     said = evomerge("merge", moe, "--out", tmp_path / "model", code=2).stderr
     assert "is a file of mergekit-moe; `evomerge moe " in said
+    for name in ("merge", "moe"):
+        said = evomerge(name, tmp_path / "no.yaml", "--out", tmp_path / "model", code=2).stderr
+        assert "no.yaml does not exist; give the path of a file" in said
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "journal.jsonl").touch()
+    with pytest.raises(EvomergeError, match=r"is the folder of a run; name its winner as `run:"):
+        open_parent("./run", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def test_every_suggested_command_quotes_what_is_filled_in():
         (["status"], "Missing argument 'DIR'; `evomerge status --help` says what is allowed."),
         (["status", "x", "--wach"], "`evomerge status --help` says what is allowed."),
         (["status", "x", "y"], "`evomerge status --help` says what is allowed."),
+        (["list"], "spaces, parents; `evomerge list --help` says what is allowed."),
         (["validate", "x.yaml", "--set", "x=[a,", "b]"], "--set, as in --set 'x=[a, b]'."),
     ],
 )

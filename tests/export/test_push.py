@@ -243,5 +243,7 @@ def test_an_id_that_cannot_be_one(model, repository):
 def test_a_folder_that_is_no_model(model, missing):
     for path in model.glob(missing):
         path.unlink()
-    with pytest.raises(InputError, match="is not a model folder"):
+    with pytest.raises(
+        InputError, match=r"is not a model folder.*; give the folder that `evomerge export"
+    ):
         call(["push", str(model), "org/name"])

@@ -38,4 +38,6 @@ def write_preset(name: str, target: Path) -> None:
         if is_new:
             with suppress(OSError):
                 target.unlink()  # a half of it
-        raise not_written(str(target), error, "give another name") from error
+        raise not_written(
+            str(target), error, "give a name in a folder that you may write to"
+        ) from error

@@ -33,7 +33,7 @@ def convert_file(file: Path) -> Conversion:
 
 def convert(text: str, source: str, lookup: ModelFiles) -> Conversion:
     """Return the search file for the text of a config; `source` is its name, for messages."""
-    data = yaml_mapping(text, "The config", "one", RecipeError)
+    data = yaml_mapping(text, source, "a config that can be converted", RecipeError)
     if any(key in data for key in _MERGENETIC):
         return from_mergenetic(data).finish(source)
     if any(key in data for key in _EVOLVE):
