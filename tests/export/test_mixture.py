@@ -307,7 +307,7 @@ def test_a_wrong_file_is_one_sentence(case, models, tmp_path):
 
 
 OTHER_FILES = {
-    "merge_method: linear\nmodels: []": r"file\.yaml is a mergekit file of .*; `evomerge merge FILE",
+    "merge_method: linear\nmodels: []": r"file\.yaml is a mergekit file .*; `evomerge merge FILE",
     "parents: [a, b]\nspace: {}": "is a search file, .*; `evomerge search FILE --run DIR` runs it",
     "host: a\nlayers: {}": "is a recipe, .*; `evomerge merge FILE",
 }
