@@ -75,8 +75,9 @@ def progress(run: RunFolder) -> dict[str, Any]:
         of = next((item for item in history.candidates if item.digest == recipe.digest), None)
         result["path"] = describe(recipe)
         result["path_of"] = None if of is None else of.number
-    if running:
+    if result["state"] == "running":  # a search that stops does not go on to its budget
         result |= _speed(run, budget, result["scored"] + result["failed"])
+    if running:
         states, lost = read_activity(run.path / WORKERS)
         if states:
             result["workers"] = [asdict(state) for state in states]

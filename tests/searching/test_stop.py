@@ -115,10 +115,13 @@ def test_the_command_stops_a_search_which_tells_that_it_was_stopped(tmp_path, ca
         )
     with ended(process):
         wait_for(run / "journal.jsonl", 8)
+        assert call(["status", str(run)]) == 0
+        assert "time left" in capsys.readouterr().out
         assert call(["stop", str(run)]) == 0
         assert "ends after the candidates that are being scored" in capsys.readouterr().err
         assert call(["status", str(run)]) == 0
-        assert "state\tstopping" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "state\tstopping" in shown and "time left" not in shown
         assert process.wait(250) == 0
     assert "stopped as asked; `evomerge resume" in (tmp_path / "printed").read_text()
     history = History(RunFolder(run).events())
