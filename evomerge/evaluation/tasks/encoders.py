@@ -201,7 +201,7 @@ class Retrieval(EncoderObjective):
             best = float(gains[: min(len(right), _FIRST)].sum())
             found["ndcg@10"].append(float(hits @ gains[: len(hits)]) / best)
             found["recall@10"].append(float(hits.sum()) / len(right))
-            found["mrr@10"].append(1 / (1 + float(hits.argmax())) if hits.any() else 0.0)
+            found["mrr@10"].append(1 / (1 + float(np.argmax(hits))) if hits.any() else 0.0)
         return {metric: tuple(values) for metric, values in found.items()}
 
     def _loss(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Tensor:
