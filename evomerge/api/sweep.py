@@ -181,8 +181,9 @@ def plan(
             override(own, f"budget.candidates={candidates}")
         differing = [value for key, value in pairs if len(values[key]) > 1]
         group = "-".join(filter(None, [name, *map(_slug, [variant[0], *differing])]))
-        name = f"{source} ({group}, seed {seed})"
-        for config in stages.configs(own, name) if stages.is_staged(own) else [parse(own, name)]:
+        where = f"{source} ({group}, seed {seed})"
+        staged = stages.is_staged(own)
+        for config in stages.configs(own, where) if staged else [parse(own, where)]:
             check_optimizer(config.optimizer.name)
             check_methods(config.space)
         folder = runs / f"{group}-{seed}"

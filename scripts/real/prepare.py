@@ -7,14 +7,13 @@ What is already there is kept.
 
 from __future__ import annotations
 
-from scripts.real import encoders, experts, mixtures, seeing, tasks, vocabularies
+from scripts.real import encoders, experts, mixtures, seeing, tasks
 
 
 def prepare() -> None:
     """Fetch the base models, train all experts, and write all tasks, pictures and rows."""
     experts.main([])
     mixtures.main()
-    vocabularies.main()
     tasks.write()
     encoders.prepare()
     seeing.prepare()

@@ -48,7 +48,6 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "three": ("search", "gradients"),
     "all": ("gradients",),
     "mixture": ("search",),
-    "vocabulary": ("search",),
     "gemma": ("search", "gradients"),
     "qwen": ("search",),
     "encoders": ("search", "random search"),
