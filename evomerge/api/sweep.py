@@ -211,18 +211,18 @@ def run_sweep(
     def is_left(number: int, item: Planned) -> bool:
         """Run a search if it is not finished; return whether another process runs it."""
         try:
+            if item.is_in_use():  # asked first: if it ends after this, it is found finished next
+                return True
             if item.is_finished():
                 return False
-            if not item.is_in_use():
-                say(f"search {number} of {len(searches)}: {item.folder}")
-                return not _is_run(item, allowed, warn, runner)
+            say(f"search {number} of {len(searches)}: {item.folder}")
+            return not _is_run(item, allowed, warn, runner)
         except Exception as problem:
             known = isinstance(problem, EvomergeError)
             error = one_line(problem) if known else f"{type(problem).__name__}: {one_line(problem)}"
             errors[item.folder] = error
             say(f"{item.folder} failed: {error}")
             return False
-        return True
 
     left, before = list(enumerate(searches, 1)), len(searches) + 1
     while 0 < len(left) < before:  # the process that ran one of them may have been killed since
@@ -244,7 +244,7 @@ def _is_run(
     """Run a search to its end; return False if another process was quicker to take it."""
     was_begun = is_begun(item.folder)
     try:
-        start(item.data, item.source, item.folder, None, allowed, warn, runner, resume=True)
+        start(item.data, item.source, item.folder, None, allowed, warn, runner, resume=was_begun)
     except RunInUseError:
         return False
     except RunFolderError:

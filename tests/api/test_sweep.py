@@ -144,9 +144,12 @@ def test_several_processes_do_one_sweep_together(swept, tmp_path):
     for name in journals(runs):
         assert events_of(again / name) == events_of(runs / name)
     lines = (tmp_path / "said").read_text()
-    sessions = [(again / name / "timings.jsonl").read_text() for name in journals(runs)]
-    begun = [{json.loads(line)["session"] for line in text.splitlines()} for text in sessions]
-    assert [len(of_run) for of_run in begun] == [1] * 4  # nothing was run twice
+    texts = [(again / name / "timings.jsonl").read_text() for name in journals(runs)]
+    noted = [[json.loads(line) for line in text.splitlines()] for text in texts]
+    scored = [
+        [line["candidate"] for line in of_run if line.get("event") == "tell"] for of_run in noted
+    ]
+    assert [len(numbers) for numbers in scored] == [6] * 4  # nothing was scored twice
     assert "failed" not in lines
 
 
