@@ -17,7 +17,9 @@ from evomerge.run.folder import RunFolder
 def status(
     directory: RunFolderArgument,
     as_json: JsonOption = False,
-    watch: Annotated[bool, typer.Option("--watch", help="refresh until the search ends")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "--follow", help="refresh until the search ends")
+    ] = False,
 ) -> None:
     """Say how far a search is."""
     from evomerge.cli.live import news, print_progress

@@ -238,7 +238,7 @@ def test_watch_waits_for_the_next_stage_and_tells_it_in_a_line(tmp_path, monkeyp
         finished(tmp_path / "stage-2")
 
     monkeypatch.setattr("evomerge.cli.live.time.sleep", begin_the_next)
-    assert call(["status", str(tmp_path), "--watch", "--json"]) == 0
+    assert call(["status", str(tmp_path), "--follow", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line)["run"] == str(tmp_path / "stage-2")
 
