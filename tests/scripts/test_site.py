@@ -209,7 +209,7 @@ def test_the_errors_of_wrong_input_are_on_the_page(tmp_path):
         ("recipes.md", "docs/methods.md", "methods.md", "recipes.md"),
         ("https://arxiv.org/abs/2403.13187", "README.md", "index.md",
          "https://arxiv.org/abs/2403.13187"),
-        ("../evomerge/recipe.py", "docs/recipes.md", "recipes.md", "../evomerge/recipe.py"),
+        ("../evomerge/recipe", "docs/recipes.md", "recipes.md", "../evomerge/recipe"),
     ],
 )  # fmt: skip
 def test_links_to_files_of_the_repository_lead_to_pages(link, source, target, found):
