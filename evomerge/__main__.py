@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 from evomerge.errors import NO_ROOM, DiskError, EvomergeError, InputError, Terminated, one_line
 
@@ -171,11 +172,18 @@ def full_disk(error: OSError) -> DiskError:
     )
 
 
-def usage_sentence(error: Exception, arguments: Sequence[str]) -> str | None:
+def usage_sentence(error: Any, arguments: Sequence[str]) -> str | None:
     """Return a usage error of Typer as a sentence; None if it is a whole help page."""
+    from pydantic import ValidationError
+
+    from evomerge.config.messages import expectation
+
     format_message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
-    if format_message is None or context is None:
+    if format_message is None:
         return None
+    found = error.__cause__  # newer versions of Typer read numbers and choices by pydantic
+    if isinstance(found, ValidationError) and (first := found.errors()[0])["type"] != "value_error":
+        return f"{error.param.opts[0]} is {first['input']}; it {expectation(first)}."
     said = " ".join(str(format_message()).split()).replace("Value error, ", "")
     if said.startswith("Usage:"):
         return None
@@ -185,7 +193,8 @@ def usage_sentence(error: Exception, arguments: Sequence[str]) -> str | None:
         return f"{said.rstrip('.')}; put quotes around what follows --set, as in --set 'x=[a, b]'."
     if said.endswith("is not readable."):
         return f"{said.rstrip('.')}; give one that you may read."
-    return f"{said.rstrip('.')}; `{context.command_path} --help` says what is allowed."
+    command = context.command_path if context else f"evomerge {arguments[0]}"
+    return f"{said.rstrip('.')}; `{command} --help` says what is allowed."
 
 
 def interrupted() -> int:

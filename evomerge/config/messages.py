@@ -66,7 +66,7 @@ def sentence(error: ValidationError, data: Any) -> str:
     location, there = _found(location, data)
     key, size = _dotted(location), len(location)
     related = [item for item in problems if _found(item["loc"], data)[0][:size] == location]
-    message = " or ".join(dict.fromkeys(map(_expectation, related or [first])))
+    message = " or ".join(dict.fromkeys(map(expectation, related or [first])))
     message = message.replace(" or must be ", " or ")
     value = there if is_tag or len(related) > 1 else first["input"]
     near = ""
@@ -77,7 +77,7 @@ def sentence(error: ValidationError, data: Any) -> str:
     return f"`{key}` is {shown(value)}; it {message}.{near}"
 
 
-def _expectation(item: Any) -> str:
+def expectation(item: Any) -> str:
     """Return what is allowed according to one of pydantic's errors, such as `must be a list`."""
     kind, context = item["type"], item.get("ctx", {})
     if kind == "value_error":

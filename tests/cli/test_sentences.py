@@ -86,6 +86,11 @@ def test_every_suggested_command_quotes_what_is_filled_in():
         (["status", "x", "y"], "`evomerge status --help` says what is allowed."),
         (["list"], "spaces, parents; `evomerge list --help` says what is allowed."),
         (["validate", "x.yaml", "--set", "x=[a,", "b]"], "--set, as in --set 'x=[a, b]'."),
+        (["search", "x", "--run"], "argument; `evomerge search --help` says what is allowed."),
+        (["resume", "x", "--candidates", "-3"], "--candidates is -3; it must be at least 1."),
+        (["resume", "x", "--patience", "1e9"], "--patience is 1e9; it must be a whole number."),
+        (["resume", "x", "--hours", "soon"], "--hours is soon; it must be a number."),
+        (["init", "x", "--preset", "y"], "`evomerge init --help` says what is allowed."),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence(arguments, sentence, capsys):
