@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.errors import InputError
+from evomerge.parsing.values import shown
 
 if TYPE_CHECKING:
     from evomerge.models.checkpoint import Checkpoint
@@ -43,10 +44,12 @@ def compare(
     from evomerge.setup.parents import absolute_parent, fitting
     from evomerge.setup.runs import open_model
 
-    if isinstance(parents, str):
-        raise InputError(f"parents is {parents!r}; give a list of models, as [{parents!r}].")
-    own = None if base is None else absolute_parent(fspath(base), Path.cwd())
-    given = [absolute_parent(_on_base(fspath(parent), own), Path.cwd()) for parent in parents]
+    if isinstance(parents, str) or not isinstance(parents, Iterable):
+        raise InputError(
+            f"parents is {shown(parents)}; give a list of models, as [{shown(str(parents))}]."
+        )
+    own = None if base is None else absolute_parent(str(base), Path.cwd())
+    given = [absolute_parent(_on_base(str(parent), own), Path.cwd()) for parent in parents]
     if twice := next((item for item in given if given.count(item) > 1), None):
         raise InputError(f"The parent {twice!r} is given twice; give each parent once.")
     names = [*([] if own is None else [own]), *given]

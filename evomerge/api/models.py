@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.api.objectives import with_named_functions
 from evomerge.api.search import permissions
+from evomerge.parsing.values import path_of
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
 
@@ -50,14 +51,14 @@ def merge(
     """
     from evomerge.export.recipe import merge_recipe
 
-    target = Path(out)
+    target = path_of(out, "out")
     allowed = {"allow_pickle": allow_pickle, "strict": strict, "truncate": truncate}
     with TemporaryFolder() as folder:
         file = folder / "recipe.yaml"
         if isinstance(recipe, Recipe):
             file.write_text(recipe.to_yaml(), encoding="utf-8")
         else:
-            file = Path(recipe)
+            file = path_of(recipe, "recipe")
         notes = merge_recipe(file, target, memory, shard_size, **allowed)
     for note in notes:
         warnings.warn(note, stacklevel=2)
@@ -92,7 +93,8 @@ def merge_adapter(
     """
     from evomerge.export.recipe import merge_adapter as write
 
-    written = write(Path(recipe), Path(out), rank, allow_pickle=allow_pickle, strict=strict)
+    file, target = path_of(recipe, "recipe"), path_of(out, "out")
+    written = write(file, target, rank, allow_pickle=allow_pickle, strict=strict)
     for note in written.notes:
         warnings.warn(note, stacklevel=2)
     return written
@@ -127,10 +129,11 @@ def moe(
     """
     from evomerge.export.mixture import write_mixture
 
-    notes = write_mixture(Path(file), Path(out), seed, shard_size, allow_pickle=allow_pickle)
+    source, target = path_of(file, "file"), path_of(out, "out")
+    notes = write_mixture(source, target, seed, shard_size, allow_pickle=allow_pickle)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    return Path(out)
+    return target
 
 
 def extract(
@@ -165,7 +168,7 @@ def extract(
         str(base),
         str(model),
         rank,
-        Path(out),
+        path_of(out, "out"),
         matrices_only=matrices_only,
         allow_pickle=allow_pickle,
     )
@@ -208,7 +211,8 @@ def transplant(
     from evomerge.export.transplant import transplant as write
 
     sizes = (by, atoms, shard_size)
-    return write(str(model), str(tokenizer), Path(out), *sizes, allow_pickle=allow_pickle)
+    target = path_of(out, "out")
+    return write(str(model), str(tokenizer), target, *sizes, allow_pickle=allow_pickle)
 
 
 def evaluate(
@@ -246,6 +250,7 @@ def evaluate(
     if isinstance(config, Mapping):
         parsed, folder = parse(with_named_functions(config), "config"), Path.cwd()
     else:
-        parsed, folder = load_any(Path(config)), Path(config).parent
+        file = path_of(config, "config")
+        parsed, folder = load_any(file), file.parent
     checked = prepare(parsed, folder, permissions(allow_pickle, allow_code, trust_code))
     return intervals(measured(checked.ranking), evaluate_model(checked, str(model), split))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import InputError
+from evomerge.parsing.values import path_of
 from evomerge.recipe import Recipe
 from evomerge.run.folder import STAGES, RunFolder, begun_stages
 from evomerge.run.history import Candidate, History
@@ -38,7 +39,7 @@ class Run:
     """
 
     def __init__(self, folder: str | PathLike[str]) -> None:
-        self._run = RunFolder(Path(folder))
+        self._run = RunFolder(path_of(folder, "folder"))
         self.folder: Path = self._run.path
 
     def __repr__(self) -> str:
@@ -215,10 +216,11 @@ class Run:
         """
         from evomerge.export.candidate import export_candidate
 
+        target = path_of(out, "out")
         export_candidate(
-            self._run, Path(out), str(candidate), dtype, shard_size, allow_pickle=allow_pickle
+            self._run, target, str(candidate), dtype, shard_size, allow_pickle=allow_pickle
         )
-        return Path(out)
+        return target
 
     def export_adapter(
         self,
@@ -244,7 +246,8 @@ class Run:
         """
         from evomerge.export.adapter import export_adapter
 
-        return export_adapter(self._run, Path(out), str(candidate), rank, allow_pickle=allow_pickle)
+        target = path_of(out, "out")
+        return export_adapter(self._run, target, str(candidate), rank, allow_pickle=allow_pickle)
 
     def load(self, candidate: int | str = "best") -> tuple[Any, Any]:
         """Return model and tokenizer of a candidate, for transformers: what `export` writes.
@@ -267,7 +270,7 @@ class Run:
         """Write the run as one HTML page and return its path; None: into the run folder."""
         from evomerge.report.page import write_page
 
-        target = self.folder / "report.html" if out is None else Path(out)
+        target = self.folder / "report.html" if out is None else path_of(out, "out")
         write_page(self._run, target)
         return target
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from evomerge.api.objectives import with_named_functions
 from evomerge.api.run import Run
 from evomerge.errors import ConfigError, InputError
-from evomerge.parsing.values import shown
+from evomerge.parsing.values import path_of, shown
 from evomerge.run.atomic import check_run_folder
 from evomerge.run.folder import STAGES, RunFolder, is_begun
 from evomerge.run.history import Candidate, History
@@ -78,7 +78,7 @@ def search(
         InputError: the search file, a parent or the folder is wrong; nothing was computed.
         SearchError: the search cannot go on.
     """
-    folder = Path(run)
+    folder = path_of(run, "run")
     data, source = content_of(config)
     allowed = permissions(allow_pickle, allow_code, trust_code)
     runner = with_bar(progress, followers)
@@ -154,7 +154,7 @@ def resume(
         InputError: the folder is not a run, a parent has changed, or a bound has been reached.
         SearchError: the search cannot go on.
     """
-    path = run.folder if isinstance(run, Run) else Path(run)
+    path = run.folder if isinstance(run, Run) else path_of(run, "run")
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
     if truncate and (cut := cut_journal(path)) is not None:

@@ -18,7 +18,7 @@ from evomerge.api.search import content_of, permissions, warn
 from evomerge.errors import InputError, RunFolderError, SearchError, did_you_mean
 from evomerge.execute.protocol import Job
 from evomerge.execute.study import StudyExecutor
-from evomerge.parsing.values import shown
+from evomerge.parsing.values import path_of, shown
 from evomerge.recipe import Recipe
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder, is_begun
@@ -123,7 +123,7 @@ class Study(Run):
         from evomerge.setup.weight_digests import recording_weights
 
         allowed = permissions(allow_pickle, False, False)
-        folder = Path(run).absolute()
+        folder = path_of(run, "run").absolute()
         if (known := _studies.get(folder)) is not None:
             known.close()
         budget = _begin(folder, config, candidates, allowed)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from evomerge.errors import (
     RunInUseError,
     one_line,
 )
-from evomerge.parsing.values import shown
+from evomerge.parsing.values import path_of, shown
 from evomerge.run.atomic import why_not_writable
 from evomerge.run.folder import STAGES, RunFolder, begun_stages, is_begun, stage_folder
 from evomerge.run.lock import is_held
@@ -118,7 +118,7 @@ def sweep(
         InputError: a search file, a value or a seed is wrong; nothing was computed.
     """
     given = {key: [json.dumps(item) for item in items] for key, items in (values or {}).items()}
-    searches = plan(files, Path(runs), list(seeds), given, variants)
+    searches = plan(files, path_of(runs, "runs"), list(seeds), given, variants)
     allowed = permissions(allow_pickle, allow_code, trust_code)
     return run_sweep(searches, allowed, with_bar(progress, ()), warn)
 
@@ -145,9 +145,9 @@ def plan(
     from evomerge.setup.space import check_methods
     from evomerge.setup.strategy import check_optimizer
 
-    if isinstance(files, (str, PathLike)):
+    if isinstance(files, str) or not isinstance(files, Collection):
         raise InputError(
-            f"files is {str(files)!r}; give a list of search files, as [{str(files)!r}]."
+            f"files is {shown(files)}; give a list of search files, as [{shown(str(files))}]."
         )
     if not seeds or not files:
         raise InputError("A sweep needs at least one search file and one seed.")
@@ -159,7 +159,11 @@ def plan(
         )
     if not runs.is_dir() and (reason := why_not_writable(runs / "run")):
         raise InputError(f"--runs {runs} cannot be created: {reason}; give another folder.")
-    named = files if isinstance(files, Mapping) else {Path(item).stem: item for item in files}
+    named = (
+        files
+        if isinstance(files, Mapping)
+        else {path_of(item, "files").stem: item for item in files}
+    )
     if len(named) < len(files):
         raise InputError(
             "Two of the search files have the same name, and their runs would have the same "
@@ -171,7 +175,7 @@ def plan(
     if (count := len(named) * len(settings) * len(seeds)) > _MOST:
         raise InputError(f"The sweep has {count:,} searches, and at most {_MOST:,} are allowed.")
     for seed, name, (variant, pairs) in itertools.product(seeds, named, settings):
-        data, source = content_of(fspath(named[name]))
+        data, source = content_of(path_of(named[name], "files"))
         own = deepcopy(dict(data))
         for item in (*variant[1], *(f"{key}={value}" for key, value in pairs), f"seed={seed}"):
             override(own, item)

@@ -6,6 +6,8 @@ import math
 import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError, did_you_mean
@@ -19,6 +21,13 @@ def shown(value: object) -> str:
     """Return a value for an error message: its `repr`, cut if it is long or deeply nested."""
     text = _SHORT.repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def path_of(value: object, name: str) -> Path:
+    """Return what Python code gave as a path; InputError: it is none. `name`: of the argument."""
+    if not isinstance(value, (str, PathLike)):
+        raise InputError(f"{name} is {shown(value)}; give a path, as text or a `Path`.")
+    return Path(value)
 
 
 def replaced(value: Any, new: Callable[[Any], Any], key: Callable[[str], str] | None = None) -> Any:
