@@ -110,12 +110,18 @@ def _can_descend(checked: CheckedSearch) -> bool:
 
 
 def _time_warnings(checked: CheckedSearch) -> Iterator[str]:
-    """Yield a warning if scoring a candidate on this CPU takes minutes, at best."""
+    """Yield warnings of what is slow on this CPU: a dtype, and candidates that take minutes."""
     config, host = checked.config, checked.checkpoints[checked.host]
     if checked.gpu_memory is not None or choose_device(config.evaluation.device) != "cpu":
         return
     if config.executor.kind == "ray":  # machines with other processors
         return
+    if config.dtype == "float16":
+        yield (
+            "dtype is float16, which most CPUs compute several times as slowly as float32, the "
+            "steps of descents most of all; set it to float32 (`evomerge export --dtype float16` "
+            "writes the winner in float16)."
+        )
     documents, cores = sum(map(len, checked.splits["search"].values())), count_cores()
     operations = 2 * host.parameters * _FOR_A_DOCUMENT * documents
     if (seconds := operations / (_A_SECOND * cores)) > _SLOW:

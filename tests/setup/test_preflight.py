@@ -151,6 +151,16 @@ def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
     assert "the descent of 60 steps take 9, so 'cma' never begins; set it to 18 or more" in note
 
 
+def test_float16_on_a_cpu_is_warned_of(problem, monkeypatch):
+    half = replace(problem, config=problem.config.model_copy(update={"dtype": "float16"}))
+    monkeypatch.setattr(prospects, "choose_device", lambda wanted: "cpu")
+    (note,) = prospect_warnings(half)
+    assert "dtype is float16" in note and "set it to float32" in note
+    assert not list(prospect_warnings(problem))
+    monkeypatch.setattr(prospects, "choose_device", lambda wanted: "cuda")
+    assert not list(prospect_warnings(half))
+
+
 def test_minutes_for_a_candidate_on_a_cpu_are_warned_of(problem, monkeypatch):
     monkeypatch.setattr(prospects, "_A_SECOND", 5e10 / 10_000)  # as if the model were larger
     monkeypatch.setattr(prospects, "choose_device", lambda wanted: "cpu")
