@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evomerge.errors import CheckpointError, EvomergeError, InputError, one_line
+from evomerge.models.safetensors import read_folder, read_header
 from evomerge.parsing.links import check_inside, check_ordinary
 
 _LOCAL_PATH = re.compile(r"(^|[\s\[{(,:+'\"])(/|~/)[\w.~-]", re.MULTILINE)
@@ -32,7 +33,8 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
     that exists must be private or public as asked.
 
     Raises:
-        CheckpointError: the folder is no model folder, or has something that is no file in it.
+        CheckpointError: the folder is no model folder, a weight file is not whole or missing, or
+            something in it is no file.
         InputError: the id is not valid, or the repository is not private or public as asked.
         EvomergeError: the Hub refused the upload or could not be reached.
     """
@@ -86,6 +88,10 @@ def _check_folder(model: Path) -> None:
     files = sorted(model.rglob("*"))
     check_ordinary(files, CheckpointError)
     check_inside(files, [model.resolve()], "the model", CheckpointError)
+    read_folder(model)  # whether all shards of the index are there
+    for file in files:
+        if file.suffix == ".safetensors":
+            read_header(file)
 
 
 def _reason(error: Exception) -> str:

@@ -137,7 +137,8 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
                 f"{file}: a tensor has dtype {dtype[1]}; known are {', '.join(WIDTHS)}."
             ) from None
         raise CheckpointError(
-            f"{file} is not a complete safetensors file ({one_line(error)}); download it again."
+            f"{file} is not a complete safetensors file ({one_line(error)}); download or "
+            "export it again."
         ) from None
     header.pop("__metadata__", None)
     tensors = {}

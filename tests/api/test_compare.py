@@ -150,7 +150,7 @@ def test_bad_input_gets_one_sentence(tmp_path):
         (["zoo:facts", nan], None, ["nan", "not finite"]),
         ([adapter, "zoo:facts"], None, ["adapter", "name it behind the model"]),
         ([other, "zoo:facts"], "zoo:base", ["do not fit", "lm_head.weight"]),
-        ([cut, "zoo:facts"], None, ["download it again"]),
+        ([cut, "zoo:facts"], None, ["download or export it again"]),
     ]
     for parents, base, words in cases:
         with pytest.raises(InputError) as caught:

@@ -1,16 +1,19 @@
 """`evomerge push` to a Hub on this machine: what arrives there, and what is refused."""
 
 import hashlib
-import random
+import json
 import subprocess
 
+import numpy as np
 import pytest
 from fake_hub import TOKEN, FakeHub, serve
+from safetensors.numpy import save_file
 from search_run import command, environment, evomerge
 
 from evomerge.__main__ import run as call
 from evomerge.errors import InputError
 from evomerge.export.hub import push_model
+from evomerge.models.safetensors import INDEX
 
 pytestmark = pytest.mark.thorough
 
@@ -24,9 +27,10 @@ def model(tmp_path):
     (folder / "config.json").write_text("{}")
     (folder / "README.md").write_text(CARD)
     (folder / "evomerge_recipe.yaml").write_text("host: org/base\n")
-    for number in (1, 2):
-        name = f"model-0000{number}-of-00002.safetensors"
-        (folder / name).write_bytes(bytes([number]) * 2_000_000)
+    files = {f"w{number}": f"model-0000{number}-of-00002.safetensors" for number in (1, 2)}
+    for number, (tensor, name) in enumerate(files.items()):
+        save_file({tensor: np.full(500_000, number, np.float32)}, folder / name)
+    (folder / INDEX).write_text(json.dumps({"weight_map": files}))
     return folder
 
 
@@ -151,7 +155,7 @@ def test_weights_in_xet_storage_are_not_sent_again(model, tmp_path):
     pytest.importorskip("hf_xet")
     pytest.importorskip("huggingface_hub", minversion="2.0")  # before, it asked in another way
     (path, *_) = weights(model)
-    path.write_bytes(random.Random(0).randbytes(2_000_000))
+    save_file({"w1": np.random.default_rng(0).integers(0, 256, 2_100_000, np.uint8)}, path)
     with serve(FakeHub(tmp_path / "xet")) as hub:
         commit = "/api/models/org/merged/commit/main"
         hub.refusals[commit] = (403, "You have read-only access.")
@@ -195,6 +199,7 @@ def test_recipes_that_name_folders_of_this_machine_stay_here(hub, model):
     assert set(hub.files["org/merged"]) == {
         "config.json",
         "README.md",
+        INDEX,
         *(path.name for path in weights(model)),
     }
     for name in ("evomerge_recipe.yaml", "mergekit_config.yml"):
@@ -247,3 +252,17 @@ def test_a_folder_that_is_no_model(model, missing):
         InputError, match=r"is not a model folder.*; give the folder that `evomerge export"
     ):
         call(["push", str(model), "org/name"])
+
+
+@pytest.mark.parametrize("place", ["", "2_Dense"])
+def test_a_weight_file_that_is_not_whole_is_not_uploaded(hub, model, place):
+    whole, *_ = weights(model)
+    cut = model / place / "cut.safetensors"
+    cut.parent.mkdir(exist_ok=True)
+    cut.write_bytes(whole.read_bytes()[:-1])
+    said = sentence(push(hub, model, "org/merged", code=2))
+    assert f"{cut} is not a complete safetensors file" in said
+    cut.unlink()
+    whole.unlink()
+    assert f"{whole.name}', which is missing" in sentence(push(hub, model, "org/merged", code=2))
+    assert not hub.asked
