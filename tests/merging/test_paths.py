@@ -200,6 +200,33 @@ def test_what_cannot_fold_is_refused_before_any_compute(tmp_path: Path) -> None:
         rules_for(host, host.decoder_stack.prefix)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "why"),
+    [
+        ("qwen3", None),
+        ("bert", r"no change of its weights has the effect of a scale of 2\.5 after the last block"),
+        ("t5", r"on a small model of its architecture, which cannot be made or run"),
+    ],
+)
+def test_encoders_fold_or_are_refused_in_words(
+    tmp_path: Path, architecture: str, why: str | None
+) -> None:
+    """Without a head there are no logits; what Python says of that helps nobody."""
+    import transformers
+
+    folder = tiny.make(tmp_path / "whole", architecture)
+    with tiny.quiet():
+        transformers.AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "encoder")
+    host = Checkpoint.open(tmp_path / "encoder", "encoder")
+    prefix = next(iter(host.stacks))
+    if why is None:
+        whole = Checkpoint.open(folder, "whole")
+        assert rules_for(host, prefix) == rules_for(whole, whole.decoder_stack.prefix) != {}
+        return
+    with pytest.raises(CheckpointError, match=rf"between blocks: [^()]*{why}; set `space\.scales"):
+        rules_for(host, prefix)
+
+
 def test_products_near_zero_are_refused(parents: Any) -> None:
     checkpoints = parents("llama")
     path = "A0 " + " ".join(["A1x0.01"] * 4)

@@ -116,7 +116,7 @@ def rules_for(host: Checkpoint, prefix: str) -> Mapping[str, TensorRule]:
         raise CheckpointError(
             f"The hidden state of {host.reference!r} cannot be scaled between blocks: {error}; "
             "set `space.scales: 1.0`, which searches paths without scales."
-        ) from None
+        ) from error
 
 
 @lru_cache(maxsize=16)
@@ -129,7 +129,7 @@ def find_rules(config: str, stack: str) -> Mapping[str, TensorRule]:
     are rounded to -1, 0 or 1 and checked at c = 2.5.
 
     Args:
-        config: `config.json` of a causal language model, as JSON text.
+        config: `config.json` of a text model, as JSON text.
         stack: last word of the name of its block stack (`layers`, `h`).
 
     Returns:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evomerge.errors import one_line
 from evomerge.merging.architecture.layout import build_layout
 from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
 from evomerge.models.checkpoint import Checkpoint
@@ -120,7 +119,7 @@ class Submodel:
         run: the function; takes a float32 hidden state of shape (1, tokens, features).
         state: a random hidden state to call it with.
         weights: its weights, in the order in which the architecture registers them.
-        degree: 1 if the result is a hidden state (a block), 0 if it is logits.
+        degree: 1 if the result scales with the hidden state (a block), 0 if it must not (the tail).
     """
 
     run: Callable[[Tensor], Tensor]
@@ -163,10 +162,10 @@ class MiniatureBlock:
 
 
 class Miniature:
-    """A small causal language model with random weights, in float32 on the CPU.
+    """A small model with random weights, in float32 on the CPU.
 
     Args:
-        config: `config.json` of a causal language model.
+        config: `config.json` of a text model.
         stack: last word of the name of its block stack (`layers`, `h`).
 
     Raises:
@@ -182,8 +181,9 @@ class Miniature:
             raise
         except Exception as error:  # an architecture may raise anything for sizes that do not fit
             raise NoMiniatureError(
-                f"no small model of it can be made to find out how ({one_line(error)})"
-            ) from None
+                "evomerge would find out how on a small model of its architecture, which cannot be "
+                "made or run"
+            ) from error
 
     def blocks(self) -> Iterator[Submodel]:
         """Yield one block of every kind; a kind is a module class with a set of tensor names."""
@@ -197,7 +197,7 @@ class Miniature:
                 yield Submodel(layer, self.random_state(), self._weights(names), degree=1)
 
     def tail(self) -> Submodel:
-        """Return all that follows the last block, up to the logits, as without weights."""
+        """Return all that follows the last block, up to the result, as without weights."""
 
         def run(state: Tensor) -> Tensor:
             def swap(module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -205,7 +205,7 @@ class Miniature:
 
             handle = self._modules[-1].register_forward_hook(swap)
             try:
-                return self._logits()
+                return self._result()
             finally:
                 handle.remove()
 
@@ -268,7 +268,7 @@ class Miniature:
             module.register_forward_pre_hook(note, with_kwargs=True) for module in self._modules
         ]
         try:
-            self._logits()
+            self._result()
         finally:
             for handle in handles:
                 handle.remove()
@@ -276,9 +276,10 @@ class Miniature:
             raise NoMiniatureError("its blocks are not run one after the other")
         return blocks
 
-    def _logits(self) -> Tensor:
-        logits: Tensor = self.model(input_ids=self._tokens, use_cache=False).logits
-        return logits
+    def _result(self) -> Tensor:
+        """Return the logits, or the last hidden state of a model without a head."""
+        result: Tensor = self.model(input_ids=self._tokens, use_cache=False)[0]
+        return result
 
     def _weights(self, names: Mapping[str, str]) -> list[WeightGroup]:
         """Group tensors by kind: name within the block (or on disk) -> name on disk."""
