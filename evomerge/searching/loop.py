@@ -52,7 +52,7 @@ class Plan:
 class Search:
     """The search of one run. `run` starts or continues it and returns the winner.
 
-    The strategy is made with the run's seed, at the first use: not if the search is over already.
+    The strategy is made with the run's seed, at the first use: not if all candidates are there.
     """
 
     def __init__(
@@ -75,8 +75,10 @@ class Search:
     def run(self) -> Candidate:
         """Search, choose the winner on the validation documents, score it on the test documents."""
         self.session.publish_best()
-        # With a raised budget there is a winner already while the last candidates are scored.
-        is_over = self.is_spent and not self.history.open and is_finished(self.history)
+        # With a raised budget there is a winner already while the last candidates are scored, or
+        # while a generation is not whole, which only the strategy knows.
+        is_full = self.session.is_stopping or not self.has_room
+        is_over = is_full and not self.history.open and is_finished(self.history)
         if not is_over:
             if self.plan.order == "generation":
                 self.search_by_generation()
@@ -218,6 +220,8 @@ class Search:
     def ask_generation(self) -> None:
         """Ask for the rest of a generation, as far as the plan allows.
 
+        One that has begun is asked for whatever its first outcomes are, as far as there is room:
+        with more room from the start, they would not have been known.
         All its candidates are compared with the same incumbent: the one before its first candidate.
         """
         asked = [item.number for item in self.pending if item.is_proposed]
@@ -225,9 +229,13 @@ class Search:
         if asked:  # later candidates may have outcomes already
             start = asked[0]
             incumbents = leading(self.session.ranking, self.history.candidates[:start])
-        if not self.is_spent:
+
+        def ends() -> bool:
+            return self.session.is_stopping or not self.has_room if asked else self.is_spent
+
+        if not ends():
             self.walk_legs()
-        if self.is_spent:
+        if ends():
             return
         while not self.is_full and self.has_room:
             self.ask(incumbents, start)

@@ -205,6 +205,8 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     """Check that new bounds of a run's budget leave something to do.
 
     A new number of candidates may be the one that the run has: the same command can be given again.
+    A larger number than the one that has ended the search leaves the rest of a generation, whatever
+    else is reached: the search asks for it to its end, as if it had had the larger number before.
 
     Args:
         given: the new bounds, `candidates`, `hours`, `patience` or `target`.
@@ -218,7 +220,11 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     parsed(BudgetConfig, given, "budget")
     history, config = History(run.events()), run.search_file()
     candidates, ranking = history.candidates, ranking_of(config)
-    budget = {**config.budget.model_dump(), **history.budget, **given}
+    so_far = {**config.budget.model_dump(), **history.budget}
+    budget = {**so_far, **given}
+    is_cut = given.get("candidates", 0) > len(candidates) == so_far["candidates"]
+    if is_cut and config.executor.order != "arrival":
+        return
     incumbents = leading(ranking, candidates)
     unimproving, hours = unimproved(incumbents, candidates), run.timings.hours()
     done = {

@@ -204,7 +204,10 @@ def test_what_cannot_fold_is_refused_before_any_compute(tmp_path: Path) -> None:
     ("architecture", "why"),
     [
         ("qwen3", None),
-        ("bert", r"no change of its weights has the effect of a scale of 2\.5 after the last block"),
+        (
+            "bert",
+            r"no change of its weights has the effect of a scale of 2\.5 after the last block",
+        ),
         ("t5", r"on a small model of its architecture, which cannot be made or run"),
     ],
 )

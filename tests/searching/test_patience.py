@@ -122,3 +122,29 @@ def test_with_a_larger_target_a_search_goes_on_as_if_it_had_always_had_it(tmp_pa
     whole = search(tmp_path / "whole", executor(2, 2), target=1.0, **OPTIONS)
     assert len(short.candidates) < len(raised.candidates)
     assert [item.digest for item in raised.candidates] == [item.digest for item in whole.candidates]
+
+
+def test_resume_takes_a_larger_number_than_the_one_that_has_cut_off_a_generation(tmp_path):
+    events = [asked(0, "zoo:language"), told(0, scores(9))]
+    run = write_run(tmp_path / "run", events, budget={"candidates": 1, "target": 0.3})
+    check_budget(run, {"candidates": 2})
+    for given in ({"candidates": 1}, {"hours": 9.0}):
+        with pytest.raises(RunFolderError, match="--"):
+            check_budget(run, given)
+    arrival = {"budget": {"candidates": 1, "target": 0.3}, "executor": {"order": "arrival"}}
+    with pytest.raises(RunFolderError, match="--target"):
+        check_budget(write_run(tmp_path / "arrival", events, **arrival), {"candidates": 2})
+
+
+@pytest.mark.parametrize(
+    "bound", [{"target": 0.8}, {"target": 0.9}, {"patience": 4, "optimizer": "nevergrad:DE"}]
+)
+def test_a_generation_that_the_budget_cut_off_is_asked_for_to_its_end(tmp_path, bound):
+    """Its first outcomes may reach a bound; with a larger budget they would not have been known."""
+    options = {**OPTIONS, **bound}
+    whole = search(tmp_path / "whole", executor(1, 0), **options)
+    for count in range(1, len(whole.candidates)):
+        folder = tmp_path / f"{count}"
+        assert len(search(folder, executor(1, 0), **{**options, "candidates": count}).told) == count
+        raised = search(folder, executor(1, 0), **options)
+        assert [item.digest for item in raised.candidates] == [i.digest for i in whole.candidates]
