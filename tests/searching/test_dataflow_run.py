@@ -7,22 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from search_run import evomerge, evomerge_json, write_search
+from search_run import STRUCTURED, evomerge, evomerge_json, write_search
 
 pytestmark = pytest.mark.thorough
 
 SEARCH: dict[str, Any] = {
     "base": None,
-    "space": {
-        "kind": "dataflow",
-        "variant": "structured",
-        "host": "zoo:maths",
-        "outside": {"embeddings": "zoo:language", "head": "zoo:language"},
-        "repeats": 1,
-        "ends": "free",
-        "layers": [4, 8],
-        "scales": [0.5, 1.5],
-    },
+    "space": {**STRUCTURED, "ends": "free", "layers": [4, 8], "scales": [0.5, 1.5]},
     "optimizer": {"name": "cma-margin"},
     "objectives": [{"task": "zoo_l2_maths_mc", "metric": "acc"}],
     "executor": {"share_prefixes": True},

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from scripted import OBJECTIVES, ScriptedExecutor, search, trajectory
-from search_run import SMALL, evomerge, evomerge_json, kill_when, write_search
+from search_run import SMALL, STRUCTURED, evomerge, evomerge_json, kill_when, write_search
 
 import evomerge as package
 from evomerge.run.folder import RunFolder
@@ -21,15 +21,7 @@ PATHS = {
     "seed": 0,
     "parents": ["zoo:language", "zoo:maths"],
     "base": None,
-    "space": {
-        "kind": "dataflow",
-        "variant": "structured",
-        "host": "zoo:maths",
-        "outside": {"embeddings": "zoo:language", "head": "zoo:language"},
-        "repeats": 1,
-        "ends": "free",
-        "layers": [2, 8],
-    },
+    "space": {**STRUCTURED, "ends": "free", "layers": [2, 8]},
     "optimizer": {"population": 6},
     "mode": "pareto",
     "objectives": [

@@ -57,10 +57,13 @@ def test_without_generations_it_ends_at_the_count(tmp_path):
     assert all(at(history, ONE, fewer) < 12 for fewer in range(count))
 
 
-def test_with_a_larger_patience_a_search_goes_on_as_if_it_had_always_had_it(tmp_path):
-    short = search(tmp_path / "run", executor(2, 0), patience=10, **OPTIONS)
-    raised = search(tmp_path / "run", executor(2, 1), patience=40, **OPTIONS)
-    whole = search(tmp_path / "whole", executor(2, 2), patience=40, **OPTIONS)
+@pytest.mark.parametrize(("bound", "low", "high"), [("patience", 10, 40), ("target", 0.5, 1.0)])
+def test_with_a_larger_bound_a_search_goes_on_as_if_it_had_always_had_it(
+    tmp_path, bound, low, high
+):
+    short = search(tmp_path / "run", executor(2, 0), **{bound: low}, **OPTIONS)
+    raised = search(tmp_path / "run", executor(2, 1), **{bound: high}, **OPTIONS)
+    whole = search(tmp_path / "whole", executor(2, 2), **{bound: high}, **OPTIONS)
     assert len(short.candidates) < len(raised.candidates)
     assert [item.digest for item in raised.candidates] == [item.digest for item in whole.candidates]
 
@@ -114,14 +117,6 @@ def test_resume_names_the_bound_that_has_ended_the_search(
     check_budget(run, {})
     check_budget(run, enough)
     check_budget(run, budget if "candidates" in budget else {})
-
-
-def test_with_a_larger_target_a_search_goes_on_as_if_it_had_always_had_it(tmp_path):
-    short = search(tmp_path / "run", executor(2, 0), target=0.5, **OPTIONS)
-    raised = search(tmp_path / "run", executor(2, 1), target=1.0, **OPTIONS)
-    whole = search(tmp_path / "whole", executor(2, 2), target=1.0, **OPTIONS)
-    assert len(short.candidates) < len(raised.candidates)
-    assert [item.digest for item in raised.candidates] == [item.digest for item in whole.candidates]
 
 
 def test_resume_takes_a_larger_number_than_the_one_that_has_cut_off_a_generation(tmp_path):

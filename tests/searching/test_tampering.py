@@ -4,7 +4,7 @@ import json
 
 import pytest
 from judging import SPLITS, rows_of, write_judged
-from search_run import evomerge
+from search_run import STRUCTURED, evomerge
 
 pytestmark = pytest.mark.thorough
 
@@ -129,14 +129,7 @@ SPACES = {
     "parameters": {},
     "dataflow": {
         "base": None,
-        "space": {
-            "kind": "dataflow",
-            "variant": "structured",
-            "host": "zoo:maths",
-            "outside": {"embeddings": "zoo:language", "head": "zoo:language"},
-            "repeats": 1,
-            "layers": [4, 8],
-        },
+        "space": {**STRUCTURED, "layers": [4, 8]},
         "executor": {"share_prefixes": True},
     },
 }

@@ -39,6 +39,15 @@ SMALL = {
     "budget": {"candidates": 22},
 }
 
+STRUCTURED = {
+    "kind": "dataflow",
+    "variant": "structured",
+    "host": "zoo:maths",
+    "outside": {"embeddings": "zoo:language", "head": "zoo:language"},
+    "repeats": 1,
+}
+"""A space of paths through the layers of both parents; it lacks how many layers they have."""
+
 
 def write_search(folder: Path, **changes) -> Path:
     path = folder / "search.yaml"

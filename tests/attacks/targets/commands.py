@@ -113,13 +113,18 @@ def shown_runs(name: str) -> Any:
 def merges(folder: Path) -> Read:
     """A recipe or a mergekit file whose model is made."""
     two_models(folder)
-    file, out = folder / "recipe.yaml", folder / "out"
+    return merged(folder, "recipe.yaml")
+
+
+def merged(folder: Path, name: str) -> Read:
+    """Return the reader of a file of a folder by the merge of `recipe.yaml` there."""
+    out = folder / "out"
 
     def read(data: bytes) -> Any:
-        file.write_bytes(data)
+        (folder / name).write_bytes(data)
         try:
             with contextlib.chdir(folder):
-                return said("merge", file, "--out", out)
+                return said("merge", folder / "recipe.yaml", "--out", out)
         finally:
             shutil.rmtree(out, ignore_errors=True)
 
@@ -174,18 +179,8 @@ def cards(folder: Path) -> Read:
 def depths(folder: Path) -> Read:
     """The config.json of the host of a path through the layers, which a merge writes anew."""
     two_models(folder)
-    file, out = folder / "recipe.yaml", folder / "out"
-    file.write_text(json.dumps(DEEPER))
-
-    def read(data: bytes) -> Any:
-        (folder / "a" / "config.json").write_bytes(data)
-        try:
-            with contextlib.chdir(folder):
-                return said("merge", file, "--out", out)
-        finally:
-            shutil.rmtree(out, ignore_errors=True)
-
-    return read
+    (folder / "recipe.yaml").write_text(json.dumps(DEEPER))
+    return merged(folder, "a/config.json")
 
 
 def validated(name: str) -> Any:
