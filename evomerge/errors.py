@@ -6,7 +6,7 @@ EvomergeError            exit 1   one sentence for the user, shown without a tra
 │   ├── CheckpointError           in a parent, an adapter, a tokenizer, an exported model
 │   ├── RecipeError               in a recipe or a mergekit file
 │   └── RunFolderError            a run folder exists already, or is not one
-│       └── RunInUseError         another process is writing to it
+│       └── RunInUseError         another process has begun it or is writing to it
 ├── DiskError            exit 1   a disk, a quota or a file is full, or a disk fails
 ├── CandidateError       -        one candidate could not be merged or scored; the search goes on
 └── SearchError          exit 1   the search as a whole cannot go on

@@ -17,7 +17,6 @@ from evomerge.errors import (
     ConfigError,
     EvomergeError,
     InputError,
-    RunFolderError,
     RunInUseError,
     one_line,
 )
@@ -246,14 +245,10 @@ def _is_run(
     runner: Runner,
 ) -> bool:
     """Run a search to its end; return False if another process was quicker to take it."""
-    was_begun = is_begun(item.folder)
+    begun = is_begun(item.folder)
     try:
-        start(item.data, item.source, item.folder, None, allowed, warn, runner, resume=was_begun)
+        start(item.data, item.source, item.folder, None, allowed, warn, runner, resume=begun)
     except RunInUseError:
-        return False
-    except RunFolderError:
-        if was_begun or not is_begun(item.folder):
-            raise
         return False
     return True
 

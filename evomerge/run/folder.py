@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from evomerge.errors import RunFolderError, not_written
+from evomerge.errors import RunFolderError, RunInUseError, not_written
 from evomerge.parsing.links import check_inside, check_ordinary, entries
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
@@ -117,9 +117,9 @@ class RunFolder:
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Raise a RunFolderError if no run can be created in this folder."""
+        """Raise a RunFolderError if no run can be created here, a RunInUseError if one was."""
         if is_begun(path):
-            raise RunFolderError(
+            raise RunInUseError(
                 f"{path} already holds a run; go on with it by --resume (in Python "
                 "`resume=True`), or name another folder."
             )

@@ -22,6 +22,7 @@ from evomerge.report.confidence import compare
 from evomerge.report.sweep_page import best_over_cost, write_sweep
 from evomerge.report.sweeps import Ran, SweepTable, over_seeds
 from evomerge.run.lock import close_locked, open_locked
+from evomerge.setup.runs import prepare
 from evomerge.trust.consent import NOTHING
 
 BUDGET = {"budget": {"candidates": 6}}
@@ -212,7 +213,7 @@ def test_a_folder_that_holds_another_search_is_a_failure_and_stays(swept, tmp_pa
 
 
 @pytest.mark.thorough
-def test_a_search_in_stages_is_finished_with_its_last_stage(tmp_path):
+def test_a_search_in_stages_is_finished_with_its_last_stage(tmp_path, monkeypatch):
     own = {key: SMALL[key] for key in ("space", "parents", "base")}
     stages = [own | {"budget": {"candidates": 4}}, own | {"budget": {"candidates": 5}}]
     rest = {key: value for key, value in SMALL.items() if key not in own and key != "budget"}
@@ -223,8 +224,19 @@ def test_a_search_in_stages_is_finished_with_its_last_stage(tmp_path):
     assert item.state == "done" and item.candidates == 5
     (planned,) = plan([file], tmp_path / "runs", [0], {})
     assert planned.is_finished()
-    shutil.rmtree(tmp_path / "runs" / "staged-0" / "stage-2")
+    stage, theirs = tmp_path / "runs" / "staged-0" / "stage-2", tmp_path / "theirs"
+    stage.rename(theirs)
     assert not planned.is_finished()
+    with monkeypatch.context() as patch:  # another process begins the stage first, and ends it
+
+        def prepare_too_late(*arguments, **options):
+            theirs.rename(stage)
+            return prepare(*arguments, **options)
+
+        patch.setattr("evomerge.setup.stages.prepare", prepare_too_late)
+        table = api.sweep([file], tmp_path / "runs", progress=False)
+    assert [item.state for item in table.groups["staged"]] == ["done"] and not theirs.exists()
+    shutil.rmtree(stage)
     shutil.rmtree(tmp_path / "runs" / "staged-0" / "stage-1")  # killed before it began a stage
     table = api.sweep([file], tmp_path / "runs", progress=False)
     assert [item.state for item in table.groups["staged"]] == ["done"]
