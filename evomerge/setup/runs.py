@@ -14,7 +14,7 @@ from typing import Any
 
 from evomerge.config.messages import parsed
 from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig, load, override, parse
-from evomerge.errors import RunFolderError
+from evomerge.errors import CheckpointError, RunFolderError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.heads import with_heads_of_host
@@ -278,7 +278,11 @@ def open_model(
     folder = run.path / MODELS / recipe.digest[:16]
     if not folder.exists():
         check_weights(run, {name: checked.checkpoints[name] for name in recipe.parents})
-        write_model(recipe, checked.checkpoints, folder, run=run.path)
+        try:
+            write_model(recipe, checked.checkpoints, folder, run=run.path)
+        except CheckpointError:
+            if not is_folder(folder):  # else another search has written it meanwhile
+                raise
     return Checkpoint.open(folder, reference)
 
 

@@ -14,6 +14,7 @@ from evomerge.recipe import Recipe
 from evomerge.report.dashboard import named_runs
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.setup import runs
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.search import run_search
@@ -88,6 +89,21 @@ def test_a_new_search_uses_the_best_model_of_now(family):
     frozen = json.loads((folder / "half" / "manifest.json").read_text())["models"]
     assert best(RunFolder(folder / "first")).startswith(found)
     assert found not in frozen.values()
+
+
+def test_a_model_that_another_search_writes_meanwhile_is_taken(family, monkeypatch):
+    folder, _ = family
+    shutil.rmtree(folder / "first" / "models")
+    write, written = runs.write_model, []
+
+    def write_twice(*arguments, **options):
+        for _ in range(2):
+            written.append(arguments[2])
+            write(*arguments, **options)
+
+    monkeypatch.setattr(runs, "write_model", write_twice)
+    problem = prepare(parse({**SMALL, **BUILT_ON}, "new"), folder)
+    assert [problem.checkpoints[problem.config.parents[0]].folder] * 2 == written
 
 
 def test_a_run_of_any_name_works_in_every_command(family, tmp_path, capsys):
