@@ -37,6 +37,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
     during the final scores; `workers` and the speed while the search runs.
     """
     config = run.search_file()
+    running = run.is_running  # asked first: if it ends after this, the journal has its end
     events = list(run.events())
     history = History(events)
     budget = {**config.budget.model_dump(), **history.budget}
@@ -45,7 +46,6 @@ def progress(run: RunFolder) -> dict[str, Any]:
     if config.is_study:  # nothing is left to choose and test
         done = len(history.candidates) >= (budget["candidates"] or math.inf)
     done = done and not history.open
-    running = run.is_running
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
         bounds = any(budget[name] is not None for name in ("target", "hours", "patience"))
         done = bounds and not run.is_asked_to_stop

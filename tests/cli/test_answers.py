@@ -3,6 +3,7 @@
 import csv
 import json
 import subprocess
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from search_run import command, environment
 
 from evomerge.__main__ import run as call
 from evomerge.errors import EvomergeError, InputError
+from evomerge.report.progress import progress
 from evomerge.run.folder import RunFolder
 
 
@@ -219,6 +221,21 @@ def test_watch_follows_a_run_until_its_writer_ends(tmp_path):
     told_last, said = watching.communicate(timeout=250)
     assert watching.returncode == 0, said
     assert "state\tstopped" in told_last
+
+
+def test_a_search_that_ends_while_its_journal_is_read_is_not_called_stopped(tmp_path, monkeypatch):
+    run, read = write_run(tmp_path / "run", STATES["being written"][0]), RunFolder.events
+    with ExitStack() as writer:
+        writer.enter_context(run.writing())
+
+        def read_until_the_end(self):
+            events = read(self)
+            writer.close()
+            return events
+
+        monkeypatch.setattr(RunFolder, "events", read_until_the_end)
+        assert progress(run)["state"] == "running"
+    assert progress(run)["state"] == "stopped"
 
 
 def test_watch_of_a_run_without_a_writer_ends_at_once(tmp_path, capsys):
