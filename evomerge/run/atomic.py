@@ -198,7 +198,8 @@ def why_not_writable(path: Path) -> str | None:
         name = path.relative_to(folder).parts[0]
         probe = folder / f".{name}{MARK}{secrets.token_hex(4)}"
         probe.mkdir()
-        probe.rmdir()
+        with suppress(FileNotFoundError):  # a writer took it for one that a killed one has left
+            probe.rmdir()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return "its name is too long"

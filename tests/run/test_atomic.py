@@ -4,11 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from evomerge.errors import RunFolderError
-from evomerge.run.atomic import atomic_folder, create_folder, replace_text
+from evomerge.run.atomic import (
+    atomic_folder,
+    create_folder,
+    remove_abandoned,
+    replace_text,
+    why_not_writable,
+)
 from evomerge.run.folder import RunFolder
 
 STOPPED = """
@@ -127,6 +134,20 @@ def test_unfinished_files_with_special_characters_are_found(tmp_path):
     kill(process)
     replace_text(tmp_path / "a[1]*", "second")
     assert names(tmp_path) == ["a[1]*"]
+
+
+def test_a_folder_can_be_written_also_if_another_writer_removes_what_tries_it(
+    tmp_path, monkeypatch
+):
+    make = Path.mkdir
+
+    def make_and_lose(self):
+        make(self)
+        remove_abandoned(self.parent)
+        assert not self.exists()
+
+    monkeypatch.setattr(Path, "mkdir", make_and_lose)
+    assert why_not_writable(tmp_path / "run") is None
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
