@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -39,12 +40,20 @@ def for_each(work: Callable[[T], None], items: Iterable[T], threads: int) -> Non
         for item in items:
             work(item)
         return
+    failed = Event()
+
+    def attempt(item: T) -> None:
+        if failed.is_set():
+            return
+        try:
+            work(item)
+        except BaseException:
+            failed.set()
+            raise
+
     pool = ThreadPoolExecutor(min(threads, MOST), "evomerge-merge")
     try:
-        begun = [pool.submit(work, item) for item in items]
-        wait(begun, return_when=FIRST_EXCEPTION)
+        for future in [pool.submit(attempt, item) for item in items]:
+            future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    for future in begun:
-        if not future.cancelled():
-            future.result()
