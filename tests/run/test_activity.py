@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from evomerge.cli.live import in_words, worker_rows
+from evomerge.run import activity as activity_module
 from evomerge.run.activity import Activity, WorkerState, read_activity
 
 
-def test_what_is_noted_is_read_and_each_change_is_written_sooner_or_later(tmp_path: Path) -> None:
-    path = tmp_path / "workers.json"
+def test_what_is_noted_is_read_and_each_change_is_written_sooner_or_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, now = tmp_path / "workers.json", 100.0
+    clock = SimpleNamespace(monotonic=lambda: now, time=lambda: 1e9)
+    monkeypatch.setattr(activity_module, "time", clock)
     activity = Activity(path)
     assert activity.write_if_due() is None and not path.exists()
     activity.note(1, "starting")
@@ -20,8 +27,8 @@ def test_what_is_noted_is_read_and_each_change_is_written_sooner_or_later(tmp_pa
     activity.note_loss()
     assert read_activity(path)[0][0].state == "starting"
     wait = activity.write_if_due()
-    assert wait is not None and 0 < wait <= 1
-    time.sleep(wait)
+    assert wait == 1.0
+    now += wait
     assert activity.write_if_due() is None
     (state,), lost = read_activity(path)
     assert (state.number, state.state, state.place) == (1, "scoring", "cuda:1")

@@ -166,8 +166,8 @@ def test_only_a_running_job_that_was_terminated_is_requeued(tmp_path, name, code
 
 
 GROWING = """
-mkdir -p "$RUN"; echo begun >> "$RUN/journal.jsonl"
 trap 'echo ended >> "$RUN/journal.jsonl"; exit 143' TERM
+mkdir -p "$RUN"; echo begun >> "$RUN/journal.jsonl"
 for _ in $(seq 10000); do sleep 0.05; done
 """
 """In place of evomerge: runs until SIGTERM, and then still writes to the journal."""

@@ -16,7 +16,7 @@ import pytest
 from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from judging import rows_of, write_judged
+from judging import write_judged
 from run_folders import append, asked, scores, told, write_run
 from scripted import ScriptedExecutor, search
 from search_run import ended, evomerge, start
@@ -88,33 +88,38 @@ def test_a_stopped_run_with_open_candidates_is_not_done(tmp_path):
     assert progress(run)["state"] == "done"
 
 
-SOURCE = """
+SOURCE = '''
 import os
 import time
 
+calls = []
+
 def judge(model, tokenizer, documents):
-    time.sleep(float(os.environ.get("PAUSE", 0)))
+    """Mean size of the first weights; the fourth candidate waits while there is a file HOLD."""
+    calls.append(len(documents))
+    while sum(count > 1 for count in calls) > 3 and os.path.exists(os.environ.get("HOLD", "")):
+        time.sleep(0.02)
     return [float(next(model.parameters()).detach().abs().mean())] * len(documents)
 
 judge.documents = 12
-"""
-
-
-def wait_for(journal: Path, lines: int) -> None:
-    while not journal.exists() or len(rows_of(journal.parent)) < lines:
-        time.sleep(0.05)
+'''
 
 
 def test_the_command_stops_a_search_which_tells_that_it_was_stopped(tmp_path, capsys):
     file, run, told = write_judged(tmp_path, SOURCE), tmp_path / "run", tmp_path / "told"
+    hold = tmp_path / "hold"
+    hold.touch()
     tell = f"echo $EVOMERGE_STATE $EVOMERGE_RUN $EVOMERGE_MESSAGE > {shlex.quote(str(told))}"
     arguments = ["search", file, "--run", run, "--notify", tell]
     with (tmp_path / "printed").open("w+") as printed:
         process = start(
-            *arguments, stdout=printed, stderr=printed, PYTHONPATH=str(tmp_path), PAUSE="0.3"
+            *arguments, stdout=printed, stderr=printed, PYTHONPATH=str(tmp_path), HOLD=str(hold)
         )
     with ended(process):
-        wait_for(run / "journal.jsonl", 8)
+        journal = run / "journal.jsonl"
+        while not journal.exists() or journal.read_bytes().count(b'"event":"tell"') < 3:
+            assert process.poll() is None
+            time.sleep(0.05)
         assert call(["status", str(run)]) == 0
         assert "time left" in capsys.readouterr().out
         assert call(["stop", str(run)]) == 0
@@ -122,6 +127,7 @@ def test_the_command_stops_a_search_which_tells_that_it_was_stopped(tmp_path, ca
         assert call(["status", str(run)]) == 0
         shown = capsys.readouterr().out
         assert "state\tstopping" in shown and "time left" not in shown
+        hold.unlink()
         assert process.wait(250) == 0
     assert "stopped as asked; `evomerge resume" in (tmp_path / "printed").read_text()
     history = History(RunFolder(run).events())

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, NoReturn
@@ -131,7 +132,8 @@ class Forked:
     def send_signal(self, number: int) -> None:
         """Send a signal to the command if it runs."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it has ended since, and its code is on the way
+                os.kill(self.pid, number)
 
     def _ended(self, timeout: float | None) -> int | None:
         if self.returncode is None and select.select([self._answers], [], [], timeout)[0]:
