@@ -93,8 +93,15 @@ class Classifier:
         if self._cut is None or self._cut[:2] != (distinct, alone):
             limits = batching(model, self.batch_size)
             limits = replace(limits, rows=1) if alone else limits
-            lengths = [len(self._tokens[item]) for item in distinct]
-            self._cut = (distinct, alone, limits.cut(lengths))
+            alike: dict[int, list[int]] = {}
+            for place, item in enumerate(distinct):
+                alike.setdefault(self._ends(model, item), []).append(place)
+            groups = [
+                [places[i] for i in group]
+                for places in alike.values()
+                for group in limits.cut([len(self._tokens[distinct[place]]) for place in places])
+            ]
+            self._cut = (distinct, alone, groups)
         found = {}
         for group in self._cut[2]:
             items = [distinct[place] for place in group]
@@ -110,6 +117,16 @@ class Classifier:
         self._tokenizer, self._longest, self._tokens, self._cut = tokenizer, _NO_LIMIT, {}, None
         self._tokenize([item])
         return len(self._tokens[item])
+
+    def _ends(self, model: Any, item: Input) -> int:
+        """Return the number of end tokens that must be equal in a batch; 0: it may be any.
+
+        Classifiers with two stacks read the last one of a text. transformers refuses a batch in
+        which some texts have more of them, such as pairs beside single texts.
+        """
+        if not getattr(model.config, "is_encoder_decoder", False):
+            return 0
+        return self._tokens[item].columns["input_ids"].count(model.config.eos_token_id)
 
     def _logits(self, model: Any, items: Sequence[Input]) -> Tensor:
         """Return the logits of a batch, as float32 on the CPU; a row for each input."""
