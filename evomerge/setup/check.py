@@ -30,6 +30,7 @@ from evomerge.setup.stock import check_stock
 from evomerge.setup.strategy import generation_of, resolve_optimizer
 from evomerge.setup.tasks import (
     check_references,
+    check_rows,
     find_constraints,
     find_objectives,
     find_splits,
@@ -77,6 +78,7 @@ def check_search(
     space = make_space(config, checkpoints)
     config = resolve_optimizer(config, space)
     check_baselines(config, space)
+    check_rows(config)
     evaluator = load_tasks(config, allowed)
     check_stock(config, evaluator, checkpoints[host])
     if config.classifiers:

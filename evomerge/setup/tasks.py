@@ -7,11 +7,17 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge.config.evaluation import SearchSplit, TestSplit, ValidationSplit
+from evomerge.config.evaluation import (
+    EvaluationConfig,
+    SearchSplit,
+    TestSplit,
+    ValidationSplit,
+)
 from evomerge.config.frozen import Documents
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
+from evomerge.parsing.values import shown
 from evomerge.scores import (
     MAIN,
     MODEL,
@@ -89,6 +95,27 @@ def lm_eval_tasks(config: SearchConfig) -> list[str]:
 def is_causal(config: SearchConfig) -> bool:
     """Return whether models must be causal language models: for lm-eval, or to write answers."""
     return bool(lm_eval_tasks(config) or config.rewards)
+
+
+def check_rows(config: SearchConfig) -> None:
+    """Check that nothing is asked for that only lm-eval's tasks have, where none is scored.
+
+    Raises:
+        ConfigError: all objectives and constraints have rows of a file, and there is such a key.
+    """
+    if not config.rows or config.rewards or not set(config.tasks) <= config.rows.keys():
+        return
+    given, usual = config.evaluation, EvaluationConfig()
+    keys = ("stratify", "fewshot", "chat_template", "think_end_token", "generation")
+    found = {key: getattr(given, key) for key in keys if getattr(given, key) != getattr(usual, key)}
+    splits = {f"{split}.task_split": getattr(given, split).task_split for split in SPLITS}
+    found |= {key: value for key, value in splits.items() if value is not None}
+    for key, value in found.items():
+        said = value.changes if key == "generation" else value
+        raise ConfigError(
+            f"`evaluation.{key}` is {shown(said)}, which only tasks of lm-eval have, but "
+            f"{config.tasks[0]!r} has rows of its own; remove it."
+        )
 
 
 def uses_templates(config: SearchConfig) -> bool:
