@@ -307,6 +307,8 @@ def _surplus(host: Checkpoint, parent: Checkpoint, name: str) -> CheckpointError
     """Return the error for a tensor that only the parent has."""
     shape: Sequence[int] = parent.tensors[name].shape
     advice = _advice(host, parent, of_head=parent.places.get(name) == "head")
+    if parent.module_of(name) and host.modules is None:
+        advice = f"the host has no modules.json; name {parent.reference!r} with `space.host`"
     return CheckpointError(
         f"Parents do not fit: tensor {name!r} {list(shape)} of {parent.reference!r} has no "
         f"counterpart in the host {host.reference!r}; {advice}."

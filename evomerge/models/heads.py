@@ -83,15 +83,15 @@ def has_same_head(host: Checkpoint, parent: Checkpoint) -> bool:
 def with_heads_of_host(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:
     """Return the parents of a classifier, each with a head in the host's order, or with none.
 
-    The parents of a sentence encoder are without a head, which it has no place for. Nothing changes
-    with another host.
+    The parents of a sentence encoder are without a head, which it has no place for, and one without
+    modules lacks the host's. Nothing changes with another host.
 
     Raises:
         CheckpointError: `id2label` of a parent is damaged.
     """
     whole = checkpoints[host]
     if whole.modules is not None:
-        return {name: _without_surplus(whole, item) for name, item in checkpoints.items()}
+        return {name: _for_encoder(whole, item) for name, item in checkpoints.items()}
     if classified(whole) is None:
         return dict(checkpoints)
     return {
@@ -125,14 +125,23 @@ def _without_head(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
     return replace(parent, tensors=tensors, lacks=lacks, original=original)
 
 
-def _without_surplus(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
-    """Return a parent without the tensors of a head that the host does not have."""
-    own = {*TensorNameMap(host, parent).non_layer.values()}
-    surplus = {name for name, place in parent.places.items() if place == "head" and name not in own}
-    if not surplus:
+def _for_encoder(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
+    """Return a parent without the tensors of a head that the host does not have.
+
+    One without modules lacks the weights of the host's.
+    """
+    own = TensorNameMap(host, parent).non_layer
+    given = {*own.values()}
+    tensors = {
+        name: info
+        for name, info in parent.tensors.items()
+        if parent.places.get(name) != "head" or name in given
+    }
+    modules = filter(host.module_of, host.tensors) if parent.modules is None else ()
+    lacks = frozenset(name for name in modules if name not in own)
+    if len(tensors) == len(parent.tensors) and not lacks:
         return parent
-    tensors = {name: info for name, info in parent.tensors.items() if name not in surplus}
-    return replace(parent, tensors=tensors, original=parent.original or parent)
+    return replace(parent, tensors=tensors, lacks=lacks, original=parent.original or parent)
 
 
 def lost_of_head(parent: Checkpoint) -> list[str]:

@@ -35,13 +35,15 @@ def longest_text(checkpoint: Checkpoint) -> int | None:
     return max_length(checkpoint.modules.modules[0].settings, of_tokenizer, checkpoint.config)
 
 
-def encoder_in_words(host: Checkpoint) -> str | None:
+def encoder_in_words(host: Checkpoint, parents: Iterable[Checkpoint]) -> str | None:
     """Return what kind of sentence encoder the merges are; None: they are none."""
     stack = host.modules
     if stack is None:
         return None
-    merged = dict.fromkeys(filter(None, map(host.module_of, host.tensors)))
-    kept = [folder for folder in stack.folders if folder not in merged]
+    weights = dict.fromkeys(filter(None, map(host.module_of, host.tensors)))
+    lacked = {host.module_of(name) for parent in parents for name in parent.lacks}
+    merged = [folder for folder in weights if folder not in lacked]
+    kept = [folder for folder in stack.folders if folder not in weights]
     kept += ["prompts"] if any(stack.prompts.values()) else []
     length = longest_text(host)
     parts = [
@@ -50,6 +52,7 @@ def encoder_in_words(host: Checkpoint) -> str | None:
         f"texts of up to {length:,} tokens" if length else "",
         f"merged: {listed(['the transformer', *merged])}",
         f"kept from the host: {listed(kept)}" if kept else "",
+        f"kept from the host where a parent lacks it: {listed(sorted(lacked))}" if lacked else "",
     ]
     return "; ".join(filter(None, parts))
 

@@ -69,7 +69,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "layers": len(host.decoder_stack),
         "encoder_decoder": _stacks_in_words(checked),
         **modality_rows(checked),
-        "encoder": encoder_in_words(host),
+        "encoder": encoder_in_words(host, checked.checkpoints.values()),
         "classifier": classifier_in_words(host, checked.checkpoints.values()),
         "space": config.space.kind,
         "dimension": len(space.genes),

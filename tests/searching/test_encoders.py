@@ -249,9 +249,10 @@ def test_differing_modules_are_named_and_parents_are_scored_as_they_are(
     assert {key: item.value for key, item in alone.items()} == measured(recorded, alone)
 
 
-def test_a_parent_without_modules_takes_those_of_the_host(tmp_path: Path) -> None:
-    one = tiny.make_encoder(tmp_path / "one", dense=0)
-    plain = tiny.make_encoder(tmp_path / "plain", seed=2, near=one, dense=0)
+@pytest.mark.parametrize("dense", [0, 8])
+def test_a_parent_without_modules_takes_those_of_the_host(dense: int, tmp_path: Path) -> None:
+    one = tiny.make_encoder(tmp_path / "one", dense=dense)
+    plain = tiny.make_encoder(tmp_path / "plain", seed=2, near=one, dense=dense)
     for name in ("modules.json", "1_Pooling/config.json"):
         (plain / name).unlink()
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, STS)))
@@ -260,16 +261,22 @@ def test_a_parent_without_modules_takes_those_of_the_host(tmp_path: Path) -> Non
         "parents": ["one", "plain"],
     }
     file = write(tmp_path, **changes)
-    lines = evomerge.validate(file)["warnings"]
-    assert [line for line in lines if line.startswith("plain has no modules.json, so the merge")]
+    told = evomerge.validate(file)
+    lines = [line for line in told["warnings"] if line.startswith("plain has no modules.json, so")]
+    assert lines and ("where a parent lacks it: 2_Dense" in told["encoder"]) == bool(dense)
     run = searched(file, tmp_path / "run", candidates=3)
     number = next(item.number for item in run.history.candidates if item.label == str(plain))
     model, host = library(run.export(tmp_path / "model", number)), library(one)
     assert [type(module) for module in model] == [type(module) for module in host]
+    if dense:
+        assert model[2].linear.weight.equal(host[2].linear.weight)
     assert not np.allclose(model.encode(["w1 w2"]), host.encode(["w1 w2"]))
     backwards = write(tmp_path, **changes | {"parents": ["plain", "one"]})
     with pytest.raises(CheckpointError, match=r"has no modules\.json.*space\.host"):
         evomerge.validate(backwards)
+    with_base = {"base": "plain", "parents": ["one"], "space": {"host": "one"}}
+    again = searched(write(tmp_path, **changes | with_base), tmp_path / "of-base", candidates=4)
+    assert {item.status for item in again.history.candidates} == {"scored"}
 
 
 def test_the_base_of_encoders_may_be_a_chat_model(tmp_path: Path) -> None:
@@ -325,6 +332,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "with a `file`; a task of mteb has a key of its own: `mteb`: STS12",
     ),
     "another kind": ({"objectives": [{"encoder": "st", "file": "x"}]}, "Did you mean 'sts'?"),
+    "few shots": (
+        {"evaluation": {"fewshot": 2}},
+        "`evaluation.fewshot` is 2, which only tasks of lm-eval have, but 'sts pairs' has rows of",
+    ),
+    "how texts are generated": (
+        {"evaluation": {"generation": {"max_gen_toks": 2}}},
+        "`evaluation.generation` is {'max_gen_toks': 2}, which only tasks of lm-eval have",
+    ),
+    "a split of lm-eval": (
+        {"evaluation": {"search": {"task_split": "training"}}},
+        "`evaluation.search.task_split` is 'training', which only tasks of lm-eval have",
+    ),
     "a metric": (
         {"objectives": [{"encoder": "sts", "file": "pairs.jsonl", "metric": "accuracy"}]},
         "task 'sts pairs' has no metric 'accuracy'; it has pearson, spearman",
