@@ -15,7 +15,7 @@ from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.classifiers import check_classifiers, check_texts
 from evomerge.setup.descents import check_descents
-from evomerge.setup.encoders import check_encoders
+from evomerge.setup.encoders import check_encoders, check_scores
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
@@ -87,6 +87,7 @@ def check_search(
     constraints = find_constraints(config, evaluator)
     splits = find_splits(config, evaluator)
     check_references(evaluator, splits)
+    check_scores(evaluator, splits)
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
     kind = strategy_kind(config.optimizer.name)
     if kind is not None:

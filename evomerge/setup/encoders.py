@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from evomerge.config.frozen import Documents
+from evomerge.errors import ConfigError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.heads import lost_of_head
 from evomerge.models.modules import max_length
 from evomerge.models.safetensors import read_json
 from evomerge.report.words import listed
+from evomerge.scores import Split
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.evaluator import Evaluator
 
 
 def check_encoders(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
@@ -24,6 +30,25 @@ def check_encoders(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
     for name, checkpoint in checkpoints.items():
         if name == host or checkpoint.modules is not None:
             check_encoder(checkpoint)
+
+
+def check_scores(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> None:
+    """Check that in each split some pairs of sentences have other scores than the rest.
+
+    Raises:
+        ConfigError: all have one score, and a correlation with it is no number.
+    """
+    from evomerge.evaluation.tasks.encoders import Sts
+
+    for split, documents in splits.items():
+        for name, function in evaluator.tasks_of(split).functions.items():
+            ids = documents[name]
+            if isinstance(function, Sts) and len({function.rows[i]["score"] for i in ids}) < 2:
+                raise ConfigError(
+                    f"evaluation.{split}: the documents of {name!r} ({len(ids)}) have one score, "
+                    f"{function.rows[ids[0]]['score']:g}, and a correlation needs two that differ; "
+                    f"set `evaluation.{split}.documents` to more, or give other rows."
+                )
 
 
 def longest_text(checkpoint: Checkpoint) -> int | None:

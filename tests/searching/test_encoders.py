@@ -71,6 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data").mkdir()
     for name, rows in (
         ("pairs", STS),
+        ("equal", [{**row, "score": 3} for row in STS]),
         ("data/questions", RETRIEVAL),
         ("labels", CLASSIFICATION),
     ):
@@ -332,6 +333,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "with a `file`; a task of mteb has a key of its own: `mteb`: STS12",
     ),
     "another kind": ({"objectives": [{"encoder": "st", "file": "x"}]}, "Did you mean 'sts'?"),
+    "one score only": (
+        {"objectives": [{"encoder": "sts", "file": "equal.jsonl"}]},
+        "evaluation.search: the documents of 'sts equal' (12) have one score, 3, and",
+    ),
     "few shots": (
         {"evaluation": {"fewshot": 2}},
         "`evaluation.fewshot` is 2, which only tasks of lm-eval have, but 'sts pairs' has rows of",
