@@ -66,9 +66,10 @@ def read_rows(kind: str, file: str) -> Rows:
     made, rows = _KINDS[kind], []
     for row, where in given:
         for column in made.needed:
-            if column not in row:
+            if row.get(column) is None:
                 raise ConfigError(
-                    f"objectives: {where} has no column {column!r}; a row of {kind} is "
+                    f"objectives: {where} has {'null in' if column in row else 'no'} column "
+                    f"{column!r}; a row of {kind} is "
                     f"{made.row_text}.{did_you_mean(column, row)}"
                 )
         rows.append(made.checked(row, where))

@@ -157,6 +157,16 @@ WRONG: dict[str, tuple[str, list[Any], str]] = {
         [{"txt": "a", "label": 1}],
         r"line 1 has no column 'text'; a row of labels is .*Did you mean 'txt'\?",
     ),
+    "null": (
+        "labels",
+        [{"text": None, "text_pair": "a", "label": 1}],
+        "line 1 has null in column 'text'; a row of labels is",
+    ),
+    "no answer": (
+        "pairwise",
+        [{"chosen": None, "rejected": "a"}],
+        "line 1 has null in column 'chosen'; a row of pairwise is",
+    ),
     "a label": ("labels", [{"text": "a", "label": 1.5}], "label` is 1.5; it must be text or a"),
     "true": ("labels", [{"text": "a", "label": True}], "label` is True; it must be text or a"),
     "mixed": (
