@@ -113,7 +113,7 @@ def _check_shape(recipe: Recipe, base: str, checkpoints: Mapping[str, Checkpoint
             f"The merge {what[0]} and {base!r} {what[1]}, but an adapter keeps the kind of head; "
             "write a checkpoint instead."
         )
-    check_fit(host, [own], vocabularies=False)
+    check_fit(host, [own], vocabularies=host.vocabulary == own.vocabulary)
     for prefix, blocks in recipe.layers.items():
         count = len(TensorNameMap(host, own).stacks[prefix])
         if len(blocks) != count:
