@@ -62,7 +62,8 @@ def compare(
         name: open_model(name, Path.cwd(), allow_pickle=allow_pickle)
         for name in dict.fromkeys(names)
     }
-    models = fitting(opened, names[0], vocabularies=False)
+    sizes = {item.vocabulary for item in opened.values()}
+    models = fitting(opened, names[0], vocabularies=len(sizes) == 1)
     first = None if own is None else models[own]
     return compare_parents(first, [models[name] for name in given], short_names(names))
 

@@ -324,8 +324,9 @@ def test_a_classifier_with_two_stacks_has_the_scores_of_the_library(tmp_path: Pa
         assert found[str(folder)].aggregates["classifier rows/accuracy"] == sum(right) / len(right)
 
 
-def test_a_change_of_bart_becomes_an_adapter(folder: Path, tmp_path: Path) -> None:
+def test_a_change_of_bart_is_compared_and_becomes_an_adapter(folder: Path, tmp_path: Path) -> None:
     base, other = folder / "bart-a", folder / "bart-b"
+    assert evomerge.compare([other], base=base).parents
     evomerge.extract(base, other, tmp_path / "adapter", rank=48)
     models = [{"model": f"{base}+{tmp_path / 'adapter'}", "parameters": {"weight": 1}}]
     recipe = {"merge_method": "linear", "models": models, "dtype": "float32"}
