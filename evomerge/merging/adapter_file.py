@@ -76,13 +76,14 @@ class AdapterFile:
         size = squared(change)
         self.errors[name] = (0.0, size)
         self._is_tied |= len(users) > 1 and change.ndim == 2
+        is_position = isinstance(kind, nn.Embedding) and not _is_matrix(kind)
         if _within(path, self._whole):
             self._replace(users, new)
         elif change.ndim == 1 and not self._vectors:
             self.errors[name] = (size, size)
         elif own == "bias" and (_is_matrix(kind) or any(kind.children())):
             self._biases[path] = new.contiguous()
-        elif change.ndim == 1 and not any(kind.children()):
+        elif is_position or (change.ndim == 1 and not any(kind.children())):
             self._replace(users, new)
         elif change.ndim == 2 and own == "weight" and _is_matrix(kind):
             # Rounding of base + change is random, so its largest singular value is about this.
@@ -225,4 +226,11 @@ def share(errors: Any) -> float:
 
 
 def _is_matrix(kind: nn.Module) -> bool:
-    return isinstance(kind, (nn.Linear, nn.Embedding)) or type(kind).__name__ == "Conv1D"
+    """Whether PEFT can add a product to a module.
+
+    It calls embeddings with the numbers of rows. Those of positions in BART are called with other
+    things; PEFT knows the scaled ones.
+    """
+    if isinstance(kind, nn.Embedding):
+        return type(kind).forward is nn.Embedding.forward or hasattr(kind, "embed_scale")
+    return isinstance(kind, nn.Linear) or type(kind).__name__ == "Conv1D"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
+import peft
 import pytest
 import tiny
 import torch
@@ -335,6 +336,10 @@ def test_a_change_of_bart_is_compared_and_becomes_an_adapter(folder: Path, tmp_p
     found, wanted = (two_stacks.load(item).state_dict() for item in (tmp_path / "again", other))
     for name, tensor in wanted.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-4, msg=name)
+    with tiny.quiet():
+        by_peft = peft.AutoPeftModelForSeq2SeqLM.from_pretrained(tmp_path / "adapter")
+    ours, theirs = (tiny.logits(model) for model in (by_peft, two_stacks.load(other)))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_what_reads_the_sound_belongs_to_the_embeddings(tmp_path: Path) -> None:
