@@ -113,6 +113,12 @@ def _check_shape(recipe: Recipe, base: str, checkpoints: Mapping[str, Checkpoint
             f"The merge {what[0]} and {base!r} {what[1]}, but an adapter keeps the kind of head; "
             "write a checkpoint instead."
         )
+    if host.modalities.keys() != own.modalities.keys():
+        kinds = [", ".join(item.modalities) or "no vision tower" for item in (host, own)]
+        raise CheckpointError(
+            f"The merge has {kinds[0]} and {base!r} {kinds[1]}, but an adapter is loaded on a "
+            "model of its own kind; write a checkpoint instead."
+        )
     check_fit(host, [own], vocabularies=host.vocabulary == own.vocabulary)
     for prefix, blocks in recipe.layers.items():
         count = len(TensorNameMap(host, own).stacks[prefix])

@@ -9,6 +9,7 @@ from typing import Any
 
 import peft
 import pytest
+import seeing
 import tiny
 import torch
 import transformers
@@ -189,6 +190,14 @@ def test_what_a_base_lacks_or_has_besides_is_refused(tmp_path):
     for base, model in ((biased, untied), (untied, biased)):
         with pytest.raises(CheckpointError, match=r"k_proj.bias' .* has no counterpart in"):
             evomerge.extract(base, model, tmp_path / "out", rank=4)
+
+
+def test_a_model_that_sees_is_no_base_of_one_that_does_not(tmp_path):
+    sees, text = (tmp_path / name for name in ("sees", "text"))
+    seeing.make(sees, "llava")
+    seeing.make(text, "llava/text", seed=1)
+    with pytest.raises(CheckpointError, match=r"has no vision tower and .*sees' vision, projector"):
+        evomerge.extract(sees, text, tmp_path / "adapter", rank=4)
 
 
 def test_a_copy_of_a_tied_head_on_disk_is_no_change(tmp_path):
