@@ -84,6 +84,34 @@ def logprobs_by_vllm(engine: VllmEngine, text: list[int]) -> torch.Tensor:
     return torch.tensor([float(entries[token].logprob) for token, entries in known])
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_a_mixture_of_experts_answers_as_with_transformers(
+    kind: str, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Of dense models; the three kinds become Mixtral, Qwen2-MoE and Qwen3-MoE.
+
+    These tests come first: a mixture needs process groups that an engine of a dense model does not
+    make, and vLLM ends the groups of all engines when one is collected.
+    """
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "head_dim": 32}
+    dense = [
+        {"source_model": str(tiny.make(tmp_path / f"{i}", kind, seed=i, **sizes))} for i in range(3)
+    ]
+    data = {"base_model": str(tmp_path / "0"), "gate_mode": "random", "experts": dense}
+    shared = {"shared_experts": [{**dense[1], "residual_scale": 0.3}]} if kind == "qwen2" else {}
+    (tmp_path / "mixture.yaml").write_text(yaml.safe_dump({**data, **shared}))
+    model = load(moe(tmp_path / "mixture.yaml", tmp_path / "out")).eval()
+    with _shielded():
+        from vllm import LLM
+
+        llm = LLM(str(tmp_path / "out"), dtype="float32", seed=0, **_cpu_options(model))
+    loaded = SimpleNamespace(_llm=llm)
+    text = [token % 40 for token in TEXT]
+    by_torch = logprobs_by_torch(model, text)
+    torch.testing.assert_close(logprobs_by_vllm(loaded, text), by_torch, atol=1e-4, rtol=0)
+
+
 def test_each_model_answers_with_its_own_weights(engine: VllmEngine) -> None:
     """The first model is loaded again after the second; the text is the same each time."""
     first, second = model_of(3), model_of(4)
@@ -108,30 +136,6 @@ def test_the_backend_scores_with_transformers_and_generates_with_vllm(
         evaluator.prepare(candidate, tokenizer, splits)
         scores.append(evaluator.score(candidate))
     assert scores[0].values == scores[1].values
-
-
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
-def test_a_mixture_of_experts_answers_as_with_transformers(
-    kind: str, tokenizer: Any, tmp_path: Path
-) -> None:
-    """Of dense models; the three kinds become Mixtral, Qwen2-MoE and Qwen3-MoE."""
-    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4}
-    sizes |= {"num_key_value_heads": 2, "head_dim": 32}
-    dense = [
-        {"source_model": str(tiny.make(tmp_path / f"{i}", kind, seed=i, **sizes))} for i in range(3)
-    ]
-    data = {"base_model": str(tmp_path / "0"), "gate_mode": "random", "experts": dense}
-    shared = {"shared_experts": [{**dense[1], "residual_scale": 0.3}]} if kind == "qwen2" else {}
-    (tmp_path / "mixture.yaml").write_text(yaml.safe_dump({**data, **shared}))
-    model = load(moe(tmp_path / "mixture.yaml", tmp_path / "out")).eval()
-    with _shielded():
-        from vllm import LLM
-
-        llm = LLM(str(tmp_path / "out"), dtype="float32", seed=0, **_cpu_options(model))
-    loaded = SimpleNamespace(_llm=llm)
-    text = [token % 40 for token in TEXT]
-    by_torch = logprobs_by_torch(model, text)
-    torch.testing.assert_close(logprobs_by_vllm(loaded, text), by_torch, atol=1e-4, rtol=0)
 
 
 def test_a_missing_tensor_is_refused_before_vllm_keeps_the_last_one(engine: VllmEngine) -> None:
@@ -187,7 +191,8 @@ def test_paths_of_all_depths_on_one_engine_answer_as_their_exports_on_engines_of
         assert torch.equal(logprobs_by_vllm(own, TEXT), found[name][0])
         assert own.generate([Prompt(tuple(TEXT[:9]), (), 30)]) == found[name][1]
         near = 1e-4 if dtype == "float32" else 0.1
-        assert torch.allclose(found[name][0], logprobs_by_torch(exported, TEXT).float(), atol=near)
+        # In float32, since torch's own scores in bfloat16 differ from run to run by as much.
+        assert torch.allclose(found[name][0], logprobs_by_torch(exported.float(), TEXT), atol=near)
 
 
 def test_a_killed_search_over_paths_goes_on_and_a_path_scores_the_same_alone(
