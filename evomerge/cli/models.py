@@ -247,7 +247,7 @@ def _say_adapter(out: Path, written: WrittenAdapter) -> None:
 
 
 def push(
-    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="an exported model")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="an exported model or adapter")],
     repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="org/name on the Hub")],
     private: Annotated[
         bool,
