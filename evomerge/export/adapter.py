@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.errors import CheckpointError, InputError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, resolve, split_adapter, split_kind
+from evomerge.parsing.values import shown
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder, atomic_folder, check_new_folder
 from evomerge.run.folder import RunFolder
@@ -135,9 +136,9 @@ def adapter_of(
 
 
 def check_rank(rank: int | None) -> None:
-    """Raise an `InputError` if a rank is no positive number."""
-    if rank is not None and rank < 1:
-        raise InputError(f"--rank is {rank}; it must be 1 or more.")
+    """Raise an `InputError` if a rank is no positive whole number."""
+    if rank is not None and (type(rank) is not int or rank < 1):
+        raise InputError(f"--rank is {shown(rank)}; it must be a whole number, 1 or more.")
 
 
 def base_of(recipe: Recipe) -> str:
@@ -152,9 +153,11 @@ def base_of(recipe: Recipe) -> str:
     if not bases:
         bases = {split_adapter(name, Path.cwd())[0] for name in recipe.parents}
     if len(bases) != 1:
+        one, other, *_ = sorted(bases)
         raise InputError(
-            "An adapter needs a base, which this merge does not have; search with `base`, or write "
-            "a checkpoint and give it to `evomerge extract`."
+            f"An adapter needs a base, which this merge does not have, since {one!r} and {other!r} "
+            "are two models; search with `base`, or write a checkpoint and give it to `evomerge "
+            "extract`."
         )
     return bases.pop()
 
@@ -297,8 +300,9 @@ def _in_vllm(config: Mapping[str, Any], base: str | None) -> list[str]:
         return []
     if config["modules_to_save"] or config["bias"] != "none":
         return [
-            "vLLM does not load it, since norms or biases are saved whole; `evomerge extract "
-            "--matrices-only` leaves them out."
+            "vLLM does not load it, since modules or biases are saved whole. With `--rank`, a "
+            "merge has products of embeddings and head; norms and biases are left out by `evomerge "
+            "extract --matrices-only`, also of a merge that is a checkpoint."
         ]
     if limit is None:
         return [f"vLLM does not load it, since its rank is above {_VLLM_RANKS[-1]}."]

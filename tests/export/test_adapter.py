@@ -141,11 +141,11 @@ def test_what_the_rank_cuts_is_the_smallest_singular_values(tmp_path, capsys):
     assert str(tmp_path) not in card
 
 
-def lora(base: Path, out: Path, rank: int, seed: int) -> str:
+def lora(base: Path, out: Path, rank: int, seed: int, **options: Any) -> str:
     """Save a random adapter and return the reference of the parent."""
     torch.manual_seed(seed)
     settings = peft.LoraConfig(
-        r=rank, target_modules=["q_proj", "down_proj"], init_lora_weights=False
+        r=rank, target_modules=["q_proj", "down_proj"], init_lora_weights=False, **options
     )
     peft.get_peft_model(loaded(base), settings).save_pretrained(out)
     return f"{base}+{out}"
@@ -212,14 +212,15 @@ def test_what_no_adapter_can_change_is_refused(tmp_path):
     wider = tiny.make(tmp_path / "wider", intermediate_size=40)
     with pytest.raises(CheckpointError, match=r"tensor '.*mlp.*' has shape .* and .* in .*base'"):
         evomerge.extract(base, wider, tmp_path / "out", rank=4)
-    with pytest.raises(InputError, match="--rank is 0; it must be 1 or more"):
-        evomerge.extract(base, deeper, tmp_path / "out", rank=0)
+    for rank in (0, 2.5, True):
+        with pytest.raises(InputError, match=f"--rank is {rank}; it must be a whole number, 1 or"):
+            evomerge.extract(base, deeper, tmp_path / "out", rank=rank)
     recipe = {"models": [{"model": str(base), "parameters": {"weight": 1}}]}
     recipe |= {"merge_method": "linear", "dtype": "float32"}
     other = tiny.make(tmp_path / "other", seed=1)
     recipe["models"].append({"model": str(other), "parameters": {"weight": 1}})
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
-    with pytest.raises((InputError, RecipeError), match="An adapter needs a base"):
+    with pytest.raises(InputError, match=rf"needs a base, .* since '{base}' and '{other}' are two"):
         evomerge.merge_adapter(tmp_path / "recipe.yaml", tmp_path / "out", rank=2)
     assert not (tmp_path / "out").exists()
 
@@ -280,11 +281,17 @@ def test_vllm_answers_with_an_adapter_as_peft_does(tied, tmp_path):
     base = tiny.make(tmp_path / "base", tied=tied, **sizes)
     tuned = fine_tune(base, tmp_path / "tuned", 5)
     evomerge.extract(base, tuned, tmp_path / "extracted", rank=8, matrices_only=True)
-    parents = [lora(base, tmp_path / f"lora-{rank}", rank, rank) for rank in (2, 3)]
+    evomerge.extract(base, tuned, tmp_path / "whole", rank=8)
+    parents = [
+        lora(base, tmp_path / f"lora-{rank}", rank, rank, layers_to_transform=[rank - 2])
+        for rank in (2, 3)
+    ]
     models = [{"model": name, "parameters": {"weight": 0.7}} for name in parents]
     recipe = {"models": models, "merge_method": "linear", "dtype": "float32"}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     evomerge.merge_adapter(tmp_path / "recipe.yaml", tmp_path / "merged")
+    config = json.loads((tmp_path / "merged" / "adapter_config.json").read_text())
+    assert "model.layers.1.mlp.down_proj" in config["target_modules"]  # not of all layers
     engine = vllm_engine(base)
     plain, _ = vllm_answer(engine)
     for name in ("extracted", "merged"):
@@ -299,3 +306,5 @@ def test_vllm_answers_with_an_adapter_as_peft_does(tied, tmp_path):
         for _ in text:
             written = torch.cat([written, model(written).logits[:, -1:].argmax(-1)], 1)
         assert written[0, TOKENS.shape[1] :].tolist() == text
+    with pytest.raises(ValueError, match="vLLM only supports modules_to_save being either None"):
+        vllm_answer(engine, tmp_path / "whole")
