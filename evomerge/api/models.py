@@ -143,6 +143,7 @@ def extract(
     *,
     rank: int,
     matrices_only: bool = False,
+    without_embeddings: bool = False,
     allow_pickle: bool = False,
 ) -> WrittenAdapter:
     """Write what a fine-tune has changed in its base as a LoRA adapter.
@@ -153,6 +154,8 @@ def extract(
         out: folder to create; it must not exist.
         rank: largest rank of the change of a matrix.
         matrices_only: leave out the changes of norms and biases, which vLLM does not load.
+        without_embeddings: leave out the changes of embeddings and of the head of a language model,
+            which vLLM loads of some models only.
         allow_pickle: accept models with pickled weights.
 
     Returns:
@@ -170,6 +173,7 @@ def extract(
         rank,
         path_of(out, "out"),
         matrices_only=matrices_only,
+        without_embeddings=without_embeddings,
         allow_pickle=allow_pickle,
     )
 

@@ -171,6 +171,13 @@ def extract(
         bool,
         typer.Option("--matrices-only", help="leave out norms and biases, which vLLM cannot load"),
     ] = False,
+    without_embeddings: Annotated[
+        bool,
+        typer.Option(
+            "--without-embeddings",
+            help="leave out embeddings and head, which vLLM loads of some models only",
+        ),
+    ] = False,
     allow_pickle: AllowPickleOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -180,7 +187,13 @@ def extract(
     from evomerge.export.adapter import extract as extract_adapter
 
     written = extract_adapter(
-        base, model, rank, out, matrices_only=matrices_only, allow_pickle=allow_pickle
+        base,
+        model,
+        rank,
+        out,
+        matrices_only=matrices_only,
+        without_embeddings=without_embeddings,
+        allow_pickle=allow_pickle,
     )
     if as_json:
         terminal.print_json(asdict(written))
@@ -247,7 +260,9 @@ def _say_adapter(out: Path, written: WrittenAdapter) -> None:
 
 
 def push(
-    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="an exported model or adapter")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="an exported model or adapter")
+    ],
     repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="org/name on the Hub")],
     private: Annotated[
         bool,

@@ -27,7 +27,7 @@ from evomerge.setup.weight_digests import check_weights
 from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
-    from evomerge.merging.adapter_file import AdapterFile
+    from evomerge.merging.adapter_file import AdapterFile, Part
 
 _LOADERS = {
     "CAUSAL_LM": "AutoPeftModelForCausalLM",
@@ -39,6 +39,11 @@ _LOADERS = {
 
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` of vLLM 0.32 may be."""
+
+_EMBEDDINGS = (
+    "Of many models, such as Qwen2 and Gemma 3, vLLM loads no change of embeddings and head; "
+    "`evomerge extract --without-embeddings` leaves it out."
+)
 
 _BLOCK = re.compile(r"(?P<stack>.*?)\.(?P<layer>\d+)\.")
 
@@ -75,6 +80,7 @@ def extract(
     out: Path,
     *,
     matrices_only: bool = False,
+    without_embeddings: bool = False,
     allow_pickle: bool = False,
 ) -> WrittenAdapter:
     """Write what a fine-tune has changed in its base as an adapter; see `evomerge.extract`."""
@@ -88,8 +94,10 @@ def extract(
             name: opener(name, Path.cwd(), allow_pickle=allow_pickle)
             for name in dict.fromkeys((base, model))
         }
-        recipe, vectors = unchanged(found[model], "float32"), not matrices_only
-        return write_adapter(recipe, base, found, rank, out, Path.cwd(), vectors=vectors)
+        recipe = unchanged(found[model], "float32")
+        asked: dict[Part, bool] = {"vectors": matrices_only, "embeddings": without_embeddings}
+        without = [part for part, is_left_out in asked.items() if is_left_out]
+        return write_adapter(recipe, base, found, rank, out, Path.cwd(), without=without)
 
 
 def export_adapter(
@@ -199,12 +207,12 @@ def write_adapter(
     about: Sequence[str] = (),
     *,
     whole: Collection[str] = (),
-    vectors: bool = True,
+    without: Collection[Part] = (),
 ) -> WrittenAdapter:
     """Write the adapter of a recipe, with a card.
 
     Args:
-        base, rank, whole, vectors: see `extracted`.
+        base, rank, whole, without: see `extracted`.
         folder: where relative references start from.
         texts: more files, name -> text.
         about: paragraphs of the card.
@@ -219,7 +227,7 @@ def write_adapter(
             f"{base!r} is no model of its own, so PEFT cannot load it as the base of an adapter; "
             "name the folder or the Hub id of a model."
         )
-    made = extracted(recipe, base, checkpoints, rank, whole=whole, vectors=vectors)
+    made = extracted(recipe, base, checkpoints, rank, whole=whole, without=without)
     others = other_settings(checkpoints[recipe.host], checkpoints[base])
     notes = (
         f"The adapter runs with the config.json of {base!r}, in which {', '.join(others)} differ "
@@ -231,7 +239,9 @@ def write_adapter(
         made.save(new)
         for name, text in {
             "adapter_config.json": json.dumps(config, indent=2) + "\n",
-            "README.md": _card(config, written, hub_id(base), about),
+            "README.md": _card(
+                config, written, hub_id(base), about, has_embeddings=made.has_embeddings
+            ),
             **(texts or {}),
         }.items():
             (new / name).write_text(text, encoding="utf-8")
@@ -262,6 +272,8 @@ def _card(
     written: WrittenAdapter,
     base: str | None,
     about: Sequence[str],
+    *,
+    has_embeddings: bool,
 ) -> str:
     """Return the card, without a path of this machine."""
     import yaml
@@ -285,7 +297,7 @@ def _card(
         *about,
         f"```python\nfrom peft import {loader}\n\n"
         f'model = {loader}.from_pretrained("ADAPTER_DIR")\n```',
-        *_in_vllm(config, base),
+        *_in_vllm(config, base, has_embeddings=has_embeddings),
         "## What it lacks",
         "| part of the model | norm of what is lost, in % of the norm of the change |\n|---|---|\n"
         + "\n".join(rows),
@@ -293,7 +305,9 @@ def _card(
     return "\n\n".join(lines) + "\n"
 
 
-def _in_vllm(config: Mapping[str, Any], base: str | None) -> list[str]:
+def _in_vllm(
+    config: Mapping[str, Any], base: str | None, *, has_embeddings: bool = False
+) -> list[str]:
     """Return how vLLM serves the adapter of a language model, or why it does not load it."""
     limit = next((rank for rank in _VLLM_RANKS if rank >= config["r"]), None)
     if config["task_type"] != "CAUSAL_LM":
@@ -308,5 +322,6 @@ def _in_vllm(config: Mapping[str, Any], base: str | None) -> list[str]:
         return [f"vLLM does not load it, since its rank is above {_VLLM_RANKS[-1]}."]
     return [
         f"```\nvllm serve {base or 'BASE_DIR'} --enable-lora --max-lora-rank {limit} "
-        "--lora-modules merged=ADAPTER_DIR\n```"
+        "--lora-modules merged=ADAPTER_DIR\n```",
+        *([_EMBEDDINGS] if has_embeddings else ()),
     ]

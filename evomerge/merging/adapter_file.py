@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors.torch import save
@@ -27,6 +27,9 @@ _LINEAR, _EMBEDDING = ("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "
 _HEADS = ("classifier", "score")
 _CLASSES = {"texts": "SEQ_CLS", "tokens": "TOKEN_CLS"}
 
+Part: TypeAlias = Literal["vectors", "embeddings"]
+"""What an adapter may leave out."""
+
 
 class AdapterFile:
     """The config and the tensors of an adapter. Changes of a model are added one by one.
@@ -35,20 +38,28 @@ class AdapterFile:
         host: the changed model.
         limit: largest rank of a product.
         whole: ends of the paths of modules that are replaced, not changed by a product.
-        vectors: keep the changes of norms and biases; else they are lost.
+        without: what is left out, and counts as lost: `vectors` (norms and biases), `embeddings`
+            (with the head of a language model).
 
     Attributes:
         rank: of all products; smaller ones are filled with zeros.
         errors: name of a changed tensor of the checkpoint -> squared norm of what was lost, and of
             the change.
+        has_embeddings: whether a product changes embeddings, or the head of a language model.
     """
 
     def __init__(
-        self, host: Checkpoint, limit: int, *, whole: Collection[str] = (), vectors: bool = True
+        self,
+        host: Checkpoint,
+        limit: int,
+        *,
+        whole: Collection[str] = (),
+        without: Collection[Part] = (),
     ) -> None:
         layout = layout_of(host)
         self.rank, self.errors = 1, dict[str, tuple[float, float]]()
-        self._limit, self._vectors = limit, vectors
+        self._limit, self._without, self.has_embeddings = limit, without, False
+        self._embeddings = {host.embedding, host.head}
         self._model, self._locations = layout.module, layout.locations
         self._modules = dict(layout.module.named_modules())
         self._weights = dict(layout.module.named_parameters())
@@ -73,13 +84,16 @@ class AdapterFile:
         users = self._users_of(name)
         path, own = users[0]
         kind, change = self._modules[path], new - old
-        size = squared(change)
+        size, is_embedding = squared(change), name in self._embeddings
         self.errors[name] = (0.0, size)
+        if is_embedding and "embeddings" in self._without and not _within(path, self._whole):
+            self.errors[name] = (size, size)
+            return
         self._is_tied |= len(users) > 1 and change.ndim == 2
         is_position = isinstance(kind, nn.Embedding) and not _is_matrix(kind)
         if _within(path, self._whole):
             self._replace(users, new)
-        elif change.ndim == 1 and not self._vectors:
+        elif change.ndim == 1 and "vectors" in self._without:
             self.errors[name] = (size, size)
         elif own == "bias" and (_is_matrix(kind) or any(kind.children())):
             self._biases[path] = new.contiguous()
@@ -94,6 +108,7 @@ class AdapterFile:
             self.errors[name] = (found.lost, size)
             self.rank = max(self.rank, found.up.shape[1])
             self._products |= {module: (found.up, found.down) for module, _ in users}
+            self.has_embeddings |= is_embedding
         else:
             raise CheckpointError(
                 f"{name!r} of the merge differs from the base, and LoRA cannot change "

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.adapter_file import AdapterFile
+from evomerge.merging.adapter_file import AdapterFile, Part
 from evomerge.merging.architecture.loading import transformers_config
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.merging.backend import unchanged
@@ -41,13 +41,13 @@ def extracted(
     rank: int,
     *,
     whole: Collection[str] = (),
-    vectors: bool = True,
+    without: Collection[Part] = (),
 ) -> AdapterFile:
     """Return the adapter that turns a base into the model of a recipe, computed in float32.
 
     Args:
         base: reference of the model that the adapter is for; one of the checkpoints.
-        rank, whole, vectors: see `AdapterFile`.
+        rank, whole, without: see `AdapterFile`.
 
     Raises:
         CheckpointError: the merge differs from the base in what no adapter can change: its number
@@ -68,7 +68,7 @@ def extracted(
         before = {
             normal(item.name, own.host): item for item in own.plan(unchanged(own.host, "float32"))
         }
-        adapter = AdapterFile(host, rank, whole=whole, vectors=vectors)
+        adapter = AdapterFile(host, rank, whole=whole, without=without)
         for plan in plans:
             own_plan = before.get(normal(plan.name, host))
             if own_plan is None or own_plan.shape != plan.shape:

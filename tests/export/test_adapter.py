@@ -245,6 +245,19 @@ def test_what_mergekit_ignores_in_a_file_is_said(tmp_path, capsys):
         call([*arguments, str(tmp_path / "no"), "--strict"])
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_embeddings_are_left_out_on_request_and_counted_as_lost(tied, tmp_path):
+    base = tiny.make(tmp_path / "base", tied=tied)
+    tuned = fine_tune(base, tmp_path / "tuned", 3)
+    for name, without in (("whole", False), ("layers", True)):
+        found = evomerge.extract(base, tuned, tmp_path / name, rank=4, without_embeddings=without)
+        tensors = load_file(tmp_path / name / "adapter_model.safetensors")
+        assert any("embed" in key or "lm_head" in key for key in tensors) is not without
+        assert (found.by_layer["model.embed_tokens.weight"] == 1) is without
+        assert found.by_layer["model.layers.0"] < 1e-4
+    assert found.error > 0.1
+
+
 def test_norms_are_left_out_on_request_and_counted_as_lost(tmp_path, capsys):
     base = tiny.make(tmp_path / "base")
     tuned = fine_tune(base, tmp_path / "tuned", 3)
@@ -261,6 +274,7 @@ def test_norms_are_left_out_on_request_and_counted_as_lost(tmp_path, capsys):
     assert config["modules_to_save"] is None
     assert "--max-lora-rank 8" in (tmp_path / "adapter" / "README.md").read_text()
     assert "rank is above 512" in _in_vllm({**config, "r": 513}, None)[0]
+    assert "--without-embeddings" in (tmp_path / "adapter" / "README.md").read_text()
     evomerge.extract(base, tuned, tmp_path / "whole", rank=4)
     assert "vLLM does not load it" in (tmp_path / "whole" / "README.md").read_text()
     only = save(tmp_path / "norms", loaded(base))
@@ -275,12 +289,15 @@ def test_norms_are_left_out_on_request_and_counted_as_lost(tmp_path, capsys):
 
 
 @pytest.mark.skipif(installed_vllm() is None, reason="vLLM is not installed")
-@pytest.mark.parametrize("tied", [False, True])
-def test_vllm_answers_with_an_adapter_as_peft_does(tied, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "tied", "options"),
+    [("llama", False, {}), ("llama", True, {}), ("qwen2", True, {"without_embeddings": True})],
+)
+def test_vllm_answers_with_an_adapter_as_peft_does(kind, tied, options, tmp_path):
     sizes = {"head_dim": 32, "hidden_size": 64}
-    base = tiny.make(tmp_path / "base", tied=tied, **sizes)
+    base = tiny.make(tmp_path / "base", kind, tied=tied, **sizes)
     tuned = fine_tune(base, tmp_path / "tuned", 5)
-    evomerge.extract(base, tuned, tmp_path / "extracted", rank=8, matrices_only=True)
+    evomerge.extract(base, tuned, tmp_path / "extracted", rank=8, matrices_only=True, **options)
     evomerge.extract(base, tuned, tmp_path / "whole", rank=8)
     parents = [
         lora(base, tmp_path / f"lora-{rank}", rank, rank, layers_to_transform=[rank - 2])
