@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from backends import BACKENDS, write_tasks
+from backends import BACKENDS, WORDS, write_tasks
 from evaluation import BATCHES, bare_generation, bare_scoring
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -89,6 +89,21 @@ def write_models(folder: Path, size: str) -> None:
                 shutil.copy(file, folder / name)
         for weight in model.parameters():
             weight.data += 0.002 * torch.randn_like(weight)
+
+
+def write_choice(folder: Path) -> None:
+    """Write a task with four choices, about the documents of `write_tasks`."""
+    task = {
+        "task": "choice",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "documents.jsonl")}},
+        "test_split": "test",
+        "doc_to_text": "{{text}}\nAnswer:",
+        "doc_to_target": 0,
+        "doc_to_choice": [" ".join(WORDS[:count]) for count in (2, 4, 6, 8)],
+        "output_type": "multiple_choice",
+    }
+    (folder / "choice.yaml").write_text(json.dumps(task))
 
 
 def recipes(checkpoints: dict[str, Checkpoint]) -> Iterator[Recipe]:
@@ -201,6 +216,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as made:
         write_models(Path(made), arguments.size)
         write_tasks(Path(made))
+        write_choice(Path(made))
         for backend in BACKENDS:
             command = [sys.executable, __file__, "--backend", backend, "--folder", made]
             command += ["--device", arguments.device, "--size", arguments.size]
