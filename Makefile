@@ -7,7 +7,7 @@ WORKERS := -n auto --maxprocesses 4 --dist worksteal --max-worker-restart 2
 # Else each of the hundred processes that tests start does so, where Python may write no bytecode.
 COMPILE := $(BIN)/python -m compileall -q evomerge
 
-.PHONY: quickstart showcase test test-all test-thorough test-long test-oldest test-newest test-vllm lint docs docs-serve install clean
+.PHONY: quickstart showcase test test-all test-thorough test-long test-oldest test-newest test-vllm test-processors test-weakest lint docs docs-serve install clean
 
 quickstart: $(BIN)/.installed
 	@$(BIN)/evomerge search configs/quickstart.yaml --run $(RUN) --resume
@@ -53,6 +53,23 @@ test-newest: .venv-newest/.installed
 .venv-%/.installed: pyproject.toml scripts/versions_environment.sh
 	PYTHON=$(PYTHON) scripts/versions_environment.sh $* .venv-$*
 	@touch $@
+
+# The quick tests as on two other kinds of processor: by the instructions that torch, numba, MKL, oneDNN
+# and OpenBLAS may use (on AMD, MKL heeds only MKL_CBWR), and by the number of threads; `test-weakest`
+# runs the thorough ones, too.
+WEAKEST := ATEN_CPU_CAPABILITY=default NUMBA_CPU_NAME=x86-64-v2 MKL_CBWR=COMPATIBLE \
+	MKL_ENABLE_INSTRUCTIONS=SSE4_2 ONEDNN_MAX_CPU_ISA=SSE41 OPENBLAS_CORETYPE=Nehalem OMP_NUM_THREADS=1
+AVX2 := ATEN_CPU_CAPABILITY=avx2 NUMBA_CPU_NAME=x86-64-v3 MKL_CBWR=AVX2 \
+	MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell OMP_NUM_THREADS=2
+
+test-processors: $(BIN)/.tested
+	$(COMPILE)
+	$(WEAKEST) $(BIN)/python -m pytest $(WORKERS)
+	$(AVX2) $(BIN)/python -m pytest $(WORKERS)
+
+test-weakest: $(BIN)/.tested
+	$(COMPILE)
+	$(WEAKEST) $(BIN)/python -m pytest $(WORKERS) -m "not long"
 
 # vLLM needs its own versions of torch and transformers, so it has an environment of its own.
 test-vllm: .venv-vllm/.installed
