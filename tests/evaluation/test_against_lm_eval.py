@@ -14,6 +14,7 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from rounding import NATS, PERPLEXITY
 
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.reference import Reasoning
@@ -72,12 +73,14 @@ def assert_equal(evaluator: Evaluator, scores: Scores, expected: dict[str, Any])
                 suffix = f",{label}" if len(filters) > 1 else ""
                 aggregate = expected["results"][task][f"{metric},{label}"]
                 assert scores.aggregates[f"{task}/{metric}{suffix}"] == pytest.approx(
-                    aggregate, rel=1e-5
+                    aggregate, rel=PERPLEXITY
                 )
                 values = scores.values.get(f"{task}/{metric}{suffix}")
                 if isinstance(rows[ids[0]][metric], (int, float)):
                     assert values is not None
-                    np.testing.assert_allclose(values, [rows[i][metric] for i in ids], rtol=1e-5)
+                    np.testing.assert_allclose(
+                        values, [rows[i][metric] for i in ids], rtol=PERPLEXITY
+                    )
         answers = {s["doc_id"]: s["resps"] for s in samples}
         requests = evaluator.requests("search", task)
         for i in ids:
@@ -86,7 +89,7 @@ def assert_equal(evaluator: Evaluator, scores: Scores, expected: dict[str, Any])
                 if isinstance(mine, str):
                     assert mine == theirs
                 else:
-                    np.testing.assert_allclose(np.array(mine), np.array(theirs), atol=1e-4)
+                    np.testing.assert_allclose(np.array(mine), np.array(theirs), atol=NATS)
 
 
 SCORED = ("t_choice", "t_letter", "t_mutual", "t_inputs", "t_continue", "t_rolling")

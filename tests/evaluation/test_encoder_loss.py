@@ -116,14 +116,14 @@ def test_losses_are_those_of_sentence_transformers(
     ranking = losses.MultipleNegativesRankingLoss(model, scale, model.similarity)
     theirs = ranking.compute_loss_from_embeddings(embeddings, torch.empty(0))
     ours = loss_of(folder, objective_of("retrieval", tmp_path))
-    assert ours == pytest.approx(float(theirs), rel=1e-5)
+    assert ours == pytest.approx(float(theirs), rel=1e-4)
 
     embeddings = columns(STS, sentence1=model.encode, sentence2=model.encode)
     order = losses.CoSENTLoss(model, scale, model.similarity_pairwise)
     scores = torch.tensor([float(row["score"]) for row in STS])
     theirs = order.compute_loss_from_embeddings(embeddings, scores)
     ours = loss_of(folder, objective_of("sts", tmp_path))
-    assert ours == pytest.approx(float(theirs), rel=1e-5)
+    assert ours == pytest.approx(float(theirs), rel=1e-4)
 
 
 def test_a_right_passage_is_never_a_wrong_one(folder: Path, tmp_path: Path) -> None:
@@ -133,9 +133,11 @@ def test_a_right_passage_is_never_a_wrong_one(folder: Path, tmp_path: Path) -> N
     apart = [loss_of(folder, objective_of("retrieval", tmp_path, [row])) for row in (one, other)]
     both = {**one, "positive": [words(2), words(4)]}
     together = loss_of(folder, objective_of("retrieval", tmp_path, [both]))
-    assert together == pytest.approx(sum(apart) / 2)
+    assert together == pytest.approx(sum(apart) / 2, rel=1e-4)
     repeated = [one, {**one, "query": words(1)}]
-    assert loss_of(folder, objective_of("retrieval", tmp_path, repeated)) == pytest.approx(apart[0])
+    assert loss_of(folder, objective_of("retrieval", tmp_path, repeated)) == pytest.approx(
+        apart[0], rel=1e-4
+    )
 
 
 def test_labels_are_told_apart(folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from rounding import PERPLEXITY
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.evaluator import Evaluator
@@ -57,7 +58,7 @@ def test_answers_to_parts_join_to_the_scores_of_the_whole(evaluator: Evaluator, 
     assert scores.documents == {task: whole.documents[task] for task in ("t_choice", "t_rolling")}
     assert scores.values["t_choice/acc"] == whole.values["t_choice/acc"]
     assert scores.aggregates["t_rolling/word_perplexity"] == pytest.approx(
-        whole.aggregates["t_rolling/word_perplexity"], rel=1e-5
+        whole.aggregates["t_rolling/word_perplexity"], rel=PERPLEXITY
     )
 
 

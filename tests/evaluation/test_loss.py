@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from rounding import NATS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
@@ -82,7 +83,7 @@ def test_an_answer_has_the_loss_of_plain_transformers(
             float(nll(model, tokenizer, prompt, f"{before}{document['answer']}{behind}"))
             for prompt, document in documents_of(evaluator, "zoo_maths")
         ]
-    assert loss == pytest.approx(sum(each) / len(each), rel=1e-4)
+    assert loss == pytest.approx(sum(each) / len(each), rel=1e-4, abs=NATS)
 
 
 def test_choices_have_the_cross_entropy_of_the_right_one(model, tokenizer, evaluator):
@@ -93,7 +94,7 @@ def test_choices_have_the_cross_entropy_of_the_right_one(model, tokenizer, evalu
         for prompt, document in documents_of(evaluator, task):
             choices = [-nll(model, tokenizer, prompt, f" {text}") for text in document["choices"]]
             each.append(-float(torch.stack(choices).log_softmax(0)[document["gold"]]))
-    assert loss == pytest.approx(sum(each) / len(each), rel=1e-4)
+    assert loss == pytest.approx(sum(each) / len(each), rel=1e-4, abs=NATS)
 
 
 @pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"])
@@ -120,7 +121,7 @@ def test_choices_are_compared_as_the_metric_compares_them(metric, model, tokeniz
             start = tokenizer.decode([tokenizer.bos_token_id or tokenizer.eos_token_id])
             sums += torch.stack([nll(model, tokenizer, start, f" {text}") for text in choices])
     sums /= torch.tensor([float(sizes.get(metric, lambda text: 1)(text)) for text in choices])
-    assert loss == pytest.approx(-float(sums.log_softmax(0)[1]), rel=1e-4)
+    assert loss == pytest.approx(-float(sums.log_softmax(0)[1]), rel=1e-4, abs=NATS)
 
 
 def test_of_several_right_choices_all_count(model, tokenizer, tmp_path):
@@ -141,9 +142,11 @@ def test_of_several_right_choices_all_count(model, tokenizer, tmp_path):
         with torch.no_grad():
             sums = -torch.stack([nll(model, tokenizer, row["q"], f" {t}") for t in row["choices"]])
         right = sums.log_softmax(0)[row["gold"]].exp().sum()
-        assert loss(model, {"several": [place]}) == pytest.approx(-float(right.log()), rel=1e-4)
+        assert loss(model, {"several": [place]}) == pytest.approx(
+            -float(right.log()), rel=1e-4, abs=NATS
+        )
         found = scores.values["several/nll"][place]
-        assert found == pytest.approx(-float(sums[row["gold"]].max()), rel=1e-4)
+        assert found == pytest.approx(-float(sums[row["gold"]].max()), rel=1e-4, abs=NATS)
 
 
 def test_the_gradient_is_that_of_the_loss_whatever_the_batches(model, evaluator):
@@ -153,9 +156,11 @@ def test_the_gradient_is_that_of_the_loss_whatever_the_batches(model, evaluator)
     value = loss.backward(model, IDS)
     found, weight.grad = weight.grad.clone(), None
     parts = [loss.backward(model, {task: IDS[task]}) for task in IDS]
-    assert value == pytest.approx(sum(parts) / 2, rel=1e-5)
-    torch.testing.assert_close(weight.grad / 2, found, rtol=1e-3, atol=1e-6)
-    assert value == pytest.approx(loss(model, IDS), rel=1e-5)
+    assert value == pytest.approx(sum(parts) / 2, rel=1e-4, abs=NATS)
+    # Elements that nearly cancel have the rounding of the largest ones.
+    least = 1e-5 * float(found.abs().max())
+    torch.testing.assert_close(weight.grad / 2, found, rtol=1e-3, atol=least)
+    assert value == pytest.approx(loss(model, IDS), rel=1e-4, abs=NATS)
     weight.requires_grad_(False)
     weight.grad = None
 
@@ -194,7 +199,7 @@ def test_each_task_has_the_form_that_some_model_finds_likely(model, tokenizer, e
         Loss(made, objectives, forms={ANY: form})(model, {task: ids[task]})
         for task, form in loss.forms.items()
     ]
-    assert loss(model, both) == pytest.approx(sum(parts) / 2, rel=1e-5)
+    assert loss(model, both) == pytest.approx(sum(parts) / 2, rel=1e-4, abs=NATS)
 
 
 def test_a_document_without_an_answer_has_no_loss(evaluator):
@@ -209,7 +214,7 @@ def test_the_weights_of_objectives_weigh_the_tasks(model, evaluator):
     mathematics, choices = OBJECTIVES
     loss = Loss(evaluator, [replace(mathematics, weight=3.0), choices])
     parts = [loss(model, {task: IDS[task]}) for task in IDS]
-    assert loss(model, IDS) == pytest.approx((3 * parts[0] + parts[1]) / 4, rel=1e-5)
+    assert loss(model, IDS) == pytest.approx((3 * parts[0] + parts[1]) / 4, rel=1e-4, abs=NATS)
 
 
 def test_an_answer_can_take_the_place_of_the_reference(model, tokenizer, evaluator):
@@ -218,7 +223,9 @@ def test_an_answer_can_take_the_place_of_the_reference(model, tokenizer, evaluat
     found = loss(model, {"zoo_maths": [3]})
     with torch.no_grad():
         prompt = documents_of(evaluator, "zoo_maths")[3][0]
-        assert found == pytest.approx(float(nll(model, tokenizer, prompt, " 7 7<eos>")), rel=1e-4)
+        assert found == pytest.approx(
+            float(nll(model, tokenizer, prompt, " 7 7<eos>")), rel=1e-4, abs=NATS
+        )
 
 
 def answer_of(model, tokenizer, prompt: str) -> list[int]:
@@ -252,7 +259,7 @@ def test_a_taught_text_has_the_divergence_from_the_teacher(model, tokenizer, eva
             ]
             p, q = (part.clamp_min(1e-6) for part in parts)
             each.append(float((p * (p.log() - q.log())).sum()))
-    assert loss(model, {"zoo_maths": [2, 5]}) == pytest.approx(sum(each) / 2, rel=1e-3)
+    assert loss(model, {"zoo_maths": [2, 5]}) == pytest.approx(sum(each) / 2, rel=1e-3, abs=NATS)
     assert loss(teacher, {"zoo_maths": [2, 5]}) == pytest.approx(0.0, abs=1e-4)
 
 
@@ -271,5 +278,7 @@ def test_taught_choices_have_the_divergence_over_the_choices(model, tokenizer, e
                 for one in (teacher, model)
             )
             each.append(float((wanted.exp() * (wanted - found)).sum()))
-    assert loss(model, {task: IDS[task]}) == pytest.approx(sum(each) / len(each), rel=1e-3)
-    assert loss(teacher, {task: IDS[task]}) == pytest.approx(0.0, abs=1e-5)
+    assert loss(model, {task: IDS[task]}) == pytest.approx(
+        sum(each) / len(each), rel=1e-3, abs=NATS
+    )
+    assert loss(teacher, {task: IDS[task]}) == pytest.approx(0.0, abs=NATS)

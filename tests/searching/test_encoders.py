@@ -196,7 +196,9 @@ def test_the_export_is_an_encoder_with_the_recorded_scores(
     one, two = (model.encode([STS[i][f"sentence{n}"] for i in ids]) for n in (1, 2))
     similar = model.similarity_pairwise(one, two).numpy().round(6)
     theirs = spearmanr(similar, [STS[i]["score"] for i in ids]).statistic
-    assert recorded.aggregates["sts pairs/spearman"] == pytest.approx(theirs, abs=1e-6)
+    assert recorded.aggregates["sts pairs/spearman"] == pytest.approx(
+        theirs, abs=12 / len(ids) ** 2
+    )
 
 
 def test_a_changed_file_stops_a_resume(folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from killed import searched
+from rounding import NATS
 from search_run import SMALL, events_of, evomerge, evomerge_json, kill_when, write_search
 
 from evomerge import resume
@@ -76,7 +77,7 @@ def test_it_is_an_objective_like_others(tmp_path: Path, changes: dict) -> None:
     model = tmp_path / "model"
     evomerge("export", run, "--out", model, "--candidate", str(winner["candidate"]))
     scores = evomerge_json("evaluate", model, "--config", file)["scores"]
-    assert scores[f"{TASK}/nll"]["value"] == pytest.approx(winner[f"test {TASK}/nll"], abs=1e-5)
+    assert scores[f"{TASK}/nll"]["value"] == pytest.approx(winner[f"test {TASK}/nll"], abs=NATS)
 
 
 def test_people_read_nats_and_no_per_cent(tmp_path: Path) -> None:

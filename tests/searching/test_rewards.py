@@ -13,6 +13,7 @@ import torch
 import transformers
 import yaml
 from killed import check_never_killed, searched
+from rounding import NATS
 from safetensors.torch import load_file
 from search_run import events_of
 from search_run import evomerge as evomerge_command
@@ -146,7 +147,7 @@ def test_the_export_has_the_recorded_score_in_the_library(
     assert again["reward prompts/reward"].has_interval
     rows = [ROWS[i] for i in recorded.documents["reward prompts"]]
     theirs = by_library(out, folder / "judge", rows)
-    assert recorded.values["reward prompts/reward"] == pytest.approx(theirs, abs=1e-5)
+    assert recorded.values["reward prompts/reward"] == pytest.approx(theirs, abs=NATS)
     assert len({round(value, 4) for value in theirs}) > 10 and min(theirs) < 0
 
 

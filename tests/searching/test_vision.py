@@ -87,7 +87,7 @@ def test_a_search_merges_towers_and_its_export_is_the_scored_model(folder):
     names = {}
     exec(SOURCE, names)
     scores = names["judge"](seeing.load(out), None, documents["judging:judge"])
-    assert sum(scores) / len(scores) == pytest.approx(candidates[6]["fitness"], rel=1e-6)
+    assert sum(scores) / len(scores) == pytest.approx(candidates[6]["fitness"], rel=1e-5)
     assert not torch.equal(
         *(
             seeing.load(folder / name).get_parameter("model.multi_modal_projector.linear_1.weight")

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from rounding import NATS
 
 from evomerge.evaluation.inference.rewarding import RewardModel
 from evomerge.models.checkpoint import Checkpoint
@@ -51,7 +52,7 @@ def test_answers_are_scored_in_batches_and_as_one_by_one(tmp_path: Path) -> None
     assert max(rows) > 10 and sum(rows) == len(set(ANSWERS))
     # Without a template and a separator, there is a blank between prompt and answer.
     texts = [(f"{prompt} {answer}",) for prompt, answer in ANSWERS]
-    assert found == pytest.approx(one_by_one(rewards, texts), abs=1e-5)
+    assert found == pytest.approx(one_by_one(rewards, texts), abs=NATS)
     assert rewards.input("w1 ", "w2").texts == ("w1 w2",) == rewards.input("w1", " w2").texts
 
 
@@ -81,4 +82,4 @@ def test_a_template_or_a_separator_says_what_the_model_reads(tmp_path: Path) -> 
     pairs.tokenizer.sep_token = "<eos>"
     assert pairs.input("w1", "w2").texts == ("w1", "w2")
     theirs = one_by_one(pairs, [("w1 w5", "w2"), ("w3", "w4")])
-    assert pairs.rewards([("w1 w5", "w2"), ("w3", "w4")]) == pytest.approx(theirs, abs=1e-5)
+    assert pairs.rewards([("w1 w5", "w2"), ("w3", "w4")]) == pytest.approx(theirs, abs=NATS)

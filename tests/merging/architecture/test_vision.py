@@ -194,8 +194,8 @@ def test_the_token_of_an_image_is_never_lost(tmp_path):
 
 def test_slopes_reach_the_tower_through_what_the_model_sees(tmp_path):
     parents = {name: seeing.make(tmp_path / name, "llava", seed) for seed, name in enumerate("ab")}
-    resident = Resident(parents, "a", "float32")
-    pixels = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    resident = Resident(parents, "a", "float64")
+    pixels = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
 
     def loss(model, image=True):
         ids = torch.tensor([[1, *([seeing.TOKENS - 1] * 4), 5, 9]] if image else [[1, 5, 9]])
@@ -205,7 +205,7 @@ def test_slopes_reach_the_tower_through_what_the_model_sees(tmp_path):
     def recipe(vision=0.4, projector=0.4):
         towers = {"vision": vision, "projector": projector}
         shares = {name: {"a": 1 - share, "b": share} for name, share in towers.items()}
-        return recipe_of(parents["a"], {"a": 1.0}, **shares)
+        return replace(recipe_of(parents["a"], {"a": 1.0}, **shares), dtype="float64")
 
     moves = [
         Move(recipe(**{name: 0.39}), recipe(**{name: 0.41}), 0.02)

@@ -75,7 +75,7 @@ def test_deterministic_methods_agree(name: str) -> None:
             source, base = RECIPES[name]["sources"][1]["parent"], RECIPES[name]["base"]
             compared = ~undecided(model(source)[tensor], model(base)[tensor])
         torch.testing.assert_close(
-            merged[tensor][compared], theirs[compared], rtol=1e-5, atol=1e-8, msg=tensor
+            merged[tensor][compared], theirs[compared], rtol=1e-5, atol=1e-7, msg=tensor
         )
 
 

@@ -1,0 +1,17 @@
+"""How far two computations of one number in float32 may be apart.
+
+They differ if batches, padding, instruction set, BLAS kernels or threads differ, since sums have
+another order then. A tolerance that fits one processor says nothing of the next, so these come from
+the arithmetic: u = 2^-24 is the rounding of one operation.
+"""
+
+NATS = 1e-4
+"""Log-likelihoods of the tests' texts: up to 20 tokens, each a log-softmax of logits up to 20,
+which are sums with an error of some u * 20. It is absolute: a likelihood near 0 nats has it, too."""
+
+UNIT = 1e-5
+"""Numbers of about 1 that came through a few layers, such as embeddings: 100 terms of up to 1, so
+some sqrt(100) * u for each layer."""
+
+PERPLEXITY = 1e-4
+"""Perplexities and other exponentials of nats, relative: the absolute error of their logarithm."""
