@@ -7,7 +7,7 @@ the arithmetic: u = 2^-24 is the rounding of one operation.
 
 NATS = 1e-4
 """Log-likelihoods of the tests' texts: up to 20 tokens, each a log-softmax of logits up to 20,
-which are sums with an error of some u * 20. It is absolute: a likelihood near 0 nats has it, too."""
+are sums with an error of some u * 20. Absolute, since a likelihood near 0 nats has it, too."""
 
 UNIT = 1e-5
 """Numbers of about 1 that came through a few layers, such as embeddings: 100 terms of up to 1, so
