@@ -61,6 +61,7 @@ class Frozen(Section):
 
     Attributes:
         versions: package -> version.
+        processor: its kind, see `evomerge.evaluation.inference.device`; former runs have none.
         parents: parent -> fingerprint.
         models: `run:` parent -> first digits of its recipe's digest.
         unlike_merges: parents with other settings, or another dtype, than the merges: on validation
@@ -80,6 +81,7 @@ class Frozen(Section):
     """
 
     versions: dict[str, str] = {}
+    processor: str = ""
     parents: dict[str, str] = {}
     models: dict[str, str] = {}
     settings: list[FrozenSetting] = []

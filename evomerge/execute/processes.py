@@ -50,12 +50,12 @@ class ProcessWorker:
         self._make, self._preload, self.place = make, tuple(preload), place
         self._pool: ProcessPool | None = None
 
-    def start(self) -> Future[None]:
+    def start(self) -> Future[str]:
         """Start a new process and make the worker in it; an old process is ended."""
         self.close()
         with _no_modules_from_here():
             self._pool = _pool(self._preload)
-            return _schedule(self._pool, _start, self._make, lambda none: none)
+            return _schedule(self._pool, _start, self._make, str)
 
     def run(self, job: Job) -> Future[Result]:
         """Run a job; see `RemoteWorker`."""
@@ -148,10 +148,11 @@ def _find_modules_as_always() -> None:
     os.environ.pop(_ALONE, None)
 
 
-def _start(make: Callable[[], RunJobs]) -> None:
+def _start(make: Callable[[], RunJobs]) -> str:
     global _host
     _end_with_parent()
     _host = WorkerProcess(make)
+    return _host.processor
 
 
 def _run(job: Job) -> Reply:

@@ -32,10 +32,10 @@ class Actor:
     def __init__(self) -> None:
         self._host: WorkerProcess | None = None
 
-    def start(self, make: Callable[[], RunJobs]) -> str:
-        """Make the worker. Returns the address of the machine."""
+    def start(self, make: Callable[[], RunJobs]) -> tuple[str, str]:
+        """Make the worker. Returns the address of the machine and the kind of its processor."""
         self._host = WorkerProcess(make)
-        return str(ray.util.get_node_ip_address())
+        return str(ray.util.get_node_ip_address()), self._host.processor
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Return the result of a function in this process."""
@@ -63,13 +63,14 @@ class RayWorker:
         self._make, self._resources, self.place = make, resources, ""
         self._actor: Any = None
 
-    def start(self) -> Future[None]:
+    def start(self) -> Future[str]:
         """Place a new actor and make the worker in it; an old actor is ended."""
         self.close()
         self._actor = actor = new_actor(self._resources)
 
-        def take(place: str) -> None:
-            self.place = place
+        def take(started: tuple[str, str]) -> str:
+            self.place, processor = started
+            return processor
 
         return _answer(actor, actor.start.remote(self._make), take)
 

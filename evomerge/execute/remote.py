@@ -48,8 +48,8 @@ class RemoteWorker(Protocol):
         """Where it runs, for people: a device, or a machine. Empty: nothing to say."""
         ...
 
-    def start(self) -> Future[None]:
-        """Start the worker in a new process, and end its old process if there is one."""
+    def start(self) -> Future[str]:
+        """Start the worker in a new process, end an old one; return the kind of its processor."""
         ...
 
     def run(self, job: Job) -> Future[Result]:
@@ -77,6 +77,7 @@ class RemoteExecutor:
         count_loss: is told of each worker that was lost in the middle of a job. Returns how often
             that has happened in the middle of this job, earlier sessions of the run included.
         activity: is told what each worker does.
+        processor: kind of the processor where the search runs; empty: only workers are compared.
 
     Attributes:
         losses: number of workers that were lost.
@@ -88,6 +89,7 @@ class RemoteExecutor:
         timeout: float | None = None,
         count_loss: Callable[[Job], int] | None = None,
         activity: Activity | None = None,
+        processor: str = "",
     ) -> None:
         self._workers, self._timeout = tuple(workers), math.inf if timeout is None else timeout
         self._count_loss = count_loss or self._count_in_memory
@@ -102,6 +104,7 @@ class RemoteExecutor:
         self._free: list[int] = []
         self._failed_starts: Counter[int] = Counter()
         self._last_ready, self._warned = time.monotonic(), False
+        self._processors = [processor] if processor else []
         for number in range(self.width):
             self._start(number)
 
@@ -184,7 +187,7 @@ class RemoteExecutor:
     def _take_started(self, future: Future[Any]) -> None:
         number = self._starting.pop(future)
         try:
-            future.result()
+            self._note_processor(future.result())
         except LostWorkerError as error:
             self._failed_starts[number] += not isinstance(error, LostMachineError)
             if self._failed_starts[number] >= MAX_ATTEMPTS:
@@ -197,6 +200,19 @@ class RemoteExecutor:
             return
         self._failed_starts[number] = 0
         self._set_free(number)
+
+    def _note_processor(self, kind: str) -> None:
+        """Warn if a worker's processor is of a kind that no other process of the search has."""
+        if kind in self._processors:
+            return
+        self._processors.append(kind)
+        if len(self._processors) > 1:
+            log.warning(
+                "The processes of this search are on several kinds of processors (%s): every score "
+                "is right, but its last digits may depend on the worker that computed it, so the "
+                "search can be repeated bit for bit only on one kind.",
+                "; ".join(self._processors),
+            )
 
     def _take_outcome(self, future: Future[Any]) -> None:
         number, job, _ = self._running.pop(future)

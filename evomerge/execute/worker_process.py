@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from tqdm import tqdm
 
+from evomerge.evaluation.inference.device import processor
 from evomerge.execute.allocator import keep_freed_memory
 from evomerge.execute.protocol import Job, Result, RunJobs
 
@@ -35,6 +36,7 @@ class WorkerProcess:
         root.handlers = [QueueHandler(self._records)]
         root.setLevel(logging.INFO)
         self._run = make()
+        self.processor = processor()
 
     def run(self, job: Job) -> Reply:
         """Run a job."""

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
-from evomerge.evaluation.inference.device import count_cores, use_only
+from evomerge.evaluation.inference.device import count_cores, processor, use_only
 from evomerge.execute.inline import one_by_one
 from evomerge.execute.protocol import Executor, Job, Result, RunJobs
 from evomerge.execute.remote import RemoteExecutor, RemoteWorker
@@ -150,6 +150,7 @@ def _remote_executor(
         config.executor.timeout,
         lambda job: attempts.add(job.attempt),
         Activity(run / WORKERS),
+        processor(),
     )
 
 

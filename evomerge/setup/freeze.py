@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.config.schema import Frozen, SearchConfig
+from evomerge.evaluation.inference.device import processor
 from evomerge.models.references import MERGE, RUN
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.task_digests import code_digests, datasets, sampled, sources, task_digests
@@ -50,6 +51,7 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
     }
     plain["frozen"] = {
         "versions": installed_versions(checked.config),
+        "processor": processor(),
         "parents": {name: item.fingerprint for name, item in opened.items()},
         "models": {name: item.folder.name for name, item in opened.items() if name.startswith(RUN)},
         **({"merges": merges} if merges else {}),
@@ -143,6 +145,18 @@ def other_versions(config: SearchConfig) -> str:
         f"The run began with {', '.join(changed)}. Scores may differ in their last digits from "
         "those of an unbroken search, and so may its course; for exactly the same search, install "
         "these versions again."
+    )
+
+
+def other_processor(config: SearchConfig) -> str:
+    """Return a warning if a run goes on with another processor than it began with, or no text."""
+    began, now = config.frozen.processor if config.frozen else "", processor()
+    if began in ("", now):
+        return ""
+    return (
+        f"The run began on another kind of processor ({began}; now {now}): scores are as right "
+        "here, but their last digits may differ, so the search need not go on bit for bit as it "
+        "would have there."
     )
 
 

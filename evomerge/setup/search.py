@@ -41,7 +41,7 @@ from evomerge.searching.session import Session
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.classifiers import check_head
 from evomerge.setup.executors import EXECUTORS
-from evomerge.setup.freeze import other_versions
+from evomerge.setup.freeze import other_processor, other_versions
 from evomerge.setup.merges import MergeOpener, pinned
 from evomerge.setup.parents import absolute_recipe
 from evomerge.setup.parents_as_themselves import lent_notes, parents_as_themselves, recipe_to_write
@@ -117,8 +117,9 @@ def _run_search(
     with run.writing() as journal, run.logged():
         Activity(run.path / WORKERS).end()  # of a session that was killed
         run.forget_stop()
-        if warning := other_versions(checked.config):
-            log.warning(warning)
+        for find in (other_versions, other_processor):
+            if warning := find(checked.config):
+                log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
         check_search_file(run, logbook)

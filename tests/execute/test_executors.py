@@ -17,6 +17,7 @@ from executor_laws import Pretend, check_executor, job_of
 from search_run import ended
 
 from evomerge.errors import DeviceError, SearchError
+from evomerge.evaluation.inference.device import processor
 from evomerge.execute.inline import InlineExecutor
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Job, RunJobs
@@ -98,6 +99,43 @@ def test_a_worker_that_ends_between_two_jobs_is_replaced(tmp_path: Path) -> None
     executor.submit([job_of(1, 6)])
     assert executor.next()[1] == Pretend().outcome(job_of(1, 6))
     executor.close()
+
+
+@dataclass(frozen=True)
+class Together:
+    """Runs jobs that end when as many have begun as there are workers, with limits set."""
+
+    notes: Path
+    workers: int
+    limits: str = ""
+
+    def __call__(self) -> RunJobs:
+        os.environ["MKL_CBWR"] = self.limits
+        return self._run
+
+    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        for job in jobs:
+            (self.notes / str(job.candidate)).touch()
+            while len(list(self.notes.iterdir())) < self.workers:
+                time.sleep(0.02)
+            yield job, Pretend().outcome(job)
+
+
+@pytest.mark.parametrize("limits", [("", ""), ("", "COMPATIBLE", "COMPATIBLE")])
+def test_workers_on_processors_of_several_kinds_are_told_of_once(
+    limits: Sequence[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    makes = [Together(tmp_path, len(limits), limit) for limit in limits]
+    workers = [ProcessWorker(make, PRELOADED) for make in makes]
+    executor = RemoteExecutor(workers, processor=processor())
+    executor.submit([job_of(number, number) for number in range(len(makes))])
+    for _ in makes:
+        executor.next()
+    executor.close()
+    told = [item.getMessage() for item in caplog.records if "processor" in item.getMessage()]
+    assert len(told) == any(limits)
+    if told:
+        assert f"({processor()}; {processor()} MKL_CBWR=COMPATIBLE)" in told[0]
 
 
 def fail_to_start() -> RunJobs:

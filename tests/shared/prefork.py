@@ -63,8 +63,8 @@ IMPORTED = (
 )
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 """The server's; that of the tests before any of them changed it."""
-READ_AT_IMPORT = ("CUDA_", "HF_", "MKL_", "NUMBA_", "OMP_", "TRANSFORMERS_")
-"""How variables begin that libraries read when they are imported."""
+READ_AT_IMPORT = ("ATEN_", "CUDA_", "HF_", "MKL_", "NUMBA_", "OMP_", "TRANSFORMERS_")
+"""How variables begin that libraries read when they are imported or first used."""
 READ_AGAIN = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_", "HF_TOKEN")
 """Those of the Hub's client, which reads them again in each command."""
 

@@ -1,8 +1,9 @@
-"""The device and the number of CPU threads that models are scored with."""
+"""The device, the processor and the number of CPU threads that models are scored with."""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -75,6 +76,26 @@ def count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+"""Environment variables that keep libraries below torch from instructions of the processor."""
+
+
+def processor() -> str:
+    """Return the kind of this process's processor, such as `x86_64 znver4 AVX512`.
+
+    It is all that chooses the code for sums and products, on which their last bits depend: the
+    architecture, the name that LLVM has for the processor (libraries choose by its maker, too), the
+    instruction set that torch uses, and `LIMITS` that are set.
+    """
+    import torch
+    from llvmlite.binding import get_host_cpu_name
+
+    name = os.environ.get("NUMBA_CPU_NAME") or get_host_cpu_name()
+    limits = [f"{limit}={os.environ[limit]}" for limit in LIMITS if os.environ.get(limit)]
+    used = torch.backends.cpu.get_cpu_capability()
+    return " ".join((platform.machine(), name, used, *limits))
 
 
 SMALL = 30_000_000
