@@ -49,7 +49,7 @@ class RemoteWorker(Protocol):
         ...
 
     def start(self) -> Future[str]:
-        """Start the worker in a new process, end an old one; return the kind of its processor."""
+        """Start the worker in a new process, end an old one; its kind of processor, if known."""
         ...
 
     def run(self, job: Job) -> Future[Result]:
@@ -203,7 +203,7 @@ class RemoteExecutor:
 
     def _note_processor(self, kind: str) -> None:
         """Warn if a worker's processor is of a kind that no other process of the search has."""
-        if kind in self._processors:
+        if not kind or kind in self._processors:
             return
         self._processors.append(kind)
         if len(self._processors) > 1:
