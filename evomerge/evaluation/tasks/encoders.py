@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from evomerge.errors import ConfigError
+from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.encoding import Role, TextEncoder, stack_of
 from evomerge.evaluation.tasks.contrast import cosent, info_nce
 from evomerge.evaluation.tasks.rows import BatchSize, CalledObjective, Row
@@ -48,6 +48,8 @@ _SIMILARITIES: Mapping[str, Similarity] = {
 
 _EXACT = "donot_use_mm_for_euclid_dist"
 _FIRST = 10  # passages that the metrics of retrieval look at
+_SAME = 1e-6  # difference of embeddings, as a share of their largest number: that of batches
+_DIGITS = 9  # decimals of similarities; the last bits of a product depend on a passage's place
 _SCALE = 20.0  # of similarities from -1 to 1 in a loss, as in sentence-transformers
 
 _VALUES = Values(ConfigError)
@@ -73,12 +75,19 @@ class EncoderObjective(CalledObjective):
         """Return metric -> one value for each document, of which `aggregate` makes the score.
 
         Raises:
-            CandidateError: an embedding is not finite.
+            CandidateError: an embedding is not finite, or all texts have the same.
             CheckpointError: the model has no modules.
         """
 
         def encode(texts: Sequence[str], role: Role) -> Tensor:
-            return self._encoder(model, tokenizer, texts, role)
+            found = self._encoder(model, tokenizer, texts, role)
+            count, width = len(set(texts)), float((found - found[0]).abs().max())
+            if role != "query" and count > 1 and width <= _SAME * float(found.abs().max()):
+                raise CandidateError(
+                    f"The model has collapsed: it gives all {count} different texts of "
+                    f"{self.info.name!r} the same embedding, so its scores would mean nothing."
+                )
+            return found
 
         similarity = _SIMILARITIES[stack_of(model).similarity]
         return self._measured([self.rows[i] for i in documents], encode, similarity)
@@ -159,7 +168,11 @@ def _ranks(values: Floats) -> Floats:
 
 
 class Retrieval(EncoderObjective):
-    """How high queries rank their passages among all passages of the file."""
+    """How high queries rank their passages among all passages of the file.
+
+    Of passages that are equally similar to a query, the wrong ones rank first: so the score does
+    not depend on the order of the file, and a model gains nothing by telling no texts apart.
+    """
 
     kind, needed = "retrieval", ("query", "positive")
     row_text = '{"query": "...", "positive": ["..."], "negative": ["..."]}, the last if wanted'
@@ -192,15 +205,15 @@ class Retrieval(EncoderObjective):
     ) -> dict[str, tuple[Any, ...]]:
         queries = encode([row["query"] for row in rows], "query")
         scores = similarity(queries, encode(list(self._passages), "document"))
-        order = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :_FIRST]
         gains = 1 / np.log2(np.arange(2, _FIRST + 2))
         found: dict[str, list[float]] = {metric: [] for metric in self.info.metrics}
-        for row, first in zip(rows, order.tolist(), strict=True):
-            right = {self._passages[text] for text in row["positive"]}
-            hits = np.array([place in right for place in first], dtype=np.float64)
-            best = float(gains[: min(len(right), _FIRST)].sum())
-            found["ndcg@10"].append(float(hits @ gains[: len(hits)]) / best)
-            found["recall@10"].append(float(hits.sum()) / len(right))
+        for row, similar in zip(rows, scores.numpy().round(_DIGITS), strict=True):
+            right = np.zeros(len(similar))
+            right[[self._passages[text] for text in row["positive"]]] = 1
+            hits = right[np.lexsort((right, -similar))[:_FIRST]]
+            count = int(right.sum())
+            found["ndcg@10"].append(float(hits @ gains[: len(hits)] / gains[:count].sum()))
+            found["recall@10"].append(float(hits.sum()) / count)
             found["mrr@10"].append(1 / (1 + float(np.argmax(hits))) if hits.any() else 0.0)
         return {metric: tuple(values) for metric, values in found.items()}
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from safetensors.torch import load_file, save_file
 from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import LogisticRegression
 
-from evomerge.errors import ConfigError
+from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.tasks.files import load_objective
 from evomerge.evaluation.tasks.rows import RowsObjective
 from evomerge.merging.backend import load, tokenizer_of
@@ -76,6 +77,15 @@ def scored(folder: Path, objective: RowsObjective) -> dict[str, float]:
     return {metric: objective.aggregate(metric, values) for metric, values in rows.items()}
 
 
+def by_query(folder: Path, file: Path, rows: list[Any]) -> dict[str, float]:
+    """Return query -> its nDCG."""
+    opened = Checkpoint.open(folder, "a")
+    model = load(opened, "cpu", causal=False, modules=opened)
+    objective = load_objective("retrieval", str(written(file, rows)))
+    values = objective(model, tokenizer_of(opened), range(len(rows)))["ndcg@10"]
+    return {row["query"]: value for row, value in zip(rows, values, strict=True)}
+
+
 def objective_of(kind: str, tmp_path: Path, rows: list[Any] | None = None) -> RowsObjective:
     return load_objective(kind, str(written(tmp_path / "rows.jsonl", rows or ROWS[kind])))
 
@@ -121,6 +131,31 @@ def test_retrieval_is_that_of_the_library(
     for metric in ("ndcg@10", "mrr@10", "recall@10"):
         assert found[metric] == pytest.approx(theirs[f"{similarity}_{metric}"], abs=0.02), metric
     assert 0.05 < found["ndcg@10"] < 0.95
+
+
+def test_the_order_of_the_file_does_not_rank_passages_that_are_equally_similar(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The encoder reads 16 tokens, so pairs of passages are one text for it."""
+    rows = [
+        {"query": words(i, 2 * i), "positive": words(*range(i // 2, i // 2 + 20), i)}
+        for i in range(12)
+    ]
+    found = by_query(folder, tmp_path / "rows.jsonl", rows)
+    assert found == by_query(folder, tmp_path / "turned.jsonl", rows[::-1])
+    assert all(value <= 1 / math.log2(3) + 1e-9 for value in found.values()), "a tie is no success"
+    assert any(found.values())
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_an_encoder_that_tells_no_texts_apart_is_a_failure(kind: str, tmp_path: Path) -> None:
+    """With the order of the file, its nDCG was that of the queries whose passages come first."""
+    collapsed = tiny.make_encoder(tmp_path / "a")
+    (file,) = collapsed.glob("*_Dense/model.safetensors")
+    tensors = load_file(file)
+    save_file(tensors | {"linear.weight": tensors["linear.weight"] * 1e-9}, file)
+    with pytest.raises(CandidateError, match=rf"collapsed: it gives all \d+ .* of '{kind} .* the s"):
+        scored(collapsed, objective_of(kind, tmp_path))
 
 
 def test_a_probe_learns_from_the_training_rows_only(
