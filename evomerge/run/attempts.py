@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evomerge.errors import DeviceError
+from evomerge.run.atomic import replace_text
 from evomerge.run.timings import append_line, lines_of
 
 MAX_ATTEMPTS = 3
@@ -38,9 +39,9 @@ class Attempts:
                 line = json.loads(text)
                 job, what = line["job"], line["what"]
                 self._begun[job] += {"begins": 1, "withdrawn": -1}.get(what, -self._begun[job])
-        path.unlink(missing_ok=True)
-        for job in self._begun.elements():
-            self._write(job, "begins")
+        if path.is_file():
+            lines = ({"job": job, "what": "begins"} for job in self._begun.elements())
+            replace_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def count(self, job: str) -> int:
         """Return how many processes have ended in the middle of a job."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import random
+import subprocess
+import sys
 
 import pytest
 import scripted
@@ -134,6 +136,40 @@ def test_processes_that_end_in_a_job_are_counted(tmp_path):
         killed[-1].__enter__()  # begun and never ended, as after a kill
     assert Attempts(path).count("7 search") == MAX_ATTEMPTS
     assert Attempts(path).count("8 search") == 0
+
+
+OPENED_AND_KILLED = """
+import os, sys
+from pathlib import Path
+from evomerge.run.attempts import Attempts
+
+left, folder = int(sys.argv[2]), sys.argv[1]
+
+def die(event, arguments):
+    global left
+    if event in ("open", "os.rename", "os.remove") and str(arguments[0]).startswith(folder):
+        left -= 1
+        if left < 0:
+            os._exit(9)
+
+sys.addaudithook(die)
+Attempts(Path(folder) / "attempts.jsonl")
+"""
+"""A program that ends when it is about to touch its file for the so manieth time."""
+
+
+def test_attempts_survive_a_kill_while_they_are_read(tmp_path):
+    path = tmp_path / "attempts.jsonl"
+    ended = '{"job": "6 search", "what": "begins"}\n{"job": "6 search", "what": "ends"}\n'
+    path.write_text(ended + '{"job": "7 search", "what": "begins"}\n' * (MAX_ATTEMPTS - 1))
+    for touched in range(20):
+        program = [sys.executable, "-c", OPENED_AND_KILLED, str(tmp_path), str(touched)]
+        code = subprocess.run(program, check=False).returncode
+        lines = path.read_text().splitlines()
+        assert sum("7 search" in line for line in lines) == MAX_ATTEMPTS - 1, touched
+        if code == 0:
+            break
+    assert touched > 2 and len(lines) == MAX_ATTEMPTS - 1
 
 
 def test_attempts_ignore_broken_lines(tmp_path):
