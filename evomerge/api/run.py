@@ -115,7 +115,7 @@ class Run:
         from evomerge.report.rows import candidate_rows
 
         view, seconds = self._view, self._run.timings.by_candidate()
-        rows = candidate_rows(view.history, measured(view.ranking), view.frozen.genes, seconds)
+        rows = candidate_rows(view.history, measured(view.ranking), view.genes, seconds)
         return pd.DataFrame(rows).set_index("candidate") if rows else pd.DataFrame()
 
     @property
@@ -166,7 +166,7 @@ class Run:
         Raises:
             RunFolderError: there is no such candidate.
         """
-        return dict(zip(self._view.frozen.genes, self._candidate(candidate).genome, strict=False))
+        return dict(zip(self._view.genes, self._candidate(candidate).genome, strict=False))
 
     def recipe(self, candidate: int | str = "best") -> Recipe:
         """Return the recipe of a candidate, with pins. The parents must be there.
@@ -319,9 +319,11 @@ def plot_importance(run: Run) -> Figure:
     """
     from evomerge.report.importance import importance
     from evomerge.report.pictures import genome_bars
+    from evomerge.report.words import renamed
 
-    found = importance(run.history, run._view.frozen)
-    figure: Figure = genome_bars(list(found), list(found.values()), "rank correlation")
+    found, names = importance(run.history, run._view.frozen), run._view.names
+    genes = [renamed(name, names) for name in found]
+    figure: Figure = genome_bars(genes, list(found.values()), "rank correlation")
     return figure
 
 

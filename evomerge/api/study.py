@@ -118,6 +118,7 @@ class Study(Run):
         allow_pickle: bool = False,
     ) -> None:
         from evomerge.setup import search as searches
+        from evomerge.setup.genes import shown_genes
         from evomerge.setup.lent_models import LentModels
         from evomerge.setup.runs import reopen
         from evomerge.setup.weight_digests import recording_weights
@@ -136,6 +137,7 @@ class Study(Run):
             )
         self._lock = threading.RLock()
         self._asked = executor = StudyExecutor()
+        self._genes = shown_genes(self._checked)
         self._models = LentModels(self._checked, self.folder)
         with ExitStack() as stack:
             journal = stack.enter_context(self._run.writing())
@@ -246,7 +248,7 @@ class Study(Run):
                 new = self._search.ask(self._session.incumbents, self._told)
                 self._session.submit([new])  # a recipe that was scored has its score again
             candidate = history.candidates[self._asked.waiting.popleft().candidate]
-            return Asked(self, candidate, self._checked.space.genes)
+            return Asked(self, candidate, self._genes)
 
     def _number(self, candidate: Asked | int) -> int:
         """Return the number of a candidate of this study."""

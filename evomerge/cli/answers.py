@@ -75,7 +75,7 @@ def results(
         return
     command = lm_eval_command(run, view.config, view.best, view.history.threads)
     spent = run.timings.spent()
-    rows = candidate_rows(view.history, measured(view.ranking), view.frozen.genes)
+    rows = candidate_rows(view.history, measured(view.ranking), view.genes)
     if candidate is not None:
         if candidate >= len(rows):
             raise InputError(

@@ -58,8 +58,13 @@ class View:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Reference of a parent -> the name that people read."""
+        """Reference of a parent -> the name that people read, as in the standings."""
         return short_names(self.config.parents)
+
+    @cached_property
+    def genes(self) -> list[str]:
+        """The genes, in the order of the genome, with the names of parents that people read."""
+        return [renamed(name, self.names) for name in self.frozen.genes]
 
     @cached_property
     def recipe(self) -> Recipe | None:
@@ -79,8 +84,7 @@ class View:
     def figures(self) -> dict[str, Any]:
         """The pictures that this run can have, as matplotlib figures by name."""
         genome = () if self.best is None else self.best.genome
-        genes = [renamed(name, self.names) for name in self.frozen.genes]
-        has_bars = 0 < len(genome) == len(genes) <= _MOST_GENES
+        has_bars = 0 < len(genome) == len(self.genes) <= _MOST_GENES
         front = (self.history, self.ranking) if self.table.has_front else None
         recipe, shown = self.recipe, {}
         if recipe:
@@ -91,7 +95,7 @@ class View:
             else None,
             "front": front and pictures.front_chart(*front),
             "recipe": recipe and recipe_picture(recipe, shown),
-            "genes": pictures.genome_bars(genes, genome) if has_bars else None,
+            "genes": pictures.genome_bars(self.genes, genome) if has_bars else None,
             "course": pictures.hypervolume_so_far(*front)
             if front
             else pictures.best_so_far(self.history, self.ranking),

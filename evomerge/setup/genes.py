@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from evomerge.config.space import MergeConfig
+from evomerge.report.words import renamed, short_names
 from evomerge.setup.checked import CheckedSearch
 from evomerge.space.pool import PRIORITY
 from evomerge.space.protocol import Gene
@@ -13,6 +15,19 @@ from evomerge.space.protocol import Gene
 HEADERS = ("searched", "genes", "values", "start", "set by")
 
 _PLACE = re.compile(r"(?<=\[)\d+(?=\])|(?<=slice)\d+|(?<=block)\d+")
+
+
+def shown_genes(checked: CheckedSearch) -> list[Gene]:
+    """Return the genes, in the order of the genome, with the names of parents that people read."""
+    names = short_names(checked.config.parents)
+    return [
+        replace(
+            gene,
+            name=renamed(gene.name, names),
+            choices=tuple(names.get(choice, choice) for choice in gene.choices),
+        )
+        for gene in checked.space.genes
+    ]
 
 
 def gene_list(checked: CheckedSearch) -> list[dict[str, Any]]:
@@ -29,7 +44,7 @@ def gene_list(checked: CheckedSearch) -> list[dict[str, Any]]:
             "start": None if gene.kind == "choice" else gene.start,
             **({"choices": list(gene.choices)} if gene.choices else {}),
         }
-        for gene in checked.space.genes
+        for gene in shown_genes(checked)
     ]
 
 
@@ -48,7 +63,7 @@ def gene_rows(checked: CheckedSearch) -> list[tuple[str, ...]]:
         reasons |= {name: f"the method's range; space.knobs.{name} fixes it" for name in knobs}
         reasons |= {name: f"space.knobs.{name}" for name in space.knobs}
     groups: dict[tuple[str, str, str], int] = {}
-    for gene in checked.space.genes:
+    for gene in shown_genes(checked):
         last = gene.name.rpartition(".")[2]
         name = last if last in reasons else _PLACE.sub("N", gene.name)
         start = "undecided" if gene.kind == "choice" else f"{gene.start:.4g}"

@@ -137,6 +137,27 @@ def test_genes_are_ordered_by_their_rank_correlation_with_the_score(tmp_path: Pa
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([1.0, -0.4])
 
 
+def test_genes_have_the_names_of_parents_that_the_standings_have(tmp_path: Path) -> None:
+    """Two folders of one name are told apart in both, and a run keeps the whole names."""
+    parents = [str(tmp_path / place / "a") for place in ("one", "two")]
+    whole = [f"{parent}.weight" for parent in parents]
+    events = [
+        *(event for n, name in enumerate(parents) for event in (asked(n, name), told(n, scores(n)))),
+        *(asked(2, genome=[0.5, 1.0]), told(2, scores(3))),
+        *(asked(3, genome=[0.25, 0.5]), told(3, scores(2))),
+    ]
+    folder = write_run(tmp_path / "run", events, parents=parents, frozen={"genes": whole}).path
+    run, short = Run(folder), ["one/a.weight", "two/a.weight"]
+    assert {"one/a", "two/a"} < set(run.standings["model"])
+    assert run.genes() == dict(zip(short, [0.5, 1.0], strict=True))
+    assert {f"gene {name}" for name in short} < set(run.candidates.columns)
+    for figure in (plot_genes(run), plot_importance(run)):
+        assert {item.get_text() for item in figure.axes[0].get_yticklabels()} == set(short)
+    rows = evomerge_json("results", folder)["candidates"]
+    assert rows[2]["gene one/a.weight"] == 0.5
+    assert run.config.frozen is not None and list(run.config.frozen.genes) == whole
+
+
 def test_an_empty_run_has_no_rows(tmp_path: Path) -> None:
     run = Run(write_run(tmp_path / "run", []).path)
     assert run.candidates.empty and run.best is None and run.front == []

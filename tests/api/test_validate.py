@@ -8,6 +8,7 @@ import pytest
 from search_run import SMALL, write_search
 
 import evomerge
+from evomerge import zoo
 from evomerge.errors import ConfigError
 
 
@@ -18,6 +19,23 @@ def test_the_answer_has_genes_documents_and_warnings(tmp_path: Path) -> None:
     assert isinstance(found["warnings"], list)
     of_file = evomerge.validate(write_search(tmp_path))
     assert of_file | {"free_memory": found["free_memory"]} == found  # it differs from now to then
+
+
+def test_genes_have_short_names_of_folders(tmp_path: Path) -> None:
+    folders = SMALL | {"parents": [str(zoo.path(name)) for name in ("language", "maths")]}
+    found = evomerge.validate(folders)["genes"]
+    assert [gene["name"] for gene in found[:2]] == [
+        "embeddings.language.weight",
+        "embeddings.maths.weight",
+    ]
+    swaps = {"kind": "dataflow", "variant": "swaps"}
+    found = evomerge.validate(folders | {"space": swaps})["genes"]
+    assert found[0]["choices"] == ["language", "maths"]
+    told = {"objectives": [{"told": "wins"}], "evaluation": {}}
+    with evomerge.Study(folders | told, run=tmp_path / "run") as study:
+        asked = next(asked for asked in study if asked.genes)
+        assert "embeddings.maths.weight" in asked.genes
+        assert study.genes(asked.number) == asked.genes
 
 
 def test_a_mistake_is_an_error(tmp_path: Path) -> None:
