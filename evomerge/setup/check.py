@@ -85,7 +85,7 @@ def check_search(
         check_classifiers(checkpoints, host, evaluator)
     objectives = find_objectives(config, evaluator)
     constraints = find_constraints(config, evaluator)
-    splits = find_splits(config, evaluator)
+    splits, left_out = find_splits(config, evaluator)
     check_references(evaluator, splits)
     check_scores(evaluator, splits)
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
@@ -126,6 +126,7 @@ def check_search(
         merges.found,
         allowed=allowed,
         gpu_memory=gpu_memory,
+        left_out=left_out,
     )
     check_fit(checked)
     return with_settings(checked)

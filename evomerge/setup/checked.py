@@ -42,6 +42,7 @@ class CheckedSearch:
         allowed: what the user allows it to do.
         gpu_memory: bytes of the accelerator of another machine that it is planned for; None: it
             runs here.
+        left_out: which documents no split has, in a sentence.
     """
 
     config: SearchConfig
@@ -59,6 +60,7 @@ class CheckedSearch:
     unlike_merges: tuple[str, ...] = ()
     allowed: Permissions = NOTHING
     gpu_memory: int | None = None
+    left_out: str = ""
 
     @property
     def tokenizer_giver(self) -> str:

@@ -132,6 +132,7 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
         *modality_notes(checked),
         *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
         *fit_warnings(checked),
+        *([checked.left_out] if checked.left_out else []),
         *prospect_warnings(checked),
         *_own_warnings(checked, tokenizers[0]),
         *filter(None, (kind(task) for kind in kinds for task in tasks)),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from evomerge.config.schema import GRADIENT
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.device import choose_device, count_cores
+from evomerge.report.words import listed
 from evomerge.scores import NLL, REWARD, TOLD
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import check_descents
@@ -16,7 +17,8 @@ from evomerge.setup.stock import check_stock
 from evomerge.setup.strategy import generation_of
 from evomerge.strategy.gradient import LEG, STEPS
 
-_WIDEST = 0.225  # of an interval's half width: about 19 documents
+_WIDEST = 10  # points that a score may be off, to either side
+_ENOUGH = 100  # documents, with which it is less
 _CMA = ("cma", "diagonal-cma", "cma-margin")
 _FOR_A_GENE = 8  # candidates, the fewest for each gene in most of our results (docs/concepts.md)
 _FOR_A_DOCUMENT = 64  # tokens, a short one
@@ -32,28 +34,37 @@ def prospect_warnings(checked: CheckedSearch) -> Iterator[str]:
 
 
 def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
-    """Yield a warning of each objective whose scores on the search documents are mostly chance."""
-    documents, info = checked.splits["search"], checked.evaluator.tasks_of("search").info
+    """Yield a warning of each objective that has few documents in a split, with what would fit."""
+    known = checked.evaluator.info
     for item in checked.objectives:
         if item.is_exact or item.task == TOLD or item.metric in (NLL, REWARD):
             continue
-        if (
-            item.task in checked.config.encoders
-            and not info.metric(item.task, item.metric)[1].is_mean
-        ):
+        if not (item.task in known.groups or known.metric(item.task, item.metric)[1].is_mean):
             continue  # a correlation has no right answers
-        count = sum(len(documents[task]) for task in info.leaves(item.task))
-        if (half := _half_width(count)) > _WIDEST:
+        few, sources = {}, {}
+        for split, documents in checked.splits.items():
+            info = checked.evaluator.tasks_of(split).info
+            leaves = info.leaves(item.task)
+            sources[split] = {
+                info.tasks[task].source: info.tasks[task].documents for task in leaves
+            }
+            count = sum(len(documents[task]) for task in leaves)
+            if _points(count) > _WIDEST:
+                few[split] = f"±{_points(count):.0f} points on {count} {split} documents"
+        if few:
+            taken, own = [*sources.values()], [sources[split] for split in few]
+            each = min(_ENOUGH, *(sum(source.values()) // taken.count(source) for source in own))
+            add = "" if each == _ENOUGH else f"; add some: {_ENOUGH} in each would give ±10"
             yield (
-                f"{item.task!r} has {count} search documents, on which 50 % right answers have a "
-                f"95 % interval of ±{100 * half:.0f} points, so the search will follow chance; set "
-                f"`evaluation.search.documents` to 100 or more (±{100 * _half_width(100):.0f})."
+                f"a score of {item.task!r} is known to {listed(few.values())} (95 % interval of "
+                f"50 % right answers); there are enough for {each} in each split "
+                f"(±{_points(each):.0f}){add}."
             )
 
 
-def _half_width(documents: int) -> float:
-    """Return half the width of the 95 % interval of a share of one half."""
-    return 1.96 * math.sqrt(0.25 / documents)
+def _points(documents: int) -> float:
+    """Return half the width of the 95 % interval of 50 % right answers, in points."""
+    return 100 * 1.96 * math.sqrt(0.25 / documents)
 
 
 def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:

@@ -316,11 +316,13 @@ def _metric(
     return metric, info.higher_is_better
 
 
-def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Documents]:
+def find_splits(
+    config: SearchConfig, evaluator: Evaluator
+) -> tuple[Mapping[Split, Documents], str]:
     """Choose the documents of every split; no two splits have a document in common.
 
     Returns:
-        split -> task -> document ids.
+        split -> task -> document ids; and in a sentence which documents were left out.
 
     Raises:
         ConfigError: a task has too few documents, or lacks the field to stratify by.
@@ -330,11 +332,7 @@ def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Do
     evaluation = config.evaluation
     sizes = {split: getattr(evaluation, split).documents for split in SPLITS}
     pools = {split: _pools(config, evaluator, split) for split in SPLITS}
-    chosen = choose_documents(sizes, pools, config.seed)
-    return {
-        split: {task: tuple(ids) for task, ids in of_split.items()}
-        for split, of_split in chosen.items()
-    }
+    return choose_documents(sizes, pools, config.seed)
 
 
 def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str, DocumentPool]:

@@ -142,7 +142,11 @@ def test_genes_have_the_names_of_parents_that_the_standings_have(tmp_path: Path)
     parents = [str(tmp_path / place / "a") for place in ("one", "two")]
     whole = [f"{parent}.weight" for parent in parents]
     events = [
-        *(event for n, name in enumerate(parents) for event in (asked(n, name), told(n, scores(n)))),
+        *(
+            event
+            for n, name in enumerate(parents)
+            for event in (asked(n, name), told(n, scores(n)))
+        ),
         *(asked(2, genome=[0.5, 1.0]), told(2, scores(3))),
         *(asked(3, genome=[0.25, 0.5]), told(3, scores(2))),
     ]

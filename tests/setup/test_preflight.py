@@ -131,11 +131,14 @@ def no_memory():
 
 def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
     three = ("evaluation.search.documents=3", "evaluation.racing.enabled=false")
-    file = write_search(tmp_path)
+    each = {split: {"documents": 97} for split in ("search", "validation", "test")}
+    file = write_search(tmp_path, evaluation={"include": ["zoo:tasks"], **each})
     assert not list(prospect_warnings(prepare(load(file), tmp_path)))
     (note,) = prospect_warnings(prepare(load(file, [*three]), tmp_path))
-    assert "'zoo_l2_maths' has 3 search documents" in note
-    assert "±57 points" in note and "to 100 or more (±10)" in note
+    assert note == (
+        "a score of 'zoo_l2_maths' is known to ±57 points on 3 search documents (95 % interval of "
+        "50 % right answers); there are enough for 100 in each split (±10)."
+    )
     (note,) = prospect_warnings(prepare(load(file, ["budget.candidates=10"]), tmp_path))
     assert "7 candidates for 8 genes are 0.7 of its generations of 10" in note
     assert "budget.candidates to 67" in note and "`optimizer.name: gradient`" in note
@@ -155,20 +158,21 @@ def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
 def test_float16_on_a_cpu_is_warned_of(problem, monkeypatch):
     half = replace(problem, config=problem.config.model_copy(update={"dtype": "float16"}))
     monkeypatch.setattr(prospects, "choose_device", lambda wanted: "cpu")
-    (note,) = prospect_warnings(half)
+    _, note = prospect_warnings(half)
     assert "dtype is float16" in note and "set it to float32" in note
-    assert not list(prospect_warnings(problem))
+    (few,) = prospect_warnings(problem)
+    assert "known to ±20 points on 24 search documents" in few
     monkeypatch.setattr(prospects, "choose_device", lambda wanted: "cuda")
-    assert not list(prospect_warnings(half))
+    assert list(prospect_warnings(half)) == [few]
 
 
 def test_minutes_for_a_candidate_on_a_cpu_are_warned_of(problem, monkeypatch):
     monkeypatch.setattr(prospects, "_A_SECOND", 5e10 / 10_000)  # as if the model were larger
     monkeypatch.setattr(prospects, "choose_device", lambda wanted: "cpu")
     monkeypatch.setattr(prospects, "count_cores", lambda: 2)
-    (note,) = prospect_warnings(problem)
+    few, note = prospect_warnings(problem)
     assert "weights on 24 search documents) may well take 4 minutes on 2 CPU cores" in note
-    assert not list(prospect_warnings(replace(problem, gpu_memory=24 * 10**9)))
+    assert list(prospect_warnings(replace(problem, gpu_memory=24 * 10**9))) == [few]
 
 
 @pytest.fixture(scope="module")

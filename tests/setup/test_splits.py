@@ -137,6 +137,16 @@ def test_another_task_can_supply_the_documents(tmp_path, tasks):
     assert set(scores.aggregates) == {"t_maths/exact_match"}
 
 
+def test_small_splits_and_documents_that_are_left_out_are_told(tmp_path, tasks):
+    """The test split of the task repeats eight documents of its training split."""
+    file = search_file(tmp_path, tasks, **SEPARATE)
+    left_out, interval = evomerge_json("validate", file)["warnings"][:2]
+    assert "of the 60 of 't_maths:test' from test (" in left_out
+    assert "20 points on 24 search documents, ±31 points on 10 validation documents and" in interval
+    assert "there are enough for 30 in each split (±18); add some: 100 in each" in interval
+    assert left_out in evomerge("validate", file).stderr
+
+
 def test_a_group_can_take_another_split_or_another_groups_documents(tmp_path, tasks):
     file = search_file(
         tmp_path,

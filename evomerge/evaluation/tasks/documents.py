@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -42,7 +43,7 @@ def choose_documents(
     sizes: Mapping[Split, Size],
     pools: Mapping[Split, Mapping[str, DocumentPool]],
     seed: int,
-) -> dict[Split, dict[str, list[int]]]:
+) -> tuple[dict[Split, dict[str, tuple[int, ...]]], str]:
     """Choose the documents of every split, so that no two splits share one.
 
     If tasks of one data set have documents in common, a split prefers to use the same ones for each
@@ -55,13 +56,14 @@ def choose_documents(
         seed: together with the names of the tasks, it determines the choice.
 
     Returns:
-        split -> task -> ascending ids.
+        split -> task -> ascending ids; and in a sentence what `all` left out, or an empty text.
 
     Raises:
         ConfigError: there are too few documents, or two splits ask for all of them.
     """
-    chosen: dict[Split, dict[str, list[int]]] = {split: {} for split in sizes}
+    chosen: dict[Split, dict[str, tuple[int, ...]]] = {split: {} for split in sizes}
     owners: dict[str, Split] = {}
+    left_out = []
     for split in sorted(sizes, key=lambda split: sizes[split] == "all"):
         for task, pool in pools[split].items():
             order = in_order(pool.count, f"{seed}/{task}", pool.labels)
@@ -70,16 +72,34 @@ def choose_documents(
             wanted = 1 if sizes[split] == "all" else int(sizes[split])
             if len(ids) < wanted:
                 asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
+                different = len({pool.known_as(document)[-1] for document in order})
+                sharing = sum(i.source == pool.source for of in pools.values() for i in of.values())
                 raise ConfigError(
                     f"`evaluation.{split}.documents` is {sizes[split]!r}, but only {len(ids)} of "
                     f"the {pool.count} documents of {pool.source!r} are left for it (asked for: "
-                    f"{asked}), since no two splits share one; lower the numbers, give `all` to "
-                    "one split at most, or take documents from another source (`task_split`, "
-                    "`tasks`)."
+                    f"{asked}), since no two splits share one; set it to "
+                    f"{max(1, different // sharing)} or less in each split (one may be `all`), or "
+                    "take documents from another source (`task_split`, `tasks`)."
+                )
+            if sizes[split] == "all" and (same := _repeats(pool, split, owners)):
+                where = ", ".join(f"{count} in {name}" for name, count in same.items())
+                left_out.append(
+                    f"{same.total()} of the {pool.count} of {pool.source!r} from {split} ({where})"
                 )
             owners |= {form: split for document in ids for form in pool.known_as(document)}
-            chosen[split][task] = sorted(ids)
-    return chosen
+            chosen[split][task] = tuple(sorted(ids))
+    said = "documents that repeat one of another split are left out"
+    return chosen, f"{said}: {', '.join(left_out)}." if left_out else ""
+
+
+def _repeats(pool: DocumentPool, split: Split, owners: Mapping[str, Split]) -> Counter[Split]:
+    """Return another split -> how many documents that no split took are the same as one of it."""
+    counts: Counter[Split] = Counter()
+    for document in range(pool.count):
+        own, *forms = pool.known_as(document)
+        if own not in owners:
+            counts.update(sorted({owners[form] for form in forms if form in owners} - {split})[:1])
+    return counts
 
 
 def _take(

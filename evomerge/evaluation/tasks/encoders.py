@@ -170,8 +170,7 @@ def _ranks(values: Floats) -> Floats:
 class Retrieval(EncoderObjective):
     """How high queries rank their passages among all passages of the file.
 
-    Of passages that are equally similar to a query, the wrong ones rank first: so the score does
-    not depend on the order of the file, and a model gains nothing by telling no texts apart.
+    Of equally similar passages the wrong ones rank first, whatever the order of the file.
     """
 
     kind, needed = "retrieval", ("query", "positive")

@@ -12,8 +12,9 @@ from evomerge.evaluation.tasks.documents import DocumentPool, choose_documents, 
 
 def split_documents(count, sizes, seed, labels=None, *, task="t"):
     pool = DocumentPool(task, count, labels=labels)
-    chosen = choose_documents(sizes, {split: {task: pool} for split in sizes}, seed)
-    return {split: of_split[task] for split, of_split in chosen.items()}
+    chosen, left_out = choose_documents(sizes, {split: {task: pool} for split in sizes}, seed)
+    assert left_out == ""
+    return {split: [*of_split[task]] for split, of_split in chosen.items()}
 
 
 @given(st.integers(3, 300), st.data())
@@ -83,7 +84,7 @@ def test_no_two_splits_have_a_text_in_common(
     }
     sizes = dict(zip(names, wanted, strict=True))
     try:
-        chosen = choose_documents(sizes, pools, 3)
+        chosen, _ = choose_documents(sizes, pools, 3)
     except ConfigError:
         return
     said = [
@@ -104,7 +105,7 @@ def test_sources_of_their_own_may_all_be_taken_whole() -> None:
         split: {"t": DocumentPool(source, count)}
         for split, source, count in (("search", "t:training", 30), ("test", "t:test", 20))
     } | {"validation": {"t": DocumentPool("t:training", 30)}}
-    chosen = choose_documents(sizes, pools, 0)
+    chosen, _ = choose_documents(sizes, pools, 0)
     assert [len(chosen[s]["t"]) for s in ("search", "validation", "test")] == [25, 5, 20]
 
 
@@ -113,7 +114,7 @@ def test_tasks_with_common_documents_get_the_same_ones() -> None:
     tasks = {
         name: DocumentPool(name, 100, lambda i: [f"question {i}"]) for name in ("cot", "plain")
     }
-    chosen = choose_documents(sizes, dict.fromkeys(sizes, tasks), 0)
+    chosen, _ = choose_documents(sizes, dict.fromkeys(sizes, tasks), 0)
     for of_split in chosen.values():
         assert of_split["cot"] == of_split["plain"]
 
@@ -133,6 +134,37 @@ def test_a_second_data_set_is_not_read_whole_for_documents_that_both_have() -> N
     sizes = {"search": 40, "validation": 30, "test": 20}
     choose_documents(sizes, dict.fromkeys(sizes, pools), 0)
     assert len(read) == 90
+
+
+def test_what_another_split_has_already_is_left_out_in_so_many_words() -> None:
+    """Of 60 rows the last three repeat others; a second file has 20 of them, too."""
+    sizes = {"search": 20, "validation": 20, "test": "all"}
+    pool = DocumentPool("t", 60, lambda i: [f"row {i % 57}"])
+    chosen, said = choose_documents(sizes, dict.fromkeys(sizes, {"t": pool}), 3)
+    assert [len(chosen[split]["t"]) for split in sizes] == [20, 20, 17]
+    assert said == (
+        "documents that repeat one of another split are left out: "
+        "3 of the 60 of 't' from test (1 in validation, 2 in search)."
+    )
+    other = DocumentPool("new", 50, lambda i: [f"row {i}"])
+    chosen, said = choose_documents(
+        sizes, {**dict.fromkeys(sizes, {"t": pool}), "test": {"t": other}}, 0
+    )
+    assert "of the 50 of 'new' from test (" in said
+    assert len(chosen["test"]["t"]) == 50 - int(said.partition("out: ")[2].partition(" of")[0])
+
+
+@pytest.mark.parametrize("repeated", [1, 3, 30])
+def test_numbers_that_are_suggested_fit(repeated: int) -> None:
+    pool = DocumentPool("t", 60, lambda i: [f"row {i % (60 - repeated)}"])
+    pools = dict.fromkeys(("search", "validation", "test"), {"t": pool})
+    with pytest.raises(ConfigError, match=r"set it to \d+ or less in each split \(one ma") as found:
+        choose_documents({"search": 200, "validation": 200, "test": "all"}, pools, 0)
+    number = int(str(found.value).partition("set it to ")[2].partition(" ")[0])
+    assert number == (60 - repeated) // 3
+    for last in (number, "all"):
+        for seed in range(20):
+            choose_documents({"search": number, "validation": number, "test": last}, pools, seed)
 
 
 def test_documents_that_other_splits_have_are_not_counted() -> None:

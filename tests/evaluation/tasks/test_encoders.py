@@ -154,7 +154,9 @@ def test_an_encoder_that_tells_no_texts_apart_is_a_failure(kind: str, tmp_path: 
     (file,) = collapsed.glob("*_Dense/model.safetensors")
     tensors = load_file(file)
     save_file(tensors | {"linear.weight": tensors["linear.weight"] * 1e-9}, file)
-    with pytest.raises(CandidateError, match=rf"collapsed: it gives all \d+ .* of '{kind} .* the s"):
+    with pytest.raises(
+        CandidateError, match=rf"collapsed: it gives all \d+ .* of '{kind} .* the s"
+    ):
         scored(collapsed, objective_of(kind, tmp_path))
 
 
