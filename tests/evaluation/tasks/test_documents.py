@@ -137,27 +137,25 @@ def test_a_second_data_set_is_not_read_whole_for_documents_that_both_have() -> N
 
 
 def test_what_another_split_has_already_is_left_out_in_so_many_words() -> None:
-    """Of 60 rows the last three repeat others; a second file has 20 of them, too."""
+    """Of 60 rows the last three repeat others; a second file has 50 of them."""
     sizes = {"search": 20, "validation": 20, "test": "all"}
-    pool = DocumentPool("t", 60, lambda i: [f"row {i % 57}"])
-    chosen, said = choose_documents(sizes, dict.fromkeys(sizes, {"t": pool}), 3)
+    tasks = {"t": DocumentPool("t", 60, lambda i: [f"row {i % 57}"])}
+    chosen, said = choose_documents(sizes, dict.fromkeys(sizes, tasks), 3)
     assert [len(chosen[split]["t"]) for split in sizes] == [20, 20, 17]
     assert said == (
         "documents that repeat one of another split are left out: "
         "3 of the 60 of 't' from test (1 in validation, 2 in search)."
     )
     other = DocumentPool("new", 50, lambda i: [f"row {i}"])
-    chosen, said = choose_documents(
-        sizes, {**dict.fromkeys(sizes, {"t": pool}), "test": {"t": other}}, 0
-    )
+    chosen, said = choose_documents(sizes, {**dict.fromkeys(sizes, tasks), "test": {"t": other}}, 0)
     assert "of the 50 of 'new' from test (" in said
     assert len(chosen["test"]["t"]) == 50 - int(said.partition("out: ")[2].partition(" of")[0])
 
 
 @pytest.mark.parametrize("repeated", [1, 3, 30])
 def test_numbers_that_are_suggested_fit(repeated: int) -> None:
-    pool = DocumentPool("t", 60, lambda i: [f"row {i % (60 - repeated)}"])
-    pools = dict.fromkeys(("search", "validation", "test"), {"t": pool})
+    tasks = {"t": DocumentPool("t", 60, lambda i: [f"row {i % (60 - repeated)}"])}
+    pools = dict.fromkeys(("search", "validation", "test"), tasks)
     with pytest.raises(ConfigError, match=r"set it to \d+ or less in each split \(one ma") as found:
         choose_documents({"search": 200, "validation": 200, "test": "all"}, pools, 0)
     number = int(str(found.value).partition("set it to ")[2].partition(" ")[0])
