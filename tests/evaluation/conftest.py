@@ -100,7 +100,7 @@ def llama() -> torch.nn.Module:
 
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one task of each request type, 40 documents each, and two groups."""
+    """A folder with one task of each request type, 40 documents each, and groups, also nested ones."""
     folder = tmp_path_factory.mktemp("tasks")
     rng = random.Random(1)
     rows = []
@@ -205,6 +205,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, members, by_size in (
         ("g_sizes", ["t_choice", "t_letter"], True),
         ("g_plain", ["t_letter", "t_choice"], False),
+        ("g_nested_sizes", ["g_sizes", "g_plain", "t_letter", "t_inputs"], True),
+        ("g_nested", ["g_sizes", "g_plain", "t_letter", "t_inputs"], False),
     ):
         average = [{"metric": "acc", "aggregation": "mean", "weight_by_size": by_size}]
         body = {"group": name, "task": members, "aggregate_metric_list": average}

@@ -137,11 +137,13 @@ def test_at_batch_size_1_every_bit_is_lm_evals_in_bfloat16(
             assert [[request.instance.resps[0]] for request in requests] == theirs[document]
 
 
-@pytest.mark.parametrize("name", ["g_sizes", "g_plain"])
+@pytest.mark.parametrize("name", ["g_sizes", "g_plain", "g_nested_sizes", "g_nested"])
 def test_groups_average_as_lm_evals_groups(
     llama: torch.nn.Module, tokenizer: Any, tasks: Path, name: str
 ) -> None:
+    """A task that is in two nested groups counts twice."""
     samples = {"t_choice": list(IDS), "t_letter": [1, 2, 3]}
+    samples |= {"t_inputs": [5, 6]} if "nested" in name else {}
     expected = lm_eval.simple_evaluate(
         model=HFLM(pretrained=llama, tokenizer=tokenizer, batch_size=1),
         tasks=[name],

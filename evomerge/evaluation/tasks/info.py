@@ -83,9 +83,9 @@ class TaskInfo:
 
 @dataclass(frozen=True)
 class Average:
-    """One metric of a group: the metric's key in each task; whether sizes are the weights."""
+    """One metric of a group: (task, the metric's key there); whether sizes are the weights."""
 
-    keys: Mapping[str, str]
+    keys: Sequence[tuple[str, str]]
     by_size: bool
 
 
@@ -94,7 +94,8 @@ class GroupInfo:
     """A group of tasks whose scores are averaged.
 
     Attributes:
-        tasks: names of all tasks in it, those of nested groups included.
+        tasks: names of all tasks in it, those of nested groups included. A task that is in two of
+            these is here twice, and counts twice, as in lm-eval.
         averages: metric key -> what is averaged; keys are made as in `TaskInfo`.
         metrics: metric key -> properties; `is_mean` is false, since a group has no documents.
     """
@@ -160,7 +161,7 @@ class TasksInfo:
             for metric, average in group.averages.items():
                 scored = [
                     (aggregates[task][key], sizes[task] if average.by_size else 1)
-                    for task, key in average.keys.items()
+                    for task, key in average.keys
                     if key in aggregates.get(task, {})
                 ]
                 if scored:
@@ -249,11 +250,11 @@ def _group_info(name: str, group: Group, tasks: Mapping[str, TaskInfo]) -> Group
     for item in group.averages:
         wanted = item.get("filter_list")
         wanted = [wanted] if isinstance(wanted, str) else wanted
-        keys: dict[tuple[str, str], dict[str, str]] = {}
+        keys: dict[tuple[str, str], list[tuple[str, str]]] = {}
         for task in group.tasks:
             for metric, label, key in tasks[task].filtered():
                 if metric == item["metric"] and (wanted is None or label in wanted):
-                    keys.setdefault((metric, label), {})[task] = key
+                    keys.setdefault((metric, label), []).append((task, key))
         found |= {
             name: Average(own, bool(item.get("weight_by_size"))) for name, own in keys.items()
         }
@@ -262,9 +263,9 @@ def _group_info(name: str, group: Group, tasks: Mapping[str, TaskInfo]) -> Group
     for (metric, label), average in found.items():
         several = sum(metric == other for other, _ in found) > 1
         name_of = f"{metric},{label}" if several else metric
-        task, key = next(iter(average.keys.items()))
+        task, key = average.keys[0]
         averages[name_of] = average
         metrics[name_of] = MetricInfo(tasks[task].metrics[key].higher_is_better, is_mean=False)
-    averages.setdefault(NLL, Average(dict.fromkeys(group.tasks, NLL), by_size=False))
+    averages.setdefault(NLL, Average([(task, NLL) for task in group.tasks], by_size=False))
     metrics.setdefault(NLL, MetricInfo(higher_is_better=False, is_mean=False))
     return GroupInfo(name, group.tasks, averages, metrics)
