@@ -1,10 +1,10 @@
 """The loss that gradients are taken of, in nats: how far a model is from what it shall answer.
 
 A document of a task with choices gives the cross-entropy of the right choice among all choices
-(of several right ones, of all of them together), normalised as its metric does. Every other
-document gives the negative log-likelihood of its text:
-of the reference answer where the model generates answers (or of a text that takes its place), of
-the scored text otherwise.
+(of several right ones, of all of them together), normalised as its metric does; several objectives
+of one task have a loss each, with their own weights. Every other document gives the negative
+log-likelihood of its text: of the reference answer where the model generates answers (or of a text
+that takes its place), of the scored text otherwise.
 
 Documents that a teacher was shown (`Loss.teach`) give the Kullback-Leibler divergence from the
 teacher's distribution to the model's: over the choices, or at each token of the teacher's own
@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,27 +46,16 @@ Answers = Mapping[str, Mapping[int, str]]
 """Task -> document -> the text that takes the place of the reference answer."""
 
 
-@dataclass(frozen=True)
-class Share:
-    """What a task counts in the loss.
-
-    Attributes:
-        metric: key of the metric that the task is searched for.
-        weight: of the mean loss of its documents.
-    """
-
-    metric: str
-    weight: float
+_WITHOUT_PROMPT = "acc_mutual_info"
+"""The metric that subtracts the log-likelihood of each choice without a prompt."""
 
 
-def shares(objectives: Iterable[Objective], info: TasksInfo) -> dict[str, Share]:
-    """Return the share of each task; the tasks of a group divide its weight evenly."""
-    found: dict[str, Share] = {}
-    for item in objectives:
-        leaves = info.leaves(item.task)
-        for task in leaves:
-            before = found[task].weight if task in found else 0.0
-            found[task] = Share(item.metric, before + item.weight / len(leaves))
+def shares(objectives: Iterable[Objective], info: TasksInfo) -> dict[str, dict[str, float]]:
+    """Return what each metric of each task weighs in the loss: task -> metric -> weight."""
+    found: dict[str, dict[str, float]] = {}
+    for item in info.of_tasks(objectives):
+        own, metric = found.setdefault(item.task, {}), item.metric.partition(",")[0]
+        own[metric] = own.get(metric, 0.0) + item.weight
     return found
 
 
@@ -77,13 +66,13 @@ class Loss:
 
     Args:
         evaluator: has the tasks and their documents.
-        objectives: weigh the tasks.
+        objectives: weigh the tasks and their metrics.
         split: the documents that may be used.
         forms: how reference answers are written; `choose_forms` finds them.
 
     Attributes:
         answers: texts that take the place of reference answers.
-        weights: what each task counts; empty: as its objectives.
+        weights: one for each objective, in place of its own; empty: its own.
         saves_memory: whether a backward pass keeps only the inputs of layers.
 
     Raises:
@@ -99,9 +88,10 @@ class Loss:
     ) -> None:
         self.evaluator, self.split, self.forms = evaluator, split, forms
         self.answers: Answers = {}
-        self.weights: Mapping[str, float] = {}
+        self.weights: Sequence[float] = ()
         self.saves_memory = False
-        self._shares = shares(objectives, evaluator.tasks_of(split).info)
+        self._objectives = list(objectives)
+        self._metrics = shares(self._objectives, evaluator.tasks_of(split).info)
         self._references: dict[tuple[str, int, Form, str | None], Reference] = {}
         self._taught: dict[str, dict[int, Reference]] = {}
         self._lessons: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -208,21 +198,26 @@ class Loss:
 
     def _parts(self, model: Any, documents: Documents) -> Generator[Tensor]:
         """Yield the shares of the loss, one for each batch, while its activations are kept."""
-        weights = self.weights or {task: share.weight for task, share in self._shares.items()}
-        total = math.fsum(weights[task] for task in documents)
+        weighed = self._objectives
+        if self.weights:
+            pairs = zip(weighed, self.weights, strict=True)
+            weighed = [replace(item, weight=weight) for item, weight in pairs]
+        of_tasks = shares(weighed, self.evaluator.tasks_of(self.split).info)
+        total = math.fsum(weight for task in documents for weight in of_tasks[task].values())
         for task, ids in documents.items():
+            weights = [weight / total for weight in of_tasks[task].values()]
             objective = self.evaluator.tasks_of(self.split).functions.get(task)
             if isinstance(objective, EncoderObjective):
-                yield from self._encoder_parts(objective, model, ids, weights[task] / total)
+                yield from self._encoder_parts(objective, model, ids, math.fsum(weights))
                 continue
             wanted = [self._reference(task, document) for document in ids]
-            weight = weights[task] / total / len(ids)
+            shared = torch.tensor(weights, device=model.device) / len(ids)
             for group in self._batches(wanted):
                 lengths = [len(c.tokens) for place in group for c in wanted[place].continuations]
                 with self._memory_for(model, len(lengths) * max(lengths)):
                     said = zip(group, self._said(model, group, wanted), strict=True)
-                    losses = [wanted[place].loss(own) for place, own in said]
-                    yield torch.stack(losses).sum() * weight
+                    losses = [(shared * wanted[place].losses(own)).sum() for place, own in said]
+                    yield torch.stack(losses).sum()
 
     def _encoder_parts(
         self, objective: EncoderObjective, model: Any, ids: Sequence[int], weight: float
@@ -289,7 +284,7 @@ class Loss:
             text = written(harness, task, first, form, answer)
             return self._asked(task, document, text, ended=form.end == "token")
         asked = self._asked(task, document)
-        if not asked.lengths:
+        if not asked.choices:
             return asked
         return replace(asked, right=harness.right_choices(task, first.instance.doc))
 
@@ -306,15 +301,20 @@ class Loss:
         if requests[0].kind == "generate_until":
             reference = self._forward.reference
             return Reference((reference.answered(requests[0], answer, ended=ended),))
-        lengths: tuple[float, ...] = ()
+        count, divisors = 0, list[tuple[float, ...]]()
         if len(requests) > 1:
             harness = self.evaluator.tasks_of(self.split).harness
             assert harness is not None
-            metric = self._shares[task].metric.partition(",")[0]
-            lengths = harness.choice_lengths(task, requests[0].instance.doc, metric)
-            if metric != "acc_mutual_info":  # else each choice without a prompt comes after all
-                requests = requests[: len(lengths)]
-        return Reference(tuple(c for item in requests for c in item.continuations), lengths)
+            document_of, metrics = requests[0].instance.doc, self._metrics[task]
+            lengths = {name: harness.choice_lengths(task, document_of, name) for name in metrics}
+            count = len(next(iter(lengths.values())))
+            if _WITHOUT_PROMPT not in metrics:  # else each choice without a prompt comes after all
+                requests = requests[:count]
+            for name, own in lengths.items():
+                other = -1.0 if name == _WITHOUT_PROMPT else math.inf
+                divisors.append((*own, *[other] * (len(requests) - count)))
+        continuations = tuple(c for item in requests for c in item.continuations)
+        return Reference(continuations, count, tuple(divisors))
 
 
 def _finite(loss: float) -> float:

@@ -48,49 +48,53 @@ class Reference:
     Attributes:
         continuations: the answer after its prompt, or each choice; for `acc_mutual_info` then each
             choice without a prompt.
-        lengths: for each choice, the number by which its log-likelihood is divided; empty if there
-            are no choices.
+        choices: number of choices; 0: there are none, so one loss is that of all metrics.
+        divisors: for each metric and continuation, the number by which its log-likelihood is
+            divided before a choice is taken: -1 where it is subtracted, infinite where it does not
+            count.
         right: the places of the choices of which one shall be taken.
-        likely_choices: the probability that a teacher gives each choice; empty: there is none.
+        likely_choices: for each metric, the probability that a teacher gives each choice; empty:
+            there is none.
         tokens: (targets, kept) int64, the tokens that a teacher finds most likely at each target of
             the answer; None: the answer's own tokens are wanted.
         likely: (targets, kept + 1) float32, their log-probabilities, and that of all other tokens.
     """
 
     continuations: tuple[Continuation, ...]
-    lengths: tuple[float, ...] = ()
+    choices: int = 0
+    divisors: tuple[tuple[float, ...], ...] = ()
     right: tuple[int, ...] = ()
-    likely_choices: tuple[float, ...] = ()
+    likely_choices: tuple[tuple[float, ...], ...] = ()
     tokens: Tensor | None = None
     likely: Tensor | None = None
 
-    def loss(self, said: Said) -> Tensor:
-        """Return the loss of a model that says this."""
+    def losses(self, said: Said) -> Tensor:
+        """Return the losses of a model that says this, (metrics,); (1,) if there are no choices."""
         if self.tokens is not None:
             assert self.likely is not None
             found = _kept(said.rows, self.tokens)
-            return (self.likely.exp() * (self.likely - found)).sum()
-        if not self.lengths:
-            return -said.sums(self.continuations).sum()
+            return (self.likely.exp() * (self.likely - found)).sum().reshape(1)
+        if not self.choices:
+            return -said.sums(self.continuations).sum().reshape(1)
         found = self._choices(said)
         if not self.likely_choices:
-            return -found[list(self.right)].logsumexp(0)
+            return -found[:, list(self.right)].logsumexp(-1)
         likely = found.new_tensor(self.likely_choices)
-        return (torch.xlogy(likely, likely) - likely * found).sum()
+        return (torch.xlogy(likely, likely) - likely * found).sum(-1)
 
     def as_said(self, said: Said) -> Reference:
         """Return the reference with the distribution of a model, its teacher."""
-        if self.lengths:
-            return replace(self, likely_choices=tuple(self._choices(said).exp().tolist()))
+        if self.choices:
+            likely = self._choices(said).exp().tolist()
+            return replace(self, likely_choices=tuple(map(tuple, likely)))
         tokens = said.rows.topk(min(KEPT, said.rows.shape[-1] - 1)).indices
         return replace(self, tokens=tokens, likely=_kept(said.rows, tokens))
 
     def _choices(self, said: Said) -> Tensor:
-        """Return the log-probabilities of the choices, as the metric compares them."""
-        sums, count = said.sums(self.continuations), len(self.lengths)
-        if len(sums) > count:
-            sums = sums[:count] - sums[count:]
-        return torch.log_softmax(sums / sums.new_tensor(self.lengths), 0)
+        """Return the log-probabilities of choices as metrics compare them, (metrics, choices)."""
+        sums = said.sums(self.continuations)
+        scores = (sums / sums.new_tensor(self.divisors)).view(len(self.divisors), -1, self.choices)
+        return torch.log_softmax(scores.sum(1), -1)
 
 
 def _kept(scores: Tensor, tokens: Tensor) -> Tensor:

@@ -307,15 +307,17 @@ class Worker:
         return replace(scores, oom_backoffs=self.evaluator.oom_backoffs, examples=examples)
 
     def _right(self, scores: Scores) -> dict[str, dict[int, str]]:
-        """Return the generated answers to documents whose metric is 1."""
-        info, right = self.evaluator.info, dict[str, dict[int, str]]()
-        for item in self.objectives:
-            for task in info.leaves(item.task):
-                values = scores.values.get(f"{task}/{item.metric}", ())
-                ids = [i for i, v in zip(scores.documents[task], values, strict=False) if v == 1]
-                if ids and info.tasks[task].kind == "generate_until":
-                    right[task] = self.evaluator.texts("search", task, ids)
-        return right
+        """Return the generated answers to documents for which the metric of all objectives is 1."""
+        info, right = self.evaluator.info, dict[str, set[int]]()
+        for item in info.of_tasks(self.objectives):
+            documents, values = scores.documents[item.task], scores.values.get(item.key, ())
+            ids = {i for i, value in zip(documents, values, strict=False) if value == 1}
+            right[item.task] = right.get(item.task, ids) & ids
+        return {
+            task: self.evaluator.texts("search", task, sorted(ids))
+            for task, ids in right.items()
+            if ids and info.tasks[task].kind == "generate_until"
+        }
 
 
 def _log_traceback(job: Job, stage: str, error: BaseException | None) -> None:

@@ -117,7 +117,7 @@ class Leg:
         answers: task -> document -> the text that is learned in place of the reference answer.
         teachers: task -> the recipe of the model whose distribution is learned in place of it.
         lesson: for each task with a teacher, all documents that the descent learns or watches.
-        weights: what each task counts in the loss; empty: as their objectives.
+        weights: what each objective counts in the loss; empty: as the search file weighs them.
         forms: how generated answers are written; where no form is given, as the parents prefer.
     """
 
@@ -131,7 +131,7 @@ class Leg:
     answers: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     teachers: Mapping[str, Recipe] = field(default_factory=dict)
     lesson: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

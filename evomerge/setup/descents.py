@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evomerge.config.schema import GRADIENT, SearchConfig
@@ -67,11 +66,11 @@ def check_descents(
     for item in objectives:
         if item.task not in config.encoders:
             _check_objective(item, key, loss, evaluator, documents)
-    learned = {task: documents[task] for task in _leaves(objectives, evaluator)}
+    info = evaluator.tasks_of("search").info
+    learned = {item.task: documents[item.task] for item in info.of_tasks(objectives)}
     for task in learned:
         if task in config.encoders:
             _check_encoder(task, config, learned)
-    info = evaluator.tasks_of("search").info
     written = [task for task in learned if info.tasks[task].kind == "generate_until"]
     for name in config.optimizer.forms:
         if name != ANY and name not in written:
@@ -85,14 +84,6 @@ def check_descents(
             "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "
             "kept without their reasoning; remove one of the two keys."
         )
-
-
-def _leaves(objectives: Sequence[Objective], evaluator: Evaluator) -> dict[str, Objective]:
-    """Return the tasks that a descent learns from, and the objective of each."""
-    info = evaluator.tasks_of("search").info
-    return {
-        task: replace(item, task=task) for item in objectives for task in info.leaves(item.task)
-    }
 
 
 def _check_encoder(name: str, config: SearchConfig, documents: Mapping[str, Sequence[int]]) -> None:
@@ -188,8 +179,7 @@ def _cost_note(config: SearchConfig) -> str | None:
 
 def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
     """Return the strategy of so many descents at once."""
-    wanted, info = checked.config.optimizer, checked.evaluator.tasks_of("search").info
-    leaves = [info.leaves(item.task) for item in checked.objectives]
+    wanted = checked.config.optimizer
     return GradientStrategy(
         checked.space,
         _lessons(checked),
@@ -199,7 +189,7 @@ def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
         batch=wanted.batch or BATCH,
         rate=wanted.rate or 0.03,
         descents=count,
-        leaves=leaves if checked.config.mode == "pareto" else (),
+        weighed=len(checked.objectives) if checked.config.mode == "pareto" else 0,
         forms={task: Form(**form.model_dump()) for task, form in wanted.forms.items()},
         seed=checked.config.seed,
     )
@@ -207,13 +197,14 @@ def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
 
 def _lessons(checked: CheckedSearch) -> Lessons:
     config, info = checked.config, checked.evaluator.tasks_of("search").info
-    by_task = _leaves(checked.objectives, checked.evaluator)
+    objectives = list(info.of_tasks(checked.objectives))
+    documents = {item.task: checked.splits["search"][item.task] for item in objectives}
     return Lessons(
         config.optimizer.loss or "reference",
-        {task: checked.splits["search"][task] for task in by_task},
+        documents,
         config.seed,
-        list(by_task.values()),
-        {task for task in by_task if info.tasks[task].kind == "generate_until"},
+        objectives,
+        {task for task in documents if info.tasks[task].kind == "generate_until"},
         {
             label: recipe
             for label, recipe in checked.space.baselines().items()

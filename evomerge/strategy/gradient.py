@@ -83,8 +83,8 @@ class GradientStrategy:
         rate: length of a first step, as a share of a gene's range.
         descents: number of descents at once.
         forms: how reference answers are written; where no form is given, as the parents prefer.
-        leaves: the tasks of each objective, if there is a front: then each descent weighs the
-            objectives differently. Empty: all as the search file says.
+        weighed: number of objectives, if there is a front: then each descent weighs them
+            differently. 0: all as the search file says.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class GradientStrategy:
         rate: float = 0.03,
         descents: int = 1,
         forms: Forms = {},  # noqa: B006
-        leaves: Sequence[Sequence[str]] = (),
+        weighed: int = 0,
         seed: int = 0,
     ) -> None:
         self.space, self.generation = space, descents
@@ -114,7 +114,7 @@ class GradientStrategy:
         self._genomes: dict[int, Genome] = {}
         self._lines: list[_Line] = []
         self._begun = 0
-        self._forms, self._leaves = forms, leaves
+        self._forms, self._weighed = forms, weighed
 
     @property
     def left(self) -> int:
@@ -217,7 +217,7 @@ class GradientStrategy:
 
     def _preference(self, number: int) -> tuple[float, ...]:
         """Return the weights of a descent: equal, then mostly one objective, then any."""
-        count = len(self._leaves)
+        count = self._weighed
         if not count:
             return ()
         if number == 0:
@@ -293,13 +293,5 @@ class GradientStrategy:
             lesson.answers,
             lesson.teachers,
             whole,
-            self._weights(line.preference),
+            line.preference,
         )
-
-    def _weights(self, preference: Sequence[float]) -> dict[str, float]:
-        """Return the weight of each task in the loss; empty: as the search file weighs them."""
-        found: dict[str, float] = {}
-        for weight, leaves in zip(preference, self._leaves, strict=False):
-            for task in leaves:
-                found[task] = found.get(task, 0.0) + weight / len(leaves)
-        return found

@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 
 from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
-from evomerge.scores import Objective, Scores
+from evomerge.scores import Objective, Scores, fitness
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Lessons:
     Args:
         documents: the search documents, by task.
         seed: chooses the documents that are watched.
-        objectives: say which metric of a task counts; a task's name is that of its documents.
+        objectives: say which metrics of a task count; a task's name is that of its documents.
         generated: the tasks whose answers are generated.
         parents: label of a baseline -> its recipe, of those that are parents.
     """
@@ -72,7 +72,9 @@ class Lessons:
     ) -> None:
         self._kind, self._documents, self._seed = kind, documents, seed
         self._generated, self._parents = generated, parents or {}
-        self._objectives = {item.task: item for item in objectives}
+        self._objectives: dict[str, list[Objective]] = {}
+        for item in objectives:
+            self._objectives.setdefault(item.task, []).append(item)
         self._right: dict[str, dict[int, str]] = {}
         self._left = ""
         """Names of the tasks that the last lesson leaves out."""
@@ -85,10 +87,11 @@ class Lessons:
             self._right.setdefault(task, {})
             self._right[task] = {**texts, **self._right[task]}
         if label in self._parents:
-            for task, item in self._objectives.items():
-                value, known = item.value(scores), self._best.get(task)
+            for task, items in self._objectives.items():
+                value, known = fitness(items, scores), self._best.get(task)
                 if known is None or value > known[0]:
-                    self._best[task] = value, str(label), _answered(item, scores)
+                    ids = set.intersection(*(_answered(item, scores) for item in items))
+                    self._best[task] = value, str(label), tuple(sorted(ids))
 
     def next(self) -> Lesson:
         """Return what a descent that begins now learns.
@@ -130,15 +133,15 @@ class Lessons:
         return Lesson(learned, watched, answers, teachers)
 
 
-def _answered(item: Objective, scores: Scores) -> tuple[int, ...]:
+def _answered(item: Objective, scores: Scores) -> set[int]:
     """Return the documents of an objective that were answered right: whose value is not 0.
 
     All of them, if the metric has no values of documents, or if lower is better.
     """
     ids, values = scores.documents[item.task], scores.values.get(item.key)
     if values is None or not item.higher_is_better:
-        return ids
-    return tuple(i for i, value in zip(ids, values, strict=True) if value != 0)
+        return set(ids)
+    return {i for i, value in zip(ids, values, strict=True) if value != 0}
 
 
 def divided(

@@ -100,7 +100,7 @@ def llama() -> torch.nn.Module:
 
 @pytest.fixture(scope="session")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one task of each request type, 40 documents each, and groups, also nested ones."""
+    """A folder with a task of each request type, 40 documents each, and groups, also nested."""
     folder = tmp_path_factory.mktemp("tasks")
     rng = random.Random(1)
     rows = []

@@ -217,6 +217,43 @@ def test_the_weights_of_objectives_weigh_the_tasks(model, evaluator):
     assert loss(model, IDS) == pytest.approx((3 * parts[0] + parts[1]) / 4, rel=1e-4, abs=NATS)
 
 
+def test_each_objective_of_a_task_has_its_own_loss_and_weight(model, tokenizer, tmp_path):
+    """With one pass through the model: also for a teacher, and for the weights of a front."""
+    rows = [{"q": "7 7", "choices": ["7", "7 7 é", " 7 7 7"], "gold": 1}] * 2
+    rows[1] = {"q": "7", "choices": ["8 8 8"], "gold": 0}  # a document without a choice
+    metrics = ["acc", "acc_norm", "acc_mutual_info"]
+    written(
+        tmp_path,
+        "lengths",
+        rows,
+        output_type="multiple_choice",
+        metric_list=[{"metric": metric} for metric in metrics],
+        doc_to_text="q",
+        doc_to_choice="choices",
+        doc_to_target="gold",
+    )
+    evaluator = Evaluator(Harness(["lengths"], [tmp_path]))
+    documents = {"lengths": [0, 1]}
+    evaluator.prepare(model, tokenizer, {"search": documents})
+    objectives = [Objective("lengths", m, w) for m, w in zip(metrics, (1, 3, 2), strict=True)]
+    teacher = AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
+    every = [Loss(evaluator, [item]) for item in objectives]
+    loss = Loss(evaluator, objectives)
+    for ids in ([0], [0, 1]):
+        one, two, three = (each(model, {"lengths": ids}) for each in every)
+        found = loss(model, {"lengths": ids})
+        assert found == pytest.approx((one + 3 * two + 2 * three) / 6, rel=1e-5)
+        assert abs(one - three) > 0.1
+    loss.weights = (0.0, 0.0, 1.0)
+    assert loss(model, documents) == pytest.approx(three, rel=1e-5)
+    loss.weights = ()
+    for each in (*every, loss):
+        each.teach("lengths", "base", [0, 1], teacher)
+    one, two, three = (each(model, documents) for each in every)
+    assert loss(model, documents) == pytest.approx((one + 3 * two + 2 * three) / 6, rel=1e-5)
+    assert loss(teacher, documents) == pytest.approx(0.0, abs=1e-4)
+
+
 def test_an_answer_can_take_the_place_of_the_reference(model, tokenizer, evaluator):
     loss = Loss(evaluator, OBJECTIVES, forms={ANY: Form(True, "token")})
     loss.answers = {"zoo_maths": {3: " 7 7"}}

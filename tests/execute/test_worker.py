@@ -5,24 +5,31 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
 import torch
+import yaml
 from model_digest import digest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from evomerge import zoo
 from evomerge.errors import CheckpointError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
+from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
 from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.scores import Failure, Scores
+from evomerge.scores import Failure, Objective, Scores
 
+KEEPS = {"function": "take_first"}
+ODD = {"function": "regex", "regex_pattern": "([13579] items)"}
 TEXT = torch.tensor([[1, 5, 9, 7, 12, 4, 6]])
 PATHS = (("a", 0, "b", 1), ("a", 0, "a", 1, "b", 2), ("b", 0, "a", 1))
 
@@ -169,3 +176,32 @@ def test_the_log_has_the_traceback_of_a_function_and_the_reason_its_line(
 
 class Untold(Exception):  # noqa: N818
     """An exception of a user's own."""
+
+
+def test_an_answer_is_right_if_all_objectives_of_its_task_say_so(tmp_path: Path) -> None:
+    """Also where the second one is that of a group, whose task names the metric otherwise."""
+    task = {
+        "include": str(zoo.tasks_path() / "zoo_maths.yaml"),
+        "task": "two_filters",
+        "filter_list": [
+            {"name": "plain", "filter": [KEEPS]},
+            {"name": "odd", "filter": [ODD, KEEPS]},
+        ],
+    }
+    (tmp_path / "two_filters.yaml").write_text(yaml.safe_dump(task))
+    average = {"metric": "exact_match", "filter_list": ["odd"]}
+    group = {"group": "g", "task": ["two_filters"], "aggregate_metric_list": [average]}
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump(group))
+    evaluator = Evaluator(Harness(["g"], [tmp_path]))
+    model = AutoModelForCausalLM.from_pretrained(zoo.path("maths"), dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(zoo.path("maths"))
+    evaluator.prepare(model, tokenizer, {"search": {"two_filters": range(60)}})
+    scores = evaluator.score(model)
+    plain = Objective("two_filters", "exact_match,plain")
+    right: dict[str, set[int]] = {}
+    for name, objectives in (("one", [plain]), ("both", [Objective("g", "exact_match"), plain])):
+        worker = SimpleNamespace(evaluator=evaluator, objectives=objectives)
+        right[name] = set(Worker._right(worker, scores)["two_filters"])
+    columns = [scores.values[f"two_filters/exact_match,{name}"] for name in ("plain", "odd")]
+    assert right["both"] == {i for i in range(60) if columns[0][i] == columns[1][i] == 1}
+    assert right["both"] < right["one"]

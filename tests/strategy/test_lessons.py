@@ -92,6 +92,20 @@ def test_the_best_parent_on_a_task_teaches_what_it_answers_right():
     assert "b" not in lesson.learned
 
 
+def test_two_objectives_of_a_task_choose_the_teacher_and_what_is_right_together():
+    objectives = [Objective("a", "acc", 3.0), Objective("a", "strict")]
+    made = Lessons("experts", {"a": range(60)}, 0, objectives, (), PARENTS)
+    for label, right, strict in (("one", [1, 2, 3], [2]), ("two", [3], [3, 4, 5, 6])):
+        found = scores({"a": right})
+        column = tuple(float(i in strict) for i in range(60))
+        values = {**found.values, "a/strict": column}
+        means = {key: sum(each) / 60 for key, each in values.items()}
+        made.add(label, Scores(found.documents, values, means))
+    lesson = made.next()
+    assert lesson.teachers == {"a": PARENTS["one"]}
+    assert everything(lesson, "a") == [2]
+
+
 @pytest.mark.parametrize("kind", ["successes", "experts"])
 def test_with_nothing_to_learn_the_search_stops_with_a_sentence(kind):
     made = lessons(kind)

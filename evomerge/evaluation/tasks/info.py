@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.sampling import is_sampled
 from evomerge.evaluation.tasks.loading import shows_images
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance
-from evomerge.scores import NLL, TOKENS
+from evomerge.scores import NLL, TOKENS, Objective
 
 Measure: TypeAlias = Callable[[str, Sequence[Instance]], DocumentMetrics]
 
@@ -144,6 +144,16 @@ class TasksInfo:
     def leaves(self, name: str) -> tuple[str, ...]:
         """Return the tasks of a group, or the task itself if the name is a task's."""
         return self.groups[name].tasks if name in self.groups else (name,)
+
+    def of_tasks(self, objectives: Iterable[Objective]) -> Iterator[Objective]:
+        """Yield the objectives of single tasks; the tasks of a group divide its weight evenly."""
+        for item in objectives:
+            if item.task not in self.groups:
+                yield item
+                continue
+            keys = self.groups[item.task].averages[item.metric].keys
+            for task, key in keys:
+                yield replace(item, task=task, metric=key, weight=item.weight / len(keys))
 
     def aggregate_groups(
         self, aggregates: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]
