@@ -76,6 +76,8 @@ class Lessons:
         for item in objectives:
             self._objectives.setdefault(item.task, []).append(item)
         self._right: dict[str, dict[int, str]] = {}
+        self._learned: set[tuple[str, int]] = set()
+        """Task and id of the documents that some lesson learns."""
         self._left = ""
         """Names of the tasks that the last lesson leaves out."""
         self._best: dict[str, tuple[float, str, tuple[int, ...]]] = {}
@@ -129,7 +131,8 @@ class Lessons:
                 self._kind,
             )
         self._left = left
-        learned, watched = divided(documents, self._seed)
+        learned, watched = divided(documents, self._seed, self._learned)
+        self._learned |= {(task, i) for task, ids in learned.items() for i in ids}
         return Lesson(learned, watched, answers, teachers)
 
 
@@ -145,16 +148,20 @@ def _answered(item: Objective, scores: Scores) -> set[int]:
 
 
 def divided(
-    documents: Documents, seed: int
+    documents: Documents, seed: int, before: Collection[tuple[str, int]] = ()
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Return the documents that are learned from, and those that are watched."""
+    """Return the documents that are learned from, and those that are watched.
+
+    Args:
+        before: task and id of documents that were learned from, so that they cannot be watched.
+    """
     learned, watched = dict[str, tuple[int, ...]](), dict[str, tuple[int, ...]]()
     for task, ids in documents.items():
         order = sorted(ids)
         random.Random(f"{seed} watched {task}").shuffle(order)
-        count = int(WATCHED * len(order))
-        count = count if count >= LEAST_WATCHED else 0
-        learned[task] = tuple(sorted(order[count:]))
-        if count:
-            watched[task] = tuple(sorted(order[:count]))
+        unseen = [i for i in order if (task, i) not in before][: int(WATCHED * len(order))]
+        unseen = unseen if len(unseen) >= LEAST_WATCHED else []
+        learned[task] = tuple(sorted({*order}.difference(unseen)))
+        if unseen:
+            watched[task] = tuple(sorted(unseen))
     return learned, watched

@@ -64,6 +64,21 @@ def test_successes_are_the_first_right_answer_to_each_document():
     assert "b" not in lesson.learned
 
 
+def test_what_was_learned_is_never_watched_afterwards():
+    """Also where most documents are answered right later; another search does the same."""
+    made, again = (Lessons("successes", {"a": range(200)}, 0, (), "a", {}) for _ in range(2))
+    learned: set[int] = set()
+    for known in (30, 70, 71, 150, 200, 200):
+        for item in (made, again):
+            item.add(None, Scores({}, {}, {}, right={"a": dict.fromkeys(range(known), "x")}))
+        lesson = made.next()
+        assert lesson == again.next()
+        watched = set(lesson.watched.get("a", ()))
+        assert not watched & learned and everything(lesson, "a") == list(range(known))
+        assert len(watched) == {30: 0, 70: 14, 71: 14}.get(known, known // 5)
+        learned |= {*lesson.learned["a"]}
+
+
 def test_a_task_that_generates_nothing_keeps_its_references():
     made = lessons("successes", generated=("a",))
     assert everything(made.next(), "b") == list(DOCUMENTS["b"])
