@@ -5,12 +5,14 @@
   scored right (a value of 1). So a model learns whole chains of thought where the references are
   only final answers, as in STaR (arXiv 2203.14465). Documents without one wait.
 - `experts`: what the best parent on each task finds likely (DAM, arXiv 2410.08371; Expert Merging,
-  2509.25712), on the documents that it answers right. No reference answers are needed.
+  2509.25712), on the documents that it answers right (by graded metrics such as F1: half right or
+  better). No reference answers are needed.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,7 +93,7 @@ class Lessons:
         if label in self._parents:
             for task, items in self._objectives.items():
                 value, known = fitness(items, scores), self._best.get(task)
-                if known is None or value > known[0]:
+                if not math.isnan(value) and (known is None or value > known[0]):
                     ids = set.intersection(*(_answered(item, scores) for item in items))
                     self._best[task] = value, str(label), tuple(sorted(ids))
 
@@ -137,14 +139,16 @@ class Lessons:
 
 
 def _answered(item: Objective, scores: Scores) -> set[int]:
-    """Return the documents of an objective that were answered right: whose value is not 0.
+    """Return the documents of an objective that were answered right: at least half of the most.
 
-    All of them, if the metric has no values of documents, or if lower is better.
+    That is 0.5 for shares, and half of the largest value for others. All of them, if the metric has
+    no values of documents, if one is below 0, or if lower is better.
     """
     ids, values = scores.documents[item.task], scores.values.get(item.key)
-    if values is None or not item.higher_is_better:
+    if values is None or not item.higher_is_better or any(value < 0 for value in values):
         return set(ids)
-    return {i for i, value in zip(ids, values, strict=True) if value != 0}
+    half = max(1.0, *values) / 2
+    return {i for i, value in zip(ids, values, strict=True) if value >= half}
 
 
 def divided(

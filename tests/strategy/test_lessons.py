@@ -107,6 +107,36 @@ def test_the_best_parent_on_a_task_teaches_what_it_answers_right():
     assert "b" not in lesson.learned
 
 
+def graded(name: str, *values: float) -> tuple[str, Scores]:
+    """Return the label of a parent and its scores on documents from 0, of a metric of task a."""
+    mean = sum(values) / len(values)
+    return name, Scores({"a": tuple(range(len(values)))}, {"a/acc": values}, {"a/acc": mean})
+
+
+@pytest.mark.parametrize(
+    ("values", "right"),
+    [
+        ((0.01, 0.49, 0.5, 1.0), [2, 3]),
+        ((0.4, 0.6), [1]),
+        ((1.0, 49.0, 51.0, 100.0), [2, 3]),
+        ((-9.0, -0.1), [0, 1]),
+    ],
+)
+def test_an_answer_is_right_with_half_of_the_most(values, right):
+    made = Lessons("experts", {"a": range(4)}, 0, OBJECTIVES[:1], (), PARENTS)
+    made.add(*graded("one", *values))
+    assert everything(made.next(), "a") == right
+
+
+def test_a_parent_without_a_value_is_no_teacher():
+    made = Lessons("experts", {"a": range(4)}, 0, OBJECTIVES[:1], (), PARENTS)
+    made.add(*graded("one", float("nan"), 1.0))
+    with pytest.raises(SearchError, match="there is nothing to learn"):
+        made.next()
+    made.add(*graded("two", 0.0, 1.0))
+    assert made.next().teachers == {"a": PARENTS["two"]}
+
+
 def test_two_objectives_of_a_task_choose_the_teacher_and_what_is_right_together():
     objectives = [Objective("a", "acc", 3.0), Objective("a", "strict")]
     made = Lessons("experts", {"a": range(60)}, 0, objectives, (), PARENTS)
