@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,32 @@ def fitness_interval(objectives: Sequence[Objective], scores: Scores) -> Interva
     """Return the weighted fitness with its interval; unknown if a metric is no mean of values."""
     value, samples = fitness(objectives, scores), _samples(objectives, scores)
     return Interval(value) if samples is None else _estimate(value, samples)
+
+
+def mean_over_runs(
+    estimates: Sequence[Interval], least: float = -math.inf, most: float = math.inf
+) -> Interval:
+    """Return the mean over all seeds, estimated from runs of some, with its 95 % interval.
+
+    Either half of it is sqrt(s^2 + d^2): s is that of Student's t over the runs, d the mean half of
+    their own intervals over documents (MOVER: Zou and Donner 2008). Runs often share their test
+    documents, so d does not shrink with their number. One run has its own interval; the interval is
+    unknown if that of a run is.
+
+    Args:
+        estimates: the score of each run, or its difference to another one, at least one.
+        least, most: smallest and largest possible value.
+    """
+    from scipy.stats import t
+
+    count, values = len(estimates), [item.value for item in estimates]
+    mean = fmean(values)
+    if count == 1 or not all(item.has_interval for item in estimates):
+        return estimates[0] if count == 1 else Interval(mean)
+    spread = float(t.ppf(0.975, count - 1)) * stdev(values) / math.sqrt(count)
+    below = math.hypot(spread, mean - fmean(item.low for item in estimates))
+    above = math.hypot(spread, fmean(item.high for item in estimates) - mean)
+    return Interval(mean, max(least, mean - below), min(most, mean + above))
 
 
 def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Comparison | None:

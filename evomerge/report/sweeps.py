@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from evomerge.errors import EvomergeError
@@ -18,6 +18,7 @@ from evomerge.report.confidence import (
     compare,
     factor_of_fitness,
     fitness_interval,
+    mean_over_runs,
 )
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder, is_begun
@@ -95,7 +96,7 @@ class Difference:
 
     Attributes:
         first, second: names of the groups.
-        mean: mean over seeds, with its interval over seeds.
+        mean: mean over seeds, see `mean_over_runs`.
         by_seed: seed -> paired comparison on the same test documents.
         factor: 100 for shares, else 1.
     """
@@ -152,10 +153,10 @@ class SweepTable:
         return [item for group in self.groups.values() for item in group if item.error is not None]
 
     def score(self, group: str) -> Interval | None:
-        """Return the mean score of a group on test documents, with its interval over seeds."""
-        values = [item.estimate.value for item in self.groups[group] if item.estimate is not None]
+        """Return the mean score of a group on test documents, see `mean_over_runs`."""
+        found = [item.estimate for item in self.groups[group] if item.estimate is not None]
         least, most = (0.0, 1.0) if self.factor(group) == 100 else (-math.inf, math.inf)
-        return over_seeds(values, least, most) if values else None
+        return mean_over_runs(found, least, most) if found else None
 
     def factor(self, group: str) -> float:
         """Return 100 if the scores of a group are shares, which are shown in per cent, else 1."""
@@ -208,7 +209,7 @@ class SweepTable:
             return None
         factor = min(item.factor for item in by_seed.values())
         most = 1.0 if factor == 100 else math.inf
-        mean = over_seeds([item.difference.value for item in by_seed.values()], -most, most)
+        mean = mean_over_runs([item.difference for item in by_seed.values()], -most, most)
         return Difference(first, second, mean, by_seed, factor)
 
     def to_dict(self) -> dict[str, Any]:
@@ -237,20 +238,6 @@ class SweepTable:
             },
             "differences": [item.to_dict() for item in self.differences],
         }
-
-
-def over_seeds(values: Sequence[float], least: float, most: float) -> Interval:
-    """Return a mean over seeds with its 95 % interval of Student's t; unknown for one seed.
-
-    The interval ends at the least and the most that a value can be.
-    """
-    from scipy.stats import t
-
-    mean = fmean(values)
-    if len(values) < 2:
-        return Interval(mean)
-    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return Interval(mean, max(least, mean - half), min(most, mean + half))
 
 
 def _mean(values: Sequence[float | None], factor: float = 1.0, digits: int = 1) -> str:
