@@ -84,7 +84,7 @@ def test_they_equal_differences_where_no_sign_turns(name):
         assert max(map(abs, expected.values())) > 5
 
 
-@pytest.mark.parametrize("name", ["ties", "dare_ties"])
+@pytest.mark.parametrize("name", ["ties", "dare_ties", "della", "breadcrumbs_ties"])
 def test_signs_that_turn_count_by_their_number(name):
     """The gradient pulls to the first source, which more elements follow with a larger weight."""
     merges, weights, step = Merges(name), (0.7, 1.1, 0.4), 0.05
@@ -98,7 +98,7 @@ def test_signs_that_turn_count_by_their_number(name):
     def changes(span, values):
         values[:] = sources[:, span]
 
-    divisors = weights if name == "ties" else None
+    divisors = weights if name in ("ties", "della") else None
     own, shared, _ = elected_products(
         changes, gradient.reshape(-1), factors=weights, divisors=divisors, margin=0.0
     )
