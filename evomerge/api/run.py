@@ -161,12 +161,17 @@ class Run:
         return pd.DataFrame(rows, columns=["score", "split", "model", "value", "low", "high"])
 
     def genes(self, candidate: int | str = "best") -> dict[str, float]:
-        """Return the genes of a candidate (`best`, or a number) by name; none of a baseline.
+        """Return the genes of a candidate (`best`, or a number) by name.
 
         Raises:
             RunFolderError: there is no such candidate.
+            InputError: it has no genes, since it is a baseline.
         """
-        return dict(zip(self._view.genes, self._candidate(candidate).genome, strict=False))
+        found = self._candidate(candidate)
+        if not found.genome:
+            who = f"Candidate {found.number} ({found.name})"
+            raise InputError(f"{who} has no genes; give a candidate that the optimizer proposed.")
+        return dict(zip(self._view.genes, found.genome, strict=False))
 
     def recipe(self, candidate: int | str = "best") -> Recipe:
         """Return the recipe of a candidate, with pins. The parents must be there.
@@ -331,7 +336,7 @@ def plot_genes(run: Run, candidate: int | str = "best") -> Figure:
     """Return a figure of the genes of a candidate.
 
     Raises:
-        RunFolderError: there is no such candidate.
+        InputError: as for `Run.genes`.
     """
     from evomerge.report.pictures import genome_bars
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -59,7 +60,6 @@ def test_the_best_candidate_its_genes_and_the_standings(run: Run) -> None:
     assert run.winner is not None and run.winner.number == 2
     assert [item.number for item in run.front] == [2]
     assert run.genes() == run.genes(2) == {GENES[0]: 0.75}
-    assert run.genes(0) == {}
     table = run.standings.set_index(["score", "split", "model"]).sort_index()
     assert run.standings.split[0] == "test"
     assert table.loc[(KEY, "search", "searched"), "value"] == 21 / 24
@@ -82,7 +82,10 @@ def test_a_parent_that_wins_has_no_genes(run: Run, tmp_path: Path) -> None:
     ]
     run = Run(write_run(tmp_path / "parent", events, frozen={"genes": GENES}).path)
     assert run.best is not None and run.best.label == "zoo:language"
-    assert run.genes() == {} and run.genes(1) == {GENES[0]: 0.25}
+    assert run.genes(1) == {GENES[0]: 0.25}
+    for ask in (run.genes, partial(plot_genes, run)):  # it was an empty chart
+        with pytest.raises(InputError, match=r"Candidate 0 \(zoo:language\) has no genes; give a"):
+            ask()
     assert run.candidates[f"gene {GENES[0]}"].isna().tolist() == [True, False]
     text = run.report(tmp_path / "page.html").read_text()
     assert "The winner is candidate 0, the baseline" in text
