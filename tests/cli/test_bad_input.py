@@ -345,7 +345,7 @@ def test_a_budget_for_the_baselines_alone_is_warned_of(tmp_path):
     assert "nothing is searched; set it to 4 or more" in said
 
 
-PRESETS = ["parameters", "multi", "dataflow", "joint", "lorahub", "gradient"]
+PRESETS = ["parameters", "multi", "dataflow", "lorahub", "gradient"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
