@@ -294,5 +294,5 @@ def _show(
     elif event["event"] == "finals":
         bar.set_description(f"final scores ({event['purpose']})", refresh=False)
         bar.reset(total=event["total"])
-    elif event["event"] in ("score", "complete"):
+    elif event["event"] in ("score", "complete", "base"):
         bar.update()

@@ -157,7 +157,7 @@ def _outcome(candidate: Candidate, ranking: Ranking) -> dict[str, Any]:
 
 def _final_phase(history: History, last: Event) -> str | None:
     """Return how far the final scores are, as text; None if they do not go on."""
-    if last["event"] in ("complete", "winner"):
+    if last["event"] in ("complete", "winner", "base"):
         return "final scores"
     if last["event"] != "score":
         return None

@@ -20,6 +20,9 @@ from evomerge.scores import Failure, Outcome, Scores, Split
 SOUP = "soup"
 """Key in the origin of an average of parents: the parents."""
 
+BASE = -1
+"""Number of the base in events, which is no candidate: no strategy and no ranking knows of it."""
+
 _NUMBER = re.compile("[0-9]{1,9}")
 
 
@@ -114,6 +117,8 @@ class History:
         candidates: all candidates, by number.
         told: those with an outcome on the search documents, in the order of the outcomes.
         winner: the candidate that was chosen on the validation documents.
+        bases: the base with its outcome on the test documents, if it is none of the parents.
+        tested: the merges with an outcome on the test documents, in the order of the outcomes.
         front: the candidates that no other one dominates on the validation documents.
         budget: the latest bounds that `resume` has set, by name.
         oom_backoffs: how often the batch size was halved because memory ran out.
@@ -125,6 +130,8 @@ class History:
         self.candidates: list[Candidate] = []
         self.told: list[Candidate] = []
         self.winner: Candidate | None = None
+        self.bases: list[Candidate] = []
+        self.tested: list[Candidate] = []
         self.front: list[Candidate] = []
         self.budget: dict[str, Any] = {}
         self.oom_backoffs = 0
@@ -184,8 +191,13 @@ class History:
             case "score":
                 candidate = self._candidate(event)
                 candidate.outcomes[event["split"]] = outcome_of(event)
+                if event["split"] == "test" and candidate.label is None:
+                    self.tested.append(candidate)
                 if event.get("as_itself"):
                     candidate.as_itself.add(event["split"])
+            case "base":
+                base = Candidate(BASE, event["label"], event["digest"])
+                self.bases, base.outcomes["test"] = [base], outcome_of(event)
             case "winner":
                 self.winner = self._candidate(event)
                 self.front = [self._candidate({"candidate": n}) for n in event.get("front", ())]

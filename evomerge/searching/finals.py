@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evomerge.errors import SearchError
-from evomerge.run.history import Candidate, History
+from evomerge.run.history import Candidate
 from evomerge.run.lines import Event
 from evomerge.scores import Failure, Scores
 from evomerge.searching.session import Session
 
 
-def is_finished(history: History) -> bool:
+def is_finished(session: Session) -> bool:
     """Whether there is a winner, and all that is to be tested has outcomes on test documents."""
-    if history.winner is None:
-        return False
-    return all("test" in item.outcomes for item in _tested(history, history.winner))
+    winner = session.history.winner
+    return winner is not None and not _untested(session, winner)
 
 
 def choose_winner(session: Session, count: int | None) -> Candidate:
@@ -54,15 +53,16 @@ def choose_winner(session: Session, count: int | None) -> Candidate:
 
 
 def score_on_test(session: Session, winner: Candidate) -> None:
-    """Score the winner, the front if there is one, and the baselines on the test documents."""
-    contenders = _tested(session.history, winner)
-    session.score([item for item in contenders if "test" not in item.outcomes], "test")
+    """Score the winner or the front, the baselines and the base on the test documents."""
+    session.score(_untested(session, winner), "test")
 
 
-def _tested(history: History, winner: Candidate) -> list[Candidate]:
-    """Return what is scored on the test documents."""
-    chosen = (winner, *history.front, *history.baselines)
-    return list({item.number: item for item in chosen}.values())
+def _untested(session: Session, winner: Candidate) -> list[Candidate]:
+    """Return what is still to be scored on the test documents."""
+    history = session.history
+    chosen = (winner, *history.front, *history.baselines, *(history.bases or session.bases))
+    contenders = {item.number: item for item in chosen}.values()
+    return [item for item in contenders if "test" not in item.outcomes]
 
 
 def _finalists(session: Session, count: int | None) -> list[Candidate]:

@@ -78,7 +78,7 @@ class Search:
         # With a raised budget there is a winner already while the last candidates are scored, or
         # while a generation is not whole, which only the strategy knows.
         is_full = self.session.is_stopping or not self.has_room
-        is_over = is_full and not self.history.open and is_finished(self.history)
+        is_over = is_full and not self.history.open and is_finished(self.session)
         if not is_over:
             if self.plan.order == "generation":
                 self.search_by_generation()

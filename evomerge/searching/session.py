@@ -15,7 +15,7 @@ from evomerge.execute.protocol import Executor, Job
 from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
 from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
-from evomerge.run.history import Candidate, outcome_fields
+from evomerge.run.history import BASE, Candidate, outcome_fields
 from evomerge.run.lines import Event
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Failure, Outcome, Scores, Split, violation
@@ -49,6 +49,7 @@ class Session:
         as_itself: returns the recipe of the parent itself, if a candidate is the baseline of a
             parent that is another model: the parent is scored on validation and test documents.
         stop: returns whether a person has asked the search to stop.
+        bases: the base, numbered `BASE`, if it is to be tested beside the winner.
     """
 
     def __init__(
@@ -62,8 +63,9 @@ class Session:
         publish: Callable[[Sequence[Candidate], Candidate], None],
         as_itself: Callable[[Candidate], Recipe | None] = lambda candidate: None,
         stop: Callable[[], bool] = lambda: False,
+        bases: Sequence[Candidate] = (),
     ) -> None:
-        self._as_itself, self._stop = as_itself, stop
+        self._as_itself, self._stop, self.bases = as_itself, stop, bases
         self.logbook, self.history, self.ranking = logbook, logbook.history, ranking
         self.publish = publish
         self.recent = recent
@@ -249,6 +251,8 @@ class Session:
             return
         event: Event = {"event": "score", "candidate": candidate.number, "split": purpose}
         event |= {"as_itself": True} if self._itself(candidate, purpose) else {}
+        if candidate.number == BASE:
+            event |= {"event": "base", "label": candidate.label, "digest": candidate.digest}
         if purpose == "complete":
             event = {"event": "complete", "candidate": candidate.number}
             outcome, values = self._with_values(outcome)

@@ -16,7 +16,7 @@ from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 from evomerge.report.words import listed
-from evomerge.run.history import Candidate
+from evomerge.run.history import BASE, Candidate
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.modalities import sees_by_host
 from evomerge.setup.strategy import recipe_of
@@ -77,11 +77,19 @@ def parents_as_themselves(checked: CheckedSearch) -> Callable[[Candidate], Recip
 
     def recipe(candidate: Candidate) -> Recipe | None:
         label = candidate.label
-        if label is None or label not in checked.unlike_merges:
+        if label is None or not (label in checked.unlike_merges or candidate.number == BASE):
             return None
         return _unchanged_parent(checked, label)
 
     return recipe
+
+
+def base_to_test(checked: CheckedSearch) -> list[Candidate]:
+    """Return the base, if it is no parent and can be scored as it is."""
+    base = checked.config.base
+    if base is None or base in checked.config.parents or _borrows(checked, base):
+        return []
+    return [Candidate(BASE, base, _unchanged_parent(checked, base).digest)]
 
 
 def write_model(

@@ -44,7 +44,12 @@ from evomerge.setup.executors import EXECUTORS
 from evomerge.setup.freeze import other_processor, other_versions
 from evomerge.setup.merges import MergeOpener, pinned
 from evomerge.setup.parents import absolute_recipe
-from evomerge.setup.parents_as_themselves import lent_notes, parents_as_themselves, recipe_to_write
+from evomerge.setup.parents_as_themselves import (
+    base_to_test,
+    lent_notes,
+    parents_as_themselves,
+    recipe_to_write,
+)
 from evomerge.setup.racing import make_race
 from evomerge.setup.recipes import sample_recipes
 from evomerge.setup.runs import open_model
@@ -183,6 +188,7 @@ def make_search(
         lambda front, best: publish(checked, run, logbook.history, front, best),
         parents_as_themselves(checked),
         lambda: run.is_asked_to_stop,
+        base_to_test(checked),
     )
     plan = Plan(
         **(config.budget.model_dump() | logbook.history.budget),
