@@ -40,7 +40,7 @@ from evomerge.report.progress import in_words as scores_in_words
 from evomerge.report.progress import points, progress
 from evomerge.report.words import duration, short_names
 from evomerge.run.folder import RunFolder, has_more_stages
-from evomerge.run.history import History
+from evomerge.run.history import BASE, History
 from evomerge.run.lines import Event
 from evomerge.scores import Failure, Scores
 from evomerge.searching.ranking import Ranking, is_nats
@@ -94,9 +94,11 @@ def _in_words(name: str, value: Any) -> Any:
 def _scores_in_words(item: Mapping[str, Any]) -> str:
     """Return the fitness of a candidate with its interval; of a front, its scores."""
     scores = item["scores"]
-    if item.get("fitness") is None or any(is_nats(key) for key in scores):
+    fitness = item.get("fitness")
+    # A mean is below all of the scores only if signs are turned in it, since less is better.
+    if fitness is None or any(map(is_nats, scores)) or fitness < min(scores.values()):
         return scores_in_words(scores)
-    found = Interval(item["fitness"], item.get("low", math.nan), item.get("high", math.nan))
+    found = Interval(fitness, item.get("low", math.nan), item.get("high", math.nan))
     return estimate(found, min(factor_of([value], key) for key, value in scores.items()))
 
 
@@ -174,7 +176,8 @@ def worker_rows(workers: Sequence[Mapping[str, Any]], now: float) -> list[list[s
     rows = []
     for item in sorted(longest[:_MOST_WORKERS], key=lambda item: item["number"]):
         names = ", ".join(map(str, item["candidates"]))
-        what = f"candidate {names} on {item['split']}" if names else item["state"]
+        who = "the base" if BASE in item["candidates"] else f"candidate {names}"
+        what = f"{who} on {item['split']}" if names else item["state"]
         seconds = max(0.0, now - item["since"])
         rows.append([str(item["number"]), item["place"] or "-", what, f"{seconds:.0f} s"])
     return rows
@@ -240,6 +243,9 @@ class SearchDisplay:
                 self._bar.advance(self._task)
             case "score":
                 say(f"{named(history, number)} scored on {event['split']}")
+                self._bar.advance(self._task)
+            case "base":
+                say(f"the base {event['label']} scored on test")
                 self._bar.advance(self._task)
             case "winner":
                 front = ", ".join(map(str, event.get("front", ())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -60,20 +60,32 @@ class Comparison:
             where the 95 % interval is above 0.
         factor: see `factor_of`.
         samples: the differences on the documents, one sample for each task.
+        is_turned: whether it is of one metric of which less is better: people see its own sign.
     """
 
     difference: Interval
     probability: float
     factor: float = 100.0
     samples: Sequence[Sample] = field(default=(), repr=False, compare=False)
+    is_turned: bool = False
+
+    @property
+    def shown(self) -> Interval:
+        """The difference in the sign of the scores beside it: below 0 for fewer nats."""
+        one = self.difference
+        turned = replace(one, value=-one.value, low=-one.high, high=-one.low)
+        return turned if self.is_turned else one
+
+    @property
+    def amount(self) -> str:
+        """The difference as text: `+7.8 points [+5.9, +9.7]`."""
+        value, bounds = self.shown.texts(self.factor, "+")
+        return f"{value}{' points' if self.factor == 100.0 else ''} {bounds}".rstrip()
 
     @property
     def text(self) -> str:
         """The comparison as text: `+7.8 points [+5.9, +9.7], better with probability > 0.999`."""
-        value, bounds = self.difference.texts(self.factor, "+")
-        sure = probability_text(self.probability)
-        unit = " points" if self.factor == 100.0 else ""
-        return f"{value}{unit} {bounds}, better with probability {sure}"
+        return f"{self.amount}, better with probability {probability_text(self.probability)}"
 
     @property
     def sign(self) -> int:
@@ -93,7 +105,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"difference": self.difference.to_dict(), "probability": self.probability}
+        return {"difference": self.shown.to_dict(), "probability": self.probability}
 
 
 def probability_text(probability: float) -> str:
@@ -195,15 +207,17 @@ def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Co
     no share has one document only.
     """
     apart = fitness(objectives, ours) - fitness(objectives, theirs)
+    is_turned = len(objectives) == 1 and not objectives[0].higher_is_better
     if all(item.is_exact for item in objectives):
         probability = 0.5 + 0.5 * (apart > 0) - 0.5 * (apart < 0)
-        return Comparison(Interval(apart, apart, apart, is_exact=True), probability, 1.0)
+        exact = Interval(apart, apart, apart, is_exact=True)
+        return Comparison(exact, probability, 1.0, (), is_turned)
     samples = _samples(objectives, ours, theirs) if ours.documents == theirs.documents else None
     difference = Interval(apart) if samples is None else _estimate(apart, samples)
     if samples is None or not difference.has_interval:
         return None
     factor = factor_of_fitness(objectives, (ours, theirs))
-    return Comparison(difference, float(means.confidence(samples)), factor, samples)
+    return Comparison(difference, float(means.confidence(samples)), factor, samples, is_turned)
 
 
 def _is_mean(values: Sequence[float], aggregate: float) -> bool:

@@ -36,28 +36,26 @@ def doubt_about_baselines(history: History) -> tuple[str, tuple[Example, ...]] |
     shown = tuple(scores[-1].examples[:3]) if scores and scores[-1] else ()
     if examples and all(item.parsed == INVALID for item in examples):
         return "the task's filter cannot parse the answers of the baselines", shown
-    value = _common_value(history.baselines)
-    if value is None:
+    if not _are_equal(history.baselines):
         return None
     return (
-        f"all baselines have the same fitness ({value:g}), so it may not show which model is "
-        "better; compare answers and targets",
+        "all baselines have the same fitness, so it may not show which model is better; compare "
+        "answers and targets",
         shown,
     )
 
 
 def doubt_about_winner(history: History) -> str | None:
     """Return a warning if all candidates have the same fitness on the search documents."""
-    value = _common_value(history.candidates)
-    if value is None:
+    if not _are_equal(history.candidates):
         return None
     return (
-        f"all candidates have the same fitness ({value:g}), so the winner is no better than the "
-        "others; `evomerge report` shows prompts, answers and targets"
+        "all candidates have the same fitness, so the winner is no better than the others; "
+        "`evomerge report` shows prompts, answers and targets"
     )
 
 
-def _common_value(candidates: Sequence[Candidate]) -> float | None:
-    """Return the first value of all scored candidates if it is the same for two or more."""
+def _are_equal(candidates: Sequence[Candidate]) -> bool:
+    """Return whether two or more candidates are scored, and all of these have the same values."""
     values = [item.values for item in candidates if item.values is not None]
-    return values[0][0] if len(values) > 1 and len(set(values)) == 1 else None
+    return len(values) > 1 and len(set(values)) == 1

@@ -185,8 +185,8 @@ def measured(ranking: Ranking) -> tuple[Objective, ...]:
 
 
 def has_nats(ranking: Ranking) -> bool:
-    """Whether the fitness has nats in it, so it is no share, and is shown by its scores."""
-    return any(is_nats(item.key) for item in ranking.objectives)
+    """Whether nats, or a turned sign, are in the fitness, which is then shown by its scores."""
+    return any(is_nats(o.key) or not o.higher_is_better for o in ranking.objectives)
 
 
 def is_nats(key: str) -> bool:

@@ -36,7 +36,7 @@ def test_equal_baselines_are_doubted_with_what_they_answered() -> None:
     doubt = doubt_about_baselines(history([0.0, 0.0]))
     assert doubt is not None
     message, examples = doubt
-    assert "same fitness (0)" in message
+    assert "same fitness, so" in message
     assert [item.answer for item in examples] == ["it is 5"]
     assert doubt_about_baselines(history([0.0, 0.25])) is None
     assert doubt_about_baselines(history([0.25])) is None

@@ -96,7 +96,7 @@ def test_a_search_without_any_right_answer_says_so(tmp_path):
     parents = ["zoo:maths", "zoo:facts"]
     file = write_search(tmp_path, parents=parents, budget={"candidates": 4})
     said = evomerge("search", file, "--run", tmp_path / "run").stderr
-    assert said.count("warning: all baselines have the same fitness (0)") == 1
+    assert said.count("warning: all baselines have the same fitness,") == 1
     assert said.count("prompt:") == said.count("target:") == 3
-    assert "warning: all candidates have the same fitness (0)" in said
+    assert "warning: all candidates have the same fitness," in said
     assert "all baselines have the same fitness" in (tmp_path / "run" / "log.txt").read_text()
