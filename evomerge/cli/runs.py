@@ -137,9 +137,8 @@ def _run(
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
     from evomerge.report.documents import doubt_about_winner
-    from evomerge.report.standings import standings
     from evomerge.report.trackers import tracked
-    from evomerge.report.verdict import verdict
+    from evomerge.report.view import View
     from evomerge.run.history import History
     from evomerge.setup.search import run_search
 
@@ -155,10 +154,10 @@ def _run(
         how = "terminated" if isinstance(signal, Terminated) else "interrupted"
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {quoted}`")
         raise
-    history = History(run.events())
-    found = standings(history, checked.ranking)
-    terminal.print_standings(found)
-    terminal.say(verdict(found, winner).text)
+    view = View.of(run)
+    history = view.history
+    terminal.print_standings(view.table)
+    terminal.say(view.verdict.text)
     if doubt := doubt_about_winner(history):
         terminal.warn([doubt])
     terminal.say_why_not_in_mergekit(run)

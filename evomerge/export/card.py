@@ -38,6 +38,7 @@ from evomerge.report.recipe_picture import (
     recipe_picture,
 )
 from evomerge.report.standings import alone, scored_as_themselves, standings
+from evomerge.report.verdict import lost
 from evomerge.report.words import sampling_note
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
@@ -200,6 +201,7 @@ def search_card(
         "is_winner": is_winner,
         "splits": tuple(reversed(table.splits)),
         "table": table,
+        "lost": lost(table, merge.names),
         "note": scored_as_themselves(history, merge.names) if is_winner else None,
         "stages": " and ".join(map(code, stages)),
         "moving": " and ".join(map(code, moving)),

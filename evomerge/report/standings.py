@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,14 +13,16 @@ from evomerge.report.confidence import (
     Interval,
     compare,
     factor_of,
+    factor_of_fitness,
     fitness_interval,
     intervals,
 )
 from evomerge.report.fronts import FrontComparison, broken_words, compare_front, why_not_compared
-from evomerge.report.words import listed, short_names, short_scores
-from evomerge.run.history import Candidate, History
-from evomerge.scores import SPLITS, TOLD, Split
+from evomerge.report.words import listed, ordinal, short_names, short_scores
+from evomerge.run.history import BASE, Candidate, History
+from evomerge.scores import SPLITS, TOLD, Objective, Scores, Split
 from evomerge.searching.ranking import Ranking, best_of, front_of, measured
+from evomerge.space.baselines import AVERAGES
 
 FITNESS = "fitness"
 
@@ -56,11 +59,14 @@ class Standings:
     """The table of a run, and comparisons of the searched merge with the baselines.
 
     Attributes:
-        rows: the baselines in the order in which they were scored, then the searched merge.
+        rows: the baselines in the order in which they were scored, the base if it is no parent, as
+            candidate -1, then the searched merge.
         columns: `task/metric` of each objective, then `fitness` if there are several.
         objectives: the columns that the fitness is the mean of.
         comparisons: label of a baseline -> paired comparison of the searched merge with it.
         missing: label of another baseline -> why the searched merge is not compared with it.
+        losses: each of several objectives in which a parent is better, the best parent, comparison.
+        earlier: how many other winners the test documents had measured before; unknown of a front.
         compared_on: the last split on which the searched merge was scored and a baseline tried, or
             all members of a front were tried; None: there is none.
         note: which parents are scored as themselves on which splits; of a study, `NOTE_OF_STUDY`.
@@ -78,11 +84,23 @@ class Standings:
     broken_on: Split | None = None
     note: str | None = None
     missing: dict[str, str] = field(default_factory=dict)
+    losses: Sequence[tuple[str, str, Comparison]] = ()
+    earlier: int = 0
 
     @property
     def is_study(self) -> bool:
         """Whether the scores were told, and are not those of documents."""
         return any(key.startswith(f"{TOLD}/") for key in self.objectives)
+
+    @property
+    def use_of_documents(self) -> str:
+        """What the documents of each split were used for, in sentences."""
+        what = "front" if self.has_front else "winner"
+        last = f" This is the {ordinal(self.earlier + 1)} winner that they measured."
+        return (
+            f"Candidates were compared on the search documents, the {what} was chosen on the "
+            "validation documents, and nothing was chosen on the test documents."
+        ) + (last if self.earlier else "")
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -94,6 +112,7 @@ class Standings:
         """Label of a row -> its name in a table; `searched` is `winner` if it is a baseline."""
         names = short_names(row.label for row in self.rows)
         wins = any(row.candidate == self.rows[-1].candidate for row in self.rows[:-1])
+        names |= {r.label: f"{names[r.label]} (base)" for r in self.rows if r.candidate == BASE}
         return names | ({"searched": "winner"} if wins else {})
 
     def factor(self, column: str) -> float:
@@ -220,7 +239,10 @@ def _of_winner(
     rows = [_row(item, item.name, columns, ranking) for item in history.baselines]
     if best is None:
         return Standings(rows, columns)
+    rows += [_row(item, item.name, columns, ranking) for item in history.bases]
     rows.append(_row(best, "searched", columns, ranking))
+    earlier = tested.index(best) if best in (tested := history.tested) else len(tested)
+    table = Standings(rows, columns, earlier=earlier)
     for split in reversed(SPLITS):
         own = best.scores(split)
         # A baseline that failed is named; one that is not scored yet waits on the split before.
@@ -236,8 +258,25 @@ def _of_winner(
                 missing[item.name] = why_not_compared(item, split)
             else:
                 kept[item.name] = found
-        return Standings(rows, columns, comparisons=kept, compared_on=split, missing=missing)
-    return Standings(rows, columns)
+        parents = (item for item in history.baselines if item.label not in AVERAGES)
+        scored = {item.name: theirs for item in parents if (theirs := item.scores(split))}
+        losses = _losses(ranking.objectives, own, scored)
+        return replace(table, comparisons=kept, compared_on=split, missing=missing, losses=losses)
+    return table
+
+
+def _losses(
+    objectives: Sequence[Objective], own: Scores, parents: Mapping[str, Scores]
+) -> list[tuple[str, str, Comparison]]:
+    found = []
+    for item in objectives if parents and len(objectives) > 1 else ():
+        name = max(parents, key=lambda name: item.value(parents[name]))
+        theirs, turned = parents[name], not item.higher_is_better
+        apart, factor = item.value(own) - item.value(theirs), factor_of_fitness([item], [theirs])
+        plain = Comparison(Interval(apart), math.nan, factor, is_turned=turned)
+        if apart < 0:
+            found.append((item.key, name, compare([item], own, theirs) or plain))
+    return found
 
 
 def _of_front(
@@ -245,11 +284,11 @@ def _of_front(
 ) -> Standings:
     """Return the standings of a run for a front: the baselines, then the merges on the front."""
     front, baselines = front_of(history, ranking), history.baselines
-    labels = {item.number: item.name for item in baselines}
+    labels = {item.number: item.name for item in (*baselines, *history.bases)}
     for item in front:
         knee = " (knee)" if item is best else ""
         labels.setdefault(item.number, f"candidate {item.number}{knee}")
-    shown = {item.number: item for item in (*baselines, *front)}
+    shown = {item.number: item for item in (*baselines, *history.bases, *front)}
     table = Standings(
         [_row(item, labels[number], columns, ranking) for number, item in shown.items()],
         columns,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from statistics import NormalDist
 from typing import NamedTuple
 
+from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.report.beating import LEVEL
+from evomerge.report.confidence import Comparison
 from evomerge.report.fronts import FrontComparison, missing_words
 from evomerge.report.standings import Standings
-from evomerge.report.words import listed, short_scores
+from evomerge.report.words import listed, ordinal, short_scores
 from evomerge.run.history import Candidate
-from evomerge.space.baselines import GREEDY_SOUP, UNIFORM
+from evomerge.scores import TOKENS
+from evomerge.space.baselines import AVERAGES, GREEDY_SOUP, UNIFORM
 
 
 class Verdict(NamedTuple):
@@ -20,18 +24,30 @@ class Verdict(NamedTuple):
     text: str
 
 
-def verdict(table: Standings, best: Candidate | None) -> Verdict:
+def level(winner: int) -> float:
+    """Return the p-value at which a winner is better, the first one that documents measure being 1.
+
+    .02, .0025, .00125 and so on: a search that goes on measures one winner after the other on the
+    same documents. These add up to no more than .025, one side of a 95 % interval (Bonferroni).
+    """
+    return 0.02 if winner == 1 else 0.005 / 2 ** (winner - 1)
+
+
+def verdict(table: Standings, best: Candidate | None, advice: str = "") -> Verdict:
     """Return whether the best candidate is better than the parents and the uniform merge.
 
-    It is, if the 95 % interval of its advantage over each of them is above 0 on the test documents;
-    of a front, if a merge beats every parent (`evomerge.report.beating`).
+    It is, if on the test documents the p-value of "not better" is at most `level` for each of them;
+    of a front, if a merge beats every parent (`evomerge.report.beating`). `advice` ends the answer
+    if there is no evidence.
     """
     if best is None:
         return Verdict(None, "No candidate has been scored yet.")
     if table.is_study:
         found = _verdict_of_study(table, best)
+    elif table.has_front:
+        found = _verdict_of_front(table)
     else:
-        found = _verdict_of_front(table) if table.has_front else _verdict_of_winner(table, best)
+        found = _verdict_of_winner(table, best, advice)
     if not table.broken or _is_named(table, best):
         return found
     who = "The knee" if table.has_front else table.names.get(best.name, f"Candidate {best.number}")
@@ -66,10 +82,13 @@ def _verdict_of_study(table: Standings, best: Candidate) -> Verdict:
     )
 
 
-def _verdict_of_winner(table: Standings, best: Candidate) -> Verdict:
+def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdict:
+    names = table.names
+    several = f" in the weighted mean of {listed(table.objectives)}"
+    of = several if len(table.objectives) > 1 else ""
     if best.label is not None:
-        name = table.names[best.label]
-        text = f"no merge that was searched beats {name}, which is the winner itself."
+        text = f"no merge that was searched beats {names[best.label]}, which is the winner itself."
+        text = f"{text}{lost(table, names)}{_beside_others(table, best.label, of)}{advice}"
         return Verdict(False, f"No evidence of improvement: {text}")
     if table.compared_on != "test":
         return Verdict(
@@ -80,25 +99,82 @@ def _verdict_of_winner(table: Standings, best: Candidate) -> Verdict:
     missing = missing_words(table.missing, table.names)
     if not table.comparisons:
         return Verdict(None, f"No verdict: {missing}.")
-    names = {label: table.names[label] for label in table.comparisons}
-    apart = {label: item.difference for label, item in table.comparisons.items()}
-    nearest = min(apart, key=lambda label: apart[label].value)
-    closest = f"{names[nearest]} ({table.comparisons[nearest].text})"
+    largest, where = level(table.earlier + 1), "on the test documents the searched merge"
+    worse = {k: item for k, item in table.comparisons.items() if item.probability <= largest}
+    doubtful = {k: item for k, item in table.comparisons.items() if 1 - item.probability > largest}
+    nearest, closest = _nearest(worse or doubtful or table.comparisons)
+    figures, losses = f"{names[nearest]} ({closest.text}).", lost(table, names)
     besides = f" Besides, {missing}." if missing else ""
-    worse = [names[label] for label, item in apart.items() if item.high < 0]
-    doubtful = [names[label] for label, item in apart.items() if not item.low > 0]
-    where = "on the test documents the searched merge"
     if worse:
-        text = f"No: {where} is worse than {listed(worse)}. The largest difference is to {closest}."
-        return Verdict(False, text + besides)
+        text = f"No: {where} is worse than {listed(names[label] for label in worse)}{of}.{losses}"
+        return Verdict(False, f"{text} The largest difference is to {figures}{besides}{advice}")
+    told = f"{of}.{losses} The closest is {figures}{_needed(table, closest)}{besides}"
     if doubtful:
-        text = f"No evidence of improvement: {where} may be no better than {listed(doubtful)}."
-        return Verdict(False, f"{text} The closest is {closest}.{besides}")
+        others = listed(names[label] for label in doubtful)
+        text = f"No evidence of improvement: {where} may be no better than {others}"
+        return Verdict(False, f"{text}{told}{advice}")
     if missing:
-        better = f"{where} is better than {listed(names.values())}"
-        return Verdict(None, f"No verdict: {better}, but {missing}.")
-    text = f"Yes: {where} is better than {_each(names)}. The closest is {closest}."
-    return Verdict(True, text)
+        better = f"{where} is better than {listed(names[label] for label in table.comparisons)}{of}"
+        return Verdict(None, f"No verdict: {better}, but {missing}.{losses}")
+    return Verdict(True, f"Yes: {where} is better than {_each(table.comparisons)}{told}")
+
+
+def _beside_others(table: Standings, winner: str, of: str) -> str:
+    """Return how an average that wins compares with the parents, or a parent with averages."""
+    wins = winner in AVERAGES
+    others = {label: it for label, it in table.comparisons.items() if (label in AVERAGES) != wins}
+    if not others or table.compared_on != "test":
+        return ""
+    nearest, closest = _nearest(others)
+    told = f"against {table.names[nearest]} {table.names[winner]} has {closest.text}{of}"
+    if not wins:
+        return f" On the test documents, {told}."
+    sure = all(1 - item.probability <= level(1) for item in others.values())
+    helped = "Averaging alone helped" if sure else "Nor is it sure that averaging helped"
+    return f" {helped}: on the test documents, {told}."
+
+
+def _nearest(comparisons: Mapping[str, Comparison]) -> tuple[str, Comparison]:
+    """Return the baseline over which the advantage is the smallest, and the comparison with it."""
+    return min(comparisons.items(), key=lambda pair: pair[1].difference.value)
+
+
+def lost(table: Standings, names: Mapping[str, str]) -> str:
+    """Return the objectives in which the winner is worse than the best parent, in sentences."""
+    found: dict[str, list[str]] = {"is": [], "may be": []}
+    for column, parent, against in table.losses:
+        text = f"{column} ({against.amount} against {names[parent]})"
+        found["is" if against.sign < 0 else "may be"].append(text)
+    said = {verb: listed(parts) for verb, parts in found.items() if parts}
+    return "".join(f" The winner {v} worse than the best parent in {o}." for v, o in said.items())
+
+
+def _needed(table: Standings, closest: Comparison) -> str:
+    """Return why a difference whose interval is above 0 may be no evidence, or nothing."""
+    needed = f'"Yes" takes a probability of {1 - level(table.earlier + 1):.6g}'
+    if table.earlier:
+        which = f"the {ordinal(table.earlier + 1)} winner that these test documents measured"
+        return f" It is {which}; with each, luck has another chance, so {needed}."
+    is_near = closest.sign > 0 and 1 - closest.probability > level(1)
+    return f" {needed}, so that later winners can be measured here too." if is_near else ""
+
+
+def next_step(table: Standings, config: SearchConfig, tried: int) -> str:
+    """Return what to do after a search of `tried` candidates without evidence, in a sentence."""
+    is_merge = bool(table.comparisons) and table.names["searched"] == "searched"
+    if is_merge and config.evaluation.test.documents != "all":
+        found, z = _nearest(table.comparisons)[1], NormalDist().inv_cdf
+        if 0.84 < found.probability < 1:  # one standard error ahead
+            size = sum(item.size for item in found.samples)
+            needed = size * (z(1 - level(table.earlier + 1)) / z(found.probability)) ** 2
+            return f" Next: a new run with more test documents; it takes about {needed:,.0f}."
+    genes, descends = len((config.frozen or Frozen()).genes), config.optimizer.descends
+    has_answers = not any(item.metric == TOKENS or ":" in item.task for item in config.objectives)
+    if config.space.kind == "parameters" and has_answers and not descends:
+        return " Next: gradients (`optimizer: {name: gradient}`), if tasks have reference answers."
+    if tried < 10 * genes and not descends:
+        return f" Next: more candidates, 10 a gene: `evomerge resume --candidates {10 * genes}`."
+    return " Next: more search and validation documents, or other parents."
 
 
 def _verdict_of_front(table: Standings) -> Verdict:

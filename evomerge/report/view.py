@@ -12,7 +12,7 @@ from evomerge.recipe import Recipe
 from evomerge.report import pictures
 from evomerge.report.recipe_picture import recipe_picture
 from evomerge.report.standings import Standings, standings
-from evomerge.report.verdict import Verdict, verdict
+from evomerge.report.verdict import Verdict, next_step, verdict
 from evomerge.report.words import renamed, short_names
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
@@ -53,8 +53,9 @@ class View:
 
     @cached_property
     def verdict(self) -> Verdict:
-        """Whether the search worked."""
-        return verdict(self.table, self.best)
+        """Whether the search worked, and what to do next if there is no evidence."""
+        advice = next_step(self.table, self.config, len(self.history.candidates))
+        return verdict(self.table, self.best, advice)
 
     @cached_property
     def names(self) -> dict[str, str]:

@@ -64,6 +64,12 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(rest)} and {last}" if rest else last
 
 
+def ordinal(number: int) -> str:
+    """Return a number from 1 on as the place in a row: `1st`, `2nd`, `11th`."""
+    ends = {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else ends.get(number % 10, 'th')}"
+
+
 def storable(value: Any) -> Any:
     """Return a value without what other programs cannot store or show, also in lists and mappings.
 

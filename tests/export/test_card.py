@@ -275,6 +275,33 @@ def test_the_winner_has_its_test_scores_and_their_data_set(tmp_path):
     assert "Made with python 3.11.7, torch 2.9." in body
 
 
+def test_the_card_says_which_winner_was_measured_and_what_it_lost(tmp_path):
+    """A card said that nothing was chosen on documents that had measured two other winners."""
+    merge = merge_of(opened(tmp_path, ["/models/one", "/models/two"]))
+    two = ("zoo_l2_maths/exact_match", "zoo_facts/acc")
+
+    def found(first, second):
+        ids = {key.split("/")[0]: tuple(range(50)) for key in two}
+        values = zip(two, (first, second), strict=True)
+        every = {key: (1.0,) * right + (0.0,) * (50 - right) for key, right in values}
+        return Scores(ids, every, {key: sum(item) / 50 for key, item in every.items()})
+
+    outcomes = [found(5, 20), found(0, 50), *[found(40, 15)] * 3]
+    events = []
+    for number, outcome in enumerate(outcomes):
+        label = merge.recipe.parents[number] if number < 2 else None
+        events += [asked(number, label, [0.5]), told(number, outcome)]
+        events += [told(number, outcome) | {"event": "score", "split": "test"}]
+    history = History([*events, {"event": "winner", "candidate": 4}])
+    objectives = [Objective(*key.split("/")) for key in two]
+    config = parse(SMALL, "search.yaml")
+    card = search_card(merge, config, history, history.candidates[4], WeightedSum(objectives))
+    assert (
+        "This is the 3rd winner that they measured. The winner is worse than the best parent in "
+        "zoo_facts/acc (-70.0 points" in read(card)[1].replace("\\", "")
+    )
+
+
 def test_the_split_of_a_local_data_set_is_the_split_of_its_task(tmp_path):
     config = parse(SMALL | {"frozen": {"sources": FROZEN["sources"]}}, "search.yaml")
     metadata, _ = read(searched(merge_of(opened(tmp_path, HUB)), config))

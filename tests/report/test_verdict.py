@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
-from run_folders import append, asked, scores, told, write_run
+from pathlib import Path
+from types import ModuleType
 
-from evomerge.report.verdict import verdict
+import numpy as np
+import pytest
+from run_folders import KEY, append, asked, scores, told, write_run
+
+from evomerge.cli.live import in_words
+from evomerge.report.confidence import compare
+from evomerge.report.page import page
+from evomerge.report.progress import points
+from evomerge.report.verdict import level, next_step, verdict
 from evomerge.report.view import View
-from evomerge.run.history import outcome_fields
-from evomerge.scores import Failure
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import BASE, History, outcome_fields
+from evomerge.scores import Failure, Objective, Scores
+from evomerge.searching.ranking import WeightedSum
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def run_with(tmp_path, *, ours, parent, winner=2, split="test", **changes):
@@ -98,3 +110,223 @@ def test_a_parent_that_wins_is_not_compared_with_itself(tmp_path):
     view = run_with(tmp_path, ours=9, parent=10, winner=0)
     assert list(view.table.comparisons) == ["uniform"]
     assert view.table.names["searched"] == "winner"
+
+
+def scored(number, outcome, split="test"):
+    return told(number, outcome) | {"event": "score", "split": split}
+
+
+def winners(tmp_path, *right):
+    """Return the view of a run in which one winner after the other was tested; the parent has 8."""
+    both = [*(asked(0, "zoo:language"), told(0, scores(8))), scored(0, scores(8))]
+    for number, ours in enumerate(right, 1):
+        both += [asked(number, genome=[number / 9]), told(number, scores(ours))]
+        both += [{"event": "winner", "candidate": number}]
+        both += (
+            []
+            if number in [item["candidate"] for item in both if "split" in item]
+            else [scored(number, scores(ours))]
+        )
+    return View.of(write_run(tmp_path / "run", both))
+
+
+@pytest.mark.parametrize(
+    ("gained", "yes"),
+    [
+        # One-sided p-values of 4, 5 and 8 gained answers: .023, .013 and .0023.
+        (4, [False, False, False]),
+        (5, [True, False, False]),
+        (8, [True, True, False]),
+    ],
+)
+def test_a_later_winner_on_the_same_documents_is_held_to_a_stricter_level(tmp_path, gained, yes):
+    found = [winners(tmp_path / str(n), *[8 + gained] * n) for n in (1, 2, 3)]
+    assert [view.verdict.works for view in found] == yes
+    for view in found:
+        assert view.table.comparisons["zoo:language"].difference.low > 0
+    first, second, third = (view.verdict.text for view in found)
+    where = "winner that these test documents measured; with each, luck has another chance, so"
+    needed = '"Yes" takes a probability of'
+    assert f"It is the 2nd {where} {needed} 0.9975." in second
+    assert f"It is the 3rd {where} {needed} 0.99875." in third
+    assert "that these test documents measured" not in first
+    why = f"{needed} 0.98, so that later winners can be measured"
+    assert (why in first) is (not yes[0])
+    assert found[2].table.use_of_documents.endswith("is the 3rd winner that they measured.")
+    assert "This is the 3rd winner that they measured." in page(found[2].run)
+
+
+def test_a_winner_that_is_confirmed_is_no_new_one(tmp_path):
+    view = winners(tmp_path, 13)
+    append(
+        view.run,
+        [
+            *(asked(2, genome=[0.5]), told(2, scores(9))),
+            {"event": "winner", "candidate": 1},
+        ],
+    )
+    again = View.of(view.run)
+    assert again.table.earlier == 0 and again.verdict == view.verdict
+
+
+def test_levels_of_any_number_of_winners_add_up_to_one_side_of_an_interval():
+    assert [level(number) for number in (1, 2, 3)] == [0.02, 0.0025, 0.00125]
+    assert sum(map(level, range(1, 60))) <= 0.025
+
+
+def test_many_winners_are_falsely_better_as_rarely_as_one(monkeypatch: pytest.MonkeyPatch):
+    """With an interval for each, some of eight equally good winners was better in 15 %."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import winners as benchmark
+
+    assert isinstance(benchmark, ModuleType)
+    said, plain = benchmark.shares_of_yes(200, 1000)
+    assert said[-1] < 0.025 + 2 * np.sqrt(0.025 / 1000)
+    assert plain[-1] > 0.1
+
+
+def two(first: int, second: int, of: int = 100) -> Scores:
+    """Return the scores on two tasks."""
+    keys = {"zoo_l2_maths/exact_match": first, "zoo_facts/acc": second}
+    return Scores(
+        {key.split("/")[0]: tuple(range(of)) for key in keys},
+        {key: (1.0,) * right + (0.0,) * (of - right) for key, right in keys.items()},
+        {key: right / of for key, right in keys.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "lost"),
+    [
+        (
+            (98, 25),
+            "The winner is worse than the best parent in zoo_facts/acc (-75.0 points "
+            "[-82.5, -65.7] against zoo:maths).",
+        ),
+        (
+            (90, 99),
+            "The winner may be worse than the best parent in zoo_facts/acc (-1.0 points "
+            "[-5.4, +2.7] against zoo:maths).",
+        ),
+        ((90, 100), ""),
+    ],
+)
+def test_a_verdict_over_several_objectives_names_what_was_lost(tmp_path, ours, lost):
+    """98 of one task and 25 of another, of which a parent has 100, was better than each parent."""
+    models = {"zoo:language": (5, 27), "zoo:maths": (0, 100), "uniform": (2, 30), None: ours}
+    events = []
+    for number, (label, right) in enumerate(models.items()):
+        events += [asked(number, label, [0.5]), told(number, two(*right))]
+        events += [scored(number, two(*right))]
+    objectives = [
+        {"task": "zoo_l2_maths", "metric": "exact_match", "weight": 2.0},
+        {"task": "zoo_facts", "metric": "acc"},
+    ]
+    run = write_run(
+        tmp_path / "run", [*events, {"event": "winner", "candidate": 3}], objectives=objectives
+    )
+    found = View.of(run).verdict
+    assert found.works
+    sentences = found.text.replace(lost, "|", 1) if lost else found.text
+    assert sentences.startswith(
+        "Yes: on the test documents the searched merge is better than each parent and the uniform "
+        f"merge in the weighted mean of {KEY} and zoo_facts/acc. {'| ' if lost else ''}The closest"
+    )
+
+
+def baseline_wins(tmp_path, winner, parent, uniform, merge, **changes):
+    """Return the view of a run that a baseline has won; numbers of right answers of 100."""
+    events = []
+    for number, (label, right) in enumerate(
+        {"zoo:language": parent, "uniform": uniform, None: merge}.items()
+    ):
+        events += [asked(number, label, [0.5]), told(number, scores(right, 100))]
+        events += [scored(number, scores(right, 100), "validation")]
+        events += [scored(number, scores(right, 100))] if label else []
+    events.append({"event": "winner", "candidate": winner})
+    frozen = {"genes": [f"gene {n}" for n in range(9)]}
+    return View.of(write_run(tmp_path / "run", events, **{"frozen": frozen} | changes))
+
+
+def test_no_evidence_says_how_a_uniform_merge_that_wins_stands_beside_the_best_parent(tmp_path):
+    """That averaging alone had gained 25 points was not said."""
+    text = baseline_wins(tmp_path / "a", 1, 40, 65, 60).verdict.text
+    assert (
+        " Averaging alone helped: on the test documents, against zoo:language uniform has +25.0 "
+        "points [+17.5, +34.3], better with probability > 0.999." in text
+    )
+    text = baseline_wins(tmp_path / "b", 1, 40, 42, 41).verdict.text
+    assert "Nor is it sure that averaging helped: on the test documents, against zoo:lang" in text
+
+
+def test_no_evidence_says_how_a_parent_that_wins_stands_beside_the_uniform_merge(tmp_path):
+    text = baseline_wins(tmp_path, 0, 40, 38, 39).verdict.text
+    where = " On the test documents, against uniform zoo:language has"
+    assert f"{where} +2.0 points [-1.8, +7.0], better with probability 0.921. Next" in text
+
+
+def test_what_to_do_next_follows_from_the_figures(tmp_path):
+    def next_of(name, optimizer):
+        found = baseline_wins(tmp_path / name, 0, 40, 38, 39, optimizer=optimizer)
+        return found.verdict.text.partition(" Next: ")[2]
+
+    assert next_of("evolution", {"name": "cma"}).startswith("gradients (`optimizer: {name: grad")
+    view = View.of(RunFolder(tmp_path / "evolution" / "run"))
+    judge = view.config.objectives[0].model_copy(update={"task": "judging:judge"})
+    judged = view.config.model_copy(update={"objectives": [judge]})
+    few, enough = (next_step(view.table, judged, tried) for tried in (89, 90))
+    assert few == " Next: more candidates, 10 a gene: `evomerge resume --candidates 90`."
+    assert enough == " Next: more search and validation documents, or other parents."
+    assert next_of("done", {"name": "gradient"}).startswith("more search and validation documents")
+
+
+def test_a_merge_that_is_ahead_but_not_surely_needs_more_documents(tmp_path):
+    view = run_with(tmp_path, ours=12, parent=10)
+    assert view.config.evaluation.test.documents != "all"
+    assert "Next: a new run with more test documents; it takes about 51." in view.verdict.text
+    behind = run_with(tmp_path / "behind", ours=10, parent=12)
+    assert "Next: gradients" in behind.verdict.text
+
+
+def test_fewer_nats_are_a_difference_below_zero_and_better(tmp_path):
+    """The table had 5.9 and 12.5 nats, and the difference beside it was +6.6."""
+
+    def nats(mean):
+        values = tuple(mean + 0.1 * np.cos(np.arange(24)))
+        key = "zoo_l2_maths/nll"
+        ids = {"zoo_l2_maths": tuple(range(24))}
+        return Scores(ids, {key: values}, {key: float(np.mean(values))})
+
+    found = compare(
+        [Objective("zoo_l2_maths", "nll", higher_is_better=False)], nats(5.9), nats(12.5)
+    )
+    assert found is not None and found.difference.low > 0
+    assert found.text.startswith("-6.60 [-") and found.text.endswith("probability > 0.999")
+    assert found.to_dict()["difference"]["high"] < 0
+
+
+def test_where_less_is_better_people_see_the_metric_itself(tmp_path):
+    """A perplexity of 3.4 was `best -3.4` while a search ran, and in `status`."""
+    objective = {"task": "zoo_l2_maths", "metric": "word_perplexity"}
+    key, ids = "zoo_l2_maths/word_perplexity", {"zoo_l2_maths": (0, 1)}
+    found = Scores(ids, {key: (3.0, 3.8)}, {key: 3.4})
+    tell = told(0, found) | {"values": [-3.4]}
+    run = write_run(tmp_path / "run", [asked(0, "zoo:language"), tell], objectives=[objective])
+    ranking = WeightedSum([Objective("zoo_l2_maths", "word_perplexity", higher_is_better=False)])
+    history = History(run.events())
+    assert points(history.candidates[0], ranking) == "word_perplexity 3.4"
+    best = {"fitness": -3.4, "scores": {key: 3.4}, "candidate": 0, "origin": "zoo:language"}
+    assert in_words({"best": best}) == {"best": "word_perplexity 3.4, candidate 0 (zoo:language)"}
+
+
+def test_the_base_is_a_row_and_no_candidate(tmp_path):
+    run = run_with(tmp_path, ours=20, parent=4, base="zoo:base").run
+    event = {"event": "base", "candidate": BASE, "label": "zoo:base", "digest": "0" * 64}
+    append(run, [event | outcome_fields(scores(1))])
+    view = View.of(run)
+    history = History(run.events())
+    assert len(history.candidates) == 3 and len(history.baselines) == 2
+    assert [row.label for row in view.table.rows][-2:] == ["zoo:base", "searched"]
+    assert view.table.names["zoo:base"] == "zoo:base (base)"
+    assert view.table.cell(view.table.rows[-2], "test", KEY)[0] == "4.2"
+    assert view.verdict.text.startswith("Yes") and "zoo:base" not in view.verdict.text

@@ -1,4 +1,4 @@
-"""The greedy soup in a search file: where it is refused, and how a run shows it."""
+"""The greedy soup in a search file: where it is refused, and how a run shows it; and the base."""
 
 import pytest
 from search_run import SMALL
@@ -47,10 +47,34 @@ def test_the_steps_of_a_soup_count_as_candidates_of_the_budget(tmp_path):
 def test_a_run_shows_the_soup_beside_the_other_baselines(tmp_path):
     run = evomerge.search(POOL, run=tmp_path / "run", progress=False)
     models = list(dict.fromkeys(run.standings["model"]))
-    assert models[:-1] == [*POOL["parents"], "uniform", "greedy soup"]
+    assert models[:-1] == [*POOL["parents"], "uniform", "greedy soup", "zoo:base (base)"]
     assert models[-1] == "winner"  # one of the parents: the merges of so short a search are worse
     origins = list(run.candidates["origin"])
     assert origins[4:7] == ["soup of 2 parents", "soup of 2 parents", "greedy soup"]
     assert origins[7:] == ["optimizer", "optimizer"]
     sentence = "Of the 3 parents, it merges 1: zoo:language."
     assert sentence in page(RunFolder(tmp_path / "run"))
+
+
+def test_the_base_is_tested_beside_the_winner_and_nothing_else_knows_of_it(tmp_path):
+    """It is in no generation and wins nothing, so the search is the one that it was without."""
+    objectives = [{"task": "zoo_l2_maths", "metric": "nll"}]
+    config = SMALL | {"budget": {"candidates": 5}, "objectives": objectives}
+    run = evomerge.search(config, run=tmp_path / "run", progress=False)
+    journal = tmp_path / "run" / "journal.jsonl"
+    whole = journal.read_bytes()
+    events = RunFolder(tmp_path / "run").events()
+    assert [event["event"] for event in events].count("base") == 1
+    assert events[-1]["event"] == "base" and events[-1]["label"] == "zoo:base"
+    assert len(run.history.candidates) == 5 and len(run.history.baselines) == 3
+    (base,) = run.history.bases
+    (alone,) = evomerge.evaluate("zoo:base", config, split="test").values()
+    assert base.scores("test").aggregates["zoo_l2_maths/nll"] == alone.value
+    rows = run.standings[run.standings["model"] == "zoo:base (base)"]
+    assert rows["split"].tolist() == ["test"]
+
+    journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))  # killed before, or older
+    evomerge.resume(tmp_path / "run", progress=False)
+    assert journal.read_bytes() == whole
+    evomerge.resume(tmp_path / "run", progress=False)
+    assert journal.read_bytes() == whole
