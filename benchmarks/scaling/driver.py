@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evomerge.run.history import History
-from evomerge.run.lines import Event
+from evomerge.run.journal import Event
 from scaling.outcomes import InstantExecutor
 from scaling.searches import RACING, DriverClock, Setting, run_search, space_of_200_genes
 

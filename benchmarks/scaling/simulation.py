@@ -20,7 +20,7 @@ from pathlib import Path
 
 from evomerge.execute.protocol import Job
 from evomerge.run.history import History
-from evomerge.run.lines import Event
+from evomerge.run.journal import Event
 from evomerge.scores import Failure, Outcome
 from scaling.outcomes import random_of, scores_of
 from scaling.searches import DriverClock, Setting, run_search

@@ -21,7 +21,7 @@ from statistics import median
 from evomerge.config.schema import load
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.run.lines import Event
+from evomerge.run.journal import Event
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
 from evomerge.setup.search import run_search

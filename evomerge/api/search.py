@@ -20,8 +20,7 @@ from evomerge.parsing.values import path_of, shown
 from evomerge.run.atomic import check_run_folder
 from evomerge.run.folder import STAGES, RunFolder, is_begun
 from evomerge.run.history import Candidate, History
-from evomerge.run.journal import truncate as truncate_journal
-from evomerge.run.lines import Event
+from evomerge.run.journal import Event
 from evomerge.run.logbook import Follower
 from evomerge.searching.ranking import Ranking
 
@@ -123,7 +122,6 @@ def resume(
     hours: float | None = None,
     patience: int | None = None,
     target: float | None = None,
-    truncate: bool = False,
     progress: bool = True,
     followers: Sequence[Follower] = (),
     allow_pickle: bool = False,
@@ -140,8 +138,6 @@ def resume(
         hours: new largest number of working hours, over all sessions.
         patience: new number of candidates without a better one, at which the search ends.
         target: new fitness on the search documents at which the search ends.
-        truncate: cut a damaged journal before its first bad line. The damaged file is kept as
-            `journal.jsonl.damaged-N`, and a warning says how many events were dropped.
         progress: whether to show a progress bar.
         followers: see `search`.
         allow_pickle: see `search`; only needed for a run that was not started on this machine.
@@ -157,8 +153,6 @@ def resume(
     path = run.folder if isinstance(run, Run) else path_of(run, "run")
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
-    if truncate and (cut := cut_journal(path)) is not None:
-        warnings.warn(f"{cut}.", stacklevel=2)
     allowed = permissions(allow_pickle, allow_code, trust_code)
     go_on(path, bounds, moves, allowed, with_bar(progress, followers))
     return Run(path)
@@ -208,13 +202,6 @@ def start(
     checked = prepare(parse(own, str(source)), source.absolute().parent, allowed)
     warn([checked])
     run(*begin(folder, checked), {})
-
-
-def cut_journal(path: Path) -> str | None:
-    """Cut the damaged journal of a run before its first bad line; return what was cut, if any."""
-    folder = RunFolder(path)
-    check_run_folder(folder.path)
-    return truncate_journal(folder.journal_path)
 
 
 def go_on(

@@ -23,7 +23,7 @@ from evomerge.errors import (
 from evomerge.parsing.values import path_of, shown
 from evomerge.run.atomic import why_not_writable
 from evomerge.run.folder import STAGES, RunFolder, begun_stages, is_begun, stage_folder
-from evomerge.run.lock import is_held
+from evomerge.run.journal import is_held
 
 if TYPE_CHECKING:
     from evomerge.report.sweeps import SweepTable

@@ -41,7 +41,7 @@ from evomerge.report.progress import points, progress
 from evomerge.report.words import duration, short_names
 from evomerge.run.folder import RunFolder, has_more_stages
 from evomerge.run.history import BASE, History
-from evomerge.run.lines import Event
+from evomerge.run.journal import Event
 from evomerge.scores import Failure, Scores
 from evomerge.searching.ranking import Ranking, is_nats
 

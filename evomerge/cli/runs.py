@@ -89,23 +89,14 @@ def resume(
     allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
     trust_code: TrustCodeOption = False,
-    truncate: Annotated[
-        bool,
-        typer.Option(
-            "--truncate",
-            help="cut a damaged journal before its first bad line; the damaged file is kept",
-        ),
-    ] = False,
     notify: NotifyOption = None,
     track: TrackOption = None,
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
-    from evomerge.api.search import cut_journal, go_on
+    from evomerge.api.search import go_on
 
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     runner = _runner(track)
-    if truncate:
-        terminal.say(cut_journal(directory) or "the journal is not damaged")
     allowed = permissions(allow_pickle, allow_code, trust_code)
     with notifying(notify, directory):
         go_on(directory, bounds, set_ or [], allowed, runner)

@@ -18,7 +18,7 @@ from evomerge.report.words import short_scores
 from evomerge.run.activity import WORKERS, read_activity
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.run.lines import Event
+from evomerge.run.journal import Event
 from evomerge.scores import Failure, Scores
 from evomerge.searching.ranking import Ranking, front_of, has_nats, ranking_of
 from evomerge.space.baselines import AVERAGES

@@ -18,7 +18,7 @@ from evomerge.report.rows import FINAL_SPLITS, search_score
 from evomerge.report.words import storable
 from evomerge.run.folder import CONFIG, FROZEN, MANIFEST, STAGES, RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.run.lines import Event
+from evomerge.run.journal import Event
 from evomerge.run.logbook import Follower
 from evomerge.searching.ranking import Ranking, measured
 

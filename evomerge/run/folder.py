@@ -21,9 +21,7 @@ from evomerge.parsing.links import check_inside, check_ordinary, entries
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text, why_not_writable
-from evomerge.run.journal import Journal, read
-from evomerge.run.lines import HEADER, Event, JournalCodec
-from evomerge.run.lock import is_held
+from evomerge.run.journal import HEADER, Event, Journal, Lines, is_held, read
 from evomerge.run.log_format import PlainFormatter
 from evomerge.run.timings import Timings
 
@@ -137,7 +135,7 @@ class RunFolder:
     def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
         """Create a run with its search file and its manifest, in one step; see `check_free`."""
         cls.check_free(path)
-        header = JournalCodec().encode(HEADER)
+        header = Lines().encode(HEADER)
         content = with_digests(config)
         manifest = json.dumps(content.pop(FROZEN), indent=1) + "\n"
         files = {CONFIG: yaml_text(content, width=110), MANIFEST: manifest}

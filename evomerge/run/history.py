@@ -14,7 +14,7 @@ from typing import Any
 
 from evomerge.errors import RunFolderError, one_line
 from evomerge.parsing.values import shown
-from evomerge.run.lines import Event
+from evomerge.run.journal import Event
 from evomerge.scores import Failure, Outcome, Scores, Split
 
 SOUP = "soup"
@@ -152,8 +152,8 @@ class History:
             raise RunFolderError(
                 f"Line {self._lines} of the journal has an event {shown(event.get('event'))} that "
                 f"cannot follow the events before it ({type(error).__name__}: {one_line(error)}); "
-                "restore the journal from a copy, or keep only what is before this line by "
-                "`evomerge resume RUN --truncate`."
+                "restore the journal from a copy, or keep only what is before this line "
+                f"(`head -n {self._lines - 1} journal.jsonl`)."
             ) from error
 
     def _apply(self, event: Event) -> None:

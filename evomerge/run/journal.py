@@ -1,65 +1,103 @@
 """The journal: an append-only file of events that can be read after a kill at any byte.
 
-Each line is one event; see `evomerge.run.lines`. A kill leaves at most one incomplete line, the
-last one, without its newline. Readers leave it out and the next writer removes it. Anything else
-that is not the next line is damage, which is refused until a person lets `truncate` cut it off. The
-journal has no clock times, so two runs of the same search write the same bytes.
+Each line is one event as JSON that any reader takes. Its first key `n` is the number of the line,
+its last key `check` is made of all lines up to it, so a line that was changed, doubled, moved or
+lost is noticed. A kill leaves at most one incomplete line, the last one, without its newline:
+readers leave it out, the next writer removes it. The journal has no clock times, so two runs of
+the same search write the same bytes.
+
+The writer holds a lock on the journal itself, since a lock file can be removed, and then there
+would be two writers. The system releases it when the process ends.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
 import os
 import shlex
 import time
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeAlias
 
-from evomerge.errors import RunFolderError, SearchError
-from evomerge.run.atomic import replace_bytes
-from evomerge.run.history import History
-from evomerge.run.lines import FORMAT, HEADER, Event, FormatError, JournalCodec, LineError
-from evomerge.run.lock import close_locked, is_at, open_locked
+from evomerge.errors import RunFolderError, RunInUseError, SearchError
+from evomerge.parsing.texts import json_value
 
-BEST = "best.yaml"
-"""The file beside a journal that has the best merge so far."""
+FORMAT = 4
+"""Version of the journal format."""
+
+Event: TypeAlias = dict[str, Any]
+"""One event as plain JSON, without the keys `n` and `check`."""
+
+HEADER: Event = {"event": "header", "format": FORMAT}
+"""The first event of every journal."""
 
 FLUSH_INTERVAL = 1.0
 """Least number of seconds between two flushes to disk, so that fast candidates do not wait."""
 
+_CHECK = b',"check":"%s"}'
+_TAIL = len(_CHECK % bytes(16))
+_FIX = "use the version of evomerge that wrote it, or restore it from a copy."
+_TRIES, _PAUSE = 50, 0.02  # seconds
 
-def _scan(data: bytes, lines: JournalCodec, path: Path) -> tuple[list[Event], int, str | None]:
-    """Return the events up to the first damaged line, the number of their bytes, its damage."""
-    events: list[Event] = []
-    begin = 0
-    try:
-        while (end := data.find(b"\n", begin)) >= 0:
-            events.append(lines.decode(data[begin:end]))
-            begin = end + 1
-    except LineError as error:
-        return events, begin, str(error)
-    except FormatError as error:
+
+class Lines:
+    """Makes the lines of a journal one after the other, or reads them back."""
+
+    def __init__(self) -> None:
+        self.count, self._check = 0, b""
+
+    def encode(self, event: Mapping[str, Any]) -> bytes:
+        """Return the line, with its newline, of the next event."""
+        numbered = {"n": self.count + 1, **event}
+        text = json.dumps(numbered, separators=(",", ":"), ensure_ascii=False).encode()[:-1]
+        return text + self._next(text) + b"\n"
+
+    def decode(self, line: bytes) -> Event | None:
+        """Return the event of the next line, given without newline; None: it is not the next."""
+        text, tail = line[:-_TAIL], line[-_TAIL:]
+        before = self.count, self._check
+        if self._next(text) != tail:
+            self.count, self._check = before
+            return None
+        event: Event = json_value(text + b"}", f"line {self.count}", RunFolderError)
+        event.pop("n", None)
+        return event
+
+    def _next(self, text: bytes) -> bytes:
+        self._check = hashlib.sha256(self._check + text).hexdigest()[:16].encode()
+        self.count += 1
+        return _CHECK % self._check
+
+
+def _scan(data: bytes, path: Path) -> tuple[list[Event], int, Lines]:
+    """Return the events of the complete lines, the number of their bytes, and what writes on."""
+    lines, events, size = Lines(), [], 0
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        event = lines.decode(line)
+        if event is None and number > 1:
+            raise RunFolderError(
+                f"{path} is damaged: line {number} was changed, or does not follow the line before "
+                "it; restore the file from a copy, or keep what is before that line: "
+                f"`head -n {number - 1} {shlex.quote(path.name)}`."
+            )
+        if event is None or (number == 1 and event != HEADER):
+            raise RunFolderError(f"{path} is no journal of format {FORMAT}; {_FIX}")
+        events.append(event)
+        size += len(line) + 1
+    if not events and not Lines().encode(HEADER).startswith(data.rstrip(b"\0")):
+        raise RunFolderError(f"{path} is no journal of format {FORMAT}; {_FIX}")
+    scored = [name for name in ("best.yaml", "front") if path.with_name(name).exists()]
+    if not events and scored:
         raise RunFolderError(
-            f"{path} has journal format {error}, but this version of evomerge reads format "
-            f"{FORMAT}; use the version of evomerge that wrote it."
-        ) from None
-    if not lines.may_be_torn(data[begin:]):
-        return events, begin, "has no end and is not a line that was cut off"
-    if not data:  # a kill before the first event leaves none of these files
-        for name in (BEST, "front"):
-            if path.with_name(name).exists():
-                return [], 0, f"is missing, but {name} shows that candidates were scored"
-    return events, begin, None
-
-
-def _checked(data: bytes, lines: JournalCodec, path: Path) -> tuple[list[Event], int]:
-    """Return the events of a journal that is not damaged, and the number of their bytes."""
-    events, size, damage = _scan(data, lines, path)
-    if damage is not None:
-        raise RunFolderError(
-            f"{path} is damaged: line {lines.count + 1} {damage}; restore it from a copy, or keep "
-            "only what is before this line by `evomerge resume "
-            f"{shlex.quote(str(path.parent))} --truncate`."
+            f"{path} is empty, but {scored[0]} shows that candidates were scored; restore the "
+            "journal from a copy, or begin in a new folder."
         )
-    return events, size
+    return events, size, lines
 
 
 def read(path: Path) -> list[Event]:
@@ -75,7 +113,22 @@ def read(path: Path) -> list[Event]:
         ) from error
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
-    return _checked(data, JournalCodec(), path)[0]
+    return _scan(data, path)[0]
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process writes to a journal now."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 class Journal:
@@ -85,39 +138,39 @@ class Journal:
     opened; later ones are not kept in memory, where those of a long search take gigabytes.
 
     Raises:
-        RunFolderError: the file is damaged or of another format, or another process writes to it.
+        RunFolderError: the file is damaged or of another format.
+        RunInUseError: another process writes to it.
         OSError: it cannot be opened, or the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lines = JournalCodec()
-        self._handle = open_locked(path)
+        self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        _open.add(self)
         try:
-            data = _read_all(self._handle)
-            self.events, self._size = _checked(data, self._lines, path)
+            _lock(self._handle, path.parent)
+            data = path.read_bytes()
+            self.events, self._size, self._lines = _scan(data, path)
             if len(data) > self._size:
                 os.ftruncate(self._handle, self._size)
             os.fsync(self._handle)
         except BaseException:
-            close_locked(self._handle)
+            self.close()
             raise
         self._flushed_at = 0.0
-        self._is_open = True
         if not self.events:
             self.events.append(dict(HEADER))
             self.append(HEADER)
 
-    def append(self, event: Event) -> None:
-        """Write an event, which has no fields `n` and `after`.
-
-        A kill of this process does not lose it; a power cut can, until the next flush to disk.
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Write an event. A kill does not lose it; a power cut can, until the next flush to disk.
 
         Raises:
             OSError: it cannot be written, or not be flushed to disk.
             SearchError: another process has replaced, removed or changed the file.
         """
-        if not is_at(self._handle, self.path, self._size):
+        assert self._handle is not None, "the journal is closed"
+        if not self._is_in_place(self._handle):
             raise SearchError(
                 f"{self.path} was replaced, removed or changed by another process, so this search "
                 "has stopped; see that only one process writes to it, then go on with `evomerge "
@@ -132,12 +185,21 @@ class Journal:
             os.fsync(self._handle)
             self._flushed_at = time.monotonic()
 
+    def _is_in_place(self, handle: int) -> bool:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(handle)) and found.st_size == self._size
+
     def close(self) -> None:
         """Flush all events to disk and close the file; OSError: they could not be flushed."""
-        if not self._is_open:
-            return
-        self._is_open = False
-        close_locked(self._handle)
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def __enter__(self) -> Journal:
         return self
@@ -146,52 +208,32 @@ class Journal:
         self.close()
 
 
-def _read_all(handle: int) -> bytes:
-    with open(handle, "rb", closefd=False) as file:
-        file.seek(0)
-        return file.read()
-
-
-def truncate(path: Path) -> str | None:
-    """Cut a journal before the first line that is damaged or that cannot follow those before it.
-
-    It is kept as it was as `journal.jsonl.damaged-N`; if it was emptied, `best.yaml` is kept in the
-    same way. Returns what was cut, in words; None if the journal is not damaged.
-    RunFolderError: it cannot be cut.
-    """
-    handle = open_locked(path)
-    try:
-        data = _read_all(handle)
-        events, _, damage = _scan(data, JournalCodec(), path)
-        good = _count_that_follow(events)
-        if damage is None and good == len(events):
-            return None
-        best = path.with_name(BEST)
-        lost = best if not data and best.is_file() else path
-        number = 1
-        while (kept := lost.with_name(f"{lost.name}.damaged-{number}")).exists():
-            number += 1
-        replace_bytes(kept, lost.read_bytes())
-        size = sum(len(line) + 1 for line in data.split(b"\n")[:good])
-        os.ftruncate(handle, size)
-        if not size:  # a journal of 0 bytes would be one that has lost everything
-            os.write(handle, JournalCodec().encode(HEADER))
-        os.fsync(handle)
-        if not data:
-            return f"the journal was empty, so the search begins anew; {kept} is kept"
-        count = data.count(b"\n", size) + (not data.endswith(b"\n"))
-        dropped = "1 event was dropped" if count == 1 else f"{count} events were dropped"
-        return f"the journal was cut before line {good + 1}: {dropped}, and {kept} has them"
-    finally:
-        close_locked(handle)
-
-
-def _count_that_follow(events: list[Event]) -> int:
-    """Return how many events can follow each other: a candidate has one outcome, for example."""
-    history = History()
-    for number, event in enumerate(events):
+def _lock(handle: int, folder: Path) -> None:
+    """Lock an open journal. It is tried for a second, since `is_held` has locks for a moment."""
+    for _ in range(_TRIES):
         try:
-            history.apply(event)
-        except RunFolderError:
-            return number
-    return len(events)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
+            return
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+    owner = "another process"
+    with suppress(OSError, ValueError):
+        owner = f"process {int((folder / 'lock').read_text(encoding='utf-8'))}"
+    raise RunInUseError(
+        f"{folder} is being written by {owner}; wait until it ends, or stop it first."
+    )
+
+
+_open: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    """Close what a forked child has inherited, so that the lock ends with the parent process."""
+    for journal in _open:
+        handle, journal._handle = journal._handle, None
+        if handle is not None:
+            os.close(handle)
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

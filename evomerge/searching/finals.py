@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from evomerge.errors import SearchError
 from evomerge.run.history import Candidate
-from evomerge.run.lines import Event
+from evomerge.run.journal import Event
 from evomerge.scores import Failure, Scores
 from evomerge.searching.session import Session
 

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from evomerge.optimize.descent import Reached
 from evomerge.recipe import Recipe
 from evomerge.run.history import SOUP, Candidate
-from evomerge.run.lines import Event
+from evomerge.run.journal import Event
 from evomerge.searching.finals import choose_winner, is_finished, score_on_test
 from evomerge.searching.ranking import leading, reached, unimproved
 from evomerge.searching.session import Session

@@ -16,7 +16,7 @@ from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
 from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
 from evomerge.run.history import BASE, Candidate, outcome_fields
-from evomerge.run.lines import Event
+from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Failure, Outcome, Scores, Split, violation
 from evomerge.searching.ranking import Ranking, best_of, front_of, leading

@@ -18,7 +18,7 @@ from evomerge.api.run import Run
 from evomerge.api.search import resume, search
 from evomerge.errors import ConfigError, InputError, RunFolderError
 from evomerge.run.history import History
-from evomerge.run.lines import Event
+from evomerge.run.journal import Event
 
 pytestmark = pytest.mark.thorough
 

@@ -21,7 +21,7 @@ from evomerge.errors import InputError
 from evomerge.report.confidence import compare
 from evomerge.report.sweep_page import best_over_cost, write_sweep
 from evomerge.report.sweeps import Ran, SweepTable
-from evomerge.run.lock import close_locked, open_locked
+from evomerge.run.journal import Journal
 from evomerge.setup.runs import prepare
 from evomerge.trust.consent import NOTHING
 
@@ -161,11 +161,8 @@ def test_a_search_that_another_process_runs_is_left_to_it(swept, tmp_path):
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:5]))
     before = journal.read_bytes()
     command = ["sweep", file, "--runs", tmp_path / "runs", "--set", "optimizer.name=cma"]
-    handle = open_locked(journal)
-    try:
+    with Journal(journal):
         done = evomerge(*command)
-    finally:
-        close_locked(handle)
     assert "run by other processes: search-0;" in done.stderr and journal.read_bytes() == before
     assert done.stdout.splitlines()[1].split("\t")[:3] == ["search", "0 of 1", "-"]
     evomerge(*command)

@@ -8,7 +8,7 @@ import pytest
 from evomerge.errors import RunFolderError
 from evomerge.run.atomic import create_folder
 from evomerge.run.folder import RunFolder
-from evomerge.run.lines import FORMAT
+from evomerge.run.journal import FORMAT
 
 HOLD = """
 import sys, time

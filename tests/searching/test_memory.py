@@ -67,7 +67,7 @@ def test_halved_batches_are_remembered(tmp_path):
     sizes = run_program(tmp_path, "search", file, "--run", whole, FULL="12")
     assert max(sizes[6:12]) == 8  # without the calls that try out the batches at the start
     assert max(sizes[12:]) == 4
-    events = [json.loads(row[9:]) for row in rows_of(whole)]
+    events = [json.loads(row) for row in rows_of(whole)]
     halved = [i for i, event in enumerate(events) if event["event"] == "memory"]
     assert [events[i]["halvings"] for i in halved] == [1]
     assert events[halved[0] + 1]["event"] == "tell"  # of the candidate for which memory ran out

@@ -116,7 +116,7 @@ def test_every_fault_is_one_row(tmp_path):
             assert "\n" not in row["failure"]
     assert "(judging.py, line 15) raised ValueError: plain" in rows[3]["failure"]
     assert all(row["fitness"] == 0.75 for row in rows[-2:])
-    assert all(json.loads(line[9:]) and len(line) < 2000 for line in rows_of(run))
+    assert all(json.loads(line) and len(line) < 2000 for line in rows_of(run))
     before = rows_of(run)
     evomerge("resume", run, PYTHONPATH=str(tmp_path))
     assert rows_of(run) == before

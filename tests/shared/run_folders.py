@@ -8,7 +8,7 @@ from search_run import SMALL
 
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import outcome_fields
-from evomerge.run.lines import Event, JournalCodec
+from evomerge.run.journal import Event, Lines
 from evomerge.scores import Failure, Outcome, Scores
 
 KEY = "zoo_l2_maths/exact_match"
@@ -54,7 +54,7 @@ def append(run: RunFolder, events: Sequence[Event], torn: bytes = b"") -> None:
 
 def lines_of(events: Sequence[Event], before: bytes = b"") -> list[bytes]:
     """Return the lines of events that follow the complete lines of a journal."""
-    lines = JournalCodec()
+    lines = Lines()
     for line in before.split(b"\n")[:-1]:
         lines.decode(line)
     return [lines.encode(event) for event in events]

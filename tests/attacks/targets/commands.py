@@ -28,7 +28,7 @@ from evomerge.models.causal import check_causal, check_chat_template, check_toke
 from evomerge.models.correspondence import check_fit
 from evomerge.run.folder import CONFIG as SEARCH_FILE
 from evomerge.run.folder import JOURNAL, MANIFEST
-from evomerge.run.lines import HEADER
+from evomerge.run.journal import HEADER
 from evomerge.scores import Failure
 from evomerge.setup.runs import open_model
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import zlib
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from evomerge.run.activity import read_activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, JOURNAL, RunFolder
 from evomerge.run.history import History
-from evomerge.run.journal import Journal, read, truncate
-from evomerge.run.lines import HEADER
+from evomerge.run.journal import HEADER, Journal, read
 
 SCORES = {
     "documents": {"t": [0, 2]},
@@ -60,19 +58,15 @@ WORKERS = {
 
 
 def chained(text: bytes) -> bytes:
-    """Return the elements of a JSON list as journal lines with right checksums and links."""
+    """Return the elements of a JSON list as journal lines with right numbers and checks."""
     flat = re.sub(rb"\n\s*", b" ", text).strip().removeprefix(b"[").removesuffix(b"]")
-    lines = b""
+    lines, check = b"", b""
     for part in re.split(rb"(?<=}), (?={ ?\"event\")|(?<=}) ,", flat):
-        number, link = lines.count(b"\n") + 1, lines_link(lines)
-        body = b'{"n":%d,"after":"%b",' % (number, link) + part.strip().removeprefix(b"{")
-        lines += b"%08x " % zlib.crc32(body) + body + b"\n"
+        body = b'{"n":%d,' % (lines.count(b"\n") + 1)
+        body += part.strip().removeprefix(b"{").removesuffix(b"}")
+        check = sha256(check + body).hexdigest()[:16].encode()
+        lines += body + b',"check":"%b"}\n' % check
     return lines
-
-
-def lines_link(lines: bytes) -> bytes:
-    """Return the digest that the line after these has."""
-    return sha256(lines.splitlines()[-1]).hexdigest()[:16].encode() if lines else b""
 
 
 def notes(lines) -> st.SearchStrategy[bytes]:
@@ -89,7 +83,7 @@ def _empty_run(folder: Path) -> Path:
 
 
 def journals(folder: Path) -> Read:
-    """A journal: read, opened by a writer, and cut where it is damaged."""
+    """A journal: read, and opened by a writer."""
     path = _empty_run(folder) / JOURNAL
 
     def fold() -> list[Any]:
@@ -104,12 +98,6 @@ def journals(folder: Path) -> Read:
         path.write_bytes(data)
         told = value_or_error(fold)
         assert (value_or_error(write) is None) == (told is None)
-        cut = value_or_error(lambda: truncate(path))
-        if told is None and cut is not None:
-            assert value_or_error(write) is not None
-            kept = path.with_name(f"{JOURNAL}.damaged-1")
-            assert kept.read_bytes() == data
-            kept.unlink()
         return told
 
     return read_one
