@@ -1,8 +1,7 @@
 """A worker in a process of its own on this machine.
 
-The process comes from the library pebble, which can end it and reports how it ended. On Linux all
-workers are forked from one server process that has imported the libraries, so that a worker is
-ready, or replaced, in little time and shares their memory.
+On Linux all workers are forked from one server process that has imported the libraries, so that a
+worker is ready, or replaced, in little time and shares their memory.
 """
 
 from __future__ import annotations
@@ -13,29 +12,24 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from multiprocessing.connection import wait
-from typing import Any, TypeVar
+from multiprocessing.connection import Connection, wait
+from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
+from evomerge.errors import SearchError, one_line
+from evomerge.execute.pool import Host, LostWorkerError, Records
+from evomerge.execute.protocol import Job, RunJobs
 
-from evomerge.execute.protocol import Job, Result, RunJobs
-from evomerge.execute.remote import LostWorkerError
-from evomerge.execute.worker_process import Reply, WorkerProcess, unpack
-
-T = TypeVar("T")
+END = 3.0
+"""Seconds that a process has to end its own processes, until it is killed."""
 
 _ALONE = "PYTHONSAFEPATH"
 _ALONE_ALWAYS = _ALONE in os.environ  # set by the user
 
-_starting = threading.Lock()
-
 
 class ProcessWorker:
-    """A worker in a process of its own.
+    """A worker in a process of its own; see `evomerge.execute.pool.Worker`.
 
     Args:
         make: makes what runs the jobs, in the process; it must be picklable.
@@ -48,37 +42,54 @@ class ProcessWorker:
         self, make: Callable[[], RunJobs], preload: Sequence[str] = (), place: str = ""
     ) -> None:
         self._make, self._preload, self.place = make, tuple(preload), place
-        self._pool: ProcessPool | None = None
+        self._process: Any = None
+        self._pipe: Connection | None = None
 
-    def start(self) -> Future[str]:
+    def start(self) -> None:
         """Start a new process and make the worker in it; an old process is ended."""
         self.close()
-        with _no_modules_from_here():
-            self._pool = _pool(self._preload)
-            return _schedule(self._pool, _start, self._make, str)
+        context = _context(self._preload)
+        self._pipe, theirs = context.Pipe()
+        # No daemon: those may not start processes of their own, as vLLM does.
+        self._process = context.Process(target=_serve, args=(theirs, self._make))
+        with theirs, _no_modules_from_here():
+            self._process.start()
 
-    def run(self, job: Job) -> Future[Result]:
-        """Run a job; see `RemoteWorker`."""
-        assert self._pool is not None
+    def send(self, job: Job) -> None:
+        """Begin a job."""
+        assert self._pipe is not None
+        with suppress(OSError):  # the process has ended, which is the answer
+            self._pipe.send(job)
+
+    def signs(self) -> Sequence[Any]:
+        """Return the pipe, and what tells that the process has ended."""
+        return () if self._process is None else (self._pipe, self._process.sentinel)
+
+    def answer(self) -> tuple[Any, Records]:
+        """Return the next answer; see `Worker`."""
+        assert self._pipe is not None
         try:
-            return _schedule(self._pool, _run, job, unpack)
-        except RuntimeError:  # the pool has noticed that its process ended
-            lost: Future[Result] = Future()
-            lost.set_exception(LostWorkerError("it ended between two jobs"))
-            return lost
+            if not self._pipe.poll() and not self._process.is_alive():
+                raise EOFError
+            value, records = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise LostWorkerError(_how(self._process.exitcode)) from None
+        if isinstance(value, BaseException):
+            raise value
+        return value, records
 
     def close(self) -> None:
         """End the process."""
-        if self._pool is not None:
-            self._pool.stop()  # type: ignore[no-untyped-call]
-            self._pool.join()
-            self._pool = None
-
-
-def _pool(preload: tuple[str, ...]) -> ProcessPool:
-    """Return a pool of one process, which is started when the first call is scheduled."""
-    first = None if _ALONE_ALWAYS else _find_modules_as_always
-    return ProcessPool(max_workers=1, context=_context(preload), initializer=first)
+        if self._process is None:
+            return
+        self._process.terminate()
+        self._process.join(END)
+        self._process.kill()
+        self._process.join()
+        assert self._pipe is not None
+        self._pipe.close()
+        self._process = None
 
 
 @contextmanager
@@ -88,13 +99,12 @@ def _no_modules_from_here() -> Iterator[None]:
     `multiprocessing` starts a Python with `-c`, which takes modules of the working folder even for
     those of the standard library; a stranger's folder may have a `socket.py`.
     """
-    with _starting:
-        os.environ[_ALONE] = "1"
-        try:
-            yield
-        finally:
-            if not _ALONE_ALWAYS:
-                del os.environ[_ALONE]
+    os.environ[_ALONE] = "1"
+    try:
+        yield
+    finally:
+        if not _ALONE_ALWAYS:
+            del os.environ[_ALONE]
 
 
 @cache
@@ -107,29 +117,6 @@ def _context(preload: tuple[str, ...]) -> Any:
     return context
 
 
-def _schedule(
-    pool: ProcessPool,
-    function: Callable[[Any], Any],
-    argument: Any,
-    unpack: Callable[[Any], Any],
-) -> Future[Any]:
-    """Return a future of the unpacked result of a call, with this package's errors."""
-    answer: Future[Any] = Future()
-
-    def finish(done: Future[Any]) -> None:
-        try:
-            answer.set_result(unpack(done.result()))
-        except ProcessExpired as error:
-            answer.set_exception(LostWorkerError(_how(error.exitcode)))
-        except BrokenProcessPool:  # the process ended before it said that it has begun
-            answer.set_exception(LostWorkerError("just after it began"))
-        except BaseException as error:
-            answer.set_exception(error)
-
-    pool.schedule(function, (argument,)).add_done_callback(finish)
-    return answer
-
-
 def _how(code: int | None) -> str:
     """Return how a process ended, as text."""
     if code is not None and code < 0:
@@ -140,25 +127,34 @@ def _how(code: int | None) -> str:
 
 # What follows runs in the worker's process.
 
-_host: WorkerProcess | None = None
 
-
-def _find_modules_as_always() -> None:
-    """Let a Python that an objective starts look for modules where it stands."""
-    os.environ.pop(_ALONE, None)
-
-
-def _start(make: Callable[[], RunJobs]) -> str:
-    global _host
+def _serve(pipe: Connection, make: Callable[[], RunJobs]) -> None:
+    """Make the worker in this process, and answer jobs until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the search's, which ends its workers
+    signal.signal(signal.SIGTERM, _end)
+    if not _ALONE_ALWAYS:
+        os.environ.pop(_ALONE, None)  # a Python that an objective starts looks where it stands
     _end_with_parent()
-    _host = WorkerProcess(make)
-    return _host.processor
+    try:
+        host = Host(make)
+        pipe.send(host.ready())
+        while True:
+            pipe.send(host.run(pipe.recv()))
+    except (EOFError, BrokenPipeError):  # the search has ended
+        return
+    except BaseException as error:
+        answer: BaseException = error
+    try:
+        pipe.send((answer, []))
+    except Exception:  # it cannot be pickled
+        pipe.send((SearchError(f"{type(answer).__name__}: {one_line(answer)}"), []))
 
 
-def _run(job: Job) -> Reply:
-    if _host is None:  # this process was started in place of another
-        raise LostWorkerError("it ended between two jobs")
-    return _host.run(job)
+def _end(*_: object) -> None:
+    """End this process, and those that it has started."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    os._exit(1)
 
 
 def _end_with_parent() -> None:

@@ -1,7 +1,7 @@
 """A worker that is an actor of Ray, on this machine or on another one of a cluster.
 
 Ray places each actor where its resources are free. An actor is never restarted by Ray, and its
-calls are never repeated by Ray: which job runs again where is decided in `evomerge.execute.remote`,
+calls are never repeated by Ray: which job runs again where is decided in `evomerge.execute.pool`,
 so that lost attempts are counted.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from multiprocessing import Pipe
 from typing import Any
 
 import ray
@@ -18,9 +19,8 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from evomerge.compat.ray import is_machine_gone, not_importable, reason_of
 from evomerge.errors import one_line
+from evomerge.execute.pool import Host, LostMachineError, LostWorkerError, Records
 from evomerge.execute.protocol import Job, Result, RunJobs
-from evomerge.execute.remote import LostMachineError, LostWorkerError
-from evomerge.execute.worker_process import Reply, WorkerProcess, unpack
 
 DECISION = 60.0
 """Largest number of seconds until Ray has decided whether an actor is lost."""
@@ -30,25 +30,25 @@ class Actor:
     """What an actor holds: the host of a worker, in the actor's process."""
 
     def __init__(self) -> None:
-        self._host: WorkerProcess | None = None
+        self._host: Host | None = None
 
-    def start(self, make: Callable[[], RunJobs]) -> tuple[str, str]:
-        """Make the worker. Returns the address of the machine and the kind of its processor."""
-        self._host = WorkerProcess(make)
-        return str(ray.util.get_node_ip_address()), self._host.processor
+    def start(self, make: Callable[[], RunJobs]) -> tuple[str, tuple[str, Records]]:
+        """Make the worker. Returns the address of the machine, and the worker's first answer."""
+        self._host = Host(make)
+        return str(ray.util.get_node_ip_address()), self._host.ready()
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Return the result of a function in this process."""
         return function()
 
-    def run(self, job: Job) -> Reply:
+    def run(self, job: Job) -> tuple[Result, Records]:
         """Run a job."""
         assert self._host is not None
         return self._host.run(job)
 
 
 class RayWorker:
-    """A worker in an actor of its own. Ray must be connected.
+    """A worker in an actor of its own; see `evomerge.execute.pool.Worker`. Ray must be connected.
 
     Args:
         make: makes what runs the jobs, in the actor; it must be picklable.
@@ -62,21 +62,37 @@ class RayWorker:
     def __init__(self, make: Callable[[], RunJobs], resources: Mapping[str, float]) -> None:
         self._make, self._resources, self.place = make, resources, ""
         self._actor: Any = None
+        self._answer: Future[tuple[Any, Records]] | None = None
 
-    def start(self) -> Future[str]:
+    def start(self) -> None:
         """Place a new actor and make the worker in it; an old actor is ended."""
         self.close()
         self._actor = actor = new_actor(self._resources)
 
-        def take(started: tuple[str, str]) -> str:
-            self.place, processor = started
-            return processor
+        def take(started: tuple[str, tuple[str, Records]]) -> tuple[str, Records]:
+            self.place, answer = started
+            return answer
 
-        return _answer(actor, actor.start.remote(self._make), take)
+        self._expect(_answer(actor, actor.start.remote(self._make), take))
 
-    def run(self, job: Job) -> Future[Result]:
-        """Run a job; see `RemoteWorker`."""
-        return _answer(self._actor, self._actor.run.remote(job), unpack)
+    def send(self, job: Job) -> None:
+        """Begin a job."""
+        self._expect(_answer(self._actor, self._actor.run.remote(job), lambda found: found))
+
+    def _expect(self, answer: Future[tuple[Any, Records]]) -> None:
+        """Give a sign when there is an answer."""
+        self._answer, (self._sign, wake) = answer, Pipe(duplex=False)
+        answer.add_done_callback(lambda _: wake.close())
+
+    def signs(self) -> Sequence[Any]:
+        """Return what is ready when there is an answer."""
+        return () if self._answer is None else (self._sign,)
+
+    def answer(self) -> tuple[Any, Records]:
+        """Return the next answer; see `Worker`."""
+        assert self._answer is not None
+        answer, self._answer = self._answer, None
+        return answer.result()
 
     def close(self) -> None:
         """End the actor."""
@@ -93,13 +109,13 @@ def new_actor(resources: Mapping[str, float]) -> Any:
     return ray.remote(Actor).options(**options, max_restarts=0, max_task_retries=0).remote()
 
 
-def _answer(actor: Any, call: Any, unpack: Callable[[Any], Any]) -> Future[Any]:
-    """Return a future of the unpacked result of an actor's call, with this package's errors."""
+def _answer(actor: Any, call: Any, take: Callable[[Any], Any]) -> Future[Any]:
+    """Return a future of what `take` makes of a call's result, with this package's errors."""
     answer: Future[Any] = Future()
 
     def finish(done: Future[Any]) -> None:
         try:
-            answer.set_result(unpack(done.result()))
+            answer.set_result(take(done.result()))
         except RayTaskError as error:
             answer.set_exception(error.cause or error)
         except RayError as error:

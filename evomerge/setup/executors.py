@@ -20,8 +20,8 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.evaluation.inference.device import count_cores, processor, use_only
 from evomerge.execute.inline import one_by_one
+from evomerge.execute.pool import Pool, Worker
 from evomerge.execute.protocol import Executor, Job, Result, RunJobs
-from evomerge.execute.remote import RemoteExecutor, RemoteWorker
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
@@ -143,9 +143,9 @@ def worker_of_run(
 
 
 def _remote_executor(
-    config: SearchConfig, run: Path, attempts: Attempts, workers: Sequence[RemoteWorker]
+    config: SearchConfig, run: Path, attempts: Attempts, workers: Sequence[Worker]
 ) -> Executor:
-    return RemoteExecutor(
+    return Pool(
         workers,
         config.executor.timeout,
         lambda job: attempts.add(job.attempt),

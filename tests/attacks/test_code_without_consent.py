@@ -301,7 +301,8 @@ def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeyp
         "    return Pretend()()\n"
         "if __name__ == '__main__':\n"
         "    worker = ProcessWorker(make)\n"
-        "    worker.start().result()\n"
+        "    worker.start()\n"
+        "    worker.answer()\n"
         "    worker.close()\n"
         "    assert 'PYTHONSAFEPATH' not in os.environ\n"
     )

@@ -14,9 +14,9 @@ from executor_laws import Pretend, job_of
 from scripted import ScriptedExecutor, search, trajectory
 
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, SearchError
+from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Job, RunJobs
-from evomerge.execute.remote import RemoteExecutor
 from evomerge.execute.worker import Worker
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.run.history import outcome_fields
@@ -92,7 +92,7 @@ def hang() -> RunJobs:
 
 
 def test_a_candidate_that_hangs_in_c_ends_by_the_timeout() -> None:
-    executor = RemoteExecutor([ProcessWorker(hang, PRELOADED)], timeout=5.0)
+    executor = Pool([ProcessWorker(hang, PRELOADED)], timeout=5.0)
     executor.submit([job_of(0, 0), job_of(1, 1)])
     (first, late), (second, scored) = executor.next(), executor.next()
     executor.close()

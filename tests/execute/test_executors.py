@@ -19,9 +19,9 @@ from search_run import ended
 from evomerge.errors import DeviceError, SearchError
 from evomerge.evaluation.inference.device import processor
 from evomerge.execute.inline import InlineExecutor
+from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Job, RunJobs
-from evomerge.execute.remote import RemoteExecutor
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.executors import PRELOADED
 
@@ -33,9 +33,9 @@ def processes(
     count: int = 2,
     preload: Sequence[str] = PRELOADED,  # of the one server that all tests of this process have
     **options: object,
-) -> RemoteExecutor:
+) -> Pool:
     workers = [ProcessWorker(make, preload) for _ in range(count)]
-    return RemoteExecutor(workers, **options)  # type: ignore[arg-type]
+    return Pool(workers, **options)  # type: ignore[arg-type]
 
 
 def test_the_inline_executor_keeps_the_laws() -> None:
@@ -95,7 +95,6 @@ def test_a_worker_that_ends_between_two_jobs_is_replaced(tmp_path: Path) -> None
     process = psutil.Process(int((tmp_path / "0").read_text()))
     process.kill()
     process.wait(250)
-    time.sleep(0.5)  # until the pool has noticed
     executor.submit([job_of(1, 6)])
     assert executor.next()[1] == Pretend().outcome(job_of(1, 6))
     executor.close()
@@ -127,7 +126,7 @@ def test_workers_on_processors_of_several_kinds_are_told_of_once(
 ) -> None:
     makes = [Together(tmp_path, len(limits), limit) for limit in limits]
     workers = [ProcessWorker(make, PRELOADED) for make in makes]
-    executor = RemoteExecutor(workers, processor=processor())
+    executor = Pool(workers, processor=processor())
     executor.submit([job_of(number, number) for number in range(len(makes))])
     for _ in makes:
         executor.next()

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.thorough
 def server() -> None:
     """Start the server of processes as workers of searches need it: all tests here have one."""
     worker = ProcessWorker(Pretend(), PRELOADED)
-    worker.start().result()
+    worker.start()
+    worker.answer()
     worker.close()
 
 

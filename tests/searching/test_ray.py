@@ -26,9 +26,9 @@ from trusting import trust
 
 from evomerge.config.schema import parse
 from evomerge.errors import SearchError
+from evomerge.execute.pool import Pool
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.execute.ray import RayWorker
-from evomerge.execute.remote import RemoteExecutor
 from evomerge.run.activity import read_activity
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.cluster import connect
@@ -81,7 +81,7 @@ def cluster() -> Iterator[Cluster]:
 
 def test_actors_keep_the_laws_of_executors(cluster: Cluster) -> None:
     connect_to(cluster)
-    check_executor(lambda make: RemoteExecutor([RayWorker(make, {"CPU": 1}) for _ in range(2)]))
+    check_executor(lambda make: Pool([RayWorker(make, {"CPU": 1}) for _ in range(2)]))
 
 
 def connect_to(cluster: Cluster) -> None:
@@ -92,9 +92,7 @@ def connect_to(cluster: Cluster) -> None:
 
 def test_a_job_on_an_actor_that_takes_too_long_is_a_failure(cluster: Cluster) -> None:
     connect_to(cluster)
-    executor = RemoteExecutor(
-        [RayWorker(Pretend(hanging=frozenset((0,))), {"CPU": 1})], timeout=5.0
-    )
+    executor = Pool([RayWorker(Pretend(hanging=frozenset((0,))), {"CPU": 1})], timeout=5.0)
     executor.submit([job_of(0, 0), job_of(1, 1)])
     found = {job.id: outcome for job, outcome in (executor.next(), executor.next())}
     executor.close()
@@ -130,9 +128,7 @@ def test_a_machine_that_goes_does_not_count_against_a_job(cluster: Cluster, tmp_
     connect_to(cluster)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     machines = [cluster.add_node(num_cpus=1, resources={"own": 1})]
-    executor = RemoteExecutor(
-        [RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})], count_loss=never
-    )
+    executor = Pool([RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})], count_loss=never)
     job = job_of(0, 0)
     executor.submit([job])
     found: list[tuple[Job, Outcome]] = []
@@ -157,8 +153,9 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
 
     def message(worker: WorkerOfRun, versions: dict[str, str]) -> str:
         made = RayWorker(partial(on_machine, worker, {"CPU": 1}, versions), {"CPU": 1})
+        made.start()
         with pytest.raises(SearchError) as error:
-            made.start().result()
+            made.answer()
         made.close()
         return str(error.value)
 
@@ -264,7 +261,9 @@ from evomerge.execute.ray import RayWorker
 from evomerge.scores import Failure
 
 ray.init(sys.argv[1], log_to_driver=False)
-RayWorker(partial(Failure, "merge", "it"), {"bare": 1}).start().result()
+worker = RayWorker(partial(Failure, "merge", "it"), {"bare": 1})
+worker.start()
+worker.answer()
 """
 
 
