@@ -17,8 +17,6 @@ _END = """## Exit codes
 | 2 | wrong input: an option, a file, a folder; nothing was computed |
 | 130 | interrupted by Ctrl-C; `evomerge resume` goes on |
 | 143 | ended by SIGTERM, such as a job that is preempted; `evomerge resume` goes on |
-
-[Errors](errors.md) explains every message.
 """
 
 

@@ -10,7 +10,6 @@ from mkdocs.structure.pages import Page
 
 from scripts.site.catalogue import catalogue
 from scripts.site.commands import commands
-from scripts.site.errors import with_messages
 from scripts.site.places import PAGES, ROOT, with_links_in_site
 from scripts.site.python import extending, python
 from scripts.site.recipe import recipe
@@ -29,7 +28,7 @@ GENERATED: dict[str, Callable[[], str]] = {
 }
 """Page -> what writes it."""
 
-COPIED = ("CHANGELOG.md", "CONTRIBUTING.md")
+COPIED = ("CONTRIBUTING.md",)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -44,9 +43,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Add the messages to the page of errors, and lead links out of `docs/` to pages."""
+    """Lead links out of `docs/` to pages."""
     if page.file.generated_by:
         return markdown
-    if page.file.src_uri == "reference/errors.md":
-        markdown = with_messages(markdown)
     return with_links_in_site(markdown, f"docs/{page.file.src_uri}", page.file.src_uri)

@@ -10,7 +10,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PAGES = {
     "README.md": "index.md",
-    "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "configs": "reference/configs.md",
     "examples": "reference/examples.md",

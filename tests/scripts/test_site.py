@@ -1,7 +1,6 @@
 """The documentation site is complete, loads nothing from elsewhere, and says what the code says."""
 
 import re
-from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import get_args
@@ -11,23 +10,15 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 import evomerge
-from evomerge import zoo
 from evomerge.cli.commands import app
-from evomerge.config.schema import SearchConfig, load, parse
-from evomerge.errors import EvomergeError
-from evomerge.merging.methods import get_method
-from evomerge.models.references import open_parent
+from evomerge.config.schema import SearchConfig
 from evomerge.recipe import Recipe
 from scripts.site.catalogue import rows
-from scripts.site.errors import groups, homes
-from scripts.site.messages import Message, messages, unread_raises
 from scripts.site.places import ROOT, with_links_in_site
 from scripts.site.recipe import recipe
 
 pytestmark = pytest.mark.thorough
 
-ERRORS = (ROOT / "docs/reference/errors.md").read_text(encoding="utf-8")
-found_messages = cache(messages)
 OTHER_HOST = re.compile(r"(?:https?:)?//")
 
 
@@ -143,60 +134,6 @@ def test_every_file_of_configs_and_examples_has_an_anchor(reference):
         assert names <= reference[folder].ids
 
 
-def test_every_error_is_explained():
-    known = groups(ERRORS)
-    assert unread_raises() == []
-    unexplained = [item for item in found_messages() if len(homes(item, known)) != 1]
-    assert unexplained == []
-
-
-def test_every_line_of_a_group_is_about_a_message():
-    known = groups(ERRORS)
-    found = [(item, homes(item, known)) for item in found_messages()]
-    idle = [
-        (group.title, rule)
-        for group in known
-        for rule in group.rules
-        if not any(group in home and rule.covers(item) for item, home in found)
-    ]
-    assert idle == []
-    assert len({group.title for group in known}) == len(known)
-
-
-def test_a_message_of_a_new_module_belongs_to_no_group():
-    assert homes(Message("new/module.py", 1, "ConfigError", "Something new."), groups(ERRORS)) == []
-
-
-def is_listed(sentence: str) -> bool:
-    """Whether one of the messages is a sentence with something in its gaps."""
-    patterns = (re.split(r"<var>.*?</var>", item.text) for item in found_messages())
-    return any(
-        re.fullmatch(".*".join(map(re.escape, fixed)) + "( Did you mean .*)?", sentence)
-        for fixed in patterns
-        if sum(map(len, fixed)) > 10
-    )
-
-
-def test_the_errors_of_wrong_input_are_on_the_page(tmp_path):
-    (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")
-    calls = [
-        lambda: load(tmp_path / "none.yaml"),
-        lambda: load(tmp_path / "twice.yaml"),
-        lambda: parse([], "search.yaml"),
-        lambda: Recipe.from_dict({"hots": "zoo:maths"}),
-        lambda: get_method("liner"),
-        lambda: evomerge.Run(tmp_path / "none"),
-        lambda: zoo.path("math"),
-        lambda: open_parent("./none", tmp_path),
-    ]
-    for call in calls:
-        with pytest.raises(EvomergeError) as caught:
-            call()
-        sentence = re.sub(r"^.*, line \d+: (.*)\.$", r"\1", str(caught.value))
-        assert is_listed(sentence), sentence
-    assert not is_listed("The merge could not be done for a reason that nobody knows.")
-
-
 @pytest.mark.parametrize(
     ("link", "source", "target", "found"),
     [
@@ -205,7 +142,6 @@ def test_the_errors_of_wrong_input_are_on_the_page(tmp_path):
         ("../../CONTRIBUTING.md#rules", "docs/how-to/own-task.md", "how-to/own-task.md",
          "../contributing.md#rules"),
         ("../examples", "docs/scaling.md", "scaling.md", "reference/examples.md"),
-        ("docs/methods.md#bits", "CHANGELOG.md", "changelog.md", "methods.md#bits"),
         ("recipes.md", "docs/methods.md", "methods.md", "recipes.md"),
         ("https://arxiv.org/abs/2403.13187", "README.md", "index.md",
          "https://arxiv.org/abs/2403.13187"),
