@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         extract,
         merge,
         merge_adapter,
-        moe,
         transplant,
     )
     from evomerge.api.run import (
@@ -54,7 +53,6 @@ _PLACES = {
     "extract": "evomerge.api.models",
     "merge": "evomerge.api.models",
     "merge_adapter": "evomerge.api.models",
-    "moe": "evomerge.api.models",
     "plot_front": "evomerge.api.run",
     "plot_genes": "evomerge.api.run",
     "plot_history": "evomerge.api.run",
@@ -81,7 +79,6 @@ __all__ = [
     "extract",
     "merge",
     "merge_adapter",
-    "moe",
     "plot_front",
     "plot_genes",
     "plot_history",

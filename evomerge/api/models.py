@@ -100,42 +100,6 @@ def merge_adapter(
     return written
 
 
-def moe(
-    file: str | PathLike[str],
-    out: str | PathLike[str],
-    *,
-    seed: int = 0,
-    shard_size: str = "5GB",
-    allow_pickle: bool = False,
-) -> Path:
-    """Write a mixture of experts made from dense models, without training.
-
-    It is a Mixtral (of llama or mistral models), a Qwen2-MoE (of qwen2, llama or mistral models,
-    with one shared expert) or a Qwen3-MoE (of qwen3 models), which transformers loads as it is.
-
-    Args:
-        file: path of a file of mergekit-moe.
-        out: folder to create; it must not exist.
-        seed: of random routers and of noise, from 0.
-        shard_size: largest size of a weight file.
-        allow_pickle: accept models with pickled weights.
-
-    Returns:
-        the folder.
-
-    Raises:
-        InputError: the file or a model is wrong, models do not fit each other or the mixture, or
-            `out` exists.
-    """
-    from evomerge.export.mixture import write_mixture
-
-    source, target = path_of(file, "file"), path_of(out, "out")
-    notes = write_mixture(source, target, seed, shard_size, allow_pickle=allow_pickle)
-    for note in notes:
-        warnings.warn(note, stacklevel=2)
-    return target
-
-
 def extract(
     base: str | PathLike[str],
     model: str | PathLike[str],

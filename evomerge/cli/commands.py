@@ -8,6 +8,12 @@ import typer
 
 from evomerge.cli import answers, catalogue, files, models, parents, runs, sweeps
 
+GONE = {
+    "moe": "evomerge makes no mixtures of experts; `mergekit-moe FILE DIR` does, also of models "
+    "that `evomerge export` and `evomerge merge` write.",
+}
+"""A command or an option that people look for here -> what does its work."""
+
 app = typer.Typer(
     name="evomerge",
     help="Search for the best merge of language models; resume it any time; export the winner.",
@@ -42,7 +48,7 @@ def options(
 for command in (
     *(files.init, files.validate, parents.compare, runs.search, runs.resume, runs.stop),
     *(sweeps.sweep, answers.status, answers.results),
-    *(models.export, models.evaluate, models.merge, models.moe),
+    *(models.export, models.evaluate, models.merge),
     *(models.extract, models.transplant),
     *(answers.report, answers.dashboard, models.push, files.convert, files.schema),
 ):

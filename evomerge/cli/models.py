@@ -1,4 +1,4 @@
-"""The commands about single models: export, evaluate, merge, moe, extract, transplant, push."""
+"""The commands about single models: export, evaluate, merge, extract, transplant, push."""
 
 from __future__ import annotations
 
@@ -142,23 +142,6 @@ def merge(
         return
     notes = merge_recipe(recipe, out, memory, shard_size, **allowed)
     terminal.warn(notes)
-    terminal.say(f"wrote {out}")
-
-
-def moe(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE.yaml", help="base, experts, routers, as for mergekit-moe"),
-    ],
-    out: OutOption,
-    seed: Annotated[int, typer.Option(min=0, help="seed of random routers and of noise")] = 0,
-    shard_size: ShardSizeOption = "5GB",
-    allow_pickle: AllowPickleOption = False,
-) -> None:
-    """Make a mixture of experts from dense models (llama, mistral, qwen2, qwen3)."""
-    from evomerge.export.mixture import write_mixture
-
-    terminal.warn(write_mixture(file, out, seed, shard_size, allow_pickle=allow_pickle))
     terminal.say(f"wrote {out}")
 
 

@@ -36,7 +36,7 @@ def _check_kind(data: Mapping[str, Any], path: Path) -> None:
         return
     quoted = shlex.quote(str(path))
     merge = f"`evomerge merge {quoted} --out DIR` builds its model"
-    mixture = f"`evomerge moe {quoted} --out DIR` makes its mixture of experts, a parent"
+    mixture = f"`mergekit-moe {quoted} DIR` makes its mixture of experts, a parent"
     start = "`evomerge init` writes a search file to start from"
     convert = f"`evomerge convert {quoted}` prints it as a search file"
     for kind, keys, fix in (

@@ -66,8 +66,8 @@ def read_recipe_file(
         )
     if "experts" in data:
         raise RecipeError(
-            f"{file} is a file of mergekit-moe; `evomerge moe {quoted} --out DIR` makes its "
-            "mixture of experts."
+            f"{file} is a file of mergekit-moe; `mergekit-moe {quoted} DIR` makes its mixture of "
+            "experts."
         )
 
     def truncated(recipe: Recipe) -> Recipe:

@@ -7,13 +7,12 @@ What is already there is kept.
 
 from __future__ import annotations
 
-from scripts.real import encoders, experts, mixtures, seeing, tasks
+from scripts.real import encoders, experts, seeing, tasks
 
 
 def prepare() -> None:
     """Fetch the base models, train all experts, and write all tasks, pictures and rows."""
     experts.main([])
-    mixtures.main()
     tasks.write()
     encoders.prepare()
     seeing.prepare()

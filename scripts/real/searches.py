@@ -47,7 +47,6 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "adapter": ("search", "gradients"),
     "three": ("search", "gradients"),
     "all": ("gradients",),
-    "mixture": ("search",),
     "gemma": ("search", "gradients"),
     "qwen": ("search",),
     "encoders": ("search", "random search"),

@@ -281,10 +281,9 @@ def test_a_file_in_the_place_of_another_thing(tmp_path):
     moe = tmp_path / "moe.yml"
     moe.write_text("base_model: zoo:base\nexperts: []\n")
     said = evomerge("merge", moe, "--out", tmp_path / "model", code=2).stderr
-    assert "is a file of mergekit-moe; `evomerge moe " in said
-    for name in ("merge", "moe"):
-        said = evomerge(name, tmp_path / "no.yaml", "--out", tmp_path / "model", code=2).stderr
-        assert "no.yaml does not exist; give the path of a file" in said
+    assert "is a file of mergekit-moe; `mergekit-moe " in said
+    said = evomerge("merge", tmp_path / "no.yaml", "--out", tmp_path / "model", code=2).stderr
+    assert "no.yaml does not exist; give the path of a file" in said
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "journal.jsonl").touch()
     with pytest.raises(EvomergeError, match=r"is the folder of a run; name its winner as `run:"):
@@ -295,7 +294,7 @@ def test_a_file_in_the_place_of_another_thing(tmp_path):
     ("content", "said"),
     [
         ({"merge_method": "linear", "models": []}, "is a mergekit file, .*`evomerge merge .*--out"),
-        ({"base_model": "a", "experts": []}, "of mergekit-moe, .*`evomerge moe .*--out"),
+        ({"base_model": "a", "experts": []}, "of mergekit-moe, .*`mergekit-moe "),
         ({"genome": {"models": []}, "tasks": []}, "of mergekit-evolve, .*`evomerge convert "),
         ({"pop_size": 4, "n_iter": 2, "tasks": []}, "of mergenetic, .*`evomerge convert "),
         ({"host": "zoo:base", "layers": {}}, "is a recipe, .*`evomerge merge "),

@@ -82,7 +82,7 @@ def test_a_mergenetic_config_is_searched_without_changes(tmp_path):
         ("tasks: []", "`genome` is missing"),
         ("genom: {}", "has the keys `genome` and `tasks`"),
         ("{merge_method: linear, models: []}", "is a mergekit file.*`evomerge merge"),
-        ("{base_model: a, experts: []}", "is a file of mergekit-moe.*`evomerge moe"),
+        ("{base_model: a, experts: []}", "is a file of mergekit-moe.*`mergekit-moe"),
         ("{parents: [a], objectives: []}", "already a search file"),
         (yaml.safe_dump(config(merge_method="tie")), "Did you mean 'ties'"),
         (yaml.safe_dump(config(layer_granularity=5)), "`genome.layer_granularity` is 5"),

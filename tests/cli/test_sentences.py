@@ -81,6 +81,10 @@ def test_every_suggested_command_quotes_what_is_filled_in():
     ("arguments", "sentence"),
     [
         (["serch"], "No such command 'serch'. Did you mean 'search'?"),
+        (
+            ["moe", "x.yaml", "--out", "x"],
+            "of models that `evomerge export` and `evomerge merge` write.",
+        ),
         (["status"], "Missing argument 'DIR'; `evomerge status --help` says what is allowed."),
         (["status", "x", "--wach"], "`evomerge status --help` says what is allowed."),
         (["status", "x", "y"], "`evomerge status --help` says what is allowed."),

@@ -82,10 +82,6 @@ SHOWCASE = {
         ("base", "spanish", "sums", "json", "backwards", "spanish-transplanted"),
         Model("llama", layers=30, tied=True),
     ),
-    **dict.fromkeys(
-        ("mixture-base", "mixture-spanish", "mixture-sums"),
-        Model("mixtral", layers=30, tied=True),
-    ),
     **dict.fromkeys(("gemma", "gemma-spanish", "gemma-sums"), Model("gemma3", layers=18)),
     **dict.fromkeys(("qwen", "qwen-json", "qwen-backwards"), Model("qwen2", layers=24, tied=True)),
 }

@@ -46,7 +46,7 @@ def convert(text: str, source: str, lookup: ModelFiles) -> Conversion:
     elif "experts" in data:
         found = (
             "it is a file of mergekit-moe, which needs no conversion; "
-            "`evomerge moe FILE --out DIR` reads it as it is."
+            "`mergekit-moe FILE DIR` reads it as it is."
         )
     elif "objectives" in data or "stages" in data:
         found = "it is already a search file; check it with `evomerge validate`."

@@ -67,11 +67,6 @@ def _merge(data: Any, text: str, path: Path, shown: bool) -> None:
         page_commands.evomerge(["merge", str(path), "--out", f"{path}.model"])
 
 
-def _mixture(data: Any, text: str, path: Path, shown: bool) -> None:
-    path.write_text(text)
-    page_commands.evomerge(["moe", str(path), "--out", f"{path}.model"])
-
-
 def _part_of_a_mergekit_file(data: Any, text: str, path: Path, shown: bool) -> None:
     whole = yaml.safe_load(path.read_text()) if path.exists() else MERGE
     _read_without_doubts(yaml.safe_dump(merged(whole, data)))
@@ -141,7 +136,6 @@ KINDS: list[
         lambda data: "merge_method" in data or "slices" in data or "modules" in data,
         _merge,
     ),
-    ("a file of mergekit-moe", lambda data: "experts" in data, _mixture),
     (
         "a part of a mergekit file",
         lambda data: {*data} <= {"models", "parameters", "tokenizer", "tokenizer_source", "dtype"},

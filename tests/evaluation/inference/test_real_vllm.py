@@ -6,26 +6,22 @@ import json
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
-import tiny
 import torch
-import yaml
 from search_run import events_of, evomerge, evomerge_json, kill_when, write_search
 from tiny import load
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evomerge.api.models import moe
 from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.fingerprint import digest_of
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.vllm import VllmEngine
-from evomerge.evaluation.inference.vllm_start import _cpu_options, _shielded, installed_vllm
+from evomerge.evaluation.inference.vllm_start import installed_vllm
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
@@ -82,34 +78,6 @@ def logprobs_by_vllm(engine: VllmEngine, text: list[int]) -> torch.Tensor:
     (output,) = engine._llm.generate([{"prompt_token_ids": text}], options, use_tqdm=False)
     known = zip(text[1:], output.prompt_logprobs[1:], strict=True)
     return torch.tensor([float(entries[token].logprob) for token, entries in known])
-
-
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
-def test_a_mixture_of_experts_answers_as_with_transformers(
-    kind: str, tokenizer: Any, tmp_path: Path
-) -> None:
-    """Of dense models; the three kinds become Mixtral, Qwen2-MoE and Qwen3-MoE.
-
-    These tests come first: a mixture needs process groups that an engine of a dense model does not
-    make, and vLLM ends the groups of all engines when one is collected.
-    """
-    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 4}
-    sizes |= {"num_key_value_heads": 2, "head_dim": 32}
-    dense = [
-        {"source_model": str(tiny.make(tmp_path / f"{i}", kind, seed=i, **sizes))} for i in range(3)
-    ]
-    data = {"base_model": str(tmp_path / "0"), "gate_mode": "random", "experts": dense}
-    shared = {"shared_experts": [{**dense[1], "residual_scale": 0.3}]} if kind == "qwen2" else {}
-    (tmp_path / "mixture.yaml").write_text(yaml.safe_dump({**data, **shared}))
-    model = load(moe(tmp_path / "mixture.yaml", tmp_path / "out")).eval()
-    with _shielded():
-        from vllm import LLM
-
-        llm = LLM(str(tmp_path / "out"), dtype="float32", seed=0, **_cpu_options(model))
-    loaded = SimpleNamespace(_llm=llm)
-    text = [token % 40 for token in TEXT]
-    by_torch = logprobs_by_torch(model, text)
-    torch.testing.assert_close(logprobs_by_vllm(loaded, text), by_torch, atol=1e-4, rtol=0)
 
 
 def test_each_model_answers_with_its_own_weights(engine: VllmEngine) -> None:

@@ -1,1 +1,0 @@
-"""Mixtures of experts made of dense models: their shapes, their routers, their checkpoints."""
