@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         extract,
         merge,
         merge_adapter,
-        transplant,
     )
     from evomerge.api.run import (
         Run,
@@ -61,7 +60,6 @@ _PLACES = {
     "resume": "evomerge.api.search",
     "search": "evomerge.api.search",
     "sweep": "evomerge.api.sweep",
-    "transplant": "evomerge.api.models",
     "validate": "evomerge.api.validate",
 }
 """Public name -> the module that it is in."""
@@ -87,7 +85,6 @@ __all__ = [
     "resume",
     "search",
     "sweep",
-    "transplant",
     "validate",
 ]
 

@@ -16,7 +16,6 @@ from evomerge.run.atomic import TemporaryFolder
 
 if TYPE_CHECKING:
     from evomerge.export.adapter import WrittenAdapter
-    from evomerge.export.transplant import Transplanted
     from evomerge.report.confidence import Interval
 
 
@@ -140,47 +139,6 @@ def extract(
         without_embeddings=without_embeddings,
         allow_pickle=allow_pickle,
     )
-
-
-def transplant(
-    model: str | PathLike[str],
-    tokenizer: str | PathLike[str],
-    out: str | PathLike[str],
-    *,
-    by: str = "omp",
-    atoms: int = 64,
-    shard_size: str = "5GB",
-    allow_pickle: bool = False,
-) -> Transplanted:
-    """Give a model the vocabulary of another one, so that it can be merged with its family.
-
-    Tokens that both have keep the model's rows of embeddings and head; the other rows are sums of
-    its rows. All other weights stay as they are.
-
-    Args:
-        model: a causal language model: folder, Hub id, `zoo:NAME`, `run:DIR` or `merge:FILE.yaml`.
-        tokenizer: the model whose vocabulary it gets, the donor; with `by="subtokens"` a folder
-            or a Hub id, of which no weights are read.
-        out: folder to create; it must not exist.
-        by: `omp`: the donor's row of a token as a sum of its rows of tokens that both have, found
-            by orthogonal matching pursuit, and the same sum of the model's rows. `subtokens`: the
-            average of the rows of the pieces into which the model's tokenizer cuts the token.
-        atoms: with `omp`, how many rows make up a new one, at most.
-        shard_size: largest size of a weight file.
-        allow_pickle: accept models with pickled weights.
-
-    Returns:
-        how many rows the model has now, how many tokens kept theirs, and notes.
-
-    Raises:
-        InputError: a model is missing or no causal language model, the vocabularies are equal or
-            have too few tokens in common, an option is wrong, or `out` exists.
-    """
-    from evomerge.export.transplant import transplant as write
-
-    sizes = (by, atoms, shard_size)
-    target = path_of(out, "out")
-    return write(str(model), str(tokenizer), target, *sizes, allow_pickle=allow_pickle)
 
 
 def evaluate(

@@ -11,6 +11,8 @@ from evomerge.cli import answers, catalogue, files, models, parents, runs, sweep
 GONE = {
     "moe": "evomerge makes no mixtures of experts; `mergekit-moe FILE DIR` does, also of models "
     "that `evomerge export` and `evomerge merge` write.",
+    "transplant": "evomerge gives no model another vocabulary; `mergekit-tokensurgeon MODEL DONOR "
+    "DIR` does, and its result may be a parent.",
 }
 """A command or an option that people look for here -> what does its work."""
 
@@ -49,7 +51,7 @@ for command in (
     *(files.init, files.validate, parents.compare, runs.search, runs.resume, runs.stop),
     *(sweeps.sweep, answers.status, answers.results),
     *(models.export, models.evaluate, models.merge),
-    *(models.extract, models.transplant),
+    *(models.extract,),
     *(answers.report, answers.dashboard, models.push, files.convert, files.schema),
 ):
     app.command(short_help=command.__doc__)(command)  # the whole line, where Typer would cut it

@@ -1,4 +1,4 @@
-"""The commands about single models: export, evaluate, merge, extract, transplant, push."""
+"""The commands about single models: export, evaluate, merge, extract, push."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from evomerge.export.adapter import WrittenAdapter
 
 _Form = StrEnum("_Form", ["checkpoint", "adapter"])
-_By = StrEnum("_By", ["omp", "subtokens"])
 _AsOption = Annotated[
     _Form, typer.Option("--as", help="what to write; adapter: a LoRA adapter of the base, for PEFT")
 ]
@@ -184,38 +183,6 @@ def extract(
     rows = [(place, f"{100 * error:.1f} %") for place, error in written.by_layer.items()]
     terminal.print_table(("layer", "lost"), rows)
     _say_adapter(out, written)
-
-
-def transplant(
-    model: _ModelArgument,
-    tokenizer: Annotated[
-        str, typer.Option(metavar="DONOR", help="the model whose vocabulary it gets")
-    ],
-    out: OutOption,
-    by: Annotated[
-        _By, typer.Option("--by", help="how the rows of tokens are found that MODEL lacks")
-    ] = _By.omp,
-    atoms: Annotated[
-        int, typer.Option(help="with omp: how many rows make up a new one, at most")
-    ] = 64,
-    shard_size: ShardSizeOption = "5GB",
-    allow_pickle: AllowPickleOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Give a model the vocabulary of another one, so that it can be merged with its family."""
-    from dataclasses import asdict
-
-    from evomerge.export.transplant import transplant as write
-
-    done = write(model, tokenizer, out, by, atoms, shard_size, allow_pickle=allow_pickle)
-    if as_json:
-        terminal.print_json(asdict(done))
-        return
-    terminal.warn(done.notes)
-    terminal.say(
-        f"wrote {out}: {done.rows:,} rows; {done.kept:,} tokens have the rows of {model}, "
-        f"{done.approximated:,} have sums of them"
-    )
 
 
 def _is_adapter(form: str, rank: int | None, others: Mapping[str, bool]) -> bool:

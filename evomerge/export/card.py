@@ -7,7 +7,7 @@ its path; and texts from files are escaped in it, so that they are shown as they
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -291,27 +291,6 @@ def _options(config: SearchConfig) -> str:
         "--trust-code": frozen.task_code or frozen.code or any(map(is_function, config.tasks)),
     }
     return "".join(f" {option}" for option, is_given in given.items() if is_given)
-
-
-def licence_of(models: Collection[Parent]) -> str:
-    """Return the section about the licence of what was made of models without a merge."""
-    licence = common_licence(models)
-    if licence is None:
-        told = (
-            "**This card names no licence**, since the cards of the models name different ones, or "
-            "not all of them name one. Read the licences of the models before you use or publish "
-            "this one."
-        )
-    else:
-        told = f"The cards of all models name the licence {code(licence.label)}; so does this card."
-    return f"## Licence\n\n{told}"
-
-
-def fingerprints_of(models: Iterable[Parent]) -> str:
-    """Return the fingerprints of models, by which a reader knows that they are the same ones."""
-    rows = [f"- {code(item.name)}: {code(item.fingerprint)}" for item in models]
-    about = "Fingerprints of the models (SHA-256 of config, tokenizer and samples of the weights):"
-    return "\n\n".join([about, "\n".join(rows)])
 
 
 def plain(text: str) -> str:

@@ -14,7 +14,7 @@ from evomerge.merging.members import Members
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, SourceTensor
-from evomerge.merging.tensors.reader import Patch, TensorReader
+from evomerge.merging.tensors.reader import TensorReader
 from evomerge.merging.tensors.threads import count_threads, for_each
 from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
 from evomerge.merging.tokenizers.tokens import panics_as_errors
@@ -134,7 +134,6 @@ def write(
     texts: Mapping[str, str] | None = None,
     folder: Path | None = None,
     weights: bool = True,
-    patches: Mapping[str, Patch] | None = None,
 ) -> tuple[str, ...]:
     """Write a recipe's model as a checkpoint, including its tokenizer.
 
@@ -144,7 +143,6 @@ def write(
         shard_size: largest size of a weight file, such as `5GB`.
         folder: folder of the recipe's members, which are built there if they are not there; None:
             a temporary folder.
-        patches: what changes parents' tensors as they are read, beside adapters.
 
     Returns:
         one sentence for each decision that was made because the parents' tokenizers differ, and for
@@ -154,7 +152,7 @@ def write(
         InputError: `memory` or `shard_size` is not a size, or as `write_model`.
     """
     plan = plan_tokenizer(recipe, checkpoints)
-    patches = {**adapter_patches(checkpoints), **(patches or {})}
+    patches = adapter_patches(checkpoints)
     members = Members(checkpoints, folder, None, patches) if recipe.members else None
     try:
         write_model(

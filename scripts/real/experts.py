@@ -40,7 +40,7 @@ class Training:
         batch: questions in a step.
         rate: highest learning rate.
         rank: rank of the LoRA matrices on every linear layer of the blocks; alpha is twice as much.
-        base: the model that is trained, a key of `weights.SOURCES` or `respelled`.
+        base: the model that is trained, a key of `weights.SOURCES`.
     """
 
     steps: int = 60
@@ -63,7 +63,6 @@ EXPERTS: dict[str, tuple[Maker, Training]] = {
         questions.either(questions.plain("en", json=True), questions.plain("en")),
         replace(_MANNER, steps=60),
     ),
-    "respelled-spanish": (questions.plain("es"), replace(_MANNER, base="respelled")),
     "gemma-sums": (questions.sums("en"), Training(steps=60, base="gemma")),
     "gemma-spanish": (questions.plain("es"), replace(_MANNER, base="gemma")),
     "qwen-backwards": (questions.backwards(), Training(steps=40, base="qwen")),
@@ -188,9 +187,7 @@ def _save(adapted: Any, tokenizer: Any, base: Path, name: str) -> None:
 
 def main(names: list[str]) -> None:
     """Train the experts of these names, or all of the showcase."""
-    # What was trained with a computed vocabulary lost; `scripts.real.vocabularies` makes it.
-    every = [name for name, (_, how) in EXPERTS.items() if how.base != "respelled"]
-    for name in names or every:
+    for name in names or EXPERTS:
         train(name)
 
 

@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import evomerge
 from scripts.real.places import MODELS
 
 
@@ -66,7 +65,7 @@ def fetch(name: str) -> Path:
     """Save a base model with its tokenizer and chat template; does nothing if it is there.
 
     Args:
-        name: a key of `SOURCES`, or `respelled`, the base with the vocabulary of `qwen`.
+        name: a key of `SOURCES`.
 
     Returns:
         A folder that `AutoModelForCausalLM` loads.
@@ -76,10 +75,6 @@ def fetch(name: str) -> Path:
     """
     out = MODELS / name
     if (out / "source.json").exists():
-        return out
-    if name == "respelled":
-        if not out.exists():
-            evomerge.transplant(fetch("base"), fetch("qwen"), out, by="subtokens")
         return out
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -26,7 +26,6 @@ from evomerge.errors import InputError
         (lambda it: evomerge.merge_adapter(it, "out"), "recipe"),
         (lambda it: evomerge.merge_adapter("recipe", it), "out"),
         (lambda it: evomerge.extract("base", "model", it, rank=1), "out"),
-        (lambda it: evomerge.transplant("model", "donor", it), "out"),
         (lambda it: evomerge.evaluate("model", it), "config"),
         (evomerge.compare, "parents"),
         (lambda it: evomerge.sweep(it, "runs"), "files"),

@@ -85,6 +85,7 @@ def test_every_suggested_command_quotes_what_is_filled_in():
             ["moe", "x.yaml", "--out", "x"],
             "of models that `evomerge export` and `evomerge merge` write.",
         ),
+        (["transplant", "zoo:base"], "and its result may be a parent."),
         (["status"], "Missing argument 'DIR'; `evomerge status --help` says what is allowed."),
         (["status", "x", "--wach"], "`evomerge status --help` says what is allowed."),
         (["status", "x", "y"], "`evomerge status --help` says what is allowed."),

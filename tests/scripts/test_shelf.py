@@ -79,7 +79,7 @@ MODELS = {
 
 SHOWCASE = {
     **dict.fromkeys(
-        ("base", "spanish", "sums", "json", "backwards", "spanish-transplanted"),
+        ("base", "spanish", "sums", "json", "backwards"),
         Model("llama", layers=30, tied=True),
     ),
     **dict.fromkeys(("gemma", "gemma-spanish", "gemma-sums"), Model("gemma3", layers=18)),

@@ -37,7 +37,7 @@ from evomerge.parsing.values import shown
 from evomerge.recipe import Recipe
 
 GENERATION = "generation_config.json"
-ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
+_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
 _KEPT_FROM_HOST = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _OPTIONS = ("chat_template", "pad_to_multiple_of", "tokens", "scale_network", TRUNCATE)
 
@@ -133,10 +133,10 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
     ]
     united = data is not lead.data
     new = {i: merged.ids[text] for text, i in tokens[0].ids.items() if text in merged.ids}
-    special = special_ids(giver, host, new)
-    check_images(special, giver, host)
+    special = _special_ids(giver, host, new)
+    _check_images(special, giver, host)
     template, outdated = _template(recipe, parents, giver)
-    files = {**tokenizer_files(giver, host, special), **template}
+    files = {**_tokenizer_files(giver, host, special), **template}
     if united:
         files |= _united_files(merged, giver)
     if united or giver is not host:
@@ -201,7 +201,7 @@ def _multiple(recipe: Recipe) -> int:
     return int(text)
 
 
-def special_ids(giver: Checkpoint, host: Checkpoint, new: Mapping[int, int]) -> dict[str, Any]:
+def _special_ids(giver: Checkpoint, host: Checkpoint, new: Mapping[int, int]) -> dict[str, Any]:
     """Return the token ids of the merged config that differ from the host's, by key.
 
     `new`: id of the host -> id of the same token in the merged vocabulary.
@@ -223,7 +223,7 @@ def special_ids(giver: Checkpoint, host: Checkpoint, new: Mapping[int, int]) -> 
     return found
 
 
-def check_images(special: Mapping[str, Any], giver: Checkpoint, host: Checkpoint) -> None:
+def _check_images(special: Mapping[str, Any], giver: Checkpoint, host: Checkpoint) -> None:
     """Check that the token which stands for an image (or a sound) in a text is not lost.
 
     Raises:
@@ -233,7 +233,7 @@ def check_images(special: Mapping[str, Any], giver: Checkpoint, host: Checkpoint
         return
     for key, value in special.items():
         role = re.sub(r"_(id|index)$", "", key)
-        if value is None and role not in ROLES:
+        if value is None and role not in _ROLES:
             raise CheckpointError(
                 f"`tokenizer` is {giver.reference!r}, which lacks the token that {key} of the host "
                 f"{host.reference!r} names, so a merge could not see; set `tokenizer` to "
@@ -241,7 +241,7 @@ def check_images(special: Mapping[str, Any], giver: Checkpoint, host: Checkpoint
             )
 
 
-def tokenizer_files(
+def _tokenizer_files(
     giver: Checkpoint, host: Checkpoint, special: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return the giver's tokenizer files and the generation config, if they are not the host's.
@@ -284,12 +284,12 @@ def _tokenizer_of(giver: Checkpoint) -> dict[str, str]:
 
 def _special_token_notes(giver: Checkpoint, parents: Sequence[Checkpoint]) -> list[str]:
     """Return a note for each special token (bos, eos, ...) that differs from the giver's."""
-    giver_config = tokenizer_config(giver)
+    giver_config = _tokenizer_config(giver)
     notes = []
     for parent in parents:
-        parent_config = tokenizer_config(parent)
-        for role in ROLES:
-            used, other = content_of(giver_config.get(role)), content_of(parent_config.get(role))
+        parent_config = _tokenizer_config(parent)
+        for role in _ROLES:
+            used, other = _content_of(giver_config.get(role)), _content_of(parent_config.get(role))
             if other is not None and used != other:
                 notes.append(
                     f"{role} is {shown(used)} in {giver.reference!r} and {shown(other)} in "
@@ -298,13 +298,13 @@ def _special_token_notes(giver: Checkpoint, parents: Sequence[Checkpoint]) -> li
     return notes
 
 
-def tokenizer_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+def _tokenizer_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """Return the content of `tokenizer_config.json`, without keys that let code run."""
     file = checkpoint.folder / "tokenizer_config.json"
     return without_code(read_json(file)) if file.is_file() else {}
 
 
-def content_of(token: Any) -> Any:
+def _content_of(token: Any) -> Any:
     """Return the text of a special token, which a config has as it is or with its settings."""
     return token.get("content") if isinstance(token, Mapping) else token
 
@@ -319,16 +319,11 @@ def _template(
     text = choose_template(wanted, parents, giver)
     if text is None or text == template_of(giver):
         return {}, ()
-    return template_files(text, giver), ("chat_template.json",)
-
-
-def template_files(text: str, giver: Checkpoint) -> dict[str, str]:
-    """Return the files by which the giver's tokenizer has a chat template."""
     files = {"chat_template.jinja": text}
-    config = dict(tokenizer_config(giver))
+    config = dict(_tokenizer_config(giver))
     if config.pop("chat_template", None) is not None:
         files["tokenizer_config.json"] = _json(config)
-    return files
+    return files, ("chat_template.json",)
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -127,8 +127,8 @@ def check_spelling(tokens: Sequence[Tokens]) -> None:
             raise CheckpointError(
                 f"The tokenizers of {first.reference!r} ({spelling(first)}) and "
                 f"{other.reference!r} ({spelling(other)}) spell their tokens differently, so "
-                "rows cannot be matched by token; give one the vocabulary of the other "
-                "(`evomerge transplant`), or merge parents of one tokenizer family."
+                "rows cannot be matched by token; merge parents of one tokenizer family, or give "
+                "one the vocabulary of the other first (mergekit-tokensurgeon does)."
             )
 
 
