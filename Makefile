@@ -73,8 +73,7 @@ test-weakest: $(BIN)/.tested
 
 # vLLM needs its own versions of torch and transformers, so it has an environment of its own.
 test-vllm: .venv-vllm/.installed
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/evaluation/inference/test_real_vllm.py \
-		tests/export/test_adapter.py::test_vllm_answers_with_an_adapter_as_peft_does
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/evaluation/inference/test_real_vllm.py
 
 .venv-vllm/.installed: pyproject.toml scripts/vllm_environment.sh
 	PYTHON=$(PYTHON) scripts/vllm_environment.sh .venv-vllm

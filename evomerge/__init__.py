@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from evomerge.api.compare import compare
     from evomerge.api.models import (
         evaluate,
-        extract,
         merge,
-        merge_adapter,
     )
     from evomerge.api.run import (
         Run,
@@ -49,9 +47,7 @@ _PLACES = {
     "Study": "evomerge.api.study",
     "compare": "evomerge.api.compare",
     "evaluate": "evomerge.api.models",
-    "extract": "evomerge.api.models",
     "merge": "evomerge.api.models",
-    "merge_adapter": "evomerge.api.models",
     "plot_front": "evomerge.api.run",
     "plot_genes": "evomerge.api.run",
     "plot_history": "evomerge.api.run",
@@ -74,9 +70,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
-    "extract",
     "merge",
-    "merge_adapter",
     "plot_front",
     "plot_genes",
     "plot_history",

@@ -15,7 +15,6 @@ from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
 
 if TYPE_CHECKING:
-    from evomerge.export.adapter import WrittenAdapter
     from evomerge.report.confidence import Interval
 
 
@@ -62,83 +61,6 @@ def merge(
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return target
-
-
-def merge_adapter(
-    recipe: str | PathLike[str],
-    out: str | PathLike[str],
-    *,
-    rank: int | None = None,
-    allow_pickle: bool = False,
-    strict: bool = False,
-) -> WrittenAdapter:
-    """Write what a merge changes in its base as one LoRA adapter, which PEFT loads.
-
-    Args:
-        recipe: path of a recipe file or of a mergekit config with a base, or whose parents are
-            adapters of one model.
-        out: folder to create; it must not exist.
-        rank: largest rank of the change of a matrix. None: the sum of the ranks of the parents'
-            adapters, with which a merge that is linear in them loses nothing.
-        allow_pickle: accept parents with pickled weights.
-        strict: refuse a mergekit config with something that mergekit ignores.
-
-    Returns:
-        the rank, and the share of the change that was lost, in all and for each layer.
-
-    Raises:
-        InputError: the recipe or a parent is wrong, there is no base, the merge changes what no
-            adapter can change, or `out` exists.
-    """
-    from evomerge.export.recipe import merge_adapter as write
-
-    file, target = path_of(recipe, "recipe"), path_of(out, "out")
-    written = write(file, target, rank, allow_pickle=allow_pickle, strict=strict)
-    for note in written.notes:
-        warnings.warn(note, stacklevel=2)
-    return written
-
-
-def extract(
-    base: str | PathLike[str],
-    model: str | PathLike[str],
-    out: str | PathLike[str],
-    *,
-    rank: int,
-    matrices_only: bool = False,
-    without_embeddings: bool = False,
-    allow_pickle: bool = False,
-) -> WrittenAdapter:
-    """Write what a fine-tune has changed in its base as a LoRA adapter.
-
-    Args:
-        base: the model that `model` was made from: folder, Hub id or `zoo:NAME`.
-        model: the fine-tune; also `BASE+ADAPTER`, `run:DIR` or `merge:FILE.yaml`.
-        out: folder to create; it must not exist.
-        rank: largest rank of the change of a matrix.
-        matrices_only: leave out the changes of norms and biases, which vLLM does not load.
-        without_embeddings: leave out the changes of embeddings and of the head of a language model,
-            which vLLM loads of some models only.
-        allow_pickle: accept models with pickled weights.
-
-    Returns:
-        the rank, and the share of the change that was lost, in all and for each layer.
-
-    Raises:
-        InputError: a model is missing, the two have other shapes, the model differs in what no
-            adapter can change, or `out` exists.
-    """
-    from evomerge.export.adapter import extract as write
-
-    return write(
-        str(base),
-        str(model),
-        rank,
-        path_of(out, "out"),
-        matrices_only=matrices_only,
-        without_embeddings=without_embeddings,
-        allow_pickle=allow_pickle,
-    )
 
 
 def evaluate(

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from evomerge.export.adapter import WrittenAdapter
     from evomerge.report.view import View
 
 
@@ -226,33 +225,6 @@ class Run:
             self._run, target, str(candidate), dtype, shard_size, allow_pickle=allow_pickle
         )
         return target
-
-    def export_adapter(
-        self,
-        out: str | PathLike[str],
-        candidate: int | str = "best",
-        *,
-        rank: int | None = None,
-        allow_pickle: bool = False,
-    ) -> WrittenAdapter:
-        """Write what a candidate changes in the base as a LoRA adapter, which PEFT loads.
-
-        Args:
-            out: folder to create; it must not exist.
-            candidate: `best`, or a number.
-            rank: largest rank; None: the sum of the ranks of the parents' adapters.
-            allow_pickle: accept parents with pickled weights, even if the run was not started here.
-
-        Returns:
-            the rank, and the share of the change that was lost, in all and for each layer.
-
-        Raises:
-            InputError: as for `export`; or there is no base, or no adapter can have the change.
-        """
-        from evomerge.export.adapter import export_adapter
-
-        target = path_of(out, "out")
-        return export_adapter(self._run, target, str(candidate), rank, allow_pickle=allow_pickle)
 
     def load(self, candidate: int | str = "best") -> tuple[Any, Any]:
         """Return model and tokenizer of a candidate, for transformers: what `export` writes.

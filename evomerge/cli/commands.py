@@ -8,7 +8,13 @@ import typer
 
 from evomerge.cli import answers, catalogue, files, models, parents, runs, sweeps
 
+_ADAPTERS = (
+    "evomerge writes no adapters; `mergekit-extract-lora` makes one of a base and a model that "
+    "`evomerge export` or `evomerge merge` wrote."
+)
 GONE = {
+    "--as": _ADAPTERS,
+    "extract": _ADAPTERS,
     "moe": "evomerge makes no mixtures of experts; `mergekit-moe FILE DIR` does, also of models "
     "that `evomerge export` and `evomerge merge` write.",
     "transplant": "evomerge gives no model another vocabulary; `mergekit-tokensurgeon MODEL DONOR "
@@ -51,7 +57,6 @@ for command in (
     *(files.init, files.validate, parents.compare, runs.search, runs.resume, runs.stop),
     *(sweeps.sweep, answers.status, answers.results),
     *(models.export, models.evaluate, models.merge),
-    *(models.extract,),
     *(answers.report, answers.dashboard, models.push, files.convert, files.schema),
 ):
     app.command(short_help=command.__doc__)(command)  # the whole line, where Typer would cut it

@@ -1,4 +1,4 @@
-"""Uploading an exported model or adapter to the Hugging Face Hub (`evomerge push`).
+"""Uploading an exported model to the Hugging Face Hub (`evomerge push`).
 
 `upload_folder` is used, and not `upload_large_folder`, which writes into the model's folder and is
 gone from newer clients: the Hub stores the content of a large file by its digest, so after a kill
@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evomerge.errors import CheckpointError, EvomergeError, InputError, one_line
-from evomerge.models.references import hub_id
-from evomerge.models.safetensors import read_folder, read_header, read_json
+from evomerge.models.safetensors import read_folder, read_header
 from evomerge.parsing.links import check_inside, check_ordinary
-from evomerge.parsing.values import shown
 
 _LOCAL_PATH = re.compile(r"(^|[\s\[{(,:+'\"])(/|~/)[\w.~-]", re.MULTILINE)
 
@@ -35,8 +33,8 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
     that exists must be private or public as asked.
 
     Raises:
-        CheckpointError: the folder is no model folder, a weight file is not whole or missing,
-            something in it is no file, or it is an adapter of a model that is not on the Hub.
+        CheckpointError: the folder is no model folder, a weight file is not whole or missing, or
+            something in it is no file.
         InputError: the id is not valid, or the repository is not private or public as asked.
         EvomergeError: the Hub refused the upload or could not be reached.
     """
@@ -82,18 +80,10 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
 
 
 def _check_folder(model: Path) -> None:
-    adapter = model / "adapter_config.json"
-    is_adapter = adapter.is_file()
-    if not (is_adapter or (model / "config.json").is_file()) or not [*model.glob("*.safetensors")]:
+    if not (model / "config.json").is_file() or not [*model.glob("*.safetensors")]:
         raise CheckpointError(
-            f"{model} is not a model folder (config.json and *.safetensors are needed, or "
-            "adapter_config.json); give the folder that `evomerge export RUN --out FOLDER` wrote."
-        )
-    base = read_json(adapter).get("base_model_name_or_path") if is_adapter else None
-    if is_adapter and (type(base) is not str or hub_id(base) is None):
-        raise CheckpointError(
-            f"{adapter} has base_model_name_or_path {shown(base)}, which nobody else can load; "
-            "write the Hub id of the base (`org/name`) there."
+            f"{model} is not a model folder (config.json and *.safetensors are needed); give the "
+            "folder that `evomerge export RUN --out FOLDER` wrote."
         )
     files = sorted(model.rglob("*"))
     check_ordinary(files, CheckpointError)

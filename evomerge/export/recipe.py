@@ -6,13 +6,11 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 from evomerge.errors import EvomergeError, RecipeError
-from evomerge.export.adapter import WrittenAdapter, adapter_of, check_rank
 from evomerge.mergekit import documents, separated
 from evomerge.merging.methods import get_method
 from evomerge.models.correspondence import prediction_notes, type_notes
@@ -132,28 +130,6 @@ def _read(file: Path, inner: Path, *, allow_pickle: bool, strict: bool, truncate
     pins = pinned(content.recipe, content.checkpoints, opener.named)
     texts = {"evomerge_recipe.yaml": renamed_recipe(pins, names).to_yaml(), **parts}
     return _Read(content, opener, notes, texts, inside)
-
-
-def merge_adapter(
-    file: Path,
-    out: Path,
-    rank: int | None,
-    *,
-    allow_pickle: bool = False,
-    strict: bool = False,
-    truncate: bool = False,
-) -> WrittenAdapter:
-    """Write what the merge of a recipe file or mergekit config changes in its base as an adapter.
-
-    For arguments and errors see `evomerge.merge_adapter`.
-    """
-    check_rank(rank)
-    check_new_folder(out)
-    with TemporaryFolder() as inner, _as_in_file(file, inner):
-        read = _read(file, inner, allow_pickle=allow_pickle, strict=strict, truncate=truncate)
-        recipe, checkpoints = read.content.recipe, read.content.checkpoints
-        written = adapter_of(recipe, checkpoints, rank, out, file.parent, read.texts)
-        return replace(written, notes=(*read.notes, *written.notes))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 PUBLIC = {
     "Searches": ("search", "resume", "sweep", "validate", "compare", "Run"),
     "Scores from your own code": ("Study", "api.study.Asked"),
-    "Single models": ("merge", "merge_adapter", "extract", "evaluate"),
+    "Single models": ("merge", "evaluate"),
     "Plots": ("plot_history", "plot_genes", "plot_standings", "plot_front", "plot_importance"),
     "Recipes": ("Recipe", "Layer", "Source"),
     "Errors": ("EvomergeError",),

@@ -23,9 +23,6 @@ from evomerge.errors import InputError
         (lambda it: evomerge.Study({}, run=it), "run"),
         (lambda it: evomerge.merge(it, "out"), "recipe"),
         (lambda it: evomerge.merge("recipe", it), "out"),
-        (lambda it: evomerge.merge_adapter(it, "out"), "recipe"),
-        (lambda it: evomerge.merge_adapter("recipe", it), "out"),
-        (lambda it: evomerge.extract("base", "model", it, rank=1), "out"),
         (lambda it: evomerge.evaluate("model", it), "config"),
         (evomerge.compare, "parents"),
         (lambda it: evomerge.sweep(it, "runs"), "files"),
@@ -41,7 +38,7 @@ def test_what_is_no_path_is_named(call: Callable[[Any], object], name: str) -> N
 
 def test_a_run_refuses_what_is_no_path(tmp_path: Path) -> None:
     run: Any = evomerge.Run(write_run(tmp_path / "run", []).path)
-    for call in (run.export, run.export_adapter, run.report):
+    for call in (run.export, run.report):
         with pytest.raises(InputError, match=r"^out is 3; give a path, as text or a `Path`\.$"):
             call(3)
 

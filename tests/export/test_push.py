@@ -266,13 +266,3 @@ def test_a_weight_file_that_is_not_whole_is_not_uploaded(hub, model, place):
     whole.unlink()
     assert f"{whole.name}', which is missing" in sentence(push(hub, model, "org/merged", code=2))
     assert not hub.asked
-
-
-@pytest.mark.parametrize("base", ["org/base", "/home/me/base", "./base", None])
-def test_an_adapter_needs_a_base_on_the_hub(hub, model, base):
-    (model / "config.json").unlink()
-    config = {"base_model_name_or_path": base}
-    (model / "adapter_config.json").write_text(json.dumps(config))
-    done = push(hub, model, "org/merged", code=0 if base == "org/base" else 2)
-    assert hub.files == ({"org/merged": contents(model)} if base == "org/base" else {})
-    assert base == "org/base" or f"base_model_name_or_path {base!r}, which nobody" in sentence(done)

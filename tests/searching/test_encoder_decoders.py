@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
-import peft
 import pytest
 import tiny
 import torch
@@ -323,23 +322,6 @@ def test_a_classifier_with_two_stacks_has_the_scores_of_the_library(tmp_path: Pa
             for row in (rows[i] for i in problem.splits["search"]["classifier rows"])
         ]
         assert found[str(folder)].aggregates["classifier rows/accuracy"] == sum(right) / len(right)
-
-
-def test_a_change_of_bart_is_compared_and_becomes_an_adapter(folder: Path, tmp_path: Path) -> None:
-    base, other = folder / "bart-a", folder / "bart-b"
-    assert evomerge.compare([other], base=base).parents
-    evomerge.extract(base, other, tmp_path / "adapter", rank=48)
-    models = [{"model": f"{base}+{tmp_path / 'adapter'}", "parameters": {"weight": 1}}]
-    recipe = {"merge_method": "linear", "models": models, "dtype": "float32"}
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    evomerge.merge(tmp_path / "recipe.yaml", tmp_path / "again")
-    found, wanted = (two_stacks.load(item).state_dict() for item in (tmp_path / "again", other))
-    for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-4, msg=name)
-    with tiny.quiet():
-        by_peft = peft.AutoPeftModelForSeq2SeqLM.from_pretrained(tmp_path / "adapter")
-    ours, theirs = (tiny.logits(model) for model in (by_peft, two_stacks.load(other)))
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_what_reads_the_sound_belongs_to_the_embeddings(tmp_path: Path) -> None:

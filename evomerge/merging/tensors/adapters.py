@@ -127,12 +127,6 @@ class Adapter:
             self._check_copies(change, name, checkpoint.tensors[name].shape)
         self._check_tied(checkpoint, copies)
 
-    @property
-    def saved(self) -> list[str]:
-        """Names of modules that are saved whole (`modules_to_save`)."""
-        names = self.config.get("modules_to_save") or []
-        return [name for name in names if name and isinstance(name, str)]
-
     def patch(self, name: str, tensor: Tensor) -> Tensor:
         """Return a tensor of the model after the adapter's change, in float32.
 
