@@ -14,6 +14,8 @@ _ADAPTERS = (
 )
 GONE = {
     "--as": _ADAPTERS,
+    "convert": "docs/from-other-tools.md has the keys of mergekit-evolve and mergenetic beside "
+    "those of a search file; `evomerge init` writes one to start from.",
     "extract": _ADAPTERS,
     "moe": "evomerge makes no mixtures of experts; `mergekit-moe FILE DIR` does, also of models "
     "that `evomerge export` and `evomerge merge` write.",
@@ -57,7 +59,7 @@ for command in (
     *(files.init, files.validate, parents.compare, runs.search, runs.resume, runs.stop),
     *(sweeps.sweep, answers.status, answers.results),
     *(models.export, models.evaluate, models.merge),
-    *(answers.report, answers.dashboard, models.push, files.convert, files.schema),
+    *(answers.report, answers.dashboard, models.push, files.schema),
 ):
     app.command(short_help=command.__doc__)(command)  # the whole line, where Typer would cut it
 app.command(name="list")(catalogue.list_)

@@ -1,4 +1,4 @@
-"""The commands about search files: write one, check one, convert one, print the schema."""
+"""The commands about search files: write one, check one, print the schema."""
 
 from __future__ import annotations
 
@@ -132,20 +132,6 @@ def _cost(checked: CheckedSearch) -> Estimate | None:
         return None
     with steps() as say, with_merges_built(checked) as built:
         return estimate(built, try_candidates(built, say))
-
-
-def convert(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="a config of mergekit-evolve or mergenetic")
-    ],
-) -> None:
-    """Convert a config of mergekit-evolve or mergenetic into a search file and print it."""
-    from evomerge.mergekit.convert import convert_file
-
-    converted = convert_file(file)
-    typer.echo(converted.text, nl=False)
-    for note in converted.notes:
-        terminal.say(f"note: {note}")
 
 
 def schema() -> None:

@@ -38,10 +38,10 @@ def _check_kind(data: Mapping[str, Any], path: Path) -> None:
     merge = f"`evomerge merge {quoted} --out DIR` builds its model"
     mixture = f"`mergekit-moe {quoted} DIR` makes its mixture of experts, a parent"
     start = "`evomerge init` writes a search file to start from"
-    convert = f"`evomerge convert {quoted}` prints it as a search file"
+    keys_here = f"docs/from-other-tools.md has its keys beside those of a search file, and {start}"
     for kind, keys, fix in (
-        ("a config of mergekit-evolve", {"genome"}, convert),
-        ("a config of mergenetic", {"pop_size", "n_iter"}, convert),
+        ("a config of mergekit-evolve", {"genome"}, keys_here),
+        ("a config of mergenetic", {"pop_size", "n_iter"}, keys_here),
         ("a mergekit file", {"merge_method"}, f"{merge}, and {start}"),
         ("a file of mergekit-moe", {"experts"}, f"{mixture}, and {start}"),
         ("a recipe", {"layers", "host"}, f"{merge}, and {start}"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
@@ -11,7 +10,7 @@ from evomerge.models.encoder_decoder import check_writes, is_encoder_decoder
 from evomerge.models.files import TOKENIZER_FILES
 from evomerge.models.safetensors import read_json
 
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 """Files beside a tokenizer's config that can have its chat template."""
 
 _HAS_NO_LM_HEAD = re.compile(
@@ -70,17 +69,13 @@ def has_lm_head(checkpoint: Checkpoint) -> bool:
     return not names or not all(map(_HAS_NO_LM_HEAD.search, names))
 
 
-def has_chat_template(folder: Path) -> bool:
-    """Whether the tokenizer in a model's folder has a chat template."""
-    if any((folder / name).is_file() for name in TEMPLATE_FILES):
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and bool(read_json(config).get("chat_template"))
-
-
 def check_chat_template(checkpoint: Checkpoint) -> None:
     """Raise a `CheckpointError` unless the tokenizer in a model's folder has a chat template."""
-    if not has_chat_template(checkpoint.folder):
+    folder = checkpoint.folder
+    config = folder / "tokenizer_config.json"
+    if any((folder / name).is_file() for name in _TEMPLATE_FILES):
+        return
+    if not (config.is_file() and read_json(config).get("chat_template")):
         raise CheckpointError(
             "`evaluation.chat_template` is true, but the tokenizer of "
             f"{checkpoint.reference!r} has no chat template; set it to false, or choose a base "

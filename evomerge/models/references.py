@@ -110,14 +110,6 @@ def hub_id(reference: str) -> str | None:
     return model.partition("@")[0]
 
 
-def folder_with(names: Sequence[str], reference: str, relative_to: Path) -> Path:
-    """Return the folder of a model; from the Hub only the files with these names are downloaded.
-
-    The model may lack some of them. An adapter in the reference is ignored.
-    """
-    return resolve(split_adapter(reference, relative_to)[0], relative_to, wanted=names)
-
-
 def _fetch(reference: str, wanted: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 

@@ -127,14 +127,12 @@ def test_other_commands_say_it_in_a_sentence_and_leave_nothing(begun, tmp_path, 
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
 
-def test_a_full_disk_behind_the_output_is_a_sentence(begun, monkeypatch, tmp_path):
-    """As in `evomerge convert FILE > search.yaml`."""
-    file = tmp_path / "genome.yaml"
-    file.write_text("genome:\n  models: [a/b, c/d]\n  merge_method: linear\ntasks: [{name: x}]\n")
+def test_a_full_disk_behind_the_output_is_a_sentence(begun, monkeypatch):
+    """As in `evomerge schema > schema.json`."""
     full = Path(FULL).open("w")  # noqa: SIM115 - to close it fails too
     with monkeypatch.context() as patch, pytest.raises(DiskError, match="No space left on device"):
         patch.setattr(sys, "stdout", full)
-        call(["convert", str(file)])
+        call(["schema"])
     with suppress(OSError):
         full.close()
     with pytest.raises(DiskError, match="No space left on device"):

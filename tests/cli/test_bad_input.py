@@ -295,8 +295,8 @@ def test_a_file_in_the_place_of_another_thing(tmp_path):
     [
         ({"merge_method": "linear", "models": []}, "is a mergekit file, .*`evomerge merge .*--out"),
         ({"base_model": "a", "experts": []}, "of mergekit-moe, .*`mergekit-moe "),
-        ({"genome": {"models": []}, "tasks": []}, "of mergekit-evolve, .*`evomerge convert "),
-        ({"pop_size": 4, "n_iter": 2, "tasks": []}, "of mergenetic, .*`evomerge convert "),
+        ({"genome": {"models": []}, "tasks": []}, "of mergekit-evolve, .*from-other-tools.md"),
+        ({"pop_size": 4, "n_iter": 2, "tasks": []}, "of mergenetic, .*from-other-tools.md"),
         ({"host": "zoo:base", "layers": {}}, "is a recipe, .*`evomerge merge "),
     ],
 )

@@ -86,6 +86,7 @@ def test_every_suggested_command_quotes_what_is_filled_in():
             "of models that `evomerge export` and `evomerge merge` write.",
         ),
         (["transplant", "zoo:base"], "and its result may be a parent."),
+        (["convert", "x.yaml"], "`evomerge init` writes one to start from."),
         (["extract", "a", "b", "--rank", "8"], "`evomerge export` or `evomerge merge` wrote."),
         (["export", "x", "--as", "adapter"], "`evomerge export` or `evomerge merge` wrote."),
         (["status"], "Missing argument 'DIR'; `evomerge status --help` says what is allowed."),

@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-import yaml
 from attacks.targets.target import Read, Target, near_yaml
-from known_models import KnownModels
 from mutations import damaged, value_or_error, yaml_files
 
-from evomerge.config.schema import parse
 from evomerge.errors import RecipeError
 from evomerge.mergekit import from_mergekit, mergekit_parents
-from evomerge.mergekit.convert import convert
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.parsing.texts import json_value
 from evomerge.parsing.values import Values
@@ -90,45 +86,6 @@ SLICES: dict[str, Any] = {
     },
     "tokenizer_source": "base",
 }
-EVOLVE: dict[str, Any] = {
-    "genome": {
-        "models": ["org/one", "org/two"],
-        "merge_method": "dare_ties",
-        "base_model": "org/base",
-        "tokenizer_source": "base",
-        "layer_granularity": 4,
-        "normalize": False,
-        "allow_negative_weights": True,
-        "smooth": True,
-        "filters": ["self_attn", "mlp"],
-    },
-    "tasks": [
-        {"name": "alpaca", "weight": -1.0, "metric": "acc,none"},
-        {"name": "gsm8k", "metric": "exact_match,strict-match"},
-    ],
-    "limit": 100,
-    "num_fewshot": 2,
-    "shuffle": False,
-    "apply_chat_template": True,
-}
-MERGENETIC: dict[str, Any] = {
-    "pop_size": 4,
-    "n_iter": 5,
-    "langs": ["it", "de"],
-    "models": {"it": "org/italian", "de": "org/german"},
-    "base_model": "org/base",
-    "tasks": {"search": {"it": "a", "de": "b", "base": "a"}, "test": {"it": "c", "de": "b"}},
-    "metric": "acc",
-    "mode": "gmpirt",
-    "n_samples": 20,
-    "seed": 420,
-    "dtype": "float16",
-    "device": "cuda:2",
-    "eval_batch_size": 8,
-    "additional_templates_folder": "lm_tasks",
-    "datasets": {"it": "data/it.csv", "de": "data/de.csv"},
-    "run_id": "one",
-}
 PLAIN: dict[str, Any] = {"a": [1, 2.5, "x", None, True], "b": {"c": {"d": [[], {}]}}, "e": -0.0}
 
 
@@ -172,18 +129,6 @@ def mergekit_files(folder: Path) -> Read:
     return read
 
 
-def other_tools(_: Path) -> Read:
-    """A config of mergekit-evolve or mergenetic as a search file, which can be read."""
-
-    def read(data: bytes) -> str:
-        written = convert(text(data), "config.yaml", KnownModels(8, True)).text
-        written.encode()  # a terminal can print it
-        value_or_error(lambda: parse(yaml.safe_load(written), "search.yaml"))
-        return written
-
-    return read
-
-
 def plain_values(_: Path) -> Read:
     """Any YAML and JSON, and each check of a value's type."""
     values = Values(RecipeError)
@@ -215,6 +160,5 @@ _PLAIN_TEXT = json.dumps(PLAIN).encode()
 RECIPES = {
     "recipe": near_yaml(recipes, RECIPE),
     "mergekit": near_yaml(mergekit_files, MODELS, SLICES),
-    "evolve": near_yaml(other_tools, EVOLVE, MERGENETIC),
     "values": Target((_PLAIN_TEXT,), yaml_files(PLAIN) | damaged(_PLAIN_TEXT), plain_values),
 }

@@ -36,7 +36,7 @@ COMMANDS = EVOMERGE.commands
 NOT_RUN = {"dashboard": "serves until it is ended", "push": "needs the Hub"}
 """Commands of evomerge whose words are only parsed, and why."""
 
-WHOLE = ("validate", "init", "convert", "list", "schema")
+WHOLE = ("validate", "init", "list", "schema")
 """Commands of evomerge that print with a small budget what they print with the whole one."""
 
 

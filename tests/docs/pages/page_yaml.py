@@ -79,11 +79,6 @@ def _read_without_doubts(text: str) -> mergekit.MergekitFile:
     return found
 
 
-def _config_to_convert(data: Any, text: str, path: Path, shown: bool) -> None:
-    path.write_text(text)
-    page_commands.evomerge(["convert", str(path)])
-
-
 def _task(data: Any, text: str, path: Path, shown: bool) -> None:
     from lm_eval.api.task import TaskConfig
 
@@ -124,12 +119,6 @@ KINDS: list[
         _part_of_a_search_file,
     ),
     ("a recipe", lambda data: {"host", "layers"} <= {*data}, _merge),
-    ("a config of mergekit-evolve", lambda data: "genome" in data, _config_to_convert),
-    (
-        "a config of mergenetic",
-        lambda data: "pop_size" in data or "run_id" in data,
-        _config_to_convert,
-    ),
     ("a task of lm-eval", _is_task, _task),
     (
         "a mergekit file",
