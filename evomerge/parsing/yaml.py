@@ -53,6 +53,10 @@ def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
     except RefusedError as found:
         raise error(f"{what}, line {found.line}: {found}.") from None
     except yaml.MarkedYAMLError as found:
+        if "single document" in (found.context or ""):
+            raise error(
+                f"{what} has several documents (`---`); put each into a file of its own."
+            ) from None
         mark = found.problem_mark
         line = f" in line {mark.line + 1}" if mark else ""
         raise error(f"{what} is not valid YAML{line}: {one_line(found.problem)}.") from None

@@ -50,14 +50,9 @@ def read_recipe_file(
     Raises:
         InputError: the file or a parent is wrong.
     """
-    from evomerge.mergekit import ImportWarnings, documents, from_mergekit, mergekit_parents
+    from evomerge.mergekit import ImportWarnings, from_mergekit, mergekit_parents
 
     text, quoted = read_text(file, RecipeError), shlex.quote(str(file))
-    if (count := len(documents(text))) > 1:
-        raise RecipeError(
-            f"{file} has {count} documents, which only `evomerge merge {quoted} --out DIR` builds; "
-            "put each merge into a file of its own, and name it by `merge:FILE.yaml`."
-        )
     data = yaml_mapping(text, str(file), "a recipe", RecipeError)
     if "parents" in data and "objectives" in data:
         raise RecipeError(

@@ -61,20 +61,20 @@ def main() -> None:
 
 def _write(file: Path, place: Path, kind: str | None, models: Path) -> None:
     """Write the file that both tools build into an empty folder."""
-    documents = list(yaml.safe_load_all(file.read_text(encoding="utf-8")))
+    data = yaml.safe_load(file.read_text(encoding="utf-8"))
     if kind:
-        documents = stand_in(documents, kind, models)
+        data = stand_in(data, kind, models)
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    exact = [_exact(document) for document in documents]
-    (place / "file.yaml").write_text(yaml.safe_dump_all(exact, sort_keys=False), encoding="utf-8")
+    text = yaml.safe_dump(_exact(data), sort_keys=False)
+    (place / "file.yaml").write_text(text, encoding="utf-8")
 
 
-def _exact(document: dict[str, Any]) -> dict[str, Any]:
+def _exact(data: dict[str, Any]) -> dict[str, Any]:
     """Return a merge in float32 that leaves nothing to chance."""
-    exact = {**document, "dtype": "float32"}
+    exact = {**data, "dtype": "float32"}
     exact.pop("out_dtype", None)
-    if str(document.get("merge_method")).startswith(RANDOM):
+    if str(data.get("merge_method")).startswith(RANDOM):
         exact = _dense(exact)
         exact["parameters"] = {**exact.get("parameters", {}), "density": 1.0}
     return exact

@@ -22,26 +22,25 @@ EXTRA = ((), ("<|im_start|>", "<|im_end|>"), ("<|tool|>",))
 """Tokens that only some models have, if a file names a tokenizer."""
 
 
-def stand_in(documents: Sequence[Any], kind: str, folder: Path) -> list[Any]:
-    """Return the documents of a mergekit file with the folders of tiny models for all names.
+def stand_in(data: dict[str, Any], kind: str, folder: Path) -> Any:
+    """Return a mergekit file with the folders of tiny models for all names.
 
     The same place in a file is the same model in all files with as many layers. All models have
     the tokens that the file names. A model
     with an adapter (`model+adapter`) is one model.
     """
-    merges = {item["name"].strip() for item in documents if len(documents) > 1 and "name" in item}
-    names = dict.fromkeys(name for name in _names(documents) if name not in merges)
-    layers = max(_depths(documents), default=4)
-    sections = [item["tokenizer"] for item in documents if isinstance(item.get("tokenizer"), dict)]
-    varied = any("tokenizer" in item or "tokenizer_source" in item for item in documents)
-    shared = [text for section in sections for text in section.get("tokens", ())]
+    names = dict.fromkeys(_names(data))
+    layers = max(_depths(data), default=4)
+    section = data.get("tokenizer")
+    varied = "tokenizer" in data or "tokenizer_source" in data
+    shared = list(section.get("tokens", ())) if isinstance(section, dict) else []
     label = f"-{zlib.crc32(' '.join(shared).encode())}" if shared else ""
     pool = folder / f"{kind}-{layers}{'-tokens' if varied else ''}{label}"
     folders = {
         name: str(_model(pool / str(i), kind, layers, i, shared, EXTRA[i % 3] if varied else ()))
         for i, name in enumerate(names)
     }
-    return [_renamed(item, folders) for item in documents]
+    return _renamed(data, folders)
 
 
 def _names(node: Any) -> Iterator[str]:

@@ -401,7 +401,7 @@ def test_numbers_that_yaml_1_1_reads_as_text_are_numbers(value: str, llamas: Any
         ("a: [", "not valid YAML"),
         ("- a", "must be a YAML mapping"),
         ("dtype: float32\ndtype: float16", "line 2: the key 'dtype' is given twice"),
-        ("merge_method: ties\n---\nmerge_method: ties", "another document"),
+        ("merge_method: ties\n---\nmerge_method: ties", "has several documents"),
     ],
 )
 def test_broken_files_are_refused(text: str, message: str) -> None:

@@ -61,7 +61,7 @@ def test_aliases_become_copies():
         ("a: 0x" + "f" * 5000, r"line 1: a number has more than 400 characters"),
         ('a: "\\ud800"', r"line 1: text has an unpaired surrogate"),
         ("a: [", r"not valid YAML in line 1"),
-        ("a: 1\n---\nb: 1", r"not valid YAML in line 2: but found another document"),
+        ("a: 1\n---\nb: 1", r"has several documents \(`---`\); put each into a file"),
         ("a: \0", r"not valid YAML: unacceptable character"),
         ('a: "\\UFFFFFFFF"', r"not valid YAML"),
     ],

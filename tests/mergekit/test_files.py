@@ -1,0 +1,40 @@
+"""Mergekit files as `evomerge merge` is given them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evomerge.errors import RecipeError
+from evomerge.export.recipe import merge_recipe
+
+DATA = {
+    "merge_method": "linear",
+    "models": [{"model": "zoo:base"}],
+    "parameters": {"weight": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (2, "has 2: Key 'note0' .*; remove it. Key 'note1' .*; remove it.$"),
+        (5, "has 5: Key 'note0' .*Key 'note4' .*; remove it.$"),
+    ],
+)
+def test_strict_says_all_that_mergekit_ignores(tmp_path: Path, count: int, words: str) -> None:
+    file = tmp_path / "one.yml"
+    file.write_text(yaml.safe_dump(DATA | {f"note{i}": "mine" for i in range(count)}))
+    with pytest.raises(RecipeError, match=words):
+        merge_recipe(file, tmp_path / "out", "8GB", "5GB", strict=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_documents_are_refused(tmp_path: Path) -> None:
+    """As mergekit-multi reads them."""
+    file = tmp_path / "many.yml"
+    file.write_text("---\n".join([yaml.safe_dump(DATA)] * 2))
+    with pytest.raises(RecipeError, match=r"many.yml has several documents .*file of its own\.$"):
+        merge_recipe(file, tmp_path / "out", "8GB", "5GB")
