@@ -7,4 +7,4 @@ case $1 in oldest) how=lowest-direct ;; newest) how=highest ;; *) sed -n 2,3p "$
 "${PYTHON:-python3}" -m venv "$2"
 "$2/bin/python" -m pip install --quiet --disable-pip-version-check uv
 "$2/bin/uv" pip install --quiet --python "$2/bin/python" --resolution "$how" --editable .
-"$2/bin/uv" pip install --quiet --python "$2/bin/python" hypothesis markdown-it-py optuna pytest pytest-xdist
+"$2/bin/uv" pip install --quiet --python "$2/bin/python" hypothesis markdown-it-py pytest pytest-xdist

@@ -1,4 +1,4 @@
-"""The commands that show runs: status, results, report, dashboard."""
+"""The commands that show runs: status, results, report."""
 
 from __future__ import annotations
 
@@ -146,22 +146,3 @@ def report(
         compared = compare_checked(reopen(run))
     write_page(run, target, compared)
     terminal.say(f"wrote {target}")
-
-
-def dashboard(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any that is free")] = 8080,
-) -> None:
-    """Show runs in optuna-dashboard, in a browser on this machine, also while they go on."""
-    from evomerge.errors import InputError
-
-    try:
-        from evomerge.report.dashboard import serve
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("optuna", "optuna_dashboard"):
-            raise
-        raise InputError(
-            f"The dashboard needs {error.name}, which is not installed; install it with "
-            "`pip install 'evomerge[dashboard]'`."
-        ) from error
-    serve(directories, port, terminal.say)

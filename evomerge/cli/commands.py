@@ -14,8 +14,11 @@ _ADAPTERS = (
 )
 GONE = {
     "--as": _ADAPTERS,
+    "--notify": "a shell tells of the end of a search: `evomerge search ...; notify-send done`.",
     "convert": "docs/from-other-tools.md has the keys of mergekit-evolve and mergenetic beside "
     "those of a search file; `evomerge init` writes one to start from.",
+    "dashboard": "`evomerge report` and `evomerge status --watch` show runs, and `--track` logs a "
+    "search to a tracker.",
     "extract": _ADAPTERS,
     "moe": "evomerge makes no mixtures of experts; `mergekit-moe FILE DIR` does, also of models "
     "that `evomerge export` and `evomerge merge` write.",
@@ -59,7 +62,7 @@ for command in (
     *(files.init, files.validate, parents.compare, runs.search, runs.resume, runs.stop),
     *(sweeps.sweep, answers.status, answers.results),
     *(models.export, models.evaluate, models.merge),
-    *(answers.report, answers.dashboard, models.push, files.schema),
+    *(answers.report, models.push, files.schema),
 ):
     app.command(short_help=command.__doc__)(command)  # the whole line, where Typer would cut it
 app.command(name="list")(catalogue.list_)

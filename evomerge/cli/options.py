@@ -59,10 +59,6 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a key of the search file"),
 ]
-NotifyOption = Annotated[
-    str | None,
-    typer.Option("--notify", metavar="COMMAND", help="shell command to call when the search ends"),
-]
 TrackOption = Annotated[Tracker | None, typer.Option("--track", help="log the search to a tracker")]
 
 

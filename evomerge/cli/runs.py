@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evomerge.cli import terminal
-from evomerge.cli.notify import notifying
 from evomerge.cli.options import (
     AllowBenchmarksOption,
     AllowCodeOption,
     AllowPickleOption,
     CandidatesOption,
     FileArgument,
-    NotifyOption,
     RunFolderArgument,
     SetOption,
     Tracker,
@@ -45,7 +43,6 @@ def search(
     allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
     trust_code: TrustCodeOption = False,
-    notify: NotifyOption = None,
     track: TrackOption = None,
 ) -> None:
     """Start a search; with --resume start or continue, whichever it is."""
@@ -60,8 +57,7 @@ def search(
 
     allowed = permissions(allow_pickle, allow_code, trust_code)
     terminal.say_on_terminal(f"checking {file}")
-    with notifying(notify, run):
-        start(read(file, set_), file, run, candidates, allowed, warn, runner, resume=resume)
+    start(read(file, set_), file, run, candidates, allowed, warn, runner, resume=resume)
 
 
 def resume(
@@ -89,7 +85,6 @@ def resume(
     allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
     trust_code: TrustCodeOption = False,
-    notify: NotifyOption = None,
     track: TrackOption = None,
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
@@ -98,8 +93,7 @@ def resume(
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     runner = _runner(track)
     allowed = permissions(allow_pickle, allow_code, trust_code)
-    with notifying(notify, directory):
-        go_on(directory, bounds, set_ or [], allowed, runner)
+    go_on(directory, bounds, set_ or [], allowed, runner)
 
 
 def stop(directory: RunFolderArgument) -> None:

@@ -38,7 +38,7 @@ def candidate_rows(
     """
     rows = []
     for item in history.candidates:
-        row = candidate_row(item, history, objectives)
+        row = _candidate_row(item, history, objectives)
         known = len(item.genome) == len(genes)  # a baseline has no genes
         row |= {f"gene {name}": item.genome[i] if known else None for i, name in enumerate(genes)}
         if seconds is not None:
@@ -48,7 +48,7 @@ def candidate_rows(
     return rows
 
 
-def candidate_row(
+def _candidate_row(
     candidate: Candidate, history: History, objectives: Sequence[Objective]
 ) -> dict[str, Any]:
     """Return the row of one candidate.

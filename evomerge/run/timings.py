@@ -78,12 +78,6 @@ class _Line(BaseModel):
     done: _Tensors = 0
     total: _Tensors = 0
 
-    @property
-    def moment(self) -> float | None:
-        """The Unix time at which it was written."""
-        known = self.session is not None and self.elapsed is not None
-        return (self.session or 0.0) + (self.elapsed or 0.0) if known else None
-
 
 class Timings:
     """The times of a run, in `timings.jsonl`; lines that do not fit are ignored."""
@@ -108,7 +102,7 @@ class Timings:
 
         None: fewer than two candidates got an outcome in it.
         """
-        timed = [line for line in self._lines() if line.moment is not None]
+        timed = [line for line in self._lines() if None not in (line.session, line.elapsed)]
         own = [line for line in timed if line.session == timed[-1].session]
         latest = [line.elapsed or 0.0 for line in own if line.event == "tell"][-RECENT:]
         if len(latest) < 2 or latest[-1] <= latest[0]:
@@ -154,16 +148,6 @@ class Timings:
             if line.event == "tell" and line.candidate is not None:
                 until[line.candidate] = total
         return until, total
-
-    def spans(self) -> dict[int, tuple[float, float]]:
-        """Return when each candidate's first scoring began and ended: number -> Unix times."""
-        found: dict[int, tuple[float, float]] = {}
-        for line in self._lines():
-            end = line.moment
-            if line.event == "tell" and line.candidate is not None and end is not None:
-                begin = max(0.0, end - sum(line.seconds.values()))
-                found.setdefault(line.candidate, (begin, end))
-        return found
 
     def preparation(self) -> str | None:
         """Return `preparing ties (30 of 272 tensors)` if the last line is of a preparation."""

@@ -16,7 +16,6 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
-from wsgiref.util import setup_testing_defaults
 
 import pytest
 import yaml
@@ -199,26 +198,6 @@ def test_pictures_are_well_formed_and_show_the_names(nasty):
     shown = ["".join(ElementTree.fromstring(svg_text(item)).itertext()) for item in figures]
     assert any("<img src=x onerror" in text for text in shown)
     assert not any(CONTROLS.search(text) for text in shown)
-
-
-@pytest.mark.parametrize("path", ["/", "/dashboard", "/api/studies", "/api/studies/0"])
-def test_the_dashboard_sends_names_as_json_only(nasty, path):
-    """Its page is a script that makes text nodes of what the API says."""
-    pytest.importorskip("optuna_dashboard")
-    from evomerge.report.dashboard import Dashboard, named_runs
-
-    kinds = []
-    environ = {"PATH_INFO": path, "QUERY_STRING": "after=0" if path[-1] == "0" else ""}
-    setup_testing_defaults(environ)
-    body = b"".join(
-        Dashboard(named_runs([nasty.path]))(
-            environ, lambda _, headers, *__: kinds.append(dict(headers).get("Content-Type"))
-        )
-    )
-    if b"onerror" in body:
-        assert kinds == ["application/json"] and json.loads(body)
-    else:
-        assert path != "/api/studies/0"
 
 
 @contextlib.contextmanager

@@ -1,16 +1,14 @@
-"""Names from files at the border to trackers and to optuna-dashboard.
+"""Names from files at the border to trackers.
 
 Each name becomes a text that can be written, and no failure of a tracker ends the search.
 """
 
 import json
 
-import optuna
 import pytest
 from run_folders import asked, scores, told, write_run
 
 from evomerge.config.schema import parse
-from evomerge.report.dashboard import add_study
 from evomerge.report.trackers import TRACKERS, tracked
 from evomerge.report.words import storable
 from evomerge.run.folder import RunFolder
@@ -28,9 +26,6 @@ NAMES = {
     "another order": "\u202etxt",
     "a long text": "x" * 20_000,
 }
-
-
-RANGE = {"kind": "real", "low": 0.0, "high": 2.0}
 
 
 def run_with(name: str, folder) -> RunFolder:
@@ -56,7 +51,7 @@ def run_with(name: str, folder) -> RunFolder:
         parents=[f"{name}p", f"{name}o"],
         base=f"{name}p",
         objectives=[{"task": task, "metric": metric}],
-        frozen={"genes": genes, "gene_ranges": [{"genes": genes, **RANGE}]},
+        frozen={"genes": genes},
     )
 
 
@@ -117,18 +112,6 @@ def test_trackio_logs_it(kind, tmp_path, monkeypatch):
     with tracked("trackio", run, ranking_of(parse(run.config(), "search.yaml")), said.append):
         pass
     assert len(said) == 1 and said[0].startswith("logging to trackio")
-
-
-@pytest.mark.parametrize("kind", NAMES)
-def test_the_dashboard_shows_a_study(kind, tmp_path):
-    run = run_with(NAMES[kind], tmp_path / "run")
-    storage = optuna.storages.InMemoryStorage()
-    add_study(storage, NAMES[kind], run)
-    (summary,) = optuna.get_all_study_summaries(storage)
-    study = optuna.load_study(study_name=summary.study_name, storage=storage)
-    shown = json.loads(json.dumps([[t.params, t.user_attrs] for t in study.trials]))
-    assert all(key.isprintable() and len(key) <= 501 for key in keys_of(shown))
-    assert len(study.trials) == 3 and len(study.best_trial.params) == 2
 
 
 def test_half_a_letter_is_replaced_inside_of_everything():

@@ -87,6 +87,8 @@ def test_every_suggested_command_quotes_what_is_filled_in():
         ),
         (["transplant", "zoo:base"], "and its result may be a parent."),
         (["convert", "x.yaml"], "`evomerge init` writes one to start from."),
+        (["dashboard", "x"], "and `--track` logs a search to a tracker."),
+        (["resume", "x", "--notify", "y"], "`evomerge search ...; notify-send done`."),
         (["extract", "a", "b", "--rank", "8"], "`evomerge export` or `evomerge merge` wrote."),
         (["export", "x", "--as", "adapter"], "`evomerge export` or `evomerge merge` wrote."),
         (["status"], "Missing argument 'DIR'; `evomerge status --help` says what is allowed."),

@@ -55,17 +55,6 @@ def test_the_cost_so_far_has_descents_and_final_scores(timings):
     assert timings.cpu_seconds() == ({0: 2.5, 1: 9.0}, 17.0)
 
 
-def test_a_candidate_has_begun_as_long_before_its_end_as_its_phases_took(timings):
-    assert timings.spans() == {}
-    timings.note({"session": 1000.0, "elapsed": 0.0})
-    told = {"event": "tell", "candidate": 0, "seconds": {"merge": 0.5, "evaluate": 4.0}}
-    timings.note({"session": 1000.0, "elapsed": 6.0, **told})
-    timings.note({"session": 1000.0, "elapsed": 7.0, "event": "tell", "candidate": 1})
-    timings.note({"session": 2000.0, "elapsed": 1.0, **told, "event": "score"})
-    timings.note({"session": "x", "elapsed": 1.0, "event": "tell", "candidate": 2})
-    assert timings.spans() == {0: (1001.5, 1006.0), 1: (1007.0, 1007.0)}
-
-
 def test_a_preparation_is_shown_while_it_lasts_and_not_in_the_next_session(tmp_path, monkeypatch):
     monkeypatch.setattr(logbook, "INTERVAL", 0.0)
     run, events = RunFolder.create(tmp_path / "run", {}), []

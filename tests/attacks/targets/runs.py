@@ -110,16 +110,14 @@ def times(folder: Path) -> Read:
     def read_one(data: bytes) -> Any:
         (folder / "timings.jsonl").write_bytes(data)
         timings = RunFolder(folder).timings
-        spans = timings.spans()
         times = [timings.hours(), timings.candidates_per_hour() or 0.0]
-        times += [moment for span in spans.values() for moment in span]
         times += [spent for item in timings.by_candidate().values() for spent in item.values()]
         times += timings.peak().values()
         for item in timings.spent().values():
             times += [item.seconds, item.cpu_seconds or 0.0]
             assert len(item.text) < 100
         assert all(math.isfinite(number) and 0 <= number < 1e19 for number in times)
-        json.dumps(timings.by_candidate()), [str(number) for number in spans]
+        json.dumps(timings.by_candidate())
         said = timings.preparation() or ""
         assert said.isprintable() and len(said) < 1000
         return timings

@@ -33,7 +33,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 EVOMERGE = get_command(app)
 COMMANDS = EVOMERGE.commands
 
-NOT_RUN = {"dashboard": "serves until it is ended", "push": "needs the Hub"}
+NOT_RUN = {"push": "needs the Hub"}
 """Commands of evomerge whose words are only parsed, and why."""
 
 WHOLE = ("validate", "init", "list", "schema")
