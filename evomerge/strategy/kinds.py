@@ -6,8 +6,6 @@ So another package adds one with an entry point of the group `evomerge.strategie
 
     [project.entry-points."evomerge.strategies"]
     my_strategy = "my_package.strategy:MY_STRATEGY"
-
-`evomerge.testing.check_strategy` checks that it keeps the laws.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from evomerge.recipe import Recipe
-from evomerge.space.protocol import Space
+from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.testing.optimizers import check_range
 from evomerge.testing.require import require
-from evomerge.testing.searches import random_genome
 
 
 def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
@@ -42,6 +43,16 @@ def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
         require(label in baselines, f"baseline_genomes() has {label}, but baselines() has not.")
         for genome in found:
             check_range(genes, genome)
+
+
+def random_genome(genes: Sequence[Gene], random: np.random.RandomState) -> Genome:
+    """Return a genome that is drawn evenly from the space."""
+    return tuple(
+        random.uniform(gene.low, gene.high)
+        if gene.kind == "real"
+        else float(random.randint(round(gene.low), round(gene.high) + 1))
+        for gene in genes
+    )
 
 
 def _check_depth(recipe: Recipe, space: Space) -> None:

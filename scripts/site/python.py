@@ -24,9 +24,6 @@ EXTENDING = {
     "Laws for your tests": (
         "testing.check_method",
         "testing.check_optimizer",
-        "testing.check_search",
-        "testing.check_choices",
-        "testing.check_strategy",
         "testing.check_space",
     ),
 }

@@ -5,12 +5,12 @@ import random
 import nevergrad
 import numpy as np
 import pytest
+from optimizer_laws import check_laws
 from optimizer_runs import OF_NEVERGRAD
 
 from evomerge.errors import ConfigError
 from evomerge.optimize import create
 from evomerge.space.protocol import Gene
-from evomerge.testing import check_optimizer
 
 pytestmark = pytest.mark.thorough
 
@@ -221,4 +221,4 @@ def test_every_optimizer_of_nevergrad_keeps_the_laws_or_is_refused(name):
         make(REAL, 0)
     except ConfigError:
         return
-    check_optimizer(make)
+    check_laws(make)

@@ -16,10 +16,10 @@ from pymoo.core.problem import ElementwiseProblem
 from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.optimize import minimize
 from pymoo.util.ref_dirs import get_reference_directions
+from search_laws import quality
 
 from evomerge.optimize.cube import Cube, levels
 from evomerge.optimize.pareto import _less_broken
-from evomerge.testing.searches import quality
 
 
 class Searched:

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from scripted import space as parameter_space
+from strategy_laws import check_strategy
 
 from evomerge.optimize import create
 from evomerge.scores import Failure, Scores
 from evomerge.strategy.genome import GenomeStrategy
 from evomerge.strategy.niches import CrossoverSpace, NichesOptions, NichesStrategy
-from evomerge.testing import check_strategy
 
 pytestmark = pytest.mark.thorough
 

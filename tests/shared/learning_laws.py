@@ -13,8 +13,9 @@ import numpy as np
 
 from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
+from evomerge.testing.optimizers import Create
 from evomerge.testing.require import require
-from evomerge.testing.searches import Create, random_genome
+from evomerge.testing.spaces import random_genome
 
 Told: TypeAlias = tuple[Sequence[float] | None, float]
 """The values and the violation of a trial."""
@@ -28,15 +29,8 @@ REPEATED = 0.2
 _LOWEST, _BEST = -1e6, 1.0
 
 
-def check_learning(
-    create: Create, genes: Sequence[Gene], objectives: int = 1, ranks: bool = True
-) -> None:
-    """Check that every outcome counts at once, that failures rank last, and that seeds matter.
-
-    Args:
-        ranks: whether the optimizer only compares values; False if it computes with them, so that
-            a failure is like no value.
-    """
+def check_learning(create: Create, genes: Sequence[Gene], objectives: int = 1) -> None:
+    """Check that every outcome counts at once, that failures rank last, and that seeds matter."""
     population = create(genes, 3).population
     trials = max(30, 3 * population)
 
@@ -48,7 +42,7 @@ def check_learning(
 
     require(play(plain) != play(plain, seed=4), "Two seeds give the same proposals.")
     _check_each_counts(play, population, is_real=math.isinf(_size(genes)))
-    _check_ranks(play, objectives, ranks and objectives == 1)
+    _check_ranks(play, objectives, objectives == 1)
     if _size(genes) > 50 * trials:
         flat = play(lambda trial, values: ([0.5] * objectives, 0.0))[population:]
         repeats = len(flat) - len(set(flat))

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+from known_problems import PROBLEMS, Problem
 
 from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
-from evomerge.testing.problems import PROBLEMS, Problem
+from evomerge.testing.optimizers import Create
 from evomerge.testing.require import require
-
-Create: TypeAlias = Callable[[Sequence[Gene], int], Optimizer]
-"""Returns a new optimizer of genes with a seed."""
+from evomerge.testing.spaces import random_genome
 
 Reference: TypeAlias = Callable[[Problem, int, int], float]
 """Searches a problem with a seed and a number of trials; returns the `quality` that it reaches."""
@@ -64,7 +63,7 @@ CONDITIONS: Mapping[str, Condition] = {
 
 
 FAST = ("a generation of open trials", "baselines told twice", "a generation of baselines")
-"""The conditions that `check_optimizer` tries. None costs an algorithm anything, so the reference
+"""The conditions of the short test. None costs an algorithm anything, so the reference
 gets as many trials; that failures rank last is an exact law (`check_learning`)."""
 
 
@@ -258,16 +257,6 @@ def _baselines(
     start = tuple(float(gene.start) for gene in genes)
     corners = [start, tuple(gene.low for gene in genes), tuple(gene.high for gene in genes)]
     return 2 * corners if condition.baselines == "twice" else []
-
-
-def random_genome(genes: Sequence[Gene], random: np.random.RandomState) -> Genome:
-    """Return a genome that is drawn evenly from the space."""
-    return tuple(
-        random.uniform(gene.low, gene.high)
-        if gene.kind == "real"
-        else float(random.randint(round(gene.low), round(gene.high) + 1))
-        for gene in genes
-    )
 
 
 def _random_search(problem: Problem, seed: int, trials: int) -> float:

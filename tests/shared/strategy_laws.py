@@ -8,12 +8,12 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from search_laws import rank_sum
 
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Outcome, Scores
 from evomerge.strategy.protocol import Strategy
 from evomerge.testing.require import check_repeats, require
-from evomerge.testing.searches import rank_sum
 
 Array: TypeAlias = NDArray[np.float64]
 

@@ -4,13 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from optimizer_runs import COUNTS
+from known_problems import PROBLEMS
+from learning_laws import check_learning
+from optimizer_laws import check_laws
+from optimizer_runs import COUNTS, NAMES
 from plain_searches import NEVERGRAD, REFERENCES, of_nevergrad
+from search_laws import CONDITIONS, FAST, WORSE, check_choices, check_search
 
 from evomerge.optimize import create
-from evomerge.testing import CONDITIONS, GENES, PROBLEMS, check_choices, check_search
-from evomerge.testing.learning import check_learning
-from evomerge.testing.searches import FAST, WORSE
+from evomerge.testing import GENES
 
 pytestmark = pytest.mark.thorough
 
@@ -28,12 +30,32 @@ def reference_of(name, condition):
     return lambda problem, seed, trials: plain(problem, seed, round(trials / share))
 
 
+UNTAUGHT = ("random", "sobol", "grid")
+"""Searches that learn nothing."""
+
+SEARCHED = ("cma-margin", "discrete-lengler", "nsga2", "nsga3")
+"""Optimizers that search functions in the short form. Those that take longer, or need more trials
+to show anything, are compared with their references in the long form only."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in UNTAUGHT])
+def test_every_optimizer_keeps_the_laws(name):
+    for objectives in COUNTS[name]:
+        check_laws(
+            lambda genes, seed: create(name, genes, seed, objectives=objectives),  # noqa: B023
+            trials=60,
+            objectives=objectives,
+            reference=REFERENCES.get(name),
+            seeds=10 if name in SEARCHED else 0,
+        )
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("name", REFERENCES)
 def test_each_problem_in_each_condition_with_ten_seeds(name, problem, condition):
-    """`make test` has a short form of it, in `test_laws.py`.
+    """The short form of it is above.
 
     Of some 370 cells one or two look worse by chance. Those are tried again with 40 other seeds, so
     an optimizer as good as its reference fails the whole test with a probability under 1 %.

@@ -1,0 +1,44 @@
+"""All laws of optimizers: the contract, what they learn, and that they search well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from known_problems import PROBLEMS
+from learning_laws import check_learning
+from search_laws import FAST, Reference, check_choices, check_search
+
+from evomerge.space.protocol import Gene
+from evomerge.testing import GENES, check_optimizer
+from evomerge.testing.optimizers import Create
+
+
+def check_laws(
+    create: Create,
+    genes: Sequence[Gene] = GENES,
+    trials: int = 200,
+    objectives: int = 1,
+    reference: Reference | None = None,
+    seeds: int = 10,
+) -> None:
+    """Check all laws of an optimizer that learns.
+
+    Args:
+        genes: the genes that it searches. Without a choice, for example, it is not tried on
+            functions of choices.
+        reference: the algorithm in its own package, which it must equal; None: it must be better
+            than random search.
+        seeds: number of searches with each function and condition; 0: functions are not searched.
+    """
+    check_optimizer(create, genes, trials, objectives)
+    check_learning(create, genes, objectives)
+    kinds = {gene.kind for gene in genes}
+    if "choice" in kinds:
+        check_choices(create, objectives, seeds=60)
+    names = [
+        name
+        for name in ("sphere", "mixed", "one-max", "zdt1", "dtlz2")
+        if {gene.kind for gene in PROBLEMS[name].genes} <= kinds
+    ]
+    if seeds:
+        check_search(create, reference, objectives, names, FAST, min(trials, 150), seeds)
