@@ -1,0 +1,1 @@
+"""Keeps what searches and merges give, and compares what they give after a change."""
