@@ -30,8 +30,6 @@ class Registry(Generic[T]):
     Attributes:
         group: entry-point group of the objects of other packages.
         aliases: other spelling -> name. `get` accepts aliases; `names` does not list them.
-        elsewhere: name -> package of this project that adds it, for a message where that is not
-            installed.
     """
 
     kind: str
@@ -39,7 +37,6 @@ class Registry(Generic[T]):
     builtin: Mapping[str, str]
     aliases: Mapping[str, str] = field(default_factory=dict)
     error: type[InputError] = ConfigError
-    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> tuple[str, ...]:
         """Return all names: those of evomerge in their order, then those of other packages."""
@@ -59,13 +56,6 @@ class Registry(Generic[T]):
         for point in _entry_points(self.group):
             if point.name == name:
                 return self._load(point)
-        if name in self.elsewhere:
-            package = self.elsewhere[name]
-            raise self.error(
-                f"The {self.kind} {name!r} is in the package {package}, which is not installed; in "
-                f"a clone of evomerge run `pip install ./plugins/{package.rpartition('-')[2]}`, or "
-                f"choose another {self.kind}."
-            )
         names = self.names()
         raise self.error(
             f"Unknown {self.kind} {name!r}; available are {', '.join(names)}."

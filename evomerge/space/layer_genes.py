@@ -189,7 +189,7 @@ class LayerGenes:
         """Return place of a method -> values that merge the parents in the given shares.
 
         This goes by the usual names of knobs: `weight` is the parent's share, `density` and
-        `lambda` are 1, `agree` is 0, and `t` is the share of the last source. The knobs of the
+        `lambda` are 1, and `t` is the share of the last source. The knobs of the
         other methods are set likewise, so that nothing but the method is between two of these.
         """
         starts = [rounded(gene, gene.start) for gene in self.genes]
@@ -215,7 +215,7 @@ class LayerGenes:
             return False
         if not {"weight", "t"} & {knob.name for knob in method.knobs}:
             return False
-        wanted = {"density": 1.0, "lambda": 1.0, "agree": 0.0}
+        wanted = {"density": 1.0, "lambda": 1.0}
         wanted["t"] = shares.get(used.sources[-1], 0.0)
         searched = set()
         for index, knob_gene in enumerate(self._knob_genes, self._choices):

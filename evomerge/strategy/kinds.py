@@ -57,7 +57,6 @@ STRATEGIES: Registry[StrategyKind[Any]] = Registry(
     kind="search strategy",
     group="evomerge.strategies",
     builtin={"niches": "evomerge.strategy.niches:NICHES"},
-    elsewhere={"cycleqd": "evomerge-research"},
 )
 
 
@@ -70,12 +69,11 @@ def strategy_names() -> dict[str, str]:
 def strategy_kind(name: str) -> StrategyKind[Any] | None:
     """Return the strategy with a name; None if an optimizer of genes has it, or nothing.
 
-    ConfigError: the package that adds the strategy is missing, or cannot be imported.
+    ConfigError: the package that adds the strategy cannot be imported.
     """
     if name not in STRATEGIES.builtin and builtin(name) is not None:
         return None  # to ask other packages takes a while
-    known = name in STRATEGIES.names() or name in STRATEGIES.elsewhere
-    return STRATEGIES.get(name) if known else None
+    return STRATEGIES.get(name) if name in STRATEGIES.names() else None
 
 
 def options_of(config: SearchConfig, kind: type[O]) -> O:

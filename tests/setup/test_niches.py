@@ -8,7 +8,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from evomerge import registry
 from evomerge.cli.commands import app
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
@@ -81,17 +80,3 @@ def test_validate_prints_no_table_of_genes_where_there_are_none(tmp_path):
     assert done.exit_code == 0, done.output
     assert "genes\t0" in done.stdout
     assert "set by" not in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        ({"optimizer": {"name": "cycleqd"}}, "search strategy 'cycleqd'"),
-        ({"optimizer": {}, "space": {"method": "consensus"}}, "merge method 'consensus'"),
-    ],
-)
-def test_what_another_package_of_ours_adds_names_the_package(change, what, monkeypatch):
-    monkeypatch.setattr(registry, "_entry_points", lambda group: [])
-    message = f"{what} is in the package evomerge-research, which is not installed; in a clone"
-    with pytest.raises(InputError, match=message):
-        prepare(parse(GOOD | change, "search.yaml"), Path.cwd())

@@ -29,9 +29,6 @@ METHODS: Registry[Method] = Registry(
     },
     aliases={"ramplus_tl": "ramplus"},
     error=RecipeError,
-    elsewhere=dict.fromkeys(
-        ("consensus", "iso_c", "wudi_ridge", "svd_mutation"), "evomerge-research"
-    ),
 )
 
 

@@ -1,1 +1,0 @@
-"""Merge methods and search strategies that were published, as a package by entry points."""

@@ -1,0 +1,172 @@
+"""What a small installed package adds by entry points is found, and searched with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evomerge.config.schema import parse
+from evomerge.errors import ConfigError
+from evomerge.evaluation.tasks.functions import REGISTERED
+from evomerge.merging.methods import get_method, method_names
+from evomerge.optimize import optimizer_names
+from evomerge.setup.runs import prepare
+from evomerge.setup.strategy import make_optimizer, make_strategy
+from evomerge.strategy.kinds import strategy_names
+
+MODULE = """
+from evomerge.config.fields import Section
+from evomerge.merging.kernels.passes import write_sum
+from evomerge.merging.methods.method import Knob, method
+from evomerge.optimize import create
+from evomerge.recipe import Layer, Recipe, Source
+from evomerge.space.baselines import baseline_recipes
+from evomerge.space.protocol import Gene
+from evomerge.strategy.kinds import StrategyKind, options_of
+from evomerge.strategy.protocol import Proposal
+
+
+@method("the first source, scaled", Knob("scale", 1.0, 0, 2, search=(0.5, 1.5)), parents=(1, None))
+def t_scaled(given):
+    def merge(sources, knobs, out):
+        write_sum(given.tensors[:1], [knobs["scale"]], out)
+
+    return merge
+
+
+def t_objective(model, tokenizer, documents):
+    return [1.0] * len(documents)
+
+
+def t_optimizer(genes, setting):
+    return create("random", genes, setting.seed)
+
+
+class Options(Section):
+    step: float = 0.25
+
+
+class Space:
+    genes = (Gene("share", "real", 0.0, 1.0, 0.5),)
+
+    def __init__(self, config, host):
+        self.parents, self.max_depth = config.parents, len(host.decoder_stack)
+        self.stacks = {host.decoder_stack.prefix: self.max_depth}
+        nothing = Layer("", ())
+        self.frame = Recipe(host.reference, {}, nothing, nothing, config.dtype)
+
+    def decode(self, genome):
+        def layer(block=None):
+            weights = zip(self.parents, (1 - genome[0], genome[0]))
+            return Layer("linear", tuple(Source(p, block, {"weight": w}) for p, w in weights))
+
+        layers = {name: tuple(map(layer, range(n))) for name, n in self.stacks.items()}
+        return Recipe(self.frame.host, layers, layer(), layer(), self.frame.dtype)
+
+    def baselines(self):
+        return baseline_recipes(self.parents, self.parents, self.stacks, self.frame)
+
+    def baseline_genomes(self):
+        return {}
+
+
+class Steps:
+    generation = left = 1
+
+    def __init__(self, space, step):
+        self.space, self.step, self.asked = space, step, 0
+
+    def add_baseline(self, number, label):
+        return {}
+
+    def ask(self, number):
+        self.asked += 1
+        genome = (self.step * self.asked,)
+        return Proposal(self.space.decode(genome), {"genome": list(genome)})
+
+    def repeat(self, number, label, origin):
+        self.asked += label is None
+
+    def tell(self, number, outcome):
+        pass
+
+
+T_STEPS = StrategyKind(
+    "equal steps from one parent to the other",
+    Options,
+    Space,
+    lambda config, objectives, info: None,
+    lambda config, space, objectives, constraints: Steps(space, options_of(config, Options).step),
+)
+"""
+
+ENTRY_POINTS = """
+[evomerge.methods]
+t_scaled = t_package:t_scaled
+[evomerge.objectives]
+t_objective = t_package:t_objective
+[evomerge.optimizers]
+t_optimizer = t_package:t_optimizer
+[evomerge.strategies]
+t_steps = t_package:T_STEPS
+"""
+
+SEARCH = {
+    "parents": ["zoo:language", "zoo:maths"],
+    "objectives": [{"task": "zoo_maths", "metric": "exact_match"}],
+    "evaluation": {
+        "include": ["zoo:tasks"],
+        "search": {"documents": 12},
+        "validation": {"documents": 8},
+        "test": {"documents": 8},
+    },
+}
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a package, as pip does: its files, and what is known of it."""
+    (tmp_path / "t_package.py").write_text(MODULE)
+    about = tmp_path / "t_package-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: t-package\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("package")
+def test_an_installed_package_adds_a_method_an_optimizer_and_an_objective() -> None:
+    assert "t_scaled" in method_names() and "t_optimizer" in optimizer_names()
+    checked = prepare(
+        parse(
+            SEARCH
+            | {
+                "space": {"method": "t_scaled", "groups": 2},
+                "optimizer": {"name": "t_optimizer"},
+            },
+            "search.yaml",
+        ),
+        Path.cwd(),
+    )
+    assert checked.config.space.methods == ("t_scaled",)
+    assert get_method("t_scaled").knobs[0].name == "scale"
+    genome = make_optimizer(checked.config, checked.space.genes).ask()[1]
+    assert checked.space.decode(genome).head.method == "t_scaled"
+    assert REGISTERED.get("t_objective")(None, None, [1, 2]) == [1.0, 1.0]
+
+
+@pytest.mark.usefixtures("package")
+def test_an_installed_package_adds_a_strategy_with_its_options_and_space() -> None:
+    assert strategy_names()["t_steps"] == "equal steps from one parent to the other"
+    wanted = {"optimizer": {"name": "t_steps", "options": {"step": 0.125}}}
+    checked = prepare(parse(SEARCH | wanted, "search.yaml"), Path.cwd())
+    strategy = make_strategy(checked)
+    recipes = [strategy.ask(number).recipe for number in (3, 4)]
+    weights = [[source.knobs["weight"] for source in it.head.sources] for it in recipes]
+    assert weights == [[0.875, 0.125], [0.75, 0.25]]
+    with pytest.raises(ConfigError, match=r"optimizer.options: .*`stepp`.*step"):
+        prepare(
+            parse(SEARCH | {"optimizer": {"name": "t_steps", "options": {"stepp": 1}}}, "f.yaml"),
+            Path.cwd(),
+        )
