@@ -82,13 +82,6 @@ SEARCHES: dict[str, Search] = {
             "baselines": ["greedy_soup"],
         }
     ),
-    "niches": Search(
-        SKILLS
-        | {
-            "base": None,
-            "optimizer": {"name": "niches", "population": 4, "options": {"archive": 4}},
-        }
-    ),
     "racing": Search(_fewer("racing", minimum=6, confidence=0.9)),
     "processes": Search(WEIGHTS | {"executor": TWO}, "sorted"),
     "arrival": Search(WEIGHTS | {"executor": TWO | {"order": "arrival"}}, "free"),

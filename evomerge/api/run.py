@@ -184,8 +184,8 @@ class Run:
         from evomerge.setup.parents_as_themselves import recipe_to_write
         from evomerge.setup.runs import reopen
 
-        checked, candidates = reopen(self._run), self.history.candidates
-        recipe = recipe_to_write(checked, self._candidate(candidate), candidates)
+        checked = reopen(self._run)
+        recipe = recipe_to_write(checked, self._candidate(candidate))
         return pinned(recipe, checked.checkpoints, checked.merges)
 
     def path(self, candidate: int | str = "best") -> str:

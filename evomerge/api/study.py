@@ -138,7 +138,7 @@ class Study(Run):
         self._lock = threading.RLock()
         self._asked = executor = StudyExecutor()
         self._genes = shown_genes(self._checked)
-        self._models = LentModels(self._checked, self.folder)
+        self._models = LentModels(self._checked)
         with ExitStack() as stack:
             journal = stack.enter_context(self._run.writing())
             self._run.forget_stop()

@@ -46,7 +46,7 @@ def export_candidate(
     check_new_folder(out)
     checked, history = reopen(run, Permissions(allow_pickle)), History(run.events())
     candidate = history.chosen(which, best_of(history, checked.ranking))
-    recipe = recipe_to_write(checked, candidate, history.candidates)
+    recipe = recipe_to_write(checked, candidate)
     own = recipe.dtype
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
@@ -71,7 +71,5 @@ def export_candidate(
         itself=is_itself(checked, candidate),
         unchanged=dtype in (None, own),
     )
-    notes = write_model(
-        recipe, checked.checkpoints, out, run=run.path, shard_size=shard_size, texts=texts
-    )
+    notes = write_model(recipe, checked.checkpoints, out, shard_size=shard_size, texts=texts)
     return Exported(candidate.number, reason, notes)

@@ -134,9 +134,8 @@ class Merge:
 
     @property
     def names(self) -> dict[str, str]:
-        """Reference -> published name, for all parents and members."""
-        parents = {reference: parent.name for reference, parent in self.parents.items()}
-        return parents | {name: name for name in self.recipe.members}
+        """Reference of a parent -> published name."""
+        return {reference: parent.name for reference, parent in self.parents.items()}
 
 
 def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
@@ -236,24 +235,20 @@ def _files(
     letters, knobs = parent_letters(recipe), knobs_of_every_layer(recipe)
     # A picture would show one colour over the whole depth; importing matplotlib takes long.
     figure = None if knobs else recipe_picture(recipe, merge.names)
-    known = {key: merge.parents[name] for key, name in letters.items() if name in merge.parents}
+    parents = {key: merge.parents[name] for key, name in letters.items()}
     # As `ModelCard.from_template` does it, whose import takes as long as a small merge.
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).render(
         card_data=data.to_yaml(),
         merge=merge,
         version=version("evomerge"),
         methods=", ".join(sorted({layer.method for layer in recipe.every_layer()})),
-        members=" and ".join(map(code, recipe.members)),
         picture=PICTURE if figure else "",
-        parents=[
-            (key, _named(known[key]) if key in known else code(name))
-            for key, name in letters.items()
-        ],
+        parents=[(key, _named(parent)) for key, parent in parents.items()],
         knobs=knobs,
         licence=common_licence(merge.used),
         licences=[
             (key, ", ".join(code(item.label) if item else "not known" for item in parent.licences))
-            for key, parent in known.items()
+            for key, parent in parents.items()
         ],
         versions=", ".join(f"{package} {number}" for package, number in versions.items()),
         plain=plain,

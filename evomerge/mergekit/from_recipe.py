@@ -45,10 +45,6 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     Raises:
         RecipeError: mergekit cannot express the recipe; the message says why.
     """
-    if recipe.members:
-        raise RecipeError(
-            "The recipe merges earlier merges, and a mergekit file cannot be a source of another."
-        )
     host = checkpoints[recipe.host]
     if any(map(host.module_of, host.tensors)):
         raise RecipeError(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, InputError, one_line
-from evomerge.merging.members import Members
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, SourceTensor
@@ -48,14 +47,13 @@ def resident(
     place: str | Placement,
     *,
     memory: int = 0,
-    members: Members | None = None,
     release: bool = False,
     encodes: bool = False,
 ) -> Resident:
     """Return the resident model for recipes with the host, dtype and tokenizer of this one.
 
     Args:
-        place, memory, members, release, encodes: see `Resident`.
+        place, memory, release, encodes: see `Resident`.
 
     Raises:
         CheckpointError: transformers cannot build the host, or an adapter cannot be added.
@@ -72,7 +70,6 @@ def resident(
         memory=memory,
         patches=adapter_patches(checkpoints),
         rows=plan.rows,
-        members=members,
         release=release,
         generation=plan.files.get(GENERATION),
         encodes=encodes,
@@ -132,7 +129,6 @@ def write(
     memory: str | None = None,
     shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
-    folder: Path | None = None,
     weights: bool = True,
 ) -> tuple[str, ...]:
     """Write a recipe's model as a checkpoint, including its tokenizer.
@@ -141,8 +137,6 @@ def write(
         recipe, checkpoints, out, weights: see `write_model`.
         memory: memory that merging may use, such as `8GB`; None: see `write_model`.
         shard_size: largest size of a weight file, such as `5GB`.
-        folder: folder of the recipe's members, which are built there if they are not there; None:
-            a temporary folder.
 
     Returns:
         one sentence for each decision that was made because the parents' tokenizers differ, and for
@@ -152,24 +146,18 @@ def write(
         InputError: `memory` or `shard_size` is not a size, or as `write_model`.
     """
     plan = plan_tokenizer(recipe, checkpoints)
-    patches = adapter_patches(checkpoints)
-    members = Members(checkpoints, folder, None, patches) if recipe.members else None
-    try:
-        write_model(
-            recipe,
-            {**checkpoints, **(members.open(recipe) if members else {})},
-            out,
-            memory=None if memory is None else bytes_of(memory, "--memory"),
-            shard_size=bytes_of(shard_size, "--shard-size"),
-            extra_files={**plan.files, **(texts or {})},
-            dropped=plan.dropped,
-            patches=patches,
-            rows=plan.rows,
-            weights=weights,
-        )
-    finally:
-        if members:
-            members.close()
+    write_model(
+        recipe,
+        checkpoints,
+        out,
+        memory=None if memory is None else bytes_of(memory, "--memory"),
+        shard_size=bytes_of(shard_size, "--shard-size"),
+        extra_files={**plan.files, **(texts or {})},
+        dropped=plan.dropped,
+        patches=adapter_patches(checkpoints),
+        rows=plan.rows,
+        weights=weights,
+    )
     host = checkpoints[recipe.host]
     notes = code_notes(host.reference, [host.folder / "config.json", *host.companions])
     return (*notes, *plan.notes)

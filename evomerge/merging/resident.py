@@ -28,7 +28,6 @@ from evomerge.merging.architecture.modules import attach_modules
 from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.architecture.probe import Location
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
-from evomerge.merging.members import Members
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Merge
 from evomerge.merging.prepared import PreparedMerges
@@ -74,7 +73,6 @@ class Resident:
             its bits do not depend on the device; changed tensors are copied to the device.
         memory: maximum bytes of prepared merges that are kept for later candidates.
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
-        members: opens the members of recipes; None: recipes have none.
         release: whether pages of the parents' files are given back as soon as a tensor is merged,
             so that never all parents are in memory. They are mostly found again in the system's
             cache.
@@ -96,7 +94,6 @@ class Resident:
         memory: int = 0,
         patches: Mapping[str, Patch] | None = None,
         rows: MatchedRows | None = None,
-        members: Members | None = None,
         release: bool = False,
         generation: str | None = None,
         encodes: bool = False,
@@ -104,8 +101,8 @@ class Resident:
         self.checkpoints, self.dtype, self.rows = checkpoints, dtype, rows
         self.release, self.generation, self.encodes = release, generation, encodes
         self.placement = Placement(place) if isinstance(place, str) else place
-        self._host, self._patches, self._members = host, patches, members
-        self._open(checkpoints)
+        self.planner = Planner(checkpoints, host)
+        self.maker = TensorMaker(self.planner, TensorReader(checkpoints, patches), rows)
         self._angles = WholeAngles()
         self._prepared = PreparedMerges(memory)
         self._memory: dict[Hashable, Tensor] = {}
@@ -115,12 +112,6 @@ class Resident:
         """The model as the last `apply` left it; None if there is none, or if it failed."""
         self.tower = object()
         """Stands for the weights of vision and projector: a new object when they are written."""
-
-    def _open(self, checkpoints: Mapping[str, Checkpoint]) -> None:
-        """Read the sources of later recipes from these checkpoints."""
-        self.planner = Planner(checkpoints, self._host)
-        reader = TensorReader(checkpoints, self._patches)
-        self.maker = TensorMaker(self.planner, reader, self.rows)
 
     def apply(self, recipe: Recipe) -> nn.Module:
         """Build the model of a recipe; this overwrites the weights of the previous model.
@@ -150,8 +141,6 @@ class Resident:
                 f"The resident model has the host {self.planner.host.reference!r} in {self.dtype}, "
                 f"but the recipe has the host {recipe.host!r} in {recipe.dtype}."
             )
-        if self._members is not None and recipe.members:
-            self._open({**self.checkpoints, **self._members.open(recipe, torch.get_num_threads())})
         planned = self.planner.plan(recipe, self.rows)
         plans = self._angles.complete(planned, self.maker, torch.get_num_threads())
         layout = self._layout(recipe, plans)

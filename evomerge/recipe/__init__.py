@@ -15,13 +15,11 @@ In YAML::
       model.layers: [{...}, {...}, ...]                               # one for each block, in order
     head: {...}                                                       # final norm, head
     vision: {...}              # the vision tower; left out: the host's, as are `projector`, `audio`
-    members: {member:12: {host: ..., ...}}      # recipes of the members that sources name, if any
     pins: {zoo:base: {sha256: ...}, ...}     # the content of the parents; another one is refused
 """
 
 from evomerge.recipe.layer import (
     DTYPES,
-    MEMBER,
     MODALITIES,
     Knob,
     Layer,
@@ -34,7 +32,6 @@ from evomerge.recipe.recipe import Recipe
 
 __all__ = [
     "DTYPES",
-    "MEMBER",
     "MODALITIES",
     "Knob",
     "Layer",

@@ -19,9 +19,6 @@ The first pair whose substring is in the tensor's name applies; `"*"` matches ev
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 
-MEMBER = "member:"
-"""Prefix of the name of a member: an earlier candidate of a run that is the source of another."""
-
 MODALITIES: tuple[Literal["vision", "projector", "audio"], ...] = ("vision", "projector", "audio")
 """The fields of a recipe that say how what is not the language model is merged."""
 
@@ -80,8 +77,7 @@ class Source:
     """One source of a merge: a parent and, inside of a block stack, one of its blocks.
 
     Attributes:
-        parent: reference of the parent as in the search file (`zoo:maths`, `org/name@rev`, ...), or
-            `member:NUMBER` for one of the recipe's members.
+        parent: reference of the parent as in the search file (`zoo:maths`, `org/name@rev`, ...).
         layer: block index in the parent (0-based), or None for tensors outside of the blocks.
         knobs: knobs of this source (`weight`, `density`, ...).
     """

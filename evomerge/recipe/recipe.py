@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,6 @@ from evomerge.errors import RecipeError, did_you_mean
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.recipe.layer import (
     DTYPES,
-    MEMBER,
     MODALITIES,
     VALUES,
     Layer,
@@ -49,8 +48,6 @@ class Recipe:
         vocabulary: parents whose tokens make up the vocabulary, in order, for a `tokenizer` other
             than `base`. Empty: the parents that the recipe merges. A search sets it, so that all
             candidates have the same vocabulary whichever parents they merge.
-        members: name (`member:NUMBER`) -> recipe, of each member that a source names. A member is
-            built first, and rounded to its dtype; then its weights are read like a parent's.
         vision: how the tensors of a vision tower are made, those of its blocks too, except blocks
             that `layers` names. None: they are the host's.
         projector: the same for what joins a tower to the language model.
@@ -68,7 +65,6 @@ class Recipe:
     seed: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
     vocabulary: tuple[str, ...] = ()
-    members: Mapping[str, Recipe] = field(default_factory=dict)
     vision: Layer | None = None
     projector: Layer | None = None
     audio: Layer | None = None
@@ -78,7 +74,6 @@ class Recipe:
         for name, value in {
             "vocabulary": tuple(self.vocabulary),
             "pins": dict(sorted(self.pins.items())),
-            "members": {name: self.members[name] for name in sorted(self.members)},
             "layers": {name: tuple(self.layers[name]) for name in sorted(self.layers)},
             "options": {name: str(self.options[name]) for name in sorted(self.options)},
         }.items():
@@ -105,83 +100,42 @@ class Recipe:
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """Every parent that the recipe or one of its members names, each once, the host first."""
-        seen = {self.host: None}
-        for recipe in (self, *self.lineage.values()):
-            for source in recipe.every_source():
-                if source.parent not in recipe.members:
-                    seen.setdefault(source.parent)
-        return tuple(seen | dict.fromkeys(self.vocabulary))
+        """Every parent that the recipe names, each once, the host first."""
+        named = (source.parent for source in self.every_source())
+        return tuple(dict.fromkeys((self.host, *named, *self.vocabulary)))
 
     def every_source(self) -> Iterator[Source]:
         """Yield the sources of every layer, bases included."""
         for layer in self.every_layer():
             yield from layer.inputs
 
-    @property
-    def lineage(self) -> dict[str, Recipe]:
-        """All members that it takes to build the recipe: its own, theirs, and so on.
-
-        The members of a member come before it.
-        """
-        found: dict[str, Recipe] = {}
-        stack = [*self.members.items()][::-1]
-        while stack:
-            name, recipe = stack[-1]
-            missing = [item for item in recipe.members.items() if item[0] not in found]
-            if missing and name not in found:
-                stack += missing[::-1]
-            else:
-                found.setdefault(name, recipe)
-                stack.pop()
-        return found
-
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as plain values, without fields at their default.
-
-        `members` has the whole lineage, so that the recipe can be built from these values alone.
-        """
-        plain = dict(_plain(self))
-        if self.members:
-            plain["members"] = {name: dict(_plain(item)) for name, item in self.lineage.items()}
-        return plain
+        """Return the recipe as plain values, without fields at their default."""
+        return dict(_plain(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """Return the recipe that `to_dict` turned into `data`; RecipeError: it is none."""
-        given = VALUES.mapping(data, "recipe")
-        made: dict[str, Recipe] = {}
-        for name, item in VALUES.mapping(given.get("members", {}), "members").items():
-            made[name] = _recipe(item, f"members.{name}", made)
-        return _recipe(given, "recipe", made)
+        required = ("host", "embeddings", "head")
+        return cls(**{"layers": {}, **read_fields(data, "recipe", _RECIPE, required)})
 
     def canonical(self) -> str:
-        """Return the canonical JSON text of the recipe, with the digests of members."""
-        plain = dict(_plain(self))
+        """Return the canonical JSON text of the recipe."""
+        plain = self.to_dict()
         plain.pop("pins", None)
-        if self.members:
-            plain["members"] = {name: item.digest for name, item in self.members.items()}
         return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
-        if any("digest" not in member.__dict__ for member in self.members.values()):
-            for member in self.lineage.values():  # ancestors first, so that no call is deep
-                _ = member.digest
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
-        """Whether two recipes build the same model; to compare all their ancestors takes long."""
+        """Whether two recipes build the same model."""
         return isinstance(other, Recipe) and self.digest == other.digest
 
     def __hash__(self) -> int:
         return hash(self.digest)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the lineage as a list; members of members would be nested too deep."""
-        every = [*self.lineage.items(), ("", self)]
-        return _joined, ([(name, _fields(item), tuple(item.members)) for name, item in every],)
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that people can read."""
@@ -191,35 +145,6 @@ class Recipe:
     def from_yaml(cls, text: str) -> Recipe:
         """Return the recipe in a YAML text; RecipeError: it is none."""
         return cls.from_dict(yaml_mapping(text, "The recipe", "a recipe", RecipeError))
-
-
-def _recipe(data: Any, where: str, made: Mapping[str, Recipe]) -> Recipe:
-    """Return the recipe of plain values, except that members are taken from `made`."""
-    readers = {**_RECIPE}
-    if where != "recipe":
-        del readers["pins"]  # those of the recipe are for its members too
-    content = {"layers": {}, **read_fields(data, where, readers, ("host", "embeddings", "head"))}
-    recipe = Recipe(**content | {"members": {}})
-    named = {item.parent for item in recipe.every_source() if item.parent.startswith(MEMBER)}
-    for name in sorted(named - made.keys()):
-        raise RecipeError(
-            f"`{where}` names {name!r}, but `members` has no recipe of it before this one; add it."
-        )
-    return replace(recipe, members={name: made[name] for name in named})
-
-
-def _fields(recipe: Recipe) -> dict[str, Any]:
-    """Return all fields but the members."""
-    names = (item.name for item in fields(Recipe) if item.name != "members")
-    return {name: getattr(recipe, name) for name in names}
-
-
-def _joined(parts: Iterable[tuple[str, Mapping[str, Any], Iterable[str]]]) -> Recipe:
-    """Return the last recipe of a list in which members come first; see `Recipe.__reduce__`."""
-    made: dict[str, Recipe] = {}
-    for name, content, members in parts:
-        made[name] = Recipe(**content, members={item: made[item] for item in members})
-    return made[""]
 
 
 def _plain(value: Any) -> Any:
@@ -242,7 +167,7 @@ def _plain(value: Any) -> Any:
 
 
 _FIELDS: Mapping[type, tuple[tuple[str, Any], ...]] = {
-    kind: tuple((item.name, item.default) for item in fields(kind) if item.name != "members")
+    kind: tuple((item.name, item.default) for item in fields(kind))
     for kind in (Source, Layer, Recipe, Pin)
 }
 """Names and defaults of the fields. A recipe has hundreds of parts, so they are looked up once."""
@@ -262,6 +187,5 @@ _RECIPE: Mapping[str, Reader] = {
     "options": by_name(read_option),
     "vocabulary": each(read_parent),
     "pins": by_name(read_pin),
-    "members": lambda data, where: None,
 }
 """Key of a part of a recipe -> what reads its value."""

@@ -87,15 +87,13 @@ class View:
         genome = () if self.best is None else self.best.genome
         has_bars = 0 < len(genome) == len(self.genes) <= _MOST_GENES
         front = (self.history, self.ranking) if self.table.has_front else None
-        recipe, shown = self.recipe, {}
-        if recipe:
-            shown = short_names(recipe.parents) | {name: name for name in recipe.members}
+        recipe = self.recipe
         drawn = {
             "standings": pictures.standings_chart(self.table)
             if self.table.rows and not self.table.is_study
             else None,
             "front": front and pictures.front_chart(*front),
-            "recipe": recipe and recipe_picture(recipe, shown),
+            "recipe": recipe and recipe_picture(recipe, short_names(recipe.parents)),
             "genes": pictures.genome_bars(self.genes, genome) if has_bars else None,
             "course": pictures.hypervolume_so_far(*front)
             if front

@@ -36,7 +36,7 @@ JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
 MODELS = "models"
 STOP = "stop"
-_SUBFOLDERS = ("front", MODELS, f"{MODELS}/members")
+_SUBFOLDERS = ("front", MODELS)
 MERGEKIT = "best.mergekit.yaml"
 NOT_IN_MERGEKIT = "best.not-in-mergekit.txt"
 

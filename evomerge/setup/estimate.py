@@ -26,7 +26,6 @@ from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import make_worker, run_jobs, threads_of
 from evomerge.setup.workers import shares_prefixes, workers_of
 from evomerge.strategy.gradient import LEG, STEPS
-from evomerge.strategy.members import MateSpace
 from evomerge.strategy.protocol import Descending, Strategy
 
 STEPS_TRIED = 2
@@ -306,15 +305,12 @@ def step_seconds(counts: Sequence[int], seconds: Sequence[float]) -> float:
 
 def _first_recipes(checked: CheckedSearch, strategy: Strategy) -> list[Recipe]:
     """Return the recipe to begin with, and those to try; before a descent these are the parents."""
-    space, first = checked.config.space, 0
+    space = checked.config.space
     if isinstance(strategy, Descending):
         baselines = checked.space.baselines()
         for number, label in enumerate(baselines):
             strategy.add_baseline(number, label)
         return [next(reversed(baselines.values())), *baselines.values()]
     differ = space.kind != "parameters" or len(space.methods) > 1
-    if isinstance(checked.space, MateSpace):  # it merges earlier candidates
-        for first, label in enumerate(checked.space.baselines(), start=1):
-            strategy.add_baseline(first - 1, label)
     count = 1 + (DIFFERING if differ else 1)
-    return [strategy.ask(first + number).recipe for number in range(count)]
+    return [strategy.ask(number).recipe for number in range(count)]

@@ -68,7 +68,6 @@ def make_inline(
         checked,
         threads=logbook.history.threads,
         report=logbook.note_preparation,
-        run=run,
         is_new=not logbook.history.told,
     )
     logbook.note_threads(worker.threads)
@@ -115,9 +114,7 @@ class WorkerOfRun:
         """
         use_only(self.devices)
         checked = restore(self.config, self.folder, self.allowed)
-        worker = make_worker(
-            checked, self.neighbours, self.threads, run=self.folder, is_new=self.is_new
-        )
+        worker = make_worker(checked, self.neighbours, self.threads, is_new=self.is_new)
         return one_by_one(worker)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evomerge.execute.protocol import Job
@@ -29,13 +28,10 @@ class LentModels:
 
     A later candidate is merged into a model that was taken back, unless that was changed: only the
     tensors in which recipes differ are written.
-
-    Args:
-        run: the run folder.
     """
 
-    def __init__(self, checked: CheckedSearch, run: Path) -> None:
-        self._checked, self._run = checked, run
+    def __init__(self, checked: CheckedSearch) -> None:
+        self._checked = checked
         self._itself = parents_as_themselves(checked)
         self._free: list[_Built] = []
         self._lent: dict[int, _Built] = {}  # by candidate
@@ -76,6 +72,6 @@ class LentModels:
 
         put_back = keep_threads()
         try:
-            return make_worker(self._checked, run=self._run)
+            return make_worker(self._checked)
         finally:
             put_back()

@@ -7,7 +7,7 @@ it is the parent itself that is written if it wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -21,14 +21,12 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.modalities import sees_by_host
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.tasks import uses_templates
-from evomerge.setup.worker import as_stored, members_folder
+from evomerge.setup.worker import as_stored
 
 Part: TypeAlias = Literal["tokenizer", "chat template"]
 
 
-def recipe_to_write(
-    checked: CheckedSearch, candidate: Candidate, candidates: Sequence[Candidate]
-) -> Recipe:
+def recipe_to_write(checked: CheckedSearch, candidate: Candidate) -> Recipe:
     """Return the recipe of what is exported for a candidate: of a parent, the parent itself.
 
     A parent without a tokenizer or chat template has the one of the merges, which it is scored
@@ -39,7 +37,7 @@ def recipe_to_write(
     """
     if is_itself(checked, candidate):
         return _with_lent(checked, _unchanged_parent(checked, str(candidate.label)))
-    return recipe_of(checked.space, candidate, candidates)
+    return recipe_of(checked.space, candidate)
 
 
 def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
@@ -97,7 +95,6 @@ def write_model(
     checkpoints: Mapping[str, Checkpoint],
     out: Path,
     *,
-    run: Path,
     shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
@@ -116,8 +113,7 @@ def write_model(
         plain = replace(plain, tokenizer="base", options={})
         if host.adapter is None and plain == unchanged(host, stored_dtype(host, recipe.dtype)):
             return copy_model(host, out, {**plan.files, **(texts or {})})
-    folder = members_folder(run)
-    return write(recipe, checkpoints, out, shard_size=shard_size, texts=texts, folder=folder)
+    return write(recipe, checkpoints, out, shard_size=shard_size, texts=texts)
 
 
 def _lent_part(checked: CheckedSearch, reference: str) -> Part | None:

@@ -279,7 +279,7 @@ def open_model(
     if not folder.exists():
         check_weights(run, {name: checked.checkpoints[name] for name in recipe.parents})
         try:
-            write_model(recipe, checked.checkpoints, folder, run=run.path)
+            write_model(recipe, checked.checkpoints, folder)
         except CheckpointError:
             if not is_folder(folder):  # else another search has written it meanwhile
                 raise
@@ -290,15 +290,14 @@ def _named_recipe(
     checked: CheckedSearch, history: History, digest: str | None, reference: str
 ) -> Recipe:
     """Return the recipe of a run that a `run:` reference names; see `open_model`."""
-    candidates = history.candidates
     if digest is None:
         best = history.chosen("best", best_of(history, checked.ranking))
-        return recipe_to_write(checked, best, candidates)
-    for item in candidates:
+        return recipe_to_write(checked, best)
+    for item in history.candidates:
         if item.digest.startswith(digest):
-            return recipe_of(checked.space, item, candidates)
+            return recipe_of(checked.space, item)
     for item in history.baselines:
-        recipe = recipe_to_write(checked, item, candidates)
+        recipe = recipe_to_write(checked, item)
         if recipe.digest.startswith(digest):
             return recipe
     raise RunFolderError(

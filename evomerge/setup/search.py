@@ -181,11 +181,11 @@ def make_search(
     session = Session(
         logbook,
         make_executor,
-        lambda candidate: recipe_of(checked.space, candidate, logbook.history.candidates),
+        lambda candidate: recipe_of(checked.space, candidate),
         checked.ranking,
         None if race is None else race.recent,
         attempts,
-        lambda front, best: publish(checked, run, logbook.history, front, best),
+        lambda front, best: publish(checked, run, front, best),
         parents_as_themselves(checked),
         lambda: run.is_asked_to_stop,
         base_to_test(checked),
@@ -219,7 +219,6 @@ def check_search_file(run: RunFolder, logbook: Logbook) -> None:
 def publish(
     checked: CheckedSearch,
     run: RunFolder,
-    history: History,
     front: Sequence[Candidate],
     best: Candidate,
 ) -> None:
@@ -235,7 +234,7 @@ def publish(
     from evomerge.mergekit import express
 
     def written(candidate: Candidate) -> tuple[Recipe, Recipe]:
-        recipe = recipe_to_write(checked, candidate, history.candidates)
+        recipe = recipe_to_write(checked, candidate)
         return recipe, pinned(recipe, checked.checkpoints, checked.merges)
 
     recipe, with_pins = written(best)

@@ -33,7 +33,6 @@ from evomerge.space.paths.slots import SlotSpace
 from evomerge.space.paths.swaps import SwapSpace
 from evomerge.space.protocol import Space
 from evomerge.strategy.kinds import options_of, strategy_kind
-from evomerge.strategy.members import MateSpace
 
 
 def host_of(config: SearchConfig) -> str:
@@ -61,8 +60,6 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
     if strategy is not None:
         options_of(config, strategy.options)
         space: Space = strategy.space(config, host)
-        if isinstance(space, MateSpace):
-            _check_depths(checkpoints, host)
         return space
     wanted, frame, stack = config.space, _frame(config, host), host.decoder_stack
     if isinstance(wanted, ParametersConfig):

@@ -14,7 +14,6 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.space.baselines import UNIFORM, average_of
 from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.strategy import kinds
-from evomerge.strategy.members import MateSpace, recipe_in
 from evomerge.strategy.protocol import Strategy
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
     return config.with_values("optimizer", name=choose(space.genes, population))
 
 
-def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate] = ()) -> Recipe:
+def recipe_of(space: Space, candidate: Candidate) -> Recipe:
     """Return a candidate's recipe, made again from its origin.
 
     Raises:
@@ -121,11 +120,7 @@ def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate
         recipe = space.baselines().get(candidate.label)
     else:
         try:
-            recipe = (
-                recipe_in(space, candidates, candidate.number)
-                if isinstance(space, MateSpace)
-                else space.decode(tuple(candidate.origin.get("genome", ())))
-            )
+            recipe = space.decode(tuple(candidate.origin.get("genome", ())))
         except (ValueError, IndexError):
             recipe = None
     if recipe is None or recipe.digest != candidate.digest:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
@@ -19,8 +18,6 @@ from evomerge.setup.racing import make_race
 from evomerge.setup.tasks import is_causal
 from evomerge.setup.workers import shares_prefixes
 from evomerge.space.protocol import Space
-from evomerge.strategy.kinds import room_of
-from evomerge.strategy.members import MateSpace
 
 if TYPE_CHECKING:
     from evomerge.execute.protocol import RunJobs
@@ -50,7 +47,6 @@ def make_worker(
     workers: int = 1,
     threads: int | None = None,
     report: Report | None = None,
-    run: Path | None = None,
     *,
     is_new: bool = False,
 ) -> Worker:
@@ -60,7 +56,6 @@ def make_worker(
         workers: number of workers that share the memory of this machine.
         threads: CPU threads to score with, as an earlier session has chosen; None: choose.
         report: is told how far the preparation of a candidate's merges is.
-        run: the run folder, where members are kept if it is there; None: a temporary folder.
         is_new: whether no candidate was scored yet, so that objective functions are tried first.
 
     Raises:
@@ -70,24 +65,17 @@ def make_worker(
     from evomerge.evaluation.inference.device import use_threads
     from evomerge.execute.worker import Worker
     from evomerge.merging.backend import resident, tokenizer
-    from evomerge.merging.members import Members
-    from evomerge.merging.tensors.adapters import adapter_patches
 
     config, checkpoints, where = checked.config, checked.checkpoints, place(checked.config)
     baselines = list(checked.space.baselines().values())
     first, host = baselines[0], checkpoints[checked.host]
-    sources = None
-    if isinstance(checked.space, MateSpace):
-        folder, patches = members_folder(run), adapter_patches(checkpoints)
-        sources = Members(checkpoints, folder, room_of(config), patches)
 
     def make() -> tuple[Resident, Any]:
         model = resident(
             checkpoints,
             first,
             where,
-            memory=cache_memory(workers) if sources is None else 0,  # hardly a pair is merged twice
-            members=sources,
+            memory=cache_memory(workers),
             release=config.is_pool,
             encodes=bool(config.encoders),
         )
@@ -124,11 +112,6 @@ def _deepest(space: Space, recipe: Recipe, stack: str) -> Recipe:
 def serves_paths(config: SearchConfig) -> bool:
     """Whether vLLM generates the texts of paths, which may differ in depth."""
     return config.evaluation.backend == "vllm" and config.space.kind != "parameters"
-
-
-def members_folder(run: Path | None) -> Path | None:
-    """Return the folder of a run's members; None if the run folder is not there."""
-    return run / "models" / "members" if run is not None and run.is_dir() else None
 
 
 def run_jobs(run: RunInContext, config: SearchConfig) -> RunJobs:

@@ -6,6 +6,9 @@ So another package adds one with an entry point of the group `evomerge.strategie
 
     [project.entry-points."evomerge.strategies"]
     my_strategy = "my_package.strategy:MY_STRATEGY"
+
+The origin of a proposal has the `genome` that the space decodes to its recipe: a journal keeps no
+recipes.
 """
 
 from __future__ import annotations
@@ -13,8 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-from pydantic import Field
 
 from evomerge.config.fields import Section
 from evomerge.config.messages import parsed
@@ -56,7 +57,7 @@ class StrategyKind(Generic[S]):
 STRATEGIES: Registry[StrategyKind[Any]] = Registry(
     kind="search strategy",
     group="evomerge.strategies",
-    builtin={"niches": "evomerge.strategy.niches:NICHES"},
+    builtin={},
 )
 
 
@@ -71,7 +72,7 @@ def strategy_kind(name: str) -> StrategyKind[Any] | None:
 
     ConfigError: the package that adds the strategy cannot be imported.
     """
-    if name not in STRATEGIES.builtin and builtin(name) is not None:
+    if builtin(name) is not None:
         return None  # to ask other packages takes a while
     return STRATEGIES.get(name) if name in STRATEGIES.names() else None
 
@@ -85,60 +86,6 @@ def generation_of(config: SearchConfig) -> int:
     """Return the number of candidates in a generation: 1 unless the search file says more."""
     wanted = config.optimizer.population
     return 1 if wanted == "auto" else wanted
-
-
-class MemberOptions(Section):
-    """The options of every strategy that merges earlier candidates, its members."""
-
-    members_on_disk: str | None = Field(
-        None,
-        min_length=1,
-        description="largest size of the members on disk, such as 50GB; null: that of 24 models",
-    )
-
-
-def room_of(config: SearchConfig) -> int | None:
-    """Return the largest size of the members on disk in bytes; None: the default."""
-    from evomerge.merging.backend import bytes_of
-
-    disk = config.optimizer.options.get("members_on_disk")
-    return None if disk is None else bytes_of(disk, "`optimizer.options.members_on_disk`")
-
-
-def check_whole_models(config: SearchConfig) -> None:
-    """Raise a ConfigError if a search file has no meaning for a strategy of whole models."""
-    name = config.optimizer.name
-    plain = config.model_dump(
-        include={"space": True, "optimizer": {"start", "sigma"}},
-        exclude={"space": {"host"}},
-        exclude_defaults=True,
-    )
-    given = [f"{section}.{key}" for section, keys in plain.items() for key in sorted(keys)]
-    if given:
-        raise ConfigError(
-            f"`{given[0]}` has no meaning for the optimizer {name!r}, which merges whole models "
-            "and has no genes; remove it, or choose another optimizer."
-        )
-    if config.tokenizer != "base":
-        raise ConfigError(
-            f"`tokenizer` is {config.tokenizer!r}, but the optimizer {name!r} needs parents with "
-            "one vocabulary; set it to base."
-        )
-    if len(config.parents) < 2:
-        raise ConfigError(
-            f"The optimizer {name!r} merges two models at a time, but `parents` names one; add one."
-        )
-    room_of(config)
-
-
-def check_all_documents(config: SearchConfig, reason: str) -> None:
-    """Raise a ConfigError if racing scores fewer documents; `reason`: why all are needed."""
-    if config.evaluation.racing.enabled is True:
-        raise ConfigError(
-            "`evaluation.racing` scores fewer documents of candidates that are worse on average, "
-            f"but the optimizer {config.optimizer.name!r} {reason}; set "
-            "`evaluation.racing.enabled` to false."
-        )
 
 
 def check_no_ties(config: SearchConfig) -> None:

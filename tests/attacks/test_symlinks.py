@@ -171,7 +171,7 @@ def test_what_a_shell_gives_as_a_file_is_read():
     os.close(reader)
 
 
-FILES = ("search.yaml", "journal.jsonl", "lock", "log.txt", "timings.jsonl", "best.yaml", "members")
+FILES = ("search.yaml", "journal.jsonl", "lock", "log.txt", "timings.jsonl", "best.yaml", "models")
 
 
 @pytest.mark.parametrize("command", ["status", "results", "resume", "report", "export"])
@@ -187,7 +187,7 @@ def test_a_link_out_of_a_run_folder_is_refused_by_every_command(tmp_path, key, c
 @pytest.mark.parametrize("name", FILES)
 def test_no_file_of_a_run_may_be_elsewhere(tmp_path, key, name):
     run = write_run(tmp_path / "run", STATES["failed only"][0]).path
-    link(run / name, key.parent if name == "members" else key)
+    link(run / name, key.parent if name == "models" else key)
     with pytest.raises(RunFolderError, match=rf"{run / name} is a link to {key.parent}"):
         RunFolder(run)
 

@@ -377,7 +377,7 @@ def test_a_merge_that_mergekit_cannot_express_says_why_everywhere(tmp_path, caps
     append(run, [event, told(0, scores(5))])
     history = History(run.events())
     run.write("best.mergekit.yaml", "of an earlier best merge")
-    publish(problem, run, history, [], history.candidates[0])
+    publish(problem, run, [], history.candidates[0])
     assert not (run.path / "best.mergekit.yaml").exists()
     reason = run.why_not_in_mergekit
     assert reason.startswith("`embeddings` has other parents than the first block")

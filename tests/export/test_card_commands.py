@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from judging import SPLITS
-from member_runs import THREE_TASKS
 from safetensors.torch import load_file
 from search_run import SMALL
 from transformers import AutoModelForCausalLM
@@ -29,13 +28,6 @@ KINDS = {
     "merge": {"parents": ["merge:outer.yaml", "zoo:maths"]},
     "merge as base": {"parents": ["merge:inner.yaml", "zoo:facts"], "base": "merge:outer.yaml"},
     "merge of a run": {"parents": ["merge:of-run.yaml", "zoo:maths"]},
-    "members": {
-        **THREE_TASKS,
-        "parents": ["./maths", "run:first", "merge:inner.yaml"],
-        "base": None,
-        "optimizer": {"name": "niches"},
-        "budget": {"candidates": 12},
-    },
     "path": {"parents": ["./language", "maths"], "base": None, "space": {"kind": "dataflow"}},
     "union": {"parents": ["./language", "maths"], "base": "./base", "tokenizer": "union"},
 }
@@ -78,10 +70,9 @@ def test_the_commands_of_the_card_give_the_model(home, tmp_path, monkeypatch, ki
         shutil.copytree(home, tmp_path / name)
     monkeypatch.chdir(tmp_path / "here")
     config = SMALL | {"budget": {"candidates": 7}} | KINDS[kind]
-    last = config["budget"]["candidates"] - 1  # of niches, a merge of earlier merges
+    last = config["budget"]["candidates"] - 1
     run = evomerge.search(config, run="run", progress=False)
     model = run.export("model", last).absolute()
-    assert bool(run.recipe(last).members) == (kind == "members")
 
     monkeypatch.chdir(tmp_path / "there")
     made = run_commands(model)

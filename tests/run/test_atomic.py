@@ -104,14 +104,14 @@ def test_opening_a_run_for_writing_removes_what_killed_writers_left(tmp_path):
 
 def test_what_killed_writers_left_in_the_folders_of_a_run_is_removed_too(tmp_path):
     run = RunFolder.create(tmp_path / "run", {})
-    for name in ("front/.3.yaml.partial-0", "models/.a.partial-0/x", "models/members/.b.partial-0"):
+    for name in ("front/.3.yaml.partial-0", "models/.a.partial-0/x"):
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (run.path / name).touch()
     (run.path / ".workers.json.partial-12345").touch()
     with run.writing():
         left = {path.name for path in run.path.rglob("*") if not path.is_dir()}
         assert left == {"journal.jsonl", "lock", "manifest.json", "search.yaml"}
-        assert names(run.path / "models") == ["members"]
+        assert names(run.path / "models") == []
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -215,10 +215,6 @@ FRONT = {
             r"the fitness only, but `objectives\[0\].tie_breaker` is nll; remove it",
         ),
         (
-            {"objectives": [TIES], "optimizer": {"name": "niches"}, "space": {}, "base": None},
-            r"`objectives\[0\].tie_breaker` is nll, but the optimizer 'niches' does not compare",
-        ),
-        (
             {"constraints": [{"task": "zoo_facts", "metric": "f1", "at_least": 0.5}]},
             "constraints: task 'zoo_facts' has no metric 'f1'; it has acc",
         ),

@@ -13,7 +13,7 @@ from search_run import SMALL, evomerge
 
 from evomerge import Run, merge, zoo
 from evomerge.config.schema import parse
-from evomerge.errors import InputError, RecipeError
+from evomerge.errors import InputError
 from evomerge.export.candidate import export_candidate
 from evomerge.recipe import Recipe
 from evomerge.setup.runs import begin, prepare, reopen
@@ -204,14 +204,6 @@ def test_pins_that_are_wrong_are_one_sentence(tmp_path, pins, said):
     with pytest.raises(InputError, match=re.escape(said)) as caught:
         merge(tmp_path / "recipe.yaml", tmp_path / "model")
     assert "\n" not in str(caught.value)
-
-
-def test_members_have_no_pins_of_their_own():
-    layer = {"method": "passthrough", "sources": [{"parent": "zoo:maths"}]}
-    data = {"host": "zoo:maths", "embeddings": layer, "layers": {}, "head": layer}
-    member = {**data, "pins": {"zoo:maths": {"sha256": "0" * 64}}}
-    with pytest.raises(RecipeError, match="Unknown key 'pins' in"):
-        Recipe.from_dict({**data, "members": {"member:1": member}})
 
 
 @pytest.fixture

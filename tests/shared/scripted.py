@@ -152,7 +152,7 @@ def search(
         session = Session(
             logbook,
             lambda: executor,
-            lambda candidate: recipe_of(searched, candidate, logbook.history.candidates),
+            lambda candidate: recipe_of(searched, candidate),
             ranking,
             recent,
             Attempts(run.path / "attempts.jsonl"),

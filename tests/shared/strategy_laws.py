@@ -28,8 +28,7 @@ def check_strategy(
     """Check the laws of `evomerge.strategy.protocol.Strategy`, and that it learns.
 
     Searches are made with one, four and a generation of open candidates, of which some fail, some
-    are told late, and some are never told; and repeated, as a resumed search does it. A failed
-    candidate must not be among the `mates` or `parents` that an origin names.
+    are told late, and some are never told; and repeated, as a resumed search does it.
 
     Outcomes must count: what is proposed after a generation depends on it. And told which recipes
     are good, while the worst quarter fails, it must propose better ones in the second half of a
@@ -179,7 +178,6 @@ def _play(
             one.tell(number, outcome(baselines[label]))
     recipes: list[Recipe] = []
     waiting: list[tuple[int, Recipe]] = []
-    failed: set[int] = set()
     for number in range(len(baselines), len(baselines) + candidates):
         lacking, generation = both[-1].left, strategy.generation
         require(1 <= lacking <= generation, f"`left` is {lacking} of a generation of {generation}.")
@@ -188,11 +186,6 @@ def _play(
         proposal = both[0].ask(number)
         if len(both) == 2:
             both[1].repeat(number, None, proposal.origin)
-        for key in ("mates", "parents"):
-            wrong = failed.intersection(proposal.origin.get(key, ()))
-            require(
-                not wrong, f"Candidates {wrong} have failed, but an origin names them as {key}."
-            )
         recipes.append(proposal.recipe)
         waiting.append((number, proposal.recipe))
         if len(waiting) < width:
@@ -202,7 +195,6 @@ def _play(
             fate = order.rand()
             if fate > 0.05:  # the others are never told
                 found = Failure("merge", "not finite") if fate < 0.15 else outcome(recipe)
-                failed |= {told} if isinstance(found, Failure) else set()
                 for one in both:
                     one.tell(told, found)
     return recipes
