@@ -79,7 +79,6 @@ SEARCHES: dict[str, Search] = {
         | {
             "parents": ["zoo:language", "zoo:maths", "zoo:facts"],
             "space": WEIGHTS["space"] | {"most_parents": 2, "groups": "one"},
-            "baselines": ["greedy_soup"],
         }
     ),
     "racing": Search(_fewer("racing", minimum=6, confidence=0.9)),

@@ -102,11 +102,6 @@ class SearchConfig(Section):
     evaluation: EvaluationConfig = Field(
         EvaluationConfig(), description="how candidates are scored, on which documents"
     )
-    baselines: list[Literal["greedy_soup"]] = Field(
-        default_factory=list,
-        description="what the search is compared with beside each parent and the uniform merge; "
-        "greedy_soup: parents are averaged one after the other while the score does not drop",
-    )
     budget: BudgetConfig = Field(BudgetConfig(candidates=300), description="when the search ends")
     executor: ExecutorConfig = Field(ExecutorConfig(), description="where candidates are scored")
     frozen: SkipJsonSchema[Frozen | None] = Field(None, description="only a run has this")

@@ -21,7 +21,7 @@ from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.scores import Failure, Scores
 from evomerge.searching.ranking import Ranking, front_of, has_nats, ranking_of
-from evomerge.space.baselines import AVERAGES
+from evomerge.space.baselines import UNIFORM
 from evomerge.space.paths.path import describe
 
 _LATEST = 4  # candidates that are shown with their fitness or failure
@@ -88,7 +88,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
 def _leaders(history: History, ranking: Ranking) -> dict[str, Any]:
     """Return the best candidate, the best parent and the latest candidates."""
     best = ranking.best(ranking.incumbents(history.candidates))
-    parents = [item for item in history.baselines if item.label not in AVERAGES]
+    parents = [item for item in history.baselines if item.label != UNIFORM]
     parent = None if ranking.has_front else ranking.best(ranking.incumbents(parents))
     return {
         "best": _with_interval(best, ranking),

@@ -22,7 +22,7 @@ from evomerge.report.words import listed, ordinal, short_names, short_scores
 from evomerge.run.history import BASE, Candidate, History
 from evomerge.scores import SPLITS, TOLD, Objective, Scores, Split
 from evomerge.searching.ranking import Ranking, best_of, front_of, measured
-from evomerge.space.baselines import AVERAGES
+from evomerge.space.baselines import UNIFORM
 
 FITNESS = "fitness"
 
@@ -258,7 +258,7 @@ def _of_winner(
                 missing[item.name] = why_not_compared(item, split)
             else:
                 kept[item.name] = found
-        parents = (item for item in history.baselines if item.label not in AVERAGES)
+        parents = (item for item in history.baselines if item.label != UNIFORM)
         scored = {item.name: theirs for item in parents if (theirs := item.scores(split))}
         losses = _losses(ranking.objectives, own, scored)
         return replace(table, comparisons=kept, compared_on=split, missing=missing, losses=losses)

@@ -23,7 +23,7 @@ from evomerge.report.confidence import (
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder, is_begun
 from evomerge.scores import Scores, fitness
-from evomerge.space.baselines import AVERAGES, UNIFORM
+from evomerge.space.baselines import UNIFORM
 
 _BEST, _UNIFORM = "best parent", "uniform"
 
@@ -68,7 +68,7 @@ class Ran:
             fitness(self.view.ranking.objectives, scores)
             for item in self.view.history.baselines
             if (scores := item.scores("test")) is not None
-            and (item.label == UNIFORM if kind == _UNIFORM else item.label not in AVERAGES)
+            and (item.label == UNIFORM) == (kind == _UNIFORM)
         ]
         return max(found, default=None)
 

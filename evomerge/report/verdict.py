@@ -14,7 +14,7 @@ from evomerge.report.standings import Standings
 from evomerge.report.words import listed, ordinal, short_scores
 from evomerge.run.history import Candidate
 from evomerge.scores import TOKENS
-from evomerge.space.baselines import AVERAGES, GREEDY_SOUP, UNIFORM
+from evomerge.space.baselines import UNIFORM
 
 
 class Verdict(NamedTuple):
@@ -121,8 +121,8 @@ def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdic
 
 def _beside_others(table: Standings, winner: str, of: str) -> str:
     """Return how an average that wins compares with the parents, or a parent with averages."""
-    wins = winner in AVERAGES
-    others = {label: it for label, it in table.comparisons.items() if (label in AVERAGES) != wins}
+    wins = winner == UNIFORM
+    others = {label: it for label, it in table.comparisons.items() if (label == UNIFORM) != wins}
     if not others or table.compared_on != "test":
         return ""
     nearest, closest = _nearest(others)
@@ -271,5 +271,4 @@ def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]
 
 def _each(labels: Container[str]) -> str:
     """Return the baselines with these labels in words."""
-    averages = {UNIFORM: "the uniform merge", GREEDY_SOUP: "the greedy soup"}
-    return listed(["each parent", *(text for label, text in averages.items() if label in labels)])
+    return listed(["each parent", *(["the uniform merge"] if UNIFORM in labels else [])])

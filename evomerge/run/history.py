@@ -17,9 +17,6 @@ from evomerge.parsing.values import shown
 from evomerge.run.journal import Event
 from evomerge.scores import Failure, Outcome, Scores, Split
 
-SOUP = "soup"
-"""Key in the origin of an average of parents: the parents."""
-
 BASE = -1
 """Number of the base in events, which is no candidate: no strategy and no ranking knows of it."""
 
@@ -32,8 +29,8 @@ class Candidate:
 
     Attributes:
         number: 0, 1, 2, ... in the order of asking.
-        label: that of a baseline (a parent's reference, `uniform`, `greedy soup`); None for a
-            recipe that the strategy proposed, and for a step on the way to the greedy soup.
+        label: that of a baseline (a parent's reference, `uniform`); None for a recipe that the
+            strategy proposed.
         digest: digest of the recipe.
         origin: what the strategy made the recipe from, for example a genome.
         incumbent: number of the incumbent that a race compares it with; None: no race.
@@ -62,20 +59,13 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The label of a baseline, `soup of N parents`, or `optimizer` for what was proposed."""
-        if self.is_soup_step:
-            return f"soup of {len(self.origin[SOUP])} parents"
+        """The label of a baseline, or `optimizer` for what was proposed."""
         return "optimizer" if self.label is None else self.label
-
-    @property
-    def is_soup_step(self) -> bool:
-        """Whether it is an average that was tried on the way to the greedy soup."""
-        return self.label is None and SOUP in self.origin
 
     @property
     def is_proposed(self) -> bool:
         """Whether the strategy has proposed it."""
-        return self.label is None and not self.is_soup_step
+        return self.label is None
 
     @property
     def genome(self) -> Sequence[float]:

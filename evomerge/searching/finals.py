@@ -71,8 +71,7 @@ def _finalists(session: Session, count: int | None) -> list[Candidate]:
     No finalist has an estimated score: a candidate that is among the best by an estimate is scored
     on all search documents, and the finalists are chosen again.
     """
-    # The last of these steps that was kept is a baseline, which is a contender anyway.
-    candidates = [item for item in session.history.candidates if not item.is_soup_step]
+    candidates = session.history.candidates
     finalists = session.ranking.finalists(candidates, count)
     while estimated := [item for item in finalists if item.is_estimate]:
         session.score(estimated, "complete")

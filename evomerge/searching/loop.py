@@ -6,20 +6,18 @@ is written to the journal and told to the strategy. At the end the winner is cho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
 from evomerge.optimize.descent import Reached
 from evomerge.recipe import Recipe
-from evomerge.run.history import SOUP, Candidate
+from evomerge.run.history import Candidate
 from evomerge.run.journal import Event
 from evomerge.searching.finals import choose_winner, is_finished, score_on_test
 from evomerge.searching.ranking import leading, reached, unimproved
 from evomerge.searching.session import Session
-from evomerge.searching.soup import find_greedy_soup
-from evomerge.space.baselines import GREEDY_SOUP, UNIFORM, average_of, averaged
 from evomerge.strategy.protocol import Descending, Origin, Strategy
 
 Order: TypeAlias = Literal["generation", "arrival"]
@@ -46,7 +44,6 @@ class Plan:
     finalists: int | None
     order: Order
     patience: int | None = None
-    greedy_soup: bool = False
 
 
 class Search:
@@ -96,8 +93,6 @@ class Search:
         self.replay_generations()
         self.ask_baselines()
         self.score_baselines()
-        if self.plan.greedy_soup and not self.session.is_stopping:
-            self.add_greedy_soup()
         while not self.session.is_stopping:
             if not self.is_full:
                 self.ask_generation()
@@ -111,10 +106,6 @@ class Search:
         self.replay_arrivals()
         told = len(self.history.told)
         self.ask_baselines()
-        if self.plan.greedy_soup:  # else the others need not wait for the baselines
-            self.score_baselines()
-            if not self.session.is_stopping:
-                self.add_greedy_soup()
         unsubmitted = self.history.open
         while True:
             while told < len(self.history.told):
@@ -188,34 +179,6 @@ class Search:
     def score_baselines(self) -> None:
         """Score the baselines that have no outcome yet."""
         self.session.score([item for item in self.history.open if item.label is not None])
-
-    def add_greedy_soup(self) -> None:
-        """Find the greedy soup and make it a baseline; in a resumed search, go on with it.
-
-        The averages that are tried are candidates too. The strategy does not know them.
-        """
-        steps = iter([item for item in self.history.candidates if item.is_soup_step])
-        uniform = self.baselines[UNIFORM]
-
-        def add(parents: Sequence[str], fields: Event) -> Candidate:
-            candidate = self.journal(average_of(parents, uniform), {SOUP: list(parents)}, fields)
-            self.session.score([candidate])
-            return candidate
-
-        def try_out(parents: Sequence[str]) -> Candidate | None:
-            known = next(steps, None)
-            if known is None:
-                return None if self.is_spent else add(parents, {})
-            self.session.score([known] if known.told is None else [])
-            return known
-
-        labels = {item.label: item for item in self.history.baselines}
-        if GREEDY_SOUP in labels:
-            return
-        parents = [labels[name] for name in averaged(uniform) if name in labels]
-        members = find_greedy_soup(parents, self.session.ranking, try_out)
-        if members is not None and not self.is_spent:
-            add(members, {"label": GREEDY_SOUP})
 
     def ask_generation(self) -> None:
         """Ask for the rest of a generation, as far as the plan allows.

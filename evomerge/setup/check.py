@@ -21,7 +21,7 @@ from evomerge.setup.merges import MergeOpener
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
 from evomerge.setup.place import place
 from evomerge.setup.racing import resolve_racing
-from evomerge.setup.recipes import START, check_baselines, check_recipes, sample_recipes
+from evomerge.setup.recipes import START, check_recipes, sample_recipes
 from evomerge.setup.rewards import check_rewards
 from evomerge.setup.settings import with_settings
 from evomerge.setup.space import make_space
@@ -77,7 +77,6 @@ def check_search(
         check_encoders(checkpoints, host)
     space = make_space(config, checkpoints)
     config = resolve_optimizer(config, space)
-    check_baselines(config, space)
     check_rows(config)
     evaluator = load_tasks(config, allowed)
     check_stock(config, evaluator, checkpoints[host])

@@ -21,7 +21,6 @@ from evomerge.report.words import duration, fine_duration, size_text
 from evomerge.scores import Failure, Scores, Split
 from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import make_worker, run_jobs, threads_of
 from evomerge.setup.workers import shares_prefixes, workers_of
@@ -136,7 +135,7 @@ class Estimate:
 def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     """Return what a search costs if its candidates cost what the tried ones did, on average."""
     config, workers = checked.config, workers_of(checked.config)
-    baselines, budget = len(checked.space.baselines()) + len(config.baselines), config.budget
+    baselines, budget = len(checked.space.baselines()), config.budget
     tried = len(probe.builds)
     build, evaluate = sum(probe.builds) / tried, sum(probe.evaluations) / tried
     each, candidates = build + evaluate, budget.candidates
@@ -180,13 +179,11 @@ def _rounds(checked: CheckedSearch, candidates: int, workers: int) -> int:
     Workers that have scored their part of the baselines, or of a generation, wait for the others.
     """
     first = min(candidates, len(checked.space.baselines()))
-    every = min(candidates, count_baselines(checked.config, checked.space))
-    soup = [1] * (every - first)  # each average depends on the score of the one before
-    searched = candidates - every
+    searched = candidates - first
     strategy = make_strategy(checked)
     together = searched if checked.config.executor.order == "arrival" else strategy.generation
     whole, rest = divmod(searched, max(1, together))
-    parts = [first, *soup, *[together] * whole, rest]
+    parts = [first, *[together] * whole, rest]
     return sum(math.ceil(part / workers) for part in parts)
 
 
@@ -195,7 +192,7 @@ def _steps(checked: CheckedSearch, candidates: int, workers: int) -> int:
     config = checked.config
     if not config.optimizer.descends:
         return 0
-    points = max(0, candidates - count_baselines(config, checked.space))
+    points = max(0, candidates - len(checked.space.baselines()))
     if config.optimizer.name != GRADIENT:  # one descent, before another optimizer
         return min(points * LEG, config.optimizer.steps or STEPS)
     together = min(workers, make_strategy(checked).generation)

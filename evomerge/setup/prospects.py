@@ -12,7 +12,6 @@ from evomerge.report.words import listed
 from evomerge.scores import NLL, REWARD, TOLD
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import check_descents
-from evomerge.setup.recipes import count_baselines
 from evomerge.setup.stock import check_stock
 from evomerge.setup.strategy import generation_of
 from evomerge.strategy.gradient import LEG, STEPS
@@ -70,7 +69,7 @@ def _points(documents: int) -> float:
 def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
     """Yield warnings of a budget that leaves the search little."""
     config, genes = checked.config, len(checked.space.genes)
-    candidates, baselines = config.budget.candidates, count_baselines(config, checked.space)
+    candidates, baselines = config.budget.candidates, len(checked.space.baselines())
     if candidates is None:
         return
     searched = candidates - baselines

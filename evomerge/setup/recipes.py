@@ -12,20 +12,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
-from evomerge.space.baselines import UNIFORM, averaged
 from evomerge.space.protocol import Space
 
 if TYPE_CHECKING:
     from evomerge.merging.tokenizers.rows import MatchedRows
 
 START = "where the search starts"
-
-LEAST = 3
-"""Smallest number of parents of a greedy soup; of two it is the uniform merge or the better one."""
 
 
 def sample_recipes(space: Space) -> dict[str, Recipe]:
@@ -78,29 +73,3 @@ def check_recipes(
         raise ConfigError(
             f"`space.scales` must be nearer to 1, since the recipe {START} cannot be built: {error}"
         ) from error
-
-
-def check_baselines(config: SearchConfig, space: Space) -> None:
-    """Raise a `ConfigError` if the file asks for a greedy soup that cannot be made."""
-    if "greedy_soup" not in config.baselines:
-        return
-    uniform = space.baselines().get(UNIFORM)
-    if config.mode == "pareto":
-        reason = (
-            "adds parents as long as one score does not drop, but with `mode` 'pareto' there are "
-            "several scores"
-        )
-    elif uniform is None:
-        reason = f"averages parents, but `space.kind` {config.space.kind!r} merges no weights"
-    elif (count := len(averaged(uniform))) < LEAST:
-        reason = f"takes {LEAST} parents or more beside the base, but there are {count}"
-    else:
-        return
-    raise ConfigError(f"`baselines` has 'greedy_soup', which {reason}; remove it.")
-
-
-def count_baselines(config: SearchConfig, space: Space) -> int:
-    """Return how many candidates of a search are baselines, with the steps to the greedy soup."""
-    baselines = space.baselines()
-    soup = len(averaged(baselines[UNIFORM])) if "greedy_soup" in config.baselines else 0
-    return len(baselines) + soup

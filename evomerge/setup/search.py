@@ -194,7 +194,6 @@ def make_search(
         **(config.budget.model_dump() | logbook.history.budget),
         finalists=config.evaluation.validation.finalists,
         order="arrival" if config.executor.order == "arrival" else "generation",
-        greedy_soup="greedy_soup" in config.baselines,
     )
     return Search(session, partial(make_strategy, checked), checked.space.baselines(), plan)
 

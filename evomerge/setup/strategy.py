@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 from evomerge.config.schema import GRADIENT, SearchConfig
 from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
-from evomerge.run.history import SOUP, Candidate
+from evomerge.run.history import Candidate
 from evomerge.scores import violation
 from evomerge.setup.checked import CheckedSearch
-from evomerge.space.baselines import UNIFORM, average_of
 from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.strategy import kinds
 from evomerge.strategy.protocol import Strategy
@@ -113,10 +112,7 @@ def recipe_of(space: Space, candidate: Candidate) -> Recipe:
         SearchError: its digest is not the one in the journal.
     """
     recipe: Recipe | None
-    if SOUP in candidate.origin:
-        uniform = space.baselines().get(UNIFORM)
-        recipe = uniform and average_of(candidate.origin[SOUP], uniform)
-    elif candidate.label is not None:
+    if candidate.label is not None:
         recipe = space.baselines().get(candidate.label)
     else:
         try:

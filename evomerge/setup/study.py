@@ -54,8 +54,6 @@ def _needing_documents(config: SearchConfig) -> Iterator[str]:
     for key in EvaluationConfig.model_fields.keys() - _LOADING:
         if getattr(config.evaluation, key) != getattr(usual, key):
             yield f"`evaluation.{key}`"
-    if config.baselines:
-        yield f"`baselines` {config.baselines[0]}"
     for key in ("kind", "workers", "timeout", "share_prefixes"):
         if getattr(config.executor, key) != type(config.executor).model_fields[key].default:
             yield f"`executor.{key}`"

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from evomerge.recipe import Layer, Recipe, Source
 
 UNIFORM = "uniform"
 """Label of the uniform merge."""
-
-GREEDY_SOUP = "greedy soup"
-"""Label of the greedy soup; see `evomerge.searching.soup`."""
-
-AVERAGES = (UNIFORM, GREEDY_SOUP)
-"""The labels of baselines that are no parents."""
 
 
 def uniform_recipe(
@@ -67,30 +60,6 @@ def shares_of(parents: Sequence[str], base: str | None) -> dict[str, dict[str, f
     experts = experts_of(parents, base)
     uniform = {parent: 1 / len(experts) for parent in experts}
     return {**{parent: {parent: 1.0} for parent in parents}, UNIFORM: uniform}
-
-
-def averaged(uniform: Recipe) -> tuple[str, ...]:
-    """Return the parents whose average a recipe of `uniform_recipe` is."""
-    return tuple(source.parent for source in uniform.embeddings.sources)
-
-
-def average_of(parents: Collection[str], uniform: Recipe) -> Recipe:
-    """Return the average of some of the parents of the uniform merge; of one, its baseline."""
-
-    def some(layer: Layer) -> Layer:
-        return replace(layer, sources=tuple(s for s in layer.sources if s.parent in parents))
-
-    modalities: dict[str, Any] = {
-        name: found if (found := some(layer)).sources else None
-        for name, layer in uniform.modalities.items()
-    }
-    return replace(
-        uniform,
-        embeddings=some(uniform.embeddings),
-        layers={name: tuple(map(some, blocks)) for name, blocks in uniform.layers.items()},
-        head=some(uniform.head),
-        **modalities,
-    )
 
 
 def alone(parent: str, uniform: Recipe) -> Recipe:

@@ -372,7 +372,6 @@ def other_epsilon(folder: Path) -> Path:
     [
         ({"optimizer": {"name": "gradient"}}, "`optimizer.name` gradient, which needs documents"),
         ({"optimizer": {"name": "cma", "start": "gradient"}}, "`optimizer.start` gradient"),
-        ({"baselines": ["greedy_soup"]}, "`baselines` greedy_soup"),
         ({"evaluation": {"include": ["tasks"]}}, "`evaluation.include`, which needs documents"),
         ({"evaluation": {"racing": {"enabled": True}}}, "`evaluation.racing`"),
         ({"executor": {"kind": "processes"}}, "`executor.kind`"),

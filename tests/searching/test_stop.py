@@ -34,13 +34,12 @@ def searched(history: History) -> list[tuple[Any, ...]]:
     ]
 
 
-@pytest.mark.parametrize("soup", [False, True])
 @pytest.mark.parametrize("order", ["generation", "arrival"])
 @settings(max_examples=draws(12), deadline=None)
 @given(stops=st.lists(st.integers(1, 45), min_size=1, max_size=3), width=st.integers(1, 9))
-def test_a_stopped_search_has_a_winner_and_goes_on_to_the_same_end(order, soup, stops, width):
+def test_a_stopped_search_has_a_winner_and_goes_on_to_the_same_end(order, stops, width):
     width = width if order == "generation" else 1  # by arrival, the width changes the course
-    options = {"candidates": 40, "order": order, "greedy_soup": soup, "recent": None}
+    options = {"candidates": 40, "order": order, "recent": None}
 
     def go(folder: str, stop: int | None = None) -> History:
         executor = ScriptedExecutor(width, random.Random(0), failing=0.1)

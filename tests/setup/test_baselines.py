@@ -1,4 +1,4 @@
-"""The greedy soup in a search file: where it is refused, and how a run shows it; and the base."""
+"""Which parents a pool merges: what is refused, and how a run shows it; and the base."""
 
 import pytest
 from search_run import SMALL
@@ -15,19 +15,13 @@ from evomerge.setup.runs import prepare
 POOL = SMALL | {
     "parents": ["zoo:language", "zoo:maths", "zoo:facts"],
     "space": {"kind": "parameters", "most_parents": 2, "embeddings": False},
-    "baselines": ["greedy_soup"],
     "budget": {"candidates": 9},
 }
-PAIR = {"objectives": [*SMALL["objectives"], {"task": "zoo_maths", "metric": "exact_match"}]}
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"parents": ["zoo:language", "zoo:maths"]}, "takes 3 parents or more .* there are 2;"),
-        ({"space": {"kind": "dataflow"}}, "`space.kind` 'dataflow' merges no weights; remove it"),
-        ({"mode": "pareto", **PAIR}, "with `mode` 'pareto' there are several scores; remove it"),
-        ({"baselines": ["greedysoup"]}, "greedy_soup"),
         ({"space": {"most_parents": 4}}, r"space.most_parents is 4, but .* from 1 to 3\."),
         ({"space": {"kind": "dataflow", "most_parents": 2}}, "`most_parents` 2, which has no"),
     ],
@@ -37,21 +31,18 @@ def test_what_cannot_be_made_is_refused(tmp_path, changes, said):
         prepare(parse(POOL | changes, "search.yaml"), tmp_path)
 
 
-def test_the_steps_of_a_soup_count_as_candidates_of_the_budget(tmp_path):
-    problem = prepare(parse(POOL | {"budget": {"candidates": 7}}, "search.yaml"), tmp_path)
-    assert "but the 7 baselines (parents and averages of them)" in warnings(problem, True)[0]
+def test_baselines_count_as_candidates_of_the_budget(tmp_path):
+    problem = prepare(parse(POOL | {"budget": {"candidates": 4}}, "search.yaml"), tmp_path)
+    assert "but the 4 baselines (parents and averages of them)" in warnings(problem, True)[0]
     row = ("priority", "3", "0 to 1", "0.5", "space.most_parents; in from 0.5 on")
     assert gene_rows(problem)[0] == row
 
 
-def test_a_run_shows_the_soup_beside_the_other_baselines(tmp_path):
+def test_a_run_shows_what_it_merges(tmp_path):
     run = evomerge.search(POOL, run=tmp_path / "run", progress=False)
     models = list(dict.fromkeys(run.standings["model"]))
-    assert models[:-1] == [*POOL["parents"], "uniform", "greedy soup", "zoo:base (base)"]
+    assert models[:-1] == [*POOL["parents"], "uniform", "zoo:base (base)"]
     assert models[-1] == "winner"  # one of the parents: the merges of so short a search are worse
-    origins = list(run.candidates["origin"])
-    assert origins[4:7] == ["soup of 2 parents", "soup of 2 parents", "greedy soup"]
-    assert origins[7:] == ["optimizer", "optimizer"]
     sentence = "Of the 3 parents, it merges 1: zoo:language."
     assert sentence in page(RunFolder(tmp_path / "run"))
 

@@ -132,20 +132,18 @@ def search(
     recent: int | None = 5,
     followers: Sequence[Any] = (),
     ranking: Ranking = WeightedSum(OBJECTIVES),
-    greedy_soup: bool = False,
     searched: Space | None = None,
     make: Callable[[], Strategy] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> History:
     """Start or continue a search in a folder, and return its history at the end.
 
-    With a greedy soup, the search has five parents. With a space `searched`, `make` makes its
-    strategy.
+    With a space `searched`, `make` makes its strategy.
 
     Raises:
         SearchError: the executor was "killed".
     """
-    searched = searched or space("abcde" if greedy_soup else "ab")
+    searched = searched or space("ab")
     run = RunFolder(path) if path.exists() else RunFolder.create(path, {"made": "up"})
     with Journal(run.journal_path) as journal:
         logbook = Logbook(run, journal, followers)
@@ -163,15 +161,7 @@ def search(
             session,
             make or (lambda: strategy(optimizer, ranking, searched)),
             searched.baselines(),
-            Plan(
-                candidates,
-                None,
-                target,
-                finalists=3,
-                order=order,
-                patience=patience,
-                greedy_soup=greedy_soup,
-            ),
+            Plan(candidates, None, target, finalists=3, order=order, patience=patience),
         ).run()
     return History(run.events())
 

@@ -11,7 +11,6 @@ from evomerge.errors import ConfigError
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Knob, Method, check_knobs
 from evomerge.recipe import Recipe, knob_at
-from evomerge.space.baselines import average_of
 from evomerge.space.blocks import BlockStack
 from evomerge.space.layer_genes import rounded
 from evomerge.testing import check_space
@@ -458,9 +457,6 @@ def test_baselines_take_a_tower_from_those_that_have_it():
     assert genomes["text"] == [(0.0, 1.0, 0.0) * 3 + (0.0, 0.0) * 2]
     assert genomes["b"] == [(0.0, 0.0, 1.0) * 3 + (0.0, 1.0) * 2]
     assert genomes["uniform"][0][-4:] == (0.5,) * 4
-    uniform = space.baselines()["uniform"]
-    assert average_of(["text"], uniform).vision is None
-    assert [s.parent for s in average_of(["text", "a"], uniform).vision.sources] == ["a"]
 
 
 def test_a_pool_without_a_parent_that_has_a_tower_keeps_that_of_the_host():
