@@ -58,7 +58,7 @@ OPTIMIZERS = [
     *("nevergrad:OnePlusOne", "sobol", "random"),
 ]
 KNOWN = [
-    *(*OPTIMIZERS, "gradient", "gradient whole", "gradient then cma", "auto", "grid"),
+    *(*OPTIMIZERS, "gradient", "gradient whole", "auto", "grid"),
     *("nevergrad:DE", "nevergrad:PSO"),
 ]
 

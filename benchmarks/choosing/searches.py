@@ -14,7 +14,6 @@ from evomerge.scores import Failure, Outcome, Scores
 from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.genome import GenomeStrategy
 from evomerge.strategy.gradient import GradientStrategy
-from evomerge.strategy.gradient_first import GradientFirst, near
 from evomerge.strategy.lessons import Lessons
 from evomerge.strategy.protocol import Descending, Strategy
 
@@ -59,7 +58,7 @@ def search(
     """Search once.
 
     Args:
-        optimizer: its name; for descents `gradient`, `gradient whole`, or `gradient then NAME`.
+        optimizer: its name; for descents `gradient` or `gradient whole`.
         space: what is searched; its baselines are tried first.
         score: genome -> fitness.
         candidates: number of candidates, baselines included.
@@ -108,19 +107,10 @@ def _strategy(
     def values(scores: Scores) -> tuple[float, ...]:
         return (scores.aggregates["fitness"],)
 
-    def evolution(optimizer: str, start: Genome | None = None) -> GenomeStrategy:
-        genes = space.genes if start is None else near(space.genes, start)
-        return GenomeStrategy(space, create(optimizer, genes, seed, budget=candidates), values)
-
     if not name.startswith(GRADIENT):
-        return evolution(name)
+        return GenomeStrategy(space, create(name, space.genes, seed, budget=candidates), values)
     own = WHOLE if name == f"{GRADIENT} whole" else {}
-    lessons = Lessons("reference", documents, seed)
-    descents = GradientStrategy(space, lessons, values, seed=seed, **own)
-    following = name.removeprefix(f"{GRADIENT} then ")
-    if following == name:
-        return descents
-    return GradientFirst(descents, lambda start: evolution(following, start))
+    return GradientStrategy(space, Lessons("reference", documents, seed), values, seed=seed, **own)
 
 
 def _outcome(value: float | None) -> Outcome:

@@ -54,11 +54,10 @@ class OptimizerConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict, description="further options of this optimizer"
     )
-    start: Literal["gradient"] | list[Annotated[str, Field(min_length=1)]] = Field(
+    start: list[Annotated[str, Field(min_length=1)]] = Field(
         default_factory=list,
         description="what is tried first, after the baselines: the best candidates of other runs "
-        "(`run:DIR`), and recipes (`FILE.yaml`); gradient: a descent, from whose best point the "
-        "optimizer goes on",
+        "(`run:DIR`)",
     )
     steps: int | None = Field(None, ge=1, le=10_000, description="of a descent: steps; null: 60")
     batch: int | None = Field(
@@ -92,13 +91,8 @@ class OptimizerConfig(Section):
 
     @property
     def descends(self) -> bool:
-        """Whether the search goes down the slope of a loss, at least at its start."""
-        return self.name == GRADIENT or self.start == GRADIENT
-
-    @property
-    def starts(self) -> list[str]:
-        """The runs and recipes that are tried first."""
-        return [] if isinstance(self.start, str) else self.start
+        """Whether the search goes down the slope of a loss."""
+        return self.name == GRADIENT
 
     @model_validator(mode="after")
     def _only_descents_have(self) -> OptimizerConfig:
@@ -106,16 +100,12 @@ class OptimizerConfig(Section):
             if getattr(self, key) is not None and not self.descends:
                 raise ValueError(
                     f"has `{key}`, which only a descent has, but its `name` is {self.name!r}; "
-                    "remove it, or set `name` or `start` to gradient"
+                    "remove it, or set `name` to gradient"
                 )
-        if self.name == self.start == GRADIENT:
-            raise ValueError("has `start` gradient beside `name` gradient; remove `start`")
-        unused = ("sigma", "options", "start") if self.name == GRADIENT else ("sigma",)
-        for key in unused if self.descends else ():
+        for key in ("sigma", "options", "start") if self.descends else ():
             default = type(self).model_fields[key].get_default(call_default_factory=True)
             if getattr(self, key) != default:
-                which = "name" if self.name == GRADIENT else "start"
                 raise ValueError(
-                    f"has `{key}`, which has no effect where `{which}` is gradient; remove it"
+                    f"has `{key}`, which has no effect where `name` is gradient; remove it"
                 )
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from evomerge.config.schema import GRADIENT, SearchConfig
+from evomerge.config.schema import SearchConfig
 from evomerge.config.space import MergeConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.rows import ANY, Form
@@ -23,8 +23,6 @@ from evomerge.strategy.lessons import Lessons
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
 
-_WITHOUT_START = ("random", "sobol", "grid")
-
 
 def check_descents(
     config: SearchConfig,
@@ -41,31 +39,20 @@ def check_descents(
     Raises:
         ConfigError: it does not.
     """
-    key = "optimizer.name" if config.optimizer.name == GRADIENT else "optimizer.start"
     if not any(has_slope(gene, config) for gene in space.genes):
         raise ConfigError(
-            f"`{key}` is gradient, but no gene of this space is a number with a slope; search "
-            "weights or another number, or take another optimizer."
-        )
-    if config.mode == "pareto" and config.optimizer.name != GRADIENT:
-        raise ConfigError(
-            "`optimizer.start` is gradient, which is one descent, but `mode` is pareto; set "
-            "`optimizer.name` to gradient, whose descents weigh the objectives differently."
-        )
-    if config.optimizer.name in _WITHOUT_START:
-        raise ConfigError(
-            f"`optimizer.start` is gradient, but {config.optimizer.name!r} begins nowhere, so "
-            "nothing would come of the descent; take an optimizer like cma, or remove `start`."
+            "`optimizer.name` is gradient, but no gene of this space is a number with a slope; "
+            "search weights or another number, or take another optimizer."
         )
     if config.executor.order == "arrival":
         raise ConfigError(
-            f"`{key}` is gradient, whose points are told together, but `executor.order` is "
-            "arrival; set it to generation."
+            "`optimizer.name` is gradient, whose points are told together, but `executor.order` "
+            "is arrival; set it to generation."
         )
     loss = config.optimizer.loss or "reference"
     for item in objectives:
         if item.task not in config.encoders:
-            _check_objective(item, key, loss, evaluator, documents)
+            _check_objective(item, loss, evaluator, documents)
     info = evaluator.tasks_of("search").info
     learned = {item.task: documents[item.task] for item in info.of_tasks(objectives)}
     for task in learned:
@@ -108,7 +95,6 @@ def _check_encoder(name: str, config: SearchConfig, documents: Mapping[str, Sequ
 
 def _check_objective(
     item: Objective,
-    key: str,
     loss: str,
     evaluator: Evaluator,
     documents: Mapping[str, Sequence[int]],
@@ -117,8 +103,8 @@ def _check_objective(
     functions = evaluator.tasks_of("search").functions
     if item.is_exact or harness is None or item.task in functions or item.metric == TOKENS:
         raise ConfigError(
-            f"`{key}` is gradient, but {item.key} has no reference answers to learn from; take "
-            "it out of `objectives`, or take another optimizer."
+            f"`optimizer.name` is gradient, but {item.key} has no reference answers to learn from; "
+            "take it out of `objectives`, or take another optimizer."
         )
     if loss == "successes" and not item.higher_is_better:
         raise ConfigError(

@@ -10,7 +10,6 @@ from typing import Any
 
 import psutil
 
-from evomerge.config.schema import GRADIENT
 from evomerge.errors import SearchError
 from evomerge.evaluation.inference.device import count_cores
 from evomerge.evaluation.inference.rows import Forms, forms_in_words
@@ -24,7 +23,7 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import make_worker, run_jobs, threads_of
 from evomerge.setup.workers import shares_prefixes, workers_of
-from evomerge.strategy.gradient import LEG, STEPS
+from evomerge.strategy.gradient import LEG
 from evomerge.strategy.protocol import Descending, Strategy
 
 STEPS_TRIED = 2
@@ -193,8 +192,6 @@ def _steps(checked: CheckedSearch, candidates: int, workers: int) -> int:
     if not config.optimizer.descends:
         return 0
     points = max(0, candidates - len(checked.space.baselines()))
-    if config.optimizer.name != GRADIENT:  # one descent, before another optimizer
-        return min(points * LEG, config.optimizer.steps or STEPS)
     together = min(workers, make_strategy(checked).generation)
     return math.ceil(points / together) * LEG
 

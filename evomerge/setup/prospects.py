@@ -14,7 +14,6 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import check_descents
 from evomerge.setup.stock import check_stock
 from evomerge.setup.strategy import generation_of
-from evomerge.strategy.gradient import LEG, STEPS
 
 _WIDEST = 10  # points that a score may be off, to either side
 _ENOUGH = 100  # documents, with which it is less
@@ -94,14 +93,6 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
             f"it learns little; set budget.candidates to {baselines + _FOR_A_GENE * genes} or so, "
             "or have fewer genes (a smaller `space.groups`, no `space.components`)"
             f"{', or take `optimizer.name: gradient`' if _can_descend(checked) else ''}."
-        )
-    steps = config.optimizer.steps or STEPS
-    points = math.ceil(steps / LEG)
-    if config.optimizer.start == GRADIENT and searched <= points:
-        yield (
-            f"budget.candidates is {candidates}, but the {baselines} baselines and the descent of "
-            f"{steps} steps take {baselines + points}, so {config.optimizer.name!r} never begins; "
-            f"set it to {2 * (baselines + points)} or more, or lower `optimizer.steps`."
         )
 
 

@@ -192,7 +192,7 @@ def _new_stage(data: Mapping[str, Any], number: int, folder: Path) -> SearchConf
     # Of a start only the genomes that are found there are kept, so its path can be absolute.
     starts = [
         f"{RUN}{(folder / Path(item).name).resolve()}" if is_winner_of_stage(item) else item
-        for item in config.optimizer.starts
+        for item in config.optimizer.start
     ]
     return config.with_values("optimizer", start=starts)
 

@@ -11,7 +11,7 @@ from evomerge.recipe import Recipe
 from evomerge.run.history import Candidate
 from evomerge.scores import violation
 from evomerge.setup.checked import CheckedSearch
-from evomerge.space.protocol import Gene, Genome, Space
+from evomerge.space.protocol import Gene, Space
 from evomerge.strategy import kinds
 from evomerge.strategy.protocol import Strategy
 
@@ -27,28 +27,20 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
     """
     from evomerge.setup.descents import make_descents
     from evomerge.strategy.genome import GenomeStrategy
-    from evomerge.strategy.gradient_first import GradientFirst, near
 
     kind = kinds.strategy_kind(checked.config.optimizer.name)
     if kind is not None:
         return kind.make(checked.config, checked.space, checked.objectives, checked.constraints)
 
-    def evolution(start: Genome | None = None) -> GenomeStrategy:
-        genes = checked.space.genes if start is None else near(checked.space.genes, start)
-        return GenomeStrategy(
-            checked.space,
-            make_optimizer(checked.config, genes),
-            checked.ranking.ordered,
-            lambda scores: violation(checked.constraints, scores),
-            checked.start,
-        )
-
-    config = checked.config
-    if not config.optimizer.descends:
-        return evolution()
-    if config.optimizer.name == GRADIENT:
-        return make_descents(checked, generation_of(config, checked.space))
-    return GradientFirst(make_descents(checked, 1), evolution)
+    if checked.config.optimizer.descends:
+        return make_descents(checked, generation_of(checked.config, checked.space))
+    return GenomeStrategy(
+        checked.space,
+        make_optimizer(checked.config, checked.space.genes),
+        checked.ranking.ordered,
+        lambda scores: violation(checked.constraints, scores),
+        checked.start,
+    )
 
 
 def generation_of(config: SearchConfig, space: Space) -> int:

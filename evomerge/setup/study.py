@@ -48,7 +48,7 @@ def _needing_documents(config: SearchConfig) -> Iterator[str]:
     """Yield what needs scores of documents, or says who scores, as `KEY`."""
     optimizer, usual = config.optimizer, EvaluationConfig()
     if optimizer.descends:
-        yield f"`optimizer.{'start' if optimizer.start == 'gradient' else 'name'}` gradient"
+        yield "`optimizer.name` gradient"
     elif strategy_kind(optimizer.name) is not None:
         yield f"`optimizer.name` {optimizer.name}"
     for key in EvaluationConfig.model_fields.keys() - _LOADING:

@@ -121,17 +121,6 @@ class GradientStrategy:
         """Number of points of this round that were not proposed yet."""
         return self._left or self.generation
 
-    @property
-    def is_first_done(self) -> bool:
-        """Whether the first descent has made all its steps."""
-        ended = self._begun == 1 and not self._left and self._is_over(self._lines[0])
-        return self._begun > 1 or ended
-
-    @property
-    def best(self) -> Genome:
-        """The best candidate so far, baselines included."""
-        return next(iter(self._ranked(())), None) or self._start(0, ())
-
     def add_baseline(self, number: int, label: str) -> Origin:
         """Note the genome of a baseline, if the space has one for it."""
         self._labels[number] = label

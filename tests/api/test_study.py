@@ -371,7 +371,6 @@ def other_epsilon(folder: Path) -> Path:
     ("changes", "message"),
     [
         ({"optimizer": {"name": "gradient"}}, "`optimizer.name` gradient, which needs documents"),
-        ({"optimizer": {"name": "cma", "start": "gradient"}}, "`optimizer.start` gradient"),
         ({"evaluation": {"include": ["tasks"]}}, "`evaluation.include`, which needs documents"),
         ({"evaluation": {"racing": {"enabled": True}}}, "`evaluation.racing`"),
         ({"executor": {"kind": "processes"}}, "`executor.kind`"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from killed import searched
-from scripted import OBJECTIVES, ScriptedExecutor, outcome_of, search, space, strategy, trajectory
+from scripted import OBJECTIVES, ScriptedExecutor, outcome_of, search, space, trajectory
 from search_run import SMALL, events_of, evomerge, write_search
 
 from evomerge import resume
@@ -21,7 +21,6 @@ from evomerge.optimize.descent import Reached
 from evomerge.scores import Scores
 from evomerge.searching.ranking import WeightedSum
 from evomerge.strategy.gradient import GradientStrategy
-from evomerge.strategy.gradient_first import GradientFirst
 from evomerge.strategy.lessons import Lessons
 
 DOCUMENTS = {"task": range(100)}
@@ -59,11 +58,6 @@ def successes() -> GradientStrategy:
     return GradientStrategy(SPACE, lessons, WeightedSum(OBJECTIVES).values, steps=20, descents=3)
 
 
-def mixed() -> GradientFirst:
-    ranking = WeightedSum(OBJECTIVES)
-    return GradientFirst(descents(1), lambda start: strategy("cma", ranking, SPACE))
-
-
 def executor(seed: int, width: int = 1, dies_after: int | None = None) -> ScriptedExecutor:
     ends = random.Random(seed)
     return ScriptedExecutor(width, ends, 0.1, dies_after, score=result_of)
@@ -73,7 +67,7 @@ def run_of(path: Path, make, seed: int, width: int, dies_after: int | None = Non
     return search(path, executor(seed, width, dies_after), candidates=24, searched=SPACE, make=make)
 
 
-@pytest.mark.parametrize("make", [descents, successes, mixed])
+@pytest.mark.parametrize("make", [descents, successes])
 def test_a_search_is_the_same_with_any_width_and_killed_anywhere(make, tmp_path):
     whole = trajectory(run_of(tmp_path / "whole", make, 0, 1))
     assert any("descent" in item[3] for item in whole[:-1])
@@ -109,7 +103,6 @@ def small(**optimizer) -> dict:
     "optimizer",
     [
         {"name": "gradient"},
-        {"name": "cma", "start": "gradient"},
         {"name": "gradient", "loss": "successes"},
         {"name": "gradient", "loss": "experts"},
     ],
@@ -148,17 +141,11 @@ def test_the_descents_of_a_front_prefer_different_objectives(tmp_path):
     ("change", "sentence"),
     [
         ({"space": {"kind": "parameters", "method": "linear", "knobs": {"weight": 1.0}}}, None),
-        (
-            {"mode": "pareto", "optimizer": {"name": "nsga2", "start": "gradient"}},
-            "which is one descent, but `mode` is pareto",
-        ),
         ({"executor": {"order": "arrival"}}, "but `executor.order` is arrival"),
     ],
 )
 def test_what_has_no_slope_is_refused(change, sentence, tmp_path):
     data = {**small(name="gradient"), **change}
-    if "mode" in change:
-        data["objectives"] = [*data["objectives"], {"task": "zoo_l2", "metric": "exact_match"}]
     said = evomerge("validate", write_search(tmp_path, **data), code=2).stderr
     assert (sentence or "nothing to search") in said
 

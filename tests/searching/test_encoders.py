@@ -360,7 +360,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "`optimizer.loss` is experts, but 'sts pairs' scores sentence encoders",
     ),
     "gradients in a form": (
-        {"optimizer": {"name": "cma", "start": "gradient", "form": {}}},
+        {"optimizer": {"name": "gradient", "form": {}}},
         "`optimizer.form` says how answers are written, but 'sts pairs' scores sentence encoders",
     ),
     "gradients of single documents": (

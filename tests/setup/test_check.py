@@ -42,7 +42,7 @@ def test_validate_says_what_slopes_without_a_formula_cost(space, note):
         "space": space,
         "objectives": [{"task": "zoo_l2", "metric": "exact_match"}],
     }
-    descent = {"optimizer": {"name": "cma", "start": "gradient"}}
+    descent = {"optimizer": {"name": "gradient"}}
     assert slope_note(parse({**data, **descent}, "search.yaml"), []) == note
     assert slope_note(parse(data, "search.yaml"), []) is None
 
@@ -75,10 +75,6 @@ def test_validate_says_how_many_genes_no_descent_moves(space, kept, tmp_path):
         ("has `start`, which has no effect where `name`", {"optimizer": {"start": ["run:a"]}}),
         ("has `options`, which has no effect", {"optimizer": {"options": {"archive": 20}}}),
         (
-            "has `sigma`, which has no effect where `start`",
-            {"optimizer": {"name": "cma", "start": "gradient", "sigma": 0.3}},
-        ),
-        (
             "`optimizer.form` names 'zoo_l2', which is no task .*; allowed are zoo_l2_maths.",
             {"optimizer": {"form": {"zoo_l2": {"end": "stop"}}}},
         ),
@@ -86,7 +82,6 @@ def test_validate_says_how_many_genes_no_descent_moves(space, kept, tmp_path):
             "`optimizer.form.zoo_l2_maths.end` is 'eos'; it must be 'token', 'stop' or 'none'",
             {"optimizer": {"form": {"zoo_l2_maths": {"end": "eos"}}}},
         ),
-        ("'sobol' begins nowhere", {"optimizer": {"name": "sobol", "start": "gradient"}}),
     ],
 )
 def test_what_a_descent_does_not_use_is_refused(sentence, changes, tmp_path):

@@ -136,12 +136,9 @@ def test_what_a_leg_takes_beside_its_steps_is_shared_by_ten_of_them():
 
 
 def test_a_search_makes_ten_steps_for_each_point(tmp_path):
-    """19 points; `start` makes one descent of 20 steps and then 17 candidates without."""
     probe = replace(MEASURED, step=3.0)
     found = estimate(problem(tmp_path, "optimizer.name=gradient"), probe)
     assert found.search_seconds == 22 * 2.0 + 190 * 3.0
     two = ("optimizer.population=2", "executor.kind=processes", "executor.workers=2")
     found = estimate(problem(tmp_path, "optimizer.name=gradient", *two), probe)
     assert found.search_seconds == (2 + 10) * 2.0 + 100 * 3.0
-    first = ("optimizer.name=cma", "optimizer.start=gradient", "optimizer.steps=20")
-    assert estimate(problem(tmp_path, *first), probe).search_seconds == 22 * 2.0 + 20 * 3.0

@@ -150,9 +150,6 @@ def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
     assert "is 5, of which 3 are baselines" in note and "only 2 are searched" in note
     few = ["budget.candidates=5", "optimizer.name=gradient"]
     assert not list(prospect_warnings(prepare(load(file, few), tmp_path)))
-    first = ["budget.candidates=9", "optimizer.start=gradient"]
-    (note,) = prospect_warnings(prepare(load(file, first), tmp_path))
-    assert "the descent of 60 steps take 9, so 'cma' never begins; set it to 18 or more" in note
 
 
 def test_float16_on_a_cpu_is_warned_of(problem, monkeypatch):

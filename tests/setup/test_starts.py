@@ -1,4 +1,4 @@
-"""Warm starts: genomes of runs and of recipes, in another search, and after its source is gone."""
+"""Warm starts: genomes of runs, in another search, and after its source is gone."""
 
 from __future__ import annotations
 
@@ -6,62 +6,21 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from run_folders import FAILED, asked, scores, told, write_run
 from search_run import SMALL
-from spaces import parameters
 
 import evomerge
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
 from evomerge.setup.runs import prepare
 from evomerge.setup.starts import find_starts
-from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Gene
-
-SPACES = {
-    "groups": {"methods": ["task_arithmetic"], "groups": 2},
-    "smooth": {"methods": ["ties"], "groups": 3, "smooth": True},
-    "a method": {"methods": ["ties", "slerp", "linear"]},
-    "a method each": {"methods": ["ties", "linear"], "groups": 2, "method_per": "group"},
-    "components": {"methods": ["dare_ties"], "components": ["attention"], "groups": "each"},
-    "shared ends": {"methods": ["breadcrumbs"], "groups": 2, "embeddings": False},
-}
-
-
-def space(methods, **settings) -> ParameterSpace:
-    return parameters(methods, layers=5, filters={"attention": ["self_attn"]}, **settings)
 
 
 def starts(where: Path, searched, *references: str):
     config = parse(SMALL | {"optimizer": {"start": list(references)}}, "search.yaml")
     return find_starts(config, searched, where)
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_every_recipe_of_a_parameter_space_has_its_genome_found(tmp_path, name):
-    searched, random = space(**SPACES[name]), np.random.RandomState(0)
-    for _ in range(5):
-        genome = tuple(
-            float(random.uniform(gene.low, gene.high))
-            if gene.kind == "real"
-            else float(random.randint(gene.low, gene.high + 1))
-            for gene in searched.genes
-        )
-        recipe = searched.decode(genome)
-        (tmp_path / "recipe.yaml").write_text(replace(recipe, seed=7).to_yaml())
-        (found,) = starts(tmp_path, searched, "recipe.yaml")
-        assert searched.decode(found) == recipe
-
-
-@pytest.mark.parametrize("other", ["a method", "shared ends"])
-def test_a_recipe_of_another_space_is_refused_in_one_sentence(tmp_path, other):
-    there, here = space(**SPACES[other]), space(**SPACES["groups"])
-    recipe = there.decode(tuple(gene.high for gene in there.genes))
-    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    with pytest.raises(ConfigError, match=r"has 'recipe.yaml': this space has no genome for"):
-        starts(tmp_path, here, "recipe.yaml")
 
 
 class Genes:
@@ -112,7 +71,7 @@ def test_a_run_that_does_not_fit_is_refused_in_one_sentence(tmp_path, genes, sen
         starts(tmp_path, Genes(*genes), "run:first")
 
 
-@pytest.mark.parametrize("reference", ["run:nowhere", "nowhere.yaml", "x" * 5000, "run:\0"])
+@pytest.mark.parametrize("reference", ["run:nowhere", "best.yaml", "x" * 5000, "run:\0"])
 def test_what_does_not_exist_is_one_sentence(tmp_path, reference):
     with pytest.raises(ConfigError, match=r"optimizer\.start has '"):
         starts(tmp_path, Genes(WEIGHT), reference)

@@ -13,9 +13,8 @@ from evomerge.recipe import Layer, Recipe
 from evomerge.scores import Failure, Scores
 from evomerge.space.protocol import Gene
 from evomerge.strategy.gradient import LEG, GradientStrategy
-from evomerge.strategy.gradient_first import GradientFirst
 from evomerge.strategy.lessons import Lessons
-from evomerge.strategy.protocol import Descending, Proposal
+from evomerge.strategy.protocol import Proposal
 
 DOCUMENTS = {"a": range(100), "b": range(60)}
 TARGET = (0.9, 0.2)
@@ -105,7 +104,7 @@ def test_a_candidate_that_keeps_the_constraints_comes_first():
     for number, (fitness, broken) in enumerate([(0.9, 0.1), (0.5, 0.0), (0.4, 0.0)]):
         strategy.repeat(number, None, {"genome": [number / 10, 0.0]})
         strategy.tell(number, Scores({}, {}, {"fitness": fitness, "y": broken}))
-    assert strategy.best == (0.1, 0.0)
+    assert strategy._ranked(())[0] == (0.1, 0.0)
 
 
 def test_forms_do_not_depend_on_which_leg_was_done_first():
@@ -201,47 +200,6 @@ def test_failures_do_not_break_it():
         proposal = strategy.ask(number)
         strategy.tell(number, Failure("evaluate", "no"))
         assert proposal.origin["genome"] == [0.5, 0.5] or number > 2
-
-
-class Noting:
-    """A strategy that notes what it is told."""
-
-    generation = 2
-    left = 2
-
-    def __init__(self, start):
-        self.start, self.told, self.baselines = start, [], []
-
-    def add_baseline(self, number, label):
-        self.baselines.append((number, label))
-        return {}
-
-    def ask(self, number):
-        return Proposal(Plane().decode(self.start), {"genome": list(self.start)})
-
-    def repeat(self, number, label, origin):
-        pass
-
-    def tell(self, number, outcome):
-        self.told.append(number)
-
-
-def test_evolution_begins_where_the_descent_ended():
-    made = []
-
-    def second(start):
-        made.append(Noting(start))
-        return made[-1]
-
-    strategy = GradientFirst(make(), second)
-    assert isinstance(strategy, Descending)
-    asked = run(strategy, 5)
-    assert len(made) == 1
-    assert math.dist(made[0].start, TARGET) < 0.1
-    assert made[0].baselines == [(0, "uniform")]
-    assert made[0].told == [0, 4, 5]
-    assert ["descent" in each.origin for each in asked] == [True] * 3 + [False] * 2
-    assert not strategy.legs()
 
 
 def test_a_descent_starts_at_the_middle_without_a_uniform_merge():
