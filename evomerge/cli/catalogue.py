@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 SPACES = {
     "parameters": "the knobs of a merge, by layer group and component or tensor (PS)",
     "dataflow": "the path through the parents' layers, with scales (DFS)",
-    "joint": "the path through merged layers, and the knobs of their merges",
 }
 
 _COSTLY = "; costly: for a parent `merge:FILE.yaml` or `evomerge merge`, which is built once"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from evomerge.setup.estimate import Estimate
 
 
-Preset = StrEnum("Preset", ["parameters", "dataflow", "gradient", "joint", "lorahub", "multi"])
+Preset = StrEnum("Preset", ["parameters", "dataflow", "gradient", "lorahub", "multi"])
 
 
 def init(

@@ -58,7 +58,7 @@ class _SpaceConfig(Section):
     def _of_its_kind(cls, data: Any) -> Any:
         """Refuse the keys of other kinds."""
         own, given = cls.model_fields, data if isinstance(data, Mapping) else {}
-        for key in sorted(given.keys() & _DEFAULTS.keys() - own.keys()):
+        for key in sorted(given.keys() & _KEYS - own.keys()):
             kind = ", ".join(
                 f"`{tag}` {given.get(tag)!r}" for tag in ("kind", "variant") if tag in own
             )
@@ -69,25 +69,15 @@ class _SpaceConfig(Section):
         return data
 
 
-class MergeConfig(_SpaceConfig):
-    """What all spaces have that merge weights."""
+class ParametersConfig(_SpaceConfig):
+    """A parameter space."""
 
+    kind: Literal["parameters"] = Field("parameters", description="parameters: weights of a merge")
     method: str | Annotated[list[str], Field(min_length=1)] = Field(
         "task_arithmetic", description="merge method; of a list, the search chooses one"
     )
     embeddings: bool = Field(True, description="own knobs for embeddings and head")
     knobs: dict[str, KnobRange] = Field({}, description="a range is searched, a number is fixed")
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """The merge methods, as a tuple even if there is only one."""
-        return (self.method,) if isinstance(self.method, str) else tuple(self.method)
-
-
-class ParametersConfig(MergeConfig):
-    """A parameter space."""
-
-    kind: Literal["parameters"] = Field("parameters", description="parameters: weights of a merge")
     method_per: Literal["model", "group"] = Field(
         "model",
         description="of several methods: one for the whole model, or one for each layer group",
@@ -107,6 +97,11 @@ class ParametersConfig(MergeConfig):
     )
     smooth: bool = Field(False, description="interpolate knobs over depth between groups")
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The merge methods, as a tuple even if there is only one."""
+        return (self.method,) if isinstance(self.method, str) else tuple(self.method)
+
     @field_validator("groups")
     @classmethod
     def _at_least_one_group(cls, value: int | str) -> int | str:
@@ -122,26 +117,6 @@ class ParametersConfig(MergeConfig):
                 "`embeddings` false, so embeddings and head have none; set `embeddings` to true"
             )
         return self
-
-
-class JointConfig(MergeConfig):
-    """A joint space."""
-
-    kind: Literal["joint"] = Field(description="joint: a path and weights at once")
-    repeats: Repeats = 1
-    scales: Scales = (0.5, 1.5)
-    ends: Ends = "fixed"
-    layers: Layers = (1, None)
-
-    @field_validator("method")
-    @classmethod
-    def _one_method(cls, value: str | list[str]) -> str | list[str]:
-        if not isinstance(value, str) and len(value) > 1:
-            raise ValueError(
-                "must be exactly one merge method with `kind` 'joint'; name one, or set the kind "
-                "to parameters"
-            )
-        return value
 
 
 class OutsideConfig(Section):
@@ -171,10 +146,6 @@ class SakanaConfig(PathConfig):
         "sakana", description="sakana: a slot and an indicator for each layer"
     )
     repeats: Repeats = 2
-    scale_coding: Literal["auto", "matrix", "network"] = Field(
-        "auto", description="scales by matrix W or network pi_theta; auto: W if it is small"
-    )
-    scale_hidden: int = Field(8, ge=1, le=64, description="hidden units of pi_theta")
     ends: Ends = "fixed"
     start: tuple[float, float] = Field(
         (1.0, -1.0), description="start of indicators [in, out] of the first path, in sigmas"
@@ -227,23 +198,20 @@ class DroppingConfig(PathConfig):
     layers: Layers = (1, None)
 
 
-_DEFAULTS: dict[str, Any] = {
-    name: list(field.default) if isinstance(field.default, tuple) else field.default
-    for kind in (FrankenmergeConfig, SakanaConfig, ParametersConfig)  # have all keys
-    for name, field in kind.model_fields.items()
-} | {"repeats": None}
+_KEYS = {
+    key
+    for kind in (FrankenmergeConfig, SakanaConfig, ParametersConfig)
+    for key in kind.model_fields
+}
+"""The keys of all kinds."""
 
 
 def _with_kind(data: Any) -> Any:
-    """Return a section with its kind, and without defaults.
-
-    Runs that began before each kind had a class keep the keys of all kinds with their defaults.
-    """
+    """Return a section with its kind and variant."""
     if not isinstance(data, Mapping):
         return data
-    given = {k: item for k, item in data.items() if k not in _DEFAULTS or item != _DEFAULTS[k]}
-    kind = "dataflow" if given.get("kind") == "dataflow" else "parameters"
-    return {"kind": kind, **({"variant": "sakana"} if kind == "dataflow" else {}), **given}
+    given = {"kind": "parameters", **data}
+    return {"variant": "sakana", **given} if given["kind"] == "dataflow" else given
 
 
 AnyPathConfig: TypeAlias = (
@@ -251,7 +219,7 @@ AnyPathConfig: TypeAlias = (
 )
 
 SpaceConfig: TypeAlias = Annotated[
-    ParametersConfig | Annotated[AnyPathConfig, Field(discriminator="variant")] | JointConfig,
+    ParametersConfig | Annotated[AnyPathConfig, Field(discriminator="variant")],
     Field(discriminator="kind"),
     BeforeValidator(_with_kind),
 ]

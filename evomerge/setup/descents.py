@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evomerge.config.schema import SearchConfig
-from evomerge.config.space import MergeConfig
+from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.merging.methods import get_method
@@ -122,7 +122,7 @@ def has_slope(gene: Gene, config: SearchConfig) -> bool:
     if gene.kind != "real" or gene.switch:
         return False
     space, smooth = config.space, {PRIORITY: False}
-    for name in space.methods if isinstance(space, MergeConfig) else ():
+    for name in space.methods if isinstance(space, ParametersConfig) else ():
         for knob in get_method(name).knobs:
             smooth[knob.name] = smooth.get(knob.name, False) or knob.is_smooth
     return smooth.get(gene.name.rpartition(".")[2], True)
@@ -143,7 +143,7 @@ def slope_note(config: SearchConfig, genes: Sequence[Gene]) -> str | None:
 def _cost_note(config: SearchConfig) -> str | None:
     """Return what slopes cost beside the backward pass of a step; None if that is little."""
     space = config.space
-    if not isinstance(space, MergeConfig):
+    if not isinstance(space, ParametersConfig):
         return None
     methods = [get_method(name) for name in space.methods]
     searched = plan_knobs(methods, space.knobs).searched

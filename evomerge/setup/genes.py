@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from evomerge.config.space import MergeConfig
+from evomerge.config.space import ParametersConfig
 from evomerge.report.words import renamed, short_names
 from evomerge.setup.checked import CheckedSearch
 from evomerge.space.pool import PRIORITY
@@ -58,7 +58,7 @@ def gene_rows(checked: CheckedSearch) -> list[tuple[str, ...]]:
 
     space = checked.config.space
     reasons = {PRIORITY: "space.most_parents; in from 0.5 on", "method": "space.method"}
-    if isinstance(space, MergeConfig):
+    if isinstance(space, ParametersConfig):
         knobs = {knob.name for name in space.methods for knob in get_method(name).knobs}
         reasons |= {name: f"the method's range; space.knobs.{name} fixes it" for name in knobs}
         reasons |= {name: f"space.knobs.{name}" for name in space.knobs}

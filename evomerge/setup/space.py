@@ -9,8 +9,6 @@ from evomerge.config.space import (
     AnyPathConfig,
     DroppingConfig,
     FrankenmergeConfig,
-    JointConfig,
-    MergeConfig,
     OutsideConfig,
     ParametersConfig,
     PathConfig,
@@ -27,7 +25,6 @@ from evomerge.models.stacks import Stack, component_filters, tensor_filters
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.blocks import BlockStack
 from evomerge.space.parameters import ParameterSpace
-from evomerge.space.paths.joint import JointSpace
 from evomerge.space.paths.slices import SliceSpace
 from evomerge.space.paths.slots import SlotSpace
 from evomerge.space.paths.swaps import SwapSpace
@@ -76,9 +73,6 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
         )
     _check_scales(wanted, host)
     depths = {name: len(checkpoints[name].decoder_stack) for name in config.parents}
-    if isinstance(wanted, JointConfig):
-        method = _method(*wanted.methods)
-        return JointSpace(wanted, method, depths, frame, stack.prefix, config.base)
     return path_space(wanted, depths, frame, stack.prefix)
 
 
@@ -138,7 +132,7 @@ def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> No
                 )
 
 
-def _check_scales(config: PathConfig | JointConfig, host: Checkpoint) -> None:
+def _check_scales(config: PathConfig, host: Checkpoint) -> None:
     """Check that the host's architecture lets scales be folded into weights."""
     if config.scales != 1.0:
         from evomerge.merging.architecture.folding import rules_for
@@ -180,7 +174,7 @@ def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
 
 def check_methods(space: SpaceConfig) -> None:
     """Raise a `ConfigError` if a space names a merge method that there is not."""
-    for name in space.methods if isinstance(space, MergeConfig) else ():
+    for name in space.methods if isinstance(space, ParametersConfig) else ():
         _method(name)
 
 

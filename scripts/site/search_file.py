@@ -85,7 +85,7 @@ def _keys(kinds: Sequence[Schema], above: str, definitions: Schema) -> Iterator[
 
 
 def _labels(kinds: Iterable[Schema]) -> str:
-    """Return the names of kinds of a section, such as `` `joint` ``."""
+    """Return the names of kinds of a section, such as `` `dataflow` ``."""
     tags = (kind["properties"].get("variant", kind["properties"]["kind"]) for kind in kinds)
     return ", ".join(f"`{tag['const']}`" for tag in tags)
 

@@ -21,10 +21,11 @@ BAD = [
     ({"space": {"groups": "eech"}}, ["`space.groups`", "'eech'", "'each'"]),
     ({"space": {"knobs": {"weight": [1, 0]}}}, ["`space.knobs.weight`", "[1, 0]", "low < high"]),
     ({"space": {"knobs": {"weight": [0, 1, 2]}}}, ["`space.knobs.weight`", "low, high"]),
-    ({"space": {"kind": "joint", "groupz": 2}}, ["`groupz` in `space`", "kind, host, method"]),
+    ({"space": {"groupz": 2}}, ["`groupz` in `space`", "Did you mean 'groups'"]),
+    ({"space": {"kind": "joint"}}, ["`space.kind` is 'joint'; it must be 'parameters' or"]),
     (
-        {"space": {"kind": "joint", "groups": 2}},
-        ["`groups` 2, which has no meaning for `kind` 'joint', whose keys are emb", "; remove it"],
+        {"space": {"kind": "dataflow", "groups": 2}},
+        ["`groups` 2, which has no meaning for `kind` 'dataflow', `variant`", "; remove it"],
     ),
     (
         {"space": {"kind": "dataflow", "variant": "swaps", "layers": [2, 4]}},
@@ -39,17 +40,13 @@ BAD = [
         {"space": {"kind": "dataflow", "variant": "swap"}},
         ["`space.variant` is 'swap'; it must be 'sakana',", "or 'dropping'. Did you mean 'swaps'"],
     ),
-    ({"space": {"kind": ["joint"]}}, ["`space.kind` is ['joint']; it must be 'parameters'"]),
+    ({"space": {"kind": ["paths"]}}, ["`space.kind` is ['paths']; it must be 'parameters'"]),
     ({"space": {"kind": "dataflow", "scales": [0, 1]}}, ["`space.scales` is [0, 1]", "above 0"]),
-    ({"space": {"kind": "joint", "scales": 0}}, ["`space.scales` is 0", "above 0"]),
+    ({"space": {"kind": "dataflow", "scales": 0}}, ["`space.scales` is 0", "above 0"]),
     ({"space": {"kind": "dataflow", "start": [0, -1]}}, ["`space.start` is [0, -1]", "in sigmas"]),
     ({"space": {"kind": "dataflow", "start": [1]}}, ["key `space.start[1]` is missing"]),
     ({"space": {"kind": "dataflow", "layers": [5, 4]}}, ["`space.layers` is [5, 4]", "min <= max"]),
     ({"space": {"kind": "dataflow", "outside": {"haed": "a"}}}, ["`haed` in `space.outside`"]),
-    (
-        {"space": {"kind": "joint", "method": ["linear", "ties"]}},
-        ["`space.method` is ['linear', 'ties']; it must be exactly one merge method"],
-    ),
     ({"space": 3}, ["`space`", "mapping"]),
     ({"optimizer": {"population": 1}}, ["`optimizer.population`", "at least 2", "auto"]),
     ({"optimizer": {"sigma": 0}}, ["`optimizer.sigma`", "above 0"]),
@@ -163,18 +160,8 @@ def test_a_dumped_config_parses_to_an_equal_config():
     assert parse(config.model_dump(mode="json"), "again") == config
 
 
-FORMER = {
-    "kind": "parameters", "method": "task_arithmetic", "method_per": "model", "groups": "one",
-    "components": [], "embeddings": True, "most_parents": None, "smooth": False, "knobs": {},
-    "variant": "sakana", "host": None, "repeats": None, "scales": [0.5, 1.5],
-    "scale_coding": "auto", "scale_hidden": 8, "ends": "fixed", "start": [1.0, -1.0],
-    "layers": [1, None], "slices": [2, 4], "outside": None,
-}  # fmt: skip
-"""The section `space` of a run that began when all kinds had the same keys."""
-
 KINDS = {
     "parameters": {"kind": "parameters"},
-    "joint": {"kind": "joint"},
     **{
         variant: {"kind": "dataflow", "variant": variant}
         for variant in ("sakana", "structured", "frankenmerge", "swaps", "dropping")
@@ -182,22 +169,12 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_runs_that_have_the_keys_of_all_kinds_are_read(kind):
-    former = parse(GOOD | {"space": FORMER | KINDS[kind]}, "former")
-    assert former == parse(GOOD | {"space": KINDS[kind]}, "now")
-    dumped = former.model_dump(mode="json")
-    assert parse(dumped, "again") == former
-    assert dumped["space"].keys() < FORMER.keys()
-
-
-def test_each_kind_has_its_own_repeats():
+def test_only_slots_are_repeated():
     repeats = {
         kind: parse(GOOD | {"space": space}, kind).space.model_dump().get("repeats")
         for kind, space in KINDS.items()
     }
     assert {kind for kind, count in repeats.items() if count == 2} == {"sakana", "structured"}
-    assert {kind for kind, count in repeats.items() if count == 1} == {"joint"}
 
 
 @pytest.mark.parametrize(
@@ -208,8 +185,8 @@ def test_each_kind_has_its_own_repeats():
         ({"groups": 4, "method": ["ties", "linear"]}, True),
         ({"kind": "dataflow", "start": [2, 0]}, True),
         ({"kind": "dataflow", "variant": "swaps", "start": [2, 0]}, False),
-        ({"kind": "joint", "groups": 4}, False),
-        ({"kind": "joint", "repeats": 3}, True),
+        ({"kind": "dataflow", "groups": 4}, False),
+        ({"kind": "dataflow", "repeats": 3}, True),
         ({"kind": "paths"}, False),
     ],
 )

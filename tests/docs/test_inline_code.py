@@ -46,7 +46,7 @@ def check_key(path: str) -> None:
 VLLM = {**SMALL["evaluation"], "backend": "vllm"}
 BESIDE = [
     *({}, {"evaluation": VLLM}, {"executor": {"kind": "processes"}}, {"space": {}}),
-    *({"space": {"kind": "joint"}}, {"space": {"kind": "dataflow"}}),
+    {"space": {"kind": "dataflow"}},
     {"space": {"kind": "dataflow", "variant": "frankenmerge"}},
 ]
 """Sections beside which a setting may stand: some keys are only for one kind of space or engine."""

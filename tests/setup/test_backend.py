@@ -70,7 +70,6 @@ def test_validate_says_that_descents_do_not_use_vllm(tmp_path, installed):
         ({**STACKED, "layers": [4, 8]}, "8 layers; .*host has 6, so 1.3 times"),
         ({**STACKED, "variant": "dropping"}, "6 layers; .*1 times"),
         ({**STACKED, "repeats": 1}, "13 layers; .*2.2 times"),
-        ({"kind": "joint", "method": "linear", "layers": [3, 9]}, "6 layers"),
     ],
 )
 def test_validate_says_how_deep_the_engine_is_and_what_it_costs(tmp_path, installed, space, engine):

@@ -102,18 +102,6 @@ def test_parents_of_different_depth_are_refused_in_a_parameter_space(tmp_path):
     )
 
 
-def test_a_base_that_lacks_the_blocks_of_a_joint_space_is_refused(tmp_path):
-    for name, seed, layers in (("one", 0, 3), ("two", 1, 3), ("base", 2, 2)):
-        make(tmp_path / name, seed=seed, num_hidden_layers=layers)
-    refused(
-        tmp_path,
-        r"`space` holds recipes .*base' is 2; allowed are 0 to 1",
-        parents=["./one", "./two"],
-        base="./base",
-        space={"kind": "joint", "method": "task_arithmetic", "scales": 1.0},
-    )
-
-
 def test_scales_that_cannot_be_folded_into_weights_are_refused(tmp_path):
     space = {"kind": "dataflow", "repeats": 1, "scales": 20.0}
     refused(tmp_path, r"`space.scales` must be nearer to 1.*multiply to", base=None, space=space)
@@ -125,18 +113,6 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
     assert prepared(tmp_path, base=None, space=space).space.genes
 
 
-def test_an_on_off_knob_of_a_joint_space_is_a_binary_gene(tmp_path):
-    space = {
-        "kind": "joint",
-        "method": "linear",
-        "knobs": {"normalize": [0, 1]},
-        "scales": 1.0,
-    }
-    genes = prepared(tmp_path, space=space).space.genes
-    assert {g.kind for g in genes if g.name.endswith("normalize")} == {"binary"}
-
-
-@pytest.mark.parametrize("kind", ["parameters", "joint"])
 @pytest.mark.parametrize(
     ("method", "parents", "sentence"),
     [
@@ -144,10 +120,8 @@ def test_an_on_off_knob_of_a_joint_space_is_a_binary_gene(tmp_path):
         ("nosuch", ["zoo:language"], "`space.method`"),
     ],
 )
-def test_a_method_that_cannot_take_the_parents_is_refused(
-    tmp_path, kind, method, parents, sentence
-):
-    refused(tmp_path, sentence, parents=parents, base=None, space={"kind": kind, "method": method})
+def test_a_method_that_cannot_take_the_parents_is_refused(tmp_path, method, parents, sentence):
+    refused(tmp_path, sentence, parents=parents, base=None, space={"method": method})
 
 
 @pytest.mark.parametrize(
@@ -157,12 +131,11 @@ def test_a_method_that_cannot_take_the_parents_is_refused(
             {"kind": "dataflow", "variant": "swaps", "layers": [2, 4]},
             r"`space` has `layers` \[2, 4\]",
         ),
-        ({"kind": "joint", "groups": 3}, "`space` has `groups` 3, which has no meaning .* 'joint'"),
+        ({"kind": "dataflow", "groups": 3}, "`space` has `groups` 3, which has no meaning"),
         (
             {"kind": "parameters", "outside": {"head": "zoo:maths"}},
             r"`space` has `outside` \{'head': 'zoo:maths'\}, .* remove it",
         ),
-        ({"kind": "joint", "method": ["linear", "ties"]}, r"\['linear', 'ties'\].* exactly one"),
         ({"kind": "dataflow", "host": "zoo:mathx"}, "`space.host` is 'zoo:mathx'.* Did you mean"),
     ],
 )

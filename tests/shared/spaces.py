@@ -7,14 +7,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from evomerge.config.space import JointConfig, ParametersConfig, SpaceConfig
+from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
 from evomerge.setup.space import path_space
 from evomerge.space.blocks import BlockStack
 from evomerge.space.parameters import ParameterSpace
-from evomerge.space.paths.joint import JointSpace
 from evomerge.space.protocol import Space
 
 STACK = "model.layers"
@@ -49,11 +48,3 @@ def paths(variant: str, depths: Mapping[str, int], frame: Recipe, **keys: Any) -
     """Return a data-flow space."""
     given = {"kind": "dataflow", "variant": variant, **keys}
     return path_space(_SPACE.validate_python(given), depths, frame, STACK)
-
-
-def joint(
-    depths: Mapping[str, int], frame: Recipe, method: str, base: str | None = None, **keys: Any
-) -> JointSpace:
-    """Return a joint space."""
-    config = JointConfig(kind="joint", method=method, **keys)
-    return JointSpace(config, get_method(method), depths, frame, STACK, base)

@@ -39,7 +39,7 @@ from evomerge.recipe import Recipe
 GENERATION = "generation_config.json"
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
 _KEPT_FROM_HOST = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-_OPTIONS = ("chat_template", "pad_to_multiple_of", "tokens", "scale_network", TRUNCATE)
+_OPTIONS = ("chat_template", "pad_to_multiple_of", "tokens", TRUNCATE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 
-from evomerge.config.space import JointConfig, PathConfig
+from evomerge.config.space import PathConfig
 from evomerge.errors import ConfigError
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.paths.path import Hop, layers_of
@@ -31,11 +31,7 @@ class PathSpace(ABC):
     """Largest number of blocks of a path or a parent."""
 
     def __init__(
-        self,
-        config: PathConfig | JointConfig,
-        parents: Mapping[str, int],
-        frame: Recipe,
-        stack: str,
+        self, config: PathConfig, parents: Mapping[str, int], frame: Recipe, stack: str
     ) -> None:
         self._parents, self._names = dict(parents), tuple(parents)
         self._frame, self._stack, scales = frame, stack, config.scales

@@ -6,8 +6,6 @@ are 1, or the nearest number of their range.
 
 from __future__ import annotations
 
-import math
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,10 +43,6 @@ class ScaleCoding(ABC):
     @abstractmethod
     def decode(self, values: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
         """Return the scale before each chosen slot (ascending indices of slots); the first is 1."""
-
-    def options(self, values: Sequence[float]) -> dict[str, str]:
-        """Return options of the recipe that say more than its scales."""
-        return {}
 
 
 class FixedScale(ScaleCoding):
@@ -98,65 +92,3 @@ class ScaleMatrix(ScaleCoding):
         """Return W[i, j] for every two consecutive blocks of the path."""
         pairs = pairwise(self._blocks[slot] for slot in chosen)
         return (1.0, *(values[self._column[pair]] for pair in pairs))
-
-
-class ScaleNetwork(ScaleCoding):
-    """A network pi_theta(i, j, t) with one hidden layer that computes every scale; genes: theta.
-
-    It stands for W where that would have too many genes (arXiv 2403.13187, section 3.2, which does
-    not give its size). Its inputs are the block i that the hidden state leaves, the block j that it
-    enters, and the position t in the path, each mapped to [-1, 1]. The hidden units are tanh. The
-    output is 1 plus a weighted sum, rounded to 6 decimals and clipped to the range of scales, which
-    must contain 1. The output weights start at 0, so that every scale starts at 1. A recipe has the
-    weights in its option `scale_network`.
-    """
-
-    def __init__(self, slots: Sequence[Slot], bounds: tuple[float, float], hidden: int) -> None:
-        self._bounds, self._hidden = bounds, hidden
-        self._places = len(slots)
-        self._blocks = [slot.block for slot in slots]
-        self._largest = max(max(self._blocks), 1)
-        draw = random.Random(0)  # the hidden units must differ from each other at the start
-        inner = (
-            Gene(
-                f"scale.network.{unit}.{feature}",
-                "real",
-                low=-4.0,
-                high=4.0,
-                start=min(max(draw.gauss(0.0, 1.0), -4.0), 4.0),
-                sigma=0.5,
-            )
-            for unit in range(hidden)
-            for feature in ("from", "to", "place", "bias")
-        )
-        step = (bounds[1] - bounds[0]) / 6 / math.sqrt(hidden)
-        outer = (
-            Gene(f"scale.network.out.{unit}", "real", -6 * step, 6 * step, 0.0, step)
-            for unit in (*range(hidden), "bias")
-        )
-        self.genes = (*inner, *outer)
-
-    def decode(self, values: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
-        """Compute the scale of every two consecutive blocks of the path."""
-        inner, outer = values[: 4 * self._hidden], values[4 * self._hidden :]
-        scales = [1.0]
-        for place, (one, two) in enumerate(pairwise(chosen), start=1):
-            inputs = (
-                2 * self._blocks[one] / self._largest - 1,
-                2 * self._blocks[two] / self._largest - 1,
-                2 * place / self._places - 1,
-                1.0,
-            )
-            total = 1.0 + outer[-1]
-            for unit in range(self._hidden):
-                weights = inner[4 * unit : 4 * unit + 4]
-                activation = math.fsum(w * x for w, x in zip(weights, inputs, strict=True))
-                total += outer[unit] * math.tanh(activation)
-            scales.append(min(max(round(total, 6), self._bounds[0]), self._bounds[1]))
-        return tuple(scales)
-
-    def options(self, values: Sequence[float]) -> dict[str, str]:
-        """Return the weights of the network, or nothing if all output weights are 0."""
-        if not any(values[4 * self._hidden :]):
-            return {}
-        return {"scale_network": " ".join(repr(float(value)) for value in values)}

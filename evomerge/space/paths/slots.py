@@ -9,11 +9,9 @@ multiplied by a scale. Sources: arXiv 2403.13187, section 3.2 (layout, indicator
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TypeAlias
 
-from evomerge.config.space import DroppingConfig, JointConfig, SakanaConfig, StructuredConfig
-from evomerge.errors import ConfigError
+from evomerge.config.space import DroppingConfig, SakanaConfig, StructuredConfig
 from evomerge.recipe import Recipe
 from evomerge.space.paths.frame import PathSpace, check_depth
 from evomerge.space.paths.path import Hop
@@ -21,16 +19,12 @@ from evomerge.space.paths.scales import (
     FixedScale,
     ScaleCoding,
     ScaleMatrix,
-    ScaleNetwork,
     Slot,
     SlotScales,
 )
 from evomerge.space.protocol import Gene, Genome
 
-SlotConfig: TypeAlias = SakanaConfig | StructuredConfig | DroppingConfig | JointConfig
-
-WIDEST_MATRIX = 1024
-"""The coding `auto` uses a matrix of scales up to this number of genes, and a network above it."""
+SlotConfig: TypeAlias = SakanaConfig | StructuredConfig | DroppingConfig
 
 
 class SlotSpace(PathSpace):
@@ -91,18 +85,14 @@ class SlotSpace(PathSpace):
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome, with its path repaired if it is too short or too long."""
-        recipe = self._decoded(tuple(hop for _, hop in self.hops(genome)))
-        more = self._scales.options(genome[len(self._free) :])
-        return replace(recipe, options={**recipe.options, **more}) if more else recipe
-
-    def hops(self, genome: Genome) -> list[tuple[int, Hop]]:
-        """Return the path of a genome, each hop with the index of its slot."""
         chosen = self._choose(genome[: len(self._free)])
         scales = self._scales.decode(genome[len(self._free) :], chosen)
-        return [
-            (slot, Hop(self.slots[slot].parent, self.slots[slot].layer, scale))
-            for slot, scale in zip(chosen, scales, strict=True)
-        ]
+        return self._decoded(
+            tuple(
+                Hop(self.slots[slot].parent, self.slots[slot].layer, scale)
+                for slot, scale in zip(chosen, scales, strict=True)
+            )
+        )
 
     def own_path(self, parent: str) -> Genome | None:
         """Return a genome of all blocks of a parent in order, without scales, if there is one."""
@@ -147,15 +137,5 @@ def _layout(host: str, parents: Mapping[str, int], repeats: int, fixed_ends: boo
 def _coding(slots: Sequence[Slot], bounds: tuple[float, float], config: SlotConfig) -> ScaleCoding:
     if bounds[0] == bounds[1]:
         return FixedScale(bounds[0])
-    if not isinstance(config, SakanaConfig):
-        return SlotScales(slots, bounds)
-    if config.scale_coding != "network":
-        matrix = ScaleMatrix(slots, bounds)
-        if config.scale_coding == "matrix" or len(matrix.genes) <= WIDEST_MATRIX:
-            return matrix
-    if not bounds[0] <= 1.0 <= bounds[1]:
-        raise ConfigError(
-            f"space.scales is {list(bounds)}; a scale network starts at 1, so the range must "
-            "contain 1."
-        )
-    return ScaleNetwork(slots, bounds, config.scale_hidden)
+    is_paired = isinstance(config, SakanaConfig)
+    return ScaleMatrix(slots, bounds) if is_paired else SlotScales(slots, bounds)

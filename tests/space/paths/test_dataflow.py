@@ -1,4 +1,4 @@
-"""The data-flow and joint spaces: laws, start, repair, error messages."""
+"""The data-flow spaces: laws, start, repair, error messages."""
 
 from __future__ import annotations
 
@@ -11,16 +11,12 @@ import pytest
 from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spaces import joint, paths
+from spaces import paths
 
 from evomerge.errors import ConfigError
-from evomerge.merging.methods import get_method
-from evomerge.merging.methods.method import check_knobs
-from evomerge.recipe import Layer, Recipe, Source, knob_at
-from evomerge.space.paths.joint import JointSpace
+from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.paths.path import Hop, Path, describe, layers_of, path_of
 from evomerge.space.protocol import Gene, Space
-from evomerge.testing import check_space
 
 HOST, OTHER = "zoo:language", "zoo:maths"
 DEPTHS = {HOST: 4, OTHER: 5}
@@ -41,10 +37,8 @@ def start(space: Space) -> tuple[float, ...]:
 
 
 SPACES: dict[str, Callable[[], Space]] = {
-    "matrix": lambda: paths("sakana", DEPTHS, FRAME, scale_coding="matrix", layers=(3, 9)),
-    "network": lambda: paths(
-        "sakana", DEPTHS, FRAME, scale_coding="network", scale_hidden=3, start=(2.0, 0.0)
-    ),
+    "matrix": lambda: paths("sakana", DEPTHS, FRAME, layers=(3, 9)),
+    "matrix, as in the paper": lambda: paths("sakana", DEPTHS, FRAME, start=(2.0, 0.0)),
     "structured": lambda: paths("structured", DEPTHS, FRAME, layers=(5, 8)),
     "structured, free ends": lambda: paths("structured", DEPTHS, FRAME, ends="free", repeats=3),
     "plain": lambda: paths("structured", DEPTHS, FRAME, scales=1.0, layers=(2, 6)),
@@ -60,21 +54,6 @@ SPACES: dict[str, Callable[[], Space]] = {
     ),
     "swaps": lambda: paths("swaps", DEPTHS, FRAME, scales=(0.4, 0.9)),
     "swaps, plain": lambda: paths("swaps", DEPTHS, FRAME, scales=1.0),
-}  # fmt: skip
-JOINT: dict[str, Callable[[], JointSpace]] = {
-    "joint": lambda: joint(
-        {HOST: 4, OTHER: 4}, FRAME, "linear",
-        knobs={"weight": (0.0, 1.5), "normalize": 1.0}, repeats=2,
-    ),
-    "joint, with a flag": lambda: joint(
-        {HOST: 2, OTHER: 2}, FRAME, "linear",
-        knobs={"weight": 0.5, "normalize": (0.0, 1.0)}, scales=1.0,
-    ),
-    "joint, with a base": lambda: joint(
-        {HOST: 3, OTHER: 3}, FRAME, "ties", base="zoo:base", embeddings=False,
-        knobs={"weight": (0.0, 1.5), "density": (0.1, 1.0), "lambda": (0.5, 2.0)},
-        layers=(2, 3),
-    ),
 }  # fmt: skip
 
 
@@ -95,37 +74,12 @@ def test_every_genome_decodes_to_a_recipe(name: str, data: Any) -> None:
     assert len(recipe.layers["model.layers"]) <= space.max_depth
 
 
-@pytest.mark.parametrize("name", JOINT)
-@given(data=st.data())
-@settings(max_examples=draws(60), deadline=None)
-def test_every_merge_of_a_joint_recipe_has_knobs_that_its_method_allows(
-    name: str, data: Any
-) -> None:
-    space = JOINT[name]()
-    recipe = space.decode(data.draw(st.tuples(*map(values, space.genes))))
-    assert Recipe.from_dict(recipe.to_dict()) == recipe
-    for layer in recipe.every_layer():
-        check_knobs(
-            get_method(layer.method),
-            [{knob: knob_at(value, "") for knob, value in item.knobs.items()}
-             for item in layer.sources],
-            {knob: knob_at(value, "") for knob, value in layer.knobs.items()},
-            has_base=layer.base is not None,
-        )  # fmt: skip
-
-
-@pytest.mark.parametrize("name", JOINT)
-def test_joint_spaces_keep_the_laws(name: str) -> None:
-    check_space(JOINT[name]())
-
-
 def test_the_largest_depth_is_that_of_the_longest_path_or_the_deepest_parent() -> None:
-    depths = {name: make().max_depth for name, make in (SPACES | JOINT).items()}
-    assert depths["matrix"] == 9 and depths["network"] == 2 * (4 + 5) + 1
+    depths = {name: make().max_depth for name, make in SPACES.items()}
+    assert depths["matrix"] == 9 and depths["matrix, as in the paper"] == 2 * (4 + 5) + 1
     assert depths["dropping"] == 4 and depths["plain"] == 6  # the host with 4, a bound of 6
     assert depths["slices, always scaled"] == 5 and depths["slices, any depth"] == 3 * 5
     assert depths["swaps"] == 5  # paths are as deep as the host, but a parent has 5
-    assert depths["joint"] == 2 * 4 and depths["joint, with a base"] == 3
 
 
 @pytest.mark.parametrize("name", [name for name in SPACES if "always" not in name])
@@ -136,9 +90,7 @@ def test_genes_start_within_their_range_and_have_unique_names(name: str) -> None
         assert gene.low <= gene.start <= gene.high
 
 
-@pytest.mark.parametrize(
-    "name", ["matrix", "network", "structured, free ends", "plain", "slices, any depth"]
-)
+@pytest.mark.parametrize("name", ["matrix", "structured, free ends", "plain", "slices, any depth"])
 def test_search_starts_at_the_path_of_the_host(name: str) -> None:
     space = SPACES[name]()
     assert space.decode(start(space)) == whole_parent()
@@ -187,14 +139,12 @@ def test_layout_is_host_first_and_ends_are_fixed() -> None:
 def test_paper_space_has_the_papers_size() -> None:
     two = {"A": 32, "B": 32}
     frame = replace(FRAME, host="A", embeddings=Layer("passthrough", (Source("A"),)))
-    free = paths("sakana", two, frame, repeats=3, scale_coding="matrix", ends="free")  # fmt: skip
+    free = paths("sakana", two, frame, repeats=3, ends="free")
     assert len(free.genes) == 64 * 3 + 64 * 64
-    auto = paths("sakana", two, frame, repeats=3)
-    assert len(auto.genes) < 64 * 3 + 64
 
 
 def test_the_first_block_has_no_scale() -> None:
-    space = paths("sakana", DEPTHS, FRAME, scale_coding="matrix")
+    space = paths("sakana", DEPTHS, FRAME)
     genome = tuple(0.7 if gene.name.startswith("scale") else gene.start for gene in space.genes)
     assert [hop.scale for hop in path(space, genome)] == [1.0, 0.7, 0.7, 0.7]
 
@@ -272,38 +222,6 @@ def test_baselines_are_the_parents_themselves() -> None:
     assert sources == {OTHER} and len(other.layers["model.layers"]) == 5
 
 
-def test_joint_repeats_a_depth_with_other_weights() -> None:
-    space = joint(
-        {HOST: 2, OTHER: 2}, FRAME, "linear", knobs={"weight": (0.0, 2.0)},
-        repeats=2, scales=1.0, ends="free",
-    )  # fmt: skip
-    genes = {gene.name: gene.start for gene in space.genes}
-    genes |= {"in.zoo:language[1]#2": 1.0, "block[1]#2.zoo:maths.weight": 0.25}
-    recipe = space.decode(tuple(genes.values()))
-    assert describe(recipe) == (
-        "[A0*1+B0*1] [A1*1+B1*1] [A1*1+B1*0.25] (linear; A = zoo:language, B = zoo:maths)"
-    )
-
-
-def test_a_joint_space_has_genomes_of_its_parents_and_their_average() -> None:
-    genomes = JOINT["joint"]().baseline_genomes()
-    assert set(genomes) == {HOST, OTHER, "uniform"}
-    recipe = JOINT["joint"]().decode(genomes[OTHER][0])
-    assert [layer.sources[0].layer for layer in recipe.layers["model.layers"]] == [0, 1, 2, 3]
-    for layer in recipe.every_layer():
-        assert [item.knobs["weight"] for item in layer.sources] == [0.0, 1.0]
-    shallow = joint({HOST: 4, OTHER: 4}, FRAME, "linear", layers=(2, 3))
-    assert shallow.baseline_genomes() == {}
-
-
-def test_a_base_among_the_parents_is_no_source_of_a_joint_merge() -> None:
-    space = joint({HOST: 2, "zoo:base": 2}, FRAME, "task_arithmetic",
-                       base="zoo:base")  # fmt: skip
-    for layer in space.decode(start(space)).every_layer():
-        assert [source.parent for source in layer.sources] == [HOST]
-        assert layer.base is not None and layer.base.parent == "zoo:base"
-
-
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "too deep": (lambda: paths("dropping", DEPTHS, FRAME, layers=(5, 6)), "space.layers"),
     "slices": (lambda: paths("frankenmerge", DEPTHS, FRAME, slices=(3, 5)), "space.slices"),
@@ -311,25 +229,6 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         lambda: paths("frankenmerge", DEPTHS, FRAME, slices=(1, 2), layers=(9, 9)), "space.layers",
     ),
     "shallow": (lambda: paths("swaps", {HOST: 4, OTHER: 3}, FRAME), "shallowest"),
-    "depths": (
-        lambda: joint(DEPTHS, FRAME, "linear"), "depths differ",
-    ),
-    "number of parents": (
-        lambda: joint({HOST: 2, OTHER: 2, "c": 2}, FRAME, "slerp"),
-        "'slerp', which takes exactly 2 parents, but `parents` names 3: .*; change `parents`",
-    ),
-    "no base": (
-        lambda: joint({HOST: 2, OTHER: 2}, FRAME, "ties"), "`base`",
-    ),
-    "half a flag": (
-        lambda: joint({HOST: 2, OTHER: 2}, FRAME, "linear",
-                           knobs={"normalize": 0.303}),
-        "normalize is 0.303.*off or on",
-    ),
-    "network away from 1": (
-        lambda: paths("sakana", DEPTHS, FRAME, scales=(0.5, 0.9), scale_coding="network"),
-        "contain 1",
-    ),
 }  # fmt: skip
 
 
