@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
@@ -82,26 +80,3 @@ def keeps_settings_of_old_configs() -> bool:
     import transformers
 
     return not hasattr(transformers.GenerationMixin, "adjust_generation_fn")
-
-
-@contextmanager
-def replaced_forwards(
-    blocks: Sequence[Any], stand_in: Callable[[int, Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[None]:
-    """While the context is open, blocks of a model run other functions than their own `forward`.
-
-    A block may have a `forward` of its own, as accelerate sets it; it has it again afterwards.
-
-    Args:
-        stand_in: returns the function, given the index of a block and its `forward`.
-    """
-    own = [vars(block).get("forward") for block in blocks]
-    for index, block in enumerate(blocks):
-        block.forward = stand_in(index, block.forward)
-    try:
-        yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward

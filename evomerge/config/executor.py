@@ -44,11 +44,6 @@ class ExecutorConfig(Section):
         description="when the optimizer is told outcomes: after each generation, or at once; "
         "auto: generation if the optimizer has generations",
     )
-    share_prefixes: bool | None = Field(
-        None,
-        description="inline: run the blocks that several paths of a generation begin with only "
-        "once; null: in data-flow spaces with fixed scales, scored on all documents",
-    )
     ray: RayConfig = Field(RayConfig(), description="with kind ray: its cluster and resources")
 
     @model_validator(mode="after")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-from evomerge.execute.protocol import Job, Result, RunJobs
+from evomerge.execute.protocol import Job, Result, RunJob
 
 
 class InlineExecutor:
@@ -13,33 +13,26 @@ class InlineExecutor:
 
     width = 1
 
-    def __init__(self, run: RunJobs, close: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, run: RunJob, close: Callable[[], None] = lambda: None) -> None:
         self._run, self._close = run, close
-        self._running: deque[Iterator[tuple[Job, Result]]] = deque()
-        self._waiting: dict[int, Job] = {}
+        self._waiting: deque[Job] = deque()
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Add jobs to the queue."""
-        self._running.append(self._run(tuple(jobs)))
-        self._waiting |= {job.id: job for job in jobs}
+        self._waiting.extend(jobs)
 
     def next(self) -> tuple[Job, Result]:
-        """Run until one more job is done; return it with its outcome.
+        """Run the next job; return it with its outcome.
 
         Raises:
             EvomergeError: the search cannot go on.
         """
-        while True:
-            found = next(self._running[0], None)
-            if found is not None:
-                del self._waiting[found[0].id]
-                return found
-            self._running.popleft()
+        job = self._waiting.popleft()
+        return job, self._run(job)
 
     def withdraw(self) -> Sequence[Job]:
         """Empty the queue, and return what was in it."""
-        jobs = tuple(self._waiting.values())
-        self._running.clear()
+        jobs = tuple(self._waiting)
         self._waiting.clear()
         return jobs
 
@@ -47,8 +40,3 @@ class InlineExecutor:
         """Empty the queue."""
         self.withdraw()
         self._close()
-
-
-def one_by_one(run: Callable[[Job], Result]) -> RunJobs:
-    """Turn a function that runs one job into one that runs several, in their order."""
-    return lambda jobs: ((job, run(job)) for job in jobs)

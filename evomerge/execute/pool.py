@@ -24,7 +24,7 @@ from tqdm import tqdm
 from evomerge.errors import DeviceError, SearchError, one_line
 from evomerge.evaluation.inference.device import processor
 from evomerge.execute.allocator import keep_freed_memory
-from evomerge.execute.protocol import Job, Result, RunJobs
+from evomerge.execute.protocol import Job, Result, RunJob
 from evomerge.run.activity import Activity
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.scores import Failure
@@ -84,7 +84,7 @@ class Host:
     The driver logs these when it gets an answer, so that all messages of a search are in one place.
     """
 
-    def __init__(self, make: Callable[[], RunJobs]) -> None:
+    def __init__(self, make: Callable[[], RunJob]) -> None:
         keep_freed_memory()
         # tqdm's own lock is for several processes: one that is killed leaves it behind in the
         # system.
@@ -101,8 +101,7 @@ class Host:
 
     def run(self, job: Job) -> tuple[Result, Records]:
         """Run a job."""
-        [(_, result)] = self._run([job])
-        return result, self._logged()
+        return self._run(job), self._logged()
 
     def _logged(self) -> Records:
         return [self._records.get() for _ in range(self._records.qsize())]

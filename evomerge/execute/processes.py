@@ -19,7 +19,7 @@ from typing import Any
 
 from evomerge.errors import SearchError, one_line
 from evomerge.execute.pool import Host, LostWorkerError, Records
-from evomerge.execute.protocol import Job, RunJobs
+from evomerge.execute.protocol import Job, RunJob
 
 END = 3.0
 """Seconds that a process has to end its own processes, until it is killed."""
@@ -32,14 +32,14 @@ class ProcessWorker:
     """A worker in a process of its own; see `evomerge.execute.pool.Worker`.
 
     Args:
-        make: makes what runs the jobs, in the process; it must be picklable.
+        make: makes what runs a job, in the process; it must be picklable.
         preload: modules that the server process imports. All workers of this process have the same
             server, so the first worker's modules count.
         place: where it runs, for people.
     """
 
     def __init__(
-        self, make: Callable[[], RunJobs], preload: Sequence[str] = (), place: str = ""
+        self, make: Callable[[], RunJob], preload: Sequence[str] = (), place: str = ""
     ) -> None:
         self._make, self._preload, self.place = make, tuple(preload), place
         self._process: Any = None
@@ -128,7 +128,7 @@ def _how(code: int | None) -> str:
 # What follows runs in the worker's process.
 
 
-def _serve(pipe: Connection, make: Callable[[], RunJobs]) -> None:
+def _serve(pipe: Connection, make: Callable[[], RunJob]) -> None:
     """Make the worker in this process, and answer jobs until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the search's, which ends its workers
     signal.signal(signal.SIGTERM, _end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -50,8 +50,8 @@ Result: TypeAlias = Outcome | Reached
 """What comes out of a job: a `Failure`, else `Scores`, or where a leg ended."""
 
 
-RunJobs: TypeAlias = Callable[[Sequence[Job]], Iterator[tuple[Job, Result]]]
-"""A function that runs several jobs and yields each with its outcome, in any order."""
+RunJob: TypeAlias = Callable[[Job], Result]
+"""Runs a job."""
 
 
 class Executor(Protocol):
@@ -68,7 +68,7 @@ class Executor(Protocol):
         ...
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Add jobs. An executor may share work among the jobs of one call, such as a generation."""
+        """Add jobs."""
         ...
 
     def next(self) -> tuple[Job, Result]:

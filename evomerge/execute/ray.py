@@ -20,7 +20,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from evomerge.compat.ray import is_machine_gone, not_importable, reason_of
 from evomerge.errors import one_line
 from evomerge.execute.pool import Host, LostMachineError, LostWorkerError, Records
-from evomerge.execute.protocol import Job, Result, RunJobs
+from evomerge.execute.protocol import Job, Result, RunJob
 
 DECISION = 60.0
 """Largest number of seconds until Ray has decided whether an actor is lost."""
@@ -32,7 +32,7 @@ class Actor:
     def __init__(self) -> None:
         self._host: Host | None = None
 
-    def start(self, make: Callable[[], RunJobs]) -> tuple[str, tuple[str, Records]]:
+    def start(self, make: Callable[[], RunJob]) -> tuple[str, tuple[str, Records]]:
         """Make the worker. Returns the address of the machine, and the worker's first answer."""
         self._host = Host(make)
         return str(ray.util.get_node_ip_address()), self._host.ready()
@@ -51,7 +51,7 @@ class RayWorker:
     """A worker in an actor of its own; see `evomerge.execute.pool.Worker`. Ray must be connected.
 
     Args:
-        make: makes what runs the jobs, in the actor; it must be picklable.
+        make: makes what runs a job, in the actor; it must be picklable.
         resources: what the actor takes of a machine, by name: `CPU`, `GPU` (a fraction below 1
             shares one), or a resource of one's own.
 
@@ -59,7 +59,7 @@ class RayWorker:
         place: address of the machine; empty before the worker is ready.
     """
 
-    def __init__(self, make: Callable[[], RunJobs], resources: Mapping[str, float]) -> None:
+    def __init__(self, make: Callable[[], RunJob], resources: Mapping[str, float]) -> None:
         self._make, self._resources, self.place = make, resources, ""
         self._actor: Any = None
         self._answer: Future[tuple[Any, Records]] | None = None

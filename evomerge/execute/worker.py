@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -124,29 +124,19 @@ class Worker:
                 "it was made from (--debug shows the traceback)."
             ) from error
 
-    def __call__(
-        self, job: Job, scoring_context: Callable[[Any], AbstractContextManager[None]] = nullcontext
-    ) -> Result:
+    def __call__(self, job: Job) -> Result:
         """Run one job.
-
-        Args:
-            scoring_context: returns what is entered while lm-eval's tasks score the model.
 
         Raises:
             EvomergeError: something other than the candidate is at fault.
         """
         clock = _Clock()
-        outcome = self._outcome(job, scoring_context, clock)
+        outcome = self._outcome(job, clock)
         return replace(
             outcome, seconds=clock.seconds, cpu_seconds=clock.cpu_seconds, peak=peak_memory()
         )
 
-    def _outcome(
-        self,
-        job: Job,
-        scoring_context: Callable[[Any], AbstractContextManager[None]],
-        clock: _Clock,
-    ) -> Result:
+    def _outcome(self, job: Job, clock: _Clock) -> Result:
         stage = "evaluate" if job.as_itself else "merge"
         try:
             if job.leg is not None:
@@ -160,8 +150,7 @@ class Worker:
                 self._rebuild()
             model = self.build(job.recipe, clock)
             stage = "evaluate"
-            context = partial(self._scoring, scoring_context)
-            self.evaluator.set_callbacks(lambda: self._rebuild(job.recipe), context)
+            self.evaluator.set_callbacks(lambda: self._rebuild(job.recipe), self._scoring)
             with clock.phase("evaluate"):
                 return self.score(job, model)
         except CandidateError as error:
@@ -187,14 +176,10 @@ class Worker:
             _log_traceback(job, stage, error)
             return Failure(stage, f"{type(error).__name__}: {one_line(error)}")
 
-    @contextmanager
-    def _scoring(
-        self, scoring_context: Callable[[Any], AbstractContextManager[None]], model: Any
-    ) -> Iterator[None]:
+    def _scoring(self, model: Any) -> AbstractContextManager[None]:
         """Return what is entered while lm-eval's tasks score a model of the resident."""
         assert self._builder is not None
-        with scoring_context(model), self._features.kept(model, self._builder.tower):
-            yield
+        return self._features.kept(model, self._builder.tower)
 
     def try_functions(self) -> None:
         """Call each objective function with one document of a parent, before the first candidate.

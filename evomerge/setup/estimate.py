@@ -21,8 +21,8 @@ from evomerge.scores import Failure, Scores, Split
 from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.strategy import make_strategy
-from evomerge.setup.worker import make_worker, run_jobs, threads_of
-from evomerge.setup.workers import shares_prefixes, workers_of
+from evomerge.setup.worker import make_worker, threads_of
+from evomerge.setup.workers import workers_of
 from evomerge.strategy.gradient import LEG
 from evomerge.strategy.protocol import Descending, Strategy
 
@@ -205,8 +205,6 @@ def _assumptions(checked: CheckedSearch, probe: CostProbe, workers: int) -> Iter
     else:
         yield f"candidates take as long on average as the {tried} that were tried"
     yield "a document of any split takes the same time"
-    if shares_prefixes(config):
-        yield "a generation shares more work than so few paths, so it may take less"
     if config.evaluation.racing.enabled is True:
         yield "racing saves nothing, though it leaves out documents of most candidates"
     for bound in ("target", "patience"):
@@ -244,7 +242,7 @@ def try_candidates(checked: CheckedSearch, say: Callable[[str], None]) -> CostPr
     documents = sum(map(len, checked.splits["search"].values()))
     candidates = "a candidate" if len(jobs) == 1 else f"{len(jobs)} candidates"
     say(f"building {candidates}, and scoring on {documents} documents")
-    outcomes = [outcome for _, outcome in run_jobs(worker, config)(jobs)]
+    outcomes = list(map(worker, jobs))
     scored = [outcome for outcome in outcomes if isinstance(outcome, Scores)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not scored:
@@ -264,8 +262,7 @@ def try_candidates(checked: CheckedSearch, say: Callable[[str], None]) -> CostPr
     leg = replace(strategy.legs()[0], watched={})
 
     def walked(leg: Leg) -> Reached:
-        job = Job(len(jobs), len(jobs), leg.recipe, leg=leg)
-        ((_, result),) = run_jobs(worker, config)([job])
+        result = worker(Job(len(jobs), len(jobs), leg.recipe, leg=leg))
         if isinstance(result, Failure):
             raise SearchError(f"The descent that was tried failed: {result.reason}")
         assert isinstance(result, Reached)

@@ -10,18 +10,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.evaluation.inference.device import count_cores, processor, use_only
-from evomerge.execute.inline import one_by_one
 from evomerge.execute.pool import Pool, Worker
-from evomerge.execute.protocol import Executor, Job, Result, RunJobs
+from evomerge.execute.protocol import Executor, Job, Result, RunJob
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
@@ -31,7 +29,7 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.freeze import package_version
 from evomerge.setup.runs import restore
 from evomerge.setup.tasks import code_files
-from evomerge.setup.worker import make_worker, run_jobs, threads_of
+from evomerge.setup.worker import make_worker, threads_of
 from evomerge.setup.workers import worker_devices
 from evomerge.trust.consent import NOTHING, Permissions
 
@@ -73,15 +71,13 @@ def make_inline(
     logbook.note_threads(worker.threads)
     activity = Activity(run / WORKERS)
 
-    def score(
-        job: Job, scoring_context: Callable[[Any], AbstractContextManager[None]] = nullcontext
-    ) -> Result:
+    def score(job: Job) -> Result:
         activity.note(0, "scoring", "this process", [job.candidate], job.split)
         activity.write()
         with attempts.trying(job.attempt):
-            return worker(job, scoring_context)
+            return worker(job)
 
-    return InlineExecutor(run_jobs(score, checked.config), put_back)
+    return InlineExecutor(score, put_back)
 
 
 @dataclass(frozen=True)
@@ -106,16 +102,15 @@ class WorkerOfRun:
     devices: tuple[str, ...] = ()
     is_new: bool = False
 
-    def __call__(self) -> RunJobs:
-        """Return what runs the jobs.
+    def __call__(self) -> RunJob:
+        """Return what runs a job.
 
         Raises:
             InputError: a parent or a task has changed since the run was started.
         """
         use_only(self.devices)
         checked = restore(self.config, self.folder, self.allowed)
-        worker = make_worker(checked, self.neighbours, self.threads, is_new=self.is_new)
-        return one_by_one(worker)
+        return make_worker(checked, self.neighbours, self.threads, is_new=self.is_new)
 
 
 def worker_of_run(
@@ -174,8 +169,8 @@ def on_machine(
     needed: Mapping[str, float],
     versions: Mapping[str, str],
     paths: Sequence[str] = (),
-) -> RunJobs:
-    """Check this machine of the cluster, and return what runs the jobs of its worker.
+) -> RunJob:
+    """Check this machine of the cluster, and return what runs a job there.
 
     Args:
         worker: its `neighbours` are all workers, of which only some fit on this machine.

@@ -54,7 +54,7 @@ def _needing_documents(config: SearchConfig) -> Iterator[str]:
     for key in EvaluationConfig.model_fields.keys() - _LOADING:
         if getattr(config.evaluation, key) != getattr(usual, key):
             yield f"`evaluation.{key}`"
-    for key in ("kind", "workers", "timeout", "share_prefixes"):
+    for key in ("kind", "workers", "timeout"):
         if getattr(config.executor, key) != type(config.executor).model_fields[key].default:
             yield f"`executor.{key}`"
     if config.executor.order == "generation":

@@ -16,12 +16,9 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.place import place
 from evomerge.setup.racing import make_race
 from evomerge.setup.tasks import is_causal
-from evomerge.setup.workers import shares_prefixes
 from evomerge.space.protocol import Space
 
 if TYPE_CHECKING:
-    from evomerge.execute.protocol import RunJobs
-    from evomerge.execute.tree import RunInContext
     from evomerge.execute.worker import Worker
     from evomerge.merging.resident import Report, Resident
 
@@ -112,17 +109,6 @@ def _deepest(space: Space, recipe: Recipe, stack: str) -> Recipe:
 def serves_paths(config: SearchConfig) -> bool:
     """Whether vLLM generates the texts of paths, which may differ in depth."""
     return config.evaluation.backend == "vllm" and config.space.kind != "parameters"
-
-
-def run_jobs(run: RunInContext, config: SearchConfig) -> RunJobs:
-    """Turn what runs one job into what runs several: one by one, or paths together as a trie."""
-    from evomerge.evaluation.inference.tree import PrefixCache
-    from evomerge.execute.inline import one_by_one
-    from evomerge.execute.tree import as_tree
-
-    if shares_prefixes(config):
-        return as_tree(run, PrefixCache(cache_memory(1) // 2))
-    return one_by_one(run)
 
 
 def load_parent(checked: CheckedSearch, reference: str) -> tuple[Any, Any]:

@@ -74,20 +74,6 @@ def _accelerator(config: SearchConfig) -> str:
     return choose_device("auto" if beside else evaluation.device)
 
 
-def shares_prefixes(config: SearchConfig) -> bool:
-    """Return whether the blocks that several paths of a generation begin with run only once."""
-    executor = config.executor
-    if executor.kind != "inline" or executor.order == "arrival":
-        return False
-    if executor.share_prefixes is not None:
-        return executor.share_prefixes
-    return (
-        config.space.kind == "dataflow"
-        and isinstance(config.space.scales, float)
-        and config.evaluation.racing.enabled is not True
-    )
-
-
 def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
     """Return the search file with `executor.order` set, if it is `auto`."""
     if config.executor.order != "auto":

@@ -4,7 +4,6 @@ import ctypes
 import json
 import random
 import signal
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ from scripted import ScriptedExecutor, search, trajectory
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, SearchError
 from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
-from evomerge.execute.protocol import Job, RunJobs
+from evomerge.execute.protocol import Job, RunJob
 from evomerge.execute.worker import Worker
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.run.history import outcome_fields
@@ -78,15 +77,14 @@ def test_whatever_a_method_or_a_metric_raises_is_one_row(case: str, stage: str) 
     assert len(line.encode()) < 2000
 
 
-def hang() -> RunJobs:
+def hang() -> RunJob:
     """Make what hangs in C: it keeps Python's lock, so that no Python code of its process runs."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    def run(jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        for job in jobs:
-            if job.candidate == 0:
-                ctypes.PyDLL(None).sleep(600)
-            yield job, Pretend().outcome(job)
+    def run(job: Job) -> Outcome:
+        if job.candidate == 0:
+            ctypes.PyDLL(None).sleep(600)
+        return Pretend().outcome(job)
 
     return run
 

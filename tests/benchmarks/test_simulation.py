@@ -8,8 +8,7 @@ import pytest
 from executor_laws import Pretend, check_executor, job_of
 from scaling.simulation import SimulatedExecutor, Uneven
 
-from evomerge.execute.protocol import Executor, Job, RunJobs
-from evomerge.scores import Outcome
+from evomerge.execute.protocol import Executor, RunJob
 
 pytestmark = pytest.mark.thorough
 
@@ -30,13 +29,8 @@ class Stopped:
 
 
 def test_it_keeps_the_laws_of_executors():
-    def create(make: Callable[[], RunJobs]) -> Executor:
-        run = make()
-
-        def score(job: Job) -> Outcome:
-            return next(iter(run([job])))[1]
-
-        return SimulatedExecutor(3, Uneven(**EQUAL), Stopped(), score)
+    def create(make: Callable[[], RunJob]) -> Executor:
+        return SimulatedExecutor(3, Uneven(**EQUAL), Stopped(), make())
 
     check_executor(create, survives=False)
 

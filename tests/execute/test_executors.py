@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from evomerge.evaluation.inference.device import processor
 from evomerge.execute.inline import InlineExecutor
 from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
-from evomerge.execute.protocol import Job, RunJobs
+from evomerge.execute.protocol import Job, RunJob
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.executors import PRELOADED
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.thorough
 
 
 def processes(
-    make: Callable[[], RunJobs],
+    make: Callable[[], RunJob],
     count: int = 2,
     preload: Sequence[str] = PRELOADED,  # of the one server that all tests of this process have
     **options: object,
@@ -53,22 +53,21 @@ class Ill:
 
     notes: Path
 
-    def __call__(self) -> RunJobs:
+    def __call__(self) -> RunJob:
         return self._run
 
-    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        for job in jobs:
-            first = not (self.notes / str(job.candidate)).exists()
-            (self.notes / str(job.candidate)).write_text(str(os.getpid()))
-            if job.candidate == 1:
-                time.sleep(600)
-            if job.candidate == 2 and first:
-                os.kill(os.getpid(), signal.SIGSEGV)
-            if job.candidate == 3 and first:
-                raise DeviceError("The device has fallen off the bus.")
-            if job.candidate == 4 and first:
-                os._exit(7)
-            yield job, Pretend().outcome(job)
+    def _run(self, job: Job) -> Outcome:
+        first = not (self.notes / str(job.candidate)).exists()
+        (self.notes / str(job.candidate)).write_text(str(os.getpid()))
+        if job.candidate == 1:
+            time.sleep(600)
+        if job.candidate == 2 and first:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if job.candidate == 3 and first:
+            raise DeviceError("The device has fallen off the bus.")
+        if job.candidate == 4 and first:
+            os._exit(7)
+        return Pretend().outcome(job)
 
 
 def test_a_job_that_hangs_is_ended_and_one_that_is_hit_once_is_run_again(tmp_path: Path) -> None:
@@ -108,16 +107,15 @@ class Together:
     workers: int
     limits: str = ""
 
-    def __call__(self) -> RunJobs:
+    def __call__(self) -> RunJob:
         os.environ["MKL_CBWR"] = self.limits
         return self._run
 
-    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        for job in jobs:
-            (self.notes / str(job.candidate)).touch()
-            while len(list(self.notes.iterdir())) < self.workers:
-                time.sleep(0.02)
-            yield job, Pretend().outcome(job)
+    def _run(self, job: Job) -> Outcome:
+        (self.notes / str(job.candidate)).touch()
+        while len(list(self.notes.iterdir())) < self.workers:
+            time.sleep(0.02)
+        return Pretend().outcome(job)
 
 
 @pytest.mark.parametrize("limits", [("", ""), ("", "COMPATIBLE", "COMPATIBLE")])
@@ -137,7 +135,7 @@ def test_workers_on_processors_of_several_kinds_are_told_of_once(
         assert f"({processor()}; {processor()} MKL_CBWR=COMPATIBLE)" in told[0]
 
 
-def fail_to_start() -> RunJobs:
+def fail_to_start() -> RunJob:
     os._exit(7)
 
 

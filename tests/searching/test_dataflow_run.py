@@ -16,7 +16,6 @@ SEARCH: dict[str, Any] = {
     "space": {**STRUCTURED, "ends": "free", "layers": [4, 8], "scales": [0.5, 1.5]},
     "optimizer": {"name": "cma-margin"},
     "objectives": [{"task": "zoo_l2_maths_mc", "metric": "acc"}],
-    "executor": {"share_prefixes": True},
 }
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from trusting import trust
 from evomerge.config.schema import parse
 from evomerge.errors import SearchError
 from evomerge.execute.pool import Pool
-from evomerge.execute.protocol import Job, RunJobs
+from evomerge.execute.protocol import Job, RunJob
 from evomerge.execute.ray import RayWorker
 from evomerge.run.activity import read_activity
 from evomerge.scores import Failure, Outcome
@@ -110,14 +110,14 @@ class HangsOnce:
 
     note: Path
 
-    def __call__(self) -> RunJobs:
+    def __call__(self) -> RunJob:
         return self._run
 
-    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def _run(self, job: Job) -> Outcome:
         if not self.note.exists():
             self.note.touch()
             time.sleep(600)
-        yield from ((job, Pretend().outcome(job)) for job in jobs)
+        return Pretend().outcome(job)
 
 
 def never(job: Job) -> int:

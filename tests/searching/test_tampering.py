@@ -130,7 +130,6 @@ SPACES = {
     "dataflow": {
         "base": None,
         "space": {**STRUCTURED, "layers": [4, 8]},
-        "executor": {"share_prefixes": True},
     },
 }
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from evomerge.errors import SearchError
-from evomerge.execute.protocol import Executor, Job, RunJobs
+from evomerge.execute.protocol import Executor, Job, RunJob
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.scores import Failure, Outcome, Scores, Split
 from evomerge.testing.require import require
@@ -29,8 +29,8 @@ class Pretend:
     broken: frozenset[int] = frozenset()
     hanging: frozenset[int] = frozenset()
 
-    def __call__(self) -> RunJobs:
-        """Return what runs the jobs."""
+    def __call__(self) -> RunJob:
+        """Return what runs a job."""
         return self._run
 
     def outcome(self, job: Job) -> Outcome:
@@ -40,25 +40,24 @@ class Pretend:
         value = job.candidate + _SPLITS.index(job.split) / 10
         return Scores({"task": (0, 1)}, {"task/acc": (value, value)}, {"task/acc": value})
 
-    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        for job in jobs:
-            while job.candidate in self.hanging:
-                time.sleep(60)
-            if job.candidate in self.ending:
-                os._exit(3)
-            if job.candidate in self.broken:
-                raise SearchError(f"The disk of candidate {job.candidate} is full.")
-            yield job, self.outcome(job)
+    def _run(self, job: Job) -> Outcome:
+        while job.candidate in self.hanging:
+            time.sleep(60)
+        if job.candidate in self.ending:
+            os._exit(3)
+        if job.candidate in self.broken:
+            raise SearchError(f"The disk of candidate {job.candidate} is full.")
+        return self.outcome(job)
 
 
 def check_executor(
-    create: Callable[[Callable[[], RunJobs]], Executor], *, survives: bool = True
+    create: Callable[[Callable[[], RunJob]], Executor], *, survives: bool = True
 ) -> None:
     """Check the laws of `evomerge.execute.protocol.Executor`.
 
     Args:
         create: a function that returns a new executor. It is given a picklable function without
-            arguments, which makes what runs the jobs.
+            arguments, which makes what runs a job.
         survives: whether the jobs run in other processes, so that a candidate that ends its
             process is a failure.
     """
@@ -69,7 +68,7 @@ def check_executor(
         _check_losses(create)
 
 
-def _check_outcomes(create: Callable[[Callable[[], RunJobs]], Executor]) -> None:
+def _check_outcomes(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
     pretend = Pretend(failing=frozenset((2, 7)))
     executor = create(pretend)
     require(executor.width >= 1, "The width is below 1.")
@@ -97,7 +96,7 @@ def _check_next(executor: Executor, jobs: dict[int, Job], pretend: Pretend) -> i
     return job.id
 
 
-def _check_withdrawal(create: Callable[[Callable[[], RunJobs]], Executor]) -> None:
+def _check_withdrawal(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
     pretend = Pretend()
     executor = create(pretend)
     jobs = {number: job_of(number, number) for number in range(12)}
@@ -114,7 +113,7 @@ def _check_withdrawal(create: Callable[[Callable[[], RunJobs]], Executor]) -> No
     executor.close()
 
 
-def _check_faults(create: Callable[[Callable[[], RunJobs]], Executor]) -> None:
+def _check_faults(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
     executor = create(Pretend(broken=frozenset((4,))))
     try:
         executor.submit([job_of(0, 4)])
@@ -127,7 +126,7 @@ def _check_faults(create: Callable[[Callable[[], RunJobs]], Executor]) -> None:
         executor.close()
 
 
-def _check_losses(create: Callable[[Callable[[], RunJobs]], Executor]) -> None:
+def _check_losses(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
     pretend = Pretend(ending=frozenset((2, 5)))
     executor = create(pretend)
     jobs = [job_of(number, number) for number in range(7)]
