@@ -31,7 +31,7 @@ from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tens
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Merge
 from evomerge.merging.prepared import PreparedMerges
-from evomerge.merging.tensors.maker import TensorMaker, WholeAngles
+from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
 from evomerge.merging.tensors.reader import Patch, TensorReader
 from evomerge.merging.tensors.threads import for_each
@@ -103,7 +103,6 @@ class Resident:
         self.placement = Placement(place) if isinstance(place, str) else place
         self.planner = Planner(checkpoints, host)
         self.maker = TensorMaker(self.planner, TensorReader(checkpoints, patches), rows)
-        self._angles = WholeAngles()
         self._prepared = PreparedMerges(memory)
         self._memory: dict[Hashable, Tensor] = {}
         self._layouts: dict[str, Layout] = {}
@@ -141,8 +140,7 @@ class Resident:
                 f"The resident model has the host {self.planner.host.reference!r} in {self.dtype}, "
                 f"but the recipe has the host {recipe.host!r} in {recipe.dtype}."
             )
-        planned = self.planner.plan(recipe, self.rows)
-        plans = self._angles.complete(planned, self.maker, torch.get_num_threads())
+        plans = list(self.planner.plan(recipe, self.rows))
         layout = self._layout(recipe, plans)
         self._prepared.begin_candidate()
         weights = _weights(layout.module)

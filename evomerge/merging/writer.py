@@ -20,7 +20,7 @@ from evomerge.merging.shards import (
     nbytes,
     split_into_shards,
 )
-from evomerge.merging.tensors.maker import TensorMaker, WholeAngles
+from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tensors.reader import Patch, TensorReader, resident_bytes
 from evomerge.merging.tensors.threads import MOST, count_threads, for_each
@@ -85,9 +85,8 @@ def write_model(
     planner.check_blocks(recipe)
     config = merged_config(recipe, checkpoints, vocabulary=rows)
     check_loadable(config, recipe, checkpoints, rows)
-    room = _Room.of(maker, planner.plan(recipe, rows), memory, threads)
-    with reader.pages.bounded(room.memory - LEAST_MEMORY // 2):
-        plans = WholeAngles().complete(planner.plan(recipe, rows), maker, threads)
+    plans = list(planner.plan(recipe, rows))
+    room = _Room.of(maker, plans, memory, threads)
     extra = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
     left_out = {*extra, *dropped}
     places = {file: host.place_of(file) for file in host.companions}

@@ -8,7 +8,7 @@ from evomerge.registry import Registry
 
 _FAMILIES = {
     "linear": "linear passthrough",
-    "spherical": "slerp global_slerp nuslerp multislerp karcher",
+    "spherical": "slerp nuslerp multislerp karcher",
     "task_vectors": "task_arithmetic ties dare_linear dare_ties della della_linear breadcrumbs "
     "breadcrumbs_ties",
     "sce": "sce",

@@ -138,8 +138,6 @@ class Method:
         random: whether the method uses `noise`.
         cached_bytes: memory that a prepared merge (with `reuse`) takes in addition to the tensors,
             in bytes for each element of each source.
-        whole: whether the `Merge` also takes the knob `cosine`: that of the angle between its two
-            sources as whole models. It is no knob of recipes, but computed from their tensors.
         in_mergekit: whether a mergekit config can name it.
         svds: None for a method that reads each weight a few times. Else the method works on
             matrices as wholes, but not on embeddings and heads, and is costly; these are the
@@ -162,7 +160,6 @@ class Method:
     paper: str = ""
     random: bool = False
     cached_bytes: float = 0.0
-    whole: bool = False
     in_mergekit: bool = True
     svds: tuple[float, float] | None = None
     working_bytes: Callable[[Sequence[int], Sources], float] | None = None

@@ -1,4 +1,4 @@
-"""Spherical averages: slerp, global_slerp, nuslerp, multislerp, karcher.
+"""Spherical averages: slerp, nuslerp, multislerp, karcher.
 
 Each method treats a tensor as one vector (nuslerp also each row or column). The result is a
 weighted sum of the sources, whose weights depend on the knobs and on the dot products of the
@@ -87,29 +87,6 @@ def slerp(given: Operands) -> Merge:
         return (1 - t, t) if abs(cosine) > PARALLEL else _arc_weights(cosine, t)
 
     return _weighted(weigh, given)
-
-
-@method(
-    "slerp by the angle between the two whole models, not by that of each tensor",
-    _T,
-    parents=(2, 2),
-    paper="Abrantes et al. 2025, arXiv 2508.16204",
-    whole=True,
-    in_mergekit=False,
-)
-def global_slerp(given: Operands) -> Merge:
-    """Prepare slerp by the angle between the two models, which natural niches merge by.
-
-    The knob `cosine` gives it. Without this knob, the tensor is taken to be all of the model.
-    """
-
-    def merge(sources: Sources, knobs: Values, out: Array) -> None:
-        cosine = knobs.get("cosine")
-        if cosine is None:
-            cosine = cosine_of(products(given.tensors))
-        write_sum(given.tensors, _arc_weights(cosine, knobs["t"]), out)
-
-    return merge
 
 
 @method(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,13 +10,11 @@ import numpy as np
 from evomerge.errors import CandidateError, CheckpointError
 from evomerge.merging.kernels.compiled import Array, are_finite
 from evomerge.merging.kernels.noise import Noise
-from evomerge.merging.kernels.passes import load, products, write_copy
+from evomerge.merging.kernels.passes import load, write_copy
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Merge, Operands
-from evomerge.merging.methods.spherical import cosine_of
 from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan
 from evomerge.merging.tensors.reader import DTYPES, TensorReader
-from evomerge.merging.tensors.threads import for_each
 from evomerge.merging.tokenizers.rows import MatchedRows
 
 if TYPE_CHECKING:
@@ -152,51 +148,3 @@ def count_bad(weights: Array) -> int:
     exact = np.empty(weights.size, dtype=np.float32)
     load(weights.reshape(-1), exact)
     return int(np.count_nonzero(~np.isfinite(exact)))
-
-
-@dataclass
-class WholeAngles:
-    """Adds the angles between whole models to plans, and keeps those of the last recipe.
-
-    A method that is `whole` merges each tensor by the angle between its two sources as whole
-    models. So the dot products of all its tensors are added first, in the order of the plans.
-    """
-
-    _cosines: dict[tuple[tuple[SourceTensor, ...], ...], float] = field(default_factory=dict)
-    """By the sources of all tensors that are merged of two models."""
-
-    def complete(
-        self, plans: Iterable[TensorPlan], maker: TensorMaker, threads: int
-    ) -> list[TensorPlan]:
-        """Return the plans of one recipe, with the knob `cosine` where the method is `whole`."""
-        every = list(plans)
-        groups: dict[tuple[str, ...], list[TensorPlan]] = {}
-        for plan in every:
-            if plan.method is not None and get_method(plan.method).whole:
-                models = tuple(source.parent for source in plan.sources)
-                groups.setdefault(models, []).append(plan)
-        last, self._cosines = self._cosines, {}
-        angles: dict[str, dict[str, float]] = {}
-        for group in groups.values():
-            key = tuple(plan.sources for plan in group)
-            cosine = last[key] if key in last else _cosine(group, maker, threads)
-            self._cosines[key] = cosine
-            angles.update((plan.name, {"cosine": cosine}) for plan in group)
-        return [
-            replace(plan, merge_knobs={**(plan.merge_knobs or {}), **angles[plan.name]})
-            if plan.name in angles
-            else plan
-            for plan in every
-        ]
-
-
-def _cosine(plans: Sequence[TensorPlan], maker: TensorMaker, threads: int) -> float:
-    """Return the cosine of the angle between the two models that plans merge."""
-    found: dict[str, list[list[float]]] = {}
-
-    def note(plan: TensorPlan) -> None:
-        found[plan.name] = products([maker.read(plan, source) for source in plan.sources])
-
-    for_each(note, plans, threads)
-    grams = [found[plan.name] for plan in plans]
-    return cosine_of([[sum(gram[i][j] for gram in grams) for j in range(2)] for i in range(2)])
