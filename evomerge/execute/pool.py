@@ -79,7 +79,7 @@ class Worker(Protocol):
 
 
 class Host:
-    """Holds what runs the jobs (`make` makes it) in a worker's process; keeps its log messages.
+    """Holds what runs a job (`make` makes it) in a worker's process; keeps its log messages.
 
     The driver logs these when it gets an answer, so that all messages of a search are in one place.
     """
