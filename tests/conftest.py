@@ -1,25 +1,18 @@
 """Settings of all tests.
 
-What the user of the tests allows is kept in a folder of its own, never in the home folder. Property
-tests have no deadline, since a busy machine would exceed it. They draw the same examples in each
-run, so that a run fails for a change and not for its luck; `make test-long` draws others, and more.
+Property tests have no deadline, since a busy machine would exceed it. They draw the same examples
+in each run, so that a run fails for a change and not for its luck; `make test-long` draws others,
+and more.
 As many tests run at a time as there are cores, so each computes with one thread: threads that wait
 for each other on a busy core made the tests of inference ten times as long.
 """
 
-import atexit
 import os
-import shutil
 import signal
-import tempfile
 
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is imported
-
-STATE = tempfile.mkdtemp(prefix="evomerge-state-")
-os.environ["EVOMERGE_STATE"] = STATE
-atexit.register(shutil.rmtree, STATE, ignore_errors=True)
 
 # In the background of a shell SIGINT is ignored, and so it would be by what tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from evomerge import merge
 from evomerge.config.schema import parse
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Evaluator
@@ -19,8 +20,9 @@ from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
 from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
+from evomerge.run.atomic import TemporaryFolder
 from evomerge.scores import Objective, Split
-from evomerge.setup.runs import prepare, with_merges_built
+from evomerge.setup.runs import prepare
 from evomerge.setup.worker import make_worker
 from evomerge.space.protocol import Genome, Space
 
@@ -142,7 +144,7 @@ _THREE = [*_TWO, "zoo:facts"]
 _EIGHT = [
     *_THREE,
     *(
-        f"merge:choosing/pool/{name}.yaml"
+        f"pool/{name}"
         for name in (
             "language-maths",
             "language-more-maths",
@@ -267,10 +269,15 @@ def make_world(name: str, seed: int) -> Iterator[World]:
         name: one of `SPACES`.
         seed: chooses the documents of search and validation; all others are for the test.
     """
-    problem = prepare(parse(SPACES[name].search_file(seed), "benchmark"), HERE)
-    with with_merges_built(problem) as built:
-        yield World(
-            built.space,
-            make_worker(built),
-            built.objectives,
-        )
+    data = SPACES[name].search_file(seed)
+    with TemporaryFolder() as folder:
+        parents = [_built(parent, folder) for parent in data["parents"]]
+        problem = prepare(parse({**data, "parents": parents}, "benchmark"), HERE)
+        yield World(problem.space, make_worker(problem), problem.objectives)
+
+
+def _built(parent: str, folder: Path) -> str:
+    """Return a parent; one of `pool/` is a recipe that is built into a folder."""
+    if not parent.startswith("pool/"):
+        return parent
+    return str(merge(HERE / "choosing" / f"{parent}.yaml", folder / Path(parent).name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -179,20 +178,16 @@ def _kill(
 
 
 def _journals(run: Path) -> list[Path]:
-    """Return the journals of a run and of its stages, also while folders come and go."""
-    found = [Path(folder, name) for folder, _, files in os.walk(run) for name in files]
-    return sorted(path for path in found if path.name == "journal.jsonl")
+    """Return the journal of a run, if it has one."""
+    return [path for path in [run / "journal.jsonl"] if path.exists()]
 
 
 def _lines(journal: Path) -> int:
-    try:
-        return journal.read_bytes().count(b"\n")
-    except FileNotFoundError:  # the folder of a stage has another name while it is made
-        return 0
+    return journal.read_bytes().count(b"\n")
 
 
 def _can_resume(run: Path) -> bool:
-    return (run / "search.yaml").exists() or (run / "stages.yaml").exists()
+    return (run / "search.yaml").exists()
 
 
 def _continues(before: dict[Path, bytes], run: Path) -> str | None:

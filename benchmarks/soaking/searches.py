@@ -84,25 +84,4 @@ SEARCHES: dict[str, Search] = {
     "racing": Search(_fewer("racing", minimum=6, confidence=0.9)),
     "processes": Search(WEIGHTS | {"executor": TWO}, "sorted"),
     "arrival": Search(WEIGHTS | {"executor": TWO | {"order": "arrival"}}, "free"),
-    "stages": Search(
-        {
-            "dtype": "float32",
-            "objectives": WEIGHTS["objectives"],
-            "evaluation": SPLITS,
-            "stages": [
-                {
-                    "parents": ["zoo:language", "zoo:maths"],
-                    "base": "zoo:base",
-                    "space": WEIGHTS["space"],
-                    "budget": {"candidates": 12},
-                },
-                {
-                    "parents": ["stage:1", "zoo:maths"],
-                    "space": {"kind": "dataflow", "variant": "swaps", "scales": 1.0},
-                    "optimizer": {"name": "discrete-lengler"},
-                    "budget": {"candidates": 8},
-                },
-            ],
-        }
-    ),
 }

@@ -19,19 +19,16 @@ if TYPE_CHECKING:
 def compare(
     parents: Sequence[str | PathLike[str]],
     base: str | PathLike[str] | None = None,
-    *,
-    allow_pickle: bool = False,
 ) -> ParentComparison:
     """Compare the weights, tokenizers and chat templates of parents.
 
     All weights are read once, and none are kept; no model is loaded.
 
     Args:
-        parents: as in a search file: a folder, a Hub id, `zoo:NAME`, `run:DIR`, each with
+        parents: as in a search file: a folder, a Hub id, `zoo:NAME`, each with
             `+ADAPTER` or not. With a base, also the folder of an adapter (LoRA) of this base.
         base: what the parents were trained from. Without it, distances between parents are known,
             and no task vectors.
-        allow_pickle: accept parents with pickled weights.
 
     Returns:
         the comparison; `to_dict()` is what `evomerge compare --json` prints.
@@ -39,10 +36,10 @@ def compare(
     Raises:
         InputError: a model is missing or damaged, or their tensors do not fit.
     """
+    from evomerge.models.references import open_parent
     from evomerge.report.parents.comparison import compare_parents
     from evomerge.report.words import short_names
     from evomerge.setup.parents import absolute_parent, fitting
-    from evomerge.setup.runs import open_model
 
     if isinstance(parents, str) or not isinstance(parents, Iterable):
         raise InputError(
@@ -58,10 +55,7 @@ def compare(
             f"There is one model only ({', '.join(dict.fromkeys(names))}), and nothing to compare "
             "it with; give another parent, or --base."
         )
-    opened = {
-        name: open_model(name, Path.cwd(), allow_pickle=allow_pickle)
-        for name in dict.fromkeys(names)
-    }
+    opened = {name: open_parent(name, Path.cwd()) for name in dict.fromkeys(names)}
     sizes = {item.vocabulary for item in opened.values()}
     models = fitting(opened, names[0], vocabularies=len(sizes) == 1)
     first = None if own is None else models[own]

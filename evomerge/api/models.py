@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.api.objectives import with_named_functions
-from evomerge.api.search import permissions
 from evomerge.parsing.values import path_of
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
+from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
     from evomerge.report.confidence import Interval
@@ -24,7 +24,6 @@ def merge(
     *,
     memory: str = "8GB",
     shard_size: str = "5GB",
-    allow_pickle: bool = False,
     strict: bool = False,
     truncate: bool = False,
 ) -> Path:
@@ -35,7 +34,6 @@ def merge(
         out: folder to create; it must not exist.
         memory: memory that merging may use, such as `8GB`.
         shard_size: largest size of a weight file.
-        allow_pickle: accept parents with pickled weights.
         strict: refuse a mergekit config with something that mergekit ignores.
         truncate: cut embeddings and head to the rows that all parents have, if no tokenizer is
             given (`--unsafe-truncate-embeddings` of the command).
@@ -50,7 +48,7 @@ def merge(
     from evomerge.export.recipe import merge_recipe
 
     target = path_of(out, "out")
-    allowed = {"allow_pickle": allow_pickle, "strict": strict, "truncate": truncate}
+    allowed = {"strict": strict, "truncate": truncate}
     with TemporaryFolder() as folder:
         file = folder / "recipe.yaml"
         if isinstance(recipe, Recipe):
@@ -68,20 +66,17 @@ def evaluate(
     config: str | PathLike[str] | Mapping[str, Any],
     split: str = "test",
     *,
-    allow_pickle: bool = False,
     allow_code: bool = False,
     trust_code: bool = False,
 ) -> dict[str, Interval]:
     """Score any model on the documents of a search.
 
     Args:
-        model: folder, Hub id, `zoo:NAME`, `run:DIR` or `merge:FILE.yaml`.
+        model: folder, Hub id, `zoo:NAME`.
         config: path of a search file or of a run's `search.yaml`, or its content.
         split: `search`, `validation` or `test`.
-        allow_pickle: accept parents with pickled weights.
-        allow_code: accept tasks that run code which models write. What was allowed for a run that
-            was started on this machine needs no argument.
-        trust_code: let the code run that the search file names, and remember its files.
+        allow_code: accept tasks that run code which models write.
+        trust_code: see `search`.
 
     Returns:
         `task/metric` -> the score with its 95 % interval (`value`, `low`, `high`).
@@ -100,5 +95,5 @@ def evaluate(
     else:
         file = path_of(config, "config")
         parsed, folder = load_any(file), file.parent
-    checked = prepare(parsed, folder, permissions(allow_pickle, allow_code, trust_code))
+    checked = prepare(parsed, folder, Permissions(allow_code, trust_code))
     return intervals(measured(checked.ranking), evaluate_model(checked, str(model), split))

@@ -16,19 +16,10 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
     the function. If the function has one metric, the mapping need not name it. A ConfigError says
     that the function cannot be found by its name, or not by the processes that need it.
     """
-    named, stages = dict(_named(config, config)), config.get("stages")
-    if isinstance(stages, list):
-        named["stages"] = [_named(stage, config) for stage in stages]
-    return named
-
-
-def _named(section: Any, config: Mapping[str, Any]) -> Any:
-    """Return a search file or a stage of it with names; other things are left to the check."""
-    objectives = section.get("objectives") if isinstance(section, Mapping) else None
-    if not isinstance(objectives, list):
-        return dict(section) if isinstance(section, Mapping) else section
-    place = {**config, **section}.get("executor")
-    executor = place.get("kind", "inline") if isinstance(place, Mapping) else "inline"
+    objectives, section = config.get("objectives"), config.get("executor")
+    if not isinstance(objectives, list):  # left to the check
+        return dict(config)
+    executor = section.get("kind", "inline") if isinstance(section, Mapping) else "inline"
     named = []
     for item in objectives:
         task = item.get("task") if isinstance(item, Mapping) else item
@@ -44,7 +35,7 @@ def _named(section: Any, config: Mapping[str, Any]) -> Any:
             only = {"metric": metrics[0]} if len(metrics) == 1 else {}
             item = {**only, **(item if isinstance(item, Mapping) else {}), "task": name}
         named.append(item)
-    return {**section, "objectives": named}
+    return {**config, "objectives": named}
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -10,7 +10,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import InputError
 from evomerge.parsing.values import path_of
 from evomerge.recipe import Recipe
-from evomerge.run.folder import STAGES, RunFolder, begun_stages
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
 from evomerge.searching.ranking import front_of, measured
@@ -28,7 +28,7 @@ class Run:
     The properties read the journal each time, so they are up to date while the search runs.
 
     Args:
-        folder: the run folder; of a search in stages, the latest stage is taken.
+        folder: the run folder.
 
     Attributes:
         folder: the folder.
@@ -75,14 +75,6 @@ class Run:
     def config(self) -> SearchConfig:
         """The search file of the run, with what was resolved when it began (`frozen`)."""
         return self._view.config
-
-    @property
-    def stages(self) -> list[Run]:
-        """The runs of a search in stages that have begun, the first first; else this run alone."""
-        top = self.folder.parent
-        if not (top / STAGES).is_file():
-            return [self]
-        return [Run(folder) for folder in begun_stages(top)]
 
     def stop(self) -> None:
         """Ask the search to begin no further candidate: it chooses and tests a winner, and ends.
@@ -180,13 +172,13 @@ class Run:
         Raises:
             InputError: there is no such candidate, or a parent is missing or has changed.
         """
-        from evomerge.setup.merges import pinned
         from evomerge.setup.parents_as_themselves import recipe_to_write
+        from evomerge.setup.pins import pinned
         from evomerge.setup.runs import reopen
 
         checked = reopen(self._run)
         recipe = recipe_to_write(checked, self._candidate(candidate))
-        return pinned(recipe, checked.checkpoints, checked.merges)
+        return pinned(recipe, checked.checkpoints)
 
     def path(self, candidate: int | str = "best") -> str:
         """Return the path of a candidate through the layers of the parents, as one line of text."""
@@ -201,7 +193,6 @@ class Run:
         *,
         dtype: str | None = None,
         shard_size: str = "5GB",
-        allow_pickle: bool = False,
     ) -> Path:
         """Write a candidate as an ordinary Hugging Face checkpoint, bit for bit what was scored.
 
@@ -210,7 +201,6 @@ class Run:
             candidate: `best`, or a number.
             dtype: dtype of the weights, if not the one that was scored.
             shard_size: largest size of a weight file.
-            allow_pickle: accept parents with pickled weights, even if the run was not started here.
 
         Returns:
             the folder.
@@ -221,9 +211,7 @@ class Run:
         from evomerge.export.candidate import export_candidate
 
         target = path_of(out, "out")
-        export_candidate(
-            self._run, target, str(candidate), dtype, shard_size, allow_pickle=allow_pickle
-        )
+        export_candidate(self._run, target, str(candidate), dtype, shard_size)
         return target
 
     def load(self, candidate: int | str = "best") -> tuple[Any, Any]:

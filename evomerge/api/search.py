@@ -15,18 +15,18 @@ from tqdm.auto import tqdm
 
 from evomerge.api.objectives import with_named_functions
 from evomerge.api.run import Run
-from evomerge.errors import ConfigError, InputError
+from evomerge.errors import ConfigError
 from evomerge.parsing.values import path_of, shown
 from evomerge.run.atomic import check_run_folder
-from evomerge.run.folder import STAGES, RunFolder, is_begun
+from evomerge.run.folder import RunFolder, is_begun
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Follower
 from evomerge.searching.ranking import Ranking
+from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
     from evomerge.setup.checked import CheckedSearch
-    from evomerge.trust.consent import Permissions
 
 Runner: TypeAlias = "Callable[[RunFolder, CheckedSearch, Mapping[str, float]], None]"
 """Runs a search to its end; the bounds of the budget that are new are by name."""
@@ -40,7 +40,6 @@ def search(
     candidates: int | None = None,
     progress: bool = True,
     followers: Sequence[Follower] = (),
-    allow_pickle: bool = False,
     allow_code: bool = False,
     trust_code: bool = False,
 ) -> Run:
@@ -48,9 +47,6 @@ def search(
 
     With `resume=True` it starts or continues, whichever it is, so that a cell of a notebook can be
     run again.
-
-    If the search file has `stages`, they are run one after the other. The run that is returned is
-    that of the last stage, and its `stages` are the runs of all.
 
     If the search is interrupted, `resume` goes on; nothing is lost.
 
@@ -62,16 +58,15 @@ def search(
         run: folder of the run, which must not exist without `resume`.
         resume: if the folder holds a run, go on with it. It must be the same search; only `budget`
             and the workers in `executor` may differ, and count from now on.
-        candidates: largest number of candidates, in place of `budget.candidates`; of each stage.
+        candidates: largest number of candidates, in place of `budget.candidates`.
         progress: whether to show a progress bar, in a notebook too.
         followers: functions that are called with the history and the event after every event. One
             that raises is not called again, and the search goes on.
-        allow_pickle: accept parents with pickled weights.
         allow_code: accept tasks that run code which models write (`unsafe_code` in lm-eval:
             HumanEval, MBPP); it runs in processes with limits.
-        trust_code: let the code run that the search file names, and remember its files: modules of
-            functions, and task YAML with functions. Nothing needs to be said of functions that are
-            passed as Python objects, and of installed packages.
+        trust_code: run code that the search file names and that is in no installed package:
+            modules of functions, and task YAML with functions. Functions that are passed as Python
+            objects need no consent.
 
     Raises:
         InputError: the search file, a parent or the folder is wrong; nothing was computed.
@@ -79,18 +74,17 @@ def search(
     """
     folder = path_of(run, "run")
     data, source = content_of(config)
-    allowed = permissions(allow_pickle, allow_code, trust_code)
+    allowed = Permissions(allow_code, trust_code)
     runner = with_bar(progress, followers)
     start(data, source, folder, candidates, allowed, warn, runner, resume=resume)
     return Run(folder)
 
 
-def warn(searches: Sequence[CheckedSearch]) -> None:
-    """Warn of what a person should know of checked searches before they run."""
+def warn(checked: CheckedSearch) -> None:
+    """Warn of what a person should know of a checked search before it runs."""
     from evomerge.setup.preflight import warnings as warnings_of
 
-    notes = [note for item in searches for note in warnings_of(item, allow_benchmarks=False)]
-    for note in dict.fromkeys(notes):
+    for note in dict.fromkeys(warnings_of(checked, allow_benchmarks=False)):
         warnings.warn(note, stacklevel=4)
 
 
@@ -124,7 +118,6 @@ def resume(
     target: float | None = None,
     progress: bool = True,
     followers: Sequence[Follower] = (),
-    allow_pickle: bool = False,
     allow_code: bool = False,
     trust_code: bool = False,
     **executor: Any,
@@ -132,17 +125,15 @@ def resume(
     """Continue a search from where it was, wait for its end and return its run.
 
     Args:
-        run: the run, or its folder. The folder of a search in stages continues with all stages that
-            are left; the run of a stage continues this stage alone.
+        run: the run, or its folder.
         candidates: new largest number of candidates, baselines included.
         hours: new largest number of working hours, over all sessions.
         patience: new number of candidates without a better one, at which the search ends.
         target: new fitness on the search documents at which the search ends.
         progress: whether to show a progress bar.
         followers: see `search`.
-        allow_pickle: see `search`; only needed for a run that was not started on this machine.
-        allow_code: as `allow_pickle`.
-        trust_code: as `allow_pickle`, or if the code has changed.
+        allow_code: see `search`; what was allowed when the run began does not count.
+        trust_code: as `allow_code`.
         **executor: keys of the section `executor` for this session, for example
             `kind="processes", workers=4`.
 
@@ -153,16 +144,9 @@ def resume(
     path = run.folder if isinstance(run, Run) else path_of(run, "run")
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
-    allowed = permissions(allow_pickle, allow_code, trust_code)
+    allowed = Permissions(allow_code, trust_code)
     go_on(path, bounds, moves, allowed, with_bar(progress, followers))
     return Run(path)
-
-
-def permissions(allow_pickle: bool, allow_code: bool, trust_code: bool) -> Permissions:
-    """Return what a caller allows; nobody is asked for more."""
-    from evomerge.trust.consent import Permissions
-
-    return Permissions(allow_pickle, allow_code, (lambda files: True) if trust_code else None)
 
 
 def start(
@@ -171,37 +155,30 @@ def start(
     folder: Path,
     candidates: int | None,
     allowed: Permissions,
-    warn: Callable[[Sequence[CheckedSearch]], None],
+    warn: Callable[[CheckedSearch], None],
     run: Runner,
     *,
     resume: bool = False,
 ) -> None:
-    """Check a search or its stages, warn, create the run in a free folder and run it.
+    """Check a search, warn, create the run in a free folder and run it.
 
-    `candidates` takes the place of `budget.candidates`, in each stage. `warn` is told of the
-    checked searches before `run` runs each of them. With `resume`, a run in the folder goes on.
+    `candidates` takes the place of `budget.candidates`. `warn` is told of the checked search before
+    `run` runs it. With `resume`, a run in the folder goes on.
     """
     from evomerge.config.schema import override, parse
-    from evomerge.setup import stages
     from evomerge.setup.going_on import going_on
     from evomerge.setup.runs import begin, prepare
 
     own = deepcopy(dict(data))  # the caller's mapping stays as it is
-    if candidates is not None and stages.is_staged(own):
-        own = stages.with_candidates(own, candidates)
-    elif candidates is not None:
+    if candidates is not None:
         override(own, f"budget.candidates={candidates}")
     if resume and is_begun(folder):
-        _continue(folder, *going_on(folder, own, source), allowed, run)
+        _continue(RunFolder(folder), *going_on(folder, own, source), allowed, run)
         return
     RunFolder.check_free(folder)
-    if stages.is_staged(own):
-        warn(stages.start(own, source, folder, allowed))
-        _continue(folder, {}, [], allowed, run)
-        return
     checked = prepare(parse(own, str(source)), source.absolute().parent, allowed)
-    warn([checked])
-    run(*begin(folder, checked), {})
+    warn(checked)
+    run(begin(folder, checked), checked, {})
 
 
 def go_on(
@@ -211,40 +188,29 @@ def go_on(
     allowed: Permissions,
     run: Runner,
 ) -> None:
-    """Continue a run, or the stages of a search that are left.
+    """Continue a run.
 
     `bounds` are those of the budget (None: as before); `moves` are overrides
     `executor.KEY=VALUE` for this session.
     """
     from evomerge.setup.runs import check_budget
 
+    folder = RunFolder(path)
     given = {name: value for name, value in bounds.items() if value is not None}
-    if (path / STAGES).is_file() and (given or moves):
-        raise InputError(
-            f"{path} is a search in stages, but {', '.join([*given, *moves])} would change one "
-            f"stage; give the folder of a stage, for example {path / 'stage-1'}."
-        )
-    if given:
-        check_budget(RunFolder(path), given)
-    _continue(path, given, moves, allowed, run)
+    check_budget(folder, given)
+    _continue(folder, given, moves, allowed, run)
 
 
 def _continue(
-    path: Path,
+    folder: RunFolder,
     bounds: Mapping[str, float],
     moves: Sequence[str],
     allowed: Permissions,
     run: Runner,
 ) -> None:
-    """Run what is left of a run, or of a search in stages, which has no bounds and moves."""
-    from evomerge.setup import stages
+    """Run what is left of a run."""
     from evomerge.setup.runs import continued
 
-    if (path / STAGES).is_file():
-        check_run_folder(path)
-        stages.run_stages(path, lambda stage, checked: run(stage, checked, {}), allowed)
-        return
-    folder = RunFolder(path)
     check_run_folder(folder.path)
     run(folder, continued(folder, moves, allowed), bounds)
 

@@ -11,10 +11,10 @@ from copy import deepcopy
 from operator import index
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from evomerge.api.run import Run
-from evomerge.api.search import content_of, permissions, warn
+from evomerge.api.search import content_of, warn
 from evomerge.errors import InputError, RunFolderError, SearchError, did_you_mean
 from evomerge.execute.protocol import Job
 from evomerge.execute.study import StudyExecutor
@@ -26,9 +26,6 @@ from evomerge.run.history import Candidate
 from evomerge.run.logbook import Logbook
 from evomerge.scores import TOLD, Failure, Scores
 from evomerge.space.protocol import Gene
-
-if TYPE_CHECKING:
-    from evomerge.trust.consent import Permissions
 
 _studies: weakref.WeakValueDictionary[Path, Study] = weakref.WeakValueDictionary()
 """The open studies of this process, by folder."""
@@ -102,7 +99,6 @@ class Study(Run):
         run: the run folder. If there is a run, it must be the same search; only `budget` may
             differ, and counts from now on. A study that this process has open on it is closed.
         candidates: largest number of candidates, in place of `budget.candidates`.
-        allow_pickle: accept parents with pickled weights.
 
     Raises:
         InputError: the search file, a parent or the folder is wrong, or another process has the
@@ -115,21 +111,18 @@ class Study(Run):
         *,
         run: str | PathLike[str],
         candidates: int | None = None,
-        allow_pickle: bool = False,
     ) -> None:
         from evomerge.setup import search as searches
         from evomerge.setup.genes import shown_genes
         from evomerge.setup.lent_models import LentModels
         from evomerge.setup.runs import reopen
-        from evomerge.setup.weight_digests import recording_weights
 
-        allowed = permissions(allow_pickle, False, False)
         folder = path_of(run, "run").absolute()
         if (known := _studies.get(folder)) is not None:
             known.close()
-        budget = _begin(folder, config, candidates, allowed)
+        budget = _begin(folder, config, candidates)
         super().__init__(run)
-        self._checked = reopen(self._run, allowed)
+        self._checked = reopen(self._run)
         if not self._checked.config.is_study:
             raise RunFolderError(
                 f"{self.folder} is the run of a search that evomerge scores itself; go on with it "
@@ -145,7 +138,6 @@ class Study(Run):
             logbook = Logbook(self._run, journal, ())
             searches.check_search_file(self._run, logbook)
             searches.note_budget(self._checked, journal, logbook, budget)
-            stack.enter_context(recording_weights(self._run, self._checked.checkpoints))
             attempts = Attempts(self.folder / "attempts.jsonl")
             self._search = searches.make_search(
                 self._checked, self._run, logbook, attempts, lambda: executor
@@ -317,14 +309,13 @@ def _begin(
     folder: Path,
     config: str | PathLike[str] | Mapping[str, Any] | None,
     candidates: int | None,
-    allowed: Permissions,
 ) -> dict[str, float]:
     """Begin the run of a study, if the folder has none; return the bounds that are new."""
     from evomerge.config.messages import parsed
     from evomerge.config.schema import BudgetConfig, override, parse
     from evomerge.setup.check import check_search
     from evomerge.setup.going_on import going_on
-    from evomerge.setup.runs import begin, open_model
+    from evomerge.setup.runs import begin
     from evomerge.setup.search import check_weights_are_finite
     from evomerge.setup.study import check_study
 
@@ -347,9 +338,8 @@ def _begin(
     wanted = parse(own, str(source))
     check_study(wanted)
     wanted = wanted.with_values("executor", order="arrival")
-    checked = check_search(wanted, source.absolute().parent, open_model, allowed)
-    if not checked.merges:
-        check_weights_are_finite(checked)
-    warn([checked])
+    checked = check_search(wanted, source.absolute().parent)
+    check_weights_are_finite(checked)
+    warn(checked)
     begin(folder, checked)
     return {}

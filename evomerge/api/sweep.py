@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.api.search import Runner, content_of, permissions, start, warn, with_bar
+from evomerge.api.search import Runner, content_of, start, warn, with_bar
 from evomerge.errors import (
     ConfigError,
     EvomergeError,
@@ -22,13 +22,13 @@ from evomerge.errors import (
 )
 from evomerge.parsing.values import path_of, shown
 from evomerge.run.atomic import why_not_writable
-from evomerge.run.folder import STAGES, RunFolder, begun_stages, is_begun, stage_folder
+from evomerge.run.folder import RunFolder, is_begun
 from evomerge.run.journal import is_held
+from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
     from evomerge.report.sweeps import SweepTable
     from evomerge.setup.checked import CheckedSearch
-    from evomerge.trust.consent import Permissions
 
 _SEEDS = re.compile(r"(\d{1,9})(?:\.\.(\d{1,9}))?")
 _MOST = 1000  # searches
@@ -55,11 +55,8 @@ class Planned:
 
     @property
     def run(self) -> RunFolder | None:
-        """The run, or that of the latest stage; None: it has not begun."""
-        staged = (self.folder / STAGES).is_file()
-        if not is_begun(self.folder) or (staged and not begun_stages(self.folder)):
-            return None
-        return RunFolder(self.folder)
+        """The run; None: it has not begun."""
+        return RunFolder(self.folder) if is_begun(self.folder) else None
 
     def is_finished(self) -> bool:
         """Whether the run has its result, and the search file asks for nothing more.
@@ -73,9 +70,6 @@ class Planned:
         if (run := self.run) is None:
             return False
         bounds, _ = going_on(self.folder, self.data, self.source)
-        stages = self.data.get("stages")
-        if stages and run.path != stage_folder(self.folder, len(stages)):
-            return False
         return not bounds and progress(run)["state"] == "done"
 
     def is_in_use(self) -> bool:
@@ -91,7 +85,6 @@ def sweep(
     values: Mapping[str, Sequence[Any]] | None = None,
     variants: Mapping[str, Sequence[str]] | None = None,
     progress: bool = True,
-    allow_pickle: bool = False,
     allow_code: bool = False,
     trust_code: bool = False,
 ) -> SweepTable:
@@ -109,7 +102,6 @@ def sweep(
         values: key of a search file (`optimizer.name`) -> values; all combinations are run.
         variants: name -> changes `key.path=value` that belong together; each is run.
         progress: whether to show a progress bar for each search.
-        allow_pickle: see `search`.
         allow_code: see `search`.
         trust_code: see `search`.
 
@@ -118,7 +110,7 @@ def sweep(
     """
     given = {key: [json.dumps(item) for item in items] for key, items in (values or {}).items()}
     searches = plan(files, path_of(runs, "runs"), list(seeds), given, variants)
-    allowed = permissions(allow_pickle, allow_code, trust_code)
+    allowed = Permissions(allow_code, trust_code)
     return run_sweep(searches, allowed, with_bar(progress, ()), warn)
 
 
@@ -140,7 +132,6 @@ def plan(
         InputError: a file cannot be read, a change does not fit, or two searches have one name.
     """
     from evomerge.config.schema import override, parse
-    from evomerge.setup import stages
     from evomerge.setup.space import check_methods
     from evomerge.setup.strategy import check_optimizer
 
@@ -178,17 +169,14 @@ def plan(
         own = deepcopy(dict(data))
         for item in (*variant[1], *(f"{key}={value}" for key, value in pairs), f"seed={seed}"):
             override(own, item)
-        if candidates is not None and stages.is_staged(own):
-            own = stages.with_candidates(own, candidates)
-        elif candidates is not None:
+        if candidates is not None:
             override(own, f"budget.candidates={candidates}")
         differing = [value for key, value in pairs if len(values[key]) > 1]
         group = "-".join(filter(None, [name, *map(_slug, [variant[0], *differing])]))
         where = f"{source} ({group}, seed {seed})"
-        staged = stages.is_staged(own)
-        for config in stages.configs(own, where) if staged else [parse(own, where)]:
-            check_optimizer(config.optimizer.name)
-            check_methods(config.space)
+        config = parse(own, where)
+        check_optimizer(config.optimizer.name)
+        check_methods(config.space)
         folder = runs / f"{group}-{seed}"
         if folder in found:
             raise InputError(
@@ -203,7 +191,7 @@ def run_sweep(
     searches: Sequence[Planned],
     allowed: Permissions,
     runner: Runner,
-    warn: Callable[[Sequence[CheckedSearch]], None],
+    warn: Callable[[CheckedSearch], None],
     say: Callable[[str], None] = lambda text: None,
 ) -> SweepTable:
     """Run what is not finished, and return the table of all; `say` is told what is run."""
@@ -241,7 +229,7 @@ def run_sweep(
 def _is_run(
     item: Planned,
     allowed: Permissions,
-    warn: Callable[[Sequence[CheckedSearch]], None],
+    warn: Callable[[CheckedSearch], None],
     runner: Runner,
 ) -> bool:
     """Run a search to its end; return False if another process was quicker to take it."""

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
-from evomerge.api.search import content_of, permissions
+from evomerge.api.search import content_of
+from evomerge.trust.consent import Permissions
 
 
 def validate(
     config: str | PathLike[str] | Mapping[str, Any],
     *,
-    allow_pickle: bool = False,
     allow_code: bool = False,
     trust_code: bool = False,
 ) -> dict[str, Any]:
@@ -20,37 +20,26 @@ def validate(
 
     Args:
         config: path of a search file, or its content; see `search`.
-        allow_pickle: see `search`.
         allow_code: see `search`.
         trust_code: see `search`.
 
     Returns:
-        what `evomerge validate --json` prints: documents, memory, `genes`, `warnings`; of a search
-        in stages one such mapping for each of its `stages`.
+        what `evomerge validate --json` prints: documents, memory, `genes`, `warnings`.
 
     Raises:
         InputError: what is wrong, as one sentence.
     """
     from evomerge.config.schema import parse
-    from evomerge.setup import stages
     from evomerge.setup.genes import gene_list
     from evomerge.setup.preflight import summary, warnings
     from evomerge.setup.runs import prepare
 
     data, source = content_of(config)
-    allowed = permissions(allow_pickle, allow_code, trust_code)
-    staged = stages.is_staged(data)
-    if staged:
-        searches = stages.check(data, source.absolute(), allowed)
-    else:
-        folder = source.absolute().parent
-        searches = [prepare(parse(data, str(source)), folder, allowed)]
-    answers = [
-        {
-            **summary(item),
-            "genes": gene_list(item),
-            "warnings": warnings(item, allow_benchmarks=False),
-        }
-        for item in searches
-    ]
-    return {"valid": True, **({"stages": answers} if staged else answers[0])}
+    allowed = Permissions(allow_code, trust_code)
+    checked = prepare(parse(data, str(source)), source.absolute().parent, allowed)
+    return {
+        "valid": True,
+        **summary(checked),
+        "genes": gene_list(checked),
+        "warnings": warnings(checked, allow_benchmarks=False),
+    }

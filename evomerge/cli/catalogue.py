@@ -16,7 +16,7 @@ SPACES = {
     "dataflow": "the path through the parents' layers, with scales (DFS)",
 }
 
-_COSTLY = "; costly: for a parent `merge:FILE.yaml` or `evomerge merge`, which is built once"
+_COSTLY = "; costly: for `evomerge merge`, which builds once"
 
 
 Listed = StrEnum("Listed", ["methods", "optimizers", "spaces", "parents"])

@@ -39,7 +39,7 @@ from evomerge.report.documents import doubt_about_baselines
 from evomerge.report.progress import in_words as scores_in_words
 from evomerge.report.progress import points, progress
 from evomerge.report.words import duration, short_names
-from evomerge.run.folder import RunFolder, has_more_stages
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import BASE, History
 from evomerge.run.journal import Event
 from evomerge.scores import Failure, Scores
@@ -112,20 +112,19 @@ def _latest_in_words(item: Mapping[str, Any]) -> str:
 
 
 def states(directory: Path) -> Iterator[dict[str, Any]]:
-    """Yield the progress of a run again and again to its end, with that of later stages.
+    """Yield the progress of a run again and again to its end.
 
-    It waits for a search or a stage that is about to begin.
+    It waits for a search that is about to begin.
     """
     seen = time.monotonic()
     while True:
         values = progress(RunFolder(directory))
         is_new = values["state"] == "stopped" and not values["candidates"]
-        waits = is_new or (values["state"] == "done" and has_more_stages(directory))
         if values["state"] in ("running", "stopping"):
             seen = time.monotonic()
             yield values
             time.sleep(_PAUSE)
-        elif waits and time.monotonic() < seen + _PATIENCE:
+        elif is_new and time.monotonic() < seen + _PATIENCE:
             time.sleep(0.2)
         else:
             yield values

@@ -10,19 +10,18 @@ import typer
 from evomerge.cli import terminal
 from evomerge.cli.options import (
     AllowCodeOption,
-    AllowPickleOption,
     JsonOption,
     OutOption,
     RunFolderArgument,
     ShardSizeOption,
     SplitName,
     TrustCodeOption,
-    permissions,
 )
 from evomerge.run.folder import RunFolder
+from evomerge.trust.consent import Permissions
 
 _ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="folder, Hub id, zoo:NAME, run:DIR or MODEL+ADAPTER")
+    str, typer.Argument(metavar="MODEL", help="folder, Hub id, zoo:NAME or MODEL+ADAPTER")
 ]
 
 
@@ -36,14 +35,11 @@ def export(
         str | None, typer.Option(help="dtype of the weights, if not the one that was scored")
     ] = None,
     shard_size: ShardSizeOption = "5GB",
-    allow_pickle: AllowPickleOption = False,
 ) -> None:
     """Write a candidate as an ordinary Hugging Face checkpoint."""
     from evomerge.export.candidate import export_candidate
 
-    exported = export_candidate(
-        RunFolder(directory), out, candidate, dtype, shard_size, allow_pickle=allow_pickle
-    )
+    exported = export_candidate(RunFolder(directory), out, candidate, dtype, shard_size)
     terminal.warn(exported.notes)
     terminal.say(f"wrote candidate {exported.number} to {out}")
     if exported.not_in_mergekit is not None:
@@ -57,7 +53,6 @@ def evaluate(
     show: Annotated[
         int, typer.Option(min=0, help="print this many documents with prompt, answer and target")
     ] = 0,
-    allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
     trust_code: TrustCodeOption = False,
     as_json: JsonOption = False,
@@ -72,7 +67,7 @@ def evaluate(
     from evomerge.setup.search import evaluate as evaluate_model
     from evomerge.setup.task_digests import sampled
 
-    allowed = permissions(allow_pickle, allow_code, trust_code)
+    allowed = Permissions(allow_code, trust_code)
     checked = prepare(load_any(config), config.parent, allowed)
     scores = evaluate_model(checked, model, split, show)
     estimates = intervals(measured(checked.ranking), scores)
@@ -96,7 +91,6 @@ def merge(
     out: OutOption,
     memory: Annotated[str, typer.Option(help="peak memory, e.g. 8GB")] = "8GB",
     shard_size: ShardSizeOption = "5GB",
-    allow_pickle: AllowPickleOption = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="refuse a mergekit file with keys that it ignores")
     ] = False,
@@ -111,7 +105,7 @@ def merge(
     """Build one merged model on disk, piece by piece, in little memory."""
     from evomerge.export.recipe import merge_recipe
 
-    allowed = {"allow_pickle": allow_pickle, "strict": strict, "truncate": truncate}
+    allowed = {"strict": strict, "truncate": truncate}
     notes = merge_recipe(recipe, out, memory, shard_size, **allowed)
     terminal.warn(notes)
     terminal.say(f"wrote {out}")

@@ -1,20 +1,12 @@
-"""Arguments and options that several commands share, and consent to run code."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-from evomerge.cli import terminal
-
-if TYPE_CHECKING:
-    from evomerge.trust.consent import Permissions
-
 
 Tracker = StrEnum("Tracker", ["trackio", "wandb"])
 SplitName = StrEnum("SplitName", ["search", "validation", "test"])
@@ -36,12 +28,6 @@ AllowBenchmarksOption = Annotated[
         "--allow-benchmarks", help="no warning when the search optimizes on a well-known benchmark"
     ),
 ]
-AllowPickleOption = Annotated[
-    bool,
-    typer.Option(
-        "--allow-pickle", help="accept parents with pickled weights (read with weights_only)"
-    ),
-]
 AllowCodeOption = Annotated[
     bool,
     typer.Option(
@@ -52,7 +38,7 @@ AllowCodeOption = Annotated[
 TrustCodeOption = Annotated[
     bool,
     typer.Option(
-        "--trust-code", help="run the code that the search file names, and remember these files"
+        "--trust-code", help="run code that the search file names and that is not installed"
     ),
 ]
 SetOption = Annotated[
@@ -60,24 +46,3 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a key of the search file"),
 ]
 TrackOption = Annotated[Tracker | None, typer.Option("--track", help="log the search to a tracker")]
-
-
-def permissions(allow_pickle: bool, allow_code: bool, trust_code: bool) -> Permissions:
-    """Return what the options of a command allow; a person at the terminal is asked for more."""
-    from evomerge.trust.consent import Permissions
-
-    ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
-    return Permissions(allow_pickle, allow_code, _tell if trust_code else ask)
-
-
-def _tell(files: Sequence[Path]) -> bool:
-    for file in files:
-        terminal.say(f"from now on this code may run: {file}")
-    return True
-
-
-def _ask(files: Sequence[Path]) -> bool:
-    terminal.say("this search runs code that you have not allowed on this machine:")
-    for file in files:
-        terminal.say(f"  {file}")
-    return typer.confirm("Have you read it, and may it run?", err=True)

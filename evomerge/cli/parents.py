@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evomerge.cli import terminal
-from evomerge.cli.options import AllowPickleOption, JsonOption
+from evomerge.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from evomerge.report.parents.comparison import ParentComparison
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def compare(
     parents: Annotated[
-        list[str], typer.Argument(metavar="PARENT...", help="folders, Hub ids, zoo:NAME, run:DIR")
+        list[str], typer.Argument(metavar="PARENT...", help="folders, Hub ids, zoo:NAME")
     ],
     base: Annotated[
         str | None, typer.Option(metavar="MODEL", help="what the parents were trained from")
@@ -24,7 +24,6 @@ def compare(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="write one page, with a picture")
     ] = None,
-    allow_pickle: AllowPickleOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare parents before they are merged: what each changed, and where they disagree."""
@@ -33,7 +32,7 @@ def compare(
 
     if html is not None:
         check_output(html, "--html")
-    found = compare_models(parents, base, allow_pickle=allow_pickle)
+    found = compare_models(parents, base)
     if html is not None:
         from evomerge.report.parents.page import write_comparison
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,6 @@ from evomerge.cli import terminal
 from evomerge.cli.options import (
     AllowBenchmarksOption,
     AllowCodeOption,
-    AllowPickleOption,
     CandidatesOption,
     FileArgument,
     RunFolderArgument,
@@ -21,9 +20,9 @@ from evomerge.cli.options import (
     Tracker,
     TrackOption,
     TrustCodeOption,
-    permissions,
 )
 from evomerge.run.folder import RunFolder
+from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
     from evomerge.api.search import Runner
@@ -40,7 +39,6 @@ def search(
     candidates: CandidatesOption = None,
     set_: SetOption = None,
     allow_benchmarks: AllowBenchmarksOption = False,
-    allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
     trust_code: TrustCodeOption = False,
     track: TrackOption = None,
@@ -52,10 +50,10 @@ def search(
 
     runner = _runner(track)
 
-    def warn(searches: Sequence[CheckedSearch]) -> None:
-        terminal.warn(n for checked in searches for n in warnings(checked, allow_benchmarks))
+    def warn(checked: CheckedSearch) -> None:
+        terminal.warn(warnings(checked, allow_benchmarks))
 
-    allowed = permissions(allow_pickle, allow_code, trust_code)
+    allowed = Permissions(allow_code, trust_code)
     terminal.say_on_terminal(f"checking {file}")
     start(read(file, set_), file, run, candidates, allowed, warn, runner, resume=resume)
 
@@ -82,7 +80,6 @@ def resume(
             help="run elsewhere in this session, e.g. executor.kind=processes",
         ),
     ] = None,
-    allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
     trust_code: TrustCodeOption = False,
     track: TrackOption = None,
@@ -92,7 +89,7 @@ def resume(
 
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     runner = _runner(track)
-    allowed = permissions(allow_pickle, allow_code, trust_code)
+    allowed = Permissions(allow_code, trust_code)
     go_on(directory, bounds, set_ or [], allowed, runner)
 
 

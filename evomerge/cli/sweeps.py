@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,13 +11,12 @@ from evomerge.cli import terminal
 from evomerge.cli.options import (
     AllowBenchmarksOption,
     AllowCodeOption,
-    AllowPickleOption,
     CandidatesOption,
     JsonOption,
     TrustCodeOption,
-    permissions,
 )
 from evomerge.errors import SearchError
+from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
     from evomerge.setup.checked import CheckedSearch
@@ -41,7 +39,6 @@ def sweep(
         Path | None, typer.Option(metavar="FILE.html", help="write one page that compares the runs")
     ] = None,
     allow_benchmarks: AllowBenchmarksOption = False,
-    allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
     trust_code: TrustCodeOption = False,
     as_json: JsonOption = False,
@@ -57,10 +54,10 @@ def sweep(
     values = parse_values(set_ or [])
     searches = plan(files, runs, parse_seeds(seeds), values, candidates=candidates)
 
-    def warn(begun: Sequence[CheckedSearch]) -> None:
-        terminal.warn(note for checked in begun for note in warnings(checked, allow_benchmarks))
+    def warn(checked: CheckedSearch) -> None:
+        terminal.warn(warnings(checked, allow_benchmarks))
 
-    allowed = permissions(allow_pickle, allow_code, trust_code)
+    allowed = Permissions(allow_code, trust_code)
     runner = with_bar(terminal.err.is_terminal, ())
     table = run_sweep(searches, allowed, runner, warn, terminal.say)
     if html is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from evomerge.compat import need
@@ -41,21 +40,6 @@ def load_tasks(manager: Any, spec: Any) -> tuple[dict[str, Any], dict[str, Group
         averages = need("lm_eval", group, "aggregate_metric_list") or []
         groups[name] = Group(below, [vars(item) for item in averages])
     return tasks, groups
-
-
-def find_task(manager: Any, name: str) -> tuple[Path | None, Sequence[str]]:
-    """Return the YAML file that a task or group is read from; of a tag, the names of its tasks.
-
-    There is neither if the `TaskManager` does not know the name.
-    """
-    entry = need("lm_eval", manager, "task_index").get(name)
-    if isinstance(entry, dict):  # before 0.4.12
-        path = entry["yaml_path"]
-        return (None, entry["task"]) if path == -1 else (Path(path), [])
-    if entry is None:
-        return None, []
-    path = need("lm_eval", entry, "yaml_path")
-    return (None, sorted(need("lm_eval", entry, "tags"))) if path is None else (path, [])
 
 
 def _flatten(tree: Mapping[Any, Any], tasks: dict[str, Any], groups: dict[str, Group]) -> list[str]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -33,29 +33,6 @@ class HubDataset(Section):
     split: str | None = None
 
 
-class FrozenMerge(Section):
-    """A parent that is a merge itself: its recipe, and name in it -> absolute reference."""
-
-    recipe: dict[str, Any]
-    parents: dict[str, str]
-
-
-class FrozenSetting(Section):
-    """A setting that differs between parents and changes results.
-
-    Attributes:
-        name: key of a config, or another name of the setting.
-        parents: parent -> its own value, as text.
-        giver: the parent that the merge takes it from.
-        is_host: whether this is the host.
-    """
-
-    name: str
-    parents: dict[str, str]
-    giver: str
-    is_host: bool = True
-
-
 class Frozen(Section):
     """What was resolved when a run began, so that it goes on as it began.
 
@@ -63,35 +40,29 @@ class Frozen(Section):
         versions: package -> version.
         processor: its kind, see `evomerge.evaluation.inference.device`; former runs have none.
         parents: parent -> fingerprint.
-        models: `run:` parent -> first digits of its recipe's digest.
-        unlike_merges: parents with other settings, or another dtype, than the merges: on validation
-            and test documents they are scored as themselves.
+        unlike_merges: parents that differ from the merges beside their weights: on validation and
+            test documents they are scored as themselves.
         documents: split -> task -> document ids.
         sources: split -> task -> task and split that its document ids belong to.
         tasks: split -> task -> digests of its documents, prompts and settings.
-        task_code: digests of the files with code of the tasks.
-        code: in former runs, those of all tasks in the folders of `evaluation.include`.
         datasets: split -> task -> its data set; only those that are on the Hub.
         lower_is_better: objectives (`task/metric`) that are minimised.
         sampled: task that samples its texts -> number of texts for each document.
         fewer_documents: the policy that scores candidates on fewer documents, and why.
         genes: their names, in the order of a genome.
         start: genomes of `optimizer.start`.
+        allow_code: the user has allowed it when the run began, as `trust_code`. For a reader only:
+            it allows nothing.
         digests: digest of each section of the search file; a changed file is refused.
     """
 
     versions: dict[str, str] = {}
     processor: str = ""
     parents: dict[str, str] = {}
-    models: dict[str, str] = {}
-    settings: list[FrozenSetting] = []
     unlike_merges: list[str] = []
-    merges: dict[str, FrozenMerge] = {}
     documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = {}
     sources: dict[str, dict[str, str]] = {}
     tasks: dict[str, dict[str, dict[str, str]]] = {}
-    task_code: list[str] | None = None
-    code: list[str] | None = None
     datasets: dict[str, dict[str, HubDataset]] = {}
     lower_is_better: list[str] = []
     sampled: dict[str, int] = {}
@@ -100,5 +71,5 @@ class Frozen(Section):
     gene_ranges: list[GeneRange] = []
     digests: dict[str, str] = {}
     start: list[list[float]] = []
-    allow_pickle: bool = False
     allow_code: bool = False
+    trust_code: bool = False

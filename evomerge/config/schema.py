@@ -74,8 +74,7 @@ class SearchConfig(Section):
     parents: list[Annotated[str, Field(min_length=1)]] = Field(
         min_length=1,
         description="models that are merged: folders, Hub ids (`org/name@revision`), either plus a "
-        "LoRA adapter (`model+adapter`), `zoo:NAME`, the best of another run (`run:DIR`), or a "
-        "recipe that is built once (`merge:FILE.yaml`)",
+        "LoRA adapter (`model+adapter`), `zoo:NAME`",
     )
     base: str | None = Field(
         None, description="model that task vectors are measured from; some methods need one"
@@ -272,11 +271,6 @@ def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:
     """Read a search file, with `key.path=value` overrides.
 
     Raises:
-        ConfigError: the file cannot be read, has a mistake, or has `stages`.
+        ConfigError: the file cannot be read, or has a mistake.
     """
-    data = read(path, overrides)
-    if "stages" in data:
-        raise ConfigError(
-            f"{path} has `stages`; only `evomerge search` and `evomerge resume` run stages."
-        )
-    return parse(data, str(path))
+    return parse(read(path, overrides), str(path))

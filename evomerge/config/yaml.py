@@ -32,7 +32,7 @@ def read(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
 
 def _check_kind(data: Mapping[str, Any], path: Path) -> None:
     """Raise a `ConfigError` if a file is one of another tool, or a recipe, by its keys."""
-    if "objectives" in data or "stages" in data:
+    if "objectives" in data:
         return
     quoted = shlex.quote(str(path))
     merge = f"`evomerge merge {quoted} --out DIR` builds its model"

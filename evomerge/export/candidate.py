@@ -12,12 +12,9 @@ from evomerge.run.atomic import check_new_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import best_of
-from evomerge.setup.merges import pinned
-from evomerge.setup.parents import absolute_recipe
 from evomerge.setup.parents_as_themselves import is_itself, recipe_to_write, write_model
+from evomerge.setup.pins import pinned
 from evomerge.setup.runs import reopen
-from evomerge.setup.weight_digests import check_weights
-from evomerge.trust.consent import Permissions
 
 
 class Exported(NamedTuple):
@@ -34,8 +31,6 @@ def export_candidate(
     which: str,
     dtype: str | None,
     shard_size: str,
-    *,
-    allow_pickle: bool = False,
 ) -> Exported:
     """Write a candidate of a run as a Hugging Face checkpoint; see `Run.export`."""
     from evomerge.export.card import Merge, search_card
@@ -44,23 +39,22 @@ def export_candidate(
     from evomerge.mergekit import express
 
     check_new_folder(out)
-    checked, history = reopen(run, Permissions(allow_pickle)), History(run.events())
+    checked, history = reopen(run), History(run.events())
     candidate = history.chosen(which, best_of(history, checked.ranking))
     recipe = recipe_to_write(checked, candidate)
     own = recipe.dtype
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
-    check_weights(run, {name: checked.checkpoints[name] for name in recipe.parents})
-    written = pinned(recipe, checked.checkpoints, checked.merges)
-    texts = {"evomerge_recipe.yaml": absolute_recipe(written, run.path).to_yaml()}
+    written = pinned(recipe, checked.checkpoints)
+    texts = {"evomerge_recipe.yaml": written.to_yaml()}
     reason = None
     try:
         texts["mergekit_config.yml"] = express(recipe, checked.checkpoints)
     except RecipeError as error:
         reason = str(error)
-    parents = describe_parents(checked.checkpoints, checked.checkpoints, checked.merges)
+    parents = describe_parents(checked.checkpoints, checked.checkpoints)
     host = checked.checkpoints[recipe.host]
-    shown_as = (task_of(host), checked.allowed.allow_pickle, is_encoder_decoder(host))
+    shown_as = (task_of(host), is_encoder_decoder(host))
     merge = Merge(recipe, parents, reason is None, *shown_as)
     texts |= search_card(
         merge,

@@ -27,7 +27,6 @@ from evomerge.export.metadata import (
     search_file,
 )
 from evomerge.export.parents import Parent, common_licence
-from evomerge.models.references import split_kind
 from evomerge.recipe import Recipe
 from evomerge.report.figures import svg_text
 from evomerge.report.recipe_picture import (
@@ -43,7 +42,6 @@ from evomerge.report.words import sampling_note
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
 from evomerge.searching.ranking import Ranking, best_of, measured
-from evomerge.setup.parents import is_winner_of_stage
 
 CARD, PICTURE = "README.md", "recipe.svg"
 
@@ -114,7 +112,6 @@ class Merge:
     parents: Mapping[str, Parent]
     mergekit: bool
     task: str
-    allow_pickle: bool = False
     encodes: bool = False
 
     @property
@@ -173,14 +170,12 @@ def search_card(
     as_scored = unchanged if itself else merge.recipe.dtype == config.dtype
     scores = candidate.scores("test") if is_winner and as_scored else None
     options, count = _options(config), len(history.candidates)
-    stages = [item.name for name, item in merge.parents.items() if is_winner_of_stage(name)]
-    moving = [item.name for name, item in merge.parents.items() if split_kind(name)[0]]
     chosen = "" if candidate is best else f" --candidate {candidate.number}"
     dtype = "" if as_scored else f" --dtype {merge.recipe.dtype}"
     table = standings(history, ranking) if is_winner else alone(candidate, ranking)
     commands = [
         f"evomerge search search.yaml --run RUN --candidates {count}{options}",
-        f"evomerge export RUN --out MODEL_DIR{chosen}{dtype}{_pickles(merge)}",
+        f"evomerge export RUN --out MODEL_DIR{chosen}{dtype}",
         f"{_merge_command(merge)}    # this model without the search",
     ]
     if table.is_study:
@@ -202,8 +197,6 @@ def search_card(
         "table": table,
         "lost": lost(table, merge.names),
         "note": scored_as_themselves(history, merge.names) if is_winner else None,
-        "stages": " and ".join(map(code, stages)),
-        "moving": " and ".join(map(code, moving)),
         "trusts_code": "--trust-code" in options,
         "file": search_file(config, history, merge.names),
     }
@@ -223,7 +216,7 @@ def search_card(
         path="" if config.space.kind == "parameters" else path_text(merge.recipe, merge.names),
         itself=merge.parents[str(candidate.label)] if itself else None,
         change="unchanged" if unchanged else f"in {merge.recipe.dtype}",
-        commands=[_merge_command(merge)] if stages else commands,
+        commands=commands,
     )
 
 
@@ -243,7 +236,7 @@ def _files(
         version=version("evomerge"),
         methods=", ".join(sorted({layer.method for layer in recipe.every_layer()})),
         picture=PICTURE if figure else "",
-        parents=[(key, _named(parent)) for key, parent in parents.items()],
+        parents=[(key, code(parent.name)) for key, parent in parents.items()],
         knobs=knobs,
         licence=common_licence(merge.used),
         licences=[
@@ -260,19 +253,8 @@ def _files(
     return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
 
 
-def _named(parent: Parent) -> str:
-    """Return the name of a parent; of a merge, those of its parents too."""
-    if not parent.merged_from:
-        return code(parent.name)
-    return f"{code(parent.name)} (a merge of {', '.join(map(_named, parent.merged_from))})"
-
-
 def _merge_command(merge: Merge) -> str:
-    return f"evomerge merge evomerge_recipe.yaml --out MODEL_DIR{_pickles(merge)}"
-
-
-def _pickles(merge: Merge) -> str:
-    return " --allow-pickle" if merge.allow_pickle else ""
+    return "evomerge merge evomerge_recipe.yaml --out MODEL_DIR"
 
 
 def _options(config: SearchConfig) -> str:
@@ -281,9 +263,8 @@ def _options(config: SearchConfig) -> str:
 
     frozen = config.frozen or Frozen()
     given = {
-        "--allow-pickle": frozen.allow_pickle,
         "--allow-code": frozen.allow_code,
-        "--trust-code": frozen.task_code or frozen.code or any(map(is_function, config.tasks)),
+        "--trust-code": frozen.trust_code or any(map(is_function, config.tasks)),
     }
     return "".join(f" {option}" for option, is_given in given.items() if is_given)
 

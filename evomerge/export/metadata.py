@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.export.parents import Parent, common_languages, common_licence
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.references import split_kind
+from evomerge.models.references import RUN
 from evomerge.parsing.values import replaced
 from evomerge.run.history import History
 from evomerge.scores import SPLITS, Objective, Scores
@@ -71,7 +71,7 @@ def card_data(
     Args:
         task: see `task_of`.
     """
-    models = list(dict.fromkeys(name for parent in parents for name in parent.hub_ids))
+    models = list(dict.fromkeys(parent.hub_id for parent in parents if parent.hub_id))
     licence, languages = common_licence(parents), list(common_languages(parents))
     return ModelCardData(
         base_model=models or None,
@@ -148,7 +148,8 @@ def search_file(config: SearchConfig, history: History, names: Mapping[str, str]
 
 def _without_folders(text: str) -> str:
     """Return a text in which paths are cut to their last part, wherever they stand in it."""
-    kind, rest = split_kind(text)
+    rest = text.removeprefix(RUN)
     if rest.startswith(("/", "~", "./", "../")):  # one path, perhaps with spaces
+        kind = text[: -len(rest)]
         return kind + "+".join(PurePath(part).name for part in rest.split("+"))
     return _PATH.sub(lambda found: PurePath(found[0]).name, text)

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from evomerge.errors import InputError, printable
+from evomerge.errors import printable
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import is_from_hub
-from evomerge.models.references import hub_id, split_adapter, split_kind
-from evomerge.setup.merges import MergedParent
-from evomerge.setup.runs import open_model
+from evomerge.models.references import hub_id, split_adapter
 
 _UNKNOWN_LICENCES = ("", "unknown", "other")
 """Values of the key `license` that do not say which licence it is."""
@@ -51,9 +48,8 @@ class Parent:
         hub_id: its id on the Hub, or None if it did not come from there.
         fingerprint: see `Checkpoint.fingerprint`.
         licences: what the cards of the model and of its adapter say; None if a card is missing or
-            does not say it. A merge has those of its parents.
+            does not say it.
         languages: the languages that its card names, sorted.
-        merged_from: the parents of a parent that is a merge itself.
     """
 
     name: str
@@ -61,59 +57,25 @@ class Parent:
     fingerprint: str
     licences: tuple[Licence | None, ...]
     languages: tuple[str, ...]
-    merged_from: tuple[Parent, ...] = ()
-
-    @cached_property
-    def hub_ids(self) -> tuple[str, ...]:
-        """The models on the Hub that it is, or that it was merged from."""
-        inner = (name for parent in self.merged_from for name in parent.hub_ids)
-        return tuple(dict.fromkeys((*filter(None, [self.hub_id]), *inner)))
 
 
 def describe_parents(
-    references: Iterable[str],
-    checkpoints: Mapping[str, Checkpoint],
-    merges: Mapping[str, MergedParent] | None = None,
+    references: Iterable[str], checkpoints: Mapping[str, Checkpoint]
 ) -> dict[str, Parent]:
-    """Return what a card says of the parents: reference -> parent.
-
-    `merges` are the parents that are merges themselves, and the merges inside of them.
-    """
+    """Return what a card says of the parents: reference -> parent."""
     names = published_names(list(dict.fromkeys(references)), checkpoints)
     return {
-        reference: replace(
-            _described(reference, checkpoints[reference], merges or {}),
-            name=name,
-            fingerprint=checkpoints[reference].fingerprint,
-        )
+        reference: _described(reference, name, checkpoints[reference])
         for reference, name in names.items()
     }
 
 
-def _described(
-    reference: str, checkpoint: Checkpoint | None, merges: Mapping[str, MergedParent]
-) -> Parent:
-    """Describe a parent, or one of a merge, without fingerprint; `checkpoint`: if it is open."""
-    if reference in merges:
-        inner = dict.fromkeys(merges[reference].names.values())
-        own = tuple(_described(item, None, merges) for item in inner)
-        licences = tuple(dict.fromkeys(item for parent in own for item in parent.licences))
-        return Parent(_shown(reference), None, "", licences, common_languages(own), own)
-    try:
-        checkpoint = checkpoint or open_model(reference, Path.cwd())
-    except InputError:  # it is not there any more
-        return Parent(_shown(reference), None, "", (None,), ())
+def _described(reference: str, name: str, checkpoint: Checkpoint) -> Parent:
     folders = [checkpoint.folder, *([checkpoint.adapter] if checkpoint.adapter else [])]
     cards = [_metadata(folder / "README.md") for folder in folders]
     hub = hub_id(reference) if is_from_hub(checkpoint.folder) else None
-    name, licences = _published(reference, checkpoint), tuple(map(_licence, cards))
-    return Parent(name, hub, "", licences, _languages(cards[0]))
-
-
-def _shown(reference: str) -> str:
-    """Return a reference whose paths are cut to their last part."""
-    kind, rest = split_kind(reference)
-    return kind + (rest if reference.startswith("zoo:") else _last_part(rest))
+    licences = tuple(map(_licence, cards))
+    return Parent(name, hub, checkpoint.fingerprint, licences, _languages(cards[0]))
 
 
 def published_names(
@@ -147,13 +109,12 @@ def common_languages(parents: Iterable[Parent]) -> tuple[str, ...]:
 
 
 def _published(reference: str, checkpoint: Checkpoint) -> str:
-    kind, rest = split_kind(reference)
-    model, plus, adapter = split_adapter(rest, Path.cwd())
+    model, plus, adapter = split_adapter(reference, Path.cwd())
     if not is_from_hub(checkpoint.folder) and not model.startswith("zoo:"):
         model = _last_part(model)
     if checkpoint.adapter is not None and not is_from_hub(checkpoint.adapter):
         adapter = _last_part(adapter)
-    return f"{kind}{model}{plus}{adapter}"
+    return f"{model}{plus}{adapter}"
 
 
 def _last_part(path: str) -> str:

@@ -27,14 +27,13 @@ from evomerge.merging.tensors.threads import MOST, count_threads, for_each
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes, text_without_code
-from evomerge.models.safetensors import read_json
+from evomerge.models.safetensors import INDEX, read_json
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import atomic_folder
 
 LEAST_MEMORY = 1 << 29
 """Minimum bytes that merging needs in addition to the interpreter and its modules."""
 
-_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 _SMALL_BUFFER = 1 << 25
 """Minimum bytes of a thread's buffer."""
@@ -117,7 +116,8 @@ def copy_model(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> t
         CheckpointError: `out` exists or cannot be written, or the disk does not have enough room.
     """
     folder = checkpoint.folder
-    indices = [file for name in _INDICES if (file := folder / name).is_file()]
+    index = folder / INDEX
+    indices = [index] if index.is_file() else []
     stored = {item for file in indices for item in read_json(file)["weight_map"].values()}
     weights = {folder / name for name in stored} | set(checkpoint.weight_files)
     files = [folder / "config.json", *indices, *sorted(weights), *checkpoint.companions]

@@ -8,6 +8,7 @@ other tensors show whether they belong to the embeddings, the head or another mo
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -94,13 +95,8 @@ class Checkpoint:
         reference: str,
         *,
         adapter: Path | None = None,
-        allow_pickle: bool = False,
     ) -> Checkpoint:
         """Read the config and the headers of the weight files of a model folder.
-
-        Args:
-            allow_pickle: whether `pytorch_model*.bin` files may be read (with `weights_only=True`)
-                if there are no safetensors files.
 
         Raises:
             CheckpointError: the folder is not a model folder, a file is damaged or a link out of
@@ -124,8 +120,9 @@ class Checkpoint:
                 )
             if (folder / "journal.jsonl").is_file():
                 raise CheckpointError(
-                    f"Parent {reference!r} is the folder of a run; name its winner as "
-                    f"`run:{reference}`."
+                    f"Parent {reference!r} is the folder of a run; export its winner with "
+                    f"`evomerge export {shlex.quote(reference)} --out FOLDER`, then name this "
+                    "folder."
                 )
             raise CheckpointError(
                 f"Parent {reference!r}: {folder} has no config.json; give the folder that "
@@ -138,12 +135,12 @@ class Checkpoint:
                 f"Parent {reference!r} is quantised (config.json has quantization_config); merge "
                 "the full-precision checkpoint it was made from."
             )
-        tensors = read_tensors(folder, reference, allow_pickle=allow_pickle)
+        tensors = read_tensors(folder, reference)
         predictions = prediction_tensors(tensors)
         kept = {name: info for name, info in tensors.items() if name not in predictions}
         if modules is not None:
             config = _of_transformer(config, kept)
-            kept |= module_tensors(folder, reference, modules, allow_pickle=allow_pickle)
+            kept |= module_tensors(folder, reference, modules)
         config = without_code(config)
         return cls(
             reference, folder, config, kept, adapter, predictions=predictions, modules=modules

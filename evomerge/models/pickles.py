@@ -1,66 +1,60 @@
-"""Reading old checkpoints in pickle files (`pytorch_model*.bin`) with torch's `weights_only`."""
+"""Old checkpoints in pickle files (`pytorch_model*.bin`), converted to safetensors once.
+
+torch reads them with `weights_only`, which runs no code. The result is in `evomerge/weights` of the
+user's cache (`~/.cache`, or the folder that XDG_CACHE_HOME names).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import torch
-from torch import Tensor
+from safetensors import SafetensorError
 
 from evomerge.errors import CheckpointError, one_line
-from evomerge.models.safetensors import TensorInfo
-
-_NAMES = {
-    torch.bool: "BOOL",
-    torch.uint8: "U8",
-    torch.int8: "I8",
-    torch.int16: "I16",
-    torch.int32: "I32",
-    torch.int64: "I64",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.float64: "F64",
-}
+from evomerge.models.safetensors import INDEX
 
 
-def load(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of one pickle file, memory-mapped; `weights_only` keeps code from running.
+def converted(files: Sequence[Path]) -> Path:
+    """Return the folder with the weights of pickle files; it is made at the first time.
 
-    Raises:
-        CheckpointError: the file is damaged, or has other objects than weights.
+    CheckpointError: a file is damaged or is not plain weights, or the cache cannot be written.
     """
+    about = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "evomerge", "weights")
+    target = cache / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+    if target.is_dir():
+        return target
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cache, ignore_cleanup_errors=True) as made:
+            names = {file.stem: _write(file, Path(made, file.stem)) for file in files}
+            places = {name: shard for shard, found in names.items() for name in found}
+            Path(made, INDEX).write_text(json.dumps({"weight_map": places}), encoding="utf-8")
+            Path(made).rename(target)
+    except (OSError, SafetensorError) as error:
+        if not target.is_dir():  # else another process was quicker
+            raise CheckpointError(
+                f"The pickled weights in {files[0].parent} cannot be converted into {cache} "
+                f"({one_line(error)}); free space, or set XDG_CACHE_HOME to another folder."
+            ) from error
+    return target
+
+
+def _write(file: Path, out: Path) -> list[str]:
+    """Write the tensors of a pickle file as safetensors, and return their names."""
+    import torch
+    from safetensors.torch import save_file
+
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        found = {name: item for name, item in content.items() if isinstance(item, torch.Tensor)}
     except Exception as error:  # torch raises anything for a pickle that is damaged
-        raise CheckpointError(
-            f"{file} cannot be read as plain weights: {one_line(error).rstrip('.')}; take a copy "
-            "that is not damaged, or safetensors files."
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} is not a mapping from tensor names to tensors.")
-    return {name: item for name, item in content.items() if isinstance(item, Tensor)}
-
-
-def raw(tensor: Tensor) -> memoryview:
-    """Return the bytes that a tensor would have in a safetensors file."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def read_folder(folder: Path) -> dict[str, TensorInfo]:
-    """Return all tensors in the pickle files of a folder, by name; their offsets are 0.
-
-    Raises:
-        CheckpointError: there are none, or a tensor has a dtype that safetensors does not have.
-    """
-    found: dict[str, TensorInfo] = {}
-    for file in sorted(folder.glob("pytorch_model*.bin")):
-        for name, tensor in load(file).items():
-            if tensor.dtype not in _NAMES:
-                raise CheckpointError(
-                    f"{file}: tensor {name!r} has dtype {tensor.dtype}, which is not supported."
-                )
-            found[name] = TensorInfo(_NAMES[tensor.dtype], tuple(tensor.shape), file, 0, 0)
-    if not found:
-        raise CheckpointError(f"{folder} has no pytorch_model*.bin with tensors.")
-    return found
+        reason = f"{file} cannot be read as plain weights: {one_line(error).rstrip('.')}"
+        raise CheckpointError(f"{reason}; take another copy, or safetensors files.") from error
+    save_file({name: item.clone().contiguous() for name, item in found.items()}, out)
+    return list(found)

@@ -9,24 +9,23 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError, one_line
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.files import TOKENIZER_FILES
+from evomerge.models.files import TOKENIZER_FILES, is_from_hub
 from evomerge.models.weights import GGUF_ADVICE
 
 RUN = "run:"
-"""Prefix of a reference to the best model of another run; see `evomerge.setup.runs`."""
+"""Prefix of a run that a search starts from; see `evomerge.setup.starts`."""
 
-MERGE = "merge:"
-"""Prefix of a reference to the model of a recipe file; see `evomerge.setup.merges`."""
+_INSTEAD = {
+    RUN: "export the winner of the run with `evomerge export DIR --out FOLDER`",
+    "merge:": "build the recipe with `evomerge merge FILE --out FOLDER`",
+    "stage:": "export the winner of the first search with `evomerge export DIR --out FOLDER`",
+}
+"""Prefix that no parent has -> what to do before its folder can be named."""
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "README.md", *TOKENIZER_FILES]
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "README.md", "*/pytorch_model.bin"]
+_WANTED += TOKENIZER_FILES
 _PICKLES = ["pytorch_model*.bin"]
-
-
-def split_kind(reference: str) -> tuple[str, str]:
-    """Return the prefix `run:` or `merge:` of a reference, or an empty text, and the rest."""
-    kind = next((kind for kind in (RUN, MERGE) if reference.startswith(kind)), "")
-    return kind, reference.removeprefix(kind)
 
 
 def place(text: str, relative_to: Path) -> Path:
@@ -60,7 +59,7 @@ def split_adapter(reference: str, relative_to: Path) -> tuple[str, str, str]:
     return reference.partition("+")
 
 
-def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False) -> Checkpoint:
+def open_parent(reference: str, relative_to: Path) -> Checkpoint:
     """Open the checkpoint of a reference; a model on the Hub is downloaded.
 
     Args:
@@ -74,11 +73,11 @@ def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False
         raise CheckpointError(
             f"Parent {reference!r} has no adapter after the `+`; add one, or remove the `+`."
         )
+    folder = resolve(model, relative_to)
+    if is_from_hub(folder) and not any(folder.glob("*.safetensors")):
+        folder = resolve(model, relative_to, [*_WANTED, *_PICKLES])
     return Checkpoint.open(
-        resolve(model, relative_to, [*_WANTED, *(_PICKLES if allow_pickle else ())]),
-        reference,
-        adapter=resolve(adapter, relative_to) if adapter else None,
-        allow_pickle=allow_pickle,
+        folder, reference, adapter=resolve(adapter, relative_to) if adapter else None
     )
 
 
@@ -94,6 +93,11 @@ def resolve(reference: str, relative_to: Path, wanted: Sequence[str] = _WANTED) 
     if reference.startswith((".", "/", "~")) or not _HUB.fullmatch(reference):
         if local.suffix == ".gguf":
             raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
+        for prefix, fix in _INSTEAD.items():
+            if reference.startswith(prefix):
+                raise CheckpointError(
+                    f"Parent {reference!r} is no model; {fix}, then name this folder."
+                )
         why = "is a file" if is_file(local) else "does not exist"
         raise CheckpointError(
             f"Parent {reference!r} is not a folder ({str(local)!r} {why}); give a folder, "

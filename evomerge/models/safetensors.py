@@ -70,10 +70,9 @@ class TensorInfo:
     Attributes:
         dtype: dtype as in the header (`BF16`, `F32`, ...).
         begin: offset of its first byte in the file.
-        end: offset after its last byte. Both offsets are 0 for a tensor in a pickle file.
+        end: offset after its last byte.
         parts: boxes of stored tensors that it is assembled from, if the file stores it in another
             form; empty if it is stored as it is.
-        stored: its name in the file, if it has another in the checkpoint.
     """
 
     dtype: str
@@ -82,7 +81,6 @@ class TensorInfo:
     begin: int
     end: int
     parts: tuple[Part, ...] = ()
-    stored: str = ""
 
     @property
     def nbytes(self) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
 from evomerge.models.modules import KINDS, ModuleStack
+from evomerge.models.pickles import converted
 from evomerge.models.safetensors import TensorInfo, read_folder
 
 GGUF_ADVICE = (
@@ -17,24 +17,13 @@ GGUF_ADVICE = (
 )
 
 
-def read_tensors(folder: Path, reference: str, *, allow_pickle: bool) -> dict[str, TensorInfo]:
+def read_tensors(folder: Path, reference: str) -> dict[str, TensorInfo]:
     """Return all tensors of a model folder by name, whichever kind of file they are in."""
-    pickles = sorted(folder.glob("*.bin"))
+    pickles = sorted(folder.glob("pytorch_model*.bin"))
     has_safetensors = any(folder.glob("*.safetensors"))
     if any(folder.glob("*.gguf")) and not (has_safetensors or pickles):
         raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
-    if has_safetensors or not pickles:
-        tensors = read_folder(folder)
-    elif allow_pickle:
-        from evomerge.models.pickles import read_folder as read_pickles
-
-        tensors = read_pickles(folder)
-    else:
-        raise CheckpointError(
-            f"{folder} has its weights in {pickles[0].name}, which is a pickle file, and a pickle "
-            "can run code when it is read; use a version of the model in safetensors files, or "
-            "allow pickles with --allow-pickle."
-        )
+    tensors = read_folder(converted(pickles) if pickles and not has_safetensors else folder)
     for name, info in tensors.items():
         if info.dtype.startswith("F8"):
             raise CheckpointError(
@@ -44,9 +33,7 @@ def read_tensors(folder: Path, reference: str, *, allow_pickle: bool) -> dict[st
     return tensors
 
 
-def module_tensors(
-    folder: Path, reference: str, stack: ModuleStack, *, allow_pickle: bool
-) -> dict[str, TensorInfo]:
+def module_tensors(folder: Path, reference: str, stack: ModuleStack) -> dict[str, TensorInfo]:
     """Return the tensors of the modules behind the transformer, by `FOLDER.name in its file`."""
     found = {}
     for module in stack.modules[1:]:
@@ -58,6 +45,6 @@ def module_tensors(
                 f"Parent {reference!r}: the module {module.kind} in {inside} has weights, and "
                 f"those of {', '.join(KINDS)} can be merged; give a model without such a module."
             )
-        for name, info in read_tensors(inside, reference, allow_pickle=allow_pickle).items():
-            found[f"{module.folder}.{name}"] = replace(info, stored=name)
+        for name, info in read_tensors(inside, reference).items():
+            found[f"{module.folder}.{name}"] = info
     return found

@@ -124,17 +124,10 @@ class Pin:
     """What a parent was when the recipe was written. Another content is refused.
 
     Attributes:
-        sha256: digest of its content: its fingerprint; of a parent `merge:FILE.yaml`, the digest of
-            its recipe and of the content of its parents. "": any content is taken.
-        recipe: of a parent `run:DIR` or `merge:FILE.yaml`, the first 16 digits of the digest of its
-            recipe. This candidate of the run is built, even if the run has found a better one.
-        runs: of a parent `merge:FILE.yaml` that is made from runs, the same for each of these:
-            `run:DIR` with an absolute path -> digits.
+        sha256: its fingerprint. "": any content is taken.
     """
 
     sha256: str = ""
-    recipe: str = ""
-    runs: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_fields(
@@ -182,15 +175,10 @@ def read_option(data: Any, where: str) -> str:
     return str(data)
 
 
-def _digits(count: int) -> Reader:
-    """Return what reads the hexadecimal digits of a digest; they may be the name of a folder."""
-
-    def read(data: Any, where: str) -> str:
-        if not isinstance(data, str) or not re.fullmatch(f"[0-9a-f]{{{count}}}", data):
-            raise VALUES.wrong(data, where, f"{count} hexadecimal digits")
-        return data
-
-    return read
+def _sha256(data: Any, where: str) -> str:
+    if not isinstance(data, str) or not re.fullmatch("[0-9a-f]{64}", data):
+        raise VALUES.wrong(data, where, "64 hexadecimal digits")
+    return data
 
 
 def _knob(data: Any, where: str) -> Knob:
@@ -231,8 +219,4 @@ _LAYER: Mapping[str, Reader] = {
     "knobs": by_name(_knob),
     "scale": VALUES.real,
 }
-_PIN: Mapping[str, Reader] = {
-    "sha256": _digits(64),
-    "recipe": _digits(16),
-    "runs": by_name(_digits(16)),
-}
+_PIN: Mapping[str, Reader] = {"sha256": _sha256}

@@ -26,7 +26,6 @@ from evomerge.report.view import View
 from evomerge.report.words import (
     duration,
     sampling_note,
-    setting_lines,
     short_names,
     size_text,
 )
@@ -76,7 +75,6 @@ def page(run: RunFolder, compared: ParentComparison | None = None) -> str:
         marked=marked,
         neighbours=front_rows(table),
         fallen=fallen(history, view.ranking),
-        settings=setting_lines(frozen.settings, short_names(frozen.parents | frozen.merges)),
         found=_finding(view),
         path=path,
         reasons=reasons.most_common(_MOST_REASONS),

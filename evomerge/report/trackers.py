@@ -16,7 +16,7 @@ from evomerge.compat.trackio import steps_of
 from evomerge.errors import InputError, one_line
 from evomerge.report.rows import FINAL_SPLITS, search_score
 from evomerge.report.words import storable
-from evomerge.run.folder import CONFIG, FROZEN, MANIFEST, STAGES, RunFolder
+from evomerge.run.folder import CONFIG, FROZEN, MANIFEST, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Follower
@@ -168,22 +168,16 @@ class _Steps:
 
 
 def identity(run: RunFolder) -> tuple[str, dict[str, Any]]:
-    """Return the id of a search for a tracker, and its name, group and search file.
+    """Return the id of a search for a tracker, and its name and search file.
 
     The id, 16 hexadecimal digits, is made of the search file, what was resolved, and the place of
-    the folder: a resumed search has the same one, and a copy is a run of its own. The stages of a
-    search are a group.
+    the folder: a resumed search has the same one, and a copy is a run of its own.
     """
     path = run.path.resolve()
     files = [path / CONFIG, path / MANIFEST]
     frozen = b"".join(file.read_bytes() for file in files if file.is_file())
-    group = path.parent.name if (path.parent / STAGES).is_file() else None
     config = {key: value for key, value in run.config().items() if key != FROZEN}
-    known = {
-        "name": path.name if group is None else f"{group}-{path.name}",
-        "group": group,
-        "config": config,
-    }
+    known = {"name": path.name, "config": config}
     return hashlib.sha256(frozen + b"\0" + bytes(path)).hexdigest()[:16], storable(known)
 
 

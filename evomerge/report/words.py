@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from evomerge.config.frozen import FrozenSetting
 from evomerge.errors import printable, without_controls
-from evomerge.models.references import split_kind
 from evomerge.parsing.values import replaced
 
 _LONGEST = 4096  # characters of a name; no path is longer
@@ -38,8 +36,7 @@ def _shortened(reference: str, count: int) -> str:
         local = path.startswith(("/", "~", "."))
         return "/".join(path.rstrip("/").split("/")[-count:]) if local else path
 
-    kind, rest = split_kind(reference)
-    return kind + "+".join(map(short, rest.split("+")))
+    return "+".join(map(short, reference.split("+")))
 
 
 def short_scores(columns: Sequence[str]) -> dict[str, str]:
@@ -103,21 +100,6 @@ def duration(seconds: float) -> str:
 def fine_duration(seconds: float) -> str:
     """Return a time as text, with two digits below ten seconds: `0.17 s`, `3.5 s`, `48 s`."""
     return f"{seconds:.2g} s" if seconds < 9.5 else duration(seconds)
-
-
-def setting_lines(settings: Iterable[FrozenSetting], names: Mapping[str, str]) -> list[str]:
-    """Return one sentence for each setting in which parents differ, and whose the merge takes."""
-    notes = []
-    for setting in settings:
-        having: dict[str, list[str]] = {}
-        for parent, value in setting.parents.items():
-            having.setdefault(value, []).append(names[parent])
-        told = ", ".join(f"{value} in {listed(parents)}" for value, parents in having.items())
-        giver = f"{'the host ' if setting.is_host else ''}{names[setting.giver]}"
-        notes.append(
-            f"{setting.name} differs between the parents: {told}; the merge takes it from {giver}."
-        )
-    return notes
 
 
 def sampling_note(sampled: Mapping[str, int]) -> str | None:

@@ -220,7 +220,7 @@ def check_new_folder(out: Path) -> None:
 
 
 def check_run_folder(path: Path) -> None:
-    """Raise a RunFolderError if nothing can be written into the folder of a run or its stages."""
+    """Raise a RunFolderError if nothing can be written into the folder of a run."""
     reason = why_not_writable(path / "lock")
     if reason is not None:
         raise RunFolderError(

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 CONFIG = "search.yaml"
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
-STAGES = "stages.yaml"
 MODELS = "models"
 STOP = "stop"
 _SUBFOLDERS = ("front", MODELS)
@@ -45,60 +44,21 @@ _DIGESTS = "digests"
 _FREE = "executor"  # the section that does not change the course of a search
 
 
-def stage_folder(path: Path, number: int) -> Path:
-    """Return the run folder of a stage of a search in stages; the first has the number 1."""
-    return path / f"stage-{number}"
-
-
-def begun_stages(path: Path) -> list[Path]:
-    """Return the run folders of the stages that have begun."""
-    folders = (stage_folder(path, number) for number in range(1, 100))
-    return [folder for folder in folders if folder.exists()]
-
-
-def has_more_stages(path: Path) -> bool:
-    """Whether a folder holds a search in stages of which some have not begun."""
-    if not (path / STAGES).is_file():
-        return False
-    text = read_text(path / STAGES, RunFolderError)
-    found = yaml_mapping(text, str(path / STAGES), "a search in stages", RunFolderError)
-    stages = found.get("stages")
-    return isinstance(stages, list) and len(begun_stages(path)) < len(stages)
-
-
 def is_begun(path: Path) -> bool:
-    """Whether a folder holds a run, or a search in stages."""
+    """Whether a folder holds a run."""
     # `os.path` has an answer for names that are too long.
-    return any(os.path.exists(path / name) for name in (JOURNAL, STAGES))  # noqa: PTH110
-
-
-def remove_stages(path: Path) -> None:
-    """Remove the folder of a search in stages, after its first stage could not begin."""
-    log.warning("Nothing was scored, so the folder %s was removed.", path)
-    (path / STAGES).unlink(missing_ok=True)
-    with suppress(OSError):  # somebody has put other files there
-        path.rmdir()
+    return os.path.exists(path / JOURNAL)  # noqa: PTH110
 
 
 class RunFolder:
-    """A folder that holds one search; given one in stages, its latest stage.
+    """A folder that holds one search.
 
     Raises:
         RunFolderError: the folder does not exist, is not a run, or has a link out of it.
     """
 
     def __init__(self, path: Path) -> None:
-        there = os.path.isdir(path)  # noqa: PTH112 - Path's raises for names that are too long
-        if there:
-            _check_entries(path)
-        if there and (path / STAGES).is_file():
-            begun = begun_stages(path)
-            if not begun:
-                raise RunFolderError(
-                    f"{path} has begun none of its stages yet; wait until it has, or start them "
-                    f"with `evomerge resume {shlex.quote(str(path))}`."
-                )
-            path = begun[-1]
+        if os.path.isdir(path):  # noqa: PTH112 - Path's raises for names that are too long
             _check_entries(path)
         self.path = path
         if not os.path.exists(path):  # noqa: PTH110

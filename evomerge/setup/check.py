@@ -17,13 +17,12 @@ from evomerge.setup.classifiers import check_classifiers, check_texts
 from evomerge.setup.descents import check_descents
 from evomerge.setup.encoders import check_encoders, check_scores
 from evomerge.setup.memory import check_fit
-from evomerge.setup.merges import MergeOpener
-from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
+from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.place import place
 from evomerge.setup.racing import resolve_racing
 from evomerge.setup.recipes import START, check_recipes, sample_recipes
 from evomerge.setup.rewards import check_rewards
-from evomerge.setup.settings import with_settings
+from evomerge.setup.settings import with_unlike_parents
 from evomerge.setup.space import make_space
 from evomerge.setup.starts import find_starts
 from evomerge.setup.stock import check_stock
@@ -53,10 +52,8 @@ _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "torch_dtype", "dt
 def check_search(
     config: SearchConfig,
     relative_to: Path,
-    opener: Opener,
     allowed: Permissions = NOTHING,
     *,
-    is_stage: bool = False,
     gpu_memory: int | None = None,
 ) -> CheckedSearch:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
@@ -64,13 +61,9 @@ def check_search(
     The first mistake raises an `InputError`.
 
     Args:
-        is_stage: whether `run:../stage-N` is the winner of an earlier stage; see `open_parents`.
         gpu_memory: see `CheckedSearch`.
     """
-    merges = MergeOpener(opener)
-    config, checkpoints, host = open_parents(
-        config, relative_to, merges, allow_pickle=allowed.allow_pickle, is_stage=is_stage
-    )
+    config, checkpoints, host = open_parents(config, relative_to)
     _check_host(config, checkpoints[host])
     _check_models(checkpoints, host)
     if config.encoders:
@@ -122,13 +115,12 @@ def check_search(
         fewer,
         evaluator,
         start,
-        merges.found,
         allowed=allowed,
         gpu_memory=gpu_memory,
         left_out=left_out,
     )
     check_fit(checked)
-    return with_settings(checked)
+    return with_unlike_parents(checked)
 
 
 def _check_host(config: SearchConfig, host: Checkpoint) -> None:

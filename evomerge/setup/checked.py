@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from evomerge.config.frozen import Documents, FrozenSetting
+from evomerge.config.frozen import Documents
 from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Constraint, Objective, Split
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
-from evomerge.setup.merges import MergedParent
 from evomerge.setup.task_digests import check_tasks
 from evomerge.setup.tasks import load_tasks
 from evomerge.space.protocol import Genome, Space
@@ -35,10 +34,7 @@ class CheckedSearch:
         fewer_documents: which policy scores candidates on fewer documents and why, for a person.
         loaded: the evaluator with the tasks, if they are loaded already.
         start: genomes that the search tries first.
-        merges: the parents that are merges themselves, and the merges that these are made from, by
-            reference.
-        settings: the settings that differ between the parents and change results.
-        unlike_merges: the parents of which a setting, or the dtype, is not that of the merges.
+        unlike_merges: the parents that differ from the merges beside their weights.
         allowed: what the user allows it to do.
         gpu_memory: bytes of the accelerator of another machine that it is planned for; None: it
             runs here.
@@ -55,8 +51,6 @@ class CheckedSearch:
     fewer_documents: str = ""
     loaded: Evaluator | None = field(default=None, compare=False, repr=False)
     start: tuple[Genome, ...] = ()
-    merges: Mapping[str, MergedParent] = field(default_factory=dict)
-    settings: tuple[FrozenSetting, ...] = ()
     unlike_merges: tuple[str, ...] = ()
     allowed: Permissions = NOTHING
     gpu_memory: int | None = None

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from evomerge.config.schema import Frozen, SearchConfig
+from evomerge.config.schema import SearchConfig
 from evomerge.evaluation.inference.device import processor
-from evomerge.models.references import MERGE, RUN
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.task_digests import code_digests, datasets, sampled, sources, task_digests
+from evomerge.setup.task_digests import datasets, sampled, sources, task_digests
 from evomerge.space.protocol import Gene
-from evomerge.trust.consent import is_recorded, record
 
 PACKAGES = (
     "evomerge", "torch", "transformers", "lm_eval", "nevergrad", "cma", "cmaes", "numba", "numpy",
@@ -37,25 +32,10 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
     for key in ("objectives", "constraints"):
         for item, found in zip(plain[key], getattr(checked, key), strict=True):
             item["metric"] = found.metric
-    # A merge may be made from another candidate of a run that is a parent, too. It is built after
-    # this; its own parents stand for it.
-    inner = [item for merge in checked.merges.values() for item in merge.checkpoints.items()]
-    opened = {
-        name: item
-        for name, item in (*inner, *checked.checkpoints.items())
-        if not name.startswith(MERGE)
-    }
-    merges = {
-        name: {"recipe": item.recipe.to_dict(), "parents": dict(item.names)}
-        for name, item in checked.merges.items()
-    }
     plain["frozen"] = {
         "versions": installed_versions(checked.config),
         "processor": processor(),
-        "parents": {name: item.fingerprint for name, item in opened.items()},
-        "models": {name: item.folder.name for name, item in opened.items() if name.startswith(RUN)},
-        **({"merges": merges} if merges else {}),
-        "settings": [item.model_dump() for item in checked.settings],
+        "parents": {name: item.fingerprint for name, item in checked.checkpoints.items()},
         "unlike_merges": list(checked.unlike_merges),
         "documents": {
             split: {task: list(ids) for task, ids in documents.items()}
@@ -63,15 +43,14 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
         },
         "sources": sources(checked.config, checked.evaluator),
         "tasks": task_digests(checked.evaluator, checked.splits),
-        "task_code": code_digests(checked.config),
         "datasets": datasets(checked.config, checked.evaluator),
         "sampled": sampled(checked.config, checked.evaluator),
         "fewer_documents": checked.fewer_documents,
         "genes": [gene.name for gene in checked.space.genes],
         "gene_ranges": _ranges(checked.space.genes),
         "start": [list(genome) for genome in checked.start],
-        "allow_pickle": checked.allowed.allow_pickle,
         "allow_code": checked.allowed.allow_code,
+        "trust_code": checked.allowed.trust_code,
         "lower_is_better": [o.key for o in checked.objectives if not o.higher_is_better],
     }
     return plain
@@ -88,26 +67,6 @@ def _ranges(genes: Sequence[Gene]) -> list[dict[str, Any]]:
         | ({"choices": list(choices)} if choices else {})
         for (kind, low, high, choices), found in names.items()
     ]
-
-
-def is_permitted(frozen: Frozen) -> bool:
-    """Return whether the user has allowed pickles or models' code in this run, on this machine.
-
-    That the run folder says so is not enough, since it may come from somebody else.
-    """
-    return is_recorded(_permission(frozen))
-
-
-def keep_permission(frozen: Frozen, folder: Path) -> None:
-    """Record what a run allows as allowed by the user, who has started it in this folder."""
-    if frozen.allow_pickle or frozen.allow_code:
-        record({_permission(frozen): f"allow_pickle and allow_code of {folder}"})
-
-
-def _permission(frozen: Frozen) -> str:
-    """Return a digest of what is allowed, and for which parents."""
-    about = [frozen.allow_pickle, frozen.allow_code, frozen.parents]
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def installed_versions(config: SearchConfig) -> dict[str, str]:

@@ -9,9 +9,8 @@ from typing import Any
 
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import RunFolderError
-from evomerge.run.folder import STAGES, RunFolder
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup import stages
 from evomerge.setup.parents import absolute_config
 from evomerge.setup.workers import MOVES
 
@@ -22,27 +21,25 @@ def going_on(
     """Return what a search file changes in a run that has begun: its budget and its workers.
 
     Args:
-        path: folder of the run, or of a search in stages.
+        path: folder of the run.
         data: content of the search file; `source` is its path, from which relative ones start.
 
     Returns:
-        bounds of the budget that differ by name, and overrides `executor.KEY=VALUE`; nothing for a
-        search in stages.
+        bounds of the budget that differ by name, and overrides `executor.KEY=VALUE`.
 
     Raises:
         ConfigError: the search file has a mistake.
         RunFolderError: it is that of another search.
     """
-    if stages.is_staged(data) or (path / STAGES).is_file():
-        if not stages.is_same(path, data):
-            raise _another(path, source, ["stages"])
-        return {}, []
     asked = absolute_config(parse(data, str(source)), source.absolute().parent)
     run = RunFolder(path)
     began = run.search_file()
     now, then = _course(asked), _course(began)
     if changed := [name for name in now if not _is_same(now[name], then[name])]:
-        raise _another(path, source, changed)
+        raise RunFolderError(
+            f"{path} holds another search than {source}: it differs in `{'`, `'.join(changed)}`; "
+            "name another folder, or put the search file back as it was."
+        )
     budget, later = began.budget.model_dump(), History(run.events()).budget
     bounds = {
         name: value
@@ -52,13 +49,6 @@ def going_on(
     workers = asked.executor.model_dump(mode="json")
     moves = [f"{move}={json.dumps(workers[move.removeprefix('executor.')])}" for move in MOVES]
     return bounds, moves
-
-
-def _another(path: Path, source: Path, changed: list[str]) -> RunFolderError:
-    return RunFolderError(
-        f"{path} holds another search than {source}: it differs in `{'`, `'.join(changed)}`; name "
-        "another folder, or put the search file back as it was."
-    )
 
 
 def _course(config: SearchConfig) -> dict[str, Any]:

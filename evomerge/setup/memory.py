@@ -112,7 +112,7 @@ def needs_of(checked: CheckedSearch, room: Room) -> Needs:
     if config.optimizer.descends:
         each["backward pass"] = _backward_bytes(checked)
     if config.rewards:
-        models = reward_models(config, allow_pickle=checked.allowed.allow_pickle).values()
+        models = reward_models(config).values()
         each["reward models"] = sum(item.nbytes for item in models)
     accelerator: dict[str, float] = {}
     if room.is_apart:

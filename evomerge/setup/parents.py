@@ -1,18 +1,15 @@
 """Opening the parents that a search file names, and checking that they fit each other.
 
-References get absolute paths, so that a run can be resumed from anywhere. Only a stage names the
-winners of earlier stages by paths that are relative to its own folder, so that the folder of a
-search in stages can be moved.
+References get absolute paths, so that a run can be resumed from anywhere.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from evomerge.config.objectives import MeasuredConfig
 from evomerge.config.schema import SearchConfig
@@ -22,36 +19,22 @@ from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.heads import with_heads_of_host
-from evomerge.models.references import MERGE, RUN, is_file, is_folder, place, split_adapter
+from evomerge.models.references import is_file, is_folder, open_parent, place, split_adapter
 from evomerge.parsing.texts import json_value
 from evomerge.parsing.values import replaced
 from evomerge.recipe import Recipe
-from evomerge.run.folder import STAGES, RunFolder, stage_folder
 from evomerge.scores import SPLITS
 from evomerge.setup.space import host_of
 
 if TYPE_CHECKING:
     from evomerge.merging.tokenizers.plan import TokenizerPlan
 
-_OF_STAGE = re.compile(r"run:\.\./stage-[0-9]+")
-
-
-Opener: TypeAlias = Callable[..., Checkpoint]
-"""Opens the model of a reference, as `evomerge.setup.runs.open_model` does."""
-
 
 def open_parents(
     config: SearchConfig,
     relative_to: Path,
-    opener: Opener,
-    *,
-    allow_pickle: bool = False,
-    is_stage: bool = False,
 ) -> tuple[SearchConfig, dict[str, Checkpoint], str]:
     """Open the parents and the base without reading weights, and check that they fit.
-
-    Args:
-        is_stage: whether `run:../stage-N` is the winner of an earlier stage, and stays as it is.
 
     Returns:
         the search file with absolute paths of local folders, the checkpoints by reference, and the
@@ -62,11 +45,10 @@ def open_parents(
             run was started.
     """
     if config.frozen is None:
-        config = absolute_config(config, relative_to, is_stage)
-    digests = config.frozen.models if config.frozen else {}
+        config = absolute_config(config, relative_to)
     fingerprints = config.frozen.parents if config.frozen else {}
     checkpoints = {
-        name: opener(name, relative_to, allow_pickle=allow_pickle, digest=digests.get(name))
+        name: open_parent(name, relative_to)
         for name in dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
     }
     host = host_of(config)
@@ -124,14 +106,10 @@ def plan_tokenizers(
     return [plan_tokenizer(recipe, checkpoints) for recipe in different]
 
 
-def absolute_config(
-    config: SearchConfig, relative_to: Path, is_stage: bool = False
-) -> SearchConfig:
+def absolute_config(config: SearchConfig, relative_to: Path) -> SearchConfig:
     """Return the search file with absolute paths of local folders; see `open_parents`."""
 
     def parent(reference: str) -> str:
-        if is_stage and is_winner_of_stage(reference):
-            return reference
         return absolute_parent(reference, relative_to)
 
     def optional(reference: str | None) -> str | None:
@@ -179,32 +157,6 @@ def _with_absolute_files(config: SearchConfig, relative_to: Path) -> SearchConfi
     return config.model_copy(update={key: [*map(absolute, getattr(config, key))] for key in keys})
 
 
-def winner_of_stage(number: int) -> str:
-    """Return the reference by which a later stage names the winner of a stage, counted from 1.
-
-    It is relative to the folder of the later stage.
-    """
-    return RUN + str(stage_folder(Path(".."), number))
-
-
-def is_winner_of_stage(reference: str) -> bool:
-    """Return whether a reference is one that `winner_of_stage` returns."""
-    return _OF_STAGE.fullmatch(reference) is not None
-
-
-def absolute_recipe(recipe: Recipe, folder: Path) -> Recipe:
-    """Return a recipe of a run that can be written to another folder than the run's.
-
-    Winners of stages get absolute paths.
-    """
-    names = {
-        item: RUN + str(place(item.removeprefix(RUN), folder).resolve())
-        for item in recipe.parents
-        if is_winner_of_stage(item)
-    }
-    return renamed_recipe(recipe, names) if names else recipe
-
-
 def renamed_recipe(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
     """Return a recipe in which parents have other names: name in the recipe -> the new one."""
 
@@ -233,13 +185,6 @@ def absolute_file(path: str, relative_to: Path) -> str:
 
 def absolute_parent(reference: str, relative_to: Path) -> str:
     """Return the reference of a parent with absolute paths of local folders and files."""
-    if reference.startswith(RUN):
-        found = absolute_folder(reference.removeprefix(RUN), relative_to)
-        # A search in stages means its latest stage, and later this may be another one.
-        staged = is_folder(Path(found)) and (Path(found) / STAGES).is_file()
-        return RUN + (str(RunFolder(Path(found)).path) if staged else found)
-    if reference.startswith(MERGE):
-        return MERGE + absolute_file(reference.removeprefix(MERGE), relative_to)
     for folder in (relative_to, Path.cwd()):
         model, plus, adapter = split_adapter(reference, folder)
         if is_folder(place(model, folder)):

@@ -100,7 +100,8 @@ def write_model(
 ) -> tuple[str, ...]:
     """Write the model of a recipe of a run; see `evomerge.merging.backend.write`.
 
-    The files of a parent itself are copied; `shard_size` is that of the others.
+    The files of a parent itself are copied, unless its weights were converted; `shard_size` is that
+    of the others.
     """
     from evomerge.merging.backend import stored_dtype, unchanged, write
     from evomerge.merging.tokenizers.plan import plan_tokenizer
@@ -111,7 +112,9 @@ def write_model(
         host = as_stored(checkpoints[recipe.host])
         checkpoints = {**checkpoints, recipe.host: host}  # its tensors keep their own names
         plain = replace(plain, tokenizer="base", options={})
-        if host.adapter is None and plain == unchanged(host, stored_dtype(host, recipe.dtype)):
+        has_files = all(file.is_relative_to(host.folder) for file in host.weight_files)
+        is_plain = host.adapter is None and has_files
+        if is_plain and plain == unchanged(host, stored_dtype(host, recipe.dtype)):
             return copy_model(host, out, {**plan.files, **(texts or {})})
     return write(recipe, checkpoints, out, shard_size=shard_size, texts=texts)
 

@@ -11,7 +11,7 @@ from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.encoder_decoder import is_encoder_decoder, merged_stacks
 from evomerge.models.kinds import kind_of
 from evomerge.optimize import builtin
-from evomerge.report.words import sampling_note, setting_lines, short_names, size_text
+from evomerge.report.words import sampling_note, short_names, size_text
 from evomerge.scores import NLL
 from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
@@ -23,6 +23,7 @@ from evomerge.setup.modalities import modality_notes, modality_rows
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.parents_as_themselves import lent_notes
 from evomerge.setup.prospects import prospect_warnings
+from evomerge.setup.settings import setting_notes
 from evomerge.setup.strategy import generation_of
 from evomerge.setup.task_digests import sampled, sources
 from evomerge.setup.tasks import leaves_of
@@ -57,12 +58,6 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         engine = f"{depth} layers; {time} (the host has {own}, so {depth / own:.2g} times its time)"
     values = {
         "parents": {name: size_text(item.nbytes) for name, item in checked.checkpoints.items()},
-        "merges": {
-            name: f"{', '.join(sorted({layer.method for layer in item.recipe.every_layer()}))} of "
-            f"{', '.join(item.names)}; built when the search starts"
-            for name, item in checked.merges.items()
-        }
-        or None,
         "kinds": {name: kind_of(item) for name, item in checked.checkpoints.items()},
         "host": checked.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
@@ -121,9 +116,8 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
     tasks = [info.tasks[task] for task in sorted(leaves_of(checked.config, info))]
     return [
         *dict.fromkeys(note for plan in tokenizers for note in plan.notes),
-        *(note for merge in checked.merges.values() for note in merge.notes),
         *type_notes([host, *others]),
-        *setting_lines(checked.settings, names),
+        *setting_notes(checked, names),
         *lent_notes(checked, names),
         *module_notes([host, *others], names),
         *head_notes([host, *others], names),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evomerge.errors import RecipeError
 from evomerge.merging.tokenizers.rows import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.references import is_file, is_folder, open_parent, place, split_adapter
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
-from evomerge.recipe import Pin, Recipe
-from evomerge.setup.parents import fitting
+from evomerge.recipe import Recipe
+from evomerge.setup.parents import absolute_file, absolute_parent, fitting
+from evomerge.setup.pins import open_pinned
+
+_MARK = re.compile(r"^---(?=\s|$).*\n?", re.MULTILINE)
+_CONTENT = re.compile(r"^[^#\s]", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -33,17 +39,11 @@ class RecipeFile:
     notes: tuple[str, ...] = ()
 
 
-def read_recipe_file(
-    file: Path,
-    opener: Callable[[str, Pin | None], Checkpoint],
-    *,
-    truncate: bool = False,
-) -> RecipeFile:
-    """Return the recipe in a file.
+def read_recipe_file(file: Path, *, truncate: bool = False) -> RecipeFile:
+    """Return the recipe in a file, with its parents.
 
     Args:
         file: a recipe of evomerge, or a mergekit config.
-        opener: opens a parent that the file names, given its pin if the file has one.
         truncate: whether embeddings and head are cut to the rows that all parents have, if the
             file has no tokenizer.
 
@@ -78,17 +78,32 @@ def read_recipe_file(
                 f"`pins` names {name!r}, which is no parent of the recipe; remove it, or name one "
                 f"of {', '.join(recipe.parents)}."
             )
-        opened = {name: opener(name, recipe.pins.get(name)) for name in recipe.parents}
-        return RecipeFile(recipe, with_fit(opened, recipe), None)
+        opened = {
+            name: open_pinned(name, start_of(name, file), recipe.pins.get(name))
+            for name in recipe.parents
+        }
+        return RecipeFile(recipe, _with_fit(opened, recipe, "tokenizer"), None)
     warnings = ImportWarnings()
-    opened = {name: opener(name, None) for name in mergekit_parents(text)}
+    opened = {name: open_parent(name, start_of(name, file)) for name in mergekit_parents(text)}
     recipe = truncated(from_mergekit(text, opened, warnings))
-    fit = with_fit(opened, recipe, "tokenizer_source")
+    fit = _with_fit(opened, recipe, "tokenizer_source")
     return RecipeFile(recipe, fit, text, warnings.notes)
 
 
-def with_fit(
-    checkpoints: Mapping[str, Checkpoint], recipe: Recipe, tokenizer: str = "tokenizer"
+def absolute_name(name: str, file: Path) -> str:
+    """Return the reference of a parent, or the path of a file, from which other folders find it."""
+    found = absolute_parent(name, start_of(name, file))
+    return found if found != name else absolute_file(name, file.parent)
+
+
+def start_of(reference: str, file: Path) -> Path:
+    """Return the folder that a relative path in a file of a merge or mixture starts from."""
+    there = place(split_adapter(reference, Path.cwd())[0], Path.cwd())
+    return Path.cwd() if is_folder(there) or is_file(there) else file.parent
+
+
+def _with_fit(
+    checkpoints: Mapping[str, Checkpoint], recipe: Recipe, tokenizer: str
 ) -> dict[str, Checkpoint]:
     """Return the parents of a recipe with the host's names of tensors; see `fitting`."""
     vocabularies = recipe.tokenizer == "base" and TRUNCATE not in recipe.options

@@ -25,19 +25,19 @@ MakeReward: TypeAlias = "Callable[[str, str | None], RewardObjective]"
 """Makes an objective of a file of prompts and a name; without, it is named by the file."""
 
 
-def reward_models(config: SearchConfig, *, allow_pickle: bool = False) -> dict[str, Checkpoint]:
+def reward_models(config: SearchConfig) -> dict[str, Checkpoint]:
     """Return the reward models of a search by their references. Their weights are not read.
 
     Raises:
         ConfigError: one is missing or damaged, or gives a text no single number.
     """
     names = dict.fromkeys(str(item.reward) for item in config.rewards.values())
-    return {name: _opened(name, allow_pickle) for name in names}
+    return {name: _opened(name) for name in names}
 
 
-def _opened(name: str, allow_pickle: bool) -> Checkpoint:
+def _opened(name: str) -> Checkpoint:
     try:
-        found = open_parent(name, Path.cwd(), allow_pickle=allow_pickle)
+        found = open_parent(name, Path.cwd())
         check_known(found)
         check_tokenizer(found)
         labels = labels_of(found)
@@ -71,7 +71,7 @@ def load_rewards(config: SearchConfig, allowed: Permissions) -> dict[str, MakeRe
     from evomerge.evaluation.tasks.rewards import RewardObjective
     from evomerge.merging.backend import load, tokenizer_of
 
-    opened = reward_models(config, allow_pickle=allowed.allow_pickle)
+    opened = reward_models(config)
 
     def model(checkpoint: Checkpoint) -> RewardModel:
         return RewardModel(

@@ -1,42 +1,25 @@
-"""Making checked searches of search files and run folders, and opening parents.
-
-These belong together: a parent may be the best model of another run (`run:DIR`), and to open it
-means to open that run, whose parents may be models of other runs again.
-"""
+"""Making checked searches of search files and run folders."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from evomerge.config.messages import parsed
 from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig, load, override, parse
-from evomerge.errors import CheckpointError, RunFolderError
-from evomerge.merging.architecture.naming import with_host_names
-from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.heads import with_heads_of_host
-from evomerge.models.references import MERGE, RUN, is_folder, open_parent, place
-from evomerge.recipe import Recipe
-from evomerge.run.atomic import TemporaryFolder
-from evomerge.run.folder import CONFIG, MANIFEST, MODELS, RunFolder
+from evomerge.errors import RunFolderError
+from evomerge.run.folder import CONFIG, MANIFEST, RunFolder
 from evomerge.run.history import History
-from evomerge.searching.ranking import best_of, leading, ranking_of, reached, unimproved
+from evomerge.searching.ranking import leading, ranking_of, reached, unimproved
 from evomerge.setup.check import check_search
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.freeze import freeze, is_permitted, keep_permission
+from evomerge.setup.freeze import freeze
 from evomerge.setup.memory import check_fit
-from evomerge.setup.merges import MergeOpener
-from evomerge.setup.parents import is_winner_of_stage, open_parents
-from evomerge.setup.parents_as_themselves import recipe_to_write, write_model
+from evomerge.setup.parents import open_parents
 from evomerge.setup.space import make_space
-from evomerge.setup.strategy import recipe_of
 from evomerge.setup.study import refuse_study
 from evomerge.setup.tasks import code_files
-from evomerge.setup.weight_digests import check_weights
-from evomerge.setup.worker import as_stored
 from evomerge.setup.workers import check_move, check_workers
 from evomerge.trust.consent import NOTHING, Permissions
 
@@ -46,7 +29,6 @@ def prepare(
     relative_to: Path,
     allowed: Permissions = NOTHING,
     *,
-    stage: Path | None = None,
     gpu_memory: int | None = None,
 ) -> CheckedSearch:
     """Return the checked search of a search file, after all checks; see `check_search`.
@@ -54,73 +36,32 @@ def prepare(
     A search that is told its scores is refused: `evomerge.Study` makes it.
 
     Args:
-        stage: of a stage, the run folder of an earlier one: `run:../stage-N` is beside it.
         gpu_memory: see `CheckedSearch`.
     """
     refuse_study(config)
     if config.frozen is not None:
         return replace(restore(config, relative_to, allowed), gpu_memory=gpu_memory)
-
-    def open_in_stage(reference: str, relative_to: Path, **how: Any) -> Checkpoint:
-        folder = stage if stage and is_winner_of_stage(reference) else relative_to
-        return open_model(reference, folder, **how)
-
-    return check_search(
-        config,
-        relative_to,
-        open_in_stage,
-        allowed,
-        is_stage=stage is not None,
-        gpu_memory=gpu_memory,
-    )
+    return check_search(config, relative_to, allowed, gpu_memory=gpu_memory)
 
 
-def begin(path: Path, checked: CheckedSearch) -> tuple[RunFolder, CheckedSearch]:
-    """Create the run of a new search in a new folder, and build its parents that are merges.
-
-    Returns:
-        the run, and the checked search with all parents in place.
+def begin(path: Path, checked: CheckedSearch) -> RunFolder:
+    """Create the run of a new search in a new folder.
 
     Raises:
-        InputError: the folder cannot be written, or a merge cannot be built. In the second case the
-            run is there, and `resume` tries again.
+        InputError: the folder cannot be written.
     """
-    run = RunFolder.create(path, freeze(checked))
-    keep_permission(run.search_file().frozen or Frozen(), run.path)
-    if not checked.merges:
-        return run, checked
-    return run, replace(reopen(run, checked.allowed), loaded=checked.loaded)
+    return RunFolder.create(path, freeze(checked))
 
 
 def load_any(path: Path) -> SearchConfig:
     """Read a search file, which may be that of a run.
 
     Raises:
-        InputError: the file cannot be read, has a mistake, or has `stages`.
+        InputError: the file cannot be read, or has a mistake.
     """
     if path.name == CONFIG and (path.parent / MANIFEST).is_file():
         return RunFolder(path.parent).search_file()
     return load(path)
-
-
-@contextmanager
-def with_merges_built(checked: CheckedSearch) -> Iterator[CheckedSearch]:
-    """Yield a checked search whose parents that are merges are built in a temporary folder.
-
-    Raises:
-        InputError: a merge cannot be built.
-    """
-    merges = [name for name in checked.checkpoints if name.startswith(MERGE)]
-    if not merges:
-        yield checked
-        return
-    with TemporaryFolder() as folder:
-        opener = MergeOpener(open_model, models=folder)
-        allow_pickle = checked.allowed.allow_pickle
-        built = {name: opener(name, folder, allow_pickle=allow_pickle) for name in merges}
-        stored = {name: as_stored(item) for name, item in checked.checkpoints.items()} | built
-        checkpoints = with_heads_of_host(with_host_names(stored, checked.host), checked.host)
-        yield replace(checked, checkpoints=checkpoints)
 
 
 def restore(
@@ -128,24 +69,15 @@ def restore(
 ) -> CheckedSearch:
     """Return the checked search of a run, from its search file. Tasks are not loaded yet.
 
-    Parents that are merges are built in the run folder if they are not there.
-    That the file itself allows pickles or models' code counts only if the user has allowed them on
-    this machine.
-
     Args:
         relative_to: the run folder.
-        allowed: what the user allows in any case.
+        allowed: what the user allows; what the run says of it does not count.
 
     Raises:
         InputError: a parent is missing or has changed.
     """
     frozen = config.frozen or Frozen()
-    if (frozen.allow_pickle or frozen.allow_code) and is_permitted(frozen):
-        allowed = allowed.and_also(frozen.allow_pickle, frozen.allow_code)
-    merges = MergeOpener(open_model, frozen, relative_to / MODELS)
-    config, checkpoints, host = open_parents(
-        config, relative_to, merges, allow_pickle=allowed.allow_pickle
-    )
+    config, checkpoints, host = open_parents(config, relative_to)
     return CheckedSearch(
         config,
         checkpoints,
@@ -156,8 +88,6 @@ def restore(
         config.run_constraints,
         frozen.fewer_documents,
         start=tuple(map(tuple, frozen.start)),
-        merges=merges.found,
-        settings=tuple(frozen.settings),
         unlike_merges=tuple(frozen.unlike_merges),
         allowed=allowed,
     )
@@ -190,12 +120,9 @@ def continued(
         check_move(item)
         override(data, item)
     config = parse(data, str(run.path / CONFIG))
-    frozen = config.frozen or Frozen()
     refuse_study(config)
     checked = restore(config, run.path, allowed)
     allowed.require(code_files(checked.config))
-    if allowed == allowed.and_also(frozen.allow_pickle, frozen.allow_code):
-        keep_permission(frozen, run.path)
     check_workers(checked.config)
     check_fit(checked)
     return checked
@@ -245,63 +172,3 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
             f"Candidate {first.number} of {run.path} has reached {target:g} (budget.target), where "
             "its search ends; give a larger --target."
         )
-
-
-def open_model(
-    reference: str,
-    relative_to: Path,
-    *,
-    allow_pickle: bool = False,
-    digest: str | None = None,
-) -> Checkpoint:
-    """Open any parent. For `run:DIR`, the model is first written into that run's folder `models`.
-
-    Args:
-        reference: `run:DIR`, or a reference that `open_parent` takes.
-        digest: first digits of the digest of the recipe that `run:DIR` named when the search file
-            was frozen. What that run finds later does not change it. None: the best recipe now.
-
-    Raises:
-        InputError: the model is missing or damaged, or the run has no scored candidate yet.
-    """
-    if not reference.startswith(RUN):
-        return open_parent(reference, relative_to, allow_pickle=allow_pickle)
-    try:
-        run = RunFolder(place(reference.removeprefix(RUN), relative_to))
-    except RunFolderError as error:
-        raise RunFolderError(f"Parent {reference!r}: {error}") from error
-    written = None if digest is None else run.path / MODELS / digest
-    if written is not None and is_folder(written):
-        return Checkpoint.open(written, reference)
-    checked = reopen(run, Permissions(allow_pickle))
-    recipe = _named_recipe(checked, History(run.events()), digest, reference)
-    folder = run.path / MODELS / recipe.digest[:16]
-    if not folder.exists():
-        check_weights(run, {name: checked.checkpoints[name] for name in recipe.parents})
-        try:
-            write_model(recipe, checked.checkpoints, folder)
-        except CheckpointError:
-            if not is_folder(folder):  # else another search has written it meanwhile
-                raise
-    return Checkpoint.open(folder, reference)
-
-
-def _named_recipe(
-    checked: CheckedSearch, history: History, digest: str | None, reference: str
-) -> Recipe:
-    """Return the recipe of a run that a `run:` reference names; see `open_model`."""
-    if digest is None:
-        best = history.chosen("best", best_of(history, checked.ranking))
-        return recipe_to_write(checked, best)
-    for item in history.candidates:
-        if item.digest.startswith(digest):
-            return recipe_of(checked.space, item)
-    for item in history.baselines:
-        recipe = recipe_to_write(checked, item)
-        if recipe.digest.startswith(digest):
-            return recipe
-    raise RunFolderError(
-        f"Parent {reference!r} was the recipe {digest}, but that run does not have this recipe any "
-        "more; restore its journal, start a new search, or, if a recipe names it, remove it from "
-        "`pins` there to take the best model of now."
-    )

@@ -19,15 +19,14 @@ from evomerge.errors import (
     did_you_mean,
 )
 from evomerge.execute.protocol import Executor
+from evomerge.models.references import open_parent
 from evomerge.recipe import Recipe
-from evomerge.report.words import setting_lines, short_names
+from evomerge.report.words import short_names
 from evomerge.run.activity import WORKERS, Activity
-from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import (
     CONFIG,
     MERGEKIT,
-    MODELS,
     NOT_IN_MERGEKIT,
     RunFolder,
     file_digest,
@@ -42,19 +41,17 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.classifiers import check_head
 from evomerge.setup.executors import EXECUTORS
 from evomerge.setup.freeze import other_processor, other_versions
-from evomerge.setup.merges import MergeOpener, pinned
-from evomerge.setup.parents import absolute_recipe
 from evomerge.setup.parents_as_themselves import (
     base_to_test,
     lent_notes,
     parents_as_themselves,
     recipe_to_write,
 )
+from evomerge.setup.pins import pinned
 from evomerge.setup.racing import make_race
 from evomerge.setup.recipes import sample_recipes
-from evomerge.setup.runs import open_model
+from evomerge.setup.settings import setting_notes
 from evomerge.setup.strategy import make_strategy, recipe_of
-from evomerge.setup.weight_digests import recording_weights
 from evomerge.setup.worker import load_single, threads_of
 
 log = logging.getLogger(__name__)
@@ -69,8 +66,7 @@ def run_search(
     """Start or continue the search of a run folder and return the winner.
 
     If the models or tasks are refused before anything was scored, the run folder is removed: the
-    search file or a model must change, and then a new search can take the folder. A folder in which
-    merges were built as parents stays.
+    search file or a model must change, and then a new search can take the folder.
 
     Args:
         new_budget: bounds of the budget (`candidates`, `hours`, `patience`, `target`) that replace
@@ -84,7 +80,7 @@ def run_search(
     try:
         return _run_search(checked, run, new_budget, followers)
     except (CheckpointError, ConfigError, RecipeError):
-        if not (run.path / MODELS).exists() and not History(run.events()).told:
+        if not History(run.events()).told:
             run.remove()
         raise
     except OSError as error:
@@ -131,18 +127,17 @@ def _run_search(
         note_budget(checked, journal, logbook, new_budget)
         if not logbook.history.told:
             names = short_names(checked.checkpoints)
-            for line in (*setting_lines(checked.settings, names), *lent_notes(checked, names)):
+            for line in (*setting_notes(checked, names), *lent_notes(checked, names)):
                 log.info(line)
             check_weights_are_finite(checked)
         make = EXECUTORS[checked.config.executor.kind]
         executor = partial(make, checked, run.path, logbook, attempts)
         search = make_search(checked, run, logbook, attempts, executor)
-        with recording_weights(run, checked.checkpoints):
-            try:
-                return search.run()
-            finally:
-                search.session.close()
-                Activity(run.path / WORKERS).end()
+        try:
+            return search.run()
+        finally:
+            search.session.close()
+            Activity(run.path / WORKERS).end()
 
 
 def check_weights_are_finite(checked: CheckedSearch) -> None:
@@ -234,7 +229,7 @@ def publish(
 
     def written(candidate: Candidate) -> tuple[Recipe, Recipe]:
         recipe = recipe_to_write(checked, candidate)
-        return recipe, pinned(recipe, checked.checkpoints, checked.merges)
+        return recipe, pinned(recipe, checked.checkpoints)
 
     recipe, with_pins = written(best)
     run.write("best.yaml", with_pins.to_yaml())
@@ -252,7 +247,7 @@ def publish(
     there = {path.name for path in folder.glob("*.yaml")}
     for name in members.keys() - there:
         with_pins = written(members[name])[1]
-        run.write(f"front/{name}", absolute_recipe(with_pins, run.path).to_yaml())
+        run.write(f"front/{name}", with_pins.to_yaml())
     for name in there - members.keys():
         (folder / name).unlink()
 
@@ -276,14 +271,13 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
         raise ConfigError(
             f"--split is {split!r}; allowed are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
         )
-    with TemporaryFolder() as folder:  # for a merge
-        checkpoint = MergeOpener(open_model, models=folder)(model, Path.cwd())
-        check_head(checkpoint, checked.evaluator)
-        return score_single(
-            checked.evaluator,
-            lambda: load_single(checked.config, checkpoint),
-            chosen,
-            checked.splits[chosen],
-            examples=examples,
-            ready=lambda model: use_threads(threads_of(checked.config, checkpoint)),
-        )
+    checkpoint = open_parent(model, Path.cwd())
+    check_head(checkpoint, checked.evaluator)
+    return score_single(
+        checked.evaluator,
+        lambda: load_single(checked.config, checkpoint),
+        chosen,
+        checked.splits[chosen],
+        examples=examples,
+        ready=lambda model: use_threads(threads_of(checked.config, checkpoint)),
+    )

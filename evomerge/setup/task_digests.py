@@ -11,8 +11,7 @@ from evomerge.config.frozen import Documents
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.scores import SPLITS, Split
-from evomerge.setup.tasks import code_files, leaves_of
-from evomerge.trust.consent import CodeFile, name_files
+from evomerge.setup.tasks import leaves_of
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -51,21 +50,6 @@ def task_digests(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> Dig
         if harness is not None or any(own.values()):
             found[split] = {task: digests for task, digests in own.items() if digests}
     return found
-
-
-def code_digests(config: SearchConfig) -> list[str]:
-    """Return the digests of the files with code of the lm-eval tasks, without installed ones.
-
-    A function of a task may call others of its file, so the whole file counts.
-
-    Raises:
-        ConfigError: a file cannot be read.
-    """
-    return sorted({file.digest for file in _code_of_tasks(config)})
-
-
-def _code_of_tasks(config: SearchConfig) -> list[CodeFile]:
-    return [file for file in code_files(config, functions=False) if file.path.suffix != ".yaml"]
 
 
 def _infos(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, TaskInfo]]:
@@ -119,7 +103,7 @@ def _hub_dataset(task: TaskInfo) -> dict[str, str]:
 
 
 def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
-    """Raise a `ConfigError` if documents, prompts, settings or code of a task have changed."""
+    """Raise a `ConfigError` if documents, prompts or settings of a task have changed."""
     frozen, splits = config.frozen or Frozen(), config.run_documents
     source_now = sources(config, evaluator)
     for split, documents in splits.items():
@@ -144,19 +128,3 @@ def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
                         f"{_NAMES.get(what, f'{where} {what}')} are not the same; restore its "
                         f"{files}, or start a new run."
                     )
-    check_code(config)
-
-
-def check_code(config: SearchConfig) -> None:
-    """Raise a ConfigError if the code of the tasks has changed since a run began."""
-    frozen = config.frozen or Frozen()
-    files = _code_of_tasks(config)
-    now = {file.digest for file in files}
-    began = set(frozen.code or now) if frozen.task_code is None else set(frozen.task_code)
-    changed = [file.path for file in files if file.digest not in began]
-    if changed or (frozen.task_code is not None and now != began):
-        where = f": {name_files(changed)}" if changed else ""
-        raise ConfigError(
-            f"The code of the tasks has changed since the run began{where}; restore its files, or "
-            "start a new run."
-        )

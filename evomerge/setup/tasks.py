@@ -31,8 +31,9 @@ from evomerge.scores import (
     Split,
 )
 from evomerge.setup.rewards import load_rewards
-from evomerge.trust.consent import NOTHING, CodeFile, Permissions, read_code
-from evomerge.trust.modules import files_of_module, is_of_host
+from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.trust.modules import code_of_module
+from evomerge.trust.task_files import code_of_tasks
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -43,19 +44,12 @@ if TYPE_CHECKING:
     from evomerge.evaluation.tasks.rows import CalledObjective
 
 
-def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile]:
-    """Return the files whose code runs when the tasks of a search file are loaded; nothing is run.
+def code_files(config: SearchConfig) -> list[Path]:
+    """Return the files for which code runs when the tasks of a search file are loaded.
 
-    Files of installed packages are not among them.
-
-    Args:
-        functions: whether those of objective functions (`module:function`) are among them.
-
-    Raises:
-        ConfigError: a file cannot be read, or has code that no consent allows (pickles).
+    Nothing is run. Files of installed packages are not among them.
     """
     from evomerge.evaluation.tasks.functions import is_function
-    from evomerge.evaluation.tasks.loading import files_with_code
 
     supplied = [getattr(config.evaluation, split).tasks for split in SPLITS]
     data = {
@@ -64,16 +58,10 @@ def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile
     }
     every = [*config.tasks, *(name for of in supplied for name in of.values())]
     names = [name for name in dict.fromkeys(every) if name not in data]
-    found: dict[Path, CodeFile] = {}
-    for name in names:
-        module, colon, _ = name.partition(":")
-        if colon and functions:
-            for file in files_of_module(module):
-                found.setdefault(file, read_code(file, imported=is_of_host(module)))
-    tasks = [name for name in names if not is_function(name)]
-    for file in files_with_code(list(map(str, _folders(config))), tasks) if tasks else []:
-        found.setdefault(file, read_code(file))
-    return list(found.values())
+    found = [file for name in names if ":" in name for file in code_of_module(name.split(":")[0])]
+    if not all(map(is_function, names)):
+        found += code_of_tasks(_folders(config))
+    return list(dict.fromkeys(found))
 
 
 def _folders(config: SearchConfig) -> list[Path]:

@@ -1,1 +1,1 @@
-"""Code that search files name: which files it stands in, consent to run it, running exactly it."""
+"""Code that search files name: where it stands, and the consent of the user to run it."""

@@ -43,7 +43,6 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "spanish": tuple(WAYS),
     "json": tuple(WAYS),
     "paths": ("search", "random search"),
-    "hybrid": ("search",),
     "adapter": ("search", "gradients"),
     "three": ("search", "gradients"),
     "all": ("gradients",),

@@ -17,10 +17,6 @@ prints this page as a JSON Schema, for editors. On the command line,
 `--set evaluation.search.documents=50` replaces one value. A key that is left out has its default;
 an unknown key is an error.
 
-A file can also have the key `stages`, a list of mappings with the same keys. Keys outside of
-`stages` apply to every stage, and the keys of a stage replace them. In a stage, `stage:1` names the
-winner of the first stage as a parent, base or host, as in [`hybrid.yaml`](configs.md#hybrid.yaml).
-
 ## Keys outside of sections { #top }
 """
 

@@ -14,10 +14,10 @@ _STARTS = {
 The search files in the folder `configs/`. Each starts with what it does, the command that runs it
 and what it costs.
 """,
-    "examples": """# Examples for GPUs and clusters
+    "examples": """# Examples
 
-Search files and job scripts in the folder `examples/`: for one GPU, for a machine with eight, and
-for many machines. Replace the names of models and tasks by your own.
+Search files and scripts in the folder `examples/`: for one GPU, for a machine with eight, for many
+machines, and for two searches one after the other. Replace the names of models and tasks by yours.
 """,
 }
 """Folder -> how its page starts if the folder has no `README.md`."""

@@ -16,7 +16,7 @@ from evomerge.api.models import evaluate, merge
 from evomerge.api.objectives import with_named_functions
 from evomerge.api.run import Run
 from evomerge.api.search import resume, search
-from evomerge.errors import ConfigError, InputError, RunFolderError
+from evomerge.errors import ConfigError, RunFolderError
 from evomerge.run.history import History
 from evomerge.run.journal import Event
 
@@ -130,52 +130,6 @@ def size(model: Any, tokenizer: Any, documents: Any) -> list[float]:
 
 
 size.documents = 30  # type: ignore[attr-defined]
-
-
-def staged() -> dict[str, Any]:
-    """A merge of weights, and then a path through its layers, with a Python function to score."""
-    few = {"search": {"documents": 4}, "validation": {"documents": 4}, "test": {"documents": 4}}
-    paths = {"kind": "dataflow", "layers": [5, 7], "repeats": 1}
-    return {
-        "dtype": "float32",
-        "evaluation": few,
-        "stages": [
-            {key: SMALL[key] for key in ("parents", "base", "space")} | {"objectives": [size]},
-            {"parents": ["stage:1", "zoo:maths"], "space": paths, "objectives": [size]},
-        ],
-    }
-
-
-def test_stages_are_run_one_after_the_other_and_all_can_be_reached(tmp_path: Path) -> None:
-    run = search(staged(), tmp_path / "run", candidates=5, progress=False)
-    assert run.folder == tmp_path / "run" / "stage-2"
-    assert [item.folder.name for item in run.stages] == ["stage-1", "stage-2"]
-    first, last = run.stages
-    assert len(first.candidates) == len(last.candidates) == 5
-    assert last.best is not None and "winner" in last.status
-    assert last.config.parents[0] == "run:../stage-1"
-    recipe = first.recipe()
-    assert [item.name for item in (first.folder / "models").iterdir()] == [recipe.digest[:16]]
-    assert Run(tmp_path / "run" / "stage-1").stages[1].folder == run.folder
-    with pytest.raises(InputError, match=r"candidates, executor\.workers=2 would change one stage"):
-        resume(tmp_path / "run", candidates=9, workers=2)
-
-
-def test_stages_go_on_where_they_were(tmp_path: Path) -> None:
-    """Interrupted in the first stage; in the end it is as if it had not been."""
-    whole = search(staged(), tmp_path / "whole", candidates=5, progress=False)
-
-    def interrupt(history: History, event: Event) -> None:
-        if len(history.told) == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        search(staged(), tmp_path / "run", candidates=5, progress=False, followers=[interrupt])
-    run = resume(tmp_path / "run", progress=False)
-    assert [len(item.candidates) for item in run.stages] == [5, 5]
-    for one, other in zip(run.stages, whole.stages, strict=True):
-        assert one.recipe().layers.keys() == other.recipe().layers.keys()
-        assert list(one.candidates["fitness"]) == list(other.candidates["fitness"])
 
 
 def test_functions_that_resume_could_not_find_are_refused() -> None:

@@ -22,7 +22,6 @@ from evomerge.report.confidence import compare
 from evomerge.report.sweep_page import best_over_cost, write_sweep
 from evomerge.report.sweeps import Ran, SweepTable
 from evomerge.run.journal import Journal
-from evomerge.setup.runs import prepare
 from evomerge.trust.consent import NOTHING
 
 BUDGET = {"budget": {"candidates": 6}}
@@ -209,36 +208,6 @@ def test_a_folder_that_holds_another_search_is_a_failure_and_stays(swept, tmp_pa
     assert all("`dtype`" in item.error for item in table.failed)
 
 
-@pytest.mark.thorough
-def test_a_search_in_stages_is_finished_with_its_last_stage(tmp_path, monkeypatch):
-    own = {key: SMALL[key] for key in ("space", "parents", "base")}
-    stages = [own | {"budget": {"candidates": 4}}, own | {"budget": {"candidates": 5}}]
-    rest = {key: value for key, value in SMALL.items() if key not in own and key != "budget"}
-    file = tmp_path / "staged.yaml"
-    file.write_text(yaml.safe_dump(rest | {"stages": stages}))
-    table = api.sweep([file], tmp_path / "runs", progress=False)
-    (item,) = table.groups["staged"]
-    assert item.state == "done" and item.candidates == 5
-    (planned,) = plan([file], tmp_path / "runs", [0], {})
-    assert planned.is_finished()
-    stage, theirs = tmp_path / "runs" / "staged-0" / "stage-2", tmp_path / "theirs"
-    stage.rename(theirs)
-    assert not planned.is_finished()
-    with monkeypatch.context() as patch:  # another process begins the stage first, and ends it
-
-        def prepare_too_late(*arguments, **options):
-            theirs.rename(stage)
-            return prepare(*arguments, **options)
-
-        patch.setattr("evomerge.setup.stages.prepare", prepare_too_late)
-        table = api.sweep([file], tmp_path / "runs", progress=False)
-    assert [item.state for item in table.groups["staged"]] == ["done"] and not theirs.exists()
-    shutil.rmtree(stage)
-    shutil.rmtree(tmp_path / "runs" / "staged-0" / "stage-1")  # killed before it began a stage
-    table = api.sweep([file], tmp_path / "runs", progress=False)
-    assert [item.state for item in table.groups["staged"]] == ["done"]
-
-
 def test_the_page_has_the_table_the_score_over_cost_and_the_tests(swept, tmp_path):
     _, _, table = swept
     write_sweep(table, tmp_path / "page.html")
@@ -282,10 +251,6 @@ def test_bad_input_gets_one_sentence_before_anything_runs(tmp_path):
     file = write_search(tmp_path)
     (tmp_path / "other").mkdir()
     twin = write_search(tmp_path / "other")
-    staged = tmp_path / "staged.yaml"
-    stages = [{"space": SMALL["space"]}, {"space": SMALL["space"] | {"method": "tiess"}}]
-    rest = {key: value for key, value in SMALL.items() if key != "space"}
-    staged.write_text(yaml.safe_dump(rest | {"stages": stages}))
     cases = [
         (lambda: parse_seeds("4..0"), ["--seeds", "0..4"]),
         (lambda: parse_seeds("x"), ["--seeds", "'x'"]),
@@ -302,7 +267,7 @@ def test_bad_input_gets_one_sentence_before_anything_runs(tmp_path):
         (lambda: plan([file], tmp_path, [0], {"seed": ["1", "2"]}), ["`seed`", "--seeds"]),
         (lambda: plan([file], tmp_path, [0], {}, {"one": ["seed=1"]}), ["`seed`", "--seeds"]),
         (lambda: plan([file], file, [0], {}), ["--runs", "not a folder"]),
-        (lambda: plan([staged], tmp_path, [0], {}), ["'tiess'", "'ties'?"]),
+        (lambda: plan([file], tmp_path, [0], {"space.method": ["tiess"]}), ["'tiess'", "'ties'?"]),
         (lambda: plan([tmp_path / "no.yaml"], tmp_path, [0], {}), ["no.yaml", "evomerge init"]),
     ]
     for call, words in cases:

@@ -1,26 +1,23 @@
 """A stranger's search file or run folder runs no code before the user has allowed it."""
 
+import importlib
 import json
 import shutil
 import subprocess
 import sys
-from importlib._bootstrap_external import _code_to_hash_pyc
 from importlib.metadata import entry_points
-from importlib.util import cache_from_source, source_hash
 from pathlib import Path
 
 import executor_laws
 import pytest
-import typer
 import yaml
 from judging import SPLITS
-from search_run import evomerge, write_search
+from search_run import SMALL, evomerge, write_search
 
 import evomerge as evomerge_package
 from evomerge.__main__ import run
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.functions import REGISTERED
-from evomerge.trust.consent import state_file
 
 pytestmark = pytest.mark.thorough
 
@@ -51,11 +48,8 @@ def docs(data):
 
 
 @pytest.fixture(autouse=True)
-def state(tmp_path, monkeypatch):
-    """A user who has allowed nothing yet."""
-    monkeypatch.setenv("EVOMERGE_STATE", str(tmp_path / "state"))
+def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "state"
 
 
 @pytest.fixture
@@ -168,18 +162,16 @@ def test_a_script_of_a_metric_does_not_run(tmp_path, mark):
     script = tmp_path / "theirs" / "metric.py"
     script.write_text(MODULE.format(mark=str(mark)))
     metric = {"metric": str(script), "aggregation": "mean", "higher_is_better": True}
-    refused("validate", write_task(tmp_path, metric_list=[metric]), names="metric.py")
+    refused("validate", write_task(tmp_path, metric_list=[metric]), names="theirs.yaml")
     metric["metric"] = "somebody/metric"
     refused("validate", write_task(tmp_path, metric_list=[metric]), names="theirs.yaml")
     assert not mark.exists()
 
 
-def test_pickled_documents_and_python_tags_are_refused(tmp_path, mark):
-    with pytest.raises(ConfigError, match="reads pickles"):
-        run(["validate", str(write_task(tmp_path, dataset_path="pandas"))])
+def test_pickled_documents_and_python_tags_are_code(tmp_path, mark):
+    refused("validate", write_task(tmp_path, dataset_path="pandas"), names="theirs.yaml")
     tag = f"x: !!python/object/apply:os.system ['touch {mark}']\n"
-    with pytest.raises(ConfigError, match="makes a Python object"):
-        run(["validate", str(write_task(tmp_path, tags=tag))])
+    refused("validate", write_task(tmp_path, tags=tag), names="theirs.yaml")
     assert not mark.exists()
 
 
@@ -194,7 +186,7 @@ def test_a_data_set_may_ask_for_code_only_with_consent(tmp_path):
     [
         ({"metric_list": [{"metric": "somebody/metric"}]}, "theirs.yaml; read it"),
         ({"dataset_kwargs": {"trust_remote_code": True}}, "theirs.yaml; read it"),
-        ({"dataset_path": "pandas"}, "reads pickles"),
+        ({"dataset_path": "pandas"}, "theirs.yaml; read it"),
     ],
 )
 def test_a_member_of_a_group_is_searched_for_code_too(tmp_path, change, said):
@@ -224,56 +216,35 @@ def test_an_index_of_data_files_is_not_filled_in(tmp_path, mark, options):
     assert not mark.exists()
 
 
-def test_a_compiled_file_is_not_taken_for_its_source(tmp_path, mark):
-    """Python would run `__pycache__/tools.*.pyc`, which says that it need not be compared."""
-    file = write_function(tmp_path, tmp_path / "harmless")
-    source = tmp_path / "theirs" / "tools.py"
-    evil = compile(MODULE.format(mark=str(mark)), str(source), "exec")
-    cache = Path(cache_from_source(str(source)))
-    cache.parent.mkdir()
-    cache.write_bytes(_code_to_hash_pyc(evil, source_hash(source.read_bytes()), False))
-    assert run(["validate", str(file), "--trust-code"]) == 0
-    assert (tmp_path / "harmless").exists() and not mark.exists()
-
-
-def test_consent_lasts_until_a_file_changes(tmp_path, mark, capsys):
+def test_the_record_of_a_run_allows_nothing(tmp_path, mark):
+    """The run folder may come from somebody else, so each command that loads code is told."""
     file = write_function(tmp_path, mark)
     assert run(["search", str(file), "--run", str(tmp_path / "run"), "--trust-code"]) == 0
-    assert mark.exists()
-    said = capsys.readouterr().err
-    assert f"{tmp_path}/theirs/tools.py" in said and f"{tmp_path}/theirs/theirs.yaml" in said
-    assert run(["resume", str(tmp_path / "run"), "--candidates", "5"]) == 0  # nobody is asked
-    assert "this code may run" not in capsys.readouterr().err
-    assert run(["evaluate", "zoo:base", "--config", str(tmp_path / "run" / "search.yaml")]) == 0
-
-    tools = tmp_path / "theirs" / "tools.py"
-    before = tools.read_text()
-    tools.write_text(before + "\n# changed\n")
-    refused("validate", file, names="tools.py")
-    refused("resume", tmp_path / "run", "--candidates", "6", names="tools.py")
-    again = ["resume", str(tmp_path / "run"), "--candidates", "6", "--trust-code"]
-    with pytest.raises(ConfigError, match=r"has changed since the run began: .*tools\.py"):
-        run(again)
-    assert run(["validate", str(file)]) == 0  # the file is allowed, but is not that of the run
-    tools.write_text(before)
-    assert run(again[:-1]) == 0
-
-
-def test_a_run_of_another_machine_asks_once(tmp_path, mark, monkeypatch):
-    file = write_function(tmp_path, mark)
-    assert run(["search", str(file), "--run", str(tmp_path / "run"), "--trust-code"]) == 0
-    monkeypatch.setenv("EVOMERGE_STATE", str(tmp_path / "other"))
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["trust_code"] is True
     shutil.move(tmp_path / "run", tmp_path / "moved")
     mark.unlink()
     moved = str(tmp_path / "moved")
     sys.modules.pop(str(tmp_path / "theirs" / "tools"), None)
     refused("resume", moved, "--candidates", "5", names="tools.py")
+    refused("search", file, "--run", moved, "--resume", names="tools.py")
     refused("evaluate", "zoo:base", "--config", f"{moved}/search.yaml", names="tools.py")
     for words in (["status"], ["results"], ["report"], ["export", "--out", str(tmp_path / "out")]):
         assert run([words[0], moved, *words[1:]]) == 0
     assert not mark.exists()
     assert run(["resume", moved, "--candidates", "5", "--trust-code"]) == 0
-    assert run(["resume", moved, "--candidates", "6"]) == 0
+
+
+def test_a_function_of_the_program_needs_no_consent(tmp_path, mark, monkeypatch):
+    """It is passed as an object; the processes of workers import its module."""
+    write_objective(tmp_path, mark, "of_program")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = SMALL | {
+        "objectives": [importlib.import_module("of_program").go],
+        "evaluation": SPLITS,
+        "budget": {"candidates": 4},
+        "executor": {"kind": "processes", "workers": 1},
+    }
+    assert evomerge_package.search(config, tmp_path / "run", progress=False).best is not None
 
 
 def test_workers_get_the_consent_of_the_process_that_starts_them(tmp_path, mark, monkeypatch):
@@ -317,88 +288,6 @@ def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeyp
     assert not mark.exists()
 
 
-CHANGING = """
-import os
-from pathlib import Path
-
-def go(model, tokenizer, documents):
-    Path(__file__).write_text({other!r})
-    os.abort()
-
-go.documents = 12
-"""
-
-
-def test_a_worker_that_starts_later_runs_no_other_file(tmp_path, mark):
-    """Not even one that the user has allowed for another search."""
-    other = MODULE.format(mark=str(mark))
-    file = write_objective(tmp_path, mark, "changing")
-    (tmp_path / "changing.py").write_text(other)
-    evomerge("validate", file, "--trust-code", cwd=tmp_path)
-    mark.unlink()
-    (tmp_path / "changing.py").write_text(CHANGING.format(other=other))
-    words = ["search", file, "--run", tmp_path / "run", "--set", "executor.kind=processes"]
-    said = evomerge(*words, "--trust-code", code=2, cwd=tmp_path).stderr
-    assert "This code is not what was allowed when the search was started" in said
-    assert "changing.py" in said and not mark.exists()
-
-
-def test_a_person_at_a_terminal_is_asked_once(tmp_path, mark, monkeypatch):
-    file = write_function(tmp_path, mark)
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    asked, answers = [], [False, True]
-
-    def confirm(text, err):
-        asked.append(text)
-        return answers[len(asked) - 1]
-
-    monkeypatch.setattr(typer, "confirm", confirm)
-    refused("validate", file, names="tools.py")
-    assert not mark.exists()
-    assert run(["validate", str(file)]) == 0
-    assert mark.exists()
-    assert run(["validate", str(file)]) == 0
-    assert len(asked) == 2
-
-
-def test_a_damaged_file_of_consents_allows_nothing(tmp_path, mark):
-    file = write_function(tmp_path, mark)
-    assert run(["validate", str(file), "--trust-code"]) == 0
-    state_file().write_text("{")
-    mark.unlink()
-    assert "nothing counts as allowed" in refused("validate", file, names="tools.py")
-    assert run(["validate", str(file), "--trust-code"]) == 0
-    assert run(["validate", str(file)]) == 0
-
-
-def test_what_a_module_imports_is_named_too(tmp_path, mark, monkeypatch):
-    file = write_objective(tmp_path, mark, "importing")
-    (tmp_path / "importing.py").write_text("from helping import go\n")
-    (tmp_path / "helping.py").write_text(MODULE.format(mark=str(mark)))
-    monkeypatch.syspath_prepend(tmp_path)
-    assert "helping.py" in refused("validate", file, names="importing.py")
-    assert run(["validate", str(file), "--trust-code"]) == 0
-    assert run(["validate", str(file)]) == 0
-    (tmp_path / "helping.py").write_text(MODULE.format(mark=str(mark)) + "# changed\n")
-    assert "importing.py" not in refused("validate", file, names="helping.py")
-
-
-def test_what_a_module_imports_from_its_folder_is_named_too(tmp_path, mark, monkeypatch):
-    """Of a folder without `__init__.py`, the files are no package to name as a whole."""
-    folder = tmp_path / "scoring" / "inner"
-    folder.mkdir(parents=True)
-    (folder / "first.py").write_text("from . import second\nfrom ..third import go\n")
-    (folder / "second.py").write_text("")
-    (folder.parent / "third.py").write_text(MODULE.format(mark=str(mark)))
-    monkeypatch.syspath_prepend(tmp_path)
-    objective = {"task": "scoring.inner.first:go", "metric": "score"}
-    file = write_search(tmp_path, objectives=[objective], evaluation=SPLITS)
-    said = refused("validate", file, names="first.py")
-    assert "second.py" in said and "third.py" in said
-    assert not mark.exists()
-
-
 def test_entry_points_of_the_working_folder_do_not_count(tmp_path, mark, monkeypatch):
     (tmp_path / "evil.py").write_text(MODULE.format(mark=str(mark)))
     about = tmp_path / "evil-1.0.dist-info"
@@ -411,11 +300,3 @@ def test_entry_points_of_the_working_folder_do_not_count(tmp_path, mark, monkeyp
     with pytest.raises(ConfigError, match="Unknown objective function 'evil'"):
         REGISTERED.get("evil")
     assert not mark.exists()
-
-
-def test_the_file_is_in_the_state_folder(tmp_path, mark, state):
-    run(["validate", str(write_function(tmp_path, mark)), "--trust-code"])
-    assert state_file() == state / "trusted.json"
-    files = json.loads(state_file().read_text())["files"]
-    names = {Path(name).name for name in files.values()}
-    assert names == {"theirs.yaml", "tools.py"}

@@ -106,7 +106,6 @@ COMMANDS = {
     "results": ["results", "RUN", "--csv", "rows.csv"],
     "init": ["init", "new.yaml"],
     "search": ["search", "search.yaml", "--run", "new"],
-    "search in stages": ["search", "stages.yaml", "--run", "new"],
 }
 
 
@@ -114,8 +113,7 @@ COMMANDS = {
 def test_other_commands_say_it_in_a_sentence_and_leave_nothing(begun, tmp_path, monkeypatch, case):
     """The fault is not in what was given to the command, so the exit code is 1."""
     few = {**SMALL, "evaluation": {**SMALL["evaluation"], "search": {"documents": 4}}}
-    for name, content in {"search": few, "stages": {**few, "stages": [{}]}}.items():
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(few))
     run = shutil.copytree(begun[1], tmp_path / "RUN")
     (run / "report.html").write_text("the page of yesterday")
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}

@@ -9,7 +9,7 @@ from search_run import SMALL
 
 import evomerge
 from evomerge import zoo
-from evomerge.errors import CheckpointError, InputError
+from evomerge.errors import CheckpointError
 from evomerge.merging.backend import check_finite
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
@@ -34,19 +34,12 @@ def broken(tmp_path_factory):
     return str(folder)
 
 
-def staged(broken):
-    common = {key: value for key, value in CONFIG.items() if key not in ("parents", "budget")}
-    first = {"parents": ["zoo:language", broken], "budget": {"candidates": 4}}
-    return {**common, "stages": [first, {"parents": ["stage:1", "zoo:maths"]}]}
-
-
 PATHS = {"kind": "dataflow", "variant": "swaps", "scales": 1.0}
 PLACES = {
     "the first parent": lambda broken: {**CONFIG, "parents": [broken, "zoo:language"]},
     "a later parent": lambda broken: {**CONFIG, "parents": ["zoo:language", broken]},
     "the base": lambda broken: {**CONFIG, "base": broken},
     "a path": lambda broken: {**CONFIG, "parents": ["zoo:language", broken], "space": PATHS},
-    "a stage": staged,
 }
 
 
@@ -79,12 +72,3 @@ def test_weights_that_no_recipe_reads_may_be_anything(tmp_path):
     check_finite({"m": model}, [path(0, 2), path(2, 2, 0)])
     with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight: 384 of 384"):
         check_finite({"m": model}, [path(0, 2), path(0, 1, 2)])
-
-
-def test_files_that_somebody_put_beside_the_stages_stay(broken, tmp_path):
-    def add_a_file(event, history):
-        (tmp_path / "run" / "notes.txt").write_text("mine")
-
-    with pytest.raises(InputError):
-        evomerge.search(staged(broken), tmp_path / "run", progress=False, followers=[add_a_file])
-    assert [file.name for file in (tmp_path / "run").rglob("*")] == ["notes.txt"]

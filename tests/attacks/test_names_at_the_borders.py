@@ -359,7 +359,6 @@ PATHS = {
     SECRET + "/a b/model": "model",
     "~/secret/model": "model",
     f"run:{SECRET}/first": "run:first",
-    f"merge:{SECRET}/m.yaml": "merge:m.yaml",
     f"org/model+{SECRET}/adapter": "org/model+adapter",
     f"file={SECRET}/x.jsonl,split=test": "file=x.jsonl,split=test",
     f"see {SECRET}/x and ../secret/y": "see x and y",

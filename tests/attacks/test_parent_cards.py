@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from evomerge.export.parents import Licence, common_languages, common_licence, describe_parents
-from evomerge.setup.runs import open_model
+from evomerge.models.references import open_parent
 
 pytestmark = pytest.mark.thorough
 
@@ -20,7 +20,7 @@ MERGED = "\n".join(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tiny.make(tmp_path_factory.mktemp("cards") / "model", "llama")
-    return open_model(str(folder), folder)
+    return open_parent(str(folder), folder)
 
 
 def described(model, metadata):

@@ -247,19 +247,6 @@ def test_watch_of_a_run_without_a_writer_ends_at_once(tmp_path, capsys):
     assert json.loads(line)["state"] == "stopped"
 
 
-def test_watch_waits_for_the_next_stage_and_tells_it_in_a_line(tmp_path, monkeypatch, capsys):
-    finished(tmp_path / "stage-1", budget={"candidates": 3})
-    (tmp_path / "stages.yaml").write_text("stages: [{}, {}]")
-
-    def begin_the_next(seconds: float) -> None:
-        finished(tmp_path / "stage-2")
-
-    monkeypatch.setattr("evomerge.cli.live.time.sleep", begin_the_next)
-    assert call(["status", str(tmp_path), "--follow", "--json"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    assert json.loads(line)["run"] == str(tmp_path / "stage-2")
-
-
 def test_times_by_phase_and_the_preparation_that_goes_on(tmp_path, capsys):
     run = finished(tmp_path / "run")
     assert "seconds" not in answer(capsys, "status", run.path)

@@ -286,8 +286,16 @@ def test_a_file_in_the_place_of_another_thing(tmp_path):
     assert "no.yaml does not exist; give the path of a file" in said
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "journal.jsonl").touch()
-    with pytest.raises(EvomergeError, match=r"is the folder of a run; name its winner as `run:"):
+    with pytest.raises(EvomergeError, match=r"is the folder of a run; .*`evomerge export ./run -"):
         open_parent("./run", tmp_path)
+    export, merge = "export DIR", "merge FILE"
+    for name, fix in {"run:x": export, "stage:1": export, "merge:x": merge}.items():
+        with pytest.raises(EvomergeError, match=f"Parent '{name}' is no model; .*`evomerge {fix} "):
+            open_parent(name, tmp_path)
+    many = tmp_path / "many.yml"
+    many.write_text("name: a\nmodels: []\n---\nmodels: [{model: a}]\n")
+    said = evomerge("merge", many, "--out", tmp_path / "model", code=2).stderr
+    assert "has 2 documents, each a merge of its own; put each into a file of its own" in said
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,8 @@ def unread(monkeypatch):
 
     for name in (
         "runs.prepare",
-        "stages.start",
         "runs.continued",
-        "runs.open_model",
+        "recipe_file.open_parent",
         "runs.restore",
     ):
         monkeypatch.setattr(f"evomerge.setup.{name}", fail)
@@ -60,9 +59,6 @@ def test_an_output_that_cannot_be_made_is_refused_before_anything_is_read(tmp_pa
 def test_a_run_folder_that_cannot_be_written_is_not_continued(tmp_path, unread, monkeypatch):
     """As on a file system that is mounted read-only, which also stops root."""
     run = write_run(tmp_path / "run", STATES["being written"][0]).path
-    staged = tmp_path / "staged"
-    staged.mkdir()
-    (staged / "stages.yaml").write_text("stages: [{}]\norigin: .\n")
     make = Path.mkdir
 
     def refuse(path, *arguments, **options):
@@ -72,9 +68,8 @@ def test_a_run_folder_that_cannot_be_written_is_not_continued(tmp_path, unread, 
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     reason = r"cannot be continued: nothing can be written into .* \(Read-only file system\); make"
-    for folder in (run, staged):
-        with pytest.raises(InputError, match=reason):
-            call(["resume", str(folder)])
+    with pytest.raises(InputError, match=reason):
+        call(["resume", str(run)])
     with pytest.raises(InputError, match=reason):
         evomerge.resume(run)
 

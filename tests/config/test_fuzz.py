@@ -10,8 +10,8 @@ from mutations import FUZZ, value_or_error, yaml_files
 
 from evomerge.config.schema import load, parse
 from evomerge.errors import ConfigError
-from evomerge.setup.runs import open_model, prepare
-from evomerge.setup.stages import check, with_candidates
+from evomerge.models.references import open_parent
+from evomerge.setup.runs import prepare
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +54,15 @@ def test_an_override_changes_one_place_of_an_anchored_value(tmp_path):
     assert config.evaluation.validation.documents == 5
 
 
-@pytest.mark.parametrize("prefix", ["", "run:", "zoo:", "zoo:base+", "org/name@"])
+@pytest.mark.parametrize("prefix", ["", "run:", "merge:", "zoo:", "zoo:base+", "org/name@"])
 @pytest.mark.parametrize(
     "name", ["~nobody/x", "x" * 5000, "a\0b", "..", "~", "é" * 300, "/" * 5000]
 )
 def test_references_of_any_text(tmp_path, prefix, name):
     """No reference of a parent, of any text, raises an error of the file system."""
-    value_or_error(lambda: open_model(prefix + name, tmp_path))
+    value_or_error(lambda: open_parent(prefix + name, tmp_path))
     config = parse({**SEARCH, "parents": [prefix + name], "base": None}, "search.yaml")
     value_or_error(lambda: prepare(config, tmp_path))
-
-
-def test_a_budget_of_the_wrong_type_is_an_error_that_names_the_key(tmp_path):
-    data = {**SEARCH, "stages": [{"budget": 3}]}
-    with pytest.raises(ConfigError, match="`budget` is 3; it must be a mapping"):
-        check(with_candidates(data, 5), tmp_path / "search.yaml")
 
 
 @pytest.mark.parametrize("value", [".inf", "[0, .inf]", "[.nan, 1]", "1" + "0" * 350, "-.inf"])

@@ -131,6 +131,7 @@ BAD = [
         {"evaluation": {"search": {"documents": 9, "order": "rotating"}}},
         ["unknown key `order`", "`evaluation.search`", "allowed are", "documents"],
     ),
+    ({"stages": [{}]}, ["unknown key `stages`", "export its winner, and name that folder"]),
     ({"dtype": "bf16"}, ["`dtype`", "'bf16'", "'bfloat16'"]),
     ({"seed": "x"}, ["`seed`", "whole number"]),
     ({"mode": "paretto"}, ["`mode`", "Did you mean 'pareto'"]),

@@ -16,7 +16,6 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trusting import trust
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
@@ -70,7 +69,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in (("s_vote", VOTE), ("s_mean", MEAN), ("s_plain", "")):
         (made / f"{name}.yaml").write_text(PLAIN.format(name=name, zoo=task) + text)
     (made / "mean.py").write_text(PYTHON)
-    trust(made)
     return made
 
 

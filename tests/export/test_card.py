@@ -43,7 +43,7 @@ HUB = {
 }
 LOCAL = [
     *("/home/me/models/mine", "/home/me/models/mine+org/adapter", "/home/you/models/mine"),
-    *("run:/home/me/runs/first", "run:org/first", "./models", "zoo:maths", "local/name"),
+    *("./models", "zoo:maths", "local/name"),
 ]
 
 
@@ -172,16 +172,15 @@ def test_no_path_of_this_machine_and_no_user_is_published(tmp_path):
             assert str(tmp_path) not in text
             assert not re.search(r"\b(me|you)\b/", text)
         _, body = read(texts)
-        for name in ("org/code+json", "mine", "mine+org/adapter", "mine (2)", "run:first", "name"):
+        for name in ("org/code+json", "mine", "mine+org/adapter", "mine (2)", "name"):
             assert re.search(rf"- [A-Z]: `{re.escape(name)}`\n", body)
 
 
 def test_published_names_differ(tmp_path):
-    references = ["/a/x/model", "/b/y/model", "run:/c/model", "org/maths"]
+    references = ["/a/x/model", "/b/y/model", "org/maths"]
     assert published_names(references, opened(tmp_path, references)) == {
         "/a/x/model": "model",
         "/b/y/model": "model (2)",
-        "run:/c/model": "run:model",
         "org/maths": "org/maths",
     }
 
@@ -427,11 +426,8 @@ def test_the_command_of_a_card_works_in_any_folder(tmp_path, monkeypatch):
     soup = {"models": [{"model": "./maths"}, {"model": "facts"}], "merge_method": "linear"}
     soup |= {"parameters": {"weight": 0.5}, "dtype": "float32"}
     tokens = {"source": "union", "tokens": {"<eos>": {"source": "./maths", "force": True}}}
-    inner = {**soup, "models": [{"model": "merge:soup.yaml"}, {"model": "./facts"}]}
-    files = {"soup": [soup], "tokens": [{**soup, "tokenizer": tokens}], "nested": [inner]}
-    files["documents"] = [{**soup, "name": "a"}, {**soup, "models": [{"model": "a"}]}]
-    for name, documents in files.items():
-        (home / f"{name}.yaml").write_text(yaml.safe_dump_all(documents))
+    for name, data in {"soup": soup, "tokens": {**soup, "tokenizer": tokens}}.items():
+        (home / f"{name}.yaml").write_text(yaml.safe_dump(data))
         monkeypatch.chdir(home)
         merge_recipe(Path(f"{name}.yaml"), home / f"{name}-model", "8GB", "5GB")
         card = (home / f"{name}-model" / "README.md").read_text()

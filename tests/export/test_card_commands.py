@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from judging import SPLITS
-from safetensors.torch import load_file
 from search_run import SMALL
 from transformers import AutoModelForCausalLM
 
@@ -24,24 +23,14 @@ KINDS = {
     "zoo": {},
     "folder": {"parents": ["./maths", "language"], "base": "base"},
     "adapter": {"parents": ["base+lora", "./maths"], "base": "./base"},
-    "run": {"parents": ["run:first", "zoo:facts"]},
-    "merge": {"parents": ["merge:outer.yaml", "zoo:maths"]},
-    "merge as base": {"parents": ["merge:inner.yaml", "zoo:facts"], "base": "merge:outer.yaml"},
-    "merge of a run": {"parents": ["merge:of-run.yaml", "zoo:maths"]},
     "path": {"parents": ["./language", "maths"], "base": None, "space": {"kind": "dataflow"}},
     "union": {"parents": ["./language", "maths"], "base": "./base", "tokenizer": "union"},
 }
 
 
-def soup(file, *parents):
-    models = [{"model": name, "parameters": {"weight": 0.5}} for name in parents]
-    text = yaml.safe_dump({"models": models, "merge_method": "linear", "dtype": "float32"})
-    file.write_text(text)
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with models, an adapter, merges and a run."""
+    """A folder with models and an adapter."""
     folder = tmp_path_factory.mktemp("home")
     for name in ("maths", "language", "base"):
         shutil.copytree(zoo.path(name), folder / name)
@@ -49,10 +38,6 @@ def home(tmp_path_factory):
     base = AutoModelForCausalLM.from_pretrained(folder / "base")
     settings = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     peft.get_peft_model(base, settings).save_pretrained(folder / "lora")
-    soup(folder / "inner.yaml", "./maths", "zoo:language")
-    soup(folder / "outer.yaml", "merge:inner.yaml", "zoo:facts")
-    soup(folder / "of-run.yaml", "run:first", "zoo:language")
-    evomerge.search(SMALL | {"budget": {"candidates": 5}}, run=folder / "first", progress=False)
     return folder
 
 
@@ -130,9 +115,6 @@ unsafe_code: true
 def test_a_card_has_the_options_that_the_search_was_given(tmp_path, monkeypatch):
     here, there = tmp_path / "here", tmp_path / "there"
     shutil.copytree(zoo.path("maths"), here / "maths")
-    weights = load_file(here / "maths" / "model.safetensors")
-    torch.save(weights, here / "maths" / "pytorch_model.bin")
-    (here / "maths" / "model.safetensors").unlink()
     (here / "tasks").mkdir()
     text = TASK.replace("FILE", str(zoo.tasks_path() / "zoo_maths.jsonl"))
     (here / "tasks" / "own.yaml").write_text(text)
@@ -144,42 +126,14 @@ def test_a_card_has_the_options_that_the_search_was_given(tmp_path, monkeypatch)
         "evaluation": SPLITS | {"include": ["tasks"]},  # each document is a process
         "budget": {"candidates": 5},
     }
-    options = ["--allow-pickle", "--allow-code", "--trust-code"]
+    options = ["--allow-code", "--trust-code"]
     (here / "search.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(here)
-    monkeypatch.setenv("EVOMERGE_STATE", str(here / "state"))
     assert call(["search", "search.yaml", "--run", "run", *options]) == 0
     assert call(["export", "run", "--out", "model", "--candidate", "4"]) == 0
     card = (here / "model" / "README.md").read_text()
     assert f"--candidates 5 {' '.join(options)}\n" in card
     assert "`--trust-code` runs the code that the search file names" in card
     monkeypatch.chdir(there)
-    monkeypatch.setenv("EVOMERGE_STATE", str(there / "state"))
     made = run_commands(here / "model")
     assert [files(item) == files(here / "model") for item in made] == [True, True]
-    assert "--allow-pickle" in (made[1] / "README.md").read_text()
-
-
-def test_the_card_of_a_later_stage_has_no_command_for_its_search(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    stage = {"space": {"kind": "parameters", "method": "linear"}, "budget": {"candidates": 5}}
-    staged = {name: SMALL[name] for name in ("seed", "dtype", "objectives", "evaluation")} | {
-        "stages": [
-            stage | {"parents": ["zoo:language", "zoo:maths"]},
-            stage | {"parents": ["stage:1", "zoo:facts"]},
-        ]
-    }
-    Path("staged.yaml").write_text(yaml.safe_dump(staged))
-    assert call(["search", "staged.yaml", "--run", "run"]) == 0
-    for number in (1, 2):
-        folder = f"run/stage-{number}"
-        assert call(["export", folder, "--out", f"model-{number}", "--candidate", "4"]) == 0
-    for number, count in ((1, 2), (2, 1)):
-        model = tmp_path / f"model-{number}"
-        (tmp_path / f"there-{number}").mkdir()
-        monkeypatch.chdir(tmp_path / f"there-{number}")
-        made = run_commands(model)
-        assert [files(item) == files(model) for item in made] == [True] * count
-    card = (model / "README.md").read_text()
-    assert "evomerge search" not in card and "`search.yaml`" not in card
-    assert "began with the winner of an earlier stage (`run:stage-1`)" in card

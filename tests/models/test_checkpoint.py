@@ -16,6 +16,7 @@ import torch
 from huggingface_hub import errors
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
@@ -147,7 +148,8 @@ def test_index_and_shards_that_disagree_are_refused(tmp_path):
         Checkpoint.open(folder, "a")
 
 
-def test_the_fingerprint_of_pickled_weights_is_that_of_the_same_tensors(tmp_path):
+def test_the_fingerprint_of_pickled_weights_is_that_of_the_same_tensors(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tiny.make(
         tmp_path / "a", hidden_size=128, intermediate_size=256
     )  # with tensors that are covered by samples
@@ -158,7 +160,7 @@ def test_the_fingerprint_of_pickled_weights_is_that_of_the_same_tensors(tmp_path
 
     def pickled(**changes):
         torch.save(tensors | changes, folder / "pytorch_model.bin")
-        return Checkpoint.open(folder, "a", allow_pickle=True)
+        return Checkpoint.open(folder, "a")
 
     # Of larger tensors, samples are covered.
     assert max(info.nbytes for info in pickled().tensors.values()) > 1 << 16
@@ -167,18 +169,28 @@ def test_the_fingerprint_of_pickled_weights_is_that_of_the_same_tensors(tmp_path
         assert pickled(**{name: tensors[name] + 1}).fingerprint != stored
 
 
-def test_pickles_are_refused_unless_allowed_and_then_cannot_run_code(tmp_path):
+def test_pickles_are_converted_once_and_cannot_run_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tiny.make(tmp_path / "a")
     tensors: dict[str, torch.Tensor] = {}
     tiny.rewrite(folder, tensors.update)
     (folder / "model.safetensors").unlink()
-    torch.save(tensors, folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="--allow-pickle"):
-        Checkpoint.open(folder, "a")
-    opened = Checkpoint.open(folder, "a", allow_pickle=True)
-    assert {name: info.shape for name, info in opened.tensors.items()} == {
-        name: tuple(item.shape) for name, item in tensors.items()
-    }
+    tensors["view"] = tensors["model.norm.weight"][:8]  # of a storage that two share
+    names = sorted(tensors)
+    for number, part in enumerate((names[:5], names[5:]), 1):
+        file = folder / f"pytorch_model-0000{number}-of-00002.bin"
+        torch.save({name: tensors[name] for name in part} | {"step": 7}, file)
+    opened = Checkpoint.open(folder, "a")
+    assert opened.tensors.keys() == tensors.keys()
+    for name, info in opened.tensors.items():
+        found = load_file(info.file)[name]
+        assert torch.equal(found, tensors[name]) and found.dtype == tensors[name].dtype
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read again"))
+    assert Checkpoint.open(folder, "a").fingerprint == opened.fingerprint
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for file in folder.glob("*.bin"):
+        file.unlink()
 
     class Evil:
         def __reduce__(self):
@@ -188,8 +200,9 @@ def test_pickles_are_refused_unless_allowed_and_then_cannot_run_code(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"pytorch_model\.bin cannot be read as plain weights"
     ):
-        Checkpoint.open(folder, "a", allow_pickle=True)
+        Checkpoint.open(folder, "a")
     assert not (tmp_path / "ran").exists()
+    assert len(list((tmp_path / "cache" / "evomerge" / "weights").iterdir())) == 1
 
 
 FOLDERS = {

@@ -10,7 +10,7 @@ from tracker_runs import wandb_runs
 
 from evomerge.errors import SearchError
 from evomerge.report.trackers import TRACKERS, identity, tracked
-from evomerge.run.folder import STAGES, RunFolder
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Failure, Scores
 from evomerge.searching.ranking import WeightedSum
@@ -83,7 +83,7 @@ def test_each_outcome_is_a_step_and_the_result_a_summary(tmp_path, monkeypatch):
     }
     assert tracker.summary == (len(tracker.logged) - 1, values)
     assert tracker.ended == [True]
-    assert tracker.known[1] == {"name": "run", "group": None, "config": {"seed": 3}}
+    assert tracker.known[1] == {"name": "run", "config": {"seed": 3}}
 
 
 @pytest.mark.parametrize("kept", [0, 2, 9])
@@ -150,13 +150,10 @@ def test_a_tracker_cannot_ask_for_input(tmp_path, monkeypatch):
 
 def test_runs_differ_by_search_file_and_place(tmp_path):
     runs = [RunFolder.create(tmp_path / name, CONFIG | {"seed": 4}) for name in ("a", "b")]
-    (tmp_path / "staged").mkdir()
-    (tmp_path / "staged" / STAGES).write_text("stages: []\n")
-    runs.append(RunFolder.create(tmp_path / "staged" / "stage-1", CONFIG))
+    runs.append(RunFolder.create(tmp_path / "c", CONFIG))
     found = [identity(run) for run in runs]
     assert len({identifier for identifier, _ in found}) == 3
     assert identity(RunFolder(tmp_path / "a")) == found[0]
-    assert (found[2][1]["name"], found[2][1]["group"]) == ("staged-stage-1", "staged")
 
 
 def test_wandb_gets_every_step_and_fails_alone(tmp_path, monkeypatch):

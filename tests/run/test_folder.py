@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from evomerge.errors import RunFolderError
-from evomerge.run.atomic import create_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import FORMAT
 
@@ -78,14 +77,6 @@ def test_opening_a_folder_that_is_not_a_run(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunFolderError, match=name):
         RunFolder(tmp_path / name)
-
-
-def test_a_search_in_stages_that_has_begun_none_names_resume(tmp_path):
-    create_folder(tmp_path / "run", {"stages.yaml": "stages: [{}]"})
-    with pytest.raises(RunFolderError, match=r"none of its stages yet.*evomerge resume"):
-        RunFolder(tmp_path / "run")
-    RunFolder.create(tmp_path / "run" / "stage-1", {"seed": 4})
-    assert RunFolder(tmp_path / "run").config()["seed"] == 4
 
 
 def test_two_processes_that_create_the_same_run(tmp_path, monkeypatch):

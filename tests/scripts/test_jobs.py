@@ -61,6 +61,8 @@ def write_commands(folder: Path, commands: dict[str, str]) -> dict[str, str]:
 
 
 REAL = {"evomerge": f'exec {sys.executable} -m evomerge "$@"'}
+TRUSTING = {"evomerge": f"{REAL['evomerge']} --trust-code"}
+"""The search of a test has a module of the test."""
 
 
 def start(script: list, **options) -> subprocess.Popen:
@@ -97,7 +99,7 @@ def cloud_script(folder: Path) -> list:
 def test_a_search_goes_on_from_job_to_job(tmp_path):
     """One search, begun by a job of Slurm and finished in the cloud."""
     file, run = write_judged(tmp_path, SOURCE), tmp_path / "runs" / "mine"
-    given = write_commands(tmp_path, COMMANDS | REAL) | {
+    given = write_commands(tmp_path, COMMANDS | TRUSTING) | {
         "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
         "PAUSE": "0.3",
         "SEARCH": str(file),
@@ -135,6 +137,21 @@ def saved_journal(folder: Path) -> bytes:
     copy = max((folder / "saved").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     command = ["tar", "-xzOf", copy, "./journal.jsonl"]
     return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def test_two_searches_one_after_the_other_can_be_called_again(tmp_path):
+    few = ["--set", "budget.candidates=5"]
+    for split, count in {"search": 8, "validation": 4, "test": 4}.items():
+        few += ["--set", f"evaluation.{split}.documents={count}"]
+    given = write_commands(tmp_path, REAL) | {"RUNS": str(tmp_path)}
+    for _ in range(2):
+        called = start([EXAMPLES / "weights-then-path.sh", *few], env=given, cwd=EXAMPLES.parent)
+        said, _ = called.communicate(timeout=900)
+        assert called.returncode == 0, said
+        journals = [rows_of(tmp_path / name) for name in ("weights", "path")]
+    assert [sum(b'"tell"' in row for row in rows) for rows in journals] == [5, 5]
+    found = yaml.safe_load((tmp_path / "path" / "search.yaml").read_text())["parents"]
+    assert found == [str(tmp_path / "merge"), "zoo:maths"]
 
 
 ENDING = 'mkdir -p "$RUN"; echo "$1 $5" >> "$RUN/journal.jsonl"; exit "$CODE"'

@@ -12,7 +12,6 @@ import pytest
 from few_tasks import only
 from stand_ins import Adapter, Model, dataset_cache, hub_cache, offline, snapshot
 from tiny import make_encoder
-from trusting import trust
 from typer.testing import CliRunner
 
 from evomerge.cli.commands import app
@@ -21,6 +20,7 @@ from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.runs import prepare
 from evomerge.setup.worker import make_worker
+from evomerge.trust.consent import Permissions
 from scripts.real import pictures, seeing, sentences
 from scripts.real import tasks as showcase
 from scripts.real.encoders import EXPERTS
@@ -204,28 +204,29 @@ def shelf(tmp_path_factory):
     (models.parent / "adapters" / "spanish").symlink_to(snapshot(folder, "showcase/lora"))
     with pytest.MonkeyPatch.context() as patch, offline(folder):
         patch.chdir(folder)
-        trust(folder / "configs" / "tasks")
+        patch.setattr(Permissions, "require", lambda *_: None)
         patch.setattr(lm_eval.tasks, "TaskManager", only(*BUILT_IN))
         showcase.write()
         sentences.write()
         pictures.write()
+        for recipe in (folder / "configs" / "pool-small").glob("*.yaml"):
+            merge_recipe(recipe, folder / "runs" / "pool-small" / recipe.stem, "8GB", "5GB")
         yield folder / "configs"
 
 
 @cache
 def validated(file):
-    """What `evomerge validate FILE --json` prints of each stage."""
+    """What `evomerge validate FILE --json` prints."""
     result = CliRunner().invoke(app, ["validate", str(file), "--json"], catch_exceptions=False)
-    found = json.loads(result.stdout)
-    return found.get("stages", [found])
+    return json.loads(result.stdout)
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_file_is_valid_as_it_is(shelf, name):
-    for stage in validated(shelf / name):
-        assert stage["candidates"] > stage["population"]
-        on_a_benchmark = any("public benchmark" in note for note in stage["warnings"])
-        assert on_a_benchmark == (name == "lorahub.yaml")
+    found = validated(shelf / name)
+    assert found["candidates"] > found["population"]
+    on_a_benchmark = any("public benchmark" in note for note in found["warnings"])
+    assert on_a_benchmark == (name == "lorahub.yaml")
 
 
 @pytest.mark.parametrize(

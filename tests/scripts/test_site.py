@@ -137,8 +137,8 @@ def test_every_file_of_configs_and_examples_has_an_anchor(reference):
 @pytest.mark.parametrize(
     ("link", "source", "target", "found"),
     [
-        ("../configs/hybrid.yaml", "docs/scaling.md", "scaling.md",
-         "reference/configs.md#hybrid.yaml"),
+        ("../configs/dataflow.yaml", "docs/scaling.md", "scaling.md",
+         "reference/configs.md#dataflow.yaml"),
         ("../../CONTRIBUTING.md#rules", "docs/how-to/own-task.md", "how-to/own-task.md",
          "../contributing.md#rules"),
         ("../examples", "docs/scaling.md", "scaling.md", "reference/examples.md"),

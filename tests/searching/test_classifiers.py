@@ -20,10 +20,8 @@ from search_run import events_of
 from sklearn.metrics import f1_score
 
 import evomerge
-from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
 from evomerge.scores import Scores
-from evomerge.setup.runs import prepare, with_merges_built
 
 LABELS = ["red", "green", "blue"]
 TEMPLATE = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
@@ -241,13 +239,6 @@ def test_rows_of_the_head_are_put_into_the_host_s_order(folder: Path, tmp_path: 
     for name, tensor in load_file(outs["straight"] / "model.safetensors").items():
         assert torch.equal(tensor, load_file(outs["turned"] / "model.safetensors")[name]), name
     assert not torch.equal(head(outs["turned"])["classifier.bias"], head(one)["classifier.bias"])
-    # A merge that is a parent is treated alike, also where it is built to be tried out.
-    recipe = {"merge_method": "passthrough", "models": [{"model": str(other)}]}
-    (folder / "merge.yaml").write_text(yaml.safe_dump(recipe))
-    of_merge = write(folder, "of-merge.yaml", parents=["texts-one", "merge:merge.yaml"])
-    with with_merges_built(prepare(load(of_merge), folder)) as built:
-        tensors = [item.tensors["classifier.bias"] for item in built.checkpoints.values()]
-        assert [len(tensor.parts) for tensor in tensors] == [0, 3]
     # Alone it is scored the same, whichever order its labels have.
     alone = evomerge.evaluate(other, files["turned"])
     _, scores, _ = parent_scores(runs["turned"], "turned")

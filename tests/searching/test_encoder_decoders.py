@@ -24,8 +24,9 @@ import evomerge
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
 from evomerge.merging.backend import write as write_model
+from evomerge.models.references import open_parent
 from evomerge.setup.parents import open_parents
-from evomerge.setup.runs import open_model, prepare
+from evomerge.setup.runs import prepare
 from evomerge.setup.space import make_space
 from evomerge.setup.worker import make_worker
 
@@ -162,7 +163,7 @@ def spaces(folder: Path, family: str, **space: Any) -> tuple[Any, dict[str, Any]
         "space": {"method": "linear", **space},
         "objectives": [{"task": "any:function", "metric": "score"}],
     }
-    config, checkpoints, _ = open_parents(parse(data, "search.yaml"), folder, open_model)
+    config, checkpoints, _ = open_parents(parse(data, "search.yaml"), folder)
     return make_space(config, checkpoints), checkpoints
 
 
@@ -325,7 +326,7 @@ def test_a_classifier_with_two_stacks_has_the_scores_of_the_library(tmp_path: Pa
 
 
 def test_what_reads_the_sound_belongs_to_the_embeddings(tmp_path: Path) -> None:
-    checkpoint = open_model(str(two_stacks.make(tmp_path / "a", "whisper")), tmp_path)
+    checkpoint = open_parent(str(two_stacks.make(tmp_path / "a", "whisper")), tmp_path)
     places = {name: place for name, place in checkpoint.places.items() if ".conv" in name}
     assert len(places) == 4 and set(places.values()) == {"embeddings"}
 

@@ -4,7 +4,6 @@ import json
 
 import pytest
 from search_run import evomerge, evomerge_json, write_search
-from trusting import trust
 
 pytestmark = pytest.mark.thorough
 
@@ -29,7 +28,6 @@ judge.metrics = {"size": True}
 
 def test_failures_are_rows(tmp_path):
     (tmp_path / "judging.py").write_text(OBJECTIVE)
-    trust(tmp_path)
     file = write_search(
         tmp_path,
         objectives=[{"task": "judging:judge", "metric": "size"}],
@@ -79,7 +77,6 @@ def test_a_search_where_nothing_can_be_scored_says_why(tmp_path):
     (tmp_path / "judging.py").write_text(
         OBJECTIVE.replace("% 3 == 0", "% 1 == 0 and documents[1:]")
     )
-    trust(tmp_path)
     file = write_search(
         tmp_path,
         objectives=[{"task": "judging:judge", "metric": "size"}],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import sys
 
@@ -14,7 +13,6 @@ import yaml
 from huggingface_hub import metadata_load
 from judging import write_judged
 from search_run import evomerge, evomerge_json, kill_when
-from tiny import edit_config
 
 from evomerge import validate
 from evomerge.run.folder import RunFolder
@@ -126,8 +124,3 @@ def test_validate_says_what_parents_have_and_what_becomes_of_it(folder, monkeypa
     (note, _) = [item for item in lost["warnings"] if "are lost" in item]
     assert "set `space.host` to 'a' to keep them" in note
     assert not [note for note in lost["warnings"] if "differs" in note]
-
-    shutil.copytree(folder / "text", folder / "other")
-    edit_config(folder / "other", sliding_window=3)
-    (note,) = [note for note in told("./other")["warnings"] if "sliding_window" in note]
-    assert "text_config.sliding_window differs between the parents: 4096 in a and b, 3" in note

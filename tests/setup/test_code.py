@@ -5,21 +5,19 @@ import gc
 import psutil
 import pytest
 from search_run import SMALL, write_search
-from trusting import trust
 from typer.testing import CliRunner
 
 import evomerge as package
 from evomerge import zoo
 from evomerge.cli.commands import app
-from evomerge.config.schema import Frozen, load, parse, read
+from evomerge.config.schema import Frozen, load, parse
 from evomerge.errors import InputError
 from evomerge.evaluation.tasks import code
 from evomerge.report.reproduce import lm_eval_command
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup import stages
 from evomerge.setup.preflight import summary, warnings
-from evomerge.setup.runs import prepare, reopen
+from evomerge.setup.runs import prepare
 from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough
@@ -66,6 +64,9 @@ def as_it_is(resps, docs):
 """
 
 
+TRUSTING = {"allow_code": True, "trust_code": True}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Two tasks: one is right where the answer is, and in one the answer itself is the program."""
@@ -75,7 +76,6 @@ def folder(tmp_path_factory):
     (folder / "programs.py").write_text(PROGRAMS)
     for name, own in (("says", "says"), ("is_code", "as_it_is")):
         (folder / f"{name}.yaml").write_text(TASK.format(name=name, filter=own, after=""))
-    trust(folder)
     return folder
 
 
@@ -104,9 +104,7 @@ def count_processes():
 
 def test_a_search_scores_the_code_that_its_models_write(tmp_path, folder):
     """The task whose program compares the answer has the scores of the metric that does so."""
-    run = package.search(
-        file_in(tmp_path, folder), tmp_path / "run", progress=False, allow_code=True
-    )
+    run = package.search(file_in(tmp_path, folder), tmp_path / "run", progress=False, **TRUSTING)
     history = History(RunFolder(run.folder).events())
     assert len(history.candidates) == 4
     for candidate in history.candidates:
@@ -116,8 +114,7 @@ def test_a_search_scores_the_code_that_its_models_write(tmp_path, folder):
     assert any(any(item.outcomes["search"].values["says/pass_at_1"]) for item in history.candidates)
 
     assert RunFolder(run.folder).config()["frozen"]["allow_code"] is True
-    assert reopen(RunFolder(run.folder)).allowed.allow_code
-    assert len(package.resume(run, candidates=5, progress=False).candidates) == 5
+    assert len(package.resume(run, candidates=5, progress=False, **TRUSTING).candidates) == 5
     assert count_processes() == 0
 
 
@@ -136,7 +133,7 @@ def test_without_the_flag_a_command_names_the_task_and_the_flag(
         if command[-1] == "--config"
         else [command[0], str(file), *command[1:]]
     )
-    result = CliRunner().invoke(app, where)
+    result = CliRunner().invoke(app, [*where, "--trust-code"])
     assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
     assert "'says' runs code" in str(result.exception) and "--allow-code" in str(result.exception)
     assert not (tmp_path / "run").exists()
@@ -154,31 +151,20 @@ def test_a_run_that_did_not_allow_code_never_runs_it(tmp_path, folder):
         "!function programs.pass_at_1", "exact_match"
     )
     yaml.write_text(safe)
-    trust(own)
     run = package.search(
-        file_in(tmp_path, own, objectives=objectives), tmp_path / "run", progress=False
+        file_in(tmp_path, own, objectives=objectives),
+        tmp_path / "run",
+        progress=False,
+        trust_code=True,
     )
     yaml.write_text(unsafe)
-    trust(own)
     with pytest.raises(InputError, match="--allow-code"):
-        package.resume(run, candidates=6, progress=False)
-
-
-def test_stages_keep_the_permission(tmp_path, folder):
-    stage = {"parents": SMALL["parents"], "space": {"kind": "parameters", "method": "linear"}}
-    file = file_in(tmp_path, folder, stages=[stage])
-    data = read(file)
-    stages.start(data, file, tmp_path / "run", Permissions(allow_code=True))
-    begun = []
-    stages.run_stages(
-        tmp_path / "run", lambda run, problem: begun.append(problem.allowed.allow_code)
-    )
-    assert begun == [True]
+        package.resume(run, candidates=6, progress=False, trust_code=True)
 
 
 @pytest.mark.parametrize("confined", [True, False])
 def test_validate_says_what_code_can_do_here(tmp_path, folder, monkeypatch, confined):
-    problem = prepare(load(file_in(tmp_path, folder)), tmp_path, Permissions(allow_code=True))
+    problem = prepare(load(file_in(tmp_path, folder)), tmp_path, Permissions(**TRUSTING))
     monkeypatch.setattr(code, "has_bubblewrap", lambda: confined)
     own = ", in bubblewrap" if confined else ""
     assert summary(problem)["code"] == f"runs in processes with limits{own}"
@@ -189,7 +175,7 @@ def test_validate_says_what_code_can_do_here(tmp_path, folder, monkeypatch, conf
 
 
 def test_evaluate_takes_the_flag(tmp_path, folder):
-    scores = package.evaluate("zoo:maths", file_in(tmp_path, folder), allow_code=True)
+    scores = package.evaluate("zoo:maths", file_in(tmp_path, folder), **TRUSTING)
     assert scores["says/pass_at_1"].value == scores["zoo_maths/exact_match"].value
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from search_run import SMALL, write_search
+from search_run import write_search
 
 from evomerge.__main__ import run
 from evomerge.config.schema import load
@@ -69,22 +69,6 @@ def test_hours_bound_the_candidates_and_a_target_alone_gives_no_end(tmp_path):
     assert (found.candidates, found.seconds) == (None, None)
     assert "whole search" not in found.in_words()
     assert "the search does not end early at budget.target" in found.assumes
-
-
-def test_stages_are_estimated_as_far_as_their_parents_exist(tmp_path, capsys):
-    common = {key: value for key, value in SMALL.items() if key not in ("parents", "space")}
-    first = {"parents": SMALL["parents"], "space": SMALL["space"]}
-    paths = {"kind": "dataflow", "layers": [5, 7], "repeats": 1}
-    stages = [first | {"space": paths}, first | {"parents": ["stage:1", "zoo:maths"]}]
-    file = write_search(tmp_path)
-    file.write_text(json.dumps(common | {"stages": stages}))
-    assert run(["validate", str(file), "--time"]) == 0
-    said = capsys.readouterr()
-    assert "one candidate\t" in said.out and "the mean of 3" in said.out
-    assert "average as the 3 that were tried" in said.out
-    assert said.out.count("one candidate\t") == 1
-    assert "building 3 candidates, and scoring on 24 documents\n" in said.err
-    assert "stage 2 is not estimated: its parents do not exist yet" in said.err
 
 
 def failing(model, tokenizer, documents):

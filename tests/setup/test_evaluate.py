@@ -9,7 +9,6 @@ import yaml
 from search_run import SMALL, evomerge, evomerge_json, write_search
 from tiny import make, rewrite, save_tokenizer
 from transformers import AutoModelForCausalLM
-from trusting import trust
 
 import evomerge as evomerge_api
 from evomerge.config.schema import parse
@@ -21,6 +20,7 @@ from evomerge.run.history import History
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
 from evomerge.setup.search import evaluate, run_search
+from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough
 
@@ -83,7 +83,7 @@ def problem_of(folder, space, dtype):
         },
         "budget": {"candidates": 3},
     }
-    return prepare(parse(data, "search.yaml"), folder)
+    return prepare(parse(data, "search.yaml"), folder, Permissions(trust_code=True))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -99,7 +99,6 @@ def test_an_adapted_model_is_scored_as_a_search_scores_it(
     models, tmp_path, monkeypatch, space, dtype
 ):
     (tmp_path / "weight_probe.py").write_text(SOURCE)
-    trust(tmp_path / "weight_probe.py")
     monkeypatch.syspath_prepend(tmp_path)
     problem = problem_of(models, space, dtype)
     run = RunFolder.create(tmp_path / "run", freeze(problem))
@@ -161,7 +160,6 @@ shape.documents = 12
 
 def test_an_exported_encoder_is_evaluated_by_functions_alone(tmp_path, monkeypatch):
     (tmp_path / "shapes.py").write_text(ENCODES)
-    trust(tmp_path / "shapes.py")
     monkeypatch.syspath_prepend(tmp_path)
     one = make(tmp_path / "one", "bert")
     two = make(tmp_path / "two", "bert", seed=1, near=one)
@@ -173,7 +171,7 @@ def test_an_exported_encoder_is_evaluated_by_functions_alone(tmp_path, monkeypat
         "evaluation": {split: {"documents": 4} for split in ("search", "validation", "test")},
         "budget": {"candidates": 5},
     }
-    run = evomerge_api.search(data, tmp_path / "run", progress=False)
+    run = evomerge_api.search(data, tmp_path / "run", progress=False, trust_code=True)
     model = run.export(tmp_path / "model")
     scores = evomerge_api.evaluate(model, run.folder / "search.yaml")
     recorded = run.winner.scores("test").aggregates

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,6 @@ from search_run import SMALL
 from evomerge.config.schema import parse
 from evomerge.errors import RunFolderError
 from evomerge.run.folder import RunFolder
-from evomerge.setup import stages
 from evomerge.setup.freeze import freeze
 from evomerge.setup.going_on import going_on
 from evomerge.setup.runs import prepare
@@ -61,13 +58,3 @@ def test_a_new_budget_and_other_workers_count(begun: RunFolder) -> None:
 def test_another_search_is_refused(begun: RunFolder, section: str, value: Any) -> None:
     with pytest.raises(RunFolderError, match=f"holds another search .* differs in `{section}`;"):
         changed(begun, **{section: value})
-
-
-def test_stages_go_on_only_as_they_were(begun: RunFolder, tmp_path: Path) -> None:
-    parts = [{"space": SMALL["space"]}, {"parents": ["stage:1", "zoo:maths"]}]
-    file = {key: SMALL[key] for key in SMALL if key != "space"} | {"stages": parts}
-    stages.start(file, tmp_path / "file", tmp_path / "run")
-    assert going_on(tmp_path / "run", json.loads(json.dumps(file)), tmp_path) == ({}, [])
-    for path, data in [(tmp_path / "run", FILE), (begun.path, file)]:
-        with pytest.raises(RunFolderError, match="holds another search"):
-            going_on(path, data, tmp_path)

@@ -10,7 +10,6 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from search_run import evomerge, evomerge_json, write_search
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trusting import trust
 
 from evomerge import zoo
 from evomerge.config.schema import load
@@ -20,6 +19,7 @@ from evomerge.run.history import History
 from evomerge.setup.preflight import summary
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.search import evaluate
+from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough
 
@@ -170,7 +170,6 @@ def test_a_function_can_take_the_place_of_a_function(tmp_path, tasks, monkeypatc
         "ours.documents, theirs.documents = 50, 9\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    trust(tmp_path / "own_scores.py")
     objective = {"task": "own_scores:ours", "metric": "score"}
     test = {"documents": "all", "tasks": {"own_scores:ours": "own_scores:theirs"}}
     file = search_file(
@@ -181,7 +180,7 @@ def test_a_function_can_take_the_place_of_a_function(tmp_path, tasks, monkeypatc
         validation={"documents": 20},
         test=test,
     )
-    problem = prepare(load(file), tmp_path)
+    problem = prepare(load(file), tmp_path, Permissions(trust_code=True))
     assert evaluate(problem, "zoo:maths", "search").aggregates == {"own_scores:ours/score": 0.25}
     assert evaluate(problem, "zoo:maths", "test").aggregates == {"own_scores:ours/score": 0.75}
     sys.modules.pop("own_scores")

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import yaml
 from search_run import SMALL
-from trusting import trust
 
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
@@ -15,8 +14,6 @@ from evomerge.evaluation.tasks.digests import RENDERED, spread
 from evomerge.run.folder import RunFolder
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare, reopen
-from evomerge.setup.task_digests import check_code
-from evomerge.trust.consent import read_code
 
 METRIC = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
 TASK = {
@@ -137,59 +134,6 @@ def test_the_prompts_of_many_documents_are_sampled():
     few = spread(range(10, 10_000))
     assert len(set(few)) == RENDERED
     assert (few[0], few[-1]) == (10, 9_999)
-
-
-CODE = """
-FACTOR = 1
-
-
-def shown(doc):
-    return helper(doc["question"])
-
-
-def helper(text):
-    return text * FACTOR
-"""
-
-
-def formerly(run):
-    """Return a run that began with the code of all tasks of the folder in its manifest."""
-    folder = run.path.parent
-    data = run.config()
-    digests = {name: read_code(folder / name).digest for name in ("shown.py", "other.py")}
-    assert data["frozen"].pop("task_code") == [digests["shown.py"]]
-    data["frozen"]["code"] = sorted(digests.values())
-    del data["frozen"]["digests"]
-    return RunFolder.create(folder / "former", data)
-
-
-@pytest.mark.parametrize(("old", "new"), [("FACTOR = 1", "FACTOR = 2"), ("text * ", "2 * text * ")])
-def test_what_a_function_of_a_task_calls_may_not_change(tmp_path, old, new):
-    rows = [{"question": f"{number} + 1", "answer": "1"} for number in range(9)]
-    (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
-    files = {"test": str(tmp_path / "rows.json")}
-    task = TASK | {"dataset_kwargs": {"data_files": files}, "num_fewshot": 0}
-    del task["doc_to_text"], task["fewshot_split"]
-    function = "doc_to_text: !function shown.shown\n"
-    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(task) + function)
-    (tmp_path / "shown.py").write_text(CODE)
-    (tmp_path / "other.yaml").write_text("task: other\nprocess_docs: !function other.docs\n")
-    (tmp_path / "other.py").write_text("def docs(data):\n    return data\n")
-    trust(tmp_path / "sums.yaml", tmp_path / "shown.py")
-    run = begun(tmp_path, search=2, validation=2, test=2)
-    former = formerly(run)
-    (tmp_path / "other.py").write_text("changed")
-    assert reopen(run).evaluator and reopen(former).evaluator
-    (tmp_path / "shown.py").write_text(CODE.replace(old, new))
-    trust(tmp_path)
-    with pytest.raises(ConfigError, match=r"has changed since the run began.*shown\.py|prompts"):
-        assert reopen(run).evaluator
-    for begun_with in (run, former):
-        with pytest.raises(ConfigError, match=r"has changed since the run began: .*shown\.py"):
-            check_code(reopen(begun_with).config)
-    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(task) + "doc_to_text: ''\n")
-    with pytest.raises(ConfigError, match="has changed since the run began; restore"):
-        check_code(reopen(run).config)
 
 
 def test_the_folder_in_which_data_files_are_looked_for_is_named(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from search_run import write_search
-from trusting import trust
 
 SPLITS = {
     "search": {"documents": 4},
@@ -15,7 +14,6 @@ SPLITS = {
 def write_judged(folder: Path, source: str, **changes) -> Path:
     """Write `judging.py` and a search file with `judging:judge` as the only objective."""
     (folder / "judging.py").write_text(source)
-    trust(folder / "judging.py")
     given = {
         "objectives": [{"task": "judging:judge", "metric": "score"}],
         "evaluation": SPLITS,

@@ -57,7 +57,6 @@ IMPORTED = (
     "evomerge.setup.preflight",
     "evomerge.setup.executors",
     "evomerge.setup.search",
-    "evomerge.setup.stages",
     "evomerge.space.parameters",
     "evomerge.strategy.genome",
 )

@@ -49,6 +49,10 @@ STRUCTURED = {
 """A space of paths through the layers of both parents; it lacks how many layers they have."""
 
 
+TRUSTING = ("search", "resume", "validate", "evaluate")
+"""Commands that take `--trust-code`."""
+
+
 def write_search(folder: Path, **changes) -> Path:
     path = folder / "search.yaml"
     path.write_text(yaml.safe_dump(SMALL | changes))
@@ -71,7 +75,12 @@ def start(
     cwd: Path | None = None,
     **more,
 ):
-    """Start a command; what it prints, and its messages, go to open files."""
+    """Start a command; what it prints, and its messages, go to open files.
+
+    If a test has a module of its own, which Python finds by PYTHONPATH, it trusts the code.
+    """
+    if "PYTHONPATH" in more and arguments[0] in TRUSTING:
+        arguments = (*dict.fromkeys((*arguments, "--trust-code")),)
     about = {"cwd": cwd, "env": environment(**more), "stdout": stdout, "stderr": stderr}
     if can_fork(more):
         return Forked([*map(str, arguments)], module=module, **about)

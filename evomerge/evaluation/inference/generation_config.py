@@ -98,15 +98,3 @@ def unsupported_setting(settings: Any, *, sampled: bool = False) -> str | None:
         if name not in SUPPORTED or not SUPPORTED[name](value):
             return name
     return None
-
-
-def changes_texts(name: str, value: Any, *, sampled: bool) -> bool:
-    """Return whether texts may differ between a model with this value of a setting and others.
-
-    Args:
-        value: not None.
-        sampled: whether tokens are drawn at random.
-    """
-    if name == _ENDS or (sampled and name in _DRAWN):
-        return True
-    return name not in SUPPORTED or not SUPPORTED[name](value)

@@ -73,7 +73,7 @@ def start_vllm(
     # Weights are passed in memory, so the engine must run in this process.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its messages would break the display
-    # A search in stages starts several engines. When one is collected, vLLM ends its process group,
+    # A program may start several engines. When one is collected, vLLM ends its process group,
     # even if a later engine uses it; and it hides objects from the garbage collector.
     gc.unfreeze()
     gc.collect()

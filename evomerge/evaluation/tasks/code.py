@@ -34,7 +34,6 @@ from evomerge.evaluation.tasks.loading import load, task_manager
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
 from evomerge.evaluation.tasks.templates import templates_in_sandbox
 from evomerge.run.atomic import TemporaryFolder
-from evomerge.trust.consent import allowed_digests
 
 SECONDS, SECONDS_MORE = 30, 2
 """Wall time of a document, and of each of its answers; also the CPU time of each process."""
@@ -120,7 +119,7 @@ class CodeProcess:
         limits = [SECONDS + SECONDS_MORE * sum(len(i.resps) for i in item) for item in documents]
         reply: list[Outcome] | str | None = None
         with suppress(OSError, EOFError):
-            connection.send((allowed_digests(), self._include, origin, documents, limits))
+            connection.send((self._include, origin, documents, limits))
             if connection.poll(max(limits) + _PATIENCE):
                 reply = json.loads(connection.recv_bytes())
         if isinstance(reply, str):
@@ -201,12 +200,11 @@ def main(descriptor: int) -> None:
     tasks: dict[Origin, Any] = {}
     with Connection(descriptor) as connection, suppress(EOFError, OSError):
         while True:
-            digests, include, origin, documents, limits = connection.recv()
+            include, origin, documents, limits = connection.recv()
             reply: list[Outcome] | str
             try:
                 with quiet(bars=True), seeded(), templates_in_sandbox(), ExitStack() as children:
                     if origin not in tasks:
-                        allowed_digests(digests)
                         manager = task_manager(include, [origin.source], "objectives")
                         loaded, _ = load(manager, origin.source, "objectives")
                         tasks[origin] = loaded[origin.leaf]

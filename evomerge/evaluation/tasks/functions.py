@@ -26,6 +26,7 @@ import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -35,7 +36,7 @@ from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.quiet import seeded
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.registry import Registry
-from evomerge.trust.modules import import_allowed, is_installed
+from evomerge.trust.modules import is_installed
 
 Body: TypeAlias = Callable[
     [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
@@ -156,8 +157,8 @@ def find(name: str) -> ObjectiveFunction:
 def _imported(name: str) -> Body:
     module, _, attribute = name.partition(":")
     try:
-        body: Body = getattr(import_allowed(module), attribute)
-    except (ConfigError, KeyboardInterrupt):
+        body: Body = getattr(import_module(module), attribute)
+    except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit would end evomerge without a word
         raise ConfigError(

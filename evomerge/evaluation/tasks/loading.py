@@ -6,16 +6,15 @@ import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from evomerge.compat.lm_eval import Group, find_task, load_tasks
+from evomerge.compat.lm_eval import Group, load_tasks
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.evaluation.tasks.templates import templates_in_sandbox
 from evomerge.models.references import is_folder
-from evomerge.trust.consent import check_allowed
-from evomerge.trust.task_files import check_task_files, files_of_metric, files_of_tasks
+from evomerge.trust.task_files import has_script
 
 _State: TypeAlias = tuple[tuple[str, int, int], ...]
 _CODE_EVAL = "HF_ALLOW_CODE_EVAL"
@@ -30,7 +29,7 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
         where: the key of the search file that names the tasks.
 
     Raises:
-        ConfigError: there is no such task, or as for `check_task_files`.
+        ConfigError: there is no such task.
     """
     manager, missing = _manager(include, tasks)
     if not missing:
@@ -40,17 +39,6 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
         f"{' or in ' + ', '.join(include) if include else ''}; put its YAML into a folder "
         f"named in evaluation.include.{did_you_mean(missing[0], manager.all_tasks)}"
     )
-
-
-def files_with_code(include: list[str], tasks: Sequence[str]) -> list[Path]:
-    """Return the files with code of tasks and groups, without installed ones; nothing is run.
-
-    Raises:
-        ConfigError: as for `files_of_tasks`.
-    """
-    if not check_task_files(map(Path, include)):
-        return []  # without lm-eval, whose import takes seconds
-    return files_of_tasks(tasks, partial(find_task, _manager(include, tasks)[0]))
 
 
 def _manager(include: list[str], tasks: Sequence[str]) -> tuple[Any, list[str]]:
@@ -68,9 +56,8 @@ def _manager(include: list[str], tasks: Sequence[str]) -> tuple[Any, list[str]]:
 
 @lru_cache(maxsize=2)
 def _indexed(kind: Any, folders: tuple[tuple[str, _State], ...], defaults: bool) -> Any:
-    """Return a `TaskManager`, which is kept for other stages and searches with the same files."""
+    """Return a `TaskManager`, which is kept for other searches with the same files."""
     include = [folder for folder, _ in folders]
-    check_task_files(map(Path, include))
     return kind(include_path=include or None, include_defaults=defaults)
 
 
@@ -92,10 +79,10 @@ def _code_may_load(allow_code: bool) -> Iterator[None]:
     if not allow_code:
         yield
         return
-    for script in files_of_metric("code_eval"):
+    if has_script("code_eval"):
         raise ConfigError(
-            f"{script} would run in place of Hugging Face's metric `code_eval`; start evomerge "
-            "in another folder."
+            "The script `code_eval` in the working folder would run in place of Hugging Face's "
+            "metric of this name; start evomerge in another folder."
         )
     before = os.environ.get(_CODE_EVAL)
     os.environ[_CODE_EVAL] = "1"
@@ -121,12 +108,10 @@ def load(
         where: the key of the search file that asks for it.
 
     Raises:
-        ConfigError: lm-eval cannot load it, or its own code was not allowed (`evomerge.trust`).
+        ConfigError: lm-eval cannot load it.
     """
     name = spec if isinstance(spec, str) else spec["task"][0]["task"]
     try:
-        code = files_of_tasks([name], partial(find_task, manager))
-        check_allowed(code, f"{where}: the code of task {name!r}")
         with templates_in_sandbox(), _code_may_load(allow_code):
             return load_tasks(manager, spec)
     except (ConfigError, KeyboardInterrupt):

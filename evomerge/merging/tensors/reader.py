@@ -120,7 +120,6 @@ class TensorReader:
         self.pages = Pages()
         self._lock = threading.Lock()
         self._maps: dict[Path, mmap.mmap] = {}
-        self._pickles: dict[Path, dict[str, Tensor]] = {}
 
     def read(self, source: SourceTensor) -> Array:
         """Return a tensor of a parent as an array of its bits, with its patch if there is one.
@@ -149,21 +148,17 @@ class TensorReader:
     def _patched(self, info: TensorInfo, name: str, patch: Patch | None) -> Array:
         if info.parts:
             return self._assemble(info, patch)
-        array = self._stored(info, name)
+        array = self._stored(info)
         if patch is None:
             return array
         from evomerge.merging.kernels.torch_views import as_array, as_tensor
 
         return as_array(patch(name, as_tensor(array, info.dtype)))
 
-    def _stored(self, info: TensorInfo, name: str) -> Array:
+    def _stored(self, info: TensorInfo) -> Array:
         dtype = DTYPES[info.dtype]
         if not prod(info.shape):
             return np.empty(info.shape, dtype=dtype)
-        if info.end == 0:
-            from evomerge.merging.kernels.torch_views import as_array
-
-            return as_array(self._pickle(info.file)[info.stored or name].contiguous())
         mapped = self._map(info.file)
         if info.begin % dtype.itemsize:
             array = np.frombuffer(mapped[info.begin : info.end], dtype=dtype)
@@ -193,14 +188,6 @@ class TensorReader:
                 self._maps[file] = mapped
                 self.pages.add(mapped)
             return self._maps[file]
-
-    def _pickle(self, file: Path) -> dict[str, Tensor]:
-        with self._lock:
-            if file not in self._pickles:
-                from evomerge.models.pickles import load
-
-                self._pickles[file] = load(file)
-            return self._pickles[file]
 
 
 class _Unlocked:

@@ -26,11 +26,11 @@ from evomerge.__main__ import run as command
 from evomerge.export.parents import common_licence, describe_parents
 from evomerge.models.causal import check_causal, check_chat_template, check_tokenizer
 from evomerge.models.correspondence import check_fit
+from evomerge.models.references import open_parent
 from evomerge.run.folder import CONFIG as SEARCH_FILE
 from evomerge.run.folder import JOURNAL, MANIFEST
 from evomerge.run.journal import HEADER
 from evomerge.scores import Failure
-from evomerge.setup.runs import open_model
 
 EVENTS = [
     HEADER,
@@ -133,12 +133,12 @@ def merged(folder: Path, name: str) -> Read:
 
 def opened_models(folder: Path) -> Read:
     """The config.json of a model that is named in a search file, with the checks of `validate`."""
-    host = open_model(str(tiny.make(folder / "host", "llama")), folder)
+    host = open_parent(str(tiny.make(folder / "host", "llama")), folder)
     path = tiny.make(folder / "model", "llama", seed=1)
 
     def read(data: bytes) -> Any:
         (path / "config.json").write_bytes(data)
-        model = open_model(str(path), folder)
+        model = open_parent(str(path), folder)
         check_causal(model)
         check_tokenizer(model)
         value_or_error(lambda: check_chat_template(model))
@@ -155,7 +155,7 @@ def opened_adapters(folder: Path) -> Read:
 
     def read(data: bytes) -> Any:
         (adapter / "adapter_config.json").write_bytes(data)
-        return open_model(f"{model}+{adapter}", folder)
+        return open_parent(f"{model}+{adapter}", folder)
 
     return read
 
@@ -163,7 +163,7 @@ def opened_adapters(folder: Path) -> Read:
 def cards(folder: Path) -> Read:
     """The card of a parent, of which an export takes licence and languages."""
     path = tiny.make(folder / "model", "llama")
-    model = open_model(str(path), folder)
+    model = open_parent(str(path), folder)
 
     def read(data: bytes) -> Any:
         (path / "README.md").write_bytes(b"---\n" + data + b"\n---\n# model\n")

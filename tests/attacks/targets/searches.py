@@ -1,9 +1,8 @@
-"""Search files: ours, the frozen one of a run, the one of a search in stages."""
+"""Search files: ours, and the frozen one of a run."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ from attacks.targets.target import Read, Target
 from mutations import damaged, value_or_error, yaml_files
 
 from evomerge.config.schema import load, parse
-from evomerge.run.folder import CONFIG, JOURNAL, STAGES, RunFolder
-from evomerge.setup.stages import run_stages
-from evomerge.trust.task_files import check_task_files, files_of_tasks
+from evomerge.run.folder import CONFIG, JOURNAL, RunFolder
+from evomerge.trust.task_files import code_of_tasks
 
 SEARCH: dict[str, Any] = {
     "seed": 1,
@@ -49,7 +47,6 @@ FROZEN: dict[str, Any] = {
     "frozen": {
         "versions": {"torch": "2.9"},
         "parents": {"zoo:language": "ab" * 32},
-        "models": {"run:x": "0123"},
         "documents": {
             "search": {"zoo_maths": [0, 3]},
             "validation": {"zoo_maths": [1]},
@@ -59,7 +56,6 @@ FROZEN: dict[str, Any] = {
         "datasets": {"test": {"zoo_maths": {"id": "org/sums", "config": "en", "split": "test"}}},
         "lower_is_better": ["zoo_maths/exact_match"],
         "genes": ["weight/0"],
-        "allow_pickle": False,
     },
 }
 TASK: dict[str, Any] = {
@@ -76,14 +72,6 @@ TASK: dict[str, Any] = {
     "generation_kwargs": {"until": ["b"], "max_gen_toks": 1},
     "filter_list": [{"name": "first", "filter": [{"function": "take_first"}]}],
     "metric_list": [{"metric": "exact_match", "aggregation": "mean"}],
-}
-STAGED: dict[str, Any] = {
-    "parents": ["zoo:language", "zoo:maths"],
-    "objectives": [{"task": "zoo_maths", "metric": "exact_match"}],
-    "budget": {"candidates": 3},
-    "stages": [{"seed": 1, "budget": {"candidates": 4}}, {"parents": ["stage:1", "zoo:maths"]}],
-    "origin": "/nowhere",
-    "allow_pickle": False,
 }
 
 
@@ -109,22 +97,6 @@ def frozen_files(folder: Path) -> Read:
     return read
 
 
-def staged_files(folder: Path) -> Read:
-    """The file of a search in stages."""
-
-    def read(data: bytes) -> Any:
-        (folder / STAGES).write_bytes(data)
-        begun: list[RunFolder] = []
-        try:
-            run_stages(folder, lambda run, problem: begun.append(run))
-        finally:
-            for run in folder.glob("stage-*"):
-                shutil.rmtree(run)
-        return begun
-
-    return read
-
-
 def overrides(folder: Path) -> Read:
     """A value given with `--set`, at many keys of a valid file."""
     file = folder / "good.yaml"
@@ -146,8 +118,7 @@ def task_files(folder: Path) -> Read:
     def read(data: bytes) -> Any:
         file = folder / "task.yaml"
         file.write_bytes(data)
-        check_task_files([folder])
-        return files_of_tasks(["task"], lambda name: (file, []))
+        return code_of_tasks([folder])
 
     return read
 
@@ -161,7 +132,5 @@ SEARCHES = {
     "task": _target(task_files, TASK),
     "search": _target(search_files, SEARCH),
     "frozen": _target(frozen_files, FROZEN),
-    # A whole one has a `base`: to go on with a whole search would take too long.
-    "stages": Target((), yaml_files(STAGED), staged_files),
     "override": Target((b"1",), yaml_files([0.0, {"a": "b"}]), overrides),
 }

@@ -28,7 +28,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, open_parent
 from evomerge.run.history import History
-from evomerge.setup import runs, search, stages
+from evomerge.setup import parents, recipe_file, runs, search
 from evomerge.setup.check import check_search
 
 FEW = {"search": 16, "validation": 8, "test": 16}
@@ -90,14 +90,15 @@ def stand_in_for_models(patch: pytest.MonkeyPatch, models: Sequence[Path]) -> No
     """Open models that are not on this machine as these, in turn."""
     places: dict[str, Path] = {}
 
-    def opened(reference: str, relative_to: Path, *, allow_pickle: bool = False) -> Checkpoint:
+    def opened(reference: str, relative_to: Path) -> Checkpoint:
         model = reference.partition("+")[0]
         if model not in FOLDERS and (hub_id(model) is None or (relative_to / model).is_dir()):
-            return open_parent(reference, relative_to, allow_pickle=allow_pickle)
+            return open_parent(reference, relative_to)
         place = places.setdefault(reference, models[len(places) % len(models)])
         return Checkpoint.open(place, reference)
 
-    patch.setattr(runs, "open_parent", opened)
+    for module in (parents, recipe_file):
+        patch.setattr(module, "open_parent", opened)
 
 
 def stand_in_for_datasets(patch: pytest.MonkeyPatch) -> None:
@@ -126,6 +127,7 @@ def _run(path: Path) -> None:
 
 THINGS: dict[str, Callable[[Path], None]] = {
     "my-model": lambda path: path.symlink_to(zoo.path("language")),
+    "tsv-merge": lambda path: path.symlink_to(zoo.path("language")),
     "search.yaml": _search,
     "merge.yaml": lambda path: path.write_text(yaml.safe_dump(MERGE)),
     "recipe.yaml": lambda path: path.write_text(yaml.safe_dump(MERGE)),
@@ -173,7 +175,6 @@ def small_searches() -> Iterator[None]:
     real = search.run_search
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "check_search", check)
-        patch.setattr(stages, "check_search", check)
         patch.setattr(search, "run_search", run_search)
         yield
 

@@ -109,7 +109,6 @@ KINDS: list[
 ] = [
     ("a search file", lambda data: {"parents", "space"} <= {*data}, _search_file),
     ("a search file", lambda data: {"parents", "objectives"} <= {*data}, _search_file),
-    ("a search file", lambda data: "stages" in data, _search_file),
     (
         "a part of a search file",
         lambda data: (

@@ -14,7 +14,6 @@ import pytest
 import yaml
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
-from trusting import trust
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks import code
@@ -245,7 +244,6 @@ def write_executed(folder, name="executed", documents=12, **changes):
     write(folder, name, [{"q": f"w{i}", "a": i} for i in range(documents)], **EXECUTED | changes)
     file = folder / f"{name}.yaml"
     file.write_text(re.sub(r"'(!function [\w.]+)'", r"\1", file.read_text()))
-    trust(folder)
     return name
 
 
@@ -335,5 +333,7 @@ def test_a_script_in_the_working_folder_is_not_taken_for_code_eval(tmp_path, mon
     (tmp_path / "code_eval").mkdir()
     (tmp_path / "code_eval" / "code_eval.py").write_text("raise SystemExit('this was run')")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"code_eval\.py would run in place"):
+    with pytest.raises(
+        ConfigError, match="The script `code_eval` in the working folder would run in place"
+    ):
         Harness([write_executed(tmp_path)], [tmp_path], allow_code=True)

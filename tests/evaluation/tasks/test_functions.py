@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from trusting import trust
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.tasks.functions import ObjectiveFunction, find
@@ -115,7 +114,6 @@ def test_wrong_attributes_are_one_sentence(
     (tmp_path / "wrong_attributes.py").write_text("\n".join(["def judge(*_): ...", *lines]) + "\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "wrong_attributes", raising=False)
-    trust(tmp_path)
     with pytest.raises(ConfigError, match=attribute):
         find("wrong_attributes:judge")
 
@@ -125,7 +123,6 @@ def test_a_module_that_ends_python_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, line: str
 ) -> None:
     (tmp_path / "ends_python.py").write_text(line + "\n")
-    trust(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="could not be imported"):
         find("ends_python:judge")

@@ -1,4 +1,4 @@
-"""The index of lm-eval's tasks is made once for all stages, and again if a file has changed."""
+"""The index of lm-eval's tasks is made once for all searches, and again if a file has changed."""
 
 from pathlib import Path
 

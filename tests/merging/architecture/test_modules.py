@@ -140,15 +140,14 @@ def test_settings_and_weights_of_modules_are_in_the_fingerprint(
     assert len({same.fingerprint, *found}) == 3
 
 
-def test_weights_in_a_pickle_need_consent_and_are_merged(
-    parents: dict[str, Checkpoint], tmp_path: Path
+def test_weights_in_a_pickle_are_merged(
+    parents: dict[str, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = Path(shutil.copytree(parents["one"].folder, tmp_path / "old"))
     torch.save(load_file(folder / DENSE), folder / "2_Dense" / "pytorch_model.bin")
     (folder / DENSE).unlink()
-    with pytest.raises(CheckpointError, match=r"2_Dense has its weights in .* --allow-pickle"):
-        Checkpoint.open(folder, "one")
-    old = Checkpoint.open(folder, "one", allow_pickle=True)
+    old = Checkpoint.open(folder, "one")
     assert old.fingerprint == parents["one"].fingerprint
     recipe = recipe_of(parents)
     for name, opened in (("new", parents), ("from_pickle", {**parents, "one": old})):
