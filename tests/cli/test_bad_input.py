@@ -295,7 +295,7 @@ def test_a_file_in_the_place_of_another_thing(tmp_path):
     many = tmp_path / "many.yml"
     many.write_text("name: a\nmodels: []\n---\nmodels: [{model: a}]\n")
     said = evomerge("merge", many, "--out", tmp_path / "model", code=2).stderr
-    assert "has 2 documents, each a merge of its own; put each into a file of its own" in said
+    assert "several documents (`---`); put each into a file of its own" in said
 
 
 @pytest.mark.parametrize(

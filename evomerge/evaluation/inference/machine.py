@@ -49,7 +49,9 @@ def _groups(root: Path) -> Iterator[tuple[int, int]]:
         for folder in (group, *(above for above in group.parents if above.is_relative_to(top))):
             with suppress(OSError, ValueError):  # "max" is no limit
                 limit, used = (int((folder / name).read_text()) for name in names)
-                stat = dict(line.split() for line in (folder / "memory.stat").open())
+                stat = dict(
+                    line.split() for line in (folder / "memory.stat").read_text().splitlines()
+                )
                 files = sum(
                     int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive")
                 )
