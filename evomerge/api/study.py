@@ -11,7 +11,7 @@ from copy import deepcopy
 from operator import index
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from evomerge.api.run import Run
 from evomerge.api.search import content_of, warn
@@ -26,6 +26,9 @@ from evomerge.run.history import Candidate
 from evomerge.run.logbook import Logbook
 from evomerge.scores import TOLD, Failure, Scores
 from evomerge.space.protocol import Gene
+
+if TYPE_CHECKING:
+    from evomerge.execute.worker import Worker
 
 _studies: weakref.WeakValueDictionary[Path, Study] = weakref.WeakValueDictionary()
 """The open studies of this process, by folder."""
@@ -56,11 +59,12 @@ class Asked:
     def model(self) -> tuple[Any, Any]:
         """Return its model and tokenizer, built in memory where `evaluation.device` says.
 
-        They are yours until its score is told; then later candidates may take their memory. Of
-        several open candidates each has a model of its own.
+        They are yours until its score is told; then the next candidate takes their memory. One
+        candidate at a time has its model in memory; `save` writes those of others.
 
         Raises:
             CandidateError: the merged weights are not finite; tell its failure.
+            InputError: it waits for no score, or another open candidate has its model in memory.
         """
         return self._study._model(self.number)
 
@@ -114,7 +118,6 @@ class Study(Run):
     ) -> None:
         from evomerge.setup import search as searches
         from evomerge.setup.genes import shown_genes
-        from evomerge.setup.lent_models import LentModels
         from evomerge.setup.runs import reopen
 
         folder = path_of(run, "run").absolute()
@@ -131,7 +134,7 @@ class Study(Run):
         self._lock = threading.RLock()
         self._asked = executor = StudyExecutor()
         self._genes = shown_genes(self._checked)
-        self._models = LentModels(self._checked)
+        self._built: tuple[int, Worker, Any, list[Any]] | None = None
         with ExitStack() as stack:
             journal = stack.enter_context(self._run.writing())
             self._run.forget_stop()
@@ -212,13 +215,12 @@ class Study(Run):
             outcome = Failure(TOLD, str(reason)) if score is None else self._scores(score)
             self._asked.tell(number, outcome)
             self._session.wait()
-            self._models.take_back(number)
 
     def close(self) -> None:
         """Close the run folder, so that another process can go on; what is open stays open."""
         with self._lock:
             self._end()
-            self._models.clear()
+            self._built = None
 
     def _check_open(self) -> None:
         if not self._end.alive:
@@ -299,10 +301,34 @@ class Study(Run):
         return Scores({}, {}, values)
 
     def _model(self, number: int) -> tuple[Any, Any]:
-        """Return model and tokenizer of an open candidate; see `Asked.model`."""
+        """Return model and tokenizer of an open candidate; see `Asked.model`.
+
+        The memory of the last model is taken, unless the caller has changed that model.
+        """
+        from evomerge.evaluation.inference.device import keep_threads
+        from evomerge.evaluation.inference.fingerprint import has_state, state_of
+        from evomerge.setup.parents_as_themselves import parents_as_themselves
+        from evomerge.setup.worker import load_parent, make_worker
+
         with self._lock:
-            job = self._open_job(number)
-            return self._models.lend(self._session.history.candidates[number], job)
+            job, candidate = self._open_job(number), self._session.history.candidates[number]
+            if (itself := parents_as_themselves(self._checked)(candidate)) is not None:
+                return load_parent(self._checked, itself.host)
+            owner, worker, model, state = self._built or (number, None, None, [])
+            if owner != number and owner in self._asked.open:
+                raise InputError(
+                    f"Candidate {owner} has its model in memory; tell its score before candidate "
+                    f"{number} is built, or write this one with `save`."
+                )
+            if worker is None or not has_state(model, worker.evaluator.tokenizer, state):
+                put_back = keep_threads()
+                try:
+                    worker = make_worker(self._checked, run=self.folder)
+                finally:
+                    put_back()
+            model, tokenizer = worker.build(job.recipe), worker.evaluator.tokenizer
+            self._built = number, worker, model, state_of(model, tokenizer)
+            return model, tokenizer
 
 
 def _begin(

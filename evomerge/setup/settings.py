@@ -41,8 +41,8 @@ def with_unlike_parents(checked: CheckedSearch) -> CheckedSearch:
 def setting_notes(checked: CheckedSearch, names: Mapping[str, str]) -> list[str]:
     """Return a sentence for each parent that differs; `names`: reference -> name in a sentence."""
     return [
-        f"{names[name]} is not like the merges in {_few(keys)}, so on validation and test "
-        "documents it is scored as it is."
+        f"{names[name]} is not like the merges in {_few(keys)}; its final scores are of the parent "
+        "as it is."
         for name, keys in differences(checked).items()
         if keys and name in checked.config.parents
     ]

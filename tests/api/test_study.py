@@ -269,18 +269,22 @@ def test_each_open_candidate_has_a_model_of_its_own_which_is_the_exported_one(
     study = Study(CONFIG, run=tmp_path / "study")
     for number in (0, 1):
         study.tell(number, 0.5)
-    opened = [study.ask() for _ in range(3)]
-    models = [item.model() for item in opened]
-    for candidate, (model, tokenizer) in zip(opened, models, strict=True):
+    opened, built = [study.ask() for _ in range(3)], []
+    for candidate in opened:
+        model, tokenizer = candidate.model()
         check_exported(candidate, model, tmp_path)
-        assert tokenizer("a")["input_ids"]
-    models[0][0].half()  # a changed model is not built upon
-    for candidate in opened[:2]:
-        study.tell(candidate, 0.5)
-    for _ in range(2):
-        model, _ = (candidate := study.ask()).model()
-        assert model is not models[0][0]
-        check_exported(candidate, model, tmp_path)
+        assert tokenizer("a")["input_ids"] and candidate.model()[0] is model
+        built.append(model)
+        if candidate is not opened[-1]:
+            with pytest.raises(InputError, match=f"Candidate {candidate.number} has its model in"):
+                opened[-1].model()
+            study.tell(candidate, 0.5)
+    assert built[0] is built[1] is built[2], "all are merged into the same memory"
+    built[2].half()  # a changed model is not built upon
+    study.tell(opened[2], 0.5)
+    model, _ = (candidate := study.ask()).model()
+    assert model is not built[2]
+    check_exported(candidate, model, tmp_path)
     with pytest.raises(InputError, match="Candidate 2 waits for no score"):
         opened[0].model()
 

@@ -89,7 +89,7 @@ def test_the_log_and_the_report_say_what_differs_and_which_scores_are_the_parent
     templates: tuple[Path, Path],
 ) -> None:
     run, _ = templates
-    said = "INFO maths is not like the merges in chat template, so on validation and test"
+    said = "INFO maths is not like the merges in chat template; its final scores are of the"
     assert said in (run / "log.txt").read_text()
     evomerge("report", run, "--out", run.parent / "report.html")
     page = html.unescape((run.parent / "report.html").read_text())

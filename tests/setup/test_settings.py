@@ -41,10 +41,10 @@ def test_what_differs_of_a_parent_is_one_line(tmp_path: Path, base: Path) -> Non
     assert problem.unlike_merges == (str(one), str(two))
     notes = [note for note in warnings(problem, allow_benchmarks=True) if "not like" in note]
     assert notes == [
-        "one is not like the merges in rope_theta and chat template, so on validation and test "
-        "documents it is scored as it is.",
-        "two is not like the merges in rms_norm_eps and generation_config.json, so on validation "
-        "and test documents it is scored as it is.",
+        "one is not like the merges in rope_theta and chat template; its final scores are of the "
+        "parent as it is.",
+        "two is not like the merges in rms_norm_eps and generation_config.json; its final scores "
+        "are of the parent as it is.",
     ]
 
 

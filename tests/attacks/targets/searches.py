@@ -25,7 +25,6 @@ SEARCH: dict[str, Any] = {
         "groups": 2,
         "components": ["attention"],
         "knobs": {"weight": [0.0, 2.0], "density": 0.5},
-        "layers": [1, None],
     },
     "optimizer": {"name": "cma", "population": "auto"},
     "objectives": [{"task": "zoo_maths", "metric": "exact_match", "weight": 1.0}],

@@ -333,7 +333,5 @@ def test_a_script_in_the_working_folder_is_not_taken_for_code_eval(tmp_path, mon
     (tmp_path / "code_eval").mkdir()
     (tmp_path / "code_eval" / "code_eval.py").write_text("raise SystemExit('this was run')")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ConfigError, match="The script `code_eval` in the working folder would run in place"
-    ):
+    with pytest.raises(ConfigError, match="`code_eval` in the working folder would run"):
         Harness([write_executed(tmp_path)], [tmp_path], allow_code=True)
