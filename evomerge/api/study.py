@@ -314,13 +314,17 @@ class Study(Run):
             job, candidate = self._open_job(number), self._session.history.candidates[number]
             if (itself := parents_as_themselves(self._checked)(candidate)) is not None:
                 return load_parent(self._checked, itself.host)
-            owner, worker, model, state = self._built or (number, None, None, [])
-            if owner != number and owner in self._asked.open:
-                raise InputError(
-                    f"Candidate {owner} has its model in memory; tell its score before candidate "
-                    f"{number} is built, or write this one with `save`."
-                )
-            if worker is None or not has_state(model, worker.evaluator.tokenizer, state):
+            worker = None
+            if self._built is not None:
+                owner, worker, model, state = self._built
+                if owner != number and owner in self._asked.open:
+                    raise InputError(
+                        f"Candidate {owner} has its model in memory; tell its score before "
+                        f"candidate {number} is built, or write this one with `save`."
+                    )
+                if not has_state(model, worker.evaluator.tokenizer, state):
+                    worker = None
+            if worker is None:
                 put_back = keep_threads()
                 try:
                     worker = make_worker(self._checked, run=self.folder)
