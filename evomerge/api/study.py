@@ -327,7 +327,7 @@ class Study(Run):
             if worker is None:
                 put_back = keep_threads()
                 try:
-                    worker = make_worker(self._checked, run=self.folder)
+                    worker = make_worker(self._checked)
                 finally:
                     put_back()
             model, tokenizer = worker.build(job.recipe), worker.evaluator.tokenizer
