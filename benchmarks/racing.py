@@ -88,7 +88,6 @@ POLICIES: dict[str, Policy] = {
     "race 5 %": Policy(lambda seed: Race(0.95, 50, seed)),
     "race 2 %, from 25": Policy(lambda seed: Race(0.98, 25, seed)),
     "race 10 %, from 25": Policy(lambda seed: Race(0.9, 25, seed)),
-    "race 2 %, plain sample": Policy(lambda seed: Race(0.98, 50, seed, strata_per_task=1)),
     "fixed quarter": Policy(subset="fixed"),
 }
 

@@ -118,9 +118,6 @@ class EvaluationConfig(Section):
         ValidationSplit(), description="the winner is chosen on these"
     )
     test: TestSplit = Field(TestSplit(), description="nothing is chosen on these")
-    stratify: str | None = Field(
-        None, description="document field whose values have the same shares in every split"
-    )
     fewshot: int | None = Field(
         None, ge=0, le=1000, description="few-shot examples; null: the number in the task"
     )

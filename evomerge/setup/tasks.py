@@ -94,7 +94,7 @@ def check_rows(config: SearchConfig) -> None:
     if not config.rows or config.rewards or not set(config.tasks) <= config.rows.keys():
         return
     given, usual = config.evaluation, EvaluationConfig()
-    keys = ("stratify", "fewshot", "chat_template", "think_end_token", "generation")
+    keys = ("fewshot", "chat_template", "think_end_token", "generation")
     found = {key: getattr(given, key) for key in keys if getattr(given, key) != getattr(usual, key)}
     splits = {f"{split}.task_split": getattr(given, split).task_split for split in SPLITS}
     found |= {key: value for key, value in splits.items() if value is not None}
@@ -313,7 +313,7 @@ def find_splits(
         split -> task -> document ids; and in a sentence which documents were left out.
 
     Raises:
-        ConfigError: a task has too few documents, or lacks the field to stratify by.
+        ConfigError: a task has too few documents.
     """
     from evomerge.evaluation.tasks.documents import choose_documents
 
@@ -327,7 +327,7 @@ def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str
     """Return the documents that those of a split are chosen from, by task."""
     from evomerge.evaluation.tasks.documents import DocumentPool
 
-    tasks, field = evaluator.tasks_of(split), config.evaluation.stratify
+    tasks = evaluator.tasks_of(split)
     pools = {}
     for task in leaves_of(config, tasks.info):
         info, harness = tasks.info.tasks[task], tasks.harness
@@ -337,8 +337,7 @@ def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str
         assert harness is not None
         # If splits have documents of different tasks, these are compared by their rendered text.
         forms = cache(harness.forms(task, rendered=bool(evaluator.by_split)))
-        labels = None if field is None else harness.field(task, field)
-        pools[task] = DocumentPool(info.source, info.documents, forms, labels, info.dataset)
+        pools[task] = DocumentPool(info.source, info.documents, forms, info.dataset)
     return pools
 
 

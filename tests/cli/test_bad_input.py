@@ -79,7 +79,6 @@ BAD = {
         evaluation(search={"documents": "all"}, test={"documents": "all"}),
         ["all", "share"],
     ),
-    "no such field": (evaluation(stratify="kindd"), ["kindd", "field"]),
     "no such device": (evaluation(device="gpu"), ["evaluation.device", "gpu"]),
     "a device that torch cannot use": (
         evaluation(device="cuda:77"),

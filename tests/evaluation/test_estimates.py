@@ -101,7 +101,7 @@ def test_estimates_of_stopped_candidates_are_low_by_less_than_four_points() -> N
     assert 0.8 < (found.off / found.error).std() < 1.2
 
 
-def test_the_documents_that_strata_were_made_from_do_not_bias_an_estimate() -> None:
+def test_the_order_of_documents_does_not_bias_an_estimate() -> None:
     """With one order for the whole search, candidates far behind seemed 6 points better."""
     found = populations(narrowing)
     far = found.lead < -10

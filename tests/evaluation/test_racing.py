@@ -40,15 +40,6 @@ def answering(skill: float, seed: int) -> list[float]:
     ]
 
 
-def near(incumbent: list[float], behind: float, seed: int) -> list[float]:
-    """Return a model that differs from the incumbent on a quarter of the documents only."""
-    luck = random.Random(seed)
-    return [
-        float(luck.random() < 0.5 - behind) if i % 4 == 0 else value
-        for i, value in enumerate(incumbent)
-    ]
-
-
 def evaluator_of() -> Evaluator:
     """An evaluator of models that are lists of values."""
     info = TaskInfo("t", "function", COUNT, {"acc": MetricInfo(True, True)})
@@ -103,21 +94,6 @@ def test_better_candidates_are_rarely_stopped_and_standard_errors_are_right(
     # a candidate is stopped when its estimate is low, so the estimates are a little too low
     assert len(scaled) > 10 and -1.0 < sum(scaled) / len(scaled) < 0.1
     assert max(map(abs, scaled)) < 4
-
-
-def test_documents_that_differ_between_candidates_come_first(evaluator: Evaluator) -> None:
-    values = near(answering(0.6, 0), 0.0, 0)
-    incumbent = scores(values)
-    earlier = [scores(near(values, 0.0, seed)) for seed in range(900, 920)]
-    blind = informed = contested = 0
-    for seed in range(20):
-        model = near(values, 0.3, seed + 1)
-        blind += raced(evaluator, model, incumbent, seed=seed).fidelity["t"]
-        got = raced(evaluator, model, incumbent, earlier, seed=seed)
-        informed += got.fidelity["t"]
-        contested += sum(i % 4 == 0 for i in got.documents["t"])
-    assert informed < 0.8 * blind
-    assert contested > 0.4 * informed
 
 
 def test_a_metric_where_lower_is_better_reverses_the_race(evaluator: Evaluator) -> None:

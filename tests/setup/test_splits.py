@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections import Counter
 
 import lm_eval
 import pytest
@@ -184,24 +183,6 @@ def test_a_function_can_take_the_place_of_a_function(tmp_path, tasks, monkeypatc
     assert evaluate(problem, "zoo:maths", "search").aggregates == {"own_scores:ours/score": 0.25}
     assert evaluate(problem, "zoo:maths", "test").aggregates == {"own_scores:ours/score": 0.75}
     sys.modules.pop("own_scores")
-
-
-def test_splits_are_stratified_by_a_field(tmp_path):
-    sizes = {
-        "search": {"documents": 40},
-        "validation": {"documents": 30},
-        "test": {"documents": 20},
-    }
-    evaluation = {"include": ["zoo:tasks"], "stratify": "kind", **sizes}
-    problem = prepare(load(write_search(tmp_path, evaluation=evaluation)), tmp_path)
-    kinds = problem.evaluator.tasks_of("search").harness.field("zoo_l2_maths", "kind")
-    everywhere = Counter(kinds)
-    assert len(everywhere) > 1
-    for documents in problem.splits.values():
-        found = Counter(kinds[i] for i in documents["zoo_l2_maths"])
-        for kind, count in everywhere.items():
-            wanted = found.total() * count / len(kinds)
-            assert abs(found[kind] - wanted) <= 1.5, (kind, found)
 
 
 @pytest.fixture(scope="module")

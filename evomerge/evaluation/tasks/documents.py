@@ -25,13 +25,11 @@ class DocumentPool:
         count: number of documents; their ids are 0 .. count - 1.
         forms: document id -> texts by which it is compared. Two documents that have one of them in
             common are the same document.
-        labels: a label for each document, in whose proportions documents are chosen; None: none.
     """
 
     source: str
     count: int
     forms: Callable[[int], Sequence[str]] = lambda document: ()
-    labels: Sequence[str] | None = None
     dataset: str = ""
 
     def known_as(self, document: int) -> tuple[str, ...]:
@@ -66,7 +64,7 @@ def choose_documents(
     left_out = []
     for split in sorted(sizes, key=lambda split: sizes[split] == "all"):
         for task, pool in pools[split].items():
-            order = in_order(pool.count, f"{seed}/{task}", pool.labels)
+            order = in_order(pool.count, f"{seed}/{task}")
             first = all(pools[split][other].dataset != pool.dataset for other in chosen[split])
             ids = _take(pool, order, sizes[split], split, owners, first=first)
             wanted = 1 if sizes[split] == "all" else int(sizes[split])
@@ -127,22 +125,8 @@ def _take(
     return sorted(free, key=lambda document: split not in users(document))[:size]
 
 
-def in_order(count: int, key: str, labels: Sequence[str] | None = None) -> list[int]:
-    """Return ids 0 .. count - 1 in a random order that depends only on `key` and the labels.
-
-    With labels, every section of the order has them in about the same proportions as the whole.
-    """
-    generator = random.Random(key)
+def in_order(count: int, key: str) -> list[int]:
+    """Return ids 0 .. count - 1 in a random order that depends only on `key`."""
     order = list(range(count))
-    generator.shuffle(order)
-    if labels is None:
-        return order
-    members: dict[str, list[int]] = {}
-    for document in order:
-        members.setdefault(labels[document], []).append(document)
-    place = {
-        document: ((rank + 0.5) / len(group), label)
-        for label, group in members.items()
-        for rank, document in enumerate(group)
-    }
-    return sorted(order, key=place.__getitem__)
+    random.Random(key).shuffle(order)
+    return order

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.compat.lm_eval import Group, only_documents
-from evomerge.errors import ConfigError, did_you_mean
+from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
@@ -317,21 +317,6 @@ class Harness:
         if any(isinstance(item, (tuple, list)) for item in items):
             return None
         return tuple(map(float, items))
-
-    def field(self, task: str, name: str) -> list[str]:
-        """Return the value of a field as text, for every document of a task.
-
-        Raises:
-            ConfigError: the task's documents have no such field.
-        """
-        documents = self._tasks[task].eval_docs
-        first = dict(documents[0])
-        if name not in first:
-            raise ConfigError(
-                f"evaluation.stratify: documents of task {task!r} have no field {name!r}; they "
-                f"have {', '.join(first)}.{did_you_mean(name, first)}"
-            )
-        return [str(document[name]) for document in documents]
 
     def forms(self, task: str, *, rendered: bool) -> Callable[[int], list[str]]:
         """Return a function: document id -> texts by which the document is compared with others.

@@ -1,4 +1,4 @@
-"""Splits: disjoint, stratified, and the same for equal seeds."""
+"""Splits: disjoint, and the same for equal seeds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.documents import DocumentPool, choose_documents, in_order
 
 
-def split_documents(count, sizes, seed, labels=None, *, task="t"):
-    pool = DocumentPool(task, count, labels=labels)
+def split_documents(count, sizes, seed, *, task="t"):
+    pool = DocumentPool(task, count)
     chosen, left_out = choose_documents(sizes, {split: {task: pool} for split in sizes}, seed)
     assert left_out == ""
     return {split: [*of_split[task]] for split, of_split in chosen.items()}
@@ -36,14 +36,6 @@ def test_seed_and_task_decide_the_split() -> None:
     one = split_documents(100, sizes, 0, task="t")
     assert one != split_documents(100, sizes, 1, task="t")
     assert one != split_documents(100, sizes, 0, task="u")
-
-
-def test_labels_are_held_in_proportion() -> None:
-    labels = ["easy"] * 60 + ["hard"] * 30 + ["odd"] * 10
-    sizes = {"search": 50, "validation": 20, "test": "all"}
-    for ids in split_documents(100, sizes, 0, labels).values():
-        shares = [sum(labels[i] == label for i in ids) / len(ids) for label in ("easy", "hard")]
-        assert shares == pytest.approx([0.6, 0.3], abs=1.5 / len(ids))
 
 
 @pytest.mark.parametrize(
