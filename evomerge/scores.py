@@ -29,9 +29,6 @@ TOKENS = "tokens"
 NLL = "nll"
 """The metric of every task of lm-eval: negative log-likelihood of a document's reference answer."""
 
-REWARD = "reward"
-"""The number that a reward model gives an answer; it may be below 0, and has no bounds."""
-
 ENCODER_METRICS = {
     "sts": ("spearman", "pearson"),
     "retrieval": ("ndcg@10", "recall@10", "mrr@10"),

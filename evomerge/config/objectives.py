@@ -16,7 +16,6 @@ from evomerge.scores import (
     MODEL,
     MODEL_METRICS,
     NLL,
-    REWARD,
     TOLD,
 )
 
@@ -26,12 +25,9 @@ _METRIC = (
     "with `encoder` spearman or pearson (sts), ndcg@10, recall@10 or mrr@10 (retrieval), accuracy "
     "(classification), of which the first is the default; with `classifier` what that says; "
     "with `mteb` those of encoders, its main score by default; "
-    "with `reward` reward or tokens; without any of them `parameters` or `layers` of the merged "
+    "without any of them `parameters` or `layers` of the merged "
     "model"
 )
-
-_MAX_NEW = 256
-"""Largest number of new tokens of an answer that is rewarded, as lm-eval's default."""
 
 
 class MeasuredConfig(Section):
@@ -40,8 +36,8 @@ class MeasuredConfig(Section):
     task: str | None = Field(
         None,
         description="task or group of lm-eval, or an objective function as `module:function`; "
-        "null for a property of the merged model, or with `encoder`, `mteb`, `classifier`, "
-        "`reward` or `told`",
+        "null for a property of the merged model, or with `encoder`, `mteb`, `classifier` or "
+        "`told`",
     )
     encoder: Literal["sts", "retrieval", "classification"] | None = Field(
         None,
@@ -63,23 +59,6 @@ class MeasuredConfig(Section):
         None,
         description="with `encoder` or `classifier`: a file of rows, one JSON object in each line",
     )
-    reward: Annotated[str, Field(min_length=1)] | None = Field(
-        None,
-        description="a reward model, named as a parent is, which stays as it is and scores the "
-        "answers that a merge generates to the prompts of a file",
-    )
-    prompts: str | None = Field(
-        None,
-        description="with `reward`: a file of rows, one JSON object in each line, with a `prompt` "
-        "or a list of `messages`",
-    )
-    max_gen_toks: Annotated[int, Field(ge=1)] | None = Field(
-        None, description=f"with `reward`: largest number of new tokens; null: {_MAX_NEW}"
-    )
-    until: list[Annotated[str, Field(min_length=1)]] | None = Field(
-        None,
-        description="with `reward`: texts that end an answer; null: only the end token ends it",
-    )
     told: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = Field(
         None,
         description="name of a score that a study is told, where your own code scores "
@@ -94,37 +73,18 @@ class MeasuredConfig(Section):
             return TOLD
         if self.mteb is not None:
             return f"mteb {self.mteb.replace('/', ' ')}"
-        if self.rows_file is not None:
-            kind = self.encoder or ("classifier" if self.reward is None else "reward")
-            return f"{kind} {PurePath(self.rows_file).stem}"
+        if self.file is not None:
+            return f"{self.encoder or 'classifier'} {PurePath(self.file).stem}"
         return MODEL if self.task is None else self.task
 
     @property
-    def rows_file(self) -> str | None:
-        """The file whose rows are the documents."""
-        return self.file if self.reward is None else self.prompts
-
-    @property
     def rows(self) -> str | None:
-        """What its rows are: a kind of `encoder`, `labels`, `pairwise`, `prompts`, `mteb`; None."""
+        """What its rows are: a kind of `encoder`, `labels`, `pairwise`, `mteb`; None."""
         if self.mteb is not None:
             return "mteb"
-        if self.reward is not None:
-            return "prompts"
         if self.classifier is None:
             return self.encoder
         return "pairwise" if self.classifier == "pairwise" else "labels"
-
-    @property
-    def generation(self) -> dict[str, Any]:
-        """How answers are generated that are rewarded, as lm-eval's `generation_kwargs`."""
-        limit = _MAX_NEW if self.max_gen_toks is None else self.max_gen_toks
-        return {"until": self.until or [], "max_gen_toks": limit, "do_sample": False}
-
-    @property
-    def about(self) -> tuple[Any, ...]:
-        """All that the scores of a `source` depend on, beside the metric."""
-        return self.rows_file, self.mteb, self.reward, self.generation
 
     @model_validator(mode="before")
     @classmethod
@@ -135,8 +95,6 @@ class MeasuredConfig(Section):
                 return {"metric": ENCODER_METRICS[kind][0], **data}
             if isinstance(wanted, str):
                 return {"metric": wanted, **data}
-            if data.get("reward") is not None:
-                return {"metric": REWARD, **data}
             if data.get("mteb") is not None:
                 return {"metric": MAIN, **data}
             if isinstance(data.get("told"), str):
@@ -159,7 +117,6 @@ class MeasuredConfig(Section):
             "encoder": self.encoder,
             "mteb": self.mteb,
             "classifier": self.classifier,
-            "reward": self.reward,
             "told": self.told,
         }
         own = [(key, kind) for key, kind in given.items() if kind is not None]
@@ -170,28 +127,19 @@ class MeasuredConfig(Section):
                     f"has the `{others[0]}` {getattr(self, others[0])!r} and the `{key}` {kind}; "
                     "remove one of the two"
                 )
-            needed = {"reward": "prompts", "mteb": None, "told": None}.get(key, "file")
-            if needed is not None and getattr(self, needed) is None:
-                what = "a `file`" if needed == "file" else f"`{needed}`"
+            needs_file = key not in ("mteb", "told")
+            if needs_file and self.file is None:
                 raise ValueError(
-                    f"has the `{key}` {kind} without {what}; name a file of rows, one JSON object "
-                    "in each line"
+                    f"has the `{key}` {kind} without a `file`; name a file of rows, one JSON "
+                    "object in each line"
                 )
-            for other in ("file", "prompts"):
-                if other != needed and getattr(self, other) is not None:
-                    raise ValueError(
-                        f"has the `{key}` {kind} with `{other}`, which has no meaning there; "
-                        f"remove `{other}`"
-                    )
+            if not needs_file and self.file is not None:
+                raise ValueError(
+                    f"has the `{key}` {kind} with `file`, which has no meaning there; remove `file`"
+                )
             if key in ("classifier", "told") and self.metric != kind:
                 raise ValueError(
                     f"has the `{key}` {kind} and the `metric` {self.metric}; remove `metric`"
-                )
-        for key in ("prompts", "max_gen_toks", "until"):
-            if self.reward is None and getattr(self, key) is not None:
-                raise ValueError(
-                    f"has `{key}` {getattr(self, key)!r} without a `reward`, the model that "
-                    f"scores answers; add `reward`, or remove `{key}`"
                 )
         if own:
             return self

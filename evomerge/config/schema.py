@@ -131,16 +131,10 @@ class SearchConfig(Section):
         known: dict[str, MeasuredConfig] = {}
         for item in (*self.objectives, *self.constraints):
             first = known.setdefault(item.source, item)
-            if first.rows_file != item.rows_file:
+            if first.file != item.file:
                 raise ValueError(
-                    f"has {first.rows_file!r} and {item.rows_file!r}, and the scores on both would "
+                    f"has {first.file!r} and {item.file!r}, and the scores on both would "
                     f"be called {item.source!r}; rename one of the files"
-                )
-            if first.about != item.about:
-                raise ValueError(
-                    f"has {item.source!r} with two reward models or two ways to generate answers, "
-                    "whose scores would have one name; give both the same `reward`, `max_gen_toks` "
-                    "and `until`, or copy the file under another name"
                 )
         return self
 
@@ -200,7 +194,7 @@ class SearchConfig(Section):
         return {
             item.source: (item.rows, file)
             for item in (*self.objectives, *self.constraints)
-            if item.rows is not None and (file := item.mteb or item.rows_file) is not None
+            if item.rows is not None and (file := item.mteb or item.file) is not None
         }
 
     @property
@@ -213,12 +207,6 @@ class SearchConfig(Section):
         """Those of `rows` that models with a classification head are scored on."""
         heads = ("labels", "pairwise")
         return [name for name, (kind, _) in self.rows.items() if kind in heads]
-
-    @property
-    def rewards(self) -> dict[str, MeasuredConfig]:
-        """Those of `tasks` whose answers a reward model scores -> what the search file says."""
-        every = (*self.objectives, *self.constraints)
-        return {item.source: item for item in every if item.reward is not None}
 
     @property
     def is_pool(self) -> bool:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
-from evomerge.evaluation.tasks.rewards import RewardObjective
-from evomerge.evaluation.tasks.rows import CalledObjective
+from evomerge.evaluation.tasks.rows import RowsObjective
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
 from evomerge.scores import Scores
 
@@ -24,7 +23,7 @@ class TaskSet:
     """
 
     harness: Harness | None
-    functions: Mapping[str, ObjectiveFunction | CalledObjective | RewardObjective]
+    functions: Mapping[str, ObjectiveFunction | RowsObjective]
 
     @property
     def info(self) -> TasksInfo:
@@ -32,18 +31,6 @@ class TaskSet:
         known = self.harness.info if self.harness else TasksInfo({}, {})
         own = {name: function.info for name, function in self.functions.items()}
         return TasksInfo({**known.tasks, **own}, known.groups)
-
-    def asking(self, task: str) -> Harness | RewardObjective | None:
-        """Return what asks a model for its answers; None: the model is given to `calling`."""
-        found = self.functions.get(task)
-        return (
-            self.harness if found is None else found if isinstance(found, RewardObjective) else None
-        )
-
-    def calling(self, task: str) -> ObjectiveFunction | CalledObjective | None:
-        """Return what is called with a model; None: it is asked for its answers."""
-        found = self.functions.get(task)
-        return None if isinstance(found, RewardObjective) else found
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from evomerge.evaluation.nll import nll, of_reference
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
-from evomerge.evaluation.tasks.rewards import RewardObjective
-from evomerge.evaluation.tasks.rows import CalledObjective
+from evomerge.evaluation.tasks.rows import RowsObjective
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, first_text
 from evomerge.scores import MODEL, NLL, TOKENS, Example, Scores, Split
 
@@ -69,7 +68,7 @@ class Evaluator:
     def __init__(
         self,
         harness: Harness | None,
-        functions: Sequence[ObjectiveFunction | CalledObjective | RewardObjective] = (),
+        functions: Sequence[ObjectiveFunction | RowsObjective] = (),
         batch_size: int | Literal["auto"] = "auto",
         backend: Literal["hf", "vllm"] = "hf",
         by_split: Mapping[Split, TaskSet] | None = None,
@@ -153,8 +152,8 @@ class Evaluator:
             self.forward.check(model, [*asked, *filter(None, written)])
 
     def _asked(self, split: Split, tasks: Iterable[str]) -> list[str]:
-        """Return the tasks that ask a model for its answers."""
-        return [task for task in tasks if self.tasks_of(split).asking(task) is not None]
+        """Return the tasks of lm-eval, which ask a model for its answers."""
+        return [task for task in tasks if task not in self.tasks_of(split).functions]
 
     def set_callbacks(
         self,
@@ -214,7 +213,7 @@ class Evaluator:
         """
         split, documents = next(iter(self.splits.items()))
         for name in documents:
-            function = self.tasks_of(split).calling(name)
+            function = self.tasks_of(split).functions.get(name)
             if function is not None and (ids := tuple(sorted(documents[name])[:1])):
                 model = self._unchanged(model)
                 self._call(function, model, ids)
@@ -249,9 +248,8 @@ class Evaluator:
                     instances = [[request.instance for request in item] for item in of_task]
                     known = self._answered.setdefault((split, task), {})
                     known.update(zip(asked[task], instances, strict=True))
-                    asking = tasks.asking(task)
-                    assert asking is not None
-                    measured = asking.measure(task, instances)
+                    assert tasks.harness is not None
+                    measured = tasks.harness.measure(task, instances)
                     if task in self.counted:
                         for row, document in zip(measured, of_task, strict=True):
                             counts = [count for item in document for count in item.generated]
@@ -265,7 +263,7 @@ class Evaluator:
                         for place, row in rows[task].items():
                             row[NLL] = nll(self.references(split, task)[place])
             for task in asked:
-                if (called := tasks.calling(task)) is not None:
+                if (called := tasks.functions.get(task)) is not None:
                     model = self._unchanged(model)
                     results = self._call(called, model, asked[task])
                     rows[task] = {
@@ -281,7 +279,7 @@ class Evaluator:
         return model if self._rebuilt is None else self._rebuilt
 
     def _call(
-        self, function: ObjectiveFunction | CalledObjective, model: Any, documents: Sequence[int]
+        self, function: ObjectiveFunction | RowsObjective, model: Any, documents: Sequence[int]
     ) -> dict[str, tuple[Any, ...]]:
         """Call an objective function, and note whether it changes the model or the tokenizer."""
         if self._rebuild is None or function.is_trusted:
@@ -305,15 +303,16 @@ class Evaluator:
             scores: the latest scores, on the split.
             count: number of documents of each task. Functions have no prompts to show.
         """
+        harness = self.tasks_of(split).harness
         return tuple(
-            asking.example(
+            harness.example(
                 task,
                 ids[place],
                 self._answered[split, task][ids[place]],
                 {key: column[place] for key, column in scores.of_task(task).items()},
             )
             for task, ids in scores.documents.items()
-            if (asking := self.tasks_of(split).asking(task)) is not None
+            if harness is not None and task not in self.tasks_of(split).functions
             for place in range(min(count, len(ids)))
         )
 
@@ -326,10 +325,9 @@ class Evaluator:
         """Return document id -> requests of a task; they are built in the first call and kept."""
         if (split, task) not in self._requests:
             tasks = self.tasks_of(split)
-            asking = tasks.asking(task)
-            assert asking is not None and self.batched is not None
+            assert tasks.harness is not None and self.batched is not None
             reference, ids = self.batched.reference, sorted(self.splits[split][task])
-            built = asking.build(task, ids, reference)
+            built = tasks.harness.build(task, ids, reference)
             source = f"{self.seed}/{tasks.info.tasks[task].source}"
             self._requests[split, task] = {
                 document: [reference.request(item, f"{source}/{document}") for item in items]

@@ -12,7 +12,7 @@ import numpy as np
 
 from evomerge.report import means
 from evomerge.report.means import Sample
-from evomerge.scores import MODEL, NLL, REWARD, TOKENS, TOLD, Objective, Scores, fitness
+from evomerge.scores import MODEL, NLL, TOKENS, TOLD, Objective, Scores, fitness
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ def factor_of(values: Iterable[float], key: str) -> float:
 
     Args:
         values: the metric in its own sign; what is below 0 is no share (a log-probability).
-        key: `task/metric`; nats, tokens, rewards, sizes of the model and told scores are no
-            shares, however few they are.
+        key: `task/metric`; nats, tokens, sizes of the model and told scores are no shares,
+            however few they are.
     """
     task, _, metric = key.rpartition("/")
-    if task in (MODEL, TOLD) or metric in (NLL, REWARD, TOKENS):
+    if task in (MODEL, TOLD) or metric in (NLL, TOKENS):
         return 1.0
     return 100.0 if all(0.0 <= value <= 1.0 for value in values if math.isfinite(value)) else 1.0
 

@@ -21,7 +21,6 @@ from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.place import place
 from evomerge.setup.racing import resolve_racing
 from evomerge.setup.recipes import START, check_recipes, sample_recipes
-from evomerge.setup.rewards import check_rewards
 from evomerge.setup.settings import with_unlike_parents
 from evomerge.setup.space import make_space
 from evomerge.setup.starts import find_starts
@@ -102,7 +101,6 @@ def check_search(
 
     of_merges = tokenizer(checkpoints, recipes[START])
     check_texts(evaluator, of_merges, host)
-    check_rewards(evaluator, of_merges, host)
     _check_generation(config, checkpoints[host], tokenizers[0], evaluator)
     checked = CheckedSearch(
         config,

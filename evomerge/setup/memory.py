@@ -20,7 +20,6 @@ from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import text_section
 from evomerge.report.words import size_text
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.rewards import reward_models
 from evomerge.setup.tasks import is_causal
 from evomerge.setup.worker import cache_memory
 from evomerge.setup.workers import workers_of
@@ -111,9 +110,6 @@ def needs_of(checked: CheckedSearch, room: Room) -> Needs:
     each = {"weights": weights_of(checked) * depth}
     if config.optimizer.descends:
         each["backward pass"] = _backward_bytes(checked)
-    if config.rewards:
-        models = reward_models(config).values()
-        each["reward models"] = sum(item.nbytes for item in models)
     accelerator: dict[str, float] = {}
     if room.is_apart:
         sharing = 1 if checked.gpu_memory is not None else workers.on_an_accelerator
@@ -192,15 +188,13 @@ def check_fit(checked: CheckedSearch) -> None:
     fixes += ["lower `executor.workers`"] if workers_of(config).count > 1 else []
     fix = " or ".join([*fixes, "take smaller parents"])
     weights, is_vllm = needs.accelerator.get("weights", 0.0), config.evaluation.backend == "vllm"
-    judges = needs.accelerator.get("reward models", 0.0)
     most = _MOST * (1 - ENGINE_SHARE if is_vllm else 1) * (room.accelerator or math.inf)
-    if weights + judges > most and config.evaluation.device_map is None:
+    if weights > most and config.evaluation.device_map is None:
         raise ConfigError(
             f"`evaluation.device_map` is null, but the merged weights, {size_text(weights)} in "
             f"{config.dtype}, do not fit on an accelerator of {size_text(room.accelerator or 0)}"
             f"{' beside a vLLM engine' if is_vllm else ''}"
-            f"{f' beside reward models of {size_text(judges)}' if judges else ''}; set it to "
-            f"'auto' to divide the model over several, or {fix}."
+            f"; set it to 'auto' to divide the model over several, or {fix}."
         )
     must = {name: size for name, size in needs.machine.items() if name != "prepared merges"}
     if room.total is not None and sum(must.values()) > room.total + psutil.swap_memory().total:

@@ -132,7 +132,7 @@ def absolute_config(config: SearchConfig, relative_to: Path) -> SearchConfig:
 
 
 def _with_absolute_files(config: SearchConfig, relative_to: Path) -> SearchConfig:
-    """Return the search file with absolute paths of files of rows and of reward models."""
+    """Return the search file with absolute paths of files of rows."""
     names = config.rows
     for split in SPLITS:
         section = getattr(config.evaluation, split)
@@ -145,13 +145,9 @@ def _with_absolute_files(config: SearchConfig, relative_to: Path) -> SearchConfi
         )
 
     def absolute(item: MeasuredConfig) -> MeasuredConfig:
-        if item.rows_file is None:
+        if item.file is None:
             return item
-        file = absolute_file(item.rows_file, relative_to)
-        if item.reward is None:
-            return item.model_copy(update={"file": file})
-        reward = absolute_parent(item.reward, relative_to)
-        return item.model_copy(update={"prompts": file, "reward": reward})
+        return item.model_copy(update={"file": absolute_file(item.file, relative_to)})
 
     keys = ("objectives", "constraints")
     return config.model_copy(update={key: [*map(absolute, getattr(config, key))] for key in keys})

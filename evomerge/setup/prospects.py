@@ -9,7 +9,7 @@ from evomerge.config.schema import GRADIENT
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.device import choose_device, count_cores
 from evomerge.report.words import listed
-from evomerge.scores import NLL, REWARD, TOLD
+from evomerge.scores import NLL, TOLD
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import check_descents
 from evomerge.setup.stock import check_stock
@@ -35,7 +35,7 @@ def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
     """Yield a warning of each objective that has few documents in a split, with what would fit."""
     known = checked.evaluator.info
     for item in checked.objectives:
-        if item.is_exact or item.task == TOLD or item.metric in (NLL, REWARD):
+        if item.is_exact or item.task == TOLD or item.metric == NLL:
             continue
         if not (item.task in known.groups or known.metric(item.task, item.metric)[1].is_mean):
             continue  # a correlation has no right answers

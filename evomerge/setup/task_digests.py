@@ -26,7 +26,6 @@ _NAMES = {
     "settings": "settings",
     "templates": "templates",
     "examples": "few-shot examples",
-    "reward model": "reward model's files",
 }
 """Name of a digest -> name for a person; all others are of one split."""
 

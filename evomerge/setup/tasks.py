@@ -30,7 +30,6 @@ from evomerge.scores import (
     Objective,
     Split,
 )
-from evomerge.setup.rewards import load_rewards
 from evomerge.trust.consent import NOTHING, Permissions
 from evomerge.trust.modules import code_of_module
 from evomerge.trust.task_files import code_of_tasks
@@ -40,8 +39,7 @@ if TYPE_CHECKING:
     from evomerge.evaluation.tasks.documents import DocumentPool
     from evomerge.evaluation.tasks.functions import ObjectiveFunction
     from evomerge.evaluation.tasks.info import TasksInfo
-    from evomerge.evaluation.tasks.rewards import RewardObjective
-    from evomerge.evaluation.tasks.rows import CalledObjective
+    from evomerge.evaluation.tasks.rows import RowsObjective
 
 
 def code_files(config: SearchConfig) -> list[Path]:
@@ -81,8 +79,8 @@ def lm_eval_tasks(config: SearchConfig) -> list[str]:
 
 
 def is_causal(config: SearchConfig) -> bool:
-    """Return whether models must be causal language models: for lm-eval, or to write answers."""
-    return bool(lm_eval_tasks(config) or config.rewards)
+    """Return whether models must be causal language models, for lm-eval."""
+    return bool(lm_eval_tasks(config))
 
 
 def check_rows(config: SearchConfig) -> None:
@@ -91,7 +89,7 @@ def check_rows(config: SearchConfig) -> None:
     Raises:
         ConfigError: all objectives and constraints have rows of a file, and there is such a key.
     """
-    if not config.rows or config.rewards or not set(config.tasks) <= config.rows.keys():
+    if not config.rows or not set(config.tasks) <= config.rows.keys():
         return
     given, usual = config.evaluation, EvaluationConfig()
     keys = ("fewshot", "chat_template", "think_end_token", "generation")
@@ -138,14 +136,11 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     allowed.require(code_files(config))
     measured = (*config.objectives, *config.constraints)
     tasks = lm_eval_tasks(config)
-    functions: dict[str, ObjectiveFunction | CalledObjective | RewardObjective] = {
+    functions: dict[str, ObjectiveFunction | RowsObjective] = {
         name: find(name) for name in config.tasks if is_function(name) and name not in config.rows
     }
-    rewards = load_rewards(config, allowed)
 
-    def of_rows(source: str, file: str, name: str | None) -> CalledObjective | RewardObjective:
-        if source in rewards:
-            return rewards[source](file, name)
+    def of_rows(source: str, file: str, name: str | None) -> RowsObjective:
         if config.rows[source][0] == "mteb":
             return load_mteb(file, evaluation.batch_size, name)
         return load_objective(config.rows[source][0], file, evaluation.batch_size, name)

@@ -21,7 +21,6 @@ OBJECTIVES: dict[str, list[dict[str, Any]]] = {
     "sts": [{"encoder": "sts", "file": "sts.jsonl"}],
     "labels": [{"classifier": "accuracy", "file": "labels.jsonl"}],
     "pairwise": [{"classifier": "pairwise", "file": "pairs.jsonl"}],
-    "reward": [{"reward": "judge", "prompts": "prompts.jsonl", "max_gen_toks": 4}],
 }
 
 
@@ -47,7 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "sts": [{"sentence1": t, "sentence2": "w1 w2", "score": len(t)} for t in texts],
         "labels": [{"text": t, "label": ["bad", "good"][n % 2]} for n, t in enumerate(texts)],
         "pairs": [{"chosen": t, "rejected": "w1"} for t in texts],
-        "prompts": [{"prompt": t} for t in texts],
     }
     for name, own in rows.items():
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, own)))
@@ -101,12 +99,11 @@ REFUSED = {
         "sts",
     ): "the host is a BertModel without the head of a BertForMaskedLM; make",
     ("judge chat", "task"): "is no causal language model (config.json: architectures LlamaForSeq",
-    ("judge chat", "reward"): "is no causal language model (config.json: architectures LlamaForSeq",
     (
         "masked body",
-        "reward",
+        "task",
     ): "body' is a BertModel without the head of a BertForMaskedLM; make it",
-    ("masked", "reward"): "is no causal language model (config.json: architectures BertForMaskedL",
+    ("masked", "task"): "is no causal language model (config.json: architectures BertForMaskedL",
     ("chat llama-sentences", "sts"): "has no modules.json, so nothing says how the vectors",
     ("body moods", "labels"): "without the head of a BertForSequenceClassification; make",
     ("masked", "labels"): "has no head that classifies texts, which classifier labels needs",

@@ -105,7 +105,7 @@ class Classifier:
         found = {}
         for group in self._cut[2]:
             items = [distinct[place] for place in group]
-            logits = self._logits(model, items)
+            logits = model(**self._batch(model, items)).logits.float().cpu()
             for item, row in zip(items, logits, strict=True):
                 found[item] = self._of_words(item, row) if item.form == "words" else row
                 if not self._is_finite(item, found[item]):
@@ -127,11 +127,6 @@ class Classifier:
         if not getattr(model.config, "is_encoder_decoder", False):
             return 0
         return self._tokens[item].columns["input_ids"].count(model.config.eos_token_id)
-
-    def _logits(self, model: Any, items: Sequence[Input]) -> Tensor:
-        """Return the logits of a batch, as float32 on the CPU; a row for each input."""
-        logits: Tensor = model(**self._batch(model, items)).logits.float().cpu()
-        return logits
 
     def _tokenize(self, items: Sequence[Input]) -> None:
         """Keep the tokens of inputs; those of one form go to the tokenizer together."""

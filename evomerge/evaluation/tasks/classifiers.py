@@ -20,7 +20,7 @@ from torch import Tensor
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.classifying import Chat, Classifier, Input
-from evomerge.evaluation.tasks.rows import BatchSize, CalledObjective, Row, messages
+from evomerge.evaluation.tasks.rows import BatchSize, Row, RowsObjective, messages
 from evomerge.parsing.values import Values
 
 _VALUES = Values(ConfigError)
@@ -31,7 +31,7 @@ Pairs: TypeAlias = tuple[tuple[str, str], ...]
 """The names of the label that a model finds, and of the right one."""
 
 
-class ClassifierObjective(CalledObjective):
+class ClassifierObjective(RowsObjective):
     """A kind of objective of models with a classification head.
 
     Attributes:

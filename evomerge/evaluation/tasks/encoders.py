@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.encoding import Role, TextEncoder, stack_of
 from evomerge.evaluation.tasks.contrast import cosent, info_nce
-from evomerge.evaluation.tasks.rows import BatchSize, CalledObjective, Row
+from evomerge.evaluation.tasks.rows import BatchSize, Row, RowsObjective
 from evomerge.parsing.values import Values
 from evomerge.scores import ENCODER_METRICS
 
@@ -55,7 +55,7 @@ _SCALE = 20.0  # of similarities from -1 to 1 in a loss, as in sentence-transfor
 _VALUES = Values(ConfigError)
 
 
-class EncoderObjective(CalledObjective):
+class EncoderObjective(RowsObjective):
     """A kind of objective of sentence encoders.
 
     Attributes:

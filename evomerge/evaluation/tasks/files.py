@@ -5,36 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.tasks import classifiers, encoders
-from evomerge.evaluation.tasks.rewards import RewardObjective
-from evomerge.evaluation.tasks.rows import BatchSize, CalledObjective, Row
+from evomerge.evaluation.tasks.rows import BatchSize, Row, RowsObjective
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.values import Values
 
-_KINDS: Mapping[str, Any] = {
-    kind.kind: kind
-    for kinds in (encoders.KINDS, classifiers.KINDS, (RewardObjective,))
-    for kind in kinds
-}
+_KINDS: Mapping[str, Any] = {kind.kind: kind for kind in (*encoders.KINDS, *classifiers.KINDS)}
 
 _VALUES = Values(ConfigError)
 
 
-class Rows(NamedTuple):
-    """The rows of a file, the class of their objective, a name by the file, and its digest."""
-
-    kind: Any
-    rows: list[Row]
-    name: str
-    digest: str
-
-
 def load_objective(
     kind: str, file: str, batch_size: BatchSize = "auto", name: str | None = None
-) -> CalledObjective:
+) -> RowsObjective:
     """Read the file of an objective.
 
     Args:
@@ -44,13 +30,6 @@ def load_objective(
     Raises:
         ConfigError: there is no such file, it has no rows, or a row lacks a column.
     """
-    found = read_rows(kind, file)
-    made: CalledObjective = found.kind(name or found.name, found.rows, found.digest, batch_size)
-    return made
-
-
-def read_rows(kind: str, file: str) -> Rows:
-    """Read and check the rows of a file; see `load_objective`."""
     path = Path(file)
     missing = (
         f"objectives: there is no file {file!r}; its path starts from the search file's folder."
@@ -63,7 +42,7 @@ def read_rows(kind: str, file: str) -> Rows:
             given.append((_VALUES.mapping(json_value(line, where, ConfigError), where), where))
     if kind == "labels" and given and "tokens" in given[0][0]:
         kind = "tokens"
-    made, rows = _KINDS[kind], []
+    made, rows = _KINDS[kind], list[Row]()
     for row, where in given:
         for column in made.needed:
             if row.get(column) is None:
@@ -78,4 +57,6 @@ def read_rows(kind: str, file: str) -> Rows:
             f"objectives: {path} has no row to score on; write lines like {made.row_text}."
         )
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Rows(made, rows, f"{made.kind} {path.parent.name}/{path.stem}", digest)
+    own = name or f"{made.kind} {path.parent.name}/{path.stem}"
+    found: RowsObjective = made(own, rows, digest, batch_size)
+    return found

@@ -21,11 +21,16 @@ _VALUES = Values(ConfigError)
 class RowsObjective(ABC):
     """A kind of objective, with the rows of its file.
 
+    It is called with a model, as a function of the user is (`functions.py`).
+
     Attributes:
+        is_trusted: the model is the same after a call.
         rows: the documents, by id.
         digests: of the file's text, and of what else scores depend on, by which a run notices
             that it has changed.
     """
+
+    is_trusted = True
 
     model: str
     """What kind of model is scored, as `TaskInfo.kind`."""
@@ -50,6 +55,12 @@ class RowsObjective(ABC):
     def checked(row: Row, where: str) -> Row:
         """Return a row, after a check that it has its columns; `where` names it in errors."""
 
+    @abstractmethod
+    def __call__(
+        self, model: Any, tokenizer: Any, documents: Sequence[int]
+    ) -> dict[str, tuple[Any, ...]]:
+        """Return metric -> one value for each document, of which `aggregate` makes the score."""
+
     def is_mean(self, metric: str) -> bool:
         """Return whether a score is the mean of one value for each document."""
         return True
@@ -62,22 +73,6 @@ class RowsObjective(ABC):
         """Return the texts by which a document is compared with those of other splits."""
         row = self.rows[document]
         return ("\n".join(str(row[key]) for key in row if key in self.compared),)
-
-
-class CalledObjective(RowsObjective):
-    """An objective that is called with a model, as a function of the user is (`functions.py`).
-
-    Attributes:
-        is_trusted: the model is the same after a call.
-    """
-
-    is_trusted = True
-
-    @abstractmethod
-    def __call__(
-        self, model: Any, tokenizer: Any, documents: Sequence[int]
-    ) -> dict[str, tuple[Any, ...]]:
-        """Return metric -> one value for each document, of which `aggregate` makes the score."""
 
 
 def messages(value: Any, where: str) -> Iterator[Mapping[str, Any]]:

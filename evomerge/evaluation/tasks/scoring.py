@@ -56,7 +56,7 @@ def _mean(values: Sequence[float]) -> float:
 def example(
     task: Any, name: str, document: int, requests: Sequence[Instance], values: Mapping[str, float]
 ) -> Example:
-    """Return one scored document as people read it.
+    """Return one scored document as people read it, with long texts cut.
 
     Args:
         name: the name that the search gives the task.
@@ -77,26 +77,13 @@ def example(
         answer = parsed = target = ""
     if choices and isinstance(target, int) and 0 <= target < len(choices):
         target = choices[target]
-    return example_of(name, document, prompt, answer, parsed, str(target), values)
-
-
-def example_of(
-    task: str,
-    document: int,
-    prompt: str,
-    answer: str,
-    parsed: str,
-    target: str,
-    values: Mapping[str, float],
-) -> Example:
-    """Return one scored document with long texts cut."""
     return Example(
-        task=task,
+        task=name,
         document=document,
         prompt=_plain(prompt if len(prompt) <= _PROMPT else "..." + prompt[-_PROMPT:]),
         answer=_first(answer),
         parsed=_first(parsed),
-        target=_first(target),
+        target=_first(str(target)),
         values=dict(values),
     )
 
