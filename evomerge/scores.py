@@ -36,9 +36,6 @@ ENCODER_METRICS = {
 }
 """What a sentence encoder is scored on -> its metrics, the default first; higher is better."""
 
-MAIN = "main_score"
-"""The metric that mteb gives as the score of a task, whichever it is."""
-
 CLASSIFIER_METRICS = ("accuracy", "f1", "pairwise")
 """What a model with a classification head is scored by; higher is better."""
 

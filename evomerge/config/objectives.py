@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from evomerge.config.fields import Section
 from evomerge.scores import (
     CLASSIFIER_METRICS,
     ENCODER_METRICS,
-    MAIN,
     MODEL,
     MODEL_METRICS,
     NLL,
@@ -24,7 +23,6 @@ _METRIC = (
     "reference answer, in nats; `tokens`: generated tokens of a document; "
     "with `encoder` spearman or pearson (sts), ndcg@10, recall@10 or mrr@10 (retrieval), accuracy "
     "(classification), of which the first is the default; with `classifier` what that says; "
-    "with `mteb` those of encoders, its main score by default; "
     "without any of them `parameters` or `layers` of the merged "
     "model"
 )
@@ -36,18 +34,12 @@ class MeasuredConfig(Section):
     task: str | None = Field(
         None,
         description="task or group of lm-eval, or an objective function as `module:function`; "
-        "null for a property of the merged model, or with `encoder`, `mteb`, `classifier` or "
-        "`told`",
+        "null for a property of the merged model, or with `encoder`, `classifier` or `told`",
     )
     encoder: Literal["sts", "retrieval", "classification"] | None = Field(
         None,
         description="what a sentence encoder is scored on, with rows of a `file`; sts: similarity "
         "of two sentences; retrieval: finding passages; classification: a linear probe",
-    )
-    mteb: Annotated[str, Field(min_length=1)] | None = Field(
-        None,
-        description="a task of mteb that a sentence encoder is scored on, of the types STS, "
-        "Retrieval or Classification; `NAME/SUBSET` of one with several subsets",
     )
     classifier: Literal["accuracy", "f1", "pairwise"] | None = Field(
         None,
@@ -71,17 +63,13 @@ class MeasuredConfig(Section):
         """The task; with a file its kind and the file; `model` for a property, or `told`."""
         if self.told is not None:
             return TOLD
-        if self.mteb is not None:
-            return f"mteb {self.mteb.replace('/', ' ')}"
         if self.file is not None:
             return f"{self.encoder or 'classifier'} {PurePath(self.file).stem}"
         return MODEL if self.task is None else self.task
 
     @property
     def rows(self) -> str | None:
-        """What its rows are: a kind of `encoder`, `labels`, `pairwise`, `mteb`; None."""
-        if self.mteb is not None:
-            return "mteb"
+        """What its rows are: a kind of `encoder`, `labels`, `pairwise`; None."""
         if self.classifier is None:
             return self.encoder
         return "pairwise" if self.classifier == "pairwise" else "labels"
@@ -95,27 +83,14 @@ class MeasuredConfig(Section):
                 return {"metric": ENCODER_METRICS[kind][0], **data}
             if isinstance(wanted, str):
                 return {"metric": wanted, **data}
-            if data.get("mteb") is not None:
-                return {"metric": MAIN, **data}
             if isinstance(data.get("told"), str):
                 return {"metric": data["told"], **data}
         return data
-
-    @field_validator("encoder", mode="before")
-    @classmethod
-    def _without_mteb(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.startswith("mteb:"):
-            raise ValueError(
-                f"must be {', '.join(ENCODER_METRICS)} with a `file`; a task of mteb has a key of "
-                f"its own: `mteb`: {value.removeprefix('mteb:')}"
-            )
-        return value
 
     @model_validator(mode="after")
     def _has_a_task(self) -> Self:
         given = {
             "encoder": self.encoder,
-            "mteb": self.mteb,
             "classifier": self.classifier,
             "told": self.told,
         }
@@ -127,7 +102,7 @@ class MeasuredConfig(Section):
                     f"has the `{others[0]}` {getattr(self, others[0])!r} and the `{key}` {kind}; "
                     "remove one of the two"
                 )
-            needs_file = key not in ("mteb", "told")
+            needs_file = key != "told"
             if needs_file and self.file is None:
                 raise ValueError(
                     f"has the `{key}` {kind} without a `file`; name a file of rows, one JSON "

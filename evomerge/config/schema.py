@@ -190,17 +190,17 @@ class SearchConfig(Section):
 
     @property
     def rows(self) -> dict[str, tuple[str, str]]:
-        """Those of `tasks` whose documents are rows -> what these are; their file, or mteb task."""
+        """Those of `tasks` whose documents are rows -> what these are; their file."""
         return {
             item.source: (item.rows, file)
             for item in (*self.objectives, *self.constraints)
-            if item.rows is not None and (file := item.mteb or item.file) is not None
+            if item.rows is not None and (file := item.file) is not None
         }
 
     @property
     def encoders(self) -> list[str]:
         """Those of `rows` that sentence encoders are scored on."""
-        return [name for name, (kind, _) in self.rows.items() if kind in (*ENCODER_METRICS, "mteb")]
+        return [name for name, (kind, _) in self.rows.items() if kind in ENCODER_METRICS]
 
     @property
     def classifiers(self) -> list[str]:

@@ -82,8 +82,6 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
     }
     if config.encoders:
         versions |= {name: package_version(name) for name in OF_ENCODERS}
-    if any(kind == "mteb" for kind, _ in config.rows.values()):
-        versions["mteb"] = package_version("mteb")
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
         versions[found[0]] = found[1]
     return versions

@@ -19,7 +19,6 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.parsing.values import shown
 from evomerge.scores import (
-    MAIN,
     MODEL,
     MODEL_METRICS,
     NLL,
@@ -128,7 +127,6 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     from evomerge.evaluation.tasks.files import load_objective
     from evomerge.evaluation.tasks.functions import find, is_function
     from evomerge.evaluation.tasks.harness import Harness
-    from evomerge.evaluation.tasks.mteb_tasks import load_mteb
 
     evaluation = config.evaluation
     if evaluation.backend == "vllm":
@@ -139,14 +137,8 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     functions: dict[str, ObjectiveFunction | RowsObjective] = {
         name: find(name) for name in config.tasks if is_function(name) and name not in config.rows
     }
-
-    def of_rows(source: str, file: str, name: str | None) -> RowsObjective:
-        if config.rows[source][0] == "mteb":
-            return load_mteb(file, evaluation.batch_size, name)
-        return load_objective(config.rows[source][0], file, evaluation.batch_size, name)
-
-    for name, (_, file) in config.rows.items():
-        functions[name] = of_rows(name, file, name)
+    for name, (kind, file) in config.rows.items():
+        functions[name] = load_objective(kind, file, evaluation.batch_size, name)
     harness = None
     if tasks:
         harness = Harness(
@@ -165,7 +157,9 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
         task_splits = _task_splits(section, tasks, functions, where)
         if section.tasks or task_splits:
             own = {
-                name: of_rows(name, item, None) if name in config.rows else find(item)
+                name: load_objective(config.rows[name][0], item, evaluation.batch_size)
+                if name in config.rows
+                else find(item)
                 for name, item in section.tasks.items()
                 if name in functions
             }
@@ -284,10 +278,7 @@ def _metric(
     """Return the full name of a metric, and whether higher values are better."""
     if item.source in (MODEL, TOLD):
         return item.metric, item.source == TOLD
-    wanted = item.metric
-    if wanted == MAIN and item.mteb is not None:
-        wanted = getattr(evaluator.default.functions[item.source], "main", None) or MAIN
-    metric, info = evaluator.info.metric(item.source, wanted, where)
+    metric, info = evaluator.info.metric(item.source, item.metric, where)
     for split, tasks in evaluator.by_split.items():
         key = f"evaluation.{split}.tasks"
         other, other_info = tasks.info.metric(item.source, metric, key)

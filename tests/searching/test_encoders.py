@@ -325,10 +325,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"objectives": [{"file": "pairs.jsonl", "task": "x"}]},
         "has the `file` 'pairs.jsonl' without an `encoder` or `classifier`",
     ),
-    "mteb": (
-        {"objectives": [{"encoder": "mteb:STS12"}]},
-        "with a `file`; a task of mteb has a key of its own: `mteb`: STS12",
-    ),
     "another kind": ({"objectives": [{"encoder": "st", "file": "x"}]}, "Did you mean 'sts'?"),
     "one score only": (
         {"objectives": [{"encoder": "sts", "file": "equal.jsonl"}]},

@@ -50,24 +50,20 @@ _EXACT = "donot_use_mm_for_euclid_dist"
 _FIRST = 10  # passages that the metrics of retrieval look at
 _SAME = 1e-6  # difference of embeddings, as a share of their largest number: that of batches
 _DIGITS = 9  # decimals of similarities; the last bits of a product depend on a passage's place
+_ITERATIONS = 1000  # of the probe, at most
 _SCALE = 20.0  # of similarities from -1 to 1 in a loss, as in sentence-transformers
 
 _VALUES = Values(ConfigError)
 
 
 class EncoderObjective(RowsObjective):
-    """A kind of objective of sentence encoders.
-
-    Attributes:
-        main: the metric that is meant if none is named; None: one must be named.
-    """
+    """A kind of objective of sentence encoders."""
 
     model = "encoder"
-    main: str | None = None
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         super().__init__(name, rows, digest, ENCODER_METRICS[self.kind])
-        self._encoder, self.main = TextEncoder(batch_size), ENCODER_METRICS[self.kind][0]
+        self._encoder = TextEncoder(batch_size)
 
     def __call__(
         self, model: Any, tokenizer: Any, documents: Sequence[int]
@@ -231,8 +227,6 @@ class Classification(EncoderObjective):
     kind, needed = "classification", ("text", "label")
     row_text = '{"text": "...", "label": "...", "train": true}, the last where the probe learns'
     compared = ("text",)
-    iterations = 1000
-    """Of the probe, at most."""
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         self._train = [row for row in rows if row["train"]]
@@ -261,19 +255,15 @@ class Classification(EncoderObjective):
         every = [*self._train, *rows]
         embeddings, known = encode([row["text"] for row in every], "text").numpy(), len(self._train)
         labels = [row["label"] for row in self._train]
-        answers = self._found(embeddings[:known], labels, embeddings[known:])
-        right = (float(a == row["label"]) for a, row in zip(answers, rows, strict=True))
-        return {"accuracy": tuple(right)}
-
-    def _found(self, train: Floats, labels: Sequence[str], test: Floats) -> list[str]:
-        """Return the labels that a probe finds for embeddings, which learns from others."""
         from sklearn.linear_model import LogisticRegression
 
-        probe = LogisticRegression(max_iter=self.iterations)
+        probe = LogisticRegression(max_iter=_ITERATIONS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it may not have converged
-            probe.fit(train, labels)
-        return [str(label) for label in probe.predict(test)]
+            probe.fit(embeddings[:known], labels)
+        answers = probe.predict(embeddings[known:])
+        right = (float(a == row["label"]) for a, row in zip(answers, rows, strict=True))
+        return {"accuracy": tuple(right)}
 
     def _loss(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Tensor:
         embeddings = encode([row["text"] for row in rows], "text")
