@@ -44,7 +44,7 @@ class MeasuredConfig(Section):
     classifier: Literal["accuracy", "f1", "pairwise"] | None = Field(
         None,
         description="what a model with a classification head is scored by, with rows of a `file`; "
-        "accuracy: of texts or tokens; f1: macro F1; pairwise: how often a reward model scores the "
+        "accuracy: of texts; f1: macro F1; pairwise: how often a reward model scores the "
         "chosen answer higher than the rejected one",
     )
     file: str | None = Field(

@@ -66,13 +66,12 @@ def check_head(checkpoint: Checkpoint, evaluator: Evaluator) -> None:
     name = checkpoint.reference
     for objective in objectives_of(evaluator):
         of_pairs, task = objective.kind == "pairwise", objective.info.name
-        if classified(checkpoint) != objective.head:
+        if classified(checkpoint) != "texts":
             kind = (checkpoint.config.get("architectures") or ["no class"])[0]
-            wanted = "Sequence" if objective.head == "texts" else "Token"
             raise CheckpointError(
-                f"Parent {name!r} has no head that classifies {objective.head}, which {task} needs "
+                f"Parent {name!r} has no head that classifies texts, which {task} needs "
                 f"(config.json: architectures {kind}); name a host whose class ends in "
-                f"For{wanted}Classification with `space.host`, or take other objectives."
+                "ForSequenceClassification with `space.host`, or take other objectives."
             )
         labels = labels_of(checkpoint)
         if of_pairs and len(labels) != 1:

@@ -39,13 +39,6 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "texts": [
         {"text": words(i, 3 * i, i * i, i // 44), "label": LABELS[i * i % 3]} for i in range(60)
     ],
-    "tokens": [
-        {
-            "tokens": [words(i + j * i, i // 44) for j in range(1 + i % 7)],
-            "labels": [LABELS[(i + j) % 3] for j in range(1 + i % 7)],
-        }
-        for i in range(60)
-    ],
     "answers": [
         {
             "prompt": messages(words(i, i // 44), "user"),
@@ -58,7 +51,6 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 KINDS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "texts": ({"labels": LABELS}, ["accuracy", "f1"]),
-    "tokens": ({"architecture": "roberta", "labels": LABELS, "head": "Token"}, ["f1", "accuracy"]),
     "answers": (
         {"architecture": "llama", "labels": ["score"], "template": TEMPLATE},
         ["pairwise"],
@@ -104,8 +96,8 @@ def write(folder: Path, name: str = "search.yaml", **changes: Any) -> Path:
     return folder / name
 
 
-def stock(folder: Path, head: str = "Sequence") -> tuple[Any, Any]:
-    kind = getattr(transformers, f"AutoModelFor{head}Classification")
+def stock(folder: Path) -> tuple[Any, Any]:
+    kind = transformers.AutoModelForSequenceClassification
     with tiny.quiet():
         model, report = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -116,7 +108,7 @@ def stock(folder: Path, head: str = "Sequence") -> tuple[Any, Any]:
 def by_library(folder: Path, kind: str, documents: Any) -> dict[str, float]:
     """Return the scores of rows, one by one, with transformers and scikit-learn only."""
     rows = [ROWS[kind][i] for i in documents]
-    model, tokenizer = stock(folder, "Token" if kind == "tokens" else "Sequence")
+    model, tokenizer = stock(folder)
     if kind == "answers":
 
         def score(row: Any, key: str) -> float:
@@ -125,19 +117,11 @@ def by_library(folder: Path, kind: str, documents: Any) -> dict[str, float]:
             return float(model(ids["input_ids"]).logits[0, 0])
 
         return {"pairwise": np.mean([score(r, "chosen") > score(r, "rejected") for r in rows])}
-    names, right, shares, found = model.config.id2label, [], [], []
-    for row in rows:
-        if kind == "texts":
-            own = [names[int(model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax())]]
-            wanted = [row["label"]]
-        else:
-            tokens = tokenizer(row["tokens"], is_split_into_words=True, return_tensors="pt")
-            logits = model(tokens["input_ids"]).logits[0]
-            first = [tokens.word_ids().index(i) for i in range(len(row["tokens"]))]
-            own, wanted = [names[int(logits[i].argmax())] for i in first], row["labels"]
-        shares.append(np.mean([a == b for a, b in zip(own, wanted, strict=True)]))
-        right, found = right + wanted, found + own
-    return {"accuracy": np.mean(shares), "f1": f1_score(right, found, average="macro")}
+    logits = [model(**tokenizer(row["text"], return_tensors="pt")).logits for row in rows]
+    found = [model.config.id2label[int(item.argmax())] for item in logits]
+    right = [row["label"] for row in rows]
+    accuracy = np.mean([a == b for a, b in zip(found, right, strict=True)])
+    return {"accuracy": accuracy, "f1": f1_score(right, found, average="macro")}
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +174,8 @@ def test_the_export_has_the_recorded_scores_in_the_library(
         assert recorded.aggregates[f"{name}/{metric}"] == pytest.approx(theirs[metric], abs=1e-9)
         assert again[f"{name}/{metric}"].has_interval == (metric != "f1")
     card = (out / "README.md").read_text()
-    wanted = "token" if kind == "tokens" else "text"
-    assert f"pipeline_tag: {wanted}-classification" in card and "library_name: trans" in card
-    assert f"AutoModelFor{'Token' if kind == 'tokens' else 'Sequence'}Classification" in card
+    assert "pipeline_tag: text-classification" in card and "library_name: trans" in card
+    assert "AutoModelForSequenceClassification" in card
 
 
 def head(folder: Path) -> dict[str, torch.Tensor]:
@@ -420,11 +403,6 @@ REFUSED: dict[str, tuple[dict[str, Any], list[Any] | None, str]] = {
         "Parent 'plain' has no head that classifies texts, which classifier rows needs "
         "(config.json: architectures LlamaForCausalLM); name a host whose class ends in "
         "ForSequenceClassification with `space.host`",
-    ),
-    "tokens": (
-        {"objectives": [{"classifier": "f1", "file": "tokens.jsonl"}]},
-        None,
-        "Parent 'texts-one' has no head that classifies tokens",
     ),
     "several labels": (
         {"parents": ["several"]},

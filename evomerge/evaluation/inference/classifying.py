@@ -27,11 +27,11 @@ class Input:
     """What a model reads at once.
 
     Attributes:
-        texts: a text, or a pair of texts; the words of a text; or messages of a chat as JSON.
+        texts: a text, or a pair of texts; or messages of a chat as JSON.
     """
 
     texts: tuple[str, ...]
-    form: Literal["text", "words", "chat"] = "text"
+    form: Literal["text", "chat"] = "text"
 
     @classmethod
     def of_chat(cls, messages: Chat) -> Input:
@@ -49,17 +49,6 @@ class Input:
         return cls((prompt + answer,))
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    """The tokenizer's output for one input; of words, the place of each one's first token."""
-
-    columns: Mapping[str, list[int]]
-    first: tuple[int | None, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.columns["input_ids"])
-
-
 class Classifier:
     """Runs one model after the other on texts.
 
@@ -71,15 +60,15 @@ class Classifier:
         self.batch_size = batch_size
         self._tokenizer: Any = None
         self._longest = 0
-        self._tokens: dict[Input, _Tokens] = {}
+        self._tokens: dict[Input, dict[str, list[int]]] = {}
+        """Input -> the columns that the tokenizer makes of it."""
         self._cut: tuple[tuple[Input, ...], bool, list[list[int]]] | None = None
 
     @torch.inference_mode()
     def __call__(self, model: Any, tokenizer: Any, inputs: Iterable[Input]) -> dict[Input, Tensor]:
         """Return the logits of each distinct input, as float32 on the CPU.
 
-        They have the shape [labels], of words [words, labels]; a word without a token, such as one
-        behind the largest length, has NaN.
+        They have the shape [labels].
 
         Raises:
             CandidateError: a logit is not finite.
@@ -99,7 +88,7 @@ class Classifier:
             groups = [
                 [places[i] for i in group]
                 for places in alike.values()
-                for group in limits.cut([len(self._tokens[distinct[place]]) for place in places])
+                for group in limits.cut([self._length(distinct[place]) for place in places])
             ]
             self._cut = (distinct, alone, groups)
         found = {}
@@ -107,8 +96,8 @@ class Classifier:
             items = [distinct[place] for place in group]
             logits = model(**self._batch(model, items)).logits.float().cpu()
             for item, row in zip(items, logits, strict=True):
-                found[item] = self._of_words(item, row) if item.form == "words" else row
-                if not self._is_finite(item, found[item]):
+                found[item] = row
+                if not row.isfinite().all():
                     raise CandidateError("The model's logits are not finite numbers.")
         return found
 
@@ -116,7 +105,10 @@ class Classifier:
         """Return how many tokens a tokenizer makes of an input that is not cut."""
         self._tokenizer, self._longest, self._tokens, self._cut = tokenizer, _NO_LIMIT, {}, None
         self._tokenize([item])
-        return len(self._tokens[item])
+        return self._length(item)
+
+    def _length(self, item: Input) -> int:
+        return len(self._tokens[item]["input_ids"])
 
     def _ends(self, model: Any, item: Input) -> int:
         """Return the number of end tokens that must be equal in a batch; 0: it may be any.
@@ -126,29 +118,23 @@ class Classifier:
         """
         if not getattr(model.config, "is_encoder_decoder", False):
             return 0
-        return self._tokens[item].columns["input_ids"].count(model.config.eos_token_id)
+        return self._tokens[item]["input_ids"].count(model.config.eos_token_id)
 
     def _tokenize(self, items: Sequence[Input]) -> None:
         """Keep the tokens of inputs; those of one form go to the tokenizer together."""
         alike: dict[tuple[str, int], list[Input]] = {}
         for item in items:
-            count = 0 if item.form == "words" else len(item.texts)
-            alike.setdefault((item.form, count), []).append(item)
+            alike.setdefault((item.form, len(item.texts)), []).append(item)
         for (form, _), group in alike.items():
             options: dict[str, Any] = {"truncation": True, "max_length": self._longest}
             if form == "chat":
                 texts = [self._chat(item.texts[0]) for item in group]
                 encoded = self._tokenizer(texts, add_special_tokens=False, **options)
-            elif form == "words":
-                words = [list(item.texts) for item in group]
-                encoded = self._tokenizer(words, is_split_into_words=True, **options)
             else:
                 columns = map(list, zip(*(item.texts for item in group), strict=True))
                 encoded = self._tokenizer(*columns, **options)
             for place, item in enumerate(group):
-                own = {name: list(column[place]) for name, column in encoded.items()}
-                first = _firsts(encoded.word_ids(place), item) if form == "words" else ()
-                self._tokens[item] = _Tokens(own, first)
+                self._tokens[item] = {name: list(column[place]) for name, column in encoded.items()}
 
     def _chat(self, messages: str) -> str:
         text: str = self._tokenizer.apply_chat_template(json.loads(messages), tokenize=False)
@@ -158,7 +144,7 @@ class Classifier:
         """Return the model's arguments for some inputs, padded on the right."""
         known = inspect.signature(model.forward).parameters
         tokens = [self._tokens[item] for item in items]
-        length = max(map(len, tokens))
+        length = max(map(self._length, items))
         padding = {
             "input_ids": _padding_of(model.config) or 0,
             "token_type_ids": self._tokenizer.pad_token_type_id,
@@ -166,28 +152,15 @@ class Classifier:
         found: dict[str, Any] = {
             name: torch.tensor(
                 [
-                    item.columns[name] + [padding.get(name, 0)] * (length - len(item))
+                    item[name] + [padding.get(name, 0)] * (length - len(item["input_ids"]))
                     for item in tokens
                 ],
                 device=model.device,
             )
-            for name in tokens[0].columns
+            for name in tokens[0]
             if name in known
         }
         return found | ({"use_cache": False} if "use_cache" in known else {})
-
-    def _of_words(self, item: Input, logits: Tensor) -> Tensor:
-        """Return the logits of each word's first token."""
-        rows = torch.full((len(item.texts), logits.shape[-1]), torch.nan)
-        for word, place in enumerate(self._tokens[item].first):
-            if place is not None:
-                rows[word] = logits[place]
-        return rows
-
-    def _is_finite(self, item: Input, logits: Tensor) -> bool:
-        if item.form == "words":
-            logits = logits[[place is not None for place in self._tokens[item].first]]
-        return bool(logits.isfinite().all())
 
 
 def longest_input(model: Any, tokenizer: Any) -> int:
@@ -217,12 +190,3 @@ def takes_padding(config: Any) -> bool:
 def _padding_of(config: Any) -> int | None:
     found: int | None = getattr(config.get_text_config(), "pad_token_id", None)
     return found
-
-
-def _firsts(words: Sequence[int | None], item: Input) -> tuple[int | None, ...]:
-    """Return the place of the first token of each word; None: it has none."""
-    places: dict[int, int] = {}
-    for place, word in enumerate(words):
-        if word is not None:
-            places.setdefault(word, place)
-    return tuple(places.get(word) for word in range(len(item.texts)))

@@ -3,7 +3,6 @@
 Each row is a document:
 
     labels    {"text": "...", "label": "..."}, with "text_pair" for a pair of texts
-    tokens    {"tokens": ["...", "..."], "labels": ["...", "..."]}
     pairwise  {"chosen": "...", "rejected": "..."}, with "prompt" if wanted
 
 A label is a name of the model's `id2label`, or its number there. See also `rows.py`.
@@ -27,19 +26,11 @@ _VALUES = Values(ConfigError)
 
 Label: TypeAlias = str | int
 
-Pairs: TypeAlias = tuple[tuple[str, str], ...]
-"""The names of the label that a model finds, and of the right one."""
-
 
 class ClassifierObjective(RowsObjective):
-    """A kind of objective of models with a classification head.
-
-    Attributes:
-        head: what the head classifies: `texts` or `tokens`.
-    """
+    """A kind of objective of models with a classification head."""
 
     model = "classifier"
-    head = "texts"
     metrics: tuple[str, ...]
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
@@ -64,7 +55,7 @@ class ClassifierObjective(RowsObjective):
         return {metric: tuple(item[metric] for item in found) for metric in self.metrics}
 
     def labels(self) -> Iterator[tuple[int, Label]]:
-        """Yield document and label, for each label in the rows."""
+        """Yield document and label, for each row that has a label."""
         return iter(())
 
     def chats(self) -> Iterator[tuple[int, Chat]]:
@@ -89,10 +80,25 @@ class ClassifierObjective(RowsObjective):
         """Return metric -> value of a document, of the logits of its inputs."""
 
 
-class _Labelled(ClassifierObjective):
-    """Whether the label with the largest logit is the right one."""
+class TextLabels(ClassifierObjective):
+    """Texts, or pairs of texts, whose right label shall have the largest logit."""
 
+    kind, needed, compared = "labels", ("text", "label"), ("text", "text_pair")
     metrics = ("accuracy", "f1")
+    row_text = '{"text": "...", "label": "..."}'
+
+    @staticmethod
+    def checked(row: Row, where: str) -> Row:
+        """Return a row with one or two texts and a label: a name or a number."""
+        found = {
+            key: _VALUES.text(row[key], f"{where}: {key}")
+            for key in ("text", "text_pair")
+            if row.get(key) is not None
+        }
+        label = row["label"]
+        if type(label) is not int:
+            _VALUES.text(label, f"{where}: label", "text or a whole number")
+        return {**found, "label": label}
 
     def is_mean(self, metric: str) -> bool:
         """Return whether it is the accuracy: F1 is one of all documents together."""
@@ -100,73 +106,22 @@ class _Labelled(ClassifierObjective):
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
         """Return the mean accuracy, or the F1 of all labels, each of the same weight."""
-        if metric == "accuracy":
-            return super().aggregate(metric, values)
-        return macro_f1([pair for pairs in values for pair in pairs])
+        return super().aggregate(metric, values) if metric == "accuracy" else macro_f1(values)
 
     def labels(self) -> Iterator[tuple[int, Label]]:
-        """Yield document and label, for each label in the rows."""
+        """Yield document and label, for each row."""
         for document, row in enumerate(self.rows):
-            for label in row["labels"]:
-                yield document, label
-
-    def _measured(
-        self, row: Row, logits: Sequence[Tensor], names: Mapping[int, str]
-    ) -> dict[str, Any]:
-        found = logits[0].reshape(len(row["labels"]), -1)
-        pairs: Pairs = tuple(
-            (names[int(item.argmax())], label if isinstance(label, str) else names[label])
-            for item, label in zip(found, row["labels"], strict=True)
-            if not item.isnan().any()  # a word that was cut off
-        )
-        right = sum(one == other for one, other in pairs)
-        return {"accuracy": right / len(pairs) if pairs else 0.0, "f1": pairs}
-
-
-class TextLabels(_Labelled):
-    """Texts, or pairs of texts, with one label each."""
-
-    kind, needed, compared = "labels", ("text", "label"), ("text", "text_pair")
-    row_text = '{"text": "...", "label": "..."} or {"tokens": ["..."], "labels": ["..."]}'
-
-    @staticmethod
-    def checked(row: Row, where: str) -> Row:
-        """Return a row with one or two texts and a list of one label."""
-        found = {
-            key: _VALUES.text(row[key], f"{where}: {key}")
-            for key in ("text", "text_pair")
-            if row.get(key) is not None
-        }
-        return {**found, "labels": [_label(row["label"], f"{where}: label")]}
+            yield document, row["label"]
 
     def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
         return (Input(tuple(row[key] for key in ("text", "text_pair") if key in row)),)
 
-
-class TokenLabels(_Labelled):
-    """Texts in words, with a label for each word: its first token counts."""
-
-    kind, needed, compared = "tokens", ("tokens", "labels"), ("tokens",)
-    head = "tokens"
-    row_text = '{"tokens": ["...", "..."], "labels": ["...", "..."]}'
-
-    @staticmethod
-    def checked(row: Row, where: str) -> Row:
-        """Return a row with words and as many labels."""
-        words = _VALUES.items(row["tokens"], f"{where}: tokens", least=1)
-        given = _VALUES.items(row["labels"], f"{where}: labels", least=1)
-        if len(words) != len(given):
-            raise ConfigError(
-                f"objectives: {where} has {len(words)} tokens and {len(given)} labels; give one "
-                "label for each token."
-            )
-        return {
-            "tokens": tuple(_VALUES.text(item, f"{where}: tokens") for item in words),
-            "labels": [_label(item, f"{where}: labels") for item in given],
-        }
-
-    def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
-        return (Input(row["tokens"], "words"),)
+    def _measured(
+        self, row: Row, logits: Sequence[Tensor], names: Mapping[int, str]
+    ) -> dict[str, Any]:
+        label, found = row["label"], names[int(logits[0].argmax())]
+        right = label if isinstance(label, str) else names[label]
+        return {"accuracy": float(found == right), "f1": (found, right)}
 
 
 class Pairwise(ClassifierObjective):
@@ -210,7 +165,7 @@ class Pairwise(ClassifierObjective):
         return {"pairwise": 0.5 if chosen == rejected else float(chosen > rejected)}
 
 
-KINDS: tuple[type[ClassifierObjective], ...] = (TextLabels, TokenLabels, Pairwise)
+KINDS: tuple[type[ClassifierObjective], ...] = (TextLabels, Pairwise)
 
 
 def macro_f1(pairs: Sequence[tuple[str, str]]) -> float:
@@ -223,13 +178,6 @@ def macro_f1(pairs: Sequence[tuple[str, str]]) -> float:
     labels = sorted({*found, *right})
     each = [2 * both[label] / (found[label] + right[label]) for label in labels]
     return sum(each) / len(each) if each else 0.0
-
-
-def _label(value: Any, where: str) -> Label:
-    """Return a label: a name or a number."""
-    if type(value) is int:
-        return value
-    return _VALUES.text(value, where, "text or a whole number")
 
 
 def _chats(row: Row) -> Iterator[Chat]:

@@ -24,7 +24,7 @@ def load_objective(
     """Read the file of an objective.
 
     Args:
-        kind: what its rows are; those of `labels` are texts or lists of tokens.
+        kind: what its rows are.
         name: its name in the search; None: a split takes its documents, so it is named by the file.
 
     Raises:
@@ -40,8 +40,6 @@ def load_objective(
         where = f"{path}, line {number}"
         if line.strip():
             given.append((_VALUES.mapping(json_value(line, where, ConfigError), where), where))
-    if kind == "labels" and given and "tokens" in given[0][0]:
-        kind = "tokens"
     made, rows = _KINDS[kind], list[Row]()
     for row, where in given:
         for column in made.needed:

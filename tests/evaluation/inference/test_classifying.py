@@ -39,8 +39,8 @@ def opened(folder: Path) -> tuple[Any, Any]:
     return load(checkpoint, "cpu", causal=False), tokenizer_of(checkpoint)
 
 
-def stock(folder: Path, head: str = "Sequence") -> tuple[Any, Any]:
-    kind = getattr(transformers, f"AutoModelFor{head}Classification")
+def stock(folder: Path) -> tuple[Any, Any]:
+    kind = transformers.AutoModelForSequenceClassification
     with tiny.quiet():
         return kind.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(folder)
 
@@ -70,35 +70,6 @@ def test_messages_are_written_by_the_chat_template(tmp_path: Path) -> None:
         torch.testing.assert_close(found, model(ids).logits[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "llama"])
-def test_the_first_token_of_a_word_counts(architecture: str, tmp_path: Path) -> None:
-    folder = tiny.make_classifier(tmp_path / "a", architecture, ["a", "b", "c"], head="Token")
-    # The tokenizer makes two tokens of such a word, and 70 of them are longer than 64 tokens.
-    texts = [tuple(f"w{i} w{j}" if i % 3 else f"w{j}" for i in range(j)) for j in (1, 4, 9, 70)]
-    found = Classifier()(*opened(folder), [Input(text, "words") for text in texts])
-    model, tokenizer = stock(folder, "Token")
-    for text in texts:
-        tokens = tokenizer(
-            list(text),
-            is_split_into_words=True,
-            truncation=True,
-            max_length=64,
-            return_tensors="pt",
-        )
-        kept = {key: tokens[key] for key in ("input_ids", "attention_mask")}
-        with torch.no_grad():
-            logits = model(**kept).logits[0]
-        ours = found[Input(text, "words")]
-        assert ours.shape == (len(text), 3)
-        places = {word: i for i, word in reversed([*enumerate(tokens.word_ids())])}
-        for word, row in enumerate(ours):
-            if word in places:
-                torch.testing.assert_close(row, logits[places[word]], atol=1e-5, rtol=1e-5)
-            else:
-                assert row.isnan().all() and len(text) == 70
-    assert not ours[:20].isnan().any()
-
-
 def test_without_a_token_of_padding_each_text_is_alone(tmp_path: Path) -> None:
     folder = tiny.make_classifier(tmp_path / "a", "llama", ["a", "b"], pad_token_id=None)
     found = Classifier()(*opened(folder), TEXTS)
@@ -119,8 +90,8 @@ def test_the_size_of_batches_changes_only_rounding_and_calls_change_nothing(tmp_
 
 
 def test_logits_that_are_not_finite_are_a_failure_of_the_candidate(tmp_path: Path) -> None:
-    model, tokenizer = opened(tiny.make_classifier(tmp_path / "a", head="Token"))
+    model, tokenizer = opened(tiny.make_classifier(tmp_path / "a"))
     with torch.no_grad():
         model.classifier.bias.fill_(torch.nan)
     with pytest.raises(CandidateError, match="logits are not finite"):
-        Classifier()(model, tokenizer, [Input(("w1", "w2"), "words")])
+        Classifier()(model, tokenizer, TEXTS)

@@ -30,13 +30,6 @@ TEXTS: list[dict[str, Any]] = [
     {"text": words(i, 3 * i), "label": LABELS[i * i % 3] if i % 2 else i % 3} for i in range(30)
 ]
 PAIRS = [{"text": words(i), "text_pair": words(i * i), "label": i % 3} for i in range(20)]
-TOKENS = [
-    {
-        "tokens": [f"w{(i * j) % 44}" for j in range(1 + i % 7)],
-        "labels": [LABELS[j % 3] for j in range(1 + i % 7)],
-    }
-    for i in range(20)
-]
 CHOSEN = [{"chosen": words(i, 7 * i), "rejected": words(5, i * i % 40)} for i in range(30)]
 
 
@@ -73,25 +66,6 @@ def test_labels_of_texts_are_those_of_the_pipeline(rows: list[Any], tmp_path: Pa
     assert found["accuracy"] == np.mean([a == b for a, b in zip(theirs, right, strict=True)])
     assert found["f1"] == pytest.approx(f1_score(right, theirs, average="macro"), abs=1e-12)
     assert len(set(theirs)) > 1 and found["f1"] != found["accuracy"]
-
-
-def test_labels_of_tokens_are_those_of_the_library(tmp_path: Path) -> None:
-    folder = tiny.make_classifier(tmp_path / "a", labels=LABELS, head="Token")
-    found = scored(folder, objective_of("labels", tmp_path, TOKENS))
-    with tiny.quiet():
-        model = transformers.AutoModelForTokenClassification.from_pretrained(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    shares, ours, theirs = [], [], []
-    for row in TOKENS:
-        ids = tokenizer(row["tokens"], is_split_into_words=True, return_tensors="pt")["input_ids"]
-        with torch.no_grad():
-            answers = [LABELS[i] for i in model(ids).logits[0].argmax(-1).tolist()]
-        ours += row["labels"]
-        theirs += answers
-        shares.append(np.mean([a == b for a, b in zip(row["labels"], answers, strict=True)]))
-    assert found["accuracy"] == pytest.approx(np.mean(shares), abs=1e-12)
-    assert found["f1"] == pytest.approx(f1_score(ours, theirs, average="macro"), abs=1e-12)
-    assert len(set(theirs)) > 1
 
 
 FORMS: dict[str, list[Any]] = {
@@ -151,7 +125,7 @@ def test_a_tie_is_half_right_and_a_prompt_is_a_text_of_its_own_before_a_separato
 
 
 WRONG: dict[str, tuple[str, list[Any], str]] = {
-    "no rows": ("labels", [], r'no row to score on; write lines like \{"text": .* or \{"tokens"'),
+    "no rows": ("labels", [], r'no row to score on; write lines like \{"text": '),
     "a column": (
         "labels",
         [{"txt": "a", "label": 1}],
@@ -169,17 +143,6 @@ WRONG: dict[str, tuple[str, list[Any], str]] = {
     ),
     "a label": ("labels", [{"text": "a", "label": 1.5}], "label` is 1.5; it must be text or a"),
     "true": ("labels", [{"text": "a", "label": True}], "label` is True; it must be text or a"),
-    "mixed": (
-        "labels",
-        [{"tokens": ["a"], "labels": [1]}, {"text": "a", "label": 1}],
-        "line 2 has no column 'tokens'; a row of tokens is",
-    ),
-    "counts": (
-        "labels",
-        [{"tokens": ["a", "b"], "labels": [1]}],
-        "line 1 has 2 tokens and 1 labels; give one label for each token",
-    ),
-    "no tokens": ("labels", [{"tokens": [], "labels": []}], "a list with at least one entry"),
     "an answer": ("pairwise", [{"chosen": "a"}], r"no column 'rejected'; a row of pairwise is"),
     "texts and messages": (
         "pairwise",
