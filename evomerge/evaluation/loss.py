@@ -10,8 +10,6 @@ Documents that a teacher was shown (`Loss.teach`) give the Kullback-Leibler dive
 teacher's distribution to the model's: over the choices, or at each token of the teacher's own
 answer, as in DAM (arXiv 2410.08371).
 
-Documents of sentence encoders are compared with each other (`tasks/contrast.py`).
-
 Whether a blank or line break comes before a reference answer, and what ends it, differs between
 models and tasks, and the loss depends on it a lot. So several forms are tried on the parents, and
 for each task the most likely one is taken (`choose_forms`).
@@ -31,13 +29,10 @@ from torch import Tensor
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Documents, Evaluator
 from evomerge.evaluation.inference.backward import checkpointing, needs_checkpointing
-from evomerge.evaluation.inference.batches import batching
-from evomerge.evaluation.inference.encoding import Plan, Role, encoded, planned
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.likelihood import Batch, target_distributions
 from evomerge.evaluation.inference.rows import ANY, Form, Forms, form_of, separate
 from evomerge.evaluation.nll import FORMS, written
-from evomerge.evaluation.tasks.encoders import EncoderObjective
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.wanted import Reference, Said
 from evomerge.scores import Objective, Split
@@ -206,10 +201,6 @@ class Loss:
         total = math.fsum(weight for task in documents for weight in of_tasks[task].values())
         for task, ids in documents.items():
             weights = [weight / total for weight in of_tasks[task].values()]
-            objective = self.evaluator.tasks_of(self.split).functions.get(task)
-            if isinstance(objective, EncoderObjective):
-                yield from self._encoder_parts(objective, model, ids, math.fsum(weights))
-                continue
             wanted = [self._reference(task, document) for document in ids]
             shared = torch.tensor(weights, device=model.device) / len(ids)
             for group in self._batches(wanted):
@@ -218,40 +209,6 @@ class Loss:
                     said = zip(group, self._said(model, group, wanted), strict=True)
                     losses = [(shared * wanted[place].losses(own)).sum() for place, own in said]
                     yield torch.stack(losses).sum()
-
-    def _encoder_parts(
-        self, objective: EncoderObjective, model: Any, ids: Sequence[int], weight: float
-    ) -> Generator[Tensor]:
-        """Yield the shares of an encoder's loss, one for each batch of texts.
-
-        The loss compares texts of several batches, and memory is that of one: the slope by the
-        embeddings is found first, and then each batch is encoded once more with it (gradient
-        caching, Gao et al. 2021, arXiv 2101.06983).
-        """
-        limits = batching(model, self.evaluator.batch_size)
-        limits = replace(limits, tokens=limits.kept)
-        runs: list[tuple[Plan, Tensor]] = []
-
-        def encode(texts: Sequence[str], role: Role) -> Tensor:
-            plan = planned(model, self.evaluator.tokenizer, texts, role, limits)
-            with torch.no_grad():
-                found = torch.cat([encoded(model, plan, batch) for batch in plan.batches])
-            runs.append((plan, found.requires_grad_(torch.is_grad_enabled())))
-            return found[plan.rows(texts)]
-
-        loss = weight * objective.loss(model, ids, encode)
-        if not torch.is_grad_enabled():
-            yield loss
-            return
-        value = loss.detach()
-        slopes = torch.autograd.grad(loss, [found for _, found in runs])
-        for (plan, _), slope in zip(runs, slopes, strict=True):
-            shares = slope.split_with_sizes([len(batch["input_ids"]) for batch in plan.batches])
-            for batch, share in zip(plan.batches, shares, strict=True):
-                with self._memory_for(model, batch["input_ids"].numel()):
-                    part = (encoded(model, plan, batch) * share).sum()
-                    yield part - part.detach() + value
-                value = torch.zeros_like(value)
 
     def _memory_for(self, model: Any, tokens: int) -> contextlib.AbstractContextManager[None]:
         """Return a context in which a batch of so many tokens fits into memory."""

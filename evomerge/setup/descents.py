@@ -12,7 +12,6 @@ from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.merging.methods import get_method
 from evomerge.scores import TOKENS, Objective, violation
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.tasks import lm_eval_tasks
 from evomerge.space.knobs import plan_knobs
 from evomerge.space.layer_genes import method_inputs
 from evomerge.space.pool import PRIORITY
@@ -51,13 +50,9 @@ def check_descents(
         )
     loss = config.optimizer.loss or "reference"
     for item in objectives:
-        if item.task not in config.encoders:
-            _check_objective(item, loss, evaluator, documents)
+        _check_objective(item, loss, evaluator, documents)
     info = evaluator.tasks_of("search").info
-    learned = {item.task: documents[item.task] for item in info.of_tasks(objectives)}
-    for task in learned:
-        if task in config.encoders:
-            _check_encoder(task, config, learned)
+    learned = dict.fromkeys(item.task for item in info.of_tasks(objectives))
     written = [task for task in learned if info.tasks[task].kind == "generate_until"]
     for name in config.optimizer.forms:
         if name != ANY and name not in written:
@@ -70,26 +65,6 @@ def check_descents(
         raise ConfigError(
             "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "
             "kept without their reasoning; remove one of the two keys."
-        )
-
-
-def _check_encoder(name: str, config: SearchConfig, documents: Mapping[str, Sequence[int]]) -> None:
-    wanted = config.optimizer
-    if wanted.loss not in (None, "reference"):
-        raise ConfigError(
-            f"`optimizer.loss` is {wanted.loss}, but {name!r} scores sentence encoders, which give "
-            "no answers that could be learned; set it to reference, which learns from the rows."
-        )
-    if wanted.form is not None and not lm_eval_tasks(config):
-        raise ConfigError(
-            f"`optimizer.form` says how answers are written, but {name!r} scores sentence "
-            "encoders, which write none; remove it."
-        )
-    if min((wanted.batch or BATCH) // len(documents), len(documents[name])) < 2:
-        raise ConfigError(
-            f"A step of a descent has fewer than 2 documents of {name!r}, but the loss of sentence "
-            "encoders compares documents of one step; set `optimizer.batch` to "
-            f"{2 * len(documents)} or more, and `evaluation.search.documents` to 2 or more."
         )
 
 

@@ -20,7 +20,6 @@ from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import text_section
 from evomerge.report.words import size_text
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.tasks import is_causal
 from evomerge.setup.worker import cache_memory
 from evomerge.setup.workers import workers_of
 
@@ -127,14 +126,13 @@ def needs_of(checked: CheckedSearch, room: Room) -> Needs:
 def _backward_bytes(checked: CheckedSearch) -> float:
     """Return about how many bytes the backward pass of one batch needs.
 
-    These are activations, logits (encoders have none), and the gradient of one tensor with its
-    copies in float32.
+    These are activations, logits, and the gradient of one tensor with its copies in float32.
     """
     from evomerge.evaluation.inference.backward import kept_bytes  # imports torch
 
     host, itemsize = checked.checkpoints[checked.host], _itemsize(checked)
     largest = max(math.prod(info.shape) for info in host.tensors.values())
-    vocabulary = (host.config.get("vocab_size") or 0) if is_causal(checked.config) else 0
+    vocabulary = host.config.get("vocab_size") or 0
     kept = kept_bytes(text_section(host.config), itemsize) + vocabulary * 12
     return _TOKENS * kept + largest * (itemsize + 8)
 

@@ -25,7 +25,6 @@ from torch.nn.functional import normalize
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.encoding import Role, TextEncoder, stack_of
-from evomerge.evaluation.tasks.contrast import cosent, info_nce
 from evomerge.evaluation.tasks.rows import BatchSize, Row, RowsObjective
 from evomerge.parsing.values import Values
 from evomerge.scores import ENCODER_METRICS
@@ -51,7 +50,6 @@ _FIRST = 10  # passages that the metrics of retrieval look at
 _SAME = 1e-6  # difference of embeddings, as a share of their largest number: that of batches
 _DIGITS = 9  # decimals of similarities; the last bits of a product depend on a passage's place
 _ITERATIONS = 1000  # of the probe, at most
-_SCALE = 20.0  # of similarities from -1 to 1 in a loss, as in sentence-transformers
 
 _VALUES = Values(ConfigError)
 
@@ -88,28 +86,10 @@ class EncoderObjective(RowsObjective):
         similarity = _SIMILARITIES[stack_of(model).similarity]
         return self._measured([self.rows[i] for i in documents], encode, similarity)
 
-    def loss(self, model: Any, documents: Sequence[int], encode: Encode) -> Tensor:
-        """Return the loss of a model on documents, which are compared with each other.
-
-        Args:
-            encode: encodes texts with the model.
-        """
-        stack = stack_of(model)
-        is_bounded = stack.similarity == "cosine" or stack.modules[-1].kind == "Normalize"
-
-        def similarity(one: Tensor, other: Tensor) -> Tensor:
-            scale = _SCALE if is_bounded else 1.0
-            return scale * _SIMILARITIES[stack.similarity](one, other)
-
-        return self._loss([self.rows[i] for i in documents], encode, similarity)
-
     @abstractmethod
     def _measured(
         self, rows: Sequence[Row], encode: Encode, similarity: Similarity
     ) -> dict[str, tuple[Any, ...]]: ...
-
-    @abstractmethod
-    def _loss(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Tensor: ...
 
 
 class Sts(EncoderObjective):
@@ -139,12 +119,6 @@ class Sts(EncoderObjective):
         found = [float(similarity(a[None], b[None])) for a, b in zip(one, other, strict=True)]
         pairs = tuple((value, row["score"]) for value, row in zip(found, rows, strict=True))
         return dict.fromkeys(self.info.metrics, pairs)
-
-    def _loss(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Tensor:
-        texts = [row[key] for key in ("sentence1", "sentence2") for row in rows]
-        one, other = encode(texts, "text").chunk(2)
-        scores = torch.tensor([row["score"] for row in rows], dtype=one.dtype)
-        return cosent(similarity(one, other).diagonal(), scores)
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
         """Return the correlation of pairs; nan if all similarities, or all scores, are equal."""
@@ -212,14 +186,6 @@ class Retrieval(EncoderObjective):
             found["mrr@10"].append(1 / (1 + float(np.argmax(hits))) if hits.any() else 0.0)
         return {metric: tuple(values) for metric, values in found.items()}
 
-    def _loss(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Tensor:
-        every = (text for row in rows for text in (*row["positive"], *row["negative"]))
-        passages = list(dict.fromkeys(every))
-        queries = encode([row["query"] for row in rows], "query")
-        scores = similarity(queries, encode(passages, "document"))
-        right = torch.tensor([[text in row["positive"] for text in passages] for row in rows])
-        return info_nce(scores, right, torch.zeros_like(right))
-
 
 class Classification(EncoderObjective):
     """Whether a linear probe, which learns from the training rows, finds the label of a text."""
@@ -264,12 +230,6 @@ class Classification(EncoderObjective):
         answers = probe.predict(embeddings[known:])
         right = (float(a == row["label"]) for a, row in zip(answers, rows, strict=True))
         return {"accuracy": tuple(right)}
-
-    def _loss(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Tensor:
-        embeddings = encode([row["text"] for row in rows], "text")
-        itself = torch.eye(len(rows), dtype=torch.bool)
-        right = torch.tensor([[a["label"] == b["label"] for a in rows] for b in rows])
-        return info_nce(similarity(embeddings, embeddings), right & ~itself, itself)
 
 
 KINDS: tuple[type[EncoderObjective], ...] = (Sts, Retrieval, Classification)
