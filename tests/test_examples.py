@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -14,8 +15,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
-
-from evomerge.evaluation.tasks.functions import find
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CHAT = "{% for m in messages %}{{ m.content }} {% endfor %}"
@@ -35,15 +34,16 @@ def test_a_reward_model_scores_prompt_and_answer(
     monkeypatch.delitem(sys.modules, "reward_model", raising=False)
     model = AutoModelForCausalLM.from_pretrained(chat).eval()
     tokenizer = AutoTokenizer.from_pretrained(chat)
-    function = find("reward_model:reward")
-    found = function(model, tokenizer, [1, 0])["score"]
+    reward = importlib.import_module("reward_model").reward
+    found = reward(model, tokenizer, [1, 0])
+    assert reward.documents == 2
 
     reads = AutoTokenizer.from_pretrained(judge)
     scorer = AutoModelForSequenceClassification.from_pretrained(judge).eval()
-    for prompt, reward in zip(reversed(prompts), found, strict=True):
+    for prompt, score in zip(reversed(prompts), found, strict=True):
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
         text = model.generate(ids, max_new_tokens=256, do_sample=False)[0, ids.shape[1] :]
         answer = tokenizer.decode(text, skip_special_tokens=True)
         read = reads(f"{prompt} {answer}" + " " * bool(template), return_tensors="pt")
         with torch.inference_mode():
-            assert reward == pytest.approx(float(scorer(**read).logits[0, 0]), abs=1e-5)
+            assert score == pytest.approx(float(scorer(**read).logits[0, 0]), abs=1e-5)

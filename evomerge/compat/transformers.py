@@ -3,20 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from types import FunctionType
 from typing import Any
-
-USAGE_ATTRIBUTES = frozenset({"warnings_issued", "_output_capturing_hooks_installed"})
-"""Attributes that are set when a model is only used."""
-
-
-def is_own_hook(key: Any, item: Any) -> bool:
-    """Return whether an item of a module's dictionary is a hook that transformers registers itself.
-
-    With `output_hidden_states=True`, it registers some on first use, which have no effect later.
-    """
-    is_hook = isinstance(key, int) and isinstance(item, FunctionType)
-    return is_hook and item.__module__.startswith("transformers.")
 
 
 def cache_options(model: Any, cache: Any, *, last: bool = False) -> dict[str, Any]:

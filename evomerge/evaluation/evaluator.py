@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import Any, Literal, TypeAlias
 from evomerge.errors import CandidateError, one_line
 from evomerge.evaluation.answers import Answers, TaskSet
 from evomerge.evaluation.inference.engine import EngineForward
-from evomerge.evaluation.inference.fingerprint import has_state, state_of
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM
@@ -30,8 +28,6 @@ from evomerge.scores import MODEL, NLL, TOKENS, Example, Scores, Split
 _FEW = 8  # documents of each task in `try_out`
 _IN_A_LIST = re.compile(r"\.\d+\.")
 
-log = logging.getLogger(__name__)
-
 Documents: TypeAlias = Mapping[str, Sequence[int]]
 """Task -> ids of documents."""
 
@@ -42,9 +38,8 @@ class Evaluator:
     Call `prepare` once, then `score` for each candidate. A model has the same scores on the same
     documents every time, bit for bit.
 
-    An objective function may change the model and the tokenizer. With a way to build the model
-    again (`set_callbacks`), both are compared before and after each call of a function, and a
-    changed model is built again before anything else is scored.
+    An objective function of a user may change the weights. So with a way to build the model again
+    (`set_callbacks`), it is built again before anything else is scored.
 
     Args:
         harness: the lm-eval tasks, or None if there are none.
@@ -62,7 +57,7 @@ class Evaluator:
         referenced: the tasks whose reference answers are scored, as the metric `nll`.
 
     Attributes:
-        is_model_changed: whether a function has changed the model since it was last built.
+        is_touched: whether a function of a user has had the model since it was last built.
     """
 
     def __init__(
@@ -91,7 +86,7 @@ class Evaluator:
         self._engine: VllmEngine | None = None
         self.batched: Forward | None = None  # runs models by transformers
         self.forward: Forward | EngineForward | None = None
-        self.is_model_changed = False
+        self.is_touched = False
         self.set_callbacks(None)
 
     @property
@@ -133,7 +128,7 @@ class Evaluator:
                 reference answer.
         """
         self.tokenizer, self.splits = tokenizer, splits
-        self._requests, self._references, self.is_model_changed = {}, {}, False
+        self._requests, self._references, self.is_touched = {}, {}, False
         first, documents = next(iter(splits.items()))
         if any(self._asked(split, of_split) for split, of_split in splits.items()):
             infos = [info for split in splits for info in self.tasks_of(split).info.tasks.values()]
@@ -163,15 +158,15 @@ class Evaluator:
         """Set what is called while the next model is scored.
 
         Args:
-            rebuild: calls `prepare` and returns the model, built again after a function has changed
-                it. None: a changed model is used as it is.
+            rebuild: returns the model, built again after a function has had it, and clears
+                `is_touched`. None: it is used as it is.
             scoring_context: returns what is entered while lm-eval's tasks score the model.
         """
-        self._rebuild, self._scoring_context, self._rebuilt = rebuild, scoring_context, None
+        self._rebuild, self._scoring_context = rebuild, scoring_context
 
     def release(self, *, engine: bool = False) -> None:
         """Drop the references to the model of `prepare`, and to a vLLM engine if that is wanted."""
-        self.forward = self.batched = self._rebuilt = None
+        self.forward = self.batched = None
         if engine:
             self._engine = None
 
@@ -215,7 +210,7 @@ class Evaluator:
         for name in documents:
             function = self.tasks_of(split).functions.get(name)
             if function is not None and (ids := tuple(sorted(documents[name])[:1])):
-                model = self._unchanged(model)
+                model = self._fresh(model)
                 self._call(function, model, ids)
 
     def answer(
@@ -233,7 +228,7 @@ class Evaluator:
         tasks = self.tasks_of(split)
         with _failures():
             if of_model := self._asked(split, asked):
-                model = self._unchanged(model)
+                model = self._fresh(model)
                 requests = {
                     task: [self.requests(split, task)[i] for i in asked[task]] for task in of_model
                 }
@@ -264,7 +259,7 @@ class Evaluator:
                             row[NLL] = nll(self.references(split, task)[place])
             for task in asked:
                 if (called := tasks.functions.get(task)) is not None:
-                    model = self._unchanged(model)
+                    model = self._fresh(model)
                     results = self._call(called, model, asked[task])
                     rows[task] = {
                         document: {metric: values[place] for metric, values in results.items()}
@@ -272,29 +267,15 @@ class Evaluator:
                     }
         return Answers({task: rows[task] for task in asked}, largest)
 
-    def _unchanged(self, model: Any) -> Any:
-        """Return the model to score; if a function has changed it, it is built again first."""
-        if self.is_model_changed and self._rebuild is not None:
-            self._rebuilt = self._rebuild()
-        return model if self._rebuilt is None else self._rebuilt
+    def _fresh(self, model: Any) -> Any:
+        """Return the model to score, built again if a function of a user has had it."""
+        return self._rebuild() if self.is_touched and self._rebuild is not None else model
 
     def _call(
         self, function: ObjectiveFunction | RowsObjective, model: Any, documents: Sequence[int]
     ) -> dict[str, tuple[Any, ...]]:
-        """Call an objective function, and note whether it changes the model or the tokenizer."""
-        if self._rebuild is None or function.is_trusted:
-            return function(model, self.tokenizer, documents)
-        before = state_of(model, self.tokenizer)
-        try:
-            return function(model, self.tokenizer, documents)
-        finally:
-            if not has_state(model, self.tokenizer, before):
-                self.is_model_changed = True
-                log.warning(
-                    "Objective %s changed the model or the tokenizer, so both are built again. To "
-                    "save this time, change a copy (copy.deepcopy(model)) instead.",
-                    function.info.name,
-                )
+        self.is_touched = self.is_touched or isinstance(function, ObjectiveFunction)
+        return function(model, self.tokenizer, documents)
 
     def examples(self, scores: Scores, split: Split, count: int) -> tuple[Example, ...]:
         """Return a few of the documents that were scored last, with the model's answers.

@@ -21,8 +21,12 @@ from evomerge.errors import (
 )
 from evomerge.evaluation.evaluator import Evaluator, score_single
 from evomerge.evaluation.inference.features import ImageFeatures
-from evomerge.evaluation.inference.fingerprint import free_weights
-from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted, peak_memory
+from evomerge.evaluation.inference.memory import (
+    free_weights,
+    is_device_failure,
+    is_exhausted,
+    peak_memory,
+)
 from evomerge.evaluation.loss import Loss
 from evomerge.evaluation.racing import Race, score_in_race
 from evomerge.evaluation.tasks.functions import traceback_lines
@@ -64,8 +68,8 @@ class Worker:
     is not the candidate's fault is raised: a missing file or a broken device would make every later
     candidate fail too.
 
-    If an objective function has changed the model, or a parent was scored as itself, the model is
-    made again from the parents before another recipe is built.
+    If a parent was scored as itself, the resident is made again before another recipe is built. If
+    an objective function has had the model, all of its tensors are written again.
 
     Args:
         make: makes the resident model and the tokenizer of the merged models.
@@ -146,11 +150,11 @@ class Worker:
             if job.as_itself:
                 with clock.phase("evaluate"):
                     return self._score_parent(job)
-            if self._builder is None or self.evaluator.is_model_changed:
-                self._rebuild()
+            if self._builder is None:
+                self._make_again()
             model = self.build(job.recipe, clock)
             stage = "evaluate"
-            self.evaluator.set_callbacks(lambda: self._rebuild(job.recipe), self._scoring)
+            self.evaluator.set_callbacks(partial(self.build, job.recipe), self._scoring)
             with clock.phase("evaluate"):
                 return self.score(job, model)
         except CandidateError as error:
@@ -190,14 +194,12 @@ class Worker:
         """
         fault, is_settled = "", False
         for recipe in self._baselines if self.evaluator.default.functions else ():
-            self.evaluator.set_callbacks(partial(self._rebuild, recipe))
+            self.evaluator.set_callbacks(partial(self.build, recipe))
             try:
                 self.evaluator.try_functions(self.build(recipe))
                 fault, is_settled = "", True
             except CandidateError as error:
                 fault, is_settled = str(error), str(error) == fault
-            if self.evaluator.is_model_changed:
-                self._rebuild()
             if is_settled:
                 break
         if fault:
@@ -226,6 +228,7 @@ class Worker:
     def build(self, recipe: Recipe, clock: _Clock | None = None) -> Any:
         """Return a recipe's model; its weights may take the place of the last model's."""
         assert self._builder is not None
+        self._write_again()
         clock = clock or _Clock()
         with clock.phase("prepare"):
             prepared = self._builder.prepare(recipe, self._report)
@@ -235,9 +238,10 @@ class Worker:
 
     def _walk(self, leg: Leg) -> Reached:
         """Walk a leg of a descent."""
-        if self._builder is None or self.evaluator.is_model_changed:
-            self._rebuild()
+        if self._builder is None:
+            self._make_again()
         assert self._builder is not None and self._space is not None
+        self._write_again()
         self._loss = self._loss or Loss(self.evaluator, self.objectives)
         return walk(leg, self._space, self._builder, self._loss)
 
@@ -270,13 +274,18 @@ class Worker:
         free_weights(self._model)  # a function may keep it
         self._builder = self._model = self._loss = None
 
-    def _rebuild(self, recipe: Recipe | None = None) -> Any:
-        """Make the resident model and the documents again, and build a recipe, if there is one."""
+    def _make_again(self) -> None:
+        """Make the resident model and the documents again."""
         oom_backoffs = self.evaluator.oom_backoffs
         self._drop()  # as two models may not fit
         self._prepare()
         self.evaluator.halve_batches(oom_backoffs)
-        return None if recipe is None else self.build(recipe)
+
+    def _write_again(self) -> None:
+        """Let the resident write all tensors next, if a function may have changed some."""
+        if self.evaluator.is_touched and self._builder is not None:
+            self._builder.forget()
+            self.evaluator.is_touched = False
 
     def score(self, job: Job, model: Any) -> Scores:
         """Score a model on the documents of a job; a race may leave some of them out."""

@@ -123,6 +123,10 @@ class Resident:
         """
         return self.write(self.prepare(recipe))
 
+    def forget(self) -> None:
+        """Write all tensors of the next model: somebody may have changed those of the last."""
+        self._written.clear()
+
     def prepare(self, recipe: Recipe, report: Report | None = None) -> Prepared:
         """Compute what the merges of a recipe need and no earlier candidate has needed.
 

@@ -63,7 +63,7 @@ def test_whatever_a_method_or_a_metric_raises_is_one_row(case: str, stage: str) 
         prepare=lambda *_: None,
         set_callbacks=lambda *_: None,
         halve_batches=lambda oom_backoffs: None,
-        is_model_changed=False,
+        is_touched=False,
         score=fail,
     )
     worker = Worker(lambda: (builder, None), evaluator, {}, [job_of(0, 0).recipe])

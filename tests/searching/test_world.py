@@ -23,14 +23,14 @@ if "ROOM" in os.environ:  # no file gets larger than so many bytes
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["ROOM"]),) * 2)
 
 def judge(model, tokenizer, documents):
-    """Mean size of the first weights; the sixth call moves a parent away and changes the model."""
+    """Mean size of the first weights; the sixth call moves a parent away and ends the search."""
     spread = float(next(model.parameters()).detach().abs().mean())
     if len(documents) == 1:  # before the search
         return [spread]
     CALLS.append(spread)
     if len(CALLS) == 6 and "PARENT" in os.environ:
         shutil.move(os.environ["PARENT"], os.environ["PARENT"] + ".away")
-        model.half()
+        raise KeyboardInterrupt
     if "BROKEN" in os.environ:
         raise ValueError("the judge is away")
     if "DEVICE" in os.environ and len(CALLS) == 6:
@@ -57,7 +57,7 @@ def said(done: subprocess.CompletedProcess) -> str:
     return line
 
 
-def test_a_missing_parent_stops_the_search(tmp_path):
+def test_a_search_does_not_go_on_without_a_parent(tmp_path):
     parent = tmp_path / "maths"
     shutil.copytree(zoo.path("maths"), parent)
     changes = {"parents": ["zoo:language", str(parent)]}
@@ -65,12 +65,11 @@ def test_a_missing_parent_stops_the_search(tmp_path):
     about = {"PYTHONPATH": str(tmp_path)}
     evomerge("search", file, "--run", tmp_path / "whole", **about)
     run = tmp_path / "run"
-    done = evomerge("search", file, "--run", run, code=2, **about, PARENT=str(parent))
-    assert str(parent) in said(done)
+    evomerge("search", file, "--run", run, code=130, **about, PARENT=str(parent))
+    assert str(parent) in said(evomerge("resume", run, code=2, **about))
     rows = rows_of(tmp_path / "whole")
     assert rows_of(run) == rows[: len(rows_of(run))]
     assert not any(b'"failure"' in row for row in rows_of(run))
-    said(evomerge("resume", run, code=2, **about))
     shutil.move(f"{parent}.away", parent)
     evomerge("resume", run, **about)
     assert rows_of(run) == rows

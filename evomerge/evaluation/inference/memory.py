@@ -1,12 +1,14 @@
-"""Errors that say that memory ran out or that a device failed, and the memory that was used."""
+"""Errors that say that memory ran out or that a device failed; memory that was used; freeing it."""
 
 from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from evomerge.errors import one_line
 
@@ -59,3 +61,11 @@ def peak_memory() -> dict[str, int]:
         devices = range(torch.cuda.device_count())
         found["accelerator"] = sum(torch.cuda.max_memory_reserved(number) for number in devices)
     return found
+
+
+def free_weights(model: nn.Module | None) -> None:
+    """Free the memory of a model's weights, even if other references to the model exist."""
+    with suppress(Exception):  # an objective function may have changed the model in any way
+        for tensor in () if model is None else (*model.parameters(), *model.buffers()):
+            tensor.grad = None
+            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)

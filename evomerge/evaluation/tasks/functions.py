@@ -16,8 +16,8 @@ whether higher is better. The default is `{"score": True}`. A search file names 
 
 An exception in a function makes one candidate fail; the search goes on. The reason names the file
 and line, and the run's `log.txt` has the traceback. While a function runs, the global random
-generators have the seeds of lm-eval, so that a resumed search gives the same scores. If a function
-changes the model or the tokenizer, both are built again (see `Evaluator`).
+generators have the seeds of lm-eval, so that a resumed search gives the same scores. After a call
+all weights are written again (see `Evaluator`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ class ObjectiveFunction:
 
     body: Body
     info: TaskInfo
-    is_trusted = False
     digests: ClassVar[dict[str, str]] = {}
 
     def __call__(

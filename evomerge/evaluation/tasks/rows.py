@@ -24,13 +24,10 @@ class RowsObjective(ABC):
     It is called with a model, as a function of the user is (`functions.py`).
 
     Attributes:
-        is_trusted: the model is the same after a call.
         rows: the documents, by id.
         digests: of the file's text, and of what else scores depend on, by which a run notices
             that it has changed.
     """
-
-    is_trusted = True
 
     model: str
     """What kind of model is scored, as `TaskInfo.kind`."""
