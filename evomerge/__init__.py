@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         evaluate,
         merge,
     )
+    from evomerge.api.results import results
     from evomerge.api.run import (
         Run,
         plot_front,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     )
     from evomerge.api.search import resume, search
     from evomerge.api.study import Study
-    from evomerge.api.sweep import sweep
     from evomerge.api.validate import validate
     from evomerge.errors import EvomergeError
     from evomerge.recipe import Layer, Recipe, Source
@@ -53,9 +53,9 @@ _PLACES = {
     "plot_history": "evomerge.api.run",
     "plot_importance": "evomerge.api.run",
     "plot_standings": "evomerge.api.run",
+    "results": "evomerge.api.results",
     "resume": "evomerge.api.search",
     "search": "evomerge.api.search",
-    "sweep": "evomerge.api.sweep",
     "validate": "evomerge.api.validate",
 }
 """Public name -> the module that it is in."""
@@ -76,9 +76,9 @@ __all__ = [
     "plot_history",
     "plot_importance",
     "plot_standings",
+    "results",
     "resume",
     "search",
-    "sweep",
     "validate",
 ]
 

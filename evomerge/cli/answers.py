@@ -39,7 +39,7 @@ def status(
 
 
 def results(
-    directory: RunFolderArgument,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs")],
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write CSV")] = None,
     candidate: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="print all that is known of candidate N")
@@ -52,7 +52,7 @@ def results(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print one row for each candidate, and compare parents, uniform merge and winner."""
+    """Print a run's candidates and compare its models, or compare several runs."""
     from dataclasses import asdict
 
     from evomerge.errors import InputError
@@ -68,7 +68,15 @@ def results(
     from evomerge.report.words import duration, sampling_note
     from evomerge.searching.ranking import measured
 
-    view = View.of(run := RunFolder(directory))
+    if len(runs) > 1:
+        if not candidate is top is documents is None:
+            raise InputError(
+                "--candidate, --top and --documents are for one run, but "
+                f"{len(runs)} are given; give one, or leave these options out."
+            )
+        _compare_runs(runs, csv, as_json)
+        return
+    view = View.of(run := RunFolder(runs[0]))
     if documents is not None:
         by_split: dict[str, Any] = dict(view.config.run_documents.items())
         sys.stdout.write(json.dumps(by_split[documents]) + "\n")
@@ -124,6 +132,20 @@ def results(
             f"seconds of candidates (CPU seconds in brackets): {times}; "
             f"{duration(3600 * run.timings.hours())} in all"
         )
+
+
+def _compare_runs(runs: list[Path], csv: Path | None, as_json: bool) -> None:
+    from evomerge.report.rows import write_csv
+    from evomerge.report.runs import in_words, run_rows
+
+    rows = run_rows(runs)
+    if csv is not None:
+        write_csv(rows, csv)
+        terminal.say(f"wrote {len(rows)} rows to {csv}")
+    elif as_json:
+        terminal.print_json(rows)
+    else:
+        terminal.print_table(*in_words(rows), title="means over seeds, with 95 % intervals")
 
 
 def report(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli import answers, catalogue, files, models, parents, runs, sweeps
+from evomerge.cli import answers, catalogue, files, models, parents, runs
 
 _ADAPTERS = (
     "evomerge writes no adapters; `mergekit-extract-lora` makes one of a base and a model that "
@@ -22,6 +22,9 @@ GONE = {
     "extract": _ADAPTERS,
     "moe": "evomerge makes no mixtures of experts; `mergekit-moe FILE DIR` does, also of models "
     "that `evomerge export` and `evomerge merge` write.",
+    "sweep": "a loop of the shell runs many searches (`for seed in 0 1 2; do evomerge search FILE "
+    "--set seed=$seed --run runs/mine-$seed --resume; done`), and `evomerge results RUN RUN ...` "
+    "compares them.",
     "transplant": "evomerge gives no model another vocabulary; `mergekit-tokensurgeon MODEL DONOR "
     "DIR` does, and its result may be a parent.",
 }
@@ -60,7 +63,7 @@ def options(
 
 for command in (
     *(files.init, files.validate, parents.compare, runs.search, runs.resume, runs.stop),
-    *(sweeps.sweep, answers.status, answers.results),
+    *(answers.status, answers.results),
     *(models.export, models.evaluate, models.merge),
     *(answers.report, models.push, files.schema),
 ):

@@ -1,19 +1,19 @@
 """The searches of the showcase: which search files, in which ways, and their results.
 
-They are sweeps (`evomerge.sweep`): a search that is finished is not run again, and one that was
-interrupted goes on.
+A search that is finished is not run again, and one that was interrupted goes on.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 import evomerge
-from evomerge.report.sweeps import SweepTable
 from scripts.real.places import MODELS, ROOT, RUNS
 
 CONFIGS = Path("configs")
@@ -59,18 +59,26 @@ def config(name: str) -> Path:
     return CONFIGS / f"showcase-{name}.yaml"
 
 
-def finish(name: str, seeds: Sequence[int]) -> SweepTable:
-    """Run or go on with all searches of a composition; its groups are NAME-WAY.
+def command(name: str, way: str, seed: int) -> list[str]:
+    """Return the command line that starts a search of a composition, or goes on with it."""
+    run = str(RUNS / f"{name}-{way.replace(' ', '-')}-{seed}")
+    changes = [word for item in (*WAYS[way], f"seed={seed}") for word in ("--set", item)]
+    return ["evomerge", "search", str(config(name)), "--run", run, *changes, "--resume"]
+
+
+def finish(name: str, seeds: Sequence[int]) -> dict[str, list[evomerge.Run]]:
+    """Run or go on with all searches of a composition; return way -> a run for each seed.
 
     Raises:
-        RuntimeError: a search failed.
+        CalledProcessError: a search failed.
     """
-    ways = {way: WAYS[way] for way in COMPOSITIONS[name]}
-    table = evomerge.sweep({name: config(name)}, RUNS, seeds=seeds, variants=ways)
-    if table.failed:
-        reasons = (f"{item.folder}: {item.error}" for item in table.failed)
-        raise RuntimeError("\n".join(reasons))
-    return table
+    found: dict[str, list[evomerge.Run]] = {way: [] for way in COMPOSITIONS[name]}
+    for seed in seeds:
+        for way, runs in found.items():
+            words = command(name, way, seed)
+            subprocess.run([sys.executable, "-m", *words], check=True)
+            runs.append(evomerge.Run(words[words.index("--run") + 1]))
+    return found
 
 
 def base_score(name: str) -> Mapping[str, Mapping[str, float]]:

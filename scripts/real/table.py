@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from evomerge.report.standings import Standings
+from evomerge.report.view import View
+from evomerge.run.folder import RunFolder
 from scripts.real.searches import base_score, config, finish
 
 _WINNER = "searched"
@@ -22,11 +24,11 @@ def tables(names: Iterable[str], seeds: Sequence[int]) -> str:
 
 def _table(name: str, seeds: Sequence[int]) -> str:
     rows: dict[str, list[str]] = {}
-    for group, searches in finish(name, seeds).groups.items():
-        found = [item.view.table for item in searches if item.view is not None]
+    for way, runs in finish(name, seeds).items():
+        found = [View.of(RunFolder(run.folder)).table for run in runs]
         if not rows:  # parents and uniform merge are the same models in all ways
             rows = {label: [_test(item, label) for item in found] for label in _baselines(found[0])}
-        rows[group.removeprefix(f"{name}-")] = [_test(item, _WINNER) for item in found]
+        rows[way] = [_test(item, _WINNER) for item in found]
     text = config(name).read_text(encoding="utf-8")
     if "base: zoo:" not in text:  # the zoo's base cannot see
         rows = {"base model": [_figures(base_score(name))] * len(seeds)} | rows

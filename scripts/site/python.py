@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 PUBLIC = {
-    "Searches": ("search", "resume", "sweep", "validate", "compare", "Run"),
+    "Searches": ("search", "resume", "results", "validate", "compare", "Run"),
     "Scores from your own code": ("Study", "api.study.Asked"),
     "Single models": ("merge", "evaluate"),
     "Plots": ("plot_history", "plot_genes", "plot_standings", "plot_front", "plot_importance"),

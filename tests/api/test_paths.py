@@ -25,10 +25,7 @@ from evomerge.errors import InputError
         (lambda it: evomerge.merge("recipe", it), "out"),
         (lambda it: evomerge.evaluate("model", it), "config"),
         (evomerge.compare, "parents"),
-        (lambda it: evomerge.sweep(it, "runs"), "files"),
-        (lambda it: evomerge.sweep([it], "runs"), "files"),
-        (lambda it: evomerge.sweep({"name": it}, "runs"), "files"),
-        (lambda it: evomerge.sweep(["file"], it), "runs"),
+        (lambda it: evomerge.results([it]), "runs"),
     ],
 )
 def test_what_is_no_path_is_named(call: Callable[[Any], object], name: str) -> None:

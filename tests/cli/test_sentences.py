@@ -85,6 +85,7 @@ def test_every_suggested_command_quotes_what_is_filled_in():
             ["moe", "x.yaml", "--out", "x"],
             "of models that `evomerge export` and `evomerge merge` write.",
         ),
+        (["sweep", "x"], "and `evomerge results RUN RUN ...` compares them."),
         (["transplant", "zoo:base"], "and its result may be a parent."),
         (["convert", "x.yaml"], "`evomerge init` writes one to start from."),
         (["dashboard", "x"], "and `--track` logs a search to a tracker."),

@@ -13,7 +13,6 @@ import pytest
 from pages import PAGES, ROOT, blocks_of, inline_code_of
 from search_run import SMALL
 
-from evomerge.api.sweep import parse_values
 from evomerge.config.schema import SearchConfig, override, parse
 from evomerge.errors import ConfigError
 
@@ -84,11 +83,7 @@ def check_inline(code: str, of_the_page: set[str]) -> None:
     elif " " in code:
         words = page_shell.inline(code)
         for option, value in pairwise(words):
-            if option == "--set" and words[:2] == ["evomerge", "sweep"]:
-                for key, values in parse_values([value]).items():
-                    for one in values:
-                        check_setting(key, one)
-            elif option == "--set":
+            if option == "--set":
                 check_setting(*value.split("=", 1))
 
 

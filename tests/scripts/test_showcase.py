@@ -15,13 +15,15 @@ from typing import get_args
 
 import pytest
 import yaml
+from typer.main import get_command
 
-from evomerge.api.sweep import plan
+from evomerge.cli.commands import app
+from evomerge.config.schema import parse, read
 from evomerge.evaluation.tasks.files import load_objective
 from scripts.real import pictures, questions, sentences
 from scripts.real.places import RUNS
 from scripts.real.questions import Pool, Question, draw
-from scripts.real.searches import COMPOSITIONS, WAYS, config
+from scripts.real.searches import COMPOSITIONS, command
 from scripts.real.tasks import TASKS
 from scripts.zoo.languages import L1, L2
 
@@ -208,17 +210,18 @@ def test_the_rows_of_encoders_are_those_of_their_objective(
         assert objective.info.documents == count
 
 
-def test_the_searches_of_the_showcase_are_sweeps_of_valid_search_files(monkeypatch):
+def test_the_searches_of_the_showcase_are_of_valid_search_files(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
+    options = get_command(app).commands["search"]
     for name, ways in COMPOSITIONS.items():
-        found = plan({name: config(name)}, RUNS, [0, 1], {}, {way: WAYS[way] for way in ways})
-        assert len(found) == 2 * len(ways) and {item.seed for item in found} == {0, 1}
-    gradients, other = (
-        plan({"json": config("json")}, RUNS, [2], {}, {way: WAYS[way]})[0]
-        for way in ("gradients", "random search")
-    )
-    assert gradients.data["optimizer"] == {"name": "gradient", "steps": 80}
-    assert other.folder == RUNS / "json-random-search-2"
+        for way in ways:
+            given = options.make_context("search", command(name, way, 2)[2:]).params
+            content = read(given["file"], given["set_"])
+            assert content["seed"] == 2 and given["resume"]
+            if "stages" not in content:
+                parse(content, name)
+    assert given["run"] == RUNS / "vision-random-search-2"
+    assert content["optimizer"]["name"] == "random"
 
 
 def test_pictures_show_what_the_answers_say() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from page_commands import IN_A_TEXT, PROGRAMS, export
 
+LOOP = re.compile(r"for (\w+) in ([^;\n]+); do\s(.*?)\bdone\b", re.DOTALL)
 ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
 
 FILTERS = {"head", "tail", "less", "grep", "jq"}
@@ -17,7 +18,8 @@ FILTERS = {"head", "tail", "less", "grep", "jq"}
 
 def commands_of(text: str) -> Iterator[list[str]]:
     """Yield the commands of a block of shell, split into words; `>` and `|` are words too."""
-    for line in text.replace("\\\n", " ").splitlines():
+    text = LOOP.sub(_unrolled, text.replace("\\\n", " "))
+    for line in text.splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;>")
         lexer.whitespace_split = True
         command: list[str] = []
@@ -29,6 +31,12 @@ def commands_of(text: str) -> Iterator[list[str]]:
                 command.append(word)
         if command:
             yield command
+
+
+def _unrolled(loop: re.Match[str]) -> str:
+    """Return the commands of a loop one after the other."""
+    name, values, body = loop.groups()
+    return "\n".join(body.replace(f"${name}", value) for value in values.split())
 
 
 def execute(command: list[str]) -> tuple[str, str | None]:

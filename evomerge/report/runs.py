@@ -1,0 +1,117 @@
+"""Several runs in one table: a row for each search file, whose runs differ by their seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from evomerge.errors import InputError
+from evomerge.report.confidence import Interval, factor_of_fitness, fitness_interval, mean_over_runs
+from evomerge.report.view import View
+from evomerge.run.folder import RunFolder
+from evomerge.scores import fitness
+from evomerge.space.baselines import AVERAGES, UNIFORM
+
+_OF_A_RUN = {"seed", "executor", "frozen"}
+"""Sections in which runs of one search file may differ."""
+
+_HEADS = ("search", "seeds", "test", "best parent", "uniform", "candidates", "CPU s")
+
+
+def run_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return a row for each search file, with means over its runs.
+
+    `seeds` is the number of runs that have ended. `score` is the mean of their winners' fitness on
+    test documents with its 95 % interval (`mean_over_runs`), None for searches for a front.
+    `percent` says whether scores are shares, which people read in per cent.
+
+    Raises:
+        InputError: a folder is no run, or two are the same search with the same seed.
+    """
+    groups: dict[str, dict[int, View]] = {}
+    for folder in folders:
+        view = View.of(RunFolder(folder))
+        course = view.config.model_dump(mode="json", exclude=_OF_A_RUN)
+        group = groups.setdefault(json.dumps(course, sort_keys=True), {})
+        if (other := group.setdefault(view.config.seed, view)) is not view:
+            raise InputError(
+                f"{other.run.path} and {folder} are the same search with the same seed, so they "
+                "count once; give one of them."
+            )
+    searches = [list(group.values()) for group in groups.values()]
+    names = [_name(views[0]) for views in searches]
+    if len(set(names)) < len(names):
+        names = [str(views[0].run.path) for views in searches]
+    return [{"search": name} | _row(views) for name, views in zip(names, searches, strict=True)]
+
+
+def _name(view: View) -> str:
+    """Return the name of a run folder without the seed; if that is all, the folder around it."""
+    folder = view.run.path.resolve()
+    return re.sub(rf"[-_.]?{view.config.seed}$", "", folder.name) or folder.parent.name
+
+
+def _row(views: Sequence[View]) -> dict[str, Any]:
+    ranking, score, is_share = views[0].ranking, None, False
+    winners = [view.history.winner for view in views]
+    tests = [found for item in winners if item and (found := item.scores("test")) is not None]
+    if tests and not ranking.has_front:
+        is_share = factor_of_fitness(ranking.objectives, tests) == 100
+        least, most = (0.0, 1.0) if is_share else (-math.inf, math.inf)
+        known = [fitness_interval(ranking.objectives, scores) for scores in tests]
+        score = mean_over_runs(known, least, most)
+    return {
+        "objective": ", ".join(item.key for item in ranking.objectives),
+        "percent": is_share,
+        "seeds": len(tests),
+        "runs": len(views),
+        "score": score.value if score else None,
+        "low": score.low if score else None,
+        "high": score.high if score else None,
+        "best_parent": _mean([_baseline(view, is_uniform=False) for view in views]),
+        "uniform": _mean([_baseline(view, is_uniform=True) for view in views]),
+        "candidates": fmean(len(view.history.candidates) for view in views),
+        "cpu_seconds": fmean(view.run.timings.cpu_seconds()[1] for view in views),
+    }
+
+
+def _baseline(view: View, *, is_uniform: bool) -> float | None:
+    """Return the fitness on test documents of the uniform merge, or of the best parent."""
+    if view.ranking.has_front:
+        return None
+    found = (
+        fitness(view.ranking.objectives, scores)
+        for item in view.history.baselines
+        if (item.label == UNIFORM if is_uniform else item.label not in AVERAGES)
+        and (scores := item.scores("test")) is not None
+    )
+    return max(found, default=None)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:
+    """Return headers and rows for people; of `2 of 3` runs one has not ended."""
+    return _HEADS, [_in_words(row) for row in rows]
+
+
+def _in_words(row: Mapping[str, Any]) -> list[str]:
+    factor = 100.0 if row["percent"] else 1.0
+
+    def text(name: str) -> str:
+        if row[name] is None:
+            return "-"
+        bounds = (row["low"], row["high"]) if name == "score" else ()
+        return " ".join(filter(None, Interval(row[name], *bounds).texts(factor)))
+
+    seeds = f"{row['seeds']}" if row["seeds"] == row["runs"] else f"{row['seeds']} of {row['runs']}"
+    costs = (f"{row[name]:,.0f}" for name in ("candidates", "cpu_seconds"))
+    return [row["search"], seeds, *map(text, ("score", "best_parent", "uniform")), *costs]

@@ -1,0 +1,103 @@
+"""`evomerge results RUN RUN ...`: several runs in one table."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+from run_folders import asked, scores, told, write_run
+from search_run import SMALL, evomerge, evomerge_json, write_search
+
+import evomerge as api
+from evomerge.errors import InputError, RunFolderError
+
+
+def finished(folder: Path, right: int, **changes) -> Path:
+    """Write a run whose winner has so many right answers of 24, a parent 6 and the uniform 3."""
+    events = [
+        *(asked(0, "zoo:language"), told(0, scores(6))),
+        *(asked(1, "uniform"), told(1, scores(3))),
+        *(asked(2, genome=[0.5, 1.0]), told(2, scores(right))),
+        *(told(n, scores(s)) | {"event": "score", "split": "test"} for n, s in enumerate((6, 3))),
+        told(2, scores(right)) | {"event": "score", "split": "test"},
+        {"event": "winner", "candidate": 2},
+    ]
+    return write_run(folder, events, **changes).path
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Three seeds of one file, one of them without a winner, and a run of another file."""
+    found = [finished(tmp_path / f"cma-{s}", r, seed=s) for s, r in enumerate((18, 21))]
+    found.append(write_run(tmp_path / "cma-2", [], seed=2).path)
+    found.append(finished(tmp_path / "random-1", 12, optimizer={"name": "random"}))
+    return found
+
+
+def test_runs_of_one_file_are_a_row_with_means_and_intervals(runs: list[Path]) -> None:
+    table = api.results(runs)
+    assert list(table.index) == ["cma", "random"] and list(table.seeds) == [2, 1]
+    values = [18 / 24, 21 / 24]
+    row = table.loc["cma"]
+    assert row.score == fmean(values) and (row.best_parent, row.uniform) == (6 / 24, 3 / 24)
+    own = [api.Run(run).standings.set_index(["split", "model"]) for run in runs[:2]]
+    tests = [item.loc[("test", "searched")] for item in own]
+    spread = 12.706 * stdev(values) / math.sqrt(2)  # Student's t of one degree of freedom
+    below = math.hypot(spread, row.score - fmean(item.low for item in tests))
+    assert row.low == pytest.approx(max(0.0, row.score - below)) and row.high == 1.0
+    single = api.Run(runs[3]).standings.set_index(["split", "model"]).loc[("test", "searched")]
+    assert (table.loc["random"].low, table.loc["random"].high) == (single.low, single.high)
+
+
+def test_the_command_prints_the_table_for_people_and_for_programs(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    heads, first, second = (
+        line.split("\t") for line in evomerge("results", *runs).stdout.splitlines()
+    )
+    assert heads[:3] == ["search", "seeds", "test"]
+    assert first[:2] == ["cma", "2 of 3"] and first[2].startswith("81.2 [")
+    assert second[:2] == ["random", "1"] and second[3:6] == ["25.0", "12.5", "3"]
+    rows = evomerge_json("results", *runs)
+    assert [row["score"] for row in rows] == list(api.results(runs).score)
+    evomerge("results", *runs, "--csv", tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open() as file:
+        assert [float(row["score"]) for row in csv.DictReader(file)] == [r["score"] for r in rows]
+
+
+def test_folders_with_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    one = finished(tmp_path / "a" / "0", 18, seed=0)
+    other = finished(tmp_path / "b" / "0", 18, seed=0, optimizer={"name": "random"})
+    assert list(api.results([one, other]).index) == ["a", "b"]
+    same = finished(tmp_path / "c" / "b", 12, seed=0, dtype="bfloat16")
+    assert list(api.results([other, same]).index) == [str(other), str(same)]
+
+
+def test_a_search_for_a_front_has_costs_only(tmp_path: Path) -> None:
+    objectives = [*SMALL["objectives"], {"task": "zoo_maths", "metric": "exact_match"}]
+    front = write_run(tmp_path / "front-1", [], mode="pareto", objectives=objectives).path
+    other = finished(tmp_path / "cma-1", 18)
+    rows = [line.split("\t") for line in evomerge("results", front, other).stdout.splitlines()]
+    assert rows[1][:5] == ["front", "0 of 1", "-", "-", "-"] and rows[2][0] == "cma"
+
+
+def test_what_does_not_fit_is_one_sentence(runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"the same search with the same seed, .* give one"):
+        api.results([runs[0], finished(tmp_path / "again", 18, seed=0)])
+    with pytest.raises(RunFolderError, match="does not exist"):
+        api.results([runs[0], tmp_path / "none"])
+    said = evomerge("results", *runs, "--top", "3", code=2).stderr
+    assert "--top and --documents are for one run, but 4 are given" in said
+
+
+def test_a_loop_of_searches_is_one_row(tmp_path: Path) -> None:
+    file, runs = write_search(tmp_path, budget={"candidates": 6}), []
+    for seed in (0, 1):
+        runs.append(tmp_path / f"mine-{seed}")
+        evomerge("search", file, "--set", f"seed={seed}", "--run", runs[-1], "--resume")
+    (row,) = api.results(runs).reset_index().to_dict("records")
+    assert (row["search"], row["seeds"], row["candidates"]) == ("mine", 2, 6)
+    assert row["cpu_seconds"] > 0
