@@ -175,7 +175,7 @@ def next_step(table: Standings, config: SearchConfig, tried: int) -> str:
     if config.space.kind == "parameters" and has_answers and not descends:
         return " Next: gradients (`optimizer: {name: gradient}`), if tasks have reference answers."
     if tried < 10 * genes and not descends:
-        return f" Next: more candidates, 10 a gene: `evomerge resume --candidates {10 * genes}`."
+        return f" Next: {10 * genes} candidates, 10 a gene: `evomerge resume RUN --candidates N`."
     return " Next: more search and validation documents, or other parents."
 
 

@@ -275,7 +275,7 @@ def test_what_to_do_next_follows_from_the_figures(tmp_path):
     judge = view.config.objectives[0].model_copy(update={"task": "judging:judge"})
     judged = view.config.model_copy(update={"objectives": [judge]})
     few, enough = (next_step(view.table, judged, tried) for tried in (89, 90))
-    assert few == " Next: more candidates, 10 a gene: `evomerge resume --candidates 90`."
+    assert few == " Next: 90 candidates, 10 a gene: `evomerge resume RUN --candidates N`."
     assert enough == " Next: more search and validation documents, or other parents."
     assert next_of("done", {"name": "gradient"}).startswith("more search and validation documents")
 
