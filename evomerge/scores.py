@@ -190,8 +190,6 @@ class Objective:
         weight: weight in the mean of the objectives, > 0.
         higher_is_better: whether a higher value of the metric is better. If not, `value` changes
             the sign.
-        margin: a merge on a front that is worse by less than this is not worse; None: as usual, see
-            `evomerge.report.beating`.
         tie_breaker: the metric that orders candidates of equal fitness (`nll`, lower is better).
     """
 
@@ -199,7 +197,6 @@ class Objective:
     metric: str
     weight: float = 1.0
     higher_is_better: bool = True
-    margin: float | None = None
     tie_breaker: str | None = None
 
     @property

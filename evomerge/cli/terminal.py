@@ -102,7 +102,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
 
 
 def print_standings(table: Standings) -> None:
-    """Print the scores of all models, and compare the winner with each, or neighbours on a front.
+    """Print the scores of all models, and compare the winner, or a front, with them.
 
     A terminal gets a table for each score, with the test first; a pipe gets one table.
     """
@@ -129,8 +129,8 @@ def print_standings(table: Standings) -> None:
     for label, comparison in table.comparisons.items():
         models = f"{table.names['searched']} - {table.names[label]}"
         say(f"{models} on {table.compared_on}: {comparison.text}")
-    if neighbours := front_rows(table):
-        print_table(*neighbours, title="differences of neighbours (above 0: the first is better)")
+    if differences := front_rows(table):
+        print_table(*differences, title="differences of merges and parents")
 
 
 def print_examples(examples: Iterable[Example]) -> None:

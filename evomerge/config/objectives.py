@@ -143,13 +143,6 @@ class ObjectiveConfig(MeasuredConfig):
         description="null: as lm-eval defines it for the metric; nll, tokens, parameters and "
         "layers are minimized, told scores are maximized",
     )
-    margin: float | None = Field(
-        None,
-        ge=0,
-        description="only with `mode: pareto`: a merge that is worse by less than this, in the "
-        "metric's own unit (0.01, not 1 point), is not worse than a parent. null: 0.01 for shares, "
-        "nothing for parameters and layers, 5 % of the parent's value for other metrics",
-    )
     tie_breaker: Literal["nll"] | None = Field(
         None,
         description="only with `mode: weighted`: of candidates of equal fitness, the one with the "

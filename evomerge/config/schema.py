@@ -151,12 +151,6 @@ class SearchConfig(Section):
     @model_validator(mode="after")
     def _suits_the_mode(self) -> SearchConfig:
         if self.mode == "weighted":
-            for place, item in enumerate(self.objectives):
-                if item.margin is not None:
-                    raise ValueError(
-                        f"has `objectives[{place}].margin` {item.margin:g}, which only a front "
-                        "has, but `mode` is 'weighted'; remove it, or set `mode` to pareto"
-                    )
             return self
         for place, item in enumerate(self.objectives):
             if item.tie_breaker is not None:
@@ -223,7 +217,7 @@ class SearchConfig(Section):
         """The objectives of a run, with their directions."""
         lower = self.frozen.lower_is_better if self.frozen else ()
         found = (
-            Objective(o.source, o.metric, o.weight, margin=o.margin, tie_breaker=o.tie_breaker)
+            Objective(o.source, o.metric, o.weight, tie_breaker=o.tie_breaker)
             for o in self.objectives
         )
         return tuple(replace(item, higher_is_better=item.key not in lower) for item in found)

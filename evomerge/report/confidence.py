@@ -92,17 +92,6 @@ class Comparison:
         """1 or -1 if the first model is better or worse beyond doubt (95 % interval), else 0."""
         return int(self.difference.low > 0) - int(self.difference.high < 0)
 
-    def probability_above(self, threshold: float) -> float:
-        """Return how sure it is that the true difference is above a threshold."""
-        if self.difference.is_exact:
-            return float(self.difference.value > threshold)
-        return float(means.confidence(self.samples, threshold))
-
-    @property
-    def is_of_shares(self) -> bool:
-        """Whether the metrics are shares: between 0 and 1 on all documents of both models."""
-        return all(item.is_share for item in self.samples)
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {"difference": self.shown.to_dict(), "probability": self.probability}

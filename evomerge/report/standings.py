@@ -17,7 +17,7 @@ from evomerge.report.confidence import (
     fitness_interval,
     intervals,
 )
-from evomerge.report.fronts import FrontComparison, broken_words, compare_front, why_not_compared
+from evomerge.report.fronts import Differences, against_parents, broken_words, why_not_compared
 from evomerge.report.words import listed, ordinal, short_names, short_scores
 from evomerge.run.history import BASE, Candidate, History
 from evomerge.scores import SPLITS, TOLD, Objective, Scores, Split
@@ -69,6 +69,7 @@ class Standings:
         earlier: how many other winners the test documents had measured before; unknown of a front.
         compared_on: the last split on which the searched merge was scored and a baseline tried, or
             all members of a front were tried; None: there is none.
+        front: merge on the front -> parent -> how they differ there; None: there is no front.
         note: which parents are scored as themselves on which splits; of a study, `NOTE_OF_STUDY`.
         broken: the constraints that the best candidate breaks on the split `broken_on`, in words.
     """
@@ -78,7 +79,7 @@ class Standings:
     objectives: Sequence[str] = ()
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     compared_on: Split | None = None
-    front: FrontComparison | None = None
+    front: Mapping[str, Mapping[str, Differences]] | None = None
     has_front: bool = False
     broken: str = ""
     broken_on: Split | None = None
@@ -183,9 +184,19 @@ class Standings:
             "compared_on": self.compared_on,
             "comparisons": {label: item.to_dict() for label, item in self.comparisons.items()},
             "missing": dict(self.missing),
-            **({} if self.front is None else {"front": self.front.to_dict()}),
+            **({} if self.front is None else {"front": _plain(self.front)}),
             **({} if self.note is None else {"note": self.note}),
         }
+
+
+def _plain(front: Mapping[str, Mapping[str, Differences]]) -> dict[str, Any]:
+    return {
+        merge: {
+            parent: {key: item.to_dict() for key, item in found.items()}
+            for parent, found in parents.items()
+        }
+        for merge, parents in front.items()
+    }
 
 
 def standings(history: History, ranking: Ranking) -> Standings:
@@ -297,10 +308,13 @@ def _of_front(
     for split in reversed(SPLITS):
         # Some members may have failed there: this hides nothing of the others.
         if front and all(split in member.outcomes for member in front):
-            found = compare_front(
-                ranking.objectives, front, baselines, split, labels, ranking.constraints
-            )
-            return replace(table, compared_on=split, front=found)
+            found = against_parents(ranking.objectives, front, baselines, split, labels)
+            missing = {
+                labels[item.number]: why_not_compared(item, split)
+                for item in (*baselines, *front)
+                if item.label not in AVERAGES and item.scores(split) is None
+            }
+            return replace(table, compared_on=split, front=found, missing=missing)
     return table
 
 

@@ -7,9 +7,8 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from evomerge.config.schema import Frozen, SearchConfig
-from evomerge.report.beating import LEVEL
 from evomerge.report.confidence import Comparison
-from evomerge.report.fronts import FrontComparison, missing_words
+from evomerge.report.fronts import in_words, missing_words
 from evomerge.report.standings import Standings
 from evomerge.report.words import listed, ordinal, short_scores
 from evomerge.run.history import Candidate
@@ -36,34 +35,24 @@ def level(winner: int) -> float:
 def verdict(table: Standings, best: Candidate | None, advice: str = "") -> Verdict:
     """Return whether the best candidate is better than the parents and the uniform merge.
 
-    It is, if on the test documents the p-value of "not better" is at most `level` for each of them;
-    of a front, if a merge beats every parent (`evomerge.report.beating`). `advice` ends the answer
-    if there is no evidence.
+    It is, if on the test documents the p-value of "not better" is at most `level` for each of them.
+    A front has no verdict, but a sentence of its knee and each parent. `advice` ends the answer if
+    there is no evidence.
     """
     if best is None:
         return Verdict(None, "No candidate has been scored yet.")
     if table.is_study:
         found = _verdict_of_study(table, best)
     elif table.has_front:
-        found = _verdict_of_front(table)
+        found = _verdict_of_front(table, best)
     else:
         found = _verdict_of_winner(table, best, advice)
-    if not table.broken or _is_named(table, best):
+    if not table.broken:
         return found
-    who = "The knee" if table.has_front else table.names.get(best.name, f"Candidate {best.number}")
+    who = "the knee" if table.has_front else table.names.get(best.name, f"candidate {best.number}")
     where = "" if table.is_study else f" on the {table.broken_on} documents"
     broken = f"{who} breaks{where}: {table.broken}."
-    # Of a front, another merge may be the one that beats every parent.
-    works = found.works if table.has_front or not found.works else False
-    return Verdict(works, f"{found.text} But {broken}")
-
-
-def _is_named(table: Standings, best: Candidate) -> bool:
-    """Whether the verdict of a front names the knee among the merges that cannot win."""
-    if table.front is None or table.compared_on != "test":
-        return False
-    labels = (row.label for row in table.rows if row.candidate == best.number)
-    return any(label in table.front.others for label in labels)
+    return Verdict(False if found.works else found.works, f"{found.text} But {broken}")
 
 
 def _verdict_of_study(table: Standings, best: Candidate) -> Verdict:
@@ -179,96 +168,37 @@ def next_step(table: Standings, config: SearchConfig, tried: int) -> str:
     return " Next: more search and validation documents, or other parents."
 
 
-def _verdict_of_front(table: Standings) -> Verdict:
-    found = table.front
-    if found is None or table.compared_on != "test":
+def _verdict_of_front(table: Standings, best: Candidate) -> Verdict:
+    if table.front is None or table.compared_on != "test":
         return Verdict(None, "Not known yet: the front has no scores on the test documents.")
-    if not found.duels:
-        return Verdict(
-            False,
-            "No evidence of improvement: only parents and the uniform merge are on the front.",
-        )
-    missing = missing_words(found.missing, table.names)
-    excluded = missing_words(found.others, table.names)
-    unknown = "; ".join(filter(None, (missing, excluded)))
-    others = f" Besides, {excluded}." if excluded else ""
-    if len(found.broken) == len(found.duels):
-        return Verdict(
-            False,
-            f"No evidence of improvement: no merge on the front keeps all constraints; {excluded}.",
-        )
-    compared = [duels for duels in found.duels.values() if duels]
-    if not compared:
-        return Verdict(None, f"No verdict: {unknown}.")
-    merges = f"{len(found.duels)} merge{'' if len(found.duels) == 1 else 's'}"
-    some = compared[0][found.parents[0]]
-    what = (
-        "better in an objective beyond doubt, and in no other one worse by its margin: "
-        f"{some.margin_words}"
+    if not table.front:
+        text = "only parents and the uniform merge are on the front."
+        return Verdict(False, f"No evidence of improvement: {text}")
+    count = len(table.front)
+    text = (
+        f"No verdict on a front of {count} merge{'' if count == 1 else 's'}: which is best depends "
+        "on what counts."
     )
-    count = len(found.winners)
-    if not count:
-        text = _trade_off(found, table, merges, what)
-        return Verdict(False, f"{text} Besides, {unknown}." if unknown else text)
-    verb = "beats" if count == 1 else "beat"
-    if missing:
-        parents = listed(table.names[parent] for parent in found.parents)
-        return Verdict(
-            None,
-            f"No verdict: the front has {merges}, of which {count} {verb} {parents} on the test "
-            f"documents ({what}), but {missing}.{others}",
-        )
-    return Verdict(
-        True,
-        f"Yes: the front has {merges}, of which {count} {verb} every parent on the test documents "
-        f"({what}).{others}",
-    )
-
-
-def _trade_off(found: FrontComparison, table: Standings, merges: str, what: str) -> str:
-    """Return what the merge that is nearest to beating every parent gains, and for what."""
-    level = LEVEL / len(found.duels)
-    none = f"the front has {merges}, and on the test documents none is shown to beat every parent"
-    gaining = [
-        merge
-        for merge, duels in found.duels.items()
-        if duels and all(item.gains(level) for item in duels.values())
-    ]
-    if not gaining:
-        return (
-            f"No evidence of improvement: {none}, and none is better than each parent in an "
-            "objective beyond doubt."
-        )
-    nearest = min(gaining, key=lambda merge: found.p_values[merge])
-    parent, closest = max(found.duels[nearest].items(), key=lambda pair: pair[1].p)
-    gains, losses = (" and ".join(part(level)) for part in (closest.gains, closest.losses))
-    return (
-        f"A trade-off, no clear improvement: {none} ({what}). The nearest is "
-        f"{table.names[nearest]}; against {table.names[parent]} it has {gains}, for {losses}."
-    )
+    knee = next(row.label for row in table.rows if row.candidate == best.number)
+    scores = short_scores(table.columns)
+    for parent, found in table.front.get(knee, {}).items():
+        text += f" Against {table.names[parent]}, {table.names[knee]} is {in_words(found, scores)}."
+    missing = missing_words(table.missing, table.names)
+    return Verdict(None, f"{text} Besides, {missing}." if missing else text)
 
 
 def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]] | None:
-    """Return headers and rows of the neighbours on a front: by what they differ; None: no rows."""
-    if table.front is None or not table.front.neighbours:
-        return None
+    """Return headers and rows of the merges on a front: by what they differ from each parent."""
     names = short_scores(table.columns)
-    keys = list(dict.fromkeys(k for pair in table.front.neighbours for k in pair.by_objective))
     rows = []
-    for pair in table.front.neighbours:
-        cells = []
-        for key in keys:
-            item = pair.by_objective.get(key)
-            texts = item.difference.texts(item.factor, "+") if item else ("-", "")
-            cells.append(" ".join(texts).strip())
-        # The number of a candidate, or the name of a parent.
-        first, second = (
-            table.names[name].removeprefix("candidate ").removesuffix(" (knee)")
-            for name in (pair.first, pair.second)
-        )
-        apart = "apart" if pair.are_apart else "not surely"
-        rows.append((f"{first} - {second}", apart, *cells))
-    return ("neighbours", f"on {table.compared_on}", *(names[key] for key in keys)), rows
+    for merge, parents in (table.front or {}).items():
+        for parent, found in parents.items():
+            texts = (
+                " ".join(found[key].shown.texts(found[key].factor, "+")) if key in found else "-"
+                for key in names
+            )
+            rows.append((f"{table.names[merge]} - {table.names[parent]}", *map(str.strip, texts)))
+    return ((f"on {table.compared_on}", *names.values()), rows) if rows else None
 
 
 def _each(labels: Container[str]) -> str:

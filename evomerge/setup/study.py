@@ -59,5 +59,3 @@ def _needing_documents(config: SearchConfig) -> Iterator[str]:
             yield f"`executor.{key}`"
     if config.executor.order == "generation":
         yield "`executor.order` generation"
-    if any(item.margin is not None for item in config.objectives):
-        yield "`margin`"

@@ -68,14 +68,6 @@ BAD = [
         ["`budget.target` 0.5", "with `mode` 'pareto' there is none; remove it"],
     ),
     (
-        {"objectives": [{"task": "t"}, {"task": "u", "margin": 0.02}]},
-        ["`objectives[1].margin` 0.02", "only a front has", "remove it"],
-    ),
-    (
-        {"mode": "pareto", "objectives": [{"task": "t", "margin": -1}, {"metric": "layers"}]},
-        ["`objectives[0].margin`", "-1", "at least 0"],
-    ),
-    (
         {"objectives": [{"task": "t", "tie_breaker": "nl"}]},
         ["`objectives[0].tie_breaker`", "'nl'", "'nll'"],
     ),
