@@ -312,7 +312,7 @@ def _of_front(
             missing = {
                 labels[item.number]: why_not_compared(item, split)
                 for item in (*baselines, *front)
-                if item.label not in AVERAGES and item.scores(split) is None
+                if item.label != UNIFORM and item.scores(split) is None
             }
             return replace(table, compared_on=split, front=found, missing=missing)
     return table

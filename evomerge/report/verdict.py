@@ -158,9 +158,7 @@ def next_step(table: Standings, config: SearchConfig, tried: int) -> str:
             needed = size * (z(1 - level(table.earlier + 1)) / z(found.probability)) ** 2
             return f" Next: a new run with more test documents; it takes about {needed:,.0f}."
     genes, descends = len((config.frozen or Frozen()).genes), config.optimizer.descends
-    has_answers = not any(
-        item.metric == TOKENS or ":" in (item.task or "") for item in config.objectives
-    )
+    has_answers = not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)
     if config.space.kind == "parameters" and has_answers and not descends:
         return " Next: gradients (`optimizer: {name: gradient}`), if tasks have reference answers."
     if tried < 10 * genes and not descends:
