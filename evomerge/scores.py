@@ -87,8 +87,6 @@ class Scores:
             them was scored; empty if all were.
         oom_backoffs: how often the batch size had been halved because memory ran out. The batch
             size can change the last bits of a score.
-        largest: `"task/metric"` -> largest value that a document can have, where this is known and
-            not 1: the number of tokens that an answer may have.
         right: task -> document -> the generated answer, of documents that were answered right; only
             if descents learn from them.
         cpu_seconds: CPU seconds of each phase, all threads of the scoring process together.
@@ -103,7 +101,6 @@ class Scores:
     expected: Mapping[str, Expected] = field(default_factory=dict)
     oom_backoffs: int = 0
     examples: tuple[Example, ...] = ()
-    largest: Mapping[str, float] = field(default_factory=dict)
     right: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     cpu_seconds: Mapping[str, float] = field(default_factory=dict)
     peak: Mapping[str, int] = field(default_factory=dict)
@@ -136,8 +133,6 @@ class Scores:
             }
         if self.examples:
             plain["examples"] = [asdict(item) for item in self.examples]
-        if self.largest:
-            plain["largest"] = dict(self.largest)
         if self.right:
             plain["right"] = {task: list(texts.items()) for task, texts in self.right.items()}
         return plain
@@ -152,7 +147,6 @@ class Scores:
             seconds=dict(data.get("seconds", {})),
             expected={key: Expected(**item) for key, item in data.get("expected", {}).items()},
             examples=tuple(Example(**item) for item in data.get("examples", ())),
-            largest=dict(data.get("largest", {})),
             right={task: dict(texts) for task, texts in data.get("right", {}).items()},
         )
 
@@ -214,10 +208,6 @@ class Objective:
     def tie_key(self) -> str | None:
         """Key of the tie-breaker into `Scores.aggregates`."""
         return None if self.tie_breaker is None else f"{self.task}/{self.tie_breaker}"
-
-    def largest(self, scores: Scores) -> float | None:
-        """Return the largest value that a document can have; None: 1 if all are shares."""
-        return scores.largest.get(self.key, math.inf if self.metric == NLL else None)
 
     @property
     def is_exact(self) -> bool:

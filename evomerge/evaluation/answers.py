@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
@@ -39,21 +39,15 @@ class Answers:
 
     Attributes:
         rows: task -> document id -> metric key -> value, as lm-eval computes it.
-        largest: `"task/metric"` -> largest value that a document can have, as in `Scores`.
     """
 
     rows: Mapping[str, Mapping[int, DocumentMetrics]]
-    largest: Mapping[str, float] = field(default_factory=dict)
 
     def __or__(self, other: Answers) -> Answers:
         """Return the metrics of the documents of both; for common documents, those of `other`."""
         tasks = [*self.rows, *(task for task in other.rows if task not in self.rows)]
         rows = {t: {**self.rows.get(t, {}), **other.rows.get(t, {})} for t in tasks}
-        largest = {
-            key: max(item.largest.get(key, 0.0) for item in (self, other))
-            for key in sorted({*self.largest, *other.largest})
-        }
-        return Answers(rows, largest)
+        return Answers(rows)
 
     def scores(self, tasks: TaskSet, seconds: float) -> Scores:
         """Return the scores: the metrics, and their aggregates by task and group.
@@ -85,4 +79,4 @@ class Answers:
         flat = {
             f"{task}/{key}": v for task, figures in aggregates.items() for key, v in figures.items()
         }
-        return Scores(documents, values, flat, {"evaluate": seconds}, largest=dict(self.largest))
+        return Scores(documents, values, flat, {"evaluate": seconds})

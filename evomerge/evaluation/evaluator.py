@@ -224,7 +224,6 @@ class Evaluator:
         chosen = documents if documents is not None else self.splits[split]
         asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
         rows: dict[str, dict[int, DocumentMetrics]] = {}
-        largest: dict[str, float] = {}
         tasks = self.tasks_of(split)
         with _failures():
             if of_model := self._asked(split, asked):
@@ -249,10 +248,6 @@ class Evaluator:
                         for row, document in zip(measured, of_task, strict=True):
                             counts = [count for item in document for count in item.generated]
                             row[TOKENS] = sum(counts) / len(counts)
-                        prompts = [item.prompt for document in of_task for item in document]
-                        if all(prompts):  # else lm-eval generates, and knows the limit
-                            limits = (prompt.limit for prompt in prompts if prompt)
-                            largest[f"{task}/{TOKENS}"] = float(max(limits))
                     rows[task] = dict(zip(asked[task], measured, strict=True))
                     if task in self.referenced:
                         for place, row in rows[task].items():
@@ -265,7 +260,7 @@ class Evaluator:
                         document: {metric: values[place] for metric, values in results.items()}
                         for place, document in enumerate(asked[task])
                     }
-        return Answers({task: rows[task] for task in asked}, largest)
+        return Answers({task: rows[task] for task in asked})
 
     def _fresh(self, model: Any) -> Any:
         """Return the model to score, built again if a function of a user has had it."""

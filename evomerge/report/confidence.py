@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from evomerge.report import means
-from evomerge.report.means import Sample
+from evomerge.report.means import Mean
 from evomerge.scores import MODEL, NLL, TOKENS, TOLD, Objective, Scores, fitness
 
 
@@ -59,14 +60,14 @@ class Comparison:
         probability: how sure it is that this is above 0: 1 - p of the one-sided test, above 0.975
             where the 95 % interval is above 0.
         factor: see `factor_of`.
-        samples: the differences on the documents, one sample for each task.
+        documents: number of documents of all tasks.
         is_turned: whether it is of one metric of which less is better: people see its own sign.
     """
 
     difference: Interval
     probability: float
     factor: float = 100.0
-    samples: Sequence[Sample] = field(default=(), repr=False, compare=False)
+    documents: int = 0
     is_turned: bool = False
 
     @property
@@ -127,23 +128,22 @@ def factor_of_fitness(objectives: Sequence[Objective], every: Iterable[Scores]) 
     )
 
 
-def interval(values: Sequence[float], aggregate: float, largest: float | None = None) -> Interval:
-    """Return a metric with its 95 % interval over documents.
+def interval(values: Sequence[float], aggregate: float) -> Interval:
+    """Return a metric with its 95 % interval over documents, see `evomerge.report.means`.
 
-    If all values are 0 or 1, it is Wilson's score interval (Wilson 1927); for other values see
-    `evomerge.report.means`. Values that all lie between 0 and 1 are taken for shares, which cannot
-    lie elsewhere. The interval is unknown if the aggregate is not the mean of the values (a
-    perplexity), if there are no values, or if there is one value only, which is no share.
+    The interval is unknown if the aggregate is not the mean of the values (a perplexity), if there
+    are no values, or if there is one only, which is neither right nor wrong.
 
     Args:
         values: the metric of each document.
         aggregate: the metric over all of them, as lm-eval aggregates it.
-        largest: largest possible value of a metric from 0 on; None: a share, or unknown.
     """
     if not _is_mean(values, aggregate):
         return Interval(aggregate)
-    bounds = _bounds(values, largest)
-    return _estimate(aggregate, [Sample.of(values, bounds, is_share=largest is None)])
+    own = np.asarray(values, dtype=np.float64)
+    return _estimate(
+        aggregate, [means.mean_of(own, 1.0, is_share=_are_shares(own), is_difference=False)]
+    )
 
 
 def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Interval]:
@@ -152,15 +152,13 @@ def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Inte
     for item in objectives:
         value = scores.aggregates[item.key]
         known = Interval(value, value, value, is_exact=True) if item.is_exact else None
-        largest = item.largest(scores)
-        found[item.key] = known or interval(scores.values.get(item.key, ()), value, largest)
+        found[item.key] = known or interval(scores.values.get(item.key, ()), value)
     return found
 
 
 def fitness_interval(objectives: Sequence[Objective], scores: Scores) -> Interval:
     """Return the weighted fitness with its interval; unknown if a metric is no mean of values."""
-    value, samples = fitness(objectives, scores), _samples(objectives, scores)
-    return Interval(value) if samples is None else _estimate(value, samples)
+    return _estimate(fitness(objectives, scores), _means(objectives, scores))
 
 
 def mean_over_runs(
@@ -192,83 +190,74 @@ def mean_over_runs(
 def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Comparison | None:
     """Compare the weighted fitness of two models by their differences on the same documents.
 
-    None if the documents differ, a metric is not the mean of its values, or a task whose metric is
-    no share has one document only.
+    None if the documents differ, a metric is not the mean of its values, or there is one document
+    only, whose answers are neither right nor wrong.
     """
     apart = fitness(objectives, ours) - fitness(objectives, theirs)
     is_turned = len(objectives) == 1 and not objectives[0].higher_is_better
     if all(item.is_exact for item in objectives):
         probability = 0.5 + 0.5 * (apart > 0) - 0.5 * (apart < 0)
         exact = Interval(apart, apart, apart, is_exact=True)
-        return Comparison(exact, probability, 1.0, (), is_turned)
-    samples = _samples(objectives, ours, theirs) if ours.documents == theirs.documents else None
-    difference = Interval(apart) if samples is None else _estimate(apart, samples)
-    if samples is None or not difference.has_interval:
+        return Comparison(exact, probability, 1.0, 0, is_turned)
+    same = ours.documents == theirs.documents
+    found = _means(objectives, ours, theirs) if same else [None]
+    difference, known = _estimate(apart, found), [item for item in found if item is not None]
+    if not difference.has_interval:
         return None
     factor = factor_of_fitness(objectives, (ours, theirs))
-    return Comparison(difference, float(means.confidence(samples)), factor, samples, is_turned)
+    documents = sum(item.documents for item in known)
+    return Comparison(difference, means.confidence(known), factor, documents, is_turned)
 
 
-def _is_mean(values: Sequence[float], aggregate: float) -> bool:
+def _is_mean(values: npt.ArrayLike, aggregate: float) -> bool:
     return (
-        len(values) > 0
+        np.size(values) > 0
         and math.isfinite(aggregate)
         and math.isclose(float(np.mean(values)), aggregate, rel_tol=1e-9, abs_tol=1e-12)
     )
 
 
-def _bounds(values: Sequence[float], largest: float | None) -> tuple[float, float]:
-    """Return the bounds of a metric: known ones, 0 and 1 of a share, or else infinite ones."""
-    if largest is not None:
-        return 0.0, max(largest, *values)
-    return (0.0, 1.0) if min(values) >= 0 and max(values) <= 1 else (-math.inf, math.inf)
+def _are_shares(values: npt.NDArray[np.float64]) -> bool:
+    return bool(values.min() >= 0 and values.max() <= 1)
 
 
-def _estimate(value: float, samples: Sequence[Sample]) -> Interval:
-    """Return a sum of means with its interval; unknown if a spread is unknown."""
-    if any(item.size < 2 and not item.is_share for item in samples):
-        return Interval(value)
-    low, high = means.interval(samples)
-    return Interval(value, float(low), float(high))
+def _estimate(value: float, found: Sequence[Mean | None]) -> Interval:
+    """Return a sum of means with its interval; unknown if one is None."""
+    known = [item for item in found if item is not None]
+    return Interval(value, *means.interval(known)) if len(known) == len(found) else Interval(value)
 
 
-def _samples(
+def _means(
     objectives: Sequence[Objective], ours: Scores, theirs: Scores | None = None
-) -> list[Sample] | None:
-    """Return what each task adds to the fitness, or to the difference of two, by document.
+) -> list[Mean | None]:
+    """Return what each task adds to the fitness, or to the difference of two, None if not known.
 
-    Metrics of one task are added up by document; tasks are independent. None if one is no mean.
+    Metrics of one task are added up by document; tasks are independent.
     """
     total = sum(item.weight for item in objectives)
-    values: dict[str, Any] = {}
-    bounds: dict[str, Any] = {}
-    reach: dict[str, float] = {}
-    no_shares: set[str] = set()
+    tasks: dict[str, list[tuple[Objective, float]]] = {}
     for item in objectives:
-        for scores, sign in ((ours, 1.0), (theirs, -1.0)):
-            if scores is None:
-                continue
-            value = scores.aggregates[item.key]
-            # What has no error is the same on all documents, and can be nothing else.
-            own = (value, value) if item.is_exact else scores.values.get(item.key, ())
-            if not _is_mean(own, value):
-                return None
-            weight = sign * item.weight / total * (1.0 if item.higher_is_better else -1.0)
-            largest = item.largest(scores)
-            ends = np.sort(weight * np.asarray(own if item.is_exact else _bounds(own, largest)))
-            if largest is not None:
-                no_shares.add(item.task)
-            values[item.task] = values.get(item.task, 0.0) + weight * np.asarray(own)
-            bounds[item.task] = bounds.get(item.task, 0.0) + ends
-        if theirs is not None and not item.is_exact:
-            # Two models may differ on a document by as much as documents do.
-            both = (*ours.values[item.key], *theirs.values[item.key])
-            own_reach = item.weight / total * (max(both) - min(both))
-            reach[item.task] = reach.get(item.task, 0.0) + own_reach
-    for task, found in values.items():
-        # Sums that are 0 up to rounding.
-        values[task] = np.where(np.abs(found) <= 1e-12, 0.0, found)
-    return [
-        Sample.of(found, bounds[task], is_share=task not in no_shares, reach=reach.get(task))
-        for task, found in values.items()
-    ]
+        unit = item.weight / total * (1.0 if item.higher_is_better else -1.0)
+        tasks.setdefault(item.task, []).append((item, unit))
+    return [_mean_of_task(items, ours, theirs) for items in tasks.values()]
+
+
+def _mean_of_task(
+    items: Sequence[tuple[Objective, float]], ours: Scores, theirs: Scores | None
+) -> Mean | None:
+    """Return what a task adds; `items` are its objectives, and the value of 1 in each of them."""
+    models = [(ours, 1.0)] if theirs is None else [(ours, 1.0), (theirs, -1.0)]
+    columns = [(item, model, unit * sign) for item, unit in items for model, sign in models]
+    if items[0][0].is_exact:
+        return means.exact(sum(unit * model.aggregates[item.key] for item, model, unit in columns))
+    values: Any = 0.0
+    are_shares = len({unit > 0 for _, unit in items}) == 1
+    for item, model, unit in columns:
+        own = np.asarray(model.values.get(item.key, ()), dtype=np.float64)
+        if not _is_mean(own, model.aggregates[item.key]):
+            return None
+        values = values + unit * own
+        are_shares = are_shares and _are_shares(own)
+    values = np.where(np.abs(values) <= 1e-12, 0.0, values)  # sums that are 0 up to rounding
+    unit = sum(abs(unit) for _, unit in items) * (1.0 if items[0][1] > 0 else -1.0)
+    return means.mean_of(values, unit, is_share=are_shares, is_difference=theirs is not None)

@@ -154,8 +154,7 @@ def next_step(table: Standings, config: SearchConfig, tried: int) -> str:
     if is_merge and config.evaluation.test.documents != "all":
         found, z = _nearest(table.comparisons)[1], NormalDist().inv_cdf
         if 0.84 < found.probability < 1:  # one standard error ahead
-            size = sum(item.size for item in found.samples)
-            needed = size * (z(1 - level(table.earlier + 1)) / z(found.probability)) ** 2
+            needed = found.documents * (z(1 - level(table.earlier + 1)) / z(found.probability)) ** 2
             return f" Next: a new run with more test documents; it takes about {needed:,.0f}."
     genes, descends = len((config.frozen or Frozen()).genes), config.optimizer.descends
     has_answers = not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)

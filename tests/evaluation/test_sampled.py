@@ -218,8 +218,6 @@ def test_the_mean_number_of_tokens_is_over_all_repeats(maths: Any, folder: Path)
         assert len(request.generated) == len(request.instance.resps) == 5
         mean = sum(request.generated) / 5
         assert scores.values["s_vote/tokens"][place] == mean
-    assert scores.largest == {"s_vote/tokens": 5}  # max_gen_toks of the task
-    assert Scores.from_dict(scores.to_dict()).largest == scores.largest
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

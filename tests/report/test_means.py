@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import product
 from math import prod
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, multinomial, t
 
-from evomerge.report import means
 from evomerge.report.confidence import compare, fitness_interval, interval
-from evomerge.report.means import Sample
+from evomerge.report.means import Mean, confidence, exact, mean_of
+from evomerge.report.means import interval as interval_of
 from evomerge.scores import Objective, Scores
-
-SHARE = (0.0, 1.0)
 
 
 def answers(right, of):
     return (1.0,) * right + (0.0,) * (of - right)
+
+
+@lru_cache(None)
+def gained(ours, theirs, of) -> Mean:
+    """The mean difference of two models, of which each alone has so many documents right."""
+    values = np.array((1.0,) * ours + (-1.0,) * theirs + (0.0,) * (of - ours - theirs))
+    found = mean_of(values, 1.0, is_share=True, is_difference=True)
+    assert found is not None
+    return found
+
+
+@lru_cache(None)
+def judged(*pairs):
+    """Interval of the mean over tasks of differences (gained, lost, documents), and how sure."""
+    means = [gained(*pair) for pair in pairs]
+    return interval_of(means), confidence(means)
 
 
 @pytest.mark.parametrize(
@@ -43,107 +58,83 @@ def test_a_mean_of_tasks_has_intervals_that_cover(documents, p, tasks):
         probability = prod(binom.pmf(k, documents, p) for k in counts)
         total += probability
         covered += probability * known[tuple(sorted(counts))]
-    assert covered / total > 0.935
-
-
-def test_a_skewed_metric_has_intervals_that_cover():
-    """Many documents with little overlap, few with much."""
-    generator, covered, runs = np.random.default_rng(0), 0, 200
-    for _ in range(runs):
-        values = tuple(generator.beta(0.3, 3, 20))
-        found = interval(values, float(np.mean(values)))
-        covered += found.low <= 1 / 11 <= found.high
-    assert covered >= 0.94 * runs
-
-
-def often_0_or_1(generator, shape):
-    """Values like F1 where most answers are wrong: 90 % are 0, 5 % are 1. The mean is 0.075."""
-    kind = generator.random(shape)
-    return np.where(kind < 0.9, 0.0, np.where(kind > 0.95, 1.0, generator.beta(2, 2, shape)))
-
-
-@pytest.mark.parametrize("documents", [20, 100])
-@pytest.mark.parametrize("tasks", [1, 3])
-def test_a_metric_that_is_mostly_0_has_intervals_that_cover(tasks, documents):
-    generator = np.random.default_rng(1)
-    drawn = [often_0_or_1(generator, (800, documents)) / tasks for _ in range(tasks)]
-    low, high = means.interval([Sample.of(values, (0.0, 1 / tasks)) for values in drawn])
-    assert np.mean((low <= 0.075) & (high >= 0.075)) > 0.93
-
-
-@pytest.mark.parametrize("documents", [20, 50])
-@pytest.mark.parametrize("sigma", [0.5, 1.0])
-def test_lengths_have_intervals_that_cover(sigma, documents):
-    """Lognormal lengths; the second kind is very skewed, and Student's t covers 86 % of them."""
-    values = np.exp(sigma * np.random.default_rng(1).normal(size=(1500, documents)))
-    low, high = means.interval([Sample.of(values)])
-    mean = np.exp(sigma**2 / 2)
-    assert np.mean((low <= mean) & (mean <= high)) > 0.94
-
-
-@pytest.mark.parametrize("documents", [20, 100, 200])
-@pytest.mark.parametrize("share", [0.01, 0.05])
-def test_rare_huge_lengths_have_intervals_that_cover_if_their_limit_is_known(share, documents):
-    """With bounds that are guessed, as few as 19 % do: most samples have no huge length."""
-    generator, limit = np.random.default_rng(1), 2048.0
-    usual = generator.integers(80, 121, (800, documents))
-    values = np.where(generator.random(usual.shape) < share, limit, usual)
-    low, high = means.interval([Sample.of(values, (0.0, limit), is_share=False)])
-    mean = share * limit + (1 - share) * 100
-    assert np.mean(low > mean) < 0.036
-    assert np.mean(high < mean) < 0.036
+    assert covered / total > 0.91  # as Wilson's of one task, which is 0.90 to 0.98
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
-@pytest.mark.parametrize("documents", [20, 100])
-@pytest.mark.parametrize("p", [0.02, 0.5])
-def test_equal_models_rarely_seem_to_differ(p, documents, tasks):
-    generator, samples = np.random.default_rng(2), []
-    for _ in range(tasks):
-        one, other = generator.random((2, 1500, documents)) < p
-        share = [np.mean(1.0 * one - other == value, axis=-1) for value in (-1.0, 0.0, 1.0)]
-        shares = np.stack(share, axis=-1)
-        ends = np.array(-1.0), np.array(1.0)
-        samples.append(Sample(np.array([-1.0, 0.0, 1.0]), shares, documents, *ends))
-    sure = means.confidence(samples)
-    assert np.mean(sure > 0.975) < 0.036
-    assert np.mean(sure < 0.025) < 0.036
-
-
+@pytest.mark.parametrize("documents", [20, 50, 200])
 @pytest.mark.parametrize(
-    ("bounds", "is_share"),
-    [((-1.0, 1.0), True), ((-1.0, 1.0), False), ((-9.0, 9.0), False), ((-np.inf, np.inf), True)],
+    ("better", "worse"), [(0.08, 0.04), (0.2, 0.1), (0.01, 0.01), (0.1, 0.1), (0.35, 0.05)]
 )
-def test_a_bound_of_the_interval_is_the_threshold_with_its_confidence(bounds, is_share):
-    """So a comparison is better with probability > 0.975 where its interval is above 0."""
-    generator = np.random.default_rng(3)
-    drawn = [generator.uniform(-1, 1, (30, n)) for n in (7, 25)]
-    samples = [Sample.of(values, bounds, is_share=is_share) for values in drawn]
-    low, high = means.interval(samples)
-    assert means.confidence(samples, low) == pytest.approx(0.975)
-    assert means.confidence(samples, high) == pytest.approx(0.025)
-    assert np.all(means.confidence(samples, (low + high) / 2) > 0.025)
+def test_differences_of_right_and_wrong_have_intervals_that_cover(better, worse, documents, tasks):
+    generator, runs = np.random.default_rng(2), 1500
+    counts = generator.multinomial(
+        documents, [better, worse, 1 - better - worse], size=(runs, tasks)
+    )
+    found = [judged(*((int(b), int(w), documents) for b, w, _ in run)) for run in counts]
+    true = tasks * (better - worse)
+    assert np.mean([low <= true <= high for (low, high), _ in found]) > 0.93
+    assert all((low > 0) == (sure > 0.975) for (low, _), sure in found)
+    assert all((high < 0) == (sure < 0.025) for (_, high), sure in found)
+    if better == worse:
+        assert np.mean([sure > 0.98 for _, sure in found]) < 0.03  # the level of a first winner
 
 
-def test_many_samples_at_once_have_the_intervals_of_each_alone():
-    generator = np.random.default_rng(4)
-    first, second = generator.random((5, 30)), generator.exponential(size=(5, 40))
-    low, high = means.interval([Sample.of(first, SHARE), Sample.of(second)])
-    for row in range(5):
-        alone = means.interval([Sample.of(first[row], SHARE), Sample.of(second[row])])
-        assert (low[row], high[row]) == pytest.approx(alone)
+@pytest.mark.parametrize("documents", [50, 100])
+@pytest.mark.parametrize("level", [0.02, 0.0025])
+def test_equal_models_are_better_as_rarely_as_a_verdict_says(documents, level):
+    """All outcomes, whatever share of the answers differs; nothing is drawn."""
+    places = np.arange(documents + 1)
+    outcomes = [(b, c) for b in places for c in places[: documents + 1 - b] if b > c]
+    found = [(b, c) for b, c in outcomes if 1 - judged((b, c, documents))[1] <= level]
+    counts = np.array([(b, c, documents - b - c) for b, c in found])
+    for share in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8):
+        likely = multinomial.pmf(counts, documents, [share / 2, share / 2, 1 - share])
+        assert likely.sum() < 1.01 * level + 0.001
 
 
-def test_what_is_the_same_on_all_documents_has_no_spread_where_it_can_be_anything():
-    same = Sample.of([3.0] * 5)
-    assert means.interval([same]) == (3.0, 3.0)
-    assert [float(means.confidence([same], at)) for at in (2.0, 3.0, 4.0)] == [1.0, 0.5, 0.0]
+@pytest.mark.parametrize("documents", [50, 200])
+@pytest.mark.parametrize("kind", ["F1", "lengths"])
+def test_other_values_have_intervals_that_cover(kind, documents):
+    """F1: 45 % are 0 and 25 % are 1; lognormal lengths."""
+    generator = np.random.default_rng(1)
+    shape, covered = (1000, documents), 0
+    draws, true = np.exp(0.5 * generator.normal(size=shape)), np.exp(0.125)
+    if kind == "F1":
+        level = generator.random(shape)
+        middle = np.where(level > 0.75, 1.0, generator.beta(2, 2, shape))
+        draws, true = np.where(level < 0.45, 0.0, middle), 0.25 + 0.3 / 2
+    for values in draws:
+        found = interval(values, float(values.mean()))
+        covered += found.low <= true <= found.high
+    assert covered > 930
+
+
+@pytest.mark.parametrize(("of_a", "of_b"), [(30, 50), (12, 12)])
+def test_equal_graded_models_rarely_seem_to_differ(of_a, of_b):
+    generator, runs = np.random.default_rng(3), 1000
+    sure = []
+    for _ in range(runs):
+        means = [
+            mean_of(generator.normal(size=n), u, is_share=False, is_difference=True)
+            for n, u in ((of_a, 0.5), (of_b, 0.5))
+        ]
+        sure.append(confidence([item for item in means if item]))
+    assert np.mean(np.array(sure) > 0.975) < 0.04 > np.mean(np.array(sure) < 0.025)
+
+
+def test_the_interval_of_agresti_and_min():
+    """Agresti and Min 2005: (c - b) / (n + 2) and its error, with half a document added to each."""
+    low, high = gained(12, 4, 100).bounds(0.95)
+    centre = (12.5 - 4.5) / 102
+    half = t.ppf(0.975, 100) * ((12.5 + 4.5) - 8.0**2 / 102) ** 0.5 / 102
+    assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-7)
+    assert gained(20, 0, 20).bounds(0.95)[1] == 1.0
 
 
 def test_what_has_no_error_moves_an_interval_and_does_not_widen_it():
-    right = Sample.of(answers(12, 20), SHARE)
-    low, high = means.interval([right])
-    moved = means.interval([right, Sample.of([2.0, 2.0], (2.0, 2.0))])
+    low, high = gained(12, 4, 20).bounds(0.95)
+    moved = interval_of([gained(12, 4, 20), exact(2.0)])
     assert moved == pytest.approx((low + 2, high + 2))
 
 
@@ -151,6 +142,5 @@ def test_equal_answers_on_few_documents_do_not_show_that_models_are_equal():
     """A bootstrap would resample zeros only, and be sure."""
     same = Scores({"t": tuple(range(20))}, {"t/acc": answers(10, 20)}, {"t/acc": 0.5})
     found = compare([Objective("t", "acc")], same, same)
-    assert found is not None
-    assert found.difference.low < -0.1 and found.difference.high > 0.1
-    assert found.probability_above(-0.01) < 0.9
+    assert found is not None and found.probability == 0.5
+    assert found.difference.low < -0.08 and found.difference.high > 0.08
