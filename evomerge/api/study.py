@@ -134,7 +134,7 @@ class Study(Run):
         self._lock = threading.RLock()
         self._asked = executor = StudyExecutor()
         self._genes = shown_genes(self._checked)
-        self._built: tuple[int, Worker, Any, list[Any]] | None = None
+        self._built: tuple[int, Worker] | None = None
         with ExitStack() as stack:
             journal = stack.enter_context(self._run.writing())
             self._run.forget_stop()
@@ -303,10 +303,9 @@ class Study(Run):
     def _model(self, number: int) -> tuple[Any, Any]:
         """Return model and tokenizer of an open candidate; see `Asked.model`.
 
-        The memory of the last model is taken, unless the caller has changed that model.
+        It takes the memory of the last model, whose tensors are all written again.
         """
         from evomerge.evaluation.inference.device import keep_threads
-        from evomerge.evaluation.inference.fingerprint import has_state, state_of
         from evomerge.setup.parents_as_themselves import parents_as_themselves
         from evomerge.setup.worker import load_parent, make_worker
 
@@ -314,25 +313,22 @@ class Study(Run):
             job, candidate = self._open_job(number), self._session.history.candidates[number]
             if (itself := parents_as_themselves(self._checked)(candidate)) is not None:
                 return load_parent(self._checked, itself.host)
-            worker = None
-            if self._built is not None:
-                owner, worker, model, state = self._built
-                if owner != number and owner in self._asked.open:
-                    raise InputError(
-                        f"Candidate {owner} has its model in memory; tell its score before "
-                        f"candidate {number} is built, or write this one with `save`."
-                    )
-                if not has_state(model, worker.evaluator.tokenizer, state):
-                    worker = None
+            owner, worker = self._built or (number, None)
+            if owner != number and owner in self._asked.open:
+                raise InputError(
+                    f"Candidate {owner} has its model in memory; tell its score before "
+                    f"candidate {number} is built, or write this one with `save`."
+                )
             if worker is None:
                 put_back = keep_threads()
                 try:
                     worker = make_worker(self._checked)
                 finally:
                     put_back()
-            model, tokenizer = worker.build(job.recipe), worker.evaluator.tokenizer
-            self._built = number, worker, model, state_of(model, tokenizer)
-            return model, tokenizer
+            self._built = number, worker
+            model = worker.build(job.recipe)
+            worker.evaluator.is_touched = True  # the caller may change the model
+            return model, worker.evaluator.tokenizer
 
 
 def _begin(

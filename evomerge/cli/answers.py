@@ -69,7 +69,7 @@ def results(
     from evomerge.searching.ranking import measured
 
     if len(runs) > 1:
-        if not candidate is top is documents is None:
+        if (candidate, top, documents) != (None, None, None):
             raise InputError(
                 "--candidate, --top and --documents are for one run, but "
                 f"{len(runs)} are given; give one, or leave these options out."

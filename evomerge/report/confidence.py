@@ -213,7 +213,7 @@ def _is_mean(values: npt.ArrayLike, aggregate: float) -> bool:
     return (
         np.size(values) > 0
         and math.isfinite(aggregate)
-        and math.isclose(float(np.mean(values)), aggregate, rel_tol=1e-9, abs_tol=1e-12)
+        and math.isclose(float(np.mean(np.asarray(values))), aggregate, rel_tol=1e-9, abs_tol=1e-12)
     )
 
 

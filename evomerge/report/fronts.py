@@ -10,7 +10,7 @@ from evomerge.report.words import listed
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Constraint, Failure, Objective, Split
 from evomerge.searching.ranking import Ranking
-from evomerge.space.baselines import AVERAGES
+from evomerge.space.baselines import UNIFORM
 
 Differences: TypeAlias = Mapping[str, Comparison]
 """`task/metric` -> a merge compared with a parent; without what has no error that is known."""
@@ -27,7 +27,7 @@ def against_parents(
 
     `labels`: number of a candidate -> its label.
     """
-    parents = [item for item in baselines if item.label not in AVERAGES]
+    parents = [item for item in baselines if item.label != UNIFORM]
 
     def differences(merge: Candidate, parent: Candidate) -> Differences:
         ours, theirs = merge.scores(split), parent.scores(split)

@@ -15,7 +15,7 @@ from evomerge.report.confidence import Interval, factor_of_fitness, fitness_inte
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.scores import fitness
-from evomerge.space.baselines import AVERAGES, UNIFORM
+from evomerge.space.baselines import UNIFORM
 
 _OF_A_RUN = {"seed", "executor", "frozen"}
 """Sections in which runs of one search file may differ."""
@@ -87,8 +87,7 @@ def _baseline(view: View, *, is_uniform: bool) -> float | None:
     found = (
         fitness(view.ranking.objectives, scores)
         for item in view.history.baselines
-        if (item.label == UNIFORM if is_uniform else item.label not in AVERAGES)
-        and (scores := item.scores("test")) is not None
+        if (item.label == UNIFORM) == is_uniform and (scores := item.scores("test")) is not None
     )
     return max(found, default=None)
 
