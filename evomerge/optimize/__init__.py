@@ -150,7 +150,7 @@ def check_name(name: str, names: Sequence[str]) -> None:
 def choose(genes: Sequence[Gene], population: int | None = None) -> str:
     """Return the name of the optimizer that `auto` is, which depends on the genes.
 
-    The rules are what benchmarks/optimizers.py has measured (docs/choosing-an-optimizer.md). With a
+    The rules are what benchmarks/optimizers.py has measured (docs/optimizers.md). With a
     population (`optimizer.population`, None: `auto`), only optimizers that have one are chosen.
     """
     discrete = sum(gene.kind != "real" for gene in genes)

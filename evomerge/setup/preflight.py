@@ -197,7 +197,7 @@ def _backend(checked: CheckedSearch) -> str:
     """Return what runs the models for which tasks, and whether another backend may be cheaper."""
     texts, likelihoods = _tasks_by_answer(checked)
     if checked.config.evaluation.backend == "hf":
-        longer = "; vllm may take less time for texts of many tokens (docs/evaluation.md)"
+        longer = "; vllm may take less time for texts of many tokens (docs/vllm.md)"
         known = checked.evaluator.tasks_of("search").info.tasks
         host = checked.checkpoints[checked.host]
         texts = [

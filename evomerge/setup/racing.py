@@ -38,7 +38,7 @@ def resolve_racing(
     """Return the search file with `evaluation.racing` set if it is `auto`, and why, for a person.
 
     Racing is enabled where it saves time and finds merges that are as good, by measurements
-    (docs/evaluation.md). If `minimum` documents are too few to fill batches, it is raised. `search`
+    (docs/racing.md). If `minimum` documents are too few to fill batches, it is raised. `search`
     has the ids of the search documents by task.
 
     Raises:

@@ -88,7 +88,7 @@ def start_vllm(
         except Exception as error:
             raise ConfigError(
                 "evaluation.backend is 'vllm', but the installed vLLM cannot be imported "
-                f"({one_line(error).rstrip('.')}); docs/evaluation.md says how to install it, or "
+                f"({one_line(error).rstrip('.')}); docs/vllm.md says how to install it, or "
                 "use the backend 'hf'."
             ) from error
         model.config.save_pretrained(folder)
