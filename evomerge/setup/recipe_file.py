@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,9 +16,6 @@ from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Recipe
 from evomerge.setup.parents import absolute_file, absolute_parent, fitting
 from evomerge.setup.pins import open_pinned
-
-_MARK = re.compile(r"^---(?=\s|$).*\n?", re.MULTILINE)
-_CONTENT = re.compile(r"^[^#\s]", re.MULTILINE)
 
 
 @dataclass(frozen=True)

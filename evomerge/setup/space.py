@@ -12,7 +12,6 @@ from evomerge.config.space import (
     OutsideConfig,
     ParametersConfig,
     PathConfig,
-    SpaceConfig,
     SwapsConfig,
 )
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
@@ -170,12 +169,6 @@ def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
         vocabulary=_vocabulary(config),
         seed=config.seed,
     )
-
-
-def check_methods(space: SpaceConfig) -> None:
-    """Raise a `ConfigError` if a space names a merge method that there is not."""
-    for name in space.methods if isinstance(space, ParametersConfig) else ():
-        _method(name)
 
 
 def _method(name: str) -> Method:

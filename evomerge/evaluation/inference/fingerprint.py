@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
-import xxhash
 from torch import Tensor
 
 
@@ -14,7 +14,7 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
 
     Tensors on an accelerator are copied to the CPU for this, one at a time.
     """
-    digest = xxhash.xxh3_128()
+    digest = hashlib.blake2b(digest_size=16)
     for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().flatten()
