@@ -13,6 +13,8 @@ _ADAPTERS = (
     "`evomerge export` or `evomerge merge` wrote."
 )
 GONE = {
+    "--allow-pickle": "pickled weights need no option: they are converted, without running code, "
+    "when a parent is opened.",
     "--as": _ADAPTERS,
     "--notify": "a shell tells of the end of a search: `evomerge search ...; notify-send done`.",
     "convert": "docs/from-other-tools.md has the keys of mergekit-evolve and mergenetic beside "

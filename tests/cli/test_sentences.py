@@ -90,6 +90,7 @@ def test_every_suggested_command_quotes_what_is_filled_in():
         (["convert", "x.yaml"], "`evomerge init` writes one to start from."),
         (["dashboard", "x"], "and `--track` logs a search to a tracker."),
         (["resume", "x", "--notify", "y"], "`evomerge search ...; notify-send done`."),
+        (["merge", "x", "--out", "y", "--allow-pickle"], "when a parent is opened."),
         (["extract", "a", "b", "--rank", "8"], "`evomerge export` or `evomerge merge` wrote."),
         (["export", "x", "--as", "adapter"], "`evomerge export` or `evomerge merge` wrote."),
         (["status"], "Missing argument 'DIR'; `evomerge status --help` says what is allowed."),
