@@ -244,14 +244,14 @@ def test_a_composition_of_the_showcase_is_searched_by_gradients(shelf, name):
 
 
 def test_adapters_of_one_model_take_its_memory_once(shelf):
-    (found,) = validated(shelf / "lorahub.yaml")
+    found = validated(shelf / "lorahub.yaml")
     one_model = found["parents"][INSTRUCT]
     assert len(found["parents"]) == 11
     assert found["mapped_files"].startswith(f"{one_model} of parents")
 
 
 def test_a_host_that_can_see_keeps_its_architecture_in_a_parameter_space(shelf):
-    (found,) = validated(shelf / "evovlm-jp.yaml")
+    found = validated(shelf / "evovlm-jp.yaml")
     assert found["architecture"] == "LlavaNextForConditionalGeneration"
 
 
