@@ -8,7 +8,7 @@ from typing import Any
 
 import page_commands
 import yaml
-from page_stand_ins import MERGE, SEARCH
+from page_stand_ins import MERGE, SEARCH, make_what_is_used
 
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.mergekit import ImportWarnings
@@ -47,6 +47,7 @@ def check(text: str, path: Path, shown: bool) -> None:
 def _search_file(data: Any, text: str, path: Path, shown: bool) -> None:
     """A search file that the page does not name is `search.yaml`."""
     path = path if shown else Path("search.yaml")
+    make_what_is_used(text)
     path.write_text(text)
     page_commands.evomerge(["validate", str(path), "--trust-code"])
 
