@@ -31,7 +31,7 @@ def test_installed_modules_have_no_code_of_their_own():
 
 
 def test_a_module_a_package_and_a_folder_without_init_are_named(folder):
-    for name in ("t_module", "t_package/__init__", "t_package/inner", "t_space/one"):
+    for name in ("t_module", "t_kept_package/__init__", "t_kept_package/inner", "t_space/one"):
         file = folder / f"{name}.py"
         file.parent.mkdir(exist_ok=True)
         file.write_text("raise SystemExit('this was run')\n")
@@ -40,8 +40,11 @@ def test_a_module_a_package_and_a_folder_without_init_are_named(folder):
         return [str(file.relative_to(folder)) for file in code_of_module(module)]
 
     assert named("t_module") == ["t_module.py"]
-    assert named("t_package") == ["t_package/__init__.py"]
-    assert named("t_package.inner") == ["t_package/__init__.py", "t_package/inner.py"]
+    assert named("t_kept_package") == ["t_kept_package/__init__.py"]
+    assert named("t_kept_package.inner") == [
+        "t_kept_package/__init__.py",
+        "t_kept_package/inner.py",
+    ]
     assert named("t_space.one") == ["t_space", "t_space/one.py"]
 
 

@@ -122,10 +122,3 @@ def test_a_task_that_needs_more_tokens_than_the_model_reads_is_refused(
     evaluator = Evaluator(Harness(["t_odd"], [tmp_path]))
     with pytest.raises(ConfigError, match="max_gen_toks"):
         evaluator.prepare(llama, tokenizer, {"search": {"t_odd": [0]}})
-
-
-def test_documents_can_be_told_apart_by_a_field(tasks: Path) -> None:
-    harness = Harness(["t_choice"], [tasks])
-    assert harness.field("t_choice", "level")[:4] == ["0", "1", "0", "1"]
-    with pytest.raises(ConfigError, match=r"no field 'levle'.*'level'"):
-        harness.field("t_choice", "levle")
