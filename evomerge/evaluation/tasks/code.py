@@ -1,16 +1,15 @@
 """Tasks that run code which the model writes (`unsafe_code: true` in their YAML).
 
-A process without the model loads such a task once, through bubblewrap where it is installed. It
-scores each document in a child of its own with limits on time and memory, by the task's own
-functions and lm-eval's metrics. So an answer that hangs, crashes or fills the memory is one wrong
-document. The limits stop accidents; a program that means harm is stopped by a container only.
+A process without the model, in bubblewrap where it is installed, loads such a task once. It scores
+each document in a child of its own with limits on time and memory, by the task's own functions and
+lm-eval's metrics. So an answer that hangs, crashes or fills the memory is one wrong document. The
+limits stop accidents; a program that means harm is stopped by a container only.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import logging
 import os
 import resource
 import shutil
@@ -35,19 +34,12 @@ from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, documen
 from evomerge.evaluation.tasks.templates import templates_in_sandbox
 from evomerge.run.atomic import TemporaryFolder
 
-SECONDS, SECONDS_MORE = 30, 2
-"""Wall time of a document, and of each of its answers; also the CPU time of each process."""
-
-MEMORY = 2 << 30
-"""Bytes of address space that a child may take, beside what its libraries have taken."""
-
-FILE_SIZE = 64 << 20
-"""Largest size of a file in bytes that a child may write."""
-
+SECONDS, SECONDS_MORE = 30, 2  # of a document, and of each of its answers
+_MEMORY = 2 << 30  # bytes of address space, beside what libraries have taken
+_FILE_SIZE = 64 << 20
 _TOGETHER = min(4, os.cpu_count() or 1)  # children at a time
-_MOST_BYTES = 16 << 20  # of a result
 _PATIENCE = 300.0  # seconds beside the limits, for imports and a busy machine
-_PASSED_ON = (
+_KEPT = (
     *("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "XDG_CACHE_HOME"),
     *("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE"),
 )
@@ -56,12 +48,9 @@ _SET_TO_1 = (
     *("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE"),
 )
 _ALONE = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-all")
-"""A command behind it runs without network and other processes, and changes no file."""
 
-log = logging.getLogger(__name__)
-
-Outcome: TypeAlias = list[Any] | str
-"""What became of a document: `[metrics, filtered answers]`, or why there are none."""
+Outcome: TypeAlias = list[Any] | None
+"""The metrics of a document and its filtered answers; None: it gave none."""
 
 
 class Origin(NamedTuple):
@@ -69,6 +58,14 @@ class Origin(NamedTuple):
 
     source: str
     leaf: str
+
+
+@cache
+def has_bubblewrap() -> bool:
+    """Return whether bubblewrap is installed and may confine processes on this machine."""
+    if shutil.which("bwrap") is None:
+        return False
+    return subprocess.run([*_ALONE, "true"], capture_output=True, check=False).returncode == 0
 
 
 class CodeProcess:
@@ -80,38 +77,25 @@ class CodeProcess:
 
     def __init__(self, include: Sequence[str]) -> None:
         self._include = [str(Path(folder).absolute()) for folder in include]
-        self._close: Callable[[], Any] = lambda: None
         self._connection: Connection | None = None
-        self._warned: set[Origin] = set()
+        self._close: Callable[[], Any] = lambda: None
 
     def metrics(
-        self,
-        origin: Origin,
-        documents: Sequence[Sequence[Instance]],
-        worst: DocumentMetrics | None = None,
+        self, origin: Origin, documents: Sequence[Sequence[Instance]], worst: DocumentMetrics
     ) -> list[DocumentMetrics]:
-        """Return the metrics of each document, all of them numbers; see `document_metrics`.
-
-        Args:
-            worst: the metrics of a document whose process gives no result; None: it has none.
+        """Return the metrics of each document, all of them numbers; `worst` where it gives none.
 
         Raises:
             SearchError: the task cannot be loaded there.
         """
-        outcomes: list[Outcome] = []
+        rows = []
         for first in range(0, len(documents), _TOGETHER):
-            outcomes += self._outcomes(origin, documents[first : first + _TOGETHER])
-        rows: list[DocumentMetrics] = []
-        for requests, outcome in zip(documents, outcomes, strict=True):
-            row, answers = dict(worst or {}), list[Any]([{}] * len(requests))
-            if not isinstance(outcome, str):
-                row, answers = outcome
-            elif worst is not None and origin not in self._warned:
-                self._warned.add(origin)
-                log.warning("Task %s: an answer counts as wrong, since %s", origin.leaf, outcome)
-            for instance, filtered in zip(requests, answers, strict=True):
-                instance.filtered_resps = filtered
-            rows.append(row)
+            group = documents[first : first + _TOGETHER]
+            for requests, outcome in zip(group, self._outcomes(origin, group), strict=True):
+                row, answers = outcome or (dict(worst), [{}] * len(requests))
+                for instance, filtered in zip(requests, answers, strict=True):
+                    instance.filtered_resps = filtered
+                rows.append(row)
         return rows
 
     def _outcomes(self, origin: Origin, documents: Sequence[Sequence[Instance]]) -> list[Outcome]:
@@ -133,14 +117,13 @@ class CodeProcess:
         self._connection = None
         if len(documents) > 1:  # one of them has ended the process
             return [self._outcomes(origin, [document])[0] for document in documents]
-        return ["it ended the process that watches it"]
+        return [None]
 
     def _start(self) -> Connection:
-        ours, theirs = Pipe()
-        folder = TemporaryFolder()
-        own = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        (ours, theirs), folder = Pipe(), TemporaryFolder()
+        own = {name: os.environ[name] for name in _KEPT if name in os.environ}
         own |= dict.fromkeys(_SET_TO_1, "1") | {"PYTHONHASHSEED": "0"}
-        own |= {"HF_METRICS_CACHE": str(folder.path), "TMPDIR": str(folder.path)}
+        own |= dict.fromkeys(("HF_METRICS_CACHE", "TMPDIR"), str(folder.path))
         own["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in sys.path)
         start = f"from evomerge.evaluation.tasks.code import main; main({theirs.fileno()})"
         with theirs:
@@ -158,26 +141,14 @@ class CodeProcess:
         return ours
 
 
-def _close(
-    process: subprocess.Popen[bytes], connection: Connection, folder: TemporaryFolder
-) -> None:
-    """End the process, and remove its folder."""
-    connection.close()
-    process.terminate()
-    try:
+def _close(process: subprocess.Popen[bytes], ours: Connection, folder: TemporaryFolder) -> None:
+    ours.close()
+    process.terminate()  # it kills its children
+    with suppress(subprocess.TimeoutExpired):
         process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    process.kill()
+    process.wait()
     folder.close()
-
-
-@cache
-def has_bubblewrap() -> bool:
-    """Return whether bubblewrap is installed and may confine processes on this machine."""
-    if shutil.which("bwrap") is None:
-        return False
-    return subprocess.run([*_ALONE, "true"], capture_output=True, check=False).returncode == 0
 
 
 def _confined(folder: Path) -> list[str]:
@@ -186,16 +157,12 @@ def _confined(folder: Path) -> list[str]:
         return []
     import datasets
 
-    caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.HF_MODULES_CACHE)
-    written = [word for place in (folder, *caches) for word in ("--bind-try", place, place)]
-    return [*_ALONE, *map(str, written)]
-
-
-# What follows runs in the other process.
+    places = (folder, datasets.config.HF_DATASETS_CACHE, datasets.config.HF_MODULES_CACHE)
+    return [*_ALONE, *(str(word) for place in places for word in ("--bind-try", place, place))]
 
 
 def main(descriptor: int) -> None:
-    """Serve the requests of a `CodeProcess` until it closes the connection of this descriptor."""
+    """Serve a `CodeProcess`, as its other process, until it closes the connection."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     tasks: dict[Origin, Any] = {}
     with Connection(descriptor) as connection, suppress(EOFError, OSError):
@@ -206,11 +173,10 @@ def main(descriptor: int) -> None:
                 with quiet(bars=True), seeded(), templates_in_sandbox(), ExitStack() as children:
                     if origin not in tasks:
                         manager = task_manager(include, [origin.source], "objectives")
-                        loaded, _ = load(manager, origin.source, "objectives")
-                        tasks[origin] = loaded[origin.leaf]
+                        tasks[origin] = load(manager, origin.source, "objectives")[0][origin.leaf]
                         gc.freeze()  # so that a child copies less
-                    task, about = tasks[origin], zip(documents, limits, strict=True)
-                    begun = [children.enter_context(_child(task, *item)) for item in about]
+                    about = zip(documents, limits, strict=True)
+                    begun = [children.enter_context(_child(tasks[origin], *i)) for i in about]
                     reply = [outcome() for outcome in begun]
             except Exception as error:
                 reply = f"{type(error).__name__}: {one_line(error)}"
@@ -221,37 +187,35 @@ def main(descriptor: int) -> None:
 def _child(
     task: Any, requests: Sequence[Instance], seconds: int
 ) -> Iterator[Callable[[], Outcome]]:
-    """Score a document in a forked process, in a folder of its own, within some seconds.
+    """Begin to score a document in a forked process; yield what waits for its outcome.
 
-    Yields:
-        what waits for the outcome. At the end, all processes of the group are killed.
+    At the end, all processes of its group are killed.
     """
     reading, writing = Pipe(duplex=False)
     # Python's TemporaryDirectory follows links that the child has made, before 3.11.8.
     folder, deadline = tempfile.mkdtemp(), time.monotonic() + seconds
 
     def outcome() -> Outcome:
-        if not reading.poll(max(0.0, deadline - time.monotonic())):
-            return "it took long"
         with suppress(Exception):  # the answer may have changed or sent anything
-            found = json.loads(reading.recv_bytes(_MOST_BYTES))
-            if isinstance(found, str):
-                return found
-            numbers = {key: float(value) for key, value in found[0].items()}
-            return [numbers, [dict(found[1][place]) for place in range(len(requests))]]
-        return "it ended its process"
+            if reading.poll(max(0.0, deadline - time.monotonic())):
+                row, answers = json.loads(reading.recv_bytes(16 << 20))
+                answers = [dict(answers[place]) for place in range(len(requests))]
+                return [{key: float(value) for key, value in row.items()}, answers]
+        return None
 
-    with reading:
-        process = os.fork()
-        if process == 0:
-            try:
-                os.setsid()
-                _limit(folder, seconds, writing.fileno())
-                writing.send_bytes(_scored(task, requests).encode())
-            finally:
-                os._exit(0)
+    process = os.fork()
+    if process == 0:
         try:
-            writing.close()
+            _limit(folder, seconds, writing.fileno())
+            (row,) = document_metrics(task, [requests])
+            numbers = {key: float(value) for key, value in row.items()}
+            found = [numbers, [instance.filtered_resps for instance in requests]]
+            writing.send_bytes(json.dumps(found, default=str).encode())
+        finally:
+            os._exit(0)
+    with reading:
+        writing.close()
+        try:
             yield outcome
         finally:
             for kill in (os.killpg, os.kill):  # it may have no group of its own yet
@@ -261,30 +225,17 @@ def _child(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _scored(task: Any, requests: Sequence[Instance]) -> str:
-    """Return the outcome of a document as JSON."""
-    try:
-        (row,) = document_metrics(task, [requests])
-        numbers = {key: float(value) for key, value in row.items()}
-        answers = [instance.filtered_resps for instance in requests]
-        return json.dumps([numbers, answers], default=str)
-    except BaseException as error:
-        return json.dumps(f"{type(error).__name__}: {one_line(error)}"[:1000])
-
-
 def _limit(folder: str, seconds: int, kept: int) -> None:
-    """Limit this process and all that it starts: CPU time, memory, files, working folder.
-
-    Of its file descriptors only one stays open, beside 0 to 2, which lead nowhere.
-    """
+    """Limit this process and all that it starts; one file stays open beside 0 to 2."""
+    os.setsid()
     os.chdir(folder)
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     os.closerange(3, kept)
     os.closerange(kept + 1, 1 << 16)
-    limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: FILE_SIZE}
+    limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: _FILE_SIZE}
     with suppress(OSError):  # only Linux tells what is taken already
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + MEMORY
+        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + _MEMORY
     for name, limit in {**limits, resource.RLIMIT_CORE: 0}.items():
         hard = resource.getrlimit(name)[1]
         value = limit if hard == resource.RLIM_INFINITY else min(limit, hard)

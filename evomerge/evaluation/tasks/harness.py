@@ -121,7 +121,7 @@ class Harness:
     def _tried(self, task: str, requests: Sequence[Instance]) -> DocumentMetrics:
         """Return the metrics of a document; none if code that it runs gives no result."""
         if task in self._origins:
-            return self._code.metrics(self._origins[task], [requests])[0]
+            return self._code.metrics(self._origins[task], [requests], {})[0]
         return document_metrics(self._tasks[task], [requests])[0]
 
     def _select_split(self, name: str, task_split: str, where: str) -> TaskInfo:
