@@ -11,9 +11,7 @@ from evomerge.errors import InputError
 from evomerge.parsing.values import shown
 
 if TYPE_CHECKING:
-    from evomerge.models.checkpoint import Checkpoint
-    from evomerge.report.parents.comparison import ParentComparison
-    from evomerge.setup.checked import CheckedSearch
+    from evomerge.report.compare import ParentComparison
 
 
 def compare(
@@ -27,8 +25,7 @@ def compare(
     Args:
         parents: as in a search file: a folder, a Hub id, `zoo:NAME`, each with
             `+ADAPTER` or not. With a base, also the folder of an adapter (LoRA) of this base.
-        base: what the parents were trained from. Without it, distances between parents are known,
-            and no task vectors.
+        base: what the parents were trained from. Without it, it is not known what they changed.
 
     Returns:
         the comparison; `to_dict()` is what `evomerge compare --json` prints.
@@ -37,7 +34,7 @@ def compare(
         InputError: a model is missing or damaged, or their tensors do not fit.
     """
     from evomerge.models.references import open_parent
-    from evomerge.report.parents.comparison import compare_parents
+    from evomerge.report.compare import compare_parents
     from evomerge.report.words import short_names
     from evomerge.setup.parents import absolute_parent, fitting
 
@@ -60,17 +57,6 @@ def compare(
     models = fitting(opened, names[0], vocabularies=len(sizes) == 1)
     first = None if own is None else models[own]
     return compare_parents(first, [models[name] for name in given], short_names(names))
-
-
-def compare_checked(checked: CheckedSearch) -> ParentComparison:
-    """Compare the parents of a checked search with its base."""
-    from evomerge.report.parents.comparison import compare_parents
-    from evomerge.report.words import short_names
-
-    models, base = checked.checkpoints, checked.config.base
-    parents: Iterable[Checkpoint] = (models[name] for name in checked.config.parents)
-    others = [item for item in parents if item.reference != base]
-    return compare_parents(models[base] if base else None, others, short_names(models))
 
 
 def _on_base(parent: str, base: str | None) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from evomerge.cli import terminal
-from evomerge.cli.options import CompareOption, JsonOption, RunFolderArgument, SplitName
+from evomerge.cli.options import JsonOption, RunFolderArgument, SplitName
 from evomerge.run.folder import RunFolder
 
 
@@ -153,18 +153,11 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="the page; else report.html in DIR")
     ] = None,
-    compare: CompareOption = False,
 ) -> None:
     """Write the run as one HTML page."""
     from evomerge.report.page import write_page
 
     run = RunFolder(directory)
     target = out or run.path / "report.html"
-    compared = None
-    if compare:
-        from evomerge.api.compare import compare_checked
-        from evomerge.setup.runs import reopen
-
-        compared = compare_checked(reopen(run))
-    write_page(run, target, compared)
+    write_page(run, target)
     terminal.say(f"wrote {target}")

@@ -16,6 +16,8 @@ GONE = {
     "--allow-pickle": "pickled weights need no option: they are converted, without running code, "
     "when a parent is opened.",
     "--as": _ADAPTERS,
+    "--compare": "`evomerge compare PARENT ... --base MODEL` compares parents.",
+    "--html": "`evomerge compare` prints one table, and with `--json` all its figures.",
     "--notify": "a shell tells of the end of a search: `evomerge search ...; notify-send done`.",
     "convert": "docs/from-other-tools.md has the keys of mergekit-evolve and mergenetic beside "
     "those of a search file; `evomerge init` writes one to start from.",

@@ -13,13 +13,11 @@ from evomerge.cli import terminal
 from evomerge.cli.options import (
     AllowBenchmarksOption,
     AllowCodeOption,
-    CompareOption,
     FileArgument,
     JsonOption,
     SetOption,
     TrustCodeOption,
 )
-from evomerge.cli.parents import print_comparison
 from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
@@ -56,11 +54,9 @@ def validate(
         str | None,
         typer.Option(metavar="SIZE", help="plan for a GPU with this memory, e.g. 24GB"),
     ] = None,
-    compare: CompareOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
-    from evomerge.api.compare import compare_checked
     from evomerge.config.schema import parse, read
     from evomerge.merging.backend import bytes_of
     from evomerge.setup.genes import HEADERS, gene_list, gene_rows
@@ -73,18 +69,14 @@ def validate(
     terminal.say_on_terminal(f"checking {file}")
     checked = prepare(parse(data, str(file)), file.parent, allowed, gpu_memory=planned)
     notes = warnings(checked, allow_benchmarks)
-    compared = compare_checked(checked) if compare else None
     if as_json:
         cost = {"time": _cost(checked).to_dict()} if time else {}
-        known = {} if compared is None else {"compared": compared.to_dict()}
         answer = {**summary(checked), "genes": gene_list(checked), "warnings": notes}
-        terminal.print_json({"valid": True, **answer, **cost, **known})
+        terminal.print_json({"valid": True, **answer, **cost})
         return
     terminal.print_values(terminal.spoken(summary(checked)))
     if rows := gene_rows(checked):
         terminal.print_table(HEADERS, rows)
-    if compared is not None:
-        print_comparison(compared)
     if time:
         terminal.print_values(_cost(checked).in_words())
     terminal.warn(notes)

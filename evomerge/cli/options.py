@@ -17,9 +17,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 CandidatesOption = Annotated[
     int | None, typer.Option(min=1, help="largest number of candidates in all, parents among them")
 ]
-CompareOption = Annotated[
-    bool, typer.Option("--compare", help="compare the parents too; this reads all their weights")
-]
 OutOption = Annotated[Path, typer.Option("--out", help="new folder for the model")]
 ShardSizeOption = Annotated[str, typer.Option(help="largest size of a weight file, e.g. 5GB")]
 AllowBenchmarksOption = Annotated[

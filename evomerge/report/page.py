@@ -15,8 +15,6 @@ from evomerge.report.documents import answers
 from evomerge.report.figures import inline_svg
 from evomerge.report.fronts import fallen
 from evomerge.report.html import render, write_html
-from evomerge.report.parents.comparison import ParentComparison
-from evomerge.report.parents.page import comparison_svg
 from evomerge.report.progress import progress
 from evomerge.report.recipe_picture import path_text
 from evomerge.report.reproduce import lm_eval_command
@@ -36,17 +34,17 @@ from evomerge.scores import SPLITS, Failure, Split
 _MOST_REASONS = 10
 
 
-def write_page(run: RunFolder, target: Path, compared: ParentComparison | None = None) -> None:
+def write_page(run: RunFolder, target: Path) -> None:
     """Write the report of a run to a file.
 
     The file appears complete or not at all. InputError: it cannot be written.
     """
     check_output(target)
-    write_html(page(run, compared), target, "--out")
+    write_html(page(run), target, "--out")
 
 
-def page(run: RunFolder, compared: ParentComparison | None = None) -> str:
-    """Return the page of a run as HTML, with a comparison of its parents if there is one."""
+def page(run: RunFolder) -> str:
+    """Return the page of a run as HTML."""
     view = View.of(run)
     table, frozen, history = view.table, view.frozen, view.history
 
@@ -68,8 +66,6 @@ def page(run: RunFolder, compared: ParentComparison | None = None) -> str:
         "page",
         view=view,
         svg=svg,
-        compared=compared,
-        depth=None if compared is None else comparison_svg(compared),
         progress=progress(run),
         tables=table.tables() if table.rows and table.columns else [],
         marked=marked,

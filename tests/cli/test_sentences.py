@@ -92,6 +92,10 @@ def test_every_suggested_command_quotes_what_is_filled_in():
         (["resume", "x", "--notify", "y"], "`evomerge search ...; notify-send done`."),
         (["merge", "x", "--out", "y", "--allow-pickle"], "when a parent is opened."),
         (["extract", "a", "b", "--rank", "8"], "`evomerge export` or `evomerge merge` wrote."),
+        (
+            ["report", "x", "--compare"],
+            "`evomerge compare PARENT ... --base MODEL` compares parents.",
+        ),
         (["export", "x", "--as", "adapter"], "`evomerge export` or `evomerge merge` wrote."),
         (["status"], "Missing argument 'DIR'; `evomerge status --help` says what is allowed."),
         (["status", "x", "--wach"], "`evomerge status --help` says what is allowed."),
