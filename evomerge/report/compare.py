@@ -80,7 +80,8 @@ class ParentComparison:
 
     def _sum(self, components: Sequence[str] = ()) -> _Floats:
         chosen = [self.products[item] for item in components if item in self.products]
-        return np.sum(chosen or list(self.products.values()), axis=0)
+        total: _Floats = np.sum(chosen or list(self.products.values()), axis=0)
+        return total
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """Return headers and rows: changes of a parent in per cent, and the nearest other."""
