@@ -34,7 +34,10 @@ _SCALARS = {
 }
 
 
-class RefusedError(Exception):
+_TOO_DEEP = f"lists or mappings are nested more than {DEEPEST} deep"
+
+
+class _RefusedError(Exception):
     """Valid YAML that is refused; `line` counts from 1."""
 
     def __init__(self, sentence: str, mark: yaml.Mark) -> None:
@@ -49,9 +52,12 @@ def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
         InputError: the text is not YAML, or has something that this module refuses (see above).
     """
     try:
-        return _Loader(text).value()
-    except RefusedError as found:
+        root = _Loader(text).get_single_node()
+        return None if root is None else _Reader(root).value(root)
+    except _RefusedError as found:
         raise error(f"{what}, line {found.line}: {found}.") from None
+    except RecursionError:
+        raise error(f"{what}: {_TOO_DEEP}.") from None
     except yaml.MarkedYAMLError as found:
         if "single document" in (found.context or ""):
             raise error(
@@ -60,9 +66,8 @@ def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
         mark = found.problem_mark
         line = f" in line {mark.line + 1}" if mark else ""
         raise error(f"{what} is not valid YAML{line}: {one_line(found.problem)}.") from None
-    except yaml.YAMLError as found:
-        raise error(f"{what} is not valid YAML: {one_line(found)}.") from None
-    except (ValueError, OverflowError) as found:  # an escape or a version number out of range
+    # ValueError, OverflowError: an escape or a version number out of range
+    except (yaml.YAMLError, ValueError, OverflowError) as found:
         raise error(f"{what} is not valid YAML: {one_line(found)}.") from None
 
 
@@ -89,115 +94,68 @@ def yaml_text(data: Any, *, width: int, flow: bool | None = False) -> str:
     )
 
 
-def check_aliases(root: yaml.Node) -> None:
-    """Check how much the aliases in a tree of YAML nodes expand to, and how deep it is then.
-
-    An alias is the node that it refers to, so such a node is visited again for each alias.
-
-    Raises:
-        RefusedError: they expand to more than `ALIASED` characters, or lists and mappings are
-            nested more than `DEEPEST` deep.
-    """
-    left = root.end_mark.index - root.start_mark.index + ALIASED
-
-    def visit(node: yaml.Node, depth: int, place: yaml.Mark) -> None:
-        nonlocal left
-        if node.start_mark.index > place.index:  # else it was reached by an alias
-            place = node.start_mark
-        if depth > DEEPEST:
-            raise RefusedError(f"lists or mappings are nested more than {DEEPEST} deep", place)
-        is_scalar = isinstance(node, yaml.ScalarNode)
-        left -= 1 + (len(node.value) if is_scalar else 0)
-        if left < 0:
-            raise RefusedError(
-                f"aliases expand to more than {ALIASED} characters; write the values out", place
-            )
-        for item in () if is_scalar else node.value:
-            for part in item if isinstance(node, yaml.MappingNode) else (item,):
-                visit(part, depth + 1, place)
-
-    visit(root, 1, root.start_mark)
-
-
 class _Loader(yaml.SafeLoader):
-    """Loader that checks the tree of YAML nodes while it is built, before it makes values."""
+    """Makes the nodes of what `_Dumper` writes."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._depth = 0
 
-    def value(self) -> Any:
-        """Return the plain value of the only document."""
-        node = self.get_single_node()
-        if node is None:
-            return None
-        check_aliases(node)
-        return self._plain(node)
+class _Reader:
+    """Makes plain values of a tree of nodes, and refuses what has none.
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Build and check the next node; PyYAML calls this for every node."""
-        if self.check_event(yaml.AliasEvent):
-            return super().compose_node(parent, index)
-        self._depth += 1
-        if self._depth > DEEPEST:  # before the libraries' own code would nest too deep
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise RefusedError(f"lists or mappings are nested more than {DEEPEST} deep", mark)
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        if node is not None:
-            self._check(node, key=isinstance(parent, yaml.MappingNode) and index is None)
-        return node
+    An alias is the node that it refers to, so such a node is read again for each alias.
+    """
 
-    def _check(self, node: yaml.Node, *, key: bool) -> None:
+    def __init__(self, root: yaml.Node) -> None:
+        self.scalars = yaml.constructor.SafeConstructor()
+        self.left = root.end_mark.index - root.start_mark.index + ALIASED
+        self.place = root.start_mark  # of the last node that was not reached by an alias
+
+    def value(self, node: yaml.Node, depth: int = 1) -> Any:
+        """Return the value of a node; `depth` counts the lists and mappings around it from 1."""
+        if node.start_mark.index > self.place.index:
+            self.place = node.start_mark
+        self.left -= 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+        if self.left < 0:
+            raise _RefusedError(
+                f"aliases expand to more than {ALIASED} characters; write the values out",
+                self.place,
+            )
+        if depth > DEEPEST:
+            raise _RefusedError(_TOO_DEEP, self.place)
         if isinstance(node, yaml.ScalarNode):
-            self._check_scalar(node, key=key)
-            return
-        if key:
-            raise RefusedError("a key must be a word or a number", node.start_mark)
+            return self.scalar(node)
         kind = node.tag.removeprefix(_TAG)
         if kind != ("map" if isinstance(node, yaml.MappingNode) else "seq"):
-            raise RefusedError(
+            raise _RefusedError(
                 f"the YAML type {shown(kind)} is not supported; allowed are lists, mappings, text, "
                 "numbers, true, false and null",
                 node.start_mark,
             )
         if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for name, _ in node.value:
-                if name.value in seen and name.tag != _MERGE:
-                    raise RefusedError(
-                        f"the key {shown(name.value)} is given twice", name.start_mark
-                    )
-                seen.add(name.value)
+            return self.mapping(node, depth)
+        return [self.value(item, depth + 1) for item in node.value]
 
-    def _check_scalar(self, node: yaml.ScalarNode, *, key: bool) -> None:
-        if node.tag not in _SCALARS and not (key and node.tag == _MERGE):
-            raise RefusedError(
+    def scalar(self, node: yaml.ScalarNode) -> Any:
+        """Return a text, number, flag or null."""
+        kind = _SCALARS.get(node.tag)
+        if kind is None:
+            raise _RefusedError(
                 f"{shown(node.value)} has the YAML type {shown(node.tag.removeprefix(_TAG))}, "
                 "which is not supported; put quotes around it if it is text",
                 node.start_mark,
             )
         if not node.value.isascii() and _HALF.search(node.value):
-            raise RefusedError("text has an unpaired surrogate", node.start_mark)
-        if _SCALARS.get(node.tag, "").endswith("number") and len(node.value) > LONGEST_NUMBER:
-            raise RefusedError(
+            raise _RefusedError("text has an unpaired surrogate", node.start_mark)
+        if kind.endswith("number") and len(node.value) > LONGEST_NUMBER:
+            raise _RefusedError(
                 f"a number has more than {LONGEST_NUMBER} characters", node.start_mark
             )
-
-    def _plain(self, node: yaml.Node) -> Any:
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._plain(item) for item in node.value]
         try:
-            return self.construct_object(node)
+            return self.scalars.construct_object(node)
         except (ValueError, LookupError, OverflowError):
             # A tag can name another type than the value has (`!!int x`).
-            raise RefusedError(
-                f"{shown(node.value)} is not {_SCALARS[node.tag]}", node.start_mark
-            ) from None
+            raise _RefusedError(f"{shown(node.value)} is not {kind}", node.start_mark) from None
 
-    def _mapping(self, node: yaml.MappingNode) -> dict[Any, Any]:
+    def mapping(self, node: yaml.MappingNode, depth: int) -> dict[Any, Any]:
         """Return a mapping with the keys of `<<`.
 
         The mapping's own keys override those of `<<`, and earlier mappings of `<<` override later
@@ -205,20 +163,27 @@ class _Loader(yaml.SafeLoader):
         """
         merged: dict[Any, Any] = {}
         own: dict[Any, Any] = {}
+        seen: set[str] = set()
         for key, item in node.value:
-            if key.tag != _MERGE:
-                own[self._plain(key)] = self._plain(item)
+            if not isinstance(key, yaml.ScalarNode):
+                raise _RefusedError("a key must be a word or a number", key.start_mark)
+            if key.tag == _MERGE:
+                for source in item.value if isinstance(item, yaml.SequenceNode) else [item]:
+                    if not isinstance(source, yaml.MappingNode):
+                        raise _RefusedError(
+                            "`<<` needs a mapping or a list of them", key.start_mark
+                        )
+                    merged |= self.value(source, depth + 1) | merged
                 continue
-            for source in item.value if isinstance(item, yaml.SequenceNode) else [item]:
-                if not isinstance(source, yaml.MappingNode):
-                    raise RefusedError("`<<` needs a mapping or a list of them", key.start_mark)
-                for name, value in self._mapping(source).items():
-                    merged.setdefault(name, value)
-        return {**merged, **own}
+            if key.value in seen:
+                raise _RefusedError(f"the key {shown(key.value)} is given twice", key.start_mark)
+            seen.add(key.value)
+            own[self.value(key, depth + 1)] = self.value(item, depth + 1)
+        return merged | own
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads."""
+    """Writes values."""
 
 
 for _kind in (_Loader, _Dumper):
