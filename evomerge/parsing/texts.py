@@ -58,40 +58,30 @@ def json_value(text: str | bytes, what: str, error: type[InputError]) -> Any:
     try:
         text = text.decode() if isinstance(text, bytes) else text
         value = json.loads(text)
+        # Each level has an opening bracket. Most texts have so few that their levels need no count.
+        if text.count("[") + text.count("{") > DEEPEST and _is_deep(value, DEEPEST):
+            raise RecursionError
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
-        raise _too_deep(what, error) from None
+        raise error(
+            f"{what} has lists or mappings nested more than {DEEPEST} deep; it is damaged."
+        ) from None
+    except UnicodeEncodeError:
+        raise error(
+            f"{what} has an unpaired surrogate (half of a \\u pair), which is not valid text."
+        ) from None
     except ValueError as found:
         raise error(
             f"{what} cannot be read as JSON and is damaged ({one_line(found)}); copy or download "
             "the file again."
         ) from None
-    # Each level has an opening bracket. Most texts have so few that their levels need no count.
-    if text.count("[") + text.count("{") > DEEPEST and _is_deep(value):
-        raise _too_deep(what, error)
-    if _HALF.search(text):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise error(
-                f"{what} has an unpaired surrogate (half of a \\u pair), which is not valid text."
-            ) from None
     return value
 
 
-def _too_deep(what: str, error: type[InputError]) -> InputError:
-    return error(f"{what} has lists or mappings nested more than {DEEPEST} deep; it is damaged.")
-
-
-def _is_deep(value: Any) -> bool:
-    """Whether plain data is nested too deep. It goes level by level, without recursion."""
-    level = [value]
-    for _ in range(DEEPEST + 1):
-        level = [
-            item
-            for node in level
-            if isinstance(node, (dict, list))
-            for item in (node.values() if isinstance(node, dict) else node)
-        ]
-        if not level:
-            return False
-    return True
+def _is_deep(value: Any, left: int) -> bool:
+    """Whether the lists and mappings in a list or mapping are nested more than `left` deep."""
+    inner = value.values() if isinstance(value, dict) else value
+    return left == 0 or any(
+        _is_deep(item, left - 1) for item in inner if isinstance(item, (dict, list))
+    )

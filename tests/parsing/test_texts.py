@@ -18,6 +18,11 @@ def test_json_keeps_the_values_of_model_configs():
     }
 
 
+def test_json_may_be_nested_up_to_the_limit():
+    text = f"{'[' * DEEPEST}1{']' * (DEEPEST - 1)}, [], {{}}]"
+    assert len(json_value(text, "f", RecipeError)) == 3
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -27,7 +32,7 @@ def test_json_keeps_the_values_of_model_configs():
         ('{"a": "\\ud800"}', "an unpaired surrogate"),
         ('{"\\udfff": 1}', "an unpaired surrogate"),
         ("[" * 5000 + "]" * 5000, "more than 64 deep"),
-        ("[" * (DEEPEST + 2) + "]" * (DEEPEST + 2), "more than 64 deep"),
+        ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), "more than 64 deep"),
         ('{"a":' * 300 + "1" + "}" * 300, "more than 64 deep"),
     ],
 )
