@@ -1,8 +1,8 @@
 """Converting mergekit's YAML files to recipes and back."""
 
-from evomerge.mergekit.file import ImportWarnings
 from evomerge.mergekit.from_recipe import express, to_mergekit
 from evomerge.mergekit.into_recipe import from_mergekit, mergekit_parents
+from evomerge.mergekit.reading import ImportWarnings
 
 __all__ = [
     "ImportWarnings",

@@ -1,140 +1,109 @@
-"""The content of a mergekit file: all its forms are modules with slices."""
+"""The keys of a mergekit file and the types of their values.
+
+As in mergekit, a mapping may have keys that are not known; `reading` warns of them.
+"""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
-from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.values import Rules
-from evomerge.parsing.values import Values, shown
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-_VALUES = Values(RecipeError)
-
-MAIN = "default"
-"""The name that mergekit gives to the only module of a text model."""
+from evomerge.parsing.values import shown
 
 
-_NEAR = 0.8
-"""Likeness of two names, from 0 to 1, from which one is taken for the other, misspelt."""
+def _text_keys(data: Any) -> Any:
+    for key in data if isinstance(data, dict) else ():
+        if not isinstance(key, str):
+            raise ValueError(f"has the key {shown(key)}, which is not text; put quotes around it")
+    return data
 
 
-@dataclass(frozen=True)
-class Input:
-    """A model in a slice.
-
-    Attributes:
-        layers: first block and one past the last block, or None for all blocks of the model.
-    """
-
-    model: str
-    layers: tuple[int, int] | None
-    parameters: Mapping[str, Rules]
-    where: str
+def _reference(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError(
+        "must be a model reference such as org/name@revision, a folder, or model+adapter"
+    )
 
 
-@dataclass(frozen=True)
-class Slice:
-    """A range of blocks of the merged model, with the models that it is merged from."""
-
-    inputs: tuple[Input, ...]
-    base: str | None
-    parameters: Mapping[str, Rules]
-    where: str
+def _range(value: Any) -> Any:
+    match value:
+        case [int(first), int(stop)] if bool not in map(type, value) and 0 <= first < stop:
+            return first, stop
+    raise ValueError("must be [first, one past the last], counted from 0")
 
 
-@dataclass(frozen=True)
-class Module:
-    """A block stack of the merged model.
-
-    Attributes:
-        whole: whether the file has `models`, of which all blocks are merged, and not `slices`.
-    """
-
-    name: str | None
-    slices: tuple[Slice, ...]
-    parameters: Mapping[str, Rules]
-    whole: bool
+_Text: TypeAlias = Annotated[str, Field(min_length=1)]
+_Reference: TypeAlias = Annotated[str, BeforeValidator(_reference)]
+_Range: TypeAlias = Annotated[tuple[int, int], BeforeValidator(_range)]
+_Mapping: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_text_keys)]
+_Dtype: TypeAlias = Literal["bfloat16", "float16", "float32", "float64"]
 
 
-@dataclass(frozen=True)
-class MergekitFile:
-    """A mergekit file.
+class Keys(BaseModel):
+    """A mapping in the file, with the keys that are not known."""
 
-    Attributes:
-        dtype: dtype of the written weights, or None if the file does not set it.
-        tokenizer: `base`, `union`, a model, or None if the file does not set it.
-        options: options of the recipe (`tokens`, `pad_to_multiple_of`, `chat_template`).
-    """
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    method: str
-    modules: tuple[Module, ...]
-    base: str | None
-    parameters: Mapping[str, Rules]
-    dtype: str | None
-    tokenizer: str | None
-    options: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def parents(self) -> tuple[str, ...]:
-        """All models that the file names; the first one gives the config."""
-        seen = {self.base: None} if self.base else {}
-        for item in (part for module in self.modules for part in module.slices):
-            if item.base:
-                seen.setdefault(item.base)
-            for model in item.inputs:
-                seen.setdefault(model.model)
-        if self.tokenizer and self.tokenizer not in ("base", "union"):
-            seen.setdefault(self.tokenizer)
-        return tuple(seen)
+    @model_validator(mode="before")
+    @classmethod
+    def _is_mapping(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise ValueError(f"must be a mapping of {', '.join(cls.model_fields)}")
+        return _text_keys(data)
 
 
-def check_spelling(name: str, known: Iterable[str], where: str) -> None:
-    """Raise a `RecipeError` if an unknown name is nearly a known one: `wieght`, `weights`."""
-    alike = [item for item in known if item[0] == name[:1]]  # `scale` is not `rescale`
-    for near in difflib.get_close_matches(name, alike, n=1, cutoff=_NEAR):
-        raise RecipeError(
-            f"{shown(name)} in `{where or 'the mergekit file'}` is nearly {near!r}, and would be "
-            f"ignored; write {near!r}, or remove it."
-        )
+class Part(Keys):
+    """A part of the merge that may have parameters, which the method gives a meaning."""
+
+    parameters: _Mapping | None = None
 
 
-class ImportWarnings:
-    """Collects warnings about a mergekit file, one sentence each.
+class ModelKeys(Part):
+    """A model of which all blocks are merged."""
 
-    They are about keys that mergekit ignores, and about models that the file leaves open.
-    """
+    model: _Reference
 
-    def __init__(self) -> None:
-        self._notes: dict[str, None] = {}
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """All warnings, each once, in the order of the file."""
-        return tuple(self._notes)
+class SourceKeys(ModelKeys):
+    """A model in a slice; its blocks are from the first number to before the second."""
 
-    def add(self, sentence: str) -> None:
-        """Add a warning."""
-        self._notes.setdefault(sentence)
+    layer_range: _Range | None = None
 
-    def known(
-        self, data: Any, where: str, known: Collection[str], elsewhere: Collection[str] = ()
-    ) -> Mapping[str, Any]:
-        """Return a mapping of the file; warn of each key that is not known.
 
-        Names in `elsewhere` are those of the method's parameters, which belong under `parameters`.
-        """
-        if not isinstance(data, Mapping):
-            raise _VALUES.wrong(data, where, f"a mapping of {', '.join(known)}")
-        place = f" in `{where}`" if where else ""
-        for key in _VALUES.mapping(data, where or "the mergekit file"):
-            if key not in known:
-                check_spelling(key, {"parameters"} & {*known}, where)
-                fix = "move it to `parameters`" if key in elsewhere else "remove it"
-                self.add(
-                    f"Key {shown(key)}{place} is ignored, as in mergekit; {fix}."
-                    f"{did_you_mean(key, known)}"
-                )
-        return data
+class SliceKeys(Part):
+    """A range of blocks of the merged model."""
+
+    sources: list[SourceKeys] = Field(min_length=1)
+    base_model: _Reference | None = None
+
+
+class ModuleKeys(Part):
+    """A block stack of the merged model: whole models, or slices of them."""
+
+    models: list[ModelKeys] | None = Field(None, min_length=1)
+    slices: list[SliceKeys] | None = Field(None, min_length=1)
+
+
+class TokenizerKeys(Keys):
+    """Where the vocabulary and the rows of its tokens come from."""
+
+    source: _Text = "union"
+    tokens: _Mapping | None = None
+    pad_to_multiple_of: int | None = Field(None, ge=1, le=2**20)
+
+
+class FileKeys(ModuleKeys):
+    """The whole file, in any of its forms."""
+
+    merge_method: _Text
+    modules: Annotated[dict[str, ModuleKeys], BeforeValidator(_text_keys)] | None = Field(
+        None, min_length=1
+    )
+    base_model: _Reference | None = None
+    dtype: _Dtype | None = None
+    out_dtype: _Dtype | None = None
+    tokenizer_source: _Text | None = None
+    tokenizer: TokenizerKeys | None = None
+    chat_template: _Text | None = None

@@ -14,16 +14,14 @@ Which tensor gets which value in mergekit was found by experiments (docs/recipes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.file import MAIN, ImportWarnings, Input, MergekitFile, Module
-from evomerge.mergekit.reading import read
-from evomerge.mergekit.sources import SliceSources, length, slice_sources, start
+from evomerge.mergekit.reading import ImportWarnings, Input, MergekitFile, Module, read
+from evomerge.mergekit.sources import SliceSources, slice_sources
 from evomerge.mergekit.values import EVERY, Rule, Rules, resolve
-from evomerge.merging.methods import get_method
-from evomerge.merging.methods.method import Knob as MethodKnob
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap, modality_misfit
@@ -31,6 +29,9 @@ from evomerge.models.stacks import Modality, modality_of
 from evomerge.recipe import DTYPES, Knob, Layer, Recipe, Source
 
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+
+_MAIN = (None, "default")
+"""Names of the only module of a text model; mergekit calls it `default`."""
 
 
 def mergekit_parents(text: str) -> tuple[str, ...]:
@@ -49,70 +50,122 @@ def from_mergekit(
         RecipeError: a key or value is wrong or does not fit the parents; the message names the key.
     """
     doubts = doubts or ImportWarnings()
-    return _Resolver(read(text, doubts), checkpoints, doubts).recipe()
+    file = read(text, doubts)
+    resolver = _Resolver(file.method, checkpoints, file.parents[0], doubts)
+    stacks: list[tuple[str, list[SliceSources]]] = []
+    modalities: dict[str, Any] = {}
+    for module in file.modules:
+        merged = resolver.modalities(module)
+        stacks += resolver.stacks(module, merged)
+        modalities |= {name: resolver.outside(stacks[-1][1][0], name) for name in merged}
+    return Recipe(
+        host=file.parents[0],
+        layers={prefix: tuple(resolver.blocks(prefix, parts)) for prefix, parts in stacks},
+        embeddings=resolver.outside(stacks[0][1][0], "embeddings"),
+        head=resolver.outside(stacks[-1][1][-1], "head"),
+        dtype=file.keys.out_dtype or file.keys.dtype or _stored_dtype(resolver.host),
+        tokenizer=_tokenizer(file),
+        options=_options(file),
+        **modalities,
+    )
+
+
+def _stored_dtype(host: Checkpoint) -> str:
+    declared = host.config.get("dtype", host.config.get("torch_dtype"))
+    if declared in DTYPES:
+        return str(declared)
+    stored = host.tensors[host.embedding].dtype if host.embedding else ""
+    return _DTYPES.get(stored, "bfloat16")
+
+
+def _tokenizer(file: MergekitFile) -> str:
+    """Return the recipe's `tokenizer`.
+
+    Without a key, mergekit merges rows by id; with one by token, even for `base`.
+    """
+    wanted = file.tokenizer or "base"
+    return file.parents[0] if file.tokenizer == "base" else wanted
+
+
+def _options(file: MergekitFile) -> dict[str, str]:
+    """Return the options of the recipe that the file sets."""
+    keys, options = file.keys.tokenizer, {}
+    if keys and keys.tokens:
+        options["tokens"] = json.dumps(keys.tokens, sort_keys=True, separators=(",", ":"))
+    if keys and keys.pad_to_multiple_of is not None:
+        options["pad_to_multiple_of"] = str(keys.pad_to_multiple_of)
+    if file.keys.chat_template is not None:
+        options["chat_template"] = file.keys.chat_template
+    return options
+
+
+def _named(module: Module) -> set[str]:
+    """Return the models of a module, without base models that are not listed."""
+    return {item.model for part in module.slices for item in part.inputs}
+
+
+def _check_weights(part: SliceSources, method: Method) -> None:
+    """Check that no source lacks a weight; all of a method other than `linear` may lack it."""
+    levels = part.slice.levels
+    if all(knob.name != "weight" for knob in method.knobs) or any(
+        "weight" in level for level in levels
+    ):
+        return
+    without = [item for item in part.sources if "weight" not in item.parameters]
+    if without and (method.name == "linear" or len(without) < len(part.sources)):
+        raise RecipeError(
+            f"`{without[0].where}.parameters.weight` is missing, and mergekit has no default "
+            "for it; give each model a weight."
+        )
+
+
+def _knobs(
+    method: Method,
+    per: str,
+    levels: Sequence[Mapping[str, Rules]],
+    depth: float,
+    names: Mapping[str, str],
+) -> dict[str, Knob]:
+    """Return the knobs that the file sets for a source, or for the merge as a whole.
+
+    `depth` and `names` are as in `resolve`.
+    """
+    found = {}
+    for knob in method.knobs:
+        rules = [rule for level in levels for rule in level.get(knob.name, ())]
+        if knob.per != per or not rules:
+            continue
+        # In mergekit, weights have no default: each tensor must match a filter.
+        if knob.default is not None and knob.name != "weight":
+            rules.append(Rule(EVERY, (knob.default,)))
+        found[knob.name] = resolve(rules, depth, names, knob)
+    return found
 
 
 class _Resolver:
+    """Finds the tensors of the parents that the parts of a file mean."""
+
     def __init__(
-        self, file: MergekitFile, checkpoints: Mapping[str, Checkpoint], doubts: ImportWarnings
+        self,
+        method: Method,
+        checkpoints: Mapping[str, Checkpoint],
+        host: str,
+        doubts: ImportWarnings,
     ) -> None:
-        self.file, self.doubts = file, doubts
-        self.method: Method = get_method(file.method)
-        self.checkpoints = checkpoints
-        self.host = checkpoints[file.parents[0]]
-        self._fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
+        self.method, self.checkpoints, self.doubts = method, checkpoints, doubts
+        self.host = checkpoints[host]
+        self.fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
 
-    def recipe(self) -> Recipe:
-        layers: dict[str, tuple[Layer, ...]] = {}
-        modalities: dict[str, Any] = {}
-        first: Layer | None = None
-        for module in self.file.modules:
-            merged = self._modalities(module)
-            towers = [prefix for prefix in self.host.stacks if modality_of(prefix) in merged]
-            for prefix in (*towers, *self._stacks(module)):
-                parts = [
-                    slice_sources(
-                        item,
-                        prefix,
-                        whole=module.whole,
-                        base=item.base or self.file.base,
-                        method=self.method,
-                        fits=self._fits,
-                        doubts=self.doubts,
-                    )
-                    for item in module.slices
-                ]
-                blocks: list[Layer] = []
-                for part in parts:
-                    self._check_weights(module, part)
-                    blocks += self._blocks(module, part, prefix, len(blocks))
-                layers[prefix] = tuple(blocks)
-                first = first or self._outside(module, parts[0], "embeddings")
-                last = self._outside(module, parts[-1], "head")
-            modalities |= {name: self._outside(module, parts[0], name) for name in merged}
-        assert first is not None
-        return Recipe(
-            host=self.file.parents[0],
-            layers=layers,
-            embeddings=first,
-            head=last,
-            dtype=self.file.dtype or self._host_dtype(),
-            tokenizer=self._tokenizer(),
-            options=self.file.options,
-            **modalities,
-        )
-
-    def _modalities(self, module: Module) -> list[Modality]:
+    def modalities(self, module: Module) -> list[Modality]:
         """Return what a module merges beside the language model: what all its models have."""
-        if not module.whole or module.name not in (None, MAIN):
+        if not module.whole or module.name not in _MAIN:
             return []
-        named = {item.model for part in module.slices for item in part.inputs}
-        bases = {part.base or self.file.base for part in module.slices} - {None}
+        models = _named(module) | {part.base for part in module.slices if part.base}
         merged = []
         for modality in self.host.modalities:
             misfits = (
-                modality_misfit(self.host, self.checkpoints[str(name)], modality)
-                for name in sorted(named | bases, key=str)
+                modality_misfit(self.host, self.checkpoints[name], modality)
+                for name in sorted(models)
             )
             if reason := next(filter(None, misfits), None):
                 self.doubts.add(
@@ -123,35 +176,34 @@ class _Resolver:
                 merged.append(modality)
         return merged
 
-    def _check_weights(self, module: Module, part: SliceSources) -> None:
-        """Check that no source lacks a weight; all of a method other than `linear` may lack it."""
-        levels = [part.slice.parameters, module.parameters, self.file.parameters]
-        if all(knob.name != "weight" for knob in self.method.knobs) or any(
-            "weight" in level for level in levels
-        ):
-            return
-        without = [item for item in part.sources if "weight" not in item.parameters]
-        if without and (self.method.name == "linear" or len(without) < len(part.sources)):
-            raise RecipeError(
-                f"`{without[0].where}.parameters.weight` is missing, and mergekit has no default "
-                "for it; give each model a weight."
-            )
+    def stacks(
+        self, module: Module, merged: Sequence[Modality]
+    ) -> Iterator[tuple[str, list[SliceSources]]]:
+        """Yield (prefix, slices) of the host's block stacks that a module means, main one last."""
+        towers = [prefix for prefix in self.host.stacks if modality_of(prefix) in merged]
+        for prefix in (*towers, *self._language_stacks(module)):
+            parts = [
+                slice_sources(part, prefix, module.whole, self.method, self.fits, self.doubts)
+                for part in module.slices
+            ]
+            for part in parts:
+                _check_weights(part, self.method)
+            yield prefix, parts
 
-    def _stacks(self, module: Module) -> tuple[str, ...]:
-        """Return the prefixes of the host's block stacks that a module means, the main one last."""
+    def _language_stacks(self, module: Module) -> Sequence[str]:
         language = self.host.language
-        if module.name in (None, MAIN):
-            if module.whole:
-                named = {item.model for part in module.slices for item in part.inputs}
-                shared = [p for p in language if all(p in self._fits[m].stacks for m in named)]
-                main = self.host.decoder_stack.prefix
-                return tuple(sorted(shared, key=lambda prefix: prefix == main))
+        main = self.host.decoder_stack.prefix
+        if module.name in _MAIN and module.whole:
+            models = _named(module)
+            shared = [p for p in language if all(p in self.fits[name].stacks for name in models)]
+            return sorted(shared, key=lambda prefix: prefix == main)
+        if module.name in _MAIN:
             if len(language) > 1:
                 raise RecipeError(
                     f"`slices` is not enough for {self.host.reference!r}, which has the block "
                     f"stacks {', '.join(language)}; give each under `modules`."
                 )
-            return (self.host.decoder_stack.prefix,)
+            return [main]
         found = [prefix for prefix in language if str(module.name) in prefix]
         if len(found) != 1:
             raise RecipeError(
@@ -159,30 +211,28 @@ class _Resolver:
                 f"{self.host.reference!r}; it has {', '.join(language)}."
                 f"{did_you_mean(str(module.name), language)}"
             )
-        return tuple(found)
+        return found
 
-    def _blocks(
-        self, module: Module, part: SliceSources, prefix: str, begin: int
-    ) -> Iterator[Layer]:
-        """Yield the blocks of a slice; the first one is block `begin` of the merged model."""
-        count = length(part.sources[0]) if part.sources else 0
-        stack = self.host.stacks[prefix]
-        for i in range(count):
-            depth = i / (count - 1) if count > 1 else 1.0
+    def blocks(self, prefix: str, parts: Sequence[SliceSources]) -> Iterator[Layer]:
+        """Yield the merged blocks of a stack."""
+        stack, position = self.host.stacks[prefix], 0
+        for part in parts:
             lead = part.sources[0]
-            suffixes = self._fits[lead.model].block(prefix, start(lead) + i, begin + i)
-            merged = {suffix: stack.name(begin + i, suffix) for suffix in suffixes}
+            for i in range(lead.count):
+                suffixes = self.fits[lead.model].block(prefix, lead.start + i, position)
+                merged = {suffix: stack.name(position, suffix) for suffix in suffixes}
+                seen = [
+                    {
+                        name: self.fits[entry.model].inside(prefix, entry.start + i, suffix) or name
+                        for suffix, name in merged.items()
+                    }
+                    for entry in part.sources
+                ]
+                depth = i / (lead.count - 1) if lead.count > 1 else 1.0
+                yield self._layer(part, i, depth, merged.values(), seen)
+                position += 1
 
-            def shown(entry: Input, i: int = i, merged: dict[str, str] = merged) -> dict[str, str]:
-                fit = self._fits[entry.model]
-                return {
-                    name: fit.inside(prefix, start(entry) + i, suffix) or name
-                    for suffix, name in merged.items()
-                }
-
-            yield self._layer(module, part, depth, list(merged.values()), shown, i)
-
-    def _outside(self, module: Module, part: SliceSources, place: str) -> Layer:
+    def outside(self, part: SliceSources, place: str) -> Layer:
         """Return the layer for what is outside of blocks, from the first or the last slice.
 
         `place`: `embeddings`, `head` or a modality.
@@ -192,87 +242,38 @@ class _Resolver:
             for name, found in self.host.places.items()
             if place == (modality_of(name) if found == "kept" else found)
         ]
-
-        def shown(entry: Input) -> dict[str, str]:
-            return {name: self._fits[entry.model].non_layer.get(name, name) for name in names}
-
-        return self._layer(module, part, 0.0, names, shown, None)
+        fits = [self.fits[entry.model].non_layer for entry in part.sources]
+        seen = [{name: fit.get(name, name) for name in names} for fit in fits]
+        return self._layer(part, None, 0.0, names, seen)
 
     def _layer(
         self,
-        module: Module,
         part: SliceSources,
-        depth: float,
-        names: list[str],
-        shown: Callable[[Input], dict[str, str]],
         block: int | None,
+        depth: float,
+        names: Iterable[str],
+        seen: Sequence[Mapping[str, str]],
     ) -> Layer:
         """Return a layer of the recipe: block `block` of a slice, or what is outside of blocks.
 
         Args:
             depth: position in the slice, from 0 (first block) to 1 (last block).
             names: names of the layer's tensors in the merged model.
-            shown: returns, for an input, merged name -> name that its filters are compared with.
+            seen: for each source, merged name -> name that its filters are compared with.
         """
-        levels = [part.slice.parameters, module.parameters, self.file.parameters]
+        levels = part.slice.levels
 
-        def source(entry: Input, *, knobs: bool = True) -> Source:
-            layer = None if block is None else start(entry) + block
-            if not knobs:
-                return Source(entry.model, layer)
-            own = self._knobs("source", [entry.parameters, *levels], depth, shown(entry))
-            return Source(entry.model, layer, own)
+        def source(entry: Input, knobs: dict[str, Knob]) -> Source:
+            return Source(entry.model, None if block is None else entry.start + block, knobs)
+
+        def own(entry: Input, names: Mapping[str, str]) -> dict[str, Knob]:
+            return _knobs(self.method, "source", [entry.parameters, *levels], depth, names)
 
         return Layer(
             self.method.name,
-            tuple(source(entry) for entry in part.sources),
-            source(part.base, knobs=False) if part.base else None,
-            self._knobs("merge", levels, depth, {name: name for name in names}),
+            tuple(
+                source(entry, own(entry, n)) for entry, n in zip(part.sources, seen, strict=True)
+            ),
+            source(part.base, {}) if part.base else None,
+            _knobs(self.method, "merge", levels, depth, {name: name for name in names}),
         )
-
-    def _knobs(
-        self,
-        per: str,
-        levels: Sequence[Mapping[str, Rules]],
-        depth: float,
-        names: Mapping[str, str],
-    ) -> dict[str, Knob]:
-        found = {}
-        for knob in self.method.knobs:
-            if knob.per == per:
-                rules = [rule for level in levels for rule in level.get(knob.name, ())]
-                if rules:
-                    found[knob.name] = self._resolve(knob, rules, depth, names)
-        return found
-
-    def _resolve(
-        self, knob: MethodKnob, rules: list[Rule], depth: float, names: Mapping[str, str]
-    ) -> Knob:
-        # In mergekit, weights have no default: each tensor must match a filter.
-        if knob.default is not None and knob.name != "weight":
-            rules = [*rules, Rule(EVERY, (knob.default,))]
-        value = resolve(rules, depth, names, knob.name)
-        if knob.kind == "flag":
-            if isinstance(value, float):
-                return float(value != 0)
-            return tuple((pattern, float(item != 0)) for pattern, item in value)
-        return value
-
-    def _host_dtype(self) -> str:
-        config = self.host.config
-        declared = config.get("dtype", config.get("torch_dtype"))
-        if declared in DTYPES:
-            return str(declared)
-        embedding = self.host.embedding
-        stored = self.host.tensors[embedding].dtype if embedding else ""
-        return _DTYPES.get(stored, "bfloat16")
-
-    def _tokenizer(self) -> str:
-        """Return the recipe's `tokenizer`.
-
-        Without a key, mergekit merges rows by id; with one by token, even for `base`.
-        """
-        wanted = self.file.tokenizer
-        if wanted is None:
-            return "base"
-        return self.file.parents[0] if wanted == "base" else wanted

@@ -1,4 +1,4 @@
-"""Reading a mergekit file: its keys are checked, and all its forms become modules with slices.
+"""Reading a mergekit file: all its forms become modules with slices.
 
 As in mergekit, a key that is not known changes nothing; it is a doubt (see `ImportWarnings`). But a
 parameter that is misspelt is an error: mergekit would merge with its default without a word.
@@ -6,40 +6,119 @@ parameter that is misspelt is an error: mergekit would merge with its default wi
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
+from evomerge.config.messages import sentence
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.file import (
-    ImportWarnings,
-    Input,
-    MergekitFile,
-    Module,
-    Slice,
-    check_spelling,
-)
+from evomerge.mergekit.file import FileKeys, Keys, ModelKeys, ModuleKeys, Part, SourceKeys
 from evomerge.mergekit.values import Rules, read_parameters
 from evomerge.merging.methods import get_method
-from evomerge.parsing.values import Values, shown
+from evomerge.merging.methods.method import Method
+from evomerge.parsing.values import shown
 from evomerge.parsing.yaml import yaml_mapping
-from evomerge.recipe import DTYPES
 
-_VALUES = Values(RecipeError)
+_NEAR = 0.8
+"""Likeness of two names, from 0 to 1, from which one is taken for the other, misspelt."""
 
-_TOP = (
-    "merge_method",
-    "models",
-    "slices",
-    "modules",
-    "base_model",
-    "parameters",
-    "dtype",
-    "out_dtype",
-    "tokenizer_source",
-    "tokenizer",
-    "chat_template",
-)
+
+class ImportWarnings:
+    """Warnings about a mergekit file: keys that mergekit ignores, and what the file leaves open."""
+
+    def __init__(self) -> None:
+        self._notes: dict[str, None] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All warnings, a sentence each, each once."""
+        return tuple(self._notes)
+
+    def add(self, note: str) -> None:
+        """Add a warning."""
+        self._notes.setdefault(note)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A model in a slice; `where` is its address in the file.
+
+    Attributes:
+        layers: first block and one past the last block, or None for all blocks of the model.
+        parameters: its own ones that have an effect.
+    """
+
+    model: str
+    layers: tuple[int, int] | None
+    parameters: Mapping[str, Rules]
+    where: str
+
+    @property
+    def start(self) -> int:
+        """First block; 0 without a range."""
+        return self.layers[0] if self.layers else 0
+
+    @property
+    def count(self) -> int:
+        """Number of blocks; 0 without a range."""
+        return self.layers[1] - self.start if self.layers else 0
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A range of blocks of the merged model, with the models that it is merged from.
+
+    Attributes:
+        base: the slice's base model, or else the file's; None if there is none.
+        levels: parameters of the slice, of its module and of the file; the first that has one
+            decides.
+    """
+
+    inputs: tuple[Input, ...]
+    base: str | None
+    levels: tuple[Mapping[str, Rules], ...]
+    where: str
+
+
+@dataclass(frozen=True)
+class Module:
+    """A block stack of the merged model.
+
+    Attributes:
+        whole: whether the file has `models`, of which all blocks are merged, and not `slices`.
+    """
+
+    name: str | None
+    slices: tuple[Slice, ...]
+    whole: bool
+
+
+@dataclass(frozen=True)
+class MergekitFile:
+    """A mergekit file: its keys, its method, and the modules that they describe."""
+
+    keys: FileKeys
+    method: Method
+    modules: tuple[Module, ...]
+
+    @property
+    def tokenizer(self) -> str | None:
+        """`base`, `union`, a model, or None if the file does not set it."""
+        keys = self.keys.tokenizer
+        return keys.source if keys else self.keys.tokenizer_source
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """All models that the file names; the first one gives the config."""
+        named = [self.keys.base_model]
+        for part in (part for module in self.modules for part in module.slices):
+            named += [part.base, *(item.model for item in part.inputs)]
+        if self.tokenizer not in ("base", "union"):
+            named.append(self.tokenizer)
+        return tuple(dict.fromkeys(filter(None, named)))
 
 
 def read(text: str, doubts: ImportWarnings | None = None) -> MergekitFile:
@@ -49,153 +128,89 @@ def read(text: str, doubts: ImportWarnings | None = None) -> MergekitFile:
         RecipeError: a key is missing, or a value is wrong; the message names the key.
     """
     data = yaml_mapping(text, "The mergekit file", "a mergekit file", RecipeError)
-    return _Reader(data, doubts or ImportWarnings()).file()
+    try:
+        keys = FileKeys.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(f"The mergekit file: {sentence(error, data)}{_hint(error)}") from None
+    if keys.tokenizer_source is not None and keys.tokenizer is not None:
+        raise RecipeError("Give either `tokenizer_source` or `tokenizer`, not both.")
+    return _Reader(keys, doubts or ImportWarnings()).file()
+
+
+def _hint(error: ValidationError) -> str:
+    """Return which key may be the missing one, misspelt; "" if none is missing."""
+    first = error.errors()[0]
+    if first["type"] != "missing":
+        return ""
+    missing = str(first["loc"][-1])
+    return next(filter(None, (did_you_mean(key, [missing]) for key in first["input"])), "")
+
+
+def _check_spelling(name: str, known: Iterable[str], where: str) -> None:
+    """Raise a `RecipeError` if an unknown name is nearly a known one: `wieght`, `weights`."""
+    alike = [item for item in known if item[0] == name[:1]]  # `scale` is not `rescale`
+    for near in difflib.get_close_matches(name, alike, n=1, cutoff=_NEAR):
+        raise RecipeError(
+            f"{shown(name)} in `{where or 'the mergekit file'}` is nearly {near!r}, and would be "
+            f"ignored; write {near!r}, or remove it."
+        )
 
 
 class _Reader:
-    def __init__(self, data: Mapping[str, Any], doubts: ImportWarnings) -> None:
-        self.data, self.doubts = data, doubts
-        name = data.get("merge_method")
-        self.method = get_method(_VALUES.text(name, "merge_method", "the name of a merge method"))
+    def __init__(self, keys: FileKeys, doubts: ImportWarnings) -> None:
+        self.keys, self.doubts = keys, doubts
+        self.method = get_method(keys.merge_method)
 
     def file(self) -> MergekitFile:
-        data = self._known(self.data, "", _TOP)
-        tokenizer, options = self._tokenizer()
-        if data.get("chat_template") is not None:
-            options["chat_template"] = _VALUES.text(data["chat_template"], "chat_template")
-        return MergekitFile(
-            method=self.method.name,
-            modules=self._modules(),
-            base=_model(data["base_model"], "base_model") if data.get("base_model") else None,
-            parameters=self._parameters(data, ""),
-            dtype=_dtype(data),
-            tokenizer=tokenizer,
-            options=options,
-        )
-
-    def _known(self, data: Any, where: str, known: Collection[str]) -> Mapping[str, Any]:
-        elsewhere = {knob.name for knob in self.method.knobs} if "parameters" in known else ()
-        return self.doubts.known(data, where, known, elsewhere)
-
-    def _parameters(
-        self, data: Mapping[str, Any], prefix: str, *, source: bool = False
-    ) -> dict[str, Rules]:
-        """Return the parameters at one level of the file; those without an effect are left out."""
-        where = f"{prefix}parameters"
-        given = {} if data.get("parameters") is None else data["parameters"]
-        known = {knob.name: knob for knob in self.method.knobs}
-        counting = {}
-        for name, value in _VALUES.mapping(given, where).items():
-            knob = known.get(name)
-            if knob is None:
-                check_spelling(name, known, where)
-                self.doubts.add(
-                    f"`{where}.{name}` is ignored, as in mergekit, since {self.method.name} has no "
-                    f"such parameter (it has {', '.join(known) or 'none'}); remove it."
-                    f"{did_you_mean(name, known)}"
-                )
-            elif source and knob.per == "merge":
-                if knob.default is None and name not in (self.data.get("parameters") or {}):
-                    raise RecipeError(
-                        f"`{where}.{name}` belongs to the merge as a whole; give it in "
-                        "`parameters` of the slice, the module or the file."
-                    )
-                self.doubts.add(
-                    f"`{where}.{name}` is ignored, as in mergekit, since it belongs to the merge "
-                    "as a whole; give it in `parameters` of the slice, the module or the file."
-                )
-            elif knob.low == knob.high:
-                self.doubts.add(
-                    f"`{where}.{name}` is ignored, as in mergekit, since it is always "
-                    f"{knob.low:g} in {self.method.name}; remove it."
-                )
-            else:
-                counting[name] = value
-        return read_parameters(counting, where)
-
-    def _modules(self) -> tuple[Module, ...]:
-        data = self.data
-        given = [key for key in ("models", "slices", "modules") if data.get(key) is not None]
+        keys, top = self.keys, self._parameters(self.keys, "")
+        if keys.tokenizer:
+            self._warn_of_unknown(keys.tokenizer, "tokenizer", ())
+        given = [key for key in ("models", "slices", "modules") if getattr(keys, key) is not None]
         if len(given) != 1:
             got = " and ".join(f"`{key}`" for key in given) or "none of them"
             raise RecipeError(
                 f"Exactly one of `models`, `slices` and `modules` is needed; got {got}."
             )
-        if given != ["modules"]:
-            return (self._module(None, {key: data[key] for key in given}, ""),)
-        modules = _VALUES.mapping(data["modules"], "modules")
-        if not modules:
-            raise RecipeError(
-                "`modules` must be a mapping from module name to its slices or models."
-            )
-        found = []
-        for name, content in modules.items():
+        if keys.modules is None:
+            return MergekitFile(keys, self.method, (self._module(None, keys, "", (top,)),))
+        modules = []
+        for name, module in keys.modules.items():
             where = f"modules.{name}"
-            self._known(content, where, ("slices", "models", "parameters"))
-            if (content.get("slices") is None) == (content.get("models") is None):
+            if (module.slices is None) == (module.models is None):
                 raise RecipeError(f"`{where}` needs either `slices` or `models`.")
-            found.append(self._module(name, content, f"{where}."))
-        return tuple(found)
+            levels = (self._parameters(module, where), top)
+            modules.append(self._module(name, module, f"{where}.", levels))
+        return MergekitFile(keys, self.method, tuple(modules))
 
-    def _module(self, name: str | None, content: Mapping[str, Any], prefix: str) -> Module:
-        own = self._parameters(content, prefix)
-        if content.get("models") is not None:
+    def _module(
+        self, name: str | None, keys: ModuleKeys, prefix: str, levels: tuple[Any, ...]
+    ) -> Module:
+        base = self.keys.base_model
+        if keys.models is not None:
             where = f"{prefix}models"
-            keys = ("model", "parameters")
-            inputs = [
-                self._input(item, keys, f"{where}[{i}]")
-                for i, item in enumerate(_VALUES.items(content["models"], where, least=1))
-            ]
-            distinct = self._distinct(inputs, where)
-            return Module(name, (Slice(distinct, None, {}, where),), own, whole=True)
-        where = f"{prefix}slices"
-        slices = (
-            self._slice(item, f"{where}[{i}]")
-            for i, item in enumerate(_VALUES.items(content["slices"], where, least=1))
-        )
-        return Module(name, tuple(slices), own, whole=False)
+            inputs = self._distinct(self._inputs(keys.models, where), where)
+            return Module(name, (Slice(inputs, base, levels, where),), whole=True)
+        slices = []
+        for i, part in enumerate(keys.slices or ()):
+            where = f"{prefix}slices[{i}]"
+            inputs = self._inputs(part.sources, f"{where}.sources")
+            own = self._parameters(part, where)
+            slices.append(Slice(inputs, part.base_model or base, (own, *levels), where))
+        return Module(name, tuple(slices), whole=False)
 
-    def _slice(self, data: Any, where: str) -> Slice:
-        self._known(data, where, ("sources", "base_model", "parameters"))
-        keys = ("model", "layer_range", "parameters")
-        sources = _VALUES.items(data.get("sources"), f"{where}.sources", least=1)
-        inputs = tuple(
-            self._input(item, keys, f"{where}.sources[{i}]") for i, item in enumerate(sources)
-        )
-        base = data.get("base_model")
-        return Slice(
-            inputs,
-            _model(base, f"{where}.base_model") if base else None,
-            self._parameters(data, f"{where}."),
-            where,
-        )
-
-    def _input(self, data: Any, keys: tuple[str, ...], where: str) -> Input:
-        self._known(data, where, keys)
-        if "model" not in data:
-            hint = next((hint for key in data if (hint := did_you_mean(key, ("model",)))), "")
-            raise RecipeError(f"`{where}.model` is missing.{hint}")
-        layers = None
-        if "layer_range" in keys:
-            layers = data.get("layer_range")
-            if layers is None:
+    def _inputs(self, models: Sequence[ModelKeys], where: str) -> tuple[Input, ...]:
+        found = []
+        for i, keys in enumerate(models):
+            place = f"{where}[{i}]"
+            layers = keys.layer_range if isinstance(keys, SourceKeys) else None
+            if layers is None and isinstance(keys, SourceKeys):
                 self.doubts.add(
-                    f"`{where}.layer_range` is missing, so all blocks are taken; give it as "
+                    f"`{place}.layer_range` is missing, so all blocks are taken; give it as "
                     "[first, one past the last], counted from 0."
                 )
-            elif not (
-                isinstance(layers, list)
-                and len(layers) == 2
-                and all(type(item) is int for item in layers)
-                and 0 <= layers[0] < layers[1]
-            ):
-                raise RecipeError(
-                    f"`{where}.layer_range` is {shown(layers)}; it must be [first, one past the "
-                    "last], counted from 0."
-                )
-            layers = None if layers is None else (layers[0], layers[1])
-        parameters = self._parameters(data, f"{where}.", source=True)
-        return Input(_model(data["model"], f"{where}.model"), layers, parameters, where)
+            own = self._parameters(keys, place, source=True)
+            found.append(Input(keys.model, layers, own, place))
+        return tuple(found)
 
     def _distinct(self, inputs: Sequence[Input], where: str) -> tuple[Input, ...]:
         """Return the inputs, each model once."""
@@ -214,38 +229,41 @@ class _Reader:
                 )
         return tuple(found.values())
 
-    def _tokenizer(self) -> tuple[str | None, dict[str, str]]:
-        data = self.data
-        if data.get("tokenizer_source") is not None and data.get("tokenizer") is not None:
-            raise RecipeError("Give either `tokenizer_source` or `tokenizer`, not both.")
-        if data.get("tokenizer_source") is not None:
-            return _VALUES.text(data["tokenizer_source"], "tokenizer_source"), {}
-        content = data.get("tokenizer")
-        if content is None:
-            return None, {}
-        self._known(content, "tokenizer", ("source", "tokens", "pad_to_multiple_of"))
-        options: dict[str, str] = {}
-        if content.get("tokens"):
-            tokens = _VALUES.mapping(content["tokens"], "tokenizer.tokens")
-            options["tokens"] = json.dumps(tokens, sort_keys=True, separators=(",", ":"))
-        multiple = content.get("pad_to_multiple_of")
-        if multiple is not None:
-            where = "tokenizer.pad_to_multiple_of"
-            options["pad_to_multiple_of"] = str(_VALUES.whole(multiple, where, least=1, most=2**20))
-        return _VALUES.text(content.get("source", "union"), "tokenizer.source"), options
-
-
-def _dtype(data: Mapping[str, Any]) -> str | None:
-    for key in ("dtype", "out_dtype"):
-        value = data.get(key)
-        if value is not None and value not in DTYPES:
-            raise RecipeError(
-                f"`{key}` is {shown(value)}; allowed are {', '.join(DTYPES)}."
-                f"{did_you_mean(str(value), DTYPES)}"
+    def _warn_of_unknown(self, keys: Keys, where: str, parameters: Iterable[str]) -> None:
+        known, place = type(keys).model_fields, f" in `{where}`" if where else ""
+        for key in keys.model_extra or ():
+            _check_spelling(key, {"parameters"} & {*known}, where)
+            fix = "move it to `parameters`" if key in parameters else "remove it"
+            self.doubts.add(
+                f"Key {shown(key)}{place} is ignored, as in mergekit; {fix}."
+                f"{did_you_mean(key, known)}"
             )
-    return data.get("out_dtype") or data.get("dtype")
 
-
-def _model(data: Any, where: str) -> str:
-    kind = "a model reference such as org/name@revision, a folder, or model+adapter"
-    return _VALUES.text(data, where, kind)
+    def _parameters(self, part: Part, where: str, *, source: bool = False) -> dict[str, Rules]:
+        """Return the parameters of a part that have an effect; warn of what is ignored in it."""
+        known = {knob.name: knob for knob in self.method.knobs}
+        self._warn_of_unknown(part, where, known)
+        where = f"{where}.parameters" if where else "parameters"
+        counting = {}
+        for name, value in (part.parameters or {}).items():
+            knob, elsewhere = known.get(name), "parameters` of the slice, the module or the file"
+            if knob is None:
+                _check_spelling(name, known, where)
+                why = (
+                    f"{self.method.name} has no such parameter (it has "
+                    f"{', '.join(known) or 'none'}); remove it.{did_you_mean(name, known)}"
+                )
+            elif source and knob.per == "merge":
+                why = f"it belongs to the merge as a whole; give it in `{elsewhere}."
+                if knob.default is None and name not in (self.keys.parameters or {}):
+                    raise RecipeError(
+                        f"`{where}.{name}` belongs to the merge as a whole; give it in "
+                        f"`{elsewhere}."
+                    )
+            elif knob.low == knob.high:
+                why = f"it is always {knob.low:g} in {self.method.name}; remove it."
+            else:
+                counting[name] = value
+                continue
+            self.doubts.add(f"`{where}.{name}` is ignored, as in mergekit, since {why}")
+        return read_parameters(counting, where)

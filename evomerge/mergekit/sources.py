@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from evomerge.errors import RecipeError
-from evomerge.mergekit.file import ImportWarnings, Input, Slice
+from evomerge.mergekit.reading import ImportWarnings, Input, Slice
 from evomerge.merging.methods.method import Method
 from evomerge.models.correspondence import TensorNameMap
 
@@ -16,47 +16,34 @@ BASE_IS_FIRST = ("slerp",)
 
 @dataclass(frozen=True)
 class SliceSources:
-    """A slice, with its inputs divided into sources and base. Every input has a range of blocks."""
+    """A slice, with its inputs divided into sources and base, of as many blocks each."""
 
     slice: Slice
     sources: tuple[Input, ...]
     base: Input | None
 
 
-def start(entry: Input) -> int:
-    """Return the first block of an input that has a range of blocks."""
-    assert entry.layers is not None
-    return entry.layers[0]
-
-
-def length(entry: Input) -> int:
-    """Return the number of blocks of an input that has a range of blocks."""
-    assert entry.layers is not None
-    return entry.layers[1] - entry.layers[0]
-
-
 def slice_sources(
     item: Slice,
     prefix: str,
-    *,
     whole: bool,
-    base: str | None,
     method: Method,
     fits: Mapping[str, TensorNameMap],
     doubts: ImportWarnings,
 ) -> SliceSources:
-    """Return the sources and the base of a slice.
+    """Return the sources and the base of a slice of the block stack `prefix`.
 
     `whole`: whether the slice has all blocks of its models (the file has `models`).
 
     Raises:
         RecipeError: a range of blocks is wrong, or the base model is missing or does not fit.
     """
+    base = item.base
     inputs = list(item.inputs)
     if base and base not in [entry.model for entry in inputs]:
         inputs += _added_base(item, base, method, doubts, whole=whole)
     ranged = [_with_range(entry, prefix, fits) for entry in inputs]
-    lengths = {entry.model: length(entry) for entry in ranged}
+    lengths = {entry.model: entry.count for entry in ranged}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
         raise RecipeError(
@@ -64,7 +51,7 @@ def slice_sources(
             f"them: {counts}; give each a `layer_range` of the same length under `slices`."
         )
     if method.base != "none":
-        return _split(item, ranged, base, method, doubts)
+        return SliceSources(item, *_split(item, ranged, method, doubts))
     if method.name in BASE_IS_FIRST:
         if base is None:
             doubts.add(
@@ -116,33 +103,33 @@ def _added_base(
 
 
 def _split(
-    item: Slice, inputs: list[Input], base: str | None, method: Method, doubts: ImportWarnings
-) -> SliceSources:
+    item: Slice, inputs: list[Input], method: Method, doubts: ImportWarnings
+) -> tuple[tuple[Input, ...], Input | None]:
     """Divide the inputs of a slice into sources and base."""
+    base = item.base
     if base is None and method.base == "required":
         raise RecipeError(
             f"`base_model` is missing; {method.name} measures task vectors from it, so name the "
             "model that the others were fine-tuned from."
         )
     found = [entry for entry in inputs if entry.model == base]
-    if base and len(found) != 1:
+    if len(found) > 1:
         raise RecipeError(
             f"`base_model` {base!r} is given more than once among the sources of `{item.where}`; "
             f"list it once there, because {method.name} needs its blocks."
         )
-    for entry in found:
-        for name in entry.parameters:
-            doubts.add(
-                f"`{entry.where}.parameters.{name}` is ignored, as in mergekit, since {base!r} is "
-                f"the base model, which has no parameters in {method.name}; remove it."
-            )
+    for name in (name for entry in found for name in entry.parameters):
+        doubts.add(
+            f"`{found[0].where}.parameters.{name}` is ignored, as in mergekit, since {base!r} is "
+            f"the base model, which has no parameters in {method.name}; remove it."
+        )
     sources = tuple(entry for entry in inputs if entry.model != base)
     if found and not sources:
         doubts.add(
             f"`{item.where}` has only the base model, {base!r}, which stays as it is; add a model."
         )
         sources = (replace(found[0], parameters={}),)
-    return SliceSources(item, sources, found[0] if found else None)
+    return sources, found[0] if found else None
 
 
 def _with_range(entry: Input, prefix: str, fits: Mapping[str, TensorNameMap]) -> Input:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from evomerge.errors import RecipeError
+from evomerge.merging.methods.method import Knob as MethodKnob
 from evomerge.parsing.values import Values
 from evomerge.recipe import Knob
 
@@ -47,10 +48,10 @@ def read_parameters(parameters: Mapping[str, Any], where: str) -> dict[str, Rule
 
 
 def _rules(data: Any, where: str) -> Rules:
-    if isinstance(data, Mapping):
-        return (_conditional(data, where),)
     if isinstance(data, list) and data and isinstance(data[0], Mapping):
         return tuple(_conditional(item, f"{where}[{i}]") for i, item in enumerate(data))
+    if isinstance(data, Mapping):
+        return (_conditional(data, where),)
     return (Rule(EVERY, _gradient(data, where)),)
 
 
@@ -65,27 +66,22 @@ def _conditional(data: Any, where: str) -> Rule:
 
 
 def _gradient(data: Any, where: str) -> tuple[float, ...]:
+    kind = (
+        "a number, a flag, a list of numbers (a gradient over depth) or a list of {filter, value}"
+    )
     items = data if isinstance(data, list) else [data]
-    items = [_number(item) for item in items]
-    if not items or not all(isinstance(item, (int, float)) for item in items):
-        raise _VALUES.wrong(
-            data,
-            where,
-            "a number, a flag, a list of numbers (a gradient over depth) or a list of "
-            "{filter, value}",
-        )
-    return tuple(_VALUES.real(item, where) + 0.0 for item in items)
-
-
-def _number(item: Any) -> Any:
-    """Return a text that is a number as a number, which it is in mergekit."""
-    try:
-        return float(item) if isinstance(item, str) else item
+    try:  # as in mergekit, a text that is a number is one
+        items = [float(item) if isinstance(item, str) else item for item in items]
     except ValueError:
-        return item
+        items = []
+    if not items:
+        raise _VALUES.wrong(data, where, kind)
+    return tuple(_VALUES.real(item, where, kind) + 0.0 for item in items)
 
 
-def resolve(rules: Sequence[Rule], depth: float, names: Mapping[str, str], where: str) -> Knob:
+def resolve(
+    rules: Sequence[Rule], depth: float, names: Mapping[str, str], parameter: MethodKnob
+) -> Knob:
     """Return a recipe's knob for the rules of a parameter, of which the first that matches applies.
 
     Args:
@@ -95,25 +91,28 @@ def resolve(rules: Sequence[Rule], depth: float, names: Mapping[str, str], where
     Raises:
         RecipeError: a tensor matches no rule.
     """
+
+    def value(rule: Rule) -> float:
+        found = rule.at(depth)
+        return float(found != 0) if parameter.kind == "flag" else found
+
     chosen: dict[str, Rule] = {}
     for name, filter_name in names.items():
         rule = next((r for r in rules if r.pattern == EVERY or r.pattern in filter_name), None)
         if rule is None:
             raise RecipeError(
-                f"`{where}` has no value for tensor {filter_name!r}; add {{value: ...}} without a "
-                "filter as the last entry."
+                f"`{parameter.name}` has no value for tensor {filter_name!r}; add {{value: ...}} "
+                "without a filter as the last entry."
             )
         chosen[name] = rule
-    values = {rule.at(depth) for rule in chosen.values()}
-    if len(values) <= 1:
-        return values.pop() if values else rules[0].at(depth)
+    if len({rule.at(depth) for rule in chosen.values()}) <= 1:
+        return value(next(iter(chosen.values()), rules[0]))
     pairs: list[tuple[str, float]] = []
     for rule in rules:
         matched = [name for name, picked in chosen.items() if picked is rule]
         # A recipe compares patterns with the merged names, and mergekit may use other names.
         same = all((rule.pattern in name) == (rule.pattern in names[name]) for name in names)
         if rule.pattern == EVERY or same:
-            pairs += [(rule.pattern, rule.at(depth))] if matched else []
-        else:
-            pairs += [(name, rule.at(depth)) for name in matched]
+            matched = [rule.pattern] if matched else []
+        pairs += [(name, value(rule)) for name in matched]
     return tuple(pairs)
