@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.errors import RecipeError
+from evomerge.merging.methods.method import Knob as MethodKnob
 from evomerge.merging.methods.method import Method
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.recipe import Knob, Layer, knob_at
@@ -59,74 +60,61 @@ class SliceKnobs:
         per = "merge" if self.source is None else "source"
         found = {}
         for knob in self.context.method.knobs:
-            if knob.per == per:
-                default = None if knob.name == "weight" else knob.default
-                value = self._parameter(knob.name, knob.default)
-                if value != default:
-                    found[knob.name] = (
-                        bool(value) if knob.kind == "flag" and isinstance(value, float) else value
-                    )
+            value = self._parameter(knob) if knob.per == per else knob.default
+            if knob.kind == "flag" and isinstance(value, float):
+                value = bool(value)
+            if knob.per == per and (knob.name == "weight" or value != knob.default):
+                found[knob.name] = value
         return found
 
-    def _parameter(self, name: str, default: float | None) -> Any:
-        blocks: dict[str, tuple[str, float]] = {}  # merged name -> (name that filters see, value)
-        for offset, layer in enumerate(self.layers):
-            knob = self._given(layer, name, default)
-            names = self.context.block_names(layer, self.start + offset)
-            for suffix, merged in names.items():
-                blocks[merged] = (self._shown(layer, suffix, merged), self._at(knob, name, merged))
-        wanted = {
-            item: self._at(self._given(layer, name, default), name, item)
-            for item, layer in self.outside
-        }
-        rules = self._block_rules(name, default, blocks)
-        exact = [(item, value) for item, value in wanted.items() if _look_up(rules, item) != value]
-        rules = [*exact, *rules]
-        for shown, value in [*blocks.values(), *wanted.items()]:
-            if _look_up(rules, shown) != value:
+    def _parameter(self, knob: MethodKnob) -> Any:
+        blocks = [  # (name that filters see, value)
+            (self._shown(layer, suffix, merged), self._value(layer, knob, merged))
+            for place, layer in enumerate(self.layers, self.start)
+            for suffix, merged in self.context.block_names(layer, place).items()
+        ]
+        outside = [(name, self._value(layer, knob, name)) for name, layer in self.outside]
+        rules = self._block_rules(knob, blocks)
+        rules = [*((name, v) for name, v in outside if _look_up(rules, name) != v), *rules]
+        for name, value in (*blocks, *outside):
+            if _look_up(rules, name) != value:
                 raise RecipeError(
-                    f"No filter of mergekit can give {name!r} of {shown!r} its own value."
+                    f"No filter of mergekit can give {knob.name!r} of {name!r} its own value."
                 )
-        if len(rules) == 1:
-            return rules[0][1]
-        entries: list[dict[str, Any]] = [{"filter": p, "value": v} for p, v in rules[:-1]]
-        return [*entries, {"value": rules[-1][1]}]
+        *entries, (_, rest) = rules
+        if not entries:
+            return rest
+        return [*({"filter": pattern, "value": v} for pattern, v in entries), {"value": rest}]
 
     def _block_rules(
-        self, name: str, default: float | None, blocks: Mapping[str, tuple[str, float]]
+        self, knob: MethodKnob, blocks: Sequence[tuple[str, float]]
     ) -> list[tuple[str, float]]:
         """Return (filter, value) pairs for the tensors of the blocks; "" matches all tensors."""
-        values = [value for _, value in blocks.values()]
+        values = [value for _, value in blocks]
         common = max(values, key=values.count)
         if all(value == common for value in values):
             return [("", common)]
-        knob = self._given(self.layers[0], name, default)
-        if not isinstance(knob, float):
-            given = [("" if pattern == "*" else pattern, value) for pattern, value in knob]
-            if given[-1][0]:
-                given.append(("", common))
-            if all(_look_up(given, shown) == value for shown, value in blocks.values()):
-                return given
-        suffixes = {
-            shown.split(".", len(self.context.prefix.split(".")) + 1)[-1]: value
-            for shown, value in blocks.values()
-        }
+        given = self._given(self.layers[0], knob)
+        if not isinstance(given, float):
+            rules = [("" if pattern == "*" else pattern, value) for pattern, value in given]
+            rules += [("", common)] if rules[-1][0] else []
+            if all(_look_up(rules, name) == value for name, value in blocks):
+                return rules
+        depth = len(self.context.prefix.split(".")) + 1
+        suffixes = {f".{name.split('.', depth)[-1]}": value for name, value in blocks}
         longest = sorted(suffixes, key=len, reverse=True)
-        return [
-            *((f".{suffix}", suffixes[suffix]) for suffix in longest if suffixes[suffix] != common),
-            ("", common),
-        ]
+        return [*((n, suffixes[n]) for n in longest if suffixes[n] != common), ("", common)]
 
-    def _given(self, layer: Layer, name: str, default: float | None) -> Knob:
+    def _given(self, layer: Layer, knob: MethodKnob) -> Knob:
         knobs = layer.knobs if self.source is None else layer.sources[self.source].knobs
-        knob = knobs.get(name, default)
-        if knob is None:
-            raise RecipeError(f"The knob {name!r} is missing in the recipe.")
-        return knob
+        given = knobs.get(knob.name, knob.default)
+        if given is None:
+            raise RecipeError(f"The knob {knob.name!r} is missing in the recipe.")
+        return given
 
-    def _at(self, knob: Knob, name: str, tensor: str) -> float:
-        value = knob_at(knob, tensor)
-        return value * self.context.factors.get(tensor, 1.0) if name == "scale" else value
+    def _value(self, layer: Layer, knob: MethodKnob, tensor: str) -> float:
+        value = knob_at(self._given(layer, knob), tensor)
+        return value * self.context.factors.get(tensor, 1.0) if knob.name == "scale" else value
 
     def _shown(self, layer: Layer, suffix: str, merged: str) -> str:
         """Return the name of a tensor that mergekit compares filters with."""
