@@ -8,7 +8,7 @@ become filters of `scale`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -23,7 +23,7 @@ from evomerge.merging.tensors.plan import Planner
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.heads import is_reordered
-from evomerge.recipe import Layer, Recipe, Source, knob_at
+from evomerge.recipe import Layer, Recipe, knob_at
 
 _MERGEKIT_NAMES = {"ramplus": "ramplus_tl"}
 _IGNORED_KEYS = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
@@ -88,32 +88,27 @@ class _Writer:
                 )
 
     def text(self) -> str:
-        runs = self._runs()
-        base = self._base()
-        data: dict[str, Any] = {
-            "merge_method": _MERGEKIT_NAMES.get(self.context.method.name, self.context.method.name)
-        }
-        if len(runs) == 1 and self._whole(base):
-            content = self._slice(runs[0])
-            data["models"] = [
-                {key: value for key, value in item.items() if key != "layer_range"}
-                for item in content.pop("sources")
-            ]
-            data |= content
+        recipe, method, base = self.recipe, self.context.method, self._base()
+        data: dict[str, Any] = {"merge_method": _MERGEKIT_NAMES.get(method.name, method.name)}
+        slices = [self._slice(run) for run in self._runs()]
+        if len(slices) == 1 and self._whole(base):
+            data["models"] = slices[0].pop("sources")
+            for model in data["models"]:
+                del model["layer_range"]
+            data |= slices[0]
         else:
-            data["slices"] = [self._slice(run) for run in runs]
+            data["slices"] = slices
         if base is not None:
             data["base_model"] = mergekit_reference(self.checkpoints[base])
-        data["dtype"] = "float64" if self.recipe.dtype == "float64" else "float32"
-        if self.recipe.dtype != data["dtype"]:
-            data["out_dtype"] = self.recipe.dtype
-        data |= tokenizer_keys(self.recipe, self.checkpoints)
+        data["dtype"] = "float64" if recipe.dtype == "float64" else "float32"
+        if recipe.dtype != data["dtype"]:
+            data["out_dtype"] = recipe.dtype
+        data |= tokenizer_keys(recipe, self.checkpoints)
+        note = "draws other random numbers, from the same distribution" if method.random else ""
+        if method.name == "sce":
+            note = "weights sources with small changes of a tensor equally"
         text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=100)
-        if self.context.method.random:
-            return f"# mergekit draws other random numbers, from the same distribution.\n{text}"
-        if self.context.method.name == "sce":
-            return f"# mergekit weights sources with small changes of a tensor equally.\n{text}"
-        return text
+        return f"# mergekit {note}.\n{text}" if note else text
 
     def _only_stack(self) -> str:
         host, layers = self.host, self.recipe.layers
@@ -141,37 +136,35 @@ class _Writer:
 
     def _base(self) -> str | None:
         """Return `base_model` of the file, or None. mergekit takes the config from it."""
-        layer = self.recipe.embeddings
-        base: str | None = self.recipe.host
+        recipe, layer = self.recipe, self.recipe.embeddings
+        # A base model would change the rows of tokens that some parents do not have.
+        changes_rows = (
+            recipe.tokenizer != "base" and not recipe.vocabulary and len(recipe.parents) > 2
+        )
         if layer.base is not None:
             base = layer.base.parent
         elif self.context.method.name in BASE_IS_FIRST:
             base = layer.sources[0].parent
-        elif self.context.method.base != "none" or self._base_changes_rows():
-            base = None
-        if base not in (None, self.recipe.host):
+        elif self.context.method.base != "none" or changes_rows:
+            self._check_configs()
+            return None
+        else:
+            base = recipe.host
+        if base != recipe.host:
             raise RecipeError(
-                f"The config comes from {self.recipe.host!r}, but mergekit takes it from the base "
+                f"The config comes from {recipe.host!r}, but mergekit takes it from the base "
                 f"model {base!r}."
             )
-        if base is None:
-            self._check_configs()
         return base
 
-    def _base_changes_rows(self) -> bool:
-        """Whether a base model would change the rows of tokens that some parents do not have."""
-        recipe = self.recipe
-        return recipe.tokenizer != "base" and not recipe.vocabulary and len(recipe.parents) > 2
-
     def _check_configs(self) -> None:
-        ignored = (*_IGNORED_KEYS, *(("vocab_size",) if self.recipe.tokenizer != "base" else ()))
-
-        def compared(name: str) -> dict[str, Any]:
-            config = self.checkpoints[name].config
-            return {key: value for key, value in config.items() if key not in ignored}
-
-        for name in self.recipe.parents:
-            if compared(name) != compared(self.recipe.host):
+        ignored = {*_IGNORED_KEYS, *(("vocab_size",) if self.recipe.tokenizer != "base" else ())}
+        host, *others = (
+            {key: value for key, value in parent.config.items() if key not in ignored}
+            for parent in (self.host, *(self.checkpoints[name] for name in self.recipe.parents))
+        )
+        for name, config in zip(self.recipe.parents, others, strict=True):
+            if config != host:
                 raise RecipeError(
                     f"The configs of {self.recipe.host!r} and {name!r} differ; without a base "
                     "model, mergekit may use either of them."
@@ -192,67 +185,57 @@ class _Writer:
         old, new = self.layers[position - 1 : position + 1]
         if _names(old) != _names(new) or old.scale != 1 or new.scale != 1:
             return False
-        if any(b.layer != (a.layer or 0) + 1 for a, b in zip(_all(old), _all(new), strict=True)):
+        if any(b.layer != (a.layer or 0) + 1 for a, b in zip(old.inputs, new.inputs, strict=True)):
             return False
-        alike: bool = self._values(old, position - 1) == self._values(new, position)
-        return alike
+        return self._values(old, position - 1) == self._values(new, position)
 
-    def _values(self, layer: Layer, position: int) -> Any:
+    def _values(self, layer: Layer, position: int) -> dict[str, list[Any]]:
         """Return the values of all knobs for each tensor of a block, to compare blocks."""
-        names = self.context.block_names(layer, position)
+        knobs = [layer.knobs, *(source.knobs for source in layer.sources)]
         return {
             suffix: [
-                {key: knob_at(knob, name) for key, knob in knobs.items()}
-                for knobs in (layer.knobs, *(source.knobs for source in layer.sources))
+                self.context.factors.get(name, 1.0),
+                *({key: knob_at(knob, name) for key, knob in part.items()} for part in knobs),
             ]
-            + [self.context.factors.get(name, 1.0)]
-            for suffix, name in names.items()
+            for suffix, name in self.context.block_names(layer, position).items()
         }
 
     def _whole(self, base: str | None) -> bool:
         """Whether the file can have `models`: one slice with all blocks of every parent."""
-        for source in _all(self.layers[0]):
-            stack = self.context.fits[source.parent].stacks[self.context.prefix]
+        context, first = self.context, self.layers[0]
+        for source in first.inputs:
+            stack = context.fits[source.parent].stacks[context.prefix]
             if source.layer != 0 or len(stack) != len(self.layers):
                 return False
-        return self.context.method.base != "none" or base is None or base in _names(self.layers[0])
+        return context.method.base != "none" or base is None or base in _names(first)
 
     def _slice(self, run: range) -> dict[str, Any]:
         layers = self.layers[run.start : run.stop]
-        outside = [
-            (name, layer)
-            for layer, place, is_here in (
-                (self.recipe.embeddings, "embeddings", run.start == 0),
-                (self.recipe.head, "head", run.stop == len(self.layers)),
-            )
-            if is_here
-            for name, found in self.host.places.items()
-            if found == place
-        ]
+        ends = {"embeddings": self.recipe.embeddings} if run.start == 0 else {}
+        if run.stop == len(self.layers):
+            ends["head"] = self.recipe.head
+        places = self.host.places.items()
+        outside = [(name, layer) for end, layer in ends.items() for name, p in places if p == end]
 
         def parameters(source: int | None) -> dict[str, Any]:
             knobs = SliceKnobs(self.context, run.start, layers, outside, source)
             found = knobs.parameters()
             return {"parameters": found} if found else {}
 
-        def entry(source: Source) -> dict[str, Any]:
-            start = source.layer or 0
-            model = mergekit_reference(self.checkpoints[source.parent])
-            return {"model": model, "layer_range": [start, start + len(run)]}
-
-        sources = [entry(source) | parameters(i) for i, source in enumerate(layers[0].sources)]
-        if layers[0].base is not None:
-            sources.append(entry(layers[0].base))
+        first = layers[0]
+        sources: list[dict[str, Any]] = []
+        for i, source in enumerate(first.inputs):
+            start, has_knobs = source.layer or 0, i < len(first.sources)
+            sources.append(
+                {
+                    "model": mergekit_reference(self.checkpoints[source.parent]),
+                    "layer_range": [start, start + len(run)],
+                    **(parameters(i) if has_knobs else {}),
+                }
+            )
         return {"sources": sources, **parameters(None)}
-
-
-def _all(layer: Layer) -> Iterator[Source]:
-    """Yield the sources, then the base if there is one."""
-    yield from layer.sources
-    if layer.base is not None:
-        yield layer.base
 
 
 def _names(layer: Layer) -> list[str]:
     """Return the parents of a layer, and whether the last one is a base, to compare layers."""
-    return [source.parent for source in _all(layer)] + [str(layer.base is not None)]
+    return [source.parent for source in layer.inputs] + [str(layer.base is not None)]
