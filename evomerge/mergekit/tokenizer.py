@@ -26,11 +26,11 @@ def mergekit_reference(checkpoint: Checkpoint) -> str:
     model, _, adapter = split_adapter(checkpoint.reference, Path.cwd())
     if not is_from_hub(checkpoint.folder):
         model = str(checkpoint.folder.resolve())
-    if checkpoint.adapter is not None:
-        if not is_from_hub(checkpoint.adapter):
-            adapter = str(checkpoint.adapter.resolve())
-        return f"{model}+{adapter}"
-    return model
+    if checkpoint.adapter is None:
+        return model
+    if not is_from_hub(checkpoint.adapter):
+        adapter = str(checkpoint.adapter.resolve())
+    return f"{model}+{adapter}"
 
 
 def tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
@@ -48,20 +48,13 @@ def tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dic
     found: dict[str, Any] = {}
     if recipe.tokenizer != "base":
         _check_vocabulary(recipe, checkpoints)
-        source = "union"
-        if recipe.tokenizer != "union":
-            source = mergekit_reference(checkpoints[recipe.tokenizer])
-        found["tokenizer"] = {"source": source}
+        named = {name: mergekit_reference(parent) for name, parent in checkpoints.items()}
+        keys = found["tokenizer"] = {"source": named.get(recipe.tokenizer, "union")}
         if "tokens" in options:
-
-            def reference(token: Any) -> Any:
-                known = token in checkpoints
-                return mergekit_reference(checkpoints[token]) if known else token
-
             tokens = json.loads(options["tokens"])
-            found["tokenizer"]["tokens"] = replaced(tokens, reference)
+            keys["tokens"] = replaced(tokens, lambda value: named.get(value, value))
         if "pad_to_multiple_of" in options:
-            found["tokenizer"]["pad_to_multiple_of"] = int(options["pad_to_multiple_of"])
+            keys["pad_to_multiple_of"] = int(options["pad_to_multiple_of"])
     template = options.get("chat_template", "")
     if template in checkpoints:
         from evomerge.merging.tokenizers.templates import template_of
