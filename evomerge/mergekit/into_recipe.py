@@ -83,8 +83,7 @@ def _tokenizer(file: MergekitFile) -> str:
 
     Without a key, mergekit merges rows by id; with one by token, even for `base`.
     """
-    wanted = file.tokenizer or "base"
-    return file.parents[0] if file.tokenizer == "base" else wanted
+    return file.parents[0] if file.tokenizer == "base" else file.tokenizer or "base"
 
 
 def _options(file: MergekitFile) -> dict[str, str]:

@@ -66,40 +66,36 @@ def _added_base(
     item: Slice, base: str, method: Method, doubts: ImportWarnings, *, whole: bool
 ) -> list[Input]:
     """Return the base model as an input of a slice that does not list it; [] if it is none."""
-    ranges = {entry.layers for entry in item.inputs}
-    if method.base != "none":
-        if whole:
-            return [Input(base, None, {}, "base_model")]
-        if len(ranges) > 1:
+    layers = None
+    if method.base != "none" and not whole:
+        layers, *others = {entry.layers for entry in item.inputs}
+        if others:
             raise RecipeError(
                 f"`base_model` {base!r} is not among the sources of `{item.where}`, whose ranges "
                 f"differ; list it there with its `layer_range`, because {method.name} needs its "
                 "blocks."
             )
-        (layers,) = ranges
         blocks = "blocks" if layers is None else f"blocks {list(layers)}"
         doubts.add(
             f"`base_model` {base!r} is not among the sources of `{item.where}`, so its {blocks} "
             "are taken, as for the others; list it there with its `layer_range`."
         )
-        return [Input(base, layers, {}, "base_model")]
-    if method.name in BASE_IS_FIRST:
-        if whole and len(item.inputs) == 1:
-            return [Input(base, None, {}, "base_model")]
+    elif method.name in BASE_IS_FIRST and not (whole and len(item.inputs) == 1):
         doubts.add(
             f"`base_model` {base!r} is not listed in `{item.where}`, so it only gives config and "
             f"tokenizer, and {method.name} starts at t = 0 from the first model there, "
             f"{item.inputs[0].model!r}; name that one as `base_model`."
         )
         return []
-    if not whole:
-        return []
-    if any(knob.per == "source" for knob in method.knobs):
-        raise RecipeError(
-            f"`base_model` is {base!r}, which is not listed in `{item.where}`; "
-            f"{method.name} uses no other base, so add it there or remove `base_model`."
-        )
-    return [Input(base, None, {}, "base_model")]
+    elif method.base == "none" and method.name not in BASE_IS_FIRST:
+        if not whole:
+            return []
+        if any(knob.per == "source" for knob in method.knobs):
+            raise RecipeError(
+                f"`base_model` is {base!r}, which is not listed in `{item.where}`; "
+                f"{method.name} uses no other base, so add it there or remove `base_model`."
+            )
+    return [Input(base, layers, {}, "base_model")]
 
 
 def _split(
