@@ -5,7 +5,7 @@ As in mergekit, a mapping may have keys that are not known; `reading` warns of t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -84,6 +84,15 @@ class ModuleKeys(Part):
 
     models: list[ModelKeys] | None = Field(None, min_length=1)
     slices: list[SliceKeys] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        forms = [key for key in ("models", "slices", "modules") if key in type(self).model_fields]
+        given = [key for key in forms if getattr(self, key) is not None]
+        if len(given) != 1:
+            got = " and ".join(given) or "none of them"
+            raise ValueError(f"needs exactly one of {', '.join(forms)}; got {got}")
+        return self
 
 
 class TokenizerKeys(Keys):

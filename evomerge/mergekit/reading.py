@@ -165,21 +165,12 @@ class _Reader:
         keys, top = self.keys, self._parameters(self.keys, "")
         if keys.tokenizer:
             self._warn_of_unknown(keys.tokenizer, "tokenizer", ())
-        given = [key for key in ("models", "slices", "modules") if getattr(keys, key) is not None]
-        if len(given) != 1:
-            got = " and ".join(f"`{key}`" for key in given) or "none of them"
-            raise RecipeError(
-                f"Exactly one of `models`, `slices` and `modules` is needed; got {got}."
-            )
         if keys.modules is None:
             return MergekitFile(keys, self.method, (self._module(None, keys, "", (top,)),))
         modules = []
         for name, module in keys.modules.items():
-            where = f"modules.{name}"
-            if (module.slices is None) == (module.models is None):
-                raise RecipeError(f"`{where}` needs either `slices` or `models`.")
-            levels = (self._parameters(module, where), top)
-            modules.append(self._module(name, module, f"{where}.", levels))
+            levels = (self._parameters(module, f"modules.{name}"), top)
+            modules.append(self._module(name, module, f"modules.{name}.", levels))
         return MergekitFile(keys, self.method, tuple(modules))
 
     def _module(

@@ -201,7 +201,7 @@ GOOD = {
         ({"parameters": {1: 2}}, "`parameters` has the key 1, which is not text; put quotes"),
         (
             {"slices": [{"sources": [{"model": "c"}]}]},
-            "Exactly one of `models`, `slices` and `modules`",
+            "needs exactly one of models, slices, modules; got models and slices",
         ),
         ({"models": None}, "got none of them"),
         ({"parameters": {"weight": "much"}}, r"`parameters.weight` is 'much'"),
@@ -223,7 +223,10 @@ GOOD = {
         ({"out_dtype": "int8"}, "`out_dtype` is 'int8'; it must be 'bfloat16', .* or 'float64'"),
         ({"tokenizer": {"source": "union", "pad_to_multiple_of": 0}}, "pad_to_multiple_of` is 0"),
         ({"tokenizer": {}, "tokenizer_source": "union"}, "not both"),
-        ({"models": None, "modules": {"default": {}}}, "either `slices` or `models`"),
+        (
+            {"models": None, "modules": {"default": {}}},
+            r"`modules.default` needs exactly one of models, slices; got none",
+        ),
         (
             {"models": None, "modules": {"defalt": {"models": GOOD["models"]}}},
             r"modules.defalt` must be part of the name",
