@@ -4,12 +4,13 @@ Each name becomes a text that can be written, and no failure of a tracker ends t
 """
 
 import json
+import sys
 
 import pytest
 from run_folders import asked, scores, told, write_run
 
 from evomerge.config.schema import parse
-from evomerge.report.trackers import TRACKERS, tracked
+from evomerge.report.trackers import tracked
 from evomerge.report.words import storable
 from evomerge.run.folder import RunFolder
 from evomerge.scores import Scores
@@ -58,26 +59,22 @@ def run_with(name: str, folder) -> RunFolder:
 class Strict:
     """A tracker that takes only what every one can store, and then fails."""
 
-    where, steps = "in a list", 0
+    name = "a run"
 
-    def __init__(self, identifier, known):
-        self.told, self.run = [], self
-        self.check(known)
+    def init(self, config, name, **options):
+        self.check(config, name)
+        return self
 
     def check(self, *values):
-        self.told.append(json.loads(json.dumps(values, ensure_ascii=False).encode()))
-        for key in keys_of(values):
+        told = json.loads(json.dumps(values, ensure_ascii=False).encode())
+        for key in keys_of(told):
             assert key.isprintable() and len(key) <= 501
 
-    def log(self, metrics, step):
-        assert {"candidate", "fitness"} < metrics.keys()
+    def log(self, metrics):
+        assert metrics["winner"] == 2
         self.check(metrics)
 
-    def summarize(self, last, values):
-        assert values["winner"] == 2
-        self.check(values)
-
-    def finish(self, *, completed):
+    def finish(self):
         raise SystemExit("\x1b[2J[/x]")
 
 
@@ -92,14 +89,14 @@ def keys_of(value):
 @pytest.mark.parametrize("kind", NAMES)
 def test_a_tracker_gets_texts_that_can_be_stored(kind, tmp_path, monkeypatch):
     run = run_with(NAMES[kind], tmp_path / "run")
-    monkeypatch.setitem(TRACKERS, "strict", Strict)
+    monkeypatch.setitem(sys.modules, "trackio", Strict())
     said = []
     ranking = ranking_of(parse(run.config(), "search.yaml"))
-    with tracked("strict", run, ranking, said.append):
+    with tracked("trackio", run, ranking, said.append):
         pass
     assert said == [
-        "logging to strict: in a list",
-        "warning: strict failed ( [2J[/x]); the search goes on without it.",
+        "logging to trackio: `trackio show --project evomerge` shows the run a run",
+        "warning: trackio failed ( [2J[/x]); the search goes on without it.",
     ]
 
 
