@@ -60,7 +60,7 @@ def search(problem: CheckedSearch, worker: Worker, count: int) -> dict[str, floa
     finished: list[float] = []
     phases: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder.create(Path(folder) / "run", freeze(problem))
+        run = RunFolder.create(Path(folder) / "run", "{}", freeze(problem))
 
         def observe(history: History, event: dict[str, Any]) -> None:
             if event["event"] == "tell":

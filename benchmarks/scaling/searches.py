@@ -146,7 +146,11 @@ def run_search(
         clock: measures this process.
         followers: are called with every event.
     """
-    run = RunFolder(folder) if folder.exists() else RunFolder.create(folder, {"benchmark": True})
+    run = (
+        RunFolder(folder)
+        if folder.exists()
+        else RunFolder.create(folder, "{}", {"benchmark": True})
+    )
     space, ranking = setting.space, setting.ranking
 
     def make_strategy() -> GenomeStrategy:

@@ -101,7 +101,7 @@ def _rate_of_search(folder: Path, kind: str, count: int, candidates: int) -> flo
         "evaluation.validation.finalists=1",
     ]
     problem = prepare(load(FILE, wanted), FILE.parent)
-    run = RunFolder.create(folder, freeze(problem))
+    run = RunFolder.create(folder, "{}", freeze(problem))
     begun: list[float] = []
     ended: list[float] = []
 

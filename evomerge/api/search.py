@@ -167,7 +167,7 @@ def start(
     """
     from evomerge.config.schema import override, parse
     from evomerge.setup.going_on import going_on
-    from evomerge.setup.runs import begin, prepare
+    from evomerge.setup.runs import begin, folder_of, prepare
 
     own = deepcopy(dict(data))  # the caller's mapping stays as it is
     if candidates is not None:
@@ -176,9 +176,10 @@ def start(
         _continue(RunFolder(folder), *going_on(folder, own, source), allowed, run)
         return
     RunFolder.check_free(folder)
-    checked = prepare(parse(own, str(source)), source.absolute().parent, allowed)
+    wrote = parse(own, str(source))
+    checked = prepare(wrote, folder_of(source), allowed)
     warn(checked)
-    run(begin(folder, checked), checked, {})
+    run(begin(folder, checked, wrote, source), checked, {})
 
 
 def go_on(

@@ -341,7 +341,7 @@ def _begin(
     from evomerge.config.schema import BudgetConfig, override, parse
     from evomerge.setup.check import check_search
     from evomerge.setup.going_on import going_on
-    from evomerge.setup.runs import begin
+    from evomerge.setup.runs import begin, folder_of
     from evomerge.setup.search import check_weights_are_finite
     from evomerge.setup.study import check_study
 
@@ -361,11 +361,10 @@ def _begin(
     if is_begun(folder):
         return going_on(folder, own, source)[0]
     RunFolder.check_free(folder)
-    wanted = parse(own, str(source))
-    check_study(wanted)
-    wanted = wanted.with_values("executor", order="arrival")
-    checked = check_search(wanted, source.absolute().parent)
+    wrote = parse(own, str(source))
+    check_study(wrote)
+    checked = check_search(wrote.with_values("executor", order="arrival"), folder_of(source))
     check_weights_are_finite(checked)
     warn(checked)
-    begin(folder, checked)
+    begin(folder, checked, wrote, source)
     return {}

@@ -32,11 +32,11 @@ def validate(
     from evomerge.config.schema import parse
     from evomerge.setup.genes import gene_list
     from evomerge.setup.preflight import summary, warnings
-    from evomerge.setup.runs import prepare
+    from evomerge.setup.runs import folder_of, prepare
 
     data, source = content_of(config)
     allowed = Permissions(allow_code, trust_code)
-    checked = prepare(parse(data, str(source)), source.absolute().parent, allowed)
+    checked = prepare(parse(data, str(source)), folder_of(source), allowed)
     return {
         "valid": True,
         **summary(checked),

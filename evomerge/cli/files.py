@@ -61,13 +61,13 @@ def validate(
     from evomerge.merging.backend import bytes_of
     from evomerge.setup.genes import HEADERS, gene_list, gene_rows
     from evomerge.setup.preflight import summary, warnings
-    from evomerge.setup.runs import prepare
+    from evomerge.setup.runs import folder_of, prepare
 
     data = read(file, set_)
     allowed = Permissions(allow_code, trust_code)
     planned = None if gpu_memory is None else bytes_of(gpu_memory, "--gpu-memory")
     terminal.say_on_terminal(f"checking {file}")
-    checked = prepare(parse(data, str(file)), file.parent, allowed, gpu_memory=planned)
+    checked = prepare(parse(data, str(file)), folder_of(file), allowed, gpu_memory=planned)
     notes = warnings(checked, allow_benchmarks)
     if as_json:
         cost = {"time": _cost(checked).to_dict()} if time else {}

@@ -1,4 +1,7 @@
-"""What a run keeps beside its search file, in `manifest.json`; no user writes it."""
+"""What a run keeps beside its search file, in `manifest.json`; no user writes it.
+
+The manifest has `config` too: the search file with defaults, absolute paths and what `auto` became.
+"""
 
 # ruff: noqa: RUF012 - pydantic copies defaults
 
@@ -37,8 +40,9 @@ class Frozen(Section):
     """What was resolved when a run began, so that it goes on as it began.
 
     Attributes:
+        folder: where relative paths in the search file start from.
         versions: package -> version.
-        processor: its kind, see `evomerge.evaluation.inference.device`; former runs have none.
+        processor: its kind, see `evomerge.evaluation.inference.device`.
         parents: parent -> fingerprint.
         unlike_merges: parents that differ from the merges beside their weights: on validation and
             test documents they are scored as themselves.
@@ -53,9 +57,9 @@ class Frozen(Section):
         start: genomes of `optimizer.start`.
         allow_code: the user has allowed it when the run began, as `trust_code`. For a reader only:
             it allows nothing.
-        digests: digest of each section of the search file; a changed file is refused.
     """
 
+    folder: str = ""
     versions: dict[str, str] = {}
     processor: str = ""
     parents: dict[str, str] = {}
@@ -69,7 +73,6 @@ class Frozen(Section):
     fewer_documents: str = ""
     genes: list[str] = []
     gene_ranges: list[GeneRange] = []
-    digests: dict[str, str] = {}
     start: list[list[float]] = []
     allow_code: bool = False
     trust_code: bool = False

@@ -61,7 +61,7 @@ def sentence(error: ValidationError, data: Any) -> str:
     location = first["loc"]
     if first["type"] == "unknown_key":
         key, above = str(first["ctx"]["key"]), _found(location, data)[0]
-        allowed = [name for name in first["ctx"]["allowed"] if name != "frozen"]  # of a run only
+        allowed = first["ctx"]["allowed"]
         place = f" in `{_dotted(above)}`" if above else ""
         names, near = ", ".join(allowed) or "none, so remove it", did_you_mean(key, allowed)
         if key in _INSTEAD:

@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from evomerge.config.evaluation import EvaluationConfig
 from evomerge.config.executor import ExecutorConfig
@@ -103,7 +102,7 @@ class SearchConfig(Section):
     )
     budget: BudgetConfig = Field(BudgetConfig(candidates=300), description="when the search ends")
     executor: ExecutorConfig = Field(ExecutorConfig(), description="where candidates are scored")
-    frozen: SkipJsonSchema[Frozen | None] = Field(None, description="only a run has this")
+    _frozen: Frozen | None = PrivateAttr(None)
 
     @field_validator("parents")
     @classmethod
@@ -207,6 +206,17 @@ class SearchConfig(Section):
         """Whether the parents are a pool, of which a candidate merges some."""
         return isinstance(self.space, ParametersConfig) and self.space.most_parents is not None
 
+    @property
+    def frozen(self) -> Frozen | None:
+        """What was resolved when the run began; None: it is no search file of a run."""
+        return self._frozen
+
+    def with_frozen(self, frozen: Frozen) -> SearchConfig:
+        """Return the search file of a run."""
+        config = self.model_copy()
+        config._frozen = frozen
+        return config
+
     def with_values(self, section: str, **values: Any) -> SearchConfig:
         """Return the same search file with other values in one of its sections."""
         changed = getattr(self, section).model_copy(update=values)
@@ -247,6 +257,16 @@ def parse(data: Any, source: str) -> SearchConfig:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source} is not a search file: it must be a YAML mapping of keys.")
     return parsed(SearchConfig, data, source)
+
+
+def parse_manifest(data: Mapping[str, Any], source: str) -> SearchConfig:
+    """Turn the content of a run's manifest into its search file, with all that was resolved.
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    frozen = {key: value for key, value in data.items() if key != "config"}
+    return parse(data["config"], source).with_frozen(parsed(Frozen, frozen, source))
 
 
 def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:

@@ -135,7 +135,7 @@ def search_file(config: SearchConfig, history: History, names: Mapping[str, str]
     """
     budget = config.budget.model_copy(update=history.budget)
     used = config.model_copy(update={"budget": budget})
-    plain = used.model_dump(mode="json", exclude={"frozen", "executor"}, exclude_defaults=True)
+    plain = used.model_dump(mode="json", exclude={"executor"}, exclude_defaults=True)
 
     def published(value: Any) -> Any:
         is_text = isinstance(value, str)

@@ -82,7 +82,7 @@ def page(run: RunFolder) -> str:
         lm_eval=lm_eval_command(run, view.config, view.best, history.threads),
         sampling_note=sampling_note(frozen.sampled),
         parents=short_names(frozen.parents),
-        search_file=text.split("\nfrozen:")[0],  # without what was added at the start
+        search_file=text,
         candidates=rows_in_per_cent(
             candidate_rows(history, view.ranking.objectives), view.ranking.objectives
         ),

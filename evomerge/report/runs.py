@@ -17,7 +17,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.scores import fitness
 from evomerge.space.baselines import UNIFORM
 
-_OF_A_RUN = {"seed", "executor", "frozen"}
+_OF_A_RUN = {"seed", "executor"}
 """Sections in which runs of one search file may differ."""
 
 _HEADS = ("search", "seeds", "test", "best parent", "uniform", "candidates", "CPU s")

@@ -14,7 +14,7 @@ from typing import Any
 from evomerge.errors import InputError, one_line
 from evomerge.report.rows import FINAL_SPLITS, search_score
 from evomerge.report.words import storable
-from evomerge.run.folder import FROZEN, RunFolder
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Follower
@@ -94,7 +94,7 @@ def _opened(name: str, run: RunFolder) -> Any:
     """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
     module = import_module(name)
-    config = {key: value for key, value in run.config().items() if key != FROZEN}
+    config = run.manifest()["config"]
     options: dict[str, Any] = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
     if name == "wandb":
         settings = module.Settings(

@@ -9,17 +9,15 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from evomerge.errors import RunFolderError, RunInUseError, not_written
 from evomerge.parsing.links import check_inside, check_ordinary, entries
 from evomerge.parsing.texts import json_value, read_text
-from evomerge.parsing.yaml import yaml_mapping, yaml_text
+from evomerge.parsing.yaml import yaml_mapping
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text, why_not_writable
 from evomerge.run.journal import HEADER, Event, Journal, Lines, is_held, read
 from evomerge.run.log_format import PlainFormatter
@@ -38,10 +36,7 @@ STOP = "stop"
 _SUBFOLDERS = ("front", MODELS)
 MERGEKIT = "best.mergekit.yaml"
 NOT_IN_MERGEKIT = "best.not-in-mergekit.txt"
-
-FROZEN = "frozen"
-_DIGESTS = "digests"
-_FREE = "executor"  # the section that does not change the course of a search
+_DIGEST = "digest"  # of the search file and the rest of the manifest
 
 
 def is_begun(path: Path) -> bool:
@@ -92,15 +87,19 @@ class RunFolder:
             )
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
-        """Create a run with its search file and its manifest, in one step; see `check_free`."""
+    def create(cls, path: Path, search: str, manifest: Mapping[str, Any]) -> RunFolder:
+        """Create a run in one step; see `check_free`.
+
+        Args:
+            path: its folder.
+            search: text of the search file, as the user wrote it.
+            manifest: what was resolved; see `evomerge.config.frozen`.
+        """
         cls.check_free(path)
-        header = Lines().encode(HEADER)
-        content = with_digests(config)
-        manifest = json.dumps(content.pop(FROZEN), indent=1) + "\n"
-        files = {CONFIG: yaml_text(content, width=110), MANIFEST: manifest}
+        known = {**manifest, _DIGEST: _digest([_content(search, path / CONFIG), manifest])}
+        files = {CONFIG: search, MANIFEST: json.dumps(known, indent=1) + "\n"}
         try:
-            create_folder(path, {**files, JOURNAL: header.decode()})
+            create_folder(path, {**files, JOURNAL: Lines().encode(HEADER).decode()})
         except OSError as error:
             cls.check_free(path)
             fix = "give --run a folder that can be written"
@@ -117,43 +116,57 @@ class RunFolder:
         """The times of the run's sessions and candidates."""
         return Timings(self.path / "timings.jsonl")
 
-    def search_file(self) -> SearchConfig:
-        """Return the search file, with the content of the manifest as its section `frozen`.
+    def search_file(self, moves: Sequence[str] = ()) -> SearchConfig:
+        """Return the search file with all that was resolved when the run began.
+
+        Args:
+            moves: `key.path=value` of what is to differ.
 
         Raises:
             InputError: a file cannot be read, was changed by hand, or has a mistake.
         """
-        from evomerge.config.schema import parse
+        from evomerge.config.schema import override, parse_manifest
 
-        return parse(self.config(), str(self.path / CONFIG))
+        manifest = self.manifest()
+        for item in moves:
+            override(manifest["config"], item)
+        return parse_manifest(manifest, str(self.path / MANIFEST))
 
-    def config(self) -> dict[str, Any]:
-        """Return the content of the search file, with that of the manifest as `frozen`.
+    def written(self) -> dict[str, Any]:
+        """Return the content of the search file as the user wrote it; see `manifest`."""
+        file = self.path / CONFIG
+        return _content(read_text(file, RunFolderError), file)
 
-        RunFolderError: a file cannot be read, or was changed by hand.
+    def manifest(self) -> dict[str, Any]:
+        """Return the content of the manifest.
+
+        Raises:
+            RunFolderError: it cannot be read, or it or the search file was changed by hand.
         """
-        file, manifest = self.path / CONFIG, self.path / MANIFEST
-        text = read_text(file, RunFolderError)
-        content = yaml_mapping(text, str(file), "a search file", RunFolderError)
-        if manifest.is_file():  # the first runs have it in the search file
-            content[FROZEN] = json_value(
-                read_text(manifest, RunFolderError), str(manifest), RunFolderError
-            )
-        if not isinstance(content.get(FROZEN), dict):
+        file = self.path / MANIFEST
+        again = "put it back from a copy of the run, or start a new run"
+        text = read_text(file, RunFolderError, f"{self.path} has no {MANIFEST}; {again}.")
+        manifest = json_value(text, str(file), RunFolderError)
+        if not isinstance(manifest, dict) or "config" not in manifest:
             raise RunFolderError(
-                f"{self.path} has no {MANIFEST}, or nothing is in it; put it back from a copy of "
-                "the run, or start a new run."
+                f"{file} does not say what the search file was resolved to, as in a run of another "
+                f"version of evomerge; {again}."
             )
-        changed = _changed_sections(content)
-        if changed == [FROZEN] and manifest.is_file():
-            file = manifest
-        if changed:
+        rest = {key: value for key, value in manifest.items() if key != _DIGEST}
+        if manifest.get(_DIGEST) != _digest([self.written(), rest]):
             raise RunFolderError(
-                f"{file} was changed after the run began (in `{'`, `'.join(changed)}`); put it "
+                f"{CONFIG} or {MANIFEST} of {self.path} was changed after the run began; put it "
                 "back as it was, start a new run, or give `evomerge resume` the change "
                 "(--candidates, --hours, --patience, --target, --set executor.KEY=VALUE)."
             )
-        return content
+        return rest
+
+    @property
+    def digest(self) -> str:
+        """Digest of what the course of the search depends on: not of its workers and its place."""
+        manifest = self.manifest()
+        sections = {k: v for k, v in manifest.pop("config").items() if k != "executor"}
+        return _digest(sections | {"frozen": {k: v for k, v in manifest.items() if k != "folder"}})
 
     def events(self) -> list[Event]:
         """Return the complete events of the journal; RunFolderError: it is missing or damaged."""
@@ -250,38 +263,10 @@ def _check_entries(path: Path) -> None:
     check_inside(found, [path.resolve()], "the run", RunFolderError)
 
 
-def with_digests(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a search file with `frozen.digests` of its sections, by which a change is noticed."""
-    # As they are read from the file: 1e-05 may become another number there.
-    sections = yaml.safe_load(yaml.safe_dump(dict(config)))
-    frozen = dict(config.get(FROZEN) or {})
-    digests = {name: _digest(sections[name]) for name in sections if name not in (_FREE, FROZEN)}
-    return {**config, FROZEN: {**frozen, _DIGESTS: {**digests, FROZEN: _digest(frozen)}}}
+def _content(text: str, file: Path) -> dict[str, Any]:
+    return yaml_mapping(text, str(file), "a search file", RunFolderError)
 
 
-def _changed_sections(config: Mapping[str, Any]) -> list[str]:
-    """Return the sections that differ from what they were when the run began, as far as known."""
-    frozen = config.get(FROZEN)
-    digests = frozen.get(_DIGESTS) if isinstance(frozen, dict) else None
-    if not isinstance(digests, dict):
-        return []
-    now = _own_sections(config)
-    names = sorted({*now, *digests} - {_FREE})
-    return [name for name in names if name not in now or _digest(now[name]) != digests.get(name)]
-
-
-def file_digest(config: Mapping[str, Any]) -> str:
-    """Return a digest of a run's search file, without the section that may change."""
-    return _digest(_own_sections(config))
-
-
-def _own_sections(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sections that may not change, without the digests."""
-    frozen = config.get(FROZEN)
-    own = {k: v for k, v in frozen.items() if k != _DIGESTS} if isinstance(frozen, dict) else frozen
-    return {name: item for name, item in config.items() if name != _FREE} | {FROZEN: own}
-
-
-def _digest(section: Any) -> str:
-    text = json.dumps(section, sort_keys=True, ensure_ascii=False, default=str)
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

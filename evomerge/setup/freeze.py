@@ -23,16 +23,17 @@ OF_ENCODERS = ("sentence-transformers", "scikit-learn")
 
 
 def freeze(checked: CheckedSearch) -> dict[str, Any]:
-    """Return the search file that a run keeps, with the content of its manifest as `frozen`.
+    """Return the manifest of a run: what must not change while it goes on.
 
-    The manifest has what must not change while the run goes on: versions, fingerprints of the
+    That is the search file with all that was resolved (`config`), versions, fingerprints of the
     parents, document ids, genes with their ranges, directions of metrics.
     """
-    plain = checked.config.model_dump(mode="json", exclude={"frozen"})
+    plain = checked.config.model_dump(mode="json")
     for key in ("objectives", "constraints"):
         for item, found in zip(plain[key], getattr(checked, key), strict=True):
             item["metric"] = found.metric
-    plain["frozen"] = {
+    return {
+        "config": plain,
         "versions": installed_versions(checked.config),
         "processor": processor(),
         "parents": {name: item.fingerprint for name, item in checked.checkpoints.items()},
@@ -53,7 +54,6 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
         "trust_code": checked.allowed.trust_code,
         "lower_is_better": [o.key for o in checked.objectives if not o.higher_is_better],
     }
-    return plain
 
 
 def _ranges(genes: Sequence[Gene]) -> list[dict[str, Any]]:

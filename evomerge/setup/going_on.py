@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import RunFolderError
-from evomerge.run.folder import RunFolder
+from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
 from evomerge.setup.parents import absolute_config
+from evomerge.setup.runs import folder_of
 from evomerge.setup.workers import MOVES
 
 
@@ -19,6 +20,9 @@ def going_on(
     path: Path, data: Mapping[str, Any], source: Path
 ) -> tuple[dict[str, float], list[str]]:
     """Return what a search file changes in a run that has begun: its budget and its workers.
+
+    It is compared with the file that the user wrote when the run began: what was resolved then
+    cannot hide that a key was removed.
 
     Args:
         path: folder of the run.
@@ -31,16 +35,16 @@ def going_on(
         ConfigError: the search file has a mistake.
         RunFolderError: it is that of another search.
     """
-    asked = absolute_config(parse(data, str(source)), source.absolute().parent)
     run = RunFolder(path)
-    began = run.search_file()
-    now, then = _course(asked), _course(began)
-    if changed := [name for name in now if not _is_same(now[name], then[name])]:
+    own = run.path / CONFIG
+    asked = absolute_config(parse(data, str(source)), folder_of(source))
+    wrote = absolute_config(parse(run.written(), str(own)), folder_of(own))
+    if changed := [*_different(_course(asked), _course(wrote))]:
         raise RunFolderError(
             f"{path} holds another search than {source}: it differs in `{'`, `'.join(changed)}`; "
             "name another folder, or put the search file back as it was."
         )
-    budget, later = began.budget.model_dump(), History(run.events()).budget
+    budget, later = wrote.budget.model_dump(), History(run.events()).budget
     bounds = {
         name: value
         for name, value in asked.budget.model_dump().items()
@@ -53,19 +57,17 @@ def going_on(
 
 def _course(config: SearchConfig) -> dict[str, Any]:
     """Return the sections that the course of a search depends on, as plain values."""
-    plain = config.model_dump(mode="json", exclude={"budget", "frozen"})
+    plain = config.model_dump(mode="json", exclude={"budget"})
     plain["executor"] = {
         key: value for key, value in plain["executor"].items() if f"executor.{key}" not in MOVES
     }
     return plain
 
 
-def _is_same(now: Any, then: Any) -> bool:
-    """Whether a value is that of a run, which has resolved `auto`, `null`, filters of metrics."""
-    if now is None or now == "auto":
-        return True
+def _different(now: Any, then: Any, key: str = "") -> Iterator[str]:
+    """Yield the keys, such as `evaluation.fewshot`, whose values differ."""
     if isinstance(now, dict) and isinstance(then, dict):
-        return now.keys() == then.keys() and all(_is_same(now[k], then[k]) for k in now)
-    if isinstance(now, list) and isinstance(then, list):
-        return len(now) == len(then) and all(map(_is_same, now, then))
-    return bool(now == then) or (isinstance(then, str) and then.startswith(f"{now},"))
+        for name in {**now, **then}:
+            yield from _different(now.get(name), then.get(name), f"{key}.{name}" if key else name)
+    elif now != then:
+        yield key

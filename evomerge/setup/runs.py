@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from evomerge.config.messages import parsed
-from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig, load, override, parse
-from evomerge.errors import RunFolderError
+from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig, load
+from evomerge.errors import InputError, RunFolderError
+from evomerge.parsing.texts import read_text
+from evomerge.parsing.yaml import yaml_text
 from evomerge.run.folder import CONFIG, MANIFEST, RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import leading, ranking_of, reached, unimproved
@@ -44,13 +47,36 @@ def prepare(
     return check_search(config, relative_to, allowed, gpu_memory=gpu_memory)
 
 
-def begin(path: Path, checked: CheckedSearch) -> RunFolder:
+def begin(path: Path, checked: CheckedSearch, wrote: SearchConfig, source: Path) -> RunFolder:
     """Create the run of a new search in a new folder.
+
+    Args:
+        path: the folder.
+        checked: the search.
+        wrote: the search file as the user wrote it. The run keeps the text of the file `source` if
+            that is the same, or what was set in it.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    return RunFolder.create(path, freeze(checked))
+    text = yaml_text(wrote.model_dump(mode="json", exclude_unset=True), width=110)
+    with suppress(InputError):
+        if load(source) == wrote:
+            text = read_text(source, RunFolderError)
+    return RunFolder.create(path, text, {"folder": str(folder_of(source)), **freeze(checked)})
+
+
+def folder_of(source: Path) -> Path:
+    """Return the folder that relative paths in a search file start from.
+
+    That of a run is a copy, whose paths start where they did in the user's own file.
+
+    Raises:
+        RunFolderError: it is that of a run, and was changed by hand.
+    """
+    if _is_of_run(source):
+        return Path(RunFolder(source.parent).manifest()["folder"])
+    return source.absolute().parent
 
 
 def load_any(path: Path) -> SearchConfig:
@@ -59,9 +85,11 @@ def load_any(path: Path) -> SearchConfig:
     Raises:
         InputError: the file cannot be read, or has a mistake.
     """
-    if path.name == CONFIG and (path.parent / MANIFEST).is_file():
-        return RunFolder(path.parent).search_file()
-    return load(path)
+    return RunFolder(path.parent).search_file() if _is_of_run(path) else load(path)
+
+
+def _is_of_run(file: Path) -> bool:
+    return file.name == CONFIG and (file.parent / MANIFEST).is_file()
 
 
 def restore(
@@ -115,11 +143,9 @@ def continued(
         InputError: as for `reopen`, a move is not possible, code is not allowed, or this machine
             cannot run the executor.
     """
-    data = run.config()
     for item in moves:
         check_move(item)
-        override(data, item)
-    config = parse(data, str(run.path / CONFIG))
+    config = run.search_file(moves)
     refuse_study(config)
     checked = restore(config, run.path, allowed)
     allowed.require(code_files(checked.config))

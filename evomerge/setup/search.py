@@ -24,13 +24,7 @@ from evomerge.recipe import Recipe
 from evomerge.report.words import short_names
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
-from evomerge.run.folder import (
-    CONFIG,
-    MERGEKIT,
-    NOT_IN_MERGEKIT,
-    RunFolder,
-    file_digest,
-)
+from evomerge.run.folder import MANIFEST, MERGEKIT, NOT_IN_MERGEKIT, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Follower, Logbook
@@ -194,19 +188,19 @@ def make_search(
 
 
 def check_search_file(run: RunFolder, logbook: Logbook) -> None:
-    """Compare the search file with its digest in the journal, or write the digest if it is new.
+    """Compare a run's manifest with its digest in the journal, or write the digest if it is new.
 
     Raises:
-        RunFolderError: the file was changed, and the digests in it with it.
+        RunFolderError: the manifest was changed, and its own digest with it.
     """
-    digest = file_digest(run.config())
+    digest = run.digest
     known = next((e["digest"] for e in logbook.events if e.get("event") == "search"), None)
     if known is None:
         logbook.write({"event": "search", "digest": digest})
     elif known != digest:
         raise RunFolderError(
-            f"{run.path / CONFIG} is not the search file that this run's journal was written with; "
-            "put it back as it was, or start a new run."
+            f"{run.path / MANIFEST} is not the one that this run's journal was written with; put "
+            "it back as it was, or start a new run."
         )
 
 

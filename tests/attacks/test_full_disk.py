@@ -36,7 +36,7 @@ def begun(tmp_path_factory):
     """A run with 3 candidates, and the same run continued to 5."""
     folder = tmp_path_factory.mktemp("full")
     problem = prepare(parse({**SMALL, "budget": {"candidates": 3}}, "search.yaml"), folder)
-    run = RunFolder.create(folder / "begun", freeze(problem))
+    run = RunFolder.create(folder / "begun", "{}", freeze(problem))
     run_search(problem, run, {})
     shutil.copytree(run.path, folder / "whole")
     go_on(RunFolder(folder / "whole"))

@@ -266,7 +266,7 @@ def test_a_terminal_gets_its_own_control_sequences_only(name):
 
 
 def test_the_lines_of_a_running_search_are_plain_too(nasty):
-    ranking, history = ranking_of(parse(nasty.config(), "search.yaml")), History()
+    ranking, history = ranking_of(nasty.search_file()), History()
     with console(True) as text:
         display = live.SearchDisplay(None, ranking)
         for event in nasty.events():
@@ -305,7 +305,7 @@ def harmless_card(name: str, harmless: RunFolder) -> ModelCard:
 
 def card(name: str, run: RunFolder) -> ModelCard:
     """The card of the winner, whose parents, licence and languages have this name."""
-    config, history = parse(run.config(), "search.yaml"), History(run.events())
+    config, history = run.search_file(), History(run.events())
     view = View.of(run)
     assert view.recipe is not None and view.best is not None
     licences = (Licence(f"{name}l", f"{name}n", f"{name}k"),)

@@ -9,7 +9,6 @@ import sys
 import pytest
 from run_folders import asked, scores, told, write_run
 
-from evomerge.config.schema import parse
 from evomerge.report.trackers import tracked
 from evomerge.report.words import storable
 from evomerge.run.folder import RunFolder
@@ -91,7 +90,7 @@ def test_a_tracker_gets_texts_that_can_be_stored(kind, tmp_path, monkeypatch):
     run = run_with(NAMES[kind], tmp_path / "run")
     monkeypatch.setitem(sys.modules, "trackio", Strict())
     said = []
-    ranking = ranking_of(parse(run.config(), "search.yaml"))
+    ranking = ranking_of(run.search_file())
     with tracked("trackio", run, ranking, said.append):
         pass
     assert said == [
@@ -106,7 +105,7 @@ def test_trackio_logs_it(kind, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     run = run_with(NAMES[kind], tmp_path / "run")
     said = []
-    with tracked("trackio", run, ranking_of(parse(run.config(), "search.yaml")), said.append):
+    with tracked("trackio", run, ranking_of(run.search_file()), said.append):
         pass
     assert len(said) == 1 and said[0].startswith("logging to trackio")
 

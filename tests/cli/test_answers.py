@@ -117,7 +117,7 @@ def test_export_of_a_run_without_scores_says_so(tmp_path, state):
     from evomerge.setup.runs import prepare
 
     problem = prepare(load(write_search(tmp_path)), tmp_path)
-    run = RunFolder.create(tmp_path / "run", freeze(problem))
+    run = RunFolder.create(tmp_path / "run", "{}", freeze(problem))
     append(run, STATES[state][0])
     with pytest.raises(InputError, match="no scored candidate yet"):
         call(["export", str(run.path), "--out", str(tmp_path / "model")])

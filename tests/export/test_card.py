@@ -17,7 +17,7 @@ from transformers import AutoModel
 
 from evomerge import zoo
 from evomerge.__main__ import run as call
-from evomerge.config.schema import load, parse
+from evomerge.config.schema import Frozen, load, parse
 from evomerge.export.candidate import export_candidate
 from evomerge.export.card import PICTURE, Merge, merge_card, search_card
 from evomerge.export.metadata import task_of
@@ -254,7 +254,7 @@ FROZEN = {
 
 
 def test_the_winner_has_its_test_scores_and_their_data_set(tmp_path):
-    config = parse(SMALL | {"frozen": FROZEN}, "search.yaml")
+    config = parse(SMALL, "search.yaml").with_frozen(Frozen(**FROZEN))
     merge = merge_of(opened(tmp_path, HUB))
     metadata, body = read(searched(merge, config))
     assert metadata["datasets"] == ["org/sums"]
@@ -302,7 +302,7 @@ def test_the_card_says_which_winner_was_measured_and_what_it_lost(tmp_path):
 
 
 def test_the_split_of_a_local_data_set_is_the_split_of_its_task(tmp_path):
-    config = parse(SMALL | {"frozen": {"sources": FROZEN["sources"]}}, "search.yaml")
+    config = parse(SMALL, "search.yaml").with_frozen(Frozen(sources=FROZEN["sources"]))
     metadata, _ = read(searched(merge_of(opened(tmp_path, HUB)), config))
     (result,) = metadata["model-index"][0]["results"]
     assert result["dataset"]["split"] == "validation"
@@ -369,7 +369,7 @@ def test_a_merge_that_mergekit_cannot_express_says_why_everywhere(tmp_path, caps
         "outside": {"embeddings": "zoo:maths", "head": "zoo:language"},
     }
     problem = prepare(load(write_search(tmp_path, space=space, base=None)), tmp_path)
-    run = RunFolder.create(tmp_path / "run", freeze(problem))
+    run = RunFolder.create(tmp_path / "run", "{}", freeze(problem))
     genome = [gene.start for gene in problem.space.genes]
     recipe = problem.space.decode(tuple(genome))
     event = asked(0, genome=genome) | {"digest": recipe.digest}

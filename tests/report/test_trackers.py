@@ -13,7 +13,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.scores import Failure, Scores
 from evomerge.searching.ranking import WeightedSum
 
-CONFIG = {"seed": 3, "frozen": {"versions": {}}}
+MANIFEST = {"config": {"seed": 3}, "versions": {}}
 
 
 class MadeUp:
@@ -36,7 +36,7 @@ class MadeUp:
 def follow(path, tracker, monkeypatch, dies_after=None, said=None):
     """Start or continue a search of which three candidates are scored at a time."""
     monkeypatch.setitem(sys.modules, "trackio", tracker)
-    run = RunFolder(path) if path.exists() else RunFolder.create(path, CONFIG)
+    run = RunFolder(path) if path.exists() else RunFolder.create(path, "{}", MANIFEST)
     executor = ScriptedExecutor(3, random.Random(1), failing=0.2, dies_after=dies_after)
     say = [].append if said is None else said.append
     with tracked("trackio", run, WeightedSum(OBJECTIVES), say) as followers:
@@ -44,7 +44,7 @@ def follow(path, tracker, monkeypatch, dies_after=None, said=None):
 
 
 def untracked(path):
-    RunFolder.create(path, CONFIG)
+    RunFolder.create(path, "{}", MANIFEST)
     search(path, ScriptedExecutor(3, random.Random(1), failing=0.2))
     return (path / "journal.jsonl").read_bytes()
 

@@ -36,7 +36,7 @@ Path.replace = Path.rename = stop
 WRITERS = {
     "file": 'replace_text(Path(sys.argv[1]) / "name", "new" * 9999)',
     "folder": 'create_folder(Path(sys.argv[1]) / "name", {"a": "1", "b": "2"})',
-    "run": 'RunFolder.create(Path(sys.argv[1]) / "name", {"seed": 1})',
+    "run": 'RunFolder.create(Path(sys.argv[1]) / "name", "{}", {"seed": 1})',
 }
 
 
@@ -77,7 +77,7 @@ def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path, kind):
     if kind == "file":
         replace_text(tmp_path / "name", "third")
     elif kind == "run":
-        RunFolder.create(tmp_path / "name", {"seed": 2})
+        RunFolder.create(tmp_path / "name", "{}", {"seed": 2})
     else:
         create_folder(tmp_path / "name", {"a": "third"})
     assert names(tmp_path) == ["moved", "name", "other"]
@@ -85,7 +85,7 @@ def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path, kind):
 
 def test_opening_a_run_for_writing_removes_what_killed_writers_left(tmp_path):
     """An unfinished `best.yaml` is removed even if `best.yaml` is not written again."""
-    run = RunFolder.create(tmp_path / "run", {})
+    run = RunFolder.create(tmp_path / "run", "{}", {})
     run.write("best.yaml", "old")
     process = stopped('RunFolder(Path(sys.argv[1])).write("best.yaml", "new")', run.path)
     with run.writing():
@@ -103,7 +103,7 @@ def test_opening_a_run_for_writing_removes_what_killed_writers_left(tmp_path):
 
 
 def test_what_killed_writers_left_in_the_folders_of_a_run_is_removed_too(tmp_path):
-    run = RunFolder.create(tmp_path / "run", {})
+    run = RunFolder.create(tmp_path / "run", "{}", {})
     for name in ("front/.3.yaml.partial-0", "models/.a.partial-0/x"):
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (run.path / name).touch()
@@ -119,14 +119,14 @@ def test_a_run_can_be_created_where_a_link_points_to(tmp_path, there):
     if there:
         (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    run = RunFolder.create(tmp_path / "link", {"seed": 5})
+    run = RunFolder.create(tmp_path / "link", "seed: 5", {})
     with run.writing() as journal:
         journal.append({"event": "x"})
     assert (tmp_path / "link").is_symlink()
-    assert RunFolder(tmp_path / "real").config()["seed"] == 5
+    assert RunFolder(tmp_path / "real").written() == {"seed": 5}
     assert len(RunFolder(tmp_path / "link").events()) == 2
     with pytest.raises(RunFolderError, match="already holds a run"):
-        RunFolder.create(tmp_path / "link", {})
+        RunFolder.create(tmp_path / "link", "{}", {})
 
 
 def test_unfinished_files_with_special_characters_are_found(tmp_path):

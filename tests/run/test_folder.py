@@ -20,56 +20,61 @@ with RunFolder(Path(sys.argv[1])).writing():
 
 
 def test_create_then_open(tmp_path):
-    RunFolder.create(tmp_path / "deep" / "run", {"seed": 3})
+    RunFolder.create(tmp_path / "deep" / "run", "{}", {"config": {"seed": 3}})
     run = RunFolder(tmp_path / "deep" / "run")
-    assert run.config()["seed"] == 3
+    assert run.manifest()["config"] == {"seed": 3}
     assert run.events() == [{"event": "header", "format": FORMAT}]
     assert sorted(item.name for item in (tmp_path / "deep").iterdir()) == ["run"]
 
 
 def test_an_existing_run_names_resume(tmp_path):
-    RunFolder.create(tmp_path / "run", {})
+    RunFolder.create(tmp_path / "run", "{}", {})
     with pytest.raises(RunFolderError, match="go on with it by --resume"):
-        RunFolder.create(tmp_path / "run", {})
+        RunFolder.create(tmp_path / "run", "{}", {})
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(RunFolderError, match="not a run folder"):
-        RunFolder.create(tmp_path, {})
+        RunFolder.create(tmp_path, "{}", {})
     assert [item.name for item in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "run").mkdir()
-    RunFolder.create(tmp_path / "run", {"seed": 1})
-    assert RunFolder(tmp_path / "run").config()["seed"] == 1
+    RunFolder.create(tmp_path / "run", "seed: 1", {"config": {}})
+    assert RunFolder(tmp_path / "run").written() == {"seed": 1}
 
 
-def test_a_search_file_that_was_changed_is_refused_by_its_section(tmp_path):
-    plain = {"seed": 1, "tol": 1e-05, "executor": {"workers": 1}, "frozen": {"genes": ["a"]}}
-    file = RunFolder.create(tmp_path / "run", plain).path / "search.yaml"
-    text = file.read_text()
+def test_a_file_that_was_changed_by_hand_is_refused(tmp_path):
+    text = "seed: 1\ntol: 1e-05\nexecutor: {workers: 1}\n"
+    run = RunFolder.create(tmp_path / "run", text, {"config": {"seed": 1}, "genes": ["a"]})
+    written, known = run.written(), run.manifest()
+    assert known == {"config": {"seed": 1}, "genes": ["a"]}
 
-    def refusal(old: str, new: str) -> str | None:
+    def refusal(name: str, old: str, new: str) -> str | None:
+        file = run.path / name
+        text = file.read_text()
         assert old in text
         file.write_text(text.replace(old, new))
         try:
-            RunFolder(tmp_path / "run").config()
+            assert (run.written(), run.manifest()) == (written, known)
         except RunFolderError as error:
             return str(error)
+        finally:
+            file.write_text(text)
         return None
 
-    assert refusal("seed: 1", "seed:   1  # as it was") is None
-    assert refusal("workers: 1", "workers: 2") is None
-    assert "(in `seed`)" in refusal("seed: 1", "seed: 2")
-    assert "(in `tol`)" in refusal("tol: 1.0e-05\n", "")
-    assert "(in `dtype`)" in refusal("seed: 1", "seed: 1\ndtype: float16")
-    file.write_text(text)
-    file = file.with_name("manifest.json")
-    text = file.read_text()
-    assert "manifest.json was changed" in str(refusal('"a"', '"b"'))
-    assert "cannot be read as JSON" in str(refusal('"a"', '"a'))
+    assert refusal("search.yaml", "seed: 1", "seed:   1  # as it was") is None
+    for old, new in (("seed: 1", "seed: 2"), ("tol: 1e-05\n", ""), ("workers: 1", "workers: 2")):
+        assert "was changed after the run began" in str(refusal("search.yaml", old, new))
+    for old, new in (('"a"', '"b"'), ('"seed": 1', '"seed": 2'), ('"digest": "', '"digest": "0')):
+        assert "was changed after the run began" in str(refusal("manifest.json", old, new))
+    assert "cannot be read as JSON" in str(refusal("manifest.json", '"a"', '"a'))
+    assert "run of another version of evomerge" in str(refusal("manifest.json", "config", "seed"))
+    (run.path / "manifest.json").unlink()
+    with pytest.raises(RunFolderError, match=r"has no manifest\.json; put it back from a copy"):
+        run.manifest()
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
@@ -87,16 +92,16 @@ def test_two_processes_that_create_the_same_run(tmp_path, monkeypatch):
         check(path)
         checked.append(path)
         if len(checked) == 1:
-            RunFolder.create(path, {"seed": 1})
+            RunFolder.create(path, "seed: 1", {})
 
     monkeypatch.setattr(RunFolder, "check_free", staticmethod(check_then_meet))
     with pytest.raises(RunFolderError, match="already holds a run"):
-        RunFolder.create(tmp_path / "run", {"seed": 2})
-    assert RunFolder(tmp_path / "run").config()["seed"] == 1
+        RunFolder.create(tmp_path / "run", "seed: 2", {})
+    assert RunFolder(tmp_path / "run").written() == {"seed": 1}
 
 
 def test_only_one_writer_and_a_kill_releases_the_lock(tmp_path):
-    run = RunFolder.create(tmp_path / "run", {})
+    run = RunFolder.create(tmp_path / "run", "{}", {})
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True
     )
@@ -116,7 +121,7 @@ def test_only_one_writer_and_a_kill_releases_the_lock(tmp_path):
 
 def test_warnings_of_a_run_are_printed_and_logged(tmp_path):
     """In a process of its own, since pytest adds handlers of its own."""
-    run = RunFolder.create(tmp_path / "run", {})
+    run = RunFolder.create(tmp_path / "run", "{}", {})
     program = (
         "import logging, pathlib, sys\n"
         "from evomerge.run.folder import RunFolder\n"

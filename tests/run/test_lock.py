@@ -42,7 +42,7 @@ def start(code, run):
 
 
 def test_readers_that_check_the_lock_keep_no_writer_out(tmp_path):
-    run = RunFolder.create(tmp_path / "run", {})
+    run = RunFolder.create(tmp_path / "run", "{}", {})
     with run.writing():
         readers = [start(LOOK, run) for _ in range(4)]
         try:
@@ -65,7 +65,7 @@ def test_readers_that_check_the_lock_keep_no_writer_out(tmp_path):
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     """A killed search can be resumed while a process that it forked still runs."""
-    run = RunFolder.create(tmp_path / "run", {})
+    run = RunFolder.create(tmp_path / "run", "{}", {})
     holder = start(HOLD_WITH_CHILD, run)
     assert holder.stdout is not None
     child = int(holder.stdout.readline())
@@ -86,7 +86,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
 
 
 def test_a_writer_that_reads_its_lock_file_keeps_the_lock(tmp_path):
-    run = RunFolder.create(tmp_path / "run", {})
+    run = RunFolder.create(tmp_path / "run", "{}", {})
     with run.writing():
         assert run.is_running
         (run.path / "lock").read_text()
@@ -98,7 +98,7 @@ def test_a_writer_that_reads_its_lock_file_keeps_the_lock(tmp_path):
 
 def test_without_the_lock_file_there_is_one_writer(tmp_path, monkeypatch):
     monkeypatch.setattr(journals, "_TRIES", 1)
-    run = RunFolder.create(tmp_path / "run", {})
+    run = RunFolder.create(tmp_path / "run", "{}", {})
     with run.writing() as journal:
         (run.path / "lock").unlink()
         assert run.is_running
@@ -109,7 +109,7 @@ def test_without_the_lock_file_there_is_one_writer(tmp_path, monkeypatch):
 
 
 def test_a_forked_child_cannot_write_to_the_journal(tmp_path):
-    run = RunFolder.create(tmp_path / "run", {})
+    run = RunFolder.create(tmp_path / "run", "{}", {})
     with run.writing() as journal:
         before = run.journal_path.read_bytes()
         child = os.fork()

@@ -57,7 +57,7 @@ def test_the_cost_so_far_has_descents_and_final_scores(timings):
 
 def test_a_preparation_is_shown_while_it_lasts_and_not_in_the_next_session(tmp_path, monkeypatch):
     monkeypatch.setattr(logbook, "INTERVAL", 0.0)
-    run, events = RunFolder.create(tmp_path / "run", {}), []
+    run, events = RunFolder.create(tmp_path / "run", "{}", {}), []
     with Journal(run.journal_path) as journal:
         book = Logbook(run, journal, [lambda history, event: events.append(event)])
         assert run.timings.preparation() is None
@@ -77,7 +77,7 @@ def test_a_preparation_is_shown_while_it_lasts_and_not_in_the_next_session(tmp_p
 
 
 def test_fast_preparations_are_not_shown(tmp_path):
-    run, events = RunFolder.create(tmp_path / "run", {}), []
+    run, events = RunFolder.create(tmp_path / "run", "{}", {}), []
     with Journal(run.journal_path) as journal:
         book = Logbook(run, journal, [lambda history, event: events.append(event)])
         for done in range(10):
@@ -90,7 +90,7 @@ def test_fast_preparations_are_not_shown(tmp_path):
 
 
 def test_the_peak_of_memory_is_the_largest_of_all_processes_and_not_in_the_journal(tmp_path):
-    run = RunFolder.create(tmp_path / "run", {})
+    run = RunFolder.create(tmp_path / "run", "{}", {})
     assert run.timings.peak() == {}
     with Journal(run.journal_path) as journal:
         book = Logbook(run, journal, [])

@@ -35,7 +35,7 @@ KEY = "zoo_maths/exact_match"
 
 def run_of(problem: CheckedSearch, folder: Path) -> tuple[RunFolder, History]:
     """Run a search and return what it has written."""
-    run = RunFolder.create(folder, freeze(problem))
+    run = RunFolder.create(folder, "{}", freeze(problem))
     run_search(problem, run, {})
     return run, History(run.events())
 

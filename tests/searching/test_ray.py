@@ -165,7 +165,7 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     frozen = config.frozen
     assert frozen is not None
     other = frozen.model_copy(update={"parents": {**frozen.parents, "zoo:maths": "0" * 64}})
-    told = message(replace(worker, config=config.model_copy(update={"frozen": other})), {})
+    told = message(replace(worker, config=config.with_frozen(other)), {})
     assert "zoo:maths" in told and "all machines must see the same parents and tasks" in told
 
 

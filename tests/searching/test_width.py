@@ -74,7 +74,7 @@ def test_a_journal_cut_at_any_byte_goes_on_to_the_same_end(cut, width, seed):
         whole, broken = Path(name, "whole"), Path(name, "broken")
         end = trajectory(run(whole, 1, seed))
         content = RunFolder(whole).journal_path.read_bytes()
-        RunFolder.create(broken, {"made": "up"})
+        RunFolder.create(broken, "{}", {"made": "up"})
         RunFolder(broken).journal_path.write_bytes(content[: cut % len(content)])
         assert trajectory(run(broken, width, seed)) == end
 
@@ -146,7 +146,7 @@ def test_what_finals_complete_does_not_begin_a_search_again(
     assert RunFolder(tmp_path / "whole").journal_path.read_bytes() == journal
     lines = journal.splitlines(keepends=True)
     for kept in range(len(lines) - 12, len(lines)):
-        killed = RunFolder.create(tmp_path / f"killed-{kept}", {"made": "up"})
+        killed = RunFolder.create(tmp_path / f"killed-{kept}", "{}", {"made": "up"})
         killed.journal_path.write_bytes(b"".join(lines[:kept]))
         assert trajectory(run(killed.path)) == trajectory(whole)
 
@@ -160,7 +160,7 @@ def test_a_search_with_a_raised_budget_may_be_killed_too(tmp_path, order):
     whole = run(tmp_path / "run", 3, 1, candidates=15, **options)
     lines = RunFolder(tmp_path / "run").journal_path.read_bytes().splitlines(keepends=True)
     for kept in range(first, len(lines)):
-        killed = RunFolder.create(tmp_path / f"killed-{kept}", {"made": "up"})
+        killed = RunFolder.create(tmp_path / f"killed-{kept}", "{}", {"made": "up"})
         killed.journal_path.write_bytes(b"".join(lines[:kept]))
         history = run(killed.path, 1, 1, candidates=15, **options)
         assert len(history.candidates) == 15 and not history.open
@@ -183,7 +183,7 @@ def test_what_arrived_is_replayed_exactly(optimizer, width, dies_after, seed):
             search(Path(name, "run"), executor, **options)
         before = RunFolder(Path(name, "run")).events()
         # The run and a copy of it are resumed, and must propose the same candidates.
-        copied = RunFolder.create(Path(name, "copy"), {"made": "up"})
+        copied = RunFolder.create(Path(name, "copy"), "{}", {"made": "up"})
         copied.journal_path.write_bytes(RunFolder(Path(name, "run")).journal_path.read_bytes())
         ends = [
             run(path, width, seed + 1, order="arrival", optimizer=optimizer, candidates=40)

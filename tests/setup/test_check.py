@@ -4,7 +4,7 @@ import pytest
 from search_run import SMALL
 from tiny import make
 
-from evomerge.config.schema import parse
+from evomerge.config.schema import parse, parse_manifest
 from evomerge.errors import InputError
 from evomerge.setup.descents import slope_note
 from evomerge.setup.freeze import freeze
@@ -154,7 +154,7 @@ def test_a_run_keeps_why_candidates_are_scored_on_fewer_documents(tmp_path, docu
     evaluation = SMALL["evaluation"] | {"search": {"documents": documents}}
     problem = prepared(tmp_path, evaluation=evaluation)
     assert problem.fewer_documents.startswith(f"{policy}, since {documents} documents make")
-    frozen = parse(freeze(problem), "frozen")
+    frozen = parse_manifest(freeze(problem), "manifest.json")
     assert frozen.evaluation.racing.enabled is (policy == "racing")
     assert frozen.frozen.fewer_documents == problem.fewer_documents
     assert prepare(frozen, tmp_path).fewer_documents == problem.fewer_documents
@@ -219,5 +219,5 @@ def test_a_goal_turns_the_direction_of_a_metric_and_fronts_have_nsga2(tmp_path):
     assert [item.higher_is_better for item in problem.objectives] == [False, False, True]
     assert problem.config.optimizer.name == "nsga2"
     assert problem.config.executor.order == "generation"
-    again = parse(freeze(problem), "search.yaml")
+    again = parse_manifest(freeze(problem), "manifest.json")
     assert again.frozen.lower_is_better == ["zoo_l2_maths/exact_match", "zoo_l2_maths/tokens"]

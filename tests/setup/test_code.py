@@ -113,7 +113,7 @@ def test_a_search_scores_the_code_that_its_models_write(tmp_path, folder):
         assert set(values["is_code/pass_at_1"]) == {0.0}
     assert any(any(item.outcomes["search"].values["says/pass_at_1"]) for item in history.candidates)
 
-    assert RunFolder(run.folder).config()["frozen"]["allow_code"] is True
+    assert RunFolder(run.folder).manifest()["allow_code"] is True
     assert len(package.resume(run, candidates=5, progress=False, **TRUSTING).candidates) == 5
     assert count_processes() == 0
 
@@ -181,9 +181,9 @@ def test_evaluate_takes_the_flag(tmp_path, folder):
 
 def test_the_command_that_repeats_a_score_allows_code_too(tmp_path):
     config = parse(SMALL, "search.yaml")
-    run = RunFolder.create(tmp_path / "run", {"made": "up"})
+    run = RunFolder.create(tmp_path / "run", "{}", {"made": "up"})
     for allow_code in (False, True):
-        frozen = config.model_copy(update={"frozen": Frozen(allow_code=allow_code)})
+        frozen = config.with_frozen(Frozen(allow_code=allow_code))
         words = lm_eval_command(run, frozen, None, None).split()
         assert ("--confirm_run_unsafe_code" in words) == allow_code
         assert (words[0] == "HF_ALLOW_CODE_EVAL=1") == allow_code

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from search_run import SMALL, write_search
 
-from evomerge.config.schema import load, parse
+from evomerge.config.schema import Frozen, load, parse
 from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
@@ -26,7 +26,7 @@ def test_a_data_set_of_the_hub(task_split, split):
     named = {"id": "org/sums", "config": "ja", "split": split}
     every = frozen("org/sums", "ja", task_split)
     assert every == {name: {"zoo_l2_maths": named} for name in ("search", "validation", "test")}
-    parse(SMALL | {"frozen": {"datasets": every}}, "search.yaml")
+    Frozen(datasets=every)
 
 
 @pytest.mark.parametrize("dataset", ["", "json", "/home/me/sums", "./sums", "a/b/c", "org/sums.py"])
@@ -39,4 +39,4 @@ def test_local_files_are_no_data_set_of_the_hub(tmp_path, monkeypatch, dataset):
 
 def test_the_files_of_embedded_tasks_are_not_named(tmp_path):
     problem = prepare(load(write_search(tmp_path)), tmp_path)
-    assert freeze(problem)["frozen"]["datasets"] == {"search": {}, "validation": {}, "test": {}}
+    assert freeze(problem)["datasets"] == {"search": {}, "validation": {}, "test": {}}

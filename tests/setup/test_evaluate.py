@@ -101,7 +101,7 @@ def test_an_adapted_model_is_scored_as_a_search_scores_it(
     (tmp_path / "weight_probe.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
     problem = problem_of(models, space, dtype)
-    run = RunFolder.create(tmp_path / "run", freeze(problem))
+    run = RunFolder.create(tmp_path / "run", "{}", freeze(problem))
     run_search(problem, run, {})
     adapted = f"{models}/base+{models}/adapter"
     row = next(item for item in History(run.events()).candidates if item.label == adapted)

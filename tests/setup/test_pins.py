@@ -24,8 +24,9 @@ pytestmark = pytest.mark.thorough
 
 def search(folder, name, candidates, **changes):
     config = {**SMALL, **changes, "budget": {"candidates": candidates}}
-    problem = prepare(parse(config, name), folder)
-    run = begin(folder / name, problem)
+    wrote = parse(config, name)
+    problem = prepare(wrote, folder)
+    run = begin(folder / name, problem, wrote, folder / "search.yaml")
     run_search(problem, run, {})
     return run
 

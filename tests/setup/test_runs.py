@@ -19,7 +19,7 @@ def search(folder, name, candidates, **changes):
     problem = prepare(
         parse({**SMALL, **changes, "budget": {"candidates": candidates}}, name), folder
     )
-    run = RunFolder.create(folder / name, freeze(problem))
+    run = RunFolder.create(folder / name, "{}", freeze(problem))
     run_search(problem, run, {})
     return run
 

@@ -193,7 +193,7 @@ def run(tmp_path_factory, tasks):
 
 
 def test_the_run_freezes_the_sources_of_its_documents(run):
-    frozen = RunFolder(run).config()["frozen"]
+    frozen = RunFolder(run).manifest()
     assert frozen["sources"]["search"] == {"t_maths": "t_maths:training"}
     assert frozen["sources"]["test"] == {"t_maths": "t_maths:test"}
     assert set(frozen["documents"]["test"]["t_maths"]) <= set(range(60))
@@ -235,7 +235,7 @@ def test_evaluate_results_and_report_use_the_splits(run, tmp_path):
 
 
 def test_a_run_whose_task_has_changed_is_refused(run, tasks, tmp_path):
-    config = RunFolder(run).config()
+    config = RunFolder(run).manifest()["config"]
     config["evaluation"]["search"]["task_split"] = "test"
     from evomerge.config.schema import parse
 

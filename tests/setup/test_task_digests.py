@@ -48,7 +48,7 @@ def begun(folder, **sizes):
     evaluation["include"] = [str(folder)]
     changes = {"objectives": [{"task": "sums", "metric": "exact_match"}], "evaluation": evaluation}
     problem = prepare(parse(SMALL | {**changes, "budget": {"candidates": 9}}, "x"), folder)
-    return RunFolder.create(folder / "run", freeze(problem))
+    return RunFolder.create(folder / "run", "{}", freeze(problem))
 
 
 def rows(split, change):
@@ -100,7 +100,7 @@ def test_an_unchanged_task_is_accepted_with_and_without_digests(run):
     problem = reopen(run)
     assert problem.evaluator.info.tasks
     write(folder, **CHANGES["settings"])
-    old = problem.config.model_copy(update={"frozen": frozen.model_copy(update={"tasks": {}})})
+    old = problem.config.with_frozen(frozen.model_copy(update={"tasks": {}}))
     assert replace(problem, config=old).evaluator
 
 

@@ -7,7 +7,7 @@ from search_run import SMALL, write_search
 from search_run import evomerge as run_command
 
 import evomerge
-from evomerge.config.schema import parse
+from evomerge.config.schema import parse, parse_manifest
 from evomerge.evaluation.inference.device import processor
 from evomerge.run.folder import RunFolder
 from evomerge.setup.freeze import freeze, installed_versions, other_processor, other_versions
@@ -19,30 +19,32 @@ OTHER = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
 
 def test_the_packages_that_changed_are_named(tmp_path):
     small = {**SMALL, "budget": {"candidates": 3}}
-    frozen = freeze(prepare(parse(small, "search.yaml"), tmp_path))
-    assert frozen["frozen"]["versions"] == (installed_versions(parse(small, "search.yaml")))
-    assert other_versions(parse(frozen, "search.yaml")) == ""
+    manifest = freeze(prepare(parse(small, "search.yaml"), tmp_path))
+    assert manifest["versions"] == (installed_versions(parse(small, "search.yaml")))
+    assert other_versions(parse_manifest(manifest, "manifest.json")) == ""
 
-    frozen["frozen"]["versions"] |= {"torch": "0.1", "xyz-not-there": "3.0"}
-    warning = other_versions(parse(frozen, "search.yaml"))
+    manifest["versions"] |= {"torch": "0.1", "xyz-not-there": "3.0"}
+    warning = other_versions(parse_manifest(manifest, "manifest.json"))
     assert "torch 0.1 (now " in warning and "xyz-not-there 3.0 (now none)" in warning
     assert "numpy" not in warning
 
-    RunFolder.create(tmp_path / "run", frozen)
+    RunFolder.create(tmp_path / "run", json.dumps(small), manifest)
     run = evomerge.resume(tmp_path / "run", progress=False)
     assert run.status["state"] == "done"
     assert "The run began with torch 0.1" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_the_kind_of_the_processor_is_kept_and_former_runs_have_none(tmp_path):
-    frozen = freeze(prepare(parse(SMALL, "search.yaml"), tmp_path))
-    assert frozen["frozen"]["processor"] == processor()
-    assert other_processor(parse(frozen, "search.yaml")) == ""
+    manifest = freeze(prepare(parse(SMALL, "search.yaml"), tmp_path))
+    assert manifest["processor"] == processor()
+    assert other_processor(parse_manifest(manifest, "manifest.json")) == ""
 
-    frozen["frozen"]["processor"] = "x86_64 elsewhere AVX2"
-    assert "(x86_64 elsewhere AVX2; now " in other_processor(parse(frozen, "search.yaml"))
-    del frozen["frozen"]["processor"]
-    assert other_processor(parse(frozen, "search.yaml")) == ""
+    manifest["processor"] = "x86_64 elsewhere AVX2"
+    assert "(x86_64 elsewhere AVX2; now " in other_processor(
+        parse_manifest(manifest, "manifest.json")
+    )
+    del manifest["processor"]
+    assert other_processor(parse_manifest(manifest, "manifest.json")) == ""
 
 
 @pytest.mark.thorough

@@ -1,5 +1,6 @@
 """Run folders in all states, written without a search."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,13 @@ def told(number: int, outcome: Outcome) -> Event:
 def write_run(
     folder: Path, events: Sequence[Event], torn: bytes = b"", **changes: Mapping[str, Any]
 ) -> RunFolder:
-    """Create a run folder with these events, followed by an incomplete line."""
-    run = RunFolder.create(folder, SMALL | changes)
+    """Create a run folder with these events, followed by an incomplete line.
+
+    `changes` are sections of the search file, and of the manifest if they are in `frozen`.
+    """
+    search = SMALL | changes
+    frozen = search.pop("frozen", {})
+    run = RunFolder.create(folder, json.dumps(search), {"config": search, **frozen})
     append(run, events, torn)
     return run
 

@@ -144,7 +144,7 @@ def search(
         SearchError: the executor was "killed".
     """
     searched = searched or space("ab")
-    run = RunFolder(path) if path.exists() else RunFolder.create(path, {"made": "up"})
+    run = RunFolder(path) if path.exists() else RunFolder.create(path, "{}", {"made": "up"})
     with Journal(run.journal_path) as journal:
         logbook = Logbook(run, journal, followers)
         session = Session(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-from attacks.targets.target import Read, Target
+from attacks.targets.target import Read, Target, near_json
 from mutations import damaged, value_or_error, yaml_files
 
-from evomerge.config.schema import load, parse
-from evomerge.run.folder import CONFIG, JOURNAL, RunFolder
+from evomerge.config.schema import load
+from evomerge.run import folder as run_folder
+from evomerge.run.folder import CONFIG, JOURNAL, MANIFEST, RunFolder
 from evomerge.trust.task_files import code_of_tasks
 
 SEARCH: dict[str, Any] = {
@@ -39,23 +41,24 @@ SEARCH: dict[str, Any] = {
     "budget": {"candidates": 22, "hours": 1.5},
     "executor": {"kind": "inline"},
 }
-FROZEN: dict[str, Any] = {
-    "seed": 1,
-    "parents": ["zoo:language"],
-    "objectives": [{"task": "zoo_maths", "metric": "exact_match"}],
-    "frozen": {
-        "versions": {"torch": "2.9"},
-        "parents": {"zoo:language": "ab" * 32},
-        "documents": {
-            "search": {"zoo_maths": [0, 3]},
-            "validation": {"zoo_maths": [1]},
-            "test": {"zoo_maths": [2]},
-        },
-        "sources": {"search": {"zoo_maths": "zoo_maths/test"}},
-        "datasets": {"test": {"zoo_maths": {"id": "org/sums", "config": "en", "split": "test"}}},
-        "lower_is_better": ["zoo_maths/exact_match"],
-        "genes": ["weight/0"],
+KEPT: dict[str, Any] = {
+    "config": {
+        "seed": 1,
+        "parents": ["zoo:language"],
+        "objectives": [{"task": "zoo_maths", "metric": "exact_match"}],
     },
+    "versions": {"torch": "2.9"},
+    "parents": {"zoo:language": "ab" * 32},
+    "documents": {
+        "search": {"zoo_maths": [0, 3]},
+        "validation": {"zoo_maths": [1]},
+        "test": {"zoo_maths": [2]},
+    },
+    "sources": {"search": {"zoo_maths": "zoo_maths/test"}},
+    "datasets": {"test": {"zoo_maths": {"id": "org/sums", "config": "en", "split": "test"}}},
+    "lower_is_better": ["zoo_maths/exact_match"],
+    "genes": ["weight/0"],
+    "digest": "any",
 }
 TASK: dict[str, Any] = {
     "task": "own",
@@ -84,13 +87,20 @@ def search_files(folder: Path) -> Read:
     return read
 
 
-def frozen_files(folder: Path) -> Read:
-    """The search file in a run folder, with what was frozen when the run began."""
+def any_digest() -> Any:
+    """Let a run have any search file and manifest, of which its digest would refuse all but one."""
+    return patch.object(run_folder, "_digest", lambda _: "any")
+
+
+def manifests(folder: Path) -> Read:
+    """The manifest of a run."""
     (folder / JOURNAL).touch()
+    (folder / CONFIG).write_text("{}")
 
     def read(data: bytes) -> Any:
-        (folder / CONFIG).write_bytes(data)
-        config = parse(RunFolder(folder).config(), CONFIG)
+        (folder / MANIFEST).write_bytes(data)
+        with any_digest():
+            config = RunFolder(folder).search_file()
         return config.run_objectives, config.run_documents
 
     return read
@@ -130,6 +140,6 @@ def _target(reader: Any, valid: Any) -> Target:
 SEARCHES = {
     "task": _target(task_files, TASK),
     "search": _target(search_files, SEARCH),
-    "frozen": _target(frozen_files, FROZEN),
+    "manifest": near_json(manifests, KEPT),
     "override": Target((b"1",), yaml_files([0.0, {"a": "b"}]), overrides),
 }

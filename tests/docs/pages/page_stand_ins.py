@@ -181,7 +181,7 @@ def small_searches() -> Iterator[None]:
 
 def _small(config: SearchConfig) -> SearchConfig:
     """Return a search of the same things with a small budget."""
-    data = config.model_dump(mode="json", exclude={"frozen"})
+    data = config.model_dump(mode="json")
     data["budget"]["candidates"] = len(config.parents) + 3
     for split, most in FEW.items():
         section = data["evaluation"][split]
