@@ -6,8 +6,7 @@
 For each task, the same documents are scored in turn, in one process, by
 
 - `lm_eval.simple_evaluate` with an HFLM and a task manager that are already loaded (batch size 16),
-- evomerge, after `prepare` ("ours"; if documents share a prefix, also with the prefix computed for
-  every document),
+- evomerge, after `prepare` ("ours"),
 - the forward passes alone ("bare"): the same rows of tokens (a context only once for all choices),
   sorted by length, in the fastest of several batch sizes, with the output head on one position of
   each row; for generation, the prompts and then the new tokens one by one with a cache.
@@ -37,7 +36,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lm_eval
 import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig
 
 from evomerge import zoo
@@ -54,19 +56,10 @@ BATCHES = (1, 4, 8, 16, 32, 64, 128)
 def middle_model() -> Any:
     """Return a random Llama model with 50 M parameters and a vocabulary of 8,000."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=8000,
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=10,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=2048,
-        initializer_range=0.05,
-        bos_token_id=1,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
+    sizes = {"vocab_size": 8000, "hidden_size": 512, "intermediate_size": 2048}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 8, "num_hidden_layers": 10}
+    ends = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    config = LlamaConfig(**sizes, **heads, **ends, initializer_range=0.05)
     return AutoModelForCausalLM.from_config(config).eval()
 
 
@@ -99,11 +92,8 @@ def write_tasks(folder: Path, tokenizer: Any) -> None:
             "test_split": "test",
         }
         if name == "made_rolling":
-            task |= {
-                "output_type": "loglikelihood_rolling",
-                "doc_to_text": "",
-                "doc_to_target": "prompt",
-            }
+            task |= {"output_type": "loglikelihood_rolling"}
+            task |= {"doc_to_text": "", "doc_to_target": "prompt"}
         elif name == "made_texts":
             task |= {
                 "output_type": "generate_until",
@@ -113,12 +103,8 @@ def write_tasks(folder: Path, tokenizer: Any) -> None:
                 "metric_list": [{"metric": "exact_match"}],
             }
         else:
-            task |= {
-                "output_type": "multiple_choice",
-                "doc_to_text": "prompt",
-                "doc_to_choice": "choices",
-                "doc_to_target": "gold",
-            }
+            task |= {"output_type": "multiple_choice", "doc_to_choice": "choices"}
+            task |= {"doc_to_text": "prompt", "doc_to_target": "gold"}
         if name == "made_fewshot":  # the same five examples before every document, as in MMLU
             task |= {"num_fewshot": 5, "fewshot_config": {"sampler": "first_n"}}
             task |= {"fewshot_split": "test"}
@@ -199,10 +185,6 @@ def measure(
         folder: folder with the task's YAML.
         rounds: how often each way is measured.
     """
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
     ids = list(range(count))
     evaluator = Evaluator(Harness([task], [folder]))
     evaluator.prepare(model, tokenizer, {"search": {task: ids}})
@@ -230,36 +212,14 @@ def measure(
         )
 
     fastest = min(best := least(bare, 1), key=lambda name: best[name])
-    runs = {
-        "lm_eval": simple_evaluate,
-        "ours": lambda: evaluator.score(model),
-        "bare": bare[fastest],
-    }
-    if not prompts and evaluator.forward.shared:
-        apart = Evaluator(Harness([task], [folder]))
-        apart.prepare(model, tokenizer, {"search": {task: ids}})
-        apart.forward.shared = False
-        runs["ours, prefix not shared"] = lambda: apart.score(model)
-    return least(runs, rounds)
+    ours = partial(evaluator.score, model)
+    return least({"lm_eval": simple_evaluate, "ours": ours, "bare": bare[fastest]}, rounds)
 
 
 def measure_checkpoint(
     folder: Path, count: int, sizes: Sequence[int], tasks: Sequence[str]
 ) -> dict[str, float]:
-    """Compare the evaluation of a checkpoint with lm-eval's; print a row for each task.
-
-    Args:
-        count: documents of each task.
-        sizes: batch sizes of lm-eval.
-        tasks: names of tasks of `write_tasks`.
-
-    Returns:
-        Task -> CPU time of lm-eval at its best batch size / ours.
-    """
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
+    """Print a row for each task, and return the time of lm-eval at its best batch size / ours."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ratios, ids = {}, list(range(count))
@@ -336,10 +296,6 @@ def main() -> None:
         for size, model, task, count, where in cases:
             times = measure(model, tokenizer, task, count, where, rounds)
             figures = "".join(f"{times[name]:10.0f}" for name in ("lm_eval", "ours", "bare"))
-            if len(times) > 3:
-                unshared = times["ours, prefix not shared"]
-                figures += f"   ({unshared:.0f} with the shared prefix computed for every document)"
-                ratios[f"{size} {task} unshared/ours"] = round(unshared / times["ours"], 2)
             print(f"{size:6}{task:20}{count:10}{figures}", flush=True)
             ratios[f"{size} {task} ours/bare"] = round(times["ours"] / times["bare"], 3)
             ratios[f"{size} {task} lm_eval/ours"] = round(times["lm_eval"] / times["ours"], 2)

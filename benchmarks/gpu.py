@@ -4,20 +4,16 @@
 
 Three random Llamas in bfloat16 are written to a temporary folder: with 1 B parameters, or tiny ones
 to try the command (--quick: on a CPU). Each backend has a process of its own, in which candidates
-of task arithmetic, a new weight each, are
+of task arithmetic, a new weight each, are merged into the resident model on the device and scored
+on 100 documents with four choices and on 100 texts of 40 new tokens. vLLM generates the texts,
+after the weights were loaded into its engine. Beside them are the forward passes alone ("bare",
+transformers): the same rows of tokens in the best of several batch sizes, and the same new tokens
+one after the other.
 
-- merged on the CPU into the resident model on the device; "transfer" is what this takes longer than
-  into a resident model on the CPU (nothing, where the device is the CPU),
-- scored on a task of four choices and on one of texts of 40 new tokens, 100 documents each. vLLM
-  generates the texts, after the weights were loaded into its engine.
-
-Beside them are the forward passes alone ("bare", transformers): the same rows of tokens in the best
-of several batch sizes, and the same new tokens one after the other. Times are milliseconds, the
-minimum of several rounds: wall time on a GPU after it has finished, CPU time on one thread without.
-Where vLLM is not installed or cannot run the model, it is left out and the reason is printed. The
-last line is one JSON object with ratios to the bare passes.
-
-Exit code 2 if the device is not there.
+Times are milliseconds, the minimum of several rounds: wall time on a GPU after it has finished, CPU
+time on one thread without. Where vLLM is not installed or cannot run the model, it is left out and
+the reason is printed. The last line is one JSON object with ratios to the bare passes. Exit code 2
+if the device is not there.
 """
 
 from __future__ import annotations
@@ -25,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import random
 import shutil
 import subprocess
 import sys
@@ -33,17 +30,16 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from backends import BACKENDS, WORDS, write_tasks
 from evaluation import BATCHES, bare_generation, bare_scoring
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.forward import Forward, continuation_rows
+from evomerge.evaluation.inference.forward import continuation_rows
 from evomerge.evaluation.inference.generation import make_batches
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.merging.architecture.loading import quiet
@@ -53,31 +49,32 @@ from evomerge.models.files import TOKENIZER_FILES
 from evomerge.recipe import Layer, Recipe, Source
 
 NAMES = ("base", "one", "two")
-TASKS = ("choice", "generate_40")
-SIZES: dict[str, dict[str, int]] = {
-    "1b": {
-        "vocab_size": 32_000,
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-    },
-    "tiny": {
-        "vocab_size": 1000,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
+TASKS: dict[str, dict[str, Any]] = {
+    "choice": {"output_type": "multiple_choice", "doc_to_target": 0},
+    "generate": {
+        "output_type": "generate_until",
+        "doc_to_target": "",
+        "generation_kwargs": {"until": ["@@"], "max_gen_toks": 40},
     },
 }
+WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world")
+SIZES = {"1b": (32_000, 2048, 8192, 16, 32, 8), "tiny": (1000, 128, 256, 2, 2, 1)}
 
 
 def write_models(folder: Path, size: str) -> None:
     """Write a base and two models near to it, with the tokenizer of the embedded models."""
+    vocabulary, width, inner, layers, heads, key_heads = SIZES[size]
     config = LlamaConfig(
-        **SIZES[size], max_position_embeddings=2048, bos_token_id=1, eos_token_id=1, pad_token_id=0
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        max_position_embeddings=2048,
+        bos_token_id=1,
+        eos_token_id=1,
+        pad_token_id=0,
     )
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).to(torch.bfloat16)
@@ -91,24 +88,29 @@ def write_models(folder: Path, size: str) -> None:
             weight.data += 0.002 * torch.randn_like(weight)
 
 
-def write_choice(folder: Path) -> None:
-    """Write a task with four choices, about the documents of `write_tasks`."""
-    task = {
-        "task": "choice",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(folder / "documents.jsonl")}},
-        "test_split": "test",
-        "doc_to_text": "{{text}}\nAnswer:",
-        "doc_to_target": 0,
-        "doc_to_choice": [" ".join(WORDS[:count]) for count in (2, 4, 6, 8)],
-        "output_type": "multiple_choice",
-    }
-    (folder / "choice.yaml").write_text(json.dumps(task))
+def write_tasks(folder: Path) -> None:
+    """Write the tasks, with 100 documents of random words."""
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(40, 80))) for _ in range(100)]
+    data = folder / "documents.jsonl"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    choices = [" ".join(WORDS[:count]) for count in (2, 4, 6, 8)]
+    for name, task in TASKS.items():
+        whole = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(data)}},
+            "test_split": "test",
+            "doc_to_text": "{{text}}\nAnswer:",
+            **task,
+            **({"doc_to_choice": choices} if name == "choice" else {}),
+        }
+        (folder / f"{name}.yaml").write_text(json.dumps(whole))
 
 
-def recipes(checkpoints: dict[str, Checkpoint]) -> Iterator[Recipe]:
+def recipes(base: Checkpoint) -> Iterator[Recipe]:
     """Yield recipes that differ in every merged tensor."""
-    stack = checkpoints["base"].decoder_stack
+    stack = base.decoder_stack
     for step in range(1, 1000):
 
         def layer(index: int | None, weight: float = step / 1000) -> Layer:
@@ -121,45 +123,35 @@ def recipes(checkpoints: dict[str, Checkpoint]) -> Iterator[Recipe]:
 
 def milliseconds(run: Callable[[], Any], device: torch.device) -> float:
     """Return the time of a call, with all that the device still has to do."""
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    if device.type != "cpu":
+    on_cpu = device.type == "cpu"
+    clock = time.process_time if on_cpu else time.perf_counter
+    if not on_cpu:
         torch.accelerator.synchronize(device)
     began = clock()
     run()
-    if device.type != "cpu":
+    if not on_cpu:
         torch.accelerator.synchronize(device)
     return 1000 * (clock() - began)
 
 
-def measure(
-    folder: Path, device: torch.device, backend: Literal["hf", "vllm"], few: bool
-) -> dict[str, float]:
+def measure(folder: Path, device: torch.device, backend: Any, few: bool) -> dict[str, float]:
     """Return the milliseconds of each part of a candidate, and of the bare passes with `hf`."""
     documents, rounds = (20, 2) if few else (100, 5)
     checkpoints = {name: Checkpoint.open(folder / name, name) for name in NAMES}
     memory = 2 * checkpoints["base"].nbytes
-    settled = Resident(checkpoints, "base", place=str(device), memory=memory)
-    on_cpu = Resident(checkpoints, "base", memory=memory) if device.type != "cpu" else settled
-    proposed = recipes(checkpoints)
-    model: Any = settled.apply(next(proposed))
-    on_cpu.apply(next(proposed))
-    evaluator = Evaluator(Harness(TASKS, [folder]), backend=backend)
+    resident = Resident(checkpoints, "base", place=str(device), memory=memory)
+    proposed = recipes(checkpoints["base"])
+    model: Any = resident.apply(next(proposed))
+    evaluator = Evaluator(Harness(list(TASKS), [folder]), backend=backend)
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(TASKS, range(documents))})
     evaluator.score(model)
-    found: dict[str, list[float]] = {"merge": [], "merge and transfer": [], "evaluate": []}
+    rows = []
     for _ in range(rounds):
-        here, there = next(proposed), next(proposed)
-        found["merge"].append(milliseconds(lambda: on_cpu.apply(here), device))  # noqa: B023
-        if on_cpu is not settled:
-            moved = milliseconds(lambda: settled.apply(there), device)  # noqa: B023
-            found["merge and transfer"].append(moved)
-        found["evaluate"].append(milliseconds(lambda: evaluator.score(model), device))
-    least = {name: min(times) for name, times in found.items() if times}
-    merge, evaluate = least["merge"], least["evaluate"]
-    transfer = max(0.0, least.get("merge and transfer", merge) - merge)
-    times = {"merge": merge, "transfer": transfer, "evaluate": evaluate}
-    times["candidate"] = sum(times.values())
+        merge = milliseconds(lambda: resident.apply(next(proposed)), device)
+        rows.append((merge, milliseconds(lambda: evaluator.score(model), device)))
+    merge, evaluate = map(min, zip(*rows, strict=True))
+    times = {"merge": merge, "evaluate": evaluate, "candidate": merge + evaluate}
     if backend == "hf":
         times["bare"] = sum(bare(evaluator, model, device, task, rounds) for task in TASKS)
     return times
@@ -168,7 +160,6 @@ def measure(
 def bare(evaluator: Evaluator, model: Any, device: torch.device, task: str, rounds: int) -> float:
     """Return the milliseconds of the forward passes alone on a task's documents."""
     forward = evaluator.forward
-    assert isinstance(forward, Forward)
     documents = list(evaluator.requests("search", task).values())
     prompts = [request.prompt for requests in documents for request in requests if request.prompt]
     if prompts:
@@ -188,43 +179,38 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--size", choices=tuple(SIZES), default="1b")
     parser.add_argument("--quick", action="store_true", help="tiny models, on a CPU")
-    parser.add_argument("--backend", choices=BACKENDS, help="measure one backend in this process")
+    parser.add_argument("--backend", choices=("hf", "vllm"), help="one backend, in this process")
     parser.add_argument("--folder", type=Path, help="models and tasks for --backend")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.device, arguments.size = "cpu", "tiny"
+    options = parser.parse_args()
+    if options.quick:
+        options.device, options.size = "cpu", "tiny"
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    device = torch.device(arguments.device)
+    device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        print(
-            "There is no CUDA device here; run this on a machine with one, or try the command "
-            "with --quick.",
-            file=sys.stderr,
-        )
+        print("There is no CUDA device here; try the command with --quick.", file=sys.stderr)
         return 2
     if device.type == "cpu":
         torch.set_num_threads(1)
-    if arguments.backend:
+    if options.backend:
         try:
-            few = arguments.size == "tiny"
-            print(json.dumps(measure(arguments.folder, device, arguments.backend, few)))
+            few = options.size == "tiny"
+            print(json.dumps(measure(options.folder, device, options.backend, few)))
         except ConfigError as error:
             print(json.dumps({"left out": str(error)}))
         return 0
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as made:
-        write_models(Path(made), arguments.size)
+        write_models(Path(made), options.size)
         write_tasks(Path(made))
-        write_choice(Path(made))
-        for backend in BACKENDS:
+        for backend in ("hf", "vllm"):
             command = [sys.executable, __file__, "--backend", backend, "--folder", made]
-            command += ["--device", arguments.device, "--size", arguments.size]
+            command += ["--device", options.device, "--size", options.size]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             found[backend] = json.loads(output.splitlines()[-1])
     bare_passes = found["hf"].pop("bare")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, one thread"
-    print(f"{arguments.size} on {name}, milliseconds; bare passes {bare_passes:.1f}")
+    print(f"{options.size} on {name}, milliseconds; bare passes {bare_passes:.1f}")
     ratios: dict[str, float] = {}
     for backend, times in found.items():
         if "left out" in times:

@@ -23,10 +23,10 @@ run by name only, since other optimizers learn too little of one number a candid
 
 **A real model.** `--worlds "smollm2 24" "smollm2 60" "smollm2 180"` merges three experts of
 SmolLM2-135M, which `python -m scripts.real.prepare` makes, for the tasks of
-configs/showcase-three.yaml: a weight for the attention and one for the rest of 4, 10 and 30 groups
+scripts/real/three.yaml: a weight for the attention and one for the rest of 4, 10 and 30 groups
 of layers and each expert. Candidates have 40 documents of each task, finalists 100, winners 600.
 `"smollm2 grid" --optimizers grid` tries what people try by hand: one weight for each expert, on
-finer and finer grids. `"qwen 96"` is the search of configs/showcase-qwen.yaml. A candidate takes
+finer and finer grids. `"qwen 96"` is the search of scripts/real/qwen.yaml. A candidate takes
 seconds, so these are run by name only.
 
 Each search is kept in `--records` (default: runs/optimizers) and is not repeated, so that the

@@ -129,26 +129,12 @@ class Measured:
                 race = full
                 self.seconds["race"] = self.seconds["full"]
             else:
-                race = self.timed(
-                    "race",
-                    lambda: score_in_race(
-                        policy,
-                        evaluator,
-                        model,
-                        "search",
-                        incumbent,
-                        earlier,
-                        self.problem.objectives,
-                    ),
-                )
+                about = (model, "search", incumbent, earlier, self.problem.objectives)
+                race = self.timed("race", lambda: score_in_race(policy, evaluator, *about))
         except CandidateError as error:
             print(f"candidate {len(self.full)} failed: {error}")
         self.full.append(full)
         self.raced.append(race)
-        if full is not None and race is not None:
-            documents = sum(race.fidelity.values())
-            print(f"candidate {len(self.full) - 1:3}: {self.points(full):6.1f} points", end="")
-            print(f", the race scored {documents} documents", flush=True)
 
     def best(self, rows: list[Scores | None]) -> int | None:
         """Return the number of the best candidate that was scored on all documents."""

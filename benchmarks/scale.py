@@ -1,18 +1,16 @@
-"""Measures how far a search scales: the driver, simulated workers, and real ones on this machine.
+"""Measures how far a search scales: the real driver of a search, with simulated workers.
 
-    python benchmarks/scale.py [--quick] [--only PART ...] [--kinds KIND ...] [--picture FILE]
+    python benchmarks/scale.py [--quick]
 
-Three parts:
+The search loop, session, journal and optimizer are real, with 200 genes and 400 documents; the
+workers are simulated on a virtual clock. It goes on by the CPU time of the driver between two calls
+of the executor, by what it takes to pickle jobs and outcomes, and to the end of a job whenever the
+driver waits. So a driver that is too slow leaves simulated workers without jobs, as it would real
+ones. The time of a candidate is lognormal (sigma 0.5); 1 % take ten times as long.
 
-- `driver`: candidates a second of the real search loop, session, journal and strategy at 200 genes
-  and 400 documents, with an executor that answers at once; and the time to resume a long run.
-- `efficiency`: the real driver with simulated workers on a virtual clock (`scaling/simulation.py`).
-  The time of a candidate is lognormal (sigma 0.5); 1 % take ten times as long and 1 % fail.
-- `workers`: 1 and 2 real workers on this machine, against one and two independent processes that
-  score the same candidates.
-
-The time of the driver is its CPU time; it waits for no disk. `--quick` takes smaller numbers. The
-last line is one JSON object of named ratios.
+`busy` is the share of their time in which the workers are busy, until the last candidate begins
+(`arrival`) or has its outcome (`generation`); `driver` is CPU time a candidate. The last line is
+one JSON object: order, workers and seconds of a candidate -> busy.
 """
 
 from __future__ import annotations
@@ -22,69 +20,220 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported
 
 import argparse
+import hashlib
+import heapq
 import json
 import logging
+import math
+import pickle
+import random
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scaling.searches import warm_up
+import numpy as np
 
-PARTS = ("driver", "efficiency", "workers")
+from evomerge.config.space import ParametersConfig
+from evomerge.execute.protocol import Job
+from evomerge.merging.methods import get_method
+from evomerge.optimize import create
+from evomerge.recipe import Layer, Recipe
+from evomerge.run.attempts import Attempts
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import Candidate, History
+from evomerge.run.journal import Event
+from evomerge.run.logbook import Logbook
+from evomerge.scores import Objective, Outcome, Scores
+from evomerge.searching.loop import Plan, Search
+from evomerge.searching.ranking import WeightedSum
+from evomerge.searching.session import Session
+from evomerge.setup.strategy import recipe_of
+from evomerge.space.blocks import BlockStack
+from evomerge.space.parameters import ParameterSpace
+from evomerge.strategy.genome import GenomeStrategy
+
+OBJECTIVE = Objective("task", "exact_match")
+DOCUMENTS = 400
+LATENCY = 0.001
+"""Assumed seconds that a message is on its way from the driver to a worker, or back."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller numbers: about two minutes")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
-    parser.add_argument("--kinds", nargs="+", default=["processes"], help="executors of `workers`")
-    parser.add_argument("--rounds", type=int, help="rounds of `workers`")
-    parser.add_argument("--picture", type=Path, help="SVG of the simulated efficiency")
-    options = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="8 and 64 workers")
+    quick = parser.parse_args().quick
     logging.disable(logging.WARNING)
-    warm_up()
     ratios: dict[str, float] = {}
-    if "driver" in options.only:
-        ratios |= driver(options.quick)
-    if "efficiency" in options.only:
-        ratios |= efficiency(options.quick, options.picture)
-    if "workers" in options.only:
-        ratios |= workers(options.quick, options.kinds, options.rounds)
+    print(f"{'':28}{'workers':>8}{'candidates':>11}{'busy':>8}{'driver, ms':>12}")
+    for mean in (30.0,) if quick else (30.0, 3.0):
+        for count in (8, 64) if quick else (8, 64, 256, 1024, 4096):
+            arriving = max(400, min(12_000, 10 * count), 3 * count)
+            ways = {"arrival": ("random", arriving), "generation": ("cma", 386)}
+            # How long a candidate takes matters little where generations are the limit.
+            for order in ways if mean == 30.0 else ("arrival",):
+                optimizer, candidates = ways[order]
+                busy, driver = simulate(optimizer, order, candidates, count, mean)
+                name = f"{mean:g} s; {optimizer}, {order}"
+                print(f"{name:28}{count:8}{candidates:11}{busy:8.1%}{1000 * driver:12.2f}")
+                ratios[f"busy, {order}, {count} workers, {mean:g} s"] = round(busy, 3)
     print(json.dumps(ratios))
 
 
-def driver(quick: bool) -> dict[str, float]:
-    """Measure the driver alone."""
-    from scaling.driver import measure, settings, show
+def simulate(
+    optimizer: str, order: str, candidates: int, workers: int, mean: float
+) -> tuple[float, float]:
+    """Return the share of the workers' time in which they are busy, and seconds of the driver."""
+    space, ranking = space_of_200_genes(), WeightedSum((OBJECTIVE,))
+    executor = SimulatedExecutor(workers, mean)
+    marks: dict[str, tuple[float, float, float]] = {}
 
-    wanted = settings(300, 1000)[:4] if quick else settings(2000, 10_000)
-    return show([(setting, measure(setting)) for setting in wanted])
+    def follow(history: History, event: Event) -> None:
+        begins = event["event"] == "ask" and event["candidate"] == candidates - 1
+        ends = event["event"] == "tell" and len(history.told) == candidates
+        if begins or ends:
+            marks[event["event"]] = (executor.now, executor.done, executor.driven)
+
+    def make_strategy() -> GenomeStrategy:
+        return GenomeStrategy(space, create(optimizer, list(space.genes), 0), ranking.values)
+
+    with tempfile.TemporaryDirectory(dir=".", prefix=".simulated-") as folder:
+        run = RunFolder.create(Path(folder, "run"), "{}", {"benchmark": True})
+
+        def publish(front: Sequence[Candidate], best: Candidate) -> None:
+            run.write("best.yaml", recipe_of(space, best).to_yaml())
+
+        with run.writing() as journal:
+            session = Session(
+                Logbook(run, journal, [follow]),
+                lambda: executor,
+                lambda candidate: recipe_of(space, candidate),
+                ranking,
+                None,
+                Attempts(run.path / "attempts.jsonl"),
+                publish,
+            )
+            plan = Plan(candidates, None, None, finalists=5, order=order)  # type: ignore[arg-type]
+            Search(session, make_strategy, space.baselines(), plan).run()
+            session.close()
+    now, done, _ = marks["ask" if order == "arrival" else "tell"]
+    return done / (workers * now), marks["tell"][2] / candidates
 
 
-def efficiency(quick: bool, picture: Path | None) -> dict[str, float]:
-    """Simulate workers."""
-    from scaling.efficiency import HEAD, TARGET, line, lines, show_limits, simulations
-
-    counts = (8, 64, 256) if quick else (8, 64, 256, 1024, 4096)
-    rows = []
-    print(f"\nSimulated workers with the real driver, 200 genes, 400 documents\n{HEAD}")
-    for row in simulations(counts, (30.0,) if quick else (30.0, 3.0), 1000 if quick else 12_000):
-        rows.append(row)
-        print(line(row), flush=True)
-    if picture is not None:
-        from scaling.picture import draw
-
-        points = {
-            name: [(row.result.workers, row.result.efficiency) for row in group]
-            for name, group in lines(rows).items()
-        }
-        draw(points, TARGET, picture)
-    return show_limits(rows)
+def space_of_200_genes() -> ParameterSpace:
+    """Return a space of 200 genes: the weights of 4 parents in 48 blocks, embeddings and head."""
+    nothing = Layer("", ())
+    return ParameterSpace(
+        ParametersConfig(groups="each", knobs={"weight": (0.0, 2.0), "lambda": 1.0}),
+        [get_method("task_arithmetic")],
+        parents=["org/base", *(f"org/expert-{number}" for number in range(1, 5))],
+        base="org/base",
+        frame=Recipe("org/base", {}, nothing, nothing),
+        stacks=[BlockStack("model.layers", 48, {})],
+    )
 
 
-def workers(quick: bool, kinds: list[str], rounds: int | None) -> dict[str, float]:
-    """Measure real workers."""
-    from scaling.workers import measure, show
+def made_up(job: Job, mean: float) -> tuple[float, Outcome]:
+    """Return how long a job takes in seconds, and its outcome; both depend on the job only."""
+    key = f"{job.recipe.digest}/{job.split}".encode()
+    generator = random.Random(hashlib.sha256(key).digest())
+    seconds = math.exp(generator.gauss(math.log(mean) - 0.125, 0.5))  # their mean is `mean`
+    if generator.random() < 0.01:
+        seconds *= 10
+    numbers = np.random.default_rng(generator.getrandbits(64))
+    values = tuple((numbers.random(DOCUMENTS) < 0.5).astype(float).tolist())
+    ids = {OBJECTIVE.task: tuple(range(DOCUMENTS))}
+    score = {OBJECTIVE.key: sum(values) / DOCUMENTS}
+    spent = {"prepare": 0.0, "merge": 1.0, "evaluate": 29.0}
+    return seconds, Scores(ids, {OBJECTIVE.key: values}, score, spent, cpu_seconds=spent)
 
-    return show(measure(kinds, 34 if quick else 164, rounds or (1 if quick else 5)))
+
+class SimulatedExecutor:
+    """Runs jobs on simulated workers; it gives jobs to free ones only when the driver calls it.
+
+    Args:
+        width: number of workers.
+        mean: mean seconds of a job.
+        make: job, mean -> seconds that it takes, outcome.
+        clock: CPU seconds of the driver so far.
+
+    Attributes:
+        now: virtual seconds since the executor was made.
+        driven: part of these that the driver took, pickling included.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        mean: float,
+        make: Callable[[Job, float], tuple[float, Outcome]] = made_up,
+        clock: Callable[[], float] = time.process_time,
+    ) -> None:
+        self.width, self._mean, self._make, self._clock = width, mean, make, clock
+        self.now = self.driven = self._busy = 0.0
+        self._queue: deque[Job] = deque()
+        self._running: list[tuple[float, int, Job, bytes]] = []
+        """Jobs that run, as a heap: end in virtual seconds, id, job, pickled outcome."""
+        self._ended: deque[tuple[Job, bytes]] = deque()
+        self._left = clock()
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Add jobs to the queue."""
+        self._pass(self._clock() - self._left)
+        self._queue.extend(jobs)
+        self._advance()
+        self._left = self._clock()
+
+    def next(self) -> tuple[Job, Outcome]:
+        """Return the job that ended first, and its outcome."""
+        self._pass(self._clock() - self._left)
+        self._advance()
+        if not self._ended:
+            self.now = max(self.now, self._running[0][0])
+            self._advance()
+        job, pickled = self._ended.popleft()
+        began = time.process_time()
+        outcome: Outcome = pickle.loads(pickled)
+        self._pass(time.process_time() - began)
+        self._left = self._clock()
+        return job, outcome
+
+    def withdraw(self) -> Sequence[Job]:
+        """Take back the jobs that no worker has, and return them."""
+        jobs = tuple(self._queue)
+        self._queue.clear()
+        return jobs
+
+    def close(self) -> None:
+        """Drop all jobs."""
+        self._queue.clear()
+        self._running.clear()
+        self._ended.clear()
+
+    @property
+    def done(self) -> float:
+        """Seconds that all workers together have been busy until now."""
+        return self._busy - sum(max(0.0, end - self.now) for end, *_ in self._running)
+
+    def _pass(self, seconds: float) -> None:
+        self.now += seconds
+        self.driven += seconds
+
+    def _advance(self) -> None:
+        """Free the workers whose jobs have ended by now, and give a job to each free one."""
+        while self._running and self._running[0][0] <= self.now:
+            _, _, job, pickled = heapq.heappop(self._running)
+            self._ended.append((job, pickled))
+        while len(self._running) < self.width and self._queue:
+            job = self._queue.popleft()
+            began = time.process_time()
+            pickled = pickle.dumps(job)
+            self._pass(time.process_time() - began)
+            seconds, outcome = self._make(job, self._mean)
+            self._busy += seconds
+            end = self.now + seconds + 2 * LATENCY
+            heapq.heappush(self._running, (end, job.id, job, pickle.dumps(outcome)))
 
 
 if __name__ == "__main__":

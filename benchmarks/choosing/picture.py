@@ -46,16 +46,9 @@ def draw(worlds: Mapping[str, Sequence[Record]], file: Path) -> None:
     for axes in panels[len(worlds) :]:
         axes.remove()
     lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
-    known = {name: line for name, line in lines.items() if name in COLOURS}
-    figure.legend(
-        [known[name] for name in COLOURS if name in known],
-        [name for name in COLOURS if name in known],
-        loc="outside upper center",
-        ncol=len(COLOURS),
-        frameon=False,
-        fontsize=8,
-        labelcolor=INK,
-    )
+    names = [name for name in COLOURS if name in lines]
+    place = {"loc": "outside upper center", "ncol": len(COLOURS), "fontsize": 8}
+    figure.legend([lines[n] for n in names], names, frameon=False, labelcolor=INK, **place)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, transparent=True, bbox_inches="tight", metadata={"Date": None})
 
@@ -67,17 +60,9 @@ def _panel(axes: Axes, name: str, records: Sequence[Record]) -> None:
     for optimizer in names:
         means = [statistics.fmean(scores(records, optimizer, n).values()) for n in counts]
         colour = COLOURS.get(optimizer)
-        axes.plot(
-            counts,
-            means,
-            "--" if optimizer == BASELINE else "-",
-            color=colour or INK,
-            alpha=1.0 if colour else 0.3,
-            linewidth=1.8 if colour else 0.8,
-            marker="o" if colour else None,
-            markersize=3,
-            label=optimizer,
-        )
+        form = "--" if optimizer == BASELINE else "-"
+        look = {"marker": "o", "linewidth": 1.8} if colour else {"alpha": 0.3, "linewidth": 0.8}
+        axes.plot(counts, means, form, color=colour or INK, markersize=3, label=optimizer, **look)
     axes.set_title(f"{name} genes", color=INK, fontsize=10)
     axes.set_xlabel("candidates", color=INK, fontsize=9)
     axes.set_ylim(bottom=0)

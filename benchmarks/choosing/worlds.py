@@ -124,7 +124,7 @@ SUMS_AND_BACKWARDS = Tasks(
     splits=("training", "validation", "test"),
     longest=16,  # the longest answer has 14; the task allows 24, which only wrong answers use
 )
-"""The tasks of configs/showcase-three.yaml: sums as JSON, and numbers backwards as JSON."""
+"""The tasks of scripts/real/three.yaml: sums as JSON, and numbers backwards as JSON."""
 
 BACKWARDS = Tasks(
     [("json_backwards", "exact_match")],
@@ -133,7 +133,7 @@ BACKWARDS = Tasks(
     validation=100,
     splits=("training", "validation", "test"),
 )
-"""The task of configs/showcase-qwen.yaml: numbers backwards as JSON."""
+"""The task of scripts/real/qwen.yaml: numbers backwards as JSON."""
 
 _PATH = (
     "host: zoo:maths, repeats: 8, scales: 1.0, ends: free, layers: [4, 12], "
@@ -141,19 +141,12 @@ _PATH = (
 )
 _TWO = ["zoo:language", "zoo:maths"]
 _THREE = [*_TWO, "zoo:facts"]
-_EIGHT = [
-    *_THREE,
-    *(
-        f"pool/{name}"
-        for name in (
-            "language-maths",
-            "language-more-maths",
-            "more-language-maths",
-            "language-facts",
-            "maths-facts",
-        )
-    ),
-]
+_POOL = (
+    *("language-0.5-maths-0.5", "language-0.5-maths-1.0", "language-1.0-maths-0.5"),
+    *("language-0.5-facts-0.5", "maths-0.5-facts-0.5"),
+)
+"""Merges of two experts with these weights."""
+_EIGHT = [*_THREE, *(f"pool/{name}" for name in _POOL)]
 
 
 def _weights(low: float, high: float, shape: str) -> str:
@@ -277,7 +270,14 @@ def make_world(name: str, seed: int) -> Iterator[World]:
 
 
 def _built(parent: str, folder: Path) -> str:
-    """Return a parent; one of `pool/` is a recipe that is built into a folder."""
+    """Return a parent; one of `pool/` is a merge that is built into a folder."""
     if not parent.startswith("pool/"):
         return parent
-    return str(merge(HERE / "choosing" / f"{parent}.yaml", folder / Path(parent).name))
+    name = parent.removeprefix("pool/")
+    one, first, other, second = name.split("-")
+    recipe = folder / f"{name}.yaml"
+    recipe.write_text(f"""
+    {{merge_method: task_arithmetic, base_model: "zoo:base", dtype: float32, models: [
+      {{model: "zoo:{one}", parameters: {{weight: {first}}}}},
+      {{model: "zoo:{other}", parameters: {{weight: {second}}}}}]}}""")
+    return str(merge(recipe, folder / name))

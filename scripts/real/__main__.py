@@ -2,7 +2,7 @@
 
     python -m scripts.real [NAME ...] [--seeds 0 1 2]
 
-NAME is a composition, `configs/showcase-NAME.yaml`; the default is all. Call it again after an
+NAME is a composition, `scripts/real/NAME.yaml`; the default is all. Call it again after an
 interruption: what is finished is kept.
 """
 

@@ -16,7 +16,7 @@ import yaml
 import evomerge
 from scripts.real.places import MODELS, ROOT, RUNS
 
-CONFIGS = Path("configs")
+CONFIGS = Path("scripts/real")
 
 WAYS: dict[str, tuple[str, ...]] = {
     "search": (),
@@ -51,12 +51,12 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "encoders": ("search", "random search"),
     "vision": ("search", "random search"),
 }
-"""configs/showcase-NAME.yaml -> the ways that are run."""
+"""scripts/real/NAME.yaml -> the ways that are run."""
 
 
 def config(name: str) -> Path:
     """Return the search file of a composition."""
-    return CONFIGS / f"showcase-{name}.yaml"
+    return CONFIGS / f"{name}.yaml"
 
 
 def command(name: str, way: str, seed: int) -> list[str]:

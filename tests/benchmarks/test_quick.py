@@ -20,8 +20,6 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 NAMED = {
     name for page in PAGES for name in re.findall(r"benchmarks/(\w+)\.py", page.read_text("utf-8"))
 }
-NEEDS_VLLM = {"backends", "engine_depth"}
-"""Benchmarks of vLLM itself, on a checkpoint; the tests of `make test-vllm` run what they call."""
 FILES = {"race_time": ["configs/evolution.yaml"]}
 """Benchmarks of a search file."""
 MINUTES = 12
@@ -30,7 +28,7 @@ MINUTES = 12
 def test_the_pages_name_benchmarks_that_exist() -> None:
     there = {file.stem for file in (ROOT / "benchmarks").glob("*.py")}
     assert len(NAMED) > 12 and there >= NAMED
-    assert NEEDS_VLLM | set(FILES) <= NAMED
+    assert set(FILES) <= NAMED
 
 
 def test_no_benchmark_hides_an_installed_package() -> None:
@@ -42,14 +40,14 @@ def test_no_benchmark_hides_an_installed_package() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", sorted(NAMED - NEEDS_VLLM))
+@pytest.mark.parametrize("name", sorted(NAMED))
 def test_it_ends_with_a_json_object(name: str, tmp_path: Path) -> None:
     arguments = ["--quick", *FILES.get(name, [])]
     if name == "fronts":  # reads runs
         file, run = ROOT / "configs" / "quality-and-depth.yaml", tmp_path / "front"
         evomerge("search", file, "--run", run, "--candidates", "8")
         arguments = ["--box", "0:1,12:0", str(run)]
-    if name in ("soak", "compare"):  # keep files
+    if name == "soak":  # keeps files
         arguments += ["--out", str(tmp_path / name)]
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / f"{name}.py", *arguments],

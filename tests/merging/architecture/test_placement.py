@@ -2,7 +2,7 @@
 
 There is one device here. The device map for several needs none; and accelerate's hooks run on two
 halves of the model that are both called CPU, so what is left to a machine with several accelerators
-(scripts/check_devices.py) is the hand-over between them.
+is the hand-over between them.
 """
 
 from __future__ import annotations

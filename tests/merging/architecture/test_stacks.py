@@ -1,7 +1,6 @@
 """Stacks of architectures whose blocks are of several kinds: written completely, or refused.
 
 transformers is the judge: it must find every weight of what is written, and leave none over.
-`python -m scripts.architectures` does this for many more architectures.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import torch
 import transformers
 from model_digest import digest
 from safetensors.torch import load_file
+from small_configs import class_name, small_config
 
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.mergekit import to_mergekit
@@ -26,7 +26,6 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit, prediction_notes
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.setup.recipes import START, check_recipes
-from scripts.architectures.configs import class_name, small_config
 
 pytestmark = pytest.mark.thorough
 

@@ -1,1 +1,0 @@
-"""Builds mergekit files with evomerge and with mergekit, and compares the models."""
