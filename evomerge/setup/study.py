@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from evomerge.config.evaluation import EvaluationConfig
+from evomerge.config.executor import ExecutorConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.scores import TOLD
 from evomerge.strategy.kinds import strategy_kind
 
-_LOADING = {"device", "device_map", "max_memory", "attention", "threads"}
-"""Keys of `evaluation` that say how a model is loaded, not how it is scored."""
+_FREE = {"device", "device_map", "max_memory", "attention", "threads", "order", "ray"}
+"""Keys of `evaluation` and `executor` that say neither how models are scored nor by whom."""
 
 
 def refuse_study(config: SearchConfig) -> None:
@@ -37,25 +36,21 @@ def check_study(config: SearchConfig) -> None:
                 f"{item.source!r}; score that yourself, as `told: {item.metric}`, or start "
                 "an ordinary search."
             )
-    for key in _needing_documents(config):
+    optimizer, evaluation, executor = config.optimizer, config.evaluation, config.executor
+    usual = {
+        "evaluation": (evaluation, EvaluationConfig()),
+        "executor": (executor, ExecutorConfig()),
+    }
+    asked = {
+        f"`optimizer.name` {optimizer.name}": optimizer.descends or strategy_kind(optimizer.name),
+        "`executor.order` generation": executor.order == "generation",
+    } | {
+        f"`{section}.{key}`": getattr(given, key) != getattr(default, key)
+        for section, (given, default) in usual.items()
+        for key in type(given).model_fields.keys() - _FREE
+    }
+    for key in (name for name, is_asked in asked.items() if is_asked):
         raise ConfigError(
             f"The search file has {key}, which needs documents or workers, but a study is "
             "told scores; remove it."
         )
-
-
-def _needing_documents(config: SearchConfig) -> Iterator[str]:
-    """Yield what needs scores of documents, or says who scores, as `KEY`."""
-    optimizer, usual = config.optimizer, EvaluationConfig()
-    if optimizer.descends:
-        yield "`optimizer.name` gradient"
-    elif strategy_kind(optimizer.name) is not None:
-        yield f"`optimizer.name` {optimizer.name}"
-    for key in EvaluationConfig.model_fields.keys() - _LOADING:
-        if getattr(config.evaluation, key) != getattr(usual, key):
-            yield f"`evaluation.{key}`"
-    for key in ("kind", "workers", "timeout"):
-        if getattr(config.executor, key) != type(config.executor).model_fields[key].default:
-            yield f"`executor.{key}`"
-    if config.executor.order == "generation":
-        yield "`executor.order` generation"
