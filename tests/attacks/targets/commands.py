@@ -86,13 +86,16 @@ def said(*arguments: object) -> str:
     return output.getvalue()
 
 
+SHOWN = KEPT | {"config": SMALL}
+
+
 def shown_runs(name: str) -> Any:
     """Return the reader of one file of a run, which `status`, `results` and `list` show."""
 
     def reader(folder: Path) -> Read:
         run = write_run(folder / "run", EVENTS[1:]).path
         if name in (SEARCH_FILE, MANIFEST):
-            (run / MANIFEST).write_text(json.dumps(KEPT))
+            (run / MANIFEST).write_text(json.dumps(SHOWN))
 
         def read(data: bytes) -> Any:
             (run / name).write_bytes(data)
@@ -211,7 +214,7 @@ COMMANDS = {
         shown_runs(JOURNAL),
     ),
     "shown search": near_yaml(shown_runs(SEARCH_FILE), SMALL),
-    "shown manifest": near_json(shown_runs(MANIFEST), KEPT),
+    "shown manifest": near_json(shown_runs(MANIFEST), SHOWN),
     "shown timings": Target(
         ("".join(json.dumps(line) + "\n" for line in TIMINGS).encode(),),
         notes(TIMINGS),
