@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.reading import ImportWarnings, Input, MergekitFile, Module, read
+from evomerge.mergekit.reading import ImportWarnings, Input, MergekitFile, Slice, read
 from evomerge.mergekit.sources import SliceSources, slice_sources
 from evomerge.mergekit.values import EVERY, Rule, Rules, resolve
 from evomerge.merging.methods.method import Method
@@ -54,9 +54,9 @@ def from_mergekit(
     resolver = _Resolver(file.method, checkpoints, file.parents[0], doubts)
     stacks: list[tuple[str, list[SliceSources]]] = []
     modalities: dict[str, Any] = {}
-    for module in file.modules:
-        merged = resolver.modalities(module)
-        stacks += resolver.stacks(module, merged)
+    for module, slices in file.modules.items():
+        merged = resolver.modalities(module, slices)
+        stacks += resolver.stacks(module, slices, merged)
         modalities |= {name: resolver.outside(stacks[-1][1][0], name) for name in merged}
     return Recipe(
         host=file.parents[0],
@@ -98,9 +98,9 @@ def _options(file: MergekitFile) -> dict[str, str]:
     return options
 
 
-def _named(module: Module) -> set[str]:
+def _named(slices: Sequence[Slice]) -> set[str]:
     """Return the models of a module, without base models that are not listed."""
-    return {item.model for part in module.slices for item in part.inputs}
+    return {item.model for part in slices for item in part.inputs}
 
 
 def _check_weights(part: SliceSources, method: Method) -> None:
@@ -155,11 +155,11 @@ class _Resolver:
         self.host = checkpoints[host]
         self.fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
 
-    def modalities(self, module: Module) -> list[Modality]:
+    def modalities(self, module: str | None, slices: Sequence[Slice]) -> list[Modality]:
         """Return what a module merges beside the language model: what all its models have."""
-        if not module.whole or module.name not in _MAIN:
+        if not slices[0].whole or module not in _MAIN:
             return []
-        models = _named(module) | {part.base for part in module.slices if part.base}
+        models = _named(slices) | {part.base for part in slices if part.base}
         merged = []
         for modality in self.host.modalities:
             misfits = (
@@ -176,39 +176,38 @@ class _Resolver:
         return merged
 
     def stacks(
-        self, module: Module, merged: Sequence[Modality]
+        self, module: str | None, slices: Sequence[Slice], merged: Sequence[Modality]
     ) -> Iterator[tuple[str, list[SliceSources]]]:
         """Yield (prefix, slices) of the host's block stacks that a module means, main one last."""
         towers = [prefix for prefix in self.host.stacks if modality_of(prefix) in merged]
-        for prefix in (*towers, *self._language_stacks(module)):
+        for prefix in (*towers, *self._language_stacks(module, slices)):
             parts = [
-                slice_sources(part, prefix, module.whole, self.method, self.fits, self.doubts)
-                for part in module.slices
+                slice_sources(part, prefix, self.method, self.fits, self.doubts) for part in slices
             ]
             for part in parts:
                 _check_weights(part, self.method)
             yield prefix, parts
 
-    def _language_stacks(self, module: Module) -> Sequence[str]:
+    def _language_stacks(self, module: str | None, slices: Sequence[Slice]) -> Sequence[str]:
         language = self.host.language
         main = self.host.decoder_stack.prefix
-        if module.name in _MAIN and module.whole:
-            models = _named(module)
+        if module in _MAIN and slices[0].whole:
+            models = _named(slices)
             shared = [p for p in language if all(p in self.fits[name].stacks for name in models)]
             return sorted(shared, key=lambda prefix: prefix == main)
-        if module.name in _MAIN:
+        if module in _MAIN:
             if len(language) > 1:
                 raise RecipeError(
                     f"`slices` is not enough for {self.host.reference!r}, which has the block "
                     f"stacks {', '.join(language)}; give each under `modules`."
                 )
             return [main]
-        found = [prefix for prefix in language if str(module.name) in prefix]
+        found = [prefix for prefix in language if str(module) in prefix]
         if len(found) != 1:
             raise RecipeError(
-                f"`modules.{module.name}` must be part of the name of exactly one block stack of "
+                f"`modules.{module}` must be part of the name of exactly one block stack of "
                 f"{self.host.reference!r}; it has {', '.join(language)}."
-                f"{did_you_mean(str(module.name), language)}"
+                f"{did_you_mean(str(module), language)}"
             )
         return found
 

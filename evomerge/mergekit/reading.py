@@ -75,34 +75,27 @@ class Slice:
         base: the slice's base model, or else the file's; None if there is none.
         levels: parameters of the slice, of its module and of the file; the first that has one
             decides.
+        whole: whether the file has `models`, of which all blocks are merged, and not `slices`.
     """
 
     inputs: tuple[Input, ...]
     base: str | None
     levels: tuple[Mapping[str, Rules], ...]
     where: str
-
-
-@dataclass(frozen=True)
-class Module:
-    """A block stack of the merged model.
-
-    Attributes:
-        whole: whether the file has `models`, of which all blocks are merged, and not `slices`.
-    """
-
-    name: str | None
-    slices: tuple[Slice, ...]
     whole: bool
 
 
 @dataclass(frozen=True)
 class MergekitFile:
-    """A mergekit file: its keys, its method, and the modules that they describe."""
+    """A mergekit file: its keys, its method, and the block stacks that they describe.
+
+    Attributes:
+        modules: slices of each module; its name is None if the file has no `modules`.
+    """
 
     keys: FileKeys
     method: Method
-    modules: tuple[Module, ...]
+    modules: Mapping[str | None, tuple[Slice, ...]]
 
     @property
     def tokenizer(self) -> str | None:
@@ -114,7 +107,7 @@ class MergekitFile:
     def parents(self) -> tuple[str, ...]:
         """All models that the file names; the first one gives the config."""
         named = [self.keys.base_model]
-        for part in (part for module in self.modules for part in module.slices):
+        for part in (part for slices in self.modules.values() for part in slices):
             named += [part.base, *(item.model for item in part.inputs)]
         if self.tokenizer not in ("base", "union"):
             named.append(self.tokenizer)
@@ -165,29 +158,25 @@ class _Reader:
         keys, top = self.keys, self._parameters(self.keys, "")
         if keys.tokenizer:
             self._warn_of_unknown(keys.tokenizer, "tokenizer", ())
-        if keys.modules is None:
-            return MergekitFile(keys, self.method, (self._module(None, keys, "", (top,)),))
-        modules = []
-        for name, module in keys.modules.items():
+        modules: dict[str | None, tuple[Slice, ...]] = {}
+        for name, module in (keys.modules or {}).items():
             levels = (self._parameters(module, f"modules.{name}"), top)
-            modules.append(self._module(name, module, f"modules.{name}.", levels))
-        return MergekitFile(keys, self.method, tuple(modules))
+            modules[name] = self._slices(module, f"modules.{name}.", levels)
+        return MergekitFile(keys, self.method, modules or {None: self._slices(keys, "", (top,))})
 
-    def _module(
-        self, name: str | None, keys: ModuleKeys, prefix: str, levels: tuple[Any, ...]
-    ) -> Module:
+    def _slices(self, keys: ModuleKeys, prefix: str, levels: tuple[Any, ...]) -> tuple[Slice, ...]:
         base = self.keys.base_model
         if keys.models is not None:
             where = f"{prefix}models"
             inputs = self._distinct(self._inputs(keys.models, where), where)
-            return Module(name, (Slice(inputs, base, levels, where),), whole=True)
+            return (Slice(inputs, base, levels, where, whole=True),)
         slices = []
         for i, part in enumerate(keys.slices or ()):
             where = f"{prefix}slices[{i}]"
             inputs = self._inputs(part.sources, f"{where}.sources")
-            own = self._parameters(part, where)
-            slices.append(Slice(inputs, part.base_model or base, (own, *levels), where))
-        return Module(name, tuple(slices), whole=False)
+            own = (self._parameters(part, where), *levels)
+            slices.append(Slice(inputs, part.base_model or base, own, where, whole=False))
+        return tuple(slices)
 
     def _inputs(self, models: Sequence[ModelKeys], where: str) -> tuple[Input, ...]:
         found = []

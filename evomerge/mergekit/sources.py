@@ -26,14 +26,11 @@ class SliceSources:
 def slice_sources(
     item: Slice,
     prefix: str,
-    whole: bool,
     method: Method,
     fits: Mapping[str, TensorNameMap],
     doubts: ImportWarnings,
 ) -> SliceSources:
     """Return the sources and the base of a slice of the block stack `prefix`.
-
-    `whole`: whether the slice has all blocks of its models (the file has `models`).
 
     Raises:
         RecipeError: a range of blocks is wrong, or the base model is missing or does not fit.
@@ -41,7 +38,7 @@ def slice_sources(
     base = item.base
     inputs = list(item.inputs)
     if base and base not in [entry.model for entry in inputs]:
-        inputs += _added_base(item, base, method, doubts, whole=whole)
+        inputs += _added_base(item, base, method, doubts)
     ranged = [_with_range(entry, prefix, fits) for entry in inputs]
     lengths = {entry.model: entry.count for entry in ranged}
     if len(set(lengths.values())) > 1:
@@ -62,12 +59,10 @@ def slice_sources(
     return SliceSources(item, tuple(ranged), None)
 
 
-def _added_base(
-    item: Slice, base: str, method: Method, doubts: ImportWarnings, *, whole: bool
-) -> list[Input]:
+def _added_base(item: Slice, base: str, method: Method, doubts: ImportWarnings) -> list[Input]:
     """Return the base model as an input of a slice that does not list it; [] if it is none."""
     layers = None
-    if method.base != "none" and not whole:
+    if method.base != "none" and not item.whole:
         layers, *others = {entry.layers for entry in item.inputs}
         if others:
             raise RecipeError(
@@ -80,7 +75,7 @@ def _added_base(
             f"`base_model` {base!r} is not among the sources of `{item.where}`, so its {blocks} "
             "are taken, as for the others; list it there with its `layer_range`."
         )
-    elif method.name in BASE_IS_FIRST and not (whole and len(item.inputs) == 1):
+    elif method.name in BASE_IS_FIRST and not (item.whole and len(item.inputs) == 1):
         doubts.add(
             f"`base_model` {base!r} is not listed in `{item.where}`, so it only gives config and "
             f"tokenizer, and {method.name} starts at t = 0 from the first model there, "
@@ -88,7 +83,7 @@ def _added_base(
         )
         return []
     elif method.base == "none" and method.name not in BASE_IS_FIRST:
-        if not whole:
+        if not item.whole:
             return []
         if any(knob.per == "source" for knob in method.knobs):
             raise RecipeError(
