@@ -5,17 +5,11 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from evomerge.merging.kernels.compiled import Array, compiled, narrow, widen
+from evomerge.merging.methods.blocks import SIZE, blocks
 from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Values, method
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_SUM_SIZE = 1 << 14
-"""Maximum number of elements in one call of `sum`. From 2^15 on, torch divides a sum among threads,
-so the bits would depend on the number of threads."""
 
 
 @method(
@@ -23,27 +17,16 @@ so the bits would depend on the number of threads."""
     Knob("t", None, 0, 100, search=(0.0, 0.01), help="largest change of a weight"),
     parents=(1, 1),
     base="required",
+    torch=True,
 )
 def nearswap(given: Operands) -> Merge:
-    """Prepare out = base + clamp(x - base, -t, t): a weight changes by at most t.
+    """Prepare out = base + clamp(x - base, -t, t): a weight changes by at most t."""
 
-    Weights of the source that differ from the base by at most t are taken unchanged.
-    """
-    source, base = given.tensors[0].reshape(-1), given.base.reshape(-1)
-
-    def merge(sources: Sources, knobs: Values, out: Array) -> None:
-        _store_moved(source, base, np.float32(knobs["t"]), out.reshape(-1))
+    def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
+        for _, base, changes, target in blocks(given, out):
+            target.copy_(base + changes[0].clamp(-knobs["t"], knobs["t"]))
 
     return merge
-
-
-@compiled
-def _store_moved(source: Array, base: Array, most: np.float32, out: Array) -> None:
-    for i in range(len(out)):
-        start = widen(base[i])
-        change = widen(source[i]) - start
-        change = most if change > most else (-most if change < -most else change)
-        out[i] = narrow(start + change, out)
 
 
 @method(
@@ -53,6 +36,7 @@ def _store_moved(source: Array, base: Array, most: np.float32, out: Array) -> No
     paper="Goddard et al. 2024, arXiv 2403.13257",
     cached_bytes=1.0,
     working_bytes=lambda shape, _: 8.5 * prod(shape),
+    torch=True,
 )
 def arcee_fusion(given: Operands) -> Merge:
     """Prepare a merge with the most important weights of the source and the others of the base.
@@ -62,54 +46,29 @@ def arcee_fusion(given: Operands) -> Merge:
     importances + 1.5 * (upper quartile - lower quartile). A quantile that falls between two
     elements is the lower one.
     """
-    source, base = given.tensors[0], given.base
-    chosen: list[Array] = []
+    import numpy as np
+    import torch
 
-    def merge(sources: Sources, knobs: Values, out: Array) -> None:
-        mask = chosen[0] if chosen else _important(source, base)
-        if given.reuse and not chosen:
-            chosen.append(mask)
-        _store_chosen(source.reshape(-1), base.reshape(-1), mask, out.reshape(-1))
+    width = max(given.base.shape[-1] if given.base.ndim else 1, 1)
+    rows = (
+        it.reshape(-1, width).split(max(SIZE // width, 1)) for it in (*given.tensors, given.base)
+    )
+    importance = torch.cat([_importance(x.float(), y.float()) for x, y in zip(*rows, strict=True)])
+    ranks = [int((importance.numel() - 1) * share) for share in (0.25, 0.5, 0.75)]
+    low, middle, high = np.partition(importance.flatten().numpy(), ranks)[ranks].tolist()
+    # A NaN counts as important, but one of the base stays.
+    chosen = (importance < middle + 1.5 * (high - low)).logical_not_().view(given.base.shape)
+    del importance
+    chosen &= given.base == given.base
+
+    def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
+        out.copy_(torch.where(chosen, given.tensors[0], given.base))
 
     return merge
 
 
-@compiled
-def _store_chosen(source: Array, base: Array, chosen: Array, out: Array) -> None:
-    """Write the source if `chosen` (bool) is true and the base is not NaN, otherwise the base."""
-    for i in range(len(out)):
-        start = widen(base[i])
-        taken = chosen[i] and start == start
-        out[i] = narrow(widen(source[i]) if taken else start, out)
-
-
-def _important(source: Array, base: Array) -> Array:
-    """Return whether each weight of a source is important, as a flat array of booleans."""
-    import torch
-
-    from evomerge.merging.kernels.torch_views import as_tensor, one_thread
-
-    width = max(source.shape[-1] if source.ndim else 1, 1)
-    ends, starts = (as_tensor(item.reshape(-1, width)) for item in (source, base))
-    importance = torch.empty(ends.shape, dtype=torch.float32)
-    tall = max(_SUM_SIZE // width, 1)
-    with one_thread():
-        for top in range(0, len(ends), tall):
-            end, start = ends[top : top + tall].float(), starts[top : top + tall].float()
-            # 1e-8 keeps the logarithm finite where softmax underflows.
-            p, q = end.softmax(1).add_(1e-8), start.softmax(1).add_(1e-8)
-            importance[top : top + tall] = (end - start).abs_() * _row_sums(p * (p / q).log_())
-    values = importance.view(-1).numpy()
-    last = len(values) - 1
-    ranks = [int(last * share) for share in (0.25, 0.5, 0.75)]
-    low, middle, high = (float(np.partition(values, rank)[rank]) for rank in ranks)
-    result: Array = ~(values < middle + 1.5 * (high - low))  # a NaN counts as important
-    return result
-
-
-def _row_sums(values: Tensor) -> Tensor:
-    """Return the sum of every row, of shape (rows, 1); a long row is summed in parts."""
-    sums = values[:, :_SUM_SIZE].sum(1, keepdim=True)
-    for at in range(_SUM_SIZE, values.shape[1], _SUM_SIZE):
-        sums += values[:, at : at + _SUM_SIZE].sum(1, keepdim=True)
-    return sums
+def _importance(x: Tensor, base: Tensor) -> Tensor:
+    """Return the importance of each weight of some rows (float32)."""
+    # 1e-8 keeps the logarithm finite where softmax underflows.
+    p, q = x.softmax(1) + 1e-8, base.softmax(1) + 1e-8
+    return (x - base).abs() * (p * (p / q).log()).sum(1, keepdim=True)
