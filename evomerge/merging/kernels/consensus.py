@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from evomerge.merging.kernels.compiled import LANES, Array, compiled, dot, fma
+from evomerge.merging.kernels.compiled import LANES, Array, compiled, dot
 from evomerge.merging.kernels.passes import (
     BLOCK,
     add_gradient_products,
@@ -32,7 +32,6 @@ def write_consensus(
     scale: float = 1.0,
     elect: bool,
     divisors: Sequence[float] | None = None,
-    elected_factors: Sequence[float] | None = None,
     row_length: int = 1,
 ) -> None:
     """Write base + scale * (consensus of the changes).
@@ -42,19 +41,18 @@ def write_consensus(
         elect: if False, the consensus is the sum of the changes. If True, each element takes the
             sign of that sum (positive where the sum is 0), and the consensus is the sum of the
             changes of this sign only; changes of the other sign, or of 0, do not count (TIES;
-            Yadav et al. 2023). The next two arguments are used only then.
-        divisors: for each source, a number of at least 0, of which one is above 0. The sum at an
-            element is divided by the sum of the divisors of the sources that count there.
-        elected_factors: for each source, a second factor, which does not take part in the election.
+            Yadav et al. 2023).
+        divisors: with `elect`, for each source, a number of at least 0, of which one is above 0.
+            The sum at an element is divided by the sum of the divisors of the sources that count
+            there.
         row_length: spans have whole rows of this many elements.
     """
     origin, target, exact = base.reshape(-1), out.reshape(-1), np.float32(scale)
     weights = np.array(factors, dtype=np.float32)
-    more = np.array(elected_factors or [1.0] * len(factors), dtype=np.float32)
     divide, least = _divisors(divisors, len(factors))
     for span, values in _loaded(changes, len(factors), len(target), row_length):
         if elect:
-            _store_elected(origin[span], values, weights, divide, least, more, exact, target[span])
+            _store_elected(origin[span], values, weights, divide, least, exact, target[span])
         else:
             _add(origin[span], values, weights, exact, target[span])
 
@@ -100,13 +98,13 @@ def elected_products(
         all elements.
     """
     count = len(factors)
-    weights, more = np.array(factors, dtype=np.float32), np.ones(count, dtype=np.float32)
+    weights = np.array(factors, dtype=np.float32)
     divide, least = _divisors(divisors, count)
     alone = np.float32(0 if divisors else 1)
     sums = np.zeros((count + 1, 2))
     numbers = least, alone, np.float32(margin)
     for span, values in _loaded(changes, count, len(gradient), row_length):
-        _add_elected(gradient[span], values, weights, divide, more, numbers, sums)
+        _add_elected(gradient[span], values, weights, divide, numbers, sums)
     own, shared = (sums[:count, column].tolist() for column in (0, 1))
     return own, shared, float(sums[count, 1])
 
@@ -152,7 +150,6 @@ def _store_elected(
     factors: Array,
     divisors: Array,
     least: np.float32,
-    more: Array,
     scale: np.float32,
     out: Array,
 ) -> None:
@@ -163,7 +160,7 @@ def _store_elected(
         stop = min(at + BLOCK, len(out))
         _add_plainly(changes, at, stop, factors, total)
         _elect(total, signs)
-        _average(changes, at, stop, factors, divisors, least, more, signs, total, divisor)
+        _average(changes, at, stop, factors, divisors, least, signs, total, divisor)
         store_changed(base[at:stop], total, scale, out[at:stop])
 
 
@@ -173,7 +170,6 @@ def _add_elected(
     changes: Array,
     factors: Array,
     divisors: Array,
-    more: Array,
     numbers: tuple[np.float32, np.float32, np.float32],
     sums: Array,
 ) -> None:
@@ -200,9 +196,9 @@ def _add_elected(
         _add_plainly(changes, at, stop, factors, plain)
         _elect(plain, signs)
         signs *= np.float32(-1)
-        _average(changes, at, stop, factors, divisors, least, more, signs, other, divisor)
+        _average(changes, at, stop, factors, divisors, least, signs, other, divisor)
         signs *= np.float32(-1)
-        _average(changes, at, stop, factors, divisors, least, more, signs, total, divisor)
+        _average(changes, at, stop, factors, divisors, least, signs, total, divisor)
         whole[:] = zero
         for k in range(len(changes)):
             change, factor = changes[k][at:stop], factors[k]
@@ -255,7 +251,6 @@ def _average(
     factors: Array,
     divisors: Array,
     least: np.float32,
-    more: Array,
     signs: Array,
     total: Array,
     divisor: Array,
@@ -266,10 +261,10 @@ def _average(
     divisor[:] = zero
     for k in range(len(changes)):
         change, factor = changes[k][at:stop], factors[k]
-        second, share = more[k], divisors[k]
+        share = divisors[k]
         for i in range(count):
             along = change[i] * factor * signs[i]  # above 0: it has the elected sign
-            total[i] = fma(zero if along <= zero else along, second, total[i])  # NaN stays
+            total[i] += zero if along <= zero else along  # NaN stays
             divisor[i] += share if along > zero else zero
     for i in range(count):
         total[i] = total[i] / (divisor[i] if divisor[i] > least else least) * signs[i]

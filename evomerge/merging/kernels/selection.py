@@ -49,16 +49,10 @@ class MagnitudeCut:
         for part, bound in self._parts(len(values), start):
             _drop_above(values[part], bound)
 
-    def keep_before(self, values: Array, start: int, magnitudes: Array | None = None) -> None:
-        """Set to 0 the elements of a float32 span that are not before the cut; a NaN stays.
-
-        `magnitudes` are those of the elements, of any sign; None: their own.
-        """
+    def keep_before(self, values: Array, start: int) -> None:
+        """Set to 0 the elements of a float32 span that are not before the cut; a NaN stays."""
         for part, bound in self._parts(len(values), start):
-            if magnitudes is None:
-                _keep_above(values[part], bound)
-            else:
-                _keep_where_above(values[part], magnitudes[part], bound)
+            _keep_above(values[part], bound)
 
     def _parts(self, size: int, start: int) -> list[tuple[slice, np.float32]]:
         """Split a span at `index` into parts, each with a bound.
@@ -82,12 +76,6 @@ def _drop_above(values: Array, bound: np.float32) -> None:
 def _keep_above(values: Array, bound: np.float32) -> None:
     for i in range(len(values)):
         values[i] = np.float32(0) if abs(values[i]) <= bound else values[i]
-
-
-@compiled
-def _keep_where_above(values: Array, magnitudes: Array, bound: np.float32) -> None:
-    for i in range(len(values)):
-        values[i] = np.float32(0) if abs(magnitudes[i]) <= bound else values[i]
 
 
 class MagnitudeOrder:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from evomerge.merging.kernels.compiled import LANES, Array, compiled, dot, fma
-from evomerge.merging.kernels.consensus import write_consensus
-from evomerge.merging.kernels.passes import BLOCK, load_change, scratch, spans, write_copy
-from evomerge.merging.kernels.selection import MagnitudeOrder, find_cut
+from evomerge.merging.kernels.compiled import Array
+from evomerge.merging.kernels.passes import spans
+from evomerge.merging.kernels.selection import MagnitudeCut, MagnitudeOrder, find_cut
+from evomerge.merging.methods.blocks import blocks, total
 from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Values, flag, method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LEAST = 1e-37
+"""Divides a sum of no changes; smaller than every weight that counts."""
 
 
 @method(
@@ -29,6 +35,7 @@ from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Valu
     base="required",
     paper="Wan et al. 2024, arXiv 2408.07990",
     cached_bytes=4.0,
+    torch=True,
 )
 def sce(given: Operands) -> Merge:
     """Prepare SCE, which has three steps.
@@ -41,102 +48,55 @@ def sce(given: Operands) -> Merge:
     - Erase: for each element, the sign of the sum of the task vectors is elected. The weighted mean
       of the changes with this sign is added to the base.
     """
-    base, rows = given.base.reshape(-1), [tensor.reshape(-1) for tensor in given.tensors]
-    count, size = len(rows), len(base)
+    import torch
 
-    def load(part: slice | Array, values: Array) -> None:
-        for row, change in zip(rows, values, strict=True):
-            load_change(row[part], base[part], change)
+    start, sources = given.base.reshape(-1), [tensor.reshape(-1) for tensor in given.tensors]
+    size = len(start)
 
     def variances(part: slice | Array) -> Array:
-        width = len(base[part])
-        changes = scratch(count * width, "varying").reshape(count, width)
-        load(part, changes)
-        result = scratch(width, "variance")
-        _load_variance(changes, result)
-        return result
+        base = start[part].float()
+        array: Array = _variance(torch.stack([it[part].float() - base for it in sources])).numpy()
+        return array
+
+    @cache
+    def varying() -> int:
+        return sum(int((variances(span) != 0).sum()) for span in spans(size))
 
     order = MagnitudeOrder(variances, size) if given.reuse else None
-    varying: list[int] = []
 
-    def count_kept(share: float) -> int:
-        """Return how many elements are selected."""
-        if share == 1:
-            return size
-        if not varying:
-            varying.append(sum(int(np.count_nonzero(variances(span))) for span in spans(size)))
-        return int(share * varying[0])
+    def selected(cut: MagnitudeCut | None, out: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield blocks of the base, of the task vectors before a cut, and of the result."""
+        for (_, at), base, changes, target in blocks(given, out):
+            if cut is not None:
+                variance = _variance(changes)
+                index = torch.arange(at.start, at.start + changes.shape[-1])
+                after = (variance == cut.magnitude) & (index >= cut.index)
+                changes.masked_fill_(after | (variance < cut.magnitude), 0)
+            yield base, changes, target
 
-    def selected(kept: int) -> Callable[[slice, Array], None]:
-        """Return the function that writes a span of the task vectors after selection."""
-        if kept == size:
-            return load
-        cut = order.cut(kept) if order else find_cut(variances, size, kept)
-
-        def select(span: slice, values: Array) -> None:
-            load(span, values)
-            variance = scratch(values.shape[1], "variance")
-            _load_variance(values, variance)
-            for change in values:
-                cut.keep_before(change, span.start, variance)
-
-        return select
-
-    def merge(sources: Sources, knobs: Values, out: Array) -> None:
-        kept, energies = count_kept(knobs["select_topk"]), np.zeros(count)
-        if kept:
-            select = selected(kept)
-            for span in spans(size):
-                values = scratch(count * (span.stop - span.start), "changes").reshape(count, -1)
-                select(span, values)
-                _add_energies(values, energies)
-        if energies.sum() == 0:
-            write_copy(given.base, out)
+    def merge(own: Sources, knobs: Values, out: Tensor) -> None:
+        share = knobs["select_topk"]
+        kept = size if share == 1 else int(share * varying())
+        cut = None
+        if 0 < kept < size:
+            cut = order.cut(kept) if order else find_cut(variances, size, kept)
+        energies = torch.zeros(len(sources), 1, 1, dtype=torch.float64)
+        for _, changes, _target in selected(cut, out) if kept else ():
+            energies += changes.square().sum((1, 2), keepdim=True, dtype=torch.float64)
+        if not energies.any():
+            out.copy_(given.base)
             return
-        weights = (energies / energies.sum()).tolist()
-        write_consensus(
-            select,
-            out,
-            given.base,
-            factors=[1.0] * count,
-            elect=True,
-            divisors=weights,
-            elected_factors=weights,
-        )
+        weights = (energies / energies.sum()).float()
+        for base, changes, target in selected(cut, out):
+            sign = torch.copysign(torch.ones(()), total(changes) + 0.0)  # that of 0 is 1
+            along = (changes * sign).clamp_(min=0)  # 0: it has not the elected sign
+            divisor = total(along.sign() * weights).clamp_(min=_LEAST)
+            target.copy_(base + total(along * weights) / divisor * sign)
 
     return merge
 
 
-@compiled
-def _load_variance(changes: Array, out: Array) -> None:
-    """Write, for each element, the sum of squared differences from the mean over the sources.
-
-    `changes` has the shape (sources, elements).
-    """
-    count = len(changes)
-    share = np.float32(1 / count)
-    mean = np.empty(BLOCK, dtype=np.float32)
-    for at in range(0, len(out), BLOCK):
-        size = min(BLOCK, len(out) - at)
-        # Distances are measured from the first source, so equal changes vary by exactly 0.
-        first = changes[0, at : at + size]
-        mean[:] = np.float32(0)
-        for k in range(1, count):
-            for i in range(size):
-                mean[i] = fma(changes[k, at + i] - first[i], share, mean[i])
-        out[at : at + size] = np.float32(0)
-        for k in range(count):
-            for i in range(size):
-                distance = changes[k, at + i] - first[i] - mean[i]
-                out[at + i] = fma(distance, distance, out[at + i])
-
-
-@compiled
-def _add_energies(changes: Array, energies: Array) -> None:
-    """Add the sum of squares of each source's changes to its energy (float64)."""
-    size = changes.shape[1]
-    lanes = np.empty(LANES, dtype=np.float32)
-    for at in range(0, size, BLOCK):
-        end = min(at + BLOCK, size)
-        for k in range(len(changes)):
-            energies[k] += dot(changes[k, at:end], changes[k, at:end], lanes)
+def _variance(changes: Tensor) -> Tensor:
+    """Return the sum of squared differences from the mean over the sources (first dimension)."""
+    away = changes - changes[0]  # so that equal changes vary by exactly 0
+    return total((away - total(away) / len(away)).square())
