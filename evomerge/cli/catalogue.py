@@ -48,7 +48,7 @@ def _methods() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "title": method.title + (_COSTLY if method.svds else ""),
+                "title": method.title + (_COSTLY if method.costly else ""),
                 "parents": str(fewest) if fewest == most else count,
                 "base": method.base,
                 "knobs": [_knob(method, knob) for knob in method.knobs],

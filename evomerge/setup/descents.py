@@ -130,7 +130,7 @@ def _cost_note(config: SearchConfig) -> str | None:
         merges = 2 * sum(count if knob.per == "source" else 1 for knob in own)
         if method.slopes is not None or not merges:
             continue
-        is_dear = method.svds is not None and {knob.name for knob in own} != {"lambda"}
+        is_dear = method.costly and {knob.name for knob in own} != {"lambda"}
         notes.append(
             f"{merges} more merges by {method.name} in every step"
             + (", each of them costly; fix all of its knobs but lambda" if is_dear else "")

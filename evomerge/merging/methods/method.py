@@ -139,11 +139,9 @@ class Method:
         cached_bytes: memory that a prepared merge (with `reuse`) takes in addition to the tensors,
             in bytes for each element of each source.
         in_mergekit: whether a mergekit config can name it.
-        svds: None for a method that reads each weight a few times. Else the method works on
-            matrices as wholes, but not on embeddings and heads, and is costly; these are the
-            singular value decompositions of a matrix that take as long as its merge: (in any case,
-            more for each source). They are computed again for other sources, and for another value
-            of a knob other than `lambda`.
+        costly: whether the method works on matrices as wholes, but not on embeddings and heads, by
+            operations that take far longer than a few readings of each weight. They are done again
+            for other sources, and for another value of a knob other than `lambda`.
         slopes: the slopes by all knobs that are smooth; None: they are central differences of the
             merge.
         smoothed: knobs by which a merge jumps, so that `slopes` smooths it; by others it is exact.
@@ -161,7 +159,7 @@ class Method:
     random: bool = False
     cached_bytes: float = 0.0
     in_mergekit: bool = True
-    svds: tuple[float, float] | None = None
+    costly: bool = False
     working_bytes: Callable[[Sequence[int], Sources], float] | None = None
     slopes: SlopesOf | None = None
     smoothed: tuple[str, ...] = ()

@@ -81,7 +81,7 @@ class TensorMaker:
         method = get_method(plan.method) if plan.method else None
         if method is None or method.working_bytes is None:
             return 0.0
-        if method.svds and self._has_tokens(plan):  # it is not merged as a matrix
+        if method.costly and self._has_tokens(plan):  # it is not merged as a matrix
             return 0.0
         return method.working_bytes(plan.shape, plan.knobs)
 
