@@ -198,14 +198,6 @@ def write_sum(
             store_last_change(start[span], total, *end, target[span])
 
 
-def write_change(change: Array, factor: float, base: Array, out: Array) -> None:
-    """Write out = base + factor * change (float32); without any change, the base bit for bit."""
-    if not factor or not change.any():
-        write_copy(base, out)
-        return
-    store_changed(base.reshape(-1), change.reshape(-1), np.float32(factor), out.reshape(-1))
-
-
 def products(tensors: Sequence[Array], base: Array | None = None) -> list[list[float]]:
     """Return the dot product of every pair of tensors, or of their differences from a base.
 
@@ -255,73 +247,3 @@ def add_gradient_products(gradient: Array, values: Array, sums: Array) -> None:
         end = min(at + BLOCK, len(gradient))
         for i in range(len(values)):
             sums[i] += dot(gradient[at:end], values[i, at:end], lanes)
-
-
-def as_matrix(tensor: Array) -> Array:
-    """Return a tensor of one or more dimensions as a matrix: first dimension times all others."""
-    return tensor.reshape(tensor.shape[0], -1)
-
-
-def row_products(
-    left: Array, right: Array, base: Array | None = None, *, columns: bool = False
-) -> Array:
-    """Return the dot product of each row (column) of one matrix with the same of another, float64.
-
-    `base` is a matrix that is subtracted from both first, or None.
-    """
-    height, width = left.shape
-    result = np.zeros(width if columns else height)
-    pair = left.reshape(-1), right.reshape(-1)
-    start = None if base is None else base.reshape(-1)
-    for row in range(height):
-        for span in spans(width):
-            at = slice(row * width + span.start, row * width + span.stop)
-            values = loaded(pair, start, at)
-            if columns:
-                result[span] += (values[0] * values[1]).astype(np.float64)
-            else:
-                sums = np.zeros((2, 2))
-                add_products(values, sums)
-                result[row] += sums[0, 1]
-    return result
-
-
-def write_row_sum(
-    tensors: Sequence[Array],
-    weights: Sequence[Array],
-    out: Array,
-    base: Array | None = None,
-    *,
-    columns: bool = False,
-) -> None:
-    """Write a weighted sum as `write_sum`, with a weight for each row (column) of each source.
-
-    Args:
-        tensors: sources of two or more dimensions, used as matrices (see `as_matrix`).
-        weights: for each source, an array with a weight for each row (column).
-        out: the sum is written here.
-        base: the base that is subtracted from the sources and then added, or None.
-        columns: whether there is a weight for each column instead of each row.
-    """
-    width = max(as_matrix(tensors[0]).shape[1], 1)
-    target, sources = out.reshape(-1), [tensor.reshape(-1) for tensor in tensors]
-    start = None if base is None else base.reshape(-1)
-    factors = [weight.astype(np.float32) for weight in weights]
-    for span in spans(len(target), row_length=width):
-        total = scratch(span.stop - span.start, "sum")
-        total[:] = 0
-        rows = slice(span.start // width, span.stop // width)
-        for values, factor in zip(loaded(sources, start, span), factors, strict=True):
-            _add_weighted(values, factor if columns else factor[rows], columns, width, total)
-        if start is None:
-            store_scaled(total, ONE, target[span])
-        else:
-            store_changed(start[span], total, ONE, target[span])
-
-
-@compiled
-def _add_weighted(values: Array, factor: Array, columns: bool, width: int, total: Array) -> None:
-    for row in range(len(total) // width):
-        for column in range(width):
-            i = row * width + column
-            total[i] = fma(values[i], factor[column if columns else row], total[i])

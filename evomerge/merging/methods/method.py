@@ -177,13 +177,13 @@ def method(
     """
 
     def declare(prepare: Prepare) -> Method:
-        on_arrays = _on_arrays(prepare) if torch else prepare
-        return Method(prepare.__name__, title, on_arrays, knobs, **fields)
+        first_step = on_arrays(prepare) if torch else prepare
+        return Method(prepare.__name__, title, first_step, knobs, **fields)
 
     return declare
 
 
-def _on_arrays(prepare: Prepare) -> Prepare:
+def on_arrays(prepare: Prepare) -> Prepare:
     """Return the first step of a merge on arrays, given the one on torch tensors."""
 
     def prepare_arrays(given: Operands) -> Merge:

@@ -7,20 +7,14 @@ sources. The dot products are computed once, so each candidate needs only the we
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.kernels.passes import (
-    as_matrix,
-    products,
-    row_products,
-    write_row_sum,
-    write_sum,
-)
+from evomerge.merging.kernels.passes import products, write_sum
+from evomerge.merging.methods.blocks import blocks, columns, row_products, rows, total
 from evomerge.merging.methods.linear import normalized
 from evomerge.merging.methods.method import (
     Knob,
@@ -30,63 +24,59 @@ from evomerge.merging.methods.method import (
     Values,
     flag,
     method,
+    on_arrays,
     weight_knob,
 )
 
-Gram: TypeAlias = Sequence[Sequence[float]]
-"""The dot product of every pair of vectors (a symmetric matrix)."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Weigh: TypeAlias = Callable[[Array, Sources, Values], Array]
+"""Returns the weights of the sources, given the dot product of every pair of them (float64)."""
 
 PARALLEL = 0.9995
 """slerp interpolates linearly if the absolute value of the cosine is above this."""
 
-_T = Knob("t", None, 0, 1, search=(0.0, 1.0), help="position between the two")
 _WEIGHT = weight_knob("share of the source")
 _SHOEMAKE = "Shoemake 1985, doi 10.1145/325165.325242"
 
 
-def _weighted(weigh: Callable[[Gram, Sources, Values], Sequence[float]], given: Operands) -> Merge:
+def _weighted(weigh: Weigh, given: Operands) -> Merge:
     """Return the weighted sum of the sources (or of their task vectors, if there is a base)."""
-    gram = products(given.tensors, given.base)
+    gram = np.array(products(given.tensors, given.base))
 
     def merge(sources: Sources, knobs: Values, out: Array) -> None:
-        write_sum(given.tensors, weigh(gram, sources, knobs), out, given.base)
+        write_sum(given.tensors, weigh(gram, sources, knobs).tolist(), out, given.base)
 
     return merge
 
 
-def cosine_of(gram: Gram) -> float:
-    """Return the cosine of the angle between two vectors, given their dot products.
+def _arc_weights(gram: Array, t: float, parallel: float = 1 - 1e-12) -> Array:
+    """Return the weights of two vectors for the point at position t (0 to 1) of their arc.
 
-    It is 0 if one of them is 0, which has no direction; random directions are nearly always
-    orthogonal.
+    If the absolute value of their cosine is above `parallel`, the arc counts as straight. A vector
+    of zeros has no direction and counts as orthogonal, as random directions nearly are.
+
+    Args:
+        gram: dot products, of shape (2, 2), or (2, 2, n) for n pairs of vectors.
     """
-    lengths = math.sqrt(gram[0][0]) * math.sqrt(gram[1][1])
-    return 0.0 if lengths == 0 else gram[0][1] / lengths
-
-
-def _arc_weights(cosine: float, t: float) -> tuple[float, float]:
-    """Return the weights of two vectors for the point at position t (0 to 1) of their arc."""
-    angle = math.acos(min(max(cosine, -1.0), 1.0)) if cosine == cosine else math.nan
-    sine = math.sin(angle)
-    if sine < 1e-6 or t in (0, 1):
-        return 1 - t, t
-    return math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine
+    lengths = np.sqrt(gram[0, 0]) * np.sqrt(gram[1, 1])
+    cosine = np.clip(gram[0, 1] / np.where(lengths == 0, 1.0, lengths), -1, 1)
+    angle = np.arccos(cosine)
+    straight = (abs(cosine) > parallel) | (t in (0, 1))
+    sine = np.where(straight, 1.0, np.sin(angle))
+    return np.array([np.where(straight, end, np.sin(end * angle) / sine) for end in (1 - t, t)])
 
 
 @method(
     "spherical interpolation from the first source (t = 0) to the second (t = 1)",
-    _T,
+    Knob("t", None, 0, 1, search=(0.0, 1.0), help="position between the two"),
     parents=(2, 2),
     paper=_SHOEMAKE,
 )
 def slerp(given: Operands) -> Merge:
     """Prepare spherical linear interpolation (Shoemake 1985) between the two sources."""
-
-    def weigh(gram: Gram, sources: Sources, knobs: Values) -> Sequence[float]:
-        cosine, t = cosine_of(gram), knobs["t"]
-        return (1 - t, t) if abs(cosine) > PARALLEL else _arc_weights(cosine, t)
-
-    return _weighted(weigh, given)
+    return _weighted(lambda gram, _, knobs: _arc_weights(gram, knobs["t"], PARALLEL), given)
 
 
 @method(
@@ -105,43 +95,37 @@ def nuslerp(given: Operands) -> Merge:
 
     The vectors are whole tensors (`nuslerp_flatten`), their rows, or their columns.
     """
-    tensors, base = given.tensors, given.base
-    whole: list[float] = []
-    parts: dict[bool, list[Array]] = {}
+    flattened = _weighted(lambda gram, sources, _: _arc_weights(gram, _share(sources)), given)
+    apart = _nuslerp_of_rows(given)
 
     def merge(sources: Sources, knobs: Values, out: Array) -> None:
-        t = normalized([source["weight"] for source in sources], switch=None)[1]
-        if knobs["nuslerp_flatten"] or tensors[0].ndim < 2:
-            if not whole:
-                whole.append(cosine_of(products(tensors, base)))
-            write_sum(tensors, _arc_weights(whole[0], t), out, base)
-            return
-        columns = bool(knobs["nuslerp_row_wise"])
-        if columns not in parts:
-            one, two = (as_matrix(tensor) for tensor in tensors)
-            start = None if base is None else as_matrix(base)
-            parts[columns] = [
-                row_products(left, right, start, columns=columns)
-                for left, right in ((one, one), (one, two), (two, two))
-            ]
-        weights = _row_arc_weights(t, *parts[columns])
-        write_row_sum(tensors, weights, out, base, columns=columns)
+        whole = knobs["nuslerp_flatten"] or given.tensors[0].ndim < 2
+        (flattened if whole else apart)(sources, knobs, out)
 
     return merge
 
 
-def _row_arc_weights(t: float, xx: Array, xy: Array, yy: Array) -> tuple[Array, Array]:
-    """`_arc_weights` for many pairs (x, y) at once, given their dot products."""
-    lengths = np.sqrt(xx) * np.sqrt(yy)
-    cosine = np.clip(xy / np.where(lengths == 0, 1.0, lengths), -1, 1)
-    angle = np.arccos(cosine)
-    sine = np.sin(angle)
-    straight = sine < 1e-6
-    sine = np.where(straight, 1.0, sine)
-    return (
-        np.where(straight, 1 - t, np.sin((1 - t) * angle) / sine),
-        np.where(straight, t, np.sin(t * angle) / sine),
-    )
+def _share(sources: Sources) -> float:
+    return normalized([source["weight"] for source in sources], switch=None)[1]
+
+
+@on_arrays
+def _nuslerp_of_rows(given: Operands) -> Merge:
+    """Prepare `nuslerp` of each row or column, in torch."""
+    import torch
+
+    known: dict[float, Array] = {}
+
+    def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
+        row_wise = knobs["nuslerp_row_wise"]
+        view = columns if row_wise else rows
+        if row_wise not in known:
+            known[row_wise] = row_products(given, view).numpy()
+        weights = torch.from_numpy(_arc_weights(known[row_wise], _share(sources))).float()
+        for (at, _), base, changes, target in blocks(given, out, view):
+            target.copy_(base + total(changes * weights[:, at, None]))
+
+    return merge
 
 
 @method(
@@ -154,47 +138,31 @@ def _row_arc_weights(t: float, xx: Array, xy: Array, yy: Array) -> tuple[Array, 
     paper="Goddard et al. 2024, arXiv 2403.13257",
 )
 def multislerp(given: Operands) -> Merge:
-    """Prepare a vector in the direction of sum_i w_i x_i / |x_i| with length sum_i w_i |x_i|."""
+    """Prepare a vector in the direction of sum_i w_i x_i / |x_i| with length sum_i w_i |x_i|.
 
-    def weigh(gram: Gram, sources: Sources, knobs: Values) -> Sequence[float]:
-        weights = [source["weight"] for source in sources]
-        if knobs["normalize_weights"]:
-            weights = normalized(weights, switch="normalize_weights")
-        lengths = [math.sqrt(gram[i][i]) for i in range(len(weights))]
-        target = _mean_length(weights, lengths)
-        return _scaled_to_length(gram, weights, lengths, target, knobs["eps"])
+    If the directions cancel (that sum is at most `eps` long), it is sum_i w_i x_i.
+    """
+
+    def weigh(gram: Array, sources: Sources, knobs: Values) -> Array:
+        given = [source["weight"] for source in sources]
+        switch = "normalize_weights"
+        weights = np.array(normalized(given, switch=switch) if knobs[switch] else given)
+        lengths = np.sqrt(gram.diagonal())
+        units = weights * _inverse(lengths)
+        length = _length(gram, units)
+        return weights if length <= knobs["eps"] else units * (weights @ lengths) / length
 
     return _weighted(weigh, given)
 
 
-def _mean_length(weights: Sequence[float], lengths: Sequence[float]) -> float:
-    return sum(weight * length for weight, length in zip(weights, lengths, strict=True))
+def _length(gram: Array, weights: Array) -> float:
+    """Return the length of a weighted sum of vectors."""
+    return float(np.sqrt(np.maximum(weights @ gram @ weights, 0.0)))
 
 
-def _scaled_to_length(
-    gram: Gram, shares: Sequence[float], lengths: Sequence[float], target: float, eps: float
-) -> Sequence[float]:
-    """Return the weights of the x_i in sum_i share_i x_i / |x_i|, scaled to the length `target`.
-
-    If the unit vectors cancel (the length of that sum is at most `eps`), there is no direction. The
-    shares themselves are returned then, which gives a plain weighted sum.
-    """
-    units = [
-        share / length if length else 0.0 for share, length in zip(shares, lengths, strict=True)
-    ]
-    length = math.sqrt(max(_square(gram, units), 0.0)) if units else 0.0
-    if length <= eps:
-        return shares
-    return [unit * target / length for unit in units]
-
-
-def _square(gram: Gram, weights: Sequence[float]) -> float:
-    """Return the squared length of the weighted sum."""
-    square = 0.0
-    for i, left in enumerate(weights):
-        for j, right in enumerate(weights):
-            square += left * right * gram[i][j]
-    return square
+def _inverse(lengths: Array) -> Array:
+    """Return 1 / length, and 0 for the length 0."""
+    return np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths != 0)
 
 
 @method(
@@ -212,38 +180,27 @@ def karcher(given: Operands) -> Merge:
     return _weighted(_weigh_karcher, given)
 
 
-def _weigh_karcher(gram: Gram, sources: Sources, knobs: Values) -> Sequence[float]:
+def _weigh_karcher(gram: Array, _: Sources, knobs: Values) -> Array:
     """Iterate m <- exp_m(mean_i log_m(u_i)), where m is a weighted sum of the unit vectors u_i."""
-    count = len(gram)
-    lengths = [math.sqrt(gram[i][i]) for i in range(count)]
-    mean = [1 / count] * count
-    target = _mean_length(mean, lengths)
-    if target == 0 or target != target:
-        return mean
-    cosines = [
-        [
-            gram[i][j] / (lengths[i] * lengths[j]) if lengths[i] and lengths[j] else 0.0
-            for j in range(count)
-        ]
-        for i in range(count)
-    ]
-    present = [1.0 if length else 0.0 for length in lengths]
-    point = _scaled_to_length(cosines, mean, present, 1.0, 1e-8)
-    for _ in range(int(knobs["max_iter"])):
-        step = [0.0] * count
-        for i in range(count):
-            cosine = sum(cosines[i][j] * point[j] for j in range(count))
-            angle = math.acos(min(max(cosine, -1.0), 1.0))
-            pull = mean[i] * (angle / math.sin(angle) if math.sin(angle) > 1e-9 else 1.0)
-            step[i] += pull
-            step = [s - pull * cosine * p for s, p in zip(step, point, strict=True)]
-        size = math.sqrt(max(_square(cosines, step), 0.0))
+    lengths = np.sqrt(gram.diagonal())
+    inverse, share = _inverse(lengths), 1 / len(gram)
+    cosines = gram * inverse * inverse[:, None]
+    point = _unit(cosines, np.full(len(gram), share))
+    for _iteration in range(int(knobs["max_iter"])):
+        along = np.clip(cosines @ point, -1, 1)
+        angles = np.arccos(along)
+        # angle / sin(angle); the direction away from the opposite of m is undecided.
+        pulls = share / np.where(np.sin(angles) > 1e-9, np.sinc(angles / np.pi), 1.0)
+        step = pulls - (pulls @ along) * point
+        size = _length(cosines, step)
         if size <= knobs["tol"]:
             break
-        moved = [
-            p * math.cos(size) + s * math.sin(size) / size for p, s in zip(point, step, strict=True)
-        ]
-        point = _scaled_to_length(cosines, moved, present, 1.0, 1e-8)
-    return [
-        p * target / length if length else 0.0 for p, length in zip(point, lengths, strict=True)
-    ]
+        point = _unit(cosines, point * np.cos(size) + step * np.sin(size) / size)
+    weights: Array = point * lengths.mean() * inverse
+    return weights
+
+
+def _unit(cosines: Array, weights: Array) -> Array:
+    """Return a weighted sum of unit vectors, scaled to the length 1 unless it is nearly 0."""
+    length = _length(cosines, weights)
+    return weights if length <= 1e-8 else weights / length
