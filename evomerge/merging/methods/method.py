@@ -13,9 +13,9 @@ are equal bit for bit::
 
         return merge
 
-Methods work on numpy arrays of stored weights, which compiled loops read (see
-`evomerge.merging.kernels.compiled`). So a merge of files needs torch only for singular vectors and
-the like. A method declared with `torch=True` gets torch tensors instead.
+Weighted sums and sums of sparse task vectors work on numpy arrays of stored weights, which compiled
+loops read (see `evomerge.merging.kernels.compiled`); a merge of files by them needs no torch. A
+method declared with `torch=True` gets torch tensors (see `evomerge.merging.methods.blocks`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ class Knob:
             default.
         start: value at which a search starts, or None for the middle of the range.
         help: what it is, in a few words for a reader of the code.
-        counts_sources: whether it is a number of sources, of which there must be as many.
         has_slope: False for a number that only selects elements, such as a density.
     """
 
@@ -57,7 +56,6 @@ class Knob:
     search: tuple[float, float] | None = None
     start: float | None = None
     help: str = ""
-    counts_sources: bool = False
     has_slope: bool = True
 
     @property
@@ -226,12 +224,6 @@ def check_knobs(
     if method.base == "required" and not has_base:
         raise RecipeError(f"{method.name} needs a base model; set `base`.")
     shared = _complete(method, "merge", knobs, "the merge")
-    for knob in method.knobs:
-        if knob.counts_sources and shared[knob.name] > len(sources):
-            raise RecipeError(
-                f"{method.name}: {knob.name!r} of the merge is {shared[knob.name]:g}, but it has "
-                f"only {len(sources)} sources; give a number from {knob.low:g} to {len(sources)}."
-            )
     own = [_complete(method, "source", it, f"source {i}") for i, it in enumerate(sources, 1)]
     return own, shared
 

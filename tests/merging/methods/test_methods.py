@@ -111,13 +111,12 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def ranged(knob: Knob, sources: int) -> st.SearchStrategy[float]:
+def ranged(knob: Knob) -> st.SearchStrategy[float]:
     """Values of a knob, its ends among them; weights of both signs."""
     if knob.kind == "flag":
         return st.sampled_from([0.0, 1.0])
     if knob.kind == "integer":
-        most = sources if knob.counts_sources else 12
-        return st.integers(int(max(knob.low, 1)), most).map(float)
+        return st.integers(int(max(knob.low, 1)), 12).map(float)
     low, high = max(knob.low, -2), min(knob.high, 2)
     middle = min(max(0.5, low), high)
     return st.sampled_from([low, high, middle]) | st.floats(low, high).map(
@@ -129,9 +128,9 @@ def ranged(knob: Knob, sources: int) -> st.SearchStrategy[float]:
 def knobs_of(draw: st.DrawFn, name: str) -> tuple[list[dict[str, float]], dict[str, float]]:
     knobs, count = get_method(name).knobs, count_of(name)
     per_source = [
-        {k.name: draw(ranged(k, count)) for k in knobs if k.per == "source"} for _ in range(count)
+        {k.name: draw(ranged(k)) for k in knobs if k.per == "source"} for _ in range(count)
     ]
-    return per_source, {k.name: draw(ranged(k, count)) for k in knobs if k.per == "merge"}
+    return per_source, {k.name: draw(ranged(k)) for k in knobs if k.per == "merge"}
 
 
 cases = st.tuples(
