@@ -143,7 +143,9 @@ def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -
 
     builder = SimpleNamespace(prepare=lambda recipe, report: recipe, write=write)
     tried: list[Any] = []
-    evaluator: Any = SimpleNamespace(prepare=lambda model, *_: tried.append(model))
+    evaluator: Any = SimpleNamespace(
+        prepare=lambda model, *_: tried.append(model), is_touched=False
+    )
     if bad == len(recipes):
         with pytest.raises(CheckpointError, match=r"None of the parents.*3 NaN"):
             Worker(lambda: (builder, None), evaluator, {}, recipes)
