@@ -135,8 +135,8 @@ def events_of(run: Path) -> dict[tuple, str]:
     """Return what a journal says of each candidate; the order of outcomes may differ."""
     found = {}
     for line in (run / "journal.jsonl").read_text().splitlines():
-        event = json.loads(line[line.index("{") :])
-        del event["n"], event["after"]
+        event = json.loads(line)
+        del event["n"], event["check"]
         key = (event["event"], event.get("candidate"), event.get("split"))
         assert key not in found or event["event"] in ("budget", "threads")
         found[key] = json.dumps(event, sort_keys=True)
