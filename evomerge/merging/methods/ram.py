@@ -64,7 +64,8 @@ def _prepare(given: Operands) -> Merge:
             single = changed * (total(changed) == 1)
             alone += single.sum((1, 2), keepdim=True)
             shared += (changed - single).sum((1, 2), keepdim=True)
-        return (shared / alone.clamp(min=1)).float()
+        found: Tensor = (shared / alone.clamp(min=1)).float()
+        return found
 
     def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
         epsilon, more = knobs["epsilon"], None
