@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evomerge.errors import RecipeError
-from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.run.atomic import check_new_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -52,10 +51,8 @@ def export_candidate(
         texts["mergekit_config.yml"] = express(recipe, checked.checkpoints)
     except RecipeError as error:
         reason = str(error)
-    parents = describe_parents(checked.checkpoints, checked.checkpoints)
-    host = checked.checkpoints[recipe.host]
-    shown_as = (task_of(host), is_encoder_decoder(host))
-    merge = Merge(recipe, parents, reason is None, *shown_as)
+    task = task_of(checked.checkpoints[recipe.host])
+    merge = Merge(recipe, describe_parents(checked.checkpoints), reason is None, task)
     texts |= search_card(
         merge,
         checked.config,

@@ -1,4 +1,4 @@
-"""The model card of a merge: its parents, its recipe, its scores, and how to repeat it.
+"""The model card of a merge: its parents, its recipe, its scores, and how to make it again.
 
 `card.md.jinja` is the card. Cards are published, so a card shows the name of a local folder, never
 its path; and texts from files are escaped in it, so that they are shown as they are.
@@ -8,24 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Template
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import printable, without_controls
-from evomerge.export.metadata import (
-    SENTENCES,
-    SPEECH,
-    card_data,
-    hub_datasets,
-    results_on_test,
-    search_file,
-)
+from evomerge.export.metadata import SENTENCES, results_on_test
 from evomerge.export.parents import Parent, common_licence
 from evomerge.recipe import Recipe
 from evomerge.report.figures import svg_text
@@ -37,10 +30,9 @@ from evomerge.report.recipe_picture import (
     recipe_picture,
 )
 from evomerge.report.standings import alone, scored_as_themselves, standings
-from evomerge.report.verdict import lost
+from evomerge.report.verdict import verdict
 from evomerge.report.words import sampling_note
 from evomerge.run.history import Candidate, History
-from evomerge.scores import SPLITS
 from evomerge.searching.ranking import Ranking, best_of, measured
 
 CARD, PICTURE = "README.md", "recipe.svg"
@@ -52,51 +44,8 @@ _SIGNS = re.compile(r"[\\`*<>|~$]|\](?=[(\[:])|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_
 
 _LINKS = (("://", ":&#47;/"), ("www.", "www&#46;"))  # become links without any sign around them
 
-
-def _of_classifier(head: str, last: str) -> list[str]:
-    kind = f"AutoModelFor{head}Classification"
-    return [
-        f"from transformers import AutoTokenizer, {kind}",
-        "",
-        'tokenizer = AutoTokenizer.from_pretrained("MODEL_DIR")',
-        f'model = {kind}.from_pretrained("MODEL_DIR")',
-        'logits = model(**tokenizer("a text", return_tensors="pt")).logits[0].tolist()',
-        last,
-    ]
-
-
-_USAGE = {
-    SENTENCES: [
-        "from sentence_transformers import SentenceTransformer",
-        "",
-        'model = SentenceTransformer("MODEL_DIR")',
-        'embeddings = model.encode(["one text", "another text"])',
-        "print(model.similarity(embeddings, embeddings))",
-    ],
-    "text-classification": _of_classifier(
-        "Sequence", "print(dict(zip(model.config.id2label.values(), logits)))"
-    ),
-    SPEECH: [
-        "from transformers import pipeline",
-        "",
-        f'transcribe = pipeline("{SPEECH}", "MODEL_DIR")',
-        'print(transcribe("audio.wav")["text"])',
-    ],
-    "token-classification": _of_classifier(
-        "Token", "print([model.config.id2label[row.index(max(row))] for row in logits])"
-    ),
-}
-"""The Hub's name of a task -> a program that uses a model for it."""
-
-_SEQ2SEQ = [
-    "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer",
-    "",
-    'tokenizer = AutoTokenizer.from_pretrained("MODEL_DIR")',
-    'model = AutoModelForSeq2SeqLM.from_pretrained("MODEL_DIR")',
-    'tokens = model.generate(**tokenizer("a text", return_tensors="pt"), max_new_tokens=50)[0]',
-    "print(tokenizer.decode(tokens, skip_special_tokens=True))",
-]
-"""A program that uses an encoder-decoder, for which transformers 5 has no pipeline."""
+_PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
+"""A path that begins in the root, the home folder or this one; no address of the web."""
 
 
 @dataclass(frozen=True)
@@ -105,29 +54,18 @@ class Merge:
 
     `parents` says of a reference what the card says of it: of all parents of the recipe, and of
     those that a search had to choose from. `mergekit`: there is a `mergekit_config.yml`. `task`:
-    the Hub's name of what the model does. `encodes`: it is an encoder-decoder.
+    the Hub's name of what the model does.
     """
 
     recipe: Recipe
     parents: Mapping[str, Parent]
     mergekit: bool
     task: str
-    encodes: bool = False
 
     @property
     def name(self) -> str:
         """Name of the model; it is the same in whichever folder the model is written."""
         return f"merge-{self.recipe.digest[:8]}"
-
-    @property
-    def usage(self) -> list[str]:
-        """The lines of a program that uses the model; none: it is used as any language model."""
-        return _USAGE.get(self.task, _SEQ2SEQ if self.encodes else [])
-
-    @property
-    def used(self) -> list[Parent]:
-        """The parents of the recipe."""
-        return [self.parents[reference] for reference in self.recipe.parents]
 
     @property
     def names(self) -> dict[str, str]:
@@ -140,13 +78,7 @@ def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
 
     `versions`: package -> version, of those that have written the model.
     """
-    return _files(
-        merge,
-        card_data(merge.name, merge.task, merge.used, mergekit=merge.mergekit),
-        versions,
-        path=path_text(merge.recipe, merge.names) if is_path(merge.recipe) else "",
-        commands=[_merge_command(merge)],
-    )
+    return _files(merge, (), versions)
 
 
 def search_card(
@@ -161,67 +93,38 @@ def search_card(
 ) -> dict[str, str]:
     """Return the card of a candidate of a run (`evomerge export`) and its picture: file -> text.
 
-    The card of the winner, or of a member of the front, has the run's table, and its metadata the
-    test scores; that of another candidate its own scores. `itself`: the model is a parent itself,
-    which is `unchanged` if it has its own dtype.
+    The card of the winner, or of a member of the front, has the run's table and verdict, and its
+    metadata the test scores; that of another candidate its own scores. `itself`: the model is a
+    parent itself, which is `unchanged` if it has its own dtype.
     """
-    frozen, best = config.frozen or Frozen(), best_of(history, ranking)
+    best = best_of(history, ranking)
     is_winner = candidate is best or candidate in history.front
     as_scored = unchanged if itself else merge.recipe.dtype == config.dtype
     scores = candidate.scores("test") if is_winner and as_scored else None
-    options, count = _options(config), len(history.candidates)
-    chosen = "" if candidate is best else f" --candidate {candidate.number}"
-    dtype = "" if as_scored else f" --dtype {merge.recipe.dtype}"
     table = standings(history, ranking) if is_winner else alone(candidate, ranking)
-    commands = [
-        f"evomerge search search.yaml --run RUN --candidates {count}{options}",
-        f"evomerge export RUN --out MODEL_DIR{chosen}{dtype}",
-        f"{_merge_command(merge)}    # this model without the search",
-    ]
-    if table.is_study:
-        del commands[0]  # nobody else has the scores
-    sources = (
-        f"{split}: {', '.join(map(code, dict.fromkeys(frozen.sources[split].values())))}"
-        for split in SPLITS
-        if frozen.sources.get(split)
-    )
+    note = scored_as_themselves(history, merge.names) if is_winner else None
+    table = replace(table, published=merge.names, note=table.note if table.is_study else note)
+    told = verdict(table, best).text if is_winner else ""
+    frozen = config.frozen or Frozen()
     search = {
         "candidate": candidate,
         "config": config,
-        "count": count,
+        "count": len(history.candidates),
         "scored_dtype": "" if as_scored or merge.recipe.dtype == config.dtype else config.dtype,
-        "sources": "; ".join(sources),
-        "sampling_note": sampling_note(frozen.sampled),
         "is_winner": is_winner,
+        "verdict": _PATH.sub(lambda found: PurePath(found[0]).name, told),
+        "sampling_note": sampling_note(frozen.sampled),
         "splits": tuple(reversed(table.splits)),
         "table": table,
-        "lost": lost(table, merge.names),
-        "note": scored_as_themselves(history, merge.names) if is_winner else None,
-        "trusts_code": "--trust-code" in options,
-        "file": search_file(config, history, merge.names),
     }
-    data = card_data(
-        merge.name,
-        merge.task,
-        merge.used,
-        mergekit=merge.mergekit,
-        datasets=hub_datasets(config),
-        results=results_on_test(config, merge.task, measured(ranking), scores) if scores else (),
-    )
-    return _files(
-        merge,
-        data,
-        frozen.versions,
-        search=search,
-        path="" if config.space.kind == "parameters" else path_text(merge.recipe, merge.names),
-        itself=merge.parents[str(candidate.label)] if itself else None,
-        change="unchanged" if unchanged else f"in {merge.recipe.dtype}",
-        commands=commands,
-    )
+    results = results_on_test(config, merge.task, measured(ranking), scores) if scores else ()
+    parent = merge.parents[str(candidate.label)].name if itself else None
+    change = "unchanged" if unchanged else f"in {merge.recipe.dtype}"
+    return _files(merge, results, frozen.versions, search=search, itself=parent, change=change)
 
 
 def _files(
-    merge: Merge, data: ModelCardData, versions: Mapping[str, str], **values: Any
+    merge: Merge, results: Sequence[EvalResult], versions: Mapping[str, str], **values: Any
 ) -> dict[str, str]:
     """Return the texts of the card and of its picture, by file name."""
     recipe = merge.recipe
@@ -229,6 +132,19 @@ def _files(
     # A picture would show one colour over the whole depth; importing matplotlib takes long.
     figure = None if knobs else recipe_picture(recipe, merge.names)
     parents = {key: merge.parents[name] for key, name in letters.items()}
+    used = [merge.parents[reference] for reference in recipe.parents]
+    models = list(dict.fromkeys(item.hub_id for item in used if item.hub_id))
+    licence = common_licence(used)
+    data = ModelCardData(
+        base_model=models or None,
+        base_model_relation="merge" if models else None,
+        eval_results=list(results) or None,
+        library_name="sentence-transformers" if merge.task == SENTENCES else "transformers",
+        model_name=merge.name if results else None,
+        pipeline_tag=merge.task,
+        tags=["merge", "evomerge", *(["mergekit"] if merge.mergekit else [])],
+        **(licence or {}),
+    )
     # As `ModelCard.from_template` does it, whose import takes as long as a small merge.
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).render(
         card_data=data.to_yaml(),
@@ -238,35 +154,15 @@ def _files(
         picture=PICTURE if figure else "",
         parents=[(key, code(parent.name)) for key, parent in parents.items()],
         knobs=knobs,
-        licence=common_licence(merge.used),
-        licences=[
-            (key, ", ".join(code(item.label) if item else "not known" for item in parent.licences))
-            for key, parent in parents.items()
-        ],
+        path=path_text(recipe, merge.names) if is_path(recipe) else "",
+        licence=licence and (licence.get("license_name") or licence["license"]),
         versions=", ".join(f"{package} {number}" for package, number in versions.items()),
         plain=plain,
         code=code,
-        block=block,
         **values,
     )
     card = f"{without_controls(text).rstrip()}\n"
     return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
-
-
-def _merge_command(merge: Merge) -> str:
-    return "evomerge merge evomerge_recipe.yaml --out MODEL_DIR"
-
-
-def _options(config: SearchConfig) -> str:
-    """Return the options with which the search of a run is allowed to do what it has done."""
-    from evomerge.evaluation.tasks.functions import is_function
-
-    frozen = config.frozen or Frozen()
-    given = {
-        "--allow-code": frozen.allow_code,
-        "--trust-code": frozen.trust_code or any(map(is_function, config.tasks)),
-    }
-    return "".join(f" {option}" for option, is_given in given.items() if is_given)
 
 
 def plain(text: str) -> str:
@@ -280,16 +176,6 @@ def plain(text: str) -> str:
 def code(text: str) -> str:
     """Return a text as code in a line of Markdown; not for a cell of a table."""
     shown = printable(text, len(text)).strip() or " "
-    fence = "`" * (1 + _longest_run(shown))
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     space = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{fence}{space}{shown}{space}{fence}"
-
-
-def block(lines: Sequence[str], language: str = "") -> str:
-    """Return lines as a block of code; nothing in them ends the block."""
-    fence = "`" * max(3, 1 + _longest_run("\n".join(lines)))
-    return "\n".join([f"{fence}{language}", *map(without_controls, lines), fence])
-
-
-def _longest_run(text: str) -> int:
-    return max(map(len, re.findall("`+", text)), default=0)

@@ -9,7 +9,6 @@ from pathlib import Path
 from evomerge.errors import RecipeError
 from evomerge.merging.methods import get_method
 from evomerge.models.correspondence import prediction_notes, type_notes
-from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.run.atomic import check_new_folder
 from evomerge.setup.classifiers import head_notes
 from evomerge.setup.encoders import differing_modules, module_notes
@@ -54,10 +53,9 @@ def merge_recipe(
     mergekit = (read.mergekit if known else None) or to_mergekit(recipe, checkpoints)
     if mergekit is not None:
         extra["mergekit_config.yml"] = mergekit
-    parents = describe_parents(recipe.parents, checkpoints)
-    host = checkpoints[recipe.host]
-    shown_as = (task_of(host), is_encoder_decoder(host))
-    extra |= merge_card(Merge(recipe, parents, mergekit is not None, *shown_as), _versions())
+    parents = describe_parents({name: checkpoints[name] for name in recipe.parents})
+    task = task_of(checkpoints[recipe.host])
+    extra |= merge_card(Merge(recipe, parents, mergekit is not None, task), _versions())
     every = [checkpoints[name] for name in (recipe.host, *recipe.parents)]
     notes += type_notes(checkpoints[name] for name in recipe.parents)
     shown = {name: repr(name) for name in checkpoints}

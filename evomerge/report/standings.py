@@ -87,6 +87,7 @@ class Standings:
     missing: dict[str, str] = field(default_factory=dict)
     losses: Sequence[tuple[str, str, Comparison]] = ()
     earlier: int = 0
+    published: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_study(self) -> bool:
@@ -112,6 +113,7 @@ class Standings:
     def names(self) -> dict[str, str]:
         """Label of a row -> its name in a table; `searched` is `winner` if it is a baseline."""
         names = short_names(row.label for row in self.rows)
+        names |= {label: name for label, name in self.published.items() if label in names}
         wins = any(row.candidate == self.rows[-1].candidate for row in self.rows[:-1])
         names |= {r.label: f"{names[r.label]} (base)" for r in self.rows if r.candidate == BASE}
         return names | ({"searched": "winner"} if wins else {})
