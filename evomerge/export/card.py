@@ -135,6 +135,7 @@ def _files(
     used = [merge.parents[reference] for reference in recipe.parents]
     models = list(dict.fromkeys(item.hub_id for item in used if item.hub_id))
     licence = common_licence(used)
+    named: dict[str, Any] = {**(licence or {})}
     data = ModelCardData(
         base_model=models or None,
         base_model_relation="merge" if models else None,
@@ -143,7 +144,7 @@ def _files(
         model_name=merge.name if results else None,
         pipeline_tag=merge.task,
         tags=["merge", "evomerge", *(["mergekit"] if merge.mergekit else [])],
-        **(licence or {}),
+        **named,
     )
     # As `ModelCard.from_template` does it, whose import takes as long as a small merge.
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).render(
