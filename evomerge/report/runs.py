@@ -53,7 +53,7 @@ def run_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
 def _name(view: View) -> str:
     """Return the name of a run folder without the seed; if that is all, the folder around it."""
     folder = view.run.path.resolve()
-    return re.sub(rf"[-_.]?{view.config.seed}$", "", folder.name) or folder.parent.name
+    return re.sub(rf"(^|[-_.]){view.config.seed}$", "", folder.name) or folder.parent.name
 
 
 def _row(views: Sequence[View]) -> dict[str, Any]:
