@@ -244,7 +244,10 @@ class SearchDisplay:
                 say(f"{named(history, number)} scored on {event['split']}")
                 self._bar.advance(self._task)
             case "base":
-                say(f"the base {event['label']} scored on test")
+                name = short_names([event["label"]])[event["label"]]
+                failure = event.get("failure")
+                how = f"failed on test: {failure['reason']}" if failure else "scored on test"
+                say(f"the base {name} {how}")
                 self._bar.advance(self._task)
             case "winner":
                 front = ", ".join(map(str, event.get("front", ())))

@@ -42,7 +42,8 @@ def progress(run: RunFolder) -> dict[str, Any]:
     history = History(events)
     budget = {**config.budget.model_dump(), **history.budget}
     ranking, winner = ranking_of(config), history.winner
-    done = winner is not None and "test" in winner.outcomes
+    tested = (winner, *history.front, *history.baselines) if winner else ()
+    done = bool(tested) and all("test" in item.outcomes for item in tested)
     if config.is_study:  # nothing is left to choose and test
         done = len(history.candidates) >= (budget["candidates"] or math.inf)
     done = done and not history.open

@@ -283,7 +283,10 @@ def _losses(
 ) -> list[tuple[str, str, Comparison]]:
     found = []
     for item in objectives if parents and len(objectives) > 1 else ():
-        name = max(parents, key=lambda name: item.value(parents[name]))
+        known = [name for name in parents if not math.isnan(item.value(parents[name]))]
+        if not known:
+            continue
+        name = max(known, key=lambda name: item.value(parents[name]))
         theirs, turned = parents[name], not item.higher_is_better
         apart, factor = item.value(own) - item.value(theirs), factor_of_fitness([item], [theirs])
         plain = Comparison(Interval(apart), math.nan, factor, is_turned=turned)

@@ -75,25 +75,25 @@ def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdic
     names = table.names
     several = f" in the weighted mean of {listed(table.objectives)}"
     of = several if len(table.objectives) > 1 else ""
-    if best.label is not None:
+    missing = missing_words(table.missing, table.names)
+    besides = f" Besides, {missing}." if missing else ""
+    if best.label is not None and table.compared_on != "search":
         text = f"no merge that was searched beats {names[best.label]}, which is the winner itself."
-        text = f"{text}{lost(table, names)}{_beside_others(table, best.label, of)}{advice}"
+        text = f"{text}{lost(table, names)}{_beside_others(table, best.label, of)}{besides}{advice}"
         return Verdict(False, f"No evidence of improvement: {text}")
     if table.compared_on != "test":
         return Verdict(
             None,
-            f"Not known yet: candidate {best.number} is the best so far, but it has no scores on "
-            "the test documents to compare.",
+            f"Not known yet: {names.get(best.label or '', f'candidate {best.number}')} is the best "
+            "so far, but not all that it is compared with was scored on the test documents.",
         )
-    missing = missing_words(table.missing, table.names)
     if not table.comparisons:
-        return Verdict(None, f"No verdict: {missing}.")
+        return Verdict(None, f"No verdict: {missing}.{lost(table, names)}")
     largest, where = level(table.earlier + 1), "on the test documents the searched merge"
     worse = {k: item for k, item in table.comparisons.items() if item.probability <= largest}
     doubtful = {k: item for k, item in table.comparisons.items() if 1 - item.probability > largest}
     nearest, closest = _nearest(worse or doubtful or table.comparisons)
     figures, losses = f"{names[nearest]} ({closest.text}).", lost(table, names)
-    besides = f" Besides, {missing}." if missing else ""
     if worse:
         text = f"No: {where} is worse than {listed(names[label] for label in worse)}{of}.{losses}"
         return Verdict(False, f"{text} The largest difference is to {figures}{besides}{advice}")
@@ -118,8 +118,10 @@ def _beside_others(table: Standings, winner: str, of: str) -> str:
     told = f"against {table.names[nearest]} {table.names[winner]} has {closest.text}{of}"
     if not wins:
         return f" On the test documents, {told}."
-    sure = all(1 - item.probability <= level(1) for item in others.values())
+    sure = not table.missing and all(1 - p.probability <= level(1) for p in others.values())
+    hurt = any(item.probability <= level(1) for item in others.values())
     helped = "Averaging alone helped" if sure else "Nor is it sure that averaging helped"
+    helped = "Averaging alone made it worse" if hurt else helped
     return f" {helped}: on the test documents, {told}."
 
 
@@ -152,7 +154,8 @@ def next_step(table: Standings, config: SearchConfig, tried: int) -> str:
     """Return what to do after a search of `tried` candidates without evidence, in a sentence."""
     is_merge = bool(table.comparisons) and table.names["searched"] == "searched"
     if is_merge and config.evaluation.test.documents != "all":
-        found, z = _nearest(table.comparisons)[1], NormalDist().inv_cdf
+        found = min(table.comparisons.values(), key=lambda item: item.probability)
+        z = NormalDist().inv_cdf
         if 0.84 < found.probability < 1:  # one standard error ahead
             needed = found.documents * (z(1 - level(table.earlier + 1)) / z(found.probability)) ** 2
             return f" Next: a new run with more test documents; it takes about {needed:,.0f}."

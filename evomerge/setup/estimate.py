@@ -19,6 +19,7 @@ from evomerge.report.words import duration, fine_duration, size_text
 from evomerge.scores import Failure, Scores, Split
 from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.parents_as_themselves import base_to_test
 from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import make_worker, threads_of
 from evomerge.setup.workers import workers_of
@@ -142,6 +143,7 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     scored: dict[Split, int] = {"validation": finalists, "test": finalists if has_front else 1}
     for split, models in scored.items():
         count = min(models + baselines, math.inf if candidates is None else candidates)
+        count += len(base_to_test(checked)) if split == "test" else 0
         seconds = probe.build + probe.evaluate * documents[split] / documents["search"]
         finals += math.ceil(count / workers.count) * seconds
     own = max(0, probe.peak["process"] - probe.shared)

@@ -139,7 +139,8 @@ def _remote_executor(
         config.executor.timeout,
         lambda job: attempts.add(job.attempt),
         Activity(run / WORKERS),
-        processor(),
+        # Where Ray's workers are, the machine of the search may score nothing.
+        processor() if config.executor.kind == "processes" else "",
     )
 
 

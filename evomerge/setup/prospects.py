@@ -9,7 +9,7 @@ from evomerge.config.schema import GRADIENT
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.device import choose_device, count_cores
 from evomerge.report.words import listed
-from evomerge.scores import NLL, TOLD
+from evomerge.scores import NLL, TOKENS, TOLD
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import check_descents
 from evomerge.setup.stock import check_stock
@@ -34,22 +34,24 @@ def prospect_warnings(checked: CheckedSearch) -> Iterator[str]:
 def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
     """Yield a warning of each objective that has few documents in a split, with what would fit."""
     known = checked.evaluator.info
+    warned = set[str]()
     for item in checked.objectives:
-        if item.is_exact or item.task == TOLD or item.metric == NLL:
+        if item.is_exact or item.task in (TOLD, *warned) or item.metric in (NLL, TOKENS):
             continue
         if not (item.task in known.groups or known.metric(item.task, item.metric)[1].is_mean):
             continue  # a correlation has no right answers
         few, sources = {}, {}
         for split, documents in checked.splits.items():
             info = checked.evaluator.tasks_of(split).info
-            leaves = info.leaves(item.task)
+            leaves = dict.fromkeys(info.leaves(item.task))
             sources[split] = {
                 info.tasks[task].source: info.tasks[task].documents for task in leaves
             }
             count = sum(len(documents[task]) for task in leaves)
-            if _points(count) > _WIDEST:
+            if round(_points(count)) > _WIDEST:
                 few[split] = f"±{_points(count):.0f} points on {count} {split} documents"
         if few:
+            warned.add(item.task)
             taken, own = [*sources.values()], [sources[split] for split in few]
             each = min(_ENOUGH, *(sum(source.values()) // taken.count(source) for source in own))
             add = "" if each == _ENOUGH else f"; add some: {_ENOUGH} in each would give ±10"

@@ -267,6 +267,31 @@ def test_no_evidence_says_how_a_parent_that_wins_stands_beside_the_uniform_merge
     assert f"{where} +2.0 points [-1.4, +5.3], better with probability 0.876. Next" in text
 
 
+def test_averaging_is_not_said_to_help_where_a_parent_failed_or_the_average_is_worse(tmp_path):
+    """It was said beside a parent whose test had failed, and of an average that was worse."""
+
+    def uniform_wins(name, uniform, other):
+        outcomes = {"zoo:language": scores(40, 100), "zoo:maths": other, "uniform": uniform}
+        events = []
+        for number, (label, outcome) in enumerate(outcomes.items()):
+            events += [asked(number, label), told(number, scores(60, 100)), scored(number, outcome)]
+        events.append({"event": "winner", "candidate": 2})
+        return View.of(write_run(tmp_path / name, events)).verdict.text
+
+    failed = Failure("timeout", "It took too long.")
+    text = uniform_wins("failed", scores(65, 100), failed)
+    assert "Nor is it sure that averaging helped" in text
+    assert "Besides, zoo:maths has no scores on the test documents (timeout" in text
+    assert "Averaging alone made it worse" in uniform_wins("w", scores(8, 100), scores(40, 100))
+
+
+def test_a_search_that_runs_has_no_verdict_yet_though_a_parent_leads(tmp_path):
+    """It said that no merge beats the parent, and what to do next."""
+    events = [asked(0, "zoo:language"), told(0, scores(9)), asked(1, "uniform"), told(1, scores(4))]
+    found = View.of(write_run(tmp_path / "run", events)).verdict
+    assert found.works is None and found.text.startswith("Not known yet: zoo:language is the best")
+
+
 def test_what_to_do_next_follows_from_the_figures(tmp_path):
     def next_of(name, optimizer):
         found = baseline_wins(tmp_path / name, 0, 40, 38, 39, optimizer=optimizer)

@@ -78,8 +78,8 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
-"""Environment variables that keep libraries below torch from instructions of the processor."""
+LIMITS = ("NUMBA_CPU_NAME", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+"""Environment variables that keep libraries from instructions of the processor."""
 
 
 def processor() -> str:
@@ -92,10 +92,9 @@ def processor() -> str:
     import torch
     from llvmlite.binding import get_host_cpu_name
 
-    name = os.environ.get("NUMBA_CPU_NAME") or get_host_cpu_name()
     limits = [f"{limit}={os.environ[limit]}" for limit in LIMITS if os.environ.get(limit)]
     used = torch.backends.cpu.get_cpu_capability()
-    return " ".join((platform.machine(), name, used, *limits))
+    return " ".join((platform.machine(), get_host_cpu_name(), used, *limits))
 
 
 SMALL = 30_000_000
