@@ -51,7 +51,7 @@ class ProcessWorker:
         context = _context(self._preload)
         self._pipe, theirs = context.Pipe()
         # No daemon: those may not start processes of their own, as vLLM does.
-        self._process = context.Process(target=_serve, args=(theirs, self._make))
+        self._process = context.Process(target=_serve, args=(theirs, self._make, _ALONE_ALWAYS))
         with theirs, _no_modules_from_here():
             self._process.start()
 
@@ -128,11 +128,14 @@ def _how(code: int | None) -> str:
 # What follows runs in the worker's process.
 
 
-def _serve(pipe: Connection, make: Callable[[], RunJob]) -> None:
-    """Make the worker in this process, and answer jobs until the pipe is closed."""
+def _serve(pipe: Connection, make: Callable[[], RunJob], alone: bool) -> None:
+    """Make the worker in this process, and answer jobs until the pipe is closed.
+
+    `alone`: whether the user wants that no Python looks for modules where it stands.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the search's, which ends its workers
     signal.signal(signal.SIGTERM, _end)
-    if not _ALONE_ALWAYS:
+    if not alone:
         os.environ.pop(_ALONE, None)  # a Python that an objective starts looks where it stands
     _end_with_parent()
     try:

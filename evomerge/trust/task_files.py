@@ -24,14 +24,14 @@ _PROTOCOLS = frozenset({"file", "hf", "http", "https"})  # of data files that ru
 def code_of_tasks(folders: Iterable[Path]) -> list[Path]:
     """Return the files with code: YAML in folders, what it includes, modules of its functions.
 
-    Installed folders have none. A file that is no valid YAML has none, since lm-eval reads it with
-    the same parser.
+    Installed files have none, also where others include them. A file that is no valid YAML has
+    none, since lm-eval reads it with the same parser.
     """
     own = (folder for folder in folders if not is_installed(folder))
     waiting = [path for folder in own for path in sorted(folder.rglob("*.yaml"))]
     found: dict[Path, list[Path]] = {}
     for path in waiting:
-        if not is_file(path) or (file := path.resolve()) in found:
+        if not is_file(path) or (file := path.resolve()) in found or is_installed(file):
             continue
         nodes = list(_nodes(file))
         tags = [str(node.value) for node in nodes if node.tag == "!function"]

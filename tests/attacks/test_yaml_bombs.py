@@ -63,24 +63,3 @@ def test_a_budget_without_end_is_refused(key, tmp_path):
     with pytest.raises(InputError, match=f"`budget.{key}` is 9+.* at most 1000000000") as caught:
         call(["validate", str(file)])
     assert len(str(caught.value)) < 1000
-
-
-@pytest.mark.parametrize("bomb", BOMBS)
-@pytest.mark.parametrize("file", ["theirs.yaml", "part", "other.yaml"])
-def test_lm_eval_is_given_no_task_file_with_one(bomb, file, tmp_path, monkeypatch):
-    """Be it the file of the task, one that it includes, or another one in the folder."""
-    tasks = tmp_path / "theirs"
-    tasks.mkdir()
-    texts = {"theirs.yaml": "task: theirs\n", "part": "test_split: test\n", "other.yaml": "x: 1\n"}
-    texts["theirs.yaml"] += "include: part\n"
-    for name, text in texts.items():
-        (tasks / name).write_text(text + (BOMBS[bomb] if name == file else ""))
-    search = write_search(
-        tmp_path,
-        objectives=[{"task": "theirs", "metric": "acc"}],
-        evaluation={**SMALL["evaluation"], "include": [str(tasks)]},
-    )
-    monkeypatch.setattr("lm_eval.tasks.TaskManager", None)
-    with pytest.raises(InputError, match=f"aliases expand to more than {ALIASED}") as caught:
-        call(["validate", str(search)])
-    assert f"{file}, line " in str(caught.value) and len(str(caught.value)) < 1000

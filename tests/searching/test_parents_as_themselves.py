@@ -272,7 +272,7 @@ def test_parents_with_the_settings_of_the_merge_need_no_second_model(
     problem = problem_of(data)
     assert problem.unlike_merges == ()
     _, history = run_of(problem, tmp_path / "run")
-    assert history.winner is not None and made == ["resident"]
+    assert history.winner is not None and made == ["resident", "load"]  # the base
     assert not any(item.as_itself for item in history.candidates)
 
 

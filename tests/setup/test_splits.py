@@ -201,8 +201,6 @@ def test_the_run_freezes_the_sources_of_its_documents(run):
 
 def test_stock_lm_eval_gives_the_winners_scores_on_every_split(run, tasks, tmp_path):
     evomerge("export", run, "--out", tmp_path / "model")
-    card = (tmp_path / "model" / "README.md").read_text()
-    assert "search: `t_maths:training`" in card and "test: `t_maths:test`" in card
     problem, winner = reopen(RunFolder(run)), History(RunFolder(run).events()).winner
     lm = HFLM(
         pretrained=AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto"),
@@ -235,11 +233,9 @@ def test_evaluate_results_and_report_use_the_splits(run, tmp_path):
 
 
 def test_a_run_whose_task_has_changed_is_refused(run, tasks, tmp_path):
-    config = RunFolder(run).manifest()["config"]
-    config["evaluation"]["search"]["task_split"] = "test"
-    from evomerge.config.schema import parse
-
-    problem = prepare(parse(config, "search.yaml"), tmp_path)
+    config = RunFolder(run).search_file()
+    other = config.evaluation.search.model_copy(update={"task_split": "test"})
+    problem = prepare(config.with_values("evaluation", search=other), tmp_path)
     with pytest.raises(EvomergeError, match=r"t_maths:training.*t_maths:test"):
         evaluate(problem, "zoo:maths", "search")
 
