@@ -120,8 +120,12 @@ class Together:
 
 @pytest.mark.parametrize("limits", [("", ""), ("", "COMPATIBLE", "COMPATIBLE")])
 def test_workers_on_processors_of_several_kinds_are_told_of_once(
-    limits: Sequence[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    limits: Sequence[str],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("MKL_CBWR", raising=False)
     makes = [Together(tmp_path, len(limits), limit) for limit in limits]
     workers = [ProcessWorker(make, PRELOADED) for make in makes]
     executor = Pool(workers, processor=processor())
