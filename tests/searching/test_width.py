@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -115,16 +116,22 @@ def completed_leaders(history: History) -> list[int]:
     return [item.number for item in completed if (item.fitness or 0.0) > best]
 
 
+def first_seed(seed: int, run: Callable[[int], History]) -> int:
+    """Return a seed, from this one on, whose finals find such leaders: bits of CMA-ES decide."""
+    return next(number for number in range(seed, seed + 300) if completed_leaders(run(number)))
+
+
 @pytest.mark.parametrize(("optimizer", "first", "seed"), [("cma", 13, 8), ("random", 12, 7)])
 def test_what_finals_complete_does_not_change_how_a_search_goes_on(
     tmp_path, optimizer, first, seed
 ):
-    def run(name: str, candidates: int) -> History:
+    def run(name: str, candidates: int, seed: int) -> History:
         executor = stopped_too_early(seed)
         return search(tmp_path / name, executor, optimizer=optimizer, candidates=candidates)
 
-    assert completed_leaders(run("raised", first))
-    for one, other in zip(run("raised", 35).candidates, run("whole", 35).candidates, strict=True):
+    seed = first_seed(seed, lambda seed: run(f"raised-{seed}", first, seed))
+    raised, whole = run(f"raised-{seed}", 35, seed), run("whole", 35, seed)
+    for one, other in zip(raised.candidates, whole.candidates, strict=True):
         assert (one.digest, one.incumbent, one.told) == (other.digest, other.incumbent, other.told)
 
 
@@ -135,20 +142,20 @@ def test_what_finals_complete_does_not_change_how_a_search_goes_on(
 def test_what_finals_complete_does_not_begin_a_search_again(
     tmp_path, optimizer, order, patience, seed
 ):
-    def run(folder: Path) -> History:
+    def run(folder: Path, seed: int) -> History:
         options = {"optimizer": optimizer, "order": order, "patience": patience}
         return search(folder, stopped_too_early(seed), candidates=60, **options)
 
-    whole = run(tmp_path / "whole")
-    assert completed_leaders(whole)
-    journal = RunFolder(tmp_path / "whole").journal_path.read_bytes()
-    run(tmp_path / "whole")  # has ended
-    assert RunFolder(tmp_path / "whole").journal_path.read_bytes() == journal
+    seed = first_seed(seed, lambda seed: run(tmp_path / f"whole-{seed}", seed))
+    folder = tmp_path / f"whole-{seed}"
+    journal = RunFolder(folder).journal_path.read_bytes()
+    whole = run(folder, seed)  # has ended
+    assert RunFolder(folder).journal_path.read_bytes() == journal
     lines = journal.splitlines(keepends=True)
     for kept in range(len(lines) - 12, len(lines)):
         killed = RunFolder.create(tmp_path / f"killed-{kept}", "{}", {"made": "up"})
         killed.journal_path.write_bytes(b"".join(lines[:kept]))
-        assert trajectory(run(killed.path)) == trajectory(whole)
+        assert trajectory(run(killed.path, seed)) == trajectory(whole)
 
 
 @pytest.mark.parametrize("order", ["generation", "arrival"])
