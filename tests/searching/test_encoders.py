@@ -13,6 +13,7 @@ import pytest
 import tiny
 import yaml
 from killed import check_never_killed, searched
+from rounding import near_ties
 from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from search_run import events_of
@@ -137,11 +138,10 @@ def test_the_export_is_an_encoder_with_the_recorded_scores(
     # So does the library itself, on the same rows.
     model, ids = library(out), recorded.documents["sts pairs"]
     one, two = (model.encode([STS[i][f"sentence{n}"] for i in ids]) for n in (1, 2))
-    similar = model.similarity_pairwise(one, two).numpy().round(6)
+    similar = model.similarity_pairwise(one, two).numpy()
     theirs = spearmanr(similar, [STS[i]["score"] for i in ids]).statistic
-    assert recorded.aggregates["sts pairs/spearman"] == pytest.approx(
-        theirs, abs=12 / len(ids) ** 2
-    )
+    room = 12 / len(ids) ** 2 if near_ties(similar) else 1e-6
+    assert recorded.aggregates["sts pairs/spearman"] == pytest.approx(theirs, abs=room)
 
 
 def test_a_changed_file_stops_a_resume(folder: Path, tmp_path: Path) -> None:

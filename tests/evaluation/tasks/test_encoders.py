@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from rounding import near_ties
 from safetensors.torch import load_file, save_file
 from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import LogisticRegression
@@ -59,11 +60,6 @@ def library(folder: Path) -> Any:
         return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
 
 
-SWAPPED = 12
-"""What two similarities that are equal up to rounding move in a rank correlation of n pairs, times
-n^2, if they swap."""
-
-
 def written(file: Path, rows: list[Any]) -> Path:
     file.write_text("\n".join(map(json.dumps, rows)) + "\n")
     return file
@@ -95,11 +91,11 @@ def test_correlations_are_those_of_scipy_on_the_library_s_embeddings(
 ) -> None:
     found = scored(folder, objective_of("sts", tmp_path))
     one, two = (library.encode([row[f"sentence{i}"] for row in ROWS["sts"]]) for i in (1, 2))
-    similar = library.similarity_pairwise(one, two).numpy().round(6)
+    similar = library.similarity_pairwise(one, two).numpy()
     gold = [row["score"] for row in ROWS["sts"]]
-    assert found["spearman"] == pytest.approx(
-        spearmanr(similar, gold).statistic, abs=SWAPPED / len(gold) ** 2
-    )
+    # Two pairs that swap move it by 12 / n^2.
+    room = 12 / len(gold) ** 2 if near_ties(similar) else 1e-6
+    assert found["spearman"] == pytest.approx(spearmanr(similar, gold).statistic, abs=room)
     assert found["pearson"] == pytest.approx(pearsonr(similar, gold).statistic, abs=1e-4)
 
 
@@ -128,8 +124,15 @@ def test_retrieval_is_that_of_the_library(
         precision_recall_at_k=[10],
         write_csv=False,
     )(model)
+    queries = model.encode_query([row["query"] for row in rows])
+    scores = model.similarity(queries, model.encode_document(list(texts))).numpy()
+    right = np.array([[text in row["positive"] for text in texts] for row in rows])
+    apart = min(
+        abs(own[hits][:, None] - own[~hits]).min() for own, hits in zip(scores, right, strict=True)
+    )
+    room = 0.02 if apart < 3e-6 else 1e-9  # a right and a wrong passage may swap
     for metric in ("ndcg@10", "mrr@10", "recall@10"):
-        assert found[metric] == pytest.approx(theirs[f"{similarity}_{metric}"], abs=0.02), metric
+        assert found[metric] == pytest.approx(theirs[f"{similarity}_{metric}"], abs=room), metric
     assert 0.05 < found["ndcg@10"] < 0.95
 
 
