@@ -123,7 +123,8 @@ class Pool:
         count_loss: is told of each worker that was lost in the middle of a job. Returns how often
             that has happened in the middle of this job, earlier sessions of the run included.
         activity: is told what each worker does.
-        processor: kind of the processor where the search runs; empty: only workers are compared.
+        note_processor: is told of the kind of each worker's processor when it is ready; empty: the
+            worker scores no model.
 
     Attributes:
         losses: number of workers that were lost.
@@ -135,7 +136,7 @@ class Pool:
         timeout: float | None = None,
         count_loss: Callable[[Job], int] | None = None,
         activity: Activity | None = None,
-        processor: str = "",
+        note_processor: Callable[[str], None] = lambda kind: None,
     ) -> None:
         self._workers, self._timeout = tuple(workers), math.inf if timeout is None else timeout
         self._count_loss = count_loss or self._count_in_memory
@@ -148,7 +149,7 @@ class Pool:
         self._free: list[int] = []
         self._failed_starts: Counter[int] = Counter()
         self._last_ready, self._warned = time.monotonic(), False
-        self._processors = [processor] if processor else []
+        self._note_processor = note_processor
         try:
             for number in range(self.width):
                 self._start(number)
@@ -296,16 +297,3 @@ class Pool:
         self.losses += 1
         self._activity.note_loss()
         self._start(number)
-
-    def _note_processor(self, kind: str) -> None:
-        """Warn if a worker's processor is of a kind that no other process of the search has."""
-        if not kind or kind in self._processors:
-            return
-        self._processors.append(kind)
-        if len(self._processors) > 1:
-            log.warning(
-                "The processes of this search are on several kinds of processors (%s): every score "
-                "is right, but its last digits may depend on the worker that computed it, so the "
-                "search can be repeated bit for bit only on one kind.",
-                "; ".join(self._processors),
-            )

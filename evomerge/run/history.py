@@ -113,6 +113,7 @@ class History:
         budget: the latest bounds that `resume` has set, by name.
         oom_backoffs: how often the batch size was halved because memory ran out.
         threads: number of CPU threads that score models.
+        processors: kinds of processors that workers had and the run did not begin with.
         legs: the results of legs of descents; `candidate` is that before which it was walked.
     """
 
@@ -127,6 +128,7 @@ class History:
         self.oom_backoffs = 0
         self.legs: list[Event] = []
         self.threads: int | None = None
+        self.processors: list[str] = []
         self._lines = 0
         self._open: dict[int, Candidate] = {}
         self._by_digest: dict[str, list[Candidate]] = {}
@@ -199,6 +201,8 @@ class History:
                 self.oom_backoffs = int(event["halvings"])
             case "threads":
                 self.threads = int(event["threads"])
+            case "processor":
+                self.processors.append(str(event["processor"]))
 
     def _candidate(self, event: Event) -> Candidate:
         number = event["candidate"]

@@ -94,6 +94,23 @@ class Logbook:
         if threads != self.history.threads:
             self.write({"event": "threads", "threads": threads})
 
+    def note_processor(self, kind: str, *known: str) -> None:
+        """Warn of a worker's kind of processor that is new to the run, and write it to the journal.
+
+        `known`: the kinds that the run has otherwise; empty ones are not known.
+        """
+        kinds = [name for name in dict.fromkeys((*known, *self.history.processors)) if name]
+        if not kind or kind in kinds:
+            return
+        self.write({"event": "processor", "processor": kind})
+        if kinds:
+            log.warning(
+                "The processes of this search are on several kinds of processors (%s): every score "
+                "is right, but its last digits may depend on the worker that computed it, so the "
+                "search can be repeated bit for bit only on one kind.",
+                "; ".join((*kinds, kind)),
+            )
+
     def note_preparation(self, method: str, done: int, total: int) -> None:
         """Tell followers and `status` how far a preparation of merges is, once an `INTERVAL`.
 

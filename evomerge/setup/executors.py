@@ -131,16 +131,22 @@ def worker_of_run(
     return WorkerOfRun(config, run.absolute(), threads, allowed, neighbours, is_new=is_new)
 
 
-def _remote_executor(
-    config: SearchConfig, run: Path, attempts: Attempts, workers: Sequence[Worker]
+def _pool(
+    config: SearchConfig,
+    run: Path,
+    logbook: Logbook,
+    attempts: Attempts,
+    workers: Sequence[Worker],
 ) -> Executor:
+    began = config.frozen.processor if config.frozen else ""
+    # Resume has warned of this machine already; workers of Ray may be elsewhere.
+    here = processor() if config.executor.kind == "processes" else ""
     return Pool(
         workers,
         config.executor.timeout,
         lambda job: attempts.add(job.attempt),
         Activity(run / WORKERS),
-        # Where Ray's workers are, the machine of the search may score nothing.
-        processor() if config.executor.kind == "processes" else "",
+        lambda kind: logbook.note_processor(kind, began, here),
     )
 
 
@@ -159,7 +165,7 @@ def make_processes(
     workers = [
         ProcessWorker(replace(worker, devices=group), preload, "+".join(group)) for group in devices
     ]
-    return _remote_executor(checked.config, run, attempts, workers)
+    return _pool(checked.config, run, logbook, attempts, workers)
 
 
 def on_machine(
@@ -225,7 +231,7 @@ def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Atte
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
         versions |= {found[0]: found[1]}
     make = partial(on_machine, worker, needed, versions, tuple(map(os.path.abspath, paths)))
-    return _remote_executor(config, run, attempts, [RayWorker(make, needed) for _ in range(count)])
+    return _pool(config, run, logbook, attempts, [RayWorker(make, needed) for _ in range(count)])
 
 
 MakeExecutor: TypeAlias = Callable[[CheckedSearch, Path, Logbook, Attempts], Executor]

@@ -106,9 +106,12 @@ def other_versions(config: SearchConfig) -> str:
 
 
 def other_processor(config: SearchConfig) -> str:
-    """Return a warning if a run goes on with another processor than it began with, or no text."""
+    """Return a warning if a run goes on with another processor than it began with, or no text.
+
+    With Ray, the processors of the workers count: see `Logbook.note_processor`.
+    """
     began, now = config.frozen.processor if config.frozen else "", processor()
-    if began in ("", now):
+    if began in ("", now) or config.executor.kind == "ray":
         return ""
     return (
         f"The run began on another kind of processor ({began}; now {now}): scores are as right "

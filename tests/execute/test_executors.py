@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from executor_laws import Pretend, check_executor, job_of
+from run_folders import write_run
 from search_run import ended
 
 from evomerge.errors import DeviceError, SearchError
@@ -22,6 +23,7 @@ from evomerge.execute.inline import InlineExecutor
 from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Job, RunJob
+from evomerge.run.logbook import Logbook
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.executors import PRELOADED
 
@@ -126,15 +128,23 @@ def test_workers_on_processors_of_several_kinds_are_told_of_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("MKL_CBWR", raising=False)
-    makes = [Together(tmp_path, len(limits), limit) for limit in limits]
+    (tmp_path / "notes").mkdir()
+    makes = [Together(tmp_path / "notes", len(limits), limit) for limit in limits]
     workers = [ProcessWorker(make, PRELOADED) for make in makes]
-    executor = Pool(workers, processor=processor())
-    executor.submit([job_of(number, number) for number in range(len(makes))])
-    for _ in makes:
-        executor.next()
-    executor.close()
+    run, here = write_run(tmp_path / "run", []), processor()
+    for _ in range(2):  # another session with the same workers says nothing again
+        with run.writing() as journal:
+            book = Logbook(run, journal, [])
+            executor = Pool(
+                workers,
+                note_processor=lambda kind, book=book: book.note_processor(kind, here),
+            )
+            executor.submit([job_of(number, number) for number in range(len(makes))])
+            for _ in makes:
+                executor.next()
+            executor.close()
     told = [item.getMessage() for item in caplog.records if "processor" in item.getMessage()]
-    assert len(told) == any(limits)
+    assert len(told) == any(limits) == len(book.history.processors)
     if told:
         assert f"({processor()}; {processor()} MKL_CBWR=COMPATIBLE)" in told[0]
 

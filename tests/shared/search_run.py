@@ -138,7 +138,7 @@ def events_of(run: Path) -> dict[tuple, str]:
         event = json.loads(line)
         del event["n"], event["check"]
         key = (event["event"], event.get("candidate"), event.get("split"))
-        assert key not in found or event["event"] in ("budget", "threads")
+        assert key not in found or event["event"] in ("budget", "threads", "processor")
         found[key] = json.dumps(event, sort_keys=True)
     found.pop(("run", None, None), None)
     return found
