@@ -31,7 +31,7 @@ AGREE = 2 / 3
 """Share of the documents that a winner answers as the parent does."""
 
 WINNERS = (1, 3, 5, 8)
-DOCUMENTS = (100, 200, 1000)
+DOCUMENTS = (25, 100, 200, 1000)
 OBJECTIVE = Objective("task", "acc")
 
 

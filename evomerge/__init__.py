@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         evaluate,
         merge,
     )
-    from evomerge.api.results import results
     from evomerge.api.run import (
         Run,
         plot_front,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
         plot_history,
         plot_importance,
         plot_standings,
+        results,
     )
     from evomerge.api.search import resume, search
     from evomerge.api.study import Study
@@ -53,7 +53,7 @@ _PLACES = {
     "plot_history": "evomerge.api.run",
     "plot_importance": "evomerge.api.run",
     "plot_standings": "evomerge.api.run",
-    "results": "evomerge.api.results",
+    "results": "evomerge.api.run",
     "resume": "evomerge.api.search",
     "search": "evomerge.api.search",
     "validate": "evomerge.api.validate",

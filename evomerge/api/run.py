@@ -1,7 +1,8 @@
-"""A run folder as an object, for Python and notebooks, and its pictures."""
+"""A run folder as an object, for Python and notebooks, its pictures, and runs in a table."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,8 +173,8 @@ class Run:
         Raises:
             InputError: there is no such candidate, or a parent is missing or has changed.
         """
+        from evomerge.setup.parents import pinned
         from evomerge.setup.parents_as_themselves import recipe_to_write
-        from evomerge.setup.pins import pinned
         from evomerge.setup.runs import reopen
 
         checked = reopen(self._run)
@@ -242,6 +243,25 @@ class Run:
     def _candidate(self, which: int | str) -> Candidate:
         view = self._view
         return view.history.chosen(str(which), view.best)
+
+
+def results(runs: Iterable[str | PathLike[str]]) -> pd.DataFrame:
+    """Compare runs: a row for each search file, with means over its runs, which have other seeds.
+
+    The index is the name of the folders without the seed. `score` is the mean fitness of the
+    winners on test documents, with its 95 % interval (`low`, `high`) over `seeds` runs that have
+    ended; `best_parent` and `uniform` are in the same unit: fractions, not per cent. All work of a
+    run is in `cpu_seconds`.
+
+    Raises:
+        InputError: a folder is no run, or two are the same search with the same seed.
+    """
+    import pandas as pd
+
+    from evomerge.report.runs import run_rows
+
+    rows = run_rows([path_of(item, "runs") for item in runs])
+    return pd.DataFrame(rows).set_index("search") if rows else pd.DataFrame()
 
 
 def plot_history(run: Run) -> Figure:

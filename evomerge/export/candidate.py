@@ -11,8 +11,8 @@ from evomerge.run.atomic import check_new_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import best_of
+from evomerge.setup.parents import pinned
 from evomerge.setup.parents_as_themselves import is_itself, recipe_to_write, write_model
-from evomerge.setup.pins import pinned
 from evomerge.setup.runs import reopen
 
 

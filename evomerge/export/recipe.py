@@ -12,8 +12,7 @@ from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.run.atomic import check_new_folder
 from evomerge.setup.classifiers import head_notes
 from evomerge.setup.encoders import differing_modules, module_notes
-from evomerge.setup.parents import renamed_recipe
-from evomerge.setup.pins import pinned
+from evomerge.setup.parents import pinned, renamed_recipe
 from evomerge.setup.recipe_file import absolute_name, read_recipe_file
 
 

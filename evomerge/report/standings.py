@@ -66,7 +66,8 @@ class Standings:
         comparisons: label of a baseline -> paired comparison of the searched merge with it.
         missing: label of another baseline -> why the searched merge is not compared with it.
         losses: each of several objectives in which a parent is better, the best parent, comparison.
-        earlier: how many other winners the test documents had measured before; unknown of a front.
+        earlier: how many other winners the test documents had measured before; of a front, how many
+            merges of earlier fronts.
         compared_on: the last split on which the searched merge was scored and a baseline tried, or
             all members of a front were tried; None: there is none.
         front: merge on the front -> parent -> how they differ there; None: there is no front.
@@ -99,6 +100,7 @@ class Standings:
         """What the documents of each split were used for, in sentences."""
         what = "front" if self.has_front else "winner"
         last = f" This is the {ordinal(self.earlier + 1)} winner that they measured."
+        last = " They measured an earlier front, too." if self.has_front else last
         return (
             f"Candidates were compared on the search documents, the {what} was chosen on the "
             "validation documents, and nothing was chosen on the test documents."
@@ -309,6 +311,7 @@ def _of_front(
         [_row(item, labels[number], columns, ranking) for number, item in shown.items()],
         columns,
         has_front=True,
+        earlier=sum(item not in front for item in history.tested),
     )
     for split in reversed(SPLITS):
         # Some members may have failed there: this hides nothing of the others.

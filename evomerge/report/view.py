@@ -60,7 +60,7 @@ class View:
     @cached_property
     def names(self) -> dict[str, str]:
         """Reference of a parent -> the name that people read, as in the standings."""
-        return short_names(self.config.parents)
+        return short_names(filter(None, (*self.config.parents, self.config.base)))
 
     @cached_property
     def genes(self) -> list[str]:

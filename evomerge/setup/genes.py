@@ -19,7 +19,7 @@ _PLACE = re.compile(r"(?<=\[)\d+(?=\])|(?<=slice)\d+|(?<=block)\d+")
 
 def shown_genes(checked: CheckedSearch) -> list[Gene]:
     """Return the genes, in the order of the genome, with the names of parents that people read."""
-    names = short_names(checked.config.parents)
+    names = short_names(checked.checkpoints)
     return [
         replace(
             gene,

@@ -1,6 +1,7 @@
 """Opening the parents that a search file names, and checking that they fit each other.
 
-References get absolute paths, so that a run can be resumed from anywhere.
+References get absolute paths, so that a run can be resumed from anywhere. A recipe that is written
+has pins, the fingerprints of its parents, since what has a name may change.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from evomerge.models.heads import with_heads_of_host
 from evomerge.models.references import is_file, is_folder, open_parent, place, split_adapter
 from evomerge.parsing.texts import json_value
 from evomerge.parsing.values import replaced
-from evomerge.recipe import Recipe
+from evomerge.recipe import Pin, Recipe
 from evomerge.scores import SPLITS
 from evomerge.setup.space import host_of
 
@@ -187,3 +188,26 @@ def absolute_parent(reference: str, relative_to: Path) -> str:
             break
     folders = (absolute_folder(model, relative_to), absolute_folder(adapter, relative_to))
     return f"{folders[0]}{plus}{folders[1] if adapter else ''}"
+
+
+def pinned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Recipe:
+    """Return a recipe with pins of what its parents are now."""
+    pins = {name: Pin(checkpoints[name].fingerprint) for name in recipe.parents}
+    return replace(recipe, pins=pins)
+
+
+def open_pinned(reference: str, relative_to: Path, pin: Pin | None) -> Checkpoint:
+    """Open a parent of a recipe.
+
+    Raises:
+        CheckpointError: the parent is missing or damaged, or is not what the pin says.
+    """
+    found = open_parent(reference, relative_to)
+    if pin is not None and pin.sha256 not in ("", found.fingerprint):
+        raise CheckpointError(
+            f"Parent {reference!r} is not the model that the recipe was made from: its fingerprint "
+            f"was {pin.sha256[:16]} and is {found.fingerprint[:16]}; put it back as it was, use a "
+            "model that was exported, or remove the parent from `pins` of the recipe to merge what "
+            "is there now."
+        )
+    return found

@@ -14,8 +14,7 @@ from evomerge.models.references import is_file, is_folder, open_parent, place, s
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Recipe
-from evomerge.setup.parents import absolute_file, absolute_parent, fitting
-from evomerge.setup.pins import open_pinned
+from evomerge.setup.parents import absolute_file, absolute_parent, fitting, open_pinned
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,13 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.classifiers import check_head
 from evomerge.setup.executors import EXECUTORS
 from evomerge.setup.freeze import other_processor, other_versions
+from evomerge.setup.parents import pinned
 from evomerge.setup.parents_as_themselves import (
     base_to_test,
     lent_notes,
     parents_as_themselves,
     recipe_to_write,
 )
-from evomerge.setup.pins import pinned
 from evomerge.setup.racing import make_race
 from evomerge.setup.recipes import sample_recipes
 from evomerge.setup.settings import setting_notes

@@ -1,4 +1,4 @@
-"""Recipes build the model that they were written for, or refuse; see `evomerge.setup.pins`."""
+"""Recipes build the model that they were written for, or refuse; see `evomerge.setup.parents`."""
 
 import re
 import shutil
