@@ -113,7 +113,7 @@ class History:
         budget: the latest bounds that `resume` has set, by name.
         oom_backoffs: how often the batch size was halved because memory ran out.
         threads: number of CPU threads that score models.
-        processors: kinds of processors that workers had and the run did not begin with.
+        processors: kinds of processors that workers had, without that of the manifest.
         legs: the results of legs of descents; `candidate` is that before which it was walked.
     """
 

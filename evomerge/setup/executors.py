@@ -138,15 +138,15 @@ def _pool(
     attempts: Attempts,
     workers: Sequence[Worker],
 ) -> Executor:
-    began = config.frozen.processor if config.frozen else ""
-    # Resume has warned of this machine already; workers of Ray may be elsewhere.
-    here = processor() if config.executor.kind == "processes" else ""
+    known: tuple[str, ...] = ()
+    if config.executor.kind == "processes":  # workers of Ray may be on other machines
+        known = (config.frozen.processor if config.frozen else "", processor())
     return Pool(
         workers,
         config.executor.timeout,
         lambda job: attempts.add(job.attempt),
         Activity(run / WORKERS),
-        lambda kind: logbook.note_processor(kind, began, here),
+        lambda kind: logbook.note_processor(kind, *known),
     )
 
 

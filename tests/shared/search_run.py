@@ -140,5 +140,6 @@ def events_of(run: Path) -> dict[tuple, str]:
         key = (event["event"], event.get("candidate"), event.get("split"))
         assert key not in found or event["event"] in ("budget", "threads", "processor")
         found[key] = json.dumps(event, sort_keys=True)
-    found.pop(("run", None, None), None)
+    for kind in ("run", "processor"):  # what differs between machines and executors
+        found.pop((kind, None, None), None)
     return found
