@@ -1,4 +1,4 @@
-"""Configs of adapters from strangers: patterns that never end, other folders."""
+"""Configs of adapters from strangers: patterns, other folders."""
 
 import json
 
@@ -12,25 +12,13 @@ from safetensors.torch import save_file
 
 from evomerge import zoo
 from evomerge.errors import CheckpointError
-from evomerge.merging.tensors import adapters
 from evomerge.merging.tensors.adapters import Adapter
 from evomerge.models.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.thorough
 
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj")
-ENDLESS = [
-    "(a+)+b", "(.*)*b", "(.*.*)*x", "(([a-z._0-9])*)*x", "(([a-z._0-9]+)*)*x", "(.|..|...)*x",
-    "(?=(.*)*x)", "((.*)*)*x", "(.*){1,60}x", "(.?){60}.{60}x", "(?:[^x]|[^y])*x",
-]  # fmt: skip
-LARGE = [
-    "((a{1000}){1000}){1000}",
-    "a{99999}",
-    "a" * 5000,
-    "(a{,9999}){9}",
-    "a{" + "9" * 5000 + "}",
-]
-WRONG = ["(", "*", "[", "(?P<n>", "\\", "a{3,1}", "(?R)*", "\\p{L}", "(" * 3000, "(?1)", "(?<=a+)"]
+WRONG = ["(", "*", "[", "(?P<n>", "\\", "a{3,1}", "\\p{L}", "(" * 3000, "(?<=a+)"]
 
 
 @pytest.fixture(scope="module")
@@ -67,28 +55,10 @@ def opened(folder, **config):
 def test_patterns_mean_what_they_mean_in_peft(folder, pattern, expected):
     from peft.utils.other import get_pattern_key
 
-    assert opened(folder, alpha_pattern={pattern: 8}).alphas == expected
+    changes = opened(folder, alpha_pattern={pattern: 8}).changes.values()
+    assert {it.module: 2 * it.scale for it in changes} == dict.fromkeys(MODULES, 4.0) | expected
     for module in MODULES:
         assert (get_pattern_key([pattern], module) == pattern) == (module in expected)
-
-
-@pytest.mark.parametrize("pattern", ENDLESS)
-def test_a_pattern_that_never_ends_is_a_value_or_one_sentence(folder, monkeypatch, pattern):
-    monkeypatch.setattr(adapters, "_PATIENCE", 0.2)
-    value_or_error(lambda: adapters.find_alphas({pattern: 8}, [200 * "a." + "y"], "here"))
-    value_or_error(lambda: opened(folder, alpha_pattern={pattern: 8}))
-
-
-def test_one_of_them_really_takes_too_long(monkeypatch):
-    monkeypatch.setattr(adapters, "_PATIENCE", 0.2)
-    with pytest.raises(CheckpointError, match=r"that can be compared with the names"):
-        adapters.find_alphas({"(.|..)*(?:x|z)": 8}, [200 * "a." + "y"], "here")
-
-
-@pytest.mark.parametrize("pattern", LARGE)
-def test_a_pattern_that_is_too_large_is_refused(folder, pattern):
-    with pytest.raises(CheckpointError, match=r"not a regular expression"):
-        opened(folder, alpha_pattern={pattern: 8})
 
 
 @pytest.mark.parametrize("pattern", WRONG)

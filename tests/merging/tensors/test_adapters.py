@@ -1,4 +1,4 @@
-"""LoRA parents against PEFT's own merge_and_unload."""
+"""LoRA parents against PEFT's own merge, and its own run of the model with the adapter."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
+import tiny
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.backend import resident, write
+from evomerge.merging.backend import resident, unchanged, write
 from evomerge.merging.kernels.torch_views import as_tensor
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tensors.plan import SourceTensor
@@ -22,244 +23,213 @@ from evomerge.merging.tensors.reader import TensorReader
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
-KINDS: dict[str, dict[str, Any]] = {
-    "plain": {"target_modules": ["q_proj", "down_proj"]},
-    "patterns": {
-        "lora_alpha": 8,
-        "target_modules": ["q_proj", "v_proj", "down_proj"],
-        "rank_pattern": {"down_proj": 2, "layers.1.self_attn.q_proj": 6},
-        "alpha_pattern": {"layers.1.self_attn.q_proj": 32, "v_proj": 1},
-    },
-    "rank_stabilised": {"target_modules": ["q_proj"], "use_rslora": True},
-    "dora": {"target_modules": ["q_proj", "down_proj"], "use_dora": True},
-    "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
-    "embedding_dora": {"target_modules": ["embed_tokens"], "use_dora": True},
-    "saved_modules": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]},
-    "biases": {"target_modules": ["q_proj"], "bias": "all"},
-    "bias_of_the_delta": {"target_modules": ["q_proj"], "lora_bias": True},
+NAME = "model+adapter"
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("llama", {"target_modules": ["q_proj", "down_proj"]}),
+    "Conv1D": ("gpt2", {"target_modules": ["c_attn", "c_proj"]}),
+    "patterns": (
+        "llama",
+        {
+            "target_modules": ["q_proj", "v_proj", "down_proj"],
+            "rank_pattern": {"down_proj": 2, "layers.1.self_attn.q_proj": 6},
+            "alpha_pattern": {"layers.1.self_attn.q_proj": 32, "v_proj": 1},
+        },
+    ),
+    "rank_stabilised": ("llama", {"target_modules": ["q_proj"], "use_rslora": True}),
+    "embedding": ("llama", {"target_modules": ["embed_tokens", "q_proj"]}),
+    "saved_modules": ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+    "biases": ("gpt2", {"target_modules": ["c_fc"], "bias": "all"}),
 }
-GPT2 = {
-    "q_proj": "c_attn",
-    "v_proj": "c_fc",
-    "down_proj": "c_proj",
-    "embed_tokens": "wte",
-    "norm": "ln_f",
-    "layers.1.self_attn.q_proj": "h.1.attn.c_attn",
+RUN: dict[str, tuple[str, dict[str, Any]]] = {
+    "saved embeddings": (
+        *("llama", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
+    ),
+    "classifier": ("roberta", {"target_modules": ["query"], "task_type": "SEQ_CLS"}),
+    "seen": ("qwen2_vl", {"target_modules": "all-linear"}),
+    "another name on disk": (
+        "mixtral",
+        {"target_modules": ["q_proj"], "modules_to_save": ["gate"]},
+    ),
 }
 
 
-def llama(*, bias: bool = False) -> Any:
-    config = transformers.LlamaConfig(
-        vocab_size=24,
-        hidden_size=16,
-        intermediate_size=20,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        attention_bias=bias,
-    )
-    return transformers.LlamaForCausalLM(config)
+def load(folder: Path, architecture: str) -> Any:
+    if architecture != "roberta":
+        return tiny.load(folder)
+    with tiny.quiet():
+        return transformers.AutoModelForSequenceClassification.from_pretrained(folder)
 
 
-def gpt2() -> Any:
-    config = transformers.GPT2Config(
-        vocab_size=24,
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        bos_token_id=1,
-        eos_token_id=2,
-        tie_word_embeddings=False,
-    )
-    return transformers.GPT2LMHeadModel(config)
-
-
-def as_gpt2(value: Any) -> Any:
-    if isinstance(value, list):
-        return [GPT2[item] for item in value if item != "lm_head"]
-    if isinstance(value, dict):
-        return {GPT2[key]: item for key, item in value.items()}
-    return value
-
-
-def make(folder: Path, model: Any, options: dict[str, Any]) -> tuple[Checkpoint, Path]:
-    """Save a model and a random adapter, and what PEFT makes of both."""
-    torch.manual_seed(0)
-    model.save_pretrained(folder / "model")
+def adapted(folder: Path, architecture: str, options: dict[str, Any], **how: Any) -> Checkpoint:
+    """Save a model and a random adapter, and return the two as a parent."""
+    make = tiny.make_classifier if architecture == "roberta" else tiny.make
+    make(folder / "model", architecture, **how)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapted = get_peft_model(model, LoraConfig(r=4, **options))
+        config = peft.LoraConfig(r=4, **{"lora_alpha": 8, **options})
+        model = peft.get_peft_model(load(folder / "model", architecture), config)
+        generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            for name, parameter in adapted.named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(torch.randn_like(parameter) * 0.3 + ("magnitude" in name))
-        adapted.save_pretrained(folder / "adapter")
-        again = type(model).from_pretrained(folder / "model")
-        merged = PeftModel.from_pretrained(again, folder / "adapter").merge_and_unload()
-    merged.save_pretrained(folder / "merged")
-    parent = Checkpoint.open(folder / "model", "model+adapter", adapter=folder / "adapter")
-    return parent, folder / "merged"
+            for _, weight in sorted(model.named_parameters()):
+                if weight.requires_grad:
+                    weight += 0.3 * torch.randn(weight.shape, generator=generator)
+        model.save_pretrained(folder / "adapter")
+    return Checkpoint.open(folder / "model", NAME, adapter=folder / "adapter")
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def by_peft(folder: Path, architecture: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peft.PeftModel.from_pretrained(
+            load(folder / "model", architecture), folder / "adapter"
+        )
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_tensor_equals_that_of_a_merge_by_peft(
-    kind: str, architecture: str, tmp_path: Path
-) -> None:
-    options = KINDS[kind]
-    model = llama(bias="bias" in kind) if architecture == "llama" else gpt2()
-    if architecture == "gpt2":
-        options = {key: as_gpt2(value) for key, value in options.items()}
-    parent, merged = make(tmp_path, model, {"lora_alpha": 8, **options})
-    reader = TensorReader({parent.reference: parent}, adapter_patches({parent.reference: parent}))
-    expected = load_file(merged / "model.safetensors")
-    before = load_file(tmp_path / "model" / "model.safetensors")
+def test_every_tensor_equals_that_of_a_merge_by_peft(kind: str, tmp_path: Path) -> None:
+    architecture, options = KINDS[kind]
+    parent = adapted(tmp_path, architecture, options, tied=False)
+    by_peft(tmp_path, architecture).merge_and_unload().save_pretrained(tmp_path / "merged")
+    reader = TensorReader({NAME: parent}, adapter_patches({NAME: parent}))
+    expected, before = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("merged", "model")
+    )
     assert parent.tensors.keys() == expected.keys()
-    changed = 0
     for name, theirs in expected.items():
-        ours = as_tensor(reader.read(SourceTensor(parent.reference, name)))
+        ours = as_tensor(reader.read(SourceTensor(NAME, name)))
         torch.testing.assert_close(ours.float(), theirs, rtol=1e-5, atol=1e-6)
-        changed += not torch.allclose(before[name], theirs)
-    assert changed >= 1
+    assert any(not torch.allclose(before[name], theirs) for name, theirs in expected.items())
 
 
-def recipe(parents: list[str], layers: int, dtype: str) -> Recipe:
-    def layer(block: int | None) -> Layer:
-        return Layer("linear", tuple(Source(name, block, {"weight": 1}) for name in parents))
+@tiny.since_transformers_5  # before, the router of Mixtral has its name on disk
+@pytest.mark.parametrize("kind", RUN)
+def test_an_adapter_that_is_merged_alone_is_what_peft_runs(kind: str, tmp_path: Path) -> None:
+    architecture, options = RUN[kind]
+    parent = adapted(tmp_path, architecture, options)
+    write(unchanged(parent, "float32"), {NAME: parent}, tmp_path / "out")
+    found, expected = (
+        tiny.logits(it)
+        for it in (load(tmp_path / "out", architecture), by_peft(tmp_path, architecture))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
-    blocks = tuple(layer(i) for i in range(layers))
-    return Recipe(parents[0], {"model.layers": blocks}, layer(None), layer(None), dtype)
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("llama", {"target_modules": ["embed_tokens", "q_proj"]}),
+        ("llama", {"target_modules": ["lm_head", "q_proj"]}),
+        ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
+        ("gpt2", {"target_modules": ["wte", "c_attn"]}),
+        ("t5", {"target_modules": ["shared", "q"]}),
+    ],
+)
+def test_tied_embeddings_cannot_be_changed(
+    kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """PEFT may compute with two matrices where the checkpoint has one."""
+    parent = adapted(tmp_path, kind, options, tied=True)
+    with pytest.raises(CheckpointError, match=r"one matrix of the model \(tied\)"):
+        adapter_patches({NAME: parent})
 
 
-def test_a_merge_uses_the_adapter_and_writes_no_merged_copy(tmp_path: Path) -> None:
-    parent, merged = make(tmp_path, llama(), {"target_modules": ["q_proj", "embed_tokens"]})
-    plain = Checkpoint.open(tmp_path / "model", "plain")
-    whole = Checkpoint.open(merged, "merged")
-    folders = set(tmp_path.iterdir())
+def test_a_merge_uses_the_adapter_in_memory_and_on_disk(tmp_path: Path) -> None:
+    parent = adapted(tmp_path, "llama", {"target_modules": ["q_proj", "embed_tokens"]})
+    by_peft(tmp_path, "llama").merge_and_unload().save_pretrained(tmp_path / "merged")
+    plain, whole = (Checkpoint.open(tmp_path / n, n) for n in ("model", "merged"))
+
+    def recipe(other: str) -> Recipe:
+        def layer(block: int | None) -> Layer:
+            return Layer("linear", [Source("model", block), Source(other, block)])
+
+        return Recipe("model", {"model.layers": [*map(layer, range(3))]}, layer(None), layer(None))
+
     for out, other in (("lazy", parent), ("whole", whole)):
-        wanted = recipe(["plain", other.reference], 2, "bfloat16")
-        write(wanted, {"plain": plain, other.reference: other}, tmp_path / out)
-    assert set(tmp_path.iterdir()) == {*folders, tmp_path / "lazy", tmp_path / "whole"}
-    ours = load_file(tmp_path / "lazy" / "model.safetensors")
-    expected = load_file(tmp_path / "whole" / "model.safetensors")
-    assert ours.keys() == expected.keys()
+        parents = {"model": plain, other.reference: other}
+        write(recipe(other.reference), parents, tmp_path / out)
+    ours, expected = (load_file(tmp_path / n / "model.safetensors") for n in ("lazy", "whole"))
     for name, theirs in expected.items():
         torch.testing.assert_close(ours[name], theirs, rtol=2**-7, atol=1e-7)
-    wanted = recipe(["plain", parent.reference], 2, "bfloat16")
-    model = resident({"plain": plain, parent.reference: parent}, wanted, "cpu")
-    for name, tensor in model.apply(wanted).state_dict().items():
+    model = resident({"model": plain, NAME: parent}, recipe(NAME), "cpu").apply(recipe(NAME))
+    for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, ours[name]), name
 
 
 def test_an_adapted_host_keeps_its_dtype_in_copied_blocks(tmp_path: Path) -> None:
-    model = llama().to(torch.bfloat16)
-    parent, _ = make(tmp_path, model, {"target_modules": ["q_proj"]})
-    wanted = Recipe(
-        parent.reference,
-        {},
-        Layer("passthrough", (Source(parent.reference),)),
-        Layer("passthrough", (Source(parent.reference),)),
-        "bfloat16",
+    parent = adapted(tmp_path, "llama", {"target_modules": ["q_proj"]}, dtype="bfloat16")
+    whole = Layer("passthrough", (Source(NAME),))
+    write(Recipe(NAME, {}, whole, whole, "bfloat16"), {NAME: parent}, tmp_path / "out")
+    out, before = (
+        load_file(tmp_path / n / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"]
+        for n in ("out", "model")
     )
-    write(wanted, {parent.reference: parent}, tmp_path / "out")
-    name = "model.layers.0.self_attn.q_proj.weight"
-    out = load_file(tmp_path / "out" / "model.safetensors")[name]
-    assert out.dtype == torch.bfloat16
-    assert not torch.equal(out, load_file(tmp_path / "model" / "model.safetensors")[name])
+    assert out.dtype == torch.bfloat16 and not torch.equal(out, before)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"peft_type": "IA3"}, "peft_type 'IA3'"),
-        ({"layer_replication": [[0, 1]]}, "layer_replication"),
-        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters"),
-        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
-    ],
-)
-def test_unsupported_adapters_are_refused_with_the_key(
-    change: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    parent, _ = make(tmp_path, llama(), {"target_modules": ["q_proj"]})
-    file = tmp_path / "adapter" / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(CheckpointError, match=message):
-        adapter_patches({parent.reference: parent})
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"peft_type": "IA3"}, "has peft_type 'IA3'"),
+    ({"use_dora": True}, "has use_dora True, which is not supported; merge the adapter into its"),
+    ({"lora_bias": True}, "lora_bias"),
+    ({"layer_replication": [[0, 1]]}, "layer_replication"),
+    ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters"),
+    ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+    ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
+    ({"lora_alpha": "much"}, "lora_alpha` is 'much'; it must be a number"),
+]
+LAYER = "base_model.model.model.layers.0"
+MISFITS = [
+    ("base_model.model.model.layers.7.mlp.up_proj.lora_A.weight", (4, 16), "was trained on"),
+    ("base_model.model.model.embed_tokens.weight", (30, 16), r"'model.embed_tokens' has .* \[30, 16\]"),
+    (f"{LAYER}.mlp.up_proj.lora_A.weight", (4, 16), r"shapes A \[4, 16\], which do not fit"),
+    (f"{LAYER}.self_attn.q_proj.lora_B.weight", (9, 4), r"A \[4, 16\], B \[9, 4\], which do not"),
+    (f"{LAYER}.self_attn.q_proj.lora_B.weight", (16, 3), "was trained on"),
+    ("base_model.model.model.norm.strange_part", (16,), "kind that is not supported"),
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "message"),
-    [
-        ("base_model.model.model.layers.7.mlp.up_proj.lora_A.weight", (4, 16), "was trained on"),
-        ("base_model.model.model.embed_tokens.weight", (30, 16), "resize"),
-        ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", (4, 16), "only one"),
-        ("base_model.model.model.norm.strange_part", (16,), "kind that is not supported"),
-        ("base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight", (9, 4), "changes a"),
-    ],
-)
-def test_adapters_that_do_not_fit_are_refused(
-    name: str, shape: tuple[int, ...], message: str, tmp_path: Path
-) -> None:
-    parent, _ = make(tmp_path, llama(), {"target_modules": ["q_proj"]})
-    file = tmp_path / "adapter" / "adapter_model.safetensors"
-    save_file({**load_file(file), name: torch.zeros(shape)}, file)
-    with pytest.raises(CheckpointError, match=message):
-        adapter_patches({parent.reference: parent})
-
-
-def test_pickled_and_missing_adapters_are_refused(tmp_path: Path) -> None:
-    parent, _ = make(tmp_path, llama(), {"target_modules": ["q_proj"]})
+def test_what_is_not_supported_or_does_not_fit_is_refused(tmp_path: Path) -> None:
+    parent = adapted(tmp_path, "llama", {"target_modules": ["q_proj"]})
+    config = tmp_path / "adapter" / "adapter_config.json"
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
-    weights.rename(weights.with_name("adapter_model.bin"))
-    with pytest.raises(CheckpointError, match="save it as safetensors"):
-        adapter_patches({parent.reference: parent})
-    (tmp_path / "adapter" / "adapter_config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"has no adapter_config.json"):
-        adapter_patches({parent.reference: parent})
+    settings, tensors = json.loads(config.read_text()), load_file(weights)
+    for change, message in REFUSED:
+        config.write_text(json.dumps(settings | change))
+        with pytest.raises(CheckpointError, match=message):
+            adapter_patches({NAME: parent})
+    config.write_text(json.dumps(settings))
+    for name, shape, message in MISFITS:
+        save_file({**tensors, name: torch.zeros(shape)}, weights)
+        with pytest.raises(CheckpointError, match=message):
+            adapter_patches({NAME: parent})
+    for file in (weights, config):
+        file.rename(file.with_suffix(".bin"))
+        with pytest.raises(CheckpointError, match=f"has no {file.name}; save .* as safetensors"):
+            adapter_patches({NAME: parent})
 
 
 def test_an_adapter_on_single_experts_changes_those_of_the_checkpoint(tmp_path: Path) -> None:
     """PEFT wrote such adapters with transformers 4, where each expert was a module."""
-    import tiny
-
     folder = tiny.make(tmp_path / "model", "mixtral")
     before = load_file(folder / "model.safetensors")
     name = next(name for name in before if ".experts.1." in name)
     up, down = torch.randn(before[name].shape[0], 2), torch.randn(2, before[name].shape[1])
-    module = name.removesuffix(".weight")
-    (tmp_path / "adapter").mkdir()
+    module, file = name.removesuffix(".weight"), tmp_path / "adapter_model.safetensors"
     save_file(
         {
-            f"base_model.model.{module}.lora_A.weight": down,
-            f"base_model.model.{module}.lora_B.weight": up,
+            f"base_model.model.{module}.lora_{k}.weight": x
+            for k, x in zip("BA", (up, down), strict=True)
         },
-        tmp_path / "adapter" / "adapter_model.safetensors",
+        file,
     )
     settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": ["w1"]}
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
-    parent = Checkpoint.open(folder, "model+adapter", adapter=tmp_path / "adapter")
-    parents = {parent.reference: parent}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    parents = {NAME: Checkpoint.open(folder, NAME, adapter=tmp_path)}
     reader = TensorReader(parents, adapter_patches(parents))
     for other, tensor in before.items():
         wanted = tensor + 1.5 * up @ down if other == name else tensor
-        ours = as_tensor(reader.read(SourceTensor(parent.reference, other)))
-        torch.testing.assert_close(ours, wanted)
-    recipe = Recipe(
-        parent.reference,
-        {
-            "model.layers": tuple(
-                Layer("passthrough", (Source(parent.reference, i),)) for i in range(3)
-            )
-        },
-        Layer("passthrough", (Source(parent.reference),)),
-        Layer("passthrough", (Source(parent.reference),)),
-        dtype="float32",
-    )
+        torch.testing.assert_close(as_tensor(reader.read(SourceTensor(NAME, other))), wanted)
+    recipe = unchanged(parents[NAME], "float32")
     write(recipe, parents, tmp_path / "out")
-    model = resident(parents, recipe, "cpu").apply(recipe)
-    stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
-    for (_, one), (_, other_one) in zip(
-        model.named_parameters(), stock.named_parameters(), strict=True
-    ):
-        assert torch.equal(one, other_one)
+    stock = dict(tiny.load(tmp_path / "out").named_parameters())
+    for key, weight in resident(parents, recipe, "cpu").apply(recipe).named_parameters():
+        assert torch.equal(weight, stock[key])
