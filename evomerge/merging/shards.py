@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import mmap
 import os
 import struct
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -19,32 +16,12 @@ import numpy as np
 
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.tensors.plan import TensorPlan
-from evomerge.merging.tensors.reader import DTYPES, Pages
+from evomerge.merging.tensors.reader import DTYPES
 from evomerge.models.safetensors import INDEX, SINGLE, WIDTHS, TensorInfo
 
 _WRITE_SIZE = 1 << 18
 """Bytes that one system call writes. For larger writes, Linux looks for large pieces of free
 memory, which can take long (in one measurement, 1.4 s instead of 0.2 s for 0.9 GB)."""
-
-
-class Buffers(threading.local):
-    """One buffer for each thread, in which the thread makes its tensors.
-
-    A tensor of more than `largest` bytes is made in a memory map of the file instead, so that its
-    pages can be freed before the tensor is complete.
-    """
-
-    def __init__(self, largest: int) -> None:
-        self._largest = largest
-        self._held = np.empty(0, dtype=np.uint8)
-
-    def get(self, size: int) -> Array | None:
-        """Return `size` bytes of the thread's buffer, or None if `size` is too large."""
-        if size > self._largest:
-            return None
-        if len(self._held) < size:
-            self._held = np.empty(size, dtype=np.uint8)
-        return self._held[:size]
 
 
 @dataclass(frozen=True)
@@ -138,53 +115,24 @@ def index_files(shards: Sequence[Shard]) -> dict[str, str]:
     return {INDEX: json.dumps(data, indent=2) + "\n"}
 
 
-class ShardWriter:
-    """Creates the file of a shard; threads may write different tensors of it at the same time.
+def create_file(shard: Shard, folder: Path) -> int:
+    """Create the file of a shard with its header and full size; return its file descriptor.
 
-    `pages` frees pages of the file's memory maps. An `OSError` says that the disk is full or cannot
-    be written.
+    An `OSError` here and in `put` says that the disk is full or cannot be written.
     """
+    file = folder / shard.name
+    file.parent.mkdir(exist_ok=True)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    os.ftruncate(descriptor, shard.size)
+    _write(descriptor, memoryview(shard.header), 0)
+    return descriptor
 
-    def __init__(self, shard: Shard, folder: Path, buffers: Buffers, pages: Pages) -> None:
-        self._shard, self._buffers, self._pages = shard, buffers, pages
-        (folder / shard.name).parent.mkdir(exist_ok=True)
-        self._descriptor = os.open(folder / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        os.ftruncate(self._descriptor, shard.size)
-        _write(self._descriptor, memoryview(shard.header), 0)
 
-    @contextmanager
-    def tensor(self, plan: TensorPlan) -> Iterator[Array]:
-        """Yield an uninitialised array for the caller to fill, then write it to the file."""
-        info = self._shard.tensors[plan.name]
-        dtype = DTYPES[plan.dtype]
-        buffer = self._buffers.get(info.nbytes)
-        if buffer is not None:
-            out = buffer.view(dtype).reshape(plan.shape)
-            yield out
-            self.put(plan, out)
-            return
-        # Reserve the disk space first. If the disk were full when a mapped page is written back,
-        # the process would be killed.
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._descriptor, info.begin, info.nbytes)
-        start = info.begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        mapped = mmap.mmap(self._descriptor, info.end - start, offset=start)
-        out = np.frombuffer(mapped, dtype=dtype, offset=info.begin - start)
-        self._pages.add(mapped)
-        try:
-            yield out.reshape(plan.shape)
-        finally:
-            self._pages.drop(mapped)
-
-    def put(self, plan: TensorPlan, array: Array) -> None:
-        """Write a finished tensor."""
-        if array.size:
-            content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            _write(self._descriptor, content.data, self._shard.tensors[plan.name].begin)
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+def put(descriptor: int, place: TensorInfo, array: Array) -> None:
+    """Write a tensor to its place in a file; threads may write different ones at the same time."""
+    if array.size:
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        _write(descriptor, content.data, place.begin)
 
 
 def _write(descriptor: int, content: memoryview, at: int) -> None:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import psutil
 
 from evomerge.errors import CheckpointError, DiskError, RecipeError, not_written
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.loadable import check_loadable
-from evomerge.merging.shards import (
-    Buffers,
-    Shard,
-    ShardWriter,
-    index_files,
-    nbytes,
-    split_into_shards,
-)
+from evomerge.merging.kernels.compiled import Array
+from evomerge.merging.shards import Shard, create_file, index_files, nbytes, put, split_into_shards
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import Planner, TensorPlan
-from evomerge.merging.tensors.reader import Patch, TensorReader, resident_bytes
+from evomerge.merging.tensors.reader import DTYPES, Patch, TensorReader
 from evomerge.merging.tensors.threads import MOST, count_threads, for_each
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
@@ -33,10 +31,6 @@ from evomerge.run.atomic import atomic_folder
 
 LEAST_MEMORY = 1 << 29
 """Minimum bytes that merging needs in addition to the interpreter and its modules."""
-
-
-_SMALL_BUFFER = 1 << 25
-"""Minimum bytes of a thread's buffer."""
 
 
 def write_model(
@@ -60,8 +54,8 @@ def write_model(
 
     Args:
         out: folder to create; it must not exist.
-        memory: maximum bytes of the process's resident set, which includes pages of mapped files.
-            None: 8 GiB, or more if the merge of one tensor needs more.
+        memory: maximum bytes that the process takes, without pages of the parents' files, which
+            the system takes back when it needs them. None: 8 GiB, or more if a tensor needs more.
         shard_size: maximum bytes of weights in a file; a larger tensor gets a file of its own.
         extra_files: text files to write (model card, tokenizer): name -> text. They replace files
             of the host with the same name.
@@ -79,13 +73,12 @@ def write_model(
     """
     threads = min(threads or count_threads(), MOST)
     planner, host = Planner(checkpoints, recipe.host), checkpoints[recipe.host]
-    reader = TensorReader(checkpoints, patches)
-    maker = TensorMaker(planner, reader, rows)
+    maker = TensorMaker(planner, TensorReader(checkpoints, patches), rows)
     planner.check_blocks(recipe)
     config = merged_config(recipe, checkpoints, vocabulary=rows)
     check_loadable(config, recipe, checkpoints, rows)
     plans = list(planner.plan(recipe, rows))
-    room = _Room.of(maker, plans, memory, threads)
+    threads = min(threads, _threads_in(memory, plans, maker))
     extra = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
     left_out = {*extra, *dropped}
     places = {file: host.place_of(file) for file in host.companions}
@@ -97,12 +90,13 @@ def write_model(
             (folder / name).write_text(text, encoding="utf-8")
         for file in companions:
             _copy(file, folder / places[file])
-        if not weights:
-            for shard in shards:
-                ShardWriter(shard, folder, Buffers(0), reader.pages).close()
-            return
-        with reader.pages.bounded(room.memory - LEAST_MEMORY // 2):
-            _write_shards(shards, folder, maker, room)
+        for shard in shards:
+            descriptor = create_file(shard, folder)
+            try:
+                if weights:
+                    _write_tensors(shard, descriptor, maker, threads)
+            finally:
+                os.close(descriptor)
 
 
 def copy_model(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
@@ -140,75 +134,52 @@ def _copy(file: Path, target: Path) -> None:
         target.write_text(cleaned, encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class _Room:
-    """The memory of a process that merges.
+def _threads_in(memory: int | None, plans: Sequence[TensorPlan], maker: TensorMaker) -> int:
+    """Return how many tensors may be merged at the same time in so many bytes.
 
-    Attributes:
-        memory: maximum bytes of its resident set.
-        largest: the most bytes that the merge of one tensor takes in addition to its result.
-        threads: tensors that are merged at the same time.
+    Raises:
+        RecipeError: there is no room for the largest.
     """
 
-    memory: int
-    largest: float
-    threads: int
+    def size(plan: TensorPlan) -> int:
+        copies = sum(maker.is_copied(plan, source) for source in plan.inputs)
+        return int(maker.working_bytes(plan)) + (1 + copies) * nbytes(plan)
 
-    @classmethod
-    def of(
-        cls, maker: TensorMaker, plans: Iterable[TensorPlan], memory: int | None, threads: int
-    ) -> _Room:
-        """Return the room, after a check that it is enough."""
-        plan = max(plans, key=maker.working_bytes)
-        largest, taken = maker.working_bytes(plan), resident_bytes()
-        base = taken + LEAST_MEMORY
-        needed = base + int(largest) + (threads * _SMALL_BUFFER if largest else 0)
-        memory = max(8 << 30, needed) if memory is None else memory
-        if memory < base:
-            raise RecipeError(
-                f"--memory is {memory / 1e9:.2f} GB; it must be at least {base / 1e9:.2f} GB, "
-                f"since the process already takes {taken / 1e9:.2f} GB."
-            )
-        if memory < needed:
-            raise RecipeError(
-                f"--memory is {memory / 1e9:.2f} GB, but {plan.method} takes about "
-                f"{largest / 1e9:.2f} GB for the tensor {plan.name!r} {list(plan.shape)}; give at "
-                f"least {needed / 1e9:.2f} GB."
-            )
-        return cls(memory, largest, threads)
-
-    def shared(self) -> tuple[Buffers, int]:
-        """Return a buffer for each thread, and the number of threads whose merges have room.
-
-        Buffers and merges share what is left, but merges have enough for the largest tensor.
-        """
-        left = self.memory - LEAST_MEMORY - resident_bytes()
-        merging = max(self.largest, left / 2)
-        each = max(int(left - merging) // self.threads, _SMALL_BUFFER)
-        most = int(merging // self.largest) if self.largest else self.threads
-        return Buffers(each), min(self.threads, most)
+    plan = max(plans, key=size)
+    taken = psutil.Process().memory_info().rss + LEAST_MEMORY
+    if memory is None:
+        memory = max(8 << 30, taken + size(plan))
+    if memory < taken + size(plan):
+        raise RecipeError(
+            f"--memory is {memory / 1e9:.2f} GB, and the process takes {taken / 1e9:.2f} GB, and "
+            f"{plan.method or 'a copy'} about {size(plan) / 1e9:.2f} GB more for the tensor "
+            f"{plan.name!r} {list(plan.shape)}; give at least {(taken + size(plan)) / 1e9:.2f} GB."
+        )
+    return max(1, (memory - taken) // size(plan))
 
 
-def _write_shards(shards: Sequence[Shard], folder: Path, maker: TensorMaker, room: _Room) -> None:
-    buffers, threads = room.shared()
-    for shard in shards:
-        writer = ShardWriter(shard, folder, buffers, maker.reader.pages)
+def _write_tensors(shard: Shard, descriptor: int, maker: TensorMaker, threads: int) -> None:
+    """Write the tensors of a shard to its file."""
+    held = threading.local()
 
-        def write(plan: TensorPlan, writer: ShardWriter = writer) -> None:
-            if plan.method is None:
-                writer.put(plan, maker.read(plan, plan.sources[0]))
-            else:
-                merge = maker.prepare(plan, reuse=False)
-                with writer.tensor(plan) as out:
-                    maker.write(plan, merge, out)
-                del merge
-            for source in plan.inputs:
-                maker.reader.release(source)
+    def output(plan: TensorPlan) -> Array:
+        """Return the thread's buffer for the result; new memory each time would be slower."""
+        if len(getattr(held, "buffer", ())) < nbytes(plan):
+            held.buffer = np.empty(nbytes(plan), dtype=np.uint8)
+        buffer: Array = held.buffer[: nbytes(plan)]
+        return buffer.view(DTYPES[plan.dtype]).reshape(plan.shape)
 
-        try:
-            for_each(write, shard.plans, threads)
-        finally:
-            writer.close()
+    def write(plan: TensorPlan) -> None:
+        if plan.method is None:
+            out = maker.read(plan, plan.sources[0])
+        else:
+            out = output(plan)
+            maker.write(plan, maker.prepare(plan, reuse=False), out)
+        put(descriptor, shard.tensors[plan.name], out)
+        for source in plan.inputs:
+            maker.reader.release(source)
+
+    for_each(write, shard.plans, threads)
 
 
 def _check_room(out: Path, weights: int, companions: Sequence[Path]) -> None:

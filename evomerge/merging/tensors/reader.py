@@ -3,19 +3,15 @@
 A `Patch` may change the tensors of one parent as they are read: it adds the update of a LoRA
 adapter.
 
-Pages of a mapped file can be given back at any time, even while they are in use: they are found
-again in the system's cache, or read again from disk. So tensors that do not fit in memory together
-with their sources (embeddings of a large vocabulary) can be merged by code that knows nothing
-of it.
+Pages of a mapped file are given back once a tensor is merged, and may be even while they are in
+use: they are found again in the system's cache, or read again from disk.
 """
 
 from __future__ import annotations
 
 import mmap
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -49,60 +45,6 @@ Patch: TypeAlias = "Callable[[str, Tensor], Tensor]"
 new one (which may be float32). It must not write to the tensor, which is mapped from a file."""
 
 
-_EVERY_SECONDS = 0.01
-
-
-class Pages:
-    """The maps whose pages may be given back."""
-
-    def __init__(self) -> None:
-        self._maps: dict[int, mmap.mmap] = {}
-        self._lock = threading.Lock()
-
-    def add(self, mapped: mmap.mmap) -> None:
-        """Take on a map of a file."""
-        with self._lock:
-            self._maps[id(mapped)] = mapped
-
-    def drop(self, mapped: mmap.mmap) -> None:
-        """Forget a map that is about to be closed."""
-        with self._lock:
-            del self._maps[id(mapped)]
-
-    def release(self) -> None:
-        """Give back the memory of all pages, whoever uses them."""
-        with self._lock:
-            for mapped in self._maps.values():
-                mapped.madvise(mmap.MADV_DONTNEED)
-
-    @contextmanager
-    def bounded(self, memory: int) -> Iterator[None]:
-        """Release pages whenever the process holds more than `memory` bytes in the block."""
-        stop = threading.Event()
-
-        def watch() -> None:
-            while not stop.wait(_EVERY_SECONDS):
-                if resident_bytes() > memory:
-                    self.release()
-
-        watcher = threading.Thread(target=watch, name="evomerge-pages", daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            watcher.join()
-
-
-def resident_bytes() -> int:
-    """Return the resident set of this process in bytes (0 where the system does not tell)."""
-    try:
-        text = Path("/proc/self/statm").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 class TensorReader:
     """Reads tensors of several parents; threads may read at the same time.
 
@@ -117,7 +59,6 @@ class TensorReader:
     ) -> None:
         self.checkpoints = checkpoints
         self.patches = dict(patches or {})
-        self.pages = Pages()
         self._lock = threading.Lock()
         self._maps: dict[Path, mmap.mmap] = {}
 
@@ -138,10 +79,10 @@ class TensorReader:
         info = self.checkpoints[source.parent].tensors[source.name]
         for stored in [part.info for part in info.parts] or [info]:
             mapped = self._maps.get(stored.file)
-            if mapped is not None and stored.end > stored.begin:
+            if mapped is not None:
                 start = -(-stored.begin // mmap.PAGESIZE) * mmap.PAGESIZE
-                last = stored.end == len(mapped)
-                stop = stored.end if last else stored.end // mmap.PAGESIZE * mmap.PAGESIZE
+                stop = stored.end // mmap.PAGESIZE * mmap.PAGESIZE
+                stop = stored.end if stored.end == len(mapped) else stop
                 if stop > start:
                     mapped.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
@@ -186,7 +127,6 @@ class TensorReader:
                 except (OSError, ValueError) as error:
                     raise CheckpointError(f"{file} cannot be read: {error}.") from error
                 self._maps[file] = mapped
-                self.pages.add(mapped)
             return self._maps[file]
 
 

@@ -179,7 +179,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 LAYER = "base_model.model.model.layers.0"
 MISFITS = [
     ("base_model.model.model.layers.7.mlp.up_proj.lora_A.weight", (4, 16), "was trained on"),
-    ("base_model.model.model.embed_tokens.weight", (30, 16), r"'model.embed_tokens' has .* \[30, 16\]"),
+    (
+        "base_model.model.model.embed_tokens.weight",
+        (30, 16),
+        r"'model.embed_tokens' has .* \[30, 16\]",
+    ),
     (f"{LAYER}.mlp.up_proj.lora_A.weight", (4, 16), r"shapes A \[4, 16\], which do not fit"),
     (f"{LAYER}.self_attn.q_proj.lora_B.weight", (9, 4), r"A \[4, 16\], B \[9, 4\], which do not"),
     (f"{LAYER}.self_attn.q_proj.lora_B.weight", (16, 3), "was trained on"),
