@@ -135,8 +135,8 @@ def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
 
     Parents with equal configs and shapes are one model here, of which one is checked.
     """
-    from evomerge.merging.architecture.buildable import check_buildable
     from evomerge.merging.architecture.depth import built_config
+    from evomerge.merging.architecture.loadable import check_buildable
     from evomerge.merging.architecture.loading import is_known
 
     known = []

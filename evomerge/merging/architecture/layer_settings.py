@@ -8,8 +8,7 @@ together anew from the layers of a path, and is then written in the form that th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Column = list[Any]
 
@@ -29,8 +28,7 @@ class InexpressibleError(Exception):
         self.layer = layer
 
 
-@dataclass(frozen=True)
-class KeyForm:
+class KeyForm(NamedTuple):
     """How a value in a config says something about each layer.
 
     Attributes:
@@ -97,84 +95,60 @@ def _write_first(column: Column) -> int:
 
 
 def _write_last(column: Column) -> int:
-    number = sum(column)
-    if not all(column[len(column) - number :]):
+    if sum(column) and not all(column[-sum(column) :]):
         raise InexpressibleError(column.index(True), "at the end")
-    return number
-
-
-def _read_mapping(value: Any, count: int) -> Column:
-    named = {str(key): item for key, item in value.items()}
-    return [named.get(str(i)) for i in range(count)]
+    return sum(column)
 
 
 _SEQUENCE = (list, tuple)
 
+# One entry for each layer.
 _LIST = KeyForm(_SEQUENCE, lambda value, _: list(value), list)
-"""One entry for each layer."""
-
+# The positions of some layers.
 _POSITIONS = KeyForm(
     _SEQUENCE,
     lambda value, count: [i in value for i in range(count)],
     lambda column: [i for i, chosen in enumerate(column) if chosen],
 )
-"""The positions of some layers."""
-
+# The positions of some layers, which have adapters in this order.
 _ORDINALS = KeyForm(
     _SEQUENCE,
     lambda value, count: [value.index(i) if i in value else None for i in range(count)],
     _write_ordinals,
 )
-"""The positions of some layers, which have adapters in this order."""
-
+# How many layers at the start; the last of these (-1: all layers); how many at the end.
 _FIRST = KeyForm(int, lambda value, count: [i < value for i in range(count)], _write_first)
-"""How many layers at the start."""
-
 _UNTIL = KeyForm(
     int,
     lambda value, count: [value == -1 or i <= value for i in range(count)],
     lambda column: _write_first(column) - 1,
 )
-"""The last of some layers at the start; -1: all."""
-
 _LAST = KeyForm(int, lambda value, count: [i >= count - value for i in range(count)], _write_last)
-"""How many layers at the end."""
-
+# Position -> entry, for some layers.
 _MAPPING = KeyForm(
     Mapping,
-    _read_mapping,
+    lambda value, count: [{str(k): v for k, v in value.items()}.get(str(i)) for i in range(count)],
     lambda column: {str(i): item for i, item in enumerate(column) if item is not None},
 )
-"""Position -> entry, for some layers."""
-
+# One letter for each layer.
 _LETTERS = KeyForm(str, lambda value, _: list(value), "".join)
-"""One letter for each layer."""
-
+# A pattern that is repeated; patterns, each with the number of times that it is repeated.
 _CYCLE = KeyForm(
     _SEQUENCE, lambda value, count: [value[i % len(value)] for i in range(count) if value], list
 )
-"""A pattern that is repeated."""
-
 _REPEATS = KeyForm(
     _SEQUENCE,
     lambda value, _: [entry for entries, times in value for _ in range(times) for entry in entries],
     lambda column: [[column, 1]],
 )
-"""Patterns, each with the number of times that it is repeated."""
 
 _FORMS: dict[str, KeyForm | None] = {
-    "activation_sparsity_pattern": _LIST,
-    "intermediate_size": _LIST,
-    "moe_topk": _LIST,
-    "num_experts": _LIST,
-    "attn_layer_indices": _POSITIONS,
-    "cross_attention_layers": _POSITIONS,
-    "full_attn_idxs": _POSITIONS,
-    "mlp_only_layers": _POSITIONS,
-    "moe_layers": _POSITIONS,
-    "first_k_dense_replace": _FIRST,
-    "moe_layer_start_index": _FIRST,
-    "num_dense_layers": _FIRST,
+    **dict.fromkeys(
+        ("activation_sparsity_pattern", "intermediate_size", "moe_topk", "num_experts"), _LIST
+    ),
+    **dict.fromkeys(("attn_layer_indices", "cross_attention_layers", "full_attn_idxs"), _POSITIONS),
+    **dict.fromkeys(("mlp_only_layers", "moe_layers"), _POSITIONS),
+    **dict.fromkeys(("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers"), _FIRST),
     "moe_layer_end_index": _UNTIL,
     "num_kv_shared_layers": _LAST,
     "hybrid_layer_ids": _ORDINALS,

@@ -1,4 +1,4 @@
-"""Checking that transformers loads a merged model as it is: no tensor missing, and none left over.
+"""Checking that transformers loads a model as it is: no tensor missing, and none left over.
 
 transformers only warns about a missing weight, and makes a random one. Where blocks are moved, a
 config may ask for other tensors at a position than the block there has: configs count positions
@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import CheckpointError, RecipeError
-from evomerge.merging.architecture.depth import in_place, kind_of_text, understood
+from evomerge.errors import CheckpointError, RecipeError, printable
+from evomerge.merging.architecture.depth import LAYER_COUNTS, in_place, kind_of_text, understood
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint, text_section
 from evomerge.models.correspondence import TensorNameMap
@@ -24,6 +24,64 @@ from evomerge.recipe import Layer, Recipe
 
 if TYPE_CHECKING:
     from evomerge.merging.architecture.loading import Faults
+
+_MOST_LAYERS = 10_000
+_LONGEST = 400  # characters of a message of transformers
+
+
+def check_buildable(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
+    """Check that transformers builds a parent's model, and that its weights fit into it.
+
+    Tensors that the model has no place for are allowed, since old checkpoints hold buffers, but not
+    whole blocks of them. `config` is the parent's `config.json`, as the merged model has it.
+
+    Raises:
+        CheckpointError: it cannot be built, a weight is missing, or one has another shape.
+    """
+    try:
+        _check_buildable(checkpoint.original or checkpoint, config)
+    except CheckpointError as error:
+        reason = printable(str(error).rstrip("."), _LONGEST)
+        raise CheckpointError(
+            f"Parent {checkpoint.reference!r}: {reason}; copy config.json from the model that it "
+            "was made from."
+        ) from error
+
+
+def _check_buildable(stored: Checkpoint, config: Mapping[str, Any]) -> None:
+    for section in (config, *(item for item in config.values() if isinstance(item, Mapping))):
+        for key in LAYER_COUNTS:  # a config class may make lists of this length
+            count = section.get(key)
+            if isinstance(count, (int, float)) and not 0 <= count <= _MOST_LAYERS:
+                raise CheckpointError(
+                    f"config.json has {key!r} {count:.6g}; allowed are 1 to {_MOST_LAYERS:,}"
+                )
+    faults = _faults(config, stored)
+    for name, (own, wanted) in sorted(faults.mismatched.items()):
+        raise CheckpointError(
+            f"tensor {name!r} has the shape {list(own)}, but the model of config.json needs "
+            f"{list(wanted)}"
+        )
+    for prefix, stack in stored.language.items():
+        for layer, block in enumerate(stack.blocks):
+            if faults.unexpected.issuperset(stack.name(layer, suffix) for suffix in block):
+                raise CheckpointError(
+                    f"there are weights of {len(stack)} blocks in {prefix}, but the model of "
+                    f"config.json has no block {layer}"
+                )
+    if faults.missing:
+        raise CheckpointError(
+            f"it lacks the weight {min(faults.missing)!r}, which the model of its config.json "
+            "needs (it would be random)"
+        )
+
+
+def _faults(config: Mapping[str, Any], checkpoint: Checkpoint) -> Faults:
+    """Return what does not fit between a config and the tensors of a checkpoint."""
+    from evomerge.merging.architecture.loading import Loader
+
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    return Loader.of(config, {}).find_faults(shapes)
 
 
 def check_loadable(
@@ -46,11 +104,8 @@ def check_loadable(
             or transformers refuses or changes the config.
     """
     host = checkpoints[recipe.host]
-    moved = {
-        prefix: layers
-        for prefix, layers in recipe.layers.items()
-        if not in_place(prefix, layers, host)
-    }
+    stacks = recipe.layers.items()
+    moved = {prefix: them for prefix, them in stacks if not in_place(prefix, them, host)}
     if not moved:
         return
     from evomerge.merging.architecture.loading import Loader
@@ -59,137 +114,103 @@ def check_loadable(
         Loader.of(host.config, {})
     except CheckpointError:
         return
-    _Check(config, host, checkpoints, moved).run(vocabulary)
+    leads = {layer.sources[0].parent for layers in moved.values() for layer in layers}
+    fits = {name: TensorNameMap(host, checkpoints[name]) for name in leads}
+    try:
+        for prefix, layers in moved.items():
+            _check_settings(config, prefix, layers, fits)
+        shapes = dict(_merged_shapes(host, moved, fits, vocabulary))
+        faults = Loader.of(config, {}).find_faults(shapes)
+    except CheckpointError as error:
+        raise RecipeError(
+            f"The blocks of {', '.join(moved)} cannot be in this order: {error}"
+        ) from error
 
-
-class _Place(NamedTuple):
-    """The place of a tensor: stack, block and name in it; ("", -1, name) outside of the blocks."""
-
-    prefix: str
-    layer: int
-    suffix: str
-
-
-class _Check:
-    """The check of one merged model; `moved` are its stacks whose blocks are moved."""
-
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        host: Checkpoint,
-        checkpoints: Mapping[str, Checkpoint],
-        moved: Mapping[str, Sequence[Layer]],
-    ) -> None:
-        self.config, self.host, self.moved, self.checkpoints = config, host, moved, checkpoints
-        leads = {layer.sources[0].parent for layers in moved.values() for layer in layers}
-        self.fits = {name: TensorNameMap(host, checkpoints[name]) for name in leads}
-        self.faults_of = cache(self._faults_of)
-
-    def run(self, vocabulary: MatchedRows | None) -> None:
-        """Raise `RecipeError` if anything is wrong with the model."""
-        from evomerge.merging.architecture.loading import Loader
-
-        try:
-            for prefix, layers in self.moved.items():
-                self._check_settings(prefix, layers)
-            faults = Loader.of(self.config, {}).find_faults(dict(self._shapes(vocabulary)))
-        except CheckpointError as error:
-            raise RecipeError(
-                f"The blocks of {', '.join(self.moved)} cannot be in this order: {error}"
-            ) from error
-        for place, name in sorted(
-            ((self._place(name), name) for name in faults),
-            key=lambda item: (item[0].layer, item[1] not in faults.missing, item[1]),
-        ):
-            if place.prefix:
-                self._check_inside(place, name, faults)
-            elif place not in self.faults_of(self.host.reference):
-                raise self._non_layer(name, faults)
-
-    def _shapes(self, vocabulary: MatchedRows | None) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Yield name and shape of every tensor of the merged model."""
-        for name, info in self.host.tensors.items():
-            if not any(name.startswith(f"{prefix}.") for prefix in self.moved):
-                by_token = vocabulary is not None and name in self.host.token_tensors
-                rows = (vocabulary.size,) if vocabulary and by_token else info.shape[:1]
-                yield name, (*rows, *info.shape[1:])
-        for prefix, layers in self.moved.items():
-            for position, layer in enumerate(layers):
-                lead = layer.sources[0]
-                fit, index = self.fits[lead.parent], lead.layer or 0
-                for suffix in fit.block(prefix, index, position):
-                    own = fit.inside(prefix, index, suffix)
-                    if own is not None:
-                        name = self.host.stacks[prefix].name(position, suffix)
-                        yield name, self.checkpoints[lead.parent].tensors[own].shape
-
-    def _check_settings(self, prefix: str, layers: Sequence[Layer]) -> None:
-        """Check that transformers understands the settings of each layer as in its parent."""
-        kind = kind_of_text(self.host)
-        parents = {
-            name: understood(item.text_config, kind_of_text(item), len(fit.stacks[prefix]))
-            for name, fit in self.fits.items()
-            for item in (self.checkpoints[name],)
-        }
-        section = text_section(self.config)
-        for key, column in understood(section, kind, len(layers)).items():
-            for i, layer in enumerate(layers):
-                lead = layer.sources[0]
-                own = parents[lead.parent].get(key, column)[lead.layer or 0]
-                if column[i] != own:
-                    raise RecipeError(
-                        f"layers.{prefix}[{i}]: block {lead.layer} of {lead.parent!r} has {own!r} "
-                        f"in {key!r}, and a {kind} has {column[i]!r} at this position; put "
-                        "another block there."
-                    )
-
-    def _place(self, name: str) -> _Place:
-        """Return the place of a tensor, by its name in the checkpoint or in the model."""
-        for prefix in self.moved:
-            word = prefix if len(self.host.language) > 1 else prefix.rpartition(".")[2]
+    def place(name: str) -> tuple[str, int, str]:
+        """Return stack, block and name in it of a tensor; ("", -1, name) outside of blocks."""
+        for prefix in moved:
+            word = prefix if len(host.language) > 1 else prefix.rpartition(".")[2]
             found = re.search(rf"(?:^|\.){re.escape(word)}\.(\d+)\.(.+)", name)
             if found and not is_other_modality(name):
-                return _Place(prefix, int(found[1]), found[2])
-        return _Place("", -1, name)
+                return prefix, int(found[1]), found[2]
+        return "", -1, name
 
-    def _faults_of(self, parent: str) -> frozenset[_Place]:
-        """Return what already does not fit in a parent's own model."""
-        from evomerge.merging.architecture.loading import Loader
+    @cache
+    def old_faults(parent: str) -> set[tuple[str, int, str]]:
+        return set(map(place, _faults(checkpoints[parent].config, checkpoints[parent])))
 
-        item = self.checkpoints[parent]
-        shapes = {name: info.shape for name, info in item.tensors.items()}
-        return frozenset(map(self._place, Loader.of(item.config, {}).find_faults(shapes)))
-
-    def _check_inside(self, place: _Place, name: str, faults: Faults) -> None:
-        lead = self.moved[place.prefix][place.layer].sources[0]
-        if place._replace(layer=lead.layer or 0) in self.faults_of(lead.parent):
-            return
-        block, kind = f"block {lead.layer} of {lead.parent!r}", self.config.get("model_type")
-        if name in faults.missing:
-            told = f"{block} has no tensor {place.suffix!r}, which a {kind} needs at this position"
-        elif name in faults.unexpected:
-            told = f"{block} has the tensor {place.suffix!r}, for which a {kind} has no place here"
-        else:
-            own, wanted = map(list, faults.mismatched[name])
-            told = (
-                f"{block} has the tensor {place.suffix!r} {own}, which a {kind} needs as {wanted} "
-                "at this position"
+    kind = config.get("model_type")
+    for name in sorted(faults, key=lambda it: (place(it)[1], it not in faults.missing, it)):
+        prefix, position, suffix = place(name)
+        own, wanted = map(list, faults.mismatched.get(name, ((), ())))
+        if prefix:
+            lead = moved[prefix][position].sources[0]
+            if (prefix, lead.layer or 0, suffix) in old_faults(lead.parent):
+                continue
+            told = f"the tensor {suffix!r} {own}, which a {kind} needs as {wanted} at this position"
+            if name in faults.missing:
+                told = f"no tensor {suffix!r}, which a {kind} needs at this position"
+            elif name in faults.unexpected:
+                told = f"the tensor {suffix!r}, for which a {kind} has no place here"
+            raise RecipeError(
+                f"layers.{prefix}[{position}]: block {lead.layer} of {lead.parent!r} has {told}, "
+                "and config.json cannot say it otherwise; put another block there."
             )
-        raise RecipeError(
-            f"layers.{place.prefix}[{place.layer}]: {told}, and config.json cannot say it "
-            "otherwise; put another block there."
-        )
+        if (prefix, position, suffix) not in old_faults(recipe.host):
+            told = f"has shape {own} and would have to be {wanted}" if wanted else "does not fit"
+            counts = " and ".join(f"{len(them)} blocks in {key}" for key, them in moved.items())
+            raise RecipeError(
+                f"Tensor {name!r} of the host {told} in a {kind} with {counts}; list as many as "
+                "the host has."
+            )
 
-    def _non_layer(self, name: str, faults: Faults) -> RecipeError:
-        """Return the error for a tensor outside of the blocks."""
-        told = "does not fit"
-        if name in faults.mismatched:
-            own, wanted = map(list, faults.mismatched[name])
-            told = f"has shape {own} and would have to be {wanted}"
-        counts = " and ".join(
-            f"{len(layers)} blocks in {prefix}" for prefix, layers in self.moved.items()
-        )
-        return RecipeError(
-            f"Tensor {name!r} of the host {told} in a {self.config.get('model_type')} with "
-            f"{counts}; list as many as the host has."
-        )
+
+def _check_settings(
+    config: Mapping[str, Any],
+    prefix: str,
+    layers: Sequence[Layer],
+    fits: Mapping[str, TensorNameMap],
+) -> None:
+    """Check that transformers understands the settings of each layer as in its parent."""
+
+    def settings(section: Mapping[str, Any], parent: Checkpoint, count: int) -> dict[str, Any]:
+        return understood(section, kind_of_text(parent), count)
+
+    parents = {
+        name: settings(fit.parent.text_config, fit.parent, len(fit.stacks[prefix]))
+        for name, fit in fits.items()
+    }
+    host = next(iter(fits.values())).host
+    for key, column in settings(text_section(config), host, len(layers)).items():
+        for i, layer in enumerate(layers):
+            lead = layer.sources[0]
+            own = parents[lead.parent].get(key, column)[lead.layer or 0]
+            if column[i] != own:
+                raise RecipeError(
+                    f"layers.{prefix}[{i}]: block {lead.layer} of {lead.parent!r} has {own!r} in "
+                    f"{key!r}, and a {kind_of_text(host)} has {column[i]!r} at this position; put "
+                    "another block there."
+                )
+
+
+def _merged_shapes(
+    host: Checkpoint,
+    moved: Mapping[str, Sequence[Layer]],
+    fits: Mapping[str, TensorNameMap],
+    vocabulary: MatchedRows | None,
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield name and shape of every tensor of the merged model."""
+    for name, info in host.tensors.items():
+        if not any(name.startswith(f"{prefix}.") for prefix in moved):
+            by_token = vocabulary is not None and name in host.token_tensors
+            rows = (vocabulary.size,) if vocabulary and by_token else info.shape[:1]
+            yield name, (*rows, *info.shape[1:])
+    for prefix, layers in moved.items():
+        for position, layer in enumerate(layers):
+            lead = layer.sources[0]
+            fit, index = fits[lead.parent], lead.layer or 0
+            for suffix in fit.block(prefix, index, position):
+                own = fit.inside(prefix, index, suffix)
+                if own is not None:
+                    name = host.stacks[prefix].name(position, suffix)
+                    yield name, fit.parent.tensors[own].shape

@@ -192,15 +192,16 @@ def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
     Raises:
         CheckpointError: transformers refuses a setting.
     """
-    file = "config.json" if generation is None else "generation_config.json"
-    settings: Any = None if generation is None else json_value(generation, file, CheckpointError)
     if generation is None and keeps_settings_of_old_configs():
         return None
+    file = "config.json" if generation is None else "generation_config.json"
     try:
         with quiet():
-            if generation is not None:
-                return generation_config_of(settings)
-            return transformers.GenerationConfig.from_model_config(dict(config))
+            if generation is None:
+                return transformers.GenerationConfig.from_model_config(dict(config))
+            return generation_config_of(json_value(generation, file, CheckpointError))
+    except CheckpointError:
+        raise
     except Exception as error:  # transformers raises anything for values that it does not expect
         raise CheckpointError(
             f"The host's {file} has a setting of generation that transformers refuses "
@@ -210,11 +211,14 @@ def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and loading reports; callers check what was loaded."""
+    """Silence messages of transformers and accelerate; callers check what they warn of."""
     from transformers.utils import logging as reports
 
-    level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
-    reports.set_verbosity(logging.CRITICAL)
+    bars = reports.is_progress_bar_enabled()
+    loggers = [logging.getLogger(name) for name in ("transformers", "accelerate")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     if bars:
         reports.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -222,6 +226,7 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        reports.set_verbosity(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if bars:
             reports.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -6,9 +6,7 @@ state between devices. Candidates are written into the same parameters, wherever
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +14,7 @@ import torch
 
 from evomerge.compat.transformers import undivided_modules, unmoved_arguments
 from evomerge.errors import ConfigError, one_line
+from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
 
 _SHARE = 0.8
 """Share of an accelerator's memory that weights may take; the rest is for batches."""
@@ -47,8 +46,7 @@ class Placement:
         Raises:
             ConfigError: the model has no such attention, or the devices are too small for it.
         """
-        if self.attention is not None:
-            _set_attention(module, self.attention)
+        self._set_attention(module)
         devices = self.device_map(module)
         first = next(iter(devices.values()))
         if len(devices) == 1:
@@ -56,7 +54,7 @@ class Placement:
             return
         from accelerate import dispatch_model
 
-        with _quiet():
+        with quiet():
             dispatch_model(
                 module,
                 devices,
@@ -76,13 +74,10 @@ class Placement:
         """
         if self.attention is None and self.spread is None:
             return
-        from evomerge.merging.architecture.loading import model_class, transformers_config
-
         config = transformers_config(data)
         with torch.device("meta"):
             module = model_class(config)(config).to(getattr(torch, dtype))
-        if self.attention is not None:
-            _set_attention(module, self.attention)
+        self._set_attention(module)
         self.device_map(module)
 
     def device_map(self, module: Any) -> dict[str, torch.device]:
@@ -102,11 +97,10 @@ class Placement:
         from accelerate import infer_auto_device_map
         from accelerate.utils import get_balanced_memory
 
-        whole = undivided_modules(module)
-        with _quiet():
-            limits = (
-                room if self.spread == "sequential" else get_balanced_memory(module, room, whole)
-            )
+        whole, limits = undivided_modules(module), room
+        with quiet():
+            if self.spread != "sequential":
+                limits = get_balanced_memory(module, room, whole)
             # What does not fit on accelerators, accelerate puts into main memory or on disk.
             found = infer_auto_device_map(module, {**limits, "cpu": 0}, whole)
         beyond = [name for name, device in found.items() if device in ("cpu", "disk")]
@@ -121,6 +115,16 @@ class Placement:
             )
         return {name: _accelerator(int(number)) for name, number in found.items()}
 
+    def _set_attention(self, module: Any) -> None:
+        try:
+            if self.attention is not None:
+                module.set_attn_implementation(self.attention)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"`evaluation.attention` is {self.attention!r}, which {type(module).__name__} "
+                f"cannot use here ({one_line(error)}); use auto, sdpa or eager."
+            ) from error
+
 
 def device_of(parameter: str, devices: Mapping[str, torch.device]) -> torch.device:
     """Return the device of a parameter or buffer in a device map."""
@@ -131,12 +135,11 @@ def device_of(parameter: str, devices: Mapping[str, torch.device]) -> torch.devi
 
 
 def _accelerator(number: int) -> torch.device:
-    kind, count = torch.accelerator.current_accelerator(), _count()
+    kind, count = torch.accelerator.current_accelerator(), len(_room())
     if kind is None or number >= count:
-        have = f"{count}, counted from 0" if count else "none"
         raise ConfigError(
-            f"`evaluation.max_memory` names accelerator {number}, but this machine has {have}; "
-            "name those that are there, or remove `max_memory` to use all."
+            f"`evaluation.max_memory` names accelerator {number}, but this machine has {count}, "
+            "counted from 0; name those that are there, or remove `max_memory` to use all."
         )
     return torch.device(kind.type, number)
 
@@ -147,33 +150,8 @@ def _room() -> dict[int, int]:
     It is a share of all its memory, also of what is used at the moment: so a resumed search, and
     models of other depths, get the same device map.
     """
-    count = _count()
-    tell = getattr(torch.get_device_module(), "mem_get_info", None) if count else None
+    if not torch.accelerator.is_available():  # torch 2.7 cannot count them without a driver
+        return {}
+    tell = getattr(torch.get_device_module(), "mem_get_info", None)
+    count = torch.accelerator.device_count()
     return {} if tell is None else {i: int(_SHARE * tell(i)[1]) for i in range(count)}
-
-
-def _count() -> int:
-    """Return the number of accelerators, which torch 2.7 cannot count without a driver."""
-    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-
-
-def _set_attention(module: Any, attention: str) -> None:
-    try:
-        module.set_attn_implementation(attention)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"`evaluation.attention` is {attention!r}, which {type(module).__name__} cannot use "
-            f"here ({one_line(error)}); use auto, sdpa or eager."
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence accelerate's messages about devices; `device_map` checks what they warn of."""
-    logger = logging.getLogger("accelerate")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

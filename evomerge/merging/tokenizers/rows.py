@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
@@ -79,41 +80,32 @@ class MatchedRows:
         """
         import torch
 
-        matrix = read(parent)
-        index = torch.tensor(list(self.index[parent]), dtype=torch.int64)
-        own = len(matrix)
-        padding = torch.arange(len(index), self.size)
+        matrix, index = read(parent), torch.full((self.size,), -1)
+        index[: self.tokens] = torch.tensor(self.index[parent], dtype=torch.int64)
         if parent == self.keeper:
-            padding = torch.where(padding < own, padding, -1)
-        else:
-            padding.fill_(-1)
-        index = torch.cat([index, padding])
+            kept = torch.arange(self.tokens, max(self.tokens, min(len(matrix), self.size)))
+            index[self.tokens : self.tokens + len(kept)] = kept
         forced = [i for i, filling in self.filling.items() if filling.force]
-        if own == self.size and not forced and torch.equal(index, torch.arange(own)):
+        if not forced and torch.equal(index, torch.arange(len(matrix))):
             return matrix
-        out = matrix.new_empty((self.size, *matrix.shape[1:]))
-        torch.index_select(matrix, 0, index.clamp(min=0), out=out)
+        out = matrix.index_select(0, index.clamp(min=0))
         absent = torch.nonzero(index < 0).flatten().tolist()
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for i in [*(i for i in absent if i in self.filling), *forced]:
+            groups.setdefault(tuple(parent for parent, _ in self.filling[i].rows), []).append(i)
+        for parents, ids in groups.items():
+            rows = [
+                read(name)[[self.filling[i].rows[k][1] for i in ids]]
+                for k, name in enumerate(parents)
+            ]
+            if len(rows) > 1:
+                rows = [reduce(lambda one, more: one.float() + more, rows) / len(rows)]
+            out[ids] = rows[0].to(out.dtype) if rows else 0
         empty = [i for i in absent if i not in self.filling]
-        self._fill(out, [i for i in absent if i in self.filling] + forced, read)
         if empty:
             out[empty] = 0
             out[empty] = (_sum(out) / (self.size - len(empty))).to(out.dtype)
         return out
-
-    def _fill(self, out: Tensor, ids: Sequence[int], read: Read) -> None:
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for i in ids:
-            groups.setdefault(tuple(parent for parent, _ in self.filling[i].rows), []).append(i)
-        for parents, alike in groups.items():
-            total: Tensor | None = None
-            for k, parent in enumerate(parents):
-                rows = read(parent)[[self.filling[i].rows[k][1] for i in alike]]
-                total = rows if total is None else total.float() + rows
-            if total is None:
-                out[alike] = 0
-            else:
-                out[alike] = (total / len(parents) if len(parents) > 1 else total).to(out.dtype)
 
 
 def _sum(matrix: Tensor) -> Tensor:
@@ -158,6 +150,7 @@ def fill(
 
 
 def _policies(recipe: Recipe) -> dict[str, tuple[Any, bool]]:
+    """Return the option `tokens`: text of a token -> its source, and whether it is forced."""
     text = recipe.options.get("tokens")
     data = json_value(text, "The option `tokens`", RecipeError) if text else {}
     found = {}
@@ -181,21 +174,18 @@ def _source_rows(text: str, source: Any, tokens: Sequence[Tokens]) -> tuple[tupl
         return ()
     if source.get("kind") != "model_token" or ("token" in source) == ("token_id" in source):
         raise RecipeError(
-            f"`{where}` is {shown(source)}; it must be a model, {{kind: zero}}, or "
-            f"{{kind: model_token, "
-            "model: ..., token: ...}} (or token_id)."
+            f"`{where}` is {shown(source)}; it must be a model, {{kind: zero}}, or {{kind: "
+            "model_token, model: ..., token: ...}} (or token_id)."
         )
-    model = next((item for item in tokens if item.reference == source.get("model")), None)
+    models = {item.reference: item for item in tokens}
+    model = models.get(str(source.get("model")))
     if model is None:
         raise RecipeError(
             f"`{where}.model` is {shown(source.get('model'))}; allowed are the parents of the "
-            f"merge: {', '.join(item.reference for item in tokens)}."
+            f"merge: {', '.join(models)}."
         )
     wanted = source.get("token", source.get("token_id"))
-    if "token" in source:
-        row = model.row(_VALUES.text(wanted, f"{where}.token", "the text of a token"))
-    else:
-        row = wanted
+    row = model.row(str(wanted)) if "token" in source else wanted
     if not (type(row) is int and 0 <= row < model.rows):
         raise RecipeError(
             f"`{where}`: {model.reference!r} has no row for the token {shown(wanted)}."
@@ -210,18 +200,16 @@ def truncate(parents: Sequence[Checkpoint]) -> tuple[MatchedRows, tuple[str, ...
     the same token in all parents. `CheckpointError` if a parent has no embeddings.
     """
     sizes = {parent.reference: parent.vocabulary for parent in parents}
-    for reference, size in sizes.items():
-        if not size:
-            raise CheckpointError(
-                f"{reference!r} has no embeddings that could be cut; leave out "
-                "--unsafe-truncate-embeddings."
-            )
     least, most = min(sizes.values()), max(sizes.values())
+    if not least:
+        raise CheckpointError(
+            f"{min(sizes, key=sizes.__getitem__)!r} has no embeddings that could be cut; leave out "
+            "--unsafe-truncate-embeddings."
+        )
     index = dict.fromkeys(sizes, tuple(range(least)))
     rows = MatchedRows(least, least, index, filling={}, keeper=None, special_ids={})
-    if least == most:
-        return rows, ()
-    return rows, (
+    note = (
         f"Embeddings and head of up to {most} rows are cut to {least}; the merged model has no "
-        f"token with an id of {least} or more, even if its tokenizer has one.",
+        f"token with an id of {least} or more, even if its tokenizer has one."
     )
+    return rows, (note,) if least < most else ()

@@ -78,6 +78,14 @@ class Tokens:
         return dict(sorted(all_ids.items(), key=lambda item: item[1]))
 
     @property
+    def by_id(self) -> dict[int, set[str]]:
+        """Id -> texts of its tokens; an added token can have the id of another token."""
+        found: dict[int, set[str]] = {}
+        for text, i in self.ids.items():
+            found.setdefault(i, set()).add(text)
+        return found
+
+    @property
     def size(self) -> int:
         """1 + the largest id."""
         return 1 + max(self.ids.values())
@@ -91,29 +99,20 @@ class Tokens:
 def _check_tokenizer(data: Mapping[str, Any], file: str) -> None:
     """Check the types of the values in a `tokenizer.json` that this package uses."""
     model = _VALUES.mapping(data.get("model"), f"{file}model")
-    kind, vocabulary = model.get("type"), model.get("vocab")
-    if not (kind is None or isinstance(kind, str)):
-        raise _VALUES.wrong(kind, f"{file}model.type", "text")
+    kind, vocabulary, where = model.get("type"), model.get("vocab"), f"{file}model.vocab"
     # Old files have no `type`. Only Unigram has a list of (token, score) pairs as vocabulary.
     if kind == "Unigram" or (kind is None and isinstance(vocabulary, list)):
-        for piece in _VALUES.items(vocabulary, f"{file}model.vocab"):
-            match piece:
-                case [str(), int() | float()]:
-                    continue
-            raise CheckpointError(f"`{file}model.vocab` must be a list of [token, score].")
+        for piece in _VALUES.items(vocabulary, where):
+            if not (isinstance(piece, list) and [*map(type, piece)] in ([str, float], [str, int])):
+                raise _VALUES.wrong(piece, where, "a list of [token, score]")
     else:
-        for i in _VALUES.mapping(vocabulary, f"{file}model.vocab").values():
-            if type(i) is not int or not 0 <= i <= _LARGEST_ID:
-                raise CheckpointError(
-                    f"`{file}model.vocab` must be a mapping from token to id, from 0 to "
-                    f"{_LARGEST_ID}."
-                )
+        for i in _VALUES.mapping(vocabulary, where).values():
+            _VALUES.whole(i, where, most=_LARGEST_ID)
     for i, item in enumerate(_VALUES.items(data.get("added_tokens") or (), f"{file}added_tokens")):
         where = f"{file}added_tokens[{i}]"
-        entry = _VALUES.mapping(item, where)
-        if not isinstance(entry.get("content"), str):
-            raise _VALUES.wrong(entry.get("content"), f"{where}.content", "text")
-        _VALUES.whole(entry.get("id"), f"{where}.id", most=_LARGEST_ID)
+        if not isinstance(_VALUES.mapping(item, where).get("content"), str):
+            raise _VALUES.wrong(item.get("content"), f"{where}.content", "text")
+        _VALUES.whole(item.get("id"), f"{where}.id", most=_LARGEST_ID)
 
 
 def check_spelling(tokens: Sequence[Tokens]) -> None:
@@ -155,39 +154,28 @@ def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
         file = parent.folder / "tokenizer.json"
         if file.is_file():
             different.setdefault(hashlib.sha256(file.read_bytes()).digest(), parent)
-    if len(different) > 1:
-        for one, other in itertools.combinations(map(Tokens.of, different.values()), 2):
-            _check_pair(one, other, parents[0].reference, below)
-
-
-def _check_pair(one: Tokens, other: Tokens, host: str, below: float) -> None:
+    tokens = map(Tokens.of, different.values() if len(different) > 1 else ())
+    host = parents[0].reference
     advice = (
-        f"set `tokenizer: union` (in a mergekit file `tokenizer_source: union`), or name a parent "
+        "set `tokenizer: union` (in a mergekit file `tokenizer_source: union`), or name a parent "
         f"(`tokenizer: {host}`), to match rows by token"
     )
-    others = _by_id(other)
-    for i, texts in _by_id(one).items():
-        other_texts = others.get(i, texts)
-        reserved = any(map(_RESERVED.fullmatch, {*texts, *other_texts}))
-        if i < below and other_texts.isdisjoint(texts) and not reserved:
-            raise CheckpointError(
-                f"Tokenizers do not fit: id {i} is the token {min(texts)!r} in {one.reference!r} "
-                f"and {min(other_texts)!r} in {other.reference!r}; {advice}."
-            )
-    for text, i in one.ids.items() if one.reference == host else ():
-        if i < below and other.ids.get(text, i) != i:
-            raise CheckpointError(
-                f"Tokenizers do not fit: token {text!r} has the id {i} in {one.reference!r} and "
-                f"{other.ids[text]} in {other.reference!r}; {advice}."
-            )
-
-
-def _by_id(tokens: Tokens) -> dict[int, set[str]]:
-    """Return id -> texts of its tokens; an added token can have the id of another token."""
-    found: dict[int, set[str]] = {}
-    for text, i in tokens.ids.items():
-        found.setdefault(i, set()).add(text)
-    return found
+    for one, other in itertools.combinations(tokens, 2):
+        by_id = other.by_id
+        for i, texts in one.by_id.items():
+            theirs = by_id.get(i, texts)
+            reserved = any(map(_RESERVED.fullmatch, texts | theirs))
+            if i < below and theirs.isdisjoint(texts) and not reserved:
+                raise CheckpointError(
+                    f"Tokenizers do not fit: id {i} is the token {min(texts)!r} in "
+                    f"{one.reference!r} and {min(theirs)!r} in {other.reference!r}; {advice}."
+                )
+        for text, i in one.ids.items() if one.reference == host else ():
+            if i < below and other.ids.get(text, i) != i:
+                raise CheckpointError(
+                    f"Tokenizers do not fit: token {text!r} has the id {i} in {one.reference!r} "
+                    f"and {other.ids[text]} in {other.reference!r}; {advice}."
+                )
 
 
 @contextmanager
