@@ -13,7 +13,6 @@ import pytest
 from search_run import command, environment
 
 import evomerge
-from evomerge.__main__ import run
 from evomerge.errors import RunFolderError
 from evomerge.run.folder import RunFolder
 
@@ -75,41 +74,3 @@ def test_every_suggested_command_quotes_what_is_filled_in():
     assert unquoted == {}
     with pytest.raises(RunFolderError, match="--run 'my runs'`"):
         RunFolder(Path("my runs"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["serch"], "No such command 'serch'. Did you mean 'search'?"),
-        (
-            ["moe", "x.yaml", "--out", "x"],
-            "of models that `evomerge export` and `evomerge merge` write.",
-        ),
-        (["sweep", "x"], "and `evomerge results RUN RUN ...` compares them."),
-        (["transplant", "zoo:base"], "and its result may be a parent."),
-        (["convert", "x.yaml"], "`evomerge init` writes one to start from."),
-        (["dashboard", "x"], "and `--track` logs a search to a tracker."),
-        (["resume", "x", "--notify", "y"], "`evomerge search ...; notify-send done`."),
-        (["merge", "x", "--out", "y", "--allow-pickle"], "when a parent is opened."),
-        (["extract", "a", "b", "--rank", "8"], "`evomerge export` or `evomerge merge` wrote."),
-        (
-            ["report", "x", "--compare"],
-            "`evomerge compare PARENT ... --base MODEL` compares parents.",
-        ),
-        (["export", "x", "--as", "adapter"], "`evomerge export` or `evomerge merge` wrote."),
-        (["status"], "Missing argument 'DIR'; `evomerge status --help` says what is allowed."),
-        (["status", "x", "--wach"], "`evomerge status --help` says what is allowed."),
-        (["status", "x", "y"], "`evomerge status --help` says what is allowed."),
-        (["list"], "spaces, parents; `evomerge list --help` says what is allowed."),
-        (["validate", "x.yaml", "--set", "x=[a,", "b]"], "--set, as in --set 'x=[a, b]'."),
-        (["search", "x", "--run"], "argument; `evomerge search --help` says what is allowed."),
-        (["resume", "x", "--candidates", "-3"], "--candidates is -3; it must be at least 1."),
-        (["resume", "x", "--patience", "1e9"], "--patience is 1e9; it must be a whole number."),
-        (["resume", "x", "--hours", "soon"], "--hours is soon; it must be a number."),
-        (["init", "x", "--preset", "y"], "`evomerge init --help` says what is allowed."),
-    ],
-)
-def test_a_wrong_command_line_is_one_sentence(arguments, sentence, capsys):
-    assert run(arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("evomerge: ") and line.endswith(sentence)

@@ -1,0 +1,176 @@
+"""A mistake of a person is one sentence and exit code 2, before any model is loaded.
+
+`bad_input.yaml` has the mistakes: each row is a change, and words that the sentence has.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lm_eval.tasks
+import pytest
+import yaml
+from few_tasks import only
+from known_parents import copy_of, edit_tokenizer
+from search_run import SMALL
+from tiny import make
+
+from evomerge import __main__ as program
+from evomerge.execute.worker import Worker
+
+TABLE = yaml.safe_load(Path(__file__).with_suffix("").with_name("bad_input.yaml").read_text())
+FEW = {split: {"documents": 5} for split in ("search", "validation", "test")}
+SEARCH = {key: value for key, value in SMALL.items() if key != "space"}
+MERGEKIT = {
+    "merge_method": "ties",
+    "base_model": "./a",
+    "models": [{"model": "./b", "parameters": {"weight": 1, "density": 0.5}}],
+}
+LINEAR = {"kind": "parameters", "method": "linear"}
+SEARCHED = "search file.yaml --run new"
+MERGE = "merge file.yaml --out out"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three tiny models."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate("abc"):
+        make(folder / name, seed=seed)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be in an empty folder; a worker that is made, which would load a model, fails the test.
+
+    To look through all tasks of lm-eval for an unknown one would take half a minute.
+    """
+
+    def load(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(Worker, "__init__", load)
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", only("gsm8k"))
+
+
+def write(content: Any, name: str = "file.yaml") -> None:
+    Path(name).write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+
+
+def search(change: dict[str, Any], models: Path) -> str:
+    """Keys of the small search file; those of `evaluation` are put beside its own."""
+    own = {"include": ["zoo:tasks"], **FEW, **change.get("evaluation", {})}
+    write(SEARCH | change | {"evaluation": own})
+    Path("run").mkdir()
+    write("", "run/journal.jsonl")
+    return SEARCHED
+
+
+def set_(value: str, models: Path) -> str:
+    search({}, models)
+    return f"{SEARCHED} --set {shlex.quote(value)}"
+
+
+def text(content: str, models: Path) -> str:
+    write(content)
+    return SEARCHED
+
+
+def command(line: str, models: Path) -> str:
+    search({}, models)
+    Path("file.yaml").rename("search.yaml")
+    Path("full").mkdir()
+    write("", "full/thesis.tex")
+    write({"base_model": "zoo:base", "experts": []}, "moe.yaml")
+    return line
+
+
+def mergekit(change: dict[str, Any], models: Path) -> str:
+    shutil.copytree(models, ".", dirs_exist_ok=True)
+    merged = MERGEKIT | change
+    write({key: value for key, value in merged.items() if value is not None})
+    return MERGE
+
+
+def mergekit_text(content: str, models: Path) -> str:
+    write(content)
+    return MERGE
+
+
+def recipe(parts: Any, models: Path) -> str:
+    """A method, the knobs of each source, those of the merge, and the base."""
+    method, sources, knobs, base = parts
+    named = [{"parent": "zoo:maths", "knobs": item} for item in sources]
+    layer = {"method": method, "sources": named, "knobs": knobs}
+    layer |= {"base": {"parent": base}} if base else {}
+    write({"host": "zoo:base", "layers": {}, "embeddings": layer, "head": layer})
+    return MERGE
+
+
+def config(change: dict[str, Any], models: Path) -> str:
+    return search({"base": str(copy_of("base", Path("host"), **change))}, models)
+
+
+def tokenizer(change: dict[str, Any], models: Path) -> str:
+    edit_tokenizer(copy_of("base", Path("host")), **change)
+    return search({"base": "./host"}, models)
+
+
+def two_models(parts: Any, models: Path) -> str:
+    """The settings of two parents, and keys of a search file that merges them."""
+    one, two, *keys = parts
+    make(Path("a"), **one)
+    make(Path("b"), **two)
+    changes = {"parents": ["./a", "./b"], "base": None, "space": LINEAR} | dict(*keys)
+    return search(changes, models)
+
+
+SECTIONS: dict[str, Callable[[Any, Path], str]] = {
+    "search": search,
+    "set": set_,
+    "text": text,
+    "command": command,
+    "mergekit": mergekit,
+    "mergekit text": mergekit_text,
+    "recipe": recipe,
+    "config": config,
+    "tokenizer": tokenizer,
+    "models": two_models,
+}
+"""Section of the table -> what makes the mistake in the working folder; returns the command."""
+
+ROWS = [
+    pytest.param(section, change, words, id=f"{section}: {json.dumps(change)[:60]}")
+    for section, rows in TABLE.items()
+    for change, *words in rows
+]
+
+
+@pytest.mark.parametrize(("section", "change", "words"), ROWS)
+def test_a_mistake_is_one_sentence(
+    section: str,
+    change: Any,
+    words: list[str],
+    models: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["evomerge", *shlex.split(SECTIONS[section](change, models))])
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    said = capsys.readouterr()
+    assert ended.value.code == 2, said
+    *notes, sentence = said.err.splitlines()
+    assert sentence.startswith("evomerge: ") and len(sentence) < 1100
+    assert not notes and not said.out
+    assert [word for word in words if word not in sentence] == [], sentence
+    assert sorted(Path().rglob("*")) == before
