@@ -81,10 +81,3 @@ def test_workers_are_placed_where_all_their_resources_are() -> None:
     assert workers_of(config(workers=3, ray={"resources": {"GPU": 0.5}})).on_a_machine == 3
     assert ray_workers(config()).needed == {"CPU": 1.0, "GPU": 1.0}
     assert ray_workers(config({"device": "cpu"})).needed == {"CPU": 1.0}
-
-
-def test_ray_takes_its_keys_only_as_they_are_named() -> None:
-    with pytest.raises(ConfigError, match="adress"):
-        config(ray={"adress": "auto"})
-    with pytest.raises(ConfigError, match=r"executor\.ray\.resources"):
-        config(ray={"resources": {"GPU": 0}})

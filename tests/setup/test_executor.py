@@ -25,19 +25,6 @@ def config(evaluation: dict[str, Any] | None = None, **given: Any) -> SearchConf
     return parse(data, "search.yaml")
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"workers": 2}, ["`executor` has `workers` 2", "exactly 1", "'processes'"]),
-        ({"timeout": 9.5}, ["`executor` has `timeout` 9.5", "'processes'"]),
-    ],
-)
-def test_what_an_executor_cannot_do_is_refused(given: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ConfigError) as error:
-        config(**given)
-    assert all(word in str(error.value) for word in words)
-
-
 def test_auto_means_a_worker_for_each_core_or_for_as_many_threads_as_are_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
