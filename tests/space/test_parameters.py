@@ -364,40 +364,6 @@ def test_baselines_have_genomes_if_the_space_can_express_them():
     assert make(("ties",), ("base", "a")).baseline_genomes()["base"] == [(0.0, 1.0) * 3]
 
 
-@pytest.mark.parametrize(
-    ("keys", "sentence"),
-    [
-        ({"names": ("slerp",), "parents": ("a", "b", "c")}, "'slerp', which takes exactly 2"),
-        ({"names": ("ties",), "base": None}, "'ties', which measures .* `base` is not set"),
-        (
-            {"names": ("ties",), "parents": ("base",)},
-            "names 0 beside the base: none; change `parents`",
-        ),
-        ({"names": ("ties", "ties")}, "names 'ties' twice"),
-        ({"groups": 7}, "space.groups is 7, but the model has 6 blocks"),
-        ({"smooth": True}, "space.smooth is true, but space.groups is 'one'"),
-        ({"components": ["atention"]}, "names 'atention'.*Did you mean 'attention'"),
-        ({"components": ["mlp", "mlp"]}, "names 'mlp' twice"),
-        ({"knobs": {"wieght": 1.0}}, "space.knobs.wieght is no knob.*Did you mean 'weight'"),
-        ({"knobs": {"t": (0.0, 1.0)}}, "space.knobs.t is no knob of task_arithmetic; allowed"),
-        (
-            {"names": ("ties",), "knobs": {"density": (0.1, 1.5)}},
-            r"density is \[0.1, 1.5\], .* goes from 0 to 1",
-        ),
-        ({"names": ("ties",), "knobs": {"density": -0.5}}, "density is -0.5, .* from 0 to 1"),
-        ({"knobs": {"density": (0.1, 1.0)}}, "density of task_arithmetic is always 1; remove"),
-        ({"knobs": {"normalize": (0.0, 0.5)}}, r"goes from 0 to 1 \(off or on\)"),
-        ({"knobs": {"weight": 1.0}}, "nothing to search"),
-        ({"names": ("odd",), "knobs": {"rank": (1.0, 2.5)}}, "in whole numbers"),
-    ],
-)
-def test_wrong_settings_raise_one_sentence(keys, sentence):
-    with pytest.raises(ConfigError, match=sentence) as caught:
-        make(**({"filters": FILTERS} | keys))
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).endswith((".", "?"))
-
-
 def test_a_knob_without_a_default_must_be_set():
     bare = replace(ODD, knobs=(Knob("scale", None, 0, 2, "merge"), *ODD.knobs))
     with pytest.raises(ConfigError, match=r"space.knobs.scale is missing, and odd has no default"):

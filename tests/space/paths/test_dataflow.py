@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spaces import paths
 
-from evomerge.errors import ConfigError
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.paths.path import Hop, Path, describe, layers_of, path_of
 from evomerge.space.protocol import Gene, Space
@@ -220,20 +219,3 @@ def test_baselines_are_the_parents_themselves() -> None:
     other = baselines[OTHER]
     sources = {source.parent for layer in other.every_layer() for source in layer.sources}
     assert sources == {OTHER} and len(other.layers["model.layers"]) == 5
-
-
-REFUSED: dict[str, tuple[Callable[[], object], str]] = {
-    "too deep": (lambda: paths("dropping", DEPTHS, FRAME, layers=(5, 6)), "space.layers"),
-    "slices": (lambda: paths("frankenmerge", DEPTHS, FRAME, slices=(3, 5)), "space.slices"),
-    "slices cannot reach": (
-        lambda: paths("frankenmerge", DEPTHS, FRAME, slices=(1, 2), layers=(9, 9)), "space.layers",
-    ),
-    "shallow": (lambda: paths("swaps", {HOST: 4, OTHER: 3}, FRAME), "shallowest"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_wrong_arguments_are_one_sentence_that_names_the_key(name: str) -> None:
-    build, key = REFUSED[name]
-    with pytest.raises(ConfigError, match=key):
-        build()
