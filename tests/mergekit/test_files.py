@@ -30,11 +30,3 @@ def test_strict_says_all_that_mergekit_ignores(tmp_path: Path, count: int, words
     with pytest.raises(RecipeError, match=words):
         merge_recipe(file, tmp_path / "out", "8GB", "5GB", strict=True)
     assert not (tmp_path / "out").exists()
-
-
-def test_several_documents_are_refused(tmp_path: Path) -> None:
-    """As mergekit-multi reads them."""
-    file = tmp_path / "many.yml"
-    file.write_text("---\n".join([yaml.safe_dump(DATA)] * 2))
-    with pytest.raises(RecipeError, match=r"many.yml has several documents .*file of its own\.$"):
-        merge_recipe(file, tmp_path / "out", "8GB", "5GB")
