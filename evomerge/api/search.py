@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 
 from evomerge.api.objectives import with_named_functions
 from evomerge.api.run import Run
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, RunFolderError
 from evomerge.parsing.values import path_of, shown
-from evomerge.run.atomic import check_run_folder
+from evomerge.run.atomic import check_writable
 from evomerge.run.folder import RunFolder, is_begun
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
@@ -212,7 +212,9 @@ def _continue(
     """Run what is left of a run."""
     from evomerge.setup.runs import continued
 
-    check_run_folder(folder.path)
+    fix = "make it writable, or continue a copy of it"
+    what = f"{folder.path} cannot be continued"
+    check_writable(folder.path / "lock", what, fix, RunFolderError)
     run(folder, continued(folder, moves, allowed), bounds)
 
 

@@ -76,7 +76,7 @@ def _row(views: Sequence[View]) -> dict[str, Any]:
         "best_parent": _mean([_baseline(view, is_uniform=False) for view in views]),
         "uniform": _mean([_baseline(view, is_uniform=True) for view in views]),
         "candidates": fmean(len(view.history.candidates) for view in views),
-        "cpu_seconds": fmean(view.run.timings.cpu_seconds()[1] for view in views),
+        "cpu_seconds": fmean(view.run.timings.cpu_seconds() for view in views),
     }
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from evomerge.errors import CheckpointError, DiskError, InputError, RunFolderError, not_written
+from evomerge.errors import CheckpointError, DiskError, InputError, not_written
 from evomerge.parsing.links import is_special
 
 MARK = ".partial-"
@@ -64,16 +64,11 @@ def replace_text(path: Path, text: str) -> None:
 
     A symbolic link is followed. What is not a file, such as a pipe or `/dev/stdout`, is written to.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if is_special(path):
         path.write_text(text, encoding="utf-8")
         return
-    replace_bytes(Path(os.path.realpath(path)), text.encode())
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file; see `replace_text`."""
-    with _unfinished(path, folder=False) as partial:
-        partial.write_bytes(content)
+    with _unfinished(Path(os.path.realpath(path)), folder=False) as partial:
+        partial.write_bytes(text.encode())
 
 
 class TemporaryFolder:
@@ -113,16 +108,11 @@ def _unfinished(path: Path, *, folder: bool, new: bool = False) -> Iterator[Path
         yield partial
         for item in (*sorted(partial.rglob("*")), partial):
             _sync(item)
-        try:
-            if new and path.exists():
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-            partial.replace(path)
-        except OSError as error:
-            if not new or error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
+        if new and path.exists():
             raise CheckpointError(
                 f"{path} was created by another process in the meantime; name another folder."
-            ) from error
+            )
+        partial.replace(path)
     except BaseException:
         _remove(partial)
         raise
@@ -134,15 +124,15 @@ def _unfinished(path: Path, *, folder: bool, new: bool = False) -> Iterator[Path
 def _begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int]:
     """Create an empty hidden file or folder beside `path`; return it, and what locks it."""
     remove_abandoned(path.parent, path.name)
+    flags = os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL
     while True:
         partial = path.with_name(f".{path.name}{MARK}{secrets.token_hex(4)}")
         if folder:
             partial.mkdir(mode)
-        flags = os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL
         try:
             lock = os.open(partial, flags, 0o666)
         except FileNotFoundError:
-            if folder and partial.parent.is_dir():
+            if folder:
                 continue  # another process took it for abandoned and removed it: try again
             raise
         with suppress(OSError):  # a file system without locks, where nothing is ever removed
@@ -155,21 +145,17 @@ def _begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int]:
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
     """Remove what killed writers have left in a folder, of this final name or of any."""
     for partial in folder.glob(f".{'*' if name is None else glob.escape(name)}{MARK}*"):
-        try:
+        with suppress(OSError):  # its writer is running, or this process may not remove it
             lock = os.open(partial, os.O_RDONLY)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(partial)
-        except OSError:
-            pass  # its writer is running, or this process may not remove it
-        finally:
-            os.close(lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(partial)
+            finally:
+                os.close(lock)
 
 
 def _remove(partial: Path) -> None:
-    if partial.is_dir() and not partial.is_symlink():
+    if partial.is_dir():
         shutil.rmtree(partial, ignore_errors=True)
     else:
         partial.unlink(missing_ok=True)
@@ -210,34 +196,30 @@ def why_not_writable(path: Path) -> str | None:
     return None
 
 
+def check_writable(path: Path, what: str, fix: str, error: type[InputError]) -> None:
+    """Raise an InputError if a file or folder cannot be made or replaced.
+
+    `what` begins its sentence (`PATH cannot be created`), `fix` ends it.
+    """
+    reason = why_not_writable(path)
+    if reason is not None:
+        raise error(f"{what}: {reason}; {fix}.")
+
+
 def check_new_folder(out: Path) -> None:
     """Raise a CheckpointError if a folder exists, or cannot be made."""
     if os.path.lexists(out):
         raise CheckpointError(f"{out} exists already; name another folder or remove it.")
-    reason = why_not_writable(out)
-    if reason is not None:
-        raise CheckpointError(f"{out} cannot be created: {reason}; name another folder.")
-
-
-def check_run_folder(path: Path) -> None:
-    """Raise a RunFolderError if nothing can be written into the folder of a run."""
-    reason = why_not_writable(path / "lock")
-    if reason is not None:
-        raise RunFolderError(
-            f"{path} cannot be continued: {reason}; make it writable, or continue a copy of it."
-        )
+    check_writable(out, f"{out} cannot be created", "name another folder", CheckpointError)
 
 
 def check_output(path: Path, option: str = "--out") -> None:
     """Raise an InputError if the file of an option cannot be written."""
-    # Path's own tests raise if a folder may not be entered.
-    reason = None
-    if os.path.isdir(path):  # noqa: PTH112
-        reason = "it is a folder"
-    elif not is_special(path):
-        parent = path.absolute().parent
-        reason = why_not_writable(path)
-        if reason is None and not parent.exists():
-            reason = f"there is no folder {parent}"
-    if reason is not None:
-        raise InputError(f"{option} {path} cannot be written: {reason}; give another file.")
+    what, fix = f"{option} {path} cannot be written", "give another file"
+    if os.path.isdir(path):  # noqa: PTH112 - Path's raises if a folder may not be entered
+        raise InputError(f"{what}: it is a folder; {fix}.")
+    if is_special(path):
+        return
+    check_writable(path, what, fix, InputError)
+    if not (parent := path.absolute().parent).exists():
+        raise InputError(f"{what}: there is no folder {parent}; {fix}.")

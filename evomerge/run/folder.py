@@ -18,7 +18,7 @@ from evomerge.errors import RunFolderError, RunInUseError, not_written
 from evomerge.parsing.links import check_inside, check_ordinary, entries
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.yaml import yaml_mapping
-from evomerge.run.atomic import create_folder, remove_abandoned, replace_text, why_not_writable
+from evomerge.run.atomic import check_writable, create_folder, remove_abandoned, replace_text
 from evomerge.run.journal import HEADER, Event, Journal, Lines, is_held, read
 from evomerge.run.log_format import PlainFormatter
 from evomerge.run.timings import Timings
@@ -37,6 +37,7 @@ _SUBFOLDERS = ("front", MODELS)
 MERGEKIT = "best.mergekit.yaml"
 NOT_IN_MERGEKIT = "best.not-in-mergekit.txt"
 _DIGEST = "digest"  # of the search file and the rest of the manifest
+_WRITE = "give --run a folder that can be written"
 
 
 def is_begun(path: Path) -> bool:
@@ -53,20 +54,23 @@ class RunFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        if os.path.isdir(path):  # noqa: PTH112 - Path's raises for names that are too long
-            _check_entries(path)
-        self.path = path
-        if not os.path.exists(path):  # noqa: PTH110
+        if not os.path.exists(path):  # noqa: PTH110 - Path's raises for names that are too long
             raise RunFolderError(
                 f"{path} does not exist; start a run with `evomerge search FILE --run "
                 f"{shlex.quote(str(path))}`."
             )
+        if path.is_dir():
+            found = entries(path, RunFolderError)
+            check_ordinary(found, RunFolderError)
+            # A search writes to all of it.
+            check_inside(found, [path.resolve()], "the run", RunFolderError)
         for name in (CONFIG, JOURNAL):
             if not (path / name).is_file():
                 raise RunFolderError(
                     f"{path} is not a run folder: it has no {name}; give the folder that was "
                     "given to --run."
                 )
+        self.path = path
 
     @classmethod
     def check_free(cls, path: Path) -> None:
@@ -80,11 +84,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{path} exists and is not a run folder; give --run a new or an empty folder."
             )
-        reason = why_not_writable(path)
-        if reason is not None:
-            raise RunFolderError(
-                f"{path} cannot be created: {reason}; give --run a folder that can be written."
-            )
+        check_writable(path, f"{path} cannot be created", _WRITE, RunFolderError)
 
     @classmethod
     def create(cls, path: Path, search: str, manifest: Mapping[str, Any]) -> RunFolder:
@@ -96,14 +96,14 @@ class RunFolder:
             manifest: what was resolved; see `evomerge.config.frozen`.
         """
         cls.check_free(path)
-        known = {**manifest, _DIGEST: _digest([_content(search, path / CONFIG), manifest])}
+        content = yaml_mapping(search, str(path / CONFIG), "a search file", RunFolderError)
+        known = {**manifest, _DIGEST: _digest([content, manifest])}
         files = {CONFIG: search, MANIFEST: json.dumps(known, indent=1) + "\n"}
         try:
             create_folder(path, {**files, JOURNAL: Lines().encode(HEADER).decode()})
         except OSError as error:
             cls.check_free(path)
-            fix = "give --run a folder that can be written"
-            raise not_written(str(path), error, fix, RunFolderError) from error
+            raise not_written(str(path), error, _WRITE, RunFolderError) from error
         return cls(path)
 
     @property
@@ -135,7 +135,8 @@ class RunFolder:
     def written(self) -> dict[str, Any]:
         """Return the content of the search file as the user wrote it; see `manifest`."""
         file = self.path / CONFIG
-        return _content(read_text(file, RunFolderError), file)
+        text = read_text(file, RunFolderError)
+        return yaml_mapping(text, str(file), "a search file", RunFolderError)
 
     def manifest(self) -> dict[str, Any]:
         """Return the content of the manifest.
@@ -254,17 +255,6 @@ class _LogFile(logging.FileHandler):
         if isinstance(error, OSError):
             raise error
         super().handleError(record)
-
-
-def _check_entries(path: Path) -> None:
-    """Check that nothing in a run folder is elsewhere, since a search writes to all of it."""
-    found = entries(path, RunFolderError)
-    check_ordinary(found, RunFolderError)
-    check_inside(found, [path.resolve()], "the run", RunFolderError)
-
-
-def _content(text: str, file: Path) -> dict[str, Any]:
-    return yaml_mapping(text, str(file), "a search file", RunFolderError)
 
 
 def _digest(content: Any) -> str:

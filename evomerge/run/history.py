@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from evomerge.errors import RunFolderError, one_line
@@ -21,6 +22,7 @@ BASE = -1
 """Number of the base in events, which is no candidate: no strategy and no ranking knows of it."""
 
 _NUMBER = re.compile("[0-9]{1,9}")
+_ASKED = ("origin", "generation", "incumbent", "known")  # of a candidate, in its event
 
 
 @dataclass(repr=False)
@@ -153,33 +155,25 @@ class History:
             case "ask":
                 if event["candidate"] != len(self.candidates):
                     raise ValueError(f"candidate {event['candidate']} is not the next number")
+                known = {name: event[name] for name in _ASKED if name in event}
                 candidate = Candidate(
-                    number=event["candidate"],
-                    label=event.get("label"),
-                    digest=event["digest"],
-                    origin=event.get("origin", {}),
-                    generation=event.get("generation"),
-                    incumbent=event.get("incumbent"),
-                    known=event.get("known", 0),
+                    event["candidate"], event.get("label"), event["digest"], **known
                 )
                 self.candidates.append(candidate)
                 self._open[candidate.number] = candidate
                 self._by_digest.setdefault(candidate.digest, []).append(candidate)
-            case "tell":
+            case "tell" | "complete" as kind:
                 candidate = self._candidate(event)
                 if "same_as" in event:
-                    known = self.candidates[event["same_as"]]
-                    candidate.outcomes["search"] = known.told or known.outcomes["search"]
+                    same = self.candidates[event["same_as"]]
+                    outcome = same.told or same.outcomes["search"]
                 else:
-                    candidate.outcomes["search"] = outcome_of(event)
-                candidate.values = _values(event)
-                candidate.told = candidate.outcomes["search"]
-                self.told.append(candidate)
-                self._open.pop(candidate.number, None)
-            case "complete":
-                candidate = self._candidate(event)
-                candidate.outcomes["search"] = outcome_of(event)
-                candidate.values = _values(event)
+                    outcome = outcome_of(event)
+                candidate.outcomes["search"], candidate.values = outcome, _values(event)
+                if kind == "tell":
+                    candidate.told = outcome
+                    self.told.append(candidate)
+                    self._open.pop(candidate.number, None)
             case "score":
                 candidate = self._candidate(event)
                 candidate.outcomes[event["split"]] = outcome_of(event)
@@ -221,11 +215,9 @@ class History:
         return [item for item in self.candidates if item.label is not None]
 
     def earlier_equals(self, candidate: Candidate) -> Iterator[Candidate]:
-        """Yield the earlier candidates with the same recipe, by number."""
-        for item in self._by_digest[candidate.digest]:
-            if item.number >= candidate.number:
-                return
-            yield item
+        """Return the earlier candidates with the same recipe, by number."""
+        equals = self._by_digest[candidate.digest]
+        return takewhile(lambda item: item.number < candidate.number, equals)
 
     def chosen(self, which: str, best: Candidate | None) -> Candidate:
         """Return the candidate that `best`, `knee` (of a front, its best) or a number means.
@@ -237,10 +229,9 @@ class History:
                 raise RunFolderError("The run has no scored candidate yet.")
             return best
         if not _NUMBER.fullmatch(which) or int(which) >= len(self.candidates):
-            last = len(self.candidates) - 1
-            bounds = f"from 0 to {last}" if last >= 0 else "of a candidate, but there is none yet"
             raise RunFolderError(
-                f"--candidate is {shown(which)}; it must be `best`, `knee` or a number {bounds}."
+                f"--candidate is {shown(which)}; it must be `best`, `knee` or a number below "
+                f"{len(self.candidates)}."
             )
         return self.candidates[int(which)]
 

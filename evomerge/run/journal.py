@@ -41,7 +41,6 @@ FLUSH_INTERVAL = 1.0
 
 _CHECK = b',"check":"%s"}'
 _TAIL = len(_CHECK % bytes(16))
-_FIX = "use the version of evomerge that wrote it, or restore it from a copy."
 _TRIES, _PAUSE = 50, 0.02  # seconds
 
 
@@ -60,9 +59,7 @@ class Lines:
     def decode(self, line: bytes) -> Event | None:
         """Return the event of the next line, given without newline; None: it is not the next."""
         text, tail = line[:-_TAIL], line[-_TAIL:]
-        before = self.count, self._check
         if self._next(text) != tail:
-            self.count, self._check = before
             return None
         event: Event = json_value(text + b"}", f"line {self.count}", RunFolderError)
         event.pop("n", None)
@@ -76,21 +73,23 @@ class Lines:
 
 def _scan(data: bytes, path: Path) -> tuple[list[Event], int, Lines]:
     """Return the events of the complete lines, the number of their bytes, and what writes on."""
-    lines, events, size = Lines(), [], 0
+    header = Lines().encode(HEADER)
+    if not data.startswith(header) and not header.startswith(data.rstrip(b"\0")):
+        raise RunFolderError(
+            f"{path} is no journal of format {FORMAT}; use the version of evomerge that wrote it, "
+            "or restore it from a copy."
+        )
+    lines, events, size = Lines(), list[Event](), 0
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         event = lines.decode(line)
-        if event is None and number > 1:
+        if event is None:
             raise RunFolderError(
                 f"{path} is damaged: line {number} was changed, or does not follow the line before "
                 "it; restore the file from a copy, or keep what is before that line: "
                 f"`head -n {number - 1} {shlex.quote(path.name)}`."
             )
-        if event is None or (number == 1 and event != HEADER):
-            raise RunFolderError(f"{path} is no journal of format {FORMAT}; {_FIX}")
         events.append(event)
         size += len(line) + 1
-    if not events and not Lines().encode(HEADER).startswith(data.rstrip(b"\0")):
-        raise RunFolderError(f"{path} is no journal of format {FORMAT}; {_FIX}")
     scored = [name for name in ("best.yaml", "front") if path.with_name(name).exists()]
     if not events and scored:
         raise RunFolderError(
@@ -107,10 +106,6 @@ def read(path: Path) -> list[Event]:
     """
     try:
         data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise RunFolderError(
-            f"{path.parent} has no {path.name}; it is not a run folder."
-        ) from error
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
     return _scan(data, path)[0]
@@ -186,11 +181,10 @@ class Journal:
             self._flushed_at = time.monotonic()
 
     def _is_in_place(self, handle: int) -> bool:
-        try:
+        with suppress(FileNotFoundError):
             found = self.path.stat()
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(found, os.fstat(handle)) and found.st_size == self._size
+            return os.path.samestat(found, os.fstat(handle)) and found.st_size == self._size
+        return False
 
     def close(self) -> None:
         """Flush all events to disk and close the file; OSError: they could not be flushed."""

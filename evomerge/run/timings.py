@@ -67,7 +67,7 @@ class _Line(BaseModel):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
     session: _Time | None = None
-    elapsed: _Time | None = None
+    elapsed: _Time = 0.0
     event: str | None = None
     candidate: int | None = None
     seconds: dict[str, _Time] = {}
@@ -93,7 +93,7 @@ class Timings:
         """Return the working time so far in hours, over all sessions."""
         sessions: dict[float, float] = {}
         for line in self._lines():
-            if line.session is not None and line.elapsed is not None:
+            if line.session is not None:
                 sessions[line.session] = max(sessions.get(line.session, 0.0), line.elapsed)
         return sum(sessions.values()) / 3600
 
@@ -102,9 +102,9 @@ class Timings:
 
         None: fewer than two candidates got an outcome in it.
         """
-        timed = [line for line in self._lines() if None not in (line.session, line.elapsed)]
+        timed = [line for line in self._lines() if line.session is not None]
         own = [line for line in timed if line.session == timed[-1].session]
-        latest = [line.elapsed or 0.0 for line in own if line.event == "tell"][-RECENT:]
+        latest = [line.elapsed for line in own if line.event == "tell"][-RECENT:]
         if len(latest) < 2 or latest[-1] <= latest[0]:
             return None
         return 3600 * (len(latest) - 1) / (latest[-1] - latest[0])
@@ -112,42 +112,29 @@ class Timings:
     def spent(self) -> dict[str, Spent]:
         """Return the time of each phase that candidates, or what makes them, have spent time in."""
         found: dict[str, Spent] = {}
-        for line in self._lines():
-            for phase, own in line.seconds.items():
-                before = found.get(phase, Spent(0.0, 0.0))
-                known = phase in line.cpu_seconds and before.cpu_seconds is not None
-                total = (before.cpu_seconds or 0.0) + line.cpu_seconds[phase] if known else None
-                found[phase] = Spent(before.seconds + own, total)
-        return {phase: found[phase] for phase in (DESCEND, *PHASES) if phase in found}
+        for phase in (DESCEND, *PHASES):
+            lines = [line for line in self._lines() if phase in line.seconds]
+            cpu = [line.cpu_seconds[phase] for line in lines if phase in line.cpu_seconds]
+            if lines:
+                known = sum(cpu) if len(cpu) == len(lines) else None
+                found[phase] = Spent(sum(line.seconds[phase] for line in lines), known)
+        return found
 
     def peak(self) -> dict[str, int]:
         """Return the largest memory of `process` and `accelerator` in bytes, as far as known."""
         found: dict[str, int] = {}
         for line in self._lines():
-            for name, size in line.peak.items():
-                found[name] = max(found.get(name, 0), size)
+            found |= {name: max(found.get(name, 0), size) for name, size in line.peak.items()}
         return found
 
     def by_candidate(self) -> dict[int, dict[str, float]]:
         """Return the seconds of each candidate on the search documents, by phase."""
-        return {
-            line.candidate: line.seconds
-            for line in self._lines()
-            if line.event == "tell" and line.candidate is not None
-        }
+        told = [line for line in self._lines() if line.event == "tell"]
+        return {line.candidate: line.seconds for line in told if line.candidate is not None}
 
-    def cpu_seconds(self) -> tuple[dict[int, float], float]:
-        """Return the CPU seconds up to the outcome of each candidate, and those of all work.
-
-        They are of all phases, descents and final scores too: what the search has cost by then.
-        """
-        until: dict[int, float] = {}
-        total = 0.0
-        for line in self._lines():
-            total += sum(line.cpu_seconds.values())
-            if line.event == "tell" and line.candidate is not None:
-                until[line.candidate] = total
-        return until, total
+    def cpu_seconds(self) -> float:
+        """Return the CPU seconds of all work: of all phases, descents and final scores too."""
+        return sum(sum(line.cpu_seconds.values()) for line in self._lines())
 
     def preparation(self) -> str | None:
         """Return `preparing ties (30 of 272 tensors)` if the last line is of a preparation."""

@@ -123,7 +123,7 @@ def test_export_of_a_run_without_scores_says_so(tmp_path, state):
         call(["export", str(run.path), "--out", str(tmp_path / "model")])
     with pytest.raises(EvomergeError, match="--candidate is '7'"):
         call(["export", str(run.path), "--out", str(tmp_path / "model"), "--candidate", "7"])
-    with pytest.raises(InputError, match="must be `best`, `knee` or a number"):
+    with pytest.raises(InputError, match="must be `best`, `knee` or a number below"):
         call(["export", str(run.path), "--out", str(tmp_path / "m"), "--candidate", "9" * 5000])
     assert not (tmp_path / "model").exists()
 
