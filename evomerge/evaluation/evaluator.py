@@ -11,12 +11,11 @@ from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
 from evomerge.evaluation.answers import Answers, TaskSet
-from evomerge.evaluation.inference.engine import EngineForward
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM
 from evomerge.evaluation.inference.requests import Request
-from evomerge.evaluation.inference.vllm import VllmEngine
+from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluation.nll import nll, of_reference
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Documents, Evaluator
-from evomerge.evaluation.inference.backward import checkpointing, needs_checkpointing
+from evomerge.evaluation.inference.batches import checkpointing, needs_checkpointing
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.likelihood import Batch, target_distributions
 from evomerge.evaluation.inference.rows import ANY, Form, Forms, form_of, separate

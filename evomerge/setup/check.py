@@ -185,7 +185,7 @@ def slow_setting(
     Our own generation does not support such a setting. There is none if no task generates texts,
     or if lm-eval itself generates all of them.
     """
-    from evomerge.evaluation.inference.generation_config import unsupported_setting
+    from evomerge.evaluation.inference.generation import unsupported_setting
     from evomerge.merging.architecture.loading import generation_config
     from evomerge.merging.tokenizers.plan import GENERATION
 

@@ -14,8 +14,13 @@ from dataclasses import dataclass
 import psutil
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.device import choose_device, device_memory, is_built_for_gpu
-from evomerge.evaluation.inference.machine import free_memory, total_memory
+from evomerge.evaluation.inference.device import (
+    choose_device,
+    device_memory,
+    free_memory,
+    is_built_for_gpu,
+    total_memory,
+)
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import text_section
 from evomerge.report.words import size_text
@@ -128,7 +133,7 @@ def _backward_bytes(checked: CheckedSearch) -> float:
 
     These are activations, logits, and the gradient of one tensor with its copies in float32.
     """
-    from evomerge.evaluation.inference.backward import kept_bytes  # imports torch
+    from evomerge.evaluation.inference.batches import kept_bytes  # imports torch
 
     host, itemsize = checked.checkpoints[checked.host], _itemsize(checked)
     largest = max(math.prod(info.shape) for info in host.tensors.values())

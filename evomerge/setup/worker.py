@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
-from evomerge.evaluation.inference.machine import free_memory
+from evomerge.evaluation.inference.device import free_memory
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe

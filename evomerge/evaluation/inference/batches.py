@@ -1,13 +1,20 @@
-"""Grouping rows of different lengths into batches with little padding, within a device's limits."""
+"""Batches of rows with little padding within a device's limits, and what a pass keeps of one.
+
+A backward pass needs the activations of the forward pass. With checkpointing (Chen et al. 2016,
+arXiv 1604.06174), only the inputs of the layers are kept, and each layer is computed once more: a
+third more time, and the same bits.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
+from evomerge.compat.transformers import checkpointing_layers
+from evomerge.evaluation.inference.device import device_memory, total_memory
 
 _LEAST = 256  # tokens
 _CPU_MOST, _CPU_GENERATED = 1024, 8192  # tokens; larger batches are hardly faster
@@ -19,6 +26,7 @@ _GPU_MOST = 2**17  # tokens
 _GPU_WIDER = 4  # batches that generate hold 4 x the tokens: most steps read one token a row
 _CPU_PASS, _GPU_PASS = 48, 512  # tokens that cost about as much as starting a forward pass
 MASKED = 1.1  # cost of a token in a batch whose attention needs a mask; 1 without
+_KEPT = 0.5  # share of a device's memory for activations; if more is needed, fewer are kept
 _SIZES = ("hidden_size", "num_hidden_layers", "vocab_size")
 
 
@@ -98,9 +106,7 @@ def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
     overhead = pass_overhead(model.device.type)
     if model.device.type == "cpu":
         return replace(_on_cpu(config, itemsize), rows=rows, overhead=overhead)
-    total = 8 * 2**30
-    if model.device.type == "cuda":
-        total = torch.cuda.get_device_properties(model.device).total_memory
+    total = device_memory(str(model.device)) or 8 * 2**30
     activations, cached, vocabulary = _token_bytes(config, itemsize)
     tokens = _fit(total * _SHARE, activations + cached + 12 * vocabulary, _GPU_MOST)
     return Batching(tokens, rows, overhead, generated=_GPU_WIDER * tokens, kept=tokens)
@@ -132,9 +138,7 @@ def _on_cpu(config: Mapping[str, Any], itemsize: int) -> Batching:
 
 def _token_bytes(config: Mapping[str, Any], itemsize: int) -> tuple[int, int, int]:
     """Return about how many bytes a token takes in activations, in keys and values; its logits."""
-    width = int(config.get("hidden_size") or config.get("n_embd") or 0)
-    inner = int(config.get("intermediate_size") or config.get("n_inner") or 4 * width)
-    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
+    width, inner, layers = _shape(config)
     vocabulary = int(config.get("vocab_size") or 0)
     heads = int(config.get("num_attention_heads") or config.get("n_head") or 1)
     cached = 2 * layers * width * int(config.get("num_key_value_heads") or heads) // heads
@@ -149,3 +153,53 @@ def _fit(room: float, per_token: int, most: int) -> int:
 def pass_overhead(device: str) -> int:
     """Return how many tokens cost about as much time as starting one more forward pass."""
     return _CPU_PASS if device == "cpu" else _GPU_PASS
+
+
+def _shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return the model's width, that of the inner part of its layers, and their number."""
+    width = int(config.get("hidden_size") or config.get("n_embd") or 0)
+    inner = int(config.get("intermediate_size") or config.get("n_inner") or 4 * width)
+    return width, inner, int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
+
+
+def kept_bytes(config: Mapping[str, Any], itemsize: int) -> int:
+    """Return about how many bytes a backward pass keeps of each token, without logits.
+
+    For each layer these are four states of the width of its inner part and seven of the model's
+    width, and what its two norms keep in float32, as measured with Llama-like models.
+
+    Args:
+        config: the settings of the language model, as in config.json.
+        itemsize: bytes of a number in the model's dtype.
+    """
+    width, inner, layers = _shape(config)
+    return layers * (itemsize * (4 * inner + 7 * width) + 8 * width)
+
+
+def needs_checkpointing(model: Any, tokens: int) -> bool:
+    """Whether the activations of a batch take too much of the device's memory."""
+    config = model.config.get_text_config().to_dict()
+    memory = device_memory(str(model.device)) or total_memory()
+    return tokens * kept_bytes(config, model.dtype.itemsize) > _KEPT * memory
+
+
+@contextmanager
+def checkpointing(model: Any) -> Iterator[None]:
+    """Keep only the inputs of layers in the block; a model without such layers stays as it is.
+
+    Only the layers are in training mode meanwhile, not what is in them, so that nothing is dropped
+    out.
+    """
+    layers = checkpointing_layers(model)
+    if not layers:
+        yield
+        return
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False
+        model.gradient_checkpointing_disable()

@@ -1,11 +1,15 @@
-"""The device, the processor and the number of CPU threads that models are scored with."""
+"""What models are scored with: the device, the processor, CPU threads and memory."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
+
+import psutil
 
 from evomerge.errors import ConfigError, one_line
 
@@ -69,6 +73,49 @@ def device_memory(device: str) -> int | None:
     if not device.startswith("cuda"):
         return None
     return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def total_memory(root: Path = Path("/")) -> int:
+    """Return the bytes of memory that this process and its workers could have without others.
+
+    Args:
+        root: folder with `proc` and `sys`.
+    """
+    return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _groups(root))])
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Return the bytes of memory that are free now, with what the system can take back.
+
+    Args:
+        root: folder with `proc` and `sys`.
+    """
+    left = (max(0, limit - used) for limit, used in _groups(root))
+    return min([int(psutil.virtual_memory().available), *left])
+
+
+def _groups(root: Path) -> Iterator[tuple[int, int]]:
+    """Yield limit and use in bytes of each group of processes (cgroup) that this one belongs to.
+
+    A container or a Slurm job has one. Pages of files do not count as used, since the system takes
+    them back.
+
+    Source: docs.kernel.org/admin-guide/cgroup-v2.html.
+    """
+    groups, top = root / "proc/self/cgroup", root / "sys/fs/cgroup"
+    for line in groups.read_text().splitlines() if groups.exists() else ():
+        if not line.startswith("0::"):  # of version 1
+            continue
+        group = top / line.removeprefix("0::").lstrip("/")  # in a container only the top is there
+        for folder in (group, *(above for above in group.parents if above.is_relative_to(top))):
+            with suppress(OSError, ValueError):  # "max" is no limit
+                limit, used = (
+                    int((folder / f"memory.{name}").read_text()) for name in ("max", "current")
+                )
+                lines = (folder / "memory.stat").read_text().splitlines()
+                stat = dict(line.split() for line in lines)
+                files = sum(int(stat.get(f"{kind}_file", 0)) for kind in ("active", "inactive"))
+                yield limit, used - files
 
 
 def count_cores() -> int:

@@ -19,8 +19,7 @@ import torch
 from evomerge.errors import CandidateError, ConfigError, EvomergeError, one_line
 from evomerge.evaluation.inference import generation, likelihood
 from evomerge.evaluation.inference.batches import batching
-from evomerge.evaluation.inference.generation import Prompt, Stops
-from evomerge.evaluation.inference.generation_config import unsupported_setting
+from evomerge.evaluation.inference.generation import Prompt, Stops, unsupported_setting
 from evomerge.evaluation.inference.likelihood import Batch, LogLikelihood
 from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted
 from evomerge.evaluation.inference.reference import ReferenceLM

@@ -11,7 +11,7 @@ the same text unless a stop sequence is a special token, which does not appear i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,10 +19,69 @@ from typing import Any
 from evomerge.compat.transformers import cache_options
 from evomerge.errors import CandidateError
 from evomerge.evaluation.inference.batches import MASKED, Batching
-from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.sampling import Sampling, drawer
 
 _LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, as in lm-eval
+
+_HARMLESS = frozenset(
+    (
+        "eos_token_id",  # implemented here
+        # lm-eval passes values of its own.
+        *("max_length", "temperature", "do_sample", "use_cache", "pad_token_id"),
+        # Read only where tokens are drawn, and only with several beams.
+        *("top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+        *("early_stopping", "length_penalty", "diversity_penalty"),
+        # Read only with an assistant model or prompt lookup.
+        *("num_assistant_tokens", "num_assistant_tokens_schedule", "max_matching_ngram_size"),
+        *("assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind"),
+        # Read only without a prompt, with an encoder, with a static cache, for other results.
+        *("bos_token_id", "decoder_start_token_id", "disable_compile"),
+        *("output_scores", "output_logits"),
+        # Where the config comes from.
+        *("transformers_version", "_from_model_config", "_commit_hash", "_original_object_hash"),
+    )
+)
+"""Settings of `generation_config.json` that change no text whatever their value."""
+
+_NEUTRAL: Mapping[str, Any] = {
+    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale"), 1),
+    **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences"), 1),
+    **dict.fromkeys(("min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
+    **dict.fromkeys(("renormalize_logits", "remove_invalid_values", "token_healing"), False),
+    **dict.fromkeys(("use_mtp", "is_assistant", "low_memory", "return_dict_in_generate"), False),
+    **dict.fromkeys(("output_attentions", "output_hidden_states"), False),
+}
+"""Settings with the value that changes no text."""
+
+_NO_CUT: Mapping[str, tuple[Any, ...]] = {
+    "typical_p": (None, 1.0),
+    "epsilon_cutoff": (None, 0.0),
+    "eta_cutoff": (None, 0.0),
+    "top_h": (None,),
+}
+"""Settings of drawing that `Sampling` does not have, with the values at which they do nothing."""
+
+
+def unsupported_setting(settings: Any, *, sampled: bool = False) -> str | None:
+    """Return a setting that our own generation does not support, or None.
+
+    lm-eval generates with transformers' `generate`, which reads `generation_config.json`. Our own
+    generation implements few of its settings. It may be used only if each setting is known to
+    change no text, or is implemented; otherwise lm-eval itself generates.
+
+    Args:
+        settings: a generation config of transformers.
+        sampled: whether tokens are drawn at random.
+    """
+    default = vars(type(settings)())
+    name: str
+    for name, value in vars(settings).items():
+        if sampled and value not in _NO_CUT.get(name, (value,)):
+            return name
+        plain = (None, default.get(name), _NEUTRAL.get(name))
+        if name not in _HARMLESS and value not in plain:
+            return name
+    return None
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.compat.lm_eval import encode_pair, replace_model, seeing
 from evomerge.errors import ConfigError, one_line
-from evomerge.evaluation.inference.generation import Prompt
-from evomerge.evaluation.inference.generation_config import unsupported_setting
+from evomerge.evaluation.inference.generation import Prompt, unsupported_setting
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.requests import Instance, Request
 from evomerge.evaluation.inference.rows import Continuation

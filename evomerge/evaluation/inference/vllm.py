@@ -1,4 +1,8 @@
-"""The vLLM engine: weights are replaced in memory, and texts come from vLLM.
+"""Scoring with vLLM: each candidate's weights are loaded into one engine, which generates texts.
+
+Prompts and metrics are the same as with the hf backend. Log-likelihoods come from transformers,
+where they cost less: it reads the context of several choices only once, and applies the output head
+only where a target is.
 
 The weights are passed by vLLM's own `collective_rpc("reload_weights", kwargs={"weights_iterator":
 ...})`, which takes the names and shapes of a checkpoint (vLLM's documentation, "Layerwise
@@ -14,17 +18,26 @@ and `outputs[0].weight_versions`. All of it is public.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from evomerge.compat.transformers import checkpoint_weights
-from evomerge.errors import CandidateError, DeviceError, one_line
-from evomerge.evaluation.inference.fingerprint import digest_of
-from evomerge.evaluation.inference.generation import Prompt, end_tokens
+from evomerge.errors import CandidateError, ConfigError, DeviceError, one_line
+from evomerge.evaluation.inference.forward import DocumentRequests, Forward
+from evomerge.evaluation.inference.generation import (
+    Prompt,
+    end_tokens,
+    is_greedy_up_to_rounding,
+    unsupported_setting,
+)
+from evomerge.evaluation.inference.requests import Request
 from evomerge.evaluation.inference.vllm_start import (
     check_vllm,
     memory_folder,
@@ -35,6 +48,8 @@ from evomerge.models.stacks import Stack, find_stacks, is_other_modality
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Names of tensors -> shapes."""
+
+_TRIED, _NEW = 4, 16  # prompts with which an engine is tried, and new tokens of each
 
 
 class VllmEngine:
@@ -100,16 +115,20 @@ class VllmEngine:
         """
         from vllm import SamplingParams
 
-        options = [
-            SamplingParams(
+        def options_of(prompt: Prompt) -> Any:
+            chosen: dict[str, Any] = {"temperature": 0.0}
+            if (own := prompt.sampling) is not None:
+                chosen = {"temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p}
+                chosen |= {"min_p": own.min_p or 0.0, "seed": prompt.seed}
+            return SamplingParams(
                 max_tokens=prompt.limit,
                 stop=list(prompt.stops),
                 stop_token_ids=self._ends,
                 skip_special_tokens=False,  # a stop sequence may be a special token
-                **_choice(prompt),
+                **chosen,
             )
-            for prompt in prompts
-        ]
+
+        options = list(map(options_of, prompts))
         inputs = [{"prompt_token_ids": list(prompt.tokens)} for prompt in prompts]
         with self._fatal("run the model"):
             outputs: list[Any] = self._llm.generate(inputs, options, use_tqdm=False)
@@ -151,20 +170,6 @@ class VllmEngine:
             ) from error
 
 
-def _choice(prompt: Prompt) -> dict[str, Any]:
-    """Return the options by which vLLM chooses the next token."""
-    sampling = prompt.sampling
-    if sampling is None:
-        return {"temperature": 0.0}
-    return {
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "min_p": sampling.min_p or 0.0,
-        "seed": prompt.seed,
-    }
-
-
 def with_identity_layers(state: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
     """Return the weights of a model, with identity layers before its own.
 
@@ -202,3 +207,97 @@ def _language(names: Shapes | Mapping[str, Tensor]) -> Stack | None:
     """Return the largest stack of layers that is not of another modality."""
     stacks = find_stacks(names)
     return next((stacks[prefix] for prefix in stacks if not is_other_modality(prefix)), None)
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """Return a digest of the names, dtypes, shapes and bytes of some tensors, as 32 hex digits.
+
+    Tensors on an accelerator are copied to the CPU for this, one at a time.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in state.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class EngineForward:
+    """Runs models on requests, partly through an engine; has the interface of `Forward`.
+
+    Args:
+        scorer: scores continuations with transformers.
+        engine: generates texts.
+    """
+
+    def __init__(self, scorer: Forward, engine: VllmEngine) -> None:
+        self.scorer, self.engine = scorer, engine
+
+    def check(self, model: Any, tasks: Sequence[Sequence[DocumentRequests]]) -> None:
+        """Check that all requests can be answered by this backend, and try the engine.
+
+        Raises:
+            ConfigError: a task or the model's generation config asks for more than greedy decoding
+                or sampling, or the engine cannot run the model, or its tokens are not the
+                likeliest ones of transformers.
+        """
+        requests = [r for task in tasks for document in task for r in document]
+        setting = unsupported_setting(model.generation_config)
+        for request in requests:
+            if request.kind == "generate_until" and request.prompt is None:
+                also = "" if setting is None else f", which sets {setting!r},"
+                raise ConfigError(
+                    f"evaluation.backend is 'vllm', which generates greedily or samples with "
+                    f"temperature, top_k, top_p and min_p, but the generation_kwargs of task "
+                    f"{request.instance.task_name!r}, or the model's generation_config.json{also} "
+                    "ask for more; remove it there, or use the backend 'hf'."
+                )
+        prompts = [r.prompt for r in requests if r.prompt is not None][:_TRIED]
+        self._try([replace(p, sampling=None, limit=min(p.limit, _NEW)) for p in prompts], model)
+        self.scorer.check(model, [_scored(task) for task in tasks])
+
+    def _try(self, prompts: Sequence[Prompt], model: Any) -> None:
+        """Let the engine continue prompts; an engine without a prompt is not used."""
+        if not prompts:
+            return
+        try:
+            # An engine may start with a model that its kernels do not support. It says so only when
+            # it runs the model for the first time.
+            self.engine.load(checkpoint_weights(model))
+            texts = self.engine.generate(prompts)
+        except (DeviceError, CandidateError) as error:
+            reason = one_line(error.__cause__ or error).rstrip(".")
+            raise ConfigError(
+                f"evaluation.backend is 'vllm', but vLLM cannot run this model ({reason}); use the "
+                "backend 'hf'."
+            ) from error
+        right = sum(map(partial(is_greedy_up_to_rounding, model), prompts, texts))
+        if 2 * right < len(texts):  # in bfloat16 a few may differ by more than rounding should
+            raise ConfigError(
+                "evaluation.backend is 'vllm', but vLLM runs this model in a different way: its "
+                "tokens are not those that transformers finds likeliest; use the backend 'hf'."
+            )
+
+    def __call__(self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]) -> None:
+        """Store the answers of a model to all requests in them; see `Forward`.
+
+        Raises:
+            CandidateError: a log-likelihood is NaN, or the model is not of the engine's
+                architecture, or a single row does not fit into memory.
+            DeviceError: the engine failed and cannot be used any more.
+        """
+        if scored := _scored(documents):
+            self.scorer(model, key, scored)
+        prompted = [r for document in documents for r in document if r.prompt is not None]
+        if prompted:
+            self.engine.load(checkpoint_weights(model))
+            prompts = [prompt for request in prompted for prompt in request.prompts]
+            generated = iter(self.engine.generate(prompts))
+            for request in prompted:
+                self.scorer.reference.answer(request, [next(generated) for _ in request.prompts])
+
+
+def _scored(documents: Sequence[DocumentRequests]) -> list[list[Request]]:
+    """Return the requests whose continuations are scored, of each document that has some."""
+    scored = [[r for r in document if r.kind != "generate_until"] for document in documents]
+    return [requests for requests in scored if requests]

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from evomerge import zoo
-from evomerge.evaluation.inference import backward
-from evomerge.evaluation.inference.backward import checkpointing, kept_bytes, needs_checkpointing
+from evomerge.evaluation.inference import batches
+from evomerge.evaluation.inference.batches import checkpointing, kept_bytes, needs_checkpointing
 
 TOKENS = torch.arange(2 * 64).reshape(2, 64) % 50
 
@@ -81,6 +81,6 @@ def test_a_layer_drops_nothing_out_while_its_inputs_are_kept():
 def test_it_is_needed_if_activations_take_half_of_the_memory(monkeypatch):
     model = small_llama(torch.float32)
     each = kept_bytes(model.config.to_dict(), 4)
-    monkeypatch.setattr(backward, "_memory", lambda device: 100 * each)
+    monkeypatch.setattr(batches, "total_memory", lambda: 100 * each)
     assert not needs_checkpointing(model, 50)
     assert needs_checkpointing(model, 51)

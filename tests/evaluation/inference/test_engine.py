@@ -15,8 +15,8 @@ from tiny import load, make
 from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import ConfigError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.engine import EngineForward
 from evomerge.evaluation.inference.generation import Prompt, Stops, continue_prompts
+from evomerge.evaluation.inference.vllm import EngineForward
 from evomerge.evaluation.tasks.harness import Harness
 
 

@@ -5,42 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
-import pytest
 
-from evomerge.evaluation.inference.machine import free_memory, total_memory
+from evomerge.evaluation.inference.device import free_memory, total_memory
 
 LIMIT, USED, FILES = 10**8, 8 * 10**7, 3 * 10**7
 
 
-def write_group(folder: Path, limit: str, used: int, names: tuple[str, str], prefix: str) -> None:
+def write_group(folder: Path, limit: str, used: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / names[0]).write_text(f"{limit}\n")
-    (folder / names[1]).write_text(f"{used}\n")
-    stat = f"anon 5\n{prefix}active_file {FILES - 7}\n{prefix}inactive_file 7\n"
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    stat = f"anon 5\nactive_file {FILES - 7}\ninactive_file 7\n"
     (folder / "memory.stat").write_text(stat)
 
 
-@pytest.mark.parametrize(
-    ("line", "top", "names", "prefix"),
-    [
-        ("0::/job/step", "", ("memory.max", "memory.current"), ""),
-        (
-            "4:memory:/job/step",
-            "memory",
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-            "total_",
-        ),
-    ],
-)
-def test_a_limit_of_any_group_above_counts_without_pages_of_files(
-    tmp_path: Path, line: str, top: str, names: tuple[str, str], prefix: str
-) -> None:
+def test_a_limit_of_any_group_above_counts_without_pages_of_files(tmp_path: Path) -> None:
     groups = tmp_path / "proc/self/cgroup"
     groups.parent.mkdir(parents=True)
-    groups.write_text(f"7:cpu:/\n{line}\n")
-    above = tmp_path / "sys/fs/cgroup" / top / "job"
-    write_group(above, str(LIMIT), USED, names, prefix)
-    write_group(above / "step", "max", 5, names, prefix)
+    groups.write_text("7:cpu:/\n0::/job/step\n")
+    above = tmp_path / "sys/fs/cgroup/job"
+    write_group(above, str(LIMIT), USED)
+    write_group(above / "step", "max", 5)
     assert total_memory(tmp_path) == LIMIT
     assert free_memory(tmp_path) == LIMIT - USED + FILES
 

@@ -18,9 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.fingerprint import digest_of
 from evomerge.evaluation.inference.generation import Prompt
-from evomerge.evaluation.inference.vllm import VllmEngine
+from evomerge.evaluation.inference.vllm import VllmEngine, digest_of
 from evomerge.evaluation.inference.vllm_start import installed_vllm
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.merging.resident import Resident

@@ -16,11 +16,9 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCa
 from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.engine import EngineForward
-from evomerge.evaluation.inference.fingerprint import digest_of
 from evomerge.evaluation.inference.generation import Prompt, Stops, continue_prompts
 from evomerge.evaluation.inference.sampling import Sampling
-from evomerge.evaluation.inference.vllm import VllmEngine
+from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine, digest_of
 from evomerge.evaluation.inference.vllm_start import check_vllm
 from evomerge.evaluation.tasks.harness import Harness
 
