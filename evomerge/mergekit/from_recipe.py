@@ -8,7 +8,10 @@ become filters of `scale`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,13 +19,18 @@ import yaml
 from evomerge.errors import RecipeError
 from evomerge.mergekit.parameters import SliceContext, SliceKnobs
 from evomerge.mergekit.sources import BASE_IS_FIRST
-from evomerge.mergekit.tokenizer import mergekit_reference, tokenizer_keys
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.merging.tensors.plan import Planner
+from evomerge.merging.tokenizers.plan import plan_tokenizer
+from evomerge.merging.tokenizers.rows import TRUNCATE
+from evomerge.merging.tokenizers.templates import template_of
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
+from evomerge.models.files import is_from_hub
 from evomerge.models.heads import is_reordered
+from evomerge.models.references import split_adapter
+from evomerge.parsing.values import replaced
 from evomerge.recipe import Layer, Recipe, knob_at
 
 _MERGEKIT_NAMES = {"ramplus": "ramplus_tl"}
@@ -99,11 +107,11 @@ class _Writer:
         else:
             data["slices"] = slices
         if base is not None:
-            data["base_model"] = mergekit_reference(self.checkpoints[base])
+            data["base_model"] = _reference(self.checkpoints[base])
         data["dtype"] = "float64" if recipe.dtype == "float64" else "float32"
         if recipe.dtype != data["dtype"]:
             data["out_dtype"] = recipe.dtype
-        data |= tokenizer_keys(recipe, self.checkpoints)
+        data |= _tokenizer_keys(recipe, self.checkpoints)
         note = "draws other random numbers, from the same distribution" if method.random else ""
         if method.name == "sce":
             note = "weights sources with small changes of a tensor equally"
@@ -228,7 +236,7 @@ class _Writer:
             start, has_knobs = source.layer or 0, i < len(first.sources)
             sources.append(
                 {
-                    "model": mergekit_reference(self.checkpoints[source.parent]),
+                    "model": _reference(self.checkpoints[source.parent]),
                     "layer_range": [start, start + len(run)],
                     **(parameters(i) if has_knobs else {}),
                 }
@@ -239,3 +247,65 @@ class _Writer:
 def _names(layer: Layer) -> list[str]:
     """Return the parents of a layer, and whether the last one is a base, to compare layers."""
     return [source.parent for source in layer.inputs] + [str(layer.base is not None)]
+
+
+def _reference(checkpoint: Checkpoint) -> str:
+    """Return the reference of a parent in mergekit's files.
+
+    It is the Hub id for a model in the cache of the Hub, or else the absolute path of the folder;
+    `+` and the same for the adapter follow, if there is one.
+    """
+    model, _, adapter = split_adapter(checkpoint.reference, Path.cwd())
+    if not is_from_hub(checkpoint.folder):
+        model = str(checkpoint.folder.resolve())
+    if checkpoint.adapter is None:
+        return model
+    if not is_from_hub(checkpoint.adapter):
+        adapter = str(checkpoint.adapter.resolve())
+    return f"{model}+{adapter}"
+
+
+def _tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
+    """Return mergekit's keys `tokenizer` and `chat_template`; a key that is not needed is left out.
+
+    Raises:
+        RecipeError: mergekit would make another vocabulary.
+    """
+    options = recipe.options
+    if TRUNCATE in options:
+        raise RecipeError(
+            "The recipe cuts off rows of embeddings, for which mergekit has no key, but the option "
+            "--unsafe-truncate-embeddings."
+        )
+    found: dict[str, Any] = {}
+    if recipe.tokenizer != "base":
+        _check_vocabulary(recipe, checkpoints)
+        named = {name: _reference(parent) for name, parent in checkpoints.items()}
+        keys = found["tokenizer"] = {"source": named.get(recipe.tokenizer, "union")}
+        if "tokens" in options:
+            tokens = json.loads(options["tokens"])
+            keys["tokens"] = replaced(tokens, lambda value: named.get(value, value))
+        if "pad_to_multiple_of" in options:
+            keys["pad_to_multiple_of"] = int(options["pad_to_multiple_of"])
+    template = options.get("chat_template", "")
+    if template in checkpoints:
+        template = template_of(checkpoints[template]) or ""
+    return found | ({"chat_template": template} if template else {})
+
+
+def _check_vocabulary(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Check that the recipe's `vocabulary` is what its merged parents give without it."""
+    ours = plan_tokenizer(recipe, checkpoints)
+    if ours.rows is None:
+        raise RecipeError(
+            "The recipe gives a tokenizer to a parent that has none, which a mergekit file cannot "
+            "express."
+        )
+    theirs = plan_tokenizer(replace(recipe, vocabulary=()), checkpoints)
+    assert theirs.rows is not None
+    alike = all(ours.rows.index[name] == index for name, index in theirs.rows.index.items())
+    if not alike or ours.files != theirs.files or ours.rows.filling != theirs.rows.filling:
+        raise RecipeError(
+            "The recipe's vocabulary has tokens of parents that it does not merge, which a "
+            "mergekit file cannot express."
+        )

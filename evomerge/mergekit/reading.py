@@ -1,4 +1,4 @@
-"""Reading a mergekit file: all its forms become modules with slices.
+"""Reading a mergekit file: its keys are checked, and all its forms become modules with slices.
 
 As in mergekit, a key that is not known changes nothing; it is a doubt (see `ImportWarnings`). But a
 parameter that is misspelt is an error: mergekit would merge with its default without a word.
@@ -9,18 +9,131 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from evomerge.config.messages import sentence
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.file import FileKeys, Keys, ModelKeys, ModuleKeys, Part, SourceKeys
 from evomerge.mergekit.values import Rules, read_parameters
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.parsing.values import shown
 from evomerge.parsing.yaml import yaml_mapping
+
+
+def _text_keys(data: Any) -> Any:
+    for key in data if isinstance(data, dict) else ():
+        if not isinstance(key, str):
+            raise ValueError(f"has the key {shown(key)}, which is not text; put quotes around it")
+    return data
+
+
+def _reference(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        return value
+    raise ValueError(
+        "must be a model reference such as org/name@revision, a folder, or model+adapter"
+    )
+
+
+def _range(value: Any) -> Any:
+    match value:
+        case [int(first), int(stop)] if bool not in map(type, value) and 0 <= first < stop:
+            return first, stop
+    raise ValueError("must be [first, one past the last], counted from 0")
+
+
+_Text: TypeAlias = Annotated[str, Field(min_length=1)]
+_Reference: TypeAlias = Annotated[str, BeforeValidator(_reference)]
+_Range: TypeAlias = Annotated[tuple[int, int], BeforeValidator(_range)]
+_Mapping: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_text_keys)]
+_Dtype: TypeAlias = Literal["bfloat16", "float16", "float32", "float64"]
+
+
+class Keys(BaseModel):
+    """A mapping in the file, with the keys that are not known."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_mapping(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise ValueError(f"must be a mapping of {', '.join(cls.model_fields)}")
+        return _text_keys(data)
+
+
+class Part(Keys):
+    """A part of the merge that may have parameters, which the method gives a meaning."""
+
+    parameters: _Mapping | None = None
+
+
+class ModelKeys(Part):
+    """A model of which all blocks are merged."""
+
+    model: _Reference
+
+
+class SourceKeys(ModelKeys):
+    """A model in a slice; its blocks are from the first number to before the second."""
+
+    layer_range: _Range | None = None
+
+
+class SliceKeys(Part):
+    """A range of blocks of the merged model."""
+
+    sources: list[SourceKeys] = Field(min_length=1)
+    base_model: _Reference | None = None
+
+
+class ModuleKeys(Part):
+    """A block stack of the merged model: whole models, or slices of them."""
+
+    models: list[ModelKeys] | None = Field(None, min_length=1)
+    slices: list[SliceKeys] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        forms = [key for key in ("models", "slices", "modules") if key in type(self).model_fields]
+        given = [key for key in forms if getattr(self, key) is not None]
+        if len(given) != 1:
+            got = " and ".join(given) or "none of them"
+            raise ValueError(f"needs exactly one of {', '.join(forms)}; got {got}")
+        return self
+
+
+class TokenizerKeys(Keys):
+    """Where the vocabulary and the rows of its tokens come from."""
+
+    source: _Text = "union"
+    tokens: _Mapping | None = None
+    pad_to_multiple_of: int | None = Field(None, ge=1, le=2**20)
+
+
+class FileKeys(ModuleKeys):
+    """The whole file, in any of its forms."""
+
+    merge_method: _Text
+    modules: Annotated[dict[str, ModuleKeys], BeforeValidator(_text_keys)] | None = Field(
+        None, min_length=1
+    )
+    base_model: _Reference | None = None
+    dtype: _Dtype | None = None
+    out_dtype: _Dtype | None = None
+    tokenizer_source: _Text | None = None
+    tokenizer: TokenizerKeys | None = None
+    chat_template: _Text | None = None
+
 
 _NEAR = 0.8
 """Likeness of two names, from 0 to 1, from which one is taken for the other, misspelt."""
@@ -168,45 +281,37 @@ class _Reader:
         base = self.keys.base_model
         if keys.models is not None:
             where = f"{prefix}models"
-            inputs = self._distinct(self._inputs(keys.models, where), where)
-            return (Slice(inputs, base, levels, where, whole=True),)
+            return (Slice(self._models(keys.models, where), base, levels, where, whole=True),)
         slices = []
         for i, part in enumerate(keys.slices or ()):
             where = f"{prefix}slices[{i}]"
-            inputs = self._inputs(part.sources, f"{where}.sources")
+            inputs = tuple(
+                self._input(source, f"{where}.sources[{k}]", source.layer_range)
+                for k, source in enumerate(part.sources)
+            )
             own = (self._parameters(part, where), *levels)
             slices.append(Slice(inputs, part.base_model or base, own, where, whole=False))
+        for item in (item for part in slices for item in part.inputs if item.layers is None):
+            self.doubts.add(
+                f"`{item.where}.layer_range` is missing, so all blocks are taken; give it as "
+                "[first, one past the last], counted from 0."
+            )
         return tuple(slices)
 
-    def _inputs(self, models: Sequence[ModelKeys], where: str) -> tuple[Input, ...]:
-        found = []
-        for i, keys in enumerate(models):
-            place = f"{where}[{i}]"
-            layers = keys.layer_range if isinstance(keys, SourceKeys) else None
-            if layers is None and isinstance(keys, SourceKeys):
-                self.doubts.add(
-                    f"`{place}.layer_range` is missing, so all blocks are taken; give it as "
-                    "[first, one past the last], counted from 0."
-                )
-            own = self._parameters(keys, place, source=True)
-            found.append(Input(keys.model, layers, own, place))
-        return tuple(found)
+    def _input(self, keys: ModelKeys, where: str, layers: tuple[int, int] | None = None) -> Input:
+        return Input(keys.model, layers, self._parameters(keys, where, source=True), where)
 
-    def _distinct(self, inputs: Sequence[Input], where: str) -> tuple[Input, ...]:
-        """Return the inputs, each model once."""
+    def _models(self, models: Sequence[ModelKeys], where: str) -> tuple[Input, ...]:
+        """Return the inputs of a part of the file without slices, each model once."""
         found: dict[str, Input] = {}
-        for item in inputs:
+        for i, keys in enumerate(models):
+            item = self._input(keys, f"{where}[{i}]")
             first = found.setdefault(item.model, item)
+            twice = f"`{where}` names {item.model!r} twice"
             if first.parameters != item.parameters:
-                raise RecipeError(
-                    f"`{where}` names {item.model!r} twice, with different parameters; name each "
-                    "model once."
-                )
+                raise RecipeError(f"{twice}, with different parameters; name each model once.")
             if first is not item:
-                self.doubts.add(
-                    f"`{where}` names {item.model!r} twice, and it is merged once; name each model "
-                    "once."
-                )
+                self.doubts.add(f"{twice}, and it is merged once; name each model once.")
         return tuple(found.values())
 
     def _warn_of_unknown(self, keys: Keys, where: str, parameters: Iterable[str]) -> None:

@@ -85,22 +85,15 @@ def check_finite(checkpoints: Mapping[str, Checkpoint], recipes: Sequence[Recipe
     Raises:
         CheckpointError: a weight is NaN or infinite.
     """
-    host, rows = recipes[0].host, plan_tokenizer(recipes[0], checkpoints).rows
-    planner, reader = (
-        Planner(checkpoints, host),
-        TensorReader(checkpoints, adapter_patches(checkpoints)),
-    )
-    maker = TensorMaker(planner, reader, rows)
-    sources = {
-        source: plan
-        for item in recipes
-        for plan in planner.plan(item, rows)
-        for source in plan.inputs
-    }
+    rows = plan_tokenizer(recipes[0], checkpoints).rows
+    planner = Planner(checkpoints, recipes[0].host)
+    maker = TensorMaker(planner, TensorReader(checkpoints, adapter_patches(checkpoints)), rows)
+    plans = (plan for recipe in recipes for plan in planner.plan(recipe, rows))
+    sources = {source: plan for plan in plans for source in plan.inputs}
 
     def check(source: SourceTensor) -> None:
         maker.check_source(sources[source], source)
-        reader.release(source)
+        maker.reader.release(source)
 
     for_each(check, sources, count_threads())
 
@@ -227,21 +220,17 @@ def load(
     # for an encoder-decoder, it may have one without the encoder.
     is_plain = causal and not checkpoint.modalities and not is_encoder_decoder(checkpoint)
     kind = AutoModelForCausalLM if is_plain else model_class(config)
+    options = {"config": config, "trust_remote_code": False, "dtype": "auto"}
     try:
         with quiet():
-            found: Any = kind.from_pretrained(
-                checkpoint.folder,
-                config=config,
-                trust_remote_code=False,
-                dtype="auto",
-                output_loading_info=True,
+            model, report = kind.from_pretrained(
+                checkpoint.folder, output_loading_info=True, **options
             )
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise CheckpointError(
             f"{checkpoint.reference!r} cannot be loaded"
             f"{' as a causal language model' if is_plain else ''} ({one_line(error)})."
         ) from error
-    model, report = found
     if report["missing_keys"]:
         raise CheckpointError(
             f"{checkpoint.reference!r} lacks the weight {min(report['missing_keys'])!r}, which "
@@ -249,8 +238,7 @@ def load(
         )
     if modules is not None:
         attach_modules(model, modules)
-    placement = Placement(place) if isinstance(place, str) else place
-    placement.settle(model)
+    (Placement(place) if isinstance(place, str) else place).settle(model)
     return model.requires_grad_(False).train(False)
 
 

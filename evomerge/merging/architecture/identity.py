@@ -83,12 +83,12 @@ def _check_miniature(config: str, stack: str) -> None:
         miniature = Miniature(json.loads(config), stack)
         first, *others = miniature.layers
         state = miniature.random_state()
-        expected, weights = first(state), first.module.state_dict()
+        expected, weights = first.run(state), first.module.state_dict()
         for other in others:
             other.module.load_state_dict(weights)
-            if not torch.equal(other(state), expected):
+            if not torch.equal(other.run(state), expected):
                 raise PositionError("its layers compute different things at different positions")
         for _, weight in weights_of(first.module):
             weight.zero_()
-        if not torch.equal(first(state), state):
+        if not torch.equal(first.run(state), state):
             raise PositionError("its layers are no identities if their weights are zero")

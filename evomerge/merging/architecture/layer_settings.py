@@ -130,18 +130,6 @@ _MAPPING = KeyForm(
     lambda value, count: [{str(k): v for k, v in value.items()}.get(str(i)) for i in range(count)],
     lambda column: {str(i): item for i, item in enumerate(column) if item is not None},
 )
-# One letter for each layer.
-_LETTERS = KeyForm(str, lambda value, _: list(value), "".join)
-# A pattern that is repeated; patterns, each with the number of times that it is repeated.
-_CYCLE = KeyForm(
-    _SEQUENCE, lambda value, count: [value[i % len(value)] for i in range(count) if value], list
-)
-_REPEATS = KeyForm(
-    _SEQUENCE,
-    lambda value, _: [entry for entries, times in value for _ in range(times) for entry in entries],
-    lambda column: [[column, 1]],
-)
-
 _FORMS: dict[str, KeyForm | None] = {
     **dict.fromkeys(
         ("activation_sparsity_pattern", "intermediate_size", "moe_topk", "num_experts"), _LIST
@@ -153,9 +141,6 @@ _FORMS: dict[str, KeyForm | None] = {
     "num_kv_shared_layers": _LAST,
     "hybrid_layer_ids": _ORDINALS,
     "per_layer_config": _MAPPING,
-    "hybrid_override_pattern": _LETTERS,
-    "block_types": _CYCLE,
-    "attention_types": _REPEATS,
     "mtp_layers_block_type": None,
 }
 """The form by key, where it is no list whose name has the word `layer`."""

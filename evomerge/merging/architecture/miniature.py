@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from evomerge.run.atomic import TemporaryFolder
 _BLOCK = re.compile(r"(.*?\.\d+)\.")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _TOKENS = 5
+STATE = "hidden_states"
 
 SMALL_SIZES = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), 32),
@@ -142,23 +143,14 @@ def multiplied(pairs: Sequence[tuple[WeightGroup, float]]) -> Iterator[None]:
             view.copy_(old)
 
 
-@dataclass(frozen=True)
-class MiniatureBlock:
-    """A block of the small model, called as the whole model calls it.
+class MiniatureBlock(NamedTuple):
+    """A block of the small model; `run` gives the hidden state after it, given that before it.
 
-    `call` calls it with a hidden state; other arguments are those of a run of the model.
+    It is called as the whole model calls it: other arguments are those of a run of the model.
     """
 
     module: nn.Module
-    call: Callable[[Tensor], Any]
-
-    def __call__(self, state: Tensor) -> Tensor:
-        """Return the hidden state after the block, given that before it."""
-        output = self.call(state)
-        result = output[0] if isinstance(output, (tuple, list)) else output
-        if not isinstance(result, Tensor):
-            raise NoMiniatureError("its blocks do not return a hidden state")
-        return result
+    run: Callable[[Tensor], Tensor]
 
 
 class Miniature:
@@ -194,7 +186,7 @@ class Miniature:
             if kind not in seen:
                 seen.add(kind)
                 names = {suffix: self._stack.name(index, suffix) for suffix in suffixes}
-                yield Submodel(layer, self.random_state(), self._weights(names), degree=1)
+                yield Submodel(layer.run, self.random_state(), self._weights(names), degree=1)
 
     def tail(self) -> Submodel:
         """Return all that follows the last block, up to the result, as without weights."""
@@ -226,10 +218,8 @@ class Miniature:
             layout = build_layout(saved.config, shapes, {}, torch.float32)
         self._locations = layout.locations
         self.model: Any = layout.module
-        attend = getattr(self.model, "set_attn_implementation", None)
-        if attend is not None:
-            with quiet():
-                attend("eager")
+        with quiet():
+            self.model.set_attn_implementation("eager")
         for weight in self.model.parameters():
             if weight.dim() == 1:
                 weight.data = 0.7 + 0.5 * torch.randn(weight.shape, dtype=torch.float32)
@@ -240,38 +230,35 @@ class Miniature:
         found = [it for prefix, it in saved.stacks.items() if prefix.rpartition(".")[2] == stack]
         if not found:
             raise NoMiniatureError(f"a small model of it has no block stack {stack!r}")
-        self._stack = found[0]
-        self._modules = [self._module(index) for index in range(len(self._stack))]
-
-    def _module(self, index: int) -> nn.Module:
-        suffix = self._stack.blocks[index][0]
-        match = _BLOCK.match(self._locations[self._stack.name(index, suffix)].parameter)
-        if match is None:
-            raise NoMiniatureError("its blocks are not modules of their own")
-        module: nn.Module = self.model.get_submodule(match.group(1))
-        return module
+        self._stack, self._modules = found[0], []
+        for index, (suffix, *_) in enumerate(self._stack.blocks):
+            match = _BLOCK.match(self._locations[self._stack.name(index, suffix)].parameter)
+            if match is None:
+                raise NoMiniatureError("its blocks are not modules of their own")
+            self._modules.append(self.model.get_submodule(match.group(1)))
 
     def _record(self) -> list[MiniatureBlock]:
         """Run the model once; return its blocks in the order in which they ran."""
         blocks: list[MiniatureBlock] = []
 
         def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            kept = dict(kwargs)
-            if args:
-                self._width = args[0].shape[-1]
-                blocks.append(MiniatureBlock(module, lambda it: module(it, *args[1:], **kept)))
-            else:
-                self._width = kept.pop("hidden_states").shape[-1]
-                blocks.append(MiniatureBlock(module, lambda it: module(hidden_states=it, **kept)))
+            def run(state: Tensor) -> Tensor:
+                first = (state,) if args else ()
+                output = module(*first, *args[1:], **kwargs | ({} if args else {STATE: state}))
+                result = output[0] if isinstance(output, (tuple, list)) else output
+                if not isinstance(result, Tensor):
+                    raise NoMiniatureError("its blocks do not return a hidden state")
+                return result
 
-        handles = [
-            module.register_forward_pre_hook(note, with_kwargs=True) for module in self._modules
-        ]
+            self._width = (args[0] if args else kwargs[STATE]).shape[-1]
+            blocks.append(MiniatureBlock(module, run))
+
+        hooks = [it.register_forward_pre_hook(note, with_kwargs=True) for it in self._modules]
         try:
             self._result()
         finally:
-            for handle in handles:
-                handle.remove()
+            for hook in hooks:
+                hook.remove()
         if [block.module for block in blocks] != self._modules:
             raise NoMiniatureError("its blocks are not run one after the other")
         return blocks
@@ -283,14 +270,15 @@ class Miniature:
 
     def _weights(self, names: Mapping[str, str]) -> list[WeightGroup]:
         """Group tensors by kind: name within the block (or on disk) -> name on disk."""
-        order = {parameter: place for place, parameter in enumerate(self._parameters)}
+        order = list(self._parameters)
         kinds: dict[str, list[str]] = {}
-        placed = sorted(
-            (order[self._locations[name].parameter], short, name)
+        placed = (
+            (order.index(parameter), short, name)
             for short, name in names.items()
-            if name in self._locations and self._locations[name].parameter in order
+            if name in self._locations
+            and (parameter := self._locations[name].parameter) in self._parameters
         )
-        for _, short, name in placed:
+        for _, short, name in sorted(placed):
             kinds.setdefault(kind_of(short), []).append(name)
         return [
             WeightGroup(kind, tuple(map(self._view, members)), self._offset(members[0]))

@@ -158,8 +158,7 @@ def _store_elected(
     divisor = np.empty(BLOCK, dtype=np.float32)
     for at in range(0, len(out), BLOCK):
         stop = min(at + BLOCK, len(out))
-        _add_plainly(changes, at, stop, factors, total)
-        _elect(total, signs)
+        _elect(changes, at, stop, factors, total, signs)
         _average(changes, at, stop, factors, divisors, least, signs, total, divisor)
         store_changed(base[at:stop], total, scale, out[at:stop])
 
@@ -180,21 +179,20 @@ def _add_elected(
     """
     (least, alone, margin), zero, one = numbers, np.float32(0), np.float32(1)
     size = len(gradient)
-    plain = np.empty(BLOCK, dtype=np.float32)
-    signs = np.empty(BLOCK, dtype=np.float32)
-    total = np.empty(BLOCK, dtype=np.float32)
-    other = np.empty(BLOCK, dtype=np.float32)
-    divisor = np.empty(BLOCK, dtype=np.float32)
-    whole = np.empty(BLOCK, dtype=np.float32)
-    share = np.empty(BLOCK, dtype=np.float32)
-    edge = np.empty(BLOCK, dtype=np.float32)
-    counted = np.empty(BLOCK, dtype=np.float32)
+    buffers = np.empty((9, BLOCK), dtype=np.float32)
+    plain, signs, total, other, divisor = (
+        buffers[0],
+        buffers[1],
+        buffers[2],
+        buffers[3],
+        buffers[4],
+    )
+    whole, share, edge, counted = buffers[5], buffers[6], buffers[7], buffers[8]
     lanes = np.empty(LANES, dtype=np.float32)
     for at in range(0, size, BLOCK):
         stop = min(at + BLOCK, size)
         count, own = stop - at, gradient[at:stop]
-        _add_plainly(changes, at, stop, factors, plain)
-        _elect(plain, signs)
+        _elect(changes, at, stop, factors, plain, signs)
         signs *= np.float32(-1)
         _average(changes, at, stop, factors, divisors, least, signs, other, divisor)
         signs *= np.float32(-1)
@@ -213,14 +211,11 @@ def _add_elected(
         sums[len(changes), 1] += dot(own, total[:count], lanes)
         for k in range(len(changes)):
             change, factor = changes[k][at:stop], factors[k]
-            if factor == zero:
-                for i in range(count):
+            for i in range(count):
+                along = change[i] * factor * signs[i]
+                if factor == zero:
                     along = change[i] * signs[i] if plain[i] != zero else one
-                    counted[i] = share[i] if along > zero else zero
-            else:
-                for i in range(count):
-                    along = change[i] * factor * signs[i]
-                    counted[i] = share[i] if along > zero else zero
+                counted[i] = share[i] if along > zero else zero
             sums[k, 1] += dot(counted[:count], total[:count], lanes)
             for i in range(count):
                 counted[i] += edge[i]
@@ -228,17 +223,13 @@ def _add_elected(
 
 
 @compiled
-def _add_plainly(changes: Array, at: int, stop: int, factors: Array, out: Array) -> None:
-    """Write the sum whose sign is elected, for a block."""
-    out[:] = np.float32(0)
+def _elect(changes: Array, at: int, stop: int, factors: Array, plain: Array, signs: Array) -> None:
+    """Write the sum whose sign is elected, and this sign, for a block."""
+    plain[:] = np.float32(0)
     for k in range(len(changes)):
         change, factor = changes[k][at:stop], factors[k]
         for i in range(len(change)):  # without fma: equal changes of opposite signs give exactly 0
-            out[i] += change[i] * factor
-
-
-@compiled
-def _elect(plain: Array, signs: Array) -> None:
+            plain[i] += change[i] * factor
     for i in range(len(plain)):
         signs[i] = np.float32(-1) if plain[i] < np.float32(0) else np.float32(1)
 

@@ -8,14 +8,11 @@ from evomerge.registry import Registry
 
 _FAMILIES = {
     "linear": "linear passthrough",
-    "spherical": "slerp nuslerp multislerp karcher",
+    "spherical": "slerp nuslerp multislerp karcher model_stock",
     "task_vectors": "task_arithmetic ties dare_linear dare_ties della della_linear breadcrumbs "
     "breadcrumbs_ties",
-    "sce": "sce",
+    "elementwise": "nearswap arcee_fusion ram ramplus sce",
     "matrices": "tsv",
-    "stock": "model_stock",
-    "nearby": "nearswap arcee_fusion",
-    "ram": "ram ramplus",
 }
 """Module of this package -> the methods in it."""
 

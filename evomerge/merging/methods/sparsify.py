@@ -18,7 +18,6 @@ import numpy as np
 from evomerge.merging.kernels.compiled import LANES, Array, compiled, widen
 from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, rounded_probability
 from evomerge.merging.kernels.passes import BLOCK, load_change, scratch, spans
-from evomerge.merging.kernels.ranks import row_ranks
 from evomerge.merging.kernels.selection import MagnitudeCut, MagnitudeOrder, find_cut
 from evomerge.merging.methods.method import Knob, Values
 
@@ -164,17 +163,7 @@ class MagnitudeOutliers(Magnitude):
 
     stays = "the changes that are neither among the largest nor the smallest"
     paper = "Davari and Belilovsky 2023, arXiv 2312.06795"
-    knobs = (
-        Knob(
-            "gamma",
-            0.01,
-            0,
-            1,
-            "source",
-            help="share of the largest changes that is dropped",
-            has_slope=False,
-        ),
-    )
+    knobs = (Knob("gamma", 0.01, 0, 1, "source", help="share that is too large", has_slope=False),)
 
     def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
         """Return the sparse task vector for these knobs of its source."""
@@ -238,15 +227,7 @@ class MagPrune(Bernoulli):
     paper = "Deep et al. 2024, arXiv 2406.11617"
     cached_bytes = 4.0
     knobs = (
-        Knob(
-            "epsilon",
-            0.15,
-            0,
-            1,
-            "source",
-            help="elements stay with density +- epsilon",
-            has_slope=False,
-        ),
+        Knob("epsilon", 0.15, 0, 1, "source", help="density +- epsilon stay", has_slope=False),
     )
 
     def __init__(self, source: Array, base: Array, noise: Noise | None, *, reuse: bool) -> None:
@@ -254,13 +235,12 @@ class MagPrune(Bernoulli):
         self.row_length = row_length(source)
         self._cached: tuple[Array, Array] | None = None
         if reuse:
-            length = self.row_length
             ranks = np.empty(self.size, dtype=np.int16)
-            mean_ranks = np.empty(self.size // length, dtype=np.float32)
-            for span in spans(self.size, row_length=length):
-                rows = slice(span.start // length, span.stop // length)
-                ranks[span], mean_ranks[rows] = self._ranks(span)
-            self._cached = ranks, mean_ranks
+            means = np.empty(self.size // self.row_length, dtype=np.float32)
+            for span in spans(self.size, row_length=self.row_length):
+                rows = slice(span.start // self.row_length, span.stop // self.row_length)
+                ranks[span], means[rows] = self._ranks(span)
+            self._cached = ranks, means
 
     def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
         """Return the sparse task vector for these knobs of its source."""
@@ -320,3 +300,51 @@ def _load_ranked(
             bound = np.float32(rank[i]) * slope + middle
             stays = np.float32(1) if np.float32(draw[i]) < bound else np.float32(0)
             target[i] = (widen(end[i]) - widen(start[i])) * stays * factor
+
+
+def row_ranks(magnitudes: Array) -> tuple[Array, Array]:
+    """Return the rank of each element in its row, and the mean rank of each row.
+
+    `magnitudes` is a float32 matrix, not negative. Ranks are int16, from -32768 (smallest) to 32767
+    (largest). A mean rank is that of the row's ranks, weighted by magnitude and mapped to 0 .. 1
+    (1/2 for a row of zeros).
+    """
+    ranks = np.empty(magnitudes.shape, dtype=np.int16)
+    mean_ranks = np.empty(len(magnitudes), dtype=np.float32)
+    _rank(magnitudes, _sorted_keys(magnitudes), _codes(magnitudes.shape[1]), ranks, mean_ranks)
+    return ranks, mean_ranks
+
+
+def _sorted_keys(magnitudes: Array) -> Array:
+    """Return the sorted keys of each row: magnitude in the upper half, column in the lower half."""
+    width = magnitudes.shape[1]
+    kind = np.dtype(np.uint32 if width <= 1 << 16 else np.uint64)
+    keys: Array = (magnitudes.view(np.uint32) >> 15).astype(kind)
+    keys <<= 4 * kind.itemsize
+    keys |= np.arange(width, dtype=kind)
+    keys.sort(axis=1)
+    return keys
+
+
+def _codes(width: int) -> Array:
+    """Return the rank of each position of a sorted row, int16 from -32768 to 32767."""
+    if width == 1:
+        return np.zeros(1, dtype=np.int16)
+    steps = np.arange(width, dtype=np.float64) * ((STEPS - 1) / (width - 1))
+    return (np.round(steps) + LOWEST).astype(np.int16)
+
+
+@compiled
+def _rank(magnitudes: Array, order: Array, codes: Array, ranks: Array, mean_ranks: Array) -> None:
+    """Write the rank of each element and the mean rank of each row (see `row_ranks`)."""
+    mask = order.dtype.type((1 << (order.itemsize * 4)) - 1)
+    for row in range(len(magnitudes)):
+        whole = weighted = 0.0
+        for place in range(len(codes)):
+            column = order[row, place] & mask
+            ranks[row, column] = codes[place]
+            magnitude = np.float64(magnitudes[row, column])
+            whole += magnitude
+            weighted += magnitude * codes[place]
+        mean = (weighted / whole - LOWEST) / (STEPS - 1) if whole > 0 else 0.5
+        mean_ranks[row] = np.float32(mean)

@@ -9,6 +9,7 @@ the sum of the changes of one elected sign (`elect`).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.consensus import (
@@ -139,11 +140,9 @@ def _method(
     name: str, kind: type[Sparsifier], *, elect: bool = False, normalize: bool = False
 ) -> Method:
     """Return a method of this file; `elect` is whether signs are elected as in TIES."""
-    density = Knob(
-        "density", 1.0, 0, 1, "source", search=(0.1, 1.0), help="share that stays", has_slope=False
-    )
-    if kind is Sparsifier:
-        density = Knob("density", 1.0, 1, 1, "source", help="all elements stay", has_slope=False)
+    density = Knob("density", 1.0, 0, 1, "source", search=(0.1, 1.0), help="share", has_slope=False)
+    if kind is Sparsifier:  # all elements stay
+        density = replace(density, low=1, search=None)
     return Method(
         name,
         f"sum of {kind.stays}{', with elected signs' if elect else ''}",

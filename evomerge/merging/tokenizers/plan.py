@@ -76,10 +76,8 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
                 f"Unknown option {name!r}; allowed are {', '.join(_OPTIONS)}."
                 f"{did_you_mean(name, _OPTIONS)}"
             )
-    names = (
-        dict.fromkeys((recipe.host, *recipe.vocabulary)) if recipe.vocabulary else recipe.parents
-    )
-    parents = [checkpoints[name] for name in names]
+    names = dict.fromkeys((recipe.host, *recipe.vocabulary)) if recipe.vocabulary else ()
+    parents = [checkpoints[name] for name in names or recipe.parents]
     host = parents[0]
     if recipe.tokenizer == "base":
         for name in ("pad_to_multiple_of", "tokens"):
@@ -95,33 +93,23 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
         rows, notes = truncate(parents)
         check_ids(parents, below=rows.size)
         return TokenizerPlan(files, dropped, rows, notes)
+    giver = host if recipe.tokenizer == "union" else _named(recipe, parents)
     if not has_tokenizer(host) and replace(recipe, vocabulary=()).parents == (recipe.host,):
-        giver = _named(recipe, parents)
         files, dropped = _template(recipe, parents, giver)
         return TokenizerPlan({**_tokenizer_of(giver), **files}, dropped)
-    return _matched(recipe, parents)
+    return _matched(recipe, parents, giver)
 
 
-def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
+def _matched(recipe: Recipe, parents: Sequence[Checkpoint], giver: Checkpoint) -> TokenizerPlan:
     """Return the plan for rows that are matched by token."""
     host = parents[0]
-    giver = host if recipe.tokenizer == "union" else _named(recipe, parents)
     tokens = [Tokens.of(parent) for parent in parents]
     check_spelling(tokens)
     lead = next(item for item in tokens if item.reference == giver.reference)
     others = [item for item in tokens if item is not lead]
-    notes: list[str] = []
-    data: Mapping[str, Any] = lead.data
+    data, notes = lead.data, _lost_notes(lead, others)
     if recipe.tokenizer == "union":
         data, notes = unite([lead, *others])
-    else:
-        for item in others:
-            lost = [text for text in item.ids if text not in lead.ids]
-            if lost:
-                notes.append(
-                    f"The merged model lacks {len(lost)} of the tokens of {item.reference!r}, such "
-                    f"as {lost[0]!r}, which the tokenizer of {lead.reference!r} does not have."
-                )
     merged = Tokens(lead.reference, data, lead.rows)
     check_merged(data, merged.ids)
     notes += _special_token_notes(giver, parents)
@@ -131,23 +119,35 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
         for item in tokens
         if (count := sum(i >= item.rows for i in item.ids.values()))
     ]
-    united = data is not lead.data
     new = {i: merged.ids[text] for text, i in tokens[0].ids.items() if text in merged.ids}
     special = _special_ids(giver, host, new)
-    _check_images(special, giver, host)
     template, outdated = _template(recipe, parents, giver)
-    files = {**_tokenizer_files(giver, host, special), **template}
+    files = {} if giver is host else _tokenizer_of(giver)
+    generation = host.folder / GENERATION
+    if special and generation.is_file():
+        settings = without_code(read_json(generation))
+        known = {key: value for key, value in special.items() if key in settings}
+        files[GENERATION] = _json({**settings, **known})
+    files |= template
+    united = data is not lead.data
     if united:
         files |= _united_files(merged, giver)
     if united or giver is not host:
         kept = _KEPT_FROM_HOST if giver is host else ()
         outdated += tuple(name for name in TOKENIZER_FILES if name not in (*files, *kept))
-    return TokenizerPlan(
-        files,
-        outdated,
-        _rows(recipe, merged, lead, tokens, special),
-        tuple(notes),
-    )
+    rows = _rows(recipe, merged, lead, tokens, special)
+    return TokenizerPlan(files, outdated, rows, tuple(notes))
+
+
+def _lost_notes(lead: Tokens, others: Sequence[Tokens]) -> list[str]:
+    """Return a note for each parent of which tokens are lost."""
+    lost = {item.reference: [text for text in item.ids if text not in lead.ids] for item in others}
+    return [
+        f"The merged model lacks {len(texts)} of the tokens of {name!r}, such as {texts[0]!r}, "
+        f"which the tokenizer of {lead.reference!r} does not have."
+        for name, texts in lost.items()
+        if texts
+    ]
 
 
 def _named(recipe: Recipe, parents: Sequence[Checkpoint]) -> Checkpoint:
@@ -179,10 +179,15 @@ def _rows(
         )
         for item in tokens
     }
-    multiple = _multiple(recipe)
-    size = -(-merged.size // multiple) * multiple if multiple else max(merged.size, lead.rows)
+    multiple = recipe.options.get("pad_to_multiple_of", "0")
+    if not re.fullmatch(r"[0-9]{1,6}", multiple):
+        raise RecipeError(
+            f"`pad_to_multiple_of` is {shown(multiple)}; it must be a whole number above 0 and "
+            "below a million."
+        )
+    size, step = max(merged.size, lead.rows), int(multiple)
     return MatchedRows(
-        size=size,
+        size=-(-merged.size // step) * step if step else size,
         tokens=merged.size,
         index=index,
         filling=fill(recipe, merged, tokens, index),
@@ -191,20 +196,11 @@ def _rows(
     )
 
 
-def _multiple(recipe: Recipe) -> int:
-    text = recipe.options.get("pad_to_multiple_of", "0")
-    if not re.fullmatch(r"[0-9]{1,6}", text):
-        raise RecipeError(
-            f"`pad_to_multiple_of` is {shown(text)}; it must be a whole number above 0 and below a "
-            "million."
-        )
-    return int(text)
-
-
 def _special_ids(giver: Checkpoint, host: Checkpoint, new: Mapping[int, int]) -> dict[str, Any]:
     """Return the token ids of the merged config that differ from the host's, by key.
 
-    `new`: id of the host -> id of the same token in the merged vocabulary.
+    `new`: id of the host -> id of the same token in the merged vocabulary. `CheckpointError`: the
+    token which stands for an image (or a sound) in a text is lost.
     """
     if giver is host:
         return {}
@@ -220,39 +216,13 @@ def _special_ids(giver: Checkpoint, host: Checkpoint, new: Mapping[int, int]) ->
             if key.endswith(("_token_id", "_token_index")) and value is not None:
                 own = giver.text_config.get(key, giver.config.get(key))
                 found[key] = renumber(value) if own is None else own
-    return found
-
-
-def _check_images(special: Mapping[str, Any], giver: Checkpoint, host: Checkpoint) -> None:
-    """Check that the token which stands for an image (or a sound) in a text is not lost.
-
-    Raises:
-        CheckpointError: it is lost.
-    """
-    if not host.modalities:
-        return
-    for key, value in special.items():
-        role = re.sub(r"_(id|index)$", "", key)
-        if value is None and role not in _ROLES:
+    for key, value in found.items() if host.modalities else ():
+        if value is None and re.sub(r"_(id|index)$", "", key) not in _ROLES:
             raise CheckpointError(
                 f"`tokenizer` is {giver.reference!r}, which lacks the token that {key} of the host "
                 f"{host.reference!r} names, so a merge could not see; set `tokenizer` to "
                 f"{host.reference!r} or `union`."
             )
-
-
-def _tokenizer_files(
-    giver: Checkpoint, host: Checkpoint, special: Mapping[str, Any]
-) -> dict[str, str]:
-    """Return the giver's tokenizer files and the generation config, if they are not the host's.
-
-    `special`: token ids of the merged config that differ from the host's, by key.
-    """
-    found = {} if giver is host else _tokenizer_of(giver)
-    generation = host.folder / GENERATION
-    if special and generation.is_file():
-        data = without_code(read_json(generation))
-        found[GENERATION] = _json({**data, **{k: v for k, v in special.items() if k in data}})
     return found
 
 
@@ -284,12 +254,13 @@ def _tokenizer_of(giver: Checkpoint) -> dict[str, str]:
 
 def _special_token_notes(giver: Checkpoint, parents: Sequence[Checkpoint]) -> list[str]:
     """Return a note for each special token (bos, eos, ...) that differs from the giver's."""
-    giver_config = _tokenizer_config(giver)
+    configs = {parent.reference: _tokenizer_config(parent) for parent in (*parents, giver)}
     notes = []
     for parent in parents:
-        parent_config = _tokenizer_config(parent)
         for role in _ROLES:
-            used, other = _content_of(giver_config.get(role)), _content_of(parent_config.get(role))
+            used, other = (
+                _content_of(configs[name].get(role)) for name in (giver.reference, parent.reference)
+            )
             if other is not None and used != other:
                 notes.append(
                     f"{role} is {shown(used)} in {giver.reference!r} and {shown(other)} in "

@@ -124,13 +124,7 @@ FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention
         ("bamba", {}, (0, 1, 3, 2, 2), {"attn_layer_indices": [1, 2]}),
         ("nemotron_h", {}, (2, 0, 1, 1), {"layers_block_type": ["mlp", LINEAR, FULL, FULL]}),
         ("zamba2", {}, (0, 1, 2, 2, 3), {"hybrid_layer_ids": [1, 4]}),
-        ("recurrent_gemma", {}, (1, 0, 0), {"block_types": ["attention", *["recurrent"] * 2]}),
-        (
-            "gpt_neo",
-            {},
-            (1, 0, 2),
-            {"attention_types": [[["local", "global", "global"], 1]], "num_layers": 3},
-        ),
+        ("gpt_neo", {}, (1, 0, 2), {"attention_layers": ["local", "global", "global"]}),
         ("granitemoehybrid", {}, (0, 1, 1, 2, 3), {}),
         ("falcon_h1", {}, (0, 1, 1, 2, 3), {"num_hidden_layers": 5}),
         ("mamba2", {}, (0, 1, 1, 2, 3), {"num_hidden_layers": 5}),
@@ -169,6 +163,7 @@ COUNTED = "'first_k_dense_replace' of the config counts, and these can only stan
         ("zamba2", {}, (0, 3, 2, 1), r"\[1\]: block 3 of 'a' .*'hybrid_layer_ids'.* order of"),
         ("zamba2", {}, (0, 1, 2), r"\[1\]: block 1 of 'a' has the tensor 'shared_transformer"),
         ("switch_transformers", {"decoder_sparse_step": 2}, (0, 2), r"\[1\]: block 2 .*no tensor"),
+        ("recurrent_gemma", {}, (1, 0, 0), r"\[0\]: block 1 of 'a' has no tensor 'temporal_block"),
         ("jamba", {}, (0, 2, 1, 3), r"\[1\]: block 2 of 'a' has no tensor 'feed_forward.experts"),
     ],
 )  # fmt: skip

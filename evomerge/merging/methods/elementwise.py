@@ -1,0 +1,228 @@
+"""Methods that decide for each element: nearswap, arcee_fusion, ram, ramplus, sce."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from math import prod
+from typing import TYPE_CHECKING
+
+from evomerge.merging.kernels.compiled import Array
+from evomerge.merging.kernels.passes import spans
+from evomerge.merging.kernels.selection import MagnitudeCut, MagnitudeOrder, find_cut
+from evomerge.merging.methods.blocks import SIZE, blocks, total
+from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Values, flag, method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_RAM = "Behavior Knowledge Merge in Reinforced Agentic Models, 2026"
+
+_EPSILON = Knob("epsilon", 1e-5, 0, 1, help="smallest change that counts", has_slope=False)
+
+_LEAST = 1e-37
+"""Divides a sum of no changes in `sce`; smaller than every weight that counts."""
+
+
+@method(
+    "the base, with each weight moved towards the source by at most t",
+    Knob("t", None, 0, 100, search=(0.0, 0.01), help="largest change of a weight"),
+    parents=(1, 1),
+    base="required",
+    torch=True,
+)
+def nearswap(given: Operands) -> Merge:
+    """Prepare out = base + clamp(x - base, -t, t): a weight changes by at most t."""
+
+    def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
+        for _, base, changes, target in blocks(given, out):
+            target.copy_(base + changes[0].clamp(-knobs["t"], knobs["t"]))
+
+    return merge
+
+
+@method(
+    "the base, with the source's most important weights",
+    parents=(1, 1),
+    base="required",
+    paper="Goddard et al. 2024, arXiv 2403.13257",
+    cached_bytes=1.0,
+    working_bytes=lambda shape, _: 8.5 * prod(shape),
+    torch=True,
+)
+def arcee_fusion(given: Operands) -> Merge:
+    """Prepare a merge with the most important weights of the source and the others of the base.
+
+    The importance of a weight is |x - base| times the divergence of its row, KL(softmax(row of x)
+    || softmax(row of base)). A weight is important if its importance is at least the median of all
+    importances + 1.5 * (upper quartile - lower quartile). A quantile that falls between two
+    elements is the lower one.
+    """
+    import numpy as np
+    import torch
+
+    width = max(given.base.shape[-1] if given.base.ndim else 1, 1)
+    rows = (
+        it.reshape(-1, width).split(max(SIZE // width, 1)) for it in (*given.tensors, given.base)
+    )
+    importance = torch.cat([_importance(x.float(), y.float()) for x, y in zip(*rows, strict=True)])
+    ranks = [int((importance.numel() - 1) * share) for share in (0.25, 0.5, 0.75)]
+    low, middle, high = np.partition(importance.flatten().numpy(), ranks)[ranks].tolist()
+    # A NaN counts as important, but one of the base stays.
+    chosen = (importance < middle + 1.5 * (high - low)).logical_not_().view(given.base.shape)
+    del importance
+    chosen &= given.base == given.base
+
+    def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
+        out.copy_(torch.where(chosen, given.tensors[0], given.base))
+
+    return merge
+
+
+def _importance(x: Tensor, base: Tensor) -> Tensor:
+    """Return the importance of each weight of some rows (float32)."""
+    # 1e-8 keeps the logarithm finite where softmax underflows.
+    p, q = x.softmax(1) + 1e-8, base.softmax(1) + 1e-8
+    return (x - base).abs() * (p * (p / q).log()).sum(1, keepdim=True)
+
+
+@method(
+    "changes that one source makes alone, and the mean of those that several make",
+    _EPSILON,
+    parents=(2, None),
+    base="required",
+    paper=_RAM,
+    torch=True,
+)
+def ram(given: Operands) -> Merge:
+    """Prepare RAM.
+
+    A source changes an element if |x - base| > epsilon. If one source changes an element, its
+    change is added to the base; if several do, the mean of their changes is added.
+    """
+    return _prepare_ram(given)
+
+
+@method(
+    "RAM, with the changes that one source makes alone multiplied by a factor",
+    _EPSILON,
+    Knob("r", 0.1, 0, 10, search=(0.0, 1.0), help="strength of that factor"),
+    Knob("alpha", 0.2, 0, 10, help="upper limit of shared / alone in that factor"),
+    parents=(2, None),
+    base="required",
+    paper=_RAM,
+    torch=True,
+)
+def ramplus(given: Operands) -> Merge:
+    """Prepare RAM+: as RAM, but a change that only source i makes is stretched.
+
+    It is multiplied by 1 + r min(shared_i / alone_i, alpha). Here alone_i is the number of elements
+    that only source i changes, and shared_i the number that source i and others change.
+    """
+    return _prepare_ram(given)
+
+
+def _prepare_ram(given: Operands) -> Merge:
+    import torch
+
+    @lru_cache(1)
+    def ratios(epsilon: float) -> Tensor:
+        """Return shared_i / alone_i (see `ramplus`), of shape (sources, 1, 1)."""
+        alone, shared = torch.zeros(2, len(given.tensors), 1, 1, dtype=torch.float64)
+        for _, _, changes, _ in blocks(given):
+            changed = (changes.abs() > epsilon).float()
+            single = changed * (total(changed) == 1)
+            alone += single.sum((1, 2), keepdim=True)
+            shared += (changed - single).sum((1, 2), keepdim=True)
+        found: Tensor = (shared / alone.clamp(min=1)).float()
+        return found
+
+    def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
+        epsilon, more = knobs["epsilon"], None
+        if knobs.get("r"):
+            more = knobs["r"] * ratios(epsilon).clamp(max=knobs["alpha"])
+        for _, base, changes, target in blocks(given, out):
+            changed = (changes.abs() > epsilon).float()
+            changes *= changed  # a NaN stays
+            number = total(changed)
+            mean = total(changes) / number.clamp(min=1)
+            if more is not None:
+                mean += total(changes * more) * (number == 1)
+            target.copy_(base + mean)
+
+    return merge
+
+
+@method(
+    "task vectors where they vary most, weighted by their energy, with elected signs",
+    Knob("select_topk", 1.0, 0, 1, search=(0.1, 1.0), help="share that stays", has_slope=False),
+    flag("int8_mask", False, "accepted, changes nothing"),
+    parents=(2, None),
+    base="required",
+    paper="Wan et al. 2024, arXiv 2408.07990",
+    cached_bytes=4.0,
+    torch=True,
+)
+def sce(given: Operands) -> Merge:
+    """Prepare SCE, which has three steps.
+
+    - Select: of the n elements that differ between the task vectors, the floor(select_topk n) with
+      the largest variance stay (among equal ones, those with the lowest index); the others become
+      0. With `select_topk` = 1 all elements stay.
+    - Calculate: the weight of a source is the sum of squares of its task vector after selection,
+      divided by this sum for all sources: 0 for a source that equals the base.
+    - Erase: for each element, the sign of the sum of the task vectors is elected. The weighted mean
+      of the changes with this sign is added to the base.
+    """
+    import torch
+
+    start, sources = given.base.reshape(-1), [tensor.reshape(-1) for tensor in given.tensors]
+    size = len(start)
+
+    def variances(part: slice | Array) -> Array:
+        base = start[part].float()
+        array: Array = _variance(torch.stack([it[part].float() - base for it in sources])).numpy()
+        return array
+
+    @cache
+    def varying() -> int:
+        return sum(int((variances(span) != 0).sum()) for span in spans(size))
+
+    order = MagnitudeOrder(variances, size) if given.reuse else None
+
+    def selected(cut: MagnitudeCut | None, out: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield blocks of the base, of the task vectors before a cut, and of the result."""
+        for (_, at), base, changes, target in blocks(given, out):
+            if cut is not None:
+                variance = _variance(changes)
+                index = torch.arange(at.start, at.start + changes.shape[-1])
+                after = (variance == cut.magnitude) & (index >= cut.index)
+                changes.masked_fill_(after | (variance < cut.magnitude), 0)
+            yield base, changes, target
+
+    def merge(own: Sources, knobs: Values, out: Tensor) -> None:
+        share = knobs["select_topk"]
+        kept = size if share == 1 else int(share * varying())
+        cut = None
+        if 0 < kept < size:
+            cut = order.cut(kept) if order else find_cut(variances, size, kept)
+        energies = torch.zeros(len(sources), 1, 1, dtype=torch.float64)
+        for _, changes, _target in selected(cut, out) if kept else ():
+            energies += changes.square().sum((1, 2), keepdim=True, dtype=torch.float64)
+        if not energies.any():
+            out.copy_(given.base)
+            return
+        weights = (energies / energies.sum()).float()
+        for base, changes, target in selected(cut, out):
+            sign = torch.copysign(torch.ones(()), total(changes) + 0.0)  # that of 0 is 1
+            along = (changes * sign).clamp_(min=0)  # 0: it has not the elected sign
+            divisor = total(along.sign() * weights).clamp_(min=_LEAST)
+            target.copy_(base + total(along * weights) / divisor * sign)
+
+    return merge
+
+
+def _variance(changes: Tensor) -> Tensor:
+    """Return the sum of squared differences from the mean over the sources (first dimension)."""
+    away = changes - changes[0]  # so that equal changes vary by exactly 0
+    return total((away - total(away) / len(away)).square())
