@@ -300,10 +300,10 @@ def plot_front(run: Run) -> Figure:
 def plot_importance(run: Run) -> Figure:
     """Return a figure of the genes by their rank correlation with the first objective.
 
-    See `evomerge.report.importance`, also for what it does not show.
+    See `evomerge.report.rows.importance`, also for what it does not show.
     """
-    from evomerge.report.importance import importance
     from evomerge.report.pictures import genome_bars
+    from evomerge.report.rows import importance
     from evomerge.report.words import renamed
 
     found, names = importance(run.history, run._view.frozen), run._view.names

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from evomerge.errors import CheckpointError, EvomergeError, InputError, one_line
 from evomerge.models.safetensors import read_folder, read_header
-from evomerge.parsing.links import check_inside, check_ordinary
+from evomerge.parsing.texts import check_inside, check_ordinary
 
 _LOCAL_PATH = re.compile(r"(^|[\s\[{(,:+'\"])(/|~/)[\w.~-]", re.MULTILINE)
 

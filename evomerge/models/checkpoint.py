@@ -176,11 +176,11 @@ class Checkpoint:
                 f"Parent {self.reference!r}: no repeated blocks are found in the names of its "
                 f"tensors, such as {next(iter(self.tensors), 'none')!r}."
             )
-        return max(language, key=lambda item: ("decoder" in item.prefix, self._size(item)))
 
-    def _size(self, stack: Stack) -> int:
-        names = (stack.name(i, suffix) for i, block in enumerate(stack.blocks) for suffix in block)
-        return sum(self.tensors[name].nbytes for name in names)
+        def size(stack: Stack) -> int:
+            return sum(self.tensors[name].nbytes for name in stack.names)
+
+        return max(language, key=lambda item: ("decoder" in item.prefix, size(item)))
 
     @cached_property
     def places(self) -> dict[str, Place]:
@@ -190,17 +190,9 @@ class Checkpoint:
         `kept`: another modality (vision tower, projector), copied from the host unless a recipe
         merges it. `buffer`: computed from the config, not trained (rotary frequencies, masks).
         """
-        inside = {
-            stack.name(layer, suffix)
-            for stack in self.stacks.values()
-            for layer, block in enumerate(stack.blocks)
-            for suffix in block
-        }
-        return {
-            name: self._place(name, info)
-            for name, info in self.tensors.items()
-            if name not in inside
-        }
+        inside = {name for stack in self.stacks.values() for name in stack.names}
+        outside = (item for item in self.tensors.items() if item[0] not in inside)
+        return {name: self._place(name, info) for name, info in outside}
 
     def _place(self, name: str, info: TensorInfo) -> Place:
         if is_buffer(name, info):
@@ -286,8 +278,11 @@ class Checkpoint:
         """The files that have the tensors, and those of the adapter."""
         if self.original is not None:
             return self.original.weight_files
-        files = {info.file for info in self.tensors.values()}
-        return (*sorted(files), *(sorted(self.adapter.glob("adapter_*")) if self.adapter else ()))
+        return (*sorted({info.file for info in self.tensors.values()}), *self._adapter_files)
+
+    @property
+    def _adapter_files(self) -> list[Path]:
+        return sorted(filter(Path.is_file, self.adapter.glob("adapter_*"))) if self.adapter else []
 
     def place_of(self, file: Path) -> str:
         """Return the path of a file in the model's folder; of an adapter's file its name."""
@@ -312,11 +307,8 @@ class Checkpoint:
         """
         if self.original is not None:
             return self.original.fingerprint
-        config = self.folder / "config.json"  # a tokenizer may have none
-        files = [*([config] if config.is_file() else []), *self.companions]
-        files += (
-            filter(Path.is_file, sorted(self.adapter.glob("adapter_*"))) if self.adapter else []
-        )
+        config = filter(Path.is_file, [self.folder / "config.json"])  # a tokenizer may have none
+        files = [*config, *self.companions, *self._adapter_files]
         return content_digest(files, self.tensors)
 
 

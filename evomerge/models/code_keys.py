@@ -13,18 +13,9 @@ from typing import Any
 
 from evomerge.models.safetensors import read_json
 
-_KEYS = frozenset(
-    {
-        "auto_map",
-        "custom_generate",
-        "custom_pipelines",
-        "trust_remote_code",
-        "attn_implementation",
-        "_attn_implementation",
-        "experts_implementation",
-        "_experts_implementation",
-    }
-)
+_ATTENTIONS = ("attn_implementation", "experts_implementation")
+_KEYS = {"auto_map", "custom_generate", "custom_pipelines", "trust_remote_code"}
+_KEYS |= {*_ATTENTIONS, *(f"_{name}" for name in _ATTENTIONS)}
 _CLASS, _PLAIN = "tokenizer_class", "PreTrainedTokenizerFast"
 _KNOWN = frozenset(
     {_PLAIN, "PreTrainedTokenizer", "TokenizersBackend"}
@@ -36,8 +27,8 @@ _KNOWN = frozenset(
 )
 """Classes of transformers that most models name, for which it need not be imported."""
 
-_CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"
-"""Names of files. Those of other configs end with the first one, `generation_config.json` too."""
+_CONFIG = "config.json"
+"""Name of a file; those of other configs end with it, `generation_config.json` too."""
 
 
 def without_code(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,33 +41,33 @@ def text_without_code(file: Path) -> str | None:
 
     A `tokenizer_class` that transformers does not have becomes the class for a `tokenizer.json`.
     """
-    if not file.name.endswith(_CONFIG):
-        return None
-    data = read_json(file)
-    if not list(_found(data)) and not _unknown_class(file, data):
-        return None
-    cleaned = without_code(data)
-    if _unknown_class(file, data):
-        cleaned[_CLASS] = _PLAIN
-    return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n"
+    cleaned, found = _cleaned(file)
+    return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n" if found else None
 
 
 def code_notes(reference: str, files: Iterable[Path]) -> list[str]:
     """Return one sentence for each file of the host of which a merge leaves out such keys."""
-    notes = []
-    for file in files:
-        if not file.name.endswith(_CONFIG):
-            continue
-        data = read_json(file)
-        found = sorted(set(_found(data)))
-        if _unknown_class(file, data):
-            found.append(f"the {_CLASS} {data[_CLASS]}")
-        if found:
-            notes.append(
-                f"{file.name} of {reference} has {', '.join(found)}, which can make programs run "
-                "code that is not part of them; the merge leaves it out."
-            )
-    return notes
+    return [
+        f"{file.name} of {reference} has {', '.join(found)}, which can make programs run code that "
+        "is not part of them; the merge leaves it out."
+        for file in files
+        if (found := _cleaned(file)[1])
+    ]
+
+
+def _cleaned(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the content of a JSON file without such keys, and what it is without."""
+    if not file.name.endswith(_CONFIG):
+        return {}, []
+    data = read_json(file)
+    cleaned, found, name = without_code(data), sorted(set(_found(data))), data.get(_CLASS)
+    if file.name == "tokenizer_config.json" and isinstance(name, str) and name not in _KNOWN:
+        import transformers
+
+        if not hasattr(transformers, name) and (file.parent / "tokenizer.json").is_file():
+            cleaned[_CLASS] = _PLAIN
+            found.append(f"the {_CLASS} {name}")
+    return cleaned, found
 
 
 def _inner(value: Any) -> Any:
@@ -89,15 +80,6 @@ def _found(value: Any) -> Iterator[str]:
     """Yield the keys of this kind that are set, at any depth."""
     if isinstance(value, Mapping):
         yield from (name for name, item in value.items() if name in _KEYS and item)
-    inside: Iterable[Any] = value.values() if isinstance(value, Mapping) else ()
-    for item in value if isinstance(value, list) else inside:
+        value = list(value.values())
+    for item in value if isinstance(value, list) else ():
         yield from _found(item)
-
-
-def _unknown_class(file: Path, data: Mapping[str, Any]) -> bool:
-    name = data.get(_CLASS)
-    if file.name != _TOKENIZER or not isinstance(name, str) or name in _KNOWN:
-        return False
-    import transformers
-
-    return not hasattr(transformers, name) and (file.parent / "tokenizer.json").is_file()

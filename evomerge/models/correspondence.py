@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
+from itertools import chain
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
@@ -54,20 +55,20 @@ class TensorNameMap:
     def __init__(self, host: Checkpoint, parent: Checkpoint) -> None:
         self.host, self.parent = host, parent
 
+    def _matched(self, own: Iterable[str], theirs: Iterable[str]) -> dict[str, str]:
+        """Return the parent's name of each of the host's names that it has."""
+        by_name = {normal(name, self.parent): name for name in theirs}
+        found = {name: by_name.get(normal(name, self.host)) for name in own}
+        return {name: other for name, other in found.items() if other is not None}
+
     @cached_property
     def stacks(self) -> dict[str, Stack]:
         """Prefix of a stack of the host -> the parent's stack, for the stacks that it has."""
         if self.parent is self.host:
             return self.host.stacks
-        by_name = {
-            normal(stack.prefix, self.parent): stack for stack in self.parent.stacks.values()
-        }
-        found = {
-            prefix: by_name[normal(prefix, self.host)]
-            for prefix in self.host.stacks
-            if normal(prefix, self.host) in by_name
-        }
-        return {self.host.decoder_stack.prefix: self.parent.decoder_stack, **found}
+        found = self._matched(self.host.stacks, self.parent.stacks)
+        first = {self.host.decoder_stack.prefix: self.parent.decoder_stack}
+        return first | {prefix: self.parent.stacks[other] for prefix, other in found.items()}
 
     @cached_property
     def non_layer(self) -> dict[str, str]:
@@ -76,12 +77,7 @@ class TensorNameMap:
         Tensors that the parent does not have are left out. If the parent's embeddings are tied,
         the host's head corresponds to the parent's embedding matrix.
         """
-        by_name = {normal(name, self.parent): name for name in self.parent.places}
-        found = {
-            name: by_name[normal(name, self.host)]
-            for name in self.host.places
-            if normal(name, self.host) in by_name
-        }
+        found = self._matched(self.host.places, self.parent.places)
         head, embedding = self.host.head, self.parent.embedding
         if head and embedding and (head not in found or self.parent.tied):
             found[head] = embedding
@@ -90,14 +86,8 @@ class TensorNameMap:
     @cached_property
     def modalities(self) -> dict[str, str]:
         """Name in the host -> name in the parent, for tensors of other modalities."""
-        theirs = (name for names in self.parent.modalities.values() for name in names)
-        by_name = {normal(name, self.parent): name for name in theirs}
-        own = (name for names in self.host.modalities.values() for name in names)
-        return {
-            name: by_name[normal(name, self.host)]
-            for name in own
-            if normal(name, self.host) in by_name
-        }
+        own, theirs = (item.modalities.values() for item in (self.host, self.parent))
+        return self._matched(chain.from_iterable(own), chain.from_iterable(theirs))
 
     @cached_property
     def _parent_suffixes(self) -> dict[str, dict[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
-from evomerge.parsing.links import check_inside, check_ordinary, entries
+from evomerge.parsing.texts import check_inside, check_ordinary, entries
 
 _TEMPLATES = "additional_chat_templates"
 """Folder of chat templates beside the one that is used if none is named."""
@@ -40,20 +40,16 @@ _COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", *PROCESSOR_FILES)
 _READ, _READ_ENDS = frozenset({"config.json", *_COMPANIONS}), (".index.json", ".jinja")
 """Text files that are read as a whole, and how the names of others end."""
 
-_MB = 1_000_000
-_SETTINGS = 4 * _MB
-"""Bytes of a file with settings; real ones have some thousand, with labels up to a million."""
+_WITH_TOKENS = (
+    *("tokenizer.json", "tokenizer_config.json", "added_tokens.json"),
+    *("merges.txt", "vocab.json", "vocab.txt", ".index.json"),
+)
+_LARGE, _SMALL = 256_000_000, 4_000_000
+"""Largest sizes in bytes of text files: with tokens or names of tensors, and with settings.
 
-_LARGEST = {
-    "tokenizer.json": 256 * _MB,  # real ones have up to 40 MB
-    "vocab.json": 128 * _MB,
-    "vocab.txt": 128 * _MB,
-    "merges.txt": 128 * _MB,
-    "added_tokens.json": 32 * _MB,
-    "tokenizer_config.json": 32 * _MB,  # all added tokens can be listed there
-}
-_INDEX = 128 * _MB  # 250,000 tensors, as of mixtures of many experts, need about 25 MB
-_TEXTS = (".json", ".txt", ".jinja")
+Real ones have up to 40 MB, and some thousand bytes; an index of 250,000 tensors, as of mixtures of
+many experts, has about 25 MB, and labels have up to a million bytes.
+"""
 
 _ONLY_READ = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
 
@@ -92,36 +88,29 @@ def check_files(folder: Path, inner: Iterable[str] = ()) -> None:
         inside = [repository, repository.parent / "blobs"]
     copied = [file for file in files if not file.name.endswith(_ONLY_READ) and not file.is_dir()]
     check_inside(copied, inside, "the model", CheckpointError)
-    read = [file for file in files if file.name in _READ or file.name.endswith(_READ_ENDS)]
-    _check_reached(read)
-    check_sizes(read)
-
-
-def _check_reached(files: Iterable[Path]) -> None:
-    """Check that no file is a link to nothing, which would count as a file that is not there."""
-    for file in files:
-        if not file.exists():
-            raise CheckpointError(
-                f"{file} is a link that leads to no file; put the file itself in its place, or "
-                "download it again."
-            )
+    check_sizes(file for file in files if file.name in _READ or file.name.endswith(_READ_ENDS))
 
 
 def largest_size(name: str) -> int:
     """Return the largest size in bytes of a text file of a model with this name."""
-    return _INDEX if name.endswith(".index.json") else _LARGEST.get(name, _SETTINGS)
+    return _LARGE if name.endswith(_WITH_TOKENS) else _SMALL
 
 
 def check_sizes(files: Iterable[Path]) -> None:
     """Check the sizes of text files that are read as a whole; a stranger's may be huge.
 
-    Other files, such as weights, are passed over.
+    Other files, such as weights, are passed over. A link to nothing is refused, since it would
+    count as a file that is not there.
     """
     for file in files:
-        if not file.name.endswith(_TEXTS) or not file.is_file():
-            continue
-        size, largest = file.stat().st_size, largest_size(file.name)
-        if size > largest:
+        if file.is_symlink() and not file.exists():
+            raise CheckpointError(
+                f"{file} is a link that leads to no file; put the file itself in its place, or "
+                "download it again."
+            )
+        size = file.stat().st_size if file.is_file() else 0
+        largest = largest_size(file.name)
+        if file.name.endswith((".json", ".txt", ".jinja")) and size > largest:
             raise CheckpointError(
                 f"{file} has {size:,} bytes, and at most {largest:,} are read of a file of this "
                 "name; do not use this model, or download the file again."

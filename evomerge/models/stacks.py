@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -83,6 +83,12 @@ class Stack:
     def name(self, layer: int, suffix: str) -> str:
         """Return the full name of a tensor of block `layer`; `suffix` has no prefix and index."""
         return f"{self.prefix}.{layer}.{suffix}"
+
+    @property
+    def names(self) -> Iterator[str]:
+        """The full names of all tensors."""
+        blocks = enumerate(self.blocks)
+        return (self.name(layer, suffix) for layer, block in blocks for suffix in block)
 
     def used(self, layer: int, suffix: str) -> str:
         """Return the full name of a tensor that a block uses; shared ones are in the first."""

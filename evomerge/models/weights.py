@@ -1,13 +1,24 @@
-"""The tensors of a model's folder, whichever kind of file has them. No weights are loaded."""
+"""The tensors of a model's folder, whichever kind of file has them.
+
+Old checkpoints in pickle files (`pytorch_model*.bin`) are converted to safetensors once. torch
+reads them with `weights_only`, which runs no code. The result is in `evomerge/weights` of the
+user's cache (`~/.cache`, or the folder that XDG_CACHE_HOME names).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from evomerge.errors import CheckpointError
+from safetensors import SafetensorError
+
+from evomerge.errors import CheckpointError, one_line
 from evomerge.models.modules import KINDS, ModuleStack
-from evomerge.models.pickles import converted
-from evomerge.models.safetensors import TensorInfo, read_folder
+from evomerge.models.safetensors import INDEX, TensorInfo, read_folder
 
 GGUF_ADVICE = (
     "GGUF files have weights that are quantised for llama.cpp, which cannot be merged as they are; "
@@ -48,3 +59,44 @@ def module_tensors(folder: Path, reference: str, stack: ModuleStack) -> dict[str
         for name, info in read_tensors(inside, reference).items():
             found[f"{module.folder}.{name}"] = info
     return found
+
+
+def converted(files: Sequence[Path]) -> Path:
+    """Return the folder with the weights of pickle files; it is made at the first time.
+
+    CheckpointError: a file is damaged or is not plain weights, or the cache cannot be written.
+    """
+    about = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "evomerge", "weights")
+    target = cache / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+    if target.is_dir():
+        return target
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cache, ignore_cleanup_errors=True) as made:
+            names = {file.stem: _write(file, Path(made, file.stem)) for file in files}
+            places = {name: shard for shard, found in names.items() for name in found}
+            Path(made, INDEX).write_text(json.dumps({"weight_map": places}), encoding="utf-8")
+            Path(made).rename(target)
+    except (OSError, SafetensorError) as error:
+        if not target.is_dir():  # else another process was quicker
+            raise CheckpointError(
+                f"The pickled weights in {files[0].parent} cannot be converted into {cache} "
+                f"({one_line(error)}); free space, or set XDG_CACHE_HOME to another folder."
+            ) from error
+    return target
+
+
+def _write(file: Path, out: Path) -> list[str]:
+    """Write the tensors of a pickle file as safetensors, and return their names."""
+    import torch
+    from safetensors.torch import save_file
+
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        found = {name: item for name, item in content.items() if isinstance(item, torch.Tensor)}
+    except Exception as error:  # torch raises anything for a pickle that is damaged
+        reason = f"{file} cannot be read as plain weights: {one_line(error).rstrip('.')}"
+        raise CheckpointError(f"{reason}; take another copy, or safetensors files.") from error
+    save_file({name: item.clone().contiguous() for name, item in found.items()}, out)
+    return list(found)

@@ -1,14 +1,20 @@
-"""Reading text files and JSON, with an error of one sentence if they cannot be read."""
+"""Files of users and strangers: texts and JSON that cannot be read, links out of a folder, pipes.
+
+A folder from elsewhere may have a link to a private file, which would be copied into a merge or
+written to, or a pipe, which nobody ever writes to. Each error is one sentence.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError, one_line
-from evomerge.parsing.links import check_ordinary
 
 DEEPEST = 64
 """Largest nesting depth of lists and mappings in a file. Real files have a depth of up to 10."""
@@ -63,20 +69,14 @@ def json_value(text: str | bytes, what: str, error: type[InputError]) -> Any:
             raise RecursionError
         if _HALF.search(text):
             json.dumps(value, ensure_ascii=False).encode()
+        return value
     except RecursionError:
-        raise error(
-            f"{what} has lists or mappings nested more than {DEEPEST} deep; it is damaged."
-        ) from None
+        why = f"has lists or mappings nested more than {DEEPEST} deep"
     except UnicodeEncodeError:
-        raise error(
-            f"{what} has an unpaired surrogate (half of a \\u pair), which is not valid text."
-        ) from None
+        why = "has an unpaired surrogate (half of a \\u pair), which is not valid text,"
     except ValueError as found:
-        raise error(
-            f"{what} cannot be read as JSON and is damaged ({one_line(found)}); copy or download "
-            "the file again."
-        ) from None
-    return value
+        why = f"cannot be read as JSON ({one_line(found)})"
+    raise error(f"{what} {why} and is damaged; copy or download the file again.")
 
 
 def _is_deep(value: Any, left: int) -> bool:
@@ -85,3 +85,49 @@ def _is_deep(value: Any, left: int) -> bool:
     return left == 0 or any(
         _is_deep(item, left - 1) for item in inner if isinstance(item, (dict, list))
     )
+
+
+def entries(folder: Path, error: type[InputError]) -> list[Path]:
+    """Return what is in a folder, in alphabetical order; InputError: it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as found:
+        raise error(f"{folder} cannot be read: {found.strerror}.") from None
+
+
+def check_inside(
+    paths: Iterable[Path], folders: Iterable[Path], whose: str, error: type[InputError]
+) -> None:
+    """Raise an InputError if one of some files and folders is a link to somewhere else.
+
+    `folders` are where they may really be; these paths have no links in them.
+    """
+    inside = list(folders)
+    for path in paths:
+        real = Path(os.path.realpath(path))  # Path.resolve raises for links in a circle
+        if not any(real.is_relative_to(folder) for folder in inside):
+            raise error(
+                f"{path} is a link to {real}, which is outside of the folder of {whose}; remove "
+                "the link, or copy what it links to to its place."
+            )
+
+
+def check_ordinary(paths: Iterable[Path], error: type[InputError]) -> None:
+    """Raise an InputError if a path is neither a file nor a folder nor nothing.
+
+    A pipe has no end, and a device is no data.
+    """
+    for path in paths:
+        if is_special(path):
+            raise error(
+                f"{path} is a pipe, a socket or a device; put an ordinary file in its place."
+            )
+
+
+def is_special(path: Path) -> bool:
+    """Return whether a path is a pipe, a socket or a device; False if nothing is there."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - Path's raises for names that are too long
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from evomerge.errors import InputError, one_line
 from evomerge.parsing.texts import DEEPEST
@@ -24,7 +25,6 @@ LONGEST_NUMBER = 400
 
 _HALF = re.compile("[\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
-_MERGE = f"{_TAG}merge"
 _SCALARS = {
     f"{_TAG}str": "text",
     f"{_TAG}int": "a whole number",
@@ -32,17 +32,7 @@ _SCALARS = {
     f"{_TAG}bool": "true or false",
     f"{_TAG}null": "null",
 }
-
-
 _TOO_DEEP = f"lists or mappings are nested more than {DEEPEST} deep"
-
-
-class _RefusedError(Exception):
-    """Valid YAML that is refused; `line` counts from 1."""
-
-    def __init__(self, sentence: str, mark: yaml.Mark) -> None:
-        super().__init__(sentence)
-        self.line = mark.line + 1
 
 
 def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
@@ -54,21 +44,21 @@ def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
     try:
         root = _Loader(text).get_single_node()
         return None if root is None else _Reader(root).value(root)
-    except _RefusedError as found:
-        raise error(f"{what}, line {found.line}: {found}.") from None
+    except ConstructorError as found:  # raised here, too
+        line = found.problem_mark.line + 1 if found.problem_mark else 1
+        why = f", line {line}: {found.problem}"
     except RecursionError:
-        raise error(f"{what}: {_TOO_DEEP}.") from None
+        why = f": {_TOO_DEEP}"
     except yaml.MarkedYAMLError as found:
-        if "single document" in (found.context or ""):
-            raise error(
-                f"{what} has several documents (`---`); put each into a file of its own."
-            ) from None
         mark = found.problem_mark
-        line = f" in line {mark.line + 1}" if mark else ""
-        raise error(f"{what} is not valid YAML{line}: {one_line(found.problem)}.") from None
+        why = f" is not valid YAML{f' in line {mark.line + 1}' if mark else ''}: "
+        why += one_line(found.problem)
+        if "single document" in (found.context or ""):
+            why = " has several documents (`---`); put each into a file of its own"
     # ValueError, OverflowError: an escape or a version number out of range
     except (yaml.YAMLError, ValueError, OverflowError) as found:
-        raise error(f"{what} is not valid YAML: {one_line(found)}.") from None
+        why = f" is not valid YAML: {one_line(found)}"
+    raise error(f"{what}{why}.")
 
 
 def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> dict[str, Any]:
@@ -98,6 +88,11 @@ class _Loader(yaml.SafeLoader):
     """Makes the nodes of what `_Dumper` writes."""
 
 
+def _refused(sentence: str, mark: yaml.Mark) -> ConstructorError:
+    """Return the error for valid YAML that is refused."""
+    return ConstructorError(None, None, sentence, mark)
+
+
 class _Reader:
     """Makes plain values of a tree of nodes, and refuses what has none.
 
@@ -115,45 +110,40 @@ class _Reader:
             self.place = node.start_mark
         self.left -= 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
         if self.left < 0:
-            raise _RefusedError(
-                f"aliases expand to more than {ALIASED} characters; write the values out",
-                self.place,
-            )
+            why = f"aliases expand to more than {ALIASED} characters; write the values out"
+            raise _refused(why, self.place)
         if depth > DEEPEST:
-            raise _RefusedError(_TOO_DEEP, self.place)
+            raise _refused(_TOO_DEEP, self.place)
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
         kind = node.tag.removeprefix(_TAG)
-        if kind != ("map" if isinstance(node, yaml.MappingNode) else "seq"):
-            raise _RefusedError(
-                f"the YAML type {shown(kind)} is not supported; allowed are lists, mappings, text, "
-                "numbers, true, false and null",
-                node.start_mark,
-            )
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, yaml.MappingNode) and kind == "map":
             return self.mapping(node, depth)
-        return [self.value(item, depth + 1) for item in node.value]
+        if isinstance(node, yaml.SequenceNode) and kind == "seq":
+            return [self.value(item, depth + 1) for item in node.value]
+        raise _refused(
+            f"the YAML type {shown(kind)} is not supported; allowed are lists, mappings, text, "
+            "numbers, true, false and null",
+            node.start_mark,
+        )
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         """Return a text, number, flag or null."""
-        kind = _SCALARS.get(node.tag)
+        kind, why = _SCALARS.get(node.tag), None
         if kind is None:
-            raise _RefusedError(
-                f"{shown(node.value)} has the YAML type {shown(node.tag.removeprefix(_TAG))}, "
-                "which is not supported; put quotes around it if it is text",
-                node.start_mark,
-            )
-        if not node.value.isascii() and _HALF.search(node.value):
-            raise _RefusedError("text has an unpaired surrogate", node.start_mark)
-        if kind.endswith("number") and len(node.value) > LONGEST_NUMBER:
-            raise _RefusedError(
-                f"a number has more than {LONGEST_NUMBER} characters", node.start_mark
-            )
+            why = f"{shown(node.value)} has the YAML type {shown(node.tag.removeprefix(_TAG))}, "
+            why += "which is not supported; put quotes around it if it is text"
+        elif not node.value.isascii() and _HALF.search(node.value):
+            why = "text has an unpaired surrogate"
+        elif kind.endswith("number") and len(node.value) > LONGEST_NUMBER:
+            why = f"a number has more than {LONGEST_NUMBER} characters"
+        if why is not None:
+            raise _refused(why, node.start_mark)
         try:
             return self.scalars.construct_object(node)
         except (ValueError, LookupError, OverflowError):
             # A tag can name another type than the value has (`!!int x`).
-            raise _RefusedError(f"{shown(node.value)} is not {kind}", node.start_mark) from None
+            raise _refused(f"{shown(node.value)} is not {kind}", node.start_mark) from None
 
     def mapping(self, node: yaml.MappingNode, depth: int) -> dict[Any, Any]:
         """Return a mapping with the keys of `<<`.
@@ -166,17 +156,15 @@ class _Reader:
         seen: set[str] = set()
         for key, item in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _RefusedError("a key must be a word or a number", key.start_mark)
-            if key.tag == _MERGE:
+                raise _refused("a key must be a word or a number", key.start_mark)
+            if key.tag == f"{_TAG}merge":
                 for source in item.value if isinstance(item, yaml.SequenceNode) else [item]:
                     if not isinstance(source, yaml.MappingNode):
-                        raise _RefusedError(
-                            "`<<` needs a mapping or a list of them", key.start_mark
-                        )
+                        raise _refused("`<<` needs a mapping or a list of them", key.start_mark)
                     merged |= self.value(source, depth + 1) | merged
                 continue
             if key.value in seen:
-                raise _RefusedError(f"the key {shown(key.value)} is given twice", key.start_mark)
+                raise _refused(f"the key {shown(key.value)} is given twice", key.start_mark)
             seen.add(key.value)
             own[self.value(key, depth + 1)] = self.value(item, depth + 1)
         return merged | own

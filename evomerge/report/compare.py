@@ -85,57 +85,54 @@ class ParentComparison:
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """Return headers and rows: changes of a parent in per cent, and the nearest other."""
-        heads, columns = ["parent"], [[self.names[parent] for parent in self.parents]]
-        if self.base is not None:
-            shown = [name for name in _SHOWN if name in self.products]
-            heads += shown
-            columns += [[_percent(item) for item in self.change(name)] for name in shown]
+        columns = {"parent": [self.names[parent] for parent in self.parents]}
+        for name in _SHOWN if self.base is not None else ():
+            if name in self.products:
+                columns[name] = [_percent(item) for item in self.change(name)]
         if len(self.parents) > 1:
-            cosines = self.cosines()
+            cosines, digits = self.cosines(), 4 if self.base is None else 2
             known = np.nan_to_num(cosines, nan=-1.0)
             np.fill_diagonal(known, -np.inf)
             nearest = known.argmax(axis=1)
-            digits = 4 if self.base is None else 2
-            heads += ["nearest", "cosine"]
-            columns.append([columns[0][other] for other in nearest])
-            columns.append([_decimal(cosines[pair], digits) for pair in enumerate(nearest)])
-        return heads, [list(row) for row in zip(*columns, strict=True)]
+            columns["nearest"] = [columns["parent"][other] for other in nearest]
+            columns["cosine"] = [_decimal(cosines[pair], digits) for pair in enumerate(nearest)]
+        return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
     @property
     def advice(self) -> list[str]:
         """What the figures say of merges, where measurements support it, in sentences."""
-        names, found = [self.names[parent] for parent in self.parents], []
         across = "in our measurements averages across bases kept 5 of 67 points"
-        if self.base is not None:
-            found += [
-                f"{name} differs from {self.names[self.base]} by {_percent(change)} % of the "
-                f"weights of attention and mlp, so it was not trained from it; {across}."
-                for name, change in zip(names, self.change(*_MATRICES), strict=True)
-                if change >= _OTHER_BASE
+        names = [self.names[parent] for parent in self.parents]
+        pairs = list(itertools.combinations(range(len(names)), 2))
+        if self.base is None:
+            cosines = self.cosines(*_MATRICES)
+            return [
+                f"{names[i]} - {names[j]}: a cosine of {_decimal(cosines[i, j])} between the "
+                "weights of attention and mlp says that they were not trained from one base; "
+                f"{across}."
+                for i, j in pairs
+                if cosines[i, j] <= _APART
             ]
-        cosines = self.cosines(*(_MATRICES if self.base is None else ()))
-        for i, j in itertools.combinations(range(len(names)), 2):
-            pair, cosine = f"{names[i]} - {names[j]}", cosines[i, j]
-            if self.base is None and cosine <= _APART:
-                found.append(
-                    f"{pair}: a cosine of {_decimal(cosine)} between the weights of attention and "
-                    f"mlp says that they were not trained from one base; {across}."
-                )
-            if self.base is not None and cosine >= _ALIKE:
-                found.append(
-                    f"{pair}: a cosine of {_decimal(cosine)} says that both have learned much the "
-                    "same; in our measurements averages of such two kept 98 of 100 points."
-                )
-        return found
+        cosines = self.cosines()
+        return [
+            f"{name} differs from {self.names[self.base]} by {_percent(change)} % of the weights "
+            f"of attention and mlp, so it was not trained from it; {across}."
+            for name, change in zip(names, self.change(*_MATRICES), strict=True)
+            if change >= _OTHER_BASE
+        ] + [
+            f"{names[i]} - {names[j]}: a cosine of {_decimal(cosines[i, j])} says that both have "
+            "learned much the same; in our measurements averages of such two kept 98 of 100 points."
+            for i, j in pairs
+            if cosines[i, j] >= _ALIKE
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; what is not defined is None."""
         parents: list[dict[str, Any]] = [{"parent": item} for item in self.parents]
-        if self.base is not None:
-            whole, of = self.change(), {name: self.change(name) for name in self.products}
-            for place, item in enumerate(parents):
-                item["change"] = _plain(whole[place])
-                item["components"] = {name: _plain(change[place]) for name, change in of.items()}
+        whole, of = self.change(), {name: self.change(name) for name in self.products}
+        for place, item in enumerate(parents if self.base is not None else ()):
+            item["change"] = _plain(whole[place])
+            item["components"] = {name: _plain(change[place]) for name, change in of.items()}
         cosines = self.cosines()
         pairs = [
             {"parents": [self.parents[i], self.parents[j]], "cosine": _plain(cosines[i, j])}
@@ -160,13 +157,13 @@ def compare_parents(
     """
     models = [base or parents[0], *parents]
     products, left_out = _products(models)
-    are_finite = np.isfinite(np.diagonal(np.sum(list(products.values()), axis=0)))
-    if not are_finite.all():
-        broken = models[int(np.argmin(are_finite))]
-        raise CheckpointError(
-            f"{broken.reference!r} has weights that are not finite, so nothing can be said of it; "
-            "give another version of the model."
-        )
+    squares = np.diagonal(np.sum(list(products.values()), axis=0))
+    for model, square in zip(models, squares, strict=True):
+        if not np.isfinite(square):
+            raise CheckpointError(
+                f"{model.reference!r} has weights that are not finite, so nothing can be said of "
+                "it; give another version of the model."
+            )
     notes = list(_texts(list(dict.fromkeys(models)), names))
     if left_out:
         shown = f"{', '.join(left_out[:2])}{', ...' if len(left_out) > 2 else ''}"

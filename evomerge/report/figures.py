@@ -12,6 +12,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from evomerge.errors import printable, without_controls
@@ -36,11 +37,30 @@ PALETTE = {
 INK, SOFT, LINE, ACCENT, WARM, BAD, GREY, PALE = (light for light, _ in PALETTE.values())
 
 
+@cache
+def _picture() -> Any:
+    """Return the class of figures; matplotlib is imported only where one is drawn."""
+    from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        """A figure that needs no pyplot to be shown in a notebook."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=self.dpi)
+            return buffer.getvalue()
+
+    return Picture
+
+
+def new_figure(height: float, width: float = WIDTH) -> Any:
+    """Return a matplotlib figure of a size in inches, which notebooks show."""
+    return _picture()(figsize=(width, height), layout="constrained")
+
+
 def new_axes(height: float, across: str = "", up: str = "") -> tuple[Any, Any]:
     """Return a figure of a height in inches, and its axes with these labels."""
-    from evomerge.report.picture import Picture
-
-    figure = Picture(figsize=(WIDTH, height), layout="constrained")
+    figure = new_figure(height)
     axes = make_axes(figure.add_subplot())
     axes.set_xlabel(across, color=INK, fontsize=10)
     axes.set_ylabel(up, color=INK, fontsize=10)
@@ -58,10 +78,6 @@ def make_axes(axes: Any, grid: str = "y") -> Any:
     return axes
 
 
-_LEGEND = 66
-"""Letters of names that fit beside each other in a legend of 10 points."""
-
-
 def add_legend(figure: Any) -> None:
     """Put a legend above the axes of a figure, in as many columns as its names have room for."""
     handles: dict[str, Any] = {}
@@ -74,7 +90,7 @@ def add_legend(figure: Any) -> None:
         fontsize=10,
         labelcolor=INK,
         loc="outside upper left",
-        ncols=max(1, min(3, _LEGEND // max(map(len, handles), default=1))),
+        ncols=max(1, min(3, 66 // max(map(len, handles), default=1))),  # 66 letters fit
         handletextpad=0.4,
         columnspacing=1.0,
     )
@@ -82,9 +98,7 @@ def add_legend(figure: Any) -> None:
 
 def panels_below(height: float, heights: Sequence[float]) -> tuple[Any, list[Any]]:
     """Return a narrow figure and its panels, one below the other, with these relative heights."""
-    from evomerge.report.picture import Picture
-
-    figure = Picture(figsize=(NARROW, height), layout="constrained")
+    figure = new_figure(height, NARROW)
     panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes in panels:
         axes.tick_params(labelsize=7.5, colors=INK, length=2)
@@ -98,9 +112,8 @@ def heat_maps(
 
     `below` is the height of what is below them, in inches. Returns the figure and its panels.
     """
-    rows = [len(grid) for grid in panels.values()]
-    tall = [min(count, _MOST_LABELS) for count in rows]
-    height = 0.55 * len(rows) + 0.2 * sum(tall) + below
+    tall = [min(len(grid), _MOST_LABELS) for grid in panels.values()]
+    height = 0.55 * len(tall) + 0.2 * sum(tall) + below
     figure, drawn = panels_below(height, [count + 1.2 for count in tall])
     for axes, (title, grid) in zip(drawn, panels.items(), strict=True):
         _heat_map(figure, axes, title, grid)

@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from evomerge.errors import not_written, without_controls
 from evomerge.report.documents import answers
-from evomerge.report.figures import inline_svg
-from evomerge.report.fronts import fallen
-from evomerge.report.html import render, write_html
+from evomerge.report.figures import PALETTE, inline_svg
 from evomerge.report.progress import progress
 from evomerge.report.recipe_picture import path_text
 from evomerge.report.reproduce import lm_eval_command
 from evomerge.report.rows import candidate_rows, rows_in_per_cent
-from evomerge.report.verdict import front_rows
+from evomerge.report.verdict import fallen, front_rows
 from evomerge.report.view import View
-from evomerge.report.words import (
-    duration,
-    sampling_note,
-    short_names,
-    size_text,
-)
-from evomerge.run.atomic import check_output
+from evomerge.report.words import duration, sampling_note, short_names, size_text
+from evomerge.run.atomic import check_output, replace_text
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.scores import SPLITS, Failure, Split
 
@@ -40,7 +38,31 @@ def write_page(run: RunFolder, target: Path) -> None:
     The file appears complete or not at all. InputError: it cannot be written.
     """
     check_output(target)
-    write_html(page(run), target, "--out")
+    content = page(run)
+    try:
+        replace_text(target, content)
+    except OSError as error:
+        raise not_written(f"--out {target}", error, "give another file") from error
+
+
+def _shown(value: Any) -> Any:
+    """Return what a template shows of a value: texts of a run lose control characters."""
+    return value if hasattr(value, "__html__") else without_controls(str(value))
+
+
+@cache
+def _template() -> Template:
+    """Return the page that texts are put into, which are escaped."""
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=_shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return templates.get_template("page.html.jinja")
 
 
 def page(run: RunFolder) -> str:
@@ -53,17 +75,16 @@ def page(run: RunFolder) -> str:
 
     outcomes = (item.outcomes.get("search") for item in history.candidates)
     reasons = Counter((item.stage, item.reason) for item in outcomes if isinstance(item, Failure))
+    labels = [row.label for row in table.rows]
     marked = [
-        number
-        for number, row in enumerate(table.rows)
-        if row.label == "searched" or row.label.endswith("(knee)")
+        i for i, label in enumerate(labels) if label == "searched" or label.endswith("(knee)")
     ]
     path = None
     if view.recipe is not None and view.config.space.kind != "parameters":
         path = path_text(view.recipe, view.names)
-    text = (run.path / CONFIG).read_text(encoding="utf-8")
-    return render(
-        "page",
+    rows = candidate_rows(history, view.ranking.objectives)
+    return _template().render(
+        palette=PALETTE,
         view=view,
         svg=svg,
         progress=progress(run),
@@ -82,10 +103,8 @@ def page(run: RunFolder) -> str:
         lm_eval=lm_eval_command(run, view.config, view.best, history.threads),
         sampling_note=sampling_note(frozen.sampled),
         parents=short_names(frozen.parents),
-        search_file=text,
-        candidates=rows_in_per_cent(
-            candidate_rows(history, view.ranking.objectives), view.ranking.objectives
-        ),
+        search_file=(run.path / CONFIG).read_text(encoding="utf-8"),
+        candidates=rows_in_per_cent(rows, view.ranking.objectives),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from evomerge.report.confidence import factor_of, factor_of_fitness, intervals
@@ -15,15 +16,15 @@ from evomerge.report.figures import (
     PALE,
     SOFT,
     WARM,
-    WIDTH,
     add_legend,
     label_text,
     make_axes,
     new_axes,
+    new_figure,
 )
 from evomerge.report.standings import Standings
 from evomerge.run.history import Candidate, History
-from evomerge.scores import SPLITS, Objective, Split
+from evomerge.scores import SPLITS, Objective, Scores, Split
 from evomerge.searching.front import hypervolume, nondominated
 from evomerge.searching.ranking import Ranking, front_of
 
@@ -57,8 +58,8 @@ def standings_chart(table: Standings) -> Any:
 
 def best_so_far(history: History, ranking: Ranking) -> Any:
     """Plot the fitness of every candidate on the search documents, and the best so far."""
-    finished = [item for item in history.candidates if item.fitness is not None]
-    factor = _factor(finished, ranking)
+    scored = [item for item in history.candidates if item.fitness is not None]
+    factor = _factor(scored, ranking)
     figure, axes = new_axes(3.4, "candidate", f"fitness{_unit(factor)}")
 
     def points(items: Sequence[Candidate], mark: str, label: str, **style: Any) -> None:
@@ -66,25 +67,23 @@ def best_so_far(history: History, ranking: Ranking) -> Any:
             heights = [factor * _fitness(item) for item in items]
             axes.plot([item.number for item in items], heights, mark, label=label, **style)
 
-    searched = [item for item in finished if item.is_proposed]
-    whole = [item for item in searched if not item.is_estimate]
-    estimated = [item for item in searched if item.is_estimate]
-    others = [item for item in finished if not item.is_proposed]
-    points(whole, "o", "candidate", color=GREY, markersize=3.5)
-    points(estimated, "o", "estimated", color=GREY, markersize=3.5, fillstyle="none")
-    points(others, "D", "parents, uniform", color=WARM, markersize=5)
-    best, line = -math.inf, []
-    for item in finished:
-        best = best if item.is_estimate else max(best, _fitness(item))
-        line.append(factor * best)
-    numbers = [item.number for item in finished]
+    for mark, label, proposed, estimate, style in (
+        ("o", "candidate", True, False, {"color": GREY, "markersize": 3.5}),
+        ("o", "estimated", True, True, {"color": GREY, "markersize": 3.5, "fillstyle": "none"}),
+        ("D", "parents, uniform", False, False, {"color": WARM, "markersize": 5}),
+    ):
+        kind = (proposed, estimate)
+        own = [i for i in scored if (i.is_proposed, i.is_proposed and i.is_estimate) == kind]
+        points(own, mark, label, **style)
+    heights = (-math.inf if item.is_estimate else factor * _fitness(item) for item in scored)
+    line = list(accumulate(heights, max))
+    numbers = [item.number for item in scored]
     axes.step(numbers, line, where="post", color=ACCENT, label="best so far")
     failed = [item.number for item in history.candidates if item.status == "failed"]
     if failed:
-        floor = min((factor * _fitness(item) for item in finished), default=0.0)
+        floor = min((factor * _fitness(item) for item in scored), default=0.0)
         axes.plot(failed, [floor] * len(failed), "x", color=BAD, label="failed")
-    if history.winner is not None:
-        points([history.winner], "*", "winner", color=ACCENT, markersize=13)
+    points([history.winner] if history.winner else [], "*", "winner", color=ACCENT, markersize=13)
     add_legend(figure)
     return figure
 
@@ -94,9 +93,7 @@ def descents_chart(history: History, ranking: Ranking) -> Any:
 
     Descents follow one another from left to right, in the order in which they began.
     """
-    from evomerge.report.picture import Picture
-
-    figure = Picture(figsize=(WIDTH, 4.6), layout="constrained")
+    figure = new_figure(4.6)
     above, below = figure.subplots(2, 1, sharex=True)
     make_axes(above).set_ylabel("loss in nats", color=INK, fontsize=10)
     points = [item for item in history.candidates if "descent" in item.origin]
@@ -109,16 +106,15 @@ def descents_chart(history: History, ranking: Ranking) -> Any:
         own = [item for item in points if item.origin["descent"] == descent]
         losses: list[float] = []
         watched: list[tuple[int, float]] = []
-        for leg in (by_number[item.number] for item in own if item.number in by_number):
+        for leg in filter(None, (by_number.get(item.number) for item in own)):
             losses += [math.nan if loss is None else loss for loss in leg["losses"]]
             if leg["watched"] is not None:
                 watched.append((start + len(losses), leg["watched"]))
-        first = descent == 0
-        steps = range(start + 1, start + len(losses) + 1)
-        above.plot(steps, losses, color=GREY, label="loss of a step" if first else None)
+        labels = ("loss of a step", "watched documents") if descent == 0 else (None, None)
+        above.plot(range(start + 1, start + len(losses) + 1), losses, color=GREY, label=labels[0])
         if watched:
-            label = "watched documents" if first else None
-            above.plot(*zip(*watched, strict=True), "o-", color=WARM, markersize=4, label=label)
+            places = zip(*watched, strict=True)
+            above.plot(*places, "o-", color=WARM, markersize=4, label=labels[1])
         scored = [item for item in own if item.fitness is not None]
         across = [start + item.origin["steps"] for item in scored]
         heights = [factor * _fitness(item) for item in scored]
@@ -144,14 +140,12 @@ def front_chart(history: History, ranking: Ranking, split: Split | None = None) 
     `split` None: the test documents, where the finalists have scores, as soon as all members of the
     front were scored there; before that, the search documents.
     """
-    from evomerge.report.picture import Picture
-
     first, *others = ranking.objectives
-    figure = Picture(figsize=(WIDTH, 3.6 * len(others)), layout="constrained")
+    figure = new_figure(3.6 * len(others))
     split = split or split_of_front(history, ranking)
-    scored = [item for item in history.candidates if item.scores(split) is not None]
+    scored = [(i, scores) for i in history.candidates if (scores := i.scores(split)) is not None]
     factors = {
-        item.key: factor_of((_score(candidate, split, item) for candidate in scored), item.key)
+        item.key: factor_of((scores.aggregates[item.key] for _, scores in scored), item.key)
         for item in ranking.objectives
     }
     for place, other in enumerate(others, start=1):
@@ -175,7 +169,7 @@ def split_of_front(history: History, ranking: Ranking) -> Split:
 
 def _draw_front(
     axes: Any,
-    scored: Sequence[Candidate],
+    scored: Sequence[tuple[Candidate, Scores]],
     front: Sequence[Candidate],
     split: Split,
     pair: tuple[Objective, Objective],
@@ -188,35 +182,34 @@ def _draw_front(
     """
     across, up = (factors[objective.key] for objective in pair)
 
-    def draw(items: Sequence[Candidate], mark: str, **style: Any) -> None:
-        points = [[factors[o.key] * _score(item, split, o) for o in pair] for item in items]
+    def draw(items: Sequence[Scores], mark: str, colour: str, size: float) -> None:
+        points = [[factors[o.key] * scores.aggregates[o.key] for o in pair] for scores in items]
         if points:
-            axes.plot(*zip(*points, strict=True), mark, **style)
-        for item in items if split == "test" else ():
-            if (scores := item.scores(split)) is None:
-                continue
+            axes.plot(*zip(*points, strict=True), mark, color=colour, markersize=size)
+        for scores in items if split == "test" else ():
             x, y = (intervals(pair, scores)[objective.key] for objective in pair)
             if x.has_interval:
                 ends = [across * x.low, across * x.high]
-                axes.plot(ends, [up * y.value] * 2, color=style["color"], lw=1)
+                axes.plot(ends, [up * y.value] * 2, color=colour, lw=1)
             if y.has_interval:
-                ends = [up * y.low, up * y.high]
-                axes.plot([across * x.value] * 2, ends, color=style["color"], lw=1)
+                axes.plot([across * x.value] * 2, [up * y.low, up * y.high], color=colour, lw=1)
 
-    baselines = [item for item in scored if item.label is not None]
-    merges = [item for item in scored if item.label is None]
-    members = [item for item in front if item.label is None and item in merges]
-    draw([item for item in merges if item not in members], "o", color=GREY, markersize=3.5)
-    draw(baselines, "D", color=WARM, markersize=5)
-    draw(members, "o", color=ACCENT, markersize=6)
+    known = {item.number: scores for item, scores in scored}
+    on_front = {item.number: known[item.number] for item in front if item.number in known}
+    baselines = {item.number for item, _ in scored if item.label is not None}
+    members = [scores for number, scores in on_front.items() if number not in baselines]
+    others = [known[number] for number in known if number not in {*baselines, *on_front}]
+    draw(others, "o", GREY, 3.5)
+    draw([scores for item, scores in scored if item.label is not None], "D", WARM, 5)
+    draw(members, "o", ACCENT, 6)
     signs = [1.0 if objective.higher_is_better else -1.0 for objective in pair]
-    values = [tuple(o.value(scores) for o in pair) for i in front if (scores := i.scores(split))]
+    values = [tuple(o.value(scores) for o in pair) for scores in on_front.values()]
     corners = sorted((across * signs[0] * x, up * signs[1] * y) for x, y in nondominated(values))
     if corners:
         where = "pre" if pair[0].higher_is_better else "post"
         axes.step(*zip(*corners, strict=True), where=where, color=ACCENT, lw=1.5)
     for label, mark, colour in _MARKS:
-        if label != "candidate" or len(members) < len(merges):
+        if label != "candidate" or others:
             axes.plot([], [], mark, color=colour, markersize=5, label=label)
 
 
@@ -254,11 +247,6 @@ def _fitness(candidate: Candidate) -> float:
 def _factor(candidates: Sequence[Candidate], ranking: Ranking) -> float:
     every = (item.scores("search") for item in candidates)
     return factor_of_fitness(ranking.objectives, filter(None, every))
-
-
-def _score(candidate: Candidate, split: Split, objective: Objective) -> float:
-    scores = candidate.scores(split)
-    return math.nan if scores is None else scores.aggregates[objective.key]
 
 
 def _unit(factor: float) -> str:

@@ -9,17 +9,13 @@ from dataclasses import asdict
 from typing import Any
 
 from evomerge.recipe import Recipe
-from evomerge.report.confidence import (
-    factor_of,
-    factor_of_fitness,
-    fitness_interval,
-)
+from evomerge.report.confidence import factor_of, factor_of_fitness, fitness_interval
 from evomerge.report.words import short_scores
 from evomerge.run.activity import WORKERS, read_activity
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
-from evomerge.scores import Failure, Scores
+from evomerge.scores import Scores
 from evomerge.searching.ranking import Ranking, front_of, has_nats, ranking_of
 from evomerge.space.baselines import UNIFORM
 from evomerge.space.paths.path import describe
@@ -52,6 +48,8 @@ def progress(run: RunFolder) -> dict[str, Any]:
         done = bounds and not run.is_asked_to_stop
     hours, phase = run.timings.hours(), run.timings.preparation()
     statuses = Counter(item.status for item in history.candidates)
+    parents = [item for item in history.baselines if item.label != UNIFORM]
+    parent = None if ranking.has_front else ranking.best(ranking.incumbents(parents))
     state = "running" if running else "done" if done else "stopped"
     result: dict[str, Any] = {
         "run": str(run.path),
@@ -61,7 +59,9 @@ def progress(run: RunFolder) -> dict[str, Any]:
         "estimated": sum(item.is_estimate for item in history.candidates),
         "budget": {name: value for name, value in budget.items() if value is not None},
         "hours": round(hours, 4),
-        **_leaders(history, ranking),
+        "best": _with_interval(ranking.best(ranking.incumbents(history.candidates)), ranking),
+        "best_parent": _with_interval(parent, ranking),
+        "latest": [_outcome(item, ranking) for item in history.told[-_LATEST:]],
         "winner": None if winner is None else winner.number,
     }
     if ranking.has_front:
@@ -78,43 +78,24 @@ def progress(run: RunFolder) -> dict[str, Any]:
         result["path_of"] = None if of is None else of.number
     if result["state"] == "running":  # a search that stops does not go on to its budget
         result |= _speed(run, budget, result["scored"] + result["failed"])
-    if running:
-        states, lost = read_activity(run.path / WORKERS)
-        if states:
-            result["workers"] = [asdict(state) for state in states]
-            result["lost_workers"] = lost
+    states, lost = read_activity(run.path / WORKERS) if running else ([], 0)
+    if states:
+        result |= {"workers": [asdict(state) for state in states], "lost_workers": lost}
     return result
-
-
-def _leaders(history: History, ranking: Ranking) -> dict[str, Any]:
-    """Return the best candidate, the best parent and the latest candidates."""
-    best = ranking.best(ranking.incumbents(history.candidates))
-    parents = [item for item in history.baselines if item.label != UNIFORM]
-    parent = None if ranking.has_front else ranking.best(ranking.incumbents(parents))
-    return {
-        "best": _with_interval(best, ranking),
-        "best_parent": _with_interval(parent, ranking),
-        "latest": [_outcome(item, ranking) for item in history.told[-_LATEST:]],
-    }
 
 
 def _with_interval(best: Candidate | None, ranking: Ranking) -> dict[str, Any] | None:
     """Return a candidate, with the 95 % interval of its fitness; None if it has no scores."""
     if best is None or (scores := best.scores("search")) is None:
         return None
-    if ranking.has_front:
-        return {"candidate": best.number, "origin": best.name, "scores": scores_of(scores, ranking)}
+    known: dict[str, Any] = {"candidate": best.number, "origin": best.name}
+    if not ranking.has_front:
+        known["fitness"] = best.fitness
+    known["scores"] = scores_of(scores, ranking)
     found = fitness_interval(ranking.objectives, scores)
-    return {
-        "candidate": best.number,
-        "origin": best.name,
-        "fitness": best.fitness,
-        "scores": scores_of(scores, ranking),
-    } | {
-        name: value
-        for name, value in (("low", found.low), ("high", found.high))
-        if found.has_interval
-    }
+    if found.has_interval and not ranking.has_front:
+        known |= {"low": found.low, "high": found.high}
+    return known
 
 
 def points(candidate: Candidate, ranking: Ranking) -> str:
@@ -132,11 +113,10 @@ def points(candidate: Candidate, ranking: Ranking) -> str:
 def in_words(values: Mapping[str, float]) -> str:
     """Return scores by objective as text: `exact_match 63.3 %, tokens 16.53`."""
     names = short_scores(list(values))
-    texts = {
-        key: f"{100 * value:.1f} %" if factor_of([value], key) == 100 else f"{value:.4g}"
-        for key, value in values.items()
-    }
-    return ", ".join(f"{names[key]} {text}" for key, text in texts.items())
+    return ", ".join(
+        f"{names[key]} " + (f"{100 * x:.1f} %" if factor_of([x], key) == 100 else f"{x:.4g}")
+        for key, x in values.items()
+    )
 
 
 def scores_of(scores: Scores, ranking: Ranking) -> dict[str, float]:
@@ -145,26 +125,22 @@ def scores_of(scores: Scores, ranking: Ranking) -> dict[str, float]:
 
 
 def _outcome(candidate: Candidate, ranking: Ranking) -> dict[str, Any]:
-    outcome, scores = candidate.outcomes.get("search"), candidate.scores("search")
-    failure = f"{outcome.stage}: {outcome.reason}" if isinstance(outcome, Failure) else None
+    scores = candidate.scores("search")
     return {
         "candidate": candidate.number,
         "fitness": candidate.fitness,
         **({"scores": scores_of(scores, ranking)} if scores else {}),
         "is_estimate": candidate.is_estimate,
-        "failure": failure,
+        "failure": candidate.failure,
     }
 
 
 def _final_phase(history: History, last: Event) -> str | None:
     """Return how far the final scores are, as text; None if they do not go on."""
-    if last["event"] in ("complete", "winner", "base"):
-        return "final scores"
-    if last["event"] != "score":
-        return None
-    split = last["split"]
-    done = sum(split in item.outcomes for item in history.candidates)
-    return f"final scores: {done} on {split}"
+    if last["event"] == "score":
+        done = sum(last["split"] in item.outcomes for item in history.candidates)
+        return f"final scores: {done} on {last['split']}"
+    return "final scores" if last["event"] in ("complete", "winner", "base") else None
 
 
 def _speed(run: RunFolder, budget: Mapping[str, float | None], finished: int) -> dict[str, float]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge.config.schema import Frozen
 from evomerge.errors import not_written
 from evomerge.report.confidence import factor_of
 from evomerge.report.words import short_names, short_scores
 from evomerge.run.atomic import replace_text
-from evomerge.run.history import Candidate, History
+from evomerge.run.history import History
 from evomerge.run.timings import PHASES
-from evomerge.scores import SPLITS, Failure, Objective, Scores, Split, fitness_error
+from evomerge.scores import SPLITS, Objective, Scores, Split, fitness_error
 
 _BRIEF = ("candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure")
 
@@ -33,12 +33,32 @@ def candidate_rows(
 ) -> list[dict[str, Any]]:
     """Return one dictionary for each candidate, all with the same keys.
 
-    Genes have names, in the order of the genome, and columns `gene NAME`. `seconds` (candidate ->
-    phase -> seconds) gives columns `seconds PHASE`.
+    `error` is the standard error of a fitness that was estimated from some of the search documents;
+    then the search scores in the row are estimates too. Genes have names, in the order of the
+    genome, and columns `gene NAME`. `seconds` (candidate -> phase -> seconds) gives columns
+    `seconds PHASE`.
     """
     rows = []
     for item in history.candidates:
-        row = _candidate_row(item, history, objectives)
+        scores = item.scores("search")
+        row: dict[str, Any] = {
+            "candidate": item.number,
+            "origin": item.name,
+            "generation": item.generation,
+            "status": item.status,
+            "fitness": item.fitness,
+            "error": fitness_error(objectives, scores) if scores else None,
+        }
+        row |= {f"search {o.key}": search_score(scores, o) if scores else None for o in objectives}
+        for split in FINAL_SPLITS:
+            final = item.scores(split)
+            row |= {f"{split} {o.key}": final and final.aggregates[o.key] for o in objectives}
+        row["documents"] = sum(scores.fidelity.values()) if scores else 0
+        row["winner"] = history.winner is item
+        if history.front:
+            row["front"] = item in history.front
+        row["digest"] = item.digest
+        row["failure"] = item.failure
         known = len(item.genome) == len(genes)  # a baseline has no genes
         row |= {f"gene {name}": item.genome[i] if known else None for i, name in enumerate(genes)}
         if seconds is not None:
@@ -46,38 +66,6 @@ def candidate_rows(
             row |= {f"seconds {phase}": spent.get(phase) for phase in PHASES}
         rows.append(row)
     return rows
-
-
-def _candidate_row(
-    candidate: Candidate, history: History, objectives: Sequence[Objective]
-) -> dict[str, Any]:
-    """Return the row of one candidate.
-
-    `error` is the standard error of a fitness that was estimated from some of the search documents;
-    then the search scores in the row are estimates too.
-    """
-    outcome, scores = candidate.outcomes.get("search"), candidate.scores("search")
-    row: dict[str, Any] = {
-        "candidate": candidate.number,
-        "origin": candidate.name,
-        "generation": candidate.generation,
-        "status": candidate.status,
-        "fitness": candidate.fitness,
-        "error": fitness_error(objectives, scores) if scores else None,
-    }
-    for item in objectives:
-        row[f"search {item.key}"] = search_score(scores, item) if scores else None
-    for split in FINAL_SPLITS:
-        final = candidate.scores(split)
-        for item in objectives:
-            row[f"{split} {item.key}"] = final.aggregates[item.key] if final else None
-    row["documents"] = sum(scores.fidelity.values()) if scores else 0
-    row["winner"] = history.winner is candidate
-    if history.front:
-        row["front"] = candidate in history.front
-    row["digest"] = candidate.digest
-    row["failure"] = f"{outcome.stage}: {outcome.reason}" if isinstance(outcome, Failure) else None
-    return row
 
 
 def rows_in_per_cent(
@@ -96,21 +84,20 @@ def rows_in_per_cent(
     if all(f"search {item.key}" in shares for item in objectives):
         shares |= {"fitness", "error"}
 
-    def shown(name: str, value: Any) -> tuple[str, Any]:
-        if name not in shares:
-            return name, value
-        return f"{name} in %", None if value is None else 100 * value
-
-    return [dict(shown(*item) for item in row.items()) for row in rows]
+    return [
+        {
+            f"{name} in %" if name in shares else name: 100 * value
+            if name in shares and value is not None
+            else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
 
 
 def _score_keys(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the scores `task/metric` that rows have columns of."""
-    return [
-        name.removeprefix("search ")
-        for name in (rows[0] if rows else ())
-        if name.startswith("search ")
-    ]
+    return [name[7:] for name in (rows[0] if rows else ()) if name.startswith("search ")]
 
 
 def brief_rows(
@@ -126,19 +113,15 @@ def brief_rows(
         kept |= {f"search {key}": short for key, short in short_scores(_score_keys(rows)).items()}
     brief = []
     for row in rows_in_per_cent(rows, objectives):
-        found = {}
-        for name, value in row.items():
-            plain = name.removesuffix(" in %")
-            if plain in kept:
-                found[name.replace(plain, kept[plain])] = value
+        plain = {name: name.removesuffix(" in %") for name in row}
+        found = {n.replace(p, kept[p]): row[n] for n, p in plain.items() if p in kept}
         found["origin"] = names[row["origin"]]
-        if row["winner"] or row.get("front"):
-            of_front = "knee" if row["winner"] else "front"
-            found["status"] = of_front if row.get("front") else "winner"
+        if row.get("front"):
+            found["status"] = "knee" if row["winner"] else "front"
+        elif row["winner"]:
+            found["status"] = "winner"
         brief.append(found)
-    shown = [
-        name for name in (brief[0] if brief else ()) if any(r[name] is not None for r in brief)
-    ]
+    shown = [name for name in (brief or [{}])[0] if any(row[name] is not None for row in brief)]
     return [{name: row[name] for name in shown} for row in brief]
 
 
@@ -147,12 +130,9 @@ def best_rows(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]
     column = "fitness"
     if rows and all(row["fitness"] is None for row in rows):
         column = next(key for key in rows[0] if key.startswith("search "))
-
-    def key(row: dict[str, Any]) -> float:
-        value = row[column]
-        return math.inf if value is None else -value
-
-    return sorted(rows, key=key)[:count]
+    scored = [row for row in rows if row[column] is not None]
+    rest = [row for row in rows if row[column] is None]
+    return [*sorted(scored, key=lambda row: -row[column]), *rest][:count]
 
 
 def search_score(scores: Scores, objective: Objective) -> float:
@@ -187,3 +167,37 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
         replace_text(path, text.getvalue())
     except OSError as error:
         raise not_written(f"--csv {path}", error, "give another file") from error
+
+
+def importance(history: History, frozen: Frozen) -> dict[str, float]:
+    """Return gene -> how much it goes together with the score; the strongest 30 come first.
+
+    It is Spearman's rank correlation with the first objective on the search documents: 1 if
+    candidates with a higher value of the gene scored better throughout, -1 if worse. It sees one
+    gene at a time, and candidates are not drawn at random: an optimizer that has found the right
+    value of a gene tries few others, and genes that move together share their correlation.
+
+    Genes that choose among several names have no order, so they are left out, like those that have
+    the same value in all candidates. Only what was scored on all search documents counts.
+    """
+    from scipy.stats import spearmanr
+
+    unordered = {
+        name for item in frozen.gene_ranges if len(item.choices) > 2 for name in item.genes
+    }
+    scored = [
+        item
+        for item in history.candidates
+        if item.values is not None
+        and not item.is_estimate
+        and len(item.genome) == len(frozen.genes)
+    ]
+    goals = [item.values[0] for item in scored if item.values]
+    if len(set(goals)) < 2:
+        return {}
+    found = {}
+    for place, name in enumerate(frozen.genes):
+        column = [item.genome[place] for item in scored]
+        if name not in unordered and len(set(column)) > 1:
+            found[name] = float(spearmanr(column, goals).statistic)
+    return dict(sorted(found.items(), key=lambda pair: -abs(pair[1]))[:30])

@@ -20,6 +20,7 @@ from evomerge.space.baselines import UNIFORM
 _OF_A_RUN = {"seed", "executor"}
 """Sections in which runs of one search file may differ."""
 
+_SCORES = ("score", "best_parent", "uniform")
 _HEADS = ("search", "seeds", "test", "best parent", "uniform", "candidates", "CPU s")
 
 
@@ -57,22 +58,22 @@ def _name(view: View) -> str:
 
 
 def _row(views: Sequence[View]) -> dict[str, Any]:
-    ranking, score, is_share = views[0].ranking, None, False
+    ranking, is_share, score = views[0].ranking, False, None
     winners = [view.history.winner for view in views]
     tests = [found for item in winners if item and (found := item.scores("test")) is not None]
     if tests and not ranking.has_front:
         is_share = factor_of_fitness(ranking.objectives, tests) == 100
-        least, most = (0.0, 1.0) if is_share else (-math.inf, math.inf)
+        bounds = (0.0, 1.0) if is_share else (-math.inf, math.inf)
         known = [fitness_interval(ranking.objectives, scores) for scores in tests]
-        score = mean_over_runs(known, least, most)
+        score = mean_over_runs(known, *bounds)
     return {
         "objective": ", ".join(item.key for item in ranking.objectives),
         "percent": is_share,
         "seeds": len(tests),
         "runs": len(views),
-        "score": score.value if score else None,
-        "low": score.low if score else None,
-        "high": score.high if score else None,
+        "score": score and score.value,
+        "low": score and score.low,
+        "high": score and score.high,
         "best_parent": _mean([_baseline(view, is_uniform=False) for view in views]),
         "uniform": _mean([_baseline(view, is_uniform=True) for view in views]),
         "candidates": fmean(len(view.history.candidates) for view in views),
@@ -99,18 +100,15 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:
     """Return headers and rows for people; of `2 of 3` runs one has not ended."""
-    return _HEADS, [_in_words(row) for row in rows]
-
-
-def _in_words(row: Mapping[str, Any]) -> list[str]:
-    factor = 100.0 if row["percent"] else 1.0
-
-    def text(name: str) -> str:
-        if row[name] is None:
-            return "-"
-        bounds = (row["low"], row["high"]) if name == "score" else ()
-        return " ".join(filter(None, Interval(row[name], *bounds).texts(factor)))
-
-    seeds = f"{row['seeds']}" if row["seeds"] == row["runs"] else f"{row['seeds']} of {row['runs']}"
-    costs = (f"{row[name]:,.0f}" for name in ("candidates", "cpu_seconds"))
-    return [row["search"], seeds, *map(text, ("score", "best_parent", "uniform")), *costs]
+    found = []
+    for row in rows:
+        seeds, factor = str(row["seeds"]), 100.0 if row["percent"] else 1.0
+        if row["seeds"] < row["runs"]:
+            seeds += f" of {row['runs']}"
+        scores = [Interval(math.nan if row[name] is None else row[name]) for name in _SCORES]
+        if row["score"] is not None:
+            scores[0] = Interval(row["score"], row["low"], row["high"])
+        texts = (" ".join(item.texts(factor)).strip() for item in scores)
+        costs = (f"{row[name]:,.0f}" for name in ("candidates", "cpu_seconds"))
+        found.append([row["search"], seeds, *texts, *costs])
+    return _HEADS, found

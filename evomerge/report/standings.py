@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from evomerge.report.confidence import (
     Comparison,
@@ -17,10 +17,9 @@ from evomerge.report.confidence import (
     fitness_interval,
     intervals,
 )
-from evomerge.report.fronts import Differences, against_parents, broken_words, why_not_compared
 from evomerge.report.words import listed, ordinal, short_names, short_scores
 from evomerge.run.history import BASE, Candidate, History
-from evomerge.scores import SPLITS, TOLD, Objective, Scores, Split
+from evomerge.scores import SPLITS, TOLD, Failure, Objective, Scores, Split
 from evomerge.searching.ranking import Ranking, best_of, front_of, measured
 from evomerge.space.baselines import UNIFORM
 
@@ -31,6 +30,10 @@ NOTE_OF_STUDY = (
     "how sure a difference is."
 )
 """The note of a study."""
+
+
+Differences: TypeAlias = Mapping[str, Comparison]
+"""`task/metric` -> a merge compared with a parent; without what has no error that is known."""
 
 
 @dataclass(frozen=True)
@@ -171,51 +174,42 @@ class Standings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-
-        def scores(row: Standing, split: Split) -> dict[str, Any]:
-            known = {column: row.estimates.get((split, column)) for column in self.columns}
-            return {column: item.to_dict() for column, item in known.items() if item}
-
-        return {
-            "rows": [
-                {
-                    "label": row.label,
-                    "candidate": row.candidate,
-                    "splits": {split: scores(row, split) for split in SPLITS},
-                }
-                for row in self.rows
-            ],
+        rows = []
+        for row in self.rows:
+            splits: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
+            for (split, column), item in row.estimates.items():
+                splits[split][column] = item.to_dict()
+            rows.append({"label": row.label, "candidate": row.candidate, "splits": splits})
+        found = {
+            "rows": rows,
             "compared_on": self.compared_on,
             "comparisons": {label: item.to_dict() for label, item in self.comparisons.items()},
             "missing": dict(self.missing),
-            **({} if self.front is None else {"front": _plain(self.front)}),
-            **({} if self.note is None else {"note": self.note}),
         }
-
-
-def _plain(front: Mapping[str, Mapping[str, Differences]]) -> dict[str, Any]:
-    return {
-        merge: {
-            parent: {key: item.to_dict() for key, item in found.items()}
-            for parent, found in parents.items()
-        }
-        for merge, parents in front.items()
-    }
+        if self.front is not None:
+            found["front"] = {
+                merge: {name: {k: it.to_dict() for k, it in d.items()} for name, d in each.items()}
+                for merge, each in self.front.items()
+            }
+        return found if self.note is None else {**found, "note": self.note}
 
 
 def standings(history: History, ranking: Ranking) -> Standings:
     """Return the standings of a run."""
-    columns, best = _columns(ranking), best_of(history, ranking)
-    table = (_of_front if ranking.has_front else _of_winner)(history, ranking, columns, best)
-    table = replace(table, objectives=[item.key for item in ranking.objectives])
+    best = best_of(history, ranking)
+    table = (_of_front if ranking.has_front else _of_winner)(history, ranking, best)
     if table.is_study:
         table = replace(table, note=NOTE_OF_STUDY, missing={}, front=None)
     else:
         table = replace(table, note=scored_as_themselves(history, table.names))
     for split in reversed(SPLITS):
-        if best is not None and best.scores(split) is not None:
-            broken = broken_words(ranking.constraints, best, split)
-            return replace(table, broken=broken, broken_on=split)
+        if best is not None and (scores := best.scores(split)) is not None:
+            broken = [
+                f"{item.text} ({scores.aggregates[item.key]:.4g})"
+                for item in ranking.constraints
+                if item.violation(scores)
+            ]
+            return replace(table, broken=", ".join(broken), broken_on=split)
     return table
 
 
@@ -235,47 +229,56 @@ def scored_as_themselves(history: History, names: Mapping[str, str]) -> str | No
 
 def alone(candidate: Candidate, ranking: Ranking) -> Standings:
     """Return a table with one candidate only; it has no rows if the candidate has no scores."""
-    columns = _columns(ranking)
-    row = _row(candidate, f"candidate {candidate.number}", columns, ranking)
-    objectives = [item.key for item in ranking.objectives]
-    table = Standings([row] if row.estimates else [], columns, objectives)
+    table = _table(ranking, {candidate.number: f"candidate {candidate.number}"}, [candidate])
+    table = replace(table, rows=[row for row in table.rows if row.estimates])
     return replace(table, note=NOTE_OF_STUDY) if table.is_study else table
 
 
-def _columns(ranking: Ranking) -> list[str]:
-    columns = list(dict.fromkeys(item.key for item in measured(ranking)))
-    several = len(ranking.objectives) > 1 and not ranking.has_front
-    return [*columns, FITNESS] if several else columns
-
-
-def _of_winner(
-    history: History, ranking: Ranking, columns: list[str], best: Candidate | None
+def _table(
+    ranking: Ranking, labels: Mapping[int, str], candidates: Sequence[Candidate], **more: Any
 ) -> Standings:
-    rows = [_row(item, item.name, columns, ranking) for item in history.baselines]
+    """Return the scores of candidates; `labels`: number of a candidate -> label of its row."""
+    columns = list(dict.fromkeys(item.key for item in measured(ranking)))
+    if len(ranking.objectives) > 1 and not ranking.has_front:
+        columns.append(FITNESS)
+    rows = []
+    for candidate in candidates:
+        estimates: dict[tuple[Split, str], Interval] = {}
+        for split in SPLITS:
+            if (scores := candidate.scores(split)) is not None:
+                found = intervals(measured(ranking), scores)
+                if FITNESS in columns:
+                    found[FITNESS] = fitness_interval(ranking.objectives, scores)
+                estimates |= {(split, column): found[column] for column in columns}
+        rows.append(Standing(labels[candidate.number], candidate.number, estimates))
+    return Standings(rows, columns, [item.key for item in ranking.objectives], **more)
+
+
+def _of_winner(history: History, ranking: Ranking, best: Candidate | None) -> Standings:
+    baselines, tested, objectives = history.baselines, history.tested, ranking.objectives
+    labels = {item.number: item.name for item in (*baselines, *history.bases)}
+    table = _table(ranking, labels, [*baselines, *history.bases])
     if best is None:
-        return Standings(rows, columns)
-    rows += [_row(item, item.name, columns, ranking) for item in history.bases]
-    rows.append(_row(best, "searched", columns, ranking))
-    earlier = tested.index(best) if best in (tested := history.tested) else len(tested)
-    table = Standings(rows, columns, earlier=earlier)
+        return table
+    searched = _table(ranking, {best.number: "searched"}, [best]).rows
+    earlier = tested.index(best) if best in tested else len(tested)
+    table = replace(table, rows=[*table.rows, *searched], earlier=earlier)
     for split in reversed(SPLITS):
         own = best.scores(split)
         # A baseline that failed is named; one that is not scored yet waits on the split before.
-        if own is None or not any(split in item.outcomes for item in history.baselines):
+        if own is None or not any(split in item.outcomes for item in baselines):
             continue
-        kept, missing = {}, {}
-        for item in history.baselines:
-            if item is best:
-                continue
+        kept, missing, parents = {}, {}, {}
+        for item in baselines:
             theirs = item.scores(split)
-            found = None if theirs is None else compare(ranking.objectives, own, theirs)
-            if found is None:
-                missing[item.name] = why_not_compared(item, split)
-            else:
+            if theirs is not None and item.label != UNIFORM:
+                parents[item.name] = theirs
+            found = None if theirs is None else compare(objectives, own, theirs)
+            if found is not None and item is not best:
                 kept[item.name] = found
-        parents = (item for item in history.baselines if item.label != UNIFORM)
-        scored = {item.name: theirs for item in parents if (theirs := item.scores(split))}
-        losses = _losses(ranking.objectives, own, scored)
+            elif item is not best:
+                missing[item.name] = _why_not_compared(item, split)
+        losses = _losses(objectives, own, parents)
         return replace(table, comparisons=kept, compared_on=split, missing=missing, losses=losses)
     return table
 
@@ -283,56 +286,69 @@ def _of_winner(
 def _losses(
     objectives: Sequence[Objective], own: Scores, parents: Mapping[str, Scores]
 ) -> list[tuple[str, str, Comparison]]:
+    """Return each of several objectives in which the best parent is better; see `Standings`."""
     found = []
-    for item in objectives if parents and len(objectives) > 1 else ():
-        known = [name for name in parents if not math.isnan(item.value(parents[name]))]
-        if not known:
+    for item in objectives if len(objectives) > 1 else ():
+        values = {name: item.value(scores) for name, scores in parents.items()}
+        known = [name for name, value in values.items() if not math.isnan(value)]
+        name = max(known, key=values.__getitem__, default=None)
+        if name is None or not item.value(own) < values[name]:
             continue
-        name = max(known, key=lambda name: item.value(parents[name]))
-        theirs, turned = parents[name], not item.higher_is_better
-        apart, factor = item.value(own) - item.value(theirs), factor_of_fitness([item], [theirs])
-        plain = Comparison(Interval(apart), math.nan, factor, is_turned=turned)
-        if apart < 0:
-            found.append((item.key, name, compare([item], own, theirs) or plain))
+        factor, turned = factor_of_fitness([item], [parents[name]]), not item.higher_is_better
+        apart = Interval(item.value(own) - values[name])
+        plain = Comparison(apart, math.nan, factor, is_turned=turned)
+        found.append((item.key, name, compare([item], own, parents[name]) or plain))
     return found
 
 
-def _of_front(
-    history: History, ranking: Ranking, columns: list[str], best: Candidate | None
-) -> Standings:
+def _of_front(history: History, ranking: Ranking, best: Candidate | None) -> Standings:
     """Return the standings of a run for a front: the baselines, then the merges on the front."""
     front, baselines = front_of(history, ranking), history.baselines
     labels = {item.number: item.name for item in (*baselines, *history.bases)}
     for item in front:
-        knee = " (knee)" if item is best else ""
-        labels.setdefault(item.number, f"candidate {item.number}{knee}")
+        labels.setdefault(item.number, f"candidate {item.number}{' (knee)' * (item is best)}")
     shown = {item.number: item for item in (*baselines, *history.bases, *front)}
-    table = Standings(
-        [_row(item, labels[number], columns, ranking) for number, item in shown.items()],
-        columns,
-        has_front=True,
-        earlier=sum(item not in front for item in history.tested),
-    )
+    earlier = sum(item not in front for item in history.tested)
+    table = _table(ranking, labels, list(shown.values()), has_front=True, earlier=earlier)
     for split in reversed(SPLITS):
         # Some members may have failed there: this hides nothing of the others.
-        if front and all(split in member.outcomes for member in front):
-            found = against_parents(ranking.objectives, front, baselines, split, labels)
-            missing = {
-                labels[item.number]: why_not_compared(item, split)
-                for item in (*baselines, *front)
-                if item.label != UNIFORM and item.scores(split) is None
+        if not front or not all(split in member.outcomes for member in front):
+            continue
+        parents = [item for item in baselines if item.label != UNIFORM]
+        against = {
+            labels[merge.number]: {
+                labels[parent.number]: found
+                for parent in parents
+                if (found := _differences(ranking.objectives, merge, parent, split))
             }
-            return replace(table, compared_on=split, front=found, missing=missing)
+            for merge in front
+            if merge.label is None
+        }
+        missing = {
+            labels[item.number]: _why_not_compared(item, split)
+            for item in (*baselines, *front)
+            if item.label != UNIFORM and item.scores(split) is None
+        }
+        return replace(table, compared_on=split, front=against, missing=missing)
     return table
 
 
-def _row(candidate: Candidate, label: str, columns: list[str], ranking: Ranking) -> Standing:
-    estimates: dict[tuple[Split, str], Interval] = {}
-    for split in SPLITS:
-        scores = candidate.scores(split)
-        if scores is not None:
-            found = intervals(measured(ranking), scores)
-            if FITNESS in columns:
-                found[FITNESS] = fitness_interval(ranking.objectives, scores)
-            estimates |= {(split, column): found[column] for column in columns}
-    return Standing(label, candidate.number, estimates)
+def _differences(
+    objectives: Sequence[Objective], merge: Candidate, parent: Candidate, split: Split
+) -> Differences:
+    ours, theirs = merge.scores(split), parent.scores(split)
+    if ours is None or theirs is None:
+        return {}
+    found = {item.key: compare([item], ours, theirs) for item in objectives}
+    return {key: item for key, item in found.items() if item is not None}
+
+
+def _why_not_compared(candidate: Candidate, split: Split) -> str:
+    """Return why a candidate cannot be compared on a split, as the end of a sentence."""
+    outcome = candidate.outcomes.get(split)
+    if outcome is None:
+        return f"was not scored on the {split} documents"
+    if isinstance(outcome, Failure):
+        reason = f"{outcome.stage}: {outcome.reason}".rstrip(".")
+        return f"has no scores on the {split} documents ({reason})"
+    return "cannot be compared, since a score is not the mean of the same documents"

@@ -24,6 +24,13 @@ PROJECT = "evomerge"
 """The project of all searches."""
 
 
+_QUIET: dict[str, Any] = {"console": "off", "silent": True, "x_save_requirements": False}
+_QUIET |= {"disable_code": True, "disable_git": True, "x_disable_machine_info": True}
+_QUIET |= {"x_disable_meta": True, "x_disable_stats": True}
+_QUIET |= {"init_timeout": 30, "finish_timeout": 120}  # seconds
+"""Settings of wandb: it says nothing, and sends nothing but what is logged."""
+
+
 def check_installed(name: str) -> None:
     """Check that the package of a tracker is there, without importing it; InputError: it is not."""
     spec = find_spec(name)
@@ -97,18 +104,7 @@ def _opened(name: str, run: RunFolder) -> Any:
     config = run.manifest()["config"]
     options: dict[str, Any] = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
     if name == "wandb":
-        settings = module.Settings(
-            console="off",
-            silent=True,
-            disable_code=True,
-            disable_git=True,
-            x_disable_machine_info=True,
-            x_disable_meta=True,
-            x_disable_stats=True,
-            x_save_requirements=False,
-            init_timeout=30,
-            finish_timeout=120,
-        )
+        settings = module.Settings(**_QUIET)
         options = {"mode": os.environ.get("WANDB_MODE", "offline"), "settings": settings}
     known = storable({"name": run.path.resolve().name, "config": config})
     return module.init(project=PROJECT, **known, **options)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import NamedTuple
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.report.confidence import Comparison
-from evomerge.report.fronts import in_words, missing_words
-from evomerge.report.standings import Standings
+from evomerge.report.standings import Differences, Standings
 from evomerge.report.words import listed, ordinal, short_scores
-from evomerge.run.history import Candidate
+from evomerge.run.history import Candidate, History
 from evomerge.scores import TOKENS
+from evomerge.searching.ranking import Ranking
 from evomerge.space.baselines import UNIFORM
 
 
@@ -51,8 +51,8 @@ def verdict(table: Standings, best: Candidate | None, advice: str = "") -> Verdi
         return found
     who = "the knee" if table.has_front else table.names.get(best.name, f"candidate {best.number}")
     where = "" if table.is_study else f" on the {table.broken_on} documents"
-    broken = f"{who} breaks{where}: {table.broken}."
-    return Verdict(False if found.works else found.works, f"{found.text} But {broken}")
+    works = False if found.works else found.works
+    return Verdict(works, f"{found.text} But {who} breaks{where}: {table.broken}.")
 
 
 def _verdict_of_study(table: Standings, best: Candidate) -> Verdict:
@@ -72,14 +72,13 @@ def _verdict_of_study(table: Standings, best: Candidate) -> Verdict:
 
 
 def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdict:
-    names = table.names
-    several = f" in the weighted mean of {listed(table.objectives)}"
-    of = several if len(table.objectives) > 1 else ""
-    missing = missing_words(table.missing, table.names)
+    names, missing, losses = table.names, _missing(table), _lost(table)
+    several = len(table.objectives) > 1
+    of = f" in the weighted mean of {listed(table.objectives)}" if several else ""
     besides = f" Besides, {missing}." if missing else ""
     if best.label is not None and table.compared_on != "search":
         text = f"no merge that was searched beats {names[best.label]}, which is the winner itself."
-        text = f"{text}{lost(table, names)}{_beside_others(table, best.label, of)}{besides}{advice}"
+        text += f"{losses}{_beside_others(table, best.label, of)}{besides}{advice}"
         return Verdict(False, f"No evidence of improvement: {text}")
     if table.compared_on != "test":
         return Verdict(
@@ -88,12 +87,12 @@ def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdic
             "so far, but not all that it is compared with was scored on the test documents.",
         )
     if not table.comparisons:
-        return Verdict(None, f"No verdict: {missing}.{lost(table, names)}")
+        return Verdict(None, f"No verdict: {missing}.{losses}")
     largest, where = level(table.earlier + 1), "on the test documents the searched merge"
     worse = {k: item for k, item in table.comparisons.items() if item.probability <= largest}
     doubtful = {k: item for k, item in table.comparisons.items() if 1 - item.probability > largest}
     nearest, closest = _nearest(worse or doubtful or table.comparisons)
-    figures, losses = f"{names[nearest]} ({closest.text}).", lost(table, names)
+    figures = f"{names[nearest]} ({closest.text})."
     if worse:
         text = f"No: {where} is worse than {listed(names[label] for label in worse)}{of}.{losses}"
         return Verdict(False, f"{text} The largest difference is to {figures}{besides}{advice}")
@@ -105,7 +104,13 @@ def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdic
     if missing:
         better = f"{where} is better than {listed(names[label] for label in table.comparisons)}{of}"
         return Verdict(None, f"No verdict: {better}, but {missing}.{losses}")
-    return Verdict(True, f"Yes: {where} is better than {_each(table.comparisons)}{told}")
+    every = "each parent and the uniform merge" if UNIFORM in table.comparisons else "each parent"
+    return Verdict(True, f"Yes: {where} is better than {every}{told}")
+
+
+def _missing(table: Standings) -> str:
+    """Return who is not compared, and why, as the part of a sentence."""
+    return "; ".join(f"{table.names[label]} {why}" for label, why in table.missing.items())
 
 
 def _beside_others(table: Standings, winner: str, of: str) -> str:
@@ -130,11 +135,11 @@ def _nearest(comparisons: Mapping[str, Comparison]) -> tuple[str, Comparison]:
     return min(comparisons.items(), key=lambda pair: pair[1].difference.value)
 
 
-def lost(table: Standings, names: Mapping[str, str]) -> str:
+def _lost(table: Standings) -> str:
     """Return the objectives in which the winner is worse than the best parent, in sentences."""
     found: dict[str, list[str]] = {"is": [], "may be": []}
     for column, parent, against in table.losses:
-        text = f"{column} ({against.amount} against {names[parent]})"
+        text = f"{column} ({against.amount} against {table.names[parent]})"
         found["is" if against.sign < 0 else "may be"].append(text)
     said = {verb: listed(parts) for verb, parts in found.items() if parts}
     return "".join(f" The winner {v} worse than the best parent in {o}." for v, o in said.items())
@@ -174,17 +179,52 @@ def _verdict_of_front(table: Standings, best: Candidate) -> Verdict:
     if not table.front:
         text = "only parents and the uniform merge are on the front."
         return Verdict(False, f"No evidence of improvement: {text}")
-    count = len(table.front)
-    text = (
-        f"No verdict on a front of {count} merge{'' if count == 1 else 's'}: which is best depends "
-        "on what counts."
-    )
+    merges = f"{len(table.front)} merge{'s' * (len(table.front) > 1)}"
+    text = f"No verdict on a front of {merges}: which is best depends on what counts."
     knee = next(row.label for row in table.rows if row.candidate == best.number)
-    scores = short_scores(table.columns)
+    scores, missing = short_scores(table.columns), _missing(table)
     for parent, found in table.front.get(knee, {}).items():
-        text += f" Against {table.names[parent]}, {table.names[knee]} is {in_words(found, scores)}."
-    missing = missing_words(table.missing, table.names)
+        text += (
+            f" Against {table.names[parent]}, {table.names[knee]} is {_in_words(found, scores)}."
+        )
     return Verdict(None, f"{text} Besides, {missing}." if missing else text)
+
+
+def _in_words(found: Differences, names: Mapping[str, str]) -> str:
+    """Return how a merge differs: `better in acc (+3.0 points [1.0, 5.1]), worse in tokens (...)`.
+
+    `names`: `task/metric` -> what people read. Better and worse are beyond doubt: their 95 %
+    intervals do not contain 0.
+    """
+    said = {1: "better in", -1: "worse in", 0: "perhaps the same in"}
+    parts = []
+    for sign, words in said.items():
+        texts = [f"{names[k]} ({it.amount})" for k, it in found.items() if it.sign == sign]
+        if texts:
+            parts.append(f"{words} {listed(texts)}")
+    return ", ".join(parts)
+
+
+def fallen(history: History, ranking: Ranking) -> str | None:
+    """Return a sentence about leaders on search documents that validation took from the front.
+
+    None: there is no final front yet, or all its finalists stayed on it.
+    """
+    if not history.front:
+        return None
+    led = [
+        item
+        for item in ranking.incumbents(history.candidates)
+        if item.label is None and "validation" in item.outcomes
+    ]
+    gone = [str(item.number) for item in led if item not in history.front]
+    if not gone:
+        return None
+    who, are = ("candidate", "it is") if len(gone) == 1 else ("candidates", "they are")
+    return (
+        f"Of {len(led)} merges on the front of the search documents that were scored again, "
+        f"{who} {listed(gone)} fell: {are} not on the front of the validation documents."
+    )
 
 
 def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]] | None:
@@ -199,8 +239,3 @@ def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]
             )
             rows.append((f"{table.names[merge]} - {table.names[parent]}", *map(str.strip, texts)))
     return ((f"on {table.compared_on}", *names.values()), rows) if rows else None
-
-
-def _each(labels: Container[str]) -> str:
-    """Return the baselines with these labels in words."""
-    return listed(["each parent", *(["the uniform merge"] if UNIFORM in labels else [])])

@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from evomerge.errors import CheckpointError, DiskError, InputError, not_written
-from evomerge.parsing.links import is_special
+from evomerge.parsing.texts import is_special
 
 MARK = ".partial-"
 """Part of the hidden names of unfinished files and folders."""

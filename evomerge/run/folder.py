@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import RunFolderError, RunInUseError, not_written
-from evomerge.parsing.links import check_inside, check_ordinary, entries
-from evomerge.parsing.texts import json_value, read_text
+from evomerge.parsing.texts import check_inside, check_ordinary, entries, json_value, read_text
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.run.atomic import check_writable, create_folder, remove_abandoned, replace_text
 from evomerge.run.journal import HEADER, Event, Journal, Lines, is_held, read

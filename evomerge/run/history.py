@@ -96,6 +96,12 @@ class Candidate:
         outcome = self.outcomes.get("search")
         return "open" if outcome is None else "failed" if isinstance(outcome, Failure) else "scored"
 
+    @property
+    def failure(self) -> str | None:
+        """Why it has no scores on the search documents, such as `merge: no finite weights`."""
+        outcome = self.outcomes.get("search")
+        return f"{outcome.stage}: {outcome.reason}" if isinstance(outcome, Failure) else None
+
     def scores(self, split: Split) -> Scores | None:
         """Return the scores on a split; None if there are none, or scoring failed."""
         outcome = self.outcomes.get(split)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from run_folders import asked, write_run
 
-from evomerge.report.fronts import fallen
 from evomerge.report.pictures import front_chart
-from evomerge.report.verdict import front_rows, verdict
+from evomerge.report.verdict import fallen, front_rows, verdict
 from evomerge.report.view import View
 from evomerge.run.history import History, outcome_fields
 from evomerge.scores import Failure, Objective, Scores

@@ -4,24 +4,17 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from evomerge.errors import RunFolderError
-from evomerge.run.atomic import (
-    atomic_folder,
-    create_folder,
-    remove_abandoned,
-    replace_text,
-    why_not_writable,
-)
+from evomerge.run.atomic import TemporaryFolder, atomic_folder, create_folder, replace_text
 from evomerge.run.folder import RunFolder
 
 STOPPED = """
 import os, sys, time
 from pathlib import Path
-from evomerge.run.atomic import create_folder, replace_text
+from evomerge.run.atomic import TemporaryFolder, create_folder, replace_text
 from evomerge.run.folder import RunFolder
 
 def stop(*arguments):
@@ -34,9 +27,18 @@ Path.replace = Path.rename = stop
 """A program that stops after writing, before the rename."""
 
 WRITERS = {
-    "file": 'replace_text(Path(sys.argv[1]) / "name", "new" * 9999)',
-    "folder": 'create_folder(Path(sys.argv[1]) / "name", {"a": "1", "b": "2"})',
-    "run": 'RunFolder.create(Path(sys.argv[1]) / "name", "{}", {"seed": 1})',
+    "file": (
+        'replace_text(Path(sys.argv[1]) / "name", "new" * 9999)',
+        lambda path: replace_text(path, "x"),
+    ),
+    "folder": (
+        'create_folder(Path(sys.argv[1]) / "name", {"a": "1", "b": "2"})',
+        lambda path: create_folder(path, {"a": "x"}),
+    ),
+    "run": (
+        'RunFolder.create(Path(sys.argv[1]) / "name", "{}", {"seed": 1})',
+        lambda path: RunFolder.create(path, "{}", {"seed": 2}),
+    ),
 }
 
 
@@ -62,24 +64,16 @@ def names(folder):
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path, kind):
-    process = stopped(WRITERS[kind], tmp_path)
+    code, write = WRITERS[kind]
+    process = stopped(code, tmp_path)
     assert len(names(tmp_path)) == 1
     assert not (tmp_path / "name").exists()
-    if kind == "file":
-        replace_text(tmp_path / "other", "x")
-        replace_text(tmp_path / "name", "second")
-    else:
-        create_folder(tmp_path / "other", {"a": "x"})
-        create_folder(tmp_path / "name", {"a": "second"})
+    write(tmp_path / "other")
+    write(tmp_path / "name")
     assert len(names(tmp_path)) == 3, "the file of a running writer was removed"
     kill(process)
     (tmp_path / "name").rename(tmp_path / "moved")
-    if kind == "file":
-        replace_text(tmp_path / "name", "third")
-    elif kind == "run":
-        RunFolder.create(tmp_path / "name", "{}", {"seed": 2})
-    else:
-        create_folder(tmp_path / "name", {"a": "third"})
+    write(tmp_path / "name")
     assert names(tmp_path) == ["moved", "name", "other"]
 
 
@@ -87,31 +81,18 @@ def test_opening_a_run_for_writing_removes_what_killed_writers_left(tmp_path):
     """An unfinished `best.yaml` is removed even if `best.yaml` is not written again."""
     run = RunFolder.create(tmp_path / "run", "{}", {})
     run.write("best.yaml", "old")
+    for name in ("front/.3.yaml.partial-0", "models/.a.partial-0/x", ".workers.json.partial-1"):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).touch()
     process = stopped('RunFolder(Path(sys.argv[1])).write("best.yaml", "new")', run.path)
     with run.writing():
         assert any(name.startswith(".best.yaml.") for name in names(run.path))
     kill(process)
     with run.writing():
-        assert names(run.path) == [
-            "best.yaml",
-            "journal.jsonl",
-            "lock",
-            "manifest.json",
-            "search.yaml",
-        ]
+        left = {path.name for path in run.path.rglob("*")}
+    own = {"best.yaml", "journal.jsonl", "lock", "manifest.json", "search.yaml"}
+    assert left == {*own, "front", "models"}
     assert (run.path / "best.yaml").read_text() == "old"
-
-
-def test_what_killed_writers_left_in_the_folders_of_a_run_is_removed_too(tmp_path):
-    run = RunFolder.create(tmp_path / "run", "{}", {})
-    for name in ("front/.3.yaml.partial-0", "models/.a.partial-0/x"):
-        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
-        (run.path / name).touch()
-    (run.path / ".workers.json.partial-12345").touch()
-    with run.writing():
-        left = {path.name for path in run.path.rglob("*") if not path.is_dir()}
-        assert left == {"journal.jsonl", "lock", "manifest.json", "search.yaml"}
-        assert names(run.path / "models") == []
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -130,24 +111,9 @@ def test_a_run_can_be_created_where_a_link_points_to(tmp_path, there):
 
 
 def test_unfinished_files_with_special_characters_are_found(tmp_path):
-    process = stopped('replace_text(Path(sys.argv[1]) / "a[1]*", "new")', tmp_path)
-    kill(process)
+    kill(stopped('replace_text(Path(sys.argv[1]) / "a[1]*", "new")', tmp_path))
     replace_text(tmp_path / "a[1]*", "second")
     assert names(tmp_path) == ["a[1]*"]
-
-
-def test_a_folder_can_be_written_also_if_another_writer_removes_what_tries_it(
-    tmp_path, monkeypatch
-):
-    make = Path.mkdir
-
-    def make_and_lose(self):
-        make(self)
-        remove_abandoned(self.parent)
-        assert not self.exists()
-
-    monkeypatch.setattr(Path, "mkdir", make_and_lose)
-    assert why_not_writable(tmp_path / "run") is None
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
@@ -162,20 +128,15 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert names(tmp_path) == ["name"]
 
 
-def test_links_and_pipes_are_kept(tmp_path):
+def test_links_and_pipes_are_kept_and_new_files_follow_the_umask(tmp_path):
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to("real")
     replace_text(tmp_path / "link", "new")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_text() == "new"
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
     os.mkfifo(tmp_path / "pipe")
     reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True)
     replace_text(tmp_path / "pipe", "said")
-    assert reader.communicate()[0] == "said"
-    assert (tmp_path / "pipe").is_fifo()
-
-
-def test_new_files_follow_the_umask(tmp_path):
+    assert reader.communicate()[0] == "said" and (tmp_path / "pipe").is_fifo()
     before = os.umask(0o027)
     try:
         replace_text(tmp_path / "file", "x")
@@ -184,3 +145,29 @@ def test_new_files_follow_the_umask(tmp_path):
         os.umask(before)
     rights = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("file", "folder")}
     assert rights == {"file": 0o640, "folder": 0o750}
+
+
+def test_a_temporary_folder_is_private_and_a_killed_process_leaves_it_to_the_next(tmp_path):
+    code = "folder = TemporaryFolder(Path(sys.argv[1])); (folder.path / 'x').touch(); stop()"
+    process = stopped(code, tmp_path)
+    (left,) = names(tmp_path)
+    with TemporaryFolder(tmp_path) as folder:
+        assert names(tmp_path) == sorted([left, folder.name])
+        assert folder.stat().st_mode & 0o777 == 0o700
+    kill(process)
+    assert names(tmp_path) == [left]
+    with TemporaryFolder(tmp_path) as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert names(tmp_path) == []
+
+
+def test_a_fork_leaves_a_temporary_folder_to_its_parent(tmp_path):
+    folder = TemporaryFolder(tmp_path)
+    child = os.fork()
+    if child == 0:
+        folder.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert folder.path.is_dir()
+    folder.close()
+    assert names(tmp_path) == []

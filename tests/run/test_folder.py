@@ -1,49 +1,75 @@
-"""A run folder is created in one step, has one writer, and is never overwritten."""
+"""A run folder is created in one step, has one writer at a time, and is never overwritten."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import pytest
 
 from evomerge.errors import RunFolderError
+from evomerge.run import journal as journals
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import FORMAT
 
-HOLD = """
-import sys, time
+BEGIN = """
+import logging, os, sys, time
 from pathlib import Path
 from evomerge.run.folder import RunFolder
-with RunFolder(Path(sys.argv[1])).writing():
-    print("held", flush=True)
-    time.sleep(60)
+run = RunFolder(Path(sys.argv[1]))
+"""
+LOOK = "print(run.is_running, flush=True)\nwhile True: run.is_running\n"
+HOLD_WITH_CHILD = """
+with run.writing():
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(100)
+"""
+LOG = """
+with run.logged():
+    logging.getLogger("evomerge.searching").warning("a worker is late")
+    logging.getLogger("evomerge.searching").info("a detail")
 """
 
 
+def start(code, run):
+    return subprocess.Popen(
+        [sys.executable, "-c", BEGIN + code, str(run.path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder.create(tmp_path / "run", "{}", {})
+
+
 def test_create_then_open(tmp_path):
-    RunFolder.create(tmp_path / "deep" / "run", "{}", {"config": {"seed": 3}})
-    run = RunFolder(tmp_path / "deep" / "run")
-    assert run.manifest()["config"] == {"seed": 3}
-    assert run.events() == [{"event": "header", "format": FORMAT}]
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "deep" / "run", tmp_path / "empty"):
+        RunFolder.create(folder, "seed: 1", {"config": {"seed": 3}})
+        run = RunFolder(folder)
+        assert run.manifest()["config"] == {"seed": 3} and run.written() == {"seed": 1}
+        assert run.events() == [{"event": "header", "format": FORMAT}]
     assert sorted(item.name for item in (tmp_path / "deep").iterdir()) == ["run"]
 
 
-def test_an_existing_run_names_resume(tmp_path):
-    RunFolder.create(tmp_path / "run", "{}", {})
+def test_what_is_there_is_left_alone_and_what_is_not_a_run_is_not_opened(run, tmp_path):
     with pytest.raises(RunFolderError, match="go on with it by --resume"):
-        RunFolder.create(tmp_path / "run", "{}", {})
-
-
-def test_a_folder_with_other_things_is_left_alone(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
+        RunFolder.create(run.path, "{}", {})
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.tex").write_text("years of work")
     with pytest.raises(RunFolderError, match="not a run folder"):
-        RunFolder.create(tmp_path, "{}", {})
-    assert [item.name for item in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_an_empty_folder_is_taken(tmp_path):
-    (tmp_path / "run").mkdir()
-    RunFolder.create(tmp_path / "run", "seed: 1", {"config": {}})
-    assert RunFolder(tmp_path / "run").written() == {"seed": 1}
+        RunFolder.create(tmp_path / "work", "{}", {})
+    assert [item.name for item in (tmp_path / "work").iterdir()] == ["thesis.tex"]
+    for name in ("missing", "work"):
+        with pytest.raises(RunFolderError, match=name):
+            RunFolder(tmp_path / name)
 
 
 def test_a_file_that_was_changed_by_hand_is_refused(tmp_path):
@@ -77,13 +103,6 @@ def test_a_file_that_was_changed_by_hand_is_refused(tmp_path):
         run.manifest()
 
 
-@pytest.mark.parametrize("name", ["missing", "empty"])
-def test_opening_a_folder_that_is_not_a_run(tmp_path, name):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(RunFolderError, match=name):
-        RunFolder(tmp_path / name)
-
-
 def test_two_processes_that_create_the_same_run(tmp_path, monkeypatch):
     """Both have found the folder free; the later one gets an error and writes nothing."""
     check, checked = RunFolder.check_free, []
@@ -100,38 +119,74 @@ def test_two_processes_that_create_the_same_run(tmp_path, monkeypatch):
     assert RunFolder(tmp_path / "run").written() == {"seed": 1}
 
 
-def test_only_one_writer_and_a_kill_releases_the_lock(tmp_path):
-    run = RunFolder.create(tmp_path / "run", "{}", {})
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True
-    )
+def test_there_is_one_writer_also_without_the_lock_file(run, monkeypatch):
+    monkeypatch.setattr(journals, "_TRIES", 1)
+    with run.writing() as journal:
+        assert run.is_running
+        with pytest.raises(RunFolderError, match=f"process {os.getpid()}"), run.writing():
+            pass
+        (run.path / "lock").unlink()
+        assert run.is_running
+        with pytest.raises(RunFolderError, match="another process"), run.writing():
+            pass
+        journal.append({"event": "x"})
+    assert not run.is_running and len(run.events()) == 2
+
+
+def test_readers_that_check_the_lock_keep_no_writer_out(run):
+    readers = []
+    try:
+        with run.writing():
+            readers += [start(LOOK, run) for _ in range(4)]
+            assert [reader.stdout.readline() for reader in readers] == ["True\n"] * 4
+        for _ in range(200):
+            with run.writing():
+                pass
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.communicate()
+
+
+def test_a_kill_releases_the_lock_which_a_forked_child_does_not_keep(run):
+    """A killed search can be resumed while a process that it forked still runs."""
+    holder = start(HOLD_WITH_CHILD, run)
     assert holder.stdout is not None
-    assert holder.stdout.readline().strip() == "held"
+    child = int(holder.stdout.readline())
     try:
         assert run.is_running
         with pytest.raises(RunFolderError, match=str(holder.pid)), run.writing():
             pass
-    finally:
         holder.kill()
         holder.wait()
-    assert not run.is_running
-    with run.writing():
+        for _ in range(25_000):  # the child may not have closed its copy yet
+            if not run.is_running:
+                break
+            time.sleep(0.01)
+        with run.writing():
+            os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.communicate()
+
+
+def test_a_forked_child_cannot_write_to_the_journal(run):
+    with run.writing() as journal:
+        before = run.journal_path.read_bytes()
+        child = os.fork()
+        if child == 0:
+            with suppress(AssertionError):
+                journal.append({"event": "of the child"})
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert run.journal_path.read_bytes() == before
         assert run.is_running
+        journal.append({"event": "x"})
+    assert [event["event"] for event in run.events()] == ["header", "x"]
 
 
-def test_warnings_of_a_run_are_printed_and_logged(tmp_path):
+def test_warnings_of_a_run_are_printed_and_logged(run):
     """In a process of its own, since pytest adds handlers of its own."""
-    run = RunFolder.create(tmp_path / "run", "{}", {})
-    program = (
-        "import logging, pathlib, sys\n"
-        "from evomerge.run.folder import RunFolder\n"
-        "with RunFolder(pathlib.Path(sys.argv[1])).logged():\n"
-        "    logging.getLogger('evomerge.searching').warning('a worker is late')\n"
-        "    logging.getLogger('evomerge.searching').info('a detail')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(run.path)], capture_output=True, text=True, check=True
-    )
-    assert done.stderr.splitlines() == ["a worker is late"]
+    assert start(LOG, run).communicate()[1].splitlines() == ["a worker is late"]
     log = (run.path / "log.txt").read_text()
     assert "WARNING a worker is late" in log and "INFO a detail" in log

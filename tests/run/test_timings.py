@@ -1,40 +1,44 @@
-"""The times and the memory of a run, from its file `timings.jsonl`."""
+"""The times and the memory of a run, and what its workers do: files that `status` reads."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 from run_folders import FAILED, asked, scores, told
 
+from evomerge.cli.live import in_words, worker_rows
+from evomerge.run import activity as activity_module
 from evomerge.run import logbook
+from evomerge.run.activity import Activity, WorkerState, read_activity
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
-from evomerge.run.timings import Spent, Timings
+from evomerge.run.timings import Spent
 
 
 @pytest.fixture
-def timings(tmp_path):
-    return Timings(tmp_path / "timings.jsonl")
+def run(tmp_path):
+    return RunFolder.create(tmp_path / "run", "{}", {})
 
 
-def test_working_time_is_summed_over_sessions(timings, tmp_path):
-    assert timings.hours() == 0
+def test_working_time_is_summed_over_sessions(run):
+    assert run.timings.hours() == 0
     for session, elapsed in ((1.0, 10.0), (1.0, 1800.0), (2.0, 900.0)):
-        timings.note({"session": session, "elapsed": elapsed})
-    with (tmp_path / "timings.jsonl").open("a") as file:
+        run.timings.note({"session": session, "elapsed": elapsed})
+    with (run.path / "timings.jsonl").open("a") as file:
         file.write('{"session": 3.0, "ela')
-    assert timings.hours() == pytest.approx(0.75)
+    assert run.timings.hours() == pytest.approx(0.75)
 
 
-def test_phases_are_summed_over_candidates_and_unknown_cpu_times_stay_unknown(timings):
-    assert timings.spent() == {}
+def test_phases_and_costs_are_summed_and_unknown_cpu_times_stay_unknown(run):
+    timings = run.timings
+    assert timings.spent() == {} and timings.cpu_seconds() == 0.0
     for evaluate, merge in ((2.0, 0.5), (4.0, 0.25)):
         seconds = {"evaluate": evaluate, "merge": merge, "prepare": 0.125}
         timings.note({"seconds": seconds, "cpu_seconds": {k: v / 2 for k, v in seconds.items()}})
     timings.note({"seconds": {"evaluate": 8.0}})
-    timings.note(
-        {"seconds": {"evaluate": 9.0}, "cpu_seconds": {"evaluate": "fast"}}
-    )  # no such line
+    wrong = {"seconds": {"evaluate": 9.0}, "cpu_seconds": {"evaluate": "fast"}}
+    timings.note(wrong)  # is no line
     timings.note({"candidate": 3, "seconds": {}})
     timings.note({"event": "leg", "seconds": {"descend": 3.0}, "cpu_seconds": {"descend": 2.0}})
     assert list(timings.spent().items()) == [
@@ -43,21 +47,12 @@ def test_phases_are_summed_over_candidates_and_unknown_cpu_times_stay_unknown(ti
         ("merge", Spent(0.75, 0.375)),
         ("evaluate", Spent(14.0, None)),
     ]
+    assert timings.cpu_seconds() == 2.0 + 0.125 + 0.375 + 3.0
 
 
-def test_the_cost_so_far_has_descents_and_final_scores(timings):
-    assert timings.cpu_seconds() == 0.0
-    own = {"cpu_seconds": {"merge": 0.5, "evaluate": 2.0}}
-    timings.note({"event": "tell", "candidate": 0, **own})
-    timings.note({"event": "leg", "candidate": 1, "cpu_seconds": {"descend": 4.0}})
-    timings.note({"event": "tell", "candidate": 1, **own})
-    timings.note({"event": "score", "candidate": 1, "cpu_seconds": {"evaluate": 8.0}})
-    assert timings.cpu_seconds() == 17.0
-
-
-def test_a_preparation_is_shown_while_it_lasts_and_not_in_the_next_session(tmp_path, monkeypatch):
+def test_a_preparation_is_shown_while_it_lasts_and_not_in_the_next_session(run, monkeypatch):
     monkeypatch.setattr(logbook, "INTERVAL", 0.0)
-    run, events = RunFolder.create(tmp_path / "run", "{}", {}), []
+    events = []
     with Journal(run.journal_path) as journal:
         book = Logbook(run, journal, [lambda history, event: events.append(event)])
         assert run.timings.preparation() is None
@@ -72,33 +67,55 @@ def test_a_preparation_is_shown_while_it_lasts_and_not_in_the_next_session(tmp_p
         Logbook(run, journal, [])
         assert run.timings.preparation() is None
         assert len(journal.events) == 1  # only the header: no preparation is in the journal
-    assert {item["event"] for item in events} == {"preparing"}
     assert [item["done"] for item in events][-3:] == [4, 9, 2]
 
 
-def test_fast_preparations_are_not_shown(tmp_path):
-    run, events = RunFolder.create(tmp_path / "run", "{}", {}), []
+def test_fast_preparations_are_not_shown_and_the_peak_of_memory_is_not_in_the_journal(run):
+    assert run.timings.peak() == {}
+    events = []
     with Journal(run.journal_path) as journal:
-        book = Logbook(run, journal, [lambda history, event: events.append(event)])
+        book = Logbook(run, journal, [lambda history, event: events.append(event["event"])])
         for done in range(10):
             book.note_preparation("ties", done, 9)
-        for event, outcome in ((asked(0, "a"), None), (told(0, FAILED), FAILED)):
-            book.write(event, outcome)
-        book.write(asked(1, "b"))
-        book.write(told(1, scores(3)), scores(3))
-    assert [item["event"] for item in events] == ["ask", "tell", "ask", "tell"]
-
-
-def test_the_peak_of_memory_is_the_largest_of_all_processes_and_not_in_the_journal(tmp_path):
-    run = RunFolder.create(tmp_path / "run", "{}", {})
-    assert run.timings.peak() == {}
-    with Journal(run.journal_path) as journal:
-        book = Logbook(run, journal, [])
         for number, peak in enumerate(({"process": 10**9}, {"process": 7, "accelerator": 5})):
-            outcome = replace(scores(3), peak=peak)
+            outcome = replace(FAILED if number == 0 else scores(3), peak=peak)
             book.write(asked(number, "a"))
             book.write(told(number, outcome), outcome)
-    for peak in ("much", {"process": -1}, {"process": 1e300}, {"accelerator": None}):
+    assert events == ["ask", "tell", "ask", "tell"]
+    for peak in ("much", {"process": -1}, {"process": 10**300}, {"accelerator": None}):
         run.timings.note({"peak": peak})
     assert run.timings.peak() == {"process": 10**9, "accelerator": 5}
     assert "peak" not in run.journal_path.read_text()
+
+
+def test_what_workers_do_is_read_and_each_change_is_written_sooner_or_later(tmp_path, monkeypatch):
+    path, now = tmp_path / "workers.json", 100.0
+    clock = SimpleNamespace(monotonic=lambda: now, time=lambda: 1e9)
+    monkeypatch.setattr(activity_module, "time", clock)
+    activity = Activity(path)
+    assert activity.write_if_due() is None and not path.exists()
+    activity.note(1, "starting")
+    assert activity.write_if_due() is None
+    activity.note(1, "scoring", "cuda:1", [4, 5], "search")
+    activity.note_loss()
+    assert read_activity(path)[0][0].state == "starting"
+    wait = activity.write_if_due()
+    assert wait == 1.0
+    now += wait
+    assert activity.write_if_due() is None
+    assert read_activity(path) == ([WorkerState(1, "scoring", "cuda:1", (4, 5), "search", 1e9)], 1)
+    for text in ("", "{", "[]", '{"workers": [{"number": "x"}], "lost": 0}', '{"workers": 3}'):
+        path.write_text(text)
+        assert read_activity(path) == ([], 0)
+
+
+def test_of_many_workers_those_are_shown_that_take_longest():
+    def state(number, name, since):
+        return WorkerState(number, name, "", (number,) * (name == "scoring"), "search", since)
+
+    states = [state(number, "scoring", 100.0 - number) for number in range(40)]
+    workers = [asdict(item) for item in [*states, state(40, "free", 0.0)]]
+    assert in_words({"workers": workers}) == {"workers": "41: 40 scoring, 1 free"}
+    rows = worker_rows(workers, 160.0)
+    assert [row[0] for row in rows] == [str(number) for number in range(30, 40)]
+    assert rows[-1] == ["39", "-", "candidate 39 on search", "99 s"]
