@@ -7,7 +7,7 @@ import pytest
 from run_folders import asked, write_run
 
 from evomerge.report.pictures import front_chart
-from evomerge.report.verdict import fallen, front_rows, verdict
+from evomerge.report.verdict import fallen, front_rows
 from evomerge.report.view import View
 from evomerge.run.history import History, outcome_fields
 from evomerge.scores import Failure, Objective, Scores
@@ -27,14 +27,6 @@ def scores(right, tokens, layers=4.0):
 
 def answers(right, of):
     return (1.0,) * right + (0.0,) * (of - right)
-
-
-def front_of(tmp_path, merge, parent, other=None, uniform=None):
-    """Return the view of a finished search whose front has one merge and its parents.
-
-    `other` is the outcome of a second parent on the test documents.
-    """
-    return front_with(tmp_path, [parent, other or parent, uniform or parent], [merge])
 
 
 def front_with(tmp_path, baselines, merges, knee=3, **changes):
@@ -76,26 +68,17 @@ EQUAL = scores(answers(200, 400), (9, 11) * 200)
     ("merge", "words"),
     [
         (BETTER, "is better in exact_match (+25.0 points [+2"),
-        (
-            SHORTER,
-            "is better in tokens (-1.00 [-1.0",
-        ),
+        (SHORTER, "is better in tokens (-1.00 [-1.0"),
         (EQUAL, "is perhaps the same in exact_match (+0.0 points ["),
     ],
 )
 def test_a_front_has_no_verdict_but_a_sentence_for_each_parent(tmp_path, merge, words):
-    view = front_of(tmp_path, merge, PARENT)
-    found = verdict(view.table, view.best)
+    view = front_with(tmp_path, [PARENT] * 3, [merge])
+    found = view.verdict
     assert found.works is None
     assert found.text.startswith("No verdict on a front of 1 merge: which is best depends on what")
     for parent in ("zoo:language", "zoo:maths"):
         assert f"Against {parent}, candidate 3 (knee) {words}" in found.text, found.text
-
-
-def test_a_front_of_parents_is_no_improvement(tmp_path):
-    found = verdict((view := front_with(tmp_path, [PARENT] * 3, [], knee=0)).table, view.best)
-    assert found.works is False
-    assert "only parents and the uniform merge are on the front" in found.text
 
 
 def test_each_merge_is_compared_with_each_parent(tmp_path):
@@ -125,24 +108,23 @@ LATE = Failure("timeout", "It took longer than executor.timeout, 60 seconds.")
 def test_what_has_no_scores_is_named_and_hides_no_other(tmp_path, baselines, merges, name):
     view = front_with(tmp_path, baselines, merges)
     why = "has no scores on the test documents (timeout: It took longer than executor.timeout, 60 "
-    assert f"Besides, {name} {why}" in verdict(view.table, view.best).text
+    assert f"Besides, {name} {why}" in view.verdict.text
     assert view.table.to_dict()["missing"].keys() == {name}
     assert front_rows(view.table) is not None
 
 
-def test_an_objective_without_an_error_is_not_compared(tmp_path):
+def test_what_a_front_says_of_parents_of_scores_without_an_error_and_of_constraints(tmp_path):
     """An F1 over all documents has no error that is known, so a parent may be better in it."""
+    parents = [PARENT] * 3
+    found = front_with(tmp_path / "a", parents, [], knee=0).verdict
+    assert found.works is False
+    assert "only parents and the uniform merge are on the front" in found.text
     whole = Scores(BETTER.documents, BETTER.values, {**BETTER.aggregates, ACC.key: 0.9})
-    view = front_of(tmp_path, whole, PARENT)
-    assert front_rows(view.table)[1][0][1] == "-"
-    assert "exact_match" not in verdict(view.table, view.best).text
-
-
-def test_a_knee_that_breaks_a_constraint_is_named(tmp_path):
+    view = front_with(tmp_path / "b", parents, [whole])
+    assert front_rows(view.table)[1][0][1] == "-" and "exact_match" not in view.verdict.text
     deep = scores(answers(300, 400), (8, 10) * 200, 9.0)
     constraints = [{"metric": "layers", "at_most": 5}]
-    view = front_with(tmp_path, [PARENT] * 3, [deep], constraints=constraints)
-    text = verdict(view.table, view.best).text
+    text = front_with(tmp_path / "c", parents, [deep], constraints=constraints).verdict.text
     assert "But the knee breaks on the test documents: model/layers <= 5 (9)." in text
 
 

@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -12,6 +11,7 @@ from run_folders import FAILED, STATES, asked, scores, told, write_run
 from search_run import environment, evomerge
 
 from evomerge.errors import InputError
+from evomerge.report.documents import INVALID, doubt_about_baselines, doubt_about_winner
 from evomerge.report.page import page, write_page
 from evomerge.report.pictures import descents_chart
 from evomerge.run.history import History
@@ -20,6 +20,15 @@ from evomerge.searching.ranking import WeightedSum
 
 VOID = {"meta", "br", "link"}
 GENES = ["weight of <a>", "weight of b"]
+STOPPED = """
+import os, sys, time
+from evomerge.__main__ import run
+def stop(*arguments):
+    print("written", flush=True)
+    time.sleep(100)
+os.fsync = stop
+run(["report", sys.argv[1]])
+"""
 NASTY = "<script>alert(1)</script> & $x^{$ | co"
 
 
@@ -81,13 +90,11 @@ def finished(tmp_path):
     estimate = Scores(
         estimate.documents, estimate.values, estimate.aggregates, expected={key: Expected(0.3, 0.1)}
     )
-    events = [
-        *(asked(0, NASTY), told(0, scores(6))),
-        *(asked(1, "uniform"), told(1, scores(3))),
-        *(asked(2, genome=[0.25, 1.5]), told(2, FAILED)),
-        *(asked(3, genome=[0.75, 0.5]), told(3, scores(21))),
-        *(asked(4, genome=[1.75, 0.5]), told(4, estimate)),
-    ]
+    events = []
+    outcomes = (scores(6), scores(3), FAILED, scores(21), estimate)
+    for number, outcome in enumerate(outcomes):
+        label = (NASTY, "uniform")[number] if number < 2 else None
+        events += [asked(number, label, [number / 4, 0.5]), told(number, outcome)]
     for split in ("validation", "test"):
         for number, right in ((0, 5), (1, 3), (3, 20)):
             final = told(number, scores(right)) | {"event": "score", "split": split}
@@ -125,52 +132,51 @@ def test_every_table_and_picture_is_there_and_names_are_text(finished):
     assert "nan" not in parsed.text
 
 
-def test_each_example_has_a_table_of_its_own_that_a_phone_can_show(tmp_path):
-    """A table of four columns had one word a line."""
-    first, second = (
-        Example("t", number, "How many?", f"{number} items", str(number), "2", {"acc": 0.0})
-        for number in range(2)
-    )
+def examples(values, parsed="5"):
+    """Return the events of two baselines and further candidates, each with an answer."""
     events = []
-    for number, label in enumerate(["zoo:language", "zoo:maths"]):
-        answered = replace(scores(6), examples=(first, second))
-        events += [asked(number, label), told(number, answered)]
-    parsed = Page(page(write_run(tmp_path / "run", events)))
-    examples = [table for table in parsed.tables if table[0] == ["model", "answer"]]
-    assert [[row[1] for row in table[1:]] for table in examples] == [
-        ["0 itemsparsed0", "0 itemsparsed0"],
-        ["1 itemsparsed1", "1 itemsparsed1"],
+    for number, value in enumerate(values):
+        shown = Example("t", 7, "1 + <4>?", "it is 5", parsed, "5 < 6", {"acc": value})
+        found = Scores({"t": (7,)}, {"t/acc": (value,)}, {"t/acc": value}, examples=(shown,))
+        events += [asked(number, "ab"[number] if number < 2 else None), told(number, found)]
+    return events
+
+
+def test_the_report_shows_each_document_once_with_all_answers(tmp_path):
+    """A table of four columns had one word a line on a phone."""
+    objectives = [{"task": "t", "metric": "acc"}]
+    text = page(write_run(tmp_path / "run", examples([0.0, 0.5, 0.75]), objectives=objectives))
+    (table,) = (item for item in Page(text).tables if item[0] == ["model", "answer"])
+    assert [row[0] for row in table[1:]] == ["aacc 0", "bacc 0.5", "searchedacc 0.75"]
+    assert [row[1] for row in table[1:]] == ["it is 5parsed5"] * 3
+    assert text.count("1 + &lt;4&gt;?") == 1
+
+
+def test_equal_baselines_and_answers_that_no_filter_can_parse_are_doubted():
+    def doubt(*values, parsed="5"):
+        return doubt_about_baselines(History(examples(values, parsed)))
+
+    message, (example,) = doubt(0.0, 0.0)
+    assert "same fitness, so" in message and example.answer == "it is 5"
+    assert doubt(0.0, 0.25) is None and doubt(0.25) is None
+    assert "cannot parse" in doubt(0.0, 0.25, parsed=INVALID)[0]
+    assert "no better" in (doubt_about_winner(History(examples([0.5, 0.5, 0.5]))) or "")
+    assert doubt_about_winner(History(examples([0.5, 0.5, 0.75]))) is None
+
+
+def test_questions_ids_and_costs(finished):
+    text = page(finished)
+    assert re.findall("<h2>(.*?)</h2>", text) == [
+        *("Did it work?", "What was found?", "How did it go?"),
+        *("What did it cost?", "How to repeat it"),
     ]
-    assert parsed.text.count("How many?") == 2, "each prompt is there once"
-
-
-def test_the_questions_come_in_their_order(finished):
-    titles = re.findall("<h2>(.*?)</h2>", page(finished))
-    assert titles == [
-        "Did it work?",
-        "What was found?",
-        "How did it go?",
-        "What did it cost?",
-        "How to repeat it",
-    ]
-
-
-def test_the_cost_has_the_peak_of_memory(finished):
-    assert "Peak memory" not in page(finished)
+    parsed = Page(text)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert parsed.references and parsed.references <= set(parsed.ids)
+    assert page(finished) == text and "Peak memory" not in text
     finished.timings.note({"peak": {"process": 1_230_000_000, "accelerator": 4_000_000_000}})
     text = Page(page(finished)).text
     assert "1.23 GB, with the mapped files of the parents, and 4 GB of accelerators" in text
-
-
-def test_ids_are_unique_and_every_reference_has_its_id(finished):
-    parsed = Page(page(finished))
-    assert len(parsed.ids) == len(set(parsed.ids))
-    assert parsed.references
-    assert parsed.references <= set(parsed.ids)
-
-
-def test_the_same_run_gives_the_same_page(finished):
-    assert page(finished) == page(finished)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -186,21 +192,8 @@ def test_runs_without_a_winner_have_a_page_too(tmp_path, state):
 def test_a_killed_report_leaves_the_old_page_whole(finished):
     target = finished.path / "report.html"
     target.write_text("the old page")
-    code = (
-        "import os, sys, time\n"
-        "from evomerge.__main__ import run\n"
-        "def stop(*arguments):\n"
-        "    print('written', flush=True)\n"
-        "    time.sleep(100)\n"
-        "os.fsync = stop\n"
-        "run(['report', sys.argv[1]])\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(finished.path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
+    command = [sys.executable, "-c", STOPPED, str(finished.path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
     assert process.stdout is not None
     assert process.stdout.readline() == "written\n"
     process.send_signal(signal.SIGKILL)
