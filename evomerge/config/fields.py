@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+Rule: TypeAlias = tuple[Callable[[Any], object], str]
+"""What breaks it, given the section, and the sentence about that (`{0.key}`: a value of it)."""
+
+
+def _in_one_line(schema: dict[str, Any]) -> None:
+    """Write the description of each key, the docstring below it, in one line."""
+    for key in schema.get("properties", {}).values():
+        if "description" in key:
+            key["description"] = " ".join(key["description"].split())
+
 
 class Section(BaseModel):
-    """A mapping of keys; an unknown key is an error."""
+    """A mapping of keys; an unknown key is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    Attributes:
+        rules: what its keys must keep together; the first rule that is broken is the error.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        json_schema_extra=_in_one_line,
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -24,6 +45,13 @@ class Section(BaseModel):
                 context = {"key": key, "allowed": [*cls.model_fields]}
                 raise PydanticCustomError("unknown_key", "unknown key {key}", context)
         return data
+
+    @model_validator(mode="after")
+    def _keeps_the_rules(self) -> Self:
+        for is_broken, words in self.rules:
+            if is_broken(self):
+                raise ValueError(words.format(self))
+        return self
 
 
 Documents = Annotated[int, Field(ge=1)] | Literal["all"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
 from evomerge.config.fields import Section
 
@@ -15,13 +15,10 @@ GRADIENT = "gradient"
 class FormConfig(Section):
     """How reference answers are written for the loss of descents."""
 
-    delimiter: bool = Field(
-        True, description="whether the task's `target_delimiter`, mostly a blank, comes before it"
-    )
-    end: Literal["token", "stop", "none"] = Field(
-        "token",
-        description="what comes after it: the end token, the task's first stop string, or nothing",
-    )
+    delimiter: bool = True
+    """whether the task's `target_delimiter`, mostly a blank, comes before it"""
+    end: Literal["token", "stop", "none"] = "token"
+    """what comes after it: the end token, the task's first stop string, or nothing"""
 
 
 def _forms_of(value: Any) -> str:
@@ -40,48 +37,49 @@ FormsConfig: TypeAlias = Annotated[
 class OptimizerConfig(Section):
     """The optimizer that proposes genomes."""
 
-    name: str = Field(
-        "auto",
-        description="one of `evomerge list optimizers`, or `nevergrad:` and a name of nevergrad's "
-        "registry; auto: by the genes, and nsga2 with `mode: pareto`",
-    )
-    population: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = Field(
-        "auto", description="candidates of a generation; auto: as the optimizer recommends"
-    )
-    sigma: float = Field(
-        1 / 6, gt=0, le=1, description="initial step size, as a fraction of a gene's range"
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="further options of this optimizer"
-    )
-    start: list[Annotated[str, Field(min_length=1)]] = Field(
-        default_factory=list,
-        description="what is tried first, after the baselines: the best candidates of other runs "
-        "(`run:DIR`)",
-    )
-    steps: int | None = Field(None, ge=1, le=10_000, description="of a descent: steps; null: 60")
-    batch: int | None = Field(
-        None, ge=1, le=10_000, description="of a descent: documents of a step; null: 16"
-    )
-    rate: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="of a descent: length of the first steps, as a share of a gene's range; "
-        "null: 0.03",
-    )
+    name: str = "auto"
+    """one of `evomerge list optimizers`, or `nevergrad:` and a name of nevergrad's registry; auto:
+    by the genes, and nsga2 with `mode: pareto`"""
+    population: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = "auto"
+    """candidates of a generation; auto: as the optimizer recommends"""
+    sigma: float = Field(1 / 6, gt=0, le=1)
+    """initial step size, as a fraction of a gene's range"""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """further options of this optimizer"""
+    start: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """what is tried first, after the baselines: the best candidates of other runs (`run:DIR`)"""
+    steps: int | None = Field(None, ge=1, le=10000)
+    """of a descent: steps; null: 60"""
+    batch: int | None = Field(None, ge=1, le=10000)
+    """of a descent: documents of a step; null: 16"""
+    rate: float | None = Field(None, gt=0, le=1)
+    """of a descent: length of the first steps, as a share of a gene's range; null: 0.03"""
 
-    loss: Literal["reference", "successes", "experts"] | None = Field(
-        None,
-        description="of a descent: what it learns; reference: the tasks' reference answers; "
-        "successes: answers of parents and candidates that scored right; experts: what the best "
-        "parent on each task finds likely; null: reference",
-    )
+    loss: Literal["reference", "successes", "experts"] | None = None
+    """of a descent: what it learns; reference: the tasks' reference answers; successes: answers of
+    parents and candidates that scored right; experts: what the best parent on each task finds
+    likely; null: reference"""
 
-    form: FormsConfig | None = Field(
-        None,
-        description="of a descent: how reference answers are written, of all tasks or of some "
-        "(name: form); null: as the parents prefer, for each task",
+    form: FormsConfig | None = None
+    """of a descent: how reference answers are written, of all tasks or of some (name: form); null:
+    as the parents prefer, for each task"""
+
+    rules = (
+        *(
+            (
+                lambda it, key=key: getattr(it, key) is not None and not it.descends,
+                f"has `{key}`, which only a descent has, but its `name` is {{0.name!r}}; remove "
+                "it, or set `name` to gradient",
+            )
+            for key in ("steps", "batch", "rate", "loss", "form")
+        ),
+        *(
+            (
+                lambda it, key=key, default=default: it.descends and getattr(it, key) != default,
+                f"has `{key}`, which has no effect where `name` is gradient; remove it",
+            )
+            for key, default in (("sigma", 1 / 6), ("options", {}), ("start", []))
+        ),
     )
 
     @property
@@ -93,19 +91,3 @@ class OptimizerConfig(Section):
     def descends(self) -> bool:
         """Whether the search goes down the slope of a loss."""
         return self.name == GRADIENT
-
-    @model_validator(mode="after")
-    def _only_descents_have(self) -> OptimizerConfig:
-        for key in ("steps", "batch", "rate", "loss", "form"):
-            if getattr(self, key) is not None and not self.descends:
-                raise ValueError(
-                    f"has `{key}`, which only a descent has, but its `name` is {self.name!r}; "
-                    "remove it, or set `name` to gradient"
-                )
-        for key in ("sigma", "options", "start") if self.descends else ():
-            default = type(self).model_fields[key].get_default(call_default_factory=True)
-            if getattr(self, key) != default:
-                raise ValueError(
-                    f"has `{key}`, which has no effect where `name` is gradient; remove it"
-                )
-        return self

@@ -40,68 +40,55 @@ from evomerge.scores import (
 class BudgetConfig(Section):
     """The bounds of a search; it ends at the first one that it reaches."""
 
-    candidates: int | None = Field(
-        None, ge=1, le=10**9, description="largest number of candidates, baselines included"
-    )
-    hours: float | None = Field(
-        None, ge=0.001, description="largest working time in hours, over all sessions"
-    )
-    target: float | None = Field(
-        None, description="fitness on the search documents at which the search ends"
-    )
-    patience: int | None = Field(
-        None,
-        ge=1,
-        le=10**9,
-        description="number of candidates, one after the other, none of which is better than the "
-        "best one before them, at which the search ends",
-    )
+    candidates: int | None = Field(None, ge=1, le=10**9)
+    """largest number of candidates, baselines included"""
+    hours: float | None = Field(None, ge=0.001)
+    """largest working time in hours, over all sessions"""
+    target: float | None = None
+    """fitness on the search documents at which the search ends"""
+    patience: int | None = Field(None, ge=1, le=10**9)
+    """number of candidates, one after the other, none of which is better than the best one before
+    them, at which the search ends"""
 
-    @model_validator(mode="after")
-    def _some_bound(self) -> BudgetConfig:
-        if all(bound is None for bound in self.model_dump().values()):
-            raise ValueError("needs a bound: candidates, hours, target or patience")
-        return self
+    rules = (
+        (
+            lambda it: all(bound is None for bound in it.model_dump().values()),
+            "needs a bound: candidates, hours, target or patience",
+        ),
+    )
 
 
 class SearchConfig(Section):
     """A search file."""
 
-    seed: int = Field(
-        0, ge=0, description="of the optimizer, of random methods, of document choice"
-    )
-    parents: list[Annotated[str, Field(min_length=1)]] = Field(
-        min_length=1,
-        description="models that are merged: folders, Hub ids (`org/name@revision`), either plus a "
-        "LoRA adapter (`model+adapter`), `zoo:NAME`",
-    )
-    base: str | None = Field(
-        None, description="model that task vectors are measured from; some methods need one"
-    )
-    dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        "bfloat16", description="dtype in which candidates are written, scored and exported"
-    )
-    tokenizer: str = Field(
-        "base", description="base: the host's; union: the tokens of all parents; or a parent"
-    )
-    space: SpaceConfig = Field(
-        ParametersConfig(), description="what is searched, and in which ranges"
-    )
-    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="how it is searched")
-    objectives: list[ObjectiveConfig] = Field(min_length=1, description="what is maximised")
-    constraints: list[ConstraintConfig] = Field(
-        default_factory=list, description="what a candidate must keep"
-    )
-    mode: Literal["weighted", "pareto"] = Field(
-        "weighted",
-        description="weighted: one fitness, the weighted mean of the objectives; pareto: all "
-        "merges that no other one beats in every objective (the front)",
-    )
-    evaluation: EvaluationConfig = Field(
-        EvaluationConfig(), description="how candidates are scored, on which documents"
-    )
-    budget: BudgetConfig = Field(BudgetConfig(candidates=300), description="when the search ends")
-    executor: ExecutorConfig = Field(ExecutorConfig(), description="where candidates are scored")
+    seed: int = Field(0, ge=0)
+    """of the optimizer, of random methods, of document choice"""
+    parents: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    """models that are merged: folders, Hub ids (`org/name@revision`), either plus a LoRA adapter
+    (`model+adapter`), `zoo:NAME`"""
+    base: str | None = None
+    """model that task vectors are measured from; some methods need one"""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """dtype in which candidates are written, scored and exported"""
+    tokenizer: str = "base"
+    """base: the host's; union: the tokens of all parents; or a parent"""
+    space: SpaceConfig = ParametersConfig()
+    """what is searched, and in which ranges"""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """how it is searched"""
+    objectives: list[ObjectiveConfig] = Field(min_length=1)
+    """what is maximised"""
+    constraints: list[ConstraintConfig] = Field(default_factory=list)
+    """what a candidate must keep"""
+    mode: Literal["weighted", "pareto"] = "weighted"
+    """weighted: one fitness, the weighted mean of the objectives; pareto: all merges that no other
+    one beats in every objective (the front)"""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """how candidates are scored, on which documents"""
+    budget: BudgetConfig = BudgetConfig(candidates=300)
+    """when the search ends"""
+    executor: ExecutorConfig = ExecutorConfig()
+    """where candidates are scored"""
     _frozen: Frozen | None = PrivateAttr(None)
 
     @field_validator("parents")
@@ -125,6 +112,24 @@ class SearchConfig(Section):
             raise ValueError("names no task, so there is nothing to score; name one")
         return value
 
+    rules = (
+        (
+            lambda it: it.mode == "pareto" and any(item.tie_breaker for item in it.objectives),
+            "has an objective with a `tie_breaker`, which orders candidates of equal fitness, but "
+            "with `mode` 'pareto' there is none; remove it, or add one with the metric nll",
+        ),
+        (
+            lambda it: it.mode == "pareto" and len(it.objectives) < 2,
+            "has `mode` 'pareto' and one objective, so there is no front; add an objective, or set "
+            "`mode` to weighted",
+        ),
+        (
+            lambda it: it.mode == "pareto" and it.budget.target is not None,
+            "has `budget.target` {0.budget.target:g}, which is a fitness, but with `mode` 'pareto' "
+            "there is none; remove it",
+        ),
+    )
+
     @model_validator(mode="after")
     def _distinct_files(self) -> SearchConfig:
         known: dict[str, MeasuredConfig] = {}
@@ -146,29 +151,6 @@ class SearchConfig(Section):
         if isinstance(optimizer, Mapping) and optimizer.get("name", "auto") == "auto":
             return {**data, "optimizer": {**optimizer, "name": "nsga2"}}
         return data
-
-    @model_validator(mode="after")
-    def _suits_the_mode(self) -> SearchConfig:
-        if self.mode == "weighted":
-            return self
-        for place, item in enumerate(self.objectives):
-            if item.tie_breaker is not None:
-                raise ValueError(
-                    f"has `objectives[{place}].tie_breaker` {item.tie_breaker}, which orders "
-                    "candidates of equal fitness, but with `mode` 'pareto' there is none; remove "
-                    "it, or add an objective with the metric nll"
-                )
-        if len(self.objectives) < 2:
-            raise ValueError(
-                "has `mode` 'pareto' and one objective, so there is no front; add an objective, or "
-                "set `mode` to weighted"
-            )
-        if self.budget.target is not None:
-            raise ValueError(
-                f"has `budget.target` {self.budget.target:g}, which is a fitness, but with `mode` "
-                "'pareto' there is none; remove it"
-            )
-        return self
 
     @property
     def tasks(self) -> list[str]:

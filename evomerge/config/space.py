@@ -47,11 +47,8 @@ class _SpaceConfig(Section):
     """What all kinds of spaces have."""
 
     kind: str
-    host: str | None = Field(
-        None,
-        description="parent that gives config and tokenizer; null: the first, or in a parameter "
-        "space the base",
-    )
+    host: str | None = None
+    """parent that gives config and tokenizer; null: the first, or in a parameter space the base"""
 
     @model_validator(mode="before")
     @classmethod
@@ -72,30 +69,25 @@ class _SpaceConfig(Section):
 class ParametersConfig(_SpaceConfig):
     """A parameter space."""
 
-    kind: Literal["parameters"] = Field("parameters", description="parameters: weights of a merge")
-    method: str | Annotated[list[str], Field(min_length=1)] = Field(
-        "task_arithmetic", description="merge method; of a list, the search chooses one"
-    )
-    embeddings: bool = Field(True, description="own knobs for embeddings and head")
-    knobs: dict[str, KnobRange] = Field({}, description="a range is searched, a number is fixed")
-    method_per: Literal["model", "group"] = Field(
-        "model",
-        description="of several methods: one for the whole model, or one for each layer group",
-    )
-    groups: int | Literal["each", "one"] = Field(
-        "one", description="layer groups with their own knobs: a number, `each` or `one`"
-    )
-    components: list[str] | Literal["each"] = Field(
-        [],
-        description="kinds of tensors with their own knobs, e.g. attention; `each`: every tensor; "
-        "vision, projector and audio are the host's unless they are named",
-    )
-    most_parents: int | None = Field(
-        None,
-        ge=1,
-        description="a pool: a candidate merges at most so many of the parents; null: all of them",
-    )
-    smooth: bool = Field(False, description="interpolate knobs over depth between groups")
+    kind: Literal["parameters"] = "parameters"
+    """parameters: weights of a merge"""
+    method: str | Annotated[list[str], Field(min_length=1)] = "task_arithmetic"
+    """merge method; of a list, the search chooses one"""
+    embeddings: bool = True
+    """own knobs for embeddings and head"""
+    knobs: dict[str, KnobRange] = Field({})
+    """a range is searched, a number is fixed"""
+    method_per: Literal["model", "group"] = "model"
+    """of several methods: one for the whole model, or one for each layer group"""
+    groups: int | Literal["each", "one"] = "one"
+    """layer groups with their own knobs: a number, `each` or `one`"""
+    components: list[str] | Literal["each"] = Field([])
+    """kinds of tensors with their own knobs, e.g. attention; `each`: every tensor; vision,
+    projector and audio are the host's unless they are named"""
+    most_parents: int | None = Field(None, ge=1)
+    """a pool: a candidate merges at most so many of the parents; null: all of them"""
+    smooth: bool = False
+    """interpolate knobs over depth between groups"""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -109,47 +101,44 @@ class ParametersConfig(_SpaceConfig):
             raise ValueError("must be 1 or more, `each` or `one`")
         return value
 
-    @model_validator(mode="after")
-    def _all_or_none_of_each(self) -> ParametersConfig:
-        if self.components == "each" and not self.embeddings:
-            raise ValueError(
-                "has `components` 'each', so every tensor of a block has its own knobs, but "
-                "`embeddings` false, so embeddings and head have none; set `embeddings` to true"
-            )
-        return self
+    rules = (
+        (
+            lambda it: it.components == "each" and not it.embeddings,
+            "has `components` 'each', so every tensor of a block has its own knobs, but "
+            "`embeddings` false, so embeddings and head have none; set `embeddings` to true",
+        ),
+    )
 
 
 class OutsideConfig(Section):
     """The parents that give the embeddings and the head."""
 
-    embeddings: str | None = Field(
-        None, description="parent that gives the embeddings; null: the host"
-    )
-    head: str | None = Field(None, description="parent that gives the head; null: the host")
+    embeddings: str | None = None
+    """parent that gives the embeddings; null: the host"""
+    head: str | None = None
+    """parent that gives the head; null: the host"""
 
 
 class PathConfig(_SpaceConfig):
     """What all data-flow spaces have."""
 
-    kind: Literal["dataflow"] = Field(description="dataflow: a path through the parents' layers")
+    kind: Literal["dataflow"]
+    """dataflow: a path through the parents' layers"""
     variant: str
     scales: Scales = (0.5, 1.5)
-    outside: OutsideConfig | None = Field(
-        None, description="the parents that give embeddings and head; null: the host"
-    )
+    outside: OutsideConfig | None = None
+    """the parents that give embeddings and head; null: the host"""
 
 
 class SakanaConfig(PathConfig):
     """Sakana AI's data-flow space."""
 
-    variant: Literal["sakana"] = Field(
-        "sakana", description="sakana: a slot and an indicator for each layer"
-    )
+    variant: Literal["sakana"] = "sakana"
+    """sakana: a slot and an indicator for each layer"""
     repeats: Repeats = 2
     ends: Ends = "fixed"
-    start: tuple[float, float] = Field(
-        (1.0, -1.0), description="start of indicators [in, out] of the first path, in sigmas"
-    )
+    start: tuple[float, float] = (1.0, -1.0)
+    """start of indicators [in, out] of the first path, in sigmas"""
     layers: Layers = (1, None)
 
     @field_validator("start")
@@ -166,9 +155,8 @@ class SakanaConfig(PathConfig):
 class StructuredConfig(PathConfig):
     """A data-flow space of slots that are in or out."""
 
-    variant: Literal["structured"] = Field(
-        description="structured: a slot for each layer, in or out"
-    )
+    variant: Literal["structured"]
+    """structured: a slot for each layer, in or out"""
     repeats: Repeats = 2
     ends: Ends = "fixed"
     layers: Layers = (1, None)
@@ -177,23 +165,25 @@ class StructuredConfig(PathConfig):
 class FrankenmergeConfig(PathConfig):
     """A data-flow space of slices."""
 
-    variant: Literal["frankenmerge"] = Field(description="frankenmerge: a few contiguous slices")
+    variant: Literal["frankenmerge"]
+    """frankenmerge: a few contiguous slices"""
     layers: Layers = (1, None)
-    slices: Annotated[tuple[int, int], AfterValidator(_in_order)] = Field(
-        (2, 4), description="[min, max] number of slices"
-    )
+    slices: Annotated[tuple[int, int], AfterValidator(_in_order)] = (2, 4)
+    """[min, max] number of slices"""
 
 
 class SwapsConfig(PathConfig):
     """A data-flow space that chooses a parent at each depth."""
 
-    variant: Literal["swaps"] = Field(description="swaps: at each depth the layer of one parent")
+    variant: Literal["swaps"]
+    """swaps: at each depth the layer of one parent"""
 
 
 class DroppingConfig(PathConfig):
     """A data-flow space that leaves out layers of the host."""
 
-    variant: Literal["dropping"] = Field(description="dropping: the host without some layers")
+    variant: Literal["dropping"]
+    """dropping: the host without some layers"""
     ends: Ends = "fixed"
     layers: Layers = (1, None)
 

@@ -357,7 +357,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[Any] | None, str]] = {
     "an encoder too": (
         {"objectives": [{"classifier": "f1", "file": "rows.jsonl", "encoder": "sts"}]},
         None,
-        "has the `classifier` 'f1' and the `encoder` sts; remove one",
+        "has the `classifier` f1 and the `encoder` sts; remove one",
     ),
     "another metric": (
         {"objectives": [{"classifier": "f1", "file": "rows.jsonl", "metric": "accuracy"}]},
