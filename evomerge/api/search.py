@@ -166,8 +166,7 @@ def start(
     `run` runs it. With `resume`, a run in the folder goes on.
     """
     from evomerge.config.schema import override, parse
-    from evomerge.setup.going_on import going_on
-    from evomerge.setup.runs import begin, folder_of, prepare
+    from evomerge.setup.runs import begin, folder_of, going_on, prepare
 
     own = deepcopy(dict(data))  # the caller's mapping stays as it is
     if candidates is not None:

@@ -117,7 +117,7 @@ class Study(Run):
         candidates: int | None = None,
     ) -> None:
         from evomerge.setup import search as searches
-        from evomerge.setup.genes import shown_genes
+        from evomerge.setup.preflight import shown_genes
         from evomerge.setup.runs import reopen
 
         folder = path_of(run, "run").absolute()
@@ -340,10 +340,8 @@ def _begin(
     from evomerge.config.messages import parsed
     from evomerge.config.schema import BudgetConfig, override, parse
     from evomerge.setup.check import check_search
-    from evomerge.setup.going_on import going_on
-    from evomerge.setup.runs import begin, folder_of
+    from evomerge.setup.runs import begin, check_study, folder_of, going_on
     from evomerge.setup.search import check_weights_are_finite
-    from evomerge.setup.study import check_study
 
     given = {} if candidates is None else {"candidates": candidates}
     if given:

@@ -30,8 +30,7 @@ def validate(
         InputError: what is wrong, as one sentence.
     """
     from evomerge.config.schema import parse
-    from evomerge.setup.genes import gene_list
-    from evomerge.setup.preflight import summary, warnings
+    from evomerge.setup.preflight import gene_list, summary, warnings
     from evomerge.setup.runs import folder_of, prepare
 
     data, source = content_of(config)

@@ -59,8 +59,7 @@ def validate(
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
     from evomerge.config.schema import parse, read
     from evomerge.merging.backend import bytes_of
-    from evomerge.setup.genes import HEADERS, gene_list, gene_rows
-    from evomerge.setup.preflight import summary, warnings
+    from evomerge.setup.preflight import HEADERS, gene_list, gene_rows, summary, warnings
     from evomerge.setup.runs import folder_of, prepare
 
     data = read(file, set_)

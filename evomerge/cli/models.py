@@ -65,7 +65,7 @@ def evaluate(
     from evomerge.searching.ranking import measured
     from evomerge.setup.runs import load_any, prepare
     from evomerge.setup.search import evaluate as evaluate_model
-    from evomerge.setup.task_digests import sampled
+    from evomerge.setup.task_digests import task_facts
 
     allowed = Permissions(allow_code, trust_code)
     checked = prepare(load_any(config), config.parent, allowed)
@@ -80,7 +80,7 @@ def evaluate(
     terminal.print_examples(scores.examples)
     rows = [(k, terminal.estimate(v, factor_of([v.value], k))) for k, v in estimates.items()]
     terminal.print_table(("score", f"{split} [95 %]"), rows)
-    if note := sampling_note(sampled(checked.config, checked.evaluator)):
+    if note := sampling_note(task_facts(checked.config, checked.evaluator)["sampled"]):
         terminal.say(note)
 
 

@@ -10,8 +10,7 @@ from evomerge.errors import RecipeError
 from evomerge.merging.methods import get_method
 from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.run.atomic import check_new_folder
-from evomerge.setup.classifiers import head_notes
-from evomerge.setup.encoders import differing_modules, module_notes
+from evomerge.setup.kinds import differing_modules, part_notes
 from evomerge.setup.parents import pinned, renamed_recipe
 from evomerge.setup.recipe_file import absolute_name, read_recipe_file
 
@@ -58,10 +57,8 @@ def merge_recipe(
     every = [checkpoints[name] for name in (recipe.host, *recipe.parents)]
     notes += type_notes(checkpoints[name] for name in recipe.parents)
     shown = {name: repr(name) for name in checkpoints}
-    notes += module_notes(dict.fromkeys(every), shown)
-    if every[0].modules is not None:
-        notes += differing_modules(dict.fromkeys(every), shown)
-    notes += head_notes(dict.fromkeys(every), shown)
+    notes += part_notes(dict.fromkeys(every), shown)
+    notes += differing_modules(dict.fromkeys(every), shown)
     notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)
     notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
     return tuple(notes)

@@ -13,7 +13,7 @@ from evomerge.models.files import TOKENIZER_FILES, is_from_hub
 from evomerge.models.weights import GGUF_ADVICE
 
 RUN = "run:"
-"""Prefix of a run that a search starts from; see `evomerge.setup.starts`."""
+"""Prefix of a run that a search starts from; see `evomerge.setup.strategy.find_starts`."""
 
 _INSTEAD = {
     RUN: "export the winner of the run with `evomerge export DIR --out FOLDER`",

@@ -12,8 +12,6 @@ from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.merging.methods import get_method
 from evomerge.scores import TOKENS, Objective, violation
 from evomerge.setup.checked import CheckedSearch
-from evomerge.space.knobs import plan_knobs
-from evomerge.space.layer_genes import method_inputs
 from evomerge.space.pool import PRIORITY
 from evomerge.space.protocol import Gene, Space
 from evomerge.strategy.gradient import BATCH, STEPS, GradientStrategy
@@ -45,8 +43,7 @@ def check_descents(
         )
     if config.executor.order == "arrival":
         raise ConfigError(
-            "`optimizer.name` is gradient, whose points are told together, but `executor.order` "
-            "is arrival; set it to generation."
+            "`executor.order` is arrival, but gradient needs its points together; set generation."
         )
     loss = config.optimizer.loss or "reference"
     for item in objectives:
@@ -69,10 +66,7 @@ def check_descents(
 
 
 def _check_objective(
-    item: Objective,
-    loss: str,
-    evaluator: Evaluator,
-    documents: Mapping[str, Sequence[int]],
+    item: Objective, loss: str, evaluator: Evaluator, documents: Mapping[str, Sequence[int]]
 ) -> None:
     harness = evaluator.tasks_of("search").harness
     functions = evaluator.tasks_of("search").functions
@@ -104,38 +98,11 @@ def has_slope(gene: Gene, config: SearchConfig) -> bool:
 
 
 def slope_note(config: SearchConfig, genes: Sequence[Gene]) -> str | None:
-    """Return which genes have no slope, and what those of the others cost; None: all is well.
-
-    A slope without a formula takes two merges of each tensor, and an exact one takes none.
-    """
-    if not config.optimizer.descends:
-        return None
+    """Return how many genes no descent moves, for want of a slope; None: it moves all."""
     kept = sum(not has_slope(gene, config) for gene in genes)
-    note = f"{kept} of {len(genes)} genes have none, so no descent moves them" if kept else None
-    return "; ".join(filter(None, (note, _cost_note(config)))) or None
-
-
-def _cost_note(config: SearchConfig) -> str | None:
-    """Return what slopes cost beside the backward pass of a step; None if that is little."""
-    space = config.space
-    if not isinstance(space, ParametersConfig):
+    if not config.optimizer.descends or not kept:
         return None
-    methods = [get_method(name) for name in space.methods]
-    searched = plan_knobs(methods, space.knobs).searched
-    notes = []
-    for used in method_inputs(methods, config.parents, config.base, pool=True):
-        method, count = used.method, len(used.sources)
-        smooth = {knob.name for knob in method.knobs if knob.is_smooth}
-        own = [item for item in searched if method.name in item.methods and item.name in smooth]
-        merges = 2 * sum(count if knob.per == "source" else 1 for knob in own)
-        if method.slopes is not None or not merges:
-            continue
-        is_dear = method.costly and {knob.name for knob in own} != {"lambda"}
-        notes.append(
-            f"{merges} more merges by {method.name} in every step"
-            + (", each of them costly; fix all of its knobs but lambda" if is_dear else "")
-        )
-    return "; ".join(notes) or None
+    return f"{kept} of {len(genes)} genes have none, so no descent moves them"
 
 
 def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
@@ -166,9 +133,5 @@ def _lessons(checked: CheckedSearch) -> Lessons:
         config.seed,
         objectives,
         {task for task in documents if info.tasks[task].kind == "generate_until"},
-        {
-            label: recipe
-            for label, recipe in checked.space.baselines().items()
-            if label in config.parents
-        },
+        {n: recipe for n, recipe in checked.space.baselines().items() if n in config.parents},
     )

@@ -27,31 +27,36 @@ from evomerge.strategy.gradient import LEG
 from evomerge.strategy.protocol import Descending
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CostProbe:
     """What a candidate costs that was built and scored on this machine.
 
     Attributes:
-        start: seconds until a worker is ready: it loads models and prompts, and merges once.
-        build, evaluate: seconds of its merge, and of its scores on all search documents.
-        peak: largest memory of the process in bytes, and of accelerators; see `Scores.peak`.
-        shared: bytes of mapped files in `peak`, which all workers of a machine share.
-        step: seconds of a step of a descent; 0 without descents.
+        start_seconds: until a worker is ready: it loads models and prompts, and merges once.
+        build_seconds, evaluate_seconds: of its merge, and of its scores on all search documents.
+        peak_bytes: largest memory of the process, and of accelerators; see `Scores.peak`.
+        shared_bytes: of mapped files in `peak_bytes`, which all workers of a machine share.
+        step_seconds: of a step of a descent; 0 without descents.
         forms: how the reference answers of each task are written; empty if none are learned.
     """
 
-    start: float
-    build: float
-    evaluate: float
-    peak: Mapping[str, int]
-    shared: int
-    step: float = 0.0
+    start_seconds: float
+    build_seconds: float
+    evaluate_seconds: float
+    peak_bytes: Mapping[str, int]
+    shared_bytes: int
+    step_seconds: float = 0.0
     forms: Forms = field(default_factory=dict)
 
+    @property
+    def candidate_seconds(self) -> float:
+        """Seconds that a candidate takes."""
+        return self.build_seconds + self.evaluate_seconds
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a search costs if each candidate costs what the tried one did; see `CostProbe`.
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate(CostProbe):
+    """What a search costs if each candidate costs what the tried one did.
 
     Attributes:
         candidates: number that the budget allows, baselines included; None if it only has a target.
@@ -61,24 +66,12 @@ class Estimate:
         assumes: what is assumed, one sentence each.
     """
 
-    start_seconds: float
-    build_seconds: float
-    evaluate_seconds: float
     workers: int
     candidates: int | None
     search_seconds: float | None
     final_seconds: float
-    peak_bytes: Mapping[str, int]
-    shared_bytes: int
     machine_bytes: int
-    step_seconds: float
-    forms: Forms
     assumes: tuple[str, ...]
-
-    @property
-    def candidate_seconds(self) -> float:
-        """Seconds that a candidate takes."""
-        return self.build_seconds + self.evaluate_seconds
 
     @property
     def seconds(self) -> float | None:
@@ -96,13 +89,13 @@ class Estimate:
         """Return the estimate for people: name -> text."""
         build, evaluate = fine_duration(self.build_seconds), fine_duration(self.evaluate_seconds)
         each = fine_duration(self.candidate_seconds)
-        found = {"one candidate": f"{each} ({build} to merge, {evaluate} to score)"}
+        words = {"one candidate": f"{each} ({build} to merge, {evaluate} to score)"}
         if self.step_seconds:
-            found["one step of a descent"] = fine_duration(self.step_seconds)
+            words["one step of a descent"] = fine_duration(self.step_seconds)
         if self.forms:
-            found["answers are learned"] = forms_in_words(self.forms)
+            words["answers are learned"] = forms_in_words(self.forms)
         if self.search_seconds is not None and self.seconds is not None:
-            found["whole search"] = (
+            words["whole search"] = (
                 f"about {duration(self.seconds)}: {fine_duration(self.start_seconds)} to start, "
                 f"{duration(self.search_seconds)} for {self.candidates} candidates, "
                 f"{fine_duration(self.final_seconds)} for the final scores"
@@ -112,19 +105,20 @@ class Estimate:
             peak += f", of which {size_text(self.shared_bytes)} are files that workers share"
         if "accelerator" in self.peak_bytes:
             peak += f"; {size_text(self.peak_bytes['accelerator'])} on the accelerator"
-        found["memory of a worker"] = peak
+        words["memory of a worker"] = peak
         if self.machine_bytes > self.peak_bytes["process"]:
-            found["memory of a machine"] = f"about {size_text(self.machine_bytes)}"
-        return {**found, "assumed": "; ".join(self.assumes)}
+            words["memory of a machine"] = f"about {size_text(self.machine_bytes)}"
+        return {**words, "assumed": "; ".join(self.assumes)}
 
 
 def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     """Return what a search costs if each of its candidates costs what the tried one did."""
     config, workers = checked.config, workers_of(checked.config)
-    baselines, candidates = len(checked.space.baselines()), config.budget.candidates
-    each, generation = probe.build + probe.evaluate, make_strategy(checked).generation
-    if config.budget.hours is not None:
-        in_time = int(max(0.0, 3600 * config.budget.hours - probe.start) / each) * workers.count
+    count, baselines = workers.count, len(checked.space.baselines())
+    candidates, hours, each = config.budget.candidates, config.budget.hours, probe.candidate_seconds
+    generation = make_strategy(checked).generation
+    if hours is not None:
+        in_time = int(max(0.0, 3600 * hours - probe.start_seconds) / each) * count
         candidates = in_time if candidates is None else min(candidates, in_time)
     search = None
     if candidates is not None:
@@ -133,8 +127,8 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         together = searched if config.executor.order == "arrival" else generation
         whole, rest = divmod(searched, max(1, together))
         parts = [min(candidates, baselines), *[together] * whole, rest]
-        search = each * sum(math.ceil(part / workers.count) for part in parts)
-        search += probe.step * LEG * math.ceil(searched / min(workers.count, generation))
+        search = each * sum(math.ceil(part / count) for part in parts)
+        search += probe.step_seconds * LEG * math.ceil(searched / min(count, generation))
     finalists, has_front = config.evaluation.validation.finalists, checked.ranking.has_front
     if finalists is None:  # a front is taken to be as large as a generation
         finalists = generation if has_front else FINALISTS
@@ -142,44 +136,30 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     finals = 0.0
     scored: dict[Split, int] = {"validation": finalists, "test": finalists if has_front else 1}
     for split, models in scored.items():
-        count = min(models + baselines, math.inf if candidates is None else candidates)
-        count += len(base_to_test(checked)) if split == "test" else 0
-        seconds = probe.build + probe.evaluate * documents[split] / documents["search"]
-        finals += math.ceil(count / workers.count) * seconds
-    own = max(0, probe.peak["process"] - probe.shared)
+        scorings = min(models + baselines, math.inf if candidates is None else candidates)
+        scorings += len(base_to_test(checked)) if split == "test" else 0
+        seconds = probe.evaluate_seconds * documents[split] / documents["search"]
+        finals += math.ceil(scorings / count) * (probe.build_seconds + seconds)
+    own = max(0, probe.peak_bytes["process"] - probe.shared_bytes)
+    assumes = ["every candidate and document takes as long as the one that was tried"]
+    if config.evaluation.racing.enabled is True:
+        assumes.append("racing saves nothing, though it leaves out documents of most candidates")
+    for bound in ("target", "patience"):
+        if getattr(config.budget, bound) is not None:
+            assumes.append(f"the search does not end early at budget.{bound}")
+    if config.executor.kind == "ray":
+        assumes.append("every worker is as fast as this machine")
+    if count > 1:
+        assumes.append(f"{count} workers do not slow each other down")
     return Estimate(
-        probe.start,
-        probe.build,
-        probe.evaluate,
-        workers.count,
-        candidates,
-        search,
-        finals,
-        probe.peak,
-        probe.shared,
-        probe.shared + workers.on_a_machine * own,
-        probe.step,
-        probe.forms,
-        _assumptions(checked, workers.count),
+        **vars(probe),
+        workers=count,
+        candidates=candidates,
+        search_seconds=search,
+        final_seconds=finals,
+        machine_bytes=probe.shared_bytes + workers.on_a_machine * own,
+        assumes=tuple(assumes),
     )
-
-
-def _assumptions(checked: CheckedSearch, workers: int) -> tuple[str, ...]:
-    """Return what the estimate assumes, and what it leaves out."""
-    config = checked.config
-    found = {
-        "every candidate takes as long as the one that was tried": True,
-        "a document of any split takes the same time": True,
-        "racing saves nothing, though it leaves out documents of most candidates": (
-            config.evaluation.racing.enabled is True
-        ),
-        "the search does not end early at budget.target": config.budget.target is not None,
-        "the search does not end early at budget.patience": config.budget.patience is not None,
-        "every worker is as fast as this machine": config.executor.kind == "ray",
-        f"{workers} workers do not slow each other down": workers > 1,
-        "imports and checks before the start are not counted": True,
-    }
-    return tuple(text for text, holds in found.items() if holds)
 
 
 def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostProbe:
@@ -208,15 +188,19 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
     worker.evaluator.try_out(worker.build(first))
     start = time.perf_counter() - began
     count, documents = len(recipes), sum(map(len, checked.splits["search"].values()))
-    candidates = "a candidate" if count == 1 else f"{count} candidates"
-    say(f"building {candidates}, and scoring on {documents} documents")
+    what = "a candidate" if count == 1 else f"{count} candidates"
+    say(f"building {what}, and scoring on {documents} documents")
     outcomes = [worker(Job(number, number, recipe)) for number, recipe in enumerate(recipes)]
     tried = outcomes[-1]
     if not isinstance(tried, Scores):
         raise _failed("candidate", tried)
-    build = tried.seconds["prepare"] + tried.seconds["merge"]
-    shared = int(getattr(psutil.Process().memory_info(), "shared", 0))  # known on Linux
-    probe = CostProbe(start, build, tried.seconds["evaluate"], tried.peak, shared)
+    probe = CostProbe(
+        start_seconds=start,
+        build_seconds=tried.seconds["prepare"] + tried.seconds["merge"],
+        evaluate_seconds=tried.seconds["evaluate"],
+        peak_bytes=tried.peak,
+        shared_bytes=int(getattr(psutil.Process().memory_info(), "shared", 0)),  # known on Linux
+    )
     if not isinstance(strategy, Descending):
         return probe
     say("making the first steps of a descent")
@@ -231,7 +215,7 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
         if not isinstance(reached, Reached):
             raise _failed("descent", reached)
         step = reached.seconds["descend"] / len(walked.batches)
-        probe = replace(probe, step=step, forms=reached.forms, peak=reached.peak)
+        probe = replace(probe, step_seconds=step, forms=reached.forms, peak_bytes=reached.peak)
     return probe
 
 

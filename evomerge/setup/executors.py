@@ -24,26 +24,18 @@ from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.logbook import Logbook
-from evomerge.setup import cluster
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.freeze import package_version
 from evomerge.setup.runs import restore
 from evomerge.setup.worker import make_worker, threads_of
-from evomerge.setup.workers import worker_devices
+from evomerge.setup.workers import connect, fitting, ray_workers, worker_devices
 from evomerge.trust.consent import NOTHING, Permissions
 
 PRELOADED = (
-    "torch",
-    "transformers.generation.utils",
-    "lm_eval.tasks",
-    "lm_eval.models.huggingface",
-    "datasets",
-    "evomerge.execute.worker",
-    "evomerge.merging.backend",
-    "evomerge.merging.methods",
-    "evomerge.merging.kernels.compiled",
-    "evomerge.setup.executors",
-)
+    "torch", "transformers.generation.utils", "lm_eval.tasks", "lm_eval.models.huggingface",
+    "datasets", "evomerge.execute.worker", "evomerge.merging.backend", "evomerge.merging.methods",
+    "evomerge.merging.kernels.compiled", "evomerge.setup.executors",
+)  # fmt: skip
 """What a worker imports. Imported once for all, it saves each worker four fifths of its start."""
 
 PRELOADED_FOR_ENCODERS = "sentence_transformers.sentence_transformer.modules"
@@ -132,11 +124,7 @@ def worker_of_run(
 
 
 def _pool(
-    config: SearchConfig,
-    run: Path,
-    logbook: Logbook,
-    attempts: Attempts,
-    workers: Sequence[Worker],
+    config: SearchConfig, run: Path, logbook: Logbook, attempts: Attempts, workers: Sequence[Worker]
 ) -> Executor:
     known: tuple[str, ...] = ()
     if config.executor.kind == "processes":  # workers of Ray may be on other machines
@@ -156,12 +144,13 @@ def make_processes(
     """Return an executor of worker processes; see `MakeExecutor`."""
     from evomerge.execute.processes import ProcessWorker
 
-    devices = worker_devices(checked.config)
-    count = len(devices)
+    devices, cores = worker_devices(checked.config), count_cores()
     kind = checked.checkpoints[checked.host].config.get("model_type")
-    further = (PRELOADED_FOR_ENCODERS,) if checked.config.encoders else ()
-    preload = (*PRELOADED, f"transformers.models.{kind}.modeling_{kind}", *further)
-    worker = worker_of_run(checked, run, logbook, count, max(1, count_cores() // count))
+    preload: tuple[str, ...] = (*PRELOADED, f"transformers.models.{kind}.modeling_{kind}")
+    if checked.config.encoders:
+        preload += (PRELOADED_FOR_ENCODERS,)
+    count = len(devices)
+    worker = worker_of_run(checked, run, logbook, count, max(1, cores // count))
     workers = [
         ProcessWorker(replace(worker, devices=group), preload, "+".join(group)) for group in devices
     ]
@@ -198,28 +187,26 @@ def on_machine(
             )
     own = ray.get_runtime_context().get_node_id()
     resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
-    neighbours = min(worker.neighbours, max(1, cluster.fitting(resources, needed)))
+    neighbours = min(worker.neighbours, max(1, fitting(resources, needed)))
     try:
         return replace(worker, neighbours=neighbours)()
     except InputError as error:
-        raise SearchError(
-            f"{place}, while all machines must see the same parents and tasks: {error}"
-        ) from error
+        why = f"{place}, while all machines must see the same parents and tasks: {error}"
+        raise SearchError(why) from error
     except EvomergeError:
         raise
     except Exception as error:
         raise SearchError(
-            f"{place} a worker could not be made ({one_line(error)}); see to this machine, then go "
-            "on with `evomerge resume`."
+            f"{place} a worker could not be made ({one_line(error)}); repair it, then resume."
         ) from error
 
 
 def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
     """Return an executor of Ray actors; see `MakeExecutor`."""
     config = checked.config
-    workers = cluster.ray_workers(config)
+    workers = ray_workers(config)
     needed, count = workers.needed, workers.count
-    cluster.connect(config)
+    connect(config)
     from evomerge.evaluation.inference.vllm_start import installed_vllm
     from evomerge.execute.ray import RayWorker
 
@@ -239,8 +226,6 @@ MakeExecutor: TypeAlias = Callable[[CheckedSearch, Path, Logbook, Attempts], Exe
 of CPU threads that score a model, and the jobs that end a process."""
 
 EXECUTORS: Mapping[str, MakeExecutor] = {
-    "inline": make_inline,
-    "processes": make_processes,
-    "ray": make_ray,
-}
+    "inline": make_inline, "processes": make_processes, "ray": make_ray,
+}  # fmt: skip
 """`executor.kind` -> what makes the executor."""

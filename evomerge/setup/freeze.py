@@ -10,7 +10,7 @@ from typing import Any
 from evomerge.config.schema import SearchConfig
 from evomerge.evaluation.inference.device import processor
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.task_digests import datasets, sampled, sources, task_digests
+from evomerge.setup.task_digests import task_digests, task_facts
 from evomerge.space.protocol import Gene
 
 PACKAGES = (
@@ -42,10 +42,8 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
             split: {task: list(ids) for task, ids in documents.items()}
             for split, documents in checked.splits.items()
         },
-        "sources": sources(checked.config, checked.evaluator),
         "tasks": task_digests(checked.evaluator, checked.splits),
-        "datasets": datasets(checked.config, checked.evaluator),
-        "sampled": sampled(checked.config, checked.evaluator),
+        **task_facts(checked.config, checked.evaluator),
         "fewer_documents": checked.fewer_documents,
         "genes": [gene.name for gene in checked.space.genes],
         "gene_ranges": _ranges(checked.space.genes),
@@ -76,12 +74,8 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
     """
     from evomerge.evaluation.inference.vllm_start import installed_vllm
 
-    versions = {
-        "python": platform.python_version(),
-        **{name: package_version(name) for name in PACKAGES},
-    }
-    if config.encoders:
-        versions |= {name: package_version(name) for name in OF_ENCODERS}
+    packages = PACKAGES + (OF_ENCODERS if config.encoders else ())
+    versions = {"python": platform.python_version()} | {n: package_version(n) for n in packages}
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
         versions[found[0]] = found[1]
     return versions
@@ -89,19 +83,15 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
 
 def other_versions(config: SearchConfig) -> str:
     """Return a warning if a run goes on with other versions than it began with, or no text."""
-    began = config.frozen.versions if config.frozen else {}
-    now = installed_versions(config)
-    changed = [
-        f"{name} {began[name]} (now {now.get(name, 'none')})"
-        for name in began
-        if now.get(name, "none") != began[name]
-    ]
-    if not changed:
-        return ""
-    return (
-        f"The run began with {', '.join(changed)}. Scores may differ in their last digits from "
-        "those of an unbroken search, and so may its course; for exactly the same search, install "
-        "these versions again."
+    began, now = config.frozen.versions if config.frozen else {}, installed_versions(config)
+    changed = ", ".join(
+        f"{name} {then} (now {now.get(name, 'none')})"
+        for name, then in began.items()
+        if now.get(name, "none") != then
+    )
+    return changed and (
+        f"The run began with {changed}. The last digits of scores may differ, and so may the "
+        "course of the search; for exactly the same search, install these versions again."
     )
 
 
@@ -115,8 +105,7 @@ def other_processor(config: SearchConfig) -> str:
         return ""
     return (
         f"The run began on another kind of processor ({began}; now {now}): scores are as right "
-        "here, but their last digits may differ, so the search need not go on bit for bit as it "
-        "would have there."
+        "here, but their last digits may differ, so the search may take another course."
     )
 
 

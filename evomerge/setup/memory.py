@@ -38,39 +38,28 @@ _FULL = 0.8  # of an accelerator's memory that is taken before batches: the same
 
 
 @dataclass(frozen=True)
-class Room:
-    """The memory that a search has.
-
-    Attributes:
-        device: the device that scores models, such as `cuda`.
-        is_apart: whether the device has a memory of its own, for merged weights and batches.
-        accelerator: bytes of one accelerator; None: there is none, or it is unknown.
-        total, free: bytes of this machine, and what is free of them now; None: of other machines.
-    """
-
-    device: str
-    is_apart: bool
-    accelerator: int | None
-    total: int | None
-    free: int | None
-
-
-@dataclass(frozen=True)
-class Needs:
-    """About how much memory a search takes, in bytes, by what takes it.
+class Memory:
+    """What a search takes and what there is, in bytes, by what takes it.
 
     `prepared merges` is the most that is kept from candidate to candidate; it is filled by the
     first candidates of each method.
 
     Attributes:
-        machine: of the processes on one machine together.
-        accelerator: of the workers that share one accelerator; empty if the device is none.
+        machine: what the processes on one machine take together.
+        shares: what the workers that share one accelerator take; empty if the device is none.
         mapped: files of parents, which all workers of a machine share.
+        device: the device that scores models, such as `cuda`.
+        accelerator: memory of one accelerator; None: there is none, or it is unknown.
+        total, free: of this machine, and what is free of it now; None: of other machines.
     """
 
     machine: Mapping[str, float]
-    accelerator: Mapping[str, float]
+    shares: Mapping[str, float]
     mapped: float
+    device: str
+    accelerator: int | None
+    total: int | None = None
+    free: int | None = None
 
 
 def weights_of(checked: CheckedSearch) -> int:
@@ -82,26 +71,14 @@ def _itemsize(checked: CheckedSearch) -> int:
     return {"float32": 4}.get(checked.config.dtype, 2)
 
 
-def room_of(checked: CheckedSearch) -> Room:
-    """Return the memory of this machine, or of the one that the search is planned for.
+def memory_of(checked: CheckedSearch) -> Memory:
+    """Return what a search takes, on this machine or on the one that it is planned for.
 
     Workers of a Ray cluster have the memory of their machines, which is unknown here.
     """
-    config, planned = checked.config, checked.gpu_memory
-    if planned is not None:
-        return Room("cuda", True, planned, None, None)
-    device = choose_device(config.evaluation.device)
-    is_apart = device.partition(":")[0] not in ("cpu", "mps")
-    if config.executor.kind == "ray" and config.executor.ray.address is not None:
-        return Room(device, is_apart, None, None, None)
-    own = psutil.Process().memory_info()  # in `libraries`
-    free = free_memory() + own.rss - getattr(own, "shared", 0)
-    return Room(device, is_apart, device_memory(device), total_memory(), min(free, total_memory()))
-
-
-def needs_of(checked: CheckedSearch, room: Room) -> Needs:
-    """Return how much memory a search takes."""
-    config, host = checked.config, checked.checkpoints[checked.host]
+    config, host, planned = checked.config, checked.checkpoints[checked.host], checked.gpu_memory
+    device = "cuda" if planned is not None else choose_device(config.evaluation.device)
+    is_apart = device.partition(":")[0] not in ("cpu", "mps")  # it has a memory of its own
     workers = workers_of(config)
     count = workers.on_a_machine
     libraries = _LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES
@@ -114,18 +91,23 @@ def needs_of(checked: CheckedSearch, room: Room) -> Needs:
     each = {"weights": weights_of(checked) * depth}
     if config.optimizer.descends:
         each["backward pass"] = _backward_bytes(checked)
-    accelerator: dict[str, float] = {}
-    if room.is_apart:
-        sharing = 1 if checked.gpu_memory is not None else workers.on_an_accelerator
-        accelerator = {name: sharing * size for name, size in each.items()}
+    shares: dict[str, float] = {}
+    if is_apart:
+        sharing = 1 if planned is not None else workers.on_an_accelerator
+        shares = {name: sharing * size for name, size in each.items()}
     else:
         from evomerge.evaluation.inference.batches import largest_batch  # imports torch
 
         each["batches"] = largest_batch(text_section(host.config), _itemsize(checked))
         machine |= {name: count * size for name, size in each.items()}
     # Parents with different adapters share a model.
-    mapped = {item.folder: item.nbytes for item in checked.checkpoints.values()}
-    return Needs(machine, accelerator, sum(mapped.values()))
+    mapped = sum({item.folder: item.nbytes for item in checked.checkpoints.values()}.values())
+    is_elsewhere = config.executor.kind == "ray" and config.executor.ray.address is not None
+    if planned is not None or is_elsewhere:
+        return Memory(machine, shares, mapped, device, planned)
+    own, total = psutil.Process().memory_info(), total_memory()  # its own is in `libraries`
+    free = min(free_memory() + own.rss - getattr(own, "shared", 0), total)
+    return Memory(machine, shares, mapped, device, device_memory(device), total, free)
 
 
 def _backward_bytes(checked: CheckedSearch) -> float:
@@ -146,30 +128,28 @@ def _prepared_bytes(checked: CheckedSearch) -> float:
     """Return how many bytes a worker needs to keep all merges that it has prepared."""
     from evomerge.merging.methods import get_method
 
-    config, host = checked.config, checked.checkpoints[checked.host]
+    config, found = checked.config, 0.0
     methods = () if config.space.kind == "dataflow" else config.space.methods
-    found = 0.0
     for method in map(get_method, methods):
         base = None if method.base == "none" else config.base
         sources = sum(parent != base for parent in config.parents)
-        found += method.cached_bytes * host.parameters * sources
+        found += method.cached_bytes * checked.checkpoints[checked.host].parameters * sources
     return found
 
 
 def memory_rows(checked: CheckedSearch) -> dict[str, object]:
     """Return what a search takes and what there is, for a person: name -> text or texts."""
-    room = room_of(checked)
-    needs = needs_of(checked, room)
+    memory = memory_of(checked)
     rows: dict[str, object] = {
-        "memory": _texts(needs.machine),
-        "mapped_files": f"{size_text(needs.mapped)} of parents, which need not fit",
+        "memory": _texts(memory.machine),
+        "mapped_files": f"{size_text(memory.mapped)} of parents, which need not fit",
     }
-    if room.total is not None and room.free is not None:
-        rows["free_memory"] = f"{size_text(room.free)} of {size_text(room.total)}"
-    if not room.is_apart:
-        return rows | {"device": room.device}
-    size = "unknown memory" if room.accelerator is None else size_text(room.accelerator)
-    return rows | {"device": {room.device: size, **_texts(needs.accelerator)}}
+    if memory.total is not None and memory.free is not None:
+        rows["free_memory"] = f"{size_text(memory.free)} of {size_text(memory.total)}"
+    if not memory.shares:
+        return rows | {"device": memory.device}
+    size = "unknown memory" if memory.accelerator is None else size_text(memory.accelerator)
+    return rows | {"device": {memory.device: size, **_texts(memory.shares)}}
 
 
 def _texts(sizes: Mapping[str, float]) -> dict[str, str]:
@@ -185,44 +165,43 @@ def check_fit(checked: CheckedSearch) -> None:
     Raises:
         ConfigError: it cannot fit, whatever else runs here.
     """
-    config, room = checked.config, room_of(checked)
-    needs = needs_of(checked, room)
+    config, memory = checked.config, memory_of(checked)
     fixes = ["choose a smaller dtype"] if config.dtype == "float32" else []
     fixes += ["lower `executor.workers`"] if workers_of(config).count > 1 else []
     fix = " or ".join([*fixes, "take smaller parents"])
-    weights, is_vllm = needs.accelerator.get("weights", 0.0), config.evaluation.backend == "vllm"
-    most = _MOST * (1 - ENGINE_SHARE if is_vllm else 1) * (room.accelerator or math.inf)
+    weights, is_vllm = memory.shares.get("weights", 0.0), config.evaluation.backend == "vllm"
+    most = _MOST * (1 - ENGINE_SHARE if is_vllm else 1) * (memory.accelerator or math.inf)
     if weights > most and config.evaluation.device_map is None:
         raise ConfigError(
             f"`evaluation.device_map` is null, but the merged weights, {size_text(weights)} in "
-            f"{config.dtype}, do not fit on an accelerator of {size_text(room.accelerator or 0)}"
+            f"{config.dtype}, do not fit on an accelerator of {size_text(memory.accelerator or 0)}"
             f"{' beside a vLLM engine' if is_vllm else ''}"
             f"; set it to 'auto' to divide the model over several, or {fix}."
         )
-    must = {name: size for name, size in needs.machine.items() if name != "prepared merges"}
-    if room.total is not None and sum(must.values()) > room.total + psutil.swap_memory().total:
+    must = {name: size for name, size in memory.machine.items() if name != "prepared merges"}
+    total = math.inf if memory.total is None else memory.total
+    if sum(must.values()) > total + psutil.swap_memory().total:
         parts = ", ".join(f"{name} {size_text(size)}" for name, size in must.items())
         raise ConfigError(
             f"The search needs {size_text(sum(must.values()))} of memory ({parts}), but this "
-            f"machine has {size_text(room.total)}; {fix}."
+            f"machine has {size_text(total)}; {fix}."
         )
 
 
 def fit_warnings(checked: CheckedSearch) -> Iterator[str]:
     """Yield warnings where a search can fit, but hardly into what is free now."""
-    room = room_of(checked)
-    needs = needs_of(checked, room)
-    machine, accelerator = sum(needs.machine.values()), sum(needs.accelerator.values())
-    if room.free is not None and machine > _NEAR * room.free:
+    memory = memory_of(checked)
+    machine, shares = sum(memory.machine.values()), sum(memory.shares.values())
+    if memory.free is not None and machine > _NEAR * memory.free:
         yield (
-            f"the search takes about {size_text(machine)} of memory, and {size_text(room.free)} "
+            f"the search takes about {size_text(machine)} of memory, and {size_text(memory.free)} "
             "are free now, while the system ends a process that it has no memory for; end other "
             "programs, or take less (docs/how-to/little-memory.md)."
         )
     is_whole = checked.config.evaluation.device_map is None
-    if room.accelerator is not None and is_whole and accelerator > _FULL * room.accelerator:
+    if memory.accelerator is not None and is_whole and shares > _FULL * memory.accelerator:
         yield (
-            f"{' and '.join(needs.accelerator)} take {size_text(accelerator)} of the accelerator's "
-            f"{size_text(room.accelerator)}, so batches will be small and slow; choose a smaller "
+            f"{' and '.join(memory.shares)} take {size_text(shares)} of the accelerator's "
+            f"{size_text(memory.accelerator)}, so batches will be small and slow; choose a smaller "
             "dtype, smaller parents, or a larger accelerator."
         )

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 
 def open_parents(
-    config: SearchConfig,
-    relative_to: Path,
+    config: SearchConfig, relative_to: Path
 ) -> tuple[SearchConfig, dict[str, Checkpoint], str]:
     """Open the parents and the base without reading weights, and check that they fit.
 
@@ -48,17 +47,13 @@ def open_parents(
     if config.frozen is None:
         config = absolute_config(config, relative_to)
     fingerprints = config.frozen.parents if config.frozen else {}
-    checkpoints = {
-        name: open_parent(name, relative_to)
-        for name in dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
-    }
-    host = host_of(config)
+    names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
+    checkpoints, host = {n: open_parent(n, relative_to) for n in names}, host_of(config)
     checkpoints = fitting(checkpoints, host, vocabularies=config.tokenizer == "base")
     for name, fingerprint in fingerprints.items():
         if name in checkpoints and checkpoints[name].fingerprint != fingerprint:
             raise CheckpointError(
-                f"Parent {name!r} has changed since the run was started; put the old weights back, "
-                "or start a new run."
+                f"Parent {name!r} has changed since the run was started; put the old weights back."
             )
     return config, checkpoints, host
 
@@ -110,24 +105,22 @@ def plan_tokenizers(
 def absolute_config(config: SearchConfig, relative_to: Path) -> SearchConfig:
     """Return the search file with absolute paths of local folders; see `open_parents`."""
 
-    def parent(reference: str) -> str:
-        return absolute_parent(reference, relative_to)
+    def absolute(reference: str | None) -> str | None:
+        if reference in (None, "base", "union"):
+            return reference
+        return absolute_parent(str(reference), relative_to)
 
-    def optional(reference: str | None) -> str | None:
-        return None if reference is None else parent(reference)
-
-    space, tokenizer = config.space, config.tokenizer
-    config = config.with_values("space", host=optional(space.host))
+    space = config.space
+    config = config.with_values("space", host=absolute(space.host))
     if isinstance(space, PathConfig) and space.outside is not None:
-        outside = {name: optional(value) for name, value in space.outside}
+        outside = {name: absolute(value) for name, value in space.outside}
         config = config.with_values("space", outside=OutsideConfig(**outside))
     include = [absolute_folder(item, relative_to) for item in config.evaluation.include]
-    config = config.with_values("evaluation", include=include)
-    config = _with_absolute_files(config, relative_to)
+    config = _with_absolute_files(config.with_values("evaluation", include=include), relative_to)
     update = {
-        "parents": [parent(item) for item in config.parents],
-        "base": optional(config.base),
-        "tokenizer": tokenizer if tokenizer in ("base", "union") else parent(tokenizer),
+        "parents": list(map(absolute, config.parents)),
+        "base": absolute(config.base),
+        "tokenizer": absolute(config.tokenizer),
     }
     return config.model_copy(update=update)
 
@@ -137,13 +130,10 @@ def _with_absolute_files(config: SearchConfig, relative_to: Path) -> SearchConfi
     names = config.rows
     for split in SPLITS:
         section = getattr(config.evaluation, split)
-        tasks = {
-            name: absolute_file(item, relative_to) if name in names else item
-            for name, item in section.tasks.items()
-        }
-        config = config.with_values(
-            "evaluation", **{split: section.model_copy(update={"tasks": tasks})}
-        )
+        tasks = dict(section.tasks)
+        tasks |= {n: absolute_file(tasks[n], relative_to) for n in tasks.keys() & names}
+        changed = section.model_copy(update={"tasks": tasks})
+        config = config.with_values("evaluation", **{split: changed})
 
     def absolute(item: MeasuredConfig) -> MeasuredConfig:
         if item.file is None:

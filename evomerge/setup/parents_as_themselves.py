@@ -1,29 +1,40 @@
 """Parents as they are themselves, which a recipe of the space, with the host's settings, is not.
 
-On search documents the baseline of a parent is a candidate like the others: the optimizer needs the
-value of its genome. On validation and test documents it is the parent itself that is scored, and
-it is the parent itself that is written if it wins.
+A merge has one config, one generation config, one tokenizer and one chat template; its parents may
+have others. On search documents the baseline of a parent is a candidate like the others: the
+optimizer needs the value of its genome. On validation and test documents it is the parent itself
+that is scored, and it is the parent itself that is written if it wins.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any
 
+from evomerge.errors import CheckpointError
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.encoder_decoder import merged_stacks
+from evomerge.models.files import TOKENIZER_FILES
+from evomerge.parsing.texts import json_value
 from evomerge.recipe import Recipe
 from evomerge.report.words import listed
 from evomerge.run.history import BASE, Candidate
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.modalities import sees_by_host
+from evomerge.setup.kinds import encoder_differences, sees_by_host
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.tasks import uses_templates
 from evomerge.setup.worker import as_stored
 
-Part: TypeAlias = Literal["tokenizer", "chat template"]
+_WITHOUT_EFFECT = frozenset(
+    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+)
+"""Keys of a config that change no score."""
+
+_MOST_NAMED = 6  # keys in a sentence
 
 
 def recipe_to_write(checked: CheckedSearch, candidate: Candidate) -> Recipe:
@@ -35,9 +46,21 @@ def recipe_to_write(checked: CheckedSearch, candidate: Candidate) -> Recipe:
     Raises:
         SearchError: the digest of the candidate's recipe is not the one in the journal.
     """
-    if is_itself(checked, candidate):
-        return _with_lent(checked, _unchanged_parent(checked, str(candidate.label)))
-    return recipe_of(checked.space, candidate)
+    from evomerge.merging.tokenizers.templates import template_of
+
+    if not is_itself(checked, candidate):
+        return recipe_of(checked.space, candidate)
+    recipe, giver = _unchanged_parent(checked, str(candidate.label)), checked.tokenizer_giver
+    part = _lent_part(checked, recipe.host)
+    if part is None:
+        return recipe
+    if part == "tokenizer":  # only `tokenizer: base` takes parents without one
+        return replace(recipe, tokenizer=giver, vocabulary=(giver,))
+    if checked.config.tokenizer == "base":
+        return replace(recipe, options={"chat_template": giver}, vocabulary=(giver,))
+    # The vocabularies may not fit, so the giver cannot be a parent of the recipe.
+    text = template_of(checked.checkpoints[giver]) or ""
+    return replace(recipe, options={"chat_template": text})
 
 
 def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
@@ -119,53 +142,102 @@ def write_model(
     return write(recipe, checkpoints, out, shard_size=shard_size, texts=texts)
 
 
-def _lent_part(checked: CheckedSearch, reference: str) -> Part | None:
+def _lent_part(checked: CheckedSearch, reference: str) -> str | None:
     """Return what a parent takes from the merges; None: it has all that the tasks need."""
     from evomerge.merging.tokenizers.templates import template_of
 
-    config, checkpoint = checked.config, checked.checkpoints[reference]
-    if not has_tokenizer(checkpoint):
+    if not has_tokenizer(checkpoint := checked.checkpoints[reference]):
         return "tokenizer"
     giver = checked.checkpoints[checked.tokenizer_giver]
-    if (
-        not uses_templates(config)
-        or template_of(checkpoint) is not None
-        or template_of(giver) is None
-    ):
+    if not uses_templates(checked.config) or template_of(checkpoint) is not None:
         return None
-    return "chat template"
-
-
-def _with_lent(checked: CheckedSearch, recipe: Recipe) -> Recipe:
-    """Return the recipe of a parent itself, with what the parent takes from the merges."""
-    from evomerge.merging.tokenizers.templates import template_of
-
-    part, giver = _lent_part(checked, recipe.host), checked.tokenizer_giver
-    if part is None:
-        return recipe
-    if part == "tokenizer":  # only `tokenizer: base` takes parents without one
-        return replace(recipe, tokenizer=giver, vocabulary=(giver,))
-    if checked.config.tokenizer == "base":
-        return replace(recipe, options={"chat_template": giver}, vocabulary=(giver,))
-    # The vocabularies may not fit, so the giver cannot be a parent of the recipe.
-    text = template_of(checked.checkpoints[giver]) or ""
-    return replace(recipe, options={"chat_template": text})
+    return None if template_of(giver) is None else "chat template"
 
 
 def lent_notes(checked: CheckedSearch, names: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each part that parents take from the merges.
+    """Return a sentence for each part that a parent takes from the merges.
 
     Args:
         names: reference of a parent -> its name in a sentence.
     """
-    lacking: dict[Part, list[str]] = {}
-    for reference in checked.config.parents:
-        if (part := _lent_part(checked, reference)) is not None:
-            lacking.setdefault(part, []).append(names[reference])
-    giver = names[checked.tokenizer_giver] if lacking else ""
+    parts = {name: _lent_part(checked, name) for name in checked.config.parents}
     return [
-        f"{listed(parents)} {'has' if len(parents) == 1 else 'have'} no {part} and "
-        f"{'takes' if len(parents) == 1 else 'take'} that of {giver}, also on validation and test "
-        "documents and in the export of a parent that wins."
-        for part, parents in lacking.items()
+        f"{names[name]} has no {part} and takes that of {names[checked.tokenizer_giver]}, also on "
+        "validation and test documents and in the export of a parent that wins."
+        for name, part in parts.items()
+        if part is not None
     ]
+
+
+def setting_notes(checked: CheckedSearch, names: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each parent that differs; `names`: reference -> name in a sentence."""
+    return [
+        f"{names[name]} is not like the merges in "
+        f"{listed(keys[:_MOST_NAMED] + ['more'] * (len(keys) > _MOST_NAMED))}; its final scores "
+        "are of the parent as it is."
+        for name, keys in differences(checked).items()
+        if keys and name in checked.config.parents
+    ]
+
+
+def differences(checked: CheckedSearch) -> dict[str, list[str]]:
+    """Return for each parent what of it is not that of the merges; no weights are read."""
+    from evomerge.merging.backend import stored_dtype
+    from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
+    from evomerge.merging.tokenizers.templates import template_of
+
+    config, checkpoints = checked.config, checked.checkpoints
+    host, giver = checkpoints[checked.host], checkpoints[checked.tokenizer_giver]
+    baselines = checked.space.baselines()
+    plan = plan_tokenizer(next(iter(baselines.values())), checkpoints)
+    generation, rows = plan.files.get(GENERATION, host.generation), plan.rows
+
+    def of(name: str, parent: Checkpoint) -> list[str]:
+        if parent.lacks or sees_by_host(checked, name):
+            return []  # only a merge has the head or the tower that it is scored with
+        own, merged = _settings(parent.config), _settings(host.config)
+        keys = [key for key in {**own, **merged} if own.get(key) != merged.get(key)]
+        keys += encoder_differences(parent, host) if config.encoders else []
+        files, template = _tokenizer_files(parent), template_of(parent)
+        is_other = rows is not None and rows.index.get(name) != tuple(range(rows.size))
+        tokenizer = is_other or bool(plan.files) or files != _tokenizer_files(giver)
+        is_templated = uses_templates(config) and template is not None
+        unlike = {
+            "generation_config.json": _generation(parent.generation) != _generation(generation),
+            "tokenizer": bool(files) and tokenizer,
+            "chat template": is_templated and template != template_of(giver),
+            "the parts that only the host gives to merges": _has_parts_of_host(
+                parent, host, baselines.get(name)
+            ),
+            "dtype": stored_dtype(parent, config.dtype) != config.dtype,
+        }
+        return [*keys, *(key for key, is_unlike in unlike.items() if is_unlike)]
+
+    return {name: of(name, parent) for name, parent in checkpoints.items()}
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: item for key, item in config.items() if key not in _WITHOUT_EFFECT}
+
+
+def _generation(text: str | None) -> Any:
+    """Return the content of a generation config without what changes no text."""
+    content = json_value(text or "{}", "generation_config.json", CheckpointError)
+    return _settings(content) if isinstance(content, dict) else content
+
+
+def _tokenizer_files(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the digests of the files of a tokenizer, by file name."""
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in checkpoint.companions
+        if file.name in TOKENIZER_FILES and not file.name.startswith("chat_template")
+    }
+
+
+def _has_parts_of_host(parent: Checkpoint, host: Checkpoint, baseline: Recipe | None) -> bool:
+    """Whether the baseline of a parent has a tower or an encoder of the host, or lacks its own."""
+    merged = {*baseline.modalities, *baseline.layers} if baseline else set()
+    stacks = merged_stacks(host) if baseline else ()
+    parts = {*parent.modalities, *host.modalities, *stacks}
+    return parent is not host and not parts <= merged

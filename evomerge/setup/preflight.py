@@ -1,34 +1,36 @@
-"""What a person is told before a search begins: its size, its documents, warnings."""
+"""What a person is told before a search begins: its size, its documents, its genes, warnings."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from evomerge.config.space import ParametersConfig
 from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
-from evomerge.models.encoder_decoder import is_encoder_decoder, merged_stacks
+from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.models.kinds import kind_of
 from evomerge.optimize import builtin
-from evomerge.report.words import sampling_note, short_names, size_text
+from evomerge.report.words import renamed, sampling_note, short_names, size_text
 from evomerge.scores import NLL
+from evomerge.setup import kinds
 from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.classifiers import classifier_in_words, head_notes, padding_notes
 from evomerge.setup.descents import slope_note
-from evomerge.setup.encoders import encoder_in_words, module_notes
 from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
-from evomerge.setup.modalities import modality_notes, modality_rows
 from evomerge.setup.parents import plan_tokenizers
-from evomerge.setup.parents_as_themselves import lent_notes
+from evomerge.setup.parents_as_themselves import lent_notes, setting_notes
 from evomerge.setup.prospects import prospect_warnings
-from evomerge.setup.settings import setting_notes
 from evomerge.setup.strategy import generation_of
-from evomerge.setup.task_digests import sampled, sources
+from evomerge.setup.task_digests import task_facts
 from evomerge.setup.tasks import leaves_of
 from evomerge.setup.worker import serves_paths
 from evomerge.setup.workers import describe_workers, workers_of
+from evomerge.space.pool import PRIORITY
+from evomerge.space.protocol import Gene
 
 if TYPE_CHECKING:
     from evomerge.evaluation.tasks.info import TaskInfo
@@ -41,49 +43,43 @@ _KNOWN = re.compile(
     r"wikitext|super_?glue|glue|anli|commonsense_qa|social_iqa|sciq|logiqa|toxigen|aime)"
 )
 
+HEADERS = ("searched", "genes", "values", "start", "set by")
+
+_PLACE = re.compile(r"(?<=\[)\d+(?=\])|(?<=slice)\d+|(?<=block)\d+")
+
 
 def summary(checked: CheckedSearch) -> dict[str, Any]:
     """Return what `evomerge validate` prints: parents, dimension, documents, memory, disk space."""
     from evomerge.evaluation.tasks.code import has_bubblewrap
 
     config, space = checked.config, checked.space
-    host = checked.checkpoints[checked.host]
-    population = generation_of(config, space)
-    code = engine = None
-    if checked.evaluator.code_tasks:
-        code = f"runs in processes with limits{', in bubblewrap' if has_bubblewrap() else ''}"
-    if serves_paths(config):
-        depth, own = space.max_depth, len(host.decoder_stack)
-        time = f"a text takes the time of {depth} for every path"
-        engine = f"{depth} layers; {time} (the host has {own}, so {depth / own:.2g} times its time)"
+    host, parents = checked.checkpoints[checked.host], checked.checkpoints.items()
+    population, facts = generation_of(config, space), task_facts(config, checked.evaluator)
+    code = f"runs in processes with limits{', in bubblewrap' if has_bubblewrap() else ''}"
+    depth, own = space.max_depth, len(host.decoder_stack)
+    engine = (
+        f"{depth} layers; a text takes the time of {depth} for every path (the host has {own}, so "
+        f"{depth / own:.2g} times its time)"
+    )
     values = {
-        "parents": {name: size_text(item.nbytes) for name, item in checked.checkpoints.items()},
-        "kinds": {name: kind_of(item) for name, item in checked.checkpoints.items()},
+        "parents": {name: size_text(item.nbytes) for name, item in parents},
+        "kinds": {name: kind_of(item) for name, item in parents},
         "host": checked.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
-        "layers": len(host.decoder_stack),
-        "encoder_decoder": _stacks_in_words(checked),
-        **modality_rows(checked),
-        "encoder": encoder_in_words(host, checked.checkpoints.values()),
-        "classifier": classifier_in_words(host, checked.checkpoints.values()),
+        "layers": own,
+        **kinds.in_words(checked),
         "space": config.space.kind,
         "dimension": len(space.genes),
         "population": population,
         "candidates": config.budget.candidates,
         "start": len(checked.start) or None,
-        "documents": {
-            split: sum(len(ids) for ids in documents.values())
-            for split, documents in checked.splits.items()
-        },
-        "sources": {
-            split: list(dict.fromkeys(of_split.values()))
-            for split, of_split in sources(config, checked.evaluator).items()
-        },
+        "documents": {split: sum(map(len, of.values())) for split, of in checked.splits.items()},
+        "sources": {split: [*dict.fromkeys(of.values())] for split, of in facts["sources"].items()},
         "workers": describe_workers(config, population),
         "backend": _backend(checked),
-        "code": code,
-        "engine": engine,
-        "sampling": sampling_note(sampled(config, checked.evaluator)),
+        "code": code if checked.evaluator.code_tasks else None,
+        "engine": engine if serves_paths(config) else None,
+        "sampling": sampling_note(facts["sampled"]),
         "fewer_documents": checked.fewer_documents,
         "objectives": [
             f"{o.key} ({'' if config.mode == 'pareto' else f'weight {o.weight:g}, '}"
@@ -109,70 +105,59 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
     checkpoints, host = checked.checkpoints, checked.checkpoints[checked.host]
     recipes = checked.space.baselines().values()
     tokenizers = plan_tokenizers(checked.config, recipes, checkpoints)
-    others = [item for name, item in checkpoints.items() if name != checked.host]
+    parents = [host, *(item for name, item in checkpoints.items() if name != checked.host)]
     names = short_names(checkpoints)
-    info = checked.evaluator.tasks_of("search").info
-    kinds = (repeats_warning,) if allow_benchmarks else (repeats_warning, benchmark_warning)
-    tasks = [info.tasks[task] for task in sorted(leaves_of(checked.config, info))]
+    finds = (repeats_warning,) if allow_benchmarks else (repeats_warning, benchmark_warning)
     return [
         *dict.fromkeys(note for plan in tokenizers for note in plan.notes),
-        *type_notes([host, *others]),
+        *type_notes(parents),
         *setting_notes(checked, names),
         *lent_notes(checked, names),
-        *module_notes([host, *others], names),
-        *head_notes([host, *others], names),
-        *padding_notes(host, checked.evaluator),
+        *kinds.part_notes(parents, names),
         *code_notes(checked.host, [host.folder / "config.json", *host.companions]),
-        *modality_notes(checked),
+        *kinds.modality_notes(checked),
         *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
         *fit_warnings(checked),
         *([checked.left_out] if checked.left_out else []),
         *prospect_warnings(checked),
         *_own_warnings(checked, tokenizers[0]),
-        *filter(None, (kind(task) for kind in kinds for task in tasks)),
+        *(text for find in finds for task in _tasks(checked) if (text := find(task))),
     ]
 
 
-def _stacks_in_words(checked: CheckedSearch) -> str | None:
-    """Return what becomes of the layers of an encoder-decoder; None: the merges are none."""
-    host = checked.checkpoints[checked.host]
-    if not is_encoder_decoder(host) or len(stacks := merged_stacks(host)) < 2:
-        return None
-    *_, encoder, decoder = map(len, stacks.values())
-    is_path = len(next(iter(checked.space.baselines().values())).layers) == 1
-    fate = "those of the encoder are the host's" if is_path else "all are merged"
-    return f"{encoder} layers of the encoder, {decoder} of the decoder; {fate}"
+def _tasks(checked: CheckedSearch) -> list[TaskInfo]:
+    """Return the tasks of the search documents by name."""
+    info = checked.evaluator.tasks_of("search").info
+    return [info.tasks[name] for name in sorted(leaves_of(checked.config, info))]
 
 
 def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
     """Yield warnings of what the search file says."""
+    from evomerge.evaluation.tasks.code import has_bubblewrap
+
     config, host = checked.config, checked.checkpoints[checked.host]
-    is_vllm = config.evaluation.backend == "vllm"
-    if is_vllm and not _tasks_by_answer(checked)[0]:
-        yield (
-            "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
-            "less time with transformers; use the backend 'hf'."
-        )
-    optimizer = builtin(config.optimizer.name)
-    is_lagging = config.executor.order == "arrival" and config.executor.kind != "inline"
-    if is_lagging and optimizer is not None and optimizer.most_workers is not None:
+    optimizer, executor = builtin(config.optimizer.name), config.executor
+    if optimizer is not None and executor.order == "arrival" and executor.kind != "inline":
         count, most = workers_of(config).count, optimizer.most_workers
-        if count > most:
+        if most is not None and count > most:
             yield (
                 f"executor.order is 'arrival', so with {count} workers {config.optimizer.name!r} "
                 f"proposes candidates before it knows the scores of {count - 1} others, and with "
                 f"more than {most} it finds less with as many candidates (docs/scaling.md); use "
                 "fewer workers, or `optimizer.name: cma` with `executor.order: generation`."
             )
-    setting = None if is_vllm else slow_setting(host, plan, checked.evaluator)[1]
-    if setting is not None:
+    is_generated = any(task.kind == "generate_until" for task in _tasks(checked))
+    if config.evaluation.backend == "vllm" and not is_generated:
+        yield (
+            "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
+            "less time with transformers; use the backend 'hf'."
+        )
+    if (setting := slow_setting(host, plan, checked.evaluator)) is not None:
         yield (
             f"{host.reference!r} sets {setting!r} in generation_config.json, which the fast "
             "generation does not support, so lm-eval itself generates the texts: the scores are "
             "the same, in more time; if the setting is not wanted, remove it there."
         )
-    from evomerge.evaluation.tasks.code import has_bubblewrap
-
     if (tasks := checked.evaluator.code_tasks) and not has_bubblewrap():
         yield (
             f"code that models write for {', '.join(tasks)} can read and change your files and use "
@@ -181,33 +166,24 @@ def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
         )
 
 
-def _tasks_by_answer(checked: CheckedSearch) -> tuple[list[str], list[str]]:
-    """Return the tasks that generate text, and those that compare log-likelihoods."""
-    info = checked.evaluator.tasks_of("search").info
-    kinds = {name: info.tasks[name].kind for name in sorted(leaves_of(checked.config, info))}
-    texts = [name for name, kind in kinds.items() if kind == "generate_until"]
-    return texts, [
-        name
-        for name, kind in kinds.items()
-        if kind not in ("generate_until", "function", "encoder", "classifier")
-    ]
-
-
 def _backend(checked: CheckedSearch) -> str:
     """Return what runs the models for which tasks, and whether another backend may be cheaper."""
-    texts, likelihoods = _tasks_by_answer(checked)
-    if checked.config.evaluation.backend == "hf":
-        longer = "; vllm may take less time for texts of many tokens (docs/vllm.md)"
-        known = checked.evaluator.tasks_of("search").info.tasks
-        host = checked.checkpoints[checked.host]
-        texts = [
-            task for task in texts if not known[task].shows_images and not is_encoder_decoder(host)
-        ]
-        return "hf" + (longer if texts and checked.config.space.kind == "parameters" else "")
-    parts = [f"vllm for texts ({', '.join(texts)})"] if texts else []
-    likelihoods += [f"{NLL} of {task}" for task in texts if task in checked.evaluator.referenced]
+    tasks, config = _tasks(checked), checked.config
+    texts = [task for task in tasks if task.kind == "generate_until"]
+    if config.evaluation.backend == "hf":
+        is_other = is_encoder_decoder(checked.checkpoints[checked.host])
+        is_plain = config.space.kind == "parameters" and not is_other
+        suits = is_plain and any(not task.shows_images for task in texts)
+        hint = "; vllm may take less time for texts of many tokens (docs/vllm.md)"
+        return f"hf{hint if suits else ''}"
+    others = ("generate_until", "function", "encoder", "classifier")
+    likelihoods = [task.name for task in tasks if task.kind not in others]
+    referenced = checked.evaluator.referenced
+    likelihoods += [f"{NLL} of {task.name}" for task in texts if task.name in referenced]
+    names = ", ".join(task.name for task in texts)
+    parts = [f"vllm for texts ({names})"] if texts else []
     parts += [f"hf for log-likelihoods ({', '.join(likelihoods)})"] if likelihoods else []
-    parts += ["hf for the steps of descents"] * checked.config.optimizer.descends
+    parts += ["hf for the steps of descents"] if config.optimizer.descends else []
     return ", ".join(parts) or "vllm"
 
 
@@ -235,3 +211,61 @@ def repeats_warning(task: TaskInfo) -> str | None:
         "filter_list, so lm-eval only reads the first of them; add filters that read all, such "
         "as majority_vote, or set repeats to 1 in its YAML."
     )
+
+
+def shown_genes(checked: CheckedSearch) -> list[Gene]:
+    """Return the genes, in the order of the genome, with the names of parents that people read."""
+    names = short_names(checked.checkpoints)
+
+    def shown(gene: Gene) -> Gene:
+        choices = tuple(names.get(choice, choice) for choice in gene.choices)
+        return replace(gene, name=renamed(gene.name, names), choices=choices)
+
+    return list(map(shown, checked.space.genes))
+
+
+def gene_list(checked: CheckedSearch) -> list[dict[str, Any]]:
+    """Return all genes with range and start, as plain JSON values, in the order of the genome.
+
+    A choice has no start: all its values are equally likely at first.
+    """
+    keys = ("name", "kind", "low", "high")
+    return [
+        {key: getattr(gene, key) for key in keys}
+        | {"start": None if gene.kind == "choice" else gene.start}
+        | ({"choices": list(gene.choices)} if gene.choices else {})
+        for gene in shown_genes(checked)
+    ]
+
+
+def gene_rows(checked: CheckedSearch) -> list[tuple[str, ...]]:
+    """Return a row for each group of genes that differ only in their place; see `HEADERS`.
+
+    The last cell names what in the search file makes a knob vary. A knob that `space.knobs` does
+    not name is searched in its method's own range.
+    """
+    from evomerge.merging.methods import get_method
+
+    space = checked.config.space
+    reasons = {PRIORITY: "space.most_parents; in from 0.5 on", "method": "space.method"}
+    if isinstance(space, ParametersConfig):
+        knobs = {knob.name for name in space.methods for knob in get_method(name).knobs}
+        reasons |= {name: f"the method's range; space.knobs.{name} fixes it" for name in knobs}
+        reasons |= {name: f"space.knobs.{name}" for name in space.knobs}
+    groups = Counter[tuple[str, str, str]]()
+    for gene in shown_genes(checked):
+        last = gene.name.rpartition(".")[2]
+        start = "undecided" if gene.kind == "choice" else f"{gene.start:.4g}"
+        groups[last if last in reasons else _PLACE.sub("N", gene.name), _values(gene), start] += 1
+    return [
+        (name, str(count), values, start, reasons.get(name, "space"))
+        for (name, values, start), count in groups.items()
+    ]
+
+
+def _values(gene: Gene) -> str:
+    if gene.kind == "binary":
+        return "0 or 1"
+    if gene.kind == "choice":
+        return ", ".join(gene.choices) if len(gene.choices) < 4 else f"{len(gene.choices)} choices"
+    return f"{'whole, ' if gene.kind == 'integer' else ''}{gene.low:.4g} to {gene.high:.4g}"

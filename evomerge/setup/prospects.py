@@ -12,7 +12,7 @@ from evomerge.report.words import listed
 from evomerge.scores import NLL, TOKENS, TOLD
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import check_descents
-from evomerge.setup.stock import check_stock
+from evomerge.setup.kinds import check_stock
 from evomerge.setup.strategy import generation_of
 
 _WIDEST = 10  # points that a score may be off, to either side
@@ -32,7 +32,7 @@ def prospect_warnings(checked: CheckedSearch) -> Iterator[str]:
 
 
 def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
-    """Yield a warning of each objective that has few documents in a split, with what would fit."""
+    """Yield a warning of each task that has few documents in a split, with what would help."""
     known = checked.evaluator.info
     warned = set[str]()
     for item in checked.objectives:
@@ -40,25 +40,20 @@ def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
             continue
         if not (item.task in known.groups or known.metric(item.task, item.metric)[1].is_mean):
             continue  # a correlation has no right answers
-        few, sources = {}, {}
+        few, there = [], dict[str, int]()
         for split, documents in checked.splits.items():
             info = checked.evaluator.tasks_of(split).info
             leaves = dict.fromkeys(info.leaves(item.task))
-            sources[split] = {
-                info.tasks[task].source: info.tasks[task].documents for task in leaves
-            }
+            there |= {info.tasks[task].source: info.tasks[task].documents for task in leaves}
             count = sum(len(documents[task]) for task in leaves)
             if round(_points(count)) > _WIDEST:
-                few[split] = f"±{_points(count):.0f} points on {count} {split} documents"
+                few.append(f"±{_points(count):.0f} points on {count} {split} documents")
         if few:
             warned.add(item.task)
-            taken, own = [*sources.values()], [sources[split] for split in few]
-            each = min(_ENOUGH, *(sum(source.values()) // taken.count(source) for source in own))
-            add = "" if each == _ENOUGH else f"; add some: {_ENOUGH} in each would give ±10"
             yield (
-                f"a score of {item.task!r} is known to {listed(few.values())} (95 % interval of "
-                f"50 % right answers); there are enough for {each} in each split "
-                f"(±{_points(each):.0f}){add}."
+                f"a score of {item.task!r} is known to {listed(few)} (95 % interval of 50 % right "
+                f"answers); {_ENOUGH} in each split give ±{_WIDEST}, and the task has "
+                f"{sum(there.values())} in all."
             )
 
 
@@ -68,26 +63,21 @@ def _points(documents: int) -> float:
 
 
 def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
-    """Yield warnings of a budget that leaves the search little."""
+    """Yield a warning of a budget that leaves the search little."""
     config, genes = checked.config, len(checked.space.genes)
     candidates, baselines = config.budget.candidates, len(checked.space.baselines())
     if candidates is None:
         return
-    searched = candidates - baselines
-    if searched <= 0:
+    searched, descends = candidates - baselines, config.optimizer.descends
+    if searched <= 0 or (searched < baselines and not descends):
+        left, enough = f"only {searched} are", 4 * baselines
+        if searched <= 0:
+            left, enough = "nothing is", baselines + 1
         yield (
             f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
-            f"averages of them) count among them, so nothing is searched; set it to {baselines + 1}"
-            " or more."
+            f"averages of them) count among them, so {left} searched; set it to {enough} or more."
         )
-        return
-    if searched < baselines and not config.optimizer.descends:
-        yield (
-            f"budget.candidates is {candidates}, of which {baselines} are baselines (parents and "
-            f"averages of them), so only {searched} are searched; set it to {4 * baselines} or "
-            "more."
-        )
-    if searched < genes and config.optimizer.name in _CMA and not config.optimizer.descends:
+    if 0 < searched < genes and config.optimizer.name in _CMA:
         population = generation_of(config, checked.space)
         yield (
             f"optimizer.name is {config.optimizer.name!r}, but {searched} candidates for {genes} "
@@ -115,9 +105,8 @@ def _can_descend(checked: CheckedSearch) -> bool:
 def _time_warnings(checked: CheckedSearch) -> Iterator[str]:
     """Yield warnings of what is slow on this CPU: a dtype, and candidates that take minutes."""
     config, host = checked.config, checked.checkpoints[checked.host]
-    if checked.gpu_memory is not None or choose_device(config.evaluation.device) != "cpu":
-        return
-    if config.executor.kind == "ray":  # machines with other processors
+    is_here = checked.gpu_memory is None and config.executor.kind != "ray"
+    if not is_here or choose_device(config.evaluation.device) != "cpu":
         return
     if config.dtype == "float16":
         yield (

@@ -45,10 +45,22 @@ def resolve_racing(
         ConfigError: the search file asks for racing, but a metric is not a mean over documents, or
             there are too few documents.
     """
-    wanted = config.evaluation.racing
-    total = sum(map(len, search.values()))
+    from evomerge.evaluation.racing import check_means
+
+    wanted, total = config.evaluation.racing, sum(map(len, search.values()))
     if wanted.enabled is True:
-        _check(config, objectives, info, total)
+        check_means(objectives, info)
+        if (beside := _beside_fitness(config)) is not None:
+            raise ConfigError(
+                f"`evaluation.racing` compares candidates by one fitness, but {beside}; remove it, "
+                "or set `evaluation.racing.enabled` to false."
+            )
+        if wanted.minimum >= total:
+            raise ConfigError(
+                f"`evaluation.racing.minimum` is {wanted.minimum}, but a candidate has only "
+                f"{total} search documents in all, so none can be left out; lower it, or set "
+                "`evaluation.search.documents` to a larger number."
+            )
     if wanted.enabled != "auto":
         return config, f"{'racing' if wanted.enabled else 'off'}, as the search file says"
     least = max(wanted.minimum, _full_batches(config, info, search))
@@ -58,13 +70,14 @@ def resolve_racing(
             f"{total} documents make fewer than {_SAMPLES} samples of at least {least}, and "
             "smaller ones take more time for each document"
         )
+    chosen: dict[str, object] = {"enabled": objection is None}
     if objection is not None:
-        chosen, reason = wanted.model_copy(update={"enabled": False}), f"off, since {objection}"
+        reason = f"off, since {objection}"
     else:
-        chosen = wanted.model_copy(update={"enabled": True, "minimum": least})
+        chosen["minimum"] = least
         samples = f"{total // least} samples of at least {least}"
         reason = f"racing, since {total} documents make {samples}, which fill batches"
-    return config.with_values("evaluation", racing=chosen), reason
+    return config.with_values("evaluation", racing=wanted.model_copy(update=chosen)), reason
 
 
 def _full_batches(
@@ -85,55 +98,38 @@ def _full_batches(
     return generating * pass_overhead(device)
 
 
+def _beside_fitness(config: SearchConfig) -> str | None:
+    """Return what candidates are compared by beside one fitness, which a race does not know."""
+    if config.mode != "weighted":
+        return f"`mode` is {config.mode}"
+    if config.constraints:
+        return "there are constraints"
+    ties = (
+        f"`objectives[{place}].tie_breaker` is {item.tie_breaker}"
+        for place, item in enumerate(config.objectives)
+        if item.tie_breaker
+    )
+    return next(ties, None)
+
+
 def _objection(
     config: SearchConfig, objectives: Sequence[Objective], info: TasksInfo
 ) -> str | None:
     """Return why racing is not suitable, whatever the number of documents; None if it is."""
-    kind, name = config.space.kind, config.optimizer.name
-    if kind != "parameters":
-        return f"racing was only measured in parameter spaces, and this one is {kind}"
-    if strategy_kind(name) is not None:
-        return f"{name} keeps merges that are worse on average, which a race would not score"
-    if config.mode != "weighted":
-        return f"a race needs one fitness, and the mode is {config.mode}"
-    if config.constraints:
-        return "a race compares the fitness only, not whether constraints are kept"
-    if any(item.tie_breaker for item in objectives):
-        return "a race compares the fitness only, not what breaks ties"
-    if config.evaluation.backend != "hf":
-        return "vLLM would load the weights of a candidate again for each sample"
-    if config.is_study:
-        return "told scores have no documents"
-    if config.encoders:
-        return "each sample of a race would encode all passages and training rows again"
-    for item in objectives:
-        if item.is_exact or not info.metric(item.task, item.metric)[1].is_mean:
-            return f"{item.key} is not a mean over documents"
-    return None
-
-
-def _check(
-    config: SearchConfig, objectives: Sequence[Objective], info: TasksInfo, total: int
-) -> None:
-    from evomerge.evaluation.racing import check_means
-
-    if config.mode != "weighted" or config.constraints:
-        what = "`mode` is pareto" if config.mode != "weighted" else "there are constraints"
-        raise ConfigError(
-            f"`evaluation.racing` compares candidates by one fitness, but {what}; set "
-            "`evaluation.racing.enabled` to false."
-        )
-    for place, item in enumerate(objectives):
-        if item.tie_breaker is not None:
-            raise ConfigError(
-                "`evaluation.racing` compares candidates by the fitness only, but "
-                f"`objectives[{place}].tie_breaker` is {item.tie_breaker}; remove it, or set "
-                "`evaluation.racing.enabled` to false."
-            )
-    check_means(objectives, info)
-    if (minimum := config.evaluation.racing.minimum) >= total:
-        raise ConfigError(
-            f"`evaluation.racing.minimum` is {minimum}, but a candidate has only {total} search "
-            "documents in all, so none can be left out; lower it, or set "
-            "`evaluation.search.documents` to a larger number."
-        )
+    kind, name, beside = config.space.kind, config.optimizer.name, _beside_fitness(config)
+    unsuited = {
+        f"it was only measured in parameter spaces, and this one is {kind}": kind != "parameters",
+        f"{name} keeps merges that a race would not score": strategy_kind(name) is not None,
+        f"a race compares by one fitness, and {beside}": beside is not None,
+        "vLLM would load the weights again for each sample": config.evaluation.backend != "hf",
+        "told scores have no documents": config.is_study,
+        "each sample would encode all passages and training rows again": bool(config.encoders),
+    }
+    if found := next((text for text, holds in unsuited.items() if holds), None):
+        return found
+    keys = (
+        item.key
+        for item in objectives
+        if item.is_exact or not info.metric(item.task, item.metric)[1].is_mean
+    )
+    return next((f"{key} is not a mean over documents" for key in keys), None)

@@ -56,8 +56,7 @@ def read_recipe_file(file: Path, *, truncate: bool = False) -> RecipeFile:
         )
     if "experts" in data:
         raise RecipeError(
-            f"{file} is a file of mergekit-moe; `mergekit-moe {quoted} DIR` makes its mixture of "
-            "experts."
+            f"{file} is a file of mergekit-moe; `mergekit-moe {quoted} DIR` makes its mixture."
         )
 
     def truncated(recipe: Recipe) -> Recipe:

@@ -1,30 +1,38 @@
-"""Making checked searches of search files and run folders."""
+"""Making checked searches of search files and run folders, and how a run may go on."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from evomerge.config.evaluation import EvaluationConfig
+from evomerge.config.executor import ExecutorConfig
 from evomerge.config.messages import parsed
-from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig, load
-from evomerge.errors import InputError, RunFolderError
+from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig, load, parse
+from evomerge.errors import ConfigError, InputError, RunFolderError
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_text
 from evomerge.run.folder import CONFIG, MANIFEST, RunFolder
 from evomerge.run.history import History
+from evomerge.scores import TOLD
 from evomerge.searching.ranking import leading, ranking_of, reached, unimproved
 from evomerge.setup.check import check_search
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.freeze import freeze
 from evomerge.setup.memory import check_fit
-from evomerge.setup.parents import open_parents
+from evomerge.setup.parents import absolute_config, open_parents
 from evomerge.setup.space import make_space
-from evomerge.setup.study import refuse_study
 from evomerge.setup.tasks import code_files
-from evomerge.setup.workers import check_move, check_workers
+from evomerge.setup.workers import MOVES, check_move, check_workers
+from evomerge.strategy.kinds import strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
+
+_FREE = {"device", "device_map", "max_memory", "attention", "threads", "order", "ray"}
+"""Keys of `evaluation` and `executor` that say neither how models are scored nor by whom."""
 
 
 def prepare(
@@ -45,6 +53,42 @@ def prepare(
     if config.frozen is not None:
         return replace(restore(config, relative_to, allowed), gpu_memory=gpu_memory)
     return check_search(config, relative_to, allowed, gpu_memory=gpu_memory)
+
+
+def refuse_study(config: SearchConfig) -> None:
+    """Raise a ConfigError if a search is told its scores, so that no command can run it."""
+    if config.is_study:
+        raise ConfigError(
+            "The search file has a score that is `told`, which evomerge cannot measure; "
+            "`evomerge.Study` in Python gives you candidates, and is told their scores."
+        )
+
+
+def check_study(config: SearchConfig) -> None:
+    """Check that a search file asks for nothing that needs documents, or workers of its own.
+
+    Raises:
+        ConfigError: it does, or it has an objective that is not told.
+    """
+    for item in (*config.objectives, *config.constraints):
+        if item.source != TOLD:
+            raise ConfigError(
+                f"A study is told all scores, but the search file also has {item.metric!r} of "
+                f"{item.source!r}; score that yourself, as `told: {item.metric}`."
+            )
+    name, usual = config.optimizer.name, (EvaluationConfig(), ExecutorConfig())
+    asked = {
+        f"`optimizer.name` {name}": config.optimizer.descends or strategy_kind(name),
+        "`executor.order` generation": config.executor.order == "generation",
+    }
+    for section, default in zip(("evaluation", "executor"), usual, strict=True):
+        given = getattr(config, section)
+        for key in type(default).model_fields.keys() - _FREE:
+            asked[f"`{section}.{key}`"] = getattr(given, key) != getattr(default, key)
+    for key in (name for name, is_asked in asked.items() if is_asked):
+        raise ConfigError(
+            f"A study is told scores, but {key} needs documents or workers; remove it."
+        )
 
 
 def begin(path: Path, checked: CheckedSearch, wrote: SearchConfig, source: Path) -> RunFolder:
@@ -152,6 +196,57 @@ def continued(
     check_workers(checked.config)
     check_fit(checked)
     return checked
+
+
+def going_on(
+    path: Path, data: Mapping[str, Any], source: Path
+) -> tuple[dict[str, float], list[str]]:
+    """Return what a search file changes in a run that has begun: its budget and its workers.
+
+    It is compared with the file that the user wrote when the run began: what was resolved then
+    cannot hide that a key was removed.
+
+    Args:
+        path: folder of the run.
+        data: content of the search file; `source` is its path, from which relative ones start.
+
+    Returns:
+        bounds of the budget that differ by name, and overrides `executor.KEY=VALUE`.
+
+    Raises:
+        ConfigError: the search file has a mistake.
+        RunFolderError: it is that of another search.
+    """
+    run = RunFolder(path)
+    own = run.path / CONFIG
+    asked = absolute_config(parse(data, str(source)), folder_of(source))
+    wrote = absolute_config(parse(run.written(), str(own)), folder_of(own))
+    now, then = (_flat(item.model_dump(mode="json")) for item in (asked, wrote))
+    free = ("budget", *MOVES)
+    changed = [key for key in {**now, **then} if now.get(key) != then.get(key)]
+    if changed := [k for k in changed if not any(k == f or k.startswith(f"{f}.") for f in free)]:
+        raise RunFolderError(
+            f"{path} holds another search than {source}: it differs in `{'`, `'.join(changed)}`; "
+            "name another folder, or put the search file back as it was."
+        )
+    budget, later = wrote.budget.model_dump(), History(run.events()).budget
+    bounds = {
+        name: value
+        for name, value in asked.budget.model_dump().items()
+        if value is not None and value not in (budget[name], later.get(name))
+    }
+    workers = asked.executor.model_dump(mode="json")
+    moves = [f"{move}={json.dumps(workers[move.removeprefix('executor.')])}" for move in MOVES]
+    return bounds, moves
+
+
+def _flat(plain: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return all values of a search file by their keys, such as `evaluation.fewshot`."""
+    values: dict[str, Any] = {}
+    for key, value in plain.items():
+        name = f"{before}{key}"
+        values |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return values
 
 
 def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:

@@ -32,19 +32,19 @@ from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.classifiers import check_head
 from evomerge.setup.executors import EXECUTORS
 from evomerge.setup.freeze import other_processor, other_versions
+from evomerge.setup.kinds import check_head
 from evomerge.setup.parents import pinned
 from evomerge.setup.parents_as_themselves import (
     base_to_test,
     lent_notes,
     parents_as_themselves,
     recipe_to_write,
+    setting_notes,
 )
 from evomerge.setup.racing import make_race
-from evomerge.setup.recipes import sample_recipes
-from evomerge.setup.settings import setting_notes
+from evomerge.setup.space import sample_recipes
 from evomerge.setup.strategy import make_strategy, recipe_of
 from evomerge.setup.worker import load_single, threads_of
 
@@ -91,12 +91,11 @@ def run_search(
 
 def _disk_error(run: RunFolder, error: OSError) -> SearchError:
     place = error.filename2 or error.filename or run.path  # the second one is to be replaced
+    fix = "free space on the disk or repair it"
     if isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError)):
         fix = "move away what is there"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         fix = "make it writable"
-    else:
-        fix = "free space on the disk or repair it"
     return SearchError(
         f"The run {run.path} could not be read or written ({error.strerror or error}: {place}); "
         f"{fix}, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
@@ -205,10 +204,7 @@ def check_search_file(run: RunFolder, logbook: Logbook) -> None:
 
 
 def publish(
-    checked: CheckedSearch,
-    run: RunFolder,
-    front: Sequence[Candidate],
-    best: Candidate,
+    checked: CheckedSearch, run: RunFolder, front: Sequence[Candidate], best: Candidate
 ) -> None:
     """Write the best candidate's recipe to `best.yaml` and, for mergekit, `best.mergekit.yaml`.
 
@@ -240,8 +236,7 @@ def publish(
     members = {f"{item.number}.yaml": item for item in front}
     there = {path.name for path in folder.glob("*.yaml")}
     for name in members.keys() - there:
-        with_pins = written(members[name])[1]
-        run.write(f"front/{name}", with_pins.to_yaml())
+        run.write(f"front/{name}", written(members[name])[1].to_yaml())
     for name in there - members.keys():
         (folder / name).unlink()
 

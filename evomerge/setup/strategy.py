@@ -1,17 +1,22 @@
-"""The optimizer and the strategy of a checked search, and the recipe of a candidate."""
+"""The optimizer and the strategy of a checked search, its starts, the recipe of a candidate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge.config.schema import GRADIENT, SearchConfig
-from evomerge.errors import SearchError
+from evomerge.config.schema import GRADIENT, Frozen, SearchConfig
+from evomerge.errors import ConfigError, InputError, SearchError
+from evomerge.models.references import RUN, is_folder, place
+from evomerge.parsing.values import shown
 from evomerge.recipe import Recipe
-from evomerge.run.history import Candidate
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import Candidate, History
 from evomerge.scores import violation
+from evomerge.searching.ranking import FINALISTS, ranking_of
 from evomerge.setup.checked import CheckedSearch
-from evomerge.space.protocol import Gene, Space
+from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.strategy import kinds
 from evomerge.strategy.protocol import Strategy
 
@@ -57,23 +62,16 @@ def generation_of(config: SearchConfig, space: Space) -> int:
     return make_optimizer(config, space.genes).population
 
 
-def check_optimizer(name: str) -> None:
-    """Raise a `ConfigError` if there is no optimizer and no strategy of this name."""
-    from evomerge.optimize import check_name, optimizer_names
-
-    check_name(name, (*optimizer_names(), *kinds.strategy_names()))
-
-
 def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
     """Return a new optimizer with the search's seed.
 
     Raises:
         ConfigError: there is no such optimizer, or a setting does not suit it.
     """
-    from evomerge.optimize import create
+    from evomerge.optimize import check_name, create, optimizer_names
 
     wanted = config.optimizer
-    check_optimizer(wanted.name)
+    check_name(wanted.name, (*optimizer_names(), *kinds.strategy_names()))
     return create(
         wanted.name,
         list(genes),
@@ -103,17 +101,72 @@ def recipe_of(space: Space, candidate: Candidate) -> Recipe:
     Raises:
         SearchError: its digest is not the one in the journal.
     """
+    label, genome = candidate.label, tuple(candidate.origin.get("genome", ()))
     recipe: Recipe | None
-    if candidate.label is not None:
-        recipe = space.baselines().get(candidate.label)
-    else:
-        try:
-            recipe = space.decode(tuple(candidate.origin.get("genome", ())))
-        except (ValueError, IndexError):
-            recipe = None
+    try:
+        recipe = space.decode(genome) if label is None else space.baselines().get(label)
+    except (ValueError, IndexError):
+        recipe = None
     if recipe is None or recipe.digest != candidate.digest:
         raise SearchError(
             f"Candidate {candidate.number} no longer decodes to the recipe it was scored with; "
             "use the evomerge version that the run's manifest.json names."
         )
     return recipe
+
+
+def find_starts(config: SearchConfig, space: Space, relative_to: Path) -> tuple[Genome, ...]:
+    """Return the genomes that `optimizer.start` names, each once.
+
+    A run gives its `FINALISTS` best candidates; of a front, as many that are far apart.
+
+    Raises:
+        ConfigError: a run is missing or damaged, or has other genes.
+    """
+    found: dict[Genome, None] = {}
+    for reference in config.optimizer.start:
+        if not reference.startswith(RUN):
+            raise ConfigError(
+                f"optimizer.start has {shown(reference)}, which is no run; name one as `run:DIR`."
+            )
+        paths = [place(reference.removeprefix(RUN), at) for at in (relative_to, Path.cwd())]
+        path = next(filter(is_folder, paths), paths[0])
+        try:
+            found |= dict.fromkeys(_of_run(RunFolder(path), space.genes))
+        except InputError as error:
+            raise ConfigError(f"optimizer.start has {reference!r}: {error}") from error
+    return tuple(found)
+
+
+def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
+    """Return the genomes of a run's best candidates; genes are matched by name."""
+    config = run.search_file()
+    frozen = config.frozen or Frozen()
+    names = {gene.name for gene in genes}
+    if different := sorted(names ^ set(frozen.genes)):
+        whose = "this search" if different[0] in names else "that run"
+        raise ConfigError(
+            f"only {whose} has the gene {different[0]!r}; take one with equal `parents`, `space`."
+        )
+    labels = {name: item.choices for item in frozen.gene_ranges for name in item.genes}
+    candidates = History(run.events()).candidates
+    searched = [item for item in candidates if item.label is None and "genome" in item.origin]
+    genomes = []
+    for item in ranking_of(config).finalists(searched, FINALISTS):
+        values = dict(zip(frozen.genes, map(float, item.origin["genome"]), strict=True))
+        genome = [_value(gene, values[gene.name], labels.get(gene.name, ())) for gene in genes]
+        if None not in genome:
+            genomes.append(tuple(value for value in genome if value is not None))
+    if not genomes:
+        raise ConfigError(
+            "that run has no scored candidate in the ranges of this search; widen them."
+        )
+    return genomes
+
+
+def _value(gene: Gene, value: float, labels: Sequence[str]) -> float | None:
+    """Return the value that a gene has here, given its value in a run; None if it has none."""
+    if gene.kind == "choice":
+        label = labels[int(value)] if int(value) < len(labels) else None
+        return float(gene.choices.index(label)) if label in gene.choices else None
+    return value if gene.low <= value <= gene.high else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge.config.frozen import Documents
 from evomerge.config.schema import Frozen, SearchConfig
@@ -22,11 +22,7 @@ Digests: TypeAlias = dict[str, dict[str, dict[str, str]]]
 
 _DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
-_NAMES = {
-    "settings": "settings",
-    "templates": "templates",
-    "examples": "few-shot examples",
-}
+_NAMES = {"settings": "settings", "templates": "templates", "examples": "few-shot examples"}
 """Name of a digest -> name for a person; all others are of one split."""
 
 
@@ -37,56 +33,34 @@ def task_digests(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> Dig
     """
     found: Digests = {}
     for split, documents in splits.items():
-        harness, functions = evaluator.tasks_of(split).harness, evaluator.tasks_of(split).functions
-        own: dict[str, dict[str, str]] = {}
-        for task, ids in documents.items():
-            if not ids:
-                continue
-            if task in functions:
-                own[task] = functions[task].digests
-            elif harness is not None:
-                own[task] = harness.digests(task, ids)
-        if harness is not None or any(own.values()):
+        tasks, own = evaluator.tasks_of(split), dict[str, dict[str, str]]()
+        for task in (task for task, ids in documents.items() if ids):
+            if task in tasks.functions:
+                own[task] = tasks.functions[task].digests
+            elif tasks.harness is not None:
+                own[task] = tasks.harness.digests(task, documents[task])
+        if tasks.harness is not None or any(own.values()):
             found[split] = {task: digests for task, digests in own.items() if digests}
     return found
 
 
-def _infos(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, TaskInfo]]:
-    """Return what is known of the tasks that have documents: split -> task -> its information."""
-    infos = {split: evaluator.tasks_of(split).info for split in SPLITS}
-    return {
-        split: {task: info.tasks[task] for task in leaves_of(config, info)}
-        for split, info in infos.items()
-    }
+def task_facts(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, Any]]:
+    """Return where documents come from, and which tasks sample their texts.
 
-
-def sources(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, str]]:
-    """Return the source of the document ids: split -> task -> `lm-eval task:its split`."""
-    return {
-        split: {name: task.source for name, task in tasks.items()}
-        for split, tasks in _infos(config, evaluator).items()
-    }
-
-
-def sampled(config: SearchConfig, evaluator: Evaluator) -> dict[str, int]:
-    """Return the tasks that sample their texts, with the number of texts for each document."""
-    return {
-        name: task.repeats
-        for tasks in _infos(config, evaluator).values()
-        for name, task in tasks.items()
-        if task.is_sampled
-    }
-
-
-def datasets(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, dict[str, str]]]:
-    """Return the data sets on the Hub that documents come from: split -> task -> `HubDataset`.
-
-    A data set in local files is left out.
+    Returns:
+        `sources`: split -> task -> `lm-eval task:its split`; `datasets`: split -> task ->
+        `HubDataset`, without data sets in local files; `sampled`: task -> number of texts for each
+        document.
     """
-    return {
-        split: {name: found for name, task in tasks.items() if (found := _hub_dataset(task))}
-        for split, tasks in _infos(config, evaluator).items()
-    }
+    facts: dict[str, dict[str, Any]] = {"sources": {}, "datasets": {}, "sampled": {}}
+    for split in SPLITS:
+        info = evaluator.tasks_of(split).info
+        tasks = {task: info.tasks[task] for task in leaves_of(config, info)}
+        facts["sources"][split] = {name: task.source for name, task in tasks.items()}
+        data = {name: _hub_dataset(task) for name, task in tasks.items()}
+        facts["datasets"][split] = {name: found for name, found in data.items() if found}
+        facts["sampled"] |= {name: t.repeats for name, t in tasks.items() if t.is_sampled}
+    return facts
 
 
 def _hub_dataset(task: TaskInfo) -> dict[str, str]:
@@ -104,26 +78,26 @@ def _hub_dataset(task: TaskInfo) -> dict[str, str]:
 def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
     """Raise a `ConfigError` if documents, prompts or settings of a task have changed."""
     frozen, splits = config.frozen or Frozen(), config.run_documents
-    source_now = sources(config, evaluator)
+    sources: Mapping[str, Mapping[str, str]] = task_facts(config, evaluator)["sources"]
     for split, documents in splits.items():
         for task, ids in documents.items():
-            source = frozen.sources.get(split, {}).get(task)
+            now = sources[split].get(task)
+            source = frozen.sources.get(split, {}).get(task, now)
             count = evaluator.tasks_of(split).info.tasks[task].documents
-            if source not in (None, source_now[split].get(task)) or max(ids, default=0) >= count:
+            if source != now or max(ids, default=0) >= count:
                 raise ConfigError(
                     f"The run's {split} documents of task {task!r} come from {source or task!r}, "
                     f"with ids up to {max(ids)}, but the task now has {count} documents from "
-                    f"{source_now[split].get(task)!r}; restore its YAML and data, or start a new "
-                    "run."
+                    f"{now!r}; restore its YAML and data, or start a new run."
                 )
-    now: Mapping[str, dict[str, dict[str, str]]] = task_digests(evaluator, splits)
+    digests: Mapping[str, dict[str, dict[str, str]]] = task_digests(evaluator, splits)
     for where, of_split in frozen.tasks.items():
-        for task, digests in of_split.items():
-            for what, digest in digests.items():
-                if now.get(where, {}).get(task, {}).get(what) != digest:
-                    files = "files" if task in config.rows else "YAML and data"
-                    raise ConfigError(
-                        f"Task {task!r} has changed since the run began: its "
-                        f"{_NAMES.get(what, f'{where} {what}')} are not the same; restore its "
-                        f"{files}, or start a new run."
-                    )
+        for task, then in of_split.items():
+            today = digests.get(where, {}).get(task, {})
+            for what in (what for what, digest in then.items() if today.get(what) != digest):
+                files = "files" if task in config.rows else "YAML and data"
+                raise ConfigError(
+                    f"Task {task!r} has changed since the run began: its "
+                    f"{_NAMES.get(what, f'{where} {what}')} are not the same; restore its "
+                    f"{files}, or start a new run."
+                )

@@ -7,12 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evomerge.config.evaluation import (
-    EvaluationConfig,
-    SearchSplit,
-    TestSplit,
-    ValidationSplit,
-)
+from evomerge.config.evaluation import EvaluationConfig, SearchSplit, TestSplit, ValidationSplit
 from evomerge.config.frozen import Documents
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.schema import SearchConfig
@@ -46,19 +41,23 @@ def code_files(config: SearchConfig) -> list[Path]:
 
     Nothing is run. Files of installed packages are not among them.
     """
-    from evomerge.evaluation.tasks.functions import is_function
-
-    supplied = [getattr(config.evaluation, split).tasks for split in SPLITS]
-    data = {
-        *config.rows,
-        *(of[name] for of in supplied for name in of.keys() & config.rows),
-    }
-    every = [*config.tasks, *(name for of in supplied for name in of.values())]
-    names = [name for name in dict.fromkeys(every) if name not in data]
+    supplied = [
+        item
+        for split in SPLITS
+        for name, item in getattr(config.evaluation, split).tasks.items()
+        if name not in config.rows
+    ]
+    names = [*(name for name in config.tasks if name not in config.rows), *supplied]
     found = [file for name in names if ":" in name for file in code_of_module(name.split(":")[0])]
-    if not all(map(is_function, names)):
+    if lm_eval_tasks(config) or not all(map(_is_function, supplied)):
         found += code_of_tasks(_folders(config))
     return list(dict.fromkeys(found))
+
+
+def _is_function(name: str) -> bool:
+    from evomerge.evaluation.tasks.functions import is_function  # imports torch
+
+    return is_function(name)
 
 
 def _folders(config: SearchConfig) -> list[Path]:
@@ -71,10 +70,7 @@ def _folders(config: SearchConfig) -> list[Path]:
 
 def lm_eval_tasks(config: SearchConfig) -> list[str]:
     """Return the tasks and groups of lm-eval that models are scored on."""
-    from evomerge.evaluation.tasks.functions import is_function
-
-    names = (name for name in config.tasks if name not in config.rows)
-    return [name for name in names if not is_function(name)]
+    return [n for n in config.tasks if n not in config.rows and not _is_function(n)]
 
 
 def is_causal(config: SearchConfig) -> bool:
@@ -92,25 +88,24 @@ def check_rows(config: SearchConfig) -> None:
         return
     given, usual = config.evaluation, EvaluationConfig()
     keys = ("fewshot", "chat_template", "think_end_token", "generation")
-    found = {key: getattr(given, key) for key in keys if getattr(given, key) != getattr(usual, key)}
-    splits = {f"{split}.task_split": getattr(given, split).task_split for split in SPLITS}
-    found |= {key: value for key, value in splits.items() if value is not None}
-    for key, value in found.items():
-        said = value.changes if key == "generation" else value
-        raise ConfigError(
-            f"`evaluation.{key}` is {shown(said)}, which only tasks of lm-eval have, but "
-            f"{config.tasks[0]!r} has rows of its own; remove it."
-        )
+    values = {
+        key: getattr(given, key) for key in keys if getattr(given, key) != getattr(usual, key)
+    }
+    values |= {f"{split}.task_split": getattr(given, split).task_split for split in SPLITS}
+    for key, value in values.items():
+        if value is not None:
+            said = value.changes if key == "generation" else value
+            raise ConfigError(
+                f"`evaluation.{key}` is {shown(said)}, which only tasks of lm-eval have, but "
+                f"{config.tasks[0]!r} has rows of its own; remove it."
+            )
 
 
 def uses_templates(config: SearchConfig) -> bool:
     """Return whether texts may be made by chat templates; code of a user may do anything."""
-    from evomerge.evaluation.tasks.functions import is_function
-
-    kinds = [kind for kind, _ in config.rows.values()]
-    functions = any(map(is_function, config.tasks))
-    own = functions or config.is_study
-    return config.evaluation.chat_template or own or "pairwise" in kinds
+    own = config.is_study or any(map(_is_function, config.tasks))
+    pairs = any(kind == "pairwise" for kind, _ in config.rows.values())
+    return config.evaluation.chat_template or own or pairs
 
 
 def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
@@ -125,21 +120,19 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
     from evomerge.evaluation.inference.reference import Reasoning
     from evomerge.evaluation.inference.vllm_start import check_vllm
     from evomerge.evaluation.tasks.files import load_objective
-    from evomerge.evaluation.tasks.functions import find, is_function
+    from evomerge.evaluation.tasks.functions import find
     from evomerge.evaluation.tasks.harness import Harness
 
-    evaluation = config.evaluation
+    evaluation, rows = config.evaluation, config.rows
     if evaluation.backend == "vllm":
         check_vllm()
     allowed.require(code_files(config))
-    measured = (*config.objectives, *config.constraints)
-    tasks = lm_eval_tasks(config)
+    tasks, harness = lm_eval_tasks(config), None
     functions: dict[str, ObjectiveFunction | RowsObjective] = {
-        name: find(name) for name in config.tasks if is_function(name) and name not in config.rows
+        name: find(name) for name in config.tasks if name not in (*tasks, *rows)
     }
-    for name, (kind, file) in config.rows.items():
+    for name, (kind, file) in rows.items():
         functions[name] = load_objective(kind, file, evaluation.batch_size, name)
-    harness = None
     if tasks:
         harness = Harness(
             tasks,
@@ -157,8 +150,8 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
         task_splits = _task_splits(section, tasks, functions, where)
         if section.tasks or task_splits:
             own = {
-                name: load_objective(config.rows[name][0], item, evaluation.batch_size)
-                if name in config.rows
+                name: load_objective(rows[name][0], item, evaluation.batch_size)
+                if name in rows
                 else find(item)
                 for name, item in section.tasks.items()
                 if name in functions
@@ -166,6 +159,7 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
             other = {name: item for name, item in section.tasks.items() if name in tasks}
             with_other = harness and harness.with_documents_from(other, task_splits, where)
             by_split[split] = TaskSet(with_other, functions | own)
+    measured = {(item.source, item.metric) for item in (*config.objectives, *config.constraints)}
     return Evaluator(
         harness,
         tuple(functions.values()),
@@ -173,12 +167,8 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
         evaluation.backend,
         by_split,
         evaluation.tensor_parallel,
-        {item.source for item in measured if item.metric == TOKENS},
-        [
-            name
-            for name in MODEL_METRICS
-            if any(m.source == MODEL and m.metric == name for m in measured)
-        ],
+        {source for source, metric in measured if metric == TOKENS},
+        [name for name in MODEL_METRICS if (MODEL, name) in measured],
         Reasoning(evaluation.enable_thinking, evaluation.think_end_token),
         config.seed,
         _referenced(config, harness.info) if harness else (),
@@ -314,14 +304,13 @@ def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str
     tasks = evaluator.tasks_of(split)
     pools = {}
     for task in leaves_of(config, tasks.info):
-        info, harness = tasks.info.tasks[task], tasks.harness
+        info = tasks.info.tasks[task]
         if (function := tasks.functions.get(task)) is not None:
             pools[task] = DocumentPool(info.source, info.documents, function.forms)
-            continue
-        assert harness is not None
-        # If splits have documents of different tasks, these are compared by their rendered text.
-        forms = cache(harness.forms(task, rendered=bool(evaluator.by_split)))
-        pools[task] = DocumentPool(info.source, info.documents, forms, info.dataset)
+        elif tasks.harness is not None:
+            # Documents of different tasks are compared by their rendered text.
+            forms = cache(tasks.harness.forms(task, rendered=bool(evaluator.by_split)))
+            pools[task] = DocumentPool(info.source, info.documents, forms, info.dataset)
     return pools
 
 

@@ -13,14 +13,34 @@ from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.place import place
 from evomerge.setup.racing import make_race
 from evomerge.setup.tasks import is_causal
 from evomerge.space.protocol import Space
 
 if TYPE_CHECKING:
     from evomerge.execute.worker import Worker
+    from evomerge.merging.architecture.placement import Placement
     from evomerge.merging.resident import Report, Resident
+
+
+def place(config: SearchConfig) -> Placement:
+    """Return the devices of a model, their memory limits and the attention.
+
+    Raises:
+        InputError: there is no such device, or a memory limit is not a size.
+    """
+    from evomerge.evaluation.inference.device import choose_device
+    from evomerge.merging.architecture.placement import Placement
+    from evomerge.merging.backend import bytes_of
+
+    wanted, memory = config.evaluation, None
+    if wanted.max_memory is not None:
+        memory = {
+            number: bytes_of(size, f"evaluation.max_memory.{number}")
+            for number, size in wanted.max_memory.items()
+        }
+    attention = None if wanted.attention == "auto" else wanted.attention
+    return Placement(choose_device(wanted.device), wanted.device_map, memory, attention)
 
 
 def cache_memory(workers: int) -> int:

@@ -203,8 +203,10 @@ def test_a_parent_without_modules_takes_those_of_the_host(dense: int, tmp_path: 
     }
     file = write(tmp_path, **changes)
     told = evomerge.validate(file)
-    lines = [line for line in told["warnings"] if line.startswith("plain has no modules.json, so")]
-    assert lines and ("where a parent lacks it: 2_Dense" in told["encoder"]) == bool(dense)
+    (line,) = [line for line in told["warnings"] if "modules.json" in line]
+    lent = "modules.json and 2_Dense.linear" if dense else "modules.json"
+    assert f"the body of plain (BertModel) is merged; the {lent} of the host one takes" in line
+    assert told["encoder"].endswith("merged: the transformer")
     run = searched(file, tmp_path / "run", candidates=3)
     number = next(item.number for item in run.history.candidates if item.label == str(plain))
     model, host = library(run.export(tmp_path / "model", number)), library(one)
@@ -250,7 +252,7 @@ def test_validate_says_what_an_encoder_is(folder: Path) -> None:
     told = evomerge.validate(folder / "search.yaml")
     assert told["encoder"] == (
         "mean pooling, Dense, Normalize; 8 dimensions; texts of up to 16 tokens; merged: the "
-        "transformer and 2_Dense; kept from the host: 1_Pooling, 3_Normalize and prompts"
+        "transformer and 2_Dense"
     )
     assert told["fewer_documents"].startswith("off, since")
 

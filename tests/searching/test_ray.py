@@ -32,8 +32,8 @@ from evomerge.run.activity import read_activity
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Failure, Outcome
-from evomerge.setup.cluster import connect
 from evomerge.setup.executors import WorkerOfRun, on_machine
+from evomerge.setup.workers import connect
 
 pytestmark = pytest.mark.thorough
 

@@ -2,8 +2,10 @@
 
 import pytest
 from search_run import SMALL
+from tiny import make
 
 from evomerge.config.schema import parse, parse_manifest
+from evomerge.errors import InputError
 from evomerge.setup.descents import slope_note
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
@@ -13,30 +15,10 @@ def prepared(folder, **changes):
     return prepare(parse(SMALL | changes, "search.yaml"), folder)
 
 
-@pytest.mark.parametrize(
-    ("space", "note"),
-    [
-        ({"method": "task_arithmetic", "groups": "each", "components": "each"}, None),
-        ({"method": "dare_ties", "knobs": {"weight": 1.0, "lambda": (0.5, 1.5)}}, None),
-        ({"method": "multislerp"}, "4 more merges by multislerp in every step"),
-        (
-            {"method": "ramplus", "knobs": {"r": (0.0, 1.0), "alpha": 0.2}},
-            "2 more merges by ramplus in every step",
-        ),
-        ({"method": ["linear", "multislerp"]}, "4 more merges by multislerp in every step"),
-        ({"method": "tsv", "knobs": {"lambda": (0.5, 1.5)}}, "2 more merges by tsv in every step"),
-    ],
-)
-def test_validate_says_what_slopes_without_a_formula_cost(space, note):
-    data = {
-        "parents": ["zoo:language", "zoo:maths"],
-        "base": "zoo:base",
-        "space": space,
-        "objectives": [{"task": "zoo_l2", "metric": "exact_match"}],
-    }
-    descent = {"optimizer": {"name": "gradient"}}
-    assert slope_note(parse({**data, **descent}, "search.yaml"), []) == note
-    assert slope_note(parse(data, "search.yaml"), []) is None
+def refused(folder, sentence, **changes):
+    with pytest.raises(InputError, match=sentence) as caught:
+        prepared(folder, **changes)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -45,17 +27,39 @@ def test_validate_says_what_slopes_without_a_formula_cost(space, note):
         ({"method": "dare_linear"}, "8 of 16 genes have none, so no descent moves them"),
         ({"method": ["task_arithmetic", "linear"]}, "1 of 9 genes have none"),
         ({"method": "task_arithmetic", "most_parents": 2}, "2 of 10 genes have none"),
+        ({"method": "task_arithmetic"}, None),
     ],
 )
 def test_validate_says_how_many_genes_no_descent_moves(space, kept, tmp_path):
     checked = prepared(tmp_path, space={"groups": 2, **space}, optimizer={"name": "gradient"})
-    assert slope_note(checked.config, checked.space.genes).startswith(kept)
+    note = slope_note(checked.config, checked.space.genes)
+    assert note is None if kept is None else note.startswith(kept)
+
+
+def flow(**space):
+    return {"base": None, "space": {"kind": "dataflow", **space}}
+
+
+def linear(**space):
+    return {"base": None, "space": {"kind": "parameters", "method": "linear", **space}}
+
+
+def test_parents_of_different_depth_are_refused_in_a_parameter_space(tmp_path):
+    """The shapes of their tensors fit, but only one of the parents has a block 2."""
+    make(tmp_path / "deep")
+    make(tmp_path / "shallow", num_hidden_layers=2)
+    refused(
+        tmp_path,
+        r"shallow' has 2 layers, but the host .*deep' has 3; .* set the kind to 'dataflow'",
+        parents=["./deep", "./shallow"],
+        **linear(),
+    )
 
 
 def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
     """The longest path multiplies too many scales of 3; the path at the start has no scales."""
-    space = {"kind": "dataflow", "variant": "structured", "repeats": 4, "scales": [0.5, 3.0]}
-    assert prepared(tmp_path, base=None, space=space).space.genes
+    space = flow(variant="structured", repeats=4, scales=[0.5, 3.0])
+    assert prepared(tmp_path, **space).space.genes
 
 
 def test_a_method_can_be_chosen_for_each_group(tmp_path):

@@ -1,6 +1,7 @@
 """A search whose task runs what its models write."""
 
 import gc
+import shutil
 
 import psutil
 import pytest
@@ -23,19 +24,19 @@ from evomerge.trust.consent import Permissions
 pytestmark = pytest.mark.thorough
 
 TASK = """
-task: {name}
+task: says
 custom_dataset: !function documents.load
-dataset_kwargs: {{file: zoo_maths.jsonl}}
+dataset_kwargs: {file: zoo_maths.jsonl}
 test_split: test
 unsafe_code: true
 output_type: generate_until
 doc_to_text: prompt
-doc_to_target: "assert answer == '{{{{answer}}}}'{after}"
-generation_kwargs: {{until: ["<eos>"], do_sample: false, max_gen_toks: 3}}
+doc_to_target: "assert answer == '{{answer}}'"
+generation_kwargs: {until: ["<eos>"], do_sample: false, max_gen_toks: 3}
 filter_list:
   - name: program
     filter:
-      - {{function: custom, filter_fn: !function programs.{filter}}}
+      - {function: custom, filter_fn: !function programs.says}
 metric_list:
   - metric: !function programs.pass_at_1
     aggregation: mean
@@ -57,43 +58,37 @@ def pass_at_1(references, predictions):
 
 def says(resps, docs):
     return [[f"answer = {text.strip()!r}" for text in of_document] for of_document in resps]
-
-
-def as_it_is(resps, docs):
-    return resps
 """
-
 
 TRUSTING = {"allow_code": True, "trust_code": True}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two tasks: one is right where the answer is, and in one the answer itself is the program."""
+    """A task whose program is right where the answer is."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "documents.py").write_text((zoo.tasks_path() / "documents.py").read_text())
     (folder / "zoo_maths.jsonl").symlink_to(zoo.tasks_path() / "zoo_maths.jsonl")
     (folder / "programs.py").write_text(PROGRAMS)
-    for name, own in (("says", "says"), ("is_code", "as_it_is")):
-        (folder / f"{name}.yaml").write_text(TASK.format(name=name, filter=own, after=""))
+    (folder / "says.yaml").write_text(TASK)
     return folder
 
 
-def file_in(path, folder, **changes):
-    """Write a search for both code tasks, and for the answers themselves."""
-    objectives = [
-        {"task": "says", "metric": "pass_at_1"},
-        {"task": "is_code", "metric": "pass_at_1"},
-        {"task": "zoo_maths", "metric": "exact_match"},
-    ]
+def file_in(path, folder, metric="pass_at_1"):
+    """Write a search for the code task, and for the answers themselves."""
     evaluation = {
         "include": ["zoo:tasks", str(folder)],
         "search": {"documents": 8},
         "validation": {"documents": 4, "finalists": 1},
         "test": {"documents": 4},
     }
-    wanted = {"objectives": objectives, "evaluation": evaluation, "budget": {"candidates": 4}}
-    return write_search(path, **wanted | changes)
+    objectives = [
+        {"task": "says", "metric": metric},
+        {"task": "zoo_maths", "metric": "exact_match"},
+    ]
+    return write_search(
+        path, objectives=objectives, evaluation=evaluation, budget={"candidates": 4}
+    )
 
 
 def count_processes():
@@ -110,53 +105,35 @@ def test_a_search_scores_the_code_that_its_models_write(tmp_path, folder):
     for candidate in history.candidates:
         values = candidate.outcomes["search"].values
         assert values["says/pass_at_1"] == values["zoo_maths/exact_match"]
-        assert set(values["is_code/pass_at_1"]) == {0.0}
     assert any(any(item.outcomes["search"].values["says/pass_at_1"]) for item in history.candidates)
 
+    scores = package.evaluate("zoo:maths", run.folder / "search.yaml", **TRUSTING)
+    assert scores["says/pass_at_1"].value == scores["zoo_maths/exact_match"].value
     assert RunFolder(run.folder).manifest()["allow_code"] is True
     assert len(package.resume(run, candidates=5, progress=False, **TRUSTING).candidates) == 5
     assert count_processes() == 0
 
 
-@pytest.mark.parametrize(
-    "command",
-    [["validate"], ["search", "--run", "run"], ["evaluate", "zoo:maths", "--config"]],
-    ids=lambda command: command[0],
-)
-def test_without_the_flag_a_command_names_the_task_and_the_flag(
-    tmp_path, folder, command, monkeypatch
-):
+def test_without_the_flag_a_command_names_the_task_and_the_flag(tmp_path, folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    file = file_in(tmp_path, folder)
-    where = (
-        [*command, str(file)]
-        if command[-1] == "--config"
-        else [command[0], str(file), *command[1:]]
-    )
-    result = CliRunner().invoke(app, [*where, "--trust-code"])
-    assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
-    assert "'says' runs code" in str(result.exception) and "--allow-code" in str(result.exception)
+    file = str(file_in(tmp_path, folder))
+    for words in (["search", file, "--run", "run"], ["evaluate", "zoo:maths", "--config", file]):
+        result = CliRunner().invoke(app, [*words, "--trust-code"])
+        assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
+        assert "'says' runs code" in str(result.exception)
+        assert "--allow-code" in str(result.exception)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_did_not_allow_code_never_runs_it(tmp_path, folder):
     """Not even if the YAML of its task is changed later."""
-    own = tmp_path / "tasks"
-    own.mkdir()
-    for item in folder.iterdir():
-        (own / item.name).write_text(item.read_text()) if item.is_file() else None
-    yaml, objectives = own / "says.yaml", [{"task": "says", "metric": "exact_match"}]
+    own = shutil.copytree(folder, tmp_path / "tasks")
+    yaml = own / "says.yaml"
     unsafe = yaml.read_text()
-    safe = unsafe.replace("unsafe_code: true\n", "").replace(
-        "!function programs.pass_at_1", "exact_match"
-    )
-    yaml.write_text(safe)
-    run = package.search(
-        file_in(tmp_path, own, objectives=objectives),
-        tmp_path / "run",
-        progress=False,
-        trust_code=True,
-    )
+    safe = unsafe.replace("unsafe_code: true\n", "")
+    yaml.write_text(safe.replace("!function programs.pass_at_1", "exact_match"))
+    file = file_in(tmp_path, own, "exact_match")
+    run = package.search(file, tmp_path / "run", progress=False, trust_code=True)
     yaml.write_text(unsafe)
     with pytest.raises(InputError, match="--allow-code"):
         package.resume(run, candidates=6, progress=False, trust_code=True)
@@ -174,17 +151,10 @@ def test_validate_says_what_code_can_do_here(tmp_path, folder, monkeypatch, conf
     assert "code" not in summary(problem)
 
 
-def test_evaluate_takes_the_flag(tmp_path, folder):
-    scores = package.evaluate("zoo:maths", file_in(tmp_path, folder), **TRUSTING)
-    assert scores["says/pass_at_1"].value == scores["zoo_maths/exact_match"].value
-
-
 def test_the_command_that_repeats_a_score_allows_code_too(tmp_path):
     config = parse(SMALL, "search.yaml")
     run = RunFolder.create(tmp_path / "run", "{}", {"made": "up"})
     for allow_code in (False, True):
-        frozen = config.with_frozen(Frozen(allow_code=allow_code))
-        words = lm_eval_command(run, frozen, None, None).split()
+        words = lm_eval_command(run, config.with_frozen(Frozen(allow_code=allow_code)), None, 2)
         assert ("--confirm_run_unsafe_code" in words) == allow_code
-        assert (words[0] == "HF_ALLOW_CODE_EVAL=1") == allow_code
-        assert lm_eval_command(run, frozen, None, 2).split() == words  # not on one thread
+        assert words.startswith("HF_ALLOW_CODE_EVAL=1 ") == allow_code

@@ -50,17 +50,23 @@ def refused(*arguments):
 
 
 @pytest.fixture
-def begun(tmp_path):
-    """The uniform merge of a search over two local models."""
+def begun(tmp_path, monkeypatch):
+    """The uniform merge of a search over two local models, of which one has pickled weights."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("maths", "facts"):
         shutil.copytree(zoo.path(name), tmp_path / name)
+    file = tmp_path / "maths" / "model.safetensors"
+    torch.save(load_torch(file), file.with_name("pytorch_model.bin"))
+    file.unlink()
     run = search(tmp_path, "run", 4, parents=["./maths", "./facts"])
     model = export(run, tmp_path / "exported", "2")
-    return tmp_path, model / "evomerge_recipe.yaml", weights(model)
+    return run, model / "evomerge_recipe.yaml", weights(model)
 
 
-def test_what_the_recipe_was_made_from_may_be_moved(begun):
-    folder, recipe, exported = begun
+def test_what_the_recipe_was_made_from_may_be_moved_but_not_replaced(begun):
+    run, recipe, exported = begun
+    folder = run.path.parent
+    assert weights(export(run, folder / "itself", "0")) == weights(zoo.path("maths"))
     moved = folder / "new place"
     moved.mkdir()
     written = recipe.read_text()
@@ -70,18 +76,20 @@ def test_what_the_recipe_was_made_from_may_be_moved(begun):
     (moved / "best.yaml").write_text(written)
     assert weights(merge(moved / "best.yaml", folder / "model")) == exported
 
-
-def test_another_content_of_a_parent_is_refused(begun):
-    folder, recipe, exported = begun
-    shutil.copyfile(zoo.path("base") / "model.safetensors", folder / "facts" / "model.safetensors")
-    said = refused("merge", recipe, "--out", folder / "model")
+    shutil.copyfile(zoo.path("base") / "model.safetensors", moved / "facts" / "model.safetensors")
+    said = refused("merge", moved / "best.yaml", "--out", folder / "other")
     assert re.search(
         r"Parent '.*facts' is not the model .*: its fingerprint was [0-9a-f]{16}", said
     )
+    for name in ("maths", "facts"):
+        (moved / name).rename(folder / name)
+    for words in (("resume", "--candidates", "6"), ("export", "--out", folder / "x")):
+        assert "has changed since the run was started" in refused(words[0], run.path, *words[1:])
+    (moved / "best.yaml").write_text(written := recipe.read_text())
     # Without its pin, what is there now is merged; the other pin still holds.
-    written = Recipe.from_yaml(recipe.read_text())
-    pins = {name: pin for name, pin in written.pins.items() if name.endswith("maths")}
-    assert weights(merge(replace(written, pins=pins), folder / "model")) != exported
+    whole = Recipe.from_yaml(written)
+    pins = {name: pin for name, pin in whole.pins.items() if name.endswith("maths")}
+    assert weights(merge(replace(whole, pins=pins), folder / "other")) != exported
 
 
 def test_pins_are_no_part_of_a_recipe(begun):
@@ -110,28 +118,3 @@ def test_pins_that_are_wrong_are_one_sentence(tmp_path, pins, said):
     with pytest.raises(InputError, match=re.escape(said)) as caught:
         merge(tmp_path / "recipe.yaml", tmp_path / "model")
     assert "\n" not in str(caught.value)
-
-
-def test_a_parent_with_pickled_weights_is_searched_exported_and_refused_when_it_changes(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = tmp_path / "maths"
-    shutil.copytree(zoo.path("maths"), folder)
-    tensors = load_torch(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    torch.save(tensors, folder / "pytorch_model.bin")
-    run = search(tmp_path, "run", 4, parents=["./maths", "zoo:language"])
-    model = export(run, tmp_path / "model", "2")
-    recipe, out = model / "evomerge_recipe.yaml", tmp_path / "again"
-    evomerge("merge", recipe, "--out", out)
-    assert weights(out) == weights(model)
-    assert weights(export(run, tmp_path / "itself", "0")) == weights(zoo.path("maths"))
-    torch.save({name: item * 0.5 for name, item in tensors.items()}, folder / "pytorch_model.bin")
-    merging = ("merge", recipe, "--out", tmp_path / "other")
-    assert "is not the model that the recipe was made from" in refused(*merging)
-    for words in (
-        ("resume", run.path, "--candidates", "6"),
-        ("export", run.path, "--out", tmp_path / "x"),
-    ):
-        assert "has changed since the run was started" in refused(*words)

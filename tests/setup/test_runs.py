@@ -1,44 +1,173 @@
-"""Runs of any name in every command, and a budget that is in force already."""
+"""A run keeps its search file as it was written, goes on with the same search only, and says so."""
 
+from __future__ import annotations
+
+import json
 import shutil
+from typing import Any
 
 import pytest
-from search_run import SMALL
+import yaml
+from run_folders import append
+from search_run import SMALL, write_search
 
+import evomerge
 from evomerge.__main__ import run as call
-from evomerge.config.schema import parse
-from evomerge.run.folder import RunFolder
-from evomerge.setup.freeze import freeze
-from evomerge.setup.runs import prepare, reopen
-from evomerge.setup.search import run_search
+from evomerge.config.schema import parse, parse_manifest
+from evomerge.errors import ConfigError, RunFolderError, SearchError
+from evomerge.evaluation.inference.device import processor
+from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.journal import Journal
+from evomerge.run.logbook import Logbook
+from evomerge.setup import search
+from evomerge.setup.freeze import freeze, installed_versions, other_processor, other_versions
+from evomerge.setup.runs import begin, folder_of, going_on, load_any, prepare
+from evomerge.setup.search import check_search_file
 
-pytestmark = pytest.mark.thorough
-
-
-def search(folder, name, candidates, **changes):
-    problem = prepare(
-        parse({**SMALL, **changes, "budget": {"candidates": candidates}}, name), folder
-    )
-    run = RunFolder.create(folder / name, "{}", freeze(problem))
-    run_search(problem, run, {})
-    return run
+TEXT = json.dumps(SMALL)
 
 
-def go_on(run, candidates):
-    run_search(reopen(run), run, {"candidates": candidates})
+def test_the_file_is_kept_as_it_is_and_the_manifest_has_what_it_means(tmp_path):
+    (tmp_path / "tasks").mkdir()
+    include = ["zoo:tasks", "tasks"]
+    file = write_search(tmp_path, evaluation=SMALL["evaluation"] | {"include": include})
+    file.write_text("# why this search\n" + file.read_text())
+    wrote = load_any(file)
+    run = begin(tmp_path / "run", prepare(wrote, folder_of(file)), wrote, file)
+    assert (run.path / CONFIG).read_text() == file.read_text()
+    config = run.search_file()
+    assert config.frozen.folder == str(tmp_path)
+    assert config.evaluation.include == ["zoo:tasks", str(tmp_path / "tasks")]
+    assert (wrote.executor.order, config.executor.order) == ("auto", "generation")
+    assert load_any(run.path / CONFIG) == config
+    assert folder_of(run.path / CONFIG) == folder_of(file) == tmp_path
+    changed = wrote.model_copy(update={"seed": 7})
+    other = begin(tmp_path / "other", prepare(changed, tmp_path), changed, file)
+    assert yaml.safe_load((other.path / CONFIG).read_text())["seed"] == 7
+    assert parse(other.written(), "search.yaml") == changed
+
+
+def begin_session(run):
+    """Compare the manifest as a session does, and return the journal's events."""
+    with Journal(run.journal_path) as journal:
+        check_search_file(run, Logbook(run, journal, []))
+    return run.events()
+
+
+def test_a_manifest_that_was_edited_with_its_digest_is_refused(tmp_path):
+    manifest = {"config": SMALL, "folder": "/a"}
+    run = RunFolder.create(tmp_path / "run", TEXT, manifest)
+    before = begin_session(run)
+    assert [event["event"] for event in before] == ["header", "search"]
+    assert begin_session(run) == before
+
+    def again(name, manifest):
+        """Return another run with the journal of this one."""
+        other = RunFolder.create(run.path.with_name(name), TEXT, manifest)
+        other.journal_path.write_bytes(run.journal_path.read_bytes())
+        other.manifest()  # its digest fits
+        return other
+
+    elsewhere = SMALL | {"executor": {"kind": "processes", "workers": 4}}
+    assert begin_session(again("b", {"config": elsewhere, "folder": "/b"})) == before
+    for change in ({"config": SMALL | {"seed": 2}}, {"lower_is_better": ["zoo_l2_maths/acc"]}):
+        other = again(str(*change), manifest | change)
+        with pytest.raises(RunFolderError, match="is not the one that this run's journal was"):
+            begin_session(other)
+
+
+FILE = SMALL | {
+    "base": "zoo:base",
+    "optimizer": {"name": "auto", "population": 4},
+    "evaluation": SMALL["evaluation"] | {"fewshot": 0},
+    "budget": {"candidates": 9},
+}
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory):
-    return search(tmp_path_factory.mktemp("runs"), "first", 9)
+def begun(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("runs")
+    wrote = parse(FILE, "file")
+    return begin(folder / "run", prepare(wrote, folder), wrote, folder / "file")
 
 
-def test_a_run_of_any_name_works_in_every_command(ended, tmp_path, capsys):
+def changed(run: RunFolder, **sections: Any) -> tuple[dict[str, float], list[str]]:
+    return going_on(run.path, FILE | sections, run.path / "search.yaml")
+
+
+def test_the_same_search_goes_on_and_a_new_budget_and_other_workers_count(begun: RunFolder) -> None:
+    bounds, moves = changed(begun)
+    assert bounds == {}
+    assert moves[:2] == ['executor.kind="inline"', "executor.workers=1"]
+    assert changed(begun, mode="weighted", tokenizer="base")[0] == {}, "the defaults"
+    bounds, _ = changed(begun, budget={"candidates": 20, "hours": 3})
+    assert bounds == {"candidates": 20, "hours": 3}
+    append(begun, [{"event": "budget", "candidates": 20}])
+    assert changed(begun, budget={"candidates": 20})[0] == {}
+    assert changed(begun)[0] == {}, "the file did not change, so what `resume` has set stays"
+    _, moves = changed(begun, executor={"kind": "processes", "workers": 2, "timeout": 60})
+    assert dict(move.split("=") for move in moves)["executor.workers"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"seed": 3}, "seed"),
+        ({"parents": ["zoo:language", "zoo:steps"]}, "parents"),
+        ({"base": None}, "base"),
+        ({"space": SMALL["space"] | {"knobs": {"weight": [0.0, 1.0]}}}, "space.knobs.weight"),
+        (
+            {"objectives": [{"task": "zoo_l2_maths", "metric": "exact_match", "weight": 2.0}]},
+            "objectives",
+        ),
+        ({"evaluation": SMALL["evaluation"]}, "evaluation.fewshot"),
+        ({"optimizer": {"population": 4, "name": "cma"}}, "optimizer.name"),
+        ({"seed": 4, "optimizer": {"name": "auto"}}, "seed`, `optimizer.population"),
+        ({"executor": {"order": "arrival"}}, "executor.order"),
+    ],
+)
+def test_another_search_is_refused(begun: RunFolder, changes: dict[str, Any], keys: str) -> None:
+    """Also if a key was removed or is `auto`, for which the run has what it was resolved to."""
+    with pytest.raises(RunFolderError, match=f"holds another search .* differs in `{keys}`;"):
+        changed(begun, **changes)
+
+
+def test_other_versions_and_another_processor_are_named(tmp_path):
+    small = {**SMALL, "budget": {"candidates": 3}}
+    manifest = freeze(prepare(parse(small, "search.yaml"), tmp_path))
+    assert manifest["versions"] == installed_versions(parse(small, "search.yaml"))
+    assert manifest["processor"] == processor()
+
+    def told():
+        config = parse_manifest(manifest, "manifest.json")
+        return other_versions(config), other_processor(config)
+
+    assert told() == ("", "")
+    manifest["versions"] |= {"torch": "0.1", "xyz-not-there": "3.0"}
+    manifest["processor"] = "x86_64 elsewhere AVX2"
+    versions, other = told()
+    assert "torch 0.1 (now " in versions and "xyz-not-there 3.0 (now none)" in versions
+    assert "numpy" not in versions and "(x86_64 elsewhere AVX2; now " in other
+    RunFolder.create(tmp_path / "run", json.dumps(small), manifest)
+    run = evomerge.resume(tmp_path / "run", progress=False)
+    assert run.status["state"] == "done"
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "The run began with torch 0.1" in log
+    assert log.count("The run began on another kind of processor") == 1
+
+
+@pytest.mark.thorough
+def test_a_run_of_any_name_works_in_every_command(tmp_path, capsys):
+    """And a budget that is in force already is not journaled again."""
+    ended = evomerge.search(SMALL, tmp_path / "first", candidates=9, progress=False).folder
+    journal = (ended / "journal.jsonl").read_bytes()
+    assert call(["resume", str(ended), "--candidates", "9"]) == 0
+    assert (ended / "journal.jsonl").read_bytes() == journal
     run = tmp_path / "a+b #1 50%20 é;$x"
-    shutil.copytree(ended.path, run)
+    shutil.copytree(ended, run)
     (tmp_path / "link").symlink_to(run)
     for name in (run, tmp_path / "link"):
-        for command in (
+        for words in (
             ["status", name],
             ["results", name, "--csv", tmp_path / "rows.csv"],
             ["report", name],
@@ -46,7 +175,7 @@ def test_a_run_of_any_name_works_in_every_command(ended, tmp_path, capsys):
             ["export", name, "--out", tmp_path / f"model of {name.name}"],
             ["merge", name / "best.yaml", "--out", tmp_path / f"merge of {name.name}"],
         ):
-            assert call(list(map(str, command))) == 0
+            assert call(list(map(str, words))) == 0
         start = {"optimizer": {"start": [f"run:{name}"]}}
         assert prepare(parse({**SMALL, **start}, "new"), tmp_path).start
     files = [tmp_path / f"{kind} of {run.name}" for kind in ("model", "merge")]
@@ -54,9 +183,44 @@ def test_a_run_of_any_name_works_in_every_command(ended, tmp_path, capsys):
     assert first == second
 
 
-def test_a_budget_that_is_in_force_already_is_not_journaled_again(ended, tmp_path):
-    """As after a kill of `search --candidates 9`, continued by `resume --candidates 9`."""
-    run = RunFolder(shutil.copytree(ended.path, tmp_path / "whole"))
-    before = run.journal_path.read_bytes()
-    go_on(run, 9)
-    assert run.journal_path.read_bytes() == before
+def test_a_system_exit_of_an_optimizer_stops_the_search_with_a_sentence(tmp_path, monkeypatch):
+    """Else the search would end with exit status 0 and no word."""
+
+    def leave(checked):
+        raise SystemExit(0)
+
+    monkeypatch.setattr(search, "make_strategy", leave)
+    with pytest.raises(SearchError, match=r"raised SystemExit: 0; remove the cause.*resume"):
+        evomerge.search({**SMALL, "budget": {"candidates": 4}}, tmp_path / "run", progress=False)
+
+
+def test_the_base_is_tested_beside_the_winner_and_nothing_else_knows_of_it(tmp_path):
+    """It is in no generation and wins nothing, so the search is the one that it was without."""
+    objectives = [{"task": "zoo_l2_maths", "metric": "nll"}]
+    config = SMALL | {"budget": {"candidates": 5}, "objectives": objectives}
+    run = evomerge.search(config, run=tmp_path / "run", progress=False)
+    journal = tmp_path / "run" / "journal.jsonl"
+    whole = journal.read_bytes()
+    events = RunFolder(tmp_path / "run").events()
+    assert [event["event"] for event in events].count("base") == 1
+    assert events[-1]["event"] == "base" and events[-1]["label"] == "zoo:base"
+    assert len(run.history.candidates) == 5 and len(run.history.baselines) == 3
+    (base,) = run.history.bases
+    (alone,) = evomerge.evaluate("zoo:base", config, split="test").values()
+    assert base.scores("test").aggregates["zoo_l2_maths/nll"] == alone.value
+    rows = run.standings[run.standings["model"] == "zoo:base (base)"]
+    assert rows["split"].tolist() == ["test"]
+
+    journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))  # killed before, or older
+    for _ in range(2):
+        evomerge.resume(tmp_path / "run", progress=False)
+        assert journal.read_bytes() == whole
+
+
+def test_what_a_pool_cannot_make_is_refused(tmp_path):
+    for space, said in (
+        ({"most_parents": 4}, r"space.most_parents is 4, but .* from 1 to 2\."),
+        ({"kind": "dataflow", "most_parents": 2}, "`most_parents` 2, which has no"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            prepare(parse(SMALL | {"space": space}, "search.yaml"), tmp_path)

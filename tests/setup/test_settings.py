@@ -18,8 +18,8 @@ from known_parents import (
 )
 from search_run import SMALL
 
+from evomerge.setup.parents_as_themselves import differences
 from evomerge.setup.preflight import warnings
-from evomerge.setup.settings import differences
 
 
 def different(parents: list[Path], base: Path, **more: Any) -> dict[str, list[str]]:

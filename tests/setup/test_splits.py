@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge import zoo
 from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.tasks.harness import Harness
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.setup.preflight import summary
@@ -37,30 +39,20 @@ def tasks(tmp_path_factory):
         files[part] = str(folder / f"{part}.jsonl")
         numbered = ({"id": f"{part}-{i}", **row} for i, row in enumerate(documents))
         (folder / f"{part}.jsonl").write_text("".join(json.dumps(d) + "\n" for d in numbered))
+    data = {"dataset_path": "json", "dataset_kwargs": {"data_files": files}, "test_split": "new"}
+    scored = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
     common = {
-        "dataset_path": "json",
+        **data,
         "output_type": "generate_until",
         "doc_to_text": "prompt",
         "doc_to_target": "answer",
         "generation_kwargs": {"until": ["<eos>"], "do_sample": False, "max_gen_toks": 3},
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+        "metric_list": [scored],
     }
     made = {
-        "t_maths": {
-            "dataset_kwargs": {"data_files": files},
-            "training_split": "train",
-            "test_split": "test",
-        },
-        "t_new": {
-            "dataset_kwargs": {"data_files": files},
-            "test_split": "new",
-            "doc_to_text": "{{prompt}}",
-        },
-        "t_other": {
-            "dataset_kwargs": {"data_files": files},
-            "test_split": "new",
-            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-        },
+        "t_maths": {"training_split": "train", "test_split": "test"},
+        "t_new": {"doc_to_text": "{{prompt}}"},
+        "t_other": {"metric_list": [{**scored, "metric": "acc"}]},
     }
     for name, body in made.items():
         (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **common, **body}))
@@ -71,8 +63,8 @@ def tasks(tmp_path_factory):
     return folder
 
 
-def search_file(folder, tasks, objective=OBJECTIVE, *, include=(), **sections):
-    evaluation = {"include": [str(tasks), *include], **sections}
+def search_file(folder, tasks, objective=OBJECTIVE, **sections):
+    evaluation = {"include": [str(tasks)], **sections}
     changes = {"objectives": [objective], "evaluation": evaluation, "budget": {"candidates": 6}}
     return write_search(folder, **changes)
 
@@ -84,47 +76,33 @@ SEPARATE = {
 }
 
 
+SIZES = {"search": {"documents": 30}, "validation": {"documents": 20}}
+
+
 def task_with(**changes):
     """Return a task with other settings, in the form that lm-eval's `tasks` takes."""
     return {"group": "any", "task": [{"task": "t_maths", **changes}]}
 
 
-def prompts(problem):
-    """Return the prompts of each split."""
-    texts = {}
-    for split, documents in problem.splits.items():
-        harness = problem.evaluator.tasks_of(split).harness
-        texts[split] = {
-            harness._tasks[task].eval_docs[i]["prompt"]
-            for task, ids in documents.items()
-            for i in ids
-        }
-    return texts
-
-
 def test_splits_of_a_task_share_no_text(tmp_path, tasks):
     problem = prepare(load(search_file(tmp_path, tasks, **SEPARATE)), tmp_path)
-    texts = prompts(problem)
+
+    def prompts(split, ids=None):
+        docs = problem.evaluator.tasks_of(split).harness._tasks["t_maths"].eval_docs
+        ids = problem.splits[split]["t_maths"] if ids is None else ids
+        return {docs[i]["prompt"] for i in ids}
+
+    texts = {split: prompts(split) for split in problem.splits}
     assert [len(texts[s]) for s in ("search", "validation")] == [24, 10]
     assert not texts["search"] & texts["validation"]
     assert not texts["test"] & (texts["search"] | texts["validation"])
-    everything = {
-        row["prompt"]
-        for row in problem.evaluator.tasks_of("test").harness._tasks["t_maths"].eval_docs
-    }
-    assert len(everything) == 60
+    everything = prompts("test", range(60))
     assert everything - texts["test"] == everything & (texts["search"] | texts["validation"])
 
 
 def test_another_task_can_supply_the_documents(tmp_path, tasks):
-    file = search_file(
-        tmp_path,
-        tasks,
-        search={"documents": 30},
-        validation={"documents": 20},
-        test={"documents": "all", "tasks": {"t_maths": "t_new"}},
-    )
-    problem = prepare(load(file), tmp_path)
+    test = {"documents": "all", "tasks": {"t_maths": "t_new"}}
+    problem = prepare(load(search_file(tmp_path, tasks, **SIZES | {"test": test})), tmp_path)
     assert summary(problem)["sources"] == {
         "search": ["t_maths:test"],
         "validation": ["t_maths:test"],
@@ -142,20 +120,18 @@ def test_small_splits_and_documents_that_are_left_out_are_told(tmp_path, tasks):
     left_out, interval = evomerge_json("validate", file)["warnings"][:2]
     assert "of the 60 of 't_maths:test' from test (" in left_out
     assert "20 points on 24 search documents, ±31 points on 10 validation documents and" in interval
-    assert "there are enough for 30 in each split (±18); add some: 100 in each" in interval
+    assert "100 in each split give ±10, and the task has 120 in all" in interval
     assert left_out in evomerge("validate", file).stderr
 
 
 def test_a_group_can_take_another_split_or_another_groups_documents(tmp_path, tasks):
-    file = search_file(
-        tmp_path,
-        tasks,
-        {"task": "g_maths", "metric": "exact_match"},
-        search={"documents": 30, "task_split": "training"},
-        validation={"documents": 20, "task_split": {"g_maths": "training"}},
-        test={"documents": "all", "tasks": {"g_maths": "g_new"}},
-    )
-    problem = prepare(load(file), tmp_path)
+    objective = {"task": "g_maths", "metric": "exact_match"}
+    sections = {
+        "search": {"documents": 30, "task_split": "training"},
+        "validation": {"documents": 20, "task_split": {"g_maths": "training"}},
+        "test": {"documents": "all", "tasks": {"g_maths": "g_new"}},
+    }
+    problem = prepare(load(search_file(tmp_path, tasks, objective, **sections)), tmp_path)
     assert set(problem.splits["search"]) == {"t_maths"}
     assert set(problem.splits["test"]) == {"t_new"}
     scores = evaluate(problem, "zoo:maths", "test")
@@ -171,14 +147,7 @@ def test_a_function_can_take_the_place_of_a_function(tmp_path, tasks, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     objective = {"task": "own_scores:ours", "metric": "score"}
     test = {"documents": "all", "tasks": {"own_scores:ours": "own_scores:theirs"}}
-    file = search_file(
-        tmp_path,
-        tasks,
-        objective,
-        search={"documents": 30},
-        validation={"documents": 20},
-        test=test,
-    )
+    file = search_file(tmp_path, tasks, objective, **SIZES, test=test)
     problem = prepare(load(file), tmp_path, Permissions(trust_code=True))
     assert evaluate(problem, "zoo:maths", "search").aggregates == {"own_scores:ours/score": 0.25}
     assert evaluate(problem, "zoo:maths", "test").aggregates == {"own_scores:ours/score": 0.75}
@@ -190,13 +159,6 @@ def run(tmp_path_factory, tasks):
     folder = tmp_path_factory.mktemp("split")
     evomerge("search", search_file(folder, tasks, **SEPARATE), "--run", folder / "run")
     return folder / "run"
-
-
-def test_the_run_freezes_the_sources_of_its_documents(run):
-    frozen = RunFolder(run).manifest()
-    assert frozen["sources"]["search"] == {"t_maths": "t_maths:training"}
-    assert frozen["sources"]["test"] == {"t_maths": "t_maths:test"}
-    assert set(frozen["documents"]["test"]["t_maths"]) <= set(range(60))
 
 
 def test_stock_lm_eval_gives_the_winners_scores_on_every_split(run, tasks, tmp_path):
@@ -219,13 +181,10 @@ def test_stock_lm_eval_gives_the_winners_scores_on_every_split(run, tasks, tmp_p
         assert stock["results"]["t_maths"]["exact_match,none"] == recorded
 
 
-def test_evaluate_results_and_report_use_the_splits(run, tmp_path):
-    answer = evomerge_json(
-        "evaluate", "zoo:maths", "--config", run / "search.yaml", "--split", "search"
-    )
-    history = History(RunFolder(run).events())
-    recorded = history.candidates[1].scores("search").aggregates["t_maths/exact_match"]
-    assert answer["scores"]["t_maths/exact_match"]["value"] == recorded
+def test_results_and_report_use_the_splits(run, tmp_path):
+    frozen = RunFolder(run).manifest()
+    assert frozen["sources"]["search"] == {"t_maths": "t_maths:training"}
+    assert frozen["sources"]["test"] == {"t_maths": "t_maths:test"}
     rows = evomerge_json("results", run)["standings"]["rows"]
     assert all(set(row["splits"]) == {"search", "validation", "test"} for row in rows)
     evomerge("report", run, "--out", tmp_path / "report.html")
@@ -242,9 +201,6 @@ def test_a_run_whose_task_has_changed_is_refused(run, tasks, tmp_path):
 
 def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):
     """They come from the split of the documents, as in lm-eval with `fewshot_split` set."""
-    from evomerge.evaluation.evaluator import Evaluator
-    from evomerge.evaluation.tasks.harness import Harness
-
     harness = Harness(["t_maths"], [tasks], fewshot=20).with_documents_from(
         {}, {"t_maths": "training"}, "evaluation.search"
     )
@@ -265,68 +221,43 @@ def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):
         bootstrap_iters=0,
         log_samples=True,
     )
-    contexts = [
-        requests[0].instance.args[0]
-        for requests in evaluator.requests("search", "t_maths").values()
-    ]
+    own = evaluator.requests("search", "t_maths").values()
+    contexts = [requests[0].instance.args[0] for requests in own]
     assert contexts == [sample["arguments"][0][0] for sample in stock["samples"]["t_maths"]]
 
 
-BAD = {
-    "no such split": (
-        {"search": {"task_split": "validation"}},
-        ["evaluation.search.task_split", "t_maths", "no validation split", "training, test"],
-    ),
-    "not a split's name": (
-        {"search": {"task_split": "trainig"}},
-        ["evaluation.search.task_split", "trainig", "'training'", "Did you mean"],
-    ),
-    "no objective's task": (
-        {"test": {"task_split": {"t_math": "test"}}},
-        ["evaluation.test.task_split", "'t_math'", "Did you mean 't_maths'"],
-    ),
-    "no such task": (
-        {"test": {"tasks": {"t_maths": "t_neww"}}},
-        ["evaluation.test.tasks", "'t_neww'", "Did you mean 't_new'"],
-    ),
-    "another metric": (
-        {"test": {"tasks": {"t_maths": "t_other"}}},
-        ["evaluation.test.tasks", "'t_other'", "exact_match"],
-    ),
-    "a group for a task": (
-        {"test": {"tasks": {"t_maths": "g_new"}}},
-        ["evaluation.test.tasks", "group"],
-    ),
-    "a function for a task": (
-        {"test": {"tasks": {"t_maths": "module:function"}}},
-        ["evaluation.test.tasks", "function"],
-    ),
-    "too few that are not elsewhere": (
-        {
-            "search": {"documents": 60, "task_split": "training"},
-            "validation": {"documents": 52, "task_split": "test"},
-            "test": {"documents": 1, "task_split": "test"},
-        },
-        ["evaluation.test.documents", "t_maths:test", "are left for it"],
-    ),
-}
+def of(split, **section):
+    return {split: section}
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_a_mistake_is_one_sentence_that_names_the_key(tmp_path, tasks, name):
-    sections, words = BAD[name]
-    defaults = {
-        "search": {"documents": 5},
-        "validation": {"documents": 5},
-        "test": {"documents": 5},
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (of("search", task_split="validation"), ["task_split", "t_maths", "training, test"]),
+        (of("search", task_split="trainig"), ["task_split", "'training'", "Did you mean"]),
+        (of("test", task_split={"t_math": "test"}), ["task_split", "Did you mean 't_maths'"]),
+        (of("test", tasks={"t_maths": "t_neww"}), ["tasks", "Did you mean 't_new'"]),
+        (of("test", tasks={"t_maths": "t_other"}), ["tasks", "'t_other'", "exact_match"]),
+        (of("test", tasks={"t_maths": "g_new"}), ["tasks", "group"]),
+        (of("test", tasks={"t_maths": "module:function"}), ["tasks", "function"]),
+        (
+            of("test", documents=1, task_split="test")
+            | of("search", documents=60, task_split="training")
+            | of("validation", documents=52, task_split="test"),
+            ["documents", "t_maths:test", "are left for it"],
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_key(tmp_path, tasks, sections, words):
+    merged = {
+        split: {"documents": 5, **sections.get(split, {})}
+        for split in ("search", "validation", "test")
     }
-    merged = {split: {**defaults[split], **sections.get(split, {})} for split in defaults}
     with pytest.raises(EvomergeError) as caught:
         prepare(load(search_file(tmp_path, tasks, **merged)), tmp_path)
     message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
+    assert f"evaluation.{next(iter(sections))}.{words[0]}" in message and "\n" not in message
+    assert all(word in message for word in words), message
 
 
 def test_a_tag_is_refused_with_the_names_of_its_tasks(tmp_path, tasks):

@@ -14,7 +14,7 @@ import evomerge
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
 from evomerge.setup.runs import prepare
-from evomerge.setup.starts import find_starts
+from evomerge.setup.strategy import find_starts
 from evomerge.space.protocol import Gene
 
 

@@ -3,17 +3,20 @@
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from search_run import SMALL
 
-from evomerge.config.schema import parse
+from evomerge.config.schema import Frozen, parse
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.digests import RENDERED, spread
+from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
 from evomerge.run.folder import RunFolder
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare, reopen
+from evomerge.setup.task_digests import task_facts
 
 METRIC = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
 TASK = {
@@ -41,9 +44,9 @@ def write(folder, documents=None, shots=None, **changes):
     (folder / "sums.yaml").write_text(yaml.safe_dump(task))
 
 
-def begun(folder, **sizes):
+def begun(folder):
     """Return a run with the task, of which nothing is searched yet."""
-    sizes = sizes or {"search": 6, "validation": 4, "test": 8}
+    sizes = {"search": 6, "validation": 4, "test": 8}
     evaluation = {split: {"documents": size} for split, size in sizes.items()}
     evaluation["include"] = [str(folder)]
     changes = {"objectives": [{"task": "sums", "metric": "exact_match"}], "evaluation": evaluation}
@@ -57,29 +60,19 @@ def rows(split, change):
     return [{**row, **change(row)} for row in plain]
 
 
-CHANGES = {
-    "search documents": {"documents": rows("test", lambda row: {"answer": row["answer"] + "0"})},
-    "search prompts": {"doc_to_text": "{{ question }} ="},
-    "settings": {"generation_kwargs": TASK["generation_kwargs"] | {"max_gen_toks": 1}},
-}
-OTHERS = {
-    "another target": ("search prompts", {"doc_to_target": "{{ answer }}0"}),
-    "another example": ("search prompts", {"shots": rows("train", lambda row: {"answer": "9"})}),
-    "another filter": (
-        "settings",
-        {"filter_list": [{"name": "x", "filter": [{"function": "take_first"}]}]},
-    ),
-    "another prompt of documents that were not used yet": (
-        "templates",
-        {"doc_to_text": "{% if question == 'another' %}?{% endif %}{{ question }}"},
-    ),
-    "another prefix of the answer": ("templates", {"gen_prefix": "{{ '' }}"}),
-    "another setting of the examples": (
-        "templates",
-        {"fewshot_config": {"doc_to_text": "{{ '' }}{{ question }}"}},
-    ),
-    "another metric": ("settings", {"metric_list": [METRIC | {"ignore_case": True}]}),
-}
+CHANGES = [
+    ("search documents", {"documents": rows("test", lambda row: {"answer": row["answer"] + "0"})}),
+    ("search prompts", {"doc_to_text": "{{ question }} ="}),
+    ("search prompts", {"doc_to_target": "{{ answer }}0"}),
+    ("search prompts", {"shots": rows("train", lambda row: {"answer": "9"})}),
+    ("settings", {"generation_kwargs": TASK["generation_kwargs"] | {"max_gen_toks": 1}}),
+    ("settings", {"filter_list": [{"name": "x", "filter": [{"function": "take_first"}]}]}),
+    ("settings", {"metric_list": [METRIC | {"ignore_case": True}]}),
+    # Another prompt of documents that were not used yet.
+    ("templates", {"doc_to_text": "{% if question == 'another' %}?{% endif %}{{ question }}"}),
+    ("templates", {"gen_prefix": "{{ '' }}"}),
+    ("templates", {"fewshot_config": {"doc_to_text": "{{ '' }}{{ question }}"}}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +92,12 @@ def test_an_unchanged_task_is_accepted_with_and_without_digests(run):
     }  # fmt: skip
     problem = reopen(run)
     assert problem.evaluator.info.tasks
-    write(folder, **CHANGES["settings"])
+    write(folder, doc_to_text="{{ question }} =")
     old = problem.config.with_frozen(frozen.model_copy(update={"tasks": {}}))
     assert replace(problem, config=old).evaluator
 
 
-@pytest.mark.parametrize(
-    ("what", "changes"), [*CHANGES.items(), *OTHERS.values()], ids=[*CHANGES, *OTHERS]
-)
+@pytest.mark.parametrize(("what", "changes"), CHANGES)
 def test_a_changed_task_is_refused(run, what, changes):
     write(run.path.parent, **changes)
     problem = reopen(run)  # as for `results` and `export`, which load no task
@@ -143,3 +134,27 @@ def test_the_folder_in_which_data_files_are_looked_for_is_named(tmp_path, monkey
         ConfigError, match=rf"missing\.json.* command: {re.escape(str(tmp_path))}\)"
     ):
         begun(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "task_split", "split"),
+    [
+        ("org/sums", "test", "held_out"),
+        ("org/sums", "training", "train"),
+        *((name, "test", None) for name in ("", "json", "/home/me/sums", "./sums", "a/b/c")),
+        ("org/sums.py", "test", None),
+    ],
+)
+def test_data_sets_of_the_hub_are_named(tmp_path, monkeypatch, dataset, task_split, split):
+    """Local files are none, also where their name could be one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "sums.py").write_text("")
+    task_splits = {"training": "train", "test": "held_out"}
+    task = TaskInfo("t", "generate_until", 9, {}, dataset, task_splits, task_split, "ja")
+    info = TasksInfo({"zoo_l2_maths": task}, {})
+    evaluator = SimpleNamespace(tasks_of=lambda split: SimpleNamespace(info=info))
+    found = task_facts(parse(SMALL, "search.yaml"), evaluator)["datasets"]
+    named = {"zoo_l2_maths": {"id": dataset, "config": "ja", "split": split}} if split else {}
+    assert found == dict.fromkeys(("search", "validation", "test"), named)
+    Frozen(datasets=found)

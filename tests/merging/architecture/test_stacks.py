@@ -25,7 +25,7 @@ from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit, prediction_notes
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.setup.recipes import START, check_recipes
+from evomerge.setup.space import START, check_recipes
 
 pytestmark = pytest.mark.thorough
 

@@ -1,0 +1,397 @@
+"""Models that are more than a causal language model: what is refused, and what a person is told.
+
+Classifiers, sentence encoders, encoder-decoders, models that see or hear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from evomerge.config.frozen import Documents
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import CheckpointError, ConfigError, did_you_mean, one_line
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import modality_misfit
+from evomerge.models.encoder_decoder import is_encoder_decoder, merged_stacks
+from evomerge.models.files import PROCESSOR_FILES
+from evomerge.models.heads import (
+    classified,
+    head_of,
+    is_reordered,
+    labels_of,
+    lost_of_head,
+    modules_of,
+)
+from evomerge.models.modules import max_length
+from evomerge.models.safetensors import read_json
+from evomerge.recipe import MODALITIES
+from evomerge.report.words import listed
+from evomerge.scores import SPLITS, Split
+from evomerge.setup.checked import CheckedSearch
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.evaluation.tasks.classifiers import ClassifierObjective
+
+_MOST = 8  # names of labels in a sentence
+
+
+def _classifier_objectives(evaluator: Evaluator) -> Iterator[ClassifierObjective]:
+    """Yield the objectives of classifiers, for each split that has rows of its own."""
+    from evomerge.evaluation.tasks.classifiers import ClassifierObjective
+
+    for of_split in (evaluator.default, *evaluator.by_split.values()):
+        for item in of_split.functions.values():
+            if isinstance(item, ClassifierObjective):
+                yield item
+
+
+def check_classifiers(
+    checkpoints: Mapping[str, Checkpoint], host: str, evaluator: Evaluator
+) -> None:
+    """Check that the host has the head that the rows need, and knows their labels.
+
+    Raises:
+        CheckpointError: the host has another head, or none.
+        ConfigError: it has no such label, or a label is a number and parents number them in
+            different ways.
+    """
+    check_head(checkpoints[host], evaluator)
+    others = [name for name, item in checkpoints.items() if is_reordered(checkpoints[host], item)]
+    for objective in _classifier_objectives(evaluator):
+        for document, label in objective.labels():
+            if isinstance(label, int) and others:
+                raise ConfigError(
+                    f"objectives: row {document + 1} of {objective.info.name} has the label "
+                    f"{label}, but {host!r} and {others[0]!r} have their labels in different "
+                    "orders; write the names of labels."
+                )
+
+
+def check_head(checkpoint: Checkpoint, evaluator: Evaluator) -> None:
+    """Check that a model has the head and the labels that the objectives need.
+
+    Raises:
+        CheckpointError: it has another head, or none.
+        ConfigError: it has no such label.
+    """
+    name = checkpoint.reference
+    for objective in _classifier_objectives(evaluator):
+        task = objective.info.name
+        if (misfit := _head_misfit(checkpoint, objective.kind == "pairwise", task)) is not None:
+            raise CheckpointError(f"Parent {name!r} {misfit}")
+        labels = labels_of(checkpoint)
+        for document, label in objective.labels():
+            if label not in (labels if isinstance(label, str) else range(len(labels))):
+                raise ConfigError(
+                    f"objectives: row {document + 1} of {task} has the label {label!r}, and the "
+                    f"labels of {name!r} are {_shown(labels)}; write one of them, or its number "
+                    f"from 0.{did_you_mean(str(label), labels)}"
+                )
+
+
+def _head_misfit(checkpoint: Checkpoint, of_pairs: bool, task: str) -> str | None:
+    """Return why a model's head does not suit an objective; None if it does."""
+    if classified(checkpoint) != "texts":
+        return (
+            f"has no head that classifies texts, which {task} needs (config.json: architectures "
+            f"{_class_of(checkpoint)}); name a host whose class ends in ForSequenceClassification "
+            "with `space.host`, or take other objectives."
+        )
+    labels, problem = labels_of(checkpoint), checkpoint.config.get("problem_type")
+    if of_pairs and len(labels) != 1:
+        return (
+            f"has {len(labels)} outputs ({_shown(labels)}), and `pairwise` compares the only "
+            "output of a reward model; give such a model, or take `classifier: accuracy`."
+        )
+    if not of_pairs and len(labels) == 1:
+        return (
+            f"has one output, so it has no labels to choose from as {task} needs them; give a "
+            "model with more, or take `classifier: pairwise`."
+        )
+    if not of_pairs and problem in ("multi_label_classification", "regression"):
+        return (
+            f"does not choose one of its labels (config.json: problem_type {problem}), which "
+            f"{task} needs; write an objective function for it."
+        )
+    return None
+
+
+def check_texts(evaluator: Evaluator, tokenizer: Any, reference: str) -> None:
+    """Check that the tokenizer of the merges makes tokens of all texts and messages of the rows.
+
+    Raises:
+        ConfigError: a text gives none, or there is no chat template, or it refuses messages.
+    """
+    for objective in _classifier_objectives(evaluator):
+        for document, chat in objective.chats():
+            try:
+                tokenizer.apply_chat_template(chat, tokenize=False)
+            except Exception as error:  # a template may raise anything
+                raise ConfigError(
+                    f"objectives: row {document + 1} of {objective.info.name} has messages that "
+                    f"the tokenizer of {reference!r} cannot write ({one_line(error).rstrip('.')}); "
+                    "give a tokenizer with a chat template for them, or write texts."
+                ) from error
+        for document in objective.without_tokens(tokenizer):
+            raise ConfigError(
+                f"objectives: row {document + 1} of {objective.info.name} has a text of which the "
+                f"tokenizer of {reference!r} makes no tokens; write a text, or leave the row out."
+            )
+
+
+def check_encoders(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
+    """Check that the host, and the other parents that have modules, can encode texts.
+
+    Raises:
+        ConfigError: sentence-transformers is not installed.
+        CheckpointError: a model has no modules, or one that cannot be run.
+    """
+    from evomerge.merging.architecture.modules import check_encoder
+
+    for name, checkpoint in checkpoints.items():
+        if name == host or checkpoint.modules is not None:
+            check_encoder(checkpoint)
+
+
+def check_scores(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> None:
+    """Check that in each split some pairs of sentences have other scores than the rest.
+
+    Raises:
+        ConfigError: all have one score, and a correlation with it is no number.
+    """
+    from evomerge.evaluation.tasks.encoders import Sts
+
+    for split, documents in splits.items():
+        for name, function in evaluator.tasks_of(split).functions.items():
+            ids = documents[name]
+            if isinstance(function, Sts) and len({function.rows[i]["score"] for i in ids}) < 2:
+                raise ConfigError(
+                    f"evaluation.{split}: the documents of {name!r} ({len(ids)}) have one score, "
+                    f"{function.rows[ids[0]]['score']:g}, and a correlation needs two that differ; "
+                    f"set `evaluation.{split}.documents` to more, or give other rows."
+                )
+
+
+def check_stock(config: SearchConfig, evaluator: Evaluator, host: Checkpoint) -> None:
+    """Check that what lm-eval's own classes answer can be answered for the merges of a host.
+
+    These are tasks that show images, and all of encoder-decoders.
+
+    Raises:
+        ConfigError: a task shows images, and the host cannot see, or the tokenizer is another one
+            than the host's; or what is asked for needs our own ways: likelihoods of reference
+            answers, gradients, vLLM.
+    """
+    from evomerge.evaluation.inference.reference import processor_of
+
+    harnesses = (evaluator.tasks_of(split).harness for split in SPLITS)
+    infos = {name: info for item in harnesses if item for name, info in item.info.tasks.items()}
+    tasks = [name for name, info in infos.items() if info.shows_images]
+    if tasks and "vision" not in host.modalities:
+        raise ConfigError(
+            f"objectives: task {tasks[0]!r} shows images, but the host {host.reference!r} has no "
+            "vision tower; set `space.host` to a parent that sees."
+        )
+    if tasks and config.tokenizer not in ("base", "union", host.reference):
+        raise ConfigError(
+            f"`tokenizer` is {config.tokenizer!r}, but task {tasks[0]!r} shows images, and the "
+            "processor of images needs the host's tokens; set it to base, union or "
+            f"{host.reference!r}."
+        )
+    if tasks:
+        processor_of(host.folder, None)
+        what = f"task {tasks[0]!r} shows images, so lm-eval itself generates its answers"
+        instead = "take tasks without images"
+    if infos and is_encoder_decoder(host):
+        tasks, instead = [*infos], "take causal language models"
+        what = f"the host {host.reference!r} is an encoder-decoder, whose tasks lm-eval itself runs"
+    wanted = {
+        "evaluation.backend is 'vllm'": config.evaluation.backend == "vllm",
+        "optimizer uses gradients": config.optimizer.descends,
+        "an objective or constraint is `nll`": bool({*evaluator.referenced} & {*tasks}),
+    }
+    for key in (key for key, is_wanted in wanted.items() if tasks and is_wanted):
+        raise ConfigError(
+            f"objectives: {what}, but {key}, which it cannot do; change this, or {instead}."
+        )
+
+
+def in_words(checked: CheckedSearch) -> dict[str, Any]:
+    """Return the rows of `evomerge validate` that only these kinds have; None: the merges are none.
+
+    They say what is merged, and what is kept from the host.
+    """
+    host, parents = checked.checkpoints[checked.host], checked.checkpoints.values()
+    fates = {modality: _fate(checked, modality) for modality in MODALITIES}
+    return {
+        "encoder_decoder": _stacks_in_words(checked, host),
+        "modality_tensors": {name: fate for name, fate in fates.items() if fate} or None,
+        "encoder": _encoder_in_words(host, parents),
+        "classifier": _classifier_in_words(host, parents),
+    }
+
+
+def _classifier_in_words(host: Checkpoint, parents: Iterable[Checkpoint]) -> str | None:
+    if (what := classified(host)) is None:
+        return None
+    labels, head = labels_of(host), listed(modules_of(head_of(host)))
+    is_reward, shared = len(labels) == 1, not any(item.lacks for item in parents)
+    told = f"{what} with the labels {_shown(labels)}"
+    return (
+        f"{'one score of a text (a reward model)' if is_reward else told}; merged: the body"
+        f"{f' and the head ({head})' if shared else ''}"
+    )
+
+
+def _encoder_in_words(host: Checkpoint, parents: Iterable[Checkpoint]) -> str | None:
+    if (stack := host.modules) is None:
+        return None
+    lacked = {host.module_of(name) for parent in parents for name in parent.lacks}
+    weights = dict.fromkeys(filter(None, map(host.module_of, host.tensors)))
+    length = longest_text(host)
+    parts = [
+        stack.in_words(),
+        f"{stack.dimensions} dimensions" if stack.dimensions else "",
+        f"texts of up to {length:,} tokens" if length else "",
+        f"merged: {listed(['the transformer', *(w for w in weights if w not in lacked)])}",
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _stacks_in_words(checked: CheckedSearch, host: Checkpoint) -> str | None:
+    if not is_encoder_decoder(host) or len(stacks := merged_stacks(host)) < 2:
+        return None
+    *_, encoder, decoder = map(len, stacks.values())
+    is_path = len(next(iter(checked.space.baselines().values())).layers) == 1
+    fate = "those of the encoder are the host's" if is_path else "all are merged"
+    return f"{encoder} layers of the encoder, {decoder} of the decoder; {fate}"
+
+
+def _fate(checked: CheckedSearch, modality: str) -> str:
+    """Return what becomes of a modality in a merge; empty if no parent has it."""
+    having = [n for n, item in checked.checkpoints.items() if modality in item.modalities]
+    if checked.host not in having:
+        return "lost, since the host has none" if having else ""
+    if merged := _merged(checked, modality):
+        return f"merged from {', '.join(merged)}"
+    others = [name for name in having if name != checked.host]
+    hint = f"; `components: [{modality}]` merges it" if others else ""
+    return f"kept from the host{hint}" if checked.config.space.kind == "parameters" else "kept"
+
+
+def _merged(checked: CheckedSearch, modality: str) -> list[str]:
+    """Return the parents that candidates merge a modality from."""
+    layers = (recipe.modalities.get(modality) for recipe in checked.space.baselines().values())
+    return list(dict.fromkeys(s.parent for layer in layers if layer for s in layer.inputs))
+
+
+def longest_text(checkpoint: Checkpoint) -> int | None:
+    """Return the largest number of tokens of a text that an encoder reads; None: no limit."""
+    assert checkpoint.modules is not None
+    file = checkpoint.folder / "tokenizer_config.json"
+    given = read_json(file).get("model_max_length") if file.is_file() else None
+    of_tokenizer = given if isinstance(given, (int, float)) else float("inf")
+    return max_length(checkpoint.modules.modules[0].settings, of_tokenizer, checkpoint.config)
+
+
+def encoder_differences(one: Checkpoint, other: Checkpoint) -> list[str]:
+    """Return the settings in which two models make embeddings of a text; none without modules."""
+    stacks = [
+        dict(item.modules.plain()) | {"max_seq_length": longest_text(item)}
+        for item in (one, other)
+        if item.modules is not None
+    ]
+    own, theirs = stacks if len(stacks) == 2 else ({}, {})
+    return [key for key in {**own, **theirs} if own.get(key) != theirs.get(key)]
+
+
+def sees_by_host(checked: CheckedSearch, reference: str) -> bool:
+    """Whether tasks show images to a parent without a tower, which sees them by the host's."""
+    parent, host = checked.checkpoints[reference], checked.checkpoints[checked.host]
+    if "vision" in parent.modalities or "vision" not in host.modalities:
+        return False
+    return any(info.shows_images for info in checked.evaluator.info.tasks.values())
+
+
+def part_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> list[str]:
+    """Return what merges leave out of each parent, and have from the host; the host comes first.
+
+    These are heads of classifiers, and heads and modules of sentence encoders.
+    """
+    host, *others = checkpoints
+    notes, whole = [], names[host.reference]
+    for parent in others:
+        own, lent = names[parent.reference], modules_of(parent.lacks)
+        left = lost_of_head(parent) if host.modules or classified(host) else []
+        if host.modules is None and parent.modules is not None:
+            left = [*left, "modules of sentence-transformers (with it as the host they are kept)"]
+        if host.modules is not None and parent.modules is None:
+            lent = ["modules.json", *lent]
+        parts = [f"only the body of {own} ({_class_of(parent)}) is merged"]
+        parts += [f"its {listed(left)} is left out"] if left else []
+        if lent:
+            parts.append(
+                f"the {listed(lent)} of the host {whole} takes its place, also where {own} is "
+                "scored or exported alone"
+            )
+        if lent and classified(host) == classified(parent) is not None:
+            parts.append(
+                f"its labels are {_shown(labels_of(parent))} and those of {whole} "
+                f"{_shown(labels_of(host))}: if they mean the same, give them the same names in "
+                "`id2label` of both"
+            )
+        if left or lent:
+            notes.append(f"{'; '.join(parts)}.")
+    return notes
+
+
+def differing_modules(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each parent whose modules have other settings; the host is first."""
+    host, *others = checkpoints
+    return [
+        f"{names[item.reference]} encodes texts by another {listed(keys)}; the merge takes those "
+        f"of {names[host.reference]}."
+        for item in others
+        if (keys := encoder_differences(host, item))
+    ]
+
+
+def modality_notes(checked: CheckedSearch) -> Iterator[str]:
+    """Yield warnings of modalities that are lost or not merged, and of files of processors."""
+    host = checked.checkpoints[checked.host]
+    for modality in MODALITIES:
+        having = {n: item for n, item in checked.checkpoints.items() if modality in item.modalities}
+        if having and checked.host not in having:
+            (name, *_) = having
+            yield (
+                f"the {modality} tensors of {name!r} are lost, since the host {checked.host!r} has "
+                f"none; set `space.host` to {name!r} to keep them."
+            )
+        for name, item in having.items() if _merged(checked, modality) else ():
+            if reason := modality_misfit(host, item, modality):
+                yield f"{name!r} has no share in {modality} tensors, since {reason}."
+    own = _processors(host)
+    for name, item in checked.checkpoints.items():
+        for file, content in _processors(item).items():
+            if host.modalities and own.get(file, content) != content:
+                yield (
+                    f"{file} differs between {checked.host!r} and {name!r}, so they were trained "
+                    "on images or sounds that are prepared in other ways; merges have the host's."
+                )
+
+
+def _processors(checkpoint: Checkpoint) -> dict[str, object]:
+    """Return the content of a parent's files that say how images and sounds are prepared."""
+    files = (file for file in checkpoint.companions if file.name in PROCESSOR_FILES)
+    return {file.name: read_json(file) for file in files}
+
+
+def _class_of(checkpoint: Checkpoint) -> str:
+    return str((checkpoint.config.get("architectures") or ["no class"])[0])
+
+
+def _shown(labels: tuple[str, ...]) -> str:
+    rest = len(labels) - _MOST
+    return ", ".join(labels[:_MOST]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,266 @@
+"""What `evomerge validate` says: memory, against a search that runs, the backend, and warnings."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from search_run import SMALL, environment, evomerge, evomerge_json, write_search
+from tiny import make
+
+from evomerge.config.schema import load, parse
+from evomerge.errors import CheckpointError, ConfigError
+from evomerge.setup import memory, prospects
+from evomerge.setup.memory import check_fit, fit_warnings, memory_rows
+from evomerge.setup.preflight import gene_rows, summary, warnings
+from evomerge.setup.prospects import prospect_warnings
+from evomerge.setup.runs import prepare
+from evomerge.setup.workers import resolve_order
+
+pytestmark = pytest.mark.thorough
+
+RUN = """
+from pathlib import Path
+from evomerge.__main__ import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+
+def size(text: str) -> float:
+    number, unit = text.split()
+    return float(number) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_memory_of_a_search_is_what_validate_says(tmp_path):
+    """By gradients, which take most; nearly all is of the libraries, so one kind is enough."""
+    optimizer = {"name": "gradient", "steps": 10}
+    file = write_search(tmp_path, optimizer=optimizer, budget={"candidates": 5})
+    said = {name: size(text) for name, text in evomerge_json("validate", file)["memory"].items()}
+    parts = sum(value for name, value in said.items() if name != "together")
+    assert abs(said["together"] - parts) < 0.01 * parts
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, "search", str(file), "--run", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    peak = 1024 * int(done.stdout.splitlines()[-1])
+    assert 0.7 < peak / said["together"] < 1.4
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Let a search see one GPU, and set its memory in bytes."""
+
+    def with_memory(size):
+        monkeypatch.setattr(memory, "choose_device", lambda wanted: "cuda")
+        monkeypatch.setattr(memory, "device_memory", lambda device: size)
+
+    return with_memory
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    """A search file, and the checked search that it is with some changes."""
+    file = write_search(tmp_path_factory.mktemp("search"))
+    whole = prepare(load(file), file.parent)
+
+    def changed(*changes):
+        return replace(whole, config=load(file, list(changes))) if changes else whole
+
+    return changed
+
+
+PROCESSES = "executor.kind=processes"
+
+
+def test_what_does_not_fit_on_an_accelerator_is_refused(search, gpu):
+    gpu(80_000_000)
+    check_fit(search())
+    gpu(3_000_000)
+    check_fit(search("evaluation.device_map=auto"))
+    weights = r"the merged weights, 2.75 MB in float32, do not fit .* of 3 MB"
+    with pytest.raises(ConfigError, match=weights):
+        check_fit(search())
+    gpu(7_500_000)
+    check_fit(search(PROCESSES, "executor.workers=2"))
+    with pytest.raises(ConfigError, match=r"weights, 8.24 MB .* lower `executor.workers`"):
+        check_fit(search(PROCESSES, "executor.workers=3"))
+    with pytest.raises(ConfigError, match=r"on an accelerator of 7.5 MB beside a vLLM engine"):
+        check_fit(search("evaluation.backend=vllm"))
+
+
+def test_a_machine_with_another_gpu_can_be_planned_for(search):
+    with pytest.raises(ConfigError, match=r"do not fit on an accelerator of 3 MB"):
+        check_fit(replace(search(), gpu_memory=3_000_000))
+    planned = replace(search(), gpu_memory=3_200_000)
+    assert "take 2.75 MB of the accelerator's 3.2 MB" in "".join(fit_warnings(planned))
+    rows = memory_rows(planned)
+    assert rows["device"] == {"cuda": "3.2 MB", "weights": "2.75 MB", "together": "2.75 MB"}
+    assert "weights" not in rows["memory"] and "free_memory" not in rows
+    assert not list(fit_warnings(replace(planned, gpu_memory=24 * 10**9)))
+
+
+def test_what_no_memory_of_this_machine_holds_is_refused_by_search_too(tmp_path):
+    """Mapped files need not fit, and the libraries are shared by processes on Linux."""
+    file = write_search(tmp_path, executor={"kind": "processes", "workers": 4096})
+    said = evomerge("search", "--run", tmp_path / "run", file, code=2).stderr
+    assert "TB of memory (libraries 1.0" in said or sys.platform != "linux"
+    assert "lower `executor.workers`" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_is_free_only_in_part_is_warned_of(search, monkeypatch):
+    rows = memory_rows(search())
+    assert rows["mapped_files"] == "8.24 MB of parents, which need not fit"
+    assert rows["device"] == "cpu" or isinstance(rows["device"], dict)
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**11)
+    assert not list(fit_warnings(search()))
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=0))
+    monkeypatch.setattr(memory, "free_memory", lambda: 200_000_000)
+    monkeypatch.setattr(memory, "is_built_for_gpu", lambda: False)
+    monkeypatch.setattr(memory.psutil, "Process", lambda: process)
+    (note,) = fit_warnings(search())
+    assert "about 8" in note and "and 200 MB are free now" in note
+
+
+def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
+    each = {split: {"documents": 97} for split in ("search", "validation", "test")}
+    file = write_search(tmp_path, evaluation={"include": ["zoo:tasks"], **each})
+
+    def told(*changes):
+        return list(prospect_warnings(prepare(load(file, list(changes)), tmp_path)))
+
+    assert not told()
+    assert told("evaluation.search.documents=3", "evaluation.racing.enabled=false") == [
+        "a score of 'zoo_l2_maths' is known to ±57 points on 3 search documents (95 % interval of "
+        "50 % right answers); 100 in each split give ±10, and the task has 1800 in all."
+    ]
+    (note,) = told("budget.candidates=10")
+    assert "7 candidates for 8 genes are 0.7 of its generations of 10" in note
+    assert "budget.candidates to 67" in note and "`optimizer.name: gradient`" in note
+    sampled = "space={method: ties, groups: 4, knobs: {weight: 1.0, density: [0.1, 1.0]}}"
+    (note,) = told("budget.candidates=10", sampled)
+    assert "learns little" in note and "gradient" not in note
+    (note,) = told("budget.candidates=5", "optimizer.name=random")
+    assert "is 5, but the 3 baselines (parents and averages" in note and "only 2 are" in note
+    assert not told("budget.candidates=5", "optimizer.name=gradient")
+
+
+def test_what_is_slow_on_a_cpu_is_warned_of(search, monkeypatch):
+    half = search("dtype=float16")
+    monkeypatch.setattr(prospects, "choose_device", lambda wanted: "cpu")
+    few, note = prospect_warnings(half)
+    assert "known to ±20 points on 24 search documents" in few
+    assert "dtype is float16" in note and "set it to float32" in note
+    monkeypatch.setattr(prospects, "_A_SECOND", 5e10 / 10_000)  # as if the model were larger
+    monkeypatch.setattr(prospects, "count_cores", lambda: 2)
+    _, note = prospect_warnings(search())
+    assert "weights on 24 search documents) may well take 4 minutes on 2 CPU cores" in note
+    assert list(prospect_warnings(replace(half, gpu_memory=24 * 10**9))) == [few]
+    monkeypatch.setattr(prospects, "choose_device", lambda wanted: "cuda")
+    assert list(prospect_warnings(half)) == [few]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "executor", "words"),
+    [
+        ("cma", {"workers": 16, "order": "arrival"}, []),
+        ("cma", {"workers": 17, "order": "arrival"}, ["17 workers 'cma'", "16 others"]),
+        ("cma", {"workers": 64}, []),
+        ("discrete-lengler", {"workers": 16}, ["16 workers 'discrete-lengler'", "15 others"]),
+        ("discrete-lengler", {"workers": 1}, []),
+        ("random", {"workers": 64}, []),
+    ],
+)
+def test_a_lag_that_an_optimizer_does_not_take_is_warned_of(search, optimizer, executor, words):
+    plain = search().config.model_dump(mode="json")
+    plain["optimizer"] |= {"name": optimizer}
+    plain["executor"] |= {"kind": "processes", "order": "auto"} | executor
+    config = resolve_order(parse(plain, "search.yaml"), 10 if optimizer == "cma" else 1)
+    notes = warnings(replace(search(), config=config), allow_benchmarks=True)
+    found = [note for note in notes if note.startswith("executor.order")]
+    assert len(found) == bool(words)
+    assert all(word in note for note in found for word in words)
+
+
+def test_baselines_count_as_candidates_and_the_genes_are_listed(tmp_path):
+    space = {"kind": "parameters", "most_parents": 2, "embeddings": False}
+    config = SMALL | {"space": space, "budget": {"candidates": 3}}
+    checked = prepare(parse(config, "search.yaml"), tmp_path)
+    assert "count among them, so nothing is searched; set it to 4" in str(warnings(checked, True))
+    row = ("priority", "2", "0 to 1", "0.5", "space.most_parents; in from 0.5 on")
+    assert gene_rows(checked)[0] == row
+
+
+TEXTS = {"task": "zoo_maths", "metric": "exact_match"}
+CHOICES = {"task": "zoo_facts", "metric": "acc"}
+VLLM = {**SMALL["evaluation"], "backend": "vllm"}
+STACKED = {"kind": "dataflow", "scales": 1.0}
+
+
+@pytest.fixture
+def checked(tmp_path, monkeypatch):
+    """Check a search where a vLLM is installed, as far as `validate` looks."""
+    monkeypatch.setattr("evomerge.evaluation.inference.vllm_start.version", lambda name: "0.33.0")
+
+    def with_(**changes):
+        file = write_search(tmp_path, **{"evaluation": VLLM, "objectives": [TEXTS]} | changes)
+        return prepare(load(file), file.parent)
+
+    return with_
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"evaluation": SMALL["evaluation"], "objectives": [CHOICES]}, "hf"),
+        ({"evaluation": SMALL["evaluation"]}, "hf; vllm may take less time for texts of many "),
+        ({}, "vllm for texts (zoo_maths)"),
+        (
+            {"objectives": [{**TEXTS, "tie_breaker": "nll"}, CHOICES]},
+            "vllm for texts (zoo_maths), hf for log-likelihoods (zoo_facts, nll of zoo_maths)",
+        ),
+        ({"objectives": [CHOICES]}, "hf for log-likelihoods (zoo_facts)"),
+        (
+            {"optimizer": {"name": "gradient"}},
+            "vllm for texts (zoo_maths), hf for the steps of descents",
+        ),
+    ],
+)
+def test_validate_says_which_backend_answers_which_tasks(checked, changes, said):
+    problem = checked(**changes)
+    assert summary(problem)["backend"].startswith(said)
+    warned = any("use the backend 'hf'" in note for note in warnings(problem, True))
+    assert warned == (said == "hf for log-likelihoods (zoo_facts)")
+
+
+@pytest.mark.parametrize(
+    ("space", "engine"),
+    [
+        ({**STACKED, "layers": [4, 8]}, "8 layers; .*host has 6, so 1.3 times"),
+        ({**STACKED, "variant": "dropping"}, "6 layers; .*1 times"),
+        ({**STACKED, "repeats": 1}, "13 layers; .*2.2 times"),
+    ],
+)
+def test_validate_says_how_deep_the_engine_is_and_what_it_costs(checked, space, engine):
+    assert re.match(engine, summary(checked(space=space, base=None))["engine"])
+
+
+def test_layers_that_an_engine_fixes_by_position_must_stay_where_they_are(tmp_path, checked):
+    """Gemma 2 alternates two kinds of attention."""
+    parents = [str(make(tmp_path / name, "gemma2", seed=seed)) for seed, name in enumerate("ab")]
+    with pytest.raises(CheckpointError, match=r"backend` is 'vllm'.* differ in layer_types"):
+        checked(base=None, parents=parents, space={**STACKED, "layers": [3, 3]})
+    swaps = checked(base=None, parents=parents, space={**STACKED, "variant": "swaps"})
+    assert summary(swaps)["engine"].startswith("3 layers")
