@@ -76,12 +76,19 @@ def check_head(checkpoint: Checkpoint, evaluator: Evaluator) -> None:
         CheckpointError: it has another head, or none.
         ConfigError: it has no such label.
     """
-    name = checkpoint.reference
+    name, kind = checkpoint.reference, _class_of(checkpoint)
+    labels = labels_of(checkpoint) if classified(checkpoint) == "texts" else ()
+    problem = checkpoint.config.get("problem_type")
     for objective in _classifier_objectives(evaluator):
-        task = objective.info.name
-        if (misfit := _head_misfit(checkpoint, objective.kind == "pairwise", task)) is not None:
-            raise CheckpointError(f"Parent {name!r} {misfit}")
-        labels = labels_of(checkpoint)
+        task, of_pairs = objective.info.name, objective.kind == "pairwise"
+        several = problem in ("multi_label_classification", "regression")
+        if len(labels) == 0 or of_pairs != (len(labels) == 1) or (several and not of_pairs):
+            need = "one output (a reward model)" if of_pairs else "labels of which it chooses one"
+            raise CheckpointError(
+                f"Parent {name!r} is a {kind} with {len(labels)} outputs (problem_type {problem}), "
+                f"but {task} needs a class that ends in ForSequenceClassification with {need}; "
+                "name such a host with `space.host`, or take other objectives."
+            )
         for document, label in objective.labels():
             if label not in (labels if isinstance(label, str) else range(len(labels))):
                 raise ConfigError(
@@ -89,33 +96,6 @@ def check_head(checkpoint: Checkpoint, evaluator: Evaluator) -> None:
                     f"labels of {name!r} are {_shown(labels)}; write one of them, or its number "
                     f"from 0.{did_you_mean(str(label), labels)}"
                 )
-
-
-def _head_misfit(checkpoint: Checkpoint, of_pairs: bool, task: str) -> str | None:
-    """Return why a model's head does not suit an objective; None if it does."""
-    if classified(checkpoint) != "texts":
-        return (
-            f"has no head that classifies texts, which {task} needs (config.json: architectures "
-            f"{_class_of(checkpoint)}); name a host whose class ends in ForSequenceClassification "
-            "with `space.host`, or take other objectives."
-        )
-    labels, problem = labels_of(checkpoint), checkpoint.config.get("problem_type")
-    if of_pairs and len(labels) != 1:
-        return (
-            f"has {len(labels)} outputs ({_shown(labels)}), and `pairwise` compares the only "
-            "output of a reward model; give such a model, or take `classifier: accuracy`."
-        )
-    if not of_pairs and len(labels) == 1:
-        return (
-            f"has one output, so it has no labels to choose from as {task} needs them; give a "
-            "model with more, or take `classifier: pairwise`."
-        )
-    if not of_pairs and problem in ("multi_label_classification", "regression"):
-        return (
-            f"does not choose one of its labels (config.json: problem_type {problem}), which "
-            f"{task} needs; write an objective function for it."
-        )
-    return None
 
 
 def check_texts(evaluator: Evaluator, tokenizer: Any, reference: str) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from evomerge.config.schema import GRADIENT
-from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.device import choose_device, count_cores
 from evomerge.report.words import listed
 from evomerge.scores import NLL, TOKENS, TOLD
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.descents import check_descents
-from evomerge.setup.kinds import check_stock
+from evomerge.setup.descents import has_slope
 from evomerge.setup.strategy import generation_of
 
 _WIDEST = 10  # points that a score may be off, to either side
@@ -79,27 +76,15 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
         )
     if 0 < searched < genes and config.optimizer.name in _CMA:
         population = generation_of(config, checked.space)
+        has_answers = checked.evaluator.default.harness is not None
+        suits = has_answers and any(has_slope(gene, config) for gene in checked.space.genes)
         yield (
             f"optimizer.name is {config.optimizer.name!r}, but {searched} candidates for {genes} "
             f"genes are {searched / population:.1f} of its generations of {population}, from which "
             f"it learns little; set budget.candidates to {baselines + _FOR_A_GENE * genes} or so, "
             "or have fewer genes (a smaller `space.groups`, no `space.components`)"
-            f"{', or take `optimizer.name: gradient`' if _can_descend(checked) else ''}."
+            f"{', or take `optimizer.name: gradient`' if suits else ''}."
         )
-
-
-def _can_descend(checked: CheckedSearch) -> bool:
-    """Whether gradients would suit the search."""
-    if checked.config.is_study:
-        return False
-    config = checked.config.with_values("optimizer", name=GRADIENT)
-    found = checked.space, checked.objectives, checked.evaluator, checked.splits["search"]
-    try:
-        check_stock(config, checked.evaluator, checked.checkpoints[checked.host])
-        check_descents(config, *found)
-    except ConfigError:
-        return False
-    return True
 
 
 def _time_warnings(checked: CheckedSearch) -> Iterator[str]:

@@ -48,9 +48,10 @@ def resolve_racing(
     from evomerge.evaluation.racing import check_means
 
     wanted, total = config.evaluation.racing, sum(map(len, search.values()))
+    beside = _beside_fitness(config)
     if wanted.enabled is True:
         check_means(objectives, info)
-        if (beside := _beside_fitness(config)) is not None:
+        if beside is not None:
             raise ConfigError(
                 f"`evaluation.racing` compares candidates by one fitness, but {beside}; remove it, "
                 "or set `evaluation.racing.enabled` to false."
@@ -63,21 +64,33 @@ def resolve_racing(
             )
     if wanted.enabled != "auto":
         return config, f"{'racing' if wanted.enabled else 'off'}, as the search file says"
+    suits = (
+        config.space.kind == "parameters"  # racing was measured in no other space
+        and strategy_kind(config.optimizer.name) is None
+        and beside is None
+        and config.evaluation.backend == "hf"  # vLLM would load weights again for each sample
+        and not config.is_study
+        and not config.encoders  # a sample would encode all passages again
+        and all(not o.is_exact and info.metric(o.task, o.metric)[1].is_mean for o in objectives)
+    )
     least = max(wanted.minimum, _full_batches(config, info, search))
-    objection = _objection(config, objectives, info)
-    if objection is None and total < _SAMPLES * least:
-        objection = (
-            f"{total} documents make fewer than {_SAMPLES} samples of at least {least}, and "
-            "smaller ones take more time for each document"
+    if not suits:
+        reason = (
+            "off, since it needs a parameter space, one fitness of means over documents, and the "
+            "backend hf"
         )
-    chosen: dict[str, object] = {"enabled": objection is None}
-    if objection is not None:
-        reason = f"off, since {objection}"
+    elif total < _SAMPLES * least:
+        reason = (
+            f"off, since {total} documents make fewer than {_SAMPLES} samples of at least {least}, "
+            "and smaller ones take more time for each document"
+        )
     else:
-        chosen["minimum"] = least
+        chosen = wanted.model_copy(update={"enabled": True, "minimum": least})
         samples = f"{total // least} samples of at least {least}"
         reason = f"racing, since {total} documents make {samples}, which fill batches"
-    return config.with_values("evaluation", racing=wanted.model_copy(update=chosen)), reason
+        return config.with_values("evaluation", racing=chosen), reason
+    off = wanted.model_copy(update={"enabled": False})
+    return config.with_values("evaluation", racing=off), reason
 
 
 def _full_batches(
@@ -110,26 +123,3 @@ def _beside_fitness(config: SearchConfig) -> str | None:
         if item.tie_breaker
     )
     return next(ties, None)
-
-
-def _objection(
-    config: SearchConfig, objectives: Sequence[Objective], info: TasksInfo
-) -> str | None:
-    """Return why racing is not suitable, whatever the number of documents; None if it is."""
-    kind, name, beside = config.space.kind, config.optimizer.name, _beside_fitness(config)
-    unsuited = {
-        f"it was only measured in parameter spaces, and this one is {kind}": kind != "parameters",
-        f"{name} keeps merges that a race would not score": strategy_kind(name) is not None,
-        f"a race compares by one fitness, and {beside}": beside is not None,
-        "vLLM would load the weights again for each sample": config.evaluation.backend != "hf",
-        "told scores have no documents": config.is_study,
-        "each sample would encode all passages and training rows again": bool(config.encoders),
-    }
-    if found := next((text for text, holds in unsuited.items() if holds), None):
-        return found
-    keys = (
-        item.key
-        for item in objectives
-        if item.is_exact or not info.metric(item.task, item.metric)[1].is_mean
-    )
-    return next((f"{key} is not a mean over documents" for key in keys), None)

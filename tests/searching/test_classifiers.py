@@ -377,29 +377,29 @@ REFUSED: dict[str, tuple[dict[str, Any], list[Any] | None, str]] = {
     "outputs": (
         {"objectives": [{"classifier": "pairwise", "file": "answers.jsonl"}]},
         None,
-        "Parent 'texts-one' has 3 outputs (red, green, blue), and `pairwise` compares the only",
+        "with 3 outputs (problem_type None), but classifier answers needs a class that ends in "
+        "ForSequenceClassification with one output (a reward model); name such a host",
     ),
     "one output": (
         {"parents": ["answers-one", "answers-two"]},
         with_labels("red"),
-        "Parent 'answers-one' has one output, so it has no labels to choose from",
+        "with 1 outputs (problem_type None), but classifier rows needs a class that ends in "
+        "ForSequenceClassification with labels of which it chooses one",
     ),
     "a causal model": (
         {"parents": ["plain"]},
         with_labels("red"),
-        "Parent 'plain' has no head that classifies texts, which classifier rows needs "
-        "(config.json: architectures LlamaForCausalLM); name a host whose class ends in "
-        "ForSequenceClassification with `space.host`",
+        "Parent 'plain' is a LlamaForCausalLM with 0 outputs (problem_type None), but",
     ),
     "several labels": (
         {"parents": ["several"]},
         with_labels("red"),
-        "Parent 'several' does not choose one of its labels (config.json: problem_type multi_label",
+        "outputs (problem_type multi_label_classification), but classifier rows needs",
     ),
     "regression": (
         {"parents": ["numbers"]},
         with_labels("red"),
-        "Parent 'numbers' does not choose one of its labels (config.json: problem_type regression)",
+        "outputs (problem_type regression), but classifier rows needs",
     ),
     "no tokens": (
         {
@@ -459,7 +459,7 @@ def test_what_does_not_suit_is_one_sentence(strangers: Path, case: str) -> None:
 
 
 def test_a_folder_with_another_head_is_not_evaluated(strangers: Path) -> None:
-    with pytest.raises(EvomergeError, match="plain' has no head that classifies texts"):
+    with pytest.raises(EvomergeError, match="plain' is a LlamaForCausalLM with 0 outputs"):
         evomerge.evaluate(strangers / "plain", strangers / "texts.yaml")
     with pytest.raises(EvomergeError, match=r"labels of .* are good, bad"):
         tiny.make_classifier(strangers / "good", labels=["good", "bad"])

@@ -94,10 +94,16 @@ REFUSED = {
     ("masked", "task"): "is no causal language model (config.json: architectures BertForMaskedL",
     ("chat llama-sentences", "sts"): "has no modules.json, so nothing says how the vectors",
     ("body moods", "labels"): "without the head of a BertForSequenceClassification; make",
-    ("masked", "labels"): "has no head that classifies texts, which classifier labels needs",
-    ("words moods", "labels"): "has no head that classifies texts, which classifier labels needs",
-    ("judge llama-moods", "labels"): "has one output, so it has no labels to choose from",
-    ("llama-moods judge", "pairwise"): "has 2 outputs (bad, good), and `pairwise` compares",
+    ("masked", "labels"): "is a BertForMaskedLM with 0 outputs (problem_type None), but classif",
+    ("words moods", "labels"): "is a BertForTokenClassification with 0 outputs (problem_type None)",
+    (
+        "judge llama-moods",
+        "labels",
+    ): "a class that ends in ForSequenceClassification with labels of",
+    (
+        "llama-moods judge",
+        "pairwise",
+    ): "with 2 outputs (problem_type None), but classifier pairs",
 }
 """Parents and objective -> what the error says."""
 

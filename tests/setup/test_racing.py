@@ -36,12 +36,12 @@ def resolved(change, metric, documents):
         ({}, "acc", 230, True, "racing, since 230 documents make 4 samples of at least 50"),
         ({}, "acc", 150, True, "racing, since 150 documents make 3 samples of at least 50"),
         ({}, "acc", 149, False, "off, since 149 documents make fewer than 3 samples"),
-        ({}, "f1", 400, False, "off, since t/f1 is not a mean"),
+        ({}, "f1", 400, False, "off, since it needs"),
         ({"evaluation": {"racing": {"minimum": 90}}}, "acc", 400, True, "at least 90, which"),
         ({"evaluation": {"racing": {"enabled": False}}}, "acc", 400, False, "off, as the search"),
         ({"evaluation": {"racing": {"enabled": True}}}, "acc", 60, True, "racing, as the search"),
-        ({"evaluation": {"backend": "vllm"}}, "acc", 400, False, "off, since vLLM"),
-        ({"space": {"kind": "dataflow"}}, "acc", 400, False, "this one is dataflow"),
+        ({"evaluation": {"backend": "vllm"}}, "acc", 400, False, "off, since it needs"),
+        ({"space": {"kind": "dataflow"}}, "acc", 400, False, "one fitness of means"),
     ],
 )
 def test_racing_auto_becomes_true_or_false(change, metric, documents, raced, why):

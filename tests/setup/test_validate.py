@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from search_run import SMALL, environment, evomerge, evomerge_json, write_search
+from search_run import SMALL, environment, evomerge_json, write_search
 from tiny import make
 
 from evomerge.config.schema import load, parse
@@ -100,6 +100,13 @@ def test_what_does_not_fit_on_an_accelerator_is_refused(search, gpu):
         check_fit(search("evaluation.backend=vllm"))
 
 
+def test_what_no_memory_of_this_machine_holds_is_refused(search):
+    """Mapped files need not fit, and the libraries are shared by processes on Linux."""
+    with pytest.raises(ConfigError, match=r"TB of memory \(.* lower `executor.workers`") as caught:
+        check_fit(search(PROCESSES, "executor.workers=4096"))
+    assert "(libraries 1.0" in str(caught.value) or sys.platform != "linux"
+
+
 def test_a_machine_with_another_gpu_can_be_planned_for(search):
     with pytest.raises(ConfigError, match=r"do not fit on an accelerator of 3 MB"):
         check_fit(replace(search(), gpu_memory=3_000_000))
@@ -109,15 +116,6 @@ def test_a_machine_with_another_gpu_can_be_planned_for(search):
     assert rows["device"] == {"cuda": "3.2 MB", "weights": "2.75 MB", "together": "2.75 MB"}
     assert "weights" not in rows["memory"] and "free_memory" not in rows
     assert not list(fit_warnings(replace(planned, gpu_memory=24 * 10**9)))
-
-
-def test_what_no_memory_of_this_machine_holds_is_refused_by_search_too(tmp_path):
-    """Mapped files need not fit, and the libraries are shared by processes on Linux."""
-    file = write_search(tmp_path, executor={"kind": "processes", "workers": 4096})
-    said = evomerge("search", "--run", tmp_path / "run", file, code=2).stderr
-    assert "TB of memory (libraries 1.0" in said or sys.platform != "linux"
-    assert "lower `executor.workers`" in said
-    assert not (tmp_path / "run").exists()
 
 
 def test_memory_that_is_free_only_in_part_is_warned_of(search, monkeypatch):
