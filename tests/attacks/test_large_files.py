@@ -72,5 +72,5 @@ def test_files_of_the_largest_models_are_within_the_limits(tmp_path, monkeypatch
     assert len(json.dumps(labels, indent=2)) * 3 < largest_size("config.json")
     assert largest_size("tokenizer.json") > 4 * 40_000_000
     (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setattr(files, "_SETTINGS", 2)
+    monkeypatch.setattr(files, "_SMALL", 2)
     check_sizes([tmp_path / "config.json"])

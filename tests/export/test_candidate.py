@@ -34,14 +34,8 @@ def run(tmp_path_factory):
         {"task": "zoo_l2_maths", "metric": "exact_match"},
         {"task": "zoo_facts", "metric": "acc"},
     ]
-    evomerge(
-        "search",
-        write_search(folder, objectives=objectives),
-        "--run",
-        folder / "run",
-        "--candidates",
-        "14",
-    )
+    file = write_search(folder, objectives=objectives)
+    evomerge("search", file, "--run", folder / "run", "--candidates", "14")
     return folder / "run"
 
 
@@ -62,14 +56,16 @@ def assert_bitwise(ours, theirs):
         assert torch.equal(tensor, theirs[name]), name
 
 
-def test_the_export_is_bitwise_the_scored_model(run, exported):
+def test_the_export_is_bitwise_the_scored_model_and_that_of_its_recipe(run, exported, tmp_path):
     problem, history = reopen(RunFolder(run)), History(RunFolder(run).events())
     worker = make_worker(problem, 2)
     # As in a search, the winner is built after other candidates; none of their weights may remain.
     for candidate in (history.candidates[-1], history.candidates[3], history.winner):
         resident = worker.build(recipe_of(problem.space, candidate))
-    loaded = AutoModelForCausalLM.from_pretrained(exported, dtype="auto")
-    assert_bitwise(weights(resident), weights(loaded))
+    ours = weights(resident)
+    evomerge("merge", run / "best.yaml", "--out", tmp_path / "again")
+    for path in (exported, tmp_path / "again"):
+        assert_bitwise(ours, weights(AutoModelForCausalLM.from_pretrained(path, dtype="auto")))
 
 
 def test_the_export_is_sharded_and_complete(exported):
@@ -77,15 +73,6 @@ def test_the_export_is_sharded_and_complete(exported):
     assert {"config.json", "tokenizer.json", "generation_config.json", "README.md"} <= names
     assert {"evomerge_recipe.yaml", "mergekit_config.yml", "model.safetensors.index.json"} <= names
     assert sum(name.endswith(".safetensors") for name in names) > 1
-
-
-def test_merging_the_best_recipe_gives_the_same_model(run, exported, tmp_path):
-    evomerge("merge", run / "best.yaml", "--out", tmp_path / "again")
-    loaded = [
-        weights(AutoModelForCausalLM.from_pretrained(path, dtype="auto"))
-        for path in (exported, tmp_path / "again")
-    ]
-    assert_bitwise(*loaded)
 
 
 def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported):

@@ -13,7 +13,6 @@ from huggingface_hub import ModelCard, metadata_load
 from run_folders import KEY, append, asked, scores, told
 from search_run import SMALL, evomerge, write_search
 from tiny import make
-from transformers import AutoModel
 
 from evomerge import zoo
 from evomerge.__main__ import run as call
@@ -78,11 +77,6 @@ def opened(folder, references) -> dict[str, Checkpoint]:
     return {reference: parent(folder, reference) for reference in references}
 
 
-def with_cards(folder, *cards) -> dict[str, Checkpoint]:
-    names = [f"/models/m{number}" for number in range(len(cards))]
-    return {name: parent(folder, name, card) for name, card in zip(names, cards, strict=True)}
-
-
 def front(**metadata) -> str:
     return f"---\n{yaml.safe_dump(metadata)}---\n# A parent\n"
 
@@ -112,35 +106,20 @@ def read(texts: dict[str, str]) -> tuple[dict, str]:
     return card.data.to_dict(), card.text
 
 
-def test_the_metadata_are_what_huggingface_hub_reads(tmp_path):
-    texts = searched(merge_of(opened(tmp_path, HUB)))
-    metadata, text = read(texts)
-    assert metadata["library_name"] == "transformers"
-    assert metadata["pipeline_tag"] == "text-generation"
-    assert metadata["tags"] == ["merge", "evomerge", "mergekit"]
-    assert metadata["base_model_relation"] == "merge"
-    assert re.match(r"\s*# merge-[0-9a-f]{8}\n", text)
-    (tmp_path / "README.md").write_text(texts["README.md"])
-    assert metadata_load(tmp_path / "README.md") == metadata
-    assert str(ModelCard(texts["README.md"])) == texts["README.md"]  # unchanged by the Hub's tools
-
-
-def test_the_card_of_an_encoder_does_not_say_that_it_generates_text(tmp_path):
-    make(tmp_path / "whole", "bert", seed=1)
-    AutoModel.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "body")
-    make(tmp_path / "decoder")
-    found = {}
-    for name in ("whole", "body", "decoder"):
-        (tmp_path / f"{name}.yaml").write_text(
-            f"merge_method: linear\n"
-            f"models: [{{model: {tmp_path / name}, parameters: {{weight: 1}}}}]"
-        )
-        merge_recipe(tmp_path / f"{name}.yaml", tmp_path / f"{name}-out", "8GB", "5GB")
-        metadata = metadata_load(tmp_path / f"{name}-out" / "README.md")
+@pytest.mark.parametrize("mergekit", [True, False])
+def test_the_metadata_are_what_huggingface_hub_reads(tmp_path, mergekit):
+    merge = merge_of(opened(tmp_path, HUB), mergekit)
+    for texts in (searched(merge), merge_card(merge, {})):
+        metadata, text = read(texts)
         assert metadata["library_name"] == "transformers"
-        found[name] = metadata["pipeline_tag"]
-    expected = {"whole": "fill-mask", "body": "feature-extraction", "decoder": "text-generation"}
-    assert found == expected
+        assert metadata["pipeline_tag"] == "text-generation"
+        assert metadata["tags"] == ["merge", "evomerge", *(["mergekit"] if mergekit else [])]
+        assert ("mergekit_config.yml" in text) == mergekit
+        assert metadata["base_model_relation"] == "merge"
+        assert re.match(r"\s*# merge-[0-9a-f]{8}\n", text)
+        (tmp_path / "README.md").write_text(texts["README.md"])
+        assert metadata_load(tmp_path / "README.md") == metadata
+        assert str(ModelCard(texts["README.md"])) == texts["README.md"]  # unchanged by their tools
 
 
 @pytest.mark.parametrize("reference", [*HUB, *LOCAL])
@@ -150,14 +129,7 @@ def test_base_models_are_models_of_the_hub_alone(tmp_path, reference):
     assert ("base_model_relation" in metadata) == (reference in HUB)
 
 
-def test_one_base_model_of_two_revisions_is_named_once(tmp_path):
-    first = parent(tmp_path, "org/maths")
-    both = {name: Checkpoint(name, first.folder, {}, {}) for name in ("org/maths", "org/maths@v2")}
-    metadata, _ = read(searched(merge_of(both)))
-    assert metadata["base_model"] == ["org/maths"]
-
-
-def test_no_path_of_this_machine_and_no_user_is_published(tmp_path):
+def test_no_path_of_this_machine_and_no_user_is_published_and_names_differ(tmp_path):
     config = parse(
         SMALL
         | {"parents": [*HUB, *LOCAL], "base": "/home/me/models/mine"}
@@ -168,56 +140,40 @@ def test_no_path_of_this_machine_and_no_user_is_published(tmp_path):
     merge = merge_of(opened(tmp_path, [*HUB, *LOCAL]))
     for texts in (searched(merge, config), merge_card(merge, {"torch": "2.9"})):
         for text in texts.values():
-            assert "/home" not in text
-            assert str(tmp_path) not in text
+            assert "/home" not in text and str(tmp_path) not in text
             assert not re.search(r"\b(me|you)\b/", text)
         _, body = read(texts)
         for name in ("org/code+json", "mine", "mine+org/adapter", "mine (2)", "name"):
             assert re.search(rf"- [A-Z]: `{re.escape(name)}`\n", body)
-
-
-def test_published_names_differ(tmp_path):
-    references = ["/a/x/model", "/b/y/model", "org/maths"]
-    found = describe_parents(opened(tmp_path, references))
-    assert {reference: item.name for reference, item in found.items()} == {
-        "/a/x/model": "model",
-        "/b/y/model": "model (2)",
-        "org/maths": "org/maths",
-    }
+    first = parent(tmp_path, "org/maths")
+    both = {name: Checkpoint(name, first.folder, {}, {}) for name in ("org/maths", "org/maths@v2")}
+    assert read(searched(merge_of(both)))[0]["base_model"] == ["org/maths"], "named once"
 
 
 OWN = {"license": "other", "license_name": "own-1.0", "license_link": "https://example.org/own"}
-AGREEING = {
+LICENCES = {
     "one parent": ([front(license="mit")], {"license": "mit"}),
     "the same": ([front(license="MIT"), front(license=["mit"])], {"license": "mit"}),
     "a licence of their own": ([front(**OWN), front(**OWN)], OWN),
-}
-DIFFERING = {
-    "different": [front(license="mit"), front(license="apache-2.0")],
-    "one has no card": [front(license="mit"), None],
-    "one does not say it": [front(license="mit"), front(tags=["merge"])],
-    "one card is damaged": [front(license="mit"), "---\nlicense: [mit\n---\n"],
-    "one card is no mapping": [front(license="mit"), "---\n- license\n---\n"],
-    "others without a name": [front(license="other"), front(license="other")],
-    "others": [front(**OWN), front(**OWN | {"license_name": "own-2.0"})],
-    "several": [front(license=["mit", "gpl-3.0"]), front(license=["mit", "gpl-3.0"])],
+    "different": ([front(license="mit"), front(license="apache-2.0")], {}),
+    "one has no card": ([front(license="mit"), None], {}),
+    "one does not say it": ([front(license="mit"), front(tags=["merge"])], {}),
+    "one card is damaged": ([front(license="mit"), "---\nlicense: [mit\n---\n"], {}),
+    "one card is no mapping": ([front(license="mit"), "---\n- license\n---\n"], {}),
+    "others without a name": ([front(license="other"), front(license="other")], {}),
+    "others": ([front(**OWN), front(**OWN | {"license_name": "own-2.0"})], {}),
+    "several": ([front(license=["mit", "gpl-3.0"]), front(license=["mit", "gpl-3.0"])], {}),
 }
 
 
-@pytest.mark.parametrize("case", AGREEING)
-def test_a_licence_that_all_parents_name_is_inherited(tmp_path, case):
-    cards, expected = AGREEING[case]
-    metadata, body = read(searched(merge_of(with_cards(tmp_path, *cards))))
-    found = {key: value for key, value in metadata.items() if key.startswith("license")}
-    assert found == expected
-    assert "names no licence" not in body
-
-
-@pytest.mark.parametrize("case", DIFFERING)
-def test_no_licence_is_guessed(tmp_path, case):
-    metadata, body = read(searched(merge_of(with_cards(tmp_path, *DIFFERING[case]))))
-    assert not any(key.startswith("license") for key in metadata)
-    assert "**This card names no licence**" in body
+@pytest.mark.parametrize("case", LICENCES)
+def test_a_licence_that_all_parents_name_is_inherited_and_none_is_guessed(tmp_path, case):
+    cards, expected = LICENCES[case]
+    names = [f"/models/m{number}" for number in range(len(cards))]
+    parents = {name: parent(tmp_path, name, card) for name, card in zip(names, cards, strict=True)}
+    metadata, body = read(searched(merge_of(parents)))
+    assert {key: value for key, value in metadata.items() if key.startswith("license")} == expected
+    assert ("**This card names no licence**" in body) == (not expected)
 
 
 def test_an_adapter_has_a_licence_of_its_own(tmp_path):
@@ -256,6 +212,11 @@ def test_the_winner_has_its_test_scores_and_their_data_set(tmp_path):
     assert (metric["type"], metric["value"]) == ("exact_match", 0.5)
     assert "2 test documents" in metric["name"]
     assert "Made with python 3.11.7, torch 2.9." in body
+    local = parse(SMALL, "search.yaml").with_frozen(Frozen(sources=FROZEN["sources"]))
+    (result,) = read(searched(merge, local))[0]["model-index"][0]["results"]
+    assert result["dataset"]["split"] == "validation"  # that of the task
+    broken = Scores({"zoo_l2_maths": (5,)}, {KEY: (1.0,)}, {KEY: float("nan")})
+    assert "model-index" not in read(searched(merge, last=broken))[0]
 
 
 def test_the_card_says_which_winner_was_measured_and_what_it_lost(tmp_path):
@@ -283,19 +244,6 @@ def test_the_card_says_which_winner_was_measured_and_what_it_lost(tmp_path):
         text := read(card)[1].replace("\\", "")
     )
     assert "This is the 3rd winner that they measured." in text
-
-
-def test_the_split_of_a_local_data_set_is_the_split_of_its_task(tmp_path):
-    config = parse(SMALL, "search.yaml").with_frozen(Frozen(sources=FROZEN["sources"]))
-    metadata, _ = read(searched(merge_of(opened(tmp_path, HUB)), config))
-    (result,) = metadata["model-index"][0]["results"]
-    assert result["dataset"]["split"] == "validation"
-
-
-def test_a_score_that_is_not_finite_is_left_out(tmp_path):
-    broken = Scores({"zoo_l2_maths": (5,)}, {KEY: (1.0,)}, {KEY: float("nan")})
-    metadata, _ = read(searched(merge_of(opened(tmp_path, HUB)), last=broken))
-    assert "model-index" not in metadata
 
 
 def test_only_the_winner_as_it_was_scored_has_scores(tmp_path):
@@ -326,15 +274,6 @@ def test_the_winner_has_its_verdict_without_a_path(tmp_path):
     assert "No verdict: on the test documents the searched merge is better than org/maths" in text
     assert "mine has no scores on the test documents (load: mine is not there; see log)" in text
     assert "/home" not in text and "| org/maths |" in text
-
-
-@pytest.mark.parametrize("mergekit", [True, False])
-def test_mergekit_is_named_where_its_file_is(tmp_path, mergekit):
-    merge = merge_of(opened(tmp_path, HUB), mergekit)
-    for texts in (searched(merge), merge_card(merge, {})):
-        metadata, body = read(texts)
-        assert ("mergekit" in metadata["tags"]) == mergekit
-        assert ("mergekit_config.yml" in body) == mergekit
 
 
 def test_a_picture_is_beside_the_card_if_layers_differ(tmp_path):
@@ -391,11 +330,8 @@ def test_a_merge_of_our_own_recipe_has_a_mergekit_file_too(tmp_path):
     merge_recipe(tmp_path / "one.yml", tmp_path / "one", "8GB", "5GB")
     merge_recipe(tmp_path / "one" / "evomerge_recipe.yaml", tmp_path / "two", "8GB", "5GB")
     assert "merge_method: karcher" in (tmp_path / "two" / "mergekit_config.yml").read_text()
-    assert read({"README.md": (tmp_path / "two" / "README.md").read_text()})[0]["tags"] == [
-        "merge",
-        "evomerge",
-        "mergekit",
-    ]
+    tags = read({"README.md": (tmp_path / "two" / "README.md").read_text()})[0]["tags"]
+    assert tags == ["merge", "evomerge", "mergekit"]
     merge_recipe(tmp_path / "two" / "mergekit_config.yml", tmp_path / "three", "8GB", "5GB")
     weights = {(tmp_path / n / "model.safetensors").read_bytes() for n in ("one", "two", "three")}
     assert len(weights) == 1
@@ -441,12 +377,9 @@ def test_a_merge_has_a_card_without_scores_and_keeps_the_mergekit_file(tmp_path)
     assert written["mergekit_config.yml"].read_text() == config
     assert {"evomerge_recipe.yaml", "config.json"} <= set(written)
     text = written["README.md"].read_text()
-    assert str(tmp_path) not in text
-    assert "me/" not in text
+    assert str(tmp_path) not in text and "me/" not in text
     metadata, body = read({"README.md": text})
-    assert metadata["tags"] == ["merge", "evomerge", "mergekit"]
-    assert metadata["license"] == "mit"
-    assert "model-index" not in metadata
+    assert metadata["license"] == "mit" and "model-index" not in metadata
     assert "evomerge merge evomerge_recipe.yaml --out MODEL_DIR" in body
     assert "In every layer: weight 0.5 of A, weight 0.5 of B.\n" in body
     assert "recipe.svg" not in {*written, body}  # it would have one colour over the whole depth

@@ -26,19 +26,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A folder with models and an adapter."""
-    folder = tmp_path_factory.mktemp("home")
-    for name in ("maths", "language", "base"):
-        shutil.copytree(zoo.path(name), folder / name)
-    torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_pretrained(folder / "base")
-    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
-    peft.get_peft_model(base, settings).save_pretrained(folder / "lora")
-    return folder
-
-
 def files(model: Path) -> dict[str, bytes]:
     """Return what the model is made of; the card and the recipes name other folders."""
     told = ("README.md", "recipe.svg", "evomerge_recipe.yaml", "mergekit_config.yml")
@@ -47,9 +34,14 @@ def files(model: Path) -> dict[str, bytes]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_command_of_the_card_gives_the_model(home, tmp_path, monkeypatch, kind):
-    for name in ("here", "there"):
-        shutil.copytree(home, tmp_path / name)
+def test_the_command_of_the_card_gives_the_model(tmp_path, monkeypatch, kind):
+    for name in ("maths", "language", "base"):
+        shutil.copytree(zoo.path(name), tmp_path / "here" / name)
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "here" / "base")
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(base, settings).save_pretrained(tmp_path / "here" / "lora")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
     monkeypatch.chdir(tmp_path / "here")
     config = SMALL | {"budget": {"candidates": 7}} | KINDS[kind]
     last = config["budget"]["candidates"] - 1

@@ -68,25 +68,22 @@ def test_the_figures_are_those_of_plain_torch(tmp_path, architecture, dtypes):
     assert math.isclose(alone.cosines()[0, 1], cosine(*p, dim=0), rel_tol=1e-6)
 
 
-def test_each_weight_is_in_one_component(tmp_path):
-    folders = family(tmp_path, tied=False)
-    found = compared(*folders)
-    assert set(found.products) == {"attention", "mlp", "embeddings", "head", "norm"}
-    for component, words in (("embeddings", "embed_tokens"), ("mlp", ".mlp.")):
+def test_each_weight_is_in_one_component_and_towers_have_their_own(tmp_path):
+    def is_change(words, component):
         base, one = (flat(folder, words) for folder in folders[:2])
         expected = float((one - base).norm() / base.norm())
-        assert math.isclose(found.change(component)[0], expected, rel_tol=1e-5)
+        return math.isclose(found.change(component)[0], expected, rel_tol=1e-5)
+
+    folders = family(tmp_path / "text", tied=False)
+    found = compared(*folders)
+    assert set(found.products) == {"attention", "mlp", "embeddings", "head", "norm"}
+    assert is_change("embed_tokens", "embeddings") and is_change(".mlp.", "mlp")
     squares = sum(float(gram[0, 0]) for gram in found.products.values())
     assert math.isclose(squares, float(flat(folders[0]).square().sum()), rel_tol=1e-5)
-
-
-def test_towers_and_projectors_are_components_of_their_own(tmp_path):
-    folders = family(tmp_path, "llava")
+    folders = family(tmp_path / "sees", "llava")
     found = compared(*folders)
     assert {"vision", "projector", "attention", "mlp"} <= set(found.products)
-    base, one = (flat(folder, "projector") for folder in folders[:2])
-    expected = float((one - base).norm() / base.norm())
-    assert math.isclose(found.change("projector")[0], expected, rel_tol=1e-5)
+    assert is_change("projector", "projector")
 
 
 def test_a_tied_head_is_counted_once_and_a_parent_equal_to_the_base_changed_nothing(tmp_path):
@@ -97,23 +94,17 @@ def test_a_tied_head_is_counted_once_and_a_parent_equal_to_the_base_changed_noth
     assert math.isclose(squares, float(flat(base).square().sum()), rel_tol=1e-5)
     assert found.change()[1] == 0 and np.isnan(found.cosines()[0, 1])
     heads, rows = found.rows()
-    assert heads[-2:] == ["nearest", "cosine"] and [row[-2:] for row in rows] == [
-        ["same", "-"],
-        ["one", "-"],
-    ]
+    assert heads[-2:] == ["nearest", "cosine"]
+    assert [row[-2:] for row in rows] == [["same", "-"], ["one", "-"]]
 
 
-def test_a_tensor_of_another_shape_is_left_out_and_named(tmp_path):
-    base = tiny.make(tmp_path / "base", tied=False)
-    other = tiny.make(tmp_path / "other", vocab_size=60, tied=False)
-    found = compared(base, other)
+def test_a_tensor_of_another_shape_is_left_out_and_a_long_one_is_added_up_in_blocks(tmp_path):
+    base = tiny.make(tmp_path / "one", tied=False)
+    found = compared(base, tiny.make(tmp_path / "other", vocab_size=60, tied=False))
     assert "embeddings" not in found.products
     (note,) = [item for item in found.notes if item.startswith("Not compared")]
     assert "2 of the tensors" in note and "lm_head.weight" in note
-
-
-def test_a_long_tensor_is_added_up_in_blocks(tmp_path):
-    folders = family(tmp_path, vocab_size=70_000, tied=True, tokenizer=False)
+    folders = family(tmp_path / "long", vocab_size=70_000, tied=True, tokenizer=False)
     gram = compared(*folders).products["embeddings"]
     one, two = (flat(f, "embed") - flat(folders[0], "embed") for f in folders[1:])
     assert math.isclose(gram[1, 2], float(one @ two), rel_tol=1e-4)

@@ -9,10 +9,8 @@ from evomerge.recipe import Layer, Recipe, Source
 from evomerge.report.figures import svg_text
 from evomerge.report.recipe_picture import (
     is_path,
-    knob_picture,
     knobs_of_every_layer,
     parent_letters,
-    path_picture,
     recipe_picture,
 )
 from evomerge.space.paths.path import describe
@@ -55,128 +53,91 @@ def grids(figure):
     return found
 
 
-def texts(figure):
-    """What names the parents: below a path, beside the rows of heat maps."""
-    rows = [item.get_text() for axes in figure.axes for item in axes.get_yticklabels()]
-    return "\n".join([*rows, *(axes.get_xlabel() for axes in figure.axes)])
+def ticks(figure):
+    return [item.get_text() for item in figure.axes[0].get_xticklabels()]
 
 
 def test_knobs_are_shown_at_every_depth():
-    found = grids(knob_picture(merged(knobs={"lambda": 2.0}), NAMES))
+    found = grids(recipe_picture(merged(knobs={"lambda": 2.0}), NAMES))
     assert list(found) == ["density", "weight", "lambda"]
     assert list(found["weight"]) == ["org/one", LONG]
     assert found["weight"]["org/one"] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
     assert found["weight"][LONG] == [1.0] * 5
-    assert list(found["density"]) == ["org/one"]
-    assert found["lambda"] == {"all": [2.0] * 5}
+    assert found["density"] == {"org/one": [0.5] * 5} and found["lambda"] == {"all": [2.0] * 5}
+    plain = Layer("linear", (Source("one"), Source("two")))
+    assert recipe_picture(Recipe("base", {}, plain, plain), NAMES) is None
 
 
-def test_a_merged_tower_is_a_column_behind_the_head():
+def test_a_merged_tower_is_behind_the_head_and_an_encoder_before_its_decoder():
     tower = Layer("linear", [Source("one", None, {"weight": 0.7})])
     recipe = replace(merged(weight=lambda depth: 0.5), vision=tower, projector=tower)
-    figure = knob_picture(recipe, NAMES)
+    figure = recipe_picture(recipe, NAMES)
     assert grids(figure)["weight"]["org/one"] == [0.5] * 5 + [0.7] * 2
     assert math.isnan(grids(figure)["weight"][LONG][-1])
-    (axes, *_) = (axes for axes in figure.axes if axes.images and axes.get_title(loc="left"))
-    assert [item.get_text() for item in axes.get_xticklabels()] == [*"E012HVP"]
+    assert ticks(figure) == [*"E012HVP"]
     letters = "(E: embeddings, H: head, V: vision, P: projector)"
     assert figure.get_supxlabel().endswith(letters)
     assert knobs_of_every_layer(recipe) == "", "the tower has other knobs"
-
-
-def test_the_encoder_stands_before_its_decoder():
-    recipe = merged(3)
-    encoder, decoder = recipe.layers["model.layers"][:2], recipe.layers["model.layers"]
-    names = {"model.encoder.layers": encoder, "model.decoder.layers": decoder}
-    figure = knob_picture(replace(recipe, layers=names), NAMES)
+    encoder, decoder = merged(2).layers["model.layers"], merged(3).layers["model.layers"]
+    stacks = {"model.encoder.layers": encoder, "model.decoder.layers": decoder}
+    figure = recipe_picture(replace(merged(3), layers=stacks), NAMES)
     weights = [0.0, 0.1, 0.2, 0.1, 0.2, 0.3, 0.4]
     assert grids(figure)["weight"]["org/one"] == pytest.approx(weights)
-    ticks = [item.get_text() for item in figure.axes[0].get_xticklabels()]
-    assert ticks == ["E", "0", "1", "0", "1", "2", "H"]
+    assert ticks(figure) == ["E", "0", "1", "0", "1", "2", "H"]
     told = figure.get_supxlabel()
     assert told.startswith("block of model.encoder.layers, then of model.decoder.layers\n(E: emb")
 
 
-def test_a_knob_of_some_tensors_has_rows_of_its_own():
+def test_a_knob_of_some_tensors_has_rows_of_its_own_and_of_many_rows_some_have_labels():
     def weight(depth):
         return [["self_attn.", 0.5], ["*", 0.25]] if 0 < depth < 4 else 0.75
 
-    found = grids(knob_picture(merged(weight=weight), NAMES))["weight"]
+    found = grids(recipe_picture(merged(weight=weight), NAMES))["weight"]
     assert found["org/one self_attn"] == [0.75, 0.5, 0.5, 0.5, 0.75]
     assert found["org/one rest"] == [0.75, 0.25, 0.25, 0.25, 0.75]
     assert list(found)[:2] == ["org/one rest", "org/one self_attn"] and len(found) == 3
-
-
-def test_of_many_rows_some_have_labels():
-    def weight(depth):
-        return [[f"expert{number}.", number / 500] for number in range(300)]
-
-    figure = knob_picture(merged(weight=weight), NAMES)
-    density, shown = (axes for axes in figure.axes if axes.images and axes.get_title(loc="left"))
+    many = [[f"expert{number}.", number / 500] for number in range(300)]
+    figure = recipe_picture(merged(weight=lambda depth: many), NAMES)
+    _, shown = (axes for axes in figure.axes if axes.images and axes.get_title(loc="left"))
     assert len(shown.images[0].get_array()) == 301
-    assert 30 < len(shown.get_yticklabels()) <= 60
-    assert len(density.get_yticklabels()) == 1
-    assert figure.get_figheight() < 16
-
-
-def test_the_embeddings_alone_may_use_a_knob():
-    layer = Layer("linear", (Source("one", None, {"weight": 0.5}),))
-    block = Layer("passthrough", (Source("two", 0),), knobs={"scale": 2.0})
-    found = grids(knob_picture(Recipe("base", {"layers": (block,)}, layer, layer), NAMES))
-    values = next(iter(found["weight"].values()))
-    assert (values[0], values[2]) == (0.5, 0.5)
-    assert math.isnan(values[1])
+    assert 30 < len(shown.get_yticklabels()) <= 60 and figure.get_figheight() < 16
 
 
 def test_a_path_shows_which_block_comes_from_where():
     recipe = routed([("one", 0, 1.0), ("one", 1, 1.0), ("two", 5, 0.9), ("one", 2, 1.0)])
-    figure = path_picture(recipe, NAMES)
-    blocks, scales = figure.axes
+    assert is_path(recipe) and not is_path(merged())
+    blocks, scales = recipe_picture(recipe, NAMES).axes
     points = {line.get_label(): line.get_xydata().tolist() for line in blocks.lines}
-    assert points["A"] == [[0, 0], [1, 1], [3, 2]]
-    assert points["B"] == [[2, 5]]
+    assert points["A"] == [[0, 0], [1, 1], [3, 2]] and points["B"] == [[2, 5]]
     (bars,) = scales.collections
     assert [segment[1][1] for segment in bars.get_segments()] == [1.0, 1.0, 0.9, 1.0]
-    assert len(path_picture(routed([("one", 0, 1.0)]), NAMES).axes) == 1
-
-
-def test_the_kind_of_the_picture():
-    path = routed([("one", 0, 1.0)])
-    assert is_path(path)
-    assert not is_path(merged())
-    assert not grids(recipe_picture(path, NAMES))
-    assert grids(recipe_picture(merged(), NAMES))
-    plain = Layer("linear", (Source("one"), Source("two")))
-    assert recipe_picture(Recipe("base", {}, plain, plain), NAMES) is None
+    assert len(recipe_picture(routed([("one", 0, 1.0)]), NAMES).axes) == 1
+    recipe = routed([("two", 0, 1.0), ("one", 1, 1.0)])
+    assert parent_letters(recipe) == {"A": "one", "B": "two"}
+    assert describe(recipe).startswith("B0 A1 (A = one, B = two")
 
 
 def test_knobs_that_are_the_same_in_all_layers_are_words():
     same = merged(weight=lambda depth: 0.25, knobs={"lambda": 2.0})
     words = "density 0.5 of B, weight 0.25 of B, weight 1 of C, lambda 2"
     assert knobs_of_every_layer(same) == words
-    assert not knobs_of_every_layer(merged())
-    assert not knobs_of_every_layer(routed([("one", 0, 1.0)]))
-    assert not knobs_of_every_layer(replace(same, head=replace(same.head, sources=())))
     two = {**same.layers, "encoder.layers": same.layers["model.layers"]}
     assert knobs_of_every_layer(replace(same, layers=two)) == words
-    assert not knobs_of_every_layer(replace(same, layers={**two, **merged().layers}))
     kinds = merged(weight=lambda depth: ((".mlp.", 0.1), ("*", 0.3)))
     assert "weight 0.1 of B mlp, weight 0.3 of B rest" in knobs_of_every_layer(kinds)
-
-
-def test_the_letters_are_those_of_the_path_in_words():
-    recipe = routed([("two", 0, 1.0), ("one", 1, 1.0)])
-    assert parent_letters(recipe) == {"A": "one", "B": "two"}
-    assert describe(recipe).startswith("B0 A1 (A = one, B = two")
+    without = replace(same, head=replace(same.head, sources=()))
+    other = replace(same, layers={**two, **merged().layers})
+    for recipe in (merged(), routed([("one", 0, 1.0)]), without, other):
+        assert not knobs_of_every_layer(recipe)
 
 
 @pytest.mark.parametrize("recipe", [merged(80), routed([("two", i, 1.1) for i in range(80)])])
 def test_pictures_are_narrow_and_equal_in_every_run(recipe):
     figure = recipe_picture(recipe, NAMES)
-    assert "…" in texts(figure)
-    assert "org/one" in texts(figure)
-    first = svg_text(figure)
-    assert first == svg_text(recipe_picture(recipe, NAMES))
+    rows = [item.get_text() for axes in figure.axes for item in axes.get_yticklabels()]
+    texts = "\n".join([*rows, *(axes.get_xlabel() for axes in figure.axes)])
+    assert "…" in texts and "org/one" in texts
+    assert svg_text(figure) == svg_text(recipe_picture(recipe, NAMES))
     assert figure.get_size_inches()[0] * 96 <= 404
     small = [item for axes in figure.axes for item in axes.get_xticklabels() if item.get_text()]
     assert min(item.get_fontsize() for item in small) >= 7

@@ -49,19 +49,13 @@ def test_all_shares_are_in_per_cent_and_other_scores_are_not() -> None:
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "@=", "-1+"])
-def test_a_text_like_a_formula_gets_an_apostrophe(tmp_path: Path, start: str) -> None:
+def test_a_text_like_a_formula_gets_an_apostrophe_and_others_stay(
+    tmp_path: Path, start: str
+) -> None:
     formula = f"{start}cmd|' /C calc'!A0"
-    rows = [{"candidate": 0, formula: -0.5, "origin": formula, "failure": f"merge: {formula}"}]
-    write_csv(rows, tmp_path / "t.csv")
-    with (tmp_path / "t.csv").open(newline="") as file:
+    cells = [-1.5, None, True, "-1.5", "+2", "-1e-3", "a=b", " - ", "'", "", f"merge: {formula}"]
+    write_csv([{formula: formula} | dict(zip("abcdefghijk", cells, strict=True))], tmp_path / "t")
+    with (tmp_path / "t").open(newline="") as file:
         head, line = csv.reader(file)
-    assert head == ["candidate", f"'{formula}", "origin", "failure"]
-    assert line == ["0", "-0.5", f"'{formula}", f"merge: {formula}"]
-
-
-def test_numbers_and_ordinary_texts_stay_as_they_are(tmp_path: Path) -> None:
-    cells = [-1.5, None, True, "-1.5", "+2", "-1e-3", "a=b", " - ", "'", "", "org/a-b@main"]
-    write_csv([{str(place): cell for place, cell in enumerate(cells)}], tmp_path / "t.csv")
-    with (tmp_path / "t.csv").open(newline="") as file:
-        line = list(csv.reader(file))[1]
-    assert line == ["" if cell is None else str(cell) for cell in cells]
+    assert head == [f"'{formula}", *"abcdefghijk"]
+    assert line == [f"'{formula}", *("" if cell is None else str(cell) for cell in cells)]

@@ -13,6 +13,7 @@ from search_run import SMALL, evomerge, evomerge_json, write_search
 
 import evomerge as api
 from evomerge.errors import InputError, RunFolderError
+from evomerge.report.runs import in_words, run_rows
 
 
 def finished(folder: Path, right: int, **changes) -> Path:
@@ -68,20 +69,18 @@ def test_the_command_prints_the_table_for_people_and_for_programs(
         assert [float(row["score"]) for row in csv.DictReader(file)] == [r["score"] for r in rows]
 
 
-def test_folders_with_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+def test_folders_with_one_name_and_a_search_for_a_front_which_has_costs_only(
+    tmp_path: Path,
+) -> None:
     one = finished(tmp_path / "a" / "0", 18, seed=0)
     other = finished(tmp_path / "b" / "0", 18, seed=0, optimizer={"name": "random"})
     assert list(api.results([one, other]).index) == ["a", "b"]
     same = finished(tmp_path / "c" / "b", 12, seed=0, dtype="bfloat16")
     assert list(api.results([other, same]).index) == [str(other), str(same)]
-
-
-def test_a_search_for_a_front_has_costs_only(tmp_path: Path) -> None:
     objectives = [*SMALL["objectives"], {"task": "zoo_maths", "metric": "exact_match"}]
     front = write_run(tmp_path / "front-1", [], mode="pareto", objectives=objectives).path
-    other = finished(tmp_path / "cma-1", 18)
-    rows = [line.split("\t") for line in evomerge("results", front, other).stdout.splitlines()]
-    assert rows[1][:5] == ["front", "0 of 1", "-", "-", "-"] and rows[2][0] == "cma"
+    _, rows = in_words(run_rows([front, other]))
+    assert rows[0][:5] == ["front", "0 of 1", "-", "-", "-"] and rows[1][0] == "b"
 
 
 def test_what_does_not_fit_is_one_sentence(runs: list[Path], tmp_path: Path) -> None:

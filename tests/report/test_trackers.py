@@ -43,12 +43,6 @@ def follow(path, tracker, monkeypatch, dies_after=None, said=None):
         return search(path, executor, followers=followers)
 
 
-def untracked(path):
-    RunFolder.create(path, "{}", MANIFEST)
-    search(path, ScriptedExecutor(3, random.Random(1), failing=0.2))
-    return (path / "journal.jsonl").read_bytes()
-
-
 def test_each_outcome_is_a_step_and_the_result_is_the_last(tmp_path, monkeypatch):
     tracker = MadeUp()
     history = follow(tmp_path / "run", tracker, monkeypatch)
@@ -88,7 +82,7 @@ def test_a_resumed_search_is_another_run_of_the_tracker(tmp_path, monkeypatch):
     assert best[0] >= max(step.get("best_fitness", 0) for step in first.logged)
 
 
-def test_a_tracker_that_fails_is_left_out(tmp_path, monkeypatch, capsys):
+def test_a_tracker_that_fails_or_cannot_start_is_left_out(tmp_path, monkeypatch, capsys):
     class Hostile(MadeUp):
         def log(self, metrics):
             print("noise on standard output")
@@ -96,21 +90,19 @@ def test_a_tracker_that_fails_is_left_out(tmp_path, monkeypatch, capsys):
             if len(self.logged) == 5:
                 raise SystemExit(3)
 
-    tracker, said = Hostile(), []
-    follow(tmp_path / "a", tracker, monkeypatch, said=said)
-    assert capsys.readouterr().out == ""
-    assert (tmp_path / "a" / "journal.jsonl").read_bytes() == untracked(tmp_path / "b")
-    assert (len(tracker.logged), tracker.ended) == (5, 0)
-    warning = "warning: trackio failed (3); the search goes on without it."
-    where = "logging to trackio: `trackio show --project evomerge` shows the run a run"
-    assert said == [where, warning]
-
-
-def test_a_tracker_that_cannot_start_is_left_out(tmp_path, monkeypatch):
     def init(**known):
         raise OSError("no network")
 
-    said = []
-    follow(tmp_path / "a", SimpleNamespace(init=init), monkeypatch, said=said)
-    assert said == ["warning: trackio failed (no network); the search goes on without it."]
-    assert (tmp_path / "a" / "journal.jsonl").read_bytes() == untracked(tmp_path / "b")
+    tracker, said = Hostile(), []
+    follow(tmp_path / "a", tracker, monkeypatch, said=said)
+    assert capsys.readouterr().out == "" and (len(tracker.logged), tracker.ended) == (5, 0)
+    where = "logging to trackio: `trackio show --project evomerge` shows the run a run"
+    goes_on = "the search goes on without it."
+    assert said == [where, f"warning: trackio failed (3); {goes_on}"]
+    said.clear()
+    follow(tmp_path / "b", SimpleNamespace(init=init), monkeypatch, said=said)
+    assert said == [f"warning: trackio failed (no network); {goes_on}"]
+    RunFolder.create(tmp_path / "plain", "{}", MANIFEST)
+    search(tmp_path / "plain", ScriptedExecutor(3, random.Random(1), failing=0.2))
+    journals = {(tmp_path / run / "journal.jsonl").read_bytes() for run in ("a", "b", "plain")}
+    assert len(journals) == 1
