@@ -64,12 +64,10 @@ def test_at_most_k_and_at_least_one_and_nothing_else_counts(data):
     assert space.decode(tuple(genome)).digest == recipe.digest
 
 
-def test_genes_of_a_pool_come_first_and_say_what_they_are():
+def test_genes_of_a_pool_come_first():
     space = make(("linear", "task_arithmetic"), embeddings=False)
     names = [gene.name for gene in space.genes]
     assert names[:6] == ["method", *(f"{parent}.priority" for parent in PARENTS)]
-    priority = space.genes[1]
-    assert (priority.kind, priority.low, priority.high, priority.start) == ("real", 0, 1, 0.5)
 
 
 @pytest.mark.parametrize("names", [("slerp",), ("ties",), ("slerp", "linear")])

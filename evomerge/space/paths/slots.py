@@ -8,23 +8,41 @@ multiplied by a scale. Sources: arXiv 2403.13187, section 3.2 (layout, indicator
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
 from evomerge.config.space import DroppingConfig, SakanaConfig, StructuredConfig
 from evomerge.recipe import Recipe
-from evomerge.space.paths.frame import PathSpace, check_depth
+from evomerge.space.paths.frame import PathSpace, check_depth, scale_gene
 from evomerge.space.paths.path import Hop
-from evomerge.space.paths.scales import (
-    FixedScale,
-    ScaleCoding,
-    ScaleMatrix,
-    Slot,
-    SlotScales,
-)
 from evomerge.space.protocol import Gene, Genome
 
 SlotConfig: TypeAlias = SakanaConfig | StructuredConfig | DroppingConfig
+
+ScaleOf: TypeAlias = Callable[[Sequence[float], int, int], float]
+"""Returns the scale between two slots that follow each other in a path, given the scale genes."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One entry of the layout: a block of a parent that a path may include at this position.
+
+    Attributes:
+        block: index of the block among all blocks of all parents, from 0.
+    """
+
+    parent: str
+    layer: int
+    block: int
+    turn: int
+
+    @property
+    def name(self) -> str:
+        """Name in genes: `zoo:maths[4]`, and `zoo:maths[4]#2` in the second repetition."""
+        turn = f"#{self.turn + 1}" if self.turn else ""
+        return f"{self.parent}[{self.layer}]{turn}"
 
 
 class SlotSpace(PathSpace):
@@ -43,6 +61,9 @@ class SlotSpace(PathSpace):
     for each slot. In other spaces an indicator is a real gene, and the slot is included if it is
     above 0; it starts at one of two values, in sigmas (sigma is 1): for the blocks of the host in
     the first repetition, and for all other slots.
+
+    Nothing comes before the first block, so its scale is always 1. At the start of a search all
+    scales are 1, or the nearest number of their range.
     """
 
     def __init__(
@@ -66,7 +87,12 @@ class SlotSpace(PathSpace):
         is_binary = isinstance(config, (StructuredConfig, DroppingConfig))
         self._in, self._out = (1.0, 0.0) if is_binary else start
         bound = 2.0 * max(1.0, *map(abs, start))
-        self._scales = _coding(self.slots, self._bounds, config)
+        scales: tuple[Gene, ...] = ()
+        fixed = self._bounds[0]
+        self._scale_of: ScaleOf = lambda values, before, slot: fixed
+        if self._bounds[0] < self._bounds[1]:
+            coding = _matrix if isinstance(config, SakanaConfig) else _by_slot
+            scales, self._scale_of = coding(self.slots, self._bounds)
         self.genes = (
             *(
                 Gene(
@@ -80,17 +106,18 @@ class SlotSpace(PathSpace):
                 )
                 for slot in self._free
             ),
-            *self._scales.genes,
+            *scales,
         )
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome, with its path repaired if it is too short or too long."""
-        chosen = self._choose(genome[: len(self._free)])
-        scales = self._scales.decode(genome[len(self._free) :], chosen)
+        chosen, values = self._choose(genome[: len(self._free)]), genome[len(self._free) :]
+        scales = (1.0, *(self._scale_of(values, *pair) for pair in pairwise(chosen)))
+        slots = (self.slots[slot] for slot in chosen)
         return self._decoded(
             tuple(
-                Hop(self.slots[slot].parent, self.slots[slot].layer, scale)
-                for slot, scale in zip(chosen, scales, strict=True)
+                Hop(slot.parent, slot.layer, scale)
+                for slot, scale in zip(slots, scales, strict=True)
             )
         )
 
@@ -106,7 +133,7 @@ class SlotSpace(PathSpace):
         if not fits or not self._is_unscaled(depth):
             return None
         indicators = (self._in if slot in chosen else self._out for slot in self._free)
-        return (*indicators, *(gene.start for gene in self._scales.genes))
+        return (*indicators, *(gene.start for gene in self.genes[len(self._free) :]))
 
     def _choose(self, indicators: Sequence[float]) -> list[int]:
         """Return the slots of the path, ascending, after repair."""
@@ -134,8 +161,24 @@ def _layout(host: str, parents: Mapping[str, int], repeats: int, fixed_ends: boo
     return slots
 
 
-def _coding(slots: Sequence[Slot], bounds: tuple[float, float], config: SlotConfig) -> ScaleCoding:
-    if bounds[0] == bounds[1]:
-        return FixedScale(bounds[0])
-    is_paired = isinstance(config, SakanaConfig)
-    return ScaleMatrix(slots, bounds) if is_paired else SlotScales(slots, bounds)
+def _by_slot(
+    slots: Sequence[Slot], bounds: tuple[float, float]
+) -> tuple[tuple[Gene, ...], ScaleOf]:
+    """Return a scale gene for each slot, used only if the path includes it (arXiv 2605.12326)."""
+    # If the first slot of the layout is in a path, it comes first, where the scale is 1.
+    genes = tuple(scale_gene(f"scale.{slot.name}", bounds) for slot in slots[1:])
+    return genes, lambda values, before, slot: values[slot - 1]
+
+
+def _matrix(slots: Sequence[Slot], bounds: tuple[float, float]) -> tuple[tuple[Gene, ...], ScaleOf]:
+    """Return a gene W[i, j] for each pair of blocks: the scale where block j follows block i.
+
+    Source: arXiv 2403.13187, section 3.2. There W has a row and a column for every block of every
+    parent; here the pairs that no path of the layout can have are left out.
+    """
+    blocks = [slot.block for slot in slots]
+    names = {slot.block: f"{slot.parent}[{slot.layer}]" for slot in slots}
+    pairs = sorted({(one, two) for place, two in enumerate(blocks) for one in blocks[:place]})
+    column = {pair: index for index, pair in enumerate(pairs)}
+    genes = tuple(scale_gene(f"scale.{names[i]}->{names[j]}", bounds) for i, j in pairs)
+    return genes, lambda values, before, slot: values[column[blocks[before], blocks[slot]]]

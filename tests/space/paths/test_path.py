@@ -28,9 +28,6 @@ def test_consecutive_blocks_are_written_as_one_run() -> None:
         *(Hop(LEGEND["A"], layer) for layer in range(12, 32)),
     )
     assert format_path(path, LEGEND) == "A0-11 B8-15x0.9 A12-31"
-
-
-def test_repeated_and_scaled_blocks_are_written_separately() -> None:
     path = (Hop(LEGEND["A"], 3), Hop(LEGEND["A"], 3), Hop(LEGEND["A"], 4, -0.51234))
     assert format_path(path, LEGEND) == "A3 A3 A4x-0.512"
 
