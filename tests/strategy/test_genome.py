@@ -92,16 +92,12 @@ def test_the_recorded_genome_counts_where_another_machine_computes_another(
     assert "recorded genomes are used" in caplog.text
 
 
-def test_outcomes_of_baselines_without_a_genome_are_ignored() -> None:
-    strategy = new("random")
-    strategy.repeat(0, "somewhere", {})
-    strategy.tell(0, outcome(1.0))
-
-
 def test_the_start_is_proposed_after_the_baselines_and_before_all_else() -> None:
     strategy = new("cma")
     for number, label in enumerate(strategy.space.baselines()):
         strategy.add_baseline(number, label)
+    strategy.repeat(8, "somewhere", {})  # a baseline without a genome
+    strategy.tell(8, outcome(1.0))
     proposed = [strategy.ask(number).origin["genome"] for number in range(9, 12)]
     assert [set(genome) for genome in proposed[:2]] == [{0.25}, {0.75}]
     assert len(set(proposed[2])) == len(strategy.space.genes)
@@ -125,35 +121,29 @@ def path_score(job: Job) -> Outcome:
     )
 
 
-def slots_strategy(optimizer: str, ranking: Ranking) -> GenomeStrategy:
-    objectives = len(ranking.objectives) if ranking.has_front else 1
-    made = create(optimizer, SLOTS.genes, seed=1, objectives=objectives)
-    return GenomeStrategy(SLOTS, made, ranking.values)
-
-
-def ranking_for(optimizer: str) -> Ranking:
-    return ParetoFront(TWO) if optimizer == "nsga2" else WeightedSum(TWO[:1])
-
-
 def slots_search(
     path: Path,
     optimizer: str,
     width: int = 1,
     dies_after: int | None = None,
     order: Order = "generation",
-    candidates: int = 120,
 ) -> History:
-    ranking = ranking_for(optimizer)
-    executor = ScriptedExecutor(width, random.Random(width), 0.1, dies_after, path_score)
+    has_front = optimizer == "nsga2"
+    ranking: Ranking = ParetoFront(TWO) if has_front else WeightedSum(TWO[:1])
+
+    def make() -> GenomeStrategy:
+        made = create(optimizer, SLOTS.genes, seed=1, objectives=2 if has_front else 1)
+        return GenomeStrategy(SLOTS, made, ranking.values)
+
     return search(
         path,
-        executor,
+        ScriptedExecutor(width, random.Random(width), 0.1, dies_after, path_score),
         order=order,
-        candidates=candidates,
+        candidates=120,
         recent=None,
         ranking=ranking,
         searched=SLOTS,
-        make=lambda: slots_strategy(optimizer, ranking),
+        make=make,
     )
 
 
@@ -181,14 +171,11 @@ def test_a_search_with_known_recipes_goes_on_after_kills_as_it_was(
     whole = trajectory(slots_search(tmp_path / "whole", optimizer, order=order))
     if order == "generation":
         assert trajectory(slots_search(tmp_path / "wide", optimizer, 7)) == whole
-    widths = (1, 1, 1) if order == "arrival" else (5, 3, 7)
-    for width, dies_after in zip(widths, (21, 33, None), strict=True):
-        killed = tmp_path / "killed"
-        if dies_after is None:
-            assert trajectory(slots_search(killed, optimizer, width, order=order)) == whole
-            return
+    killed, widths = tmp_path / "killed", (1, 1, 1) if order == "arrival" else (5, 3, 7)
+    for width, dies_after in zip(widths, (21, 33), strict=False):
         with pytest.raises(SearchError, match="killed"):
             slots_search(killed, optimizer, width, dies_after, order)
+    assert trajectory(slots_search(killed, optimizer, widths[-1], order=order)) == whole
 
 
 class Listed:
@@ -283,20 +270,18 @@ def test_a_space_without_other_recipes_is_searched_on() -> None:
     assert SKIPPED not in strategy.ask(1).origin
 
 
-def of_two_methods() -> GenomeStrategy:
-    searched = parameters(["linear", "task_arithmetic"], layers=2)
-    return GenomeStrategy(searched, create("cma-margin", searched.genes, seed=3), values)
-
-
 def test_each_genome_of_a_baseline_is_told_its_outcome_and_recorded() -> None:
-    one, again, old = (of_two_methods() for _ in range(3))
+    searched = parameters(["linear", "task_arithmetic"], layers=2)
+    one, again = (
+        GenomeStrategy(searched, create("cma-margin", searched.genes, seed=3), values)
+        for _ in range(2)
+    )
     labels = list(one.space.baselines())
     for number, label in enumerate(labels):
         origin = one.add_baseline(number, label)
         assert {origin["genome"][0], origin["others"][0][0]} == {0.0, 1.0}
         again.repeat(number, label, origin)
-        old.repeat(number, label, {"genome": origin["genome"]})  # a journal of an earlier version
-    for strategy in (one, again, old):
+    for strategy in (one, again):
         for number in reversed(range(len(labels))):
             strategy.tell(number, outcome(0.1 * number))
         with pytest.raises(ValueError, match="is not open"):
