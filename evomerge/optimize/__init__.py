@@ -29,7 +29,9 @@ class Builtin:
     """An optimizer of this package.
 
     Attributes:
-        factory: its `Factory`, as `module:function`; empty where `create` chooses another one.
+        factory: its `Factory`, as `module:function` of this package; empty where `create` chooses
+            another one.
+        has_population: whether `optimizer.population` is a setting of it.
         most_workers: largest number of workers with which the optimizer keeps nine tenths of its
             gain if it is told each outcome as it arrives, of the numbers that benchmarks/lag.py
             measured (1, 4, 16, 64). None: any number, because it does not learn from outcomes, or
@@ -46,69 +48,42 @@ class Builtin:
 BUILTIN: Mapping[str, Builtin] = {
     "auto": Builtin(
         "the one that suits the genes: cma, or one for discrete or many genes; the default",
-        "",
-        has_population=True,
-        most_workers=16,
+        *("", True, 16),
     ),
     "cma": Builtin(
-        "CMA-ES with full covariance, as in arXiv 2403.13187",
-        "evomerge.optimize.cma:create_full",
-        has_population=True,
-        most_workers=16,
+        "CMA-ES with full covariance, as in arXiv 2403.13187", "cma:create_full", True, 16
     ),
     "diagonal-cma": Builtin(
-        "CMA-ES that learns variances only; for many genes",
-        "evomerge.optimize.cma:create_diagonal",
-        has_population=True,
-        most_workers=16,
+        "CMA-ES that learns variances only; for many genes", "cma:create_diagonal", True, 16
     ),
     "cma-margin": Builtin(
         "CMA-ES with margin, and with probabilities of choices; for many discrete genes",
-        "evomerge.optimize.margin:create",
-        has_population=True,
-        most_workers=16,
+        *("cma:create_margin", True, 16),
     ),
     "two-points-de": Builtin(
         "differential evolution with two-point crossover",
-        "evomerge.optimize.evolution:create_two_points_de",
-        has_population=True,
-        most_workers=16,
+        *("evolution:create_two_points_de", True, 16),
     ),
     "discrete-lengler": Builtin(
         "(1+1) with a decreasing mutation rate; for choices rather than numbers",
-        "evomerge.optimize.evolution:create_discrete_lengler",
-        most_workers=4,
+        *("evolution:create_discrete_lengler", False, 4),
     ),
     "nsga2": Builtin(
-        "NSGA-II, for `mode: pareto` with two or three objectives",
-        "evomerge.optimize.pareto:create_nsga2",
-        has_population=True,
-        objectives="several",
-    ),
-    "nsga3": Builtin(
-        "NSGA-III, for `mode: pareto` with three or more objectives",
-        "evomerge.optimize.pareto:create_nsga3",
-        has_population=True,
-        objectives="several",
+        "NSGA-II, for `mode: pareto`", "pareto:NondominatedSorting", True, None, "several"
     ),
     "nevergrad:NAME": Builtin(
-        "an optimizer of nevergrad by its name there, for example nevergrad:OnePlusOne",
-        "",
+        "an optimizer of nevergrad by its name there, for example nevergrad:OnePlusOne", ""
     ),
     "random": Builtin(
-        "uniform random search; a baseline",
-        "evomerge.optimize.sampling:create_random",
-        objectives="any",
+        "uniform random search; a baseline", "sampling:create_random", objectives="any"
     ),
     "sobol": Builtin(
         "Sobol sequence; covers the space more evenly than random search",
-        "evomerge.optimize.sampling:create_sobol",
-        objectives="any",
+        *("sampling:create_sobol", False, None, "any"),
     ),
     "grid": Builtin(
         "all corners, then finer and finer grids; for two or three genes",
-        "evomerge.optimize.sampling:create_grid",
-        objectives="any",
+        *("sampling:create_grid", False, None, "any"),
     ),
 }
 
@@ -120,7 +95,9 @@ MANY_GENES = 200
 more trials than it saves."""
 
 OPTIMIZERS: Registry[Factory] = Registry(
-    "optimizer", "evomerge.optimizers", {name: row.factory for name, row in BUILTIN.items()}
+    "optimizer",
+    "evomerge.optimizers",
+    {name: f"evomerge.optimize.{row.factory}" for name, row in BUILTIN.items()},
 )
 
 
@@ -139,8 +116,7 @@ def builtin(name: str) -> Builtin | None:
 
 def check_name(name: str, names: Sequence[str]) -> None:
     """Raise a ConfigError if there is no such optimizer."""
-    is_of_nevergrad = name.startswith(NEVERGRAD) and name != "nevergrad:NAME"
-    if not is_of_nevergrad and (name not in names or name == "nevergrad:NAME"):
+    if name == "nevergrad:NAME" or (name not in names and not name.startswith(NEVERGRAD)):
         raise ConfigError(
             f"optimizer.name is {name!r}; available are {', '.join(names)}."
             f"{did_you_mean(name, names)}"
@@ -176,8 +152,7 @@ def create(
     """Return a new optimizer; `name` is one of `optimizer_names()`, and for the rest see `Setting`.
 
     Raises:
-        ConfigError: the name is unknown, an option does not suit the optimizer, or a package that
-            the optimizer needs cannot be imported.
+        ConfigError: the name is unknown, or a setting does not suit the optimizer.
     """
     row = builtin(name)
     if row is None or name == "nevergrad:NAME":  # to ask other packages takes a while
@@ -185,49 +160,38 @@ def create(
     if not genes:
         raise ConfigError("The space has no genes, so there is nothing to search.")
     if row is not None:
-        _check_objectives(name, row, objectives)
+        _check(name, row, objectives, population)
         parsed(Section, options or {}, f"optimizer.options of {name!r}")  # none has options
-        if population is not None:
-            _check_population(name, row, population)
     if name == "auto":
         chosen = choose(genes, population)
         return create(chosen, genes, seed, population, sigma, budget, objectives, options)
     from evomerge.optimize.protocol import Setting
 
     setting = Setting(seed, population, sigma, budget, objectives, options or {})
-    try:
-        if name.startswith(NEVERGRAD):
-            from evomerge.optimize.evolution import create_named
+    if name.startswith(NEVERGRAD):
+        from evomerge.optimize.evolution import create_named
 
-            return create_named(genes, setting, name.removeprefix(NEVERGRAD))
-        factory = OPTIMIZERS.get(name)
-    except ImportError as error:
-        raise ConfigError(
-            f"optimizer.name is {name!r}, which needs a package that cannot be imported here "
-            f"({error}); reinstall evomerge, or set it to `random`."
-        ) from error
-    return factory(genes, setting)
+        return create_named(genes, setting, name.removeprefix(NEVERGRAD))
+    return OPTIMIZERS.get(name)(genes, setting)
 
 
-def _check_objectives(name: str, row: Builtin, objectives: int) -> None:
-    known = row.objectives
-    if objectives > 1 and known == "one":
-        several = [item for item, row in BUILTIN.items() if row.objectives != "one"]
-        raise ConfigError(
-            f"optimizer.name is {name!r}, which has one objective, but `mode: pareto` has "
-            f"{objectives}; choose one of {', '.join(several)}, or set `mode` to weighted."
+def _check(name: str, row: Builtin, objectives: int, population: int | None) -> None:
+    """Raise a ConfigError if a number of objectives or a population does not suit an optimizer."""
+    wrong = None
+    if objectives > 1 and row.objectives == "one":
+        several = ", ".join(item for item, row in BUILTIN.items() if row.objectives != "one")
+        wrong = (
+            f"name is {name!r}, which has one objective, but `mode: pareto` has {objectives}; "
+            f"choose one of {several}, or set `mode` to weighted"
         )
-    if objectives == 1 and known == "several":
-        raise ConfigError(
-            f"optimizer.name is {name!r}, which needs several objectives; set `mode` to pareto "
-            "with two objectives or more, or choose another optimizer."
+    elif objectives == 1 and row.objectives == "several":
+        wrong = (
+            f"name is {name!r}, which needs several objectives; set `mode` to pareto with two "
+            "objectives or more, or choose another optimizer"
         )
-
-
-def _check_population(name: str, row: Builtin, population: int) -> None:
-    if not row.has_population:
-        raise ConfigError(
-            f"optimizer.population is {population}, but {name!r} has no population; set it to auto."
-        )
-    if population < 4:
-        raise ConfigError(f"optimizer.population is {population}; it must be 4 or more, or auto.")
+    elif population is not None and not row.has_population:
+        wrong = f"population is {population}, but {name!r} has no population; set it to auto"
+    elif population is not None and population < 4:
+        wrong = f"population is {population}; it must be 4 or more, or auto"
+    if wrong is not None:
+        raise ConfigError(f"optimizer.{wrong}.")

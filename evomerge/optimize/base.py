@@ -8,17 +8,13 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from evomerge.optimize.cube import Cube, Vector
 from evomerge.space.protocol import Genome
-
-OpenTrial = tuple[object, Vector]
-"""The algorithm's own object for a trial (None if the algorithm did not propose the point), and
-the point of the unit cube that is tried."""
 
 LARGEST = 1e18
 """Losses are clipped to plus and minus this value, and violations to this value. It is large, since
@@ -34,22 +30,14 @@ SKIPPED_GENOMES = 20
 """So often in a row an algorithm may propose what has been tried already, before it is tried again:
 in a space without anything new, for example."""
 
-
-Sample = TypeVar("Sample")
-
 INJECTED_SHARE = 0.2
 """Largest share of a generation that were not sampled by the algorithm. They are few, since step
 sizes are learned from the lengths and ranks of samples; they pull the mean anyhow."""
 
+AMENDED = object()
+"""Stands for a proposal instead of which another point was tried."""
 
-@dataclass
-class _TriedGenome:
-    """What is known about a genome that was asked."""
-
-    outcome: tuple[tuple[float, ...], float] | None = None
-    """The losses and the violation, once they are told."""
-    waiting: list[OpenTrial] = field(default_factory=list)
-    """Proposals of the same genome, which wait for its outcome."""
+Sample = TypeVar("Sample")
 
 
 class BaseOptimizer(ABC):
@@ -65,11 +53,14 @@ class BaseOptimizer(ABC):
     def __init__(self, cube: Cube, population: int, objectives: int = 1) -> None:
         self.cube = cube
         self.population, self._objectives = population, objectives
-        self._asked = 0
-        self._open: dict[int, OpenTrial] = {}
+        self._trials = itertools.count()
+        self._open: dict[int, tuple[object, Vector, bytes]] = {}
+        """Handle (None: the algorithm did not propose it), point and key of each open trial."""
         self._enqueued: deque[Genome] = deque()
-        self._keys: dict[int, bytes] = {}
-        self._tries: dict[bytes, _TriedGenome] = {}
+        self._tries: dict[bytes, tuple[tuple[float, ...], float] | None] = {}
+        """Losses and violation of each genome that was asked, by key; None until they are told."""
+        self._repeats: dict[bytes, list[tuple[object, Vector]]] = {}
+        """Further proposals of such genomes, which wait for the outcome."""
 
     @abstractmethod
     def propose(self) -> tuple[object, Vector]:
@@ -110,56 +101,55 @@ class BaseOptimizer(ABC):
         """Return the handle of a proposal instead of which another point was tried.
 
         None, as that of a point that the algorithm did not propose; a subclass that counts its own
-        proposals overrides this.
+        proposals returns something else.
         """
         return None
 
     def ask(self) -> tuple[int, Genome]:
         """Open a trial: return its number (0, 1, 2, ...) and the genome to try."""
+        handle: object = None
         if self._enqueued:
             genome = self._enqueued.popleft()
-            opened: OpenTrial = (None, self.cube.point(genome))
+            point = self.cube.point(genome)
         else:
-            opened, genome = self._new_proposal()
-        trial = self._asked
-        self._open[trial], self._keys[trial] = opened, _key(genome)
-        self._tries.setdefault(self._keys[trial], _TriedGenome())
-        self._asked += 1
+            handle, point = self._propose_new()
+            genome = self.cube.genome(point)
+        trial, key = next(self._trials), _key(genome)
+        self._open[trial] = handle, point, key
+        self._tries.setdefault(key, None)
         return trial, genome
 
-    def _new_proposal(self) -> tuple[OpenTrial, Genome]:
-        """Return the algorithm's next proposal that has not been tried, and its genome."""
+    def _propose_new(self) -> tuple[object, Vector]:
+        """Return the algorithm's next proposal that has not been tried."""
         for repeats in itertools.count():
-            opened = self.propose()
-            genome = self.cube.genome(opened[1])
-            known = self._tries.get(_key(genome))
-            if known is None or repeats == SKIPPED_GENOMES:
+            handle, point = self.propose()
+            key = _key(self.cube.genome(point))
+            if key not in self._tries or repeats == SKIPPED_GENOMES:
                 break
-            if known.outcome is None:
-                known.waiting.append(opened)
+            outcome = self._tries[key]
+            if outcome is None:
+                self._repeats.setdefault(key, []).append((handle, point))
             else:
-                losses, violation = known.outcome
-                self.learn_again(*opened, np.array(losses), violation)
-        return opened, genome
+                self.learn_again(handle, point, np.array(outcome[0]), outcome[1])
+        return handle, point
 
     def tell(self, trial: int, values: Sequence[float] | None, violation: float = 0.0) -> None:
         """Close a trial; see `Optimizer`."""
-        self._check_open(trial)
+        handle, point, key = self._opened(trial)
         if values is not None and len(values) != self._objectives:
-            wanted = "one value" if self._objectives == 1 else f"{self._objectives} values"
-            raise ValueError(f"{type(self).__name__} takes {wanted}, not {len(values)}.")
-        if values is None or not all(map(math.isfinite, values)) or not math.isfinite(violation):
+            raise ValueError(f"Trial {trial} has {len(values)} values, not {self._objectives}.")
+        if values is None or not all(map(math.isfinite, (*values, violation))):
             losses, violation = np.full(self._objectives, LARGEST), FAILED
         else:
             losses = np.clip(-np.asarray(values, float), -LARGEST, LARGEST)
             violation = min(violation, LARGEST)
-        opened, known = self._open.pop(trial), self._tries[self._keys.pop(trial)]
-        before, known.outcome = known.outcome, (tuple(losses.tolist()), violation)
-        if opened[0] is not None or known.outcome != before:
-            self.learn_all(*opened, losses, violation)
-        for repeated in known.waiting:
+        del self._open[trial]
+        before, outcome = self._tries[key], (tuple(losses.tolist()), violation)
+        self._tries[key] = outcome
+        if handle is not None or outcome != before:
+            self.learn_all(handle, point, losses, violation)
+        for repeated in self._repeats.pop(key, ()):
             self.learn_again(*repeated, losses, violation)
-        known.waiting.clear()
 
     def enqueue(self, genome: Genome) -> None:
         """Add a genome to the queue of genomes that `ask` proposes first; see `Optimizer`."""
@@ -172,21 +162,22 @@ class BaseOptimizer(ABC):
         If the two are nearly equal (`Cube.is_near`), the algorithm learns from its own sample,
         which is better than from a point that it did not propose.
         """
-        self._check_open(trial)
+        handle, proposed, key = self._opened(trial)
         point = self.cube.point(genome)
-        handle, proposed_point = self._open[trial]
-        if not self.cube.is_near(genome, self.cube.genome(proposed_point)):
-            self._open[trial] = (None if handle is None else self.amended(handle), point)
-            proposed, self._keys[trial] = self._keys[trial], _key(genome)
-            if self._tries[proposed].outcome is None and proposed not in self._keys.values():
-                del self._tries[proposed]  # it was not tried
-            self._tries.setdefault(self._keys[trial], _TriedGenome())
+        if self.cube.is_near(genome, self.cube.genome(proposed)):
+            return
+        handle = None if handle is None else self.amended(handle)
+        self._open[trial] = handle, point, _key(genome)
+        is_open = any(key == other for _, _, other in self._open.values())
+        if self._tries[key] is None and not is_open:  # it was not tried
+            del self._tries[key]
+            self._repeats.pop(key, None)
+        self._tries.setdefault(_key(genome), None)
 
-    def _check_open(self, trial: int) -> None:
+    def _opened(self, trial: int) -> tuple[object, Vector, bytes]:
         if trial not in self._open:
-            raise ValueError(
-                f"Trial {trial} is not open; it was never asked, or has been told already."
-            )
+            raise ValueError(f"Trial {trial} is not open: never asked, or told already.")
+        return self._open[trial]
 
 
 @dataclass(frozen=True)
@@ -199,11 +190,6 @@ class Told(Generic[Sample]):
     loss: float
 
 
-@dataclass(frozen=True)
-class _Amended:
-    """Stands for a sample instead of which another point was tried."""
-
-
 class Generations(BaseOptimizer, Generic[Sample]):
     """Collects the losses of a generation, from which the algorithm learns at once.
 
@@ -211,10 +197,14 @@ class Generations(BaseOptimizer, Generic[Sample]):
     which say nothing about the distribution. The best of them, up to `INJECTED_SHARE`, take the
     places of the worst samples if they are better than these (injection, Hansen 2011, arXiv
     1110.4181). Amended points count as samples.
+
+    Args:
+        population: samples of a generation; None: 4 + floor(3 ln n) for n genes, as of CMA-ES.
     """
 
-    def __init__(self, cube: Cube, population: int) -> None:
-        super().__init__(cube, population)
+    def __init__(self, cube: Cube, population: int | None) -> None:
+        genes = max(2, len(cube.genes))
+        super().__init__(cube, population or 4 + int(3 * math.log(genes)))
         self._told: list[Told[Sample]] = []
         self._injected: list[Told[Sample]] = []
 
@@ -224,38 +214,36 @@ class Generations(BaseOptimizer, Generic[Sample]):
 
     def amended(self, handle: object) -> object:
         """Return what stands for a sample instead of which another point was tried."""
-        return _Amended()
+        return AMENDED
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Collect a loss; with the last one of a generation, the distribution is updated."""
+        """Collect a loss; with the last one of a generation, the distribution is updated.
+
+        A generation of equal losses says nothing, and would move the distribution at random.
+        """
         if handle is None:
             # The start is the first mean. As a sample it would be a step of no length, by which
             # steps are shortened.
             if not np.array_equal(point, self.cube.start):
                 self._injected.append(Told(None, point, loss))
             return
-        sample = None if isinstance(handle, _Amended) else handle
+        sample = None if handle is AMENDED else handle
         self._told.append(Told(sample, point, loss))  # type: ignore[arg-type]
         if len(self._told) == self.population:
-            generation = self.with_injected(self._told)
+            generation = self._with_injected()
             self._told, self._injected = [], []
-            self.update(generation)
+            if len({item.loss for item in generation}) > 1:
+                self.update(generation)
 
-    def with_injected(self, own: list[Told[Sample]]) -> list[Told[Sample]]:
-        """Return a generation in which injected points have replaced the worst samples."""
-        most = max(1, math.floor(INJECTED_SHARE * len(own)))
-        best = sorted(self._injected, key=lambda told: told.loss)[:most]
-        kept = sorted([*own, *best], key=lambda told: told.loss)[: len(own)]
-        chosen = set(map(id, kept))
-        return [told for told in (*own, *best) if id(told) in chosen]
+    def _with_injected(self) -> list[Told[Sample]]:
+        """Return the generation, in which injected points have replaced the worst samples."""
+        most = max(1, math.floor(INJECTED_SHARE * len(self._told)))
+        every = [*self._told, *sorted(self._injected, key=lambda told: told.loss)[:most]]
+        best = sorted(range(len(every)), key=lambda place: every[place].loss)[: len(self._told)]
+        return [every[place] for place in sorted(best)]
 
 
 def _key(genome: Genome) -> bytes:
     """Return a short key of a genome; the genomes of a long search would take gigabytes."""
     values = np.array(genome, float) + 0.0  # no negative zeros
     return hashlib.blake2b(values.tobytes(), digest_size=16).digest()
-
-
-def default_population(genes: int) -> int:
-    """Return the default population of CMA-ES for n genes: 4 + floor(3 ln n)."""
-    return 4 + int(3 * math.log(max(2, genes)))

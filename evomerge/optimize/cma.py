@@ -1,10 +1,15 @@
-"""CMA-ES with the settings of evolutionary model merge (arXiv 2403.13187), by the package pycma."""
+"""CMA-ES (Hansen & Ostermeier 2001): of real genes by the package pycma, of others by cmaes.
+
+Both packages work in units of the initial steps, and learn a generation at a time.
+"""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import warnings
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,14 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.optimize.base import Generations, Told, default_population
-from evomerge.optimize.cube import Cube, Vector
+from evomerge.compat.cmaes import Normal, normal_of, normal_with_categories_of
+from evomerge.compat.pycma import extend_path
+from evomerge.optimize.base import Generations, Told
+from evomerge.optimize.cube import Cube, Vector, levels
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 
 TWO_POINT_GENES = 300
 """With this many genes or more, the step size is adapted by two mirrored points in each generation,
 as in pycma. The usual adaptation (CSA) would need more than a thousand trials to shorten steps."""
+
+SMALLEST_STEP = 1e-7
+"""Lower limit of the standard deviations, in units of the initial step. It is far below the
+resolution of a recipe, and far enough above rounding errors to keep the covariance matrix valid."""
 
 
 @contextmanager
@@ -56,7 +67,7 @@ class _Sample:
 
 
 class CMA(Generations[_Sample]):
-    """CMA-ES (Hansen & Ostermeier 2001).
+    """CMA-ES of pycma, with the settings of evolutionary model merge (arXiv 2403.13187).
 
     pycma works in the coordinates z = (point of the cube - start) / step, in which the initial mean
     is 0 and the initial standard deviation 1. Bounds are handled by pycma (a piecewise quadratic
@@ -68,40 +79,44 @@ class CMA(Generations[_Sample]):
             there are many genes.
     """
 
-    def __init__(self, cube: Cube, seed: int, population: int | None, diagonal: bool) -> None:
-        super().__init__(cube, population or default_population(len(cube.genes)))
+    def __init__(self, cube: Cube, setting: Setting, diagonal: bool) -> None:
+        super().__init__(cube, setting.population)
         # pycma needs two dimensions: a single gene gets a second one that has no effect.
-        self._idle = max(0, 2 - len(cube.start))
-        idle = np.ones(self._idle)
-        self._low = np.append((cube.low - cube.start) / cube.step, -idle)
-        self._high = np.append((cube.high - cube.start) / cube.step, idle)
+        self._idle = np.zeros(max(0, 2 - len(cube.start)))
+        self._low = np.append((cube.low - cube.start) / cube.step, self._idle - 1)
+        self._high = np.append((cube.high - cube.start) / cube.step, self._idle + 1)
         self._two_point = len(cube.start) >= TWO_POINT_GENES
-        self._diagonal, self._random = diagonal, np.random.RandomState(seed % 2**32)
+        self._diagonal, self._random = diagonal, np.random.RandomState(setting.seed % 2**32)
         self._samples: deque[_Sample] = deque()
         self._sampled = False
 
     @cached_property
     def _es(self) -> Any:
         """pycma's strategy. It is made at the first use, since importing pycma takes a second."""
-        from evomerge.optimize.pycma import evolution_strategy
+        import cma
+        from cma.sigma_adaptation import CMAAdaptSigmaCSA
 
-        return evolution_strategy(
-            low=self._low,
-            high=self._high,
-            population=self.population,
-            diagonal=self._diagonal,
-            two_point=self._two_point,
-            random=self._random,
-        )
+        options = {
+            "bounds": [list(self._low), list(self._high)],
+            "popsize": self.population,
+            "CMA_diagonal": self._diagonal,
+            "AdaptSigma": _two_point_adaptation() if self._two_point else CMAAdaptSigmaCSA,
+            "minstd": SMALLEST_STEP,
+            # Without these two options, pycma seeds and uses numpy's global generator.
+            "randn": self._random.randn,
+            "seed": math.nan,
+            "verbose": -9,
+        }
+        return cma.CMAEvolutionStrategy([0.0] * len(self._low), 1.0, options)
 
     def propose(self) -> tuple[object, Vector]:
         """Return a sample, and its point."""
         if not self._samples:
-            with _signals_after():
-                self._sample()
+            self._sample()
         sample = self._samples.popleft()
         return sample, self.cube.start + self.cube.step * sample.z[: len(self.cube.start)]
 
+    @_signals_after()
     def _sample(self) -> None:
         """Sample a generation.
 
@@ -117,14 +132,9 @@ class CMA(Generations[_Sample]):
         )
         self._sampled = True
 
+    @_signals_after()
     def update(self, told: list[Told[_Sample]]) -> None:
-        """Learn a generation; one of equal losses says nothing, and would move it at random."""
-        losses = [item.loss for item in told]
-        if min(losses) < max(losses):
-            with _signals_after():
-                self._tell(told)
-
-    def _tell(self, told: list[Told[_Sample]]) -> None:
+        """Learn a generation."""
         if not self._sampled:
             # pycma refuses two updates without a sample between them. This would happen if several
             # generations were asked before the first was told.
@@ -150,7 +160,7 @@ class CMA(Generations[_Sample]):
         would go the same way several times, and too far.
         """
         if told.sample is None:
-            return np.append((told.point - self.cube.start) / self.cube.step, [0.0] * self._idle)
+            return np.append((told.point - self.cube.start) / self.cube.step, self._idle)
         sample, mean = told.sample, self._current_mean()
         if not self._two_point or np.array_equal(mean, sample.mean):
             return sample.z
@@ -170,11 +180,174 @@ class CMA(Generations[_Sample]):
         return [*first, *(item for item in told if not any(item is one for one in first))]
 
 
+def _two_point_adaptation() -> type:
+    """Return pycma's two-point step-size adaptation (Hansen 2008) where it can be used, else CSA.
+
+    The two points lie before and behind the mean, in the direction of its last step. While many
+    trials are open, a generation may lack them; the path of the mean (cumulative step-size
+    adaptation) is always there. pycma's consistency check is left out, since it draws from numpy's
+    global generator.
+    """
+    from cma.sigma_adaptation import CMAAdaptSigmaCSA, CMAAdaptSigmaTPA
+
+    class TwoPointAdaptation(CMAAdaptSigmaTPA):  # type: ignore[misc]
+        has_pair = True  # whether the generation that is told begins with two mirrored points
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._by_path = CMAAdaptSigmaCSA()
+
+        def hsig(self, es: Any) -> bool:  # called once for each generation
+            self._by_path.initialize(es)
+            extend_path(self._by_path, es)
+            return bool(super().hsig(es))
+
+        def update2(self, es: Any, function_values: Any, **options: Any) -> float:
+            method = super().update2 if self.has_pair else self._by_path.update2
+            return float(method(es, function_values=function_values, **options))
+
+        def check_consistency(self, es: object) -> None:
+            pass
+
+    return TwoPointAdaptation
+
+
+class _Cmaes(Generations[Any]):
+    """An optimizer of cmaes, which works in the coordinates z = point of the cube / initial step.
+
+    With plain CMA-ES, a discrete gene can become stuck at one value, since a small step does not
+    change it. The margin is a lower limit on the probability of the other values.
+    """
+
+    _inner: Any
+
+    def update(self, told: list[Told[Any]]) -> None:
+        """Learn a generation."""
+        samples = [self._sample(x.point) if x.sample is None else x.sample for x in told]
+        with warnings.catch_warnings():
+            # While half of the losses of each generation are equal, it takes the median of nothing.
+            warnings.simplefilter("ignore")
+            self._inner.tell(list(zip(samples, (x.loss for x in told), strict=True)))
+
+    @abstractmethod
+    def _sample(self, point: Vector) -> Any:
+        """Return a point that cmaes did not propose as one of its samples."""
+
+
+class MarginCMA(_Cmaes):
+    """CMA-ES with margin (Hamano et al. 2022, arXiv 2205.13482), for genomes without choices."""
+
+    def __init__(self, cube: Cube, setting: Setting) -> None:
+        from cmaes import CMAwM
+
+        super().__init__(cube, setting.population)
+        cells = [levels(gene) for gene in cube.genes]
+        edges = [(0.5 / k, 1 - 0.5 / k) if k else (0.0, 1.0) for k in cells]
+        steps = np.array([1 / k if k else 0.0 for k in cells])
+        # cmaes needs two dimensions: a single gene gets a second one that has no effect.
+        self._idle = np.zeros(max(0, 2 - len(cells)))
+        ends = [np.array(edges) / cube.step[:, None], np.tile((-1.0, 1.0), (len(self._idle), 1))]
+        self._inner = CMAwM(
+            mean=np.append(cube.start / cube.step, self._idle),
+            sigma=1.0,
+            bounds=np.concatenate(ends),
+            steps=np.append(steps / cube.step, self._idle),
+            # Clip samples at once. By default they are drawn again up to 100 times until all genes
+            # are inside, which is slow if many optima lie on bounds, and no better.
+            n_max_resampling=0,
+            seed=setting.seed % 2**32,
+            population_size=self.population,
+        )
+
+    def propose(self) -> tuple[object, Vector]:
+        """Return a sample of cmaes, and its point, in which discrete genes are rounded."""
+        point, sample = self._inner.ask()
+        return sample, point[: len(self.cube.genes)] * self.cube.step
+
+    def _sample(self, point: Vector) -> Vector:
+        return _shortened(np.append(point / self.cube.step, self._idle), normal_of(self._inner))
+
+
+class CategoryCMA(_Cmaes):
+    """CatCMA with margin (Hamano et al. 2025, arXiv 2504.07884), for genomes with choices.
+
+    It learns a normal distribution of numbers, and a probability of each value of a choice, which
+    is a one-hot vector to cmaes.
+    """
+
+    def __init__(self, cube: Cube, setting: Setting) -> None:
+        from cmaes import CatCMAwM
+
+        super().__init__(cube, setting.population)
+        counts = [levels(gene) or 1 for gene in cube.genes]
+        is_choice = [_is_choice(gene) for gene in cube.genes]
+        places = range(len(counts))
+        self._choices = [place for place in places if is_choice[place]]
+        self._sizes = np.array([counts[place] for place in self._choices])
+        # cmaes has real numbers first, then whole ones; a gene with one value is like a real one.
+        self._reals = [at for at in places if not is_choice[at] and counts[at] == 1]
+        self._whole = [at for at in places if not is_choice[at] and counts[at] > 1]
+        self._numbers = [*self._reals, *self._whole]
+        step, start = cube.step.tolist(), cube.start / cube.step
+        middles = [(np.arange(counts[at]) + 0.5) / counts[at] / step[at] for at in self._whole]
+        self._inner = CatCMAwM(
+            x_space=[(0.0, 1 / step[at]) for at in self._reals] or None,
+            z_space=middles or None,
+            c_space=self._sizes.tolist(),
+            population_size=self.population,
+            mean=start[self._numbers] if self._numbers else None,
+            sigma=1.0,
+            cov=np.eye(len(self._numbers)) if self._numbers else None,
+            seed=setting.seed % 2**32,
+        )
+
+    def propose(self) -> tuple[object, Vector]:
+        """Return a sample of cmaes, and its point, in which discrete genes are rounded."""
+        sample = self._inner.ask()
+        point = np.empty(len(self.cube.genes))
+        for values, places in ((sample.x, self._reals), (sample.z, self._whole)):
+            if values is not None:
+                point[places] = values * self.cube.step[places]
+        point[self._choices] = (sample.c.argmax(axis=1) + 0.5) / self._sizes
+        return sample, point
+
+    def _sample(self, point: Vector) -> Any:
+        chosen = np.floor(point[self._choices] * self._sizes).astype(int)
+        values = np.arange(self._sizes.max()) == chosen[:, None]
+        if not self._numbers:
+            return self._inner.Solution(c=values)
+        numbers = (point / self.cube.step)[self._numbers]
+        normal = normal_with_categories_of(self._inner)
+        return self._inner.Solution(c=values, _v_raw=_shortened(numbers, normal))
+
+
+def _shortened(sample: Vector, normal: Normal) -> Vector:
+    """Return a point that cmaes did not propose, moved to the length of a likely step.
+
+    A step of a hundred standard deviations would make the next ones as long (Hansen 2011,
+    arXiv 1110.4181; with the limit of pycma).
+    """
+    step, count = sample - normal.mean, len(sample)
+    length = math.sqrt(step @ np.linalg.solve(normal.covariance, step)) / normal.sigma
+    most = math.sqrt(count) + 2 * count / (count + 2)
+    return np.asarray(sample if length <= most else normal.mean + step * most / length)
+
+
+def _is_choice(gene: Gene) -> bool:
+    return gene.kind == "choice" and gene.high > 0
+
+
 def create_full(genes: Sequence[Gene], setting: Setting) -> CMA:
     """Return CMA-ES that learns the full covariance of the genes."""
-    return CMA(Cube(genes, setting.sigma), setting.seed, setting.population, diagonal=False)
+    return CMA(Cube(genes, setting.sigma), setting, diagonal=False)
 
 
 def create_diagonal(genes: Sequence[Gene], setting: Setting) -> CMA:
     """Return CMA-ES that learns variances only."""
-    return CMA(Cube(genes, setting.sigma), setting.seed, setting.population, diagonal=True)
+    return CMA(Cube(genes, setting.sigma), setting, diagonal=True)
+
+
+def create_margin(genes: Sequence[Gene], setting: Setting) -> MarginCMA | CategoryCMA:
+    """Return CMA-ES with margin, by probabilities where a gene is a choice."""
+    cube = Cube(genes, setting.sigma, choices="cells")
+    return CategoryCMA(cube, setting) if any(map(_is_choice, genes)) else MarginCMA(cube, setting)

@@ -72,22 +72,16 @@ class Cube:
             round(gene.high) + 1 if choices == "keys" and many else 1
             for gene, many in zip(genes, unordered, strict=True)
         ]
-        self._quantiles: list[int] = []
-        if choices == "quantiles":
-            self._quantiles = np.flatnonzero(unordered).tolist()
-        self._counts, ends = counts, np.cumsum(counts).tolist()
-        self._places = [
-            (gene, count, end - count) for gene, count, end in zip(genes, counts, ends, strict=True)
+        quantiles = np.flatnonzero(unordered) if choices == "quantiles" else np.array([], int)
+        self._quantiles: list[int] = quantiles.tolist()
+        firsts = (np.cumsum(counts) - counts).tolist()
+        self._counts, self._places = counts, list(zip(genes, counts, firsts, strict=True))
+        steps = [
+            KEY_STEP if many and choices != "cells" else _step(gene, sigma)
+            for gene, many in zip(genes, unordered, strict=True)
         ]
-        self.start: Vector = np.concatenate(
-            [_start(gene, n) for gene, n in zip(genes, counts, strict=True)]
-        )
-        self.step: Vector = np.concatenate(
-            [
-                np.full(n, KEY_STEP if many and choices != "cells" else _step(gene, sigma))
-                for gene, n, many in zip(genes, counts, unordered, strict=True)
-            ]
-        )
+        self.start: Vector = np.repeat([_start(gene) for gene in genes], counts)
+        self.step: Vector = np.repeat(steps, counts)
         is_key = np.repeat([count > 1 for count in counts], counts)
         self.low: Vector = np.where(is_key, -math.inf, 0.0)
         self.high: Vector = np.where(is_key, math.inf, 1.0)
@@ -114,16 +108,11 @@ class Cube:
             ValueError: the genome does not belong to the space.
         """
         if len(genome) != len(self.genes):
-            raise ValueError(
-                f"The genome has {len(genome)} genes, but the space has {len(self.genes)}."
-            )
+            raise ValueError(f"The genome has {len(genome)} genes, the space {len(self.genes)}.")
         for gene, value in zip(self.genes, genome, strict=True):
-            whole = gene.kind == "real" or value == int(value)
-            if not (gene.low <= value <= gene.high and whole):
-                raise ValueError(
-                    f"Gene {gene.name} is {value!r}, outside of its range {gene.low:g} to "
-                    f"{gene.high:g}, or not a whole number."
-                )
+            in_range = gene.low <= value <= gene.high
+            if not in_range or (gene.kind != "real" and value != int(value)):
+                raise ValueError(f"Gene {gene.name} is {value!r}, which its range does not have.")
         coordinates: list[float] = []
         for (gene, count, _), value in zip(self._places, genome, strict=True):
             if count == 1:
@@ -174,9 +163,8 @@ def _lost_and_won(count: int) -> tuple[float, float]:
     return 0.5 - KEY_STEP * largest / (count - 1), 0.5 + KEY_STEP * largest
 
 
-def _start(gene: Gene, coordinates: int) -> Vector:
-    undecided = gene.kind == "choice"
-    return np.full(coordinates, 0.5 if undecided else _position(gene, gene.start))
+def _start(gene: Gene) -> float:
+    return 0.5 if gene.kind == "choice" else _position(gene, gene.start)
 
 
 def _position(gene: Gene, value: float) -> float:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from evomerge.evaluation.inference.rows import ANY, Form, Forms
+from evomerge.evaluation.inference.rows import Form, Forms
 from evomerge.recipe import Recipe
 from evomerge.space.protocol import Gene, Genome
 
@@ -86,21 +86,13 @@ class Descent:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for the journal; `from_json` gives the same bits back."""
-        return {
-            "genome": list(self.genome),
-            "first": list(self.first),
-            "second": list(self.second),
-            "done": self.done,
-            "brake": self.brake,
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Descent:
         """Return the descent that `to_json` wrote."""
-        genome, first, second = (
-            tuple(map(float, data[key])) for key in ("genome", "first", "second")
-        )
-        return cls(genome, first, second, int(data["done"]), float(data["brake"]))
+        genome, first, second = (tuple(data[key]) for key in ("genome", "first", "second"))
+        return cls(genome, first, second, data["done"], data["brake"])
 
 
 @dataclass(frozen=True)
@@ -165,8 +157,7 @@ class Reached:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Reached:
-        """Return what `to_json` wrote; older journals have one form of all tasks."""
-        forms = data["forms"] if "forms" in data else {ANY: data["form"]} if data["form"] else {}
-        forms = {task: Form(**form) for task, form in forms.items()}
+        """Return what `to_json` wrote."""
+        forms = {task: Form(**form) for task, form in data["forms"].items()}
         descent = Descent.from_json(data["descent"])
         return cls(descent, tuple(data["losses"]), data["watched"], forms)

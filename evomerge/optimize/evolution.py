@@ -20,8 +20,8 @@ from nevergrad.optimization.utils import UidQueue
 
 from evomerge.compat.nevergrad import population_of, replace_queue
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.optimize.base import INJECTED_SHARE, BaseOptimizer
-from evomerge.optimize.cube import Cube, Vector
+from evomerge.optimize.base import AMENDED, INJECTED_SHARE, BaseOptimizer
+from evomerge.optimize.cube import Choices, Cube, Vector
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene, Genome
 
@@ -44,9 +44,6 @@ WITH_QUEUES = {"_DE", "_PSO", "_EvolutionStrategy"}
 FILLED = {"_DE", "_PSO"}
 """Those of them whose first population takes in whatever is told until it is full."""
 
-_AMENDED = object()
-"""Stands for a proposal instead of which another point was tried."""
-
 
 class Nevergrad(BaseOptimizer):
     """An optimizer of nevergrad; its proposals are clipped to the bounds of the cube.
@@ -62,8 +59,11 @@ class Nevergrad(BaseOptimizer):
     them wait until the first generation is told; then each takes the place of a worse member.
     """
 
-    def __init__(self, cube: Cube, seed: int, configured: Any) -> None:
+    def __init__(
+        self, genes: Sequence[Gene], setting: Setting, configured: Any, choices: Choices = "keys"
+    ) -> None:
         """`configured` is an entry of nevergrad's registry, or a `ConfiguredOptimizer`."""
+        cube, seed = Cube(genes, setting.sigma, choices), setting.seed
         low, high = ((end - cube.start) / cube.step for end in (cube.low, cube.high))
         self._inner = _instance(configured, low, high, seed)
         self._own_only = _is_of(self._inner, OWN_SAMPLES)
@@ -72,13 +72,12 @@ class Nevergrad(BaseOptimizer):
         first = cube.decided(np.random.RandomState([seed % 2**32, 1])) - cube.start
         if first.any() and _is_of(self._inner, {"_OnePlusOne"}):  # it would try the start itself
             self._inner.suggest(first / cube.step)
-        self._first_left, self._places = 0, math.floor(INJECTED_SHARE * self.population)
-        self._held: list[tuple[Vector, float]] = []
-        self._learned: dict[Genome, float] = {}  # an amended genome may have been tried before
         if _is_of(self._inner, WITH_QUEUES):
             replace_queue(self._inner, ParentQueue())
-        if _is_of(self._inner, FILLED):
-            self._first_left = self.population
+        self._first_left = self.population if _is_of(self._inner, FILLED) else 0
+        self._places = math.floor(INJECTED_SHARE * self.population)
+        self._held: list[tuple[Vector, float]] = []
+        self._learned: dict[Genome, float] = {}  # an amended genome may have been tried before
 
     def propose(self) -> tuple[object, Vector]:
         """Return nevergrad's candidate and its point."""
@@ -87,7 +86,7 @@ class Nevergrad(BaseOptimizer):
 
     def amended(self, handle: object) -> object:
         """Return what stands for a proposal instead of which another point was tried."""
-        return _AMENDED
+        return AMENDED
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
         """Tell nevergrad the loss of a point, also of one that it did not propose, if it can."""
@@ -105,7 +104,7 @@ class Nevergrad(BaseOptimizer):
                 self._held.clear()
 
     def _tell(self, handle: object, point: Vector, loss: float) -> None:
-        is_own = handle is not None and handle is not _AMENDED
+        is_own = handle is not None and handle is not AMENDED
         genome = self.cube.genome(point)
         if not is_own and (self._own_only or self._learned.get(genome) == loss):
             return
@@ -157,13 +156,13 @@ def create_two_points_de(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
     configured = nevergrad.optimizers.DifferentialEvolution(
         popsize=setting.population or 30, crossover="twopoints"
     )
-    return Nevergrad(Cube(genes, setting.sigma), setting.seed, configured)
+    return Nevergrad(genes, setting, configured)
 
 
 def create_discrete_lengler(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
     """Return a (1+1) strategy that draws fewer and fewer genes anew (Einarsson et al. 2018)."""
     configured = nevergrad.optimizers.ParametrizedOnePlusOne(mutation="lengler")
-    return Nevergrad(Cube(genes, setting.sigma, "quantiles"), setting.seed, configured)
+    return Nevergrad(genes, setting, configured, "quantiles")
 
 
 def create_named(genes: Sequence[Gene], setting: Setting, name: str) -> Nevergrad:
@@ -178,51 +177,40 @@ def create_named(genes: Sequence[Gene], setting: Setting, name: str) -> Nevergra
             f"optimizer.name is 'nevergrad:{name}', but nevergrad {nevergrad.__version__} has no "
             f"optimizer {name!r}; its documentation lists them.{did_you_mean(name, registry)}"
         )
-    objection = _objection(name)
-    if objection is not None:
+    if not _keeps_the_laws(name):
         raise ConfigError(
-            f"optimizer.name is 'nevergrad:{name}', which {objection}; choose another one, for "
-            "example `nevergrad:OnePlusOne` or `nevergrad:DE`."
+            f"optimizer.name is 'nevergrad:{name}', which combines algorithms by the budget, runs "
+            "one in a thread, draws from global random numbers, or repeats points because of "
+            "noise; choose another one, for example `nevergrad:OnePlusOne` or `nevergrad:DE`."
         )
-    return Nevergrad(Cube(genes, setting.sigma), setting.seed, registry[name])
+    return Nevergrad(genes, setting, registry[name])
 
 
 @lru_cache
-def _objection(name: str) -> str | None:
-    """Return why an optimizer of nevergrad breaks the laws; None if it does not in a short try."""
+def _keeps_the_laws(name: str) -> bool:
+    """Return whether an optimizer of nevergrad does in two short searches."""
     state = np.random.get_state()
     try:
         first, again = _try_out(name), _try_out(name)
         is_moved = pickle.dumps(np.random.get_state()) != pickle.dumps(state)
-    except Exception as error:
-        return f"does not work without a budget, or not here ({type(error).__name__}: {error})"
+    except Exception:  # it needs a budget, or is not told of points that it did not propose
+        return False
     finally:
         np.random.set_state(state)
-    if first is None:
-        return (
-            "chooses or combines algorithms, or runs one in a thread, so its proposals depend on "
-            "the budget or on timing"
-        )
-    if is_moved or first != again:
-        return "draws from global random numbers, so a search could not be resumed"
-    if 2 * len(set(first)) < len(first):
-        return "tries the same points many times, since it is for scores with noise"
-    return None
+    return first == again and not is_moved and 0 < len(first) <= 2 * len(set(first))
 
 
-def _try_out(name: str) -> list[bytes] | None:
+def _try_out(name: str) -> list[bytes]:
     """Return the proposals of a short search in eight dimensions with four open trials.
 
-    None: the optimizer is none of `ALGORITHMS`.
+    None at all if the optimizer is none of `ALGORITHMS`.
     """
     high = np.full(8, 3.0)
     inner = _instance(nevergrad.optimizers.registry[name], -high, high, seed=5)
-    if not _is_of(inner, ALGORITHMS):
-        return None
     asked: list[Any] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for number in range(100):
+        for number in range(100 if _is_of(inner, ALGORITHMS) else 0):
             told = [asked[-4]] if number > 3 else []
             if number % 25 < 2 and not _is_of(inner, OWN_SAMPLES):
                 value = np.full(8, number / 50 - 1)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.stats import qmc
 
 from evomerge.errors import ConfigError
 from evomerge.optimize.base import BaseOptimizer
@@ -19,12 +18,10 @@ from evomerge.space.protocol import Gene
 class SequenceSearch(BaseOptimizer):
     """Proposes the points of an infinite sequence, whatever their losses are."""
 
-    def __init__(
-        self, genes: Sequence[Gene], setting: Setting, points: Callable[[Cube], Iterator[Vector]]
-    ) -> None:
+    def __init__(self, genes: Sequence[Gene], setting: Setting, points: Iterator[Vector]) -> None:
         cube = Cube(genes, setting.sigma, choices="cells")
         super().__init__(cube, population=1, objectives=setting.objectives)
-        self._points = points(cube)
+        self._points = points
 
     def propose(self) -> tuple[object, Vector]:
         """Return the next point of the sequence."""
@@ -38,7 +35,7 @@ def create_random(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     """Return uniform random search (Bergstra & Bengio 2012)."""
     generator = np.random.RandomState(setting.seed % 2**32)
     points = (generator.uniform(size=len(genes)) for _ in itertools.count())
-    return SequenceSearch(genes, setting, lambda _: points)
+    return SequenceSearch(genes, setting, points)
 
 
 def create_sobol(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
@@ -47,6 +44,8 @@ def create_sobol(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     Raises:
         ConfigError: there are too many genes.
     """
+    from scipy.stats import qmc
+
     count = len(genes)
     if count > qmc.Sobol.MAXDIM:
         raise ConfigError(
@@ -56,7 +55,7 @@ def create_sobol(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     shift = np.random.RandomState(setting.seed % 2**32).uniform(size=count)
     sequence = qmc.Sobol(count, scramble=False)
     points = ((sequence.random(1)[0] + shift) % 1.0 for _ in itertools.count())
-    return SequenceSearch(genes, setting, lambda _: points)
+    return SequenceSearch(genes, setting, points)
 
 
 def create_grid(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
@@ -69,32 +68,27 @@ def create_grid(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     Raises:
         ConfigError: the first grid has more points than the budget.
     """
-    corners = math.prod(levels(gene) or 2 for gene in genes)
+    counts = [levels(gene) for gene in genes]
+    corners = math.prod(count or 2 for count in counts)
     if setting.budget is not None and corners > setting.budget:
         raise ConfigError(
             f"optimizer.name is 'grid' over {len(genes)} genes, whose corners alone are "
             f"{corners} candidates, but the budget is {setting.budget}; fix knobs, use fewer "
             "groups, or use `sobol`."
         )
-    return SequenceSearch(genes, setting, _grid)
+    return SequenceSearch(genes, setting, _grid(counts))
 
 
-def _grid(cube: Cube) -> Iterator[Vector]:
+def _grid(counts: Sequence[int | None]) -> Iterator[Vector]:
     """Yield the points of finer and finer grids; without real genes, repeat the same grid."""
-    discrete = [levels(gene) for gene in cube.genes]
-    if all(discrete):
-        while True:
-            yield from _scattered([[(i + 0.5) / (k or 1) for i in range(k or 1)] for k in discrete])
+    reals = [place for place, count in enumerate(counts) if count is None]
     for depth in itertools.count():
         parts = 2**depth
-        axes = [
-            [(i + 0.5) / k for i in range(k)] if k else [i / parts for i in range(parts + 1)]
-            for k in discrete
-        ]
-        coarser = {2 * i / parts for i in range(parts // 2 + 1)} if depth else set()
-        real = [i for i, k in enumerate(discrete) if not k]
+        ends = [i / parts for i in range(parts + 1)]
+        axes = [ends if k is None else [(i + 0.5) / k for i in range(k)] for k in counts]
+        coarser = set(ends[::2]) if depth and reals else set()
         for point in _scattered(axes):
-            if not all(point[i] in coarser for i in real):
+            if not reals or not all(point[place] in coarser for place in reals):
                 yield point
 
 

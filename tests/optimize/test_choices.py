@@ -34,13 +34,7 @@ def baselines_with(values):
 def check_first(name, values, seeds, length, start=0, baselines=False):
     """Check that each value is in an equal share of the first candidates, and of the very first.
 
-    Args:
-        name: the optimizer.
-        values: number of values of the choice.
-        seeds: number of searches.
-        length: number of candidates of each.
-        start: what the gene says of its start.
-        baselines: whether baselines with each value, in a random order, are told before.
+    With `baselines`, some with each value, in a random order, are told before.
     """
     shares = np.zeros((seeds, values))
     first = np.zeros(values)
@@ -60,14 +54,11 @@ def check_first(name, values, seeds, length, start=0, baselines=False):
     assert (np.abs(shares.mean(axis=0) - 1 / values) < 4 * np.maximum(error, 1e-3)).all()
 
 
+@pytest.mark.parametrize(("length", "baselines"), [(3, False), (25, True)])
 @pytest.mark.parametrize("name", FAST)
-def test_every_value_is_equally_likely_at_first(name):
-    check_first(name, values=VALUES, seeds=60, length=3)
-
-
-@pytest.mark.parametrize("name", FAST)
-def test_every_value_is_equally_likely_after_baselines_that_score_the_same(name):
-    check_first(name, values=VALUES, seeds=60, length=25, baselines=True)
+def test_every_value_is_equally_likely_at_first(name, length, baselines):
+    """Also after baselines that score the same."""
+    check_first(name, values=VALUES, seeds=60, length=length, baselines=baselines)
 
 
 @pytest.mark.long
@@ -91,34 +82,17 @@ def found(name, place, seed, candidates):
     return best[1] == place
 
 
-def check_places(name, seeds, candidates):
-    """Check that the best method is found equally often at each place.
-
-    Each search has a seed of its own, so they are independent.
-
-    Args:
-        name: the optimizer.
-        seeds: number of searches for each place.
-        candidates: number of candidates of each.
-    """
+@pytest.mark.parametrize("name", FAST)
+def test_the_place_of_the_best_method_makes_no_difference(name):
+    """Each search has a seed of its own, so they are independent."""
+    seeds = 20
     hits = [
-        sum(found(name, place, 1000 * place + seed, candidates) for seed in range(seeds))
+        sum(found(name, place, 1000 * place + seed, 50) for seed in range(seeds))
         for place in range(VALUES)
     ]
     assert sum(hits) > 1.2 * seeds  # at random the best candidate has the method in a quarter
     if sum(hits) < VALUES * seeds:
         assert chi2_contingency([hits, [seeds - hit for hit in hits]]).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("name", FAST)
-def test_the_place_of_the_best_method_makes_no_difference(name):
-    check_places(name, 20, 50)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", LONG)
-def test_in_long_searches_the_place_makes_no_difference(name):
-    check_places(name, 60, 120)
 
 
 def test_a_genome_maps_to_keys_that_give_its_value_and_can_give_others():

@@ -11,16 +11,12 @@ from pathlib import Path
 import numpy as np
 import optimizer_runs
 import pytest
-from draws import draws
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from optimizer_runs import (
     COUNTS,
     MIXED,
     NAMES,
     ONE,
     WIDTHS,
-    check_range,
     corner,
     make,
     several,
@@ -34,62 +30,11 @@ LONE = [Gene("lone", "real", 0.0, 1.0, 1.0)]
 MANY = [Gene(f"gene{i}", "real", 0.0, 1.0, 0.5) for i in range(310)]
 TEN = [Gene(f"gene{i}", "real", 0.0, 1.0, 0.5) for i in range(10)]
 BITS = [Gene(f"bit{i}", "binary", 0, 1, i % 2) for i in range(12)]
-SPACES = {"real": REAL, "mixed": MIXED, "lone": LONE}
-
-values = st.one_of(
-    st.none(),
-    st.sampled_from([0.0, 0.5, math.nan, math.inf, -math.inf, -1e300, 1e300]),
-    st.floats(-10, 10).map(lambda x: round(x, 1)),
-)
-calls = st.lists(
-    st.one_of(
-        st.tuples(st.just("ask"), st.one_of(st.just(1), st.integers(1, 45))),
-        st.tuples(st.just("enqueue"), st.integers(0, 99)),
-        st.tuples(st.just("tell"), st.tuples(st.integers(0, 99), values)),
-    ),
-    min_size=20,
-    max_size=50,
-)
 
 
 def global_generators():
     _, key, position, has_gauss, cached = np.random.get_state()
     return key.tolist(), position, has_gauss, cached, random.getstate()
-
-
-def play(name, optimizer, genes, script):
-    """Make a list of calls to an optimizer; return all genomes that it proposed."""
-    genomes, open_trials, enqueued = [], [], []
-    for call, argument in script:
-        if call == "enqueue":
-            genome = corner(genes, argument)
-            optimizer.enqueue(genome)
-            enqueued.append(genome)
-        elif call == "ask" or not open_trials:
-            for _ in range(argument if call == "ask" else 1):
-                trial, genome = optimizer.ask()
-                assert trial == len(genomes)
-                if enqueued:
-                    assert genome == enqueued.pop(0)
-                genomes.append(genome)
-                open_trials.append(trial)
-        else:
-            which, value = argument
-            trial = open_trials.pop(which % len(open_trials))
-            optimizer.tell(trial, None if value is None else several(name, value))
-    return genomes
-
-
-@pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=draws(6), deadline=None)
-@given(script=calls, space=st.sampled_from(sorted(SPACES)), seed=st.integers(0, 2**40))
-def test_the_same_calls_give_the_same_genomes_bit_for_bit(name, script, space, seed):
-    genes = SPACES[space]
-    first = play(name, make(name, genes, seed), genes, script)
-    np.random.seed(1)
-    assert play(name, make(name, genes, seed), genes, script) == first
-    for genome in first:
-        check_range(genes, genome)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +77,12 @@ def test_a_search_works_with_any_number_of_open_trials(name, width, in_bursts):
     assert len(set(genomes[-100:])) > 3
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_single_gene_is_searched(name):
+    """pycma and cmaes need two dimensions."""
+    optimizer_runs.search(name, LONE, 4, 60)
+
+
 @pytest.mark.parametrize("name", ["auto", "cma", "diagonal-cma"])
 @pytest.mark.parametrize(("width", "in_bursts"), [(1, False), (32, False), (32, True)])
 def test_the_laws_hold_with_hundreds_of_genes(name, width, in_bursts):
@@ -141,37 +92,6 @@ def test_the_laws_hold_with_hundreds_of_genes(name, width, in_bursts):
     assert global_generators() == before
     if in_bursts:
         assert optimizer_runs.search(name, MANY, width, 150, in_bursts) == first
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_global_generators_are_neither_read_nor_moved(name):
-    np.random.seed(0)
-    before = global_generators()
-    optimizer_runs.search(name, MIXED, 4, 100)
-    assert global_generators() == before
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("grid", "sobol")])
-def test_another_seed_gives_other_genomes(name):
-    def run(seed):
-        optimizer = make(name, REAL, seed)
-        genomes = []
-        for _ in range(10):
-            trial, genome = optimizer.ask()
-            genomes.append(genome)
-            optimizer.tell(trial, several(name, -sum(genome)))
-        return genomes
-
-    assert run(0) != run(1)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_when_everything_fails_the_search_goes_on_inside_the_ranges(name):
-    optimizer = make(name, MIXED, 0)
-    for _ in range(200):
-        trial, genome = optimizer.ask()
-        check_range(MIXED, genome)
-        optimizer.tell(trial, None)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -228,7 +148,7 @@ def test_small_violations_keep_their_order(name):
     assert run(1.0) == run(1e-9)
 
 
-@pytest.mark.parametrize("name", ["cma", "cma-margin", "two-points-de", "nsga2", "nsga3"])
+@pytest.mark.parametrize("name", ["cma", "cma-margin", "two-points-de", "nsga2"])
 def test_large_values_are_told_apart(name):
     """The number of parameters of a model is an objective, and goes into the billions."""
     count = COUNTS[name][-1]

@@ -3,7 +3,6 @@
 import dataclasses
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 
 import cma
 import numpy as np
@@ -52,23 +51,6 @@ def sphere(genome):
 def test_a_sphere_is_searched_to_its_middle(name, reached):
     losses = [search(create(name, REAL, seed), sphere, 500)[0] for seed in range(3)]
     assert sorted(losses)[1] < reached
-
-
-@pytest.mark.parametrize("name", ["cma", "diagonal-cma", "cma-margin"])
-def test_a_mixed_genome_is_searched(name):
-    genes = [
-        Gene("weight", "real", 0.0, 1.0, 0.5),
-        Gene("count", "integer", 0, 9, 4),
-        *(Gene(f"in{i}", "binary", 0, 1, i % 2) for i in range(8)),
-    ]
-    wanted = np.array([0.8, 7, 1, 1, 0, 0, 1, 0, 1, 0])
-    weights = np.array([1.0, 0.02] + [0.2] * 8)
-
-    def loss(genome):
-        return float((weights * (np.array(genome) - wanted) ** 2).sum())
-
-    losses = [search(create(name, genes, seed), loss, 700)[0] for seed in range(3)]
-    assert sorted(losses)[1] < 1e-3
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
@@ -136,8 +118,7 @@ def test_many_enqueued_points_and_early_asks_lose_no_generation():
         assert best < (1e-4 if batch == 1 else 1e-2)
 
 
-@pytest.mark.parametrize("enqueued", [0, 3, 20])
-@pytest.mark.parametrize("order", ["asked", "reversed"])
+@pytest.mark.parametrize(("enqueued", "order"), [(0, "reversed"), (20, "asked")])
 def test_hundreds_of_genes_adapt_their_step_in_any_order_of_telling(enqueued, order):
     """Two mirrored points adapt the step size; it must shrink in whatever order they are told."""
     genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(310)]
@@ -154,15 +135,13 @@ def test_hundreds_of_genes_adapt_their_step_in_any_order_of_telling(enqueued, or
     assert spread < 1 / 6 / 3
 
 
-@pytest.mark.parametrize("enqueued", [11, 30])
 @pytest.mark.parametrize("name", ["cma", "diagonal-cma", "cma-margin"])
-def test_a_first_generation_is_of_own_samples(name, enqueued):
+def test_a_first_generation_is_of_own_samples(name):
     """Else steps would be learned from baselines, which say nothing about them."""
     genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(12)]
     optimizer, plain = create(name, genes, 3), create(name, genes, 3)
-    for number in range(enqueued):
+    for number in range(30):
         optimizer.enqueue(tuple(map(float, np.random.RandomState(number).randint(2, size=12))))
-    for _ in range(enqueued):
         optimizer.tell(optimizer.ask()[0], [-100.0])
     optimizer.enqueue(tuple(gene.start for gene in genes))
     optimizer.tell(optimizer.ask()[0], [100.0])  # the mean is no step, however good it is
@@ -190,21 +169,6 @@ def test_many_open_trials_slow_no_search_of_hundreds_of_genes_down(order, most):
             best = min(best, loss)
             optimizer.tell(trial, [-loss])
     assert best < most
-
-
-def test_an_enqueued_point_pulls_cma_towards_it():
-    def mean_distance(enqueue):
-        optimizer = create("cma", REAL, seed=0)
-        if enqueue:
-            optimizer.enqueue(tuple(TARGET))
-        genomes = []
-        for _ in range(5 * optimizer.population):
-            trial, genome = optimizer.ask()
-            genomes.append(genome)
-            optimizer.tell(trial, [-sphere(genome)])
-        return np.mean([sphere(genome) for genome in genomes[-optimizer.population :]])
-
-    assert mean_distance(True) < mean_distance(False)
 
 
 @pytest.mark.parametrize("name", ["cma", "cma-margin", "nevergrad:DE", "nevergrad:OnePlusOne"])
@@ -286,28 +250,6 @@ def test_names_are_listed_without_importing_what_they_need():
     assert all(line and "\n" not in line for line in optimizer_names().values())
 
 
-def test_a_package_that_cannot_be_imported_is_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "nevergrad", None)
-    monkeypatch.delitem(sys.modules, "evomerge.optimize.evolution", raising=False)
-    with pytest.raises(
-        ConfigError, match=r"name is 'nevergrad:DE', which needs a package .*nevergrad"
-    ):
-        create("nevergrad:DE", REAL, seed=0)
-    create("cma", REAL, seed=0).ask()
-
-
-def test_another_package_adds_an_optimizer(monkeypatch):
-    def made(genes, setting):
-        return create("random", genes, setting.seed, None, setting.sigma, setting.budget)
-
-    point = EntryPoint("mine", "tests:made", "evomerge.optimizers")
-    monkeypatch.setattr(EntryPoint, "load", lambda self: made)
-    monkeypatch.setattr("evomerge.registry._entry_points", lambda group: [point])
-    assert "mine" in optimizer_names()
-    mine, random = create("mine", REAL, 4, population=9), create("random", REAL, 4)
-    assert mine.ask() == random.ask()
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -318,10 +260,6 @@ def test_another_package_adds_an_optimizer(monkeypatch):
         ({"genes": []}, "no genes"),
         ({"objectives": 2}, "'cma', which has one objective, .* choose one of nsga2, .*random"),
         ({"name": "nsga2"}, "'nsga2', which needs several objectives; set `mode` to pareto"),
-        (
-            {"name": "nsga3", "objectives": 3, "population": 20},
-            "is 20, but 'nsga3' has 28 reference directions for 3 objectives; set it to 28",
-        ),
         (
             {"name": "nevergrad:DE", "options": {"popsize": 3}},
             "optimizer.options of 'nevergrad:DE': unknown key `popsize`; allowed are none",

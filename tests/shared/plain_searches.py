@@ -11,15 +11,11 @@ import nevergrad
 import numpy as np
 from cmaes import CMAwM
 from pymoo.algorithms.moo.nsga2 import NSGA2
-from pymoo.algorithms.moo.nsga3 import NSGA3
 from pymoo.core.problem import ElementwiseProblem
-from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.optimize import minimize
-from pymoo.util.ref_dirs import get_reference_directions
 from search_laws import quality
 
 from evomerge.optimize.cube import Cube, levels
-from evomerge.optimize.pareto import _less_broken
 
 
 class Searched:
@@ -112,37 +108,19 @@ def of_nevergrad(name, width=1):
     return run
 
 
-def of_pymoo(name):
-    def run(problem, seed, trials):
-        objectives = problem.objectives
-        directions = get_reference_directions(
-            "das-dennis", objectives, n_partitions={2: 12, 3: 6}[objectives]
-        )
-        size = 20 if name == "nsga2" else max(20, len(directions))
-        draws = np.random.RandomState(seed).standard_normal((size, len(problem.genes)))
-        start = np.clip(0.5 + draws / 3, 0.0, 1.0)
-        found = []
+def of_pymoo(problem, seed, trials):
+    draws = np.random.RandomState(seed).standard_normal((20, len(problem.genes)))
+    found = []
 
-        class Inner(ElementwiseProblem):
-            def _evaluate(self, x, out):
-                found.append(problem.losses(tuple(x)))
-                out["F"] = found[-1]
+    class Inner(ElementwiseProblem):
+        def _evaluate(self, x, out):
+            found.append(problem.losses(tuple(x)))
+            out["F"] = found[-1]
 
-        plain = (
-            NSGA2(pop_size=size, sampling=start)
-            if name == "nsga2"
-            else NSGA3(
-                directions,
-                pop_size=size,
-                sampling=start,
-                selection=TournamentSelection(func_comp=_less_broken),
-            )
-        )
-        inner = Inner(n_var=len(problem.genes), n_obj=objectives, xl=0.0, xu=1.0)
-        minimize(inner, plain, ("n_eval", trials), seed=seed)
-        return quality(problem, found[:trials])
-
-    return run
+    plain = NSGA2(pop_size=20, sampling=np.clip(0.5 + draws / 3, 0.0, 1.0))
+    inner = Inner(n_var=len(problem.genes), n_obj=problem.objectives, xl=0.0, xu=1.0)
+    minimize(inner, plain, ("n_eval", trials), seed=seed)
+    return quality(problem, found[:trials])
 
 
 NEVERGRAD = {
@@ -159,7 +137,6 @@ REFERENCES = {
     "diagonal-cma": pycma(True),
     "cma-margin": cmaes,
     **{name: of_nevergrad(plain) for name, plain in NEVERGRAD.items()},
-    "nsga2": of_pymoo("nsga2"),
-    "nsga3": of_pymoo("nsga3"),
+    "nsga2": of_pymoo,
 }
 """Optimizer of evomerge -> the same algorithm in its own package."""

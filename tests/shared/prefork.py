@@ -50,7 +50,6 @@ IMPORTED = (
     "evomerge.merging.kernels.compiled",
     "evomerge.merging.resident",
     "evomerge.optimize.cma",
-    "evomerge.optimize.pycma",
     "evomerge.report.page",
     "evomerge.report.trackers",
     "evomerge.setup.estimate",
