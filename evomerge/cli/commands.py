@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli import answers, catalogue, files, models, parents, runs
+from evomerge.cli import answers, catalogue, files, models, runs
 
 _ADAPTERS = (
     "evomerge writes no adapters; `mergekit-extract-lora` makes one of a base and a model that "
@@ -66,7 +66,7 @@ def options(
 
 
 for command in (
-    *(files.init, files.validate, parents.compare, runs.search, runs.resume, runs.stop),
+    *(files.init, files.validate, models.compare, runs.search, runs.resume, runs.stop),
     *(answers.status, answers.results),
     *(models.export, models.evaluate, models.merge),
     *(answers.report, models.push, files.schema),

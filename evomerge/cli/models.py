@@ -1,4 +1,4 @@
-"""The commands about single models: export, evaluate, merge, push."""
+"""The commands about models: compare, export, evaluate, merge, push."""
 
 from __future__ import annotations
 
@@ -23,6 +23,28 @@ from evomerge.trust.consent import Permissions
 _ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="folder, Hub id, zoo:NAME or MODEL+ADAPTER")
 ]
+
+
+def compare(
+    parents: Annotated[
+        list[str], typer.Argument(metavar="PARENT...", help="folders, Hub ids, zoo:NAME")
+    ],
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="what the parents were trained from")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare parents before they are merged: what each changed, and which are alike."""
+    from evomerge.api.compare import compare as compare_models
+
+    found = compare_models(parents, base)
+    if as_json:
+        terminal.print_json(found.to_dict())
+        return
+    title = "" if base is None else "changes of the base's weights in %, and the nearest parent"
+    terminal.print_table(*found.rows(), title=title)
+    for note in [*found.advice, *found.notes]:
+        terminal.say(note)
 
 
 def export(
