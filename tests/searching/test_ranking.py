@@ -1,14 +1,11 @@
 """The laws of rankings: one fitness, fronts, constraints."""
 
 import math
-import random
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import OBJECTIVES as SCRIPTED
-from scripted import ScriptedExecutor, search
 
 from evomerge.run.history import Candidate
 from evomerge.scores import Constraint, Expected, Failure, Objective, Scores
@@ -155,18 +152,3 @@ def test_the_hypervolume_of_a_box_is_its_volume():
     assert hypervolume([(0.5, 3.0)], (0.0, 1.0), (1.0, 5.0)) == pytest.approx(0.5 * 0.5)
     assert hypervolume([], (0.0,), (1.0,)) == 0.0
     assert np.isclose(hypervolume([(1.0, 0.25), (0.25, 1.0)], (0.0, 0.0), (1.0, 1.0)), 0.4375)
-
-
-def test_a_target_is_not_reached_by_what_breaks_a_constraint(tmp_path):
-    def search_for(*rules):
-        executor = ScriptedExecutor(1, random.Random(0))
-        ranking = WeightedSum(SCRIPTED, rules)
-        return search(
-            tmp_path / f"{len(rules)}", executor, target=0.9, recent=None, ranking=ranking
-        )
-
-    free = search_for()
-    bound = search_for(Constraint("task", "size", at_most=-1.0))  # no candidate keeps it
-    assert max(item.fitness for item in free.candidates) >= 0.9
-    assert len(free.candidates) < len(bound.candidates) == 30
-    assert max(item.fitness for item in bound.candidates) >= 0.9

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from draws import draws
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from judging import write_judged
 from run_folders import append, asked, scores, told, write_run
 from scripted import ScriptedExecutor, search
@@ -32,44 +25,6 @@ def searched(history: History) -> list[tuple[Any, ...]]:
         (item.digest, item.origin, item.generation, item.incumbent, item.known, item.told)
         for item in history.candidates
     ]
-
-
-@pytest.mark.parametrize("order", ["generation", "arrival"])
-@settings(max_examples=draws(12), deadline=None)
-@given(stops=st.lists(st.integers(1, 45), min_size=1, max_size=3), width=st.integers(1, 9))
-def test_a_stopped_search_has_a_winner_and_goes_on_to_the_same_end(order, stops, width):
-    width = width if order == "generation" else 1  # by arrival, the width changes the course
-    options = {"candidates": 40, "order": order, "recent": None}
-
-    def go(folder: str, stop: int | None = None) -> History:
-        executor = ScriptedExecutor(width, random.Random(0), failing=0.1)
-        asked = lambda: stop is not None and len(executor.scored) >= stop  # noqa: E731
-        return search(Path(name, folder), executor, stop=asked, **options)
-
-    with tempfile.TemporaryDirectory() as name:
-        whole, before = go("whole"), 0
-        for stop in stops:
-            history = go("stopped", stop)
-            assert history.winner is not None and "test" in history.winner.outcomes
-            new = len(history.told) - before
-            assert new <= stop + width, "what had not begun was scored, too"
-            before = len(history.told)
-        assert searched(go("stopped")) == searched(whole)
-
-
-@pytest.mark.parametrize("bound", [{"patience": 4, "optimizer": "nevergrad:DE"}, {"target": 0.9}])
-def test_it_may_be_stopped_between_two_proposals(tmp_path, bound):
-    """Outcomes of a part of a generation, or of the baselines, must not end the search later."""
-
-    def go(folder: Path, stop: Callable[[], bool] = lambda: False) -> History:
-        executor = ScriptedExecutor(1, random.Random(0))
-        return search(folder, executor, recent=None, stop=stop, **bound)
-
-    whole = searched(go(tmp_path / "whole"))
-    for moment in range(1, 40):
-        looks, folder = itertools.count(), tmp_path / f"{moment}"
-        go(folder, lambda looks=looks, moment=moment: next(looks) >= moment)
-        assert searched(go(folder)) == whole, moment
 
 
 def test_a_stopped_run_with_open_candidates_is_not_done(tmp_path):
