@@ -1,189 +1,85 @@
-"""Searches over classifiers and reward models: resumed, exported, and with parents that differ."""
+"""Searches over classifiers and reward models whose parents differ, and what is refused."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import small_models
 import tiny
 import torch
 import transformers
 import yaml
-from killed import check_never_killed, searched
+from killed import searched
 from safetensors.torch import load_file
-from search_run import events_of
-from sklearn.metrics import f1_score
+from search_run import write_search
+from small_models import LABELS, words
 
 import evomerge
 from evomerge.errors import EvomergeError
 from evomerge.scores import Scores
 
-LABELS = ["red", "green", "blue"]
-TEMPLATE = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
-
-
-def words(*numbers: int) -> str:
-    return " ".join(f"w{number % 44}" for number in numbers)
-
-
-def messages(text: str, role: str) -> list[dict[str, str]]:
-    return [{"role": role, "content": text}]
-
-
-ROWS: dict[str, list[dict[str, Any]]] = {
-    "texts": [
-        {"text": words(i, 3 * i, i * i, i // 44), "label": LABELS[i * i % 3]} for i in range(60)
-    ],
-    "answers": [
-        {
-            "prompt": messages(words(i, i // 44), "user"),
-            "chosen": messages(words(i, 7 * i), "assistant"),
-            "rejected": messages(words(5, i * i), "assistant"),
-        }
-        for i in range(60)
-    ],
+TEXTS = [{"classifier": "accuracy", "file": "rows/texts.jsonl"}]
+PAIRS = [{"classifier": "pairwise", "file": "rows/answers.jsonl"}]
+SEARCH: dict[str, Any] = {
+    "base": None,
+    "space": {"method": "linear", "groups": 2, "knobs": {"weight": [0.1, 1.5]}},
+    "objectives": TEXTS,
+    "evaluation": {
+        "search": {"documents": 20},
+        "validation": {"documents": 20, "finalists": 2},
+        "test": {"documents": 20},
+    },
+    "budget": {"candidates": 5},
 }
-
-KINDS: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "texts": ({"labels": LABELS}, ["accuracy", "f1"]),
-    "answers": (
-        {"architecture": "llama", "labels": ["score"], "template": TEMPLATE},
-        ["pairwise"],
-    ),
-}
-"""File of rows -> the models, and what they are scored by."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two parents of each kind, files of rows, and a search file of each kind."""
+    """Two parents of each kind, and some that do not suit."""
     folder = tmp_path_factory.mktemp("classifiers")
-    for kind, (how, metrics) in KINDS.items():
-        (folder / f"{kind}.jsonl").write_text("\n".join(map(json.dumps, ROWS[kind])))
-        one = tiny.make_classifier(folder / f"{kind}-one", **how)
-        tiny.make_classifier(folder / f"{kind}-two", seed=1, near=one, **how)
-        objectives = [{"classifier": metric, "file": f"{kind}.jsonl"} for metric in metrics]
-        parents = [f"{kind}-one", f"{kind}-two"]
-        write(folder, f"{kind}.yaml", objectives=objectives, parents=parents)
+    for name in ("rows", "texts-two", "answers-two", "llama-chat"):
+        small_models.make(folder, name)
+    for name, how in {
+        "moods": {"seed": 3, "labels": ["good", "bad"]},
+        "other-order": {"labels": LABELS[::-1]},
+        "answers-plain": {"architecture": "llama", "labels": ["score"]},
+        "several": {"labels": LABELS, "problem_type": "multi_label_classification"},
+        "numbers": {"labels": LABELS, "problem_type": "regression"},
+        "damaged": {"labels": LABELS},
+    }.items():
+        tiny.make_classifier(folder / name, **how)
+    tiny.edit_config(folder / "damaged", id2label={"x": "y"})
     return folder
 
 
-def write(folder: Path, name: str = "search.yaml", **changes: Any) -> Path:
-    search = {
-        "seed": 1,
-        "dtype": "float32",
-        "space": {
-            "kind": "parameters",
-            "method": "linear",
-            "groups": 2,
-            "knobs": {"weight": [0, 1.5]},
-        },
-        "optimizer": {"name": "cma"},
-        "objectives": [{"classifier": "accuracy", "file": "texts.jsonl"}],
-        "evaluation": {
-            "search": {"documents": 20},
-            "validation": {"documents": 20, "finalists": 2},
-            "test": {"documents": 20},
-        },
-        "budget": {"candidates": 8},
-    }
-    (folder / name).write_text(yaml.safe_dump(search | changes))
-    return folder / name
+def write(folder: Path, parents: list[str], **changes: Any) -> Path:
+    given = SEARCH | {"parents": parents} | changes
+    return write_search(folder, **given)
 
 
-def stock(folder: Path) -> tuple[Any, Any]:
-    kind = transformers.AutoModelForSequenceClassification
-    with tiny.quiet():
-        model, report = kind.from_pretrained(folder, output_loading_info=True)
-    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    return model, transformers.AutoTokenizer.from_pretrained(folder)
-
-
-@torch.no_grad()
-def by_library(folder: Path, kind: str, documents: Any) -> dict[str, float]:
-    """Return the scores of rows, one by one, with transformers and scikit-learn only."""
-    rows = [ROWS[kind][i] for i in documents]
-    model, tokenizer = stock(folder)
-    if kind == "answers":
-
-        def score(row: Any, key: str) -> float:
-            chat = [*row["prompt"], *row[key]]
-            ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)
-            return float(model(ids["input_ids"]).logits[0, 0])
-
-        return {"pairwise": np.mean([score(r, "chosen") > score(r, "rejected") for r in rows])}
-    logits = [model(**tokenizer(row["text"], return_tensors="pt")).logits for row in rows]
-    found = [model.config.id2label[int(item.argmax())] for item in logits]
-    right = [row["label"] for row in rows]
-    accuracy = np.mean([a == b for a, b in zip(found, right, strict=True)])
-    return {"accuracy": accuracy, "f1": f1_score(right, found, average="macro")}
-
-
-@pytest.fixture(scope="module")
-def run_of(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], evomerge.Run]:
-    """Return the run of a kind's search file, which is searched once."""
-    runs: dict[str, evomerge.Run] = {}
-
-    def run(kind: str) -> evomerge.Run:
-        if kind not in runs:
-            runs[kind] = searched(folder / f"{kind}.yaml", tmp_path_factory.mktemp(kind) / "run")
-        return runs[kind]
-
-    return run
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("kind", KINDS)
-def test_killed_and_resumed_is_never_killed(
-    kind: str, folder: Path, run_of: Callable[[str], evomerge.Run], tmp_path: Path
-) -> None:
-    run, whole = tmp_path / "run", run_of(kind).folder
-    check_never_killed(folder / f"{kind}.yaml", run, whole, 5)
-
-
-@pytest.mark.thorough
-def test_workers_give_the_same_bits(
-    folder: Path, run_of: Callable[[str], evomerge.Run], tmp_path: Path
-) -> None:
-    data = yaml.safe_load((folder / "answers.yaml").read_text())
-    data["executor"] = {"kind": "processes", "workers": 2}
-    (folder / "workers.yaml").write_text(yaml.safe_dump(data))
-    searched(folder / "workers.yaml", tmp_path / "run")
-    assert events_of(tmp_path / "run") == events_of(run_of("answers").folder)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_export_has_the_recorded_scores_in_the_library(
-    kind: str, run_of: Callable[[str], evomerge.Run], tmp_path: Path
-) -> None:
-    run = run_of(kind)
-    out, best = run.export(tmp_path / "model"), run.winner
-    assert best is not None
-    recorded = best.scores("test")
-    assert recorded is not None
-    name = f"classifier {kind}"
-    again = evomerge.evaluate(out, run.folder / "search.yaml")
-    assert {key: item.value for key, item in again.items()} == recorded.aggregates
-    theirs = by_library(out, kind, recorded.documents[name])
-    for metric in KINDS[kind][1]:
-        assert recorded.aggregates[f"{name}/{metric}"] == pytest.approx(theirs[metric], abs=1e-9)
-        assert again[f"{name}/{metric}"].has_interval == (metric != "f1")
-    card = (out / "README.md").read_text()
-    assert "pipeline_tag: text-classification" in card and "library_name: trans" in card
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
 
 
 def head(folder: Path) -> dict[str, torch.Tensor]:
-    tensors = load_file(folder / "model.safetensors")
-    return {name: item for name, item in tensors.items() if name.startswith(("class", "score"))}
+    found = weights(folder).items()
+    return {name: item for name, item in found if name.startswith(("class", "score"))}
 
 
-def same(found: Mapping[str, Any], scores: Scores) -> bool:
-    return {key: item.value for key, item in found.items()}.items() <= scores.aggregates.items()
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+
+
+def check_stock(folder: Path) -> None:
+    """Check that transformers finds every weight."""
+    kind = transformers.AutoModelForSequenceClassification
+    with tiny.quiet():
+        _, told = kind.from_pretrained(folder, output_loading_info=True)
+    assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
 
 
 def parent_scores(run: evomerge.Run, name: str) -> tuple[int, Scores, bool]:
@@ -194,273 +90,205 @@ def parent_scores(run: evomerge.Run, name: str) -> tuple[int, Scores, bool]:
     return found.number, scores, "test" in found.as_itself
 
 
+def same(model: Path, file: Path, scores: Scores) -> bool:
+    found = evomerge.evaluate(model, file)
+    return {key: item.value for key, item in found.items()}.items() <= scores.aggregates.items()
+
+
 def test_rows_of_the_head_are_put_into_the_host_s_order(folder: Path, tmp_path: Path) -> None:
-    one, order = folder / "texts-one", [2, 0, 1]
+    order = [2, 0, 1]
     names = [LABELS[i] for i in order]
-    other = tiny.make_classifier(folder / "turned", near=folder / "texts-two", labels=names)
-    tensors = load_file(other / "model.safetensors")
-    straight = tiny.make_classifier(folder / "straight", near=folder / "texts-two", labels=LABELS)
+    two = folder / "texts-two"
+    turned = tiny.make_classifier(folder / "turned", near=two, labels=names)
+    straight = tiny.make_classifier(folder / "straight", near=two, labels=LABELS)
+    tensors = weights(turned)
 
     def turn(item: dict[str, torch.Tensor]) -> None:
         for name in ("classifier.weight", "classifier.bias"):
             item[name] = tensors[name][[order.index(i) for i in range(3)]]
 
     tiny.rewrite(straight, turn)
-    files = {
-        name: write(folder, f"{name}.yaml", parents=["texts-one", name], budget={"candidates": 5})
-        for name in ("turned", "straight")
-    }
-    runs = {name: searched(file, tmp_path / name) for name, file in files.items()}
-    outs = {name: run.export(tmp_path / f"{name}-m", 4) for name, run in runs.items()}
+    outs, runs = {}, {}
+    for name in ("straight", "turned"):
+        file = write(folder, ["texts-one", name])
+        runs[name] = searched(file, tmp_path / name)
+        outs[name] = runs[name].export(tmp_path / f"{name}-m", 4)
     # A parent whose labels are in the host's order from the start gives the same bits.
-    for name, tensor in load_file(outs["straight"] / "model.safetensors").items():
-        assert torch.equal(tensor, load_file(outs["turned"] / "model.safetensors")[name]), name
-    assert not torch.equal(head(outs["turned"])["classifier.bias"], head(one)["classifier.bias"])
+    assert equal(weights(outs["straight"]), weights(outs["turned"]))
+    assert not equal(head(outs["turned"]), head(folder / "texts-one"))
     # Alone it is scored the same, whichever order its labels have.
-    alone = evomerge.evaluate(other, files["turned"])
-    _, scores, _ = parent_scores(runs["turned"], "turned")
-    assert same(alone, scores)
+    assert same(turned, file, parent_scores(runs["turned"], "turned")[1])
 
 
 def test_of_other_labels_only_the_body_is_merged(folder: Path, tmp_path: Path) -> None:
-    tiny.make_classifier(folder / "moods", near=None, seed=3, labels=["good", "bad"])
-    parents = ["texts-one", "moods", "texts-two"]
-    file = write(folder, "moods.yaml", parents=parents, budget={"candidates": 6})
+    file = write(folder, ["texts-one", "moods", "texts-two"], budget={"candidates": 6})
     report = evomerge.validate(file)
-    assert report["classifier"] == "texts with the labels red, green, blue; merged: the body"
-    assert (
-        "only the body of moods (BertForSequenceClassification) is merged; its classifier is left "
-        "out; the classifier of the host texts-one takes its place, also where moods is scored or "
-        "exported alone; its labels are good, bad and those of texts-one red, green, blue: if they "
-        "mean the same, give them the same names in `id2label` of both."
-    ) in report["warnings"]
-    assert not any("label2id" in line for line in report["warnings"])  # it is said above
+    assert report["classifier"].startswith("texts with the labels red, green, blue; merged: the")
+    (told,) = [line for line in report["warnings"] if "`id2label` of both" in line]
+    assert "moods" in told and "good, bad" in told and "red, green, blue" in told
     run = searched(file, tmp_path / "run")
     out = run.export(tmp_path / "model", 5)
-    for name, tensor in head(folder / "texts-one").items():
-        assert torch.equal(tensor, head(out)[name])
+    assert equal(head(out), head(folder / "texts-one"))
     body = "bert.encoder.layer.0.attention.self.query.weight"
-    weights = [load_file(place / "model.safetensors")[body] for place in (out, folder / "moods")]
-    assert not torch.equal(*weights)
+    assert not weights(out)[body].equal(weights(folder / "moods")[body])
     # A parent without a head for these labels is scored and exported with that of the host.
     number, scores, itself = parent_scores(run, "moods")
     borrowed = run.export(tmp_path / "moods", number)
-    stock(borrowed)
-    tensors = load_file(borrowed / "model.safetensors")
-    assert torch.equal(tensors[body], weights[1]) and not itself
-    assert torch.equal(tensors["classifier.bias"], head(folder / "texts-one")["classifier.bias"])
-    again = evomerge.evaluate(borrowed, file)
-    assert same(again, scores)
+    check_stock(borrowed)
+    assert weights(borrowed)[body].equal(weights(folder / "moods")[body]) and not itself
+    assert equal(head(borrowed), head(folder / "texts-one"))
+    assert same(borrowed, file, scores)
     # One with a head for them is scored with its own.
     number, scores, _ = parent_scores(run, "texts-two")
-    assert same(evomerge.evaluate(folder / "texts-two", file), scores)
+    assert same(folder / "texts-two", file, scores)
     # Which head a merge has follows from its recipe, whichever parents the search has beside.
     for place in (out, borrowed, run.export(tmp_path / "two", number)):
-        again = tmp_path / f"{place.name}-again"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            evomerge.merge(place / "evomerge_recipe.yaml", again)
-        tensors = load_file(again / "model.safetensors")
-        for name, tensor in load_file(place / "model.safetensors").items():
-            assert torch.equal(tensor, tensors[name]), name
+            again = evomerge.merge(place / "evomerge_recipe.yaml", tmp_path / f"{place.name}-again")
+        assert equal(weights(place), weights(again))
     assert not (out / "mergekit_config.yml").exists()  # it would merge the heads
 
 
 def test_a_reward_model_merges_with_chat_models(folder: Path, tmp_path: Path) -> None:
-    tiny.make(folder / "chat", "llama", seed=5)
-    file = write(
-        folder,
-        "chat.yaml",
-        parents=["answers-one", "chat"],
-        objectives=[{"classifier": "pairwise", "file": "answers.jsonl"}],
-        budget={"candidates": 5},
-    )
+    file = write(folder, ["answers-one", "llama-chat"], objectives=PAIRS)
     report = evomerge.validate(file)
-    assert report["classifier"] == "one score of a text (a reward model); merged: the body"
-    assert (
-        "only the body of chat (LlamaForCausalLM) is merged; its lm_head is left out; the score of "
-        "the host answers-one takes its place, also where chat is scored or exported alone."
-    ) in report["warnings"]
-    run = searched(file, tmp_path / "run")
-    out = run.export(tmp_path / "model", 4)
-    stock(out)
-    assert torch.equal(head(out)["score.weight"], head(folder / "answers-one")["score.weight"])
+    assert report["classifier"].startswith("one score of a text (a reward model); merged: the body")
+    told = " ".join(report["warnings"])
+    assert "llama-chat" in told and "lm_head" in told and "host answers-one" in told
+    out = searched(file, tmp_path / "run").export(tmp_path / "model", 4)
+    check_stock(out)
+    assert equal(head(out), head(folder / "answers-one"))
     norm = "model.norm.weight"
-    ours, theirs = (load_file(f / "model.safetensors")[norm] for f in (out, folder / "chat"))
-    assert not torch.equal(ours, theirs)
+    assert not weights(out)[norm].equal(weights(folder / "llama-chat")[norm])
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])
 def test_a_base_without_a_head_gives_task_vectors_of_the_body(
-    architecture: str, tmp_path: Path
+    architecture: str, folder: Path, tmp_path: Path
 ) -> None:
     one = tiny.make_classifier(tmp_path / "one", architecture, LABELS)
     tiny.make_classifier(tmp_path / "two", architecture, LABELS, near=one, seed=1)
     with tiny.quiet():
-        body = transformers.AutoModel.from_pretrained(one)
-        body.save_pretrained(tmp_path / "base")
-    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, ROWS["texts"])))
+        transformers.AutoModel.from_pretrained(one).save_pretrained(tmp_path / "base")
+    small_models.write_rows(tmp_path / "rows")
     space = {"kind": "parameters", "method": "task_arithmetic", "knobs": {"weight": [0, 1.5]}}
-    changes = {"parents": ["one", "two"], "base": "base", "budget": {"candidates": 4}}
+    changes = {"base": "base", "budget": {"candidates": 4}}
     with pytest.raises(EvomergeError, match=r"without the head of a \w+; make '.*one' the host"):
-        evomerge.validate(write(tmp_path, space=space, **changes))
-    file = write(tmp_path, space=space | {"host": "one"}, **changes)
-    told = evomerge.validate(file)["warnings"]
-    assert any(line.startswith("only the body of base (") for line in told)
+        evomerge.validate(write(tmp_path, ["one", "two"], space=space, **changes))
+    file = write(tmp_path, ["one", "two"], space=space | {"host": "one"}, **changes)
     out = searched(file, tmp_path / "run").export(tmp_path / "model", 3)
-    stock(out)
-    for name, tensor in head(one).items():
-        assert torch.equal(tensor, head(out)[name])
+    check_stock(out)
+    assert equal(head(out), head(one))
 
 
 def test_a_recipe_file_tells_which_head_it_keeps(folder: Path, tmp_path: Path) -> None:
-    tiny.make_classifier(tmp_path / "moods", seed=3, labels=["good", "bad"])
     recipe = tmp_path / "merge.yaml"
     models = [
-        {"model": str(place), "parameters": {"weight": 0.5}}
-        for place in (folder / "texts-one", tmp_path / "moods")
+        {"model": str(folder / name), "parameters": {"weight": 0.5}}
+        for name in ("texts-one", "moods")
     ]
     recipe.write_text(yaml.safe_dump({"merge_method": "linear", "models": models}))
-    with pytest.warns(UserWarning, match="only the body of .*moods.* is merged"):
+    with pytest.warns(UserWarning, match="body"):
         evomerge.merge(recipe, tmp_path / "out")
-    stock(tmp_path / "out")
+    check_stock(tmp_path / "out")
 
 
-def with_labels(*labels: Any) -> list[Any]:
+def labelled(*labels: Any) -> list[Any]:
     every = [*labels, *["red"] * 60]
     return [{"text": words(i, i // 44), "label": label} for i, label in enumerate(every)]
 
 
-REFUSED: dict[str, tuple[dict[str, Any], list[Any] | None, str]] = {
-    "a file": (
-        {"objectives": [{"classifier": "f1"}]},
-        None,
-        "the `classifier` f1 without a `file`",
-    ),
-    "a task too": (
-        {"objectives": [{"classifier": "f1", "file": "rows.jsonl", "task": "x"}]},
-        None,
-        "has the `task` 'x' and the `classifier` f1; remove one",
-    ),
-    "an encoder too": (
-        {"objectives": [{"classifier": "f1", "file": "rows.jsonl", "encoder": "sts"}]},
-        None,
-        "has the `classifier` f1 and the `encoder` sts; remove one",
-    ),
-    "another metric": (
-        {"objectives": [{"classifier": "f1", "file": "rows.jsonl", "metric": "accuracy"}]},
-        None,
-        "has the `classifier` f1 and the `metric` accuracy; remove `metric`",
-    ),
-    "another kind": (
-        {"objectives": [{"classifier": "acuracy", "file": "rows.jsonl"}]},
-        None,
-        "Did you mean 'accuracy'?",
-    ),
-    "a missing file": (
-        {"objectives": [{"classifier": "f1", "file": "gone.jsonl"}]},
-        None,
-        "there is no file",
-    ),
-    "a label": (
-        {},
-        with_labels("read"),
-        "row 1 of classifier rows has the label 'read', and the labels of 'texts-one' are red, "
+OWN = [{"classifier": "accuracy", "file": "own.jsonl"}]
+EMPTY = [{"chosen": f"w{i}", "rejected": "w9" if i else " "} for i in range(60)]
+TWO = ["texts-one", "texts-two"]
+REFUSED: list[tuple[list[str], list[dict[str, str]], list[Any], str]] = [
+    # parents, objectives, rows of own.jsonl, the sentence
+    (TWO, [{"classifier": "f1"}], [], "the `classifier` f1 without a `file`"),
+    (TWO, [OWN[0] | {"task": "x"}], [], "has the `task` 'x' and the `classifier` accuracy; remove"),
+    (TWO, [OWN[0] | {"encoder": "sts"}], [], "and the `encoder` sts; remove one"),
+    (TWO, [OWN[0] | {"metric": "f1"}], [], "`classifier` accuracy and the `metric` f1; remove"),
+    (TWO, [OWN[0] | {"classifier": "acuracy"}], [], "Did you mean 'accuracy'?"),
+    (TWO, [OWN[0] | {"file": "gone.jsonl"}], [], "there is no file"),
+    (
+        TWO,
+        OWN,
+        labelled("read"),
+        "row 1 of classifier own has the label 'read', and the labels of 'texts-one' are red, "
         "green, blue; write one of them, or its number from 0. Did you mean 'red'?",
     ),
-    "a number": ({}, with_labels(0, 3), "row 2 of classifier rows has the label 3, and"),
-    "numbers with two orders": (
-        {"parents": ["texts-one", "other-order"]},
-        with_labels(1),
+    (TWO, OWN, labelled(0, 3), "row 2 of classifier own has the label 3, and"),
+    (
+        ["texts-one", "other-order"],
+        OWN,
+        labelled(1),
         "'texts-one' and 'other-order' have their labels in different orders; write the names",
     ),
-    "outputs": (
-        {"objectives": [{"classifier": "pairwise", "file": "answers.jsonl"}]},
-        None,
-        "with 3 outputs (problem_type None), but classifier answers needs a class that ends in "
-        "ForSequenceClassification with one output (a reward model); name such a host",
+    (
+        TWO,
+        PAIRS,
+        [],
+        "Parent 'texts-one' has 3 outputs (red, green, blue), and `pairwise` compares the only",
     ),
-    "one output": (
-        {"parents": ["answers-one", "answers-two"]},
-        with_labels("red"),
-        "with 1 outputs (problem_type None), but classifier rows needs a class that ends in "
-        "ForSequenceClassification with labels of which it chooses one",
+    (
+        ["answers-one", "answers-two"],
+        OWN,
+        labelled("red"),
+        "Parent 'answers-one' has one output, so it has no labels to choose from",
     ),
-    "a causal model": (
-        {"parents": ["plain"]},
-        with_labels("red"),
-        "Parent 'plain' is a LlamaForCausalLM with 0 outputs (problem_type None), but",
+    (
+        ["llama-chat"],
+        TEXTS,
+        [],
+        "Parent 'llama-chat' has no head that classifies texts, which classifier texts needs "
+        "(config.json: architectures LlamaForCausalLM); name a host whose class ends in "
+        "ForSequenceClassification with `space.host`",
     ),
-    "several labels": (
-        {"parents": ["several"]},
-        with_labels("red"),
-        "outputs (problem_type multi_label_classification), but classifier rows needs",
+    (
+        ["several"],
+        TEXTS,
+        [],
+        "Parent 'several' does not choose one of its labels (config.json: problem_type multi_label",
     ),
-    "regression": (
-        {"parents": ["numbers"]},
-        with_labels("red"),
-        "outputs (problem_type regression), but classifier rows needs",
+    (["numbers"], TEXTS, [], "does not choose one of its labels (config.json: problem_type regr"),
+    (
+        ["answers-one", "answers-two"],
+        [{"classifier": "pairwise", "file": "own.jsonl"}],
+        EMPTY,
+        "row 1 of classifier own has a text of which the tokenizer of 'answers-one' makes no",
     ),
-    "no tokens": (
-        {
-            "parents": ["answers-one", "answers-two"],
-            "objectives": [{"classifier": "pairwise", "file": "rows.jsonl"}],
-        },
-        [
-            {"chosen": "w1", "rejected": " "},
-            *({"chosen": f"w{i}", "rejected": "w9"} for i in range(60)),
-        ],
-        "row 1 of classifier rows has a text of which the tokenizer of 'answers-one' makes no",
-    ),
-    "no template": (
-        {
-            "parents": ["answers-plain"],
-            "objectives": [{"classifier": "pairwise", "file": "answers.jsonl"}],
-        },
-        None,
+    (
+        ["answers-plain"],
+        PAIRS,
+        [],
         "row 1 of classifier answers has messages that the tokenizer of 'answers-plain' cannot",
     ),
-    "a damaged config": (
-        {"parents": ["texts-one", "damaged"]},
-        None,
+    (
+        ["texts-one", "damaged"],
+        TEXTS,
+        [],
         "Parent 'damaged': `id2label` in its config.json must have the names of the labels",
     ),
-    "gradients": (
-        {"optimizer": {"name": "gradient"}},
-        with_labels("red"),
-        "`optimizer.name` is gradient, but classifier rows/accuracy has no reference answers",
-    ),
-}
+]
 
 
-@pytest.fixture(scope="module")
-def strangers(folder: Path) -> Path:
-    """Return the folder with parents that do not suit."""
-    tiny.make(folder / "plain", "llama")
-    tiny.make_classifier(folder / "other-order", labels=LABELS[::-1])
-    tiny.make_classifier(folder / "answers-plain", "llama", ["score"])
-    several = {"problem_type": "multi_label_classification"}
-    tiny.make_classifier(folder / "several", labels=LABELS, **several)
-    tiny.make_classifier(folder / "numbers", labels=LABELS, problem_type="regression")
-    tiny.edit_config(tiny.make_classifier(folder / "damaged", labels=LABELS), id2label={"x": "y"})
-    return folder
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_suit_is_one_sentence(strangers: Path, case: str) -> None:
-    changes, rows, expected = REFUSED[case]
-    if rows is not None:
-        (strangers / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        changes = {"objectives": [{"classifier": "accuracy", "file": "rows.jsonl"}]} | changes
-    whole = {"parents": ["texts-one", "texts-two"]} | changes
+@pytest.mark.parametrize("case", range(len(REFUSED)))
+def test_what_does_not_suit_is_one_sentence(folder: Path, case: int) -> None:
+    parents, objectives, rows, expected = REFUSED[case]
+    (folder / "own.jsonl").write_text("\n".join(map(json.dumps, rows or labelled("red"))))
     with pytest.raises(EvomergeError) as caught:
-        evomerge.validate(write(strangers, "refused.yaml", **whole))
-    assert expected in str(caught.value).replace(f"{strangers}/", "")
+        evomerge.validate(write(folder, parents, objectives=objectives))
+    assert expected in str(caught.value).replace(f"{folder}/", "")
 
 
-def test_a_folder_with_another_head_is_not_evaluated(strangers: Path) -> None:
-    with pytest.raises(EvomergeError, match="plain' is a LlamaForCausalLM with 0 outputs"):
-        evomerge.evaluate(strangers / "plain", strangers / "texts.yaml")
+def test_a_folder_with_another_head_is_not_evaluated(folder: Path) -> None:
+    file = write(folder, TWO)
+    with pytest.raises(EvomergeError, match="chat' has no head that classifies texts"):
+        evomerge.evaluate(folder / "llama-chat", file)
     with pytest.raises(EvomergeError, match=r"labels of .* are good, bad"):
-        tiny.make_classifier(strangers / "good", labels=["good", "bad"])
-        evomerge.evaluate(strangers / "good", strangers / "texts.yaml")
+        evomerge.evaluate(folder / "moods", file)
+
+
+def test_gradients_need_reference_answers(folder: Path) -> None:
+    with pytest.raises(EvomergeError, match="accuracy has no reference answers"):
+        evomerge.validate(write(folder, TWO, optimizer={"name": "gradient"}))

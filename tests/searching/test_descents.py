@@ -46,9 +46,16 @@ def test_what_has_no_slope_is_refused(change, sentence, tmp_path):
     assert (sentence or "nothing to search") in said
 
 
-@pytest.mark.parametrize("loss", ["reference", "experts"])
-def test_a_document_without_an_answer_is_found_before_the_search(loss, tmp_path):
-    """With experts as teachers, none is needed."""
+@pytest.mark.parametrize(
+    ("optimizer", "more", "code"),
+    [
+        ({"name": "gradient"}, {}, 2),
+        ({"name": "gradient", "loss": "experts"}, {}, 0),  # as teachers
+        ({"name": "cma"}, {}, 0),
+        ({"name": "cma"}, {"tie_breaker": "nll"}, 2),
+    ],
+)
+def test_a_document_without_an_answer_is_found_before_the_search(optimizer, more, code, tmp_path):
     rows = [{"prompt": f"{n}", "answer": "" if n == 17 else "7"} for n in range(24)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     task = {
@@ -63,8 +70,8 @@ def test_a_document_without_an_answer_is_found_before_the_search(loss, tmp_path)
         "metric_list": [{"metric": "exact_match"}],
     }
     (tmp_path / "answers.yaml").write_text(json.dumps(task))
-    data = small(name="gradient", loss=loss) | {
-        "objectives": [{"task": "answers", "metric": "exact_match"}],
+    data = small(**optimizer) | {
+        "objectives": [{"task": "answers", "metric": "exact_match", **more}],
         "evaluation": {
             "include": [str(tmp_path)],
             "search": {"documents": 22},
@@ -73,12 +80,9 @@ def test_a_document_without_an_answer_is_found_before_the_search(loss, tmp_path)
             "racing": {"enabled": False},
         },
     }
-    done = evomerge(
-        "validate", write_search(tmp_path, **data), code=2 if loss == "reference" else 0
-    )
-    assert ("a document of task 'answers' has no reference answer" in done.stderr) == (
-        loss == "reference"
-    )
+    said = evomerge("validate", write_search(tmp_path, **data), code=code).stderr
+    told = "a document of task 'answers' has no reference answer (`doc_to_target`)" in said
+    assert told == (code == 2)
 
 
 def test_keys_of_descents_belong_to_descents_only(tmp_path):

@@ -1,36 +1,30 @@
-"""Searches over encoder-decoders: what is merged, killed and resumed, exported, refused."""
+"""Searches over encoder-decoders: what is merged, what is said of them, what is refused."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lm_eval
 import pytest
+import small_models
 import tiny
 import torch
 import transformers
 import two_stacks
-import yaml
-from huggingface_hub import metadata_load
-from killed import check_never_killed, searched
-from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
+from killed import searched
+from search_run import write_search
+from stock_scores import by_library
 from two_stacks import DECODER, ENCODER, FAMILIES
 
 import evomerge
-from evomerge.config.schema import parse
+from evomerge.config.schema import load, parse
 from evomerge.errors import InputError
 from evomerge.merging.backend import write as write_model
 from evomerge.models.references import open_parent
 from evomerge.setup.parents import open_parents
 from evomerge.setup.runs import prepare
 from evomerge.setup.space import make_space
-from evomerge.setup.worker import make_worker
-
-COUNT = 30
 
 FUNCTION = """
 import torch
@@ -42,116 +36,32 @@ score.documents = 30
 """
 
 
-def write_tasks(folder: Path, answers: list[str]) -> None:
-    """Write a task that generates two words, and one that chooses one of three."""
-    rows = [
-        {"question": f"w{i % 44} w{i * i % 44} w{i // 44}", "answer": answer, "label": i % 3}
-        for i, answer in enumerate(answers)
-    ]
-    (folder / "tasks").mkdir(exist_ok=True)
-    data = folder / "tasks" / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = {
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data)}},
-        "test_split": "test",
-        "doc_to_text": "{{question}}",
-    }
-    written = {
-        "output_type": "generate_until",
-        "doc_to_target": "{{answer}}",
-        "generation_kwargs": {"until": ["w0"], "max_gen_toks": 3},
-        "metric_list": [{"metric": "exact_match"}],
-    }
-    chosen = {
-        "output_type": "multiple_choice",
-        "doc_to_choice": ["w1", "w2 w3", "w4"],
-        "doc_to_target": "label",
-    }
-    for name, own in (("written", written), ("chosen", chosen)):
-        text = yaml.safe_dump({"task": name, **common, **own})
-        (folder / "tasks" / f"{name}.yaml").write_text(text)
-
-
-def by_lm_eval(folder: Path, model: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the samples of stock lm-eval on a model's folder, by task."""
-    lm = HFLM(pretrained=str(model), backend="seq2seq", batch_size=1, device="cpu", dtype="float32")
-    found = lm_eval.simple_evaluate(
-        model=lm,
-        tasks=["written", "chosen"],
-        task_manager=TaskManager(include_path=str(folder / "tasks"), include_defaults=False),
-        bootstrap_iters=0,
-    )
-    key = "doc_id"
-    return {name: sorted(of, key=lambda s: int(s[key])) for name, of in found["samples"].items()}
-
-
-def search_file(folder: Path, kind: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "seed": 1,
-        "parents": [str(folder / f"{kind}-{name}") for name in "ab"],
-        "dtype": "float32",
-        "space": {"method": "linear", "groups": 2, "knobs": {"weight": [0.0, 1.5]}},
-        "objectives": [
-            {"task": "written", "metric": "exact_match"},
-            {"task": "chosen", "metric": "acc"},
-        ],
-        "evaluation": {
-            "include": [str(folder / "tasks")],
-            "search": {"documents": 8},
-            "validation": {"documents": 8, "finalists": 2},
-            "test": {"documents": 8},
-        },
-        "budget": {"candidates": 6},
-        **changes,
-    }
+SEARCH: dict[str, Any] = {
+    "base": None,
+    "space": {"method": "linear", "groups": 2, "knobs": {"weight": [0.0, 1.5]}},
+    "objectives": [{"task": "written", "metric": "chrf"}, {"task": "chosen", "metric": "acc"}],
+    "evaluation": {
+        "include": ["tasks"],
+        "search": {"documents": 8},
+        "validation": {"documents": 8, "finalists": 2},
+        "test": {"documents": 8},
+    },
+    "budget": {"candidates": 6},
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models of T5, two of BART, and tasks."""
     folder = tmp_path_factory.mktemp("models")
-    for kind in ("t5", "bart"):
-        depth = {"num_layers": DECODER} if kind == "t5" else {}  # see test_encoder_decoders.py
-        for seed, name in enumerate("ab"):
-            two_stacks.make(folder / f"{kind}-{name}", kind, seed, **depth)
-    write_tasks(folder, ["w1"] * COUNT)
+    for name in ("tasks", "t5-one", "t5-two", "bart-one", "bart-two"):
+        small_models.make(folder, name)
     return folder
 
 
-@pytest.fixture(scope="module")
-def answered(folder: Path) -> Path:
-    """The folder; to half of the questions T5's `a` knows the answer."""
-    texts = [sample["resps"][0][0] for sample in by_lm_eval(folder, folder / "t5-a")["written"]]
-    assert len(set(texts)) > COUNT / 8, "what it writes depends on the question"
-    write_tasks(folder, [text if i % 2 else "w1" for i, text in enumerate(texts)])
-    return folder
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("kind", ["t5", "bart"])
-def test_a_search_is_resumed_and_its_export_has_the_scores_of_lm_eval(
-    kind: str, answered: Path, tmp_path: Path
-) -> None:
-    folder, file = answered, tmp_path / "search.yaml"
-    file.write_text(yaml.safe_dump(search_file(folder, kind)))
-    run = searched(file, tmp_path / "whole")
-    parts = tmp_path / "parts"
-    check_never_killed(file, parts, run.folder, 5)
-
-    out = run.export(tmp_path / "model", candidate=4)
-    two_stacks.load(out)
-    recorded = run.history.candidates[4].scores("search")
-    assert recorded is not None
-    samples = by_lm_eval(folder, out)
-    for task, metric in (("written", "exact_match"), ("chosen", "acc")):
-        values = [samples[task][i][metric] for i in recorded.documents[task]]
-        assert list(recorded.values[f"{task}/{metric}"]) == values
-    again = evomerge.evaluate(out, run.folder / "search.yaml", split="search")
-    assert again and {key: recorded.aggregates[key] for key in again} == {
-        key: item.value for key, item in again.items()
-    }
-    assert metadata_load(out / "README.md")["pipeline_tag"] == "text-generation"
+def write(folder: Path, *parents: str, **changes: Any) -> Path:
+    given = SEARCH | {"parents": list(parents)} | changes
+    return write_search(folder, **given)
 
 
 def spaces(folder: Path, family: str, **space: Any) -> tuple[Any, dict[str, Any]]:
@@ -221,116 +131,103 @@ def _decoder(space: Any) -> Any:
 def test_a_path_is_one_through_the_decoder(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "two_judges.py").write_text(FUNCTION)
     monkeypatch.syspath_prepend(tmp_path)
+    parents = ("bart-one", "bart-two")
     changes: dict[str, Any] = {"objectives": [{"task": "two_judges:score", "metric": "score"}]}
-    told = evomerge.validate(search_file(folder, "bart", **changes), trust_code=True)
+    told = evomerge.validate(write(folder, *parents, **changes), trust_code=True)
     assert told["encoder_decoder"] == "2 layers of the encoder, 3 of the decoder; all are merged"
     changes["space"] = {"kind": "dataflow", "variant": "swaps", "scales": 1.0}
-    told = evomerge.validate(search_file(folder, "bart", **changes), trust_code=True)
+    file = write(folder, *parents, **changes)
+    told = evomerge.validate(file, trust_code=True)
     assert told["encoder_decoder"].endswith("3 of the decoder; those of the encoder are the host's")
-    file = tmp_path / "search.yaml"
-    file.write_text(yaml.safe_dump(search_file(folder, "bart", **changes)))
     run = searched(file, tmp_path / "run", trust_code=True)
     (unlike,) = run.config.frozen.unlike_merges  # a parent with another encoder is scored as it is
-    assert unlike == str(folder / "bart-b")
+    assert unlike == str(folder / "bart-two")
 
 
-REFUSED: dict[str, tuple[str, Callable[[Path], dict[str, Any]]]] = {
+T5 = ("t5-one", "t5-two")
+REFUSED: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "nll": (
-        r"t5-a' is an encoder-decoder, whose tasks lm-eval itself runs, but an objective or "
+        T5,
+        {"objectives": [{"task": "written", "metric": "nll"}]},
+        r"t5-one' is an encoder-decoder, whose tasks lm-eval itself runs, but an objective or "
         "constraint is `nll`, which it cannot do; change this",
-        lambda folder: {"objectives": [{"task": "written", "metric": "nll"}]},
     ),
     "gradient": (
+        T5,
+        {"optimizer": {"name": "gradient"}},
         "but optimizer uses gradients, which it cannot do",
-        lambda folder: {"optimizer": {"name": "gradient"}},
     ),
     "speech": (
+        ("whisper", "whisper"),
+        {},
         "an encoder-decoder that does not write texts in answer to texts .*WhisperForCond",
-        lambda folder: {"parents": [str(two_stacks.make(folder / "w", "whisper"))] * 2},
     ),
     "no head": (
+        ("headless", "headless"),
+        {},
         "does not write texts in answer to texts .*T5Model",
-        lambda folder: {"parents": [str(headless(folder / "t"))] * 2},
     ),
     "columns of tokens": (
-        r"'final_logits_bias' of .*bart-a' has a column for each token, and `tokenizer: union`",
-        lambda folder: {"parents": ["bart-a", "bart-b"], "tokenizer": "union"},
+        ("bart-one", "bart-two"),
+        {"tokenizer": "union"},
+        r"'final_logits_bias' of .*bart-one' has a column for each token, and `tokenizer: union`",
     ),
     "depth": (
-        r"deep' has 4 layers in its encoder, but the host .*t5-a' has 3; .* as many layers",
-        lambda folder: {
-            "parents": ["t5-a", str(two_stacks.make(folder / "deep", "t5", num_layers=4))]
-        },
+        ("t5-one", "deep"),
+        {},
+        r"deep' has 4 layers in its encoder, but the host .*t5-one' has 3; .* as many layers",
     ),
+    "an encoder": (("t5-one", "half"), {}, r"Parents do not fit: .*no counterpart in .*half"),
 }
 
 
-def headless(folder: Path) -> Path:
-    two_stacks.make(folder, "t5")
-    tiny.edit_config(folder, architectures=["T5Model"])
+@pytest.fixture(scope="module")
+def strangers(folder: Path) -> Path:
+    """The folder with models that do not suit."""
+    two_stacks.make(folder / "whisper", "whisper")
+    two_stacks.make(folder / "deep", "t5", num_layers=4)
+    tiny.edit_config(two_stacks.make(folder / "headless", "t5"), architectures=["T5Model"])
+    with tiny.quiet():
+        found = transformers.T5EncoderModel.from_pretrained(folder / "t5-one")
+        found.save_pretrained(folder / "half")
+    tiny.save_tokenizer(folder / "half")
     return folder
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_suit_is_one_sentence(case: str, folder: Path, tmp_path: Path) -> None:
-    sentence, change = REFUSED[case]
-    changes = change(tmp_path)
-    if "parents" in changes:
-        changes["parents"] = list(dict.fromkeys(str(folder / item) for item in changes["parents"]))
+def test_what_does_not_suit_is_one_sentence(case: str, strangers: Path) -> None:
+    parents, changes, sentence = REFUSED[case]
     with pytest.raises(InputError, match=sentence) as caught:
-        evomerge.validate(search_file(folder, "t5", **changes))
+        evomerge.validate(write(strangers, *dict.fromkeys(parents), **changes))
     assert "\n" not in str(caught.value)
 
 
-def test_an_encoder_is_no_parent_of_an_encoder_decoder(folder: Path, tmp_path: Path) -> None:
-    with tiny.quiet():
-        found = transformers.T5EncoderModel.from_pretrained(folder / "t5-a")
-        found.save_pretrained(tmp_path / "half")
-    tiny.save_tokenizer(tmp_path / "half")
-    parents = [str(folder / "t5-a"), str(tmp_path / "half")]
-    with pytest.raises(InputError, match=r"Parents do not fit: .*no counterpart in .*half"):
-        evomerge.validate(search_file(folder, "t5", parents=parents))
-
-
 def test_a_classifier_with_two_stacks_has_the_scores_of_the_library(tmp_path: Path) -> None:
-    labels = ["red", "green", "blue"]
-    rows = [{"text": f"w{i} w{i * i % 44}", "label": labels[i % 3]} for i in range(40)]
+    rows = small_models.rows()["texts"]
     for row in rows[::3]:  # transformers takes no batch in which texts have one end token or two
         row["text"] += " <eos> w5"
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = {"id2label": dict(enumerate(small_models.LABELS)), "label2id": {}}
     for seed, name in enumerate("ab"):
         two_stacks.make(tmp_path / name, "bart/classifier", seed, num_labels=3, encoder_layers=3)
-        config = {"id2label": dict(enumerate(labels)), "label2id": {}}
         tiny.edit_config(tmp_path / name, **config)
-    given = search_file(tmp_path, "?", parents=[str(tmp_path / name) for name in "ab"])
-    file = str(tmp_path / "rows.jsonl")
-    given["objectives"] = [{"classifier": "accuracy", "file": file}]
-    given["evaluation"]["include"] = []
-    problem = prepare(parse(given, "search.yaml"), tmp_path)
-    worker = make_worker(problem)
-    baselines = problem.space.baselines()
-    found = {name: worker.evaluator.score(worker.build(baselines[name])) for name in baselines}
+    objectives = [{"classifier": "accuracy", "file": "rows.jsonl"}]
+    evaluation = {split: {"documents": 8} for split in ("search", "validation", "test")}
+    file = write(tmp_path, "a", "b", objectives=objectives, evaluation=evaluation)
     for name in "ab":
-        folder = tmp_path / name
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
-        right = [
-            labels[
-                int(model(tokenizer(row["text"], return_tensors="pt").input_ids).logits.argmax())
-            ]
-            == row["label"]
-            for row in (rows[i] for i in problem.splits["search"]["classifier rows"])
-        ]
-        assert found[str(folder)].aggregates["classifier rows/accuracy"] == sum(right) / len(right)
+        found = evomerge.evaluate(tmp_path / name, file)
+        (documents,) = prepare(load(file), tmp_path).splits["test"].values()
+        stock = by_library(tmp_path / name, [rows[i] for i in documents])
+        assert found["classifier rows/accuracy"].value == stock["accuracy"]
 
 
-def test_what_reads_the_sound_belongs_to_the_embeddings(tmp_path: Path) -> None:
-    checkpoint = open_parent(str(two_stacks.make(tmp_path / "a", "whisper")), tmp_path)
+def test_what_reads_the_sound_belongs_to_the_embeddings(strangers: Path) -> None:
+    checkpoint = open_parent(str(strangers / "whisper"), strangers)
     places = {name: place for name, place in checkpoint.places.items() if ".conv" in name}
     assert len(places) == 4 and set(places.values()) == {"embeddings"}
 
 
 def test_gradients_are_not_advised(folder: Path) -> None:
-    notes = evomerge.validate(search_file(folder, "t5"))["warnings"]
+    notes = evomerge.validate(write(folder, *T5))["warnings"]
     (note,) = [note for note in notes if "it learns little" in note]
     assert "gradient" not in note

@@ -16,24 +16,20 @@ import executor_laws
 import psutil
 import pytest
 import ray
-from executor_laws import Pretend, check_executor, job_of
+from executor_laws import Pretend, job_of
 from judging import write_judged
 from killed import searched
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from search_run import ended, events_of, evomerge, start, write_search
 
-from evomerge.config.schema import parse
 from evomerge.errors import SearchError
 from evomerge.execute.pool import Pool
 from evomerge.execute.protocol import Job, RunJob
 from evomerge.execute.ray import RayWorker
 from evomerge.run.activity import read_activity
-from evomerge.run.folder import RunFolder
-from evomerge.run.history import History
-from evomerge.scores import Failure, Outcome
+from evomerge.scores import Outcome
 from evomerge.setup.executors import WorkerOfRun, on_machine
-from evomerge.setup.workers import connect
 
 pytestmark = pytest.mark.thorough
 
@@ -80,27 +76,6 @@ def cluster() -> Iterator[Cluster]:
         found.shutdown()
 
 
-def test_actors_keep_the_laws_of_executors(cluster: Cluster) -> None:
-    connect_to(cluster)
-    check_executor(lambda make: Pool([RayWorker(make, {"CPU": 1}) for _ in range(2)]))
-
-
-def connect_to(cluster: Cluster) -> None:
-    data = {"parents": ["a"], "objectives": [{"task": "t"}]}
-    ray = {"kind": "ray", "ray": {"address": cluster.address}}
-    connect(parse(data | {"executor": ray}, "search.yaml"))
-
-
-def test_a_job_on_an_actor_that_takes_too_long_is_a_failure(cluster: Cluster) -> None:
-    connect_to(cluster)
-    executor = Pool([RayWorker(Pretend(hanging=frozenset((0,))), {"CPU": 1})], timeout=5.0)
-    executor.submit([job_of(0, 0), job_of(1, 1)])
-    found = {job.id: outcome for job, outcome in (executor.next(), executor.next())}
-    executor.close()
-    assert isinstance(found[0], Failure) and found[0].stage == "timeout"
-    assert found[1] == Pretend().outcome(job_of(1, 1))
-
-
 @dataclass(frozen=True)
 class HangsOnce:
     """Runs jobs, and hangs in the first one.
@@ -126,7 +101,7 @@ def never(job: Job) -> int:
 
 
 def test_a_machine_that_goes_does_not_count_against_a_job(cluster: Cluster, tmp_path: Path) -> None:
-    connect_to(cluster)
+    ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     machines = [cluster.add_node(num_cpus=1, resources={"own": 1})]
     executor = Pool([RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})], count_loss=never)
@@ -147,7 +122,7 @@ def test_a_machine_that_goes_does_not_count_against_a_job(cluster: Cluster, tmp_
 def test_a_machine_with_other_versions_or_parents_ends_the_search(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    connect_to(cluster)
+    ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
     run = searched(write_search(tmp_path, budget={"candidates": 3}), tmp_path / "run")
     config = run.config
     worker = WorkerOfRun(config, run.folder, 1)
@@ -167,73 +142,6 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     other = frozen.model_copy(update={"parents": {**frozen.parents, "zoo:maths": "0" * 64}})
     told = message(replace(worker, config=config.with_frozen(other)), {})
     assert "zoo:maths" in told and "all machines must see the same parents and tasks" in told
-
-
-def test_likelihoods_and_slopes_are_the_same_on_a_cluster(cluster: Cluster, tmp_path: Path) -> None:
-    changes = {
-        "objectives": [{"task": "zoo_l2_maths", "metric": "nll"}],
-        "optimizer": {"name": "gradient", "steps": 20},
-        "budget": {"candidates": 7},
-    }
-    inline = searched(write_search(tmp_path, **changes), tmp_path / "inline")
-    executor = {"kind": "ray", "workers": 1, "ray": {"address": cluster.address}}
-    found = searched(write_search(tmp_path, **changes, executor=executor), tmp_path / "run")
-    assert events_of(found.folder) == events_of(inline.folder)
-    assert len(found.history.legs) == 4
-
-
-MINE = """
-from helping import size
-
-def go(model, tokenizer, documents):
-    return [size(model)] * len(documents)
-
-go.documents = 12
-"""
-HELPING = "def size(model):\n    return float(next(model.parameters()).detach().abs().mean())\n"
-TASK = """
-task: theirs
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {rows}}}}}
-test_split: test
-output_type: multiple_choice
-process_docs: !function tools.docs
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "yes"
-doc_to_choice: ["yes", "no"]
-metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-"""
-
-
-def write_own_code(folder: Path, address: str) -> Path:
-    """Write a search file with a function of a module, and a task with a function beside it."""
-    (folder / "mine.py").write_text(MINE)
-    (folder / "helping.py").write_text(HELPING)
-    tasks, rows = folder / "tasks", folder / "rows.jsonl"
-    tasks.mkdir()
-    (tasks / "theirs.yaml").write_text(TASK.format(rows=rows))
-    (tasks / "tools.py").write_text("def docs(data):\n    return data\n")
-    rows.write_text("".join(f'{{"question": "is {i} even ?"}}\n' for i in range(12)))
-    documents = {"documents": 4}
-    return write_search(
-        folder,
-        objectives=[{"task": "mine:go", "metric": "score"}, {"task": "theirs", "metric": "acc"}],
-        evaluation={
-            "include": [str(tasks)],
-            "threads": 1,
-            "search": documents,
-            "validation": {**documents, "finalists": 1},
-            "test": documents,
-        },
-        executor={"kind": "ray", "workers": 1, "ray": {"address": address}},
-        budget={"candidates": 4},
-    )
-
-
-def test_machines_run_the_code_that_was_allowed(cluster: Cluster, tmp_path: Path) -> None:
-    file, run = write_own_code(tmp_path, cluster.address), tmp_path / "run"
-    evomerge("search", file, "--run", run, PYTHONPATH=str(tmp_path))
-    assert len(History(RunFolder(run).events()).candidates) == 4
 
 
 CHECK = """

@@ -15,10 +15,10 @@ from scripted import ScriptedExecutor, search, trajectory
 from evomerge.errors import SearchError
 from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
 from evomerge.run.folder import RunFolder
-from evomerge.run.history import Candidate, History
+from evomerge.run.history import History
 from evomerge.run.logbook import PASSING
 from evomerge.scores import Expected, Failure, Scores
-from evomerge.searching.ranking import WeightedSum, best_of
+from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.session import SAME_FAILURES
 
 
@@ -63,26 +63,23 @@ def test_a_follower_that_raises_does_not_change_the_search(tmp_path, caplog):
 
 
 def test_the_same_failure_over_and_over_stops_the_search(tmp_path):
-    executor = AnsweringExecutor(
-        lambda job: Failure("evaluate", "no device") if job.candidate > 4 else None
-    )
+    def failing(reason):
+        return AnsweringExecutor(
+            lambda job: Failure("evaluate", reason(job)) if job.candidate > 4 else None
+        )
+
+    different = failing(lambda job: f"{job.candidate}")
+    assert len(search(tmp_path / "other", different).candidates) == 30
     with pytest.raises(
         SearchError, match=f"last {SAME_FAILURES} candidates failed in the same way"
     ):
-        search(tmp_path / "run", executor)
+        search(tmp_path / "run", failing(lambda job: "no device"))
     history = History(RunFolder(tmp_path / "run").events())
     assert [item.status for item in history.told].count("failed") == SAME_FAILURES
     # Without the cause, the resumed search goes on. The failed candidates stay failed.
     history = search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)))
     assert len(history.candidates) == 30
     assert history.winner is not None
-
-
-def test_different_failures_do_not_stop_it(tmp_path):
-    executor = AnsweringExecutor(
-        lambda job: Failure("evaluate", f"{job.candidate}") if job.candidate > 4 else None
-    )
-    assert len(search(tmp_path / "run", executor).candidates) == 30
 
 
 def test_no_parent_wins_where_nothing_can_be_validated(tmp_path):
@@ -194,27 +191,3 @@ def test_a_lost_candidate_fails_and_the_others_are_the_same(tmp_path):
     assert [item.digest for item in history.candidates[:11]] == [
         item.digest for item in whole.candidates[:11]
     ]
-
-
-def test_incumbents_do_not_depend_on_the_order():
-    ranking = WeightedSum(scripted.OBJECTIVES)
-    generator = random.Random(0)
-
-    def candidate(number: int) -> Candidate:
-        value = generator.choice([0.2, 0.5, 0.8, math.nan])
-        expected = generator.random() < 0.3
-        found = Candidate(number, None, str(number), values=(value,))
-        found.values = None if math.isnan(value) else (value,)
-        found.outcomes["search"] = one(value, expected)
-        return found
-
-    for _ in range(50):
-        candidates = [candidate(number) for number in range(generator.randrange(12))]
-        incumbents = ranking.incumbents(candidates)
-        shuffled = generator.sample(candidates, len(candidates))
-        assert ranking.incumbents(shuffled) == incumbents
-        half = len(candidates) // 2
-        parts = ranking.incumbents(candidates[:half]) + candidates[half:]
-        assert ranking.incumbents(parts) == incumbents
-        assert not any(item.is_estimate or item.values is None for item in incumbents)
-    assert best_of(History(), ranking) is None

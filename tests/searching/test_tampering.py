@@ -97,7 +97,7 @@ def test_a_changed_model_changes_no_other_score(tmp_path, space):
         objectives=objectives,
         optimizer={"name": "random"},
         evaluation={"include": ["zoo:tasks"], **SPLITS},
-        budget={"candidates": 18},
+        budget={"candidates": 12},
         **SPACES[space],
     )
     about = {"PYTHONPATH": str(tmp_path)}
@@ -108,33 +108,17 @@ def test_a_changed_model_changes_no_other_score(tmp_path, space):
     assert rows_of(tmp_path / "tampered") == rows_of(tmp_path / "clean")
     told = [json.loads(row) for row in rows_of(tmp_path / "clean")]
     scores = {json.dumps(event["scores"]["values"]) for event in told if "scores" in event}
-    assert len(scores) > 9  # the scores depend on the model
-
-
-SPOILING = """
-def look(model, tokenizer, documents):
-    return [float(next(model.parameters()).detach().double().abs().mean())] * len(documents)
-
-def judge(model, tokenizer, documents):
-    seen = look(model, tokenizer, documents)
-    model.half()
-    next(model.parameters()).data.zero_()
-    return seen
-
-def again(model, tokenizer, documents):
-    return look(model, tokenizer, documents)
-
-judge.documents = again.documents = 12
-"""
+    assert len(scores) > 6  # the scores depend on the model
 
 
 def test_evaluate_builds_a_changed_model_again(tmp_path):
     objectives = [{"task": f"judging:{name}", "metric": "score"} for name in ("judge", "again")]
-    file = write_judged(tmp_path, SPOILING, objectives=objectives)
-    said = evomerge(
-        "evaluate", "zoo:maths", "--config", file, "--json", PYTHONPATH=str(tmp_path)
-    ).stdout
-    first, second = (
-        json.loads(said)["scores"][f"judging:{name}/score"] for name in ("judge", "again")
+    objectives[0]["metric"] = "said"
+    file, about = (
+        write_judged(tmp_path, SOURCE, objectives=objectives),
+        {"PYTHONPATH": str(tmp_path)},
     )
-    assert first == second
+    command = ("evaluate", "zoo:maths", "--config", file, "--json")
+    clean = evomerge(*command, **about).stdout
+    assert evomerge(*command, **about, TAMPER=str(tmp_path / "ways")).stdout == clean
+    assert (tmp_path / "ways").read_text()

@@ -1,38 +1,47 @@
-"""An error that is not a candidate's fault stops the search with one sentence; `resume` goes on."""
+"""An error that is not a candidate's fault, or a signal, ends a search; `resume` goes on."""
+
+from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import pytest
 from judging import rows_of, write_judged
-from search_run import evomerge, evomerge_json
+from search_run import ended, evomerge, start
 
 from evomerge import zoo
 from evomerge.run.attempts import Attempts
-
-pytestmark = pytest.mark.thorough
 
 SOURCE = '''
 import os
 import resource
 import shutil
-import torch
+import time
 
 CALLS = []
 if "ROOM" in os.environ:  # no file gets larger than so many bytes
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["ROOM"]),) * 2)
+
+class Freed:
+    def __del__(self):
+        time.sleep(float(os.environ.get("PAUSE_FREEING", 0)))
 
 def judge(model, tokenizer, documents):
     """Mean size of the first weights; the sixth call moves a parent away and ends the search."""
     spread = float(next(model.parameters()).detach().abs().mean())
     if len(documents) == 1:  # before the search
         return [spread]
+    time.sleep(float(os.environ.get("PAUSE", 0)))
+    Freed()
     CALLS.append(spread)
     if len(CALLS) == 6 and "PARENT" in os.environ:
         shutil.move(os.environ["PARENT"], os.environ["PARENT"] + ".away")
         raise KeyboardInterrupt
-    if "BROKEN" in os.environ:
-        raise ValueError("the judge is away")
     if "DEVICE" in os.environ and len(CALLS) == 6:
         raise RuntimeError("CUDA error: device-side assert triggered")
     return [spread] * len(documents)
@@ -42,7 +51,7 @@ judge.documents = 12
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
     file = write_judged(folder, SOURCE)
     evomerge("search", file, "--run", folder / "run", PYTHONPATH=str(folder))
@@ -57,11 +66,11 @@ def said(done: subprocess.CompletedProcess) -> str:
     return line
 
 
-def test_a_search_does_not_go_on_without_a_parent(tmp_path):
+@pytest.mark.thorough
+def test_a_search_does_not_go_on_without_a_parent(tmp_path: Path) -> None:
     parent = tmp_path / "maths"
     shutil.copytree(zoo.path("maths"), parent)
-    changes = {"parents": ["zoo:language", str(parent)]}
-    file = write_judged(tmp_path, SOURCE, **changes)
+    file = write_judged(tmp_path, SOURCE, parents=["zoo:language", str(parent)])
     about = {"PYTHONPATH": str(tmp_path)}
     evomerge("search", file, "--run", tmp_path / "whole", **about)
     run = tmp_path / "run"
@@ -75,7 +84,8 @@ def test_a_search_does_not_go_on_without_a_parent(tmp_path):
     assert rows_of(run) == rows
 
 
-def test_a_full_disk_is_one_sentence(unbroken, tmp_path):
+@pytest.mark.thorough
+def test_a_full_disk_is_one_sentence(unbroken: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     room = (unbroken / "journal.jsonl").stat().st_size // 2
     file, about = write_judged(tmp_path, SOURCE), {"PYTHONPATH": str(tmp_path)}
@@ -86,29 +96,80 @@ def test_a_full_disk_is_one_sentence(unbroken, tmp_path):
     assert rows_of(run) == rows_of(unbroken)
 
 
-def test_a_failed_device_stops_the_search_and_counts_as_an_attempt(unbroken, tmp_path):
-    about = {"PYTHONPATH": str(tmp_path)}
-    run = tmp_path / "run"
-    file = write_judged(tmp_path, SOURCE)
-    done = evomerge("search", file, "--run", run, code=1, **about, DEVICE="1")
-    assert "The device failed" in said(done)
-    assert "candidate 5 (CUDA error: device-side assert triggered)" in said(done)
+@pytest.mark.thorough
+def test_a_failed_device_stops_the_search_and_counts_as_an_attempt(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    file, run, about = (
+        write_judged(tmp_path, SOURCE),
+        tmp_path / "run",
+        {"PYTHONPATH": str(tmp_path)},
+    )
+    line = said(evomerge("search", file, "--run", run, code=1, **about, DEVICE="1"))
+    assert "The device failed" in line
+    assert "candidate 5 (CUDA error: device-side assert triggered)" in line
     tried = Attempts(run / "attempts.jsonl")
     assert [tried.count(f"{number} search") for number in range(7)] == [0, 0, 0, 0, 0, 1, 0]
     evomerge("resume", run, **about)
     assert rows_of(run) == rows_of(unbroken)
 
 
-def test_ten_equal_failures_stop_the_search(unbroken, tmp_path):
-    about = {"PYTHONPATH": str(tmp_path)}
+def send_when(arguments: list, run: Path, number: int, lines: int, **about: str) -> tuple[int, str]:
+    """Start a command and send it a signal once the journal has so many lines, one of them new."""
+    journal = run / "journal.jsonl"
+    lines = max(lines, 1 + (len(rows_of(run)) if journal.exists() else 0))
+    with tempfile.TemporaryFile("w+") as printed:
+        process = start(*arguments, stdout=printed, stderr=printed, **about)
+        with ended(process):
+            while process.poll() is None and (not journal.exists() or len(rows_of(run)) < lines):
+                time.sleep(0.01)
+            time.sleep(0.15)  # the next candidate is being scored
+            process.send_signal(number)
+            code = process.wait(250)
+        printed.seek(0)
+        return code, printed.read()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word", "pause"),
+    [
+        (signal.SIGTERM, 143, "terminated", "PAUSE"),
+        (signal.SIGINT, 130, "interrupted", "PAUSE_FREEING"),
+    ],
+    ids=["SIGTERM", "SIGINT"],
+)
+def test_a_signal_ends_a_search_in_order(
+    unbroken: Path, tmp_path: Path, number: int, code: int, word: str, pause: str
+) -> None:
+    """Also one that comes while an object is freed, where Python ignores exceptions."""
     run = tmp_path / "run"
-    file = write_judged(tmp_path, SOURCE)
-    done = evomerge("search", file, "--run", run, code=1, **about, BROKEN="1")
-    line = said(done)
-    assert "The last 10 candidates failed in the same way" in line
-    assert "the judge is away" in line
-    assert "`evomerge resume`" in line
-    assert evomerge_json("status", run)["failed"] == 10
-    evomerge("resume", run, **about)
-    rows = evomerge_json("results", run)["candidates"]
-    assert [row["status"] for row in rows] == ["failed"] * 10 + ["scored"] * 2
+    about = {"PYTHONPATH": str(tmp_path), pause: "0.3"}
+    arguments = ["search", write_judged(tmp_path, SOURCE), "--run", run]
+    for lines in (8, 15):
+        found, told = send_when(arguments, run, number, lines, **about)
+        assert found == code, told
+        sentence = f"{word}; nothing is lost, continue with `evomerge resume {run}`"
+        assert sentence in " ".join(told.split())
+        assert "Traceback" not in told
+        left = Attempts(run / "attempts.jsonl")
+        assert not any(left.count(f"{candidate} search") for candidate in range(12))
+        arguments = ["resume", run]
+    evomerge("resume", run, PYTHONPATH=str(tmp_path))
+    assert rows_of(run) == rows_of(unbroken)
+
+
+def test_an_object_that_cannot_be_freed_prints_a_traceback_with_debug_only() -> None:
+    program = (
+        "import sys\n"
+        "from evomerge.__main__ import _send_again\n"
+        "sys.unraisablehook = _send_again\n"
+        "class Half:\n"
+        "    def __del__(self):\n"
+        "        self.missing\n"
+        "Half()\n"
+    )
+    for option, found in (([], 0), (["--debug"], 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *option], capture_output=True, text=True, check=True
+        )
+        assert done.stderr.count("Traceback") == found

@@ -12,15 +12,13 @@ import tiny
 import torch
 import two_stacks
 import yaml
+from known_parents import OTHER, PLAIN
 from safetensors.torch import load_file, save_file
 
 from evomerge import zoo
 
 LABELS = ["red", "green", "blue"]
 TALK = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
-PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-OTHER = "{% for m in messages %}eats {{ m['content'] }} eats{% endfor %}"
-"""A chat template that changes no prompt, and one with which a model of the zoo answers wrongly."""
 JUDGE = '''
 def judge(model, tokenizer, documents):
     """Mean size of the first weights; every third model cannot be judged."""
