@@ -109,39 +109,50 @@ def test_a_function_of_a_task_is_not_imported(tmp_path, mark, command):
         "search": ["search", file, "--run", tmp_path / "run"],
         "evaluate": ["evaluate", "zoo:base", "--config", file],
     }
-    said = refused(*words[command], names="tools.py")
-    assert "theirs.yaml" in said
+    assert "theirs.yaml" in refused(*words[command], names="tools.py")
     assert not mark.exists() and not (tmp_path / "run").exists()
 
 
-def test_a_function_of_another_installed_module_is_not_called_either(tmp_path, mark):
-    file = write_task(tmp_path, tags="doc_to_choice: !function os.system\n")
-    refused("validate", file, names="theirs.yaml")
-    include = (tmp_path / "theirs" / "theirs.yaml").read_text()
-    (tmp_path / "theirs" / "theirs.yaml").write_text("include: part\ntask: theirs\n")
-    (tmp_path / "theirs" / "part").write_text(include)
-    refused("validate", file, names="part")
+MAP = "metadata: {? !function tools.docs : 1}\n"
+PAIRS = "metadata: !!pairs [a: !function tools.docs]\n"
+REMOTE = {"data_files": ["https://example.org/rows.jsonl", "Reference://rows.jsonl"]}
+CODE = {
+    "a function of an installed module": {"tags": "doc_to_choice: !function os.system\n"},
+    "a tag of Python": {"tags": "x: !!python/object/apply:os.system ['touch MARK']\n"},
+    "a function in a key": {"tags": MAP},
+    "a function in pairs": {"tags": PAIRS},
+    "pickled documents": {"dataset_path": "pandas"},
+    "a data set with code": {"dataset_kwargs": {"trust_remote_code": True}},
+    "a script of a metric": {"metric_list": [{"metric": "HERE/metric.py"}]},
+    "a metric of the Hub": {"metric_list": [{"metric": "somebody/metric"}]},
+    # An index of fsspec's files by reference; older versions ran templates without a sandbox.
+    "an index": {"dataset_kwargs": {"data_files": {"test": "reference://rows.jsonl::INDEX"}}},
+    "an index of other files": {"dataset_kwargs": REMOTE},
+}
 
 
-@pytest.mark.parametrize(
-    "tags",
-    ["metadata: {? !function tools.docs : 1}\n", "metadata: !!pairs [a: !function tools.docs]\n"],
-)
-def test_a_function_is_not_imported_from_where_it_is_no_value_of_a_key(tmp_path, mark, tags):
-    file = write_function(tmp_path, mark)
-    write_task(tmp_path, tags=tags)
-    assert "theirs.yaml" in refused("validate", file, names="tools.py")
-    assert not mark.exists()
+@pytest.mark.parametrize("case", CODE)
+@pytest.mark.parametrize("where", ["task", "included", "group"])
+def test_whatever_lets_lm_eval_run_something_is_refused(tmp_path, mark, case, where):
+    tasks = tmp_path / "theirs"
+    index = {"version": 1, "templates": {"u": ESCAPE.replace("MARK", str(mark))}, "refs": {}}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    text = json.dumps(CODE[case]).replace("MARK", str(mark)).replace("HERE", str(tasks))
+    changes = json.loads(text.replace("INDEX", str(tmp_path / "index.json")))
+    file = write_task(tmp_path, **changes)
+    for name in ("tools.py", "metric.py"):
+        (tasks / name).write_text(MODULE.format(mark=str(mark)))
+    own = tasks / "theirs.yaml"
+    if where == "included":
+        own.rename(tasks / "part")
+        own.write_text("include: part\ntask: theirs\n")
+    elif where == "group" and "tags" not in changes:
+        own.write_text(yaml.safe_dump({"group": "theirs", "task": [TASK | changes]}))
+    said = refused("validate", file, names="part" if where == "included" else "theirs.yaml")
+    assert said.startswith("This search runs code of its own: ") and not mark.exists()
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        ESCAPE,
-        "{% if question == 'is 7 even ?' %}" + ESCAPE + "{% endif %}{{question}}",
-    ],
-    ids=["code", "code for one document"],
-)
+@pytest.mark.parametrize("text", [ESCAPE, "{% if '7' in question %}" + ESCAPE + "{% endif %}"])
 def test_a_template_cannot_leave_the_sandbox(tmp_path, mark, text):
     file = write_task(tmp_path, doc_to_text=text.replace("MARK", str(mark)))
     with pytest.raises(ConfigError, match="of task 'theirs' cannot be used"):
@@ -154,65 +165,6 @@ def test_an_objective_is_not_imported(tmp_path, mark):
     # As `python -m`, which searches the working folder.
     said = evomerge("validate", file, code=2, cwd=tmp_path).stderr
     assert "beside.py; read it, then allow it with --trust-code" in said
-    assert not mark.exists()
-
-
-def test_a_script_of_a_metric_does_not_run(tmp_path, mark):
-    (tmp_path / "theirs").mkdir()
-    script = tmp_path / "theirs" / "metric.py"
-    script.write_text(MODULE.format(mark=str(mark)))
-    metric = {"metric": str(script), "aggregation": "mean", "higher_is_better": True}
-    refused("validate", write_task(tmp_path, metric_list=[metric]), names="theirs.yaml")
-    metric["metric"] = "somebody/metric"
-    refused("validate", write_task(tmp_path, metric_list=[metric]), names="theirs.yaml")
-    assert not mark.exists()
-
-
-def test_pickled_documents_and_python_tags_are_code(tmp_path, mark):
-    refused("validate", write_task(tmp_path, dataset_path="pandas"), names="theirs.yaml")
-    tag = f"x: !!python/object/apply:os.system ['touch {mark}']\n"
-    refused("validate", write_task(tmp_path, tags=tag), names="theirs.yaml")
-    assert not mark.exists()
-
-
-def test_a_data_set_may_ask_for_code_only_with_consent(tmp_path):
-    more = {"data_files": {"test": str(tmp_path / "theirs" / "rows.jsonl")}}
-    file = write_task(tmp_path, dataset_kwargs={**more, "trust_remote_code": True})
-    refused("validate", file, names="theirs.yaml")
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"metric_list": [{"metric": "somebody/metric"}]}, "theirs.yaml; read it"),
-        ({"dataset_kwargs": {"trust_remote_code": True}}, "theirs.yaml; read it"),
-        ({"dataset_path": "pandas"}, "theirs.yaml; read it"),
-    ],
-)
-def test_a_member_of_a_group_is_searched_for_code_too(tmp_path, change, said):
-    file = write_task(tmp_path)
-    group = {"group": "theirs", "task": [TASK | {"task": "inner"} | change]}
-    (tmp_path / "theirs" / "theirs.yaml").write_text(yaml.safe_dump(group))
-    with pytest.raises(ConfigError, match=said):
-        run(["validate", str(file)])
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"data_files": {"test": "reference://rows.jsonl::INDEX"}},
-        {"data_files": {"test": "reference://rows.jsonl"}, "storage_options": {"fo": "INDEX"}},
-        {"data_files": ["https://example.org/rows.jsonl", "Reference://rows.jsonl"]},
-    ],
-    ids=["chain", "options", "protocol"],
-)
-def test_an_index_of_data_files_is_not_filled_in(tmp_path, mark, options):
-    """Of fsspec's files by reference; older versions of it ran templates without a sandbox."""
-    escape = ESCAPE.replace("MARK", str(mark))
-    index = tmp_path / "index.json"
-    index.write_text(json.dumps({"version": 1, "templates": {"u": escape}, "refs": {}}))
-    options = json.loads(json.dumps(options).replace("INDEX", str(index)))
-    refused("validate", write_task(tmp_path, dataset_kwargs=options), names="theirs.yaml")
     assert not mark.exists()
 
 
@@ -234,26 +186,22 @@ def test_the_record_of_a_run_allows_nothing(tmp_path, mark):
     assert run(["resume", moved, "--candidates", "5", "--trust-code"]) == 0
 
 
-def test_a_function_of_the_program_needs_no_consent(tmp_path, mark, monkeypatch):
-    """It is passed as an object; the processes of workers import its module."""
-    write_objective(tmp_path, mark, "of_program")
-    monkeypatch.syspath_prepend(tmp_path)
-    config = SMALL | {
-        "objectives": [importlib.import_module("of_program").go],
-        "evaluation": SPLITS,
-        "budget": {"candidates": 4},
-        "executor": {"kind": "processes", "workers": 1},
-    }
-    assert evomerge_package.search(config, tmp_path / "run", progress=False).best is not None
-
-
 def test_workers_get_the_consent_of_the_process_that_starts_them(tmp_path, mark, monkeypatch):
+    """A function of the program is passed as an object, and needs none."""
     file = write_objective(tmp_path, mark, "in_workers")
     monkeypatch.syspath_prepend(tmp_path)
     words = ["search", file, "--run", tmp_path / "run", "--set", "executor.kind=processes"]
     refused(*words, names="in_workers.py")
     assert not mark.exists()
     assert run([*map(str, words), "--trust-code"]) == 0
+    mark.unlink()
+    config = SMALL | {
+        "objectives": [importlib.import_module("in_workers").go],
+        "evaluation": SPLITS,
+        "budget": {"candidates": 4},
+        "executor": {"kind": "processes", "workers": 1},
+    }
+    assert evomerge_package.search(config, tmp_path / "own", progress=False).best is not None
     assert mark.exists()
 
 

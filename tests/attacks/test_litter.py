@@ -24,29 +24,27 @@ BAD = "model.layers.4.mlp.up_proj.weight"
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
     """An expert of the zoo with one weight that is not a number."""
-    folder = tmp_path_factory.mktemp("models") / "maths"
-    shutil.copytree(zoo.path("maths"), folder)
-
-    def change(tensors):
-        tensors[BAD].view(-1)[77] = float("nan")
-
-    tiny.rewrite(folder, change)
+    folder = shutil.copytree(zoo.path("maths"), tmp_path_factory.mktemp("models") / "maths")
+    tiny.rewrite(folder, lambda tensors: tensors[BAD].view(-1)[77:78].fill_(float("nan")))
     return str(folder)
 
 
 PATHS = {"kind": "dataflow", "variant": "swaps", "scales": 1.0}
+
 PLACES = {
-    "the first parent": lambda broken: {**CONFIG, "parents": [broken, "zoo:language"]},
-    "a later parent": lambda broken: {**CONFIG, "parents": ["zoo:language", broken]},
-    "the base": lambda broken: {**CONFIG, "base": broken},
-    "a path": lambda broken: {**CONFIG, "parents": ["zoo:language", broken], "space": PATHS},
+    "the first parent": lambda broken: {"parents": [broken, "zoo:language"]},
+    "the base": lambda broken: {"base": broken},
+    "a later parent of paths": lambda broken: {
+        "parents": ["zoo:language", broken],
+        "space": PATHS,
+    },
 }
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_weight_that_is_not_a_number_is_found_before_the_first_score(broken, tmp_path, place):
     with pytest.raises(CheckpointError) as caught:
-        evomerge.search(PLACES[place](broken), tmp_path / "run", progress=False)
+        evomerge.search(CONFIG | PLACES[place](broken), tmp_path / "run", progress=False)
     assert str(caught.value) == (
         f"{BAD}: 1 of 24576 weights of {broken!r} are NaN or infinite, and so is every merge of "
         "them; repair the file, or remove the parent."
@@ -57,11 +55,8 @@ def test_a_weight_that_is_not_a_number_is_found_before_the_first_score(broken, t
 
 def test_weights_that_no_recipe_reads_may_be_anything(tmp_path):
     folder = tiny.make(tmp_path / "model")
-
-    def change(tensors):
-        tensors["model.layers.1.mlp.up_proj.weight"].fill_(float("inf"))
-
-    tiny.rewrite(folder, change)
+    name = "model.layers.1.mlp.up_proj.weight"
+    tiny.rewrite(folder, lambda tensors: tensors[name].fill_(float("inf")))
     model = Checkpoint.open(folder, "m")
 
     def path(*blocks):

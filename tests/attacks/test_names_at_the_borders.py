@@ -1,4 +1,4 @@
-"""Names from files at the four borders: terminal, HTML, pictures, model card.
+"""Names from files at the five borders: terminal, HTML, pictures, model card, trackers.
 
 What a run shows must have the same structure whatever its names are: the same lines and columns,
 the same elements and attributes, the same tables. A name only changes the text.
@@ -12,6 +12,7 @@ import logging
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -36,7 +37,9 @@ from evomerge.export.parents import Parent
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.report.figures import svg_text
 from evomerge.report.page import page, write_page
+from evomerge.report.trackers import tracked
 from evomerge.report.view import View
+from evomerge.report.words import storable
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Example, Failure, Scores
@@ -53,8 +56,8 @@ PIECES = [
     *("\n---\n", "\n# head\n", "www.a.com", "=cmd()", ",", ";", "a", "é", "模型", " "),
 ]
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 names = st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join)
-few = settings(FUZZ, max_examples=draws(6))
 EVERYTHING = "".join(PIECES)
 
 
@@ -96,15 +99,27 @@ def run_with(name: str, folder: Path) -> RunFolder:
     return run
 
 
+@contextlib.contextmanager
+def some_run(name):
+    with tempfile.TemporaryDirectory() as folder:
+        yield run_with(name, Path(folder) / "run")
+
+
 @pytest.fixture(scope="module")
 def harmless(tmp_path_factory):
     return run_with("word", tmp_path_factory.mktemp("harmless") / "run")
 
 
-@contextlib.contextmanager
-def some_run(name):
-    with tempfile.TemporaryDirectory() as folder:
-        yield run_with(name, Path(folder) / "run")
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory):
+    return run_with(EVERYTHING, tmp_path_factory.mktemp("nasty") / "run")
+
+
+DRAWN = {
+    *("defs", "style", "g", "path", "use", "text", "tspan", "clippath", "rect", "image"),
+    *("metadata", "rdf:rdf", "cc:work", "dc:type", "dc:format", "dc:creator", "cc:agent"),
+    "dc:title",
+}
 
 
 class Elements(HTMLParser):
@@ -130,42 +145,11 @@ class Elements(HTMLParser):
         self.found.append((f"/{tag}", ())) if not self.svg else None
 
 
-DRAWN = {"defs", "style", "g", "path", "use", "text", "tspan", "clippath", "rect", "image"} | {
-    *(
-        "metadata",
-        "rdf:rdf",
-        "cc:work",
-        "dc:type",
-        "dc:format",
-        "dc:creator",
-        "cc:agent",
-        "dc:title",
-    )
-}
-
-
-@pytest.fixture(scope="module")
-def nasty(tmp_path_factory):
-    return run_with(EVERYTHING, tmp_path_factory.mktemp("nasty") / "run")
-
-
-def check_page(run: RunFolder, harmless: RunFolder) -> None:
-    text = page(run)
+def test_the_report_has_the_elements_that_it_has_with_harmless_names(harmless, nasty):
+    text = page(nasty)
     assert not CONTROLS.search(text)
     assert Elements(text).found == Elements(page(harmless)).found
-
-
-def test_the_report_has_the_elements_that_it_has_with_harmless_names(harmless, nasty):
-    check_page(nasty, harmless)
-    text = page(nasty)
     assert "&lt;img src=x onerror=" in text and "[/bold]" in text and r"$\frac{$" in text
-
-
-@settings(FUZZ, max_examples=draws(2))
-@given(name=names)
-def test_so_it_has_with_any_names(harmless, name):
-    with some_run(name) as run:
-        check_page(run, harmless)
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
@@ -212,39 +196,14 @@ def console(is_terminal):
         yield written.getvalue
 
 
-COMMANDS = (["results"], ["results", "--candidate", "2"], ["status"], ["results", "--json"])
-
-
 def shown(run: RunFolder, *, is_terminal: bool) -> list[str]:
-    """What each of the commands shows."""
+    """What each of some commands shows."""
     found = []
-    for name, *options in COMMANDS:
+    for name, *options in (["results"], ["results", "--candidate", "2"], ["status"]):
         with console(is_terminal) as text:
             assert call([name, str(run.path), *options]) == 0
             found.append(text())
     return found
-
-
-def test_the_consoles_read_no_markup():
-    for real in (terminal.out, terminal.err):
-        with real.capture() as captured:
-            real.print("[red]a[/red] :smile: 1")
-        assert captured.get() == "[red]a[/red] :smile: 1\n"
-
-
-@few
-@given(name=names)
-def test_a_pipe_gets_the_same_lines_and_columns(harmless, name):
-    with some_run(name) as run:
-        *tables, text = shown(run, is_terminal=False)
-    *expected, harmless_text = shown(harmless, is_terminal=False)
-    for table, other in zip(tables, expected, strict=True):
-        assert not CONTROLS.search(table)
-        assert columns(table) == columns(other)
-    assert not CONTROLS.search(text)
-    answer, other = json.loads(text), json.loads(harmless_text)
-    assert list(answer) == list(other)
-    assert [row["origin"] for row in answer["candidates"][:2]] == [f"{name}p", f"{name}o"]
 
 
 def columns(table: str) -> list[int]:
@@ -252,66 +211,19 @@ def columns(table: str) -> list[int]:
     return [line.count("\t") for line in table.split("\n") if "\t" in line]
 
 
-@few
-@given(name=names)
-def test_a_terminal_gets_its_own_control_sequences_only(name):
-    with some_run(name) as run:
-        for text in shown(run, is_terminal=True):
-            assert not CONTROLS.search(re.sub(r"\x1b\[[0-9;]*m", "", text))
-            assert "link=" not in text or "[link=" in name
-
-
-def test_the_lines_of_a_running_search_are_plain_too(nasty):
-    ranking, history = ranking_of(nasty.search_file()), History()
-    with console(True) as text:
-        display = live.SearchDisplay(None, ranking)
-        for event in nasty.events():
-            history.apply(event)
-            display.observe(history, event)
-    assert "<script>" in text() and not CONTROLS.search(re.sub(r"\x1b\[[0-9;]*m", "", text()))
-
-
-def test_markup_is_shown_as_it_is():
-    with some_run(MARKUP) as run:
-        assert all(MARKUP in text for text in shown(run, is_terminal=True)[:3])
-
-
-MARKUP = "[/bold][red][link=a]:smile:"
-
-
-@few
-@given(name=names)
-def test_csv_keeps_every_value(name):
-    with some_run(name) as run, contextlib.redirect_stderr(io.StringIO()):
-        file = run.path / "rows.csv"
-        assert call(["results", str(run.path), "--csv", str(file)]) == 0
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
-    assert [row["origin"] for row in rows[:2]] == [f"{name}p", f"{name}o"]
-    assert f"test {name}t/{name}m" in rows[0] and len(rows) == 5
-
-
-def harmless_card(name: str, harmless: RunFolder) -> ModelCard:
-    """The card with harmless names; a task that has a colon, as this name, is a function."""
-    if ":" not in name:
-        return card("word", harmless)
-    with some_run("wo:rd") as run:
-        return card("wo:rd", run)
-
-
 def card(name: str, run: RunFolder) -> ModelCard:
     """The card of the winner, whose parents and licence have this name."""
-    config, history = run.search_file(), History(run.events())
-    view = View.of(run)
+    config, history, view = run.search_file(), History(run.events()), View.of(run)
     assert view.recipe is not None and view.best is not None
     keys = {"license": f"{name}l", "license_name": f"{name}n", "license_link": f"{name}k"}
-    parents = {
-        reference: Parent(reference, "org/name", (keys,)) for reference in view.recipe.parents
-    }
+    parents = {item: Parent(item, "org/name", (keys,)) for item in view.recipe.parents}
     merge = Merge(view.recipe, parents, mergekit=False, task="text-generation")
     texts = search_card(merge, config, history, view.best, ranking_of(config))
     ElementTree.fromstring(texts["recipe.svg"])
     return ModelCard(texts["README.md"])
+
+
+BOLD = {"strong_open", "strong_close"}  # of our own sentences
 
 
 def tokens(markdown: str) -> tuple[list[str], str]:
@@ -325,28 +237,121 @@ def tokens(markdown: str) -> tuple[list[str], str]:
     return kinds, "\n".join(child.content for child in lines)
 
 
-BOLD = {"strong_open", "strong_close"}  # of our own sentences
-
-
-@few
-@given(name=names)
-def test_the_card_has_the_metadata_and_the_blocks_of_harmless_names(harmless, name):
-    with some_run(name) as run:
-        found = card(name, run)
-    expected = harmless_card(name, harmless)
-    assert tokens(found.text)[0] == tokens(expected.text)[0]
+def check_card(name: str, run: RunFolder, harmless: RunFolder) -> str:
+    """Compare a card with one of harmless names; a task that has a colon is a function."""
+    found = card(name, run)
+    with contextlib.nullcontext(harmless) if ":" not in name else some_run("wo:rd") as other:
+        expected = card("wo:rd" if ":" in name else "word", other)
+    kinds, text = tokens(found.text)
+    assert kinds == tokens(expected.text)[0]
     data = found.data.to_dict()
     assert list(data) == list(expected.data.to_dict())
-    plain = without_controls(data["license_name"])
-    assert plain == without_controls(f"{name}n")
+    assert without_controls(data["license_name"]) == without_controls(f"{name}n")
     assert not CONTROLS.search(found.content)
+    return text
+
+
+@settings(FUZZ, max_examples=draws(6))
+@given(name=names)
+def test_any_names_leave_lines_columns_blocks_and_values_as_they_are(harmless, name):
+    with some_run(name) as run, contextlib.redirect_stderr(io.StringIO()):
+        for table, other in zip(
+            shown(run, is_terminal=False), shown(harmless, is_terminal=False), strict=True
+        ):
+            assert not CONTROLS.search(table)
+            assert columns(table) == columns(other)
+        for text in shown(run, is_terminal=True):
+            assert not CONTROLS.search(COLOURS.sub("", text))
+            assert "link=" not in text or "[link=" in name
+        check_card(name, run, harmless)
+        file = run.path / "rows.csv"
+        assert call(["results", str(run.path), "--csv", str(file)]) == 0
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        with console(False) as text:
+            assert call(["results", str(run.path), "--json"]) == 0
+        assert not CONTROLS.search(text())
+        found = json.loads(text())["candidates"]
+        assert [row["origin"] for row in found[:2]] == [f"{name}p", f"{name}o"]
+        for row, letter in zip(rows, "po", strict=False):  # no cell is a formula
+            assert row["origin"] in (f"{name}{letter}", f"'{name}{letter}")
+            assert not row["origin"].startswith(("=", "+", "-", "@"))
+    assert f"test {name}t/{name}m" in rows[0] and len(rows) == 5
 
 
 def test_nasty_names_leave_the_card_a_card(nasty, harmless):
-    found = card(EVERYTHING, nasty)
-    kinds, text = tokens(found.text)
-    assert kinds == tokens(harmless_card(EVERYTHING, harmless).text)[0]
+    text = check_card(EVERYTHING, nasty, harmless)
     assert "<img src=x onerror=" in text and "[a](http://b.c)" in text and "www.a.com" in text
+
+
+MARKUP = "[/bold][red][link=a]:smile:"
+
+
+def test_markup_is_shown_as_it_is(nasty):
+    for real in (terminal.out, terminal.err):
+        with real.capture() as captured:
+            real.print("[red]a[/red] :smile: 1")
+        assert captured.get() == "[red]a[/red] :smile: 1\n"
+    with some_run(MARKUP) as run:
+        assert all(MARKUP in text for text in shown(run, is_terminal=True))
+    ranking, history = ranking_of(nasty.search_file()), History()
+    with console(True) as text:
+        display = live.SearchDisplay(None, ranking)
+        for event in nasty.events():
+            history.apply(event)
+            display.observe(history, event)
+    assert "<script>" in text() and not CONTROLS.search(COLOURS.sub("", text()))
+
+
+class Strict:
+    """A tracker that takes only what every one can store, and then fails."""
+
+    name = "a run"
+
+    def init(self, config, name, **options):
+        self.check(config, name)
+        return self
+
+    def check(self, *values):
+        """Every key, also of inner mappings, is one printable line."""
+
+        def mapping(pairs):
+            assert all(key.isprintable() and len(key) <= 501 for key, _ in pairs)
+
+        json.loads(json.dumps(values, ensure_ascii=False).encode(), object_pairs_hook=mapping)
+
+    def log(self, metrics):
+        assert metrics["winner"] == 3
+        self.check(metrics)
+
+    def finish(self):
+        raise SystemExit("\x1b[2J[/x]")
+
+
+@pytest.mark.parametrize("name", [EVERYTHING, "x" * 20_000])
+def test_a_tracker_gets_texts_that_can_be_stored(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    run, said = run_with(name, tmp_path / "run"), []
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "trackio", Strict())
+        with tracked("trackio", run, ranking_of(run.search_file()), said.append):
+            pass
+    assert said == [
+        "logging to trackio: `trackio show --project evomerge` shows the run a run",
+        "warning: trackio failed ( [2J[/x]); the search goes on without it.",
+    ]
+    pytest.importorskip("trackio")
+    said.clear()
+    with tracked("trackio", run, ranking_of(run.search_file()), said.append):
+        pass
+    assert len(said) == 1 and said[0].startswith("logging to trackio")
+
+
+def test_half_a_letter_is_replaced_inside_of_everything():
+    """Files with one are refused when they are read; results of objective functions are not."""
+    assert storable({"a\ud800": ["b\ud800", {"c": 1.5, "d": None}]}) == {
+        "a?": ["b\N{REPLACEMENT CHARACTER}", {"c": 1.5, "d": None}]
+    }
 
 
 def test_log_messages_have_no_control_sequences(harmless, monkeypatch):

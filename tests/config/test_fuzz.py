@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from attacks.targets.searches import SEARCH
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import FUZZ, value_or_error, yaml_files
+from search_run import SMALL as SEARCH
 
 from evomerge.config.schema import load, parse
 from evomerge.errors import ConfigError

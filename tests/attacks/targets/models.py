@@ -1,54 +1,43 @@
-"""The files of a model folder: configs, weights' headers, adapters, tokenizers."""
+"""The files of a model folder: weights and their headers, adapters, tokenizers."""
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
+import pytest
 import tiny
 import torch
+import transformers
 from attacks.targets.target import Read, Target, near_json
+from attacks.targets.texts import validated
 from mutations import damaged, json_files, value_or_error
 from safetensors.torch import load_file, save_file
 
+from evomerge.merging.resident import Resident
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import check_fit
-from evomerge.models.safetensors import INDEX, SINGLE, read_folder, read_header
+from evomerge.models.safetensors import SINGLE, read_header
 from evomerge.models.stacks import component_filters
 from evomerge.recipe import Layer, Recipe, Source
 
-CONFIG: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "text_config": {"model_type": "llama", "tie_word_embeddings": False},
-    "tie_word_embeddings": False,
-    "dtype": "float32",
-    "eos_token_id": [1, 2],
-    "pad_token_id": 0,
-    "quantization_config": None,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
-}
 ADAPTER: dict[str, Any] = {
     "peft_type": "LORA",
     "r": 2,
     "lora_alpha": 4,
     "target_modules": ["q_proj"],
     "alpha_pattern": {"layers.1.self_attn.q_proj": 8},
-    "rank_pattern": {},
     "use_rslora": False,
     "use_dora": False,
     "fan_in_fan_out": False,
     "init_lora_weights": True,
-    "modules_to_save": None,
-    "layer_replication": None,
-    "layers_to_transform": None,
-    "layers_pattern": None,
     "bias": "none",
-    "megatron_config": None,
 }
 SPECIAL = {
     "id": 0, "content": "<pad>", "single_word": False, "lstrip": False, "rstrip": False,
@@ -93,8 +82,6 @@ HEADER: dict[str, Any] = {
     },
     "model.embed_tokens.weight": {"dtype": "BF16", "shape": [4, 2], "data_offsets": [64, 80]},
 }  # fmt: skip
-SHARDS = {"model.norm.weight": "one.safetensors", "lm_head.weight": "two.safetensors"}
-INDEXED: dict[str, Any] = {"metadata": {"total_size": 8}, "weight_map": SHARDS}
 
 
 def look(checkpoint: Checkpoint) -> tuple[Any, ...]:
@@ -105,20 +92,6 @@ def look(checkpoint: Checkpoint) -> tuple[Any, ...]:
         checkpoint.vocabulary, checkpoint.nbytes, checkpoint.fingerprint,
         component_filters(checkpoint.decoder_stack),
     )  # fmt: skip
-
-
-def configs(folder: Path) -> Read:
-    """The config.json of a model beside one that it should fit."""
-    host = Checkpoint.open(tiny.make(folder / "host", "llama"), "host")
-    path = tiny.make(folder / "model", "llama", seed=1)
-
-    def read(data: bytes) -> tuple[Any, ...]:
-        (path / "config.json").write_bytes(data)
-        checkpoint = Checkpoint.open(path, "model")
-        check_fit(host, [checkpoint])
-        return look(checkpoint)
-
-    return read
 
 
 def with_header(header: bytes, data: bytes) -> bytes:
@@ -134,19 +107,6 @@ def headers(folder: Path) -> Read:
         (folder / SINGLE).write_bytes(data)
         value_or_error(lambda: look(Checkpoint.open(folder, "model")))
         return read_header(folder / SINGLE)
-
-    return read
-
-
-def indices(folder: Path) -> Read:
-    """The index of a model in several files."""
-    for name, shard in SHARDS.items():
-        header = {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
-        (folder / shard).write_bytes(with_header(json.dumps(header).encode(), bytes(4)))
-
-    def read(data: bytes) -> Any:
-        (folder / INDEX).write_bytes(data)
-        return read_folder(folder)
 
     return read
 
@@ -173,18 +133,55 @@ def patched(folder: Path, adapter: Path) -> dict[str, torch.Tensor]:
     return {name: patch(name, tensor) for name, tensor in tensors.items()}
 
 
-def adapters(folder: Path) -> Read:
-    """The config of an adapter, whose change is then made."""
-    model = tiny.make(folder / "model", "llama", seed=1)
-    adapter = write_adapter(folder / "adapter")
+def adapters(name: str) -> Any:
+    """Return the reader of a file of an adapter, whose change is then made."""
 
-    def read(data: bytes) -> dict[str, torch.Tensor]:
-        (adapter / "adapter_config.json").write_bytes(data)
-        tensors = patched(model, adapter)
-        assert all(bool(item.isfinite().all()) for item in tensors.values())
-        return tensors
+    def reader(folder: Path) -> Read:
+        model = tiny.make(folder / "model", "llama", seed=1)
+        adapter = write_adapter(folder / "adapter")
+
+        def read(data: bytes) -> dict[str, torch.Tensor]:
+            (adapter / name).write_bytes(data)
+            tensors = patched(model, adapter)
+            assert name != "adapter_config.json" or all(
+                bool(item.isfinite().all()) for item in tensors.values()
+            )
+            return tensors
+
+        return read
+
+    return reader
+
+
+def pickled(folder: Path) -> Read:
+    """The pickled weights of a model, which become those of a merge."""
+    path = tiny.make(folder / "model", "llama", tokenizer=False)
+    (path / SINGLE).unlink()
+    whole = Layer("passthrough", [Source("a")])
+    layers = {"model.layers": [Layer("passthrough", [Source("a", i)]) for i in range(3)]}
+    recipe = Recipe("a", layers, whole, whole, dtype="float32")
+
+    def read(data: bytes) -> Any:
+        (path / "pytorch_model.bin").write_bytes(data)
+        with pytest.MonkeyPatch.context() as patch:  # do not keep what they are converted to
+            patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+            checkpoint = Checkpoint.open(path, "a")
+        return Resident({"a": checkpoint}, "a", "float32").apply(recipe)
 
     return read
+
+
+def with_pickle(archive: bytes, pickle: bytes | None = None) -> tuple[bytes, bytes]:
+    """Return a file of torch, which is a ZIP file, with another pickle, and the one that it had."""
+    written, before = io.BytesIO(), b""
+    with ZipFile(io.BytesIO(archive)) as old, ZipFile(written, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith("/data.pkl"):
+                before, data = data, data if pickle is None else pickle
+            new.writestr(name, data)
+    return written.getvalue(), before
 
 
 def union_recipe(tokenizer: str, **options: str) -> Recipe:
@@ -242,18 +239,39 @@ def _tokenizers(content: dict[str, Any], name: str) -> Any:
 
 
 _FILE = with_header(json.dumps(HEADER).encode(), bytes(80))
+_TORCH = io.BytesIO()
+torch.save(transformers.LlamaForCausalLM(tiny.CONFIGS["llama"]()).state_dict(), _TORCH)
+_PICKLES = _TORCH.getvalue()
+_PARTS = [("lora_A", [2, 16]), ("lora_B", [16, 2])]
+_LORA = {
+    f"base_model.model.model.layers.0.self_attn.q_proj.{part}.weight": {
+        "dtype": "F32", "shape": shape, "data_offsets": [128 * i, 128 * i + 128],
+    }
+    for i, (part, shape) in enumerate(_PARTS)
+}  # fmt: skip
+_ADAPTER = with_header(json.dumps(_LORA).encode(), struct.pack("<64f", *[0.5] * 64))
+_LLAMA = {**tiny.CONFIGS["llama"]().to_dict(), "architectures": ["LlamaForCausalLM"]}
 MODELS = {
-    "config.json": near_json(configs, CONFIG),
+    "config.json": near_json(validated("a/config.json"), _LLAMA),
     "header": Target(
         (_FILE,),
         json_files(HEADER).map(lambda header: with_header(header, bytes(80))) | damaged(_FILE),
         headers,
     ),
-    "index": near_json(indices, INDEXED),
-    "adapter": near_json(adapters, ADAPTER),
+    "pickled weights": Target(
+        (_PICKLES,),
+        damaged(with_pickle(_PICKLES)[1]).map(lambda data: with_pickle(_PICKLES, data)[0])
+        | damaged(_PICKLES),
+        pickled,
+    ),
+    "adapter": near_json(adapters("adapter_config.json"), ADAPTER),
+    "adapter weights": Target(
+        (_ADAPTER,),
+        json_files(_LORA).map(lambda header: with_header(header, bytes(256))) | damaged(_ADAPTER),
+        adapters("adapter_model.safetensors"),
+    ),
     "tokenizer bpe": near_json(_tokenizers(BPE, "tokenizer.json"), BPE),
     "tokenizer unigram": near_json(_tokenizers(UNIGRAM, "tokenizer.json"), UNIGRAM),
     "tokenizer config": near_json(_tokenizers(BPE, "tokenizer_config.json"), TOKENIZER_CONFIG),
-    "token ids": near_json(_tokenizers(UNIGRAM, "config.json"), {**CONFIG, **GENERATION}),
     "generation config": near_json(_tokenizers(UNIGRAM, "generation_config.json"), GENERATION),
 }

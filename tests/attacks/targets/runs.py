@@ -1,60 +1,66 @@
-"""The files of a run folder: the journal, and notes on times, attempts and workers."""
+"""The files of a run folder: the journal, and what `status` and `results` show of the others."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import math
 import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-from attacks.targets.target import Read, Target, near_json
+from attacks.targets.target import Read, Target, near_json, near_yaml
 from hypothesis import strategies as st
 from mutations import damaged, json_files, value_or_error
-from run_folders import lines_of
+from run_folders import KEY, asked, lines_of, scores, told, write_run
+from search_run import SMALL
 
-from evomerge.run.activity import read_activity
-from evomerge.run.attempts import Attempts
-from evomerge.run.folder import CONFIG, JOURNAL, RunFolder
+from evomerge.__main__ import run as command
+from evomerge.run import folder as run_folder
+from evomerge.run.folder import CONFIG, JOURNAL, MANIFEST
 from evomerge.run.history import History
 from evomerge.run.journal import HEADER, Journal, read
+from evomerge.scores import Failure
 
-SCORES = {
-    "documents": {"t": [0, 2]},
-    "values": {"t/acc": [1.0, 0.0]},
-    "aggregates": {"t/acc": 0.5},
-    "expected": {"t/acc": {"value": 0.4, "error": 0.1}},
-}
+SCORES = scores(9).to_dict()
+ESTIMATE = SCORES | {"expected": {KEY: {"value": 0.4, "error": 0.1}}}
 EVENTS = [
     HEADER,
-    {"event": "ask", "candidate": 0, "label": "a", "digest": "00", "origin": {"x": [1]}},
-    {"event": "tell", "candidate": 0, "scores": SCORES, "values": [0.5]},
-    {"event": "ask", "candidate": 1, "digest": "01", "generation": 0, "incumbent": 0, "known": 1},
-    {"event": "ask", "candidate": 2, "digest": "00", "origin": {}, "generation": 0},
-    {"event": "tell", "candidate": 1, "failure": {"stage": "merge", "reason": "NaN"}},
-    {"event": "tell", "candidate": 2, "same_as": 0, "values": [0.5]},
+    asked(0, "zoo:language"),
+    told(0, scores(3)),
+    asked(1, "uniform"),
+    told(1, Failure("merge", "no weights")),
+    asked(2, genome=[0.5, 1.0]),
+    {"event": "tell", "candidate": 2, "scores": ESTIMATE, "values": [0.5]},
+    {"event": "ask", "candidate": 3, "digest": "01", "generation": 0, "incumbent": 0, "known": 1},
+    {"event": "tell", "candidate": 3, "same_as": 0, "values": [0.5]},
     {"event": "complete", "candidate": 2, "scores": SCORES, "values": [0.5]},
-    {"event": "score", "candidate": 0, "split": "validation", "scores": SCORES},
+    {"event": "score", "candidate": 2, "split": "validation", "scores": SCORES},
     {"event": "memory", "halvings": 1},
-    {"event": "winner", "candidate": 0},
+    {"event": "winner", "candidate": 2},
     {"event": "budget", "candidates": 30, "hours": None},
 ]
 TIMINGS = [
     {"session": 1.7e9, "elapsed": 3.5, "candidate": 0, "seconds": {"merge": 0.5}},
-    {"session": 1.8e9, "elapsed": 7.25, "candidate": 1, "seconds": {}},
     {"candidate": 1, "seconds": {"evaluate": 1, "merge": 2}, "cpu_seconds": {"evaluate": 1.5}},
     {"session": 1.8e9, "elapsed": 8, "event": "tell", "candidate": 2, "peak": {"process": 10**9}},
     {"session": 1.8e9, "elapsed": 9, "phase": "prepare", "method": "ties", "done": 1, "total": 9},
 ]
-ATTEMPTS = [{"job": "3 search", "what": "begins"}, {"job": "3 search", "what": "ends"}]
-WORKERS = {
-    "workers": [
-        {"number": 0, "state": "scoring", "place": "cpu", "candidates": [3], "split": "search",
-         "since": 1.7e9}
-    ],
-    "lost": 1,
-}  # fmt: skip
+WORKER = {"number": 0, "state": "scoring", "place": "cpu", "candidates": [3], "split": "search"}
+WORKERS = {"workers": [WORKER | {"since": 1.7e9}], "lost": 1}
+KEPT: dict[str, Any] = {
+    "config": SMALL,
+    "versions": {"torch": "2.9"},
+    "parents": {"zoo:language": "ab" * 32},
+    "documents": {split: {"zoo_maths": [0, 3]} for split in ("search", "validation", "test")},
+    "sources": {"search": {"zoo_maths": "zoo_maths/test"}},
+    "datasets": {"test": {"zoo_maths": {"id": "org/sums", "config": "en", "split": "test"}}},
+    "lower_is_better": ["zoo_maths/exact_match"],
+    "genes": ["weight/0"],
+    "digest": "any",
+}
 
 
 def chained(text: bytes) -> bytes:
@@ -69,22 +75,9 @@ def chained(text: bytes) -> bytes:
     return lines
 
 
-def notes(lines) -> st.SearchStrategy[bytes]:
-    """Bytes near a file with these lines of JSON, or with none of them."""
-    near = st.sampled_from(lines).flatmap(json_files).map(lambda text: text.replace(b"\n", b" "))
-    whole = "".join(json.dumps(line) + "\n" for line in lines).encode()
-    return st.lists(near, max_size=3).map(b"\n".join) | damaged(whole)
-
-
-def _empty_run(folder: Path) -> Path:
-    (folder / CONFIG).write_text("{}")
-    (folder / JOURNAL).touch()
-    return folder
-
-
 def journals(folder: Path) -> Read:
     """A journal: read, and opened by a writer."""
-    path = _empty_run(folder) / JOURNAL
+    path = folder / JOURNAL
 
     def fold() -> list[Any]:
         history = History(read(path))
@@ -103,68 +96,62 @@ def journals(folder: Path) -> Read:
     return read_one
 
 
-def times(folder: Path) -> Read:
-    """The times of a run; whatever the file has, numbers are finite and texts can be shown."""
-    _empty_run(folder)
-
-    def read_one(data: bytes) -> Any:
-        (folder / "timings.jsonl").write_bytes(data)
-        timings = RunFolder(folder).timings
-        times = [timings.hours(), timings.candidates_per_hour() or 0.0]
-        times += [spent for item in timings.by_candidate().values() for spent in item.values()]
-        times += timings.peak().values()
-        for item in timings.spent().values():
-            times += [item.seconds, item.cpu_seconds or 0.0]
-            assert len(item.text) < 100
-        assert all(math.isfinite(number) and 0 <= number < 1e19 for number in times)
-        json.dumps(timings.by_candidate())
-        said = timings.preparation() or ""
-        assert said.isprintable() and len(said) < 1000
-        return timings
-
-    return read_one
+def said(*arguments: object) -> str:
+    """Run a command in this process and return what it printed."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()):
+        code = command([str(item) for item in arguments])
+    assert code in (0, 1, 2), code
+    return output.getvalue()
 
 
-def attempts(folder: Path) -> Read:
-    """The notes on which jobs began and ended."""
-
-    def read_one(data: bytes) -> Any:
-        (folder / "attempts.jsonl").write_bytes(data)
-        found = Attempts(folder / "attempts.jsonl")
-        assert 0 <= found.count("3 search") < 1000
-        with found.trying("4 search"):
-            pass
-        assert Attempts(folder / "attempts.jsonl").count("4 search") == 0
-        return found
-
-    return read_one
+def not_finite(text: str) -> None:
+    """Refuse what JSON does not have."""
+    raise AssertionError(f"{text} is no JSON")
 
 
-def workers(folder: Path) -> Read:
-    """The notes on what each worker does."""
+def shown(name: str) -> Any:
+    """Return the reader of one file of a run, which `status` and `results` show.
 
-    def read_one(data: bytes) -> Any:
-        (folder / "workers.json").write_bytes(data)
-        states, lost = read_activity(folder / "workers.json")
-        for state in states:
-            for text in (state.state, state.place, state.split):
-                assert text.isprintable() and len(text) < 1000
-            assert math.isfinite(state.since)
-            str(state.candidates)
-        str(lost)
-        return states, lost
+    A run can have any search file and manifest here, of which its digest would refuse all but one.
+    """
 
-    return read_one
+    def reader(folder: Path) -> Read:
+        run = write_run(folder / "run", EVENTS[1:]).path
+        if name in (CONFIG, MANIFEST):
+            (run / MANIFEST).write_text(json.dumps(KEPT))
+        any_digest = patch.object(run_folder, "_digest", lambda _: "any")
+
+        def read_one(data: bytes) -> Any:
+            (run / name).write_bytes(data)
+            with any_digest if name in (CONFIG, MANIFEST) else contextlib.nullcontext():
+                found = [
+                    value_or_error(lambda words=words: said(words[0], run, *words[1:]))
+                    for words in (("status", "--json"), ("results", "--json"), ("results",))
+                ]
+            for text in filter(None, found[:2]):
+                json.loads(text, parse_constant=not_finite)
+            assert "\x1b" not in "".join(filter(None, found))
+            return found
+
+        return read_one
+
+    return reader
 
 
-def _lines(notes: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(note) + "\n" for note in notes).encode()
+def _lines(lines: list[dict[str, Any]], reader: Any) -> Target:
+    near = st.sampled_from(lines).flatmap(json_files).map(lambda text: text.replace(b"\n", b" "))
+    whole = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    return Target((whole,), st.lists(near, max_size=3).map(b"\n".join) | damaged(whole), reader)
 
 
 _JOURNAL = b"".join(lines_of(EVENTS))
+_NEAR = json_files(EVENTS).map(chained) | damaged(_JOURNAL)
 RUNS = {
-    "journal": Target((_JOURNAL,), json_files(EVENTS).map(chained) | damaged(_JOURNAL), journals),
-    "timings": Target((_lines(TIMINGS),), notes(TIMINGS), times),
-    "attempts": Target((_lines(ATTEMPTS),), notes(ATTEMPTS), attempts),
-    "workers": near_json(workers, WORKERS),
+    "journal": Target((_JOURNAL,), _NEAR, journals),
+    "shown journal": Target((_JOURNAL,), _NEAR, shown(JOURNAL)),
+    "shown search": near_yaml(shown(CONFIG), SMALL),
+    "shown manifest": near_json(shown(MANIFEST), KEPT),
+    "shown timings": _lines(TIMINGS, shown("timings.jsonl")),
+    "shown workers": near_json(shown("workers.json"), WORKERS),
 }
