@@ -231,22 +231,15 @@ def _having(
     for item in inputs:
         sources = tuple(name for name in item.sources if name in having)
         models = [*sources, *(name for name in having if name == item.base)]
-        if (
-            len(sources) < item.method.parents[0]
-            or len(models) < 2
-            or item.base not in (None, *models)
-        ):
+        fewest = max(item.method.parents[0], 1 if item.base else 2)
+        if len(sources) < fewest or item.base not in (None, *models):
+            needed = f"{fewest} parent{'s' if fewest > 1 else ''} or more"
+            if item.base:
+                needed = f"the base {item.base!r} and {needed} beside it"
             raise ConfigError(
-                f"space.components names {modality!r}, which {item.method.name} needs in "
-                f"{_needed(item)}, but only {' and '.join(having)} has it in the shapes of the "
-                f"host's; remove {modality!r}, and merges keep the host's."
+                f"space.components names {modality!r}, which {item.method.name} needs in {needed}, "
+                f"but only {' and '.join(having)} has it in the shapes of the host's; remove "
+                f"{modality!r}, and merges keep the host's."
             )
         found.append(replace(item, sources=sources))
     return found
-
-
-def _needed(used: MethodInputs) -> str:
-    """Return in which models a method needs a modality, in words."""
-    fewest = max(used.method.parents[0], 1 if used.base else 2)
-    count = f"{fewest} parent{'s' if fewest > 1 else ''} or more"
-    return f"the base {used.base!r} and {count} beside it" if used.base else count

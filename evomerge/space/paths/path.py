@@ -46,16 +46,14 @@ def path_of(layers: Iterable[Layer]) -> Path:
     """Return the path of a recipe's blocks, the inverse of `layers_of`; RecipeError: it is none."""
     hops = []
     for position, layer in enumerate(layers):
-        source = layer.sources[0] if len(layer.sources) == 1 else None
-        layer_index = source.layer if source else None
-        if source is None or layer_index is None or layer.method != "passthrough":
+        source = layer.sources[0] if len(layer.sources) == 1 else Source("")
+        is_plain = layer.method == "passthrough" and not (source.knobs or layer.knobs or layer.base)
+        if source.layer is None or not is_plain:
             raise RecipeError(
-                f"Block {position} is made by {layer.method!r} from {len(layer.sources)} sources; "
-                "on a path every block is one block of one parent (method 'passthrough')."
+                f"Block {position} is made by {layer.method!r} from {len(layer.sources)} sources, "
+                "or has knobs; on a path every block is one block of one parent, with a scale."
             )
-        if source.knobs or layer.knobs or layer.base:
-            raise RecipeError(f"Block {position} has knobs or a base; a path has only scales.")
-        hops.append(Hop(source.parent, layer_index, layer.scale))
+        hops.append(Hop(source.parent, source.layer, layer.scale))
     return tuple(hops)
 
 
