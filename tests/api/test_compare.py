@@ -31,14 +31,9 @@ def test_the_command_prints_what_python_returns(compared):
     first = found["parents"][0]
     assert first["components"]["embeddings"] > 0 == found["parents"][1]["components"]["embeddings"]
     assert 0 < first["change"] < 1
-
-
-def test_the_table_has_a_row_for_each_parent():
     lines = evomerge("compare", *EXPERTS, "--base", "zoo:base").stdout.splitlines()
-    assert [line.split("\t")[0] for line in lines] == ["parent", *EXPERTS]
-    heads = ["attention", "mlp", "embeddings", "head", "nearest", "cosine"]
-    assert lines[0].split("\t")[1:] == heads
-    assert lines[1].split("\t")[-2:] == ["zoo:facts", "0.04"]
+    heads = ["parent", "attention", "mlp", "embeddings", "head", "nearest", "cosine"]
+    assert lines[0].split("\t") == heads and lines[1].split("\t")[-2:] == ["zoo:facts", "0.04"]
 
 
 def test_without_a_base_it_says_what_it_cannot_know():
@@ -99,34 +94,20 @@ def test_the_folder_of_an_adapter_is_a_parent_with_the_base(tmp_path):
     assert math.isclose(found["pairs"][0]["cosine"], 1, abs_tol=1e-4)
 
 
-def broken(folder, value):
-    def change(tensors):
-        tensors["model.norm.weight"][0] = value
-
-    tiny.rewrite(folder, change)
-
-
 def test_bad_input_gets_one_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     nan = copy_of("maths", tmp_path / "nan")
-    broken(nan, math.nan)
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
+    tiny.rewrite(nan, lambda tensors: tensors["model.norm.weight"].fill_(math.nan))
     other = tiny.make(tmp_path / "other")
     cut = shutil.copytree(zoo.path("maths"), tmp_path / "cut")
     weights = cut / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     cases = [
         (["zoo:maths"], None, ["one model only", "--base"]),
-        (["zoo:base"], "zoo:base", ["one model only"]),
-        (["zoo:maths", "zoo:maths"], None, ["twice"]),
         ("zoo:maths", "zoo:base", ["give a list of models, as ['zoo:maths']"]),
         (["zoo:mathz", "zoo:facts"], None, ["Did you mean 'zoo:maths'"]),
         ([tmp_path / "empty", "zoo:facts"], None, ["config.json"]),
-        ([nan, "zoo:facts"], "zoo:base", ["nan", "not finite"]),
         (["zoo:facts", nan], None, ["nan", "not finite"]),
-        ([adapter, "zoo:facts"], None, ["adapter", "name it behind the model"]),
         ([other, "zoo:facts"], "zoo:base", ["do not fit", "lm_head.weight"]),
         ([cut, "zoo:facts"], None, ["download or export it again"]),
     ]

@@ -38,10 +38,3 @@ def test_a_run_refuses_what_is_no_path(tmp_path: Path) -> None:
     for call in (run.export, run.report):
         with pytest.raises(InputError, match=r"^out is 3; give a path, as text or a `Path`\.$"):
             call(3)
-
-
-def test_what_is_no_model_is_sought_and_not_found() -> None:
-    wrong: Any = 3
-    for models, base in (([wrong, "zoo:base"], None), (["zoo:base"], wrong)):
-        with pytest.raises(InputError, match=r"'3' is not a folder"):
-            evomerge.compare(models, base)

@@ -92,12 +92,6 @@ def test_a_parent_that_wins_has_no_genes(run: Run, tmp_path: Path) -> None:
     assert "The genes of the best candidate" not in text
 
 
-def test_a_run_that_goes_on_is_read_again(run: Run, tmp_path: Path) -> None:
-    assert len(run.candidates) == 3
-    append(RunFolder(run.folder), [asked(3, genome=[0.5]), told(3, scores(23))])
-    assert len(run.candidates) == 4
-
-
 def test_the_bar_of_a_search_has_the_unit_of_the_tables(run: Run) -> None:
     bar, leaders = tqdm(total=3, file=StringIO()), list[Candidate]()
     history = History()
@@ -125,19 +119,6 @@ def test_a_front_is_plotted_only_if_there_is_one(run: Run, tmp_path: Path) -> No
     front = Run(write_run(tmp_path / "f", events, mode="pareto", objectives=objectives).path)
     assert front.winner is None
     assert [axes.get_ylabel() for axes in plot_front(front).axes] == [f"{KEY} in %"]
-
-
-def test_genes_are_ordered_by_their_rank_correlation_with_the_score(tmp_path: Path) -> None:
-    genomes = [[0.1, 0.9, 0.5], [0.2, 0.1, 0.5], [0.3, 0.8, 0.5], [0.4, 0.3, 0.5]]
-    events = [
-        event
-        for n, g in enumerate(genomes)
-        for event in (asked(n, genome=g), told(n, scores(2 * n)))
-    ]
-    run = Run(write_run(tmp_path / "run", events, frozen={"genes": ["a", "b", "same"]}).path)
-    (axes,) = plot_importance(run).axes
-    assert [item.get_text() for item in axes.get_yticklabels()] == ["a", "b"]
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx([1.0, -0.4])
 
 
 def test_genes_have_the_names_of_parents_that_the_standings_have(tmp_path: Path) -> None:
@@ -169,5 +150,7 @@ def test_an_empty_run_has_no_rows(tmp_path: Path) -> None:
     run = Run(write_run(tmp_path / "run", []).path)
     assert run.candidates.empty and run.best is None and run.front == []
     assert run.standings.empty and "No candidate has been scored yet" in str(run)
+    append(RunFolder(run.folder), [asked(0, "zoo:language"), told(0, scores(6))])
+    assert len(run.candidates) == 1, "a run that goes on is read again"
     with pytest.raises(RunFolderError, match="does not exist"):
         Run(tmp_path / "none")

@@ -73,12 +73,8 @@ def test_a_study_that_is_told_the_scores_of_a_search_proposes_its_candidates(
 def test_a_search_goes_on_whatever_the_order_in_which_scores_are_told(tmp_path: Path) -> None:
     study = Study(CONFIG, run=tmp_path / "study")
     first = [study.ask() for _ in range(8)]
-    assert [item.name for item in first[:4]] == [
-        "zoo:language",
-        "zoo:maths",
-        "uniform",
-        "optimizer",
-    ]
+    names = ["zoo:language", "zoo:maths", "uniform", "optimizer"]
+    assert [item.name for item in first[:4]] == names
     assert first[2].genes == {} and len(first[3].genes) == 8
     for candidate in reversed(first[1:]):
         study.tell(candidate.number, wins(candidate))
@@ -145,14 +141,11 @@ def test_what_is_told_is_what_people_see(tmp_path: Path) -> None:
     }
     assert "No verdict: the best is zoo:language (wins 3.00)" in str(run)
     page = run.report().read_text(encoding="utf-8")
-    assert "No verdict: the best is zoo:language" in page
-    assert "There are no documents" in page
-    for wrong in ("evomerge search search.yaml", "lm_eval --model", "test documents"):
-        assert wrong not in page, wrong
+    assert "No verdict: the best is zoo:language" in page and "There are no documents" in page
     card = (run.export(tmp_path / "best") / "README.md").read_text(encoding="utf-8")
     assert "| score | model | search |" in card
-    for wrong in ("evomerge search search.yaml", "Sources of the documents", "test documents"):
-        assert wrong not in card, wrong
+    for wrong in ("evomerge search search.yaml", "lm_eval --model", "test documents"):
+        assert wrong not in page and wrong not in card, wrong
 
 
 def test_more_candidates_go_on_and_another_search_file_is_refused(tmp_path: Path) -> None:
@@ -185,67 +178,43 @@ def test_scores_by_name_make_a_front_and_keep_constraints(tmp_path: Path) -> Non
     assert [item.number for item in study.front] == [3, 2, 1]
     assert "the knee of the front is" in str(study)
     last = study.ask()
-    for score, message in (
-        (0.5, "wants numbers for wins, steps, falls"),
-        ({"wins": 1, "steps": 2}, "wants numbers for wins, steps, falls"),
-        ({"wins": 1, "step": 2, "falls": 0}, "Did you mean 'steps'"),
-        ({"wins": "many", "steps": 2, "falls": 0}, "must be a number, or None"),
-    ):
-        with pytest.raises(InputError, match=message):
+    for score in (0.5, {"wins": 1, "step": 2, "falls": 0}):
+        with pytest.raises(InputError, match="wants numbers for wins, steps, falls"):
             study.tell(last, score)  # type: ignore[arg-type]
     study.tell(last, {"wins": 1, "steps": float("nan"), "falls": 0})
     assert study.history.candidates[last.number].status == "failed"
 
 
-def test_only_open_candidates_have_scores_to_tell(tmp_path: Path) -> None:
-    study = Study(CONFIG, run=tmp_path / "study")
-    study.tell(study.ask(), 1.0)
-    for number, message in (
-        (0, "Candidate 0 waits for no score: it has an outcome already"),
-        (9, "Candidate 9 waits for no score: the study has given 3 candidates so far"),
-        (-1, "Candidate -1 waits"),
-    ):
-        with pytest.raises(InputError, match=message):
-            study.tell(number, 1.0)
-    study.tell(2, 0.5)  # it needs nobody's `ask`
-    assert study.ask().number == 1
-    assert study.ask().number == 3
-
-
-def test_what_is_no_candidate_and_no_score_of_this_study_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_open_candidate_and_no_score_is_refused(tmp_path: Path) -> None:
     """A number as text, or the candidate of another study, would be told to some candidate."""
     study, other = (Study(CONFIG, run=tmp_path / name) for name in ("study", "other"))
+    study.tell(study.ask(), 1.0)
     candidate, foreign = study.ask(), other.ask()
     for told, score, message in (
+        (0, 1.0, "Candidate 0 waits for no score: it has an outcome already"),
+        (9, 1.0, "Candidate 9 waits for no score: the study has given 3 candidates so far"),
         (foreign, 1.0, "is a candidate of the study .*/other, and this one is .*/study"),
-        ("0", 1.0, "The candidate is '0'; it must be one that `ask` has given, or its number"),
-        (0.7, 1.0, "The candidate is 0.7"),
-        (None, 1.0, "The candidate is None"),
-        (False, 1.0, "The candidate is False"),
+        ("1", 1.0, "The candidate is '1'; it must be one that `ask` has given, or its number"),
         (candidate, "3", "The score is '3', but must be a number"),
-        (candidate, {"wins": b"3"}, "must be a number"),
         (candidate, {"wins": None}, "must be a number"),
-        (candidate, [1.0], "must be a number"),
-        (candidate, 10**400, "must be a number"),
         (candidate, {}, "wants numbers for wins"),
     ):
         with pytest.raises(InputError, match=message):
             study.tell(told, score)  # type: ignore[arg-type]
-    assert [item.number for item in study.history.open] == [0, 1, 2]
+    study.tell(2, 0.5)  # it needs nobody's `ask`
+    assert [item.number for item in study.history.open] == [1]
     again = Study(run=tmp_path / "study")  # as if a cell of a notebook was run again
     again.tell(candidate, True)
-    assert again.history.candidates[0].fitness == 1.0
+    assert again.history.candidates[1].fitness == 1.0
+    assert again.ask().number == 3
 
 
 def test_a_budget_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="has no study that could go on; give a search file"):
         Study(run=tmp_path / "study")
-    Study(CONFIG, run=tmp_path / "study").close()
-    for wrong in (0, -3, "x", float("nan")):
-        for config in (None, CONFIG):
-            with pytest.raises(ConfigError, match=r"`candidates` is .*; it must be a"):
-                Study(config, run=tmp_path / "study", candidates=wrong)  # type: ignore[arg-type]
-    assert "budget" not in (tmp_path / "study" / "journal.jsonl").read_text()
+    for wrong in (0, float("nan")):
+        with pytest.raises(ConfigError, match=r"`candidates` is .*; it must be a"):
+            Study(CONFIG, run=tmp_path / "study", candidates=wrong)  # type: ignore[arg-type]
 
 
 def test_an_equal_recipe_is_not_scored_again(tmp_path: Path) -> None:
@@ -334,12 +303,9 @@ def test_there_is_one_writer(tmp_path: Path) -> None:
 
 def test_a_target_ends_a_study_before_its_last_candidate(tmp_path: Path) -> None:
     study = Study({**CONFIG, "budget": {"candidates": 9, "target": 2.5}}, run=tmp_path / "study")
-    given = []
     for candidate in study:
-        given.append(candidate.number)
         study.tell(candidate, candidate.number)
-    assert given == [0, 1, 2, 3]
-    assert study.is_done
+    assert study.is_done and len(study.history.told) == 4
 
 
 def test_stop_ends_what_a_study_gives(tmp_path: Path) -> None:
@@ -353,7 +319,10 @@ def test_stop_ends_what_a_study_gives(tmp_path: Path) -> None:
 
 
 def test_a_study_warns_of_its_parents_and_its_budget_as_a_search_does(tmp_path: Path) -> None:
-    parents = ["zoo:language", str(other_epsilon(tmp_path))]
+    copy = shutil.copytree(zoo.path("maths"), tmp_path / "other")
+    setting = json.loads((copy / "config.json").read_text()) | {"rms_norm_eps": 1e-5}
+    (copy / "config.json").write_text(json.dumps(setting))
+    parents = ["zoo:language", str(copy)]
     config = {**CONFIG, "parents": parents, "budget": {"candidates": 8}}
     with pytest.warns(UserWarning) as found:
         Study(config, run=tmp_path / "study").close()
@@ -363,32 +332,17 @@ def test_a_study_warns_of_its_parents_and_its_budget_as_a_search_does(tmp_path: 
     assert not any("gradient" in text or "documents" in text for text in told), told
 
 
-def other_epsilon(folder: Path) -> Path:
-    """Return a copy of a parent that has another setting."""
-    copy = folder / "other"
-    shutil.copytree(zoo.path("maths"), copy)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-5}))
-    return copy
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"optimizer": {"name": "gradient"}}, "`optimizer.name` gradient, which needs documents"),
-        ({"evaluation": {"include": ["tasks"]}}, "`evaluation.include`, which needs documents"),
         ({"evaluation": {"racing": {"enabled": True}}}, "`evaluation.racing`"),
         ({"executor": {"kind": "processes"}}, "`executor.kind`"),
         ({"executor": {"order": "generation"}}, "`executor.order` generation"),
-        (
-            {"objectives": [{"told": "wins"}, {"task": "zoo_l2_maths"}]},
-            "also has 'acc' of 'zoo_l2_maths'",
-        ),
-        ({"objectives": [{"task": "zoo_l2_maths"}]}, "has 'acc' of 'zoo_l2_maths'"),
+        ({"objectives": [{"told": "wins"}, {"task": "x"}]}, "also has 'acc' of 'x'"),
         ({"objectives": [{"told": "a/b"}]}, "told` is 'a/b'; it must be a name of letters"),
         ({"objectives": [{"told": "a", "metric": "b"}]}, "the `told` a and the `metric` b"),
         ({"objectives": [{"told": "a", "task": "b"}]}, "the `task` 'b' and the `told` a"),
-        ({"stages": [{}]}, "stages"),
     ],
 )
 def test_what_needs_documents_is_refused(

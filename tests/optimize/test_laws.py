@@ -200,7 +200,7 @@ def test_a_trial_is_told_once_and_only_after_it_was_asked(name):
             optimizer.tell(wrong, values)
         with pytest.raises(ValueError, match="not open"):
             optimizer.amend(wrong, (0.0, 0.0, 0.0))
-    with pytest.raises(ValueError, match=r"takes (one value|. values), not"):
+    with pytest.raises(ValueError, match=r"has . values, not ."):
         optimizer.tell(optimizer.ask()[0], [*values, 0.5])
 
 
