@@ -44,16 +44,15 @@ class Evaluator:
         harness: the lm-eval tasks, or None if there are none.
         functions: functions of the user, and objectives with rows of a file.
         batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
-        backend: `hf` runs models by transformers; `vllm` loads their weights into a vLLM engine,
-            which generates texts.
+        backend: `hf` runs models by transformers; `vllm` generates texts with a vLLM engine.
         by_split: the tasks of each split whose documents come from other tasks, by the names of the
             tasks that they replace.
         tensor_parallel: accelerators that the engine is divided over.
-        counted: the tasks whose generated tokens are counted, as the metric `tokens`.
+        counted: the tasks with the metric `tokens`: how many a model has generated.
         properties: the properties of models that come with their scores (`MODEL_METRICS`).
         seed: of texts that tasks sample. Each text has a seed of its own, by this one, the task,
             the document and the number of the repeat.
-        referenced: the tasks whose reference answers are scored, as the metric `nll`.
+        referenced: the tasks with the metric `nll`, for which reference answers are scored.
 
     Attributes:
         is_touched: whether a function of a user has had the model since it was last built.
@@ -96,9 +95,9 @@ class Evaluator:
     @property
     def code_tasks(self) -> list[str]:
         """The tasks that run code which models write."""
-        sets = (self.default, *self.by_split.values())
-        names = (item.harness.code_tasks for item in sets if item.harness is not None)
-        return list(dict.fromkeys(name for of_set in names for name in of_set))
+        harnesses = (item.harness for item in (self.default, *self.by_split.values()))
+        names = (name for harness in harnesses if harness for name in harness.code_tasks)
+        return list(dict.fromkeys(names))
 
     def tasks_of(self, split: Split) -> TaskSet:
         """Return the tasks that supply a split's documents."""
@@ -128,22 +127,22 @@ class Evaluator:
         """
         self.tokenizer, self.splits = tokenizer, splits
         self._requests, self._references, self.is_touched = {}, {}, False
+        if not any(self._asked(split, of_split) for split, of_split in splits.items()):
+            return
+        infos = [info for split in splits for info in self.tasks_of(split).info.tasks.values()]
+        sees = any(info.shows_images for info in infos)
+        reference = ReferenceLM(model, tokenizer, self.reasoning, sees=sees)
+        self.forward = self.batched = Forward(model, tokenizer, reference, self.batch_size)
+        if self.backend == "vllm":
+            self._engine = self._engine or VllmEngine(
+                deepest() if deepest else model, tokenizer, self.tensor_parallel
+            )
+            self.forward = EngineForward(self.batched, self._engine)
         first, documents = next(iter(splits.items()))
-        if any(self._asked(split, of_split) for split, of_split in splits.items()):
-            infos = [info for split in splits for info in self.tasks_of(split).info.tasks.values()]
-            sees = any(info.shows_images for info in infos)
-            reference = ReferenceLM(model, tokenizer, self.reasoning, sees=sees)
-            plain = Forward(model, tokenizer, reference, self.batch_size)
-            self.batched, self.forward = plain, plain
-            if self.backend == "vllm":
-                self._engine = self._engine or VllmEngine(
-                    deepest() if deepest else model, tokenizer, self.tensor_parallel
-                )
-                self.forward = EngineForward(plain, self._engine)
-            tasks = self._asked(first, documents)
-            asked = [list(self.requests(first, task).values()) for task in tasks]
-            written = [self._written(first, task, self.requests(first, task)) for task in tasks]
-            self.forward.check(model, [*asked, *filter(None, written)])
+        tasks = self._asked(first, documents)
+        asked = [list(self.requests(first, task).values()) for task in tasks]
+        written = [self._written(first, task, self.requests(first, task)) for task in tasks]
+        self.forward.check(model, [*asked, *filter(None, written)])
 
     def _asked(self, split: Split, tasks: Iterable[str]) -> list[str]:
         """Return the tasks of lm-eval, which ask a model for its answers."""
@@ -206,11 +205,9 @@ class Evaluator:
             CandidateError: one raises an exception, or returns something other than scores.
         """
         split, documents = next(iter(self.splits.items()))
-        for name in documents:
-            function = self.tasks_of(split).functions.get(name)
-            if function is not None and (ids := tuple(sorted(documents[name])[:1])):
-                model = self._fresh(model)
-                self._call(function, model, ids)
+        functions = self.tasks_of(split).functions
+        one = {name: sorted(ids)[:1] for name, ids in documents.items() if name in functions}
+        self.answer(model, split, one)
 
     def answer(
         self, model: Any, split: Split = "search", documents: Documents | None = None
@@ -222,54 +219,51 @@ class Evaluator:
         """
         chosen = documents if documents is not None else self.splits[split]
         asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
+        of_model = {task: asked[task] for task in self._asked(split, asked)}
         rows: dict[str, dict[int, DocumentMetrics]] = {}
-        tasks = self.tasks_of(split)
         with _failures():
-            if of_model := self._asked(split, asked):
+            if of_model:
                 model = self._fresh(model)
-                requests = {
-                    task: [self.requests(split, task)[i] for i in asked[task]] for task in of_model
-                }
-                by_document = [item for of_task in requests.values() for item in of_task]
-                by_document += [
-                    item for task in requests for item in self._written(split, task, asked[task])
-                ]
-                assert self.forward is not None
-                with self._scoring_context(model):
-                    self.forward(model, (split, tuple(asked.items())), by_document)
-                for task, of_task in requests.items():
-                    instances = [[request.instance for request in item] for item in of_task]
-                    known = self._answered.setdefault((split, task), {})
-                    known.update(zip(asked[task], instances, strict=True))
-                    assert tasks.harness is not None
-                    measured = tasks.harness.measure(task, instances)
-                    if task in self.counted:
-                        for row, document in zip(measured, of_task, strict=True):
-                            counts = [count for item in document for count in item.generated]
-                            row[TOKENS] = sum(counts) / len(counts)
-                    rows[task] = dict(zip(asked[task], measured, strict=True))
-                    if task in self.referenced:
-                        for place, row in rows[task].items():
-                            row[NLL] = nll(self.references(split, task)[place])
-            for task in asked:
-                if (called := tasks.functions.get(task)) is not None:
-                    model = self._fresh(model)
-                    results = self._call(called, model, asked[task])
-                    rows[task] = {
-                        document: {metric: values[place] for metric, values in results.items()}
-                        for place, document in enumerate(asked[task])
-                    }
+                self._run(model, split, of_model)
+                rows = {task: self._measured(split, task, ids) for task, ids in of_model.items()}
+            for task in (task for task in asked if task not in of_model):
+                model, function = self._fresh(model), self.tasks_of(split).functions[task]
+                self.is_touched = self.is_touched or isinstance(function, ObjectiveFunction)
+                columns = function(model, self.tokenizer, asked[task])
+                lines = zip(*columns.values(), strict=True)
+                metrics = (dict(zip(columns, line, strict=True)) for line in lines)
+                rows[task] = dict(zip(asked[task], metrics, strict=True))
         return Answers({task: rows[task] for task in asked})
+
+    def _run(self, model: Any, split: Split, asked: Mapping[str, tuple[int, ...]]) -> None:
+        """Let a model answer the requests of some documents, by task."""
+        requests = [self.requests(split, task)[i] for task, ids in asked.items() for i in ids]
+        requests += [
+            item for task, ids in asked.items() for item in self._written(split, task, ids)
+        ]
+        assert self.forward is not None
+        with self._scoring_context(model):
+            self.forward(model, (split, tuple(asked.items())), requests)
+
+    def _measured(self, split: Split, task: str, ids: Sequence[int]) -> dict[int, DocumentMetrics]:
+        """Return the metrics of documents of a task of lm-eval, from the latest answers."""
+        harness = self.tasks_of(split).harness
+        assert harness is not None
+        requests = {document: self.requests(split, task)[document] for document in ids}
+        answered = {i: [item.instance for item in of] for i, of in requests.items()}
+        self._answered.setdefault((split, task), {}).update(answered)
+        rows = dict(zip(ids, harness.measure(task, list(answered.values())), strict=True))
+        for document, row in rows.items():
+            if task in self.counted:
+                counts = [count for item in requests[document] for count in item.generated]
+                row[TOKENS] = sum(counts) / len(counts)
+            if task in self.referenced:
+                row[NLL] = nll(self.references(split, task)[document])
+        return rows
 
     def _fresh(self, model: Any) -> Any:
         """Return the model to score, built again if a function of a user has had it."""
         return self._rebuild() if self.is_touched and self._rebuild is not None else model
-
-    def _call(
-        self, function: ObjectiveFunction | RowsObjective, model: Any, documents: Sequence[int]
-    ) -> dict[str, tuple[Any, ...]]:
-        self.is_touched = self.is_touched or isinstance(function, ObjectiveFunction)
-        return function(model, self.tokenizer, documents)
 
     def examples(self, scores: Scores, split: Split, count: int) -> tuple[Example, ...]:
         """Return a few of the documents that were scored last, with the model's answers.
@@ -278,7 +272,7 @@ class Evaluator:
             scores: the latest scores, on the split.
             count: number of documents of each task. Functions have no prompts to show.
         """
-        harness = self.tasks_of(split).harness
+        harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
         return tuple(
             harness.example(
                 task,
@@ -287,7 +281,7 @@ class Evaluator:
                 {key: column[place] for key, column in scores.of_task(task).items()},
             )
             for task, ids in scores.documents.items()
-            if harness is not None and task not in self.tasks_of(split).functions
+            if harness is not None and task not in functions
             for place in range(min(count, len(ids)))
         )
 

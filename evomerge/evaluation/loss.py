@@ -20,8 +20,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,15 +31,13 @@ from evomerge.evaluation.evaluator import Documents, Evaluator
 from evomerge.evaluation.inference.batches import checkpointing, needs_checkpointing
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.likelihood import Batch, target_distributions
-from evomerge.evaluation.inference.rows import ANY, Form, Forms, form_of, separate
+from evomerge.evaluation.inference.rows import ANY, Continuation, Form, Forms, form_of, separate
 from evomerge.evaluation.nll import FORMS, written
 from evomerge.evaluation.tasks.info import TasksInfo
-from evomerge.evaluation.wanted import Reference, Said
 from evomerge.scores import Objective, Split
 
-Answers = Mapping[str, Mapping[int, str]]
-"""Task -> document -> the text that takes the place of the reference answer."""
-
+KEPT = 64
+"""Tokens of a teacher's distribution that are kept at a position; the others count as one."""
 
 _WITHOUT_PROMPT = "acc_mutual_info"
 """The metric that subtracts the log-likelihood of each choice without a prompt."""
@@ -54,6 +52,92 @@ def shares(objectives: Iterable[Objective], info: TasksInfo) -> dict[str, dict[s
     return found
 
 
+class Said(NamedTuple):
+    """What a model says to the continuations of a document.
+
+    Attributes:
+        scores: (positions, vocabulary) float32, log-probabilities at all positions of the batch.
+        positions: for each continuation, the rows of `scores` that predict its targets.
+    """
+
+    scores: Tensor
+    positions: Sequence[Tensor]
+
+    @property
+    def rows(self) -> Tensor:
+        """The log-probabilities at all targets, (targets, vocabulary)."""
+        return self.scores[torch.cat(list(self.positions))]
+
+    def sums(self, continuations: Sequence[Continuation]) -> Tensor:
+        """Return the log-likelihood of each continuation."""
+        pairs = zip(self.positions, continuations, strict=True)
+        each = [self.scores[rows, rows.new_tensor(item.targets)].sum() for rows, item in pairs]
+        return torch.stack(each)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the loss of one document is computed of.
+
+    Attributes:
+        continuations: the answer after its prompt, or each choice; for `acc_mutual_info` then each
+            choice without a prompt.
+        choices: number of choices; 0: there are none, so one loss is that of all metrics.
+        divisors: for each metric and continuation, the number by which its log-likelihood is
+            divided before a choice is taken: -1 where it is subtracted, infinite where it does not
+            count.
+        right: the places of the choices of which one shall be taken.
+        likely_choices: for each metric, the probability that a teacher gives each choice; empty:
+            there is none.
+        tokens: (targets, kept) int64, the tokens that a teacher finds most likely at each target of
+            the answer; None: the answer's own tokens are wanted.
+        likely: (targets, kept + 1) float32, their log-probabilities, and that of all other tokens.
+    """
+
+    continuations: tuple[Continuation, ...]
+    choices: int = 0
+    divisors: tuple[tuple[float, ...], ...] = ()
+    right: tuple[int, ...] = ()
+    likely_choices: tuple[tuple[float, ...], ...] = ()
+    tokens: Tensor | None = None
+    likely: Tensor | None = None
+
+    def losses(self, said: Said) -> Tensor:
+        """Return the losses of a model that says this, (metrics,); (1,) if there are no choices."""
+        if self.tokens is not None:
+            assert self.likely is not None
+            found = _kept(said.rows, self.tokens)
+            return (self.likely.exp() * (self.likely - found)).sum().reshape(1)
+        if not self.choices:
+            return -said.sums(self.continuations).sum().reshape(1)
+        found = self._choices(said)
+        if not self.likely_choices:
+            return -found[:, list(self.right)].logsumexp(-1)
+        likely = found.new_tensor(self.likely_choices)
+        return (torch.xlogy(likely, likely) - likely * found).sum(-1)
+
+    def taught(self, said: Said) -> Reference:
+        """Return the reference with the distribution of a model, its teacher."""
+        if self.choices:
+            likely = self._choices(said).exp().tolist()
+            return replace(self, likely_choices=tuple(map(tuple, likely)))
+        tokens = said.rows.topk(min(KEPT, said.rows.shape[-1] - 1)).indices
+        return replace(self, tokens=tokens, likely=_kept(said.rows, tokens))
+
+    def _choices(self, said: Said) -> Tensor:
+        """Return the log-probabilities of choices as metrics compare them, (metrics, choices)."""
+        sums = said.sums(self.continuations)
+        scores = (sums / sums.new_tensor(self.divisors)).view(len(self.divisors), -1, self.choices)
+        return torch.log_softmax(scores.sum(1), -1)
+
+
+def _kept(scores: Tensor, tokens: Tensor) -> Tensor:
+    """Return the log-probabilities of some tokens, and that of all others together."""
+    kept = scores.gather(-1, tokens)
+    others = (1 - kept.exp().sum(-1, keepdim=True)).clamp_min(1e-6).log()
+    return torch.cat([kept, others], -1)
+
+
 class Loss:
     """The loss of models on the documents of a split.
 
@@ -66,7 +150,7 @@ class Loss:
         forms: how reference answers are written; `choose_forms` finds them.
 
     Attributes:
-        answers: texts that take the place of reference answers.
+        answers: task -> document -> the text that takes the place of the reference answer.
         weights: one for each objective, in place of its own; empty: its own.
         saves_memory: whether a backward pass keeps only the inputs of layers.
 
@@ -82,7 +166,7 @@ class Loss:
         forms: Forms = {},  # noqa: B006
     ) -> None:
         self.evaluator, self.split, self.forms = evaluator, split, forms
-        self.answers: Answers = {}
+        self.answers: Mapping[str, Mapping[int, str]] = {}
         self.weights: Sequence[float] = ()
         self.saves_memory = False
         self._objectives = list(objectives)
@@ -156,7 +240,7 @@ class Loss:
         Args:
             teacher: a name for the model.
         """
-        answers: Mapping[int, str] = {}
+        answers: dict[int, str] = {}
         if self.evaluator.requests(self.split, task)[documents[0]][0].kind == "generate_until":
             self.evaluator.answer(model, self.split, {task: documents})
             answers = self.evaluator.texts(self.split, task, documents)
@@ -165,7 +249,7 @@ class Loss:
         with torch.no_grad():
             for group in self._batches(asked):
                 for place, said in zip(group, self._said(model, group, asked), strict=True):
-                    taught[documents[place]] = asked[place].as_said(said)
+                    taught[documents[place]] = asked[place].taught(said)
         self._taught[task], self._lessons[task] = taught, (teacher, tuple(documents))
 
     @property
@@ -193,10 +277,8 @@ class Loss:
 
     def _parts(self, model: Any, documents: Documents) -> Generator[Tensor]:
         """Yield the shares of the loss, one for each batch, while its activations are kept."""
-        weighed = self._objectives
-        if self.weights:
-            pairs = zip(weighed, self.weights, strict=True)
-            weighed = [replace(item, weight=weight) for item, weight in pairs]
+        weighed, weights = self._objectives, self.weights or [i.weight for i in self._objectives]
+        weighed = [replace(item, weight=w) for item, w in zip(weighed, weights, strict=True)]
         of_tasks = shares(weighed, self.evaluator.tasks_of(self.split).info)
         total = math.fsum(weight for task in documents for weight in of_tasks[task].values())
         for task, ids in documents.items():
@@ -205,39 +287,29 @@ class Loss:
             shared = torch.tensor(weights, device=model.device) / len(ids)
             for group in self._batches(wanted):
                 lengths = [len(c.tokens) for place in group for c in wanted[place].continuations]
-                with self._memory_for(model, len(lengths) * max(lengths)):
+                spare = torch.is_grad_enabled() and (
+                    self.saves_memory or needs_checkpointing(model, len(lengths) * max(lengths))
+                )
+                with checkpointing(model) if spare else contextlib.nullcontext():
                     said = zip(group, self._said(model, group, wanted), strict=True)
                     losses = [(shared * wanted[place].losses(own)).sum() for place, own in said]
                     yield torch.stack(losses).sum()
 
-    def _memory_for(self, model: Any, tokens: int) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which a batch of so many tokens fits into memory."""
-        if not torch.is_grad_enabled():
-            return contextlib.nullcontext()
-        if self.saves_memory or needs_checkpointing(model, tokens):
-            return checkpointing(model)
-        return contextlib.nullcontext()
-
     def _reference(self, task: str, document: int) -> Reference:
         if task in self._taught:
             return self._taught[task][document]
-        answer = self.answers.get(task, {}).get(document)
-        key = task, document, form_of(self.forms, task), answer
+        answer, form = self.answers.get(task, {}).get(document), form_of(self.forms, task)
+        key = task, document, form, answer
         if key not in self._references:
-            self._references[key] = self._made(task, document, answer)
+            self._references[key] = self._made(task, document, form, answer)
         return self._references[key]
 
-    def _made(self, task: str, document: int, answer: str | None) -> Reference:
-        """Return the reference of a document.
-
-        Args:
-            answer: takes the place of the reference answer; None: nothing does.
-        """
+    def _made(self, task: str, document: int, form: Form, answer: str | None) -> Reference:
+        """Return the reference of a document, whose answer `answer` takes the place of."""
         first = self.evaluator.requests(self.split, task)[document][0]
         harness = self.evaluator.tasks_of(self.split).harness
         assert harness is not None
         if first.kind == "generate_until":
-            form = form_of(self.forms, task)
             text = written(harness, task, first, form, answer)
             return self._asked(task, document, text, ended=form.end == "token")
         asked = self._asked(task, document)

@@ -48,10 +48,7 @@ def written(
 
 
 def of_reference(
-    harness: Harness,
-    reference: ReferenceLM,
-    task: str,
-    documents: Mapping[int, Sequence[Request]],
+    harness: Harness, reference: ReferenceLM, task: str, documents: Mapping[int, Sequence[Request]]
 ) -> dict[int, list[Request]]:
     """Return document id -> requests for the log-likelihood of its reference answer.
 

@@ -111,11 +111,7 @@ def moves(space: Space, genome: Genome) -> list[Move | None]:
 
 
 def _loss_at(
-    genome: Genome,
-    space: Space,
-    resident: Resident,
-    loss: Loss,
-    documents: Documents,
+    genome: Genome, space: Space, resident: Resident, loss: Loss, documents: Documents
 ) -> float | None:
     try:
         return loss(resident.apply(space.decode(genome)), documents)

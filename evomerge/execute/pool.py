@@ -15,6 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from logging.handlers import QueueHandler
 from multiprocessing.connection import wait
 from typing import Any, Protocol, TypeAlias
@@ -28,11 +29,6 @@ from evomerge.execute.protocol import Job, Result, RunJob
 from evomerge.run.activity import Activity
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.scores import Failure
-
-START = 60.0
-"""Seconds without a ready worker after which a person is told."""
-
-log = logging.getLogger(__name__)
 
 Records: TypeAlias = list[logging.LogRecord]
 
@@ -107,6 +103,23 @@ class Host:
         return [self._records.get() for _ in range(self._records.qsize())]
 
 
+@dataclass
+class _Slot:
+    """A worker, and the job that it runs until a deadline.
+
+    Attributes:
+        is_ready: whether it has started.
+        failed_starts: how often it was lost while it started, one time after the other.
+    """
+
+    number: int
+    worker: Worker
+    job: Job | None = None
+    deadline: float = math.inf
+    is_ready: bool = False
+    failed_starts: int = 0
+
+
 class Pool:
     """Runs each job on the next free worker.
 
@@ -122,6 +135,7 @@ class Pool:
         timeout: seconds that a job may take; None: no limit.
         count_loss: is told of each worker that was lost in the middle of a job. Returns how often
             that has happened in the middle of this job, earlier sessions of the run included.
+            None: they are counted here.
         activity: is told what each worker does.
         note_processor: is told of the kind of each worker's processor when it is ready; empty: the
             worker scores no model.
@@ -138,21 +152,16 @@ class Pool:
         activity: Activity | None = None,
         note_processor: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        self._workers, self._timeout = tuple(workers), math.inf if timeout is None else timeout
-        self._count_loss = count_loss or self._count_in_memory
-        self._lost: Counter[int] = Counter()  # by job, if nobody else counts
-        self._activity = activity or Activity(None)
-        self.width, self.losses = len(self._workers), 0
+        self._slots = [_Slot(number, worker) for number, worker in enumerate(workers)]
+        self._timeout = math.inf if timeout is None else timeout
+        self._count_loss, self._lost = count_loss, Counter[int]()  # by job
+        self._activity, self._note_processor = activity or Activity(None), note_processor
+        self.width, self.losses = len(self._slots), 0
         self._queue: deque[Job] = deque()
         self._done: deque[tuple[Job, Result]] = deque()
-        self._running: dict[int, tuple[Job, float]] = {}  # worker -> job, until a deadline
-        self._free: list[int] = []
-        self._failed_starts: Counter[int] = Counter()
-        self._last_ready, self._warned = time.monotonic(), False
-        self._note_processor = note_processor
         try:
-            for number in range(self.width):
-                self._start(number)
+            for slot in self._slots:
+                self._start(slot)
         except BaseException:
             self.close()
             raise
@@ -170,8 +179,8 @@ class Pool:
         """
         while not self._done:
             self._hand_out()
-            for number in self._answering():
-                self._take_answer(number)
+            for slot in self._answering():
+                self._take_answer(slot)
             self._end_late_jobs()
         self._hand_out()  # so that no worker waits until the outcome is recorded
         return self._done.popleft()
@@ -185,115 +194,93 @@ class Pool:
     def close(self) -> None:
         """End all workers."""
         self._queue.clear()
-        self._running.clear()
         with ExitStack() as ends:  # ends all, also if one of them raises
-            for worker in self._workers:
-                ends.callback(worker.close)
+            for slot in self._slots:
+                slot.job, slot.deadline, slot.is_ready = None, math.inf, False
+                ends.callback(slot.worker.close)
 
-    def _answering(self) -> list[int]:
-        """Wait for answers, at most until the next deadline; return who has one."""
-        soonest = min((deadline for _, deadline in self._running.values()), default=math.inf)
-        waits = (self._activity.write_if_due(), max(0.0, soonest - time.monotonic()), START)
-        signs = {item: i for i, worker in enumerate(self._workers) for item in worker.signs()}
-        ready = wait(list(signs), min(item for item in waits if item is not None))
-        if not ready:
-            self._warn_of_waiting()
-        return sorted({signs[item] for item in ready})
+    def _start(self, slot: _Slot) -> None:
+        slot.job, slot.deadline, slot.is_ready = None, math.inf, False
+        slot.worker.start()
+        self._activity.note(slot.number, "starting")
 
-    def _warn_of_waiting(self) -> None:
-        """Warn once if no worker runs anything, and none has become ready for `START` seconds."""
-        waited = time.monotonic() - self._last_ready
-        if self._warned or self._running or waited < START:
-            return
-        self._warned = True
-        log.warning(
-            "No worker has become ready for %.0f seconds: %d are starting. If they wait for "
-            "resources of a cluster that are in use, the search goes on when these are free.",
-            waited,
-            self.width - len(self._free),
-        )
-
-    def _start(self, number: int) -> None:
-        self._workers[number].start()
-        self._activity.note(number, "starting")
+    def _replace(self, slot: _Slot) -> None:
+        """Start a worker again that was lost."""
+        self.losses += 1
+        self._activity.note_loss()
+        self._start(slot)
 
     def _hand_out(self) -> None:
         """Give a job to each free worker, as long as there are jobs."""
-        while self._free and self._queue:
-            number, job = self._free.pop(), self._queue.popleft()
-            worker = self._workers[number]
-            self._running[number] = job, time.monotonic() + self._timeout
-            self._activity.note(number, "scoring", worker.place, [job.candidate], job.split)
-            worker.send(job)
+        for slot in self._slots:
+            if self._queue and slot.is_ready and slot.job is None:
+                job = slot.job = self._queue.popleft()
+                slot.deadline, place = time.monotonic() + self._timeout, slot.worker.place
+                self._activity.note(slot.number, "scoring", place, [job.candidate], job.split)
+                slot.worker.send(job)
 
-    def _take_answer(self, number: int) -> None:
+    def _answering(self) -> list[_Slot]:
+        """Wait for answers, at most until the next deadline; return who has one."""
+        soonest = min(slot.deadline for slot in self._slots) - time.monotonic()
+        due = self._activity.write_if_due()
+        seconds = max(0.0, min(soonest, math.inf if due is None else due))
+        signs = {sign: slot for slot in self._slots for sign in slot.worker.signs()}
+        found = wait(list(signs), None if seconds == math.inf else seconds)
+        numbers = {signs[sign].number for sign in found}
+        return [slot for slot in self._slots if slot.number in numbers]
+
+    def _take_answer(self, slot: _Slot) -> None:
         """Take what a worker has become: ready, done with its job, or lost."""
-        job, _ = self._running.pop(number, (None, 0.0))
+        job, place = slot.job, slot.worker.place
         try:
-            value, records = self._workers[number].answer()
-        except LostWorkerError as error:
-            if number in self._free:
-                self._free.remove(number)
-                self._replace(number)
-            elif job is None:
-                self._take_failed_start(number, error)
-            else:
-                self._take_loss(number, job, error)
-            return
-        except DeviceError as error:
-            if job is None:
-                raise
-            self._take_loss(number, job, error)
+            value, records = slot.worker.answer()
+        except (LostWorkerError, DeviceError) as error:
+            self._take_loss(slot, error)
             return
         except SearchError as error:
-            place = self._workers[number].place
             raise SearchError(f"On {place}: {error}" if place and job else str(error)) from error
         for record in records:
             logging.getLogger(record.name).handle(record)
         if job is None:
-            self._failed_starts[number] = 0
             self._note_processor(value)
         else:
             self._done.append((job, value))
-        self._last_ready, self._warned = time.monotonic(), False
-        self._free.append(number)
-        self._activity.note(number, "free", self._workers[number].place)
+        slot.job, slot.deadline, slot.is_ready, slot.failed_starts = None, math.inf, True, 0
+        self._activity.note(slot.number, "free", slot.worker.place)
 
-    def _take_failed_start(self, number: int, error: LostWorkerError) -> None:
-        self._failed_starts[number] += not isinstance(error, LostMachineError)
-        if self._failed_starts[number] >= MAX_ATTEMPTS:
-            raise SearchError(
-                f"A worker was lost {MAX_ATTEMPTS} times while it was starting "
-                f"({one_line(error)}); if memory is short, set `executor.workers` to a smaller "
-                "number, then go on with `evomerge resume`."
-            ) from error
-        self._start(number)
-
-    def _take_loss(self, number: int, job: Job, error: Exception) -> None:
-        """Run a job again whose worker was lost, or give it up."""
-        self._replace(number)
-        count = 0 if isinstance(error, LostMachineError) else self._count_loss(job)
+    def _take_loss(self, slot: _Slot, error: Exception) -> None:
+        """Start a lost worker again. Its job is run again too, or given up."""
+        job, counts = slot.job, not isinstance(error, LostMachineError)
+        if job is None and not slot.is_ready:
+            slot.failed_starts += counts
+            if isinstance(error, DeviceError):
+                raise error
+            if slot.failed_starts >= MAX_ATTEMPTS:
+                raise SearchError(
+                    f"A worker was lost {MAX_ATTEMPTS} times while it was starting "
+                    f"({one_line(error)}); if memory is short, set `executor.workers` to a smaller "
+                    "number, then go on with `evomerge resume`."
+                ) from error
+            self._start(slot)
+            return
+        self._replace(slot)
+        if job is None:
+            return
+        count = 0
+        if counts:
+            self._lost[job.id] += 1
+            count = self._count_loss(job) if self._count_loss else self._lost[job.id]
         if count < MAX_ATTEMPTS:
             self._queue.appendleft(job)
             return
         reason = f"{count} processes ended while this candidate was scored ({one_line(error)})."
         self._done.append((job, Failure("lost", reason)))
 
-    def _count_in_memory(self, job: Job) -> int:
-        self._lost[job.id] += 1
-        return self._lost[job.id]
-
     def _end_late_jobs(self) -> None:
         """Replace the workers whose jobs have taken too long."""
-        for number, (job, deadline) in list(self._running.items()):
-            if deadline <= time.monotonic() and not wait(self._workers[number].signs(), 0):
-                del self._running[number]
-                self._replace(number)
+        for slot in self._slots:
+            is_late = slot.deadline <= time.monotonic() and not wait(slot.worker.signs(), 0)
+            if is_late and (job := slot.job) is not None:
+                self._replace(slot)
                 reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
                 self._done.append((job, Failure("timeout", reason)))
-
-    def _replace(self, number: int) -> None:
-        """Start a worker again that was lost."""
-        self.losses += 1
-        self._activity.note_loss()
-        self._start(number)

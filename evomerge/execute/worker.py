@@ -141,17 +141,14 @@ class Worker:
         )
 
     def _outcome(self, job: Job, clock: _Clock) -> Result:
-        stage = "evaluate" if job.as_itself else "merge"
+        stage = "descend" if job.leg else "evaluate" if job.as_itself else "merge"
         try:
             if job.leg is not None:
-                stage = "descend"
                 with clock.phase("descend"):
                     return self._walk(job.leg)
             if job.as_itself:
                 with clock.phase("evaluate"):
                     return self._score_parent(job)
-            if self._builder is None:
-                self._make_again()
             model = self.build(job.recipe, clock)
             stage = "evaluate"
             self.evaluator.set_callbacks(partial(self.build, job.recipe), self._scoring)
@@ -192,16 +189,17 @@ class Worker:
             ConfigError: it fails on two baselines in the same way, or on all. On one it may fail:
                 that is a row.
         """
-        fault, is_settled = "", False
+        fault, before = "", ""
         for recipe in self._baselines if self.evaluator.default.functions else ():
             self.evaluator.set_callbacks(partial(self.build, recipe))
             try:
                 self.evaluator.try_functions(self.build(recipe))
-                fault, is_settled = "", True
             except CandidateError as error:
-                fault, is_settled = str(error), str(error) == fault
-            if is_settled:
-                break
+                fault, before = str(error), fault
+                if fault == before:
+                    break
+            else:
+                return
         if fault:
             raise ConfigError(
                 f"{fault.rstrip('.')}; it was tried with one document before the search, so repair "
@@ -227,23 +225,19 @@ class Worker:
 
     def build(self, recipe: Recipe, clock: _Clock | None = None) -> Any:
         """Return a recipe's model; its weights may take the place of the last model's."""
-        assert self._builder is not None
-        self._write_again()
-        clock = clock or _Clock()
+        builder, clock = self._ready(), clock or _Clock()
         with clock.phase("prepare"):
-            prepared = self._builder.prepare(recipe, self._report)
+            prepared = builder.prepare(recipe, self._report)
         with clock.phase("merge"):
-            self._model = self._builder.write(prepared)
+            self._model = builder.write(prepared)
         return self._model
 
     def _walk(self, leg: Leg) -> Reached:
         """Walk a leg of a descent."""
-        if self._builder is None:
-            self._make_again()
-        assert self._builder is not None and self._space is not None
-        self._write_again()
+        builder = self._ready()
+        assert self._space is not None
         self._loss = self._loss or Loss(self.evaluator, self.objectives)
-        return walk(leg, self._space, self._builder, self._loss)
+        return walk(leg, self._space, builder, self._loss)
 
     def _score_parent(self, job: Job) -> Scores:
         """Score a parent as itself.
@@ -274,18 +268,21 @@ class Worker:
         free_weights(self._model)  # a function may keep it
         self._builder = self._model = self._loss = None
 
-    def _make_again(self) -> None:
-        """Make the resident model and the documents again."""
-        oom_backoffs = self.evaluator.oom_backoffs
-        self._drop()  # as two models may not fit
-        self._prepare()
-        self.evaluator.halve_batches(oom_backoffs)
+    def _ready(self) -> Resident:
+        """Return the resident model, made again if it was dropped.
 
-    def _write_again(self) -> None:
-        """Let the resident write all tensors next, if a function may have changed some."""
-        if self.evaluator.is_touched and self._builder is not None:
+        It writes all tensors next, if a function may have changed some.
+        """
+        if self._builder is None:
+            oom_backoffs = self.evaluator.oom_backoffs
+            self._drop()  # as two models may not fit
+            self._prepare()
+            self.evaluator.halve_batches(oom_backoffs)
+        assert self._builder is not None
+        if self.evaluator.is_touched:
             self._builder.forget()
             self.evaluator.is_touched = False
+        return self._builder
 
     def score(self, job: Job, model: Any) -> Scores:
         """Score a model on the documents of a job; a race may leave some of them out."""

@@ -52,6 +52,19 @@ def nll(model, tokenizer, prompt: str, answer: str) -> torch.Tensor:
     return -scores[len(before) - 1 :].gather(-1, torch.tensor(after)[:, None]).sum()
 
 
+def mean(values) -> object:
+    """Return what a mean loss must be."""
+    return pytest.approx(sum(values) / len(values), rel=1e-4, abs=NATS)
+
+
+def write_choices(folder, rows: list[dict], *metrics: str) -> None:
+    """Write a task with choices, which also asks for each choice without a prompt."""
+    fields = {"doc_to_text": "q", "doc_to_choice": "choices", "doc_to_target": "gold"}
+    listed = [{"metric": metric} for metric in metrics]
+    kind = {"output_type": "multiple_choice", **({"metric_list": listed} if metrics else {})}
+    written(folder, "choices", rows, **fields, **kind)
+
+
 def written(folder, name: str, rows: list[dict], **fields) -> None:
     """Write a task and its documents."""
     lines = "\n".join(json.dumps(row) for row in rows)
@@ -83,7 +96,7 @@ def test_an_answer_has_the_loss_of_plain_transformers(
             float(nll(model, tokenizer, prompt, f"{before}{document['answer']}{behind}"))
             for prompt, document in documents_of(evaluator, "zoo_maths")
         ]
-    assert loss == pytest.approx(sum(each) / len(each), rel=1e-4, abs=NATS)
+    assert loss == mean(each)
 
 
 def test_choices_have_the_cross_entropy_of_the_right_one(model, tokenizer, evaluator):
@@ -99,21 +112,12 @@ def test_choices_have_the_cross_entropy_of_the_right_one(model, tokenizer, evalu
 
 @pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"])
 def test_choices_are_compared_as_the_metric_compares_them(metric, model, tokenizer, tmp_path):
-    """A task with `acc_mutual_info` also asks for each choice without a prompt."""
     choices = ["7", "7 7 é", " 7 7 7"]
-    fields = {"doc_to_text": "q", "doc_to_choice": "choices", "doc_to_target": "gold"}
-    metrics = [{"metric": metric}, {"metric": "acc"}, {"metric": "acc_mutual_info"}]
-    written(
-        tmp_path,
-        "lengths",
-        [{"q": "7 7", "choices": choices, "gold": 1}],
-        output_type="multiple_choice",
-        metric_list=metrics,
-        **fields,
-    )
-    evaluator = Evaluator(Harness(["lengths"], [tmp_path]))
-    evaluator.prepare(model, tokenizer, {"search": {"lengths": [0]}})
-    loss = Loss(evaluator, [Objective("lengths", metric)])(model, {"lengths": [0]})
+    rows = [{"q": "7 7", "choices": choices, "gold": 1}]
+    write_choices(tmp_path, rows, metric, "acc", "acc_mutual_info")
+    evaluator = Evaluator(Harness(["choices"], [tmp_path]))
+    evaluator.prepare(model, tokenizer, {"search": {"choices": [0]}})
+    loss = Loss(evaluator, [Objective("choices", metric)])(model, {"choices": [0]})
     sizes = {"acc_norm": len, "acc_bytes": lambda text: len(text.encode())}
     with torch.no_grad():
         sums = -torch.stack([nll(model, tokenizer, "7 7", f" {text}") for text in choices])
@@ -121,7 +125,7 @@ def test_choices_are_compared_as_the_metric_compares_them(metric, model, tokeniz
             start = tokenizer.decode([tokenizer.bos_token_id or tokenizer.eos_token_id])
             sums += torch.stack([nll(model, tokenizer, start, f" {text}") for text in choices])
     sums /= torch.tensor([float(sizes.get(metric, lambda text: 1)(text)) for text in choices])
-    assert loss == pytest.approx(-float(sums.log_softmax(0)[1]), rel=1e-4, abs=NATS)
+    assert loss == mean([-float(sums.log_softmax(0)[1])])
 
 
 def test_of_several_right_choices_all_count(model, tokenizer, tmp_path):
@@ -130,23 +134,17 @@ def test_of_several_right_choices_all_count(model, tokenizer, tmp_path):
         {"q": "7 7", "choices": ["7", "8", "7 7"], "gold": [0, 2]},
         {"q": "7", "choices": ["7", "8", "9"], "gold": [1]},
     ]
-    fields = {"doc_to_text": "q", "doc_to_choice": "choices", "doc_to_target": "gold"}
-    written(tmp_path, "several", rows, output_type="multiple_choice", **fields)
-    harness = Harness(["several"], [tmp_path])
-    evaluator = Evaluator(harness, referenced=["several"])
-    evaluator.prepare(model, tokenizer, {"search": {"several": [0, 1]}})
-    assert [harness.right_choices("several", row) for row in rows] == [(0, 2), (1,)]
-    loss = Loss(evaluator, [Objective("several", "acc")])
-    scores = evaluator.score(model)
+    write_choices(tmp_path, rows)
+    evaluator = Evaluator(Harness(["choices"], [tmp_path]), referenced=["choices"])
+    evaluator.prepare(model, tokenizer, {"search": {"choices": [0, 1]}})
+    loss = Loss(evaluator, [Objective("choices", "acc")])
+    found = evaluator.score(model).values["choices/nll"]
     for place, row in enumerate(rows):
         with torch.no_grad():
             sums = -torch.stack([nll(model, tokenizer, row["q"], f" {t}") for t in row["choices"]])
         right = sums.log_softmax(0)[row["gold"]].exp().sum()
-        assert loss(model, {"several": [place]}) == pytest.approx(
-            -float(right.log()), rel=1e-4, abs=NATS
-        )
-        found = scores.values["several/nll"][place]
-        assert found == pytest.approx(-float(sums[row["gold"]].max()), rel=1e-4, abs=NATS)
+        assert loss(model, {"choices": [place]}) == mean([-float(right.log())])
+        assert found[place] == mean([-float(sums[row["gold"]].max())])
 
 
 def test_the_gradient_is_that_of_the_loss_whatever_the_batches(model, evaluator):
@@ -156,13 +154,16 @@ def test_the_gradient_is_that_of_the_loss_whatever_the_batches(model, evaluator)
     value = loss.backward(model, IDS)
     found, weight.grad = weight.grad.clone(), None
     parts = [loss.backward(model, {task: IDS[task]}) for task in IDS]
-    assert value == pytest.approx(sum(parts) / 2, rel=1e-4, abs=NATS)
+    assert value == mean(parts)
     # Elements that nearly cancel have the rounding of the largest ones.
     least = 1e-5 * float(found.abs().max())
     torch.testing.assert_close(weight.grad / 2, found, rtol=1e-3, atol=least)
     assert value == pytest.approx(loss(model, IDS), rel=1e-4, abs=NATS)
     weight.requires_grad_(False)
     weight.grad = None
+    mathematics, choices = OBJECTIVES
+    weighed = Loss(evaluator, [replace(mathematics, weight=3.0), choices])(model, IDS)
+    assert weighed == pytest.approx((3 * parts[0] + parts[1]) / 4, rel=1e-4, abs=NATS)
 
 
 def test_each_task_has_the_form_that_some_model_finds_likely(model, tokenizer, evaluator, tmp_path):
@@ -174,15 +175,7 @@ def test_each_task_has_the_form_that_some_model_finds_likely(model, tokenizer, e
     metric = {"metric_list": [{"metric": "exact_match"}], "output_type": "generate_until"}
     fields = {"doc_to_text": "prompt", "doc_to_target": "{{answer}}", **metric}
     written(tmp_path, "blank", rows, target_delimiter="\n7 7\n", **fields)
-    written(
-        tmp_path,
-        "choices",
-        [{"q": "7", "gold": 0}],
-        output_type="multiple_choice",
-        doc_to_text="q",
-        doc_to_choice=["7", "8"],
-        doc_to_target="gold",
-    )
+    write_choices(tmp_path, [{"q": "7", "choices": ["7", "8"], "gold": 0}])
     ids = {"zoo_maths": IDS["zoo_maths"], "blank": range(12), "choices": [0]}
     made = Evaluator(Harness(list(ids), [zoo.tasks_path(), tmp_path]))
     made.prepare(model, tokenizer, {"search": ids})
@@ -210,45 +203,29 @@ def test_a_document_without_an_answer_has_no_loss(evaluator):
         harness.right_choices("zoo_l2_maths_mc", {"choices": ["a"], "gold": "b"})
 
 
-def test_the_weights_of_objectives_weigh_the_tasks(model, evaluator):
-    mathematics, choices = OBJECTIVES
-    loss = Loss(evaluator, [replace(mathematics, weight=3.0), choices])
-    parts = [loss(model, {task: IDS[task]}) for task in IDS]
-    assert loss(model, IDS) == pytest.approx((3 * parts[0] + parts[1]) / 4, rel=1e-4, abs=NATS)
-
-
 def test_each_objective_of_a_task_has_its_own_loss_and_weight(model, tokenizer, tmp_path):
     """With one pass through the model: also for a teacher, and for the weights of a front."""
     rows = [{"q": "7 7", "choices": ["7", "7 7 é", " 7 7 7"], "gold": 1}] * 2
     rows[1] = {"q": "7", "choices": ["8 8 8"], "gold": 0}  # a document without a choice
     metrics = ["acc", "acc_norm", "acc_mutual_info"]
-    written(
-        tmp_path,
-        "lengths",
-        rows,
-        output_type="multiple_choice",
-        metric_list=[{"metric": metric} for metric in metrics],
-        doc_to_text="q",
-        doc_to_choice="choices",
-        doc_to_target="gold",
-    )
-    evaluator = Evaluator(Harness(["lengths"], [tmp_path]))
-    documents = {"lengths": [0, 1]}
+    write_choices(tmp_path, rows, *metrics)
+    evaluator = Evaluator(Harness(["choices"], [tmp_path]))
+    documents = {"choices": [0, 1]}
     evaluator.prepare(model, tokenizer, {"search": documents})
-    objectives = [Objective("lengths", m, w) for m, w in zip(metrics, (1, 3, 2), strict=True)]
+    objectives = [Objective("choices", m, w) for m, w in zip(metrics, (1, 3, 2), strict=True)]
     teacher = AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
     every = [Loss(evaluator, [item]) for item in objectives]
     loss = Loss(evaluator, objectives)
     for ids in ([0], [0, 1]):
-        one, two, three = (each(model, {"lengths": ids}) for each in every)
-        found = loss(model, {"lengths": ids})
+        one, two, three = (each(model, {"choices": ids}) for each in every)
+        found = loss(model, {"choices": ids})
         assert found == pytest.approx((one + 3 * two + 2 * three) / 6, rel=1e-5)
         assert abs(one - three) > 0.1
     loss.weights = (0.0, 0.0, 1.0)
     assert loss(model, documents) == pytest.approx(three, rel=1e-5)
     loss.weights = ()
     for each in (*every, loss):
-        each.teach("lengths", "base", [0, 1], teacher)
+        each.teach("choices", "base", [0, 1], teacher)
     one, two, three = (each(model, documents) for each in every)
     assert loss(model, documents) == pytest.approx((one + 3 * two + 2 * three) / 6, rel=1e-5)
     assert loss(teacher, documents) == pytest.approx(0.0, abs=1e-4)
@@ -303,19 +280,16 @@ def test_a_taught_text_has_the_divergence_from_the_teacher(model, tokenizer, eva
 def test_taught_choices_have_the_divergence_over_the_choices(model, tokenizer, evaluator):
     task = "zoo_l2_maths_mc"
     teacher = AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
-    loss = Loss(evaluator, OBJECTIVES)
+    loss, each = Loss(evaluator, OBJECTIVES), []
     loss.teach(task, "base", IDS[task], teacher)
-    each = []
     with torch.no_grad():
         for prompt, document in documents_of(evaluator, task):
+            texts = [f" {text}" for text in document["choices"]]
             wanted, found = (
-                torch.stack(
-                    [-nll(one, tokenizer, prompt, f" {text}") for text in document["choices"]]
-                ).log_softmax(0)
+                torch.stack([-nll(one, tokenizer, prompt, text) for text in texts]).log_softmax(0)
                 for one in (teacher, model)
             )
             each.append(float((wanted.exp() * (wanted - found)).sum()))
-    assert loss(model, {task: IDS[task]}) == pytest.approx(
-        sum(each) / len(each), rel=1e-3, abs=NATS
-    )
+    expected = pytest.approx(sum(each) / len(each), rel=1e-3, abs=NATS)
+    assert loss(model, {task: IDS[task]}) == expected
     assert loss(teacher, {task: IDS[task]}) == pytest.approx(0.0, abs=NATS)

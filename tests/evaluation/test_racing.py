@@ -1,46 +1,78 @@
-"""Racing stops candidates that are behind, and no others."""
+"""Racing stops candidates that are behind, and no others; its samples and estimates are right."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from draws import draws
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.racing import Race, chance, check_means, score_in_race
+from evomerge.evaluation.racing import (
+    Race,
+    allocate,
+    chance,
+    check_means,
+    differences,
+    estimate,
+    expected_scores,
+    expected_squares,
+    sample,
+    score_in_race,
+)
+from evomerge.evaluation.tasks.documents import in_order
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.scores import Objective, Scores, fitness, fitness_error
 
 ACC = Objective("t", "acc")
+A, B = Objective("a", "acc", 2.0), Objective("b", "loss", 1.0, higher_is_better=False)
 COUNT = 400
 
 
-def scores(values: list[float], ids: list[int] | None = None) -> Scores:
-    ids = list(range(len(values))) if ids is None else ids
-    mean = sum(values) / len(values)
-    return Scores({"t": tuple(ids)}, {"t/acc": tuple(values)}, {"t/acc": mean})
+def scores_of(columns: Mapping[str, Sequence[float]], ids: Any = None) -> Scores:
+    """Return scores by `task/metric`, of documents 0, 1, ... or of some."""
+    every = {key.partition("/")[0]: tuple(range(len(column))) for key, column in columns.items()}
+    means = {key: float(np.mean(column)) for key, column in columns.items()}
+    return Scores(ids or every, {key: tuple(column) for key, column in columns.items()}, means)
+
+
+def part(whole: Scores, ids: Mapping[str, Sequence[int]]) -> Scores:
+    """Return the scores of some documents."""
+    columns = {
+        key: [column[i] for i in ids[key.partition("/")[0]]] for key, column in whole.values.items()
+    }
+    return scores_of(columns, {task: tuple(of) for task, of in ids.items()})
+
+
+def orders(scores: Scores, key: object) -> dict[str, list[int]]:
+    return {task: in_order(len(ids), f"{key}/{task}") for task, ids in scores.documents.items()}
 
 
 def answering(skill: float, seed: int) -> list[float]:
     """Return which documents a model of this skill answers correctly; difficulties differ."""
-    hardness = random.Random("hardness")
-    luck = random.Random(seed)
-    return [
-        float(luck.random() < min(1, max(0, skill + hardness.uniform(-0.4, 0.4))))
-        for _ in range(COUNT)
-    ]
+    hardness, luck = random.Random("hardness"), random.Random(seed)
+    odds = [min(1, max(0, skill + hardness.uniform(-0.4, 0.4))) for _ in range(COUNT)]
+    return [float(luck.random() < chance) for chance in odds]
 
 
-def evaluator_of() -> Evaluator:
+def of_task(values: Sequence[float]) -> Scores:
+    return scores_of({"t/acc": values})
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Evaluator:
     """An evaluator of models that are lists of values."""
     info = TaskInfo("t", "function", COUNT, {"acc": MetricInfo(True, True)})
     body = lambda model, tokenizer, ids: {"acc": [model[i] for i in ids]}  # noqa: E731
@@ -49,22 +81,16 @@ def evaluator_of() -> Evaluator:
     return evaluator
 
 
-@pytest.fixture(scope="module")
-def evaluator() -> Evaluator:
-    return evaluator_of()
-
-
 def raced(
     evaluator: Evaluator, model: Any, incumbent: Scores, earlier: Any = (), **options: Any
 ) -> Scores:
     objective = options.pop("objective", ACC)
-    return score_in_race(
-        Race(**options), evaluator, model, "search", incumbent, earlier, [objective]
-    )
+    race = Race(**options)
+    return score_in_race(race, evaluator, model, "search", incumbent, earlier, [objective])
 
 
 def test_the_better_is_scored_on_everything_and_the_worse_is_not(evaluator: Evaluator) -> None:
-    incumbent = scores(answering(0.6, 0))
+    incumbent = of_task(answering(0.6, 0))
     better = raced(evaluator, answering(0.8, 1), incumbent)
     worse = raced(evaluator, answering(0.3, 2), incumbent)
     assert better.fidelity == {"t": COUNT} and not better.expected
@@ -74,14 +100,17 @@ def test_the_better_is_scored_on_everything_and_the_worse_is_not(evaluator: Eval
     truth, found = sum(answering(0.3, 2)) / COUNT, worse.expected["t/acc"]
     assert fitness([ACC], worse) == found.value == pytest.approx(truth, abs=3 * found.error)
     assert fitness_error([ACC], worse) == found.error > 0
+    loss = Objective("t", "acc", higher_is_better=False)
+    assert raced(evaluator, answering(0.9, 1), incumbent, objective=loss).fidelity["t"] < COUNT
+    assert raced(evaluator, answering(0.3, 1), incumbent, objective=loss).fidelity["t"] == COUNT
 
 
 def test_better_candidates_are_rarely_stopped_and_standard_errors_are_right(
     evaluator: Evaluator,
 ) -> None:
     values = answering(0.6, 0)
-    incumbent = scores(values)
-    earlier = [scores(answering(0.55, seed)) for seed in range(500, 510)]
+    incumbent = of_task(values)
+    earlier = [of_task(answering(0.55, seed)) for seed in range(500, 510)]
     stopped_ahead, scaled = 0, []
     for seed in range(150):
         model = answering(0.6 if seed % 2 else 0.52, seed + 10)
@@ -96,25 +125,27 @@ def test_better_candidates_are_rarely_stopped_and_standard_errors_are_right(
     assert max(map(abs, scaled)) < 4
 
 
-def test_a_metric_where_lower_is_better_reverses_the_race(evaluator: Evaluator) -> None:
-    incumbent = scores(answering(0.6, 0))
-    loss = Objective("t", "acc", higher_is_better=False)
-    assert raced(evaluator, answering(0.9, 1), incumbent, objective=loss).fidelity["t"] < COUNT
-    assert raced(evaluator, answering(0.3, 1), incumbent, objective=loss).fidelity["t"] == COUNT
-
-
 def test_a_race_repeats_itself(evaluator: Evaluator) -> None:
-    incumbent, model = scores(answering(0.6, 0)), answering(0.4, 3)
-    earlier = [scores(answering(0.5, seed)) for seed in range(5)]
+    incumbent, model = of_task(answering(0.6, 0)), answering(0.4, 3)
+    earlier = [of_task(answering(0.5, seed)) for seed in range(5)]
     first, second = (raced(evaluator, model, incumbent, earlier, seed=4) for _ in range(2))
     assert first.to_dict() | {"seconds": {}} == second.to_dict() | {"seconds": {}}
     other = raced(evaluator, model, incumbent, earlier, seed=5)
     assert other.documents != first.documents
 
 
-def test_chance() -> None:
-    assert chance(0.0, 0.0) == 0.5 and chance(-1.0, 0.0) == 0.0
-    assert chance(1.96, 1.0) == pytest.approx(0.975, abs=1e-3)
+def test_a_real_model_has_the_scores_that_it_has_without_a_race(
+    llama: Any, tokenizer: Any, tasks: Path
+) -> None:
+    evaluator = Evaluator(Harness(["t_letter"], [tasks]))
+    evaluator.prepare(llama, tokenizer, {"search": {"t_letter": range(40)}})
+    incumbent, objective = evaluator.score(llama), Objective("t_letter", "acc")
+    same = raced(evaluator, llama, incumbent, minimum=10, objective=objective)
+    assert same.values["t_letter/acc"] == incumbent.values["t_letter/acc"]
+    info = evaluator.info
+    check_means([objective], info)
+    with pytest.raises(ConfigError, match=r"evaluation\.racing.*not a mean"):
+        check_means([Objective("t_letter", "f1")], info)
 
 
 @given(st.integers(2, 400), st.integers(1, 5000))
@@ -129,27 +160,125 @@ def test_samples_grow_by_equal_parts_of_at_least_the_minimum(minimum: int, total
     assert parts == sorted(set(parts)) and parts[0] == 1
     for before, after in itertools.pairwise(sizes[:-1]):
         assert after - before <= 0.4 * before + part + 1
-
-
-def test_a_sample_of_the_default_minimum_is_a_quarter_of_200_documents() -> None:
-    assert Race().sizes(200) == [50, 100, 150, 200]
     assert Race().sizes(400) == [50, 100, 150, 250, 350, 400]
-    assert Race().sizes(230) == [58, 115, 173, 230]
 
 
-def test_fewer_documents_need_means_over_documents(tasks: Path) -> None:
-    info = Harness(["t_letter", "g_sizes"], [tasks]).info
-    check_means([Objective("t_letter", "acc")], info)
-    for task, metric in (("t_letter", "f1"), ("g_sizes", "acc")):
-        with pytest.raises(ConfigError, match=r"evaluation\.racing.*not a mean"):
-            check_means([Objective(task, metric)], info)
+def drawn(seed: int) -> Scores:
+    """Return random scores; documents of `a` differ between models in their first third only."""
+    rng = np.random.default_rng(seed)
+    fixed = np.arange(90) % 2
+    a = np.where(np.arange(90) < 30, rng.random(90) < 0.5, fixed).astype(float)
+    return scores_of({"a/acc": a.tolist(), "b/loss": rng.normal(2.0, 1.0, 60).tolist()})
 
 
-def test_a_real_model_is_raced(llama: Any, tokenizer: Any, tasks: Path) -> None:
-    evaluator = Evaluator(Harness(["t_letter"], [tasks]))
-    evaluator.prepare(llama, tokenizer, {"search": {"t_letter": range(40)}})
-    objective = Objective("t_letter", "acc")
-    incumbent = evaluator.score(llama)
-    same = raced(evaluator, llama, incumbent, minimum=10, objective=objective)
-    assert same.values["t_letter/acc"] == incumbent.values["t_letter/acc"]
-    assert fitness([objective], same) == fitness([objective], incumbent)
+def test_samples_are_unbiased_and_their_variance_is_right() -> None:
+    incumbent, other = drawn(0), drawn(1)
+    truth = fitness([A, B], other) - fitness([A, B], incumbent)
+    earlier = [drawn(seed) for seed in range(5, 15)]
+    found, variances = [], []
+    for key in range(400):
+        order = orders(incumbent, key)
+        squares = expected_squares([A, B], incumbent, earlier, order)
+        got = part(other, sample(incumbent.documents, order, squares, 60))
+        mean, variance = estimate(differences([A, B], got, incumbent), order, squares)
+        found.append(mean)
+        variances.append(variance)
+    error = np.std(found) / math.sqrt(len(found))
+    assert abs(np.mean(found) - truth) < 3.5 * error
+    assert 0.6 < np.mean(variances) / np.var(found) < 1.8
+    mean, variance = estimate(differences([A, B], other, incumbent), order, squares)
+    assert (mean, variance) == (pytest.approx(truth, abs=1e-12), 0.0), "all documents"
+    of_each = expected_scores([A, B], got, incumbent, [], order)
+    for key, value in other.aggregates.items():
+        assert abs(of_each[key].value - value) < 4 * of_each[key].error
+
+
+def test_a_task_gets_documents_by_its_weight_and_not_by_its_size() -> None:
+    """The fitness is a mean of the tasks' means: 300 documents count as much as 900."""
+    rng = np.random.default_rng(0)
+    columns = [
+        {"a/acc": rng.normal(0, 1, 300).tolist(), "b/loss": rng.normal(0, 1, 900).tolist()}
+        for _ in range(20)
+    ]
+    incumbent = scores_of({"a/acc": [0.0] * 300, "b/loss": [0.0] * 900})
+    order = orders(incumbent, "k")
+    for weight in (1.0, 3.0):
+        objectives = [Objective("a", "acc", weight), Objective("b", "loss", 1.0)]
+        squares = expected_squares(objectives, incumbent, [*map(scores_of, columns)], order)
+        taken = sample(incumbent.documents, order, squares, 200)
+        assert len(taken["a"]) == pytest.approx(200 * weight / (weight + 1), abs=8)
+
+
+@settings(max_examples=draws(100), deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.floats(1e-5, 3.0)), min_size=1, max_size=6),
+    st.data(),
+)
+def test_larger_samples_hold_the_smaller_ones(
+    shapes: list[tuple[int, float]], data: st.DataObject
+) -> None:
+    sizes, weights = zip(*shapes, strict=True)
+    small, large = sorted(data.draw(st.tuples(*[st.integers(0, sum(sizes))] * 2)))
+    few, many = allocate(sizes, weights, small), allocate(sizes, weights, large)
+    assert all(a <= b <= size for a, b, size in zip(few, many, sizes, strict=True))
+    assert small <= sum(few) < small + len(sizes) or sum(few) == sum(sizes)
+    assert sum(allocate(sizes, weights, sum(sizes))) == sum(sizes)
+
+
+def test_equal_answers_so_far_are_no_proof() -> None:
+    alike = scores_of({"a/acc": [0.0] * 40, "b/loss": [0.0] * 40})
+    order = orders(alike, "k")
+    squares = expected_squares([A, B], alike, [alike], order)
+    seen = differences([A, B], part(alike, {"a": [0], "b": [10]}), alike)
+    mean, variance = estimate(seen, order, squares)
+    assert mean == 0.0 and variance > 0.0 and chance(mean, variance) == 0.5
+    assert chance(0.0, 0.0) == 0.5 and chance(-1.0, 0.0) == 0.0
+
+
+def test_the_order_of_documents_does_not_bias_an_estimate() -> None:
+    """With one order for the whole search, candidates far behind seemed 6 points better.
+
+    Each document likes some of 16 weights. First candidates differ in most documents, last ones in
+    few, and skill grows.
+    """
+    found = []
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        hardness, taste = rng.normal(0.0, 1.0, COUNT), rng.normal(0.0, 1.0, (COUNT, 16))
+        away = np.linspace(0.3, 0.02, 180)[:, None] * rng.normal(0.0, 1.0, (180, 16))
+        skill = 1.5 - 6.0 * (away**2).sum(axis=1)
+        answers = np.asarray(skill[:, None] + 1.2 * away @ taste.T > hardness, dtype=float)
+        best, rows = of_task(answers[0]), [of_task(own) for own in answers[:12]]
+        for start in range(12, 180, 12):  # a generation has one incumbent
+            incumbent, earlier = best, rows[-40:]
+            for own in answers[start : start + 12]:
+                scores = stopped(Race(seed=seed), of_task(own), incumbent, earlier)
+                rows.append(scores)
+                if scores.expected:
+                    lead = own.mean() - fitness([ACC], incumbent)
+                    off = fitness([ACC], scores) - own.mean()
+                    found.append((100 * lead, 100 * off, off / fitness_error([ACC], scores)))
+                elif fitness([ACC], scores) > fitness([ACC], best):
+                    best = scores
+    lead, off, scaled = np.array(found).T
+    assert (lead < -10).sum() > 100 and abs(off[lead < -10].mean()) < 3
+    assert abs(off.mean()) < 2 and 0.7 < scaled.std() < 1.4
+
+
+def stopped(race: Race, whole: Scores, incumbent: Scores, earlier: list[Scores]) -> Scores:
+    """Return the scores that a race leaves of those on all documents."""
+    steps = race.steps(incumbent, earlier, [ACC])
+    wanted = next(steps)
+    while len(wanted["t"]) < COUNT:
+        scores = part(whole, wanted)
+        try:
+            wanted = steps.send(scores)
+        except StopIteration as stop:
+            return replace(scores, expected=stop.value)
+    return whole
+
+
+def test_a_generation_is_compared_on_the_same_documents_and_the_next_one_on_others() -> None:
+    rows = [of_task(answering(0.5, seed)) for seed in range(24)]
+    sample_of = lambda earlier: next(Race().steps(rows[0], earlier, [ACC]))  # noqa: E731
+    assert sample_of(rows[:12]) == sample_of(rows[:12]) != sample_of(rows)

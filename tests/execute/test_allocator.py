@@ -30,14 +30,8 @@ def page_faults(mode: str, **environment: str) -> int:
     """Return the pages that the system gave for four tensors of 64 MiB, one after the other."""
     names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
     clean = {name: value for name, value in os.environ.items() if name not in names}
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT, mode],
-        env=clean | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(done.stdout)
+    command = [sys.executable, "-c", COUNT, mode]
+    return int(subprocess.check_output(command, env=clean | environment, text=True))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left alone")

@@ -135,10 +135,8 @@ def test_workers_on_processors_of_several_kinds_are_told_of_once(
     for _ in range(2):  # another session with the same workers says nothing again
         with run.writing() as journal:
             book = Logbook(run, journal, [])
-            executor = Pool(
-                workers,
-                note_processor=lambda kind, book=book: book.note_processor(kind, here),
-            )
+            note = lambda kind, book=book: book.note_processor(kind, here)  # noqa: E731
+            executor = Pool(workers, note_processor=note)
             executor.submit([job_of(number, number) for number in range(len(makes))])
             for _ in makes:
                 executor.next()
@@ -146,7 +144,7 @@ def test_workers_on_processors_of_several_kinds_are_told_of_once(
     told = [item.getMessage() for item in caplog.records if "processor" in item.getMessage()]
     assert len(told) == any(limits) == len(book.history.processors)
     if told:
-        assert f"({processor()}; {processor()} MKL_CBWR=COMPATIBLE)" in told[0]
+        assert f"({here}; {here} MKL_CBWR=COMPATIBLE)" in told[0]
 
 
 def fail_to_start() -> RunJob:

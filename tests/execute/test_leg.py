@@ -43,20 +43,19 @@ class Loss:
         return 0.5
 
 
-def test_a_step_is_made_again_if_memory_runs_out():
-    loss = Loss(torch.OutOfMemoryError("out of memory"))
-    assert leg._slope(Slopes(), RECIPE, loss, {}) == ([1.0, 2.0], 0.5)
-    assert loss.saves_memory
-
-
 @pytest.mark.parametrize(
     ("loss", "calls"),
     [
+        (Loss(torch.OutOfMemoryError("out of memory")), None),
         (Loss(torch.OutOfMemoryError("out of memory"), always=True), 2),
         (Loss(RuntimeError("shapes do not fit")), 1),
     ],
 )
-def test_another_error_or_a_second_one_is_raised(loss, calls):
+def test_a_step_is_made_again_once_if_memory_runs_out(loss, calls):
+    if calls is None:
+        assert leg._slope(Slopes(), RECIPE, loss, {}) == ([1.0, 2.0], 0.5)
+        assert loss.saves_memory
+        return
     with pytest.raises(RuntimeError):
         leg._slope(Slopes(), RECIPE, loss, {})
     assert loss.calls == calls
@@ -80,9 +79,10 @@ class Likelihood:
 
 def test_the_slopes_of_scales_are_those_of_each_step(tmp_path):
     """Each scale also moves what the others do, so two legs of a step are as one of two steps."""
-    parents = {}
-    for seed, name in enumerate(("a", "b")):
-        parents[name] = Checkpoint.open(tiny.make(tmp_path / name, seed=seed), name)
+    parents = {
+        name: Checkpoint.open(tiny.make(tmp_path / name, seed=seed), name)
+        for seed, name in enumerate("ab")
+    }
     resident = Resident(parents, "a", "float32")
     end = Layer("passthrough", (Source("a"),))
     frame = Recipe("a", {}, end, end, dtype="float32")

@@ -16,25 +16,19 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CandidateError, CheckpointError
-from evomerge.evaluation.inference.batches import Batching, batching
+from evomerge.evaluation.inference.batches import batching
 from evomerge.models.modules import STACK, ModuleStack, max_length
 
 Role: TypeAlias = Literal["text", "query", "document"]
 """What a text is to a model that has different prompts or lengths for queries and documents."""
 
 
-class Plan(NamedTuple):
-    """The padded batches of some texts, the texts' places in them, and the tokens of the prompt."""
+class _Plan(NamedTuple):
+    """The padded batches of different texts, the row of each text, and the tokens of the prompt."""
 
-    texts: tuple[str, ...]
-    order: list[int]
+    rows: dict[str, int]
     batches: list[dict[str, Tensor]]
     prompt: int
-
-    def rows(self, texts: Iterable[str]) -> list[int]:
-        """Return the rows that texts have in all batches together."""
-        row_of = {self.texts[place]: row for row, place in enumerate(self.order)}
-        return [row_of[text] for text in texts]
 
 
 class TextEncoder:
@@ -46,9 +40,8 @@ class TextEncoder:
 
     def __init__(self, batch_size: int | Literal["auto"] = "auto") -> None:
         self.batch_size = batch_size
-        self._tokenizer: Any = None
-        self._stack: ModuleStack | None = None
-        self._plans: dict[Role, Plan] = {}
+        self._made_for: tuple[Any, ModuleStack] | None = None
+        self._plans: dict[Role, _Plan] = {}
 
     @torch.inference_mode()
     def __call__(
@@ -65,51 +58,45 @@ class TextEncoder:
             CandidateError: a number of an embedding is not finite.
             CheckpointError: the model has no modules.
         """
-        stack = stack_of(model)
-        if tokenizer is not self._tokenizer or stack is not self._stack:
-            self._tokenizer, self._stack, self._plans = tokenizer, stack, {}
-        texts = list(texts)
-        distinct = tuple(dict.fromkeys(texts))
+        stack, texts = stack_of(model), list(texts)
+        if self._made_for is None or (tokenizer, stack) != self._made_for:
+            self._made_for, self._plans = (tokenizer, stack), {}
         plan = self._plans.get(role)
-        if plan is None or plan.texts != distinct:
-            limits = batching(model, self.batch_size)
-            plan = self._plans[role] = planned(model, tokenizer, distinct, role, limits)
-        embeddings = torch.cat([encoded(model, plan, batch) for batch in plan.batches])
+        if plan is None or plan.rows.keys() != set(texts):
+            plan = self._plans[role] = self._plan(model, tokenizer, texts, role)
+        embeddings = torch.cat([_encoded(model, batch, plan.prompt) for batch in plan.batches])
         if not embeddings.isfinite().all():
             raise CandidateError("The model's embeddings are not finite numbers.")
-        return embeddings[plan.rows(texts)]
+        return embeddings[[plan.rows[text] for text in texts]]
+
+    def _plan(self, model: Any, tokenizer: Any, texts: Sequence[str], role: Role) -> _Plan:
+        stack, distinct = stack_of(model), list(dict.fromkeys(texts))
+        settings = stack.modules[0].settings
+        if settings.get("do_lower_case"):
+            tokenizer = _lower_casing(tokenizer)
+        limit = max_length(settings, tokenizer.model_max_length, model.config.to_dict(), role)
+        options = {} if limit is None else {"truncation": True, "max_length": limit}
+        prompt = stack.prompt if role == "text" else stack.prompts[role]
+        given = [prompt + text for text in distinct]
+        lengths = list(map(len, tokenizer(given, **options)["input_ids"]))
+        groups = batching(model, self.batch_size).cut(lengths)
+        options |= {"padding": True, "return_tensors": "pt"}
+        batches = [dict(tokenizer([given[i] for i in group], **options)) for group in groups]
+        order = [distinct[place] for group in groups for place in group]
+        rows = {text: row for row, text in enumerate(order)}
+        return _Plan(rows, batches, _prompt_length(tokenizer, prompt))
 
 
-def planned(model: Any, tokenizer: Any, texts: Iterable[str], role: Role, limits: Batching) -> Plan:
-    """Return batches of texts within limits; equal texts are in them once."""
-    stack, texts = stack_of(model), tuple(dict.fromkeys(texts))
-    settings = stack.modules[0].settings
-    if settings.get("do_lower_case"):
-        tokenizer = lower_casing(tokenizer)
-    limit = max_length(settings, tokenizer.model_max_length, model.config.to_dict(), role)
-    prompt = prompt_of(stack, role)
-    options: dict[str, Any] = {}
-    if limit is not None:
-        options = {"truncation": True, "max_length": limit}
-    given = [prompt + text for text in texts]
-    lengths = list(map(len, tokenizer(given, **options)["input_ids"]))
-    groups = limits.cut(lengths)
-    options |= {"padding": True, "return_tensors": "pt"}
-    batches = [dict(tokenizer([given[i] for i in group], **options)) for group in groups]
-    order = [place for group in groups for place in group]
-    return Plan(texts, order, batches, _prompt_length(tokenizer, prompt))
-
-
-def encoded(model: Any, plan: Plan, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the embeddings of a batch of a plan: a float64 matrix on the CPU, a row for each."""
+def _encoded(model: Any, batch: Mapping[str, Tensor], prompt: int) -> Tensor:
+    """Return the embeddings of a batch; `prompt`: tokens before each text."""
     stack = stack_of(model)
     transformer = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     known = inspect.signature(transformer.forward).parameters
     inputs = {name: item.to(model.device) for name, item in batch.items()}
     output = transformer(**{name: item for name, item in inputs.items() if name in known})
     features = {**inputs, "token_embeddings": output.last_hidden_state}
-    if plan.prompt:
-        features["prompt_length"] = plan.prompt
+    if prompt:
+        features["prompt_length"] = prompt
     for folder in stack.folders:
         features = getattr(model, folder)(features)
     found: Tensor = features["sentence_embedding"][:, : stack.settings.get("truncate_dim")]
@@ -129,12 +116,7 @@ def stack_of(model: Any) -> ModuleStack:
     return stack
 
 
-def prompt_of(stack: ModuleStack, role: Role) -> str:
-    """Return what is written before a text."""
-    return stack.prompt if role == "text" else stack.prompts[role]
-
-
-def lower_casing(tokenizer: Any) -> Any:
+def _lower_casing(tokenizer: Any) -> Any:
     """Return a copy of a tokenizer that makes letters small first."""
     from tokenizers.normalizers import Lowercase, Sequence
 

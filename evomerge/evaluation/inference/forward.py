@@ -179,7 +179,7 @@ class Forward:
             self.own_loop, texts = False, [[] for _ in prompts]
         first = min(range(len(prompts)), key=lambda i: len(texts[i]))
         with _refusing(model):
-            (theirs,) = self.reference.greedy_texts(model, [requests[first]])
+            theirs = self.reference.greedy_text(model, requests[first])
         if self.own_loop:
             ours = self.reference.text(texts[first], prompts[first].stops)
             # At a near tie the texts may differ, but then neither ends within the other.

@@ -11,14 +11,14 @@ the same text unless a stop sequence is a special token, which does not appear i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from evomerge.compat.transformers import cache_options
 from evomerge.errors import CandidateError
 from evomerge.evaluation.inference.batches import MASKED, Batching
+from evomerge.evaluation.inference.likelihood import head_reads
 from evomerge.evaluation.inference.sampling import Sampling, drawer
 
 _LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, as in lm-eval
@@ -178,7 +178,9 @@ def continue_prompts(
     sampling = prompts[0].sampling
     seeds = [prompt.seed for prompt in prompts]
     draw = None if sampling is None else drawer(sampling, seeds, device)
-    with torch.inference_mode(), contiguous_head(model):
+    # For the slice `hidden[:, -1:, :]` of several rows, torch copies a weight without a gradient
+    # for each row: with 49,000 tokens and 100 rows, gigabytes and four times the CPU time.
+    with torch.inference_mode(), head_reads(model, torch.Tensor.contiguous):
         for step in range(prompts[0].limit):
             output = model(
                 input_ids=tokens,
@@ -214,26 +216,6 @@ def end_tokens(model: Any) -> set[int]:
     """Return the end tokens of the model's generation config."""
     ends = model.generation_config.eos_token_id
     return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {ends}
-
-
-@contextmanager
-def contiguous_head(model: Any) -> Iterator[None]:
-    """Let a hook copy what the output head reads into contiguous memory.
-
-    For the slice `hidden[:, -1:, :]` of several rows, torch copies a weight without a gradient for
-    each row: with 49,000 tokens and 100 rows, gigabytes and four times the CPU time.
-    """
-    head = model.get_output_embeddings()
-    if head is None:
-        yield
-        return
-    handle = head.register_forward_pre_hook(
-        lambda module, inputs: (inputs[0].contiguous(), *inputs[1:])
-    )
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def is_greedy_up_to_rounding(model: Any, prompt: Prompt, generated: Sequence[int]) -> bool:

@@ -8,8 +8,9 @@ needs no mask. The output head is applied only to the positions that predict a t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -168,7 +169,7 @@ def _logits(model: Any, batch: Batch, gather: bool, layers: _Layers) -> torch.Te
         inputs["attention_mask"] = attention_mask(model, batch)
     if not gather:
         return select(model(**inputs).logits, batch.where)
-    with _head_on(model, batch.where):
+    with head_reads(model, partial(select, where=batch.where)):
         logits: torch.Tensor = model(**inputs).logits
     if logits.dim() != 2:
         raise ValueError("the head of this model cannot be applied to scored positions only")
@@ -182,16 +183,16 @@ def select(states: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _head_on(model: Any, where: torch.Tensor) -> Iterator[None]:
-    """While the context is open, the output head gets only the scored positions, by a hook.
+def head_reads(model: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """While the context is open, the output head gets other states, by a hook.
 
     What an architecture does to its logits (soft caps, scales) happens as usual.
     """
-
-    def narrow(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (select(inputs[0], where), *inputs[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(narrow)
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(lambda module, inputs: (change(inputs[0]), *inputs[1:]))
     try:
         yield
     finally:

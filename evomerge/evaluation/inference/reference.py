@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +15,7 @@ from evomerge.evaluation.inference.generation import Prompt, unsupported_setting
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.requests import Instance, Request
 from evomerge.evaluation.inference.rows import Continuation
-from evomerge.evaluation.inference.sampling import (
-    SETTINGS,
-    Sampling,
-    is_sampled,
-    seed_of,
-)
+from evomerge.evaluation.inference.sampling import SETTINGS, Sampling, is_sampled, seed_of
 from evomerge.models.files import PROCESSOR_FILES
 
 if TYPE_CHECKING:
@@ -58,12 +52,7 @@ class ReferenceLM:
     """
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        reasoning: Reasoning = Reasoning(),
-        *,
-        sees: bool = False,
+        self, model: Any, tokenizer: Any, reasoning: Reasoning = Reasoning(), *, sees: bool = False
     ) -> None:
         self._reasoning = reasoning
         self._defaults = model.generation_config
@@ -189,9 +178,8 @@ class ReferenceLM:
         """
         tokens = self._lm.tok_encode(answer, add_special_tokens=False)
         tokens = [*tokens, self._lm.eot_token_id] if ended else tokens
-        before = list(request.prompt.tokens) if request.prompt else None
-        if before is None:
-            before = self._lm.tok_encode(request.instance.args[0])
+        asked, prompt = request.prompt, request.instance.args[0]
+        before = list(asked.tokens) if asked else self._lm.tok_encode(prompt)
         return Continuation.of(before, tokens, self.max_length)
 
     def answer(self, request: Request, generated: Sequence[Sequence[int]]) -> None:
@@ -226,35 +214,27 @@ class ReferenceLM:
 
     def generate(self, model: torch.nn.Module, request: Request) -> None:
         """Store the texts that lm-eval generates as the answers to a request."""
-        answers = (self._texts(model, [request.instance], seed) for seed in request.seeds)
-        texts = [text for (text,) in answers] or self._texts(model, [request.instance])
+        seeds = request.seeds or (1234,)
+        texts = [self._text(model, request.instance, seed) for seed in seeds]
         counts = [len(self._lm.tok_encode(text, add_special_tokens=False)) for text in texts]
         request.answer_texts(texts, counts)
 
-    def greedy_texts(self, model: torch.nn.Module, requests: Sequence[Request]) -> list[str]:
-        """Return the texts that lm-eval generates greedily, also for requests that are sampled."""
-        return self._texts(model, [_greedily(request.instance) for request in requests])
+    def greedy_text(self, model: torch.nn.Module, request: Request) -> str:
+        """Return the text that lm-eval generates greedily, also for a request that is sampled."""
+        context, options = request.instance.args
+        kept = {name: value for name, value in options.items() if name not in SETTINGS}
+        greedy = SimpleNamespace(args=(context, {**kept, "do_sample": False}))
+        return self._text(model, greedy)
 
-    def _texts(
-        self, model: torch.nn.Module, instances: Sequence[Instance], seed: int = 1234
-    ) -> list[str]:
-        """Return the texts that lm-eval generates, one for each instance."""
+    def _text(self, model: torch.nn.Module, instance: Instance, seed: int = 1234) -> str:
+        """Return the text that lm-eval generates for an instance."""
         replace_model(self._lm, model)
-        with quiet(bars=True), seeded(seed), _cheap_collections():
-            return list(self._lm.generate_until(list(instances), disable_tqdm=True))
-
-
-@contextmanager
-def _cheap_collections() -> Iterator[None]:
-    """Hide all present objects from the garbage collector, which lm-eval runs after each image."""
-    if gc.get_freeze_count():  # of the program around us, whose objects would be thawed
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
+        gc.freeze()  # it collects garbage after each image, which takes long beside many objects
+        try:
+            with quiet(bars=True), seeded(seed):
+                return str(self._lm.generate_until([instance], disable_tqdm=True)[0])
+        finally:
+            gc.unfreeze()
 
 
 def processor_of(folder: str | Path, tokenizer: Any) -> Any:
@@ -278,13 +258,6 @@ def processor_of(folder: str | Path, tokenizer: Any) -> Any:
         ) from error
     found.tokenizer = tokenizer
     return found
-
-
-def _greedily(instance: Instance) -> Instance:
-    """Return what `HFLM.generate_until` reads of an instance, with greedy decoding."""
-    context, options = instance.args
-    kept = {name: value for name, value in options.items() if name not in SETTINGS}
-    return SimpleNamespace(args=(context, {**kept, "do_sample": False}))
 
 
 def _explained(apply: Callable[..., str]) -> Callable[..., str]:

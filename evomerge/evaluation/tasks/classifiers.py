@@ -19,10 +19,7 @@ from torch import Tensor
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.classifying import Chat, Classifier, Input
-from evomerge.evaluation.tasks.rows import BatchSize, Row, RowsObjective, messages
-from evomerge.parsing.values import Values
-
-_VALUES = Values(ConfigError)
+from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Row, RowsObjective, text_or_number
 
 Label: TypeAlias = str | int
 
@@ -36,6 +33,8 @@ class ClassifierObjective(RowsObjective):
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         super().__init__(name, rows, digest, self.metrics)
         self._classify = Classifier(batch_size)
+        self._tokenizer: Any = None
+        self._read: dict[int, tuple[Input, ...]] = {}  # what the model reads of a document
 
     def __call__(
         self, model: Any, tokenizer: Any, documents: Sequence[int]
@@ -45,8 +44,12 @@ class ClassifierObjective(RowsObjective):
         Raises:
             CandidateError: a logit is not finite.
         """
+        if tokenizer is not self._tokenizer:
+            self._tokenizer, self._read = tokenizer, {}
         rows = [self.rows[i] for i in documents]
-        inputs = [self._inputs(row, tokenizer) for row in rows]
+        new = [i for i in documents if i not in self._read]
+        self._read |= {i: self._inputs(self.rows[i], tokenizer) for i in new}
+        inputs = [self._read[i] for i in documents]
         logits = self._classify(model, tokenizer, [item for of_row in inputs for item in of_row])
         found = [
             self._measured(row, [logits[item] for item in of_row], model.config.id2label)
@@ -66,7 +69,7 @@ class ClassifierObjective(RowsObjective):
         """Yield each document with a text of which a tokenizer makes no tokens."""
         for document, row in enumerate(self.rows):
             inputs = self._inputs(row, tokenizer)
-            if not all(self._classify.count_tokens(tokenizer, item) for item in inputs):
+            if not all(item.tokens(tokenizer)["input_ids"] for item in inputs):
                 yield document
 
     @abstractmethod
@@ -90,15 +93,9 @@ class TextLabels(ClassifierObjective):
     @staticmethod
     def checked(row: Row, where: str) -> Row:
         """Return a row with one or two texts and a label: a name or a number."""
-        found = {
-            key: _VALUES.text(row[key], f"{where}: {key}")
-            for key in ("text", "text_pair")
-            if row.get(key) is not None
-        }
-        label = row["label"]
-        if type(label) is not int:
-            _VALUES.text(label, f"{where}: label", "text or a whole number")
-        return {**found, "label": label}
+        texts = [key for key in ("text", "text_pair") if row.get(key) is not None]
+        found = {key: VALUES.text(row[key], f"{where}: {key}") for key in texts}
+        return {**found, "label": text_or_number(row["label"], f"{where}: label")}
 
     def is_mean(self, metric: str) -> bool:
         """Return whether it is the accuracy: F1 is one of all documents together."""
@@ -142,12 +139,12 @@ class Pairwise(ClassifierObjective):
                 f"`{keys[texts.index(False)]}`; write all as texts, or all as lists of messages."
             )
         if all(texts):
-            return {key: _VALUES.text(row[key], f"{where}: {key}") for key in keys}
-        return {key: tuple(messages(row[key], f"{where}: {key}")) for key in keys}
+            return {key: VALUES.text(row[key], f"{where}: {key}") for key in keys}
+        return {key: _messages(row[key], f"{where}: {key}") for key in keys}
 
     def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
         if not isinstance(row["chosen"], str):
-            return tuple(map(Input.of_chat, _chats(row)))
+            return tuple(Input.of_chat(chat, tokenizer) for chat in _chats(row))
         prompt, answers = row.get("prompt", ""), (row["chosen"], row["rejected"])
         return tuple(Input.of_answer(prompt, answer, tokenizer) for answer in answers)
 
@@ -184,3 +181,13 @@ def _chats(row: Row) -> Iterator[Chat]:
     """Yield the messages of both answers, behind those of the prompt."""
     for key in ("chosen", "rejected"):
         yield [*row.get("prompt", ()), *row[key]]
+
+
+def _messages(value: Any, where: str) -> Chat:
+    """Return the messages of a chat, after checking that each has a role and a content."""
+    for number, item in enumerate(VALUES.items(value, where, least=1)):
+        message = VALUES.mapping(item, f"{where}[{number}]")
+        VALUES.text(message.get("role"), f"{where}[{number}].role")
+        if not isinstance(message.get("content"), str):
+            raise VALUES.wrong(message.get("content"), f"{where}[{number}].content", "text")
+    return tuple(value)

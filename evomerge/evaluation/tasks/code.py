@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from evomerge.errors import SearchError, one_line
 from evomerge.evaluation.inference.quiet import quiet, seeded
-from evomerge.evaluation.tasks.loading import load, task_manager
+from evomerge.evaluation.tasks.loading import TaskLoader
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
 from evomerge.evaluation.tasks.templates import templates_in_sandbox
 from evomerge.run.atomic import TemporaryFolder
@@ -100,18 +100,18 @@ class CodeProcess:
 
     def _outcomes(self, origin: Origin, documents: Sequence[Sequence[Instance]]) -> list[Outcome]:
         connection = self._connection = self._connection or self._start()
-        limits = [SECONDS + SECONDS_MORE * sum(len(i.resps) for i in item) for item in documents]
-        reply: list[Outcome] | str | None = None
+        answers = max(sum(len(item.resps) for item in requests) for requests in documents)
+        seconds, reply = SECONDS + SECONDS_MORE * answers, None
         with suppress(OSError, EOFError):
-            connection.send((self._include, origin, documents, limits))
-            if connection.poll(max(limits) + _PATIENCE):
+            connection.send((self._include, origin, documents, seconds))
+            if connection.poll(seconds + _PATIENCE):
                 reply = json.loads(connection.recv_bytes())
         if isinstance(reply, str):
             raise SearchError(
                 f"Task {origin.leaf!r} cannot be loaded in the process that scores code ({reply}); "
                 "correct its files, then resume."
             )
-        if reply is not None:
+        if isinstance(reply, list):
             return reply
         self._close()
         self._connection = None
@@ -126,16 +126,15 @@ class CodeProcess:
         own |= dict.fromkeys(("HF_METRICS_CACHE", "TMPDIR"), str(folder.path))
         own["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in sys.path)
         start = f"from evomerge.evaluation.tasks.code import main; main({theirs.fileno()})"
+        silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         with theirs:
             process = subprocess.Popen(
                 [*_confined(folder.path), sys.executable, "-P", "-c", start],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
                 cwd=folder.path,
                 env=own,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the search
+                **silent,
             )
         self._close = weakref.finalize(self, _close, process, ours, folder)
         return ours
@@ -167,62 +166,64 @@ def main(descriptor: int) -> None:
     tasks: dict[Origin, Any] = {}
     with Connection(descriptor) as connection, suppress(EOFError, OSError):
         while True:
-            include, origin, documents, limits = connection.recv()
+            include, origin, documents, seconds = connection.recv()
             reply: list[Outcome] | str
             try:
                 with quiet(bars=True), seeded(), templates_in_sandbox(), ExitStack() as children:
                     if origin not in tasks:
-                        manager = task_manager(include, [origin.source], "objectives")
-                        tasks[origin] = load(manager, origin.source, "objectives")[0][origin.leaf]
+                        loader = TaskLoader([origin.source], include, allow_code=True)
+                        tasks[origin] = loader.load(origin.source, "objectives")[0][origin.leaf]
                         gc.freeze()  # so that a child copies less
-                    about = zip(documents, limits, strict=True)
-                    begun = [children.enter_context(_child(tasks[origin], *i)) for i in about]
-                    reply = [outcome() for outcome in begun]
+                    begun = (_child(tasks[origin], item, seconds) for item in documents)
+                    answers = list(map(children.enter_context, begun))
+                    deadline = time.monotonic() + seconds
+                    counts = map(len, documents)
+                    reply = [
+                        _outcome(*item, deadline) for item in zip(answers, counts, strict=True)
+                    ]
             except Exception as error:
                 reply = f"{type(error).__name__}: {one_line(error)}"
             connection.send_bytes(json.dumps(reply).encode())
 
 
 @contextmanager
-def _child(
-    task: Any, requests: Sequence[Instance], seconds: int
-) -> Iterator[Callable[[], Outcome]]:
-    """Begin to score a document in a forked process; yield what waits for its outcome.
+def _child(task: Any, requests: Sequence[Instance], seconds: int) -> Iterator[Connection]:
+    """Begin to score a document in a forked process; yield what its outcome comes through.
 
     At the end, all processes of its group are killed.
     """
     reading, writing = Pipe(duplex=False)
     # Python's TemporaryDirectory follows links that the child has made, before 3.11.8.
-    folder, deadline = tempfile.mkdtemp(), time.monotonic() + seconds
-
-    def outcome() -> Outcome:
-        with suppress(Exception):  # the answer may have changed or sent anything
-            if reading.poll(max(0.0, deadline - time.monotonic())):
-                row, answers = json.loads(reading.recv_bytes(16 << 20))
-                answers = [dict(answers[place]) for place in range(len(requests))]
-                return [{key: float(value) for key, value in row.items()}, answers]
-        return None
-
-    process = os.fork()
+    folder, process = tempfile.mkdtemp(), os.fork()
     if process == 0:
         try:
             _limit(folder, seconds, writing.fileno())
             (row,) = document_metrics(task, [requests])
             numbers = {key: float(value) for key, value in row.items()}
-            found = [numbers, [instance.filtered_resps for instance in requests]]
+            found = [numbers, [dict(instance.filtered_resps) for instance in requests]]
             writing.send_bytes(json.dumps(found, default=str).encode())
         finally:
             os._exit(0)
     with reading:
         writing.close()
         try:
-            yield outcome
+            yield reading
         finally:
             for kill in (os.killpg, os.kill):  # it may have no group of its own yet
                 with suppress(OSError):
                     kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _outcome(answer: Connection, count: int, deadline: float) -> Outcome:
+    """Return what a child sends until the deadline, about so many requests."""
+    with suppress(Exception):  # the program may have changed or sent anything
+        if answer.poll(max(0.0, deadline - time.monotonic())):
+            row, answers = json.loads(answer.recv_bytes(16 << 20))
+            answers = [dict(answers[place]) for place in range(count)]
+            return [{key: float(value) for key, value in row.items()}, answers]
+    return None
 
 
 def _limit(folder: str, seconds: int, kept: int) -> None:

@@ -38,9 +38,7 @@ class DocumentPool:
 
 
 def choose_documents(
-    sizes: Mapping[Split, Size],
-    pools: Mapping[Split, Mapping[str, DocumentPool]],
-    seed: int,
+    sizes: Mapping[Split, Size], pools: Mapping[Split, Mapping[str, DocumentPool]], seed: int
 ) -> tuple[dict[Split, dict[str, tuple[int, ...]]], str]:
     """Choose the documents of every split, so that no two splits share one.
 
@@ -64,22 +62,21 @@ def choose_documents(
     left_out = []
     for split in sorted(sizes, key=lambda split: sizes[split] == "all"):
         for task, pool in pools[split].items():
-            order = in_order(pool.count, f"{seed}/{task}")
+            order, size = in_order(pool.count, f"{seed}/{task}"), sizes[split]
             first = all(pools[split][other].dataset != pool.dataset for other in chosen[split])
-            ids = _take(pool, order, sizes[split], split, owners, first=first)
-            wanted = 1 if sizes[split] == "all" else int(sizes[split])
-            if len(ids) < wanted:
+            ids = _take(pool, order, size, split, owners, first=first)
+            if len(ids) < (1 if size == "all" else size):
                 asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
                 different = len({pool.known_as(document)[-1] for document in order})
                 sharing = sum(i.source == pool.source for of in pools.values() for i in of.values())
                 raise ConfigError(
-                    f"`evaluation.{split}.documents` is {sizes[split]!r}, but only {len(ids)} of "
+                    f"`evaluation.{split}.documents` is {size!r}, but only {len(ids)} of "
                     f"the {pool.count} documents of {pool.source!r} are left for it (asked for: "
                     f"{asked}), since no two splits share one; set it to "
                     f"{max(1, different // sharing)} or less in each split (one may be `all`), or "
                     "take documents from another source (`task_split`, `tasks`)."
                 )
-            if sizes[split] == "all" and (same := _repeats(pool, split, owners)):
+            if size == "all" and (same := _repeats(pool, split, owners)):
                 where = ", ".join(f"{count} in {name}" for name, count in same.items())
                 left_out.append(
                     f"{same.total()} of the {pool.count} of {pool.source!r} from {split} ({where})"

@@ -25,8 +25,7 @@ from torch.nn.functional import normalize
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.encoding import Role, TextEncoder, stack_of
-from evomerge.evaluation.tasks.rows import BatchSize, Row, RowsObjective
-from evomerge.parsing.values import Values
+from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Row, RowsObjective, text_or_number
 from evomerge.scores import ENCODER_METRICS
 
 Encode: TypeAlias = Callable[[Sequence[str], Role], Tensor]
@@ -50,8 +49,6 @@ _FIRST = 10  # passages that the metrics of retrieval look at
 _SAME = 1e-6  # difference of embeddings, as a share of their largest number: that of batches
 _DIGITS = 9  # decimals of similarities; the last bits of a product depend on a passage's place
 _ITERATIONS = 1000  # of the probe, at most
-
-_VALUES = Values(ConfigError)
 
 
 class EncoderObjective(RowsObjective):
@@ -106,10 +103,8 @@ class Sts(EncoderObjective):
     @staticmethod
     def checked(row: Row, where: str) -> Row:
         """Return a row with two texts and a finite number."""
-        one = _VALUES.text(row["sentence1"], f"{where}: sentence1")
-        other = _VALUES.text(row["sentence2"], f"{where}: sentence2")
-        score = _VALUES.real(row["score"], f"{where}: score")
-        return {"sentence1": one, "sentence2": other, "score": score}
+        found = {key: VALUES.text(row[key], f"{where}: {key}") for key in Sts.compared}
+        return {**found, "score": VALUES.real(row["score"], f"{where}: score")}
 
     def _measured(
         self, rows: Sequence[Row], encode: Encode, similarity: Similarity
@@ -122,19 +117,13 @@ class Sts(EncoderObjective):
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
         """Return the correlation of pairs; nan if all similarities, or all scores, are equal."""
+        from scipy.stats import rankdata
+
         found = np.asarray(values, dtype=np.float64).T
-        if metric == "spearman":
-            found = np.array([_ranks(column) for column in found])
+        found = rankdata(found, axis=1) if metric == "spearman" else found
         one, other = found - found.mean(axis=1, keepdims=True)
         size = float(np.sqrt((one @ one) * (other @ other)))
         return float(one @ other) / size if size else float("nan")
-
-
-def _ranks(values: Floats) -> Floats:
-    """Return the ranks of numbers from 1 on; equal ones have the mean of theirs."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    means: Floats = np.cumsum(counts) - (counts - 1) / 2
-    return means[places]
 
 
 class Retrieval(EncoderObjective):
@@ -149,12 +138,8 @@ class Retrieval(EncoderObjective):
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         super().__init__(name, rows, digest, batch_size)
-        self._passages = {
-            text: place
-            for place, text in enumerate(
-                dict.fromkeys(text for row in rows for text in (*row["positive"], *row["negative"]))
-            )
-        }
+        passages = (text for row in rows for text in (*row["positive"], *row["negative"]))
+        self._passages = {text: place for place, text in enumerate(dict.fromkeys(passages))}
 
     @staticmethod
     def checked(row: Row, where: str) -> Row:
@@ -163,10 +148,10 @@ class Retrieval(EncoderObjective):
         def passages(key: str) -> list[str]:
             given = row.get(key) or []
             listed = given if isinstance(given, list) else [given]
-            return list(dict.fromkeys(_VALUES.text(text, f"{where}: {key}") for text in listed))
+            return list(dict.fromkeys(VALUES.text(text, f"{where}: {key}") for text in listed))
 
-        query, positive = _VALUES.text(row["query"], f"{where}: query"), passages("positive")
-        _VALUES.items(positive, f"{where}: positive", least=1)
+        query, positive = VALUES.text(row["query"], f"{where}: query"), passages("positive")
+        VALUES.items(positive, f"{where}: positive", least=1)
         return {"query": query, "positive": positive, "negative": passages("negative")}
 
     def _measured(
@@ -208,12 +193,13 @@ class Classification(EncoderObjective):
     @staticmethod
     def checked(row: Row, where: str) -> Row:
         """Return a row with a text and a label."""
-        label = row["label"]
-        if type(label) is not int:
-            _VALUES.text(label, f"{where}: label", "text or a whole number")
-        train = _VALUES.flag(row.get("train", False), f"{where}: train")
-        text = _VALUES.text(row["text"], f"{where}: text")
-        return {"text": text, "label": str(label), "train": train}
+        label = text_or_number(row["label"], f"{where}: label")
+        train = VALUES.flag(row.get("train", False), f"{where}: train")
+        return {
+            "text": VALUES.text(row["text"], f"{where}: text"),
+            "label": str(label),
+            "train": train,
+        }
 
     def _measured(
         self, rows: Sequence[Row], encode: Encode, similarity: Similarity
@@ -228,8 +214,8 @@ class Classification(EncoderObjective):
             warnings.simplefilter("ignore")  # it may not have converged
             probe.fit(embeddings[:known], labels)
         answers = probe.predict(embeddings[known:])
-        right = (float(a == row["label"]) for a, row in zip(answers, rows, strict=True))
-        return {"accuracy": tuple(right)}
+        right = zip(answers, (row["label"] for row in rows), strict=True)
+        return {"accuracy": tuple(float(answer == label) for answer, label in right)}
 
 
 KINDS: tuple[type[EncoderObjective], ...] = (Sts, Retrieval, Classification)

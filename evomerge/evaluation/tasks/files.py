@@ -9,13 +9,10 @@ from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.tasks import classifiers, encoders
-from evomerge.evaluation.tasks.rows import BatchSize, Row, RowsObjective
+from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Row, RowsObjective
 from evomerge.parsing.texts import json_value, read_text
-from evomerge.parsing.values import Values
 
 _KINDS: Mapping[str, Any] = {kind.kind: kind for kind in (*encoders.KINDS, *classifiers.KINDS)}
-
-_VALUES = Values(ConfigError)
 
 
 def load_objective(
@@ -35,13 +32,12 @@ def load_objective(
         f"objectives: there is no file {file!r}; its path starts from the search file's folder."
     )
     text = read_text(path, ConfigError, missing)
-    given = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        where = f"{path}, line {number}"
-        if line.strip():
-            given.append((_VALUES.mapping(json_value(line, where, ConfigError), where), where))
     made, rows = _KINDS[kind], list[Row]()
-    for row, where in given:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        row = VALUES.mapping(json_value(line, where, ConfigError), where)
         for column in made.needed:
             if row.get(column) is None:
                 raise ConfigError(
@@ -50,7 +46,7 @@ def load_objective(
                     f"{made.row_text}.{did_you_mean(column, row)}"
                 )
         rows.append(made.checked(row, where))
-    if not any(not row.get("train") for row in rows):
+    if all(row.get("train") for row in rows):
         raise ConfigError(
             f"objectives: {path} has no row to score on; write lines like {made.row_text}."
         )

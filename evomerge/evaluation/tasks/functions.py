@@ -22,14 +22,14 @@ all weights are written again (see `Evaluator`).
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
 
 from evomerge.errors import CandidateError, ConfigError, one_line, printable
 from evomerge.evaluation.inference.memory import is_device_failure
@@ -84,7 +84,7 @@ class ObjectiveFunction:
             if is_device_failure(error):
                 raise
             raise CandidateError(
-                f"Objective {self.info.name}{_raised_at(error, self.body)} raised "
+                f"Objective {self.info.name}{_raised_at(error)} raised "
                 f"{type(error).__name__}: {one_line(error)}"
             ) from error
 
@@ -98,29 +98,16 @@ class ObjectiveFunction:
 
     def _numbers(self, metric: str, values: Any, count: int) -> tuple[float, ...]:
         """Return scores as floats, taken from a sequence, an array or a tensor of numbers."""
-        if hasattr(values, "tolist"):  # of numpy and torch
-            values = values.tolist()
-        if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
-            wrong = [f"a {type(values).__name__}"]
-        else:
-            wrong = [f"{item!r:.80}" for item in values if not _is_score(item)]
-            wrong += [] if len(values) == count else [f"{len(values)} values"]
-        if wrong:
+        found = np.asarray(values.tolist() if hasattr(values, "tolist") else values)
+        is_real = found.shape == (count,) and found.dtype.kind in "iuf"
+        if not (is_real and np.isfinite(found).all()):
+            what = f"{found.size} values" if found.ndim == 1 else f"a {type(values).__name__}"
+            what = f"{values!r:.80}" if found.shape == (count,) else what
             raise CandidateError(
-                f"Objective {self.info.name} returned {wrong[0]} of {metric} for "
-                f"{count} documents; it must return a list with one finite number (int or float) "
-                "for each document."
+                f"Objective {self.info.name} returned {what} of {metric} for {count} documents; it "
+                "must return a list with one finite number (int or float) for each document."
             )
-        return tuple(map(float, values))
-
-
-def _is_score(value: Any) -> bool:
-    if hasattr(value, "item"):  # a scalar of numpy or torch
-        value = value.item()
-    try:
-        return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
-    except OverflowError:
-        return False
+        return tuple(map(float, found))
 
 
 def is_function(name: str) -> bool:
@@ -137,12 +124,10 @@ def find(name: str) -> ObjectiveFunction:
     body: Any = _imported(name) if ":" in name else REGISTERED.get(name)
     count: Any = getattr(body, "documents", None)
     metrics: Any = getattr(body, "metrics", {"score": True})
-    has_count = type(count) is int and count > 0
     has_metrics = isinstance(metrics, Mapping) and all(
-        isinstance(metric, str) and metric and isinstance(up, bool)
-        for metric, up in metrics.items()
+        isinstance(metric, str) and isinstance(up, bool) for metric, up in metrics.items()
     )
-    if not (callable(body) and has_count and has_metrics and metrics):
+    if not (callable(body) and type(count) is int and count > 0 and has_metrics and metrics):
         raise ConfigError(
             f"objectives: {name!r} is {body!r:.80} with documents = {count!r:.80} and metrics = "
             f"{metrics!r:.80}; it must be a function whose attribute `documents` is the number of "
@@ -153,10 +138,10 @@ def find(name: str) -> ObjectiveFunction:
     return ObjectiveFunction(body, TaskInfo(name, "function", count, info))
 
 
-def _imported(name: str) -> Body:
+def _imported(name: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
-        body: Body = getattr(import_module(module), attribute)
+        return getattr(import_module(module), attribute)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit would end evomerge without a word
@@ -165,18 +150,12 @@ def _imported(name: str) -> Body:
             f"{one_line(error).rstrip('.')}; give `module:function` of a module that Python finds "
             "(PYTHONPATH, or an installed one)."
         ) from error
-    return body
 
 
-def _raised_at(error: BaseException, function: Any) -> str:
+def _raised_at(error: BaseException) -> str:
     """Return in brackets the innermost line that is not in a library: ` (judges.py, line 12)`."""
     places = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
-    own = getattr(getattr(function, "__code__", None), "co_filename", None)
-    users = [
-        (file, line)
-        for file, line in places
-        if file == own or not (file.startswith("<") or is_installed(Path(file)))
-    ]
+    users = [item for item in places if item[0][0] != "<" and not is_installed(Path(item[0]))]
     file, line = (users or places)[-1]
     return f" ({Path(file).name}, line {line})"
 

@@ -104,12 +104,12 @@ class Harness:
         """Load the task or group `source` and store it under `name`."""
         tasks, groups = self._loader.load(source, where)
         if name != source:
-            if (name in self._groups) != (source in groups):
+            top = groups if source in groups else tasks
+            if (name in self._groups) != (top is groups):
                 raise ConfigError(
                     f"{where}: {source!r} cannot replace {name!r}, since one is a group and the "
                     "other a single task; replace a task by a task, and a group by a group."
                 )
-            top = groups if source in groups else tasks
             top[name] = top.pop(source)
         for leaf, task in tasks.items():
             self._origins.pop(leaf, None)
@@ -147,7 +147,7 @@ class Harness:
         if is_default and examples == changes["test_split"]:
             # Only if `fewshot_split` is set does lm-eval leave out the document itself.
             changes["fewshot_split"] = changes["test_split"]
-        task = self._tasks[name] = self._loader.load_changed(info.name, changes, where)
+        task = self._tasks[name] = self._loader.load(info.name, where, changes)[0][info.name]
         return replace(info, documents=len(task.eval_docs), task_split=task_split)
 
     def build(self, task: str, ids: Sequence[int], reference: ReferenceLM) -> list[list[Instance]]:
@@ -205,12 +205,10 @@ class Harness:
         """Return the metrics of each document, from the answers (`resps`) in its requests."""
         subject = self._tasks[task]
         if task in self._origins:
-            worst = {
-                key: 0.0 if metric.higher_is_better else 1.0
-                for key, metric in self.info.tasks[task].metrics.items()
-                if key not in (NLL, TOKENS)
-            }
-            return self._code.metrics(self._origins[task], documents, worst)
+            metrics = self.info.tasks[task].metrics
+            worst = {key: 0.0 if item.higher_is_better else 1.0 for key, item in metrics.items()}
+            own = {key: value for key, value in worst.items() if key not in (NLL, TOKENS)}
+            return self._code.metrics(self._origins[task], documents, own)
         with quiet(), templates_in_sandbox(), rendered_once(subject, self._rendered):
             return document_metrics(subject, documents)
 
@@ -238,12 +236,7 @@ class Harness:
                 target = subject.doc_to_choice(document)[target]
         target = target[0] if isinstance(target, (list, tuple)) and target else target
         if target is None or not str(target).strip():
-            raise ConfigError(
-                f"objectives: a document of task {task!r} has no reference answer "
-                "(`doc_to_target`), so it has neither a loss for gradients nor the metric nll; "
-                "give it one in the task's YAML or leave it out there (process_docs), or use "
-                "another optimizer and metric."
-            )
+            raise _without(task, "has no reference answer")
         delimiter = subject.get_config("target_delimiter")
         return str(target), " " if delimiter is None else str(delimiter)
 
@@ -274,17 +267,12 @@ class Harness:
             choices = list(subject.doc_to_choice(document))
         targets = target if isinstance(target, (list, tuple)) else [target]
         places = [
-            choices.index(each) if isinstance(each, str) and each in choices else each
-            for each in targets
+            choices.index(item) if isinstance(item, str) and item in choices else item
+            for item in targets
         ]
-        found = {each for each in places if isinstance(each, int) and 0 <= each < len(choices)}
+        found = {item for item in places if isinstance(item, int) and 0 <= item < len(choices)}
         if not found:
-            raise ConfigError(
-                f"objectives: a document of task {task!r} does not say which choice is right "
-                "(`doc_to_target`), so it has neither a loss for gradients nor the metric nll; "
-                "correct it in the task's YAML or leave it out there (process_docs), or use "
-                "another optimizer and metric."
-            )
+            raise _without(task, "does not say which choice is right")
         return tuple(sorted(found))
 
     def choice_lengths(self, task: str, document: Any, metric: str) -> tuple[float, ...]:
@@ -313,7 +301,7 @@ class Harness:
         items = [row[key] for row in rows]
         if self.info.tasks[task].kind == "loglikelihood_rolling" and key != NLL:
             own = self._tasks[task].aggregation()[key.split(",")[0]]
-            return tuple(float(own([item])) for item in items)
+            items = [own([item]) for item in items]
         if any(isinstance(item, (tuple, list)) for item in items):
             return None
         return tuple(map(float, items))
@@ -333,17 +321,26 @@ class Harness:
         def texts(document: int) -> list[str]:
             content = documents[document]
             found = [json.dumps(dict(content), sort_keys=True, default=plain)]
-            if rendered:
-                with templates_in_sandbox():
-                    parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
-                    if subject.get_config("doc_to_choice"):
-                        parts.append(subject.doc_to_choice(content))
-                    if shows_images(subject):
-                        parts += map(plain, subject.doc_to_image(content))
-                found.append(" ".join(str(parts).casefold().split()))
-            return found
+            if not rendered:
+                return found
+            with templates_in_sandbox():
+                parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
+                if subject.get_config("doc_to_choice"):
+                    parts.append(subject.doc_to_choice(content))
+                if shows_images(subject):
+                    parts += map(plain, subject.doc_to_image(content))
+            return [*found, " ".join(str(parts).casefold().split())]
 
         return texts
+
+
+def _without(task: str, what: str) -> ConfigError:
+    """Return the error for a document that has no answer to compare a model's with."""
+    return ConfigError(
+        f"objectives: a document of task {task!r} {what} (`doc_to_target`), so it has neither a "
+        "loss for gradients nor the metric nll; correct it in the task's YAML or leave it out "
+        "there (process_docs), or use another optimizer and metric."
+    )
 
 
 def _turns(messages: Sequence[Mapping[str, str]], *args: Any, **options: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -123,22 +124,19 @@ class TasksInfo:
         Raises:
             ConfigError: the task has no such metric, or has it under several filters.
         """
-        offered = (self.groups.get(task) or self.tasks[task]).metrics
-        if metric in offered:
-            return metric, offered[metric]
-        plain = metric.removesuffix(",none")
-        if plain in offered:
-            return plain, offered[plain]
-        filtered = [key for key in offered if key.split(",")[0] == metric]
+        owner = self.groups.get(task) or self.tasks[task]
+        for name in (metric, metric.removesuffix(",none")):
+            if name in owner.metrics:
+                return name, owner.metrics[name]
+        filtered = [key for key in owner.metrics if key.split(",")[0] == metric]
         if filtered:
             raise ConfigError(
                 f"{where}: metric {metric!r} of task {task!r} exists with several filters; "
                 f"name one of {', '.join(filtered)}."
             )
-        name = task if task in self.groups else self.tasks[task].name
         raise ConfigError(
-            f"{where}: task {name!r} has no metric {metric!r}; it has "
-            f"{', '.join(sorted(offered)) or 'none'}.{did_you_mean(metric, offered)}"
+            f"{where}: task {owner.name!r} has no metric {metric!r}; it has "
+            f"{', '.join(sorted(owner.metrics)) or 'none'}.{did_you_mean(metric, owner.metrics)}"
         )
 
     def leaves(self, name: str) -> tuple[str, ...]:
@@ -169,14 +167,14 @@ class TasksInfo:
         result: dict[str, dict[str, float]] = {}
         for name, group in self.groups.items():
             for metric, average in group.averages.items():
-                scored = [
-                    (aggregates[task][key], sizes[task] if average.by_size else 1)
-                    for task, key in average.keys
-                    if key in aggregates.get(task, {})
+                keys = [
+                    (task, key) for task, key in average.keys if key in aggregates.get(task, {})
                 ]
-                if scored:
-                    total = sum(value * weight for value, weight in scored)
-                    result.setdefault(name, {})[metric] = total / sum(w for _, w in scored)
+                weights = [sizes[task] if average.by_size else 1 for task, _ in keys]
+                values = [aggregates[task][key] for task, key in keys]
+                if keys:
+                    total = sum(a * b for a, b in zip(values, weights, strict=True))
+                    result.setdefault(name, {})[metric] = total / sum(weights)
         return result
 
 
@@ -192,18 +190,15 @@ def describe(tasks: Mapping[str, Any], groups: Mapping[str, Group], measure: Mea
 
 
 def _task_info(name: str, task: Any, measure: Measure) -> TaskInfo:
-    direction = task.higher_is_better()
+    direction, aggregation = task.higher_is_better(), task.aggregation()
     kind = str(task.get_config("output_type") or task.OUTPUT_TYPE)
-    metrics = {
-        key: MetricInfo(
-            higher_is_better=bool(direction.get(key.split(",")[0], True)),
-            is_mean=_is_mean(task.aggregation().get(key.split(",")[0]), value),
-        )
-        for key, value in _probe(task, partial(measure, name)).items()
-    }
-    if kind == "generate_until":
-        metrics.setdefault(TOKENS, MetricInfo(higher_is_better=False, is_mean=True))
-    metrics.setdefault(NLL, MetricInfo(higher_is_better=False, is_mean=True))
+    metrics = {}
+    for key, value in _probe(task, partial(measure, name)).items():
+        metric = key.split(",")[0]
+        is_mean = _is_mean(aggregation.get(metric), value)
+        metrics[key] = MetricInfo(bool(direction.get(metric, True)), is_mean)
+    for key in (TOKENS, NLL) if kind == "generate_until" else (NLL,):
+        metrics.setdefault(key, MetricInfo(higher_is_better=False, is_mean=True))
     named = {split: task.get_config(f"{split}_split") for split in TASK_SPLITS}
     task_splits = {split: str(own) for split, own in named.items() if own}
     return TaskInfo(
@@ -256,7 +251,7 @@ def _made_up(instance: Any) -> Any:
 
 
 def _group_info(name: str, group: Group, tasks: Mapping[str, TaskInfo]) -> GroupInfo:
-    found: dict[tuple[str, str], Average] = {}
+    found: dict[tuple[str, str], Average] = {}  # by metric and filter
     for item in group.averages:
         wanted = item.get("filter_list")
         wanted = [wanted] if isinstance(wanted, str) else wanted
@@ -265,17 +260,17 @@ def _group_info(name: str, group: Group, tasks: Mapping[str, TaskInfo]) -> Group
             for metric, label, key in tasks[task].filtered():
                 if metric == item["metric"] and (wanted is None or label in wanted):
                     keys.setdefault((metric, label), []).append((task, key))
-        found |= {
-            name: Average(own, bool(item.get("weight_by_size"))) for name, own in keys.items()
-        }
-    averages: dict[str, Average] = {}
-    metrics: dict[str, MetricInfo] = {}
-    for (metric, label), average in found.items():
-        several = sum(metric == other for other, _ in found) > 1
-        name_of = f"{metric},{label}" if several else metric
-        task, key = average.keys[0]
-        averages[name_of] = average
-        metrics[name_of] = MetricInfo(tasks[task].metrics[key].higher_is_better, is_mean=False)
+        by_size = bool(item.get("weight_by_size"))
+        found |= {name: Average(own, by_size) for name, own in keys.items()}
+    of_metric = Counter(metric for metric, _ in found)
+    averages = {
+        f"{metric},{label}" if of_metric[metric] > 1 else metric: average
+        for (metric, label), average in found.items()
+    }
     averages.setdefault(NLL, Average([(task, NLL) for task in group.tasks], by_size=False))
-    metrics.setdefault(NLL, MetricInfo(higher_is_better=False, is_mean=False))
+    firsts = {name: average.keys[0] for name, average in averages.items()}
+    metrics = {
+        name: replace(tasks[task].metrics[key], is_mean=False)
+        for name, (task, key) in firsts.items()
+    }
     return GroupInfo(name, group.tasks, averages, metrics)

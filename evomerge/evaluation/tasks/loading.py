@@ -18,6 +18,10 @@ from evomerge.trust.task_files import has_script
 
 _State: TypeAlias = tuple[tuple[str, int, int], ...]
 _CODE_EVAL = "HF_ALLOW_CODE_EVAL"
+_CODE = (
+    "runs code that the model writes; read in docs/evaluation.md what the processes in which it "
+    "runs may do, then allow it with --allow-code"
+)
 
 
 def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
@@ -31,18 +35,6 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     Raises:
         ConfigError: there is no such task.
     """
-    manager, missing = _manager(include, tasks)
-    if not missing:
-        return manager
-    raise ConfigError(
-        f"{where}: there is no task {missing[0]!r} in lm-eval"
-        f"{' or in ' + ', '.join(include) if include else ''}; put its YAML into a folder "
-        f"named in evaluation.include.{did_you_mean(missing[0], manager.all_tasks)}"
-    )
-
-
-def _manager(include: list[str], tasks: Sequence[str]) -> tuple[Any, list[str]]:
-    """Return a `TaskManager`, and the tasks that it does not know."""
     from lm_eval.tasks import TaskManager
 
     folders = tuple((folder, _state(Path(folder))) for folder in include)
@@ -50,8 +42,12 @@ def _manager(include: list[str], tasks: Sequence[str]) -> tuple[Any, list[str]]:
         manager = _indexed(TaskManager, folders, defaults)
         missing = [name for name in tasks if name not in manager.all_tasks]
         if not missing:
-            break
-    return manager, missing
+            return manager
+    raise ConfigError(
+        f"{where}: there is no task {missing[0]!r} in lm-eval"
+        f"{' or in ' + ', '.join(include) if include else ''}; put its YAML into a folder "
+        f"named in evaluation.include.{did_you_mean(missing[0], manager.all_tasks)}"
+    )
 
 
 @lru_cache(maxsize=2)
@@ -90,41 +86,7 @@ def _code_may_load(allow_code: bool) -> Iterator[None]:
         yield
     finally:
         os.environ.pop(_CODE_EVAL, None)
-        if before is not None:
-            os.environ[_CODE_EVAL] = before
-
-
-def load(
-    manager: Any,
-    spec: str | dict[str, Any],
-    where: str,
-    *,
-    allow_code: bool = False,
-) -> tuple[dict[str, Any], dict[str, Group]]:
-    """Return lm-eval's task objects and groups, by name.
-
-    Args:
-        spec: the name of a task or group, or a group of one task whose keys are changed.
-        where: the key of the search file that asks for it.
-
-    Raises:
-        ConfigError: lm-eval cannot load it.
-    """
-    name = spec if isinstance(spec, str) else spec["task"][0]["task"]
-    try:
-        with templates_in_sandbox(), _code_may_load(allow_code):
-            return load_tasks(manager, spec)
-    except (ConfigError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # a SystemExit in a task's code would end evomerge silently
-        if "code_eval" in str(error).lower() and not allow_code:
-            raise _code_refused(name, where) from error
-        raise ConfigError(
-            f"{where}: task {name!r} could not be loaded: {type(error).__name__}: "
-            f"{one_line(error).rstrip('.')}; check its YAML and that its data set can be reached "
-            f"from here (as in lm-eval, relative `data_files` start from the folder in which you "
-            f"give the command: {Path.cwd()})."
-        ) from error
+        os.environ.update({} if before is None else {_CODE_EVAL: before})
 
 
 class TaskLoader:
@@ -142,9 +104,9 @@ class TaskLoader:
         self,
         tasks: Sequence[str],
         include: Sequence[Path],
-        fewshot: int | None,
-        generation: Mapping[str, Any],
-        allow_code: bool,
+        fewshot: int | None = None,
+        generation: Mapping[str, Any] | None = None,
+        allow_code: bool = False,
     ) -> None:
         for folder in include:
             if not is_folder(Path(folder)):
@@ -153,7 +115,7 @@ class TaskLoader:
                     "YAML, seen from the folder of the search file."
                 )
         self._include = [str(folder) for folder in include]
-        self._fewshot, self._generation, self._allow_code = fewshot, generation, allow_code
+        self._fewshot, self._generation, self._allow_code = fewshot, generation or {}, allow_code
         self._manager = task_manager(self._include, tasks, "objectives")
 
     def knows(self, name: str) -> bool:
@@ -167,35 +129,52 @@ class TaskLoader:
             other._manager = task_manager(self._include, tasks, where)
         return other
 
-    def load(self, name: str, where: str) -> tuple[dict[str, Any], dict[str, Group]]:
-        """Return a task, or a group and its tasks; ConfigError: it cannot be loaded or scored."""
-        tasks, groups = self._load(name, where)
+    def load(
+        self, name: str, where: str, changes: Mapping[str, str] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Group]]:
+        """Return lm-eval's objects by name: a task, or a group and its tasks.
+
+        Args:
+            where: the key of the search file that asks for it.
+            changes: other values of some keys of a task.
+
+        Raises:
+            ConfigError: it cannot be loaded or scored.
+        """
+        changed = {"group": "changed", "task": [{"task": name, **(changes or {})}]}
+        try:
+            with templates_in_sandbox(), _code_may_load(self._allow_code):
+                tasks, groups = load_tasks(self._manager, changed if changes else name)
+        except (ConfigError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # a SystemExit in a task's code would end evomerge silently
+            if "code_eval" in str(error).lower() and not self._allow_code:
+                raise ConfigError(f"{where}: task {name!r} {_CODE}.") from error
+            raise ConfigError(
+                f"{where}: task {name!r} could not be loaded: {type(error).__name__}: "
+                f"{one_line(error).rstrip('.')}; check its YAML and that its data set can be "
+                "reached from here (as in lm-eval, relative `data_files` start from the folder in "
+                f"which you give the command: {Path.cwd()})."
+            ) from error
         if name not in tasks and name not in groups:
             raise ConfigError(
                 f"{where}: {name!r} is a set of tasks (a tag) without a score of its own; list "
                 f"the tasks one by one: {', '.join(sorted(tasks))}."
             )
-        return tasks, groups
-
-    def load_changed(self, name: str, changes: Mapping[str, str], where: str) -> Any:
-        """Return a task that includes another one and has other values of some keys."""
-        tasks, _ = self._load({"group": "changed", "task": [{"task": name, **changes}]}, where)
-        return tasks[name]
-
-    def _load(
-        self, spec: str | dict[str, Any], where: str
-    ) -> tuple[dict[str, Any], dict[str, Group]]:
-        tasks, groups = load(self._manager, spec, where, allow_code=self._allow_code)
         for task in tasks.values():
-            if self._generation and task.get_config("output_type") == "generate_until":
-                changes = dict(self._generation)
-                task.set_config(key="generation_kwargs", value=changes, update=True)
-            if self._fewshot is not None and task.get_config("num_fewshot") != 0:
-                task.set_config(key="num_fewshot", value=self._fewshot)
-            elif task.get_config("num_fewshot") is None:
-                task.set_config(key="num_fewshot", value=0)
+            self._set(task)
             check_task(task, where, self._allow_code)
         return tasks, groups
+
+    def _set(self, task: Any) -> None:
+        """Set the few-shot examples and the generation of the search."""
+        if self._generation and task.get_config("output_type") == "generate_until":
+            changes = dict(self._generation)
+            task.set_config(key="generation_kwargs", value=changes, update=True)
+        if self._fewshot is not None and task.get_config("num_fewshot") != 0:
+            task.set_config(key="num_fewshot", value=self._fewshot)
+        elif task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
 
 
 def check_task(task: Any, where: str, allow_code: bool) -> None:
@@ -206,42 +185,43 @@ def check_task(task: Any, where: str, allow_code: bool) -> None:
             that the model writes, would generate texts with code from elsewhere or in a limited
             time, or has too few examples.
     """
-    name = task.get_config("task")
+    name, kind = task.get_config("task"), task.get_config("output_type")
     options = task.get_config("generation_kwargs") or {}
-    for key in ("custom_generate", "trust_remote_code"):
-        if key in options:
-            raise ConfigError(
-                f"{where}: the generation_kwargs of task {name!r} have {key!r}, which would run "
-                "code from elsewhere; remove it."
-            )
-    if options.get("max_time") is not None:
-        raise ConfigError(
-            f"{where}: the generation_kwargs of task {name!r} have 'max_time', so its scores would "
-            "depend on the speed of the machine; remove it, and set max_gen_toks."
-        )
-    if task.get_config("doc_to_audio"):
-        raise ConfigError(f"{where}: task {name!r} needs sound; only texts and images are scored.")
-    if shows_images(task) and task.get_config("output_type") != "generate_until":
-        raise ConfigError(
-            f"{where}: task {name!r} shows images, and lm-eval does not offer its output_type "
-            f"{task.get_config('output_type')!r} with them; let the model write its answer "
-            "(`output_type: generate_until`)."
-        )
-    if runs_code(task) and not allow_code:
-        raise _code_refused(name, where)
+    code = next((key for key in ("custom_generate", "trust_remote_code") if key in options), None)
+    problems = (
+        (
+            code,
+            f"has {code!r} in its generation_kwargs, which would run code from elsewhere; remove "
+            "it",
+        ),
+        (
+            options.get("max_time") is not None,
+            "has 'max_time' in its generation_kwargs, so its scores would depend on the speed of "
+            "the machine; remove it, and set max_gen_toks",
+        ),
+        (task.get_config("doc_to_audio"), "needs sound; only texts and images are scored"),
+        (
+            shows_images(task) and kind != "generate_until",
+            f"shows images, and lm-eval does not offer its output_type {kind!r} with them; let the "
+            "model write its answer (`output_type: generate_until`)",
+        ),
+        (runs_code(task) and not allow_code, _CODE),
+    )
+    for is_so, problem in problems:
+        if is_so:
+            raise ConfigError(f"{where}: task {name!r} {problem}.")
     count = task.get_config("num_fewshot")
     if not count:
         return
     try:  # lm-eval would find out when it makes the first prompt
         found = task.fewshot_docs()
-        documents = len(found) if hasattr(found, "__len__") else sum(1 for _ in found)
+        documents = len(found) if hasattr(found, "__len__") else len(list(found))
     except Exception as error:  # a task may raise anything here
         raise ConfigError(
             f"{where}: task {name!r} cannot give {count} few-shot examples ({one_line(error)}); "
             "set evaluation.fewshot to 0."
         ) from error
-    is_scored = task.get_config("fewshot_split") == task.get_config("test_split")
-    if count > documents - is_scored:
+    if count > documents - (task.get_config("fewshot_split") == task.get_config("test_split")):
         raise ConfigError(
             f"{where}: task {name!r} is to show {count} few-shot examples, but has {documents} "
             "documents for them; lower evaluation.fewshot, or num_fewshot in the task's YAML."
@@ -256,10 +236,3 @@ def shows_images(task: Any) -> bool:
 def runs_code(task: Any) -> bool:
     """Return whether a task says that it runs code which the model writes."""
     return bool(getattr(task, "UNSAFE_CODE", False) or task.get_config("unsafe_code"))
-
-
-def _code_refused(name: str, where: str) -> ConfigError:
-    return ConfigError(
-        f"{where}: task {name!r} runs code that the model writes; read in docs/evaluation.md what "
-        "the processes in which it runs may do, then allow it with --allow-code."
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import ConfigError
@@ -15,7 +15,7 @@ Row: TypeAlias = Mapping[str, Any]
 BatchSize: TypeAlias = int | Literal["auto"]
 """Maximum rows in a batch; `auto` sets it by the memory of the device."""
 
-_VALUES = Values(ConfigError)
+VALUES = Values(ConfigError)
 
 
 class RowsObjective(ABC):
@@ -72,11 +72,6 @@ class RowsObjective(ABC):
         return ("\n".join(str(row[key]) for key in row if key in self.compared),)
 
 
-def messages(value: Any, where: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the messages of a chat, after checking that each has a role and a content."""
-    for number, item in enumerate(_VALUES.items(value, where, least=1)):
-        message = _VALUES.mapping(item, f"{where}[{number}]")
-        _VALUES.text(message.get("role"), f"{where}[{number}].role")
-        if not isinstance(message.get("content"), str):
-            raise _VALUES.wrong(message.get("content"), f"{where}[{number}].content", "text")
-        yield message
+def text_or_number(value: Any, where: str) -> Any:
+    """Return a label: text, or a whole number; ConfigError: it is neither."""
+    return value if type(value) is int else VALUES.text(value, where, "text or a whole number")

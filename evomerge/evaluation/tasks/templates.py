@@ -8,31 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
-from traceback import walk_stack
-from typing import Any, TypeAlias, TypeVar
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 from jinja2 import Environment, Template
 from jinja2.sandbox import SandboxedEnvironment
 
 from evomerge.compat import need
 from evomerge.errors import ConfigError, one_line
-
-_Result = TypeVar("_Result")
+from evomerge.parsing.values import shown
 
 Rendered: TypeAlias = dict[tuple[str, int], tuple[Any, Any]]
 """Name of a method and id of a document -> the document, and what the method returned for it."""
 
-_KEYS = {
-    **{key: key for key in ("doc_to_text", "doc_to_target", "doc_to_choice")},
-    "doc_to_prefix": "gen_prefix",
-    "doc_to_decontamination_query": "doc_to_decontamination_query",
-}
-"""lm-eval's methods that render a template -> the key of a task's YAML that has it."""
-
 
 class TaskTemplate(Template):
-    """A template of `TaskTemplates`."""
+    """A template of `TaskTemplates`; `text` is what the task's YAML has."""
+
+    text: str
 
     def render(self, *values: Any, **named: Any) -> str:
         """Return the text that the template makes of a document.
@@ -40,7 +33,8 @@ class TaskTemplate(Template):
         Raises:
             ConfigError: it does what the sandbox does not allow, or fails.
         """
-        return _explained(lambda: super(TaskTemplate, self).render(*values, **named))
+        with _explained(self.text):
+            return super().render(*values, **named)
 
 
 class TaskTemplates(SandboxedEnvironment):
@@ -63,7 +57,24 @@ class TaskTemplates(SandboxedEnvironment):
         Raises:
             ConfigError: it is no template.
         """
-        return _explained(partial(self._kept, source, *arguments, **options))
+        with _explained(str(source)):
+            made = self._kept(source, *arguments, **options)
+        assert isinstance(made, TaskTemplate)
+        made.text = str(source)
+        return made
+
+
+@contextmanager
+def _explained(text: str) -> Iterator[None]:
+    """Raise a sentence with the text of a template for what it raises."""
+    try:
+        yield
+    except Exception as error:  # a template may call anything of a document, or divide by zero
+        reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
+        raise ConfigError(
+            f"The template {shown(text)} of a task cannot be used ({reason}); change it in the "
+            "task's YAML."
+        ) from error
 
 
 _made = lru_cache(maxsize=1)(TaskTemplates)
@@ -83,31 +94,6 @@ def templates_in_sandbox() -> Iterator[None]:
         yield
     finally:
         utils.env = before
-
-
-def _explained(work: Callable[[], _Result]) -> _Result:
-    """Return what a function returns; raise a sentence that names the task for what it raises."""
-    try:
-        return work()
-    except Exception as error:  # a template may call anything of a document, or divide by zero
-        what = _rendered() or "A template of a task"
-        reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
-        raise ConfigError(
-            f"{what} cannot be used ({reason}); change the template in the task's YAML."
-        ) from error
-
-
-def _rendered() -> str:
-    """Return the key and the task whose template is rendered; empty if lm-eval does not render it.
-
-    lm-eval's methods that render are named like the keys.
-    """
-    for frame, _ in walk_stack(None):
-        task: Any = frame.f_locals.get("self")
-        key = _KEYS.get(frame.f_code.co_name)
-        if key is not None and hasattr(task, "get_config"):
-            return f"`{key}` of task {str(task.get_config('task'))!r}"
-    return ""
 
 
 @contextmanager

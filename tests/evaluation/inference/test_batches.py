@@ -1,4 +1,4 @@
-"""Batches: every row once, within the limits, with the lowest cost."""
+"""Batches: every row once, within the limits, with the lowest cost; what a backward pass keeps."""
 
 from __future__ import annotations
 
@@ -8,15 +8,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import CONFIG_MAPPING, LlamaConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
-from evomerge.evaluation.inference.batches import Batching, batching
+from evomerge import zoo
+from evomerge.evaluation.inference import batches
+from evomerge.evaluation.inference.batches import (
+    Batching,
+    batching,
+    checkpointing,
+    kept_bytes,
+    needs_checkpointing,
+)
 
 SHAPES = {  # width, inner width, layers, vocabulary, dtype
     "135M": (576, 1536, 30, 49152, torch.float32),
     "270M": (640, 2048, 18, 262144, torch.float32),
-    "0.6B": (896, 4864, 24, 151936, torch.float32),
-    "1B": (2048, 8192, 16, 128256, torch.float32),
     "7B": (4096, 14336, 32, 32000, torch.bfloat16),
 }
 
@@ -90,3 +101,75 @@ def test_a_model_without_heads_or_with_other_names_of_its_sizes_has_limits(kind:
     model = SimpleNamespace(config=config, dtype=torch.float32, device=torch.device("cpu"))
     found = batching(model, "auto")
     assert (found.generated < 1024) == (kind == "mpt")
+
+
+TOKENS = torch.arange(2 * 64).reshape(2, 64) % 50
+
+
+def small_llama(dtype: torch.dtype):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=60,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+    )
+    return LlamaForCausalLM(config).to(dtype).eval()
+
+
+def kept(model) -> int:
+    """Return how many bytes the forward pass keeps for the backward pass, without weights."""
+    own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    sizes: dict[int, int] = {}
+    alive = []
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            sizes[storage._cdata] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(input_ids=TOKENS, use_cache=False)
+    return sum(sizes.values())
+
+
+def gradient(model) -> torch.Tensor:
+    model.zero_grad()
+    model(input_ids=TOKENS, use_cache=False).logits.float().square().mean().backward()
+    return torch.cat([parameter.grad.reshape(-1) for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pass_keeps_about_as_much_as_we_say(dtype):
+    model = small_llama(dtype)
+    said = TOKENS.numel() * kept_bytes(model.config.to_dict(), dtype.itemsize)
+    assert 0.75 < kept(model) / said < 1.33
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_checkpointing_gives_the_same_bits_and_keeps_a_fraction(dtype):
+    model = small_llama(dtype)
+    whole, bytes_kept = gradient(model), kept(model)
+    with checkpointing(model):
+        assert torch.equal(gradient(model), whole)
+        assert kept(model) < bytes_kept / 4
+    assert not any(module.training for module in model.modules())
+    assert kept(model) == bytes_kept
+
+
+def test_a_layer_drops_nothing_out_and_checkpointing_is_for_half_of_the_memory(monkeypatch):
+    config = AutoModelForCausalLM.from_pretrained(zoo.path("base")).config
+    config.attention_dropout = 0.5
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    whole = gradient(model)
+    with checkpointing(model):
+        assert torch.equal(gradient(model), whole)
+    each = kept_bytes(model.config.to_dict(), 4)
+    monkeypatch.setattr(batches, "total_memory", lambda: 100 * each)
+    assert not needs_checkpointing(model, 50)
+    assert needs_checkpointing(model, 51)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +61,9 @@ def test_logits_are_those_of_transformers_one_by_one(architecture: str, tmp_path
 
 def test_messages_are_written_by_the_chat_template(tmp_path: Path) -> None:
     folder = tiny.make_classifier(tmp_path / "a", "llama", ["score"], template=TEMPLATE)
-    item = Input((json.dumps(CHAT),), "chat")
-    found = Classifier()(*opened(folder), [item, *TEXTS])[item]
+    model, tokenizer = opened(folder)
+    item = Input.of_chat(CHAT, tokenizer)
+    found = Classifier()(model, tokenizer, [item, *TEXTS])[item]
     model, tokenizer = stock(folder)
     ids = tokenizer.apply_chat_template(CHAT, return_tensors="pt", return_dict=True)["input_ids"]
     with torch.no_grad():

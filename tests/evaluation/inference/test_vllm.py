@@ -1,16 +1,19 @@
-"""The vLLM engine without vLLM: a substitute takes the same calls and gives such results."""
+"""The vLLM backend without vLLM: a substitute takes the same calls and gives such results."""
 
 from __future__ import annotations
 
-import importlib.util
+import copy
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
 from evomerge.compat.transformers import checkpoint_weights
@@ -18,7 +21,12 @@ from evomerge.errors import CandidateError, ConfigError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.generation import Prompt, Stops, continue_prompts
 from evomerge.evaluation.inference.sampling import Sampling
-from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine, digest_of
+from evomerge.evaluation.inference.vllm import (
+    EngineForward,
+    VllmEngine,
+    digest_of,
+    with_identity_layers,
+)
 from evomerge.evaluation.inference.vllm_start import check_vllm
 from evomerge.evaluation.tasks.harness import Harness
 
@@ -26,13 +34,6 @@ pytestmark = pytest.mark.thorough
 
 NAMES = ("t_choice", "t_letter", "t_rolling", "t_generate", "t_sample")
 PROMPT = Prompt((1, *range(5, 40, 3)), (), 20)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
-def test_without_vllm_the_error_names_the_extra(llama: Any, tokenizer: Any, tasks: Path) -> None:
-    evaluator = Evaluator(Harness(["t_choice"], [tasks]), backend="vllm")
-    with pytest.raises(ConfigError, match=r"pip install 'evomerge\[vllm\]'"):
-        evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(3)}})
 
 
 @pytest.fixture
@@ -50,11 +51,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
             assert AutoTokenizer.from_pretrained(model).eos_token_id == 2
             assert GenerationConfig.from_pretrained(model).eos_token_id == 2
             self.model_config = SimpleNamespace(max_model_len=self.config.max_position_embeddings)
-            self.model, self.calls, self.version = None, [], "default"
-            self.llm_engine = SimpleNamespace(set_weight_version=self.set_weight_version)
-
-        def set_weight_version(self, digest: str) -> None:
-            self.version = digest
+            self.model, self.calls = None, []
 
         def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
             self.calls.append(method)
@@ -83,8 +80,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
             prompt = Prompt(tuple(tokens), tuple(options.stop), limit, sampling, seed)
             stops = Stops(tokenizer, prompt.stops)
             (said,) = continue_prompts(self.model, [prompt], stops, 0)
-            spans = [SimpleNamespace(version=self.version, start=0, end=1)]
-            completion = SimpleNamespace(token_ids=tuple(said), text=None, weight_versions=spans)
+            completion = SimpleNamespace(token_ids=tuple(said), text=None)
             return SimpleNamespace(outputs=[completion])
 
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=Options))
@@ -94,20 +90,55 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
     return VllmEngine(llama, tokenizer)
 
 
+def prepared(model: Any, tokenizer: Any, tasks: Path, names: Sequence[str], **options: Any) -> Any:
+    """Return an evaluator of the hf backend, and the documents of each task."""
+    evaluator = Evaluator(Harness(names, [tasks], **options), referenced={"t_choice"})
+    evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(names, range(12))})
+    return evaluator, [list(evaluator.requests("search", name).values()) for name in names]
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[:3]], ids=["texts too", "likelihoods only"])
 def test_the_calls_to_vllm_give_the_scores_of_the_hf_backend(
-    engine: VllmEngine, make_model: Any, tokenizer: Any, tasks: Path
+    engine: VllmEngine, make_model: Any, tokenizer: Any, tasks: Path, names: Sequence[str]
 ) -> None:
     candidate = make_model("llama", seed=4)
-    splits = {"search": dict.fromkeys(NAMES, range(12))}
-    scores = []
-    for served in (False, True):
-        evaluator = Evaluator(Harness(NAMES, [tasks]))
-        evaluator.prepare(candidate, tokenizer, splits)
-        if served:
-            evaluator.forward = EngineForward(evaluator.forward, engine)
-        scores.append(evaluator.score(candidate))
-    assert scores[0].values == scores[1].values
-    assert engine._llm.calls == ["reload_weights", "reset_prefix_cache"]
+    evaluator, documents = prepared(candidate, tokenizer, tasks, names)
+    expected, scorer = evaluator.score(candidate), evaluator.forward
+    evaluator.forward = EngineForward(scorer, engine)
+    evaluator.forward.check(candidate, documents)
+    evaluator.halve_batches(1)
+    assert evaluator.oom_backoffs == scorer.oom_backoffs == 1
+    assert evaluator.score(candidate).values == expected.values
+    loads = 1 if "t_generate" in names else 0
+    assert engine._llm.calls == ["reload_weights", "reset_prefix_cache"] * loads
+
+
+def test_what_the_engine_cannot_do_is_refused(
+    engine: VllmEngine, make_model: Any, tokenizer: Any, tasks: Path
+) -> None:
+    def refused(sentence: str, name: str = "t_generate", **options: Any) -> None:
+        evaluator, documents = prepared(model, tokenizer, tasks, [name], **options)
+        with pytest.raises(ConfigError, match=sentence):
+            EngineForward(evaluator.forward, engine).check(model, documents)
+
+    model = make_model("llama", seed=4)
+    refused(r"greedily or samples.*'t_generate'.*ask for more", generation={"num_beams": 2})
+    model.generation_config.repetition_penalty = 1.1
+    refused("repetition_penalty")
+    evaluator, documents = prepared(model, tokenizer, tasks, ["t_choice"])
+    EngineForward(evaluator.forward, engine).check(model, documents)  # which generates nothing
+    model.generation_config.repetition_penalty = None
+    engine.load = lambda weights: None  # it keeps other weights
+    engine._llm.collective_rpc(
+        "", {"weights_iterator": checkpoint_weights(make_model("llama", seed=5)).items()}
+    )
+    refused(r"in a different way.*use the backend 'hf'")
+
+    def fail(prompts: Any) -> Any:
+        raise DeviceError("It failed.") from ValueError("head size 24 is not supported")
+
+    engine.generate = fail
+    refused(r"cannot run this model \(head size 24.*'hf'")
 
 
 def test_a_cache_that_is_not_emptied_is_an_error(
@@ -153,7 +184,7 @@ def test_a_path_on_a_deeper_engine_answers_with_its_own_weights(
         served.load(checkpoint_weights(model))
     assert deeper._llm.config.num_hidden_layers == 6
     assert deeper.generate([PROMPT]) == engine.generate([PROMPT])
-    assert deeper._llm.version == engine._llm.version == digest_of(checkpoint_weights(model))
+    assert deeper._loaded == engine._loaded == digest_of(checkpoint_weights(model))
     with pytest.raises(CandidateError, match=r"layers\.3\..* instead of None"):
         engine.load(checkpoint_weights(deep))
 
@@ -177,21 +208,13 @@ def test_an_engine_that_failed_is_not_used_again(
             use()
 
 
-def test_an_output_of_other_weights_is_an_error(engine: VllmEngine, llama: Any) -> None:
-    engine.load(checkpoint_weights(llama))
-    engine._llm.version = "of the last candidate"
-    with pytest.raises(DeviceError, match="other weights"):
-        engine.generate([PROMPT])
-
-
 def test_an_engine_that_does_not_start_is_one_sentence(
     engine: VllmEngine, llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class LLM:
-        def __init__(self, **options: Any) -> None:
-            raise ValueError("No available memory for the cache blocks.\nTry this.")
+    def fail(**options: Any) -> None:
+        raise ValueError("No available memory for the cache blocks.\nTry this.")
 
-    monkeypatch.setattr(sys.modules["vllm"], "LLM", LLM)
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", fail)
     with pytest.raises(ConfigError, match=r"cannot start .*\(No available memory .*blocks\); "):
         VllmEngine(llama, tokenizer)
 
@@ -227,3 +250,55 @@ def test_a_vllm_that_cannot_serve_is_refused(
     monkeypatch.setattr("evomerge.evaluation.inference.vllm_start.version", version)
     with pytest.raises(ConfigError, match=words + r".*pip install 'evomerge\[vllm\]'"):
         check_vllm()
+
+
+TEXT = torch.tensor([[1, *range(5, 60, 3)]])
+
+
+def deeper(model: Any, layers: int) -> Any:
+    """Return a random model of the same architecture with another number of layers."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers = layers
+    config.layer_types = ["full_attention"] * layers
+    return type(model)(config).to(model.dtype).eval()
+
+
+def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in checkpoint_weights(model).items()}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gpt_neox"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_are_those_of_the_model_alone(
+    make_model: Any, architecture: str, dtype: torch.dtype
+) -> None:
+    model = make_model(architecture, seed=2)
+    deep = deeper(model, 5)
+    own = {name: tensor.to(dtype) for name, tensor in checkpoint_weights(model).items()}
+    state = with_identity_layers(own, shapes_of(deep))
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == shapes_of(deep)
+    one, other = (
+        type(model).from_pretrained(None, config=item.config, state_dict=weights, dtype=dtype)
+        for item, weights in ((model, own), (deep, state))
+    )
+    with torch.inference_mode():
+        assert torch.equal(other.eval()(TEXT).logits, one.eval()(TEXT).logits)
+
+
+def test_zeros_take_no_memory_and_a_model_that_is_as_deep_is_left_as_it_is(llama: Any) -> None:
+    own = dict(checkpoint_weights(llama))
+    state = with_identity_layers(own, shapes_of(deeper(llama, 4)))
+    name = "model.layers.{}.mlp.down_proj.weight"
+    assert state[name.format(1)] is own[name.format(0)]
+    assert state[name.format(0)].untyped_storage().nbytes() == 4
+    for layers in (3, 2):
+        assert with_identity_layers(own, shapes_of(deeper(llama, layers))) == own
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_neox"])
+def test_weights_have_the_names_and_shapes_of_a_checkpoint(tmp_path: Path, kind: str) -> None:
+    folder = tiny.make(tmp_path / kind, kind)
+    stored = load_file(folder / "model.safetensors")
+    given = dict(checkpoint_weights(tiny.load(folder)))
+    assert given.keys() == stored.keys()
+    assert all(torch.equal(given[name], stored[name]) for name in stored)

