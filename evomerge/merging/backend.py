@@ -223,7 +223,7 @@ def load(
     options = {"config": config, "trust_remote_code": False, "dtype": "auto"}
     try:
         with quiet():
-            model, report = kind.from_pretrained(
+            found: Any = kind.from_pretrained(
                 checkpoint.folder, output_loading_info=True, **options
             )
     except Exception as error:  # transformers raises exceptions of many unrelated classes
@@ -231,6 +231,7 @@ def load(
             f"{checkpoint.reference!r} cannot be loaded"
             f"{' as a causal language model' if is_plain else ''} ({one_line(error)})."
         ) from error
+    model, report = found
     if report["missing_keys"]:
         raise CheckpointError(
             f"{checkpoint.reference!r} lacks the weight {min(report['missing_keys'])!r}, which "

@@ -19,7 +19,7 @@ model are never in memory. Slopes ignore that merged weights are rounded to the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -171,7 +171,7 @@ class Slopes:
             raise CandidateError("The gradient of the loss is not finite.")
 
     def _knob_slopes(
-        self, plan: TensorPlan, keys: Iterable[KnobKey], gradient: Array
+        self, plan: TensorPlan, keys: set[KnobKey], gradient: Array
     ) -> dict[KnobKey, float]:
         """Return the slopes by knobs of one tensor, given the gradient by the tensor."""
         method, merge = get_method(plan.method or ""), self._resident.merge_of(plan)
@@ -179,9 +179,7 @@ class Slopes:
         if method.slopes is not None:
             exact = method.slopes(merge, plan.knobs, plan.merge_knobs or {}, gradient)
             found = {key: plan.factor * slope for key, slope in exact.items()}
-        for key in keys:
-            if key in found:
-                continue
+        for key in keys - found.keys():
             if key == FACTOR:  # the result is (merged + offset) factor - offset
                 merged = _merged(plan, merge, plan.knobs, plan.merge_knobs or {})
                 found[key] = gradient_products(gradient, [merged + np.float32(plan.offset)])[0]

@@ -17,7 +17,7 @@ import evomerge.__main__ as program
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.evaluation.inference.reference import _explained
 from evomerge.merging.backend import load_tokenizer
-from evomerge.merging.tokenizers.union import check_merged
+from evomerge.merging.tokenizers.tokens import check_merged
 
 pytestmark = pytest.mark.thorough
 

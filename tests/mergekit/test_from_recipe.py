@@ -152,6 +152,8 @@ def test_recipes_that_mergekit_cannot_express_give_the_reason(llamas: Any) -> No
         Layer("tsv", [source, base], base),
         Layer("tsv", [source, base], base),
     )
+    with pytest.raises(RecipeError, match="several block stacks"):
+        express(replace(plain, layers={}), llamas)
     for recipe, message in (
         (mixed, "only one method"),
         (other_head, "`head` has other parents"),

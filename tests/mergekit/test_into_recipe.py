@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import load_file
 
 from evomerge.errors import RecipeError
-from evomerge.mergekit import ImportWarnings, from_mergekit, mergekit_parents, to_mergekit
+from evomerge.export.recipe import merge_recipe
+from evomerge.mergekit import ImportWarnings, from_mergekit, mergekit_parents
 from evomerge.merging.backend import write
 from evomerge.merging.tensors.plan import Planner
 from evomerge.models.checkpoint import Checkpoint
@@ -73,19 +74,11 @@ def test_slices_are_stacked_and_the_ends_belong_to_the_first_and_last_slice(llam
     blocks = recipe.layers[STACK]
     taken = [(layer.sources[0].parent, layer.sources[0].layer) for layer in blocks]
     assert taken == [("a", 1), ("a", 2), ("b", 0), ("b", 0), ("b", 1), ("b", 2)]
-    assert weights(recipe, knob="scale") == [
-        3,
-        5,
-        2,
-        1,
-        1.5,
-        2,
-    ]  # a slice of one block gets the last number
-    assert (recipe.embeddings.sources[0].parent, recipe.embeddings.sources[0].knobs["scale"]) == (
-        "a",
-        3,
-    )
-    assert (recipe.head.sources[0].parent, recipe.head.sources[0].knobs["scale"]) == ("b", 1)
+    # A slice of one block gets the last number.
+    assert weights(recipe, knob="scale") == [3, 5, 2, 1, 1.5, 2]
+    first, last = recipe.embeddings.sources[0], recipe.head.sources[0]
+    assert (first.parent, first.knobs["scale"]) == ("a", 3)
+    assert (last.parent, last.knobs["scale"]) == ("b", 1)
     assert recipe.host == "a"
 
 
@@ -139,17 +132,11 @@ def test_filters_of_a_source_use_its_names_and_other_filters_the_merged_names(
     assert [layer.base for layer in recipe.layers[STACK]] == [Source("b", 0), Source("b", 1)]
 
 
-@pytest.mark.parametrize(
-    ("models", "base", "sources"),
-    [
-        ("[{model: a}, {model: b}]", "a", ["a", "b"]),
-        ("[{model: a}, {model: b}]", "b", ["b", "a"]),
-    ],
-)
-def test_slerp_starts_at_the_base(models: str, base: str, sources: list[str], llamas: Any) -> None:
-    text = f"merge_method: slerp\nmodels: {models}\nbase_model: {base}\nparameters: {{t: 0.2}}"
-    recipe = read(text, llamas)
-    assert [source.parent for source in recipe.embeddings.sources] == sources
+@pytest.mark.parametrize(("base", "other"), ["ab", "ba"])
+def test_slerp_starts_at_the_base(base: str, other: str, llamas: Any) -> None:
+    text = "{merge_method: slerp, models: [{model: a}, {model: b}], parameters: {t: 0.2}, "
+    recipe = read(f"{text}base_model: {base}}}", llamas)
+    assert [source.parent for source in recipe.embeddings.sources] == [base, other]
     assert recipe.host == base
 
 
@@ -190,52 +177,43 @@ GOOD = {
 }
 
 
+def cases(text: str) -> list[tuple[dict[str, Any], str]]:
+    """Return (keys that differ from `GOOD`, words of the message) of each `keys -> words`."""
+    rows = [row.split(" -> ") for row in text.strip().replace("\n    ->", " ->").splitlines()]
+    return [(yaml.safe_load(f"{{{keys}}}"), words) for keys, words in rows]
+
+
+DOUBTS = r"""
+densty: 1 -> Key 'densty' is ignored, as in mergekit; remove
+merge_methd: ties -> Did you mean 'merge_method'
+density: 0.5 -> Key 'density' .* move it to `parameters`
+parameters: {scale: 1} -> `parameters.scale` is ignored
+models: [{model: b, parameters: {lambda: 1}}]
+    -> `models.0..parameters.lambda` is ignored.* merge as a whole
+models: [{model: b, revision: v2}] -> Key 'revision' in `models.0.`
+models: [{model: a, parameters: {weight: 1}}, {model: b}]
+    -> `models.0..parameters.weight` is ignored.* 'a' is the base model
+merge_method: task_arithmetic
+    -> `models.0..parameters.density` is ignored.* always 1 in task_arithmetic
+tokenizer: {sorce: union} -> Key 'sorce' in `tokenizer` .* Did you mean 'source'
+models: null, slices: [{sources: [{model: b, layer_range: [1, 3]}], residual_weight: 1}]
+    -> Key 'residual_weight'
+models: [{model: b}, {model: b}] -> names 'b' twice, and it is merged once
+models: null, slices: [{sources: [{model: b}]}]
+    -> `slices.0..sources.0..layer_range` is missing, so all blocks are taken
+models: [{model: a}] -> `models` has only the base model, 'a', which stays
+models: null, slices: [{sources: [{model: b, layer_range: [1, 3]}]}]
+    -> its blocks \[1, 3\] are taken
+merge_method: slerp, parameters: {t: 0.2}, base_model: null, models: [{model: b}, {model: a}]
+    -> `base_model` is missing, so slerp starts .* from the first model of `models`, 'b'
+merge_method: slerp, parameters: {t: 0.2}, base_model: c, models: [{model: b}, {model: a}]
+    -> `base_model` 'c' is not listed in .* only gives config .* the first model there, 'b'
+"""
 SLERP = {"merge_method": "slerp", "parameters": {"t": 0.2}}
-SLICE = {"sources": [{"model": "b", "layer_range": [1, 3]}]}
 MODELS = [{"model": "b"}, {"model": "a"}]
 
 
-@pytest.mark.parametrize(
-    ("change", "doubt"),
-    [
-        ({"densty": 1}, "Key 'densty' is ignored, as in mergekit; remove"),
-        ({"merge_methd": "ties"}, "Did you mean 'merge_method'"),
-        ({"density": 0.5}, "Key 'density' .* move it to `parameters`"),
-        ({"name": "best"}, "Key 'name'"),
-        ({"parameters": {"scale": 1}}, r"`parameters.scale` is ignored"),
-        ({"parameters": {"dtype": "bfloat16"}}, r"`parameters.dtype` is ignored"),
-        (
-            {"models": [{"model": "b", "parameters": {"lambda": 1}}]},
-            "`models.0..parameters.lambda` is ignored.* merge as a whole",
-        ),
-        ({"models": [{"model": "b", "revision": "v2"}]}, "Key 'revision' in `models.0.`"),
-        (
-            {"models": [{"model": "a", "parameters": {"weight": 1}}, {"model": "b"}]},
-            "`models.0..parameters.weight` is ignored.* 'a' is the base model",
-        ),
-        (
-            {"merge_method": "task_arithmetic"},
-            "`models.0..parameters.density` is ignored.* always 1 in task_arithmetic",
-        ),
-        ({"tokenizer": {"sorce": "union"}}, "Key 'sorce' in `tokenizer` .* Did you mean 'source'"),
-        ({"models": None, "slices": [SLICE | {"residual_weight": 1}]}, "Key 'residual_weight'"),
-        ({"models": [{"model": "b"}] * 2}, "names 'b' twice, and it is merged once"),
-        (
-            {"models": None, "slices": [{"sources": [{"model": "b"}]}]},
-            r"`slices.0..sources.0..layer_range` is missing, so all blocks are taken",
-        ),
-        ({"models": [{"model": "a"}]}, "`models` has only the base model, 'a', which stays"),
-        ({"models": None, "slices": [SLICE]}, r"its blocks \[1, 3\] are taken"),
-        (
-            {**SLERP, "base_model": None, "models": MODELS},
-            "`base_model` is missing, so slerp starts .* from the first model of `models`, 'b'",
-        ),
-        (
-            {**SLERP, "base_model": "c", "models": MODELS},
-            "`base_model` 'c' is not listed in .* only gives config .* the first model there, 'b'",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("change", "doubt"), cases(DOUBTS))
 def test_what_mergekit_ignores_is_a_warning(
     change: dict[str, Any], doubt: str, llamas: Any
 ) -> None:
@@ -279,39 +257,6 @@ def test_task_vectors_without_any_weight_count_alike(models: Any, llamas: Any) -
 def test_numbers_that_yaml_1_1_reads_as_text_are_numbers(value: str, llamas: Any) -> None:
     text = f"merge_method: linear\nmodels: [{{model: a}}]\nparameters: {{weight: {value}}}"
     assert weights(read(text, llamas)) == [0.1] * 3
-
-
-def test_parents_include_adapters_and_the_host_is_first() -> None:
-    text = """
-        merge_method: ties
-        base_model: org/base@v1
-        models: [{model: org/one+org/lora}, {model: org/base@v1}, {model: ./two}]
-        tokenizer_source: union
-        """
-    assert mergekit_parents(text) == ("org/base@v1", "org/one+org/lora", "./two")
-
-
-def test_a_language_model_is_merged_into_that_of_a_vision_model(tmp_path: Path) -> None:
-    parents = {
-        "vlm": Checkpoint.open(tiny.make(tmp_path / "vlm", "llava", seed=0), "vlm"),
-        "text": Checkpoint.open(tiny.make(tmp_path / "text", "llama", seed=1), "text"),
-    }
-    text = """
-        merge_method: linear
-        models: [{model: vlm}, {model: text}]
-        base_model: vlm
-        parameters: {weight: [{filter: self_attn, value: 1}, {value: 0.5}]}
-        dtype: float32
-        """
-    recipe = from_mergekit(text, parents)
-    assert list(recipe.layers) == [parents["vlm"].decoder_stack.prefix]
-    write(recipe, parents, tmp_path / "out")
-    ours = load_file(tmp_path / "out" / "model.safetensors")
-    theirs = load_file(tmp_path / "vlm" / "model.safetensors")
-    changed = {name for name in ours if not torch.equal(ours[name], theirs[name].float())}
-    assert len(changed) > 20
-    assert not [name for name in changed if "vision" in name or "projector" in name]
-    assert to_mergekit(recipe, parents) is None
 
 
 def test_two_vision_models_are_merged_whole(tmp_path: Path) -> None:
@@ -373,3 +318,16 @@ def test_an_encoder_decoder_is_merged_whole_or_by_module(tmp_path: Path) -> None
     slices = "[{sources: [{model: a, layer_range: [0, 1]}]}]"
     with pytest.raises(RecipeError, match=r"block stacks .*give each under `modules`"):
         from_mergekit(f"merge_method: passthrough\nslices: {slices}", parents)
+
+
+def test_strict_says_all_that_mergekit_ignores(tmp_path: Path) -> None:
+    file = tmp_path / "one.yml"
+    data = {
+        "merge_method": "linear",
+        "models": [{"model": "zoo:base"}],
+        "parameters": {"weight": 1},
+    }
+    file.write_text(yaml.safe_dump(data | {f"note{i}": "mine" for i in range(5)}))
+    with pytest.raises(RecipeError, match=r"has 5: Key 'note0' .*Key 'note4' .*; remove it\.$"):
+        merge_recipe(file, tmp_path / "out", "8GB", "5GB", strict=True)
+    assert not (tmp_path / "out").exists()

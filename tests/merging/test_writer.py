@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import tiny
 import torch
+from merges import every, mix
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -21,7 +23,7 @@ from evomerge.errors import CandidateError, CheckpointError, DiskError, RecipeEr
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import read_folder
-from evomerge.recipe import Layer, Recipe, Source
+from evomerge.recipe import Recipe
 from evomerge.run.atomic import atomic_folder
 
 pytestmark = pytest.mark.thorough
@@ -38,11 +40,9 @@ def checkpoints(folders) -> dict[str, Checkpoint]:
     return {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
 
 
-def recipe(dtype: str = "bfloat16", method: str = "linear", host: str = "a") -> Recipe:
-    def mix(layer: int | None) -> Layer:
-        return Layer(method, [Source("a", layer, {"weight": 0.3}), Source("b", layer)])
-
-    return Recipe(host, {"model.layers": [mix(i) for i in range(3)]}, mix(None), mix(None), dtype)
+def recipe(dtype: str = "bfloat16") -> Recipe:
+    layers = [mix({"a": 0.3, "b": 1.0}, i) for i in (0, 1, 2, None)]
+    return Recipe("a", {"model.layers": layers[:3]}, layers[3], layers[3], dtype)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -78,53 +78,18 @@ def test_host_files_come_along_and_extra_ones_replace_them(folders, checkpoints,
     (folder / "README.md").write_text("the parent's own card")
     mixed = {**checkpoints, "a": Checkpoint.open(folder, "a")}
     extra = {"README.md": "# merged\n", "generation_config.json": '{"eos_token_id": 7}'}
-    write_model(recipe(), mixed, tmp_path / "out", extra_files=extra)
+    write_model(recipe("float16"), mixed, tmp_path / "out", extra_files=extra)
     written = {file.name for file in (tmp_path / "out").iterdir()}
     assert written == {
-        "README.md",
-        "chat_template.jinja",
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
+        *("README.md", "chat_template.jinja", "config.json", "generation_config.json"),
+        *("model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     }
+    text = (tmp_path / "out" / "config.json").read_text()
+    assert "float16" in text and "bfloat16" not in text
     for name, text in extra.items():
         assert (tmp_path / "out" / name).read_text() == text
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_dtype_of_the_weights_and_of_the_config(dtype, checkpoints, tmp_path):
-    write_model(recipe(dtype), checkpoints, tmp_path / "out")
-    written = Checkpoint.open(tmp_path / "out", "out")
-    assert {info.dtype for info in written.tensors.values()} == {
-        {"float32": "F32"}.get(dtype, "F16")
-    }
-    assert tiny.load(tmp_path / "out").dtype == getattr(torch, dtype)
-    text = (tmp_path / "out" / "config.json").read_text()
-    assert dtype in text and "bfloat16" not in text
-
-
-def test_tensors_of_odd_widths_lie_where_readers_want_them(folders, tmp_path):
-    folder = Path(shutil.copytree(folders["a"], tmp_path / "a"))
-
-    def add(tensors):
-        for i in range(3):
-            tensors[f"model.layers.{i}.odd"] = torch.full((3,), i, dtype=torch.uint8)
-            tensors[f"model.layers.{i}.long"] = torch.full((1,), i, dtype=torch.int64)
-
-    tiny.rewrite(folder, add)
-    checkpoints = {"a": Checkpoint.open(folder, "a")}
-    whole = Layer("passthrough", [Source("a")])
-    blocks = [Layer("passthrough", [Source("a", i)]) for i in range(3)]
-    write_model(Recipe("a", {"model.layers": blocks}, whole, whole), checkpoints, tmp_path / "out")
-    before = load_file(folder / "model.safetensors")
-    after = load_file(tmp_path / "out" / "model.safetensors")
-    assert set(before) == set(after)
-    for name, tensor in before.items():
-        assert torch.equal(tensor, after[name]), name
 
 
 def test_an_output_that_exists_or_cannot_be_made_is_refused(checkpoints, tmp_path):
@@ -140,18 +105,12 @@ def test_an_output_that_exists_or_cannot_be_made_is_refused(checkpoints, tmp_pat
             write_model(recipe(), checkpoints, tmp_path / out)
 
 
-def test_a_failure_half_way_leaves_nothing(checkpoints, tmp_path):
-    def mix(layer: int | None, weight: float) -> Layer:
-        return Layer("linear", [Source("a", layer, {"weight": weight})])
-
-    blocks = [mix(i, float(i < 2)) for i in range(3)]
-    bad = Recipe("a", {"model.layers": blocks}, mix(None, 1), mix(None, 1))
+def test_a_failure_or_an_interrupt_half_way_leaves_nothing(checkpoints, tmp_path):
+    blocks = [mix({"a": float(i < 2)}, i) for i in range(3)]
+    bad = replace(recipe(), layers={"model.layers": blocks})
     with pytest.raises(CandidateError, match=r"model\.layers\.2\."):
         write_model(bad, checkpoints, tmp_path / "out")
     assert not list(tmp_path.iterdir())
-
-
-def test_interrupts_leave_nothing(checkpoints, tmp_path):
     seen: list[str] = []
 
     def stop(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -181,13 +140,8 @@ def test_the_memory_of_whole_matrices_counts(tmp_path):
     tiny.rewrite(folder, lambda tensors: tensors.update({name: wide}))
     checkpoints = {n: Checkpoint.open(folder, n) for n in "abc"}
 
-    def layer(index, method):
-        return Layer(method, [Source(n, index) for n in "ab"], Source("c", index))
-
     def made(method):
-        blocks = [layer(i, method) for i in range(3)]
-        ends = layer(None, method)
-        return Recipe("a", {"model.layers": blocks}, ends, ends, dtype="bfloat16")
+        return every(checkpoints["a"], lambda i: mix("ab", i, method, base="c"), dtype="bfloat16")
 
     memory = psutil.Process().memory_info().rss + (700 << 20)
     words = rf"tsv about 1\.10 GB more for the tensor '{name}' \[4000, 2000\]; give at least"
@@ -264,15 +218,3 @@ def test_a_killed_writer_leaves_no_model_and_the_next_one_cleans_up(folders, che
     assert not (tmp_path / "out").exists()
     write_model(recipe(), checkpoints, tmp_path / "out")
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
-
-
-def test_two_writers_of_one_name_cannot_mix(tmp_path):
-    with (
-        pytest.raises(CheckpointError, match="by another process"),
-        atomic_folder(tmp_path / "out") as one,
-    ):
-        (one / "who").write_text("one")
-        with atomic_folder(tmp_path / "out") as two:
-            (two / "who").write_text("two")
-    assert (tmp_path / "out" / "who").read_text() == "two"
-    assert not leftovers(tmp_path)

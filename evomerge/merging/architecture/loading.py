@@ -121,13 +121,7 @@ class Loader:
             CheckpointError: transformers cannot build a model from them.
         """
         state = {**self.constants, **tensors}
-        try:
-            with quiet():
-                module: nn.Module = self.kind.from_pretrained(
-                    None, config=self.config, state_dict=state, dtype=dtype
-                )
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise self._cannot_build(error) from error
+        module: nn.Module = self._load(state, config=self.config, dtype=dtype)
         return module.eval()
 
     def find_faults(self, shapes: Mapping[str, tuple[int, ...]]) -> Faults:
@@ -138,20 +132,14 @@ class Loader:
         Raises:
             CheckpointError: transformers cannot build a model from it.
         """
-        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-        try:
-            with quiet():
-                module, told = self.kind.from_pretrained(
-                    None,
-                    config=copy.deepcopy(self.config),
-                    state_dict=tensors,
-                    dtype=torch.float32,
-                    device_map={"": "meta"},
-                    ignore_mismatched_sizes=True,
-                    output_loading_info=True,
-                )
-        except Exception as error:  # a model may raise anything for a config that does not fit
-            raise self._cannot_build(error) from error
+        module, told = self._load(
+            {name: torch.empty(shape, device="meta") for name, shape in shapes.items()},
+            config=copy.deepcopy(self.config),
+            dtype=torch.float32,
+            device_map={"": "meta"},
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
         parameters = dict(module.named_parameters(remove_duplicate=False))
         return Faults(
             frozenset(told["missing_keys"]) & parameters.keys(),
@@ -159,10 +147,15 @@ class Loader:
             {name: (tuple(own), tuple(wanted)) for name, own, wanted in told["mismatched_keys"]},
         )
 
-    def _cannot_build(self, error: Exception) -> CheckpointError:
-        return CheckpointError(
-            f"transformers cannot build {self.kind.__name__} from this checkpoint: {_line(error)}"
-        )
+    def _load(self, state: Mapping[str, Tensor], **options: Any) -> Any:
+        try:
+            with quiet():
+                return self.kind.from_pretrained(None, state_dict=state, **options)
+        except Exception as error:  # a model may raise anything for a config that does not fit
+            raise CheckpointError(
+                f"transformers cannot build {self.kind.__name__} from this checkpoint: "
+                f"{_line(error)}"
+            ) from error
 
 
 def _line(error: Exception) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -217,7 +217,7 @@ class Miniature:
             shapes = {name: info.shape for name, info in saved.tensors.items()}
             layout = build_layout(saved.config, shapes, {}, torch.float32)
         self._locations = layout.locations
-        self.model: Any = layout.module
+        self.model = cast(Any, layout.module)
         with quiet():
             self.model.set_attn_implementation("eager")
         for weight in self.model.parameters():

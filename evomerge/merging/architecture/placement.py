@@ -97,7 +97,8 @@ class Placement:
         from accelerate import infer_auto_device_map
         from accelerate.utils import get_balanced_memory
 
-        whole, limits = undivided_modules(module), room
+        whole = undivided_modules(module)
+        limits: dict[Any, int] = dict(room)
         with quiet():
             if self.spread != "sequential":
                 limits = get_balanced_memory(module, room, whole)

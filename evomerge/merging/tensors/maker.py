@@ -59,18 +59,16 @@ class TensorMaker:
         The plan must not be a copy.
         """
         assert plan.method is not None
-        return get_method(plan.method).prepare(self.operands(plan, reuse=reuse))
-
-    def operands(self, plan: TensorPlan, *, reuse: bool) -> Operands:
-        """Read the sources of a tensor that is merged."""
+        method = get_method(plan.method)
         noise = [Noise(plan.seed, item.parent, item.name) for item in plan.sources]
-        return Operands(
+        given = Operands(
             [self.read(plan, item) for item in plan.sources],
             self.read(plan, plan.base) if plan.base else None,
-            noise if get_method(plan.method or "").random else (),
+            noise if method.random else (),
             reuse,
             self._has_tokens(plan),
         )
+        return method.prepare(given)
 
     def _has_tokens(self, plan: TensorPlan) -> bool:
         """Whether a tensor has a row for each token of the vocabulary."""

@@ -26,7 +26,8 @@ from evomerge.recipe import Layer, Recipe, Source, knob_at
 if TYPE_CHECKING:
     from evomerge.merging.architecture.folding import Rescaling
 
-_Find: TypeAlias = Callable[[Source], "SourceTensor"]
+_Find: TypeAlias = Callable[[Source], str | None]
+"""Returns the name of a tensor in the parent of a source, or None if it has none."""
 
 STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
 """dtype of a recipe -> the same dtype as safetensors headers spell it."""
@@ -119,8 +120,7 @@ class Planner:
 
     def _given(self, name: str, layer: Layer, host: str) -> Layer:
         """Return how a tensor of the head is made: by `layer`, or a copy if a source lacks it."""
-        sources = (*layer.sources, *((layer.base,) if layer.base else ()))
-        if any(name in self._parent(source.parent).lacks for source in sources):
+        if any(name in self._parent(source.parent).lacks for source in layer.inputs):
             return Layer("passthrough", (Source(host),))
         return layer
 
@@ -188,15 +188,14 @@ class _RecipePlanner:
     rescalings: Mapping[str, Rescaling]
 
     def copy(self, name: str, source: SourceTensor) -> TensorPlan:
-        info = self.planner.checkpoints[source.parent].tensors[source.name]
+        info = self._info(source)
         return TensorPlan(name, info.shape, info.dtype, None, (source,))
 
     def non_layer(self, name: str, layer: Layer) -> TensorPlan:
         """Plan a tensor outside of the blocks, which `layer` says how to merge."""
 
-        def find(source: Source) -> SourceTensor:
-            own = self.planner.fit(source.parent).non_layer.get(name)
-            return _counterpart(own, name, source.parent)
+        def find(source: Source) -> str | None:
+            return self.planner.fit(source.parent).non_layer.get(name)
 
         return self._make(name, layer, find, _Knobs(layer))
 
@@ -226,9 +225,8 @@ class _RecipePlanner:
             yield self.copy(name, own)
             return
 
-        def find(source: Source) -> SourceTensor:
-            own = self.planner.fit(source.parent).modalities.get(name)
-            return _counterpart(own, name, source.parent)
+        def find(source: Source) -> str | None:
+            return self.planner.fit(source.parent).modalities.get(name)
 
         yield self._make(name, merged, find, self._modality_knobs[modality])
 
@@ -237,39 +235,43 @@ class _RecipePlanner:
         return {name: _Knobs(layer) for name, layer in self.recipe.modalities.items()}
 
     def _block(self, prefix: str, position: int, layer: Layer) -> Iterator[TensorPlan]:
-        lead = layer.sources[0]
-        knobs = _Knobs(layer)
+        lead, knobs, stack = layer.sources[0], _Knobs(layer), self.planner.host.stacks[prefix]
         for suffix in self.planner.fit(lead.parent).block(prefix, lead.layer or 0, position):
-            name = self.planner.host.stacks[prefix].name(position, suffix)
 
-            def find(source: Source, suffix: str = suffix) -> SourceTensor:
-                index = source.layer or 0
-                own = self.planner.fit(source.parent).inside(prefix, index, suffix)
-                return _counterpart(own, f"{prefix}.{index}.{suffix}", source.parent)
+            def find(source: Source, suffix: str = suffix) -> str | None:
+                return self.planner.fit(source.parent).inside(prefix, source.layer or 0, suffix)
 
-            if is_buffer(suffix, self._info(find(lead))):
-                yield self.copy(name, find(lead))
+            name, own = stack.name(position, suffix), find(lead)
+            if own is not None and is_buffer(suffix, self._info(SourceTensor(lead.parent, own))):
+                yield self.copy(name, SourceTensor(lead.parent, own))
             else:
                 yield self._make(name, layer, find, knobs)
 
     def _make(self, name: str, layer: Layer, find: _Find, knobs: _Knobs) -> TensorPlan:
+        inputs = []
+        for source in layer.inputs:
+            own = find(source)
+            if own is None:
+                raise RecipeError(
+                    f"Tensor {name!r} has no counterpart in {source.parent!r}; merge parents of "
+                    "one architecture."
+                )
+            inputs.append(SourceTensor(source.parent, own))
         if not layer.sources:
             raise RecipeError(f"Tensor {name!r} has no sources; name at least one.")
-        sources = tuple(find(source) for source in layer.sources)
-        base = find(layer.base) if layer.base else None
-        inputs = (*sources, base) if base else sources
+        base = inputs[-1] if layer.base else None
         # Integer and boolean buffers (position ids, masks) have no meaningful average.
         if not all(self._info(item).floating for item in inputs):
-            return self.copy(name, base or sources[0])
-        own, shared = knobs.at(name)
+            return self.copy(name, base or inputs[0])
+        own_knobs, shared = knobs.at(name)
         rescaling = self.rescalings.get(name)
         return TensorPlan(
             name=name,
             shape=self._shape(name, inputs),
             dtype=STORED[self.recipe.dtype],
             method=layer.method,
-            sources=sources,
-            knobs=own,
+            sources=tuple(inputs[: len(layer.sources)]),
+            knobs=own_knobs,
             base=base if knobs.method.base != "none" else None,
             merge_knobs=shared,
             seed=self.recipe.seed if knobs.method.random else 0,
@@ -310,21 +312,13 @@ class _Knobs:
         return self._fixed or self._resolve(name)
 
     def _resolve(self, name: str) -> tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]:
-        own, shared = (
+        own, (shared,) = (
             [{key: knob_at(knob, name) for key, knob in knobs.items()} for knobs in given]
             for given in ([source.knobs for source in self._layer.sources], [self._layer.knobs])
         )
         has_base = self._layer.base is not None
-        sources, complete = check_knobs(self.method, own, shared[0], has_base=has_base)
+        sources, complete = check_knobs(self.method, own, shared, has_base=has_base)
         return tuple(sources), complete
-
-
-def _counterpart(own: str | None, name: str, parent: str) -> SourceTensor:
-    if own is None:
-        raise RecipeError(
-            f"Tensor {name!r} has no counterpart in {parent!r}; merge parents of one architecture."
-        )
-    return SourceTensor(parent, own)
 
 
 def _rescalings(recipe: Recipe, host: Checkpoint) -> Mapping[str, Rescaling]:

@@ -23,20 +23,15 @@ from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.passes import load
 from evomerge.merging.tensors.plan import SourceTensor
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.safetensors import TensorInfo
+from evomerge.models.safetensors import WIDTHS, TensorInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_KINDS = {"BOOL": "b", "BF16": "u", "F16": "i", "F8_E4M3": "u", "F8_E5M2": "u"}
+
 DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype("?"),
-    **{name: np.dtype("u1") for name in ("U8", "F8_E4M3", "F8_E5M2")},
-    **{name: np.dtype("u2") for name in ("U16", "BF16")},
-    **{name: np.dtype("i2") for name in ("I16", "F16")},
-    **{f"{kind}{8 * size}".upper(): np.dtype(f"{kind}{size}") for kind in "iu" for size in (4, 8)},
-    "I8": np.dtype("i1"),
-    "F32": np.dtype("f4"),
-    "F64": np.dtype("f8"),
+    name: np.dtype(f"{_KINDS.get(name, name[0].lower())}{width}") for name, width in WIDTHS.items()
 }
 """dtype as safetensors headers spell it -> dtype of the array that has a tensor's bits."""
 

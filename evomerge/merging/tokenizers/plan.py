@@ -25,8 +25,13 @@ from typing import Any
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.merging.tokenizers.rows import TRUNCATE, MatchedRows, fill, truncate
 from evomerge.merging.tokenizers.templates import choose_template, template_of
-from evomerge.merging.tokenizers.tokens import Tokens, check_ids, check_spelling
-from evomerge.merging.tokenizers.union import check_merged, unite
+from evomerge.merging.tokenizers.tokens import (
+    Tokens,
+    check_ids,
+    check_merged,
+    check_spelling,
+    unite,
+)
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import text_without_code, without_code

@@ -11,55 +11,54 @@ from evomerge.models.safetensors import read_json
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import shown
 
-_EACH = "{%- for message in messages -%}\n"
-_END = "{%- endfor -%}\n"
-_SYSTEM_IN_USER = (
-    "{%- if messages and messages[0]['role'] == 'system' -%}\n"
-    "{%- set system = messages[0]['content'] + '\\n\\n' -%}{%- set messages = messages[1:] -%}\n"
-    "{%- else -%}{%- set system = '' -%}{%- endif -%}\n"
-)
+_SYSTEM_IN_USER = r"""{%- if messages and messages[0]['role'] == 'system' -%}
+{%- set system = messages[0]['content'] + '\n\n' -%}{%- set messages = messages[1:] -%}
+{%- else -%}{%- set system = '' -%}{%- endif -%}
+"""
 
 TEMPLATES = {
-    "chatml": (
-        _EACH
-        + "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n'"
-        " -}}\n"
-        + _END
-        + "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}\n"
-    ),
-    "llama3": (
-        "{{- bos_token -}}\n"
-        + _EACH
-        + "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' -}}\n"
-        "{{- message['content'] | trim + '<|eot_id|>' -}}\n"
-        + _END
-        + "{%- if add_generation_prompt -%}\n"
-        "{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' -}}\n"
-        "{%- endif -%}\n"
-    ),
-    "alpaca": (
-        _SYSTEM_IN_USER + "{{- system -}}\n" + _EACH + "{%- if message['role'] == 'user' -%}\n"
-        "{{- '### Instruction:\\n' + message['content'] | trim + '\\n\\n' -}}\n"
-        "{%- elif message['role'] == 'assistant' -%}\n"
-        "{{- '### Response:\\n' + message['content'] | trim + '\\n\\n' -}}\n"
-        "{%- endif -%}\n"
-        + _END
-        + "{%- if add_generation_prompt -%}{{- '### Response:\\n' -}}{%- endif -%}\n"
-    ),
-    "mistral": (
-        _SYSTEM_IN_USER + "{{- bos_token -}}\n" + _EACH + "{%- if message['role'] == 'user' -%}\n"
-        "{{- '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' -}}\n"
-        "{%- else -%}{{- ' ' + message['content'] + eos_token -}}{%- endif -%}\n" + _END
-    ),
-    "exaone": (
-        _EACH + "{%- if loop.first and message['role'] != 'system' -%}\n"
-        "{{- '[|system|][|endofturn|]\\n' -}}\n"
-        "{%- endif -%}\n"
-        "{{- '[|' + message['role'] + '|]' + message['content'] -}}\n"
-        "{{- '\\n' if message['role'] == 'user' else '[|endofturn|]\\n' -}}\n"
-        + _END
-        + "{%- if add_generation_prompt -%}{{- '[|assistant|]' -}}{%- endif -%}\n"
-    ),
+    "chatml": r"""{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
+""",
+    "llama3": r"""{{- bos_token -}}
+{%- for message in messages -%}
+{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' -}}
+{{- message['content'] | trim + '<|eot_id|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}
+{%- endif -%}
+""",
+    "alpaca": _SYSTEM_IN_USER
+    + r"""{{- system -}}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}
+{{- '### Instruction:\n' + message['content'] | trim + '\n\n' -}}
+{%- elif message['role'] == 'assistant' -%}
+{{- '### Response:\n' + message['content'] | trim + '\n\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '### Response:\n' -}}{%- endif -%}
+""",
+    "mistral": _SYSTEM_IN_USER
+    + r"""{{- bos_token -}}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}
+{{- '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' -}}
+{%- else -%}{{- ' ' + message['content'] + eos_token -}}{%- endif -%}
+{%- endfor -%}
+""",
+    "exaone": r"""{%- for message in messages -%}
+{%- if loop.first and message['role'] != 'system' -%}
+{{- '[|system|][|endofturn|]\n' -}}
+{%- endif -%}
+{{- '[|' + message['role'] + '|]' + message['content'] -}}
+{{- '\n' if message['role'] == 'user' else '[|endofturn|]\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '[|assistant|]' -}}{%- endif -%}
+""",
 }
 """Name, as in mergekit's `chat_template` -> text of a Jinja template.
 

@@ -1,15 +1,16 @@
 """A candidate has the generation config of its exported checkpoint."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny
+from merges import every, mix
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.loading import generation_config
 from evomerge.merging.backend import resident, write
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.recipe import Layer, Recipe, Source
 
 SWAPPED = [*tiny.WORDS]
 SWAPPED[2], SWAPPED[9] = SWAPPED[9], SWAPPED[2]
@@ -28,12 +29,7 @@ def made(tmp_path, generation, config):
             file.unlink()
         parents[name] = Checkpoint.open(folder, name)
 
-    def layer(number=None):
-        sources = (Source("a", number, {"weight": 0.5}), Source("b", number, {"weight": 0.5}))
-        return Layer("linear", sources)
-
-    blocks = {"model.layers": tuple(map(layer, range(3)))}
-    return parents, Recipe("a", blocks, layer(), layer(), "float32")
+    return parents, every(parents["a"], lambda i: mix("ab", i), dtype="float32")
 
 
 @pytest.mark.parametrize("tokenizer", ["base", "union", "b"])
@@ -49,7 +45,7 @@ def test_the_scored_model_generates_with_the_exported_settings(
     if tokenizer == "base":
         parents["b"] = Checkpoint.open(parents["a"].folder, "b")
     else:
-        recipe = Recipe(**{**vars(recipe), "tokenizer": tokenizer})
+        recipe = replace(recipe, tokenizer=tokenizer)
     scored = resident(parents, recipe, "cpu").apply(recipe).generation_config
     write(recipe, parents, tmp_path / "out")
     exported = tiny.load(tmp_path / "out").generation_config

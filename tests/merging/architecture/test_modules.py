@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from merges import every, mix
 from safetensors.torch import load_file
 
 import evomerge
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.modules import check_encoder
-from evomerge.merging.backend import resident, write
+from evomerge.merging.backend import resident, unchanged, write
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.recipe import Layer, Recipe, Source
+from evomerge.recipe import Recipe
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 
@@ -36,16 +38,13 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
 def recipe_of(parents: dict[str, Checkpoint], dtype: str = "float32") -> Recipe:
     """A weighted sum; the modules have other weights than the blocks."""
 
-    def layer(weights: tuple[float, float], block: int | None = None) -> Layer:
-        sources = (
-            Source(name, block, {"weight": weight})
-            for name, weight in zip(parents, weights, strict=True)
-        )
-        return Layer("linear", tuple(sources), knobs={"normalize": 0.0})
-
-    stack = parents["one"].decoder_stack
-    blocks = tuple(layer((0.25, 0.75), i) for i in range(len(stack)))
-    return Recipe("one", {stack.prefix: blocks}, layer((0.5, 0.5)), layer((0.125, 0.5)), dtype)
+    halves = {None: (0.5, 0.5)}
+    recipe = every(
+        parents["one"],
+        lambda i: mix(dict(zip(parents, halves.get(i, (0.25, 0.75)), strict=True)), i, normalize=0),
+        dtype=dtype,
+    )
+    return replace(recipe, head=mix({"one": 0.125, "two": 0.5}, normalize=0))
 
 
 def texts_of(folder: Path) -> np.ndarray:
@@ -59,45 +58,29 @@ def texts_of(folder: Path) -> np.ndarray:
 def test_a_merge_is_the_formula_in_memory_and_on_disk(
     parents: dict[str, Checkpoint], tmp_path: Path, dtype: str
 ) -> None:
-    recipe = recipe_of(parents, dtype)
-    write(recipe, parents, tmp_path / "out", shard_size="10KB")
+    recipe, out, host = recipe_of(parents, dtype), tmp_path / "out", parents["one"].folder
+    write(recipe, parents, out, shard_size="10KB")
     one, two = (load_file(item.folder / DENSE) for item in parents.values())
-    written = load_file(tmp_path / "out" / DENSE)
-    for name, tensor in written.items():
+    built = resident(parents, recipe, "cpu", encodes=True).apply(recipe).state_dict()
+    for name, tensor in load_file(out / DENSE).items():
         formula = 0.125 * one[name] + 0.5 * two[name]
         assert torch.allclose(tensor.float(), formula, atol=1e-6 if dtype == "float32" else 1e-2)
-    built = resident(parents, recipe, "cpu", encodes=True).apply(recipe).state_dict()
-    opened = Checkpoint.open(tmp_path / "out", "out")
-    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
-    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
-    assert not any("Dense" in name for name in index["weight_map"])
-    for name, tensor in written.items():
         assert torch.equal(built[f"2_Dense.{name}"], tensor)
-    assert built.keys() == opened.tensors.keys()
-
-
-def test_the_folder_has_all_modules_of_the_host_and_loads(
-    parents: dict[str, Checkpoint], tmp_path: Path
-) -> None:
-    write(recipe_of(parents), parents, tmp_path / "out")
-    one, out = parents["one"].folder, tmp_path / "out"
-    for name in (
-        "modules.json",
-        "config_sentence_transformers.json",
-        "sentence_bert_config.json",
-        "1_Pooling/config.json",
-        "2_Dense/config.json",
-        "3_Normalize/config.json",
-    ):
-        assert (out / name).read_bytes() == (one / name).read_bytes()
+    assert built.keys() == Checkpoint.open(out, "out").tensors.keys()
+    assert len(list(out.glob("model-*.safetensors"))) > 1
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    assert not any("Dense" in name for name in index["weight_map"])
+    settings = ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"]
+    for folder in ("1_Pooling", "2_Dense", "3_Normalize"):
+        settings.append(f"{folder}/config.json")
+    for name in settings:
+        assert (out / name).read_bytes() == (host / name).read_bytes()
     assert texts_of(out).shape == (2, 8)
-    # A parent alone is the parent, bit for bit.
-    file = tmp_path / "recipe.yaml"
-    file.write_text(
-        f"merge_method: linear\nmodels: [{{model: {one}, parameters: {{weight: 1}}}}]\n"
-    )
-    evomerge.merge(file, tmp_path / "same")
-    assert (texts_of(tmp_path / "same") == texts_of(one)).all()
+
+
+def test_a_parent_alone_is_the_parent(parents: dict[str, Checkpoint], tmp_path: Path) -> None:
+    write(unchanged(parents["one"], "float32"), parents, tmp_path / "same")
+    assert (texts_of(tmp_path / "same") == texts_of(parents["one"].folder)).all()
 
 
 def test_a_merge_says_whose_modules_it_takes(tmp_path: Path) -> None:
@@ -156,43 +139,57 @@ def test_weights_in_a_pickle_are_merged(
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "words"),
-    [
-        ("modules.json", "{}", "must be a list"),
-        ("modules.json", '[{"path": "", "type": "own.Code"}]', r"'own\.Code', which is not one of"),
-        (
-            "modules.json",
-            '[{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]',
-            r"transformer in the folder '0_Transformer'.*save_pretrained",
-        ),
-        (
-            "modules.json",
-            '[{"path": "", "type": "sentence_transformers.models.Transformer"},'
-            ' {"path": "../two", "type": "sentence_transformers.models.Pooling"}]',
-            r"path` is '\.\./two'; it must be the name of a folder",
-        ),
-        (
-            "modules.json",
-            '[{"path": "", "type": "sentence_transformers.models.Transformer"},'
-            ' {"path": "2_Dense", "type": "sentence_transformers.models.Router"}]',
-            "module Router in .*2_Dense has weights",
-        ),
-        ("config_sentence_transformers.json", '{"prompts": {"query": 1}}', "it must be text"),
-        ("sentence_bert_config.json", '{"max_seq_length": "a"}', "must be a whole number from 1"),
-        ("1_Pooling/config.json", "[]", "not a JSON object"),
-    ],
-)
-def test_damaged_files_are_one_sentence(
+def modules(*places: tuple[str, str]) -> str:
+    kinds = [("", "sentence_transformers.models.Transformer"), *places]
+    return json.dumps([{"path": path, "type": kind} for path, kind in kinds])
+
+
+CONFIG, BERT = "config_sentence_transformers.json", "sentence_bert_config.json"
+DAMAGED = [
+    ("modules.json", "{}", "must be a list"),
+    ("modules.json", '[{"path": "", "type": "own.Code"}]', r"'own\.Code', which is not one of"),
+    (
+        "modules.json",
+        modules().replace('""', '"0_Transformer"'),
+        r"transformer in the folder '0_Transformer'.*save_pretrained",
+    ),
+    (
+        "modules.json",
+        modules(("../two", "sentence_transformers.models.Pooling")),
+        r"path` is '\.\./two'; it must be the name of a folder",
+    ),
+    (
+        "modules.json",
+        modules(("2_Dense", "sentence_transformers.models.Router")),
+        "module Router in .*2_Dense has weights",
+    ),
+    (CONFIG, '{"prompts": {"query": 1}}', "it must be text"),
+    (BERT, '{"max_seq_length": "a"}', "must be a whole number from 1"),
+    ("1_Pooling/config.json", "[]", "not a JSON object"),
+    # These are only found where the model is to be run.
+    (CONFIG, '{"model_type": "CrossEncoder"}', "a CrossEncoder.*; "),
+    (CONFIG, '{"similarity_fn_name": "x"}', "similarity_fn_name.*; "),
+    (BERT, '{"processing_kwargs": {"text": {}}}', "processing_kwargs.*; "),
+    ("1_Pooling/config.json", '{"pooling_mode": "frob"}', "Pooling in .* cannot be built.*; "),
+    (
+        "2_Dense/config.json",
+        '{"in_features": 16, "out_features": 9}',
+        "Dense in .* cannot be built",
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "words"), DAMAGED)
+def test_what_is_damaged_or_cannot_be_run_is_one_sentence(
     parents: dict[str, Checkpoint], tmp_path: Path, file: str, content: str, words: str
 ) -> None:
     folder = Path(shutil.copytree(parents["one"].folder, tmp_path / "a"))
     (folder / file).write_text(content)
     with pytest.raises(CheckpointError, match=words):
-        Checkpoint.open(folder, "a")
+        check_encoder(Checkpoint.open(folder, "a"))
 
 
-def test_a_module_that_is_a_link_out_of_the_folder_is_refused(
+def test_a_module_that_is_a_link_and_a_model_without_modules_are_refused(
     parents: dict[str, Checkpoint], tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(parents["one"].folder, tmp_path / "a"))
@@ -200,33 +197,6 @@ def test_a_module_that_is_a_link_out_of_the_folder_is_refused(
     (folder / "1_Pooling").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match="is a link to"):
         Checkpoint.open(folder, "a")
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "words"),
-    [
-        ("config_sentence_transformers.json", '{"model_type": "CrossEncoder"}', "a CrossEncoder"),
-        ("config_sentence_transformers.json", '{"similarity_fn_name": "x"}', "similarity_fn_name"),
-        ("sentence_bert_config.json", '{"processing_kwargs": {"text": {}}}', "processing_kwargs"),
-        ("1_Pooling/config.json", '{"pooling_mode": "frob"}', "Pooling in .* cannot be built"),
-        (
-            "2_Dense/config.json",
-            '{"in_features": 16, "out_features": 9}',
-            "Dense in .* cannot be built",
-        ),
-    ],
-)
-def test_what_cannot_be_run_is_one_sentence(
-    parents: dict[str, Checkpoint], tmp_path: Path, file: str, content: str, words: str
-) -> None:
-    folder = Path(shutil.copytree(parents["one"].folder, tmp_path / "a"))
-    (folder / file).write_text(content)
-    with pytest.raises(CheckpointError, match=words) as caught:
-        check_encoder(Checkpoint.open(folder, "a"))
-    assert ";" in str(caught.value)
-
-
-def test_an_encoder_without_modules_is_one_sentence(tmp_path: Path) -> None:
-    plain = Checkpoint.open(tiny.make(tmp_path / "a", "bert"), "a")
+    plain = Checkpoint.open(tiny.make(tmp_path / "b", "bert"), "b")
     with pytest.raises(CheckpointError, match=r"no modules\.json.*space\.host"):
         check_encoder(plain)

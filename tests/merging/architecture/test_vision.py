@@ -9,6 +9,7 @@ import pytest
 import seeing
 import tiny
 import torch
+from merges import every, mix
 from model_digest import digest
 
 from evomerge.errors import CheckpointError, RecipeError
@@ -22,25 +23,14 @@ from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit, modality_misfit
 from evomerge.models.stacks import modality_of
-from evomerge.recipe import Layer, Recipe, Source
-
-
-def linear(parents: dict[str, float], layer: int | None = None) -> Layer:
-    return Layer("linear", [Source(name, layer, {"weight": w}) for name, w in parents.items()])
+from evomerge.recipe import Recipe
 
 
 def recipe_of(
     host: Checkpoint, parents: dict[str, float], **modalities: dict[str, float]
 ) -> Recipe:
-    stack = host.decoder_stack
-    return Recipe(
-        host.reference,
-        {stack.prefix: [linear(parents, i) for i in range(len(stack))]},
-        linear(parents),
-        linear(parents),
-        dtype="float32",
-        **{name: linear(shares) for name, shares in modalities.items()},
-    )
+    towers = {name: mix(shares) for name, shares in modalities.items()}
+    return every(host, lambda i: mix(parents, i), dtype="float32", **towers)
 
 
 def merged(recipe: Recipe, parents: dict[str, Checkpoint], folder: Path) -> torch.nn.Module:
@@ -104,16 +94,6 @@ def test_two_models_merge_whole(family, tmp_path):
         torch.testing.assert_close(weight, one[name] * share + two[name] * (1 - share))
 
 
-def test_a_candidate_beside_another_has_only_what_differs(family):
-    parents = {name: family[name] for name in "ab"}
-    plain = recipe_of(family["a"], {"a": 1.0})
-    other = recipe_of(family["a"], {"a": 1.0}, vision={"b": 1.0})
-    planner = Planner(parents, "a")
-    for one, two in ((plain, other), (other, plain)):
-        names = {plan.name for plan in planner.plan(one, beside=two)}
-        assert names == set(family["a"].modalities["vision"])
-
-
 @tiny.since_transformers_5
 def test_names_of_the_tower_of_another_version_are_matched(tmp_path):
     parents = {name: seeing.make(tmp_path / name, "llava", seed) for seed, name in enumerate("ab")}
@@ -156,26 +136,23 @@ def test_a_modality_is_merged_only_from_parents_that_have_it(tmp_path):
         list(planner.plan(recipe_of(host, {"a": 1.0}, audio={"a": 1.0})))
 
 
-@pytest.mark.parametrize(
-    ("name", "modality"),
-    [
-        ("vision_tower.encoder.layers.0.mlp.fc1.weight", "vision"),
-        ("model.visual.blocks.0.attn.qkv.weight", "vision"),
-        ("model.visual.merger.linear_fc1.weight", "projector"),
-        ("model.visual.deepstack_merger_list.0.norm.weight", "projector"),
-        ("multi_modal_projector.patch_merger.merging_layer.weight", "projector"),
-        ("model.connector.modality_projection.proj.weight", "projector"),
-        ("image_newline", "projector"),
-        ("model.aligner.linear1.weight", "projector"),
-        ("model.embed_vision.embedding.weight", "projector"),
-        ("audio_tower.layers.0.fc1.weight", "audio"),
-        ("model.embed_audio.embedding_projection.weight", "projector"),
-        ("model.layers.0.mlp.up_proj.weight", None),
-        ("vocab_projector.bias", None),
+NAMES = {
+    "vision": ["vision_tower.encoder.layers.0.fc1.weight", "model.visual.blocks.0.attn.qkv.weight"],
+    "audio": ["audio_tower.layers.0.fc1.weight"],
+    "projector": [
+        *("model.visual.merger.linear_fc1.weight", "model.embed_vision.embedding.weight"),
+        "model.visual.deepstack_merger_list.0.norm.weight",
+        "multi_modal_projector.patch_merger.merging_layer.weight",
+        "model.connector.modality_projection.proj.weight",
+        *("image_newline", "model.aligner.linear1.weight", "model.embed_audio.proj.weight"),
     ],
-)
-def test_modalities_are_found_by_names(name, modality):
-    assert modality_of(name) == modality
+    None: ["model.layers.0.mlp.up_proj.weight", "vocab_projector.bias"],
+}
+
+
+def test_modalities_are_found_by_names():
+    found = {name: modality_of(name) for names in NAMES.values() for name in names}
+    assert found == {name: modality for modality, names in NAMES.items() for name in names}
 
 
 def test_the_token_of_an_image_is_never_lost(tmp_path):

@@ -94,11 +94,6 @@ def test_a_merged_checkpoint_has_the_mean_only_where_tokens_are(tmp_path):
         assert torch.equal(found[name], expected)
 
 
-def test_tsv_averages_a_matrix_with_fewer_rows_than_sources():
-    base, *sources = models((2, 6), 3)
-    torch.testing.assert_close(merged([base, *sources]), sum(sources) / 3)
-
-
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_only_the_matrix_with_a_weight_that_is_not_finite_is_lost(value):
     base, *sources = models((2, 4, 4), 2)
@@ -117,18 +112,11 @@ def test_a_source_without_a_change_in_a_matrix_counts_as_a_task_of_zeros():
     np.testing.assert_allclose(out.double() - base.double(), expected, atol=3e-6)
 
 
-def low_rank(count: int) -> list[torch.Tensor]:
-    """A base of zeros and task vectors of rank 2, exact in float32."""
-    generator = torch.Generator().manual_seed(4)
-
-    def whole(*shape: int) -> torch.Tensor:
-        return torch.randint(-3, 4, shape, generator=generator).float()
-
-    return [torch.zeros(12, 10), *(whole(12, 2) @ whole(2, 10) for _ in range(count))]
-
-
 def test_components_of_0_have_no_part_in_tsv():
-    base, *sources = low_rank(2)
+    """Task vectors of rank 2, exact in float32."""
+    generator = torch.Generator().manual_seed(4)
+    draw = [torch.randint(-3, 4, (12, 2), generator=generator).float() for _ in range(4)]
+    sources = [draw[i] @ draw[i + 1][:10].T for i in (0, 2)]
     u, s, vh = zip(*(np.linalg.svd(x.double(), full_matrices=False) for x in sources), strict=True)
 
     def nearest(columns: Matrix) -> Matrix:
@@ -138,12 +126,4 @@ def test_components_of_0_have_no_part_in_tsv():
     left = nearest(np.concatenate([x[:, :2] for x in u], axis=1))
     right = nearest(np.concatenate([x[:2].T for x in vh], axis=1))
     expected = left @ np.diag(np.concatenate([x[:2] for x in s])) @ right.T
-    np.testing.assert_allclose(merged([base, *sources]), expected, atol=1e-5)
-
-
-def test_sources_that_are_equal_keep_their_largest_components():
-    base, source = models((6, 8), 1)
-    u, s, vh = np.linalg.svd((source - base).double().numpy(), full_matrices=False)
-    expected = base + torch.from_numpy(u[:, :3] @ np.diag(s[:3]) @ vh[:3]).float()
-    out = merged([base, source, source])
-    torch.testing.assert_close(out, expected, atol=3e-6, rtol=0)
+    np.testing.assert_allclose(merged([torch.zeros(12, 10), *sources]), expected, atol=1e-5)

@@ -36,11 +36,6 @@ def test_listing_methods_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_mergekit_s_name_of_ramplus_is_understood() -> None:
-    assert get_method("ramplus_tl") is get_method("ramplus")
-    assert "ramplus_tl" not in method_names()
-
-
 def test_another_package_can_add_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
     added = [
         EntryPoint("mine", "evomerge.merging.methods.linear:linear", "evomerge.methods"),

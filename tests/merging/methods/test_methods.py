@@ -1,4 +1,7 @@
-"""Laws of the merge methods: equal bits, end points, symmetries, and extreme inputs."""
+"""Merge methods: end points, symmetries, extreme inputs, and examples by hand.
+
+The laws of every method are those of `evomerge.testing.check_method` (tests/testing).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods import get_method, method_names
-from evomerge.merging.methods.method import Knob, check_knobs
+from evomerge.merging.methods.method import check_knobs
 from evomerge.testing.methods import on_tensors
 
 ALL = method_names()
@@ -111,54 +114,11 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def ranged(knob: Knob) -> st.SearchStrategy[float]:
-    """Values of a knob, its ends among them; weights of both signs."""
-    if knob.kind == "flag":
-        return st.sampled_from([0.0, 1.0])
-    if knob.kind == "integer":
-        return st.integers(int(max(knob.low, 1)), 12).map(float)
-    low, high = max(knob.low, -2), min(knob.high, 2)
-    middle = min(max(0.5, low), high)
-    return st.sampled_from([low, high, middle]) | st.floats(low, high).map(
-        lambda x: max(low, round(x, 3))
-    )
-
-
-@st.composite
-def knobs_of(draw: st.DrawFn, name: str) -> tuple[list[dict[str, float]], dict[str, float]]:
-    knobs, count = get_method(name).knobs, count_of(name)
-    per_source = [
-        {k.name: draw(ranged(k)) for k in knobs if k.per == "source"} for _ in range(count)
-    ]
-    return per_source, {k.name: draw(ranged(k)) for k in knobs if k.per == "merge"}
-
-
 cases = st.tuples(
     st.sampled_from(SHAPES),
     st.integers(0, 50),
     st.sampled_from([torch.float32, torch.bfloat16]),
 )
-
-
-@pytest.mark.parametrize("name", ALL)
-@settings(max_examples=draws(25), deadline=None)
-@given(data=st.data())
-def test_result_is_finite_rounded_once_and_the_same_however_it_is_reused(
-    name: str, data: st.DataObject
-) -> None:
-    shape, seed, dtype = data.draw(cases)
-    given, knobs = data.draw(knobs_of(name))
-    base, *sources = tensors(shape, count_of(name), seed, dtype)
-    try:
-        once = merged(name, sources, base, given, knobs, out=torch.float32)
-    except CandidateError:
-        with pytest.raises(CandidateError):
-            merged(name, sources, base, given, knobs, reuse=True)
-        return
-    assert once.isfinite().all()
-    assert same_bits(once, merged(name, sources, base, given, knobs, reuse=True, out=torch.float32))
-    half = merged(name, sources, base, given, knobs, out=torch.bfloat16)
-    assert same_bits(once.bfloat16(), half)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -186,24 +146,6 @@ def test_bits_of_row_wise_methods_are_the_same_on_any_number_of_threads(
             expected = merged(name, sources, base, knobs=knobs)
         with threads(4):
             assert same_bits(merged(name, sources, base, knobs=knobs), expected)
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_prepared_merge_takes_one_candidate_after_another(name: str) -> None:
-    base, *sources = tensors((70, 1000), count_of(name), 2)
-    method = get_method(name)
-    noise = [Noise(0, f"parent {i}", "tensor") for i in range(len(sources))]
-    shared = {k.name: NEEDED[k.name] for k in method.knobs if k.name in NEEDED and k.per == "merge"}
-    merge = on_tensors(method.prepare)(
-        sources, base if method.base != "none" else None, noise, reuse=True
-    )
-    results = []
-    for density in (0.2, 0.7, 0.2):
-        own = {"density": density} if name in SPARSE else {}
-        out = torch.empty_like(base)
-        merge(*check_knobs(method, [own] * len(sources), shared, has_base=True), out)
-        results.append(out)
-    assert same_bits(results[0], results[2])
 
 
 SCALED = [name for name in ALL if name not in ("ram", "ramplus", "nearswap", "arcee_fusion")]
@@ -383,22 +325,6 @@ def test_rescale_keeps_the_norm_of_a_sparse_task_vector(name: str) -> None:
         torch.testing.assert_close(change, whole, rtol=1e-4, atol=0)
 
 
-def test_ties_elects_the_heavier_sign() -> None:
-    base = torch.zeros(4)
-    sources = [torch.tensor(x) for x in ([3.0, 1, -1, 0], [1.0, 1, 3, 0], [-2.0, -2, 0, -4])]
-    weights = [{"weight": 1}, {"weight": 1}, {"weight": 2}]
-    summed = merged("ties", sources, base, [{**w, "density": 1} for w in weights], {"normalize": 0})
-    assert summed.tolist() == [4, -4, 3, -8]
-    mean = merged("ties", sources, base, [{**w, "density": 1} for w in weights])
-    assert mean.tolist() == [2, -2, 3, -4]
-
-
-def test_ties_with_a_negative_weight_follows_the_elected_sign() -> None:
-    base, source = torch.zeros(3), torch.tensor([2.0, -1, 0])
-    out = merged("ties", [source], base, [{"weight": -0.5, "density": 1}])
-    assert out.tolist() == [-2, 1, 0]
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_a_nan_never_vanishes(name: str) -> None:
     base, *sources = tensors((9, 11), count_of(name), 7)
@@ -432,48 +358,6 @@ def test_weights_that_cancel_cannot_be_normalized(name: str, remedy: str) -> Non
         merged(name, sources, base, [{"weight": 1.0}, {"weight": -1.0}], flag)
 
 
-def test_model_stock_moves_by_the_angle() -> None:
-    base = torch.zeros(2)
-    orthogonal = [torch.tensor([1.0, 0]), torch.tensor([0.0, 1])]
-    assert not merged("model_stock", orthogonal, base).any()
-    cosine = 0.5
-    near = [torch.tensor([1.0, 0]), torch.tensor([cosine, (1 - cosine**2) ** 0.5])]
-    expected = (2 * cosine / (1 + cosine)) * torch.stack(near).mean(0)
-    torch.testing.assert_close(merged("model_stock", near, base), expected)
-
-
-def test_sce_selects_calculates_and_erases() -> None:
-    base = torch.zeros(4)
-    sources = [torch.tensor([4.0, 1, -1, 2]), torch.tensor([-3.0, 2, 2, 3])]
-    # The first and third element vary most; energies there are 17 and 13; +4 and +2 are elected.
-    out = merged("sce", sources, base, knobs={"select_topk": 0.5})
-    torch.testing.assert_close(out, torch.tensor([4.0, 0, 2, 0]))
-    everything = merged("sce", sources, base, knobs={"select_topk": 1.0})
-    # All energies are 22 and 26.
-    torch.testing.assert_close(everything, torch.tensor([4.0, 74 / 48, 2, 122 / 48]))
-
-
-@pytest.mark.parametrize("reuse", [False, True])
-def test_sce_gives_a_source_without_a_change_the_weight_0(reuse: bool) -> None:
-    base = torch.ones(4)
-    changed = base + torch.tensor([4.0, 1, -1, 2])
-    for sources in ([changed, base], [base, changed]):
-        everything = merged("sce", sources, base, reuse=reuse)
-        torch.testing.assert_close(everything, changed)
-        half = merged("sce", sources, base, knobs={"select_topk": 0.5}, reuse=reuse)
-        torch.testing.assert_close(half, torch.tensor([5.0, 1, 1, 3]))
-    assert same_bits(merged("sce", [base, base], base, knobs={"select_topk": 0.5}), base)
-
-
-@pytest.mark.parametrize("reuse", [False, True])
-def test_sce_selects_a_share_of_the_elements_that_vary(reuse: bool) -> None:
-    base = torch.zeros(6)
-    changes = torch.tensor([[0.1, 4, 1, 0, 0, 0], [0.1, 0, 0, 0, 0, 0], [0.1, 0, 0, 0, 0, 0]])
-    out = merged("sce", list(changes), base, knobs={"select_topk": 0.5}, reuse=reuse)
-    assert out.tolist() == [0, 4, 0, 0, 0, 0]
-    assert not merged("sce", [changes[0]] * 3, base, knobs={"select_topk": 0.9}).any()
-
-
 @pytest.mark.parametrize("name", ["slerp", "nuslerp"])
 def test_a_vector_of_zeros_is_orthogonal_to_every_vector(name: str) -> None:
     """As in mergekit: a task vector of zeros stands for a direction at random."""
@@ -492,19 +376,6 @@ def test_a_vector_of_zeros_is_orthogonal_to_every_vector(name: str) -> None:
         torch.testing.assert_close(out, vector + factors[0])
 
 
-def test_ram_takes_single_changes_whole_and_shared_ones_as_their_mean() -> None:
-    base = torch.zeros(4)
-    sources = [torch.tensor([1.0, 2, 0, 0]), torch.tensor([0.0, 4, 0, 8])]
-    assert merged("ram", sources, base).tolist() == [1, 3, 0, 8]
-    plus = merged("ramplus", sources, base, knobs={"r": 0.5, "alpha": 0.4})
-    torch.testing.assert_close(plus, torch.tensor([1.2, 3, 0, 9.6]))
-
-
-def test_nearswap_moves_no_weight_farther_than_t() -> None:
-    base, source = torch.tensor([0.0, 0, 0]), torch.tensor([0.25, -3, 1])
-    assert merged("nearswap", [source], base, knobs={"t": 0.5}).tolist() == [0.25, -0.5, 0.5]
-
-
 def test_arcee_fusion_takes_each_weight_from_one_of_the_two() -> None:
     base, source = tensors((64, 64), 1, 9)
     out = merged("arcee_fusion", [source], base)
@@ -513,13 +384,53 @@ def test_arcee_fusion_takes_each_weight_from_one_of_the_two() -> None:
     assert 0.01 < float(taken.float().mean()) < 0.25
 
 
-def test_arcee_fusion_takes_weights_at_the_threshold() -> None:
-    base = torch.zeros(8)
-    source = torch.tensor([0.5, -0.5] * 4)  # equally important, so the threshold is their own
-    assert same_bits(merged("arcee_fusion", [source], base), source)
-
-
 def test_passthrough_scales() -> None:
     (source,) = tensors((5, 5), 0, 10, torch.bfloat16)
     assert same_bits(merged("passthrough", [source], None), source)
     assert same_bits(merged("passthrough", [source], None, [{"scale": -0.5}]), source * -0.5)
+
+
+TIES = [[3.0, 1, -1, 0], [1.0, 1, 3, 0], [-2.0, -2, 0, -4]]
+HEAVY = [{"weight": weight, "density": 1} for weight in (1, 1, 2)]
+NEAR = [[1.0, 0], [0.5, 0.75**0.5]]
+SCE, ONE = [[4.0, 1, -1, 2], [-3.0, 2, 2, 3]], [[5.0, 2, 0, 3], [1.0] * 4]
+VARYING = [[0.1, 4, 1, 0, 0, 0], [0.1, 0, 0, 0, 0, 0], [0.1, 0, 0, 0, 0, 0]]
+RAM, HALF = [[1.0, 2, 0, 0], [0.0, 4, 0, 8]], {"select_topk": 0.5}
+EXAMPLES: list[tuple[str, float, Any, Any, dict[str, float], list[float]]] = [
+    # name, all weights of the base, sources, their knobs, knobs of the merge, result
+    ("ties", 0, TIES, HEAVY, {"normalize": 0}, [4, -4, 3, -8]),
+    ("ties", 0, TIES, HEAVY, {}, [2, -2, 3, -4]),
+    ("ties", 0, [[2.0, -1, 0]], [{"weight": -0.5, "density": 1}], {}, [-2, 1, 0]),
+    ("model_stock", 0, [[1.0, 0], [0.0, 1]], None, {}, [0, 0]),
+    ("model_stock", 0, NEAR, None, {}, [0.5, 0.75**0.5 / 3]),
+    # The first and third element vary most; energies there are 17 and 13; +4 and +2 are elected.
+    ("sce", 0, SCE, None, HALF, [4, 0, 2, 0]),
+    ("sce", 0, SCE, None, {"select_topk": 1}, [4, 74 / 48, 2, 122 / 48]),  # energies 22 and 26
+    ("sce", 1, ONE, None, {}, ONE[0]),  # a source without a change has the weight 0
+    ("sce", 1, ONE[::-1], None, HALF, [5, 1, 1, 3]),
+    ("sce", 1, [ONE[1]] * 2, None, HALF, ONE[1]),
+    ("sce", 0, VARYING, None, HALF, [0, 4, 0, 0, 0, 0]),  # a share of those that vary
+    ("sce", 0, [VARYING[0]] * 3, None, {"select_topk": 0.9}, [0] * 6),
+    ("ram", 0, RAM, None, {}, [1, 3, 0, 8]),
+    ("ramplus", 0, RAM, None, {"r": 0.5, "alpha": 0.4}, [1.2, 3, 0, 9.6]),
+    ("nearswap", 0, [[0.25, -3, 1]], None, {"t": 0.5}, [0.25, -0.5, 0.5]),
+    # Equally important weights, so that the threshold is their own.
+    ("arcee_fusion", 0, [[0.5, -0.5] * 4], None, {}, [0.5, -0.5] * 4),
+]
+
+
+@pytest.mark.parametrize(("name", "base", "sources", "own", "shared", "expected"), EXAMPLES)
+@pytest.mark.parametrize("reuse", [False, True])
+def test_small_examples_by_hand(
+    name: str,
+    base: float,
+    sources: list[list[float]],
+    own: Given | None,
+    shared: dict[str, float],
+    expected: list[float],
+    reuse: bool,
+) -> None:
+    parents = [torch.tensor(values) for values in sources]
+    start = torch.full_like(parents[0], base)
+    out = merged(name, parents, start, own, shared, reuse=reuse)
+    torch.testing.assert_close(out, torch.tensor(expected, dtype=torch.float32))

@@ -23,9 +23,8 @@ WHOLE = Path(__file__).parents[4] / "shared" / "oracle"
 RECIPES: dict[str, dict[str, Any]] = json.loads((DATA / "oracle.json").read_text())
 
 BF16 = [name for name in RECIPES if name.endswith("bf16")]
-RANDOM = [name for name, recipe in RECIPES.items() if recipe["random"]]
 CRUMBS = [name for name in RECIPES if name.startswith("breadcrumbs")]
-EXACT = [name for name in RECIPES if name not in BF16 + RANDOM]
+EXACT = [name for name in RECIPES if name not in BF16 and not RECIPES[name]["random"]]
 
 Tensors = dict[str, torch.Tensor]
 
@@ -41,7 +40,7 @@ def model(name: str) -> Tensors:
         return {key.removeprefix(f"{name}/"): file.get_tensor(key) for key in keys}
 
 
-def ours(name: str, *, parents: torch.dtype = torch.float32, seed: int = 0) -> Tensors:
+def ours(name: str, *, parents: torch.dtype = torch.float32) -> Tensors:
     """Merge by a recipe, in float32, from parents rounded to a dtype."""
     recipe = RECIPES[name]
     method = get_method(recipe["method"])
@@ -52,7 +51,7 @@ def ours(name: str, *, parents: torch.dtype = torch.float32, seed: int = 0) -> T
     )
     result = {}
     for tensor in model(name):
-        noise = [Noise(seed, item["parent"], tensor) for item in sources]
+        noise = [Noise(0, item["parent"], tensor) for item in sources]
         merge = on_tensors(method.prepare)(
             [model(item["parent"])[tensor].to(parents) for item in sources],
             model(base)[tensor].to(parents) if base else None,
@@ -90,13 +89,6 @@ def test_breadcrumbs_keep_their_share_of_small_tensors(name: str) -> None:
     assert change.abs().max() < 1.3 * largest
 
 
-def test_float32_arithmetic_is_rounded_once() -> None:
-    merged = ours("linear_norm_true")
-    for tensor, theirs in model("linear_f32_out_bf16").items():
-        ulp = 2.0**-7 * theirs.float().abs()
-        assert ((merged[tensor].bfloat16().float() - theirs.float()).abs() <= ulp).all()
-
-
 @pytest.mark.parametrize("name", [name for name in BF16 if name != "linear_f32_out_bf16"])
 def test_bf16_parents_merge_nearer_to_the_exact_result_than_mergekit(name: str) -> None:
     rounded = ours(name, parents=torch.bfloat16)
@@ -108,41 +100,6 @@ def test_bf16_parents_merge_nearer_to_the_exact_result_than_mergekit(name: str) 
         mine += float((rounded[tensor].bfloat16().float() - expected).square().sum())
         theirs += float((model(name)[tensor].float() - expected).square().sum())
     assert mine <= 1.02 * theirs
-
-
-def summary(name: str, merged: Tensors) -> Tensors:
-    """What a random method is known by, over all matrices of a model.
-
-    Returns:
-        share of elements where nothing stayed, slope of the change on the change without
-        dropping, and ratio of both second moments.
-    """
-    recipe = RECIPES[name]
-    changes, whole = [], []
-    for tensor, weight in merged.items():
-        if weight.dim() == 1:
-            continue
-        base = model("base")[tensor]
-        changes.append((weight - base).flatten())
-        parts = [
-            item["knobs"]["weight"] * (model(item["parent"])[tensor] - base)
-            for item in recipe["sources"]
-        ]
-        whole.append(torch.stack(parts).sum(0).flatten())
-    change, full = torch.cat(changes), torch.cat(whole)
-    return {
-        "nothing stayed": (change.abs() < 1e-8).float().mean(),
-        "slope": change.dot(full) / full.dot(full),
-        "second moment": change.dot(change) / full.dot(full),
-    }
-
-
-@pytest.mark.parametrize("name", RANDOM)
-def test_random_methods_agree_in_distribution(name: str) -> None:
-    theirs = summary(name, model(name))
-    for seed in (0, 1):
-        mine = summary(name, ours(name, seed=seed))
-        torch.testing.assert_close(mine, theirs, rtol=0.04, atol=0.012)
 
 
 def test_dare_keeps_density_and_divides_by_it() -> None:

@@ -28,13 +28,11 @@ def threads():
 
 @pytest.mark.parametrize("method", ["linear", "ties", "dare_ties", "della", "slerp", "sce"])
 def test_any_number_of_threads_gives_the_same_bits(method, threads, tmp_path):
-    base = tiny.make(tmp_path / "base", hidden_size=64, vocab_size=700)
-    folders = {"base": base}
+    size = {"hidden_size": 64, "vocab_size": 700}
+    base = tiny.make(tmp_path / "base", **size)
     for seed, name in enumerate("ab", 1):
-        folders[name] = tiny.make(
-            tmp_path / name, seed=seed, near=base, hidden_size=64, vocab_size=700
-        )
-    checkpoints = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
+        tiny.make(tmp_path / name, seed=seed, near=base, **size)
+    checkpoints = {n: Checkpoint.open(tmp_path / n, n) for n in ("base", "a", "b")}
     origin = None if method in ("linear", "slerp") else "base"
     shared = {"t": 0.3} if method == "slerp" else {}
     sparse = {"density": 0.5} if method in ("ties", "dare_ties", "della") else {}

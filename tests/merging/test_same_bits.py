@@ -1,0 +1,92 @@
+"""In memory as on disk, bit for bit: every architecture by every kind of recipe.
+
+The written model is loaded by transformers' Auto classes, and runs as the one in memory does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from merges import every, mix
+from model_digest import digest
+from paths import parse_path
+
+from evomerge.merging.resident import Resident
+from evomerge.merging.writer import write_model
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.stacks import modality_of
+from evomerge.recipe import Layer, Recipe, Source
+from evomerge.space.paths.path import layers_of
+
+pytestmark = pytest.mark.thorough
+
+PATHS = {
+    "longer": "A2 B0 A1 B1",
+    "shorter": "A0 B2",
+    "scaled": "A0 B0x0.8 A1-2x1.3 B1x0.7 B1x1.2 A2x0.9",
+}
+SHALLOW = ("llava", "t5", "bert")  # of several stacks, or of no generation
+CASES = [
+    *((name, kind) for name in tiny.CONFIGS for kind in ("average", "alone")),
+    *(
+        (name, kind)
+        for name in tiny.CONFIGS
+        if name not in SHALLOW
+        for kind in ("longer", "shorter")
+    ),
+    *((name, "scaled") for name in tiny.CONFIGS if name not in (*SHALLOW, "qwen2_vl")),
+    *((name, "scaled average") for name in ("llama", "gemma2")),
+]
+
+
+def recipe_of(kind: str, host: Checkpoint) -> Recipe:
+    """Return a recipe of the parents "a" (the host) and "b"."""
+    if kind in PATHS:
+        whole = Layer("passthrough", [Source("a")])
+        layers = layers_of(parse_path(PATHS[kind], {"A": "a", "B": "b"}))
+        return Recipe("a", {host.decoder_stack.prefix: layers}, whole, whole, "float32")
+    weights = {"a": 1.0} if kind == "alone" else {"a": 0.25, "b": 0.75}
+    scales = (1.0, 0.9, 1.2) if kind == "scaled average" else (1.0, 1.0, 1.0)
+
+    def layer(index: int | None) -> Layer:
+        return replace(mix(weights, index), scale=1.0 if index is None else scales[index])
+
+    return every(host, layer, dtype="bfloat16" if kind == "average" else "float32")
+
+
+def generated(model: Any, **how: Any) -> torch.Tensor:
+    ids = torch.tensor([[1, 5, 9, 7]])
+    found: torch.Tensor = model.generate(ids, max_new_tokens=12, do_sample=False, **how)
+    return found
+
+
+@pytest.mark.parametrize(("architecture", "kind"), CASES)
+def test_memory_disk_and_transformers_hold_one_model(architecture, kind, pair, tmp_path):
+    checkpoints = pair(architecture)
+    recipe = recipe_of(kind, checkpoints["a"])
+    resident = Resident(checkpoints, "a", recipe.dtype)
+    if kind in PATHS:
+        resident.apply(recipe_of("alone", checkpoints["a"]))
+    merged = resident.apply(recipe)
+    write_model(recipe, checkpoints, tmp_path / "out", shard_size=9000)
+    loaded = tiny.load(tmp_path / "out")
+    assert type(loaded) is type(merged) and loaded.dtype == getattr(torch, recipe.dtype)
+    assert digest(loaded) == digest(resident.module)
+    result = tiny.logits(merged)
+    assert torch.equal(tiny.logits(loaded), result) and torch.isfinite(result).all()
+    if kind in PATHS:
+        assert torch.equal(generated(loaded), generated(merged))
+        assert torch.equal(generated(loaded, use_cache=False), generated(merged))
+    one, two = (tiny.load(item.folder) for item in checkpoints.values())
+    if kind == "alone":
+        assert digest(merged) == digest(one)
+    if kind == "average":
+        theirs = dict(two.named_parameters())
+        written = dict(merged.named_parameters())
+        for name, weight in one.named_parameters():
+            wanted = weight if modality_of(name) else weight * 0.25 + theirs[name] * 0.75
+            torch.testing.assert_close(written[name].float(), wanted, rtol=2**-8, atol=1e-7)

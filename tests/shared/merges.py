@@ -1,0 +1,38 @@
+"""Layers and recipes of few parents, as tests need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+
+
+def mix(
+    parents: Mapping[str, float] | Iterable[str],
+    block: int | None = None,
+    method: str = "linear",
+    base: str | None = None,
+    **knobs: float,
+) -> Layer:
+    """Return a layer of these parents, with their weights if they are given."""
+    weights = parents if isinstance(parents, Mapping) else dict.fromkeys(parents)
+    sources = [
+        Source(name, block, {} if weight is None else {"weight": weight})
+        for name, weight in weights.items()
+    ]
+    return Layer(method, sources, Source(base, block) if base else None, knobs)
+
+
+def every(host: Checkpoint, layer: Callable[[int | None], Layer], **more: Any) -> Recipe:
+    """Return the recipe that has `layer(i)` for block i, and `layer(None)` outside of blocks."""
+    stacks = {prefix: [*map(layer, range(len(it)))] for prefix, it in host.language.items()}
+    return Recipe(host.reference, stacks, layer(None), layer(None), **more)
+
+
+def path(host: Checkpoint, hops: Sequence[tuple[str, int | None]], **more: Any) -> Recipe:
+    """Return a path of whole blocks: (parent, block), with ends of the host."""
+    layers = [Layer("passthrough", [Source(*hop)]) for hop in hops]
+    whole = Layer("passthrough", [Source(host.reference)])
+    return Recipe(host.reference, {host.decoder_stack.prefix: layers}, whole, whole, **more)
