@@ -180,12 +180,10 @@ class _Writer:
 
     def _runs(self) -> list[range]:
         """Return the positions of the blocks of each slice."""
-        runs = [range(1)]
-        for position in range(1, len(self.layers)):
-            if self._continues(position):
-                runs[-1] = range(runs[-1].start, position + 1)
-            else:
-                runs.append(range(position, position + 1))
+        runs: list[range] = []
+        for position in range(len(self.layers)):
+            start = runs.pop().start if position and self._continues(position) else position
+            runs.append(range(start, position + 1))
         return runs
 
     def _continues(self, position: int) -> bool:
@@ -230,17 +228,14 @@ class _Writer:
             found = knobs.parameters()
             return {"parameters": found} if found else {}
 
-        first = layers[0]
-        sources: list[dict[str, Any]] = []
-        for i, source in enumerate(first.inputs):
-            start, has_knobs = source.layer or 0, i < len(first.sources)
-            sources.append(
-                {
-                    "model": _reference(self.checkpoints[source.parent]),
-                    "layer_range": [start, start + len(run)],
-                    **(parameters(i) if has_knobs else {}),
-                }
-            )
+        sources = [
+            {
+                "model": _reference(self.checkpoints[source.parent]),
+                "layer_range": [source.layer or 0, (source.layer or 0) + len(run)],
+                **(parameters(i) if i < len(layers[0].sources) else {}),
+            }
+            for i, source in enumerate(layers[0].inputs)
+        ]
         return {"sources": sources, **parameters(None)}
 
 

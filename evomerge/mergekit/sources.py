@@ -64,16 +64,16 @@ def _added_base(item: Slice, base: str, method: Method, doubts: ImportWarnings) 
     layers = None
     if method.base != "none" and not item.whole:
         layers, *others = {entry.layers for entry in item.inputs}
+        told = f"`base_model` {base!r} is not among the sources of `{item.where}`"
         if others:
             raise RecipeError(
-                f"`base_model` {base!r} is not among the sources of `{item.where}`, whose ranges "
-                f"differ; list it there with its `layer_range`, because {method.name} needs its "
-                "blocks."
+                f"{told}, whose ranges differ; list it there with its `layer_range`, because "
+                f"{method.name} needs its blocks."
             )
         blocks = "blocks" if layers is None else f"blocks {list(layers)}"
         doubts.add(
-            f"`base_model` {base!r} is not among the sources of `{item.where}`, so its {blocks} "
-            "are taken, as for the others; list it there with its `layer_range`."
+            f"{told}, so its {blocks} are taken, as for the others; list it there with its "
+            "`layer_range`."
         )
     elif method.name in BASE_IS_FIRST and not (item.whole and len(item.inputs) == 1):
         doubts.add(

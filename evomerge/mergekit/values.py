@@ -48,21 +48,20 @@ def read_parameters(parameters: Mapping[str, Any], where: str) -> dict[str, Rule
 
 
 def _rules(data: Any, where: str) -> Rules:
-    if isinstance(data, list) and data and isinstance(data[0], Mapping):
-        return tuple(_conditional(item, f"{where}[{i}]") for i, item in enumerate(data))
-    if isinstance(data, Mapping):
-        return (_conditional(data, where),)
-    return (Rule(EVERY, _gradient(data, where)),)
-
-
-def _conditional(data: Any, where: str) -> Rule:
-    if not isinstance(data, Mapping) or "value" not in data:
-        raise _VALUES.wrong(data, where, "of the form {filter, value}")
-    _VALUES.mapping(data, where, ("filter", "value"))
-    pattern = data.get("filter")
-    if not (pattern is None or isinstance(pattern, str)):
-        raise _VALUES.wrong(pattern, f"{where}.filter", "part of a tensor's name")
-    return Rule(pattern or EVERY, _gradient(data["value"], f"{where}.value"))
+    items = data if isinstance(data, list) and data else [data]
+    if not isinstance(items[0], Mapping):
+        return (Rule(EVERY, _gradient(data, where)),)
+    rules = []
+    for i, item in enumerate(items):
+        place = where if items[0] is data else f"{where}[{i}]"
+        if not isinstance(item, Mapping) or "value" not in item:
+            raise _VALUES.wrong(item, place, "of the form {filter, value}")
+        _VALUES.mapping(item, place, ("filter", "value"))
+        pattern = item.get("filter")
+        if not (pattern is None or isinstance(pattern, str)):
+            raise _VALUES.wrong(pattern, f"{place}.filter", "part of a tensor's name")
+        rules.append(Rule(pattern or EVERY, _gradient(item["value"], f"{place}.value")))
+    return tuple(rules)
 
 
 def _gradient(data: Any, where: str) -> tuple[float, ...]:
