@@ -225,7 +225,8 @@ class Worker:
 
     def build(self, recipe: Recipe, clock: _Clock | None = None) -> Any:
         """Return a recipe's model; its weights may take the place of the last model's."""
-        builder, clock = self._ready(), clock or _Clock()
+        builder = self._ready()
+        clock = clock or _Clock()
         with clock.phase("prepare"):
             prepared = builder.prepare(recipe, self._report)
         with clock.phase("merge"):

@@ -75,7 +75,7 @@ class TextEncoder:
         if settings.get("do_lower_case"):
             tokenizer = _lower_casing(tokenizer)
         limit = max_length(settings, tokenizer.model_max_length, model.config.to_dict(), role)
-        options = {} if limit is None else {"truncation": True, "max_length": limit}
+        options: dict[str, Any] = {"truncation": True, "max_length": limit} if limit else {}
         prompt = stack.prompt if role == "text" else stack.prompts[role]
         given = [prompt + text for text in distinct]
         lengths = list(map(len, tokenizer(given, **options)["input_ids"]))

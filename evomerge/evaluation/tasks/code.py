@@ -101,7 +101,8 @@ class CodeProcess:
     def _outcomes(self, origin: Origin, documents: Sequence[Sequence[Instance]]) -> list[Outcome]:
         connection = self._connection = self._connection or self._start()
         answers = max(sum(len(item.resps) for item in requests) for requests in documents)
-        seconds, reply = SECONDS + SECONDS_MORE * answers, None
+        seconds = SECONDS + SECONDS_MORE * answers
+        reply: list[Outcome] | str | None = None
         with suppress(OSError, EOFError):
             connection.send((self._include, origin, documents, seconds))
             if connection.poll(seconds + _PATIENCE):
@@ -111,7 +112,7 @@ class CodeProcess:
                 f"Task {origin.leaf!r} cannot be loaded in the process that scores code ({reply}); "
                 "correct its files, then resume."
             )
-        if isinstance(reply, list):
+        if reply is not None:
             return reply
         self._close()
         self._connection = None
@@ -126,15 +127,16 @@ class CodeProcess:
         own |= dict.fromkeys(("HF_METRICS_CACHE", "TMPDIR"), str(folder.path))
         own["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in sys.path)
         start = f"from evomerge.evaluation.tasks.code import main; main({theirs.fileno()})"
-        silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         with theirs:
             process = subprocess.Popen(
                 [*_confined(folder.path), sys.executable, "-P", "-c", start],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 cwd=folder.path,
                 env=own,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the search
-                **silent,
             )
         self._close = weakref.finalize(self, _close, process, ours, folder)
         return ours

@@ -191,13 +191,12 @@ def check_task(task: Any, where: str, allow_code: bool) -> None:
     problems = (
         (
             code,
-            f"has {code!r} in its generation_kwargs, which would run code from elsewhere; remove "
-            "it",
+            f"has generation_kwargs with {code!r}, which would run code from elsewhere; remove it",
         ),
         (
             options.get("max_time") is not None,
-            "has 'max_time' in its generation_kwargs, so its scores would depend on the speed of "
-            "the machine; remove it, and set max_gen_toks",
+            "has generation_kwargs with 'max_time', so its scores would depend on the speed of the "
+            "machine; remove it, and set max_gen_toks",
         ),
         (task.get_config("doc_to_audio"), "needs sound; only texts and images are scored"),
         (
