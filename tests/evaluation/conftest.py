@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import lm_eval
+import lm_eval.evaluator
 import pytest
 import torch
+from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -84,6 +88,33 @@ def tiny(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.
 
 
 @pytest.fixture(scope="session")
+def by_lm_eval() -> Callable[..., dict[str, Any]]:
+    """Return what scores by stock lm-eval, without its look at the machine in new processes."""
+
+    def scored(
+        lm: Any, folder: Path, names: Sequence[str], ids: Any = None, **options: Any
+    ) -> dict[str, Any]:
+        samples = ids if ids is None or isinstance(ids, dict) else {key: list(ids) for key in names}
+        if samples:  # since lm-eval 0.5 also by the path to a task of a group
+            samples |= {f"{name}::{task}": of for name in names for task, of in samples.items()}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lm_eval.evaluator, "add_env_info", lambda report: None)
+            patch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
+            found: dict[str, Any] = lm_eval.simple_evaluate(
+                model=lm,
+                tasks=list(names),
+                task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+                samples=samples,
+                bootstrap_iters=0,
+                log_samples=True,
+                **options,
+            )
+        return found
+
+    return scored
+
+
+@pytest.fixture(scope="session")
 def make_model() -> Callable[..., torch.nn.Module]:
     return tiny
 
@@ -139,29 +170,23 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "generation_kwargs": {"until": ["\n", " the"], "max_gen_toks": 12},
     }
     metric = {"aggregation": "mean", "higher_is_better": True}
+    first = {"function": "take_first"}
+    word = {"function": "regex", "regex_pattern": "(\\w+)"}
+    drawn = {"until": ["\n"], "max_gen_toks": 6, "do_sample": True, "temperature": 0.7}
+
+    def metrics(*names: str) -> list[dict[str, Any]]:
+        return [{"metric": name, **metric} for name in names]
+
     made = {
-        "t_choice": {
-            **choice,
-            "metric_list": [
-                {"metric": "acc", **metric},
-                {"metric": "acc_norm", **metric},
-            ],
-        },
+        "t_choice": {**choice, "metric_list": metrics("acc", "acc_norm")},
         "t_letter": {
             **choice,
             "doc_to_text": "{{question}} a or b?",
             "doc_to_choice": ["a", "b"],
             "doc_to_target": "{{level}}",
-            "metric_list": [
-                {"metric": "acc", **metric},
-                {"metric": "f1"},
-                {"metric": "brier_score"},
-            ],
+            "metric_list": [*metrics("acc"), {"metric": "f1"}, {"metric": "brier_score"}],
         },
-        "t_mutual": {
-            **choice,
-            "metric_list": [{"metric": "acc_mutual_info", **metric}],
-        },
+        "t_mutual": {**choice, "metric_list": metrics("acc_mutual_info")},
         "t_inputs": {
             **choice,
             "doc_to_text": "level",
@@ -178,27 +203,13 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "t_generate": generate,
         "t_filters": {
             **generate,
-            "metric_list": [{"metric": "exact_match", **metric}],
+            "metric_list": metrics("exact_match"),
             "filter_list": [
-                {"name": "strict", "filter": [{"function": "take_first"}]},
-                {
-                    "name": "first-word",
-                    "filter": [
-                        {"function": "regex", "regex_pattern": "(\\w+)"},
-                        {"function": "take_first"},
-                    ],
-                },
+                {"name": "strict", "filter": [first]},
+                {"name": "first-word", "filter": [word, first]},
             ],
         },
-        "t_sample": {
-            **generate,
-            "generation_kwargs": {
-                "until": ["\n"],
-                "max_gen_toks": 6,
-                "do_sample": True,
-                "temperature": 0.7,
-            },
-        },
+        "t_sample": {**generate, "generation_kwargs": drawn},
     }
     for name, body in made.items():
         (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **body}))

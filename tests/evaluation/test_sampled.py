@@ -7,22 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lm_eval
-import lm_eval.evaluator
 import numpy as np
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
-from scipy.stats import chisquare
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.generation import Prompt, Stops, continue_prompts
 from evomerge.evaluation.inference.quiet import seeded
-from evomerge.evaluation.inference.sampling import Sampling, seed_of
+from evomerge.evaluation.inference.sampling import seed_of
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.scores import Scores
 from evomerge.setup.preflight import repeats_warning
@@ -100,34 +95,24 @@ class SeededLM(HFLM):
         return texts
 
 
-@pytest.fixture(autouse=True)
-def no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out that lm-eval asks pip, git and the processor for its report."""
-    monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda report: None)
-    monkeypatch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
+@pytest.fixture
+def stock(by_lm_eval: Any) -> Any:
+    """Return what gives scores and texts of lm-eval itself, if it generates with our seeds."""
 
+    def scored(
+        model: Any, tokenizer: Any, tasks: Path, name: str, **options: Any
+    ) -> tuple[dict[str, float], list[list[str]]]:
+        lm = SeededLM(f"{name}:test", IDS, pretrained=model, tokenizer=tokenizer, batch_size=1)
+        found = by_lm_eval(lm, tasks, [name], IDS, **options)
+        scores = {
+            key: value
+            for key, value in found["results"][name].items()
+            if isinstance(value, float) and "stderr" not in key
+        }
+        texts = {sample["doc_id"]: sample["resps"][0] for sample in found["samples"][name]}
+        return scores, [texts[document] for document in sorted(texts)]
 
-def stock(
-    model: Any, tokenizer: Any, tasks: Path, name: str, **options: Any
-) -> tuple[dict[str, float], list[list[str]]]:
-    """Return scores and texts of lm-eval itself, if it generates with our seeds."""
-    lm = SeededLM(f"{name}:test", IDS, pretrained=model, tokenizer=tokenizer, batch_size=1)
-    found = lm_eval.simple_evaluate(
-        model=lm,
-        tasks=[name],
-        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
-        samples={name: list(IDS)},
-        bootstrap_iters=0,
-        log_samples=True,
-        **options,
-    )
-    scores = {
-        key: value
-        for key, value in found["results"][name].items()
-        if isinstance(value, float) and "stderr" not in key
-    }
-    texts = {sample["doc_id"]: sample["resps"][0] for sample in found["samples"][name]}
-    return scores, [texts[document] for document in sorted(texts)]
+    return scored
 
 
 def ours(
@@ -146,7 +131,9 @@ def texts_of(evaluator: Evaluator, name: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", ["s_vote", "s_mean"])
-def test_repeats_filters_and_aggregation_are_lm_evals(maths: Any, folder: Path, name: str) -> None:
+def test_repeats_filters_and_aggregation_are_lm_evals(
+    maths: Any, folder: Path, stock: Any, name: str
+) -> None:
     expected, texts = stock(*maths, folder, name)
     evaluator, scores = ours(*maths, folder, name)
     assert evaluator.forward.own_loop
@@ -173,7 +160,7 @@ SETTINGS = {
     ],
 )
 def test_texts_are_those_of_lm_eval_with_the_same_seeds(
-    make_model: Any, tokenizer: Any, tasks: Path, kind: str, chosen: str
+    make_model: Any, tokenizer: Any, tasks: Path, stock: Any, kind: str, chosen: str
 ) -> None:
     """Also where lm-eval generates: for models without position ids, and with penalties."""
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
@@ -198,46 +185,15 @@ def test_a_score_depends_on_neither_batches_nor_neighbours(maths: Any, folder: P
     assert 1 < np.mean(values["tokens"]) < 5
     for size in (1, 7, 64):
         assert ours(*maths, folder, "s_vote", size)[1].of_task("s_vote") == values
-    halves = [
-        evaluator.score(maths[0], "search", {"s_vote": ids}) for ids in (IDS[1::2], IDS[0::2])
-    ]
-    joined = {
-        key: tuple(halves[1 - place % 2].of_task("s_vote")[key][place // 2] for place in range(10))
-        for key in values
-    }
-    assert joined == values
+    half = evaluator.score(maths[0], "search", {"s_vote": IDS[1::2]}).of_task("s_vote")
+    assert half == {key: column[1::2] for key, column in values.items()}
+    for place, (request,) in enumerate(evaluator.requests("search", "s_vote").values()):
+        if place % 2:  # the mean is over all repeats
+            assert len(request.generated) == len(request.instance.resps) == 5
+            assert values["tokens"][place] == sum(request.generated) / 5
     evaluator.seed = 8
     evaluator.prepare(*maths, {"search": {"s_vote": IDS}})
     assert evaluator.score(maths[0]).of_task("s_vote") != values
-
-
-def test_the_mean_number_of_tokens_is_over_all_repeats(maths: Any, folder: Path) -> None:
-    evaluator, scores = ours(*maths, folder, "s_vote")
-    for place, requests in enumerate(evaluator.requests("search", "s_vote").values()):
-        (request,) = requests
-        assert len(request.generated) == len(request.instance.resps) == 5
-        mean = sum(request.generated) / 5
-        assert scores.values["s_vote/tokens"][place] == mean
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_first_tokens_have_the_probabilities_of_the_softmax(
-    make_model: Any, tokenizer: Any, temperature: float
-) -> None:
-    model, count = make_model("llama"), 4000
-    text = (1, 5, 6, 7)
-    with torch.inference_mode():
-        logits = model(torch.tensor([text])).logits[0, -1] / temperature
-    probabilities = logits.double().softmax(-1).numpy()
-    sampling = Sampling(temperature)
-    prompts = [Prompt(text, (), 1, sampling, seed_of(f"{n}")) for n in range(count)]
-    drawn = continue_prompts(model, prompts, Stops(tokenizer, ()), 0)
-    counts = np.bincount([tokens[0] for tokens in drawn], minlength=len(probabilities))
-    often = probabilities * count >= 5
-    observed = [*counts[often], counts[~often].sum()]
-    expected = [*probabilities[often], probabilities[~often].sum()]
-    assert len(observed) > 5
-    assert chisquare(observed, np.array(expected) * count).pvalue > 1e-4
 
 
 def test_a_temperature_that_cannot_be_used_is_one_sentence(

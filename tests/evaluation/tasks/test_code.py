@@ -1,4 +1,4 @@
-"""Tasks that run code which the model writes: lm-eval's own HumanEval, MBPP and CRUXEval."""
+"""Tasks that run code which the model writes: lm-eval's own HumanEval and CRUXEval."""
 
 import gc
 import json
@@ -8,12 +8,10 @@ import sys
 from types import SimpleNamespace
 
 import lm_eval
-import lm_eval.evaluator
 import psutil
 import pytest
 import yaml
 from lm_eval.api.model import LM
-from lm_eval.tasks import TaskManager
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks import code
@@ -45,21 +43,6 @@ BODIES = [
     "    import os; os.getcwd()\n",
     "    print('said'); return sum([a, b])\n",
 ]
-MBPP = [
-    {
-        "task_id": number,
-        "text": "Write a function to double.",
-        "code": "",
-        "test_list": [f"assert double({value}) == {2 * value}" for value in range(3)],
-    }
-    for number in range(4)
-]
-BLOCKS = [
-    "python\ndef double(x):\n    return 2 * x\n```\nThat is it.",
-    "python\ndef double(x):\n    return 4\n```",
-    "no block",
-    "\nimport sys\ndef double(x):\n    return x + x\n```",
-]
 CRUXEVAL = [
     {"id": str(number), "code": "def f(n):\n    return n + 1", "input": "4", "output": "5"}
     for number in range(3)
@@ -87,7 +70,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
     write(folder, "add", HUMANEVAL, "humaneval/humaneval.yaml")
     write(folder, "add_often", HUMANEVAL[:2], "humaneval/humaneval_64.yaml", repeats=4)
-    write(folder, "double", MBPP, "mbpp/mbpp_instruct.yaml")
     write(folder, "next", CRUXEVAL, "cruxeval/cruxeval_output.yaml", repeats=3)
     return folder
 
@@ -95,7 +77,6 @@ def folder(tmp_path_factory):
 ANSWERS = {
     "add": [[body] for body in BODIES],
     "add_often": [[BODIES[0], BODIES[1], BODIES[4], BODIES[0]], [BODIES[1]] * 4],
-    "double": [[block] for block in BLOCKS],
     "next": [["5"] * 2 + ["6"], ["assert f(4) == 5"] * 3, ["x"] * 3],
 }
 
@@ -105,20 +86,12 @@ class Scripted(LM):
 
     def __init__(self, answers):
         super().__init__()
-        self.answers = answers
+        self.answers = [list(of) for of in answers]
 
     def generate_until(self, requests, disable_tqdm=False):
-        asked: dict[int, int] = {}
-        texts = []
-        for request in requests:
-            times = asked[request.doc_id] = asked.get(request.doc_id, -1) + 1
-            texts.append(self.answers[request.doc_id][times])
-        return texts
+        return [self.answers[request.doc_id].pop(0) for request in requests]
 
-    def loglikelihood(self, requests, disable_tqdm=False):
-        raise NotImplementedError
-
-    loglikelihood_rolling = loglikelihood
+    loglikelihood = loglikelihood_rolling = None
 
 
 METRIC = """
@@ -157,25 +130,16 @@ def harness(folder, tmp_path_factory):
         patch.syspath_prepend(place)
         patch.delitem(sys.modules, "evaluate", raising=False)
         for module in [known for known in sys.modules if known.startswith("lm_eval.tasks.")]:
-            if module.endswith(("humaneval.utils", "mbpp.utils")):
+            if module.endswith("humaneval.utils"):
                 patch.delitem(sys.modules, module)  # lm-eval keeps them, with the metric
         patch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
         yield Harness(list(ANSWERS), [folder], allow_code=True)
 
 
-def stock(monkeypatch, folder, name):
+def stock(by_lm_eval, monkeypatch, folder, name):
     """Return each document's metrics and the aggregates as lm-eval itself gives them."""
     monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
-    monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda report: None)
-    monkeypatch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
-    found = lm_eval.simple_evaluate(
-        model=Scripted(ANSWERS[name]),
-        tasks=[name],
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-        bootstrap_iters=0,
-        log_samples=True,
-        confirm_run_unsafe_code=True,
-    )
+    found = by_lm_eval(Scripted(ANSWERS[name]), folder, [name], confirm_run_unsafe_code=True)
     rows = sorted(found["samples"][name], key=lambda row: row["doc_id"])
     aggregates = {
         key.split(",")[0]: value
@@ -194,10 +158,12 @@ def measure(harness, name, answers):
 
 
 @pytest.mark.parametrize("name", list(ANSWERS))
-def test_scores_of_lm_evals_code_tasks_are_those_of_lm_eval(folder, harness, monkeypatch, name):
+def test_scores_of_lm_evals_code_tasks_are_those_of_lm_eval(
+    by_lm_eval, folder, harness, monkeypatch, name
+):
     assert "HF_ALLOW_CODE_EVAL" not in os.environ
     rows = measure(harness, name, ANSWERS[name])
-    expected, aggregates = stock(monkeypatch, folder, name)
+    expected, aggregates = stock(by_lm_eval, monkeypatch, folder, name)
     assert harness.aggregate(name, rows) == pytest.approx(aggregates)
     for row, own in zip(rows, expected, strict=True):
         assert row == pytest.approx(own)
@@ -216,12 +182,6 @@ def turned(resps, docs):
     return [[eval(text) for text in of_document] for of_document in resps]
 
 
-class Judge:
-    def __call__(self, doc, results):
-        return {"right": 1.0, "wrong": 0.0}
-
-
-judge = Judge()
 """
 
 EXECUTED = {
@@ -251,7 +211,6 @@ OWN = {"function": "custom", "filter_fn": "!function checks.turned"}
 KINDS = {
     "plain": {},
     "filtered": {"filter_list": [{"name": "own", "filter": [OWN, {"function": "take_first"}]}]},
-    "judged": {"process_results": "!function checks.judge"},
 }
 """Task -> in what it differs from `EXECUTED`."""
 
@@ -317,10 +276,6 @@ def test_bubblewrap_is_used_where_it_is_installed(executed, tmp_path):
 def test_a_filter_that_executes_answers_loses_only_the_one_that_ends_it(executed):
     answers = [["'x = 0'"], ["__import__('os')._exit(0)"], ["'x = ' + '2'"]]
     assert measure(executed, "filtered", answers) == [RIGHT, WRONG, RIGHT]
-
-
-def test_an_object_of_a_class_scores_too(executed):
-    assert measure(executed, "judged", [["anything"]]) == [RIGHT]
 
 
 def test_without_permission_a_sentence_names_the_task_and_the_flag(folder, tmp_path):
