@@ -111,23 +111,7 @@ class Checkpoint:
         if modules is not None:
             check_files(folder, modules.folders)
         if not (folder / "config.json").is_file():
-            if any(folder.glob("*.gguf")):
-                raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
-            if (folder / "adapter_config.json").is_file():
-                raise CheckpointError(
-                    f"Parent {reference!r} is an adapter; name it behind the model that it was "
-                    f"made for, as `MODEL+{reference}`."
-                )
-            if (folder / "journal.jsonl").is_file():
-                raise CheckpointError(
-                    f"Parent {reference!r} is the folder of a run; export its winner with "
-                    f"`evomerge export {shlex.quote(reference)} --out FOLDER`, then name this "
-                    "folder."
-                )
-            raise CheckpointError(
-                f"Parent {reference!r}: {folder} has no config.json; give the folder that "
-                "`save_pretrained` wrote."
-            )
+            raise CheckpointError(f"Parent {reference!r}{_why_no_model(folder, reference)}")
         config = read_json(folder / "config.json")
         _check_types(config, f"{folder / 'config.json'}: ")
         if config.get("quantization_config"):
@@ -310,6 +294,20 @@ class Checkpoint:
         config = filter(Path.is_file, [self.folder / "config.json"])  # a tokenizer may have none
         files = [*config, *self.companions, *self._adapter_files]
         return content_digest(files, self.tensors)
+
+
+def _why_no_model(folder: Path, reference: str) -> str:
+    """Return what a folder without a config is, and what to do, as the end of a sentence."""
+    export = f"evomerge export {shlex.quote(reference)} --out FOLDER"
+    known = {
+        "*.gguf": f": {GGUF_ADVICE}",
+        "adapter_config.json": " is an adapter; name it behind the model that it was made for, as "
+        f"`MODEL+{reference}`.",
+        "journal.jsonl": f" is the folder of a run; export its winner with `{export}`, then name "
+        "this folder.",
+    }
+    usual = f": {folder} has no config.json; give the folder that `save_pretrained` wrote."
+    return next((why for name, why in known.items() if any(folder.glob(name))), usual)
 
 
 def _of_transformer(config: dict[str, Any], tensors: Iterable[str]) -> dict[str, Any]:

@@ -121,8 +121,7 @@ def _without_head(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
         for name, info in parent.tensors.items()
         if name in given or parent.places.get(name) != "head"
     }
-    original = parent.original or parent
-    return replace(parent, tensors=tensors, lacks=lacks, original=original)
+    return replace(parent, tensors=tensors, lacks=lacks, original=parent.original or parent)
 
 
 def _for_encoder(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
@@ -167,11 +166,8 @@ def _in_order_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
         for name in head_of(host)
         if host.tensors[name].shape[:1] == (len(order),)
     }
-    return replace(
-        parent,
-        tensors={**parent.tensors, **tensors},
-        original=parent.original or parent,
-    )
+    both = {**parent.tensors, **tensors}
+    return replace(parent, tensors=both, original=parent.original or parent)
 
 
 def _reordered(name: str, info: TensorInfo, order: Sequence[int]) -> TensorInfo:

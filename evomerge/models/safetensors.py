@@ -125,19 +125,14 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error}.") from error
     except SafetensorError as error:
+        why = (
+            f" is not a complete safetensors file ({one_line(error)}); download or export it again"
+        )
         if start == _LFS_POINTER:
-            raise CheckpointError(
-                f"{file} is a pointer of Git LFS, not the weights; run `git lfs pull` in its "
-                "folder."
-            ) from None
+            why = " is a pointer of Git LFS, not the weights; run `git lfs pull` in its folder"
         if dtype := re.search(r"unknown variant `(\w+)`", str(error)):
-            raise CheckpointError(
-                f"{file}: a tensor has dtype {dtype[1]}; known are {', '.join(WIDTHS)}."
-            ) from None
-        raise CheckpointError(
-            f"{file} is not a complete safetensors file ({one_line(error)}); download or "
-            "export it again."
-        ) from None
+            why = f": a tensor has dtype {dtype[1]}; known are {', '.join(WIDTHS)}"
+        raise CheckpointError(f"{file}{why}.") from None
     header.pop("__metadata__", None)
     tensors = {}
     for name, item in header.items():

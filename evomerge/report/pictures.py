@@ -67,14 +67,12 @@ def best_so_far(history: History, ranking: Ranking) -> Any:
             heights = [factor * _fitness(item) for item in items]
             axes.plot([item.number for item in items], heights, mark, label=label, **style)
 
-    for mark, label, proposed, estimate, style in (
-        ("o", "candidate", True, False, {"color": GREY, "markersize": 3.5}),
-        ("o", "estimated", True, True, {"color": GREY, "markersize": 3.5, "fillstyle": "none"}),
-        ("D", "parents, uniform", False, False, {"color": WARM, "markersize": 5}),
-    ):
-        kind = (proposed, estimate)
-        own = [i for i in scored if (i.is_proposed, i.is_proposed and i.is_estimate) == kind]
-        points(own, mark, label, **style)
+    searched = [item for item in scored if item.is_proposed]
+    grey: dict[str, Any] = {"color": GREY, "markersize": 3.5}
+    points([i for i in searched if not i.is_estimate], "o", "candidate", **grey)
+    points([i for i in searched if i.is_estimate], "o", "estimated", fillstyle="none", **grey)
+    others = [item for item in scored if not item.is_proposed]
+    points(others, "D", "parents, uniform", color=WARM, markersize=5)
     heights = (-math.inf if item.is_estimate else factor * _fitness(item) for item in scored)
     line = list(accumulate(heights, max))
     numbers = [item.number for item in scored]

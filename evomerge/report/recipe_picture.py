@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 from evomerge.errors import RecipeError
 from evomerge.recipe import Knob, Layer, Recipe
-from evomerge.report.figures import (
-    GREY,
-    INK,
-    few_ticks,
-    heat_maps,
-    panels_below,
-    plain_text,
-)
+from evomerge.report.figures import GREY, INK, few_ticks, heat_maps, panels_below, plain_text
 from evomerge.report.words import renamed
 from evomerge.space.paths.path import describe, legend_of, path_of
 
@@ -70,12 +64,10 @@ def knobs_of_every_layer(recipe: Recipe) -> str:
 
 def recipe_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     """Draw a recipe: its path or its knobs, with these names of parents; None if it has neither."""
-    if is_path(recipe):
-        return path_picture(recipe, names)
-    return knob_picture(recipe, names)
+    return (_path_picture if is_path(recipe) else _knob_picture)(recipe, names)
 
 
-def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
+def _knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     """Draw one heat map for each knob: columns are the depth, rows are parents; None: no knobs.
 
     The first column is the embeddings (E), the one behind the blocks the head (H); the blocks of an
@@ -83,9 +75,7 @@ def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     modalities by their first letter, such as vision (V). A knob of the whole merge has
     the row `all`. A knob with other values for some tensors has one row for each kind of tensors.
     """
-    knobs = _knob_grids(
-        recipe, {parent: names[parent] for parent in parent_letters(recipe).values()}
-    )
+    knobs = _knob_grids(recipe, {name: names[name] for name in parent_letters(recipe).values()})
     if not knobs:
         return None
     stacks = _stacks(recipe)
@@ -102,14 +92,15 @@ def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     return figure
 
 
-def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
+def _path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     """Draw a path, which has no merged block: which block of which parent is at each depth.
 
     A second panel has the scale of the hidden state where it enters each block, if it is not 1.
     """
     path = path_of(_blocks(recipe))
     scaled = any(hop.scale != 1.0 for hop in path)
-    notes = _legend(recipe, names)
+    legend = (f"{key}: {names[parent]}" for key, parent in parent_letters(recipe).items())
+    notes = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in legend]
     height = 2.3 + 0.9 * scaled + 0.16 * len(notes)
     figure, panels = panels_below(height, [2.4, 1.0] if scaled else [1.0])
     for number, (letter, parent) in enumerate(parent_letters(recipe).items()):
@@ -133,7 +124,7 @@ def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(few_ticks(8, whole=True))
     panels[0].yaxis.set_major_locator(few_ticks(6, whole=True))
-    panels[-1].set_xlabel(_below(_DEPTH, notes), **_NOTE)
+    panels[-1].set_xlabel("\n".join([_DEPTH, *map(plain_text, notes)]), loc="left", **_TEXT)
     return figure
 
 
@@ -147,20 +138,16 @@ _ABOVE = {
     "columnspacing": 1.0,
 }
 _TEXT = {"fontsize": 8, "color": INK, "linespacing": 1.4}
-_NOTE = {"loc": "left", **_TEXT}
 
 
 def _stacks(recipe: Recipe) -> dict[str, tuple[Layer, ...]]:
     """Return the blocks of each stack that is named, those of a decoder last."""
-    return {
-        name: recipe.layers[name]
-        for name in sorted(recipe.layers, key=lambda name: "decoder" in name)
-    }
+    return dict(sorted(recipe.layers.items(), key=lambda item: "decoder" in item[0]))
 
 
 def _blocks(recipe: Recipe) -> tuple[Layer, ...]:
     """Return the blocks of all stacks that are named."""
-    return tuple(block for blocks in _stacks(recipe).values() for block in blocks)
+    return tuple(chain.from_iterable(_stacks(recipe).values()))
 
 
 def _knob_grids(recipe: Recipe, labels: Mapping[str, str]) -> dict[str, _Grid]:
@@ -220,12 +207,3 @@ def _depth_ticks(depths: Sequence[int], modalities: Iterable[str]) -> tuple[list
     more = [name[0].upper() for name in modalities]
     last = range(blocks + 1, blocks + 2 + len(more))
     return [0, *(place for place, _ in shown), *last], ["E", *(i for _, i in shown), "H", *more]
-
-
-def _legend(recipe: Recipe, names: Mapping[str, str]) -> list[str]:
-    lines = (f"{key}: {names[parent]}" for key, parent in parent_letters(recipe).items())
-    return [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in lines]
-
-
-def _below(label: str, notes: Sequence[str]) -> str:
-    return "\n".join([label, *map(plain_text, notes)])

@@ -229,12 +229,12 @@ def scored_as_themselves(history: History, names: Mapping[str, str]) -> str | No
 
 def alone(candidate: Candidate, ranking: Ranking) -> Standings:
     """Return a table with one candidate only; it has no rows if the candidate has no scores."""
-    table = _table(ranking, {candidate.number: f"candidate {candidate.number}"}, [candidate])
+    table = _with_rows(ranking, {candidate.number: f"candidate {candidate.number}"}, [candidate])
     table = replace(table, rows=[row for row in table.rows if row.estimates])
     return replace(table, note=NOTE_OF_STUDY) if table.is_study else table
 
 
-def _table(
+def _with_rows(
     ranking: Ranking, labels: Mapping[int, str], candidates: Sequence[Candidate], **more: Any
 ) -> Standings:
     """Return the scores of candidates; `labels`: number of a candidate -> label of its row."""
@@ -257,10 +257,10 @@ def _table(
 def _of_winner(history: History, ranking: Ranking, best: Candidate | None) -> Standings:
     baselines, tested, objectives = history.baselines, history.tested, ranking.objectives
     labels = {item.number: item.name for item in (*baselines, *history.bases)}
-    table = _table(ranking, labels, [*baselines, *history.bases])
+    table = _with_rows(ranking, labels, [*baselines, *history.bases])
     if best is None:
         return table
-    searched = _table(ranking, {best.number: "searched"}, [best]).rows
+    searched = _with_rows(ranking, {best.number: "searched"}, [best]).rows
     earlier = tested.index(best) if best in tested else len(tested)
     table = replace(table, rows=[*table.rows, *searched], earlier=earlier)
     for split in reversed(SPLITS):
@@ -309,7 +309,7 @@ def _of_front(history: History, ranking: Ranking, best: Candidate | None) -> Sta
         labels.setdefault(item.number, f"candidate {item.number}{' (knee)' * (item is best)}")
     shown = {item.number: item for item in (*baselines, *history.bases, *front)}
     earlier = sum(item not in front for item in history.tested)
-    table = _table(ranking, labels, list(shown.values()), has_front=True, earlier=earlier)
+    table = _with_rows(ranking, labels, list(shown.values()), has_front=True, earlier=earlier)
     for split in reversed(SPLITS):
         # Some members may have failed there: this hides nothing of the others.
         if not front or not all(split in member.outcomes for member in front):

@@ -84,25 +84,20 @@ class View:
     @cached_property
     def figures(self) -> dict[str, Any]:
         """The pictures that this run can have, as matplotlib figures by name."""
-        genome = () if self.best is None else self.best.genome
-        has_bars = 0 < len(genome) == len(self.genes) <= _MOST_GENES
-        front = (self.history, self.ranking) if self.table.has_front else None
-        recipe = self.recipe
-        drawn = {
-            "standings": pictures.standings_chart(self.table)
-            if self.table.rows and not self.table.is_study
-            else None,
-            "front": front and pictures.front_chart(*front),
-            "recipe": recipe and recipe_picture(recipe, short_names(recipe.parents)),
-            "genes": pictures.genome_bars(self.genes, genome) if has_bars else None,
-            "course": pictures.hypervolume_so_far(*front)
-            if front
-            else pictures.best_so_far(self.history, self.ranking),
-            "explored": pictures.front_chart(*front, "search")
-            if front and pictures.split_of_front(*front) == "test"
-            else None,
-            "descents": pictures.descents_chart(self.history, self.ranking)
-            if self.history.legs
-            else None,
-        }
-        return {name: figure for name, figure in drawn.items() if figure is not None}
+        best, front = self.best, (self.history, self.ranking) if self.table.has_front else None
+        found: dict[str, Any] = {}
+        if self.table.rows and not self.table.is_study:
+            found["standings"] = pictures.standings_chart(self.table)
+        if front:
+            found["front"] = pictures.front_chart(*front)
+        if recipe := self.recipe:
+            found["recipe"] = recipe_picture(recipe, short_names(recipe.parents))
+        if best and 0 < len(best.genome) == len(self.genes) <= _MOST_GENES:
+            found["genes"] = pictures.genome_bars(self.genes, best.genome)
+        course = pictures.hypervolume_so_far if front else pictures.best_so_far
+        found["course"] = course(self.history, self.ranking)
+        if front and pictures.split_of_front(*front) == "test":
+            found["explored"] = pictures.front_chart(*front, "search")
+        if self.history.legs:
+            found["descents"] = pictures.descents_chart(self.history, self.ranking)
+        return {name: figure for name, figure in found.items() if figure is not None}

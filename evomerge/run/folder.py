@@ -230,10 +230,9 @@ class RunFolder:
         file = _LogFile(self.path / "log.txt", encoding="utf-8")
         file.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("evomerge")
-        handlers: list[logging.Handler] = [file]
-        if not logger.hasHandlers() and logging.lastResort is not None:
-            handlers.append(logging.lastResort)  # prints warnings, but only where no other one is
-        level = logger.level
+        # The last resort prints warnings, but only where there is no other handler.
+        last = None if logger.hasHandlers() else logging.lastResort
+        handlers, level = [file, *([last] if last else [])], logger.level
         for handler in handlers:
             logger.addHandler(handler)
         logger.setLevel(logging.INFO)

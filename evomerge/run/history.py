@@ -56,8 +56,7 @@ class Candidate:
     values: tuple[float, ...] | None = None
 
     def __repr__(self) -> str:
-        values = "" if self.values is None else f", values={self.values}"
-        return f"Candidate({self.number}, {self.name!r}, {self.status}{values})"
+        return f"Candidate({self.number}, {self.name!r}, {self.status}, values={self.values})"
 
     @property
     def name(self) -> str:
@@ -126,19 +125,15 @@ class History:
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
-        self.candidates: list[Candidate] = []
-        self.told: list[Candidate] = []
+        self.candidates, self.told = list[Candidate](), list[Candidate]()
+        self.bases, self.tested = list[Candidate](), list[Candidate]()
         self.winner: Candidate | None = None
-        self.bases: list[Candidate] = []
-        self.tested: list[Candidate] = []
         self.front: list[Candidate] = []
         self.budget: dict[str, Any] = {}
-        self.oom_backoffs = 0
-        self.legs: list[Event] = []
+        self.oom_backoffs, self.legs = 0, list[Event]()
         self.threads: int | None = None
         self.processors: list[str] = []
-        self._lines = 0
-        self._open: dict[int, Candidate] = {}
+        self._lines, self._open = 0, dict[int, Candidate]()
         self._by_digest: dict[str, list[Candidate]] = {}
         for event in events:
             self.apply(event)

@@ -80,12 +80,9 @@ class Logbook:
         self.history.apply(event)
         if outcome is not None:
             spent = {"seconds": outcome.seconds, "cpu_seconds": outcome.cpu_seconds}
-            times = {
-                name: {phase: round(value, 4) for phase, value in item.items()}
-                for name, item in spent.items()
-            }
-            line = {"event": event["event"], "candidate": event["candidate"], **times}
-            self._note({**line, **({"peak": dict(outcome.peak)} if outcome.peak else {})})
+            times = {k: {p: round(s, 4) for p, s in item.items()} for k, item in spent.items()}
+            peak = {"peak": dict(outcome.peak)} if outcome.peak else {}
+            self._note({k: event[k] for k in ("event", "candidate")} | times | peak)
             event = {**event, **times}
         self._call_followers(event)
 

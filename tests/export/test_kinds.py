@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import tiny
@@ -21,64 +20,47 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.kinds import kind_of
 
 
-class Kind(NamedTuple):
-    make: Callable[[Path], Any]
-    words: str
-    tag: str
-    library: str = "transformers"
-
-
 def body(folder: Path) -> None:
     with tiny.quiet():
         transformers.BertModel(tiny.CONFIGS["bert"]()).save_pretrained(folder)
     tiny.save_tokenizer(folder)
 
 
-def classifier(*labels: str, **how: Any) -> Callable[[Path], Any]:
-    return lambda folder: tiny.make_classifier(folder, labels=labels, **how)
-
+classifier = partial(partial, tiny.make_classifier)
 
 KINDS = {
-    "causal": Kind(tiny.make, "causal language model", "text-generation"),
-    "sees": Kind(
-        lambda folder: tiny.make(folder, "llava"),
-        "causal language model that sees",
+    "causal language model": (tiny.make, "text-generation"),
+    "causal language model that sees": (
+        partial(tiny.make, architecture="llava"),
         "image-text-to-text",
     ),
-    "masked": Kind(lambda folder: tiny.make(folder, "bert"), "masked language model", "fill-mask"),
-    "encoder": Kind(body, "encoder", "feature-extraction"),
-    "sentences": Kind(
-        tiny.make_encoder, "sentence encoder", "sentence-similarity", "sentence-transformers"
-    ),
-    "texts": Kind(classifier("bad", "good"), "classifier of texts", "text-classification"),
-    "tokens": Kind(
-        classifier("a", "b", head="Token"), "classifier of tokens", "token-classification"
-    ),
-    "reward": Kind(
-        classifier("score", architecture="llama"), "reward model", "text-classification"
-    ),
+    "masked language model": (partial(tiny.make, architecture="bert"), "fill-mask"),
+    "encoder": (body, "feature-extraction"),
+    "sentence encoder": (tiny.make_encoder, "sentence-similarity"),
+    "classifier of texts": (classifier(labels=["bad", "good"]), "text-classification"),
+    "classifier of tokens": (classifier(labels="ab", head="Token"), "token-classification"),
+    "reward model": (classifier(labels=["score"], architecture="llama"), "text-classification"),
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_the_card_of_a_merge_says_what_it_is_for(name: str, tmp_path: Path) -> None:
-    if name == "sentences":
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_card_of_a_merge_says_what_it_is_for(kind: str, tmp_path: Path) -> None:
+    encodes = kind == "sentence encoder"
+    if encodes:
         pytest.importorskip("sentence_transformers")
-    kind = KINDS[name]
-    kind.make(tmp_path / "model")
-    assert kind_of(Checkpoint.open(tmp_path / "model", "model")) == kind.words
-    recipe = {
-        "merge_method": "linear",
-        "models": [{"model": str(tmp_path / "model"), "parameters": {"weight": 0.5}}],
-    }
+    make, tag = KINDS[kind]
+    make(tmp_path / "model")
+    assert kind_of(Checkpoint.open(tmp_path / "model", "model")) == kind
+    source = {"model": str(tmp_path / "model"), "parameters": {"weight": 0.5}}
+    recipe = {"merge_method": "linear", "models": [source]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         evomerge.merge(tmp_path / "recipe.yaml", tmp_path / "out")
     card = metadata_load(tmp_path / "out" / "README.md")
-    assert card is not None
-    assert (card["pipeline_tag"], card["library_name"]) == (kind.tag, kind.library)
-    assert kind_of(Checkpoint.open(tmp_path / "out", "out")) == kind.words
+    library = "sentence-transformers" if encodes else "transformers"
+    assert card is not None and (card["pipeline_tag"], card["library_name"]) == (tag, library)
+    assert kind_of(Checkpoint.open(tmp_path / "out", "out")) == kind
 
 
 def test_an_encoder_decoder_and_a_model_that_hears_are_known(tmp_path: Path) -> None:
@@ -94,9 +76,8 @@ def test_parents_are_listed_with_what_they_are_for(tmp_path: Path) -> None:
     assert {row["kind"] for row in rows} == {"causal language model"}
     tiny.make_classifier(tmp_path / "one", "llama", ["score"])
     tiny.make(tmp_path / "chat", "llama", seed=1)
-    (tmp_path / "rows.jsonl").write_text(
-        "\n".join(f'{{"chosen": "w1 w{i}", "rejected": "w2 w{i}"}}' for i in range(40))
-    )
+    lines = (f'{{"chosen": "w1 w{i}", "rejected": "w2 w{i}"}}' for i in range(40))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     search = {
         "parents": ["one", "chat"],
         "dtype": "float32",
@@ -106,7 +87,5 @@ def test_parents_are_listed_with_what_they_are_for(tmp_path: Path) -> None:
     }
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(search))
     told = evomerge.validate(tmp_path / "search.yaml")["kinds"]
-    assert told == {
-        str(tmp_path / "one"): "reward model",
-        str(tmp_path / "chat"): "causal language model",
-    }
+    kinds = {"one": "reward model", "chat": "causal language model"}
+    assert told == {str(tmp_path / name): kind for name, kind in kinds.items()}

@@ -130,24 +130,17 @@ def test_a_push_that_was_killed_goes_on(hub, model):
     assert hub.uploads == [digest(second), digest(second)]
 
 
-def test_a_dropped_connection_is_tried_again(hub, model):
+def test_a_dropped_connection_is_tried_again_and_weights_are_not_sent_twice(hub, model):
     first, second = weights(model)
     hub.trouble[digest(first)] = "drop"
-    push(hub, model, "org/merged")
-    assert hub.files == {"org/merged": contents(model)}
-    assert sorted(hub.uploads) == sorted([digest(first), digest(first), digest(second)])
-
-
-def test_a_refused_commit_is_repeated_without_sending_the_weights_again(hub, model):
     commit = "/api/models/org/merged/commit/main"
     hub.refusals[commit] = (403, "You have read-only access.")
     said = sentence(push(hub, model, "org/merged", code=1))
-    assert "You have read-only access; check" in said
-    assert "the same command again" in said
+    assert "You have read-only access; check" in said and "the same command again" in said
     hub.refusals.clear()
     push(hub, model, "org/merged")
     assert hub.files == {"org/merged": contents(model)}
-    assert sorted(hub.uploads) == sorted(map(digest, weights(model)))
+    assert sorted(hub.uploads) == sorted([digest(first), digest(first), digest(second)])
 
 
 def test_weights_in_xet_storage_are_not_sent_again(model, tmp_path):
@@ -226,20 +219,15 @@ def test_what_the_hub_refuses_is_one_sentence_without_the_token(
     assert words in said and ("hf auth login" in said) == (code == 1)
 
 
-@pytest.mark.parametrize("repository", ["", "org/name/more", "no spaces/name", "org/na--me"])
-def test_an_id_that_cannot_be_one(model, repository):
-    with pytest.raises(InputError, match="check the id"):
-        push_model(model, repository, private=True)
-
-
-@pytest.mark.parametrize("missing", ["config.json", "*.safetensors"])
-def test_a_folder_that_is_no_model(model, missing):
-    for path in model.glob(missing):
-        path.unlink()
-    with pytest.raises(
-        InputError, match=r"is not a model folder.*; give the folder that `evomerge export"
-    ):
-        call(["push", str(model), "org/name"])
+def test_ids_that_cannot_be_one_and_folders_that_are_no_model(model):
+    for repository in ("", "org/name/more", "no spaces/name", "org/na--me"):
+        with pytest.raises(InputError, match="check the id"):
+            push_model(model, repository, private=True)
+    for missing in ("*.safetensors", "config.json"):
+        for path in model.glob(missing):
+            path.unlink()
+        with pytest.raises(InputError, match=r"is not a model folder.*; give the folder that `evo"):
+            call(["push", str(model), "org/name"])
 
 
 @pytest.mark.parametrize("place", ["", "2_Dense"])

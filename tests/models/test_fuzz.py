@@ -1,6 +1,7 @@
 """Model folders with names, shapes and tokens of any kind; `tests/attacks` changes their files."""
 
 import json
+import shutil
 
 import pytest
 import tiny
@@ -55,8 +56,7 @@ def pair(tmp_path_factory):
 def test_the_keys_of_a_config_that_are_read_have_their_types(
     folder, tmp_path, section, key, value, needed
 ):
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     config = json.loads((folder / "config.json").read_text())
     changed = {key: value} if section is None else {section: {key: value}}
     (tmp_path / "config.json").write_text(json.dumps(config | changed))
@@ -87,60 +87,58 @@ def test_shard_names_of_any_kind(sharded, shard):
 
 
 LORA = "base_model.model.model.layers.0.self_attn.q_proj."
+A, B = "lora_A.weight", "lora_B.weight"
 
 
 @pytest.mark.parametrize(
     "tensors",
     [
-        {"lora_A.weight": (0, 16), "lora_B.weight": (16, 0)},
-        {"lora_A.weight": (2, 16), "lora_B.weight": (16, 3)},
-        {"lora_A.weight": (2,), "lora_B.weight": (16,)},
-        {"lora_A.weight": (), "lora_B.weight": ()},
-        {"lora_A.weight": (2, 16), "lora_embedding_B": (16, 2)},
-        {"lora_A.weight": (2, 16), "lora_B.weight": (16, 2), "lora_magnitude_vector": (3,)},
+        {A: (0, 16), B: (16, 0)},
+        {A: (2, 16), B: (16, 3)},
+        {A: (2,), B: (16,)},
+        {A: (), B: ()},
+        {A: (2, 16), "lora_embedding_B": (16, 2)},
+        {A: (2, 16), B: (16, 2), "lora_magnitude_vector": (3,)},
         {"lora_magnitude_vector": (16,)},
         {"lora_B.bias": (16,)},
         {"bias": (5,)},
-        {"lora_A.weight": (2, 16)},
+        {A: (2, 16)},
         {"weight": (3, 3)},
     ],
     ids=str,
 )
 def test_adapters_of_any_shapes(folder, tmp_path, tensors):
-    save_file(
-        {LORA + part: torch.ones(shape) for part, shape in tensors.items()},
-        tmp_path / "adapter_model.safetensors",
-    )
+    made = {LORA + part: torch.ones(shape) for part, shape in tensors.items()}
+    save_file(made, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps(ADAPTER))
     assert value_or_error(lambda: patched(folder, tmp_path)) is None
+
+
+TOKEN = '{"a": {"source": {"kind": "model_token", "model": "host", %s}}}'
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        *("[" * 5000, "[1]", "{", '{"a": 1}', '{"a": {"source": {"kind": []}}}', "NaN"),
+        '{"a": {"source": {"kind": "model_token", "model": [], "token": "a"}}}',
+        *(TOKEN % wrong for wrong in ('"token": []', '"token_id": 1e9', '"token_id": true')),
+        '{"\\ud800": {"source": "host"}}',
+    ],
+)
+def test_tokens_of_any_kind(pair, tokens):
+    one, two = pair
+    parents = {"host": Checkpoint.open(one, "host"), "model": Checkpoint.open(two, "model")}
+    recipe = union_recipe("union", tokens=tokens)
+    assert value_or_error(lambda: plan_tokenizer(recipe, parents)) is None
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "vocab.json", "merges.txt"])
 def test_tokenizer_texts_that_are_not_utf_8(pair, name):
     one, two = pair
     (two / name).write_bytes(b"\xff\xfe{{ x }}")
-    try:
-        plan_all(one, two)
-    finally:
-        (two / name).unlink()
-
-
-@pytest.mark.parametrize(
-    "tokens",
-    [
-        "[" * 5000, "[1]", "{", '{"a": 1}', '{"a": {"source": {"kind": []}}}', "NaN",
-        '{"a": {"source": {"kind": "model_token", "model": [], "token": "a"}}}',
-        '{"a": {"source": {"kind": "model_token", "model": "host", "token": []}}}',
-        '{"a": {"source": {"kind": "model_token", "model": "host", "token_id": 1e9}}}',
-        '{"a": {"source": {"kind": "model_token", "model": "host", "token_id": true}}}',
-        '{"\\ud800": {"source": "host"}}',
-    ],
-)  # fmt: skip
-def test_tokens_of_any_kind(pair, tokens):
-    one, two = pair
-    parents = {"host": Checkpoint.open(one, "host"), "model": Checkpoint.open(two, "model")}
-    recipe = union_recipe("union", tokens=tokens)
-    assert value_or_error(lambda: plan_tokenizer(recipe, parents)) is None
+    plan_all(one, two)
+    (two / name).unlink()
 
 
 def test_the_models_that_are_changed_are_valid(folder, tmp_path):
