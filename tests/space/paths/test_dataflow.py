@@ -124,6 +124,16 @@ def test_the_first_block_has_no_scale() -> None:
     assert [hop.scale for hop in path(space, genome)] == [1.0, 0.7, 0.7, 0.7]
 
 
+def test_a_block_has_the_scale_of_its_slot() -> None:
+    space = paths("structured", DEPTHS, FRAME, ends="free", repeats=1)
+    values = {gene.name: 0.5 + place / 100 for place, gene in enumerate(space.genes)}
+    genome = tuple(values[gene.name] if gene.kind == "real" else 1.0 for gene in space.genes)
+    first, *others = path(space, genome)
+    assert first.scale == 1.0
+    for hop in others:
+        assert hop.scale == values[f"scale.{hop.parent}[{hop.layer}]"]
+
+
 def test_a_path_that_is_too_long_loses_the_slots_with_the_lowest_indicators() -> None:
     space = paths("sakana", DEPTHS, FRAME, repeats=1, scales=1.0, layers=(1, 4))
     indicators = {f"in.{HOST}[2]": 1.5, f"in.{OTHER}[0]": 0.5, f"in.{OTHER}[4]": 0.6}
