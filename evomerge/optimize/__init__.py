@@ -29,8 +29,7 @@ class Builtin:
     """An optimizer of this package.
 
     Attributes:
-        factory: its `Factory`, as `module:function` of this package; empty where `create` chooses
-            another one.
+        factory: its `Factory`, as `module:function` of this package; empty where `create` knows.
         has_population: whether `optimizer.population` is a setting of it.
         most_workers: largest number of workers with which the optimizer keeps nine tenths of its
             gain if it is told each outcome as it arrives, of the numbers that benchmarks/lag.py
@@ -38,54 +37,40 @@ class Builtin:
             not measured.
     """
 
-    about: str
-    factory: str
+    factory: str = ""
     has_population: bool = False
     most_workers: int | None = None
     objectives: Literal["one", "several", "any"] = "one"
 
 
 BUILTIN: Mapping[str, Builtin] = {
-    "auto": Builtin(
-        "the one that suits the genes: cma, or one for discrete or many genes; the default",
-        *("", True, 16),
-    ),
-    "cma": Builtin(
-        "CMA-ES with full covariance, as in arXiv 2403.13187", "cma:create_full", True, 16
-    ),
-    "diagonal-cma": Builtin(
-        "CMA-ES that learns variances only; for many genes", "cma:create_diagonal", True, 16
-    ),
-    "cma-margin": Builtin(
-        "CMA-ES with margin, and with probabilities of choices; for many discrete genes",
-        *("cma:create_margin", True, 16),
-    ),
-    "two-points-de": Builtin(
-        "differential evolution with two-point crossover",
-        *("evolution:create_two_points_de", True, 16),
-    ),
-    "discrete-lengler": Builtin(
-        "(1+1) with a decreasing mutation rate; for choices rather than numbers",
-        *("evolution:create_discrete_lengler", False, 4),
-    ),
-    "nsga2": Builtin(
-        "NSGA-II, for `mode: pareto`", "pareto:NondominatedSorting", True, None, "several"
-    ),
-    "nevergrad:NAME": Builtin(
-        "an optimizer of nevergrad by its name there, for example nevergrad:OnePlusOne", ""
-    ),
-    "random": Builtin(
-        "uniform random search; a baseline", "sampling:create_random", objectives="any"
-    ),
-    "sobol": Builtin(
-        "Sobol sequence; covers the space more evenly than random search",
-        *("sampling:create_sobol", False, None, "any"),
-    ),
-    "grid": Builtin(
-        "all corners, then finer and finer grids; for two or three genes",
-        *("sampling:create_grid", False, None, "any"),
-    ),
+    "auto": Builtin(has_population=True, most_workers=16),
+    "cma": Builtin("cma:create_full", has_population=True, most_workers=16),
+    "diagonal-cma": Builtin("cma:create_diagonal", has_population=True, most_workers=16),
+    "cma-margin": Builtin("cma:create_margin", has_population=True, most_workers=16),
+    "two-points-de": Builtin("evolution:create_two_points", has_population=True, most_workers=16),
+    "discrete-lengler": Builtin("evolution:create_discrete_lengler", most_workers=4),
+    "nsga2": Builtin("pareto:NondominatedSorting", has_population=True, objectives="several"),
+    "nevergrad:NAME": Builtin(),
+    "random": Builtin("sampling:create_random", objectives="any"),
+    "sobol": Builtin("sampling:create_sobol", objectives="any"),
+    "grid": Builtin("sampling:create_grid", objectives="any"),
 }
+
+ABOUT: Mapping[str, str] = {
+    "auto": "the one that suits the genes: cma, or one for discrete or many genes; the default",
+    "cma": "CMA-ES with full covariance, as in arXiv 2403.13187",
+    "diagonal-cma": "CMA-ES that learns variances only; for many genes",
+    "cma-margin": "CMA-ES with margin, and with probabilities of choices; for many discrete genes",
+    "two-points-de": "differential evolution with two-point crossover",
+    "discrete-lengler": "(1+1) with a decreasing mutation rate; for choices rather than numbers",
+    "nsga2": "NSGA-II, for `mode: pareto`",
+    "nevergrad:NAME": "an optimizer of nevergrad by its name there, such as nevergrad:OnePlusOne",
+    "random": "uniform random search; a baseline",
+    "sobol": "Sobol sequence; covers the space more evenly than random search",
+    "grid": "all corners, then finer and finer grids; for two or three genes",
+}
+"""One line about each, as `evomerge list optimizers` prints it."""
 
 NEVERGRAD = "nevergrad:"
 """Begins the names of nevergrad's optimizers; the row `nevergrad:NAME` is about all of them."""
@@ -103,10 +88,7 @@ OPTIMIZERS: Registry[Factory] = Registry(
 
 def optimizer_names() -> dict[str, str]:
     """Return every optimizer with one line about it: name -> line."""
-    return {
-        name: BUILTIN[name].about if name in BUILTIN else "added by another package"
-        for name in OPTIMIZERS.names()
-    }
+    return {name: ABOUT.get(name, "added by another package") for name in OPTIMIZERS.names()}
 
 
 def builtin(name: str) -> Builtin | None:

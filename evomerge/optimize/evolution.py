@@ -147,7 +147,7 @@ def _is_of(inner: Any, names: Set[str]) -> bool:
     return any(item.__name__ in names for item in type(inner).__mro__)
 
 
-def create_two_points_de(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
+def create_two_points(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
     """Return differential evolution with two-point crossover (Storn & Price 1997; F = 0.8).
 
     A child takes one run of neighbouring genes from either mutant or parent, all others from the
