@@ -204,11 +204,6 @@ EMPTY = [{"chosen": f"w{i}", "rejected": "w9" if i else " "} for i in range(60)]
 TWO = ["texts-one", "texts-two"]
 REFUSED: list[tuple[list[str], list[dict[str, str]], list[Any], str]] = [
     # parents, objectives, rows of own.jsonl, the sentence
-    (TWO, [{"classifier": "f1"}], [], "the `classifier` f1 without a `file`"),
-    (TWO, [OWN[0] | {"task": "x"}], [], "has the `task` 'x' and the `classifier` accuracy; remove"),
-    (TWO, [OWN[0] | {"encoder": "sts"}], [], "and the `encoder` sts; remove one"),
-    (TWO, [OWN[0] | {"metric": "f1"}], [], "`classifier` accuracy and the `metric` f1; remove"),
-    (TWO, [OWN[0] | {"classifier": "acuracy"}], [], "Did you mean 'accuracy'?"),
     (TWO, [OWN[0] | {"file": "gone.jsonl"}], [], "there is no file"),
     (
         TWO,

@@ -34,19 +34,6 @@ def test_the_descents_of_a_front_prefer_different_objectives(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"space": {"kind": "parameters", "method": "linear", "knobs": {"weight": 1.0}}}, None),
-        ({"executor": {"order": "arrival"}}, "but `executor.order` is arrival"),
-    ],
-)
-def test_what_has_no_slope_is_refused(change, sentence, tmp_path):
-    data = {**small(name="gradient"), **change}
-    said = evomerge("validate", write_search(tmp_path, **data), code=2).stderr
-    assert (sentence or "nothing to search") in said
-
-
-@pytest.mark.parametrize(
     ("optimizer", "more", "code"),
     [
         ({"name": "gradient"}, {}, 2),
@@ -83,8 +70,3 @@ def test_a_document_without_an_answer_is_found_before_the_search(optimizer, more
     said = evomerge("validate", write_search(tmp_path, **data), code=code).stderr
     told = "a document of task 'answers' has no reference answer (`doc_to_target`)" in said
     assert told == (code == 2)
-
-
-def test_keys_of_descents_belong_to_descents_only(tmp_path):
-    said = evomerge("validate", write_search(tmp_path, **small(name="cma", steps=5)), code=2).stderr
-    assert "has `steps`, which only a descent has" in said

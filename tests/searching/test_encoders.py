@@ -153,12 +153,6 @@ def test_validate_says_what_an_encoder_is(folder: Path) -> None:
 
 
 REFUSED: dict[str, dict[str, Any]] = {
-    "`objectives[0]` has the `encoder` sts without a `file`": {"objectives": [{"encoder": "sts"}]},
-    "has the `task` 'x' and the `encoder` sts": {"objectives": [STS[0] | {"task": "x"}]},
-    "has the `file` 'p.jsonl' without an `encoder` or `classifier`": {
-        "objectives": [{"file": "p.jsonl", "task": "x"}]
-    },
-    "Did you mean 'sts'?": {"objectives": [STS[0] | {"encoder": "st"}]},
     "there is no file 'gone.jsonl'": {"objectives": [STS[0] | {"file": "gone.jsonl"}]},
     "evaluation.search: the documents of 'sts equal' (12) have one score, 3, and": {
         "objectives": [STS[0] | {"file": "rows/equal.jsonl"}]
