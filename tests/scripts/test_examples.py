@@ -1,7 +1,6 @@
 """The examples are what a person can use: search files are valid, job files have known options."""
 
 import re
-import shlex
 import subprocess
 from pathlib import Path
 
@@ -31,11 +30,6 @@ SBATCH = {
 """Options of sbatch (Slurm 24.11) that the examples may use."""
 
 
-@pytest.mark.parametrize("name", ["one-gpu.yaml", "eight-gpus.yaml", "many-nodes.yaml"])
-def test_a_search_file_keeps_the_schema(name):
-    assert load(EXAMPLES / name).budget.candidates
-
-
 @pytest.mark.parametrize(
     ("name", "workers"), [("one-gpu.yaml", "1, in this process"), ("eight-gpus.yaml", "processes")]
 )
@@ -48,18 +42,12 @@ def test_a_search_file_is_valid_apart_from_its_models_and_tasks(name, workers):
 
 
 def test_the_search_files_differ_only_in_their_size_and_executor():
-    def content(name):
-        found = yaml.safe_load((EXAMPLES / name).read_text())
-        return {
-            key: found[key] for key in found if key not in ("optimizer", "budget", "executor")
-        }, found["executor"]
-
-    same, inline = content("one-gpu.yaml")
-    assert inline["kind"] == "inline"
-    for name, kind in (("eight-gpus.yaml", "processes"), ("many-nodes.yaml", "ray")):
-        other, executor = content(name)
-        assert other == same
-        assert (executor["kind"], executor["workers"]) == (kind, "auto")
+    same, kinds = [], []
+    for name in ("one-gpu.yaml", "eight-gpus.yaml", "many-nodes.yaml"):
+        found = load(EXAMPLES / name).model_dump(exclude={"optimizer", "budget"})
+        kinds.append(found.pop("executor")["kind"])
+        same.append(found)
+    assert same[0] == same[1] == same[2] and kinds == ["inline", "processes", "ray"]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.sbatch")), ids=lambda path: path.name)
@@ -85,16 +73,11 @@ def test_a_job_script_is_bash_with_options_that_sbatch_knows(path):
 def test_the_cloud_task_has_the_keys_of_skypilot():
     """`sky.Task.from_yaml` of SkyPilot 0.14.1 accepts the file, and refuses unknown keys."""
     task = yaml.safe_load((EXAMPLES / "skypilot.yaml").read_text())
-    assert set(task) == {
-        "name", "workdir", "resources", "envs", "file_mounts", "setup", "run"
-    }  # fmt: skip
+    keys = {"name", "workdir", "resources", "envs", "file_mounts", "setup", "run"}
+    assert set(task) == keys
     resources = task["resources"]
     assert set(resources) == {"accelerators", "use_spot", "disk_size", "job_recovery"}
-    assert resources["use_spot"] is True
     assert resources["job_recovery"]["recover_on_exit_codes"] == [143]
-    assert {mount["mode"] for mount in task["file_mounts"].values()} == {"MOUNT"}
-    assert all(isinstance(value, str) for value in task["envs"].values())
     assert (EXAMPLES.parent / task["envs"]["SEARCH"]).is_file()
     for part in ("setup", "run"):
         subprocess.run(["bash", "-n"], input=task[part], text=True, check=True)
-        assert shlex.split(task[part], comments=True)
