@@ -87,7 +87,7 @@ class Classifier:
             self._tokenizer, self._inputs = tokenizer, distinct
         known = inspect.signature(model.forward).parameters
         options = {"use_cache": False} if "use_cache" in known else {}
-        found = {}
+        found: dict[Input, Tensor] = {}
         for items, batch in self._batches:
             columns = {name: item.to(model.device) for name, item in batch.items() if name in known}
             logits = model(**columns, **options).logits.float().cpu()
