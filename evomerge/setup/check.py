@@ -13,6 +13,7 @@ from evomerge.errors import ConfigError
 from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.encoder_decoder import is_encoder_decoder
+from evomerge.scores import SPLITS
 from evomerge.setup import kinds, tasks
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import check_descents
@@ -60,7 +61,7 @@ def check_search(
 
     tasks.check_rows(config)
     evaluator = tasks.load_tasks(config, allowed)
-    kinds.check_stock(config, evaluator, whole)
+    _check_stock(config, evaluator, whole)
     if config.classifiers:
         kinds.check_classifiers(checkpoints, host, evaluator)
     objectives = tasks.find_objectives(config, evaluator)
@@ -134,6 +135,50 @@ def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
         if checkpoint.reference == host or is_known(config.get("model_type")):
             check_buildable(checkpoint, config)
         known.append(content)
+
+
+def _check_stock(config: SearchConfig, evaluator: Evaluator, host: Checkpoint) -> None:
+    """Check that what lm-eval's own classes answer can be answered for the merges of a host.
+
+    These are tasks that show images, and all of encoder-decoders.
+
+    Raises:
+        ConfigError: a task shows images, and the host cannot see, or the tokenizer is another one
+            than the host's; or what is asked for needs our own ways: likelihoods of reference
+            answers, gradients, vLLM.
+    """
+    from evomerge.evaluation.inference.reference import processor_of
+
+    harnesses = (evaluator.tasks_of(split).harness for split in SPLITS)
+    infos = {name: info for item in harnesses if item for name, info in item.info.tasks.items()}
+    tasks = [name for name, info in infos.items() if info.shows_images]
+    if tasks and "vision" not in host.modalities:
+        raise ConfigError(
+            f"objectives: task {tasks[0]!r} shows images, but the host {host.reference!r} has no "
+            "vision tower; set `space.host` to a parent that sees."
+        )
+    if tasks and config.tokenizer not in ("base", "union", host.reference):
+        raise ConfigError(
+            f"`tokenizer` is {config.tokenizer!r}, but task {tasks[0]!r} shows images, and the "
+            "processor of images needs the host's tokens; set it to base, union or "
+            f"{host.reference!r}."
+        )
+    if tasks:
+        processor_of(host.folder, None)
+        what = f"task {tasks[0]!r} shows images, so lm-eval itself generates its answers"
+        instead = "take tasks without images"
+    if infos and is_encoder_decoder(host):
+        tasks, instead = [*infos], "take causal language models"
+        what = f"the host {host.reference!r} is an encoder-decoder, whose tasks lm-eval itself runs"
+    wanted = {
+        "evaluation.backend is 'vllm'": config.evaluation.backend == "vllm",
+        "optimizer uses gradients": config.optimizer.descends,
+        "an objective or constraint is `nll`": bool({*evaluator.referenced} & {*tasks}),
+    }
+    for key in (key for key, is_wanted in wanted.items() if tasks and is_wanted):
+        raise ConfigError(
+            f"objectives: {what}, but {key}, which it cannot do; change this, or {instead}."
+        )
 
 
 def _check_engine(config: SearchConfig, checkpoints: Mapping[str, Checkpoint], host: str) -> None:

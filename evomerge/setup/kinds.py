@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.frozen import Documents
-from evomerge.config.schema import SearchConfig
 from evomerge.errors import CheckpointError, ConfigError, did_you_mean, one_line
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import modality_misfit
@@ -27,7 +26,7 @@ from evomerge.models.modules import max_length
 from evomerge.models.safetensors import read_json
 from evomerge.recipe import MODALITIES
 from evomerge.report.words import listed
-from evomerge.scores import SPLITS, Split
+from evomerge.scores import Split
 from evomerge.setup.checked import CheckedSearch
 
 if TYPE_CHECKING:
@@ -154,50 +153,6 @@ def check_scores(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> Non
                 )
 
 
-def check_stock(config: SearchConfig, evaluator: Evaluator, host: Checkpoint) -> None:
-    """Check that what lm-eval's own classes answer can be answered for the merges of a host.
-
-    These are tasks that show images, and all of encoder-decoders.
-
-    Raises:
-        ConfigError: a task shows images, and the host cannot see, or the tokenizer is another one
-            than the host's; or what is asked for needs our own ways: likelihoods of reference
-            answers, gradients, vLLM.
-    """
-    from evomerge.evaluation.inference.reference import processor_of
-
-    harnesses = (evaluator.tasks_of(split).harness for split in SPLITS)
-    infos = {name: info for item in harnesses if item for name, info in item.info.tasks.items()}
-    tasks = [name for name, info in infos.items() if info.shows_images]
-    if tasks and "vision" not in host.modalities:
-        raise ConfigError(
-            f"objectives: task {tasks[0]!r} shows images, but the host {host.reference!r} has no "
-            "vision tower; set `space.host` to a parent that sees."
-        )
-    if tasks and config.tokenizer not in ("base", "union", host.reference):
-        raise ConfigError(
-            f"`tokenizer` is {config.tokenizer!r}, but task {tasks[0]!r} shows images, and the "
-            "processor of images needs the host's tokens; set it to base, union or "
-            f"{host.reference!r}."
-        )
-    if tasks:
-        processor_of(host.folder, None)
-        what = f"task {tasks[0]!r} shows images, so lm-eval itself generates its answers"
-        instead = "take tasks without images"
-    if infos and is_encoder_decoder(host):
-        tasks, instead = [*infos], "take causal language models"
-        what = f"the host {host.reference!r} is an encoder-decoder, whose tasks lm-eval itself runs"
-    wanted = {
-        "evaluation.backend is 'vllm'": config.evaluation.backend == "vllm",
-        "optimizer uses gradients": config.optimizer.descends,
-        "an objective or constraint is `nll`": bool({*evaluator.referenced} & {*tasks}),
-    }
-    for key in (key for key, is_wanted in wanted.items() if tasks and is_wanted):
-        raise ConfigError(
-            f"objectives: {what}, but {key}, which it cannot do; change this, or {instead}."
-        )
-
-
 def in_words(checked: CheckedSearch) -> dict[str, Any]:
     """Return the rows of `evomerge validate` that only these kinds have; None: the merges are none.
 
@@ -285,14 +240,6 @@ def encoder_differences(one: Checkpoint, other: Checkpoint) -> list[str]:
     ]
     own, theirs = stacks if len(stacks) == 2 else ({}, {})
     return [key for key in {**own, **theirs} if own.get(key) != theirs.get(key)]
-
-
-def sees_by_host(checked: CheckedSearch, reference: str) -> bool:
-    """Whether tasks show images to a parent without a tower, which sees them by the host's."""
-    parent, host = checked.checkpoints[reference], checked.checkpoints[checked.host]
-    if "vision" in parent.modalities or "vision" not in host.modalities:
-        return False
-    return any(info.shows_images for info in checked.evaluator.info.tasks.values())
 
 
 def part_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> list[str]:

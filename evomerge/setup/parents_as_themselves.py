@@ -24,7 +24,7 @@ from evomerge.recipe import Recipe
 from evomerge.report.words import listed
 from evomerge.run.history import BASE, Candidate
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.kinds import encoder_differences, sees_by_host
+from evomerge.setup.kinds import encoder_differences
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.tasks import uses_templates
 from evomerge.setup.worker import as_stored
@@ -77,7 +77,15 @@ def _borrows(checked: CheckedSearch, reference: str) -> bool:
     """Return whether a parent is scored with modules, head or tower of the host."""
     parent = checked.checkpoints[reference]
     lacks_modules = bool(checked.config.encoders) and parent.modules is None
-    return bool(parent.lacks) or lacks_modules or sees_by_host(checked, reference)
+    return bool(parent.lacks) or lacks_modules or _sees_by_host(checked, reference)
+
+
+def _sees_by_host(checked: CheckedSearch, reference: str) -> bool:
+    """Whether tasks show images to a parent without a tower, which sees them by the host's."""
+    parent, host = checked.checkpoints[reference], checked.checkpoints[checked.host]
+    if "vision" in parent.modalities or "vision" not in host.modalities:
+        return False
+    return any(info.shows_images for info in checked.evaluator.info.tasks.values())
 
 
 def _unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:
@@ -193,7 +201,7 @@ def differences(checked: CheckedSearch) -> dict[str, list[str]]:
     generation, rows = plan.files.get(GENERATION, host.generation), plan.rows
 
     def of(name: str, parent: Checkpoint) -> list[str]:
-        if parent.lacks or sees_by_host(checked, name):
+        if parent.lacks or _sees_by_host(checked, name):
             return []  # only a merge has the head or the tower that it is scored with
         own, merged = _settings(parent.config), _settings(host.config)
         keys = [key for key in {**own, **merged} if own.get(key) != merged.get(key)]

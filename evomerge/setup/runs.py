@@ -87,7 +87,8 @@ def check_study(config: SearchConfig) -> None:
             asked[f"`{section}.{key}`"] = getattr(given, key) != getattr(default, key)
     for key in (name for name, is_asked in asked.items() if is_asked):
         raise ConfigError(
-            f"A study is told scores, but {key} needs documents or workers; remove it."
+            f"The search file has {key}, which needs documents or workers, but a study is told "
+            "scores; remove it."
         )
 
 
