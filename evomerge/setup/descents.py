@@ -43,7 +43,7 @@ def check_descents(
         )
     if config.executor.order == "arrival":
         raise ConfigError(
-            "`executor.order` is arrival, but gradient needs its points together; set generation."
+            "`optimizer.name` is gradient, but `executor.order` is arrival; set it to generation."
         )
     loss = config.optimizer.loss or "reference"
     for item in objectives:
