@@ -1,8 +1,9 @@
-"""Two models of any architecture for the tests of merges."""
+"""Models of any architecture for the tests of merges, each made once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,30 +11,46 @@ import tiny
 
 from evomerge.models.checkpoint import Checkpoint
 
-Pair = Callable[..., dict[str, Checkpoint]]
+Models = Callable[..., dict[str, Checkpoint]]
 
 
-@pytest.fixture(scope="session")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """Return a function that makes the models "a" and "b" of an architecture, once.
-
-    The second one has several files.
-    """
+def makes(root: Path, make: Callable[..., Mapping[str, Path]]) -> Models:
+    """Return a function that opens what `make` makes, once for the same arguments."""
     made: dict[str, dict[str, Checkpoint]] = {}
 
     def get(architecture: str = "llama", **changes: Any) -> dict[str, Checkpoint]:
         key = f"{architecture} {changes}"
         if key not in made:
-            folder = tmp_path_factory.mktemp("pair")
-            made[key] = {
-                name: Checkpoint.open(
-                    tiny.make(
-                        folder / name, architecture, seed=seed, shards=name == "b", **changes
-                    ),
-                    name,
-                )
-                for seed, name in enumerate("ab")
-            }
+            folders = make(root / str(len(made)), architecture, **changes)
+            made[key] = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
         return made[key]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """The models "a" and "b", of which the second one has several files."""
+
+    def make(root: Path, architecture: str, **changes: Any) -> dict[str, Path]:
+        return {
+            name: tiny.make(root / name, architecture, seed=seed, shards=seed > 0, **changes)
+            for seed, name in enumerate("ab")
+        }
+
+    return makes(tmp_path_factory.mktemp("pair"), make)
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """The model "base", and "a" and "b" near it."""
+
+    def make(root: Path, architecture: str, **changes: Any) -> dict[str, Path]:
+        base = tiny.make(root / "base", architecture, **changes)
+        near = {
+            name: tiny.make(root / name, architecture, seed=seed, near=base, **changes)
+            for seed, name in enumerate("ab", 1)
+        }
+        return {"base": base, **near}
+
+    return makes(tmp_path_factory.mktemp("family"), make)

@@ -25,17 +25,9 @@ from evomerge.recipe import Layer, Recipe, Source
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("family")
-    made = {"base": tiny.make(root / "base", dtype="bfloat16")}
-    for seed, name in enumerate(("a", "b"), 1):
-        made[name] = tiny.make(root / name, seed=seed, dtype="bfloat16", near=made["base"])
+def checkpoints(family) -> dict[str, Checkpoint]:
+    made: dict[str, Checkpoint] = family(dtype="bfloat16")
     return made
-
-
-@pytest.fixture(scope="module")
-def checkpoints(folders) -> dict[str, Checkpoint]:
-    return {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
 
 
 def layer_of(method: str, layer: int | None, weight: float = 0.5) -> Layer:
@@ -168,15 +160,14 @@ def test_the_same_module_and_memory_serve_all_candidates(checkpoints):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("method", ["linear", "ties", "slerp"])
-def test_bad_weights_of_a_parent_are_named(method, value, folders, tmp_path):
-    bad = Path(shutil.copytree(folders["a"], tmp_path / "bad"))
+def test_bad_weights_of_a_parent_are_named(method, value, checkpoints, tmp_path):
+    bad = Path(shutil.copytree(checkpoints["a"].folder, tmp_path / "bad"))
 
     def spoil(tensors):
         tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = value
 
     tiny.rewrite(bad, spoil)
-    checkpoints = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
-    checkpoints["a"] = Checkpoint.open(bad, "a")
+    checkpoints = {**checkpoints, "a": Checkpoint.open(bad, "a")}
     wanted = r"model\.layers\.1\.mlp\.up_proj\.weight: 1 of 384 weights of 'a' are NaN or inf"
     with pytest.raises(CheckpointError, match=wanted):
         Resident(checkpoints, "base").apply(single(method))
@@ -193,9 +184,9 @@ def test_overflow_of_the_dtype_is_named(checkpoints):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_arithmetic_is_float32_and_rounds_once(dtype, folders, checkpoints):
+def test_arithmetic_is_float32_and_rounds_once(dtype, checkpoints):
     merged = Resident(checkpoints, "base", dtype).apply(single("linear", dtype=dtype))
-    one, two = (tiny.load(folders[name]).float() for name in ("a", "b"))
+    one, two = (tiny.load(checkpoints[name].folder).float() for name in ("a", "b"))
     others, written = dict(two.named_parameters()), dict(merged.named_parameters())
     for name, weight in one.named_parameters():
         exact = (weight * 0.5 + others[name] * 0.5).to(getattr(torch, dtype))
@@ -209,9 +200,8 @@ def test_recipes_of_another_host_or_dtype_are_refused(checkpoints):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_tied_heads_stay_tied(tied, tmp_path):
-    folders = {name: tiny.make(tmp_path / name, seed=i, tied=tied) for i, name in enumerate("ab")}
-    checkpoints = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
+def test_tied_heads_stay_tied(tied, pair, tmp_path):
+    checkpoints = pair(tied=tied)
     recipe = every(checkpoints["a"], lambda i: mix("ab", i), dtype="float32")
     recipe = replace(recipe, head=mix({"a": 0.9, "b": 1.0}))
     resident = Resident(checkpoints, "a", "float32")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 
 from evomerge.merging import slopes as module
@@ -20,13 +19,9 @@ VALUES = {"weight": 0.6, "lambda": 0.8, "density": 0.5, "t": 0.4, "scale": 1.1}
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory) -> dict[str, Checkpoint]:
-    root = tmp_path_factory.mktemp("family")
-    base = tiny.make(root / "base", dtype="float32")
-    made = {"base": base}
-    for seed, name in enumerate(("a", "b"), 1):
-        made[name] = tiny.make(root / name, seed=seed, dtype="float32", near=base)
-    return {name: Checkpoint.open(folder, name) for name, folder in made.items()}
+def checkpoints(family) -> dict[str, Checkpoint]:
+    made: dict[str, Checkpoint] = family()
+    return made
 
 
 def layer(method: str, block: int | None, moved: dict[tuple[str | None, str], float]) -> Layer:

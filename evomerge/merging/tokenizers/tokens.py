@@ -297,11 +297,7 @@ def _merges(tokens: Sequence[Tokens]) -> list[list[str]]:
         where = f"model.merges of {item.reference!r}"
         for merge in _VALUES.items(item.data["model"].get("merges") or (), where):
             pair = merge.split(" ", 1) if isinstance(merge, str) else merge
-            if not (
-                isinstance(pair, list)
-                and len(pair) == 2
-                and all(isinstance(part, str) for part in pair)
-            ):
+            if not (isinstance(pair, list) and [*map(type, pair)] == [str, str]):
                 raise _VALUES.wrong(merge, where, "a list of pairs of tokens")
             pairs.setdefault((pair[0], pair[1]))
     return [list(pair) for pair in pairs]

@@ -123,22 +123,6 @@ def test_settings_and_weights_of_modules_are_in_the_fingerprint(
     assert len({same.fingerprint, *found}) == 3
 
 
-def test_weights_in_a_pickle_are_merged(
-    parents: dict[str, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = Path(shutil.copytree(parents["one"].folder, tmp_path / "old"))
-    torch.save(load_file(folder / DENSE), folder / "2_Dense" / "pytorch_model.bin")
-    (folder / DENSE).unlink()
-    old = Checkpoint.open(folder, "one")
-    assert old.fingerprint == parents["one"].fingerprint
-    recipe = recipe_of(parents)
-    for name, opened in (("new", parents), ("from_pickle", {**parents, "one": old})):
-        write(recipe, opened, tmp_path / name)
-    files = [(tmp_path / name / DENSE).read_bytes() for name in ("new", "from_pickle")]
-    assert files[0] == files[1]
-
-
 def modules(*places: tuple[str, str]) -> str:
     kinds = [("", "sentence_transformers.models.Transformer"), *places]
     return json.dumps([{"path": path, "type": kind} for path, kind in kinds])

@@ -251,16 +251,3 @@ def test_each_group_of_albert_is_used_as_often_as_in_its_parent(parent, tmp_path
         other = kind.from_pretrained(host.folder)(ids).logits
     torch.testing.assert_close(one, two, rtol=0, atol=0)
     assert not torch.allclose(one, other)
-
-
-def test_the_bias_of_distilberts_head_is_merged(parent, tmp_path):
-    checkpoints = {"a": parent("distilbert"), "b": parent("distilbert", seed=2)}
-    halves = Layer("linear", [Source("a"), Source("b")])
-    recipe = Recipe("a", {}, halves, halves, dtype="float32")
-    write_model(recipe, checkpoints, tmp_path / "out")
-    one, two, out = (
-        load_file(folder / "model.safetensors")["vocab_projector.bias"]
-        for folder in (*(item.folder for item in checkpoints.values()), tmp_path / "out")
-    )
-    assert not torch.equal(one, two)
-    torch.testing.assert_close(out, (one + two) / 2)

@@ -121,19 +121,15 @@ def test_towers_of_other_sizes_are_no_obstacle_where_the_hosts_is_kept(tmp_path)
     assert "[16] in 'a' and [24] in 'b'" in (modality_misfit(host, wide, "vision") or "")
     assert "encoder.layers.2" in (modality_misfit(host, deep, "vision") or "")
     assert modality_misfit(host, deep, "projector") is None
-    parents = {item.reference: item for item in (host, wide)}
-    with pytest.raises(RecipeError, match=r"different shapes"):
-        list(Planner(parents, "a").plan(recipe_of(host, {"a": 1.0}, vision={"a": 0.5, "b": 0.5})))
-
-
-def test_a_modality_is_merged_only_from_parents_that_have_it(tmp_path):
-    host = seeing.make(tmp_path / "a", "llava")
     text = seeing.make(tmp_path / "t", "llava/text")
-    planner = Planner({"a": host, "t": text}, "a")
-    with pytest.raises(RecipeError, match="`vision` is merged, but 't' has no tensors"):
-        list(planner.plan(recipe_of(host, {"a": 1.0}, vision={"a": 0.5, "t": 0.5})))
-    with pytest.raises(RecipeError, match="`audio` is merged, but 'a' has no tensors"):
-        list(planner.plan(recipe_of(host, {"a": 1.0}, audio={"a": 1.0})))
+    planner = Planner({item.reference: item for item in (host, wide, text)}, "a")
+    for words, towers in (
+        ("different shapes", {"vision": {"a": 0.5, "b": 0.5}}),
+        ("`vision` is merged, but 't' has no tensors", {"vision": {"a": 0.5, "t": 0.5}}),
+        ("`audio` is merged, but 'a' has no tensors", {"audio": {"a": 1.0}}),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            list(planner.plan(recipe_of(host, {"a": 1.0}, **towers)))
 
 
 NAMES = {

@@ -195,6 +195,25 @@ def test_noise_belongs_to_the_parent_not_to_its_place(name: str) -> None:
     assert not torch.equal(results[0], other)
 
 
+def test_dare_keeps_density_and_divides_by_it() -> None:
+    parent = torch.full((1 << 18,), 0.25)
+    out = merged("dare_linear", [parent], torch.zeros(1 << 18), [{"density": 0.3}])
+    kept = out != 0
+    assert abs(float(kept.float().mean()) - 0.3) < 0.004
+    torch.testing.assert_close(out[kept], torch.full_like(out[kept], 0.25 / 0.3), rtol=1e-4, atol=0)
+
+
+def test_della_keeps_large_changes_of_a_row_more_often() -> None:
+    rows, width = 4096, 64
+    parent = torch.arange(1, width + 1) / width * torch.linspace(0.01, 1, rows)[:, None]
+    own = [{"density": 0.5, "epsilon": 0.2}]
+    out = merged("della_linear", [parent], torch.zeros_like(parent), own)
+    chances, expected = (out != 0).float().mean(0), torch.linspace(0.3, 0.7, width)
+    assert float((chances - expected).abs().max()) < 4 * (0.25 / rows) ** 0.5
+    norms = out.abs().sum(1).mean() / parent.abs().sum(1).mean()
+    assert abs(float(norms) - 1) < 0.01
+
+
 @FEW
 @given(case=cases)
 def test_linear_with_all_weight_on_one_source_is_that_source(case: Any) -> None:

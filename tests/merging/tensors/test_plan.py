@@ -102,7 +102,6 @@ WRONG = {
     ),
     "block missing": (lambda: recipe([layer(None)]), "is None; allowed are 0 to 2"),
     "no sources": (lambda: recipe([Layer("linear", [])]), "has no sources"),
-    "unknown method": (lambda: recipe([layer(0, "linaer")]), "Did you mean 'linear'"),
     "no default": (
         lambda: recipe([Layer("linear", [Source("a", 0, {"weight": (("mlp", 1),)})])]),
         "A knob has no value for tensor 'model.layers.0.",

@@ -7,6 +7,7 @@ import threading
 import pytest
 import tiny
 import torch
+from merges import every
 from model_digest import digest
 
 from evomerge.errors import CandidateError
@@ -14,8 +15,7 @@ from evomerge.merging.prepared import PreparedMerges
 from evomerge.merging.resident import Resident, parallel_map
 from evomerge.merging.tensors.threads import count_threads, for_each
 from evomerge.merging.writer import write_model
-from evomerge.models.checkpoint import Checkpoint
-from evomerge.recipe import Layer, Recipe, Source
+from evomerge.recipe import Layer, Source
 
 
 @pytest.fixture
@@ -27,22 +27,17 @@ def threads():
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "dare_ties", "della", "slerp", "sce"])
-def test_any_number_of_threads_gives_the_same_bits(method, threads, tmp_path):
-    size = {"hidden_size": 64, "vocab_size": 700}
-    base = tiny.make(tmp_path / "base", **size)
-    for seed, name in enumerate("ab", 1):
-        tiny.make(tmp_path / name, seed=seed, near=base, **size)
-    checkpoints = {n: Checkpoint.open(tmp_path / n, n) for n in ("base", "a", "b")}
+def test_any_number_of_threads_gives_the_same_bits(method, threads, family, tmp_path):
+    checkpoints = family(hidden_size=64, vocab_size=700)
     origin = None if method in ("linear", "slerp") else "base"
     shared = {"t": 0.3} if method == "slerp" else {}
     sparse = {"density": 0.5} if method in ("ties", "dare_ties", "della") else {}
 
-    def mix(layer: int | None) -> Layer:
-        sources = [Source(name, layer, sparse) for name in "ab"]
-        return Layer(method, sources, origin and Source(origin, layer), shared)
+    def layer(block: int | None) -> Layer:
+        sources = [Source(name, block, sparse) for name in "ab"]
+        return Layer(method, sources, origin and Source(origin, block), shared)
 
-    layers = [mix(i) for i in range(3)]
-    recipe = Recipe("base", {"model.layers": layers}, mix(None), mix(None), seed=3)
+    recipe = every(checkpoints["base"], layer, seed=3)
     seen = set()
     for count in (1, 2, 5):
         threads(count)
