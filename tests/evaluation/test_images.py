@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import seeing
 import yaml
-from killed import searched
 from search_run import SMALL
 
 import evomerge as library
@@ -111,26 +110,6 @@ def search_file(folder: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.thorough
-def test_a_search_on_images_has_the_scores_of_lm_eval(folder):
-    file = folder / "search.yaml"
-    file.write_text(yaml.safe_dump(search_file(folder)))
-    run = searched(file, folder / "whole")
-    searched(file, folder / "parts", candidates=5)
-    parts = library.resume(folder / "parts", candidates=8, progress=False)
-    candidates = run.history.candidates
-    for ours, theirs in zip(candidates, parts.history.candidates, strict=True):
-        assert (ours.digest, ours.fitness) == (theirs.digest, theirs.fitness)
-    assert {item.status for item in candidates} == {"scored"}
-
-    for number in (0, 5):
-        scores = candidates[number].scores("search")
-        samples = by_lm_eval(folder, run.export(folder / f"out-{number}", number))
-        right = [samples[i]["exact_match"] for i in scores.documents["pictures"]]
-        assert candidates[number].fitness == pytest.approx(sum(right) / len(right))
-    assert candidates[0].fitness > 0, "a knows some answers"
-
-
 def test_a_parent_has_the_score_of_lm_eval(folder):
     """Texts, too: the tower of `b` is merged into `a` or not, and each time the merge sees."""
     config = parse(search_file(folder), "search.yaml")
@@ -206,18 +185,3 @@ def test_what_cannot_be_done_with_images_is_refused(folder, changes, sentence):
         given["space"] = {"method": "linear", "knobs": {"weight": [0.1, 1.0]}}
     with pytest.raises(InputError, match=sentence):
         library.validate(search_file(folder, **given))
-
-
-@pytest.mark.thorough
-def test_a_text_model_is_scored_and_exported_with_the_tower_of_the_host(folder, tmp_path):
-    parents = [str(folder / "a"), str(folder / "text")]
-    space = {"method": "linear", "knobs": {"weight": [0.1, 1.0]}}
-    file = tmp_path / "search.yaml"
-    changes = {"parents": parents, "space": space, "tokenizer": parents[0]}
-    file.write_text(yaml.safe_dump(search_file(folder, **changes)))
-    run = searched(file, tmp_path / "run", candidates=3)
-    text = next(item for item in run.history.candidates if item.label == parents[1])
-    samples = by_lm_eval(folder, run.export(tmp_path / "out", text.number))
-    scores = text.scores("test")
-    right = [samples[i]["exact_match"] for i in scores.documents["pictures"]]
-    assert scores.aggregates["pictures/exact_match"] == sum(right) / len(right)

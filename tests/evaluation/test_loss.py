@@ -99,17 +99,6 @@ def test_an_answer_has_the_loss_of_plain_transformers(
     assert loss == mean(each)
 
 
-def test_choices_have_the_cross_entropy_of_the_right_one(model, tokenizer, evaluator):
-    task = "zoo_l2_maths_mc"
-    loss = Loss(evaluator, OBJECTIVES)(model, {task: IDS[task]})
-    each = []
-    with torch.no_grad():
-        for prompt, document in documents_of(evaluator, task):
-            choices = [-nll(model, tokenizer, prompt, f" {text}") for text in document["choices"]]
-            each.append(-float(torch.stack(choices).log_softmax(0)[document["gold"]]))
-    assert loss == pytest.approx(sum(each) / len(each), rel=1e-4, abs=NATS)
-
-
 @pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"])
 def test_choices_are_compared_as_the_metric_compares_them(metric, model, tokenizer, tmp_path):
     choices = ["7", "7 7 é", " 7 7 7"]
