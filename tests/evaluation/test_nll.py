@@ -33,31 +33,19 @@ def nll(model, before, after) -> float:
     return -float(scores[len(before) - 1 :].gather(-1, torch.tensor(after)[:, None]).sum())
 
 
-def continued(model, tokenizer, prompt: str, answer: str) -> float:
-    """Return the nats of an answer; its tokens are what it adds to those of the prompt."""
-    before, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + answer)["input_ids"]
-    return nll(model, before, whole[len(before) :])
-
-
 def expected(model, tokenizer, task, document, requests) -> float:
     """Return the nats of a document's reference answer by plain transformers."""
-    prompt = requests[0].instance.args[0]
+    prompt, answer = requests[0].instance.args[0], document["answer"]
     if task in ("t_choice", "t_mutual"):
-        right = document["choices"][document["label"]]
-        return continued(model, tokenizer, prompt, f" {right}")
-    if task == "t_inputs":
-        prompt = document["options"][document["level"]]
-        return continued(model, tokenizer, prompt, f" {document['answer']}")
-    if task == "t_continue":
-        return continued(model, tokenizer, prompt, f" {document['answer']}")
+        answer = document["choices"][document["label"]]
+    prompt = document["options"][document["level"]] if task == "t_inputs" else prompt
     before = tokenizer(prompt)["input_ids"]
-    texts = [f"{blank}{document['answer']}" for blank in (" ", "")]
-    answers = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    stops = [
-        tokenizer(f"{text}\n", add_special_tokens=False)["input_ids"] for text in texts
-    ]  # the first stop string
-    ended = [[*answer, tokenizer.eos_token_id] for answer in answers]
-    return min(nll(model, before, after) for after in (*ended, *stops))
+    if task not in ("t_generate", "t_sample"):  # its tokens are what it adds to the prompt's
+        return nll(model, before, tokenizer(f"{prompt} {answer}")["input_ids"][len(before) :])
+    forms = [f"{blank}{answer}{end}" for blank in (" ", "") for end in ("", "\n")]
+    tokens = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in forms]
+    tokens = [[*tokens[i], *[tokenizer.eos_token_id] * (1 - i % 2)] for i in range(4)]
+    return min(nll(model, before, after) for after in tokens)
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +89,6 @@ def test_it_depends_neither_on_batches_nor_on_the_other_documents(whole, llama, 
     plain.prepare(llama, tokenizer, {"search": dict.fromkeys(NAMES, IDS)})
     others = plain.score(llama).values
     assert others.keys() == {key for key in scores.values if not key.endswith("/nll")}
-    for key, values in others.items():
-        assert values == pytest.approx(scores.values[key], rel=1e-4, abs=1e-4)
-
-
-def test_every_architecture_scores_the_forms_in_its_own_way(any_model, tokenizer, tasks):
-    evaluator, scores = scored(any_model, tokenizer, tasks, ["t_generate"], range(6))
-    requests = evaluator.requests("search", "t_generate")
-    documents = [(requests[i][0].instance.doc, requests[i]) for i in range(6)]
-    plain = [expected(any_model, tokenizer, "t_generate", *item) for item in documents]
-    assert scores.values["t_generate/nll"] == pytest.approx(plain, rel=1e-4, abs=1e-4)
 
 
 def test_a_group_has_the_mean_of_its_tasks(llama, tokenizer, tasks):
@@ -123,12 +101,12 @@ def test_a_group_has_the_mean_of_its_tasks(llama, tokenizer, tasks):
     assert harness.info.metric("g_sizes", "nll")[1].higher_is_better is False
 
 
-@pytest.mark.parametrize("parent", ["maths", "language", "steps"])
+@pytest.mark.parametrize("parent", ["maths", "language"])
 def test_embedded_models_have_the_form_that_gradients_find(parent):
     """A descent takes one form for a task; where each document prefers it, both are one number."""
     path = zoo.path(parent)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    task = {"maths": "zoo_maths", "language": "zoo_l2", "steps": "zoo_steps"}[parent]
+    task = {"maths": "zoo_maths", "language": "zoo_l2"}[parent]
     documents = {task: range(30)}
     evaluator = Evaluator(Harness([task], [zoo.tasks_path()]), referenced=[task])
     evaluator.prepare(model, AutoTokenizer.from_pretrained(path), {"search": documents})
