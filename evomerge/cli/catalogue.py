@@ -77,8 +77,8 @@ def _optimizers() -> list[dict[str, Any]]:
 
 def _parents() -> list[dict[str, Any]]:
     from evomerge import zoo
+    from evomerge.models.causal import kind_of
     from evomerge.models.checkpoint import Checkpoint
-    from evomerge.models.kinds import kind_of
 
     rows = []
     for name in zoo.names():

@@ -1,4 +1,4 @@
-"""Whether lm-eval's tasks can be scored on a model, by its config and files only."""
+"""What a model is for, and whether lm-eval's tasks can be scored on it, by its config and files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.encoder_decoder import check_writes, is_encoder_decoder
 from evomerge.models.files import TOKENIZER_FILES
+from evomerge.models.heads import classified, labels_of
 from evomerge.models.safetensors import read_json
 
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 """Files beside a tokenizer's config that can have its chat template."""
+
+_SENSES = {"vision": "sees", "audio": "hears"}
 
 _HAS_NO_LM_HEAD = re.compile(
     r"For(MaskedLM|PreTraining|NextSentencePrediction|MultipleChoice|QuestionAnswering|"
@@ -95,3 +98,25 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
             f"Parent {checkpoint.reference!r} has no tokenizer; put tokenizer.json and "
             "tokenizer_config.json beside its weights."
         )
+
+
+def kind_of(checkpoint: Checkpoint) -> str:
+    """Return what a model is for, such as `reward model` or `causal language model that sees`.
+
+    Raises:
+        CheckpointError: `id2label` of a classifier is damaged.
+    """
+    what = classified(checkpoint)
+    if checkpoint.modules is not None and checkpoint.modules.obstacle() is None:
+        return "sentence encoder"
+    if what is not None:
+        single = what == "texts" and len(labels_of(checkpoint)) == 1
+        return "reward model" if single else f"classifier of {what}"
+    senses = [verb for name, verb in _SENSES.items() if name in checkpoint.modalities]
+    kind = "causal language model"
+    if checkpoint.config.get("is_encoder_decoder"):
+        kind = "encoder-decoder"
+    elif not has_lm_head(checkpoint):
+        masked = any(name.endswith("ForMaskedLM") for name in checkpoint.config["architectures"])
+        kind = "masked language model" if masked else "encoder"
+    return " ".join([kind, *(["that", " and ".join(senses)] if senses else [])])

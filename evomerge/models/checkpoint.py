@@ -19,9 +19,8 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from evomerge.errors import CheckpointError
 from evomerge.models.code_keys import without_code
 from evomerge.models.files import check_files, companion_files
-from evomerge.models.fingerprint import content_digest
 from evomerge.models.modules import ModuleStack, read_stack
-from evomerge.models.safetensors import TensorInfo, read_json
+from evomerge.models.safetensors import TensorInfo, content_digest, read_json
 from evomerge.models.stacks import (
     Modality,
     Stack,

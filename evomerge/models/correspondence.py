@@ -244,27 +244,20 @@ def _check_tensor(
     host: Checkpoint, name: str, parent: Checkpoint, own: str | None, key: str | None
 ) -> None:
     shape = host.tensors[name].shape
-    if own is None:
+    other = None if own is None else parent.tensors[own].shape
+    only_rows_differ = other and name in host.token_tensors and other[1:] == shape[1:]
+    if other == shape or (only_rows_differ and key is None):
+        return
+    if other is None:
+        why = f"{list(shape)} of {host.reference!r} has no counterpart in {parent.reference!r}"
         advice = _advice(host, parent, of_head=host.places.get(name) == "head")
-        raise CheckpointError(
-            f"Parents do not fit: tensor {name!r} {list(shape)} of {host.reference!r} has no "
-            f"counterpart in {parent.reference!r}; {advice}."
-        )
-    other = parent.tensors[own].shape
-    if other == shape:
-        return
-    only_rows_differ = name in host.token_tensors and other[1:] == shape[1:]
-    if only_rows_differ and key is None:
-        return
-    advice = (
-        f"their vocabularies differ; set `{key}: union` to match the rows by token"
-        if only_rows_differ
-        else _advice(host, parent)
-    )
-    raise CheckpointError(
-        f"Parents do not fit: tensor {name!r} has shape {list(shape)} in {host.reference!r} and "
-        f"{list(other)} in {parent.reference!r}; {advice}."
-    )
+    else:
+        here, there = repr(host.reference), repr(parent.reference)
+        why = f"has shape {list(shape)} in {here} and {list(other)} in {there}"
+        advice = _advice(host, parent)
+    if only_rows_differ:
+        advice = f"their vocabularies differ; set `{key}: union` to match the rows by token"
+    raise CheckpointError(f"Parents do not fit: tensor {name!r} {why}; {advice}.")
 
 
 def _advice(host: Checkpoint, parent: Checkpoint, *, of_head: bool = False) -> str:

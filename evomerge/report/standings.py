@@ -145,23 +145,20 @@ class Standings:
 
         The split that nothing was chosen on is the first of a table.
         """
-        found, main = [], self.main_column
+        found, shown = [], sorted(self.columns, key=lambda column: column != self.main_column)
         if self.has_front:
             split, names = self.compared_on or "search", short_scores(self.columns)
             where = "" if self.is_study else f" on {split}"
             heads = [f"{names[column]}{where}" for column in self.columns]
-            places = [(split, column) for column in self.columns]
             title = "scores" if self.is_study else f"on {split} documents"
-            found.append(self._table(title, heads, places))
-        else:
-            found.append(self._table_of(main))
-        return found + [self._table_of(column) for column in self.columns if column != main]
-
-    def _table_of(self, column: str) -> ScoreTable:
+            found.append(self._table(title, heads, [(split, column) for column in self.columns]))
+            shown = shown[1:]
         splits = tuple(reversed(self.splits))
-        title = f"{column} in %" if self.factor(column) == 100 else column
-        heads = ("score",) if self.is_study else splits
-        return self._table(title, heads, [(split, column) for split in splits])
+        for column in shown:
+            title = f"{column} in %" if self.factor(column) == 100 else column
+            places = [(split, column) for split in splits]
+            found.append(self._table(title, ("score",) if self.is_study else splits, places))
+        return found
 
     def _table(
         self, title: str, heads: Sequence[str], places: Sequence[tuple[Split, str]]

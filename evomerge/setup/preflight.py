@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.space import ParametersConfig
+from evomerge.models.causal import kind_of
 from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.encoder_decoder import is_encoder_decoder
-from evomerge.models.kinds import kind_of
 from evomerge.optimize import builtin
 from evomerge.report.words import renamed, sampling_note, short_names, size_text
 from evomerge.scores import NLL

@@ -219,33 +219,6 @@ def test_the_winner_has_its_test_scores_and_their_data_set(tmp_path):
     assert "model-index" not in read(searched(merge, last=broken))[0]
 
 
-def test_the_card_says_which_winner_was_measured_and_what_it_lost(tmp_path):
-    """A card said that nothing was chosen on documents that had measured two other winners."""
-    merge = merge_of(opened(tmp_path, ["/models/one", "/models/two"]))
-    two = ("zoo_l2_maths/exact_match", "zoo_facts/acc")
-
-    def found(first, second):
-        ids = {key.split("/")[0]: tuple(range(50)) for key in two}
-        values = zip(two, (first, second), strict=True)
-        every = {key: (1.0,) * right + (0.0,) * (50 - right) for key, right in values}
-        return Scores(ids, every, {key: sum(item) / 50 for key, item in every.items()})
-
-    outcomes = [found(5, 20), found(0, 50), *[found(40, 15)] * 3]
-    events = []
-    for number, outcome in enumerate(outcomes):
-        label = merge.recipe.parents[number] if number < 2 else None
-        events += [asked(number, label, [0.5]), told(number, outcome)]
-        events += [told(number, outcome) | {"event": "score", "split": "test"}]
-    history = History([*events, {"event": "winner", "candidate": 4}])
-    objectives = [Objective(*key.split("/")) for key in two]
-    config = parse(SMALL, "search.yaml")
-    card = search_card(merge, config, history, history.candidates[4], WeightedSum(objectives))
-    assert "The winner is worse than the best parent in zoo_facts/acc (-70.0 points" in (
-        text := read(card)[1].replace("\\", "")
-    )
-    assert "This is the 3rd winner that they measured." in text
-
-
 def test_only_the_winner_as_it_was_scored_has_scores(tmp_path):
     merge = merge_of(opened(tmp_path, HUB))
     metadata, body = read(searched(merge, best=0))  # a parent is better
@@ -274,6 +247,7 @@ def test_the_winner_has_its_verdict_without_a_path(tmp_path):
     assert "No verdict: on the test documents the searched merge is better than org/maths" in text
     assert "mine has no scores on the test documents (load: mine is not there; see log)" in text
     assert "/home" not in text and "| org/maths |" in text
+    assert "nothing was chosen on the test documents." in text
 
 
 def test_a_picture_is_beside_the_card_if_layers_differ(tmp_path):

@@ -16,8 +16,8 @@ from search_run import evomerge_json
 import evomerge
 from evomerge import zoo
 from evomerge.export.metadata import task_of
+from evomerge.models.causal import kind_of
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.kinds import kind_of
 
 
 def body(folder: Path) -> None:

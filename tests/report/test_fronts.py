@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from run_folders import asked, write_run
+from run_folders import append, asked, write_run
 
 from evomerge.report.pictures import front_chart
 from evomerge.report.verdict import fallen, front_rows
@@ -90,6 +90,10 @@ def test_each_merge_is_compared_with_each_parent(tmp_path):
     ]
     assert [row[0] for row in rows] == names
     assert rows[2][1].startswith("-1.0 [") and rows[2][2].startswith("-1.00 [")
+    assert view.table.use_of_documents.endswith("nothing was chosen on the test documents.")
+    append(view.run, [{"event": "winner", "candidate": 3, "front": [3]}])
+    later = View.of(view.run).table
+    assert later.use_of_documents.endswith(" They measured an earlier front, too.")
     plain = view.table.to_dict()["front"]["candidate 4"]["zoo:maths"]
     assert plain[TOKENS.key]["difference"]["value"] == -1.0
 

@@ -46,6 +46,9 @@ def test_all_shares_are_in_per_cent_and_other_scores_are_not() -> None:
     assert {"acc in %": 50.0, "tokens": 0.75}.items() <= brief.items()
     (whole, _) = rows_in_per_cent([row(0, fitness=0.5), row(1)], ACC)
     assert whole["fitness in %"] == 50.0 and whole["test t/acc in %"] == 25.0
+    mixed = [row(number, **tokens) for number in range(2)]
+    (whole, _) = rows_in_per_cent(mixed, [*ACC, Objective("t", "tokens")])
+    assert whole["fitness"] == 0.5 and whole["search t/acc in %"] == 50.0
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "@=", "-1+"])
