@@ -84,15 +84,12 @@ def rows_in_per_cent(
     if all(f"search {item.key}" in shares for item in objectives):
         shares |= {"fitness", "error"}
 
-    return [
-        {
-            f"{name} in %" if name in shares else name: 100 * value
-            if name in shares and value is not None
-            else value
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
+    def shown(name: str, value: Any) -> tuple[str, Any]:
+        if name not in shares:
+            return name, value
+        return f"{name} in %", None if value is None else 100 * value
+
+    return [dict(shown(*item) for item in row.items()) for row in rows]
 
 
 def _score_keys(rows: Sequence[dict[str, Any]]) -> list[str]:

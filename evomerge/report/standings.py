@@ -29,7 +29,6 @@ NOTE_OF_STUDY = (
     "Each candidate has the score that the study was told. There are no documents, so nothing says "
     "how sure a difference is."
 )
-"""The note of a study."""
 
 
 Differences: TypeAlias = Mapping[str, Comparison]
@@ -72,7 +71,7 @@ class Standings:
         earlier: how many other winners the test documents had measured before; of a front, how many
             merges of earlier fronts.
         compared_on: the last split on which the searched merge was scored and a baseline tried, or
-            all members of a front were tried; None: there is none.
+            all members of a front were tried.
         front: merge on the front -> parent -> how they differ there; None: there is no front.
         note: which parents are scored as themselves on which splits; of a study, `NOTE_OF_STUDY`.
         broken: the constraints that the best candidate breaks on the split `broken_on`, in words.
