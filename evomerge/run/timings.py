@@ -111,13 +111,13 @@ class Timings:
 
     def spent(self) -> dict[str, Spent]:
         """Return the time of each phase that candidates, or what makes them, have spent time in."""
-        found: dict[str, Spent] = {}
+        lines, found = list(self._lines()), dict[str, Spent]()
         for phase in (DESCEND, *PHASES):
-            lines = [line for line in self._lines() if phase in line.seconds]
-            cpu = [line.cpu_seconds[phase] for line in lines if phase in line.cpu_seconds]
-            if lines:
-                known = sum(cpu) if len(cpu) == len(lines) else None
-                found[phase] = Spent(sum(line.seconds[phase] for line in lines), known)
+            own = [line for line in lines if phase in line.seconds]
+            cpu = [line.cpu_seconds[phase] for line in own if phase in line.cpu_seconds]
+            if own:
+                known = sum(cpu) if len(cpu) == len(own) else None
+                found[phase] = Spent(sum(line.seconds[phase] for line in own), known)
         return found
 
     def peak(self) -> dict[str, int]:
