@@ -123,23 +123,6 @@ def test_every_value_is_that_of_its_own_point(choices, values):
         assert (point >= 0).all() and (point <= 1).all()
 
 
-@pytest.mark.parametrize("name", ["cma", "diagonal-cma", "cma-margin", "two-points-de"])
-def test_an_enqueued_choice_is_proposed_more_often_if_it_is_good(name):
-    def share(sign):
-        counts = []
-        for seed in range(5):
-            optimizer = create(name, genes_with(VALUES), seed)
-            for number in (0.4, 0.5, 0.6):
-                optimizer.enqueue((number, 0.5, 3.0, 0.5, 0.5))
-            for candidate in range(160):
-                trial, genome = optimizer.ask()
-                counts += [genome[2] == 3] * (candidate >= 80)
-                optimizer.tell(trial, [sign * float(genome[2] == 3)])
-        return np.mean(counts)
-
-    assert share(1) > 0.5 > 0.2 > share(-1)
-
-
 @pytest.mark.parametrize("name", ["nevergrad:OnePlusOne", "discrete-lengler"])
 def test_a_search_that_tries_its_start_draws_what_is_undecided(name):
     genes = [Gene(f"flag{place}", "binary", 0, 1, 0.5) for place in range(8)]

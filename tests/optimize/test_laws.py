@@ -28,7 +28,6 @@ from evomerge.space.protocol import Gene
 REAL = [Gene(f"real{i}", "real", -1.0, 3.0, 0.5) for i in range(3)]
 LONE = [Gene("lone", "real", 0.0, 1.0, 1.0)]
 MANY = [Gene(f"gene{i}", "real", 0.0, 1.0, 0.5) for i in range(310)]
-TEN = [Gene(f"gene{i}", "real", 0.0, 1.0, 0.5) for i in range(10)]
 BITS = [Gene(f"bit{i}", "binary", 0, 1, i % 2) for i in range(12)]
 
 
@@ -113,24 +112,6 @@ def test_a_failure_is_worse_than_whatever_breaks_constraints(name):
         return genomes
 
     assert run(fail=True) == run(fail=False)
-
-
-@pytest.mark.parametrize(
-    "name", ["nevergrad:OnePlusOne", "discrete-lengler", "nevergrad:DE", "two-points-de"]
-)
-def test_the_search_goes_on_from_the_only_point_that_did_not_fail(name):
-    """A failure has a worse loss than the worst that was told, also if all of these are equal."""
-
-    def distance(fail):
-        optimizer, good = create(name, TEN, seed=1), tuple(0.3 for _ in TEN)
-        optimizer.enqueue(good)
-        optimizer.tell(optimizer.ask()[0], [0.5])
-        for _ in range(12):
-            trial, _ = optimizer.ask()
-            optimizer.tell(trial, None if fail else [0.5])
-        return np.mean([np.abs(np.array(optimizer.ask()[1]) - good).mean() for _ in range(20)])
-
-    assert distance(fail=True) < distance(fail=False)
 
 
 @pytest.mark.parametrize("name", ONE)
