@@ -14,6 +14,7 @@ from typing import Any
 
 import lm_eval.tasks
 import pytest
+import small_models
 import yaml
 from few_tasks import only
 from known_parents import copy_of, edit_tokenizer
@@ -133,6 +134,32 @@ def two_models(parts: Any, models: Path) -> str:
     return search(changes, models)
 
 
+def more_of(value: Any, number: int) -> Any:
+    """Return another text of a row; labels and scores stay."""
+    return f"{value} w{number}" if str(value).startswith("w") else value
+
+
+def kinds(change: dict[str, Any], models: Path) -> str:
+    """Keys of a search over models, rows and tasks of `small_models`; `own`: rows of own.jsonl."""
+    for name in ("rows", "tasks", *change["parents"]):
+        small_models.make(models, name)
+    for name in ("rows", "again"):
+        shutil.copytree(models / "rows", name)
+    own = change.get("own", [])
+    more = [
+        {key: more_of(value, i) for key, value in own[-1].items()} for i in range(40 if own else 0)
+    ]
+    Path("own.jsonl").write_text("\n".join(map(json.dumps, [*own, *more])))
+    given = {
+        "base": None,
+        "space": LINEAR,
+        **{key: value for key, value in change.items() if key != "own"},
+        "parents": [str(models / name) for name in change["parents"]],
+        "evaluation": {"include": [str(models / "tasks")], **change.get("evaluation", {})},
+    }
+    return search(given, models)
+
+
 SECTIONS: dict[str, Callable[[Any, Path], str]] = {
     "search": search,
     "set": set_,
@@ -144,6 +171,7 @@ SECTIONS: dict[str, Callable[[Any, Path], str]] = {
     "config": config,
     "tokenizer": tokenizer,
     "models": two_models,
+    "kinds": kinds,
 }
 """Section of the table -> what makes the mistake in the working folder; returns the command."""
 
@@ -163,7 +191,9 @@ def test_a_mistake_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["evomerge", *shlex.split(SECTIONS[section](change, models))])
+    line = SECTIONS[section](change, models)
+    monkeypatch.setattr("sys.argv", ["evomerge", *shlex.split(line)])
+    capsys.readouterr()  # bars of transformers, where models are made
     before = sorted(Path().rglob("*"))
     with pytest.raises(SystemExit) as ended:
         program.main()

@@ -1,8 +1,7 @@
-"""Searches over classifiers and reward models whose parents differ, and what is refused."""
+"""Searches over classifiers and reward models whose parents differ."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import yaml
 from killed import searched
 from safetensors.torch import load_file
 from search_run import write_search
-from small_models import LABELS, words
+from small_models import LABELS
 
 import evomerge
 from evomerge.errors import EvomergeError
@@ -39,20 +38,10 @@ SEARCH: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two parents of each kind, and some that do not suit."""
+    """Two parents of each kind, a chat model, and one with other labels."""
     folder = tmp_path_factory.mktemp("classifiers")
-    for name in ("rows", "texts-two", "answers-two", "llama-chat"):
+    for name in ("rows", "texts-two", "answers-two", "llama-chat", "moods"):
         small_models.make(folder, name)
-    for name, how in {
-        "moods": {"seed": 3, "labels": ["good", "bad"]},
-        "other-order": {"labels": LABELS[::-1]},
-        "answers-plain": {"architecture": "llama", "labels": ["score"]},
-        "several": {"labels": LABELS, "problem_type": "multi_label_classification"},
-        "numbers": {"labels": LABELS, "problem_type": "regression"},
-        "damaged": {"labels": LABELS},
-    }.items():
-        tiny.make_classifier(folder / name, **how)
-    tiny.edit_config(folder / "damaged", id2label={"x": "y"})
     return folder
 
 
@@ -194,96 +183,9 @@ def test_a_recipe_file_tells_which_head_it_keeps(folder: Path, tmp_path: Path) -
     check_stock(tmp_path / "out")
 
 
-def labelled(*labels: Any) -> list[Any]:
-    every = [*labels, *["red"] * 60]
-    return [{"text": words(i, i // 44), "label": label} for i, label in enumerate(every)]
-
-
-OWN = [{"classifier": "accuracy", "file": "own.jsonl"}]
-EMPTY = [{"chosen": f"w{i}", "rejected": "w9" if i else " "} for i in range(60)]
-TWO = ["texts-one", "texts-two"]
-REFUSED: list[tuple[list[str], list[dict[str, str]], list[Any], str]] = [
-    # parents, objectives, rows of own.jsonl, the sentence
-    (TWO, [OWN[0] | {"file": "gone.jsonl"}], [], "there is no file"),
-    (
-        TWO,
-        OWN,
-        labelled("read"),
-        "row 1 of classifier own has the label 'read', and the labels of 'texts-one' are red, "
-        "green, blue; write one of them, or its number from 0. Did you mean 'red'?",
-    ),
-    (TWO, OWN, labelled(0, 3), "row 2 of classifier own has the label 3, and"),
-    (
-        ["texts-one", "other-order"],
-        OWN,
-        labelled(1),
-        "'texts-one' and 'other-order' have their labels in different orders; write the names",
-    ),
-    (
-        TWO,
-        PAIRS,
-        [],
-        "Parent 'texts-one' has 3 outputs (red, green, blue), and `pairwise` compares the only",
-    ),
-    (
-        ["answers-one", "answers-two"],
-        OWN,
-        labelled("red"),
-        "Parent 'answers-one' has one output, so it has no labels to choose from",
-    ),
-    (
-        ["llama-chat"],
-        TEXTS,
-        [],
-        "Parent 'llama-chat' has no head that classifies texts, which classifier texts needs "
-        "(config.json: architectures LlamaForCausalLM); name a host whose class ends in "
-        "ForSequenceClassification with `space.host`",
-    ),
-    (
-        ["several"],
-        TEXTS,
-        [],
-        "Parent 'several' does not choose one of its labels (config.json: problem_type multi_label",
-    ),
-    (["numbers"], TEXTS, [], "does not choose one of its labels (config.json: problem_type regr"),
-    (
-        ["answers-one", "answers-two"],
-        [{"classifier": "pairwise", "file": "own.jsonl"}],
-        EMPTY,
-        "row 1 of classifier own has a text of which the tokenizer of 'answers-one' makes no",
-    ),
-    (
-        ["answers-plain"],
-        PAIRS,
-        [],
-        "row 1 of classifier answers has messages that the tokenizer of 'answers-plain' cannot",
-    ),
-    (
-        ["texts-one", "damaged"],
-        TEXTS,
-        [],
-        "Parent 'damaged': `id2label` in its config.json must have the names of the labels",
-    ),
-]
-
-
-@pytest.mark.parametrize("case", range(len(REFUSED)))
-def test_what_does_not_suit_is_one_sentence(folder: Path, case: int) -> None:
-    parents, objectives, rows, expected = REFUSED[case]
-    (folder / "own.jsonl").write_text("\n".join(map(json.dumps, rows or labelled("red"))))
-    with pytest.raises(EvomergeError) as caught:
-        evomerge.validate(write(folder, parents, objectives=objectives))
-    assert expected in str(caught.value).replace(f"{folder}/", "")
-
-
 def test_a_folder_with_another_head_is_not_evaluated(folder: Path) -> None:
-    file = write(folder, TWO)
-    with pytest.raises(EvomergeError, match="chat' has no head that classifies texts"):
+    file = write(folder, ["texts-one", "texts-two"])
+    with pytest.raises(EvomergeError, match="llama-chat' is a LlamaForCausalLM"):
         evomerge.evaluate(folder / "llama-chat", file)
     with pytest.raises(EvomergeError, match=r"labels of .* are good, bad"):
         evomerge.evaluate(folder / "moods", file)
-
-
-def test_gradients_need_reference_answers(folder: Path) -> None:
-    with pytest.raises(EvomergeError, match="accuracy has no reference answers"):
-        evomerge.validate(write(folder, TWO, optimizer={"name": "gradient"}))

@@ -1,4 +1,4 @@
-"""Searches over sentence encoders whose parents differ, their files of rows, what is refused."""
+"""Searches over sentence encoders whose parents differ, and their files of rows."""
 
 from __future__ import annotations
 
@@ -41,8 +41,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("encoders")
     for name in ("rows", "encoder-two"):
         small_models.make(folder, name)
-    rows = [{**row, "score": 3} for row in small_models.rows()["pairs"]]
-    (folder / "rows" / "equal.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
 
@@ -150,35 +148,3 @@ def test_validate_says_what_an_encoder_is(folder: Path) -> None:
         "mean pooling, Dense, Normalize; 8 dimensions; texts of up to 16 tokens; merged: the "
         "transformer and 2_Dense"
     )
-
-
-REFUSED: dict[str, dict[str, Any]] = {
-    "there is no file 'gone.jsonl'": {"objectives": [STS[0] | {"file": "gone.jsonl"}]},
-    "evaluation.search: the documents of 'sts equal' (12) have one score, 3, and": {
-        "objectives": [STS[0] | {"file": "rows/equal.jsonl"}]
-    },
-    "`evaluation.fewshot` is 2, which only tasks of lm-eval have, but 'sts pairs' has rows of": {
-        "evaluation": {"fewshot": 2}
-    },
-    "`evaluation.generation` is {'max_gen_toks': 2}, which only tasks of lm-eval have": {
-        "evaluation": {"generation": {"max_gen_toks": 2}}
-    },
-    "`evaluation.search.task_split` is 'training', which only tasks of lm-eval have": {
-        "evaluation": {"search": {"task_split": "training"}}
-    },
-    "task 'sts pairs' has no metric 'accuracy'; it has pearson, spearman": {
-        "objectives": [STS[0] | {"metric": "accuracy"}]
-    },
-    "but sts pairs/spearman has no reference answers to learn": {"optimizer": {"name": "gradient"}},
-    "would be called 'sts pairs'; rename one of the files": {
-        "objectives": [*STS, STS[0] | {"file": "twice/pairs.jsonl", "metric": "pearson"}]
-    },
-}
-
-
-@pytest.mark.parametrize("sentence", REFUSED)
-def test_a_wrong_search_file_is_one_sentence(folder: Path, sentence: str) -> None:
-    shutil.copytree(folder / "rows", folder / "twice", dirs_exist_ok=True)
-    with pytest.raises(ConfigError) as caught:
-        evomerge.validate(write(folder, **REFUSED[sentence]))
-    assert sentence in str(caught.value)

@@ -10,6 +10,7 @@ from typing import Any
 import seeing
 import tiny
 import torch
+import transformers
 import two_stacks
 import yaml
 from known_parents import OTHER, PLAIN
@@ -31,6 +32,15 @@ judge.documents = 12
 judge.metrics = {"size": True}
 '''
 SEEDS = {"one": 0, "two": 1}
+STRANGE: dict[str, dict[str, Any]] = {
+    "moods": {"seed": 3, "labels": ["good", "bad"]},
+    "other-order": {"labels": LABELS[::-1]},
+    "answers-plain": {"architecture": "llama", "labels": ["score"]},
+    "several": {"labels": LABELS, "problem_type": "multi_label_classification"},
+    "numbers": {"labels": LABELS, "problem_type": "regression"},
+    "damaged": {"labels": LABELS},
+}
+"""Classifiers that do not suit the others."""
 _PARTS = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
 
 
@@ -39,9 +49,15 @@ def make(folder: Path, name: str) -> None:
 
     KIND is encoder, texts, answers, llava, sightless (its text model), t5, bart, chat, other,
     mixture, union or an architecture of `tiny`. WHICH is `one` or `two`, or for chat, other and
-    mixture a model of the zoo.
+    mixture a model of the zoo. Beside these there are `STRANGE` models, and encoder-decoders:
+    `whisper`, `deep`, `headless`, and `half`, which is an encoder.
     """
     if (folder / name).exists():
+        return
+    if name in STRANGE:
+        tiny.make_classifier(folder / name, **STRANGE[name])
+        if name == "damaged":
+            tiny.edit_config(folder / name, id2label={"x": "y"})
         return
     kind, _, which = name.partition("-")
     out, seed, near = folder / name, SEEDS.get(which, 0), folder / f"{kind}-one"
@@ -70,6 +86,18 @@ def make(folder: Path, name: str) -> None:
         case "chat" | "other":
             shutil.copytree(zoo.path(which), out)
             (out / "chat_template.jinja").write_text(PLAIN if kind == "chat" else OTHER)
+        case "whisper":
+            two_stacks.make(out, kind)
+        case "deep":
+            two_stacks.make(out, "t5", num_layers=4)
+        case "headless":
+            tiny.edit_config(two_stacks.make(out, "t5"), architectures=["T5Model"])
+        case "half":
+            make(folder, "t5-one")
+            with tiny.quiet():
+                found = transformers.T5EncoderModel.from_pretrained(folder / "t5-one")
+                found.save_pretrained(out)
+            tiny.save_tokenizer(out)
         case "mixture":
             make_mixture(
                 out, which, (which, {"base": "base", "maths": "language"}.get(which, "maths"))
