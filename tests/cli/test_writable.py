@@ -26,12 +26,7 @@ def unread(monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("it was read before it was known that nothing can be written")
 
-    for name in (
-        "runs.prepare",
-        "runs.continued",
-        "recipe_file.open_parent",
-        "runs.restore",
-    ):
+    for name in ("runs.prepare", "runs.continued", "recipe_file.open_parent", "runs.restore"):
         monkeypatch.setattr(f"evomerge.setup.{name}", fail)
     monkeypatch.setattr("evomerge.report.page.page", fail)
 
@@ -56,40 +51,34 @@ def test_an_output_that_cannot_be_made_is_refused_before_anything_is_read(tmp_pa
     assert not list(run.glob("report*"))
 
 
+def refusing(call, folder, number):
+    """Return a function of the system that refuses what is in a folder with an error."""
+
+    def refuse(path, *arguments, **options):
+        if str(path).startswith(str(folder)):
+            raise OSError(number, os.strerror(number), str(path))
+        return call(path, *arguments, **options)
+
+    return refuse
+
+
 def test_a_run_folder_that_cannot_be_written_is_not_continued(tmp_path, unread, monkeypatch):
     """As on a file system that is mounted read-only, which also stops root."""
     run = write_run(tmp_path / "run", STATES["being written"][0]).path
-    make = Path.mkdir
-
-    def refuse(path, *arguments, **options):
-        if path.is_relative_to(tmp_path):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-        make(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(Path, "mkdir", refusing(Path.mkdir, tmp_path, errno.EROFS))
     reason = r"cannot be continued: nothing can be written into .* \(Read-only file system\); make"
-    with pytest.raises(InputError, match=reason):
-        call(["resume", str(run)])
-    with pytest.raises(InputError, match=reason):
-        evomerge.resume(run)
+    for resume in (lambda: call(["resume", str(run)]), lambda: evomerge.resume(run)):
+        with pytest.raises(InputError, match=reason):
+            resume()
 
 
 def test_a_folder_that_nobody_else_may_enter_is_refused(tmp_path, unread, monkeypatch):
     """As in a home folder of somebody else; root may enter it."""
     theirs = tmp_path / "theirs" / "a"
-
-    def refusing(look):
-        def refuse(path, *arguments, **options):
-            if str(path).startswith(str(theirs)):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-            return look(path, *arguments, **options)
-
-        return refuse
-
     file = write_search(tmp_path)
     run = write_run(tmp_path / "run", STATES["being written"][0]).path
     for name in ("stat", "lstat"):
-        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+        monkeypatch.setattr(os, name, refusing(getattr(os, name), theirs, errno.EACCES))
     for arguments in (
         ["search", file, "--run", theirs / "run"],
         ["export", run, "--out", theirs / "model"],
