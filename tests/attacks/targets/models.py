@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 import struct
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
-import pytest
 import tiny
 import torch
-import transformers
 from attacks.targets.target import Read, Target, near_json
 from attacks.targets.texts import validated
 from mutations import damaged, json_files, value_or_error
 from safetensors.torch import load_file, save_file
 
-from evomerge.merging.resident import Resident
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
@@ -133,55 +127,18 @@ def patched(folder: Path, adapter: Path) -> dict[str, torch.Tensor]:
     return {name: patch(name, tensor) for name, tensor in tensors.items()}
 
 
-def adapters(name: str) -> Any:
-    """Return the reader of a file of an adapter, whose change is then made."""
+def adapters(folder: Path) -> Read:
+    """The config of an adapter, whose change is then made."""
+    model = tiny.make(folder / "model", "llama", seed=1)
+    adapter = write_adapter(folder / "adapter")
 
-    def reader(folder: Path) -> Read:
-        model = tiny.make(folder / "model", "llama", seed=1)
-        adapter = write_adapter(folder / "adapter")
-
-        def read(data: bytes) -> dict[str, torch.Tensor]:
-            (adapter / name).write_bytes(data)
-            tensors = patched(model, adapter)
-            assert name != "adapter_config.json" or all(
-                bool(item.isfinite().all()) for item in tensors.values()
-            )
-            return tensors
-
-        return read
-
-    return reader
-
-
-def pickled(folder: Path) -> Read:
-    """The pickled weights of a model, which become those of a merge."""
-    path = tiny.make(folder / "model", "llama", tokenizer=False)
-    (path / SINGLE).unlink()
-    whole = Layer("passthrough", [Source("a")])
-    layers = {"model.layers": [Layer("passthrough", [Source("a", i)]) for i in range(3)]}
-    recipe = Recipe("a", layers, whole, whole, dtype="float32")
-
-    def read(data: bytes) -> Any:
-        (path / "pytorch_model.bin").write_bytes(data)
-        with pytest.MonkeyPatch.context() as patch:  # do not keep what they are converted to
-            patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-            shutil.rmtree(folder / "cache", ignore_errors=True)
-            checkpoint = Checkpoint.open(path, "a")
-        return Resident({"a": checkpoint}, "a", "float32").apply(recipe)
+    def read(data: bytes) -> dict[str, torch.Tensor]:
+        (adapter / "adapter_config.json").write_bytes(data)
+        tensors = patched(model, adapter)
+        assert all(bool(item.isfinite().all()) for item in tensors.values())
+        return tensors
 
     return read
-
-
-def with_pickle(archive: bytes, pickle: bytes | None = None) -> tuple[bytes, bytes]:
-    """Return a file of torch, which is a ZIP file, with another pickle, and the one that it had."""
-    written, before = io.BytesIO(), b""
-    with ZipFile(io.BytesIO(archive)) as old, ZipFile(written, "w") as new:
-        for name in old.namelist():
-            data = old.read(name)
-            if name.endswith("/data.pkl"):
-                before, data = data, data if pickle is None else pickle
-            new.writestr(name, data)
-    return written.getvalue(), before
 
 
 def union_recipe(tokenizer: str, **options: str) -> Recipe:
@@ -239,17 +196,6 @@ def _tokenizers(content: dict[str, Any], name: str) -> Any:
 
 
 _FILE = with_header(json.dumps(HEADER).encode(), bytes(80))
-_TORCH = io.BytesIO()
-torch.save(transformers.LlamaForCausalLM(tiny.CONFIGS["llama"]()).state_dict(), _TORCH)
-_PICKLES = _TORCH.getvalue()
-_PARTS = [("lora_A", [2, 16]), ("lora_B", [16, 2])]
-_LORA = {
-    f"base_model.model.model.layers.0.self_attn.q_proj.{part}.weight": {
-        "dtype": "F32", "shape": shape, "data_offsets": [128 * i, 128 * i + 128],
-    }
-    for i, (part, shape) in enumerate(_PARTS)
-}  # fmt: skip
-_ADAPTER = with_header(json.dumps(_LORA).encode(), struct.pack("<64f", *[0.5] * 64))
 _LLAMA = {**tiny.CONFIGS["llama"]().to_dict(), "architectures": ["LlamaForCausalLM"]}
 MODELS = {
     "config.json": near_json(validated("a/config.json"), _LLAMA),
@@ -258,18 +204,7 @@ MODELS = {
         json_files(HEADER).map(lambda header: with_header(header, bytes(80))) | damaged(_FILE),
         headers,
     ),
-    "pickled weights": Target(
-        (_PICKLES,),
-        damaged(with_pickle(_PICKLES)[1]).map(lambda data: with_pickle(_PICKLES, data)[0])
-        | damaged(_PICKLES),
-        pickled,
-    ),
-    "adapter": near_json(adapters("adapter_config.json"), ADAPTER),
-    "adapter weights": Target(
-        (_ADAPTER,),
-        json_files(_LORA).map(lambda header: with_header(header, bytes(256))) | damaged(_ADAPTER),
-        adapters("adapter_model.safetensors"),
-    ),
+    "adapter": near_json(adapters, ADAPTER),
     "tokenizer bpe": near_json(_tokenizers(BPE, "tokenizer.json"), BPE),
     "tokenizer unigram": near_json(_tokenizers(UNIGRAM, "tokenizer.json"), UNIGRAM),
     "tokenizer config": near_json(_tokenizers(BPE, "tokenizer_config.json"), TOKENIZER_CONFIG),
