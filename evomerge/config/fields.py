@@ -7,10 +7,17 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 Rule: TypeAlias = tuple[Callable[[Any], object], str]
 """What breaks it, given the section, and the sentence about that (`{0.key}`: a value of it)."""
+
+
+class UnknownKeyError(ValueError):
+    """A key that its section does not have; pydantic's own error does not say which are allowed."""
+
+    def __init__(self, key: str, allowed: list[str]) -> None:
+        super().__init__(key, allowed)
+        self.key, self.allowed = key, allowed
 
 
 def _in_one_line(schema: dict[str, Any]) -> None:
@@ -39,11 +46,9 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
-        """Say which keys are allowed, which pydantic's own error does not."""
         for key in data if isinstance(data, Mapping) else ():
             if key not in cls.model_fields:
-                context = {"key": key, "allowed": [*cls.model_fields]}
-                raise PydanticCustomError("unknown_key", "unknown key {key}", context)
+                raise UnknownKeyError(str(key), [*cls.model_fields])
         return data
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from evomerge.config.fields import UnknownKeyError
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.parsing.values import shown
 
@@ -56,12 +57,11 @@ def sentence(error: ValidationError, data: Any) -> str:
 
     Unknown keys come before other mistakes. `data` was validated.
     """
-    problems = sorted(error.errors(), key=lambda item: item["type"] != "unknown_key")
+    problems = sorted(error.errors(), key=lambda item: _unknown_key(item) is None)
     first = problems[0]
     location = first["loc"]
-    if first["type"] == "unknown_key":
-        key, above = str(first["ctx"]["key"]), _found(location, data)[0]
-        allowed = first["ctx"]["allowed"]
+    if (unknown := _unknown_key(first)) is not None:
+        key, allowed, above = unknown.key, unknown.allowed, _found(location, data)[0]
         place = f" in `{_dotted(above)}`" if above else ""
         names, near = ", ".join(allowed) or "none, so remove it", did_you_mean(key, allowed)
         if key in _INSTEAD:
@@ -85,6 +85,11 @@ def sentence(error: ValidationError, data: Any) -> str:
     if isinstance(value, dict) and not message.startswith("must"):
         return f"`{key}` {message}." if key else f"It {message}."  # its keys are what is wrong
     return f"`{key}` is {shown(value)}; it {message}.{near}"
+
+
+def _unknown_key(item: Any) -> UnknownKeyError | None:
+    cause = item.get("ctx", {}).get("error")
+    return cause if isinstance(cause, UnknownKeyError) else None
 
 
 def expectation(item: Any) -> str:
