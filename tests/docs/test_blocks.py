@@ -59,21 +59,16 @@ def test_the_blocks_of_a_page_do_what_it_says(page: str, folder: Path) -> None:
 WRONG = {
     "```rust\n```": "unknown language 'rust'",
     "```\nfrobnicate\n```": "unknown program 'frobnicate'",
-    "```\nevomerge list spaces | frobnicate\n```": "unknown program after `|`",
     "```\nevomerge lst\n```": "exit code 2.*lst",
-    "```\nevomerge validate no.yaml\n```": "no.yaml does not exist",
     "```\nevomerge push my-model\n```": "Missing parameter: repository",
     "```\nmake all\n```": "the Makefile has no 'all'",
     "```\npip install 'evomerge[no]'\n```": "there is no extra 'no'",
     "```\npython benchmarks/lag.py --no\n```": "lag.py has no --no",
-    "```\nsbatch examples/no.sbatch\n```": "examples/no.sbatch does not exist",
     "```yaml\nexecutor: {kind: threads}\n```": "executor.kind",
-    "```yaml\nspace: {method: slurp}\n```": "slurp",
     "```yaml\non: push\njobs: {}\n```": "unknown YAML",
     "```toml\n[project.entry-points.'evomerge.no']\n```": "unknown group evomerge.no",
     "```python\nimport evomerge.no\n```": "No module named",
     "```\nevomerge list spaces\n```\n```text\nswamps\n```": "'swamps' is not printed",
-    "    evomerge list\n": "put code between fences",
 }
 """Text of a page -> what the test says of it."""
 

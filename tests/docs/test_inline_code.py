@@ -107,15 +107,12 @@ def test_the_commands_keys_and_files_in_a_text_exist(page: str) -> None:
 
 
 WRONG_INLINE = (
-    "evomerge lst",
     "evomerge search FILE --rn DIR",
     "evomerge resume RUN --set executor.kin=ray",
     "evaluation.search.document",
-    "evaluation.batch_size: large",
     "budget.hours=-1",
     "make all",
     "python benchmarks/no.py",
-    "configs/no.yaml",
     "searching/no.py",
 )
 

@@ -7,16 +7,13 @@ AssertionError or an EvomergeError if the command is wrong.
 from __future__ import annotations
 
 import io
-import os
 import re
 import runpy
 import shutil
-import subprocess
 import tomllib
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from copy import deepcopy
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -140,26 +137,24 @@ def python(words: list[str]) -> str:
     """Run a file that a page shows; of a script or module of the repository check the options."""
     if words[:1] == ["-c"]:
         return _printed_by(lambda: exec(words[1], {"__name__": "__main__"}))
-    if words[:2] == ["-m", "pip"]:
-        return pip(words[2:])
-    if words[:2] == ["-m", "venv"]:
-        return ""
+    if words[:2] in (["-m", "pip"], ["-m", "venv"]):
+        return pip(words[2:]) if words[1] == "pip" else ""
     if words[:2] == ["-m", "pytest"]:
-        for word in words[2:]:
-            assert (ROOT / word.partition("::")[0]).exists(), f"{word} does not exist"
+        missing = [word for word in words[2:] if not (ROOT / word.partition("::")[0]).exists()]
+        assert not missing, f"{missing} do not exist"
         return ""
-    if words[0] == "-m":
-        place, arguments = ROOT / words[1].replace(".", "/"), words[2:]
-        files = [place / "__main__.py"] if place.is_dir() else [place.with_suffix(".py")]
-    else:
-        place, arguments = ROOT / words[0], words[1:]
-        if Path(words[0]).is_file() and not place.is_file():
-            return _printed_by(lambda: runpy.run_path(words[0], run_name="__main__"))
-        files = [place, *(ROOT / words[0]).parent.glob("*/*.py")]  # a script, and its package
-    assert files[0].is_file(), f"{files[0].relative_to(ROOT)} does not exist"
+    name, arguments = words[0], words[1:]
+    if name == "-m":
+        name, arguments = f"{words[1].replace('.', '/')}.py", words[2:]
+        if not (ROOT / name).is_file():
+            name = name.replace(".py", "/__main__.py")
+    if Path(name).is_file() and not (ROOT / name).is_file():
+        return _printed_by(lambda: runpy.run_path(name, run_name="__main__"))
+    assert (ROOT / name).is_file(), f"{name} does not exist"
+    files = [ROOT / name, *(ROOT / name).parent.glob("*/*.py")]  # a script, and its package
     text = "".join(path.read_text() for path in files)
     for word in arguments:
-        assert not word.startswith("--") or f'"{word}"' in text, f"{files[0].name} has no {word}"
+        assert not word.startswith("--") or f'"{word}"' in text, f"{name} has no {word}"
     return ""
 
 
@@ -183,36 +178,6 @@ def lm_eval(words: list[str]) -> str:
     return ""
 
 
-def of_the_repository(words: list[str]) -> str:
-    """Check that the files that are given to a program are in the repository."""
-    files = [word for word in words if "/" in word and not word.startswith("-")]
-    for word in files:
-        assert (ROOT / word).is_file(), f"{word} does not exist"
-    return ""
-
-
-def cd(words: list[str]) -> str:
-    """Change the folder in which the rest of the page runs."""
-    os.chdir(words[0])
-    return ""
-
-
-def export(words: list[str]) -> str:
-    """Set variables of the environment; the test removes them after the page."""
-    os.environ.update(word.split("=", 1) for word in words)
-    return ""
-
-
-def known(words: list[str]) -> str:
-    """Accept a program of others without a check."""
-    return ""
-
-
-def really(program: str, words: list[str]) -> str:
-    """Run a program of the system."""
-    return subprocess.run([program, *words], check=True, capture_output=True, text=True).stdout
-
-
 PROGRAMS: dict[str, Callable[[list[str]], str]] = {
     "evomerge": evomerge,  # runs
     "make": make,  # the targets exist
@@ -220,20 +185,11 @@ PROGRAMS: dict[str, Callable[[list[str]], str]] = {
     "python": python,  # what a page shows runs; of the repository's scripts the options exist
     ".venv/bin/python": python,
     "lm_eval": lm_eval,  # the options exist
-    "bash": of_the_repository,  # the files exist
-    "sbatch": of_the_repository,  # Slurm is not here
-    "sky": of_the_repository,  # clouds neither
-    "ray": known,  # starts Ray on other machines
-    "hf": known,  # needs the Hub
-    "wandb": known,  # needs the network
-    "cd": cd,
-    "export": export,
-    **{program: partial(really, program) for program in ("cat", "cp", "head", "ls", "mkdir")},
 }
 """Program -> what a test does with a command of it. A program that is not here is an error."""
 
 IN_A_TEXT: dict[str, Callable[[list[str]], object]] = {
-    **{name: PROGRAMS[name] for name in ("make", "python", ".venv/bin/python", "sbatch", "sky")},
+    **{name: PROGRAMS[name] for name in ("make", "python", ".venv/bin/python")},
     "evomerge": check_options,
     "lm_eval": lm_eval,
     "pip": lambda words: words[1:] and pip(words),

@@ -29,13 +29,11 @@ class Reader:
     Attributes:
         names: what Python has defined so far.
         printed: what the last block printed, and whether a small budget can have changed it.
-        redirected: files that commands have written by `>`.
     """
 
     def __init__(self) -> None:
         self.names = sys.modules["__main__"].__dict__
         self.printed: tuple[str, bool] | None = None
-        self.redirected: set[str] = set()
 
     def read(self, block: Block) -> None:
         """Do what a block says.
@@ -46,13 +44,14 @@ class Reader:
         assert block.language in KINDS, (
             f"unknown language {block.language!r}; see tests/docs/pages/page_reader.py"
         )
-        if KINDS[block.language] in (Reader.python, Reader.shell, Reader.console):
+        if KINDS[block.language] in (Reader.python, Reader.shell):
             make_what_is_used(block.text)
         KINDS[block.language](self, block)
 
     def python(self, block: Block) -> None:
         """Run Python; names carry over to the next block."""
-        self._write(block, ".py")
+        if block.file and block.file.endswith(".py"):
+            Path(block.file).write_text(block.text)
         printed = io.StringIO()
         code = compile("\n" * block.line + block.text, "page", "exec")
         with contextlib.redirect_stdout(printed), small_searches():
@@ -60,10 +59,7 @@ class Reader:
         self.printed = printed.getvalue(), True
 
     def yaml(self, block: Block) -> None:
-        """Check YAML; what a command has printed into this file must be the same."""
-        if block.file in self.redirected:
-            assert Path(block.file).read_text() == block.text, f"{block.file} has another content"
-            return
+        """Check YAML, and write it into the file that the page names."""
         # A function that the text says to put into a module, and a block has defined.
         for module, function in re.findall(r"(my_\w+):(\w+)", block.text):
             if function in self.names and not Path(f"{module}.py").exists():
@@ -83,22 +79,13 @@ class Reader:
         text, whole = "", True
         for command in page_shell.commands_of(block.text):
             try:
-                printed, file = page_shell.execute(command)
+                text += page_shell.execute(command)
             except SystemExit as error:
                 raise AssertionError(f"`{' '.join(command)}` ends with {error.code}") from error
             except Exception as error:
                 raise AssertionError(f"`{' '.join(command)}`: {error}") from error
-            self.redirected |= {file} if file else set()
-            text += printed
             whole = whole and command[0] == "evomerge" and command[1] in page_commands.WHOLE
         self.printed = text, whole
-
-    def console(self, block: Block) -> None:
-        """Run the lines that begin with `$`, and compare what follows each with its output."""
-        for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
-            command, _, shown = part.partition("\n")
-            self.shell(Block(block.line, "sh", command, None))
-            self.output(Block(block.line, "text", shown, None))
 
     def output(self, block: Block) -> None:
         """Compare output with that of the block before.
@@ -121,16 +108,6 @@ class Reader:
             elif label:
                 assert re.search(rf"(?<!\w){label[0]}(?!\w)", real), f"{label[0]!r} is not printed"
 
-    def data(self, block: Block) -> None:
-        """Write data into the file that the page names."""
-        assert block.file, "what is the name of this file?"
-        self._write(block, Path(block.file).suffix)
-
-    def _write(self, block: Block, suffix: str) -> None:
-        if block.file and block.file.endswith(suffix):
-            Path(block.file).parent.mkdir(exist_ok=True)
-            Path(block.file).write_text(block.text)
-
 
 def _measures_aside(line: str) -> str:
     """Return a line of output without its spaces, and without what depends on the machine."""
@@ -144,12 +121,7 @@ KINDS: dict[str, Callable[[Reader, Block], None]] = {
     "toml": Reader.toml,
     "": Reader.shell,
     "sh": Reader.shell,
-    "bash": Reader.shell,
-    "console": Reader.console,
     "text": Reader.output,
-    "csv": Reader.data,
-    "json": Reader.data,
-    "jsonl": Reader.data,
 }
 """Language of a block -> what a reader does with it."""
 

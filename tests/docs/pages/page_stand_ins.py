@@ -57,21 +57,14 @@ FOLDERS = ("./my-finetune", "./model")
 TASKS = {"my_task": "zoo_l2_maths", "my_questions": "zoo_l2_maths", "my_exam": "zoo_maths"}
 """Task of the reader, in `./tasks` -> task of the zoo that stands in for it."""
 
-BUILT_IN = ("gsm8k", "mgsm/native_cot")
+BUILT_IN = ("gsm8k",)
 """Folders of lm-eval with the tasks that the pages name."""
 
-SUMS = [
+_SUMS = [
     {"question": f"What is {i} + 1?", "answer": f"{i} + 1 = {i + 1}\n#### {i + 1}"}
     for i in range(1000)
 ]
-
-DATASETS = {
-    "openai/gsm8k": {"train": SUMS[:700], "test": SUMS[700:]},
-    "juletxara/mgsm": {
-        "train": [{**row, "answer_number": i + 1} for i, row in enumerate(SUMS[:8])],
-        "test": [{**row, "answer_number": i + 1} for i, row in enumerate(SUMS[8:258])],
-    },
-}
+DATASETS = {"openai/gsm8k": {"train": _SUMS[:700], "test": _SUMS[700:]}}
 """Data set on the Hub -> split -> its documents here."""
 
 
@@ -127,9 +120,7 @@ def _run(path: Path) -> None:
 
 THINGS: dict[str, Callable[[Path], None]] = {
     "my-model": lambda path: path.symlink_to(zoo.path("language")),
-    "tsv-merge": lambda path: path.symlink_to(zoo.path("language")),
     "search.yaml": _search,
-    "merge.yaml": lambda path: path.write_text(yaml.safe_dump(MERGE)),
     "recipe.yaml": lambda path: path.write_text(yaml.safe_dump(MERGE)),
     "runs/mine": _run,
 }
