@@ -65,12 +65,10 @@ class _Change:
         module: its name in PEFT's model.
         keys: names in the adapter's file, of the matrices `A` and `B`, and of the tensor `whole`
             that takes the place of the model's.
-        embeds: whether the matrices are those of an embedding.
     """
 
     module: str
     keys: dict[str, str] = field(default_factory=dict)
-    embeds: bool = False
     scale: float = 1.0
     transposed: bool = False
 
@@ -161,7 +159,6 @@ class Adapter:
             )
         change = self.changes.setdefault(name, _Change(match["module"]))
         change.keys[match["half"] or match["rows"] or "whole"] = key
-        change.embeds = change.embeds or match["rows"] is not None
 
     def _check(self, name: str, change: _Change) -> None:
         """Check that a change fits its tensor, and set its scale and orientation."""
@@ -172,11 +169,13 @@ class Adapter:
         if shapes.keys() & {"A", "B"}:
             down, up = (shapes.get(half, ()) for half in "AB")
             has_rank = len(down) == len(up) == 2 and down[0] == up[1] > 0
+            embeds = [".lora_embedding_" in change.keys.get(half, "") for half in "AB"]
             product = (*up[:1], *down[1:])
-            change.transposed = change.embeds or product != shape
+            change.transposed = embeds[0] or product != shape
             if product == shape == product[::-1]:
-                change.transposed = change.embeds or bool(self.config.get("fan_in_fan_out"))
-            fits = fits and has_rank and shape == product[:: -1 if change.transposed else 1]
+                change.transposed = embeds[0] or bool(self.config.get("fan_in_fan_out"))
+            fits = fits and has_rank and embeds[0] == embeds[1]
+            fits = fits and shape == product[:: -1 if change.transposed else 1]
         if not fits:
             told = ", ".join(f"{part} {list(item)}" for part, item in sorted(shapes.items()))
             raise CheckpointError(
