@@ -148,21 +148,14 @@ class Planner:
             for position, layer in enumerate(layers):
                 where = f"layers.{prefix}[{position}]"
                 for source in layer.inputs:
-                    self._check_block(prefix, source, where)
+                    count = len(self.fit(source.parent).stacks.get(prefix, ()))
+                    if source.layer is None or not 0 <= source.layer < count:
+                        raise RecipeError(
+                            f"{where}: layer of {source.parent!r} is {source.layer}; allowed are "
+                            f"{f'0 to {count - 1}' if count else 'none: it has no such blocks'}."
+                        )
                 if not layer.sources:
                     raise RecipeError(f"{where} has no sources; name at least one.")
-
-    def _check_block(self, prefix: str, source: Source, where: str) -> None:
-        stack = self.fit(source.parent).stacks.get(prefix)
-        if stack is None:
-            raise RecipeError(
-                f"{where}: parent {source.parent!r} has no blocks {prefix!r}; name another parent."
-            )
-        if source.layer is None or not 0 <= source.layer < len(stack):
-            raise RecipeError(
-                f"{where}: layer of {source.parent!r} is {source.layer}; allowed are 0 to "
-                f"{len(stack) - 1}."
-            )
 
     def fit(self, reference: str) -> TensorNameMap:
         """Return which tensors of a parent correspond to which of the host."""
