@@ -51,7 +51,11 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
             assert AutoTokenizer.from_pretrained(model).eos_token_id == 2
             assert GenerationConfig.from_pretrained(model).eos_token_id == 2
             self.model_config = SimpleNamespace(max_model_len=self.config.max_position_embeddings)
-            self.model, self.calls = None, []
+            self.model, self.calls, self.version = None, [], "default"
+            self.llm_engine = SimpleNamespace(set_weight_version=self.set_weight_version)
+
+        def set_weight_version(self, digest: str) -> None:
+            self.version = digest
 
         def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
             self.calls.append(method)
@@ -80,7 +84,8 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
             prompt = Prompt(tuple(tokens), tuple(options.stop), limit, sampling, seed)
             stops = Stops(tokenizer, prompt.stops)
             (said,) = continue_prompts(self.model, [prompt], stops, 0)
-            completion = SimpleNamespace(token_ids=tuple(said), text=None)
+            spans = [SimpleNamespace(version=self.version, start=0, end=1)]
+            completion = SimpleNamespace(token_ids=tuple(said), text=None, weight_versions=spans)
             return SimpleNamespace(outputs=[completion])
 
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=Options))
@@ -129,6 +134,7 @@ def test_what_the_engine_cannot_do_is_refused(
     EngineForward(evaluator.forward, engine).check(model, documents)  # which generates nothing
     model.generation_config.repetition_penalty = None
     engine.load = lambda weights: None  # it keeps other weights
+    engine._loaded = engine._llm.version
     engine._llm.collective_rpc(
         "", {"weights_iterator": checkpoint_weights(make_model("llama", seed=5)).items()}
     )
@@ -184,7 +190,7 @@ def test_a_path_on_a_deeper_engine_answers_with_its_own_weights(
         served.load(checkpoint_weights(model))
     assert deeper._llm.config.num_hidden_layers == 6
     assert deeper.generate([PROMPT]) == engine.generate([PROMPT])
-    assert deeper._loaded == engine._loaded == digest_of(checkpoint_weights(model))
+    assert deeper._llm.version == engine._llm.version == digest_of(checkpoint_weights(model))
     with pytest.raises(CandidateError, match=r"layers\.3\..* instead of None"):
         engine.load(checkpoint_weights(deep))
 
@@ -206,6 +212,13 @@ def test_an_engine_that_failed_is_not_used_again(
     ):
         with pytest.raises(DeviceError, match="no such tensor"):
             use()
+
+
+def test_an_output_of_other_weights_is_an_error(engine: VllmEngine, llama: Any) -> None:
+    engine.load(checkpoint_weights(llama))
+    engine._llm.version = "of the last candidate"
+    with pytest.raises(DeviceError, match="other weights"):
+        engine.generate([PROMPT])
 
 
 def test_an_engine_that_does_not_start_is_one_sentence(
