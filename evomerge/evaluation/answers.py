@@ -1,9 +1,11 @@
-"""The tasks of a split, the metrics of a model on their documents, and its scores from these."""
+"""The tasks of a split, the metrics of a model on their documents, its scores and properties."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
@@ -11,6 +13,8 @@ from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.rows import RowsObjective
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
 from evomerge.scores import Scores
+
+_IN_A_LIST = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -80,3 +84,23 @@ class Answers:
             f"{task}/{key}": v for task, figures in aggregates.items() for key, v in figures.items()
         }
         return Scores(documents, values, flat, {"evaluate": seconds})
+
+
+def _parameters(model: Any) -> int:
+    """Return the number of parameters of the model's checkpoint.
+
+    A weight that is used in two places, such as embeddings that are the head too, counts once.
+    Blocks of a path that come from the same layer count each, since a checkpoint has each of them.
+    """
+    counts: dict[object, int] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        key = name if _IN_A_LIST.search(name) else id(parameter)
+        counts[key] = parameter.numel()
+    return sum(counts.values())
+
+
+PROPERTIES: Mapping[str, Callable[[Any], int]] = {
+    "parameters": _parameters,
+    "layers": lambda model: int(model.config.get_text_config().num_hidden_layers),
+}
+"""Those of a merged model itself, which objectives and constraints may name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
-from evomerge.evaluation.answers import Answers, TaskSet
+from evomerge.evaluation.answers import PROPERTIES, Answers, TaskSet
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM
@@ -25,7 +24,6 @@ from evomerge.evaluation.tasks.scoring import DocumentMetrics, first_text
 from evomerge.scores import MODEL, NLL, TOKENS, Example, Scores, Split
 
 _FEW = 8  # documents of each task in `try_out`
-_IN_A_LIST = re.compile(r"\.\d+\.")
 
 Documents: TypeAlias = Mapping[str, Sequence[int]]
 """Task -> ids of documents."""
@@ -189,7 +187,7 @@ class Evaluator:
         began = time.perf_counter()
         answers = self.answer(model, split, documents)
         scores = answers.scores(self.tasks_of(split), time.perf_counter() - began)
-        own = {f"{MODEL}/{name}": float(_PROPERTIES[name](model)) for name in self.properties}
+        own = {f"{MODEL}/{name}": float(PROPERTIES[name](model)) for name in self.properties}
         return replace(scores, aggregates={**scores.aggregates, **own})
 
     def try_out(self, model: Any) -> None:
@@ -367,23 +365,3 @@ def score_single(
     scores = evaluator.score(loaded, split)
     shown = evaluator.examples(scores, split, examples)
     return replace(scores, oom_backoffs=evaluator.oom_backoffs, examples=shown)
-
-
-def _parameters(model: Any) -> int:
-    """Return the number of parameters of the model's checkpoint.
-
-    A weight that is used in two places, such as embeddings that are the head too, counts once.
-    Blocks of a path that come from the same layer count each, since a checkpoint has each of them.
-    """
-    counts: dict[object, int] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        key = name if _IN_A_LIST.search(name) else id(parameter)
-        counts[key] = parameter.numel()
-    return sum(counts.values())
-
-
-_PROPERTIES: Mapping[str, Callable[[Any], int]] = {
-    "parameters": _parameters,
-    "layers": lambda model: int(model.config.get_text_config().num_hidden_layers),
-}
-"""Those of a merged model itself, which objectives and constraints may name."""

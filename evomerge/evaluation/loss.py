@@ -235,10 +235,7 @@ class Loss:
     def teach(self, task: str, teacher: str, documents: Sequence[int], model: Any) -> None:
         """Want the distribution of a model on documents of a task, in place of their answers.
 
-        A model that generates answers is first asked for its own ones.
-
-        Args:
-            teacher: a name for the model.
+        A model that generates answers is first asked for its own ones. `teacher` names the model.
         """
         answers: dict[int, str] = {}
         if self.evaluator.requests(self.split, task)[documents[0]][0].kind == "generate_until":
