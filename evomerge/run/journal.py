@@ -73,15 +73,15 @@ class Lines:
 
 def _scan(data: bytes, path: Path) -> tuple[list[Event], int, Lines]:
     """Return the events of the complete lines, the number of their bytes, and what writes on."""
-    header = Lines().encode(HEADER)
-    if not data.startswith(header) and not header.startswith(data.rstrip(b"\0")):
-        raise RunFolderError(
-            f"{path} is no journal of format {FORMAT}; use the version of evomerge that wrote it, "
-            "or restore it from a copy."
-        )
+    foreign = RunFolderError(
+        f"{path} is no journal of format {FORMAT}; use the version of evomerge that wrote it, or "
+        "restore it from a copy."
+    )
     lines, events, size = Lines(), list[Event](), 0
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         event = lines.decode(line)
+        if number == 1 and event != HEADER:
+            raise foreign
         if event is None:
             raise RunFolderError(
                 f"{path} is damaged: line {number} was changed, or does not follow the line before "
@@ -90,6 +90,8 @@ def _scan(data: bytes, path: Path) -> tuple[list[Event], int, Lines]:
             )
         events.append(event)
         size += len(line) + 1
+    if not events and not Lines().encode(HEADER).startswith(data.rstrip(b"\0")):
+        raise foreign
     scored = [name for name in ("best.yaml", "front") if path.with_name(name).exists()]
     if not events and scored:
         raise RunFolderError(
