@@ -150,8 +150,8 @@ class EvaluationConfig(Section):
         ),
         (
             lambda it: it.enable_thinking is not None and not it.chat_template,
-            "has `enable_thinking` without a chat template, which it is an option of; set "
-            "`chat_template` to true",
+            "has `enable_thinking` {0.enable_thinking} without a chat template, which it is an "
+            "option of; set `chat_template` to true",
         ),
         (
             lambda it: it.enable_thinking and it.think_end_token is None,

@@ -114,9 +114,9 @@ class SearchConfig(Section):
 
     rules = (
         (
-            lambda it: it.mode == "pareto" and any(item.tie_breaker for item in it.objectives),
-            "has an objective with a `tie_breaker`, which orders candidates of equal fitness, but "
-            "with `mode` 'pareto' there is none; remove it, or add one with the metric nll",
+            lambda it: it.mode == "pareto" and it.tie_breakers,
+            "has {0.tie_breakers[0]}, which orders candidates of equal fitness, but with `mode` "
+            "'pareto' there is none; remove it, or add an objective with the metric nll",
         ),
         (
             lambda it: it.mode == "pareto" and len(it.objectives) < 2,
@@ -151,6 +151,13 @@ class SearchConfig(Section):
         if isinstance(optimizer, Mapping) and optimizer.get("name", "auto") == "auto":
             return {**data, "optimizer": {**optimizer, "name": "nsga2"}}
         return data
+
+    @property
+    def tie_breakers(self) -> list[str]:
+        """The keys of objectives that break ties, with their values."""
+        places = (f"`objectives[{place}].tie_breaker`" for place in range(len(self.objectives)))
+        pairs = zip(places, (item.tie_breaker for item in self.objectives), strict=True)
+        return [f"{key} {value}" for key, value in pairs if value is not None]
 
     @property
     def tasks(self) -> list[str]:

@@ -90,10 +90,9 @@ def generation_of(config: SearchConfig) -> int:
 
 def check_no_ties(config: SearchConfig) -> None:
     """Raise a ConfigError if an objective breaks ties: strategies compare scores by themselves."""
-    for place, item in enumerate(config.objectives):
-        if item.tie_breaker is not None:
-            raise ConfigError(
-                f"`objectives[{place}].tie_breaker` is {item.tie_breaker}, but the optimizer "
-                f"{config.optimizer.name!r} does not compare candidates by one fitness; remove it, "
-                "or choose an optimizer of genes, such as cma."
-            )
+    for key in config.tie_breakers:
+        raise ConfigError(
+            f"The search file has {key}, but the optimizer {config.optimizer.name!r} does not "
+            "compare candidates by one fitness; remove it, or choose an optimizer of genes, such "
+            "as cma."
+        )
