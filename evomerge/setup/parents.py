@@ -106,11 +106,9 @@ def absolute_config(config: SearchConfig, relative_to: Path) -> SearchConfig:
     """Return the search file with absolute paths of local folders; see `open_parents`."""
 
     def absolute(reference: str | None) -> str | None:
-        if reference in (None, "base", "union"):
-            return reference
-        return absolute_parent(str(reference), relative_to)
+        return None if reference is None else absolute_parent(reference, relative_to)
 
-    space = config.space
+    space, tokenizer = config.space, config.tokenizer
     config = config.with_values("space", host=absolute(space.host))
     if isinstance(space, PathConfig) and space.outside is not None:
         outside = {name: absolute(value) for name, value in space.outside}
@@ -120,7 +118,7 @@ def absolute_config(config: SearchConfig, relative_to: Path) -> SearchConfig:
     update = {
         "parents": list(map(absolute, config.parents)),
         "base": absolute(config.base),
-        "tokenizer": absolute(config.tokenizer),
+        "tokenizer": tokenizer if tokenizer in ("base", "union") else absolute(tokenizer),
     }
     return config.model_copy(update=update)
 
