@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from evomerge.evaluation.inference.device import choose_device, count_cores
+from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.report.words import listed
 from evomerge.scores import NLL, TOKENS, TOLD
 from evomerge.setup.checked import CheckedSearch
@@ -77,7 +78,8 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
     if 0 < searched < genes and config.optimizer.name in _CMA:
         population = generation_of(config, checked.space)
         has_answers = checked.evaluator.default.harness is not None
-        suits = has_answers and any(has_slope(gene, config) for gene in checked.space.genes)
+        can_learn = has_answers and not is_encoder_decoder(checked.checkpoints[checked.host])
+        suits = can_learn and any(has_slope(gene, config) for gene in checked.space.genes)
         yield (
             f"optimizer.name is {config.optimizer.name!r}, but {searched} candidates for {genes} "
             f"genes are {searched / population:.1f} of its generations of {population}, from which "
