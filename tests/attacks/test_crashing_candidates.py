@@ -152,7 +152,9 @@ def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -
         assert tried == [recipes[1]]
 
 
-def test_a_task_whose_code_ends_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_whose_code_ends_python_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from evomerge.evaluation.tasks import loading
 
     def end(manager: Any, spec: Any) -> Any:
@@ -160,4 +162,4 @@ def test_a_task_whose_code_ends_python_is_refused(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(loading, "load_tasks", end)
     with pytest.raises(ConfigError, match="task 'mine' could not be loaded: SystemExit: 0; check"):
-        loading.load(SimpleNamespace(task_index={}), "mine", "objectives")
+        loading.TaskLoader([], [tmp_path]).load("mine", "objectives")
