@@ -205,7 +205,7 @@ def test_a_link_out_of_the_folder_is_not_followed(hub, model, tmp_path, kind):
 @pytest.mark.parametrize(
     ("status", "answer", "code", "words"),
     [
-        (400, "This name is reserved.", 2, "'org/merged': This name is reserved; check the id."),
+        (400, "This name is reserved.", 2, "This name is reserved; check the id."),
         (403, f"The token {TOKEN} may not write.", 1, "The token (token) may not write; check"),
         (None, "", 1, "could not be pushed to org/merged"),
     ],
