@@ -2,8 +2,7 @@
 
     hub_cache(folder, {"org/base": Model("mistral", layers=32), "org/lora": Adapter("org/base")})
     dataset_cache(folder, {"org/sums": {"ja": {"train": rows, "test": rows}}})
-    with offline(folder): ...            # in this process
-    subprocess.run(..., env=os.environ | environment(folder))       # in another one
+    with offline(folder): ...
 
 So a search file or a command that names models of the Hub runs as it is. Weights are random: each
 model is its architecture's weights plus noise that depends on its id.
@@ -18,35 +17,25 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import tiny
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
-
-_CHAT = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}assistant :"
-_SEEING_CHAT = (
-    "{% for m in messages %}[INST] "
-    "{% for part in m['content'] %}{% if part['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
-    "{% for part in m['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
-    "{% endfor %} [/INST]{% endfor %}"
-)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A causal or vision-language model.
+    """A causal model.
 
     Attributes:
-        architecture: a key of `tiny.CONFIGS`, or `llava_next` (its language model is a Mistral).
+        architecture: a key of `tiny.CONFIGS`.
         layers: number of layers.
         extra_tokens: tokens that are added after the vocabulary that all stand-ins share.
         tied: whether the head is the embeddings; None is the architecture's default.
-        chat_template: whether its tokenizer has a chat template.
         dtype: of its weights.
     """
 
@@ -54,7 +43,6 @@ class Model:
     layers: int = 2
     extra_tokens: int = 0
     tied: bool | None = None
-    chat_template: bool = False
     dtype: str = "bfloat16"
 
 
@@ -93,7 +81,7 @@ def hub_cache(folder: Path, repositories: Mapping[str, Model | Adapter]) -> Path
             if isinstance(item, Adapter):
                 _write_adapter(target, item, snapshot(folder, item.base), seed)
             else:
-                _write_model(target, _template(Path(place), item), item, seed)
+                _write_model(target, _template(Path(place), item), seed)
     return folder
 
 
@@ -137,23 +125,19 @@ def dataset_cache(folder: Path, data: Mapping[str, Mapping[str, Mapping[str, Row
     return folder
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Return the variables by which another process finds only what is in the folder."""
-    return {
-        "HF_HUB_CACHE": str(folder / "hub"),
-        "HF_DATASETS_CACHE": str(folder / "datasets"),
-        "HF_HUB_OFFLINE": "1",
-    }
-
-
 @contextmanager
 def offline(folder: Path) -> Iterator[None]:
     """Let this process find only what is in the folder; nothing is downloaded."""
     import datasets.config
     from huggingface_hub import constants
 
+    variables = {
+        "HF_HUB_CACHE": str(folder / "hub"),
+        "HF_DATASETS_CACHE": str(folder / "datasets"),
+        "HF_HUB_OFFLINE": "1",
+    }
     with (
-        mock.patch.dict(os.environ, environment(folder)),
+        mock.patch.dict(os.environ, variables),
         mock.patch.multiple(constants, HF_HUB_CACHE=str(folder / "hub"), HF_HUB_OFFLINE=True),
         mock.patch.multiple(
             datasets.config, HF_DATASETS_CACHE=folder / "datasets", HF_HUB_OFFLINE=True
@@ -184,67 +168,22 @@ def _commit(name: str) -> str:
 
 def _template(place: Path, item: Model) -> Path:
     """Return a model of this architecture and size, made once."""
-    folder = place / repr(replace(item, chat_template=False))
+    folder = place / repr(item)
     if not folder.exists():
-        sees = ["<image>"] if item.architecture == "llava_next" else []
-        words = [*tiny.WORDS, *sees, *(f"extra{i}" for i in range(item.extra_tokens))]
+        words = [*tiny.WORDS, *(f"extra{i}" for i in range(item.extra_tokens))]
         changes = {
             "num_hidden_layers": item.layers,
             "layer_types": None,
             "vocab_size": len(words),
             "max_position_embeddings": 4096,
         }
-        with mock.patch.dict(tiny.CONFIGS, _MORE), mock.patch.dict(tiny.CLASSES, _MORE_CLASSES):
-            tiny.make(
-                folder,
-                item.architecture,
-                dtype=item.dtype,
-                tied=item.tied,
-                tokenizer=False,
-                **changes,
-            )
+        about = {"dtype": item.dtype, "tied": item.tied, "tokenizer": False}
+        tiny.make(folder, item.architecture, **about, **changes)
         tiny.save_tokenizer(folder, words)
-        if sees:
-            _add_processor(folder)
     return folder
 
 
-def _add_processor(folder: Path) -> None:
-    """Add a processor of images of 8 x 8 pixels, with the chat template of LLaVA-NeXT."""
-    from transformers.models.llava_next.image_processing_pil_llava_next import (
-        LlavaNextImageProcessorPil,
-    )
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(["<image>"], special_tokens=True)  # split off wherever it is in a text
-    side = {"height": 8, "width": 8}
-    transformers.LlavaNextProcessor(
-        LlavaNextImageProcessorPil(
-            size={"shortest_edge": 8}, crop_size=side, image_grid_pinpoints=[[8, 16]]
-        ),
-        tokenizer,
-        patch_size=4,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=_SEEING_CHAT,
-    ).save_pretrained(folder)
-
-
-def _llava_next() -> Any:
-    return transformers.LlavaNextConfig(
-        text_config=tiny.CONFIGS["mistral"](),
-        vision_config=tiny.CONFIGS["llava"]().vision_config,
-        image_token_index=tiny.VOCABULARY,  # of the word `<image>`, behind all others
-        image_grid_pinpoints=[[8, 16]],
-        vision_feature_layer=-1,
-    )
-
-
-_MORE = {"llava_next": _llava_next}
-_MORE_CLASSES = {"llava_next": "LlavaNextForConditionalGeneration"}
-
-
-def _write_model(target: Path, template: Path, item: Model, seed: int) -> None:
+def _write_model(target: Path, template: Path, seed: int) -> None:
     for file in template.iterdir():
         if file.suffix != ".safetensors":
             shutil.copy(file, target)
@@ -254,8 +193,6 @@ def _write_model(target: Path, template: Path, item: Model, seed: int) -> None:
         for name, tensor in load_file(template / "model.safetensors").items()
     }
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-    if item.chat_template:
-        (target / "chat_template.jinja").write_text(_CHAT)
 
 
 def _write_adapter(target: Path, item: Adapter, base: Path, seed: int) -> None:

@@ -258,7 +258,6 @@ def make_classifier(
     architecture: str = "bert",
     labels: Sequence[str] = ("bad", "good"),
     *,
-    head: str = "Sequence",
     seed: int = 0,
     near: Path | None = None,
     dtype: str = "float32",
@@ -269,7 +268,6 @@ def make_classifier(
 
     Args:
         labels: the names in the config; with one, it is a reward model.
-        head: `Sequence` or `Token`.
         template: a chat template of its tokenizer.
         architecture, seed, near, dtype, changes: see `make`.
     """
@@ -278,9 +276,8 @@ def make_classifier(
     config.label2id = {name: number for number, name in enumerate(labels)}
     for key, value in changes.items():
         setattr(config, key, value)
-    kind = getattr(transformers, f"AutoModelFor{head}Classification")
     with quiet():
-        model = kind.from_config(config)
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
         if near is not None:
             model = type(model).from_pretrained(near, config=config, dtype=torch.float32)
         randomize(model, seed, around=near is not None)
