@@ -20,5 +20,6 @@ def test_the_tests_mirror_the_package():
         "scripts",
         "benchmarks",
         "docs",
+        "laws",
         "shared",
-    }  # of the repository, attacks on all of it, and what tests of several rooms use
+    }  # of the repository, attacks on all of it, laws, and what tests of several rooms use

@@ -155,7 +155,7 @@ def test_whatever_lets_lm_eval_run_something_is_refused(tmp_path, mark, case, wh
 @pytest.mark.parametrize("text", [ESCAPE, "{% if '7' in question %}" + ESCAPE + "{% endif %}"])
 def test_a_template_cannot_leave_the_sandbox(tmp_path, mark, text):
     file = write_task(tmp_path, doc_to_text=text.replace("MARK", str(mark)))
-    with pytest.raises(ConfigError, match="of task 'theirs' cannot be used"):
+    with pytest.raises(ConfigError, match="of a task cannot be used"):
         run(["search", str(file), "--run", str(tmp_path / "run")])
     assert not mark.exists()
 

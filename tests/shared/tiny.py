@@ -258,6 +258,7 @@ def make_classifier(
     architecture: str = "bert",
     labels: Sequence[str] = ("bad", "good"),
     *,
+    head: str = "Sequence",
     seed: int = 0,
     near: Path | None = None,
     dtype: str = "float32",
@@ -268,6 +269,7 @@ def make_classifier(
 
     Args:
         labels: the names in the config; with one, it is a reward model.
+        head: `Sequence` or `Token`.
         template: a chat template of its tokenizer.
         architecture, seed, near, dtype, changes: see `make`.
     """
@@ -277,7 +279,8 @@ def make_classifier(
     for key, value in changes.items():
         setattr(config, key, value)
     with quiet():
-        model = transformers.AutoModelForSequenceClassification.from_config(config)
+        kind = getattr(transformers, f"AutoModelFor{head}Classification")
+        model = kind.from_config(config)
         if near is not None:
             model = type(model).from_pretrained(near, config=config, dtype=torch.float32)
         randomize(model, seed, around=near is not None)

@@ -22,14 +22,14 @@ all weights are written again (see `Evaluator`).
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
-
-import numpy as np
 
 from evomerge.errors import CandidateError, ConfigError, one_line, printable
 from evomerge.evaluation.inference.memory import is_device_failure
@@ -98,16 +98,29 @@ class ObjectiveFunction:
 
     def _numbers(self, metric: str, values: Any, count: int) -> tuple[float, ...]:
         """Return scores as floats, taken from a sequence, an array or a tensor of numbers."""
-        found = np.asarray(values.tolist() if hasattr(values, "tolist") else values)
-        is_real = found.shape == (count,) and found.dtype.kind in "iuf"
-        if not (is_real and np.isfinite(found).all()):
-            what = f"{found.size} values" if found.ndim == 1 else f"a {type(values).__name__}"
-            what = f"{values!r:.80}" if found.shape == (count,) else what
+        if hasattr(values, "tolist"):  # of numpy and torch
+            values = values.tolist()
+        if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
+            wrong = [f"a {type(values).__name__}"]
+        else:
+            wrong = [f"{item!r:.80}" for item in values if not _is_score(item)]
+            wrong += [] if len(values) == count else [f"{len(values)} values"]
+        if wrong:
             raise CandidateError(
-                f"Objective {self.info.name} returned {what} of {metric} for {count} documents; it "
-                "must return a list with one finite number (int or float) for each document."
+                f"Objective {self.info.name} returned {wrong[0]} of {metric} for "
+                f"{count} documents; it must return a list with one finite number (int or float) "
+                "for each document."
             )
-        return tuple(map(float, found))
+        return tuple(map(float, values))
+
+
+def _is_score(value: Any) -> bool:
+    if hasattr(value, "item"):  # a scalar of numpy or torch
+        value = value.item()
+    try:
+        return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def is_function(name: str) -> bool:
