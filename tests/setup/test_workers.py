@@ -38,21 +38,6 @@ def machine(monkeypatch: pytest.MonkeyPatch, cores: int, accelerators: int) -> N
     monkeypatch.setattr(workers, "count_cores", lambda: cores)
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"workers": 2}, ["`executor` has `workers` 2", "exactly 1", "'processes'"]),
-        ({"timeout": 9.5}, ["`executor` has `timeout` 9.5", "'processes'"]),
-        ({"kind": "ray", "ray": {"adress": "auto"}}, ["adress"]),
-        ({"kind": "ray", "ray": {"resources": {"GPU": 0}}}, ["executor.ray.resources"]),
-    ],
-)
-def test_what_an_executor_cannot_do_is_refused(given: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ConfigError) as error:
-        config(**given)
-    assert all(word in str(error.value) for word in words)
-
-
 def test_auto_means_a_worker_for_each_core_or_for_as_many_threads_as_are_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
