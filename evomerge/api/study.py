@@ -145,7 +145,7 @@ class Study(Run):
             self._search = searches.make_search(
                 self._checked, self._run, logbook, attempts, lambda: executor
             )
-            self._session, self._told = self._search.session, 0
+            self._session = self._search.session
             self._session.most_failures = math.inf
             self._session.publish_best()
             self._search.replay_arrivals()
@@ -255,8 +255,6 @@ class Study(Run):
                 )
             return candidate.number
         try:
-            if isinstance(candidate, bool):
-                raise TypeError
             return index(candidate)
         except TypeError:
             raise InputError(
@@ -306,12 +304,12 @@ class Study(Run):
         It takes the memory of the last model, whose tensors are all written again.
         """
         from evomerge.evaluation.inference.device import keep_threads
-        from evomerge.setup.parents_as_themselves import parents_as_themselves
+        from evomerge.setup.parents_as_themselves import parent_itself
         from evomerge.setup.worker import load_parent, make_worker
 
         with self._lock:
             job, candidate = self._open_job(number), self._session.history.candidates[number]
-            if (itself := parents_as_themselves(self._checked)(candidate)) is not None:
+            if (itself := parent_itself(self._checked, candidate)) is not None:
                 return load_parent(self._checked, itself.host)
             owner, worker = self._built or (number, None)
             if owner != number and owner in self._asked.open:

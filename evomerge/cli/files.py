@@ -84,11 +84,9 @@ def validate(
 
 def _cost(checked: CheckedSearch) -> Estimate:
     """Try a candidate and return what the search costs."""
-    from evomerge.cli.live import steps
     from evomerge.setup.estimate import estimate, try_candidate
 
-    with steps() as say:
-        return estimate(checked, try_candidate(checked, say))
+    return estimate(checked, try_candidate(checked, terminal.say))
 
 
 def schema() -> None:

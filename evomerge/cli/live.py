@@ -7,12 +7,11 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -42,7 +41,7 @@ from evomerge.report.words import duration, short_names
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import BASE, History
 from evomerge.run.journal import Event
-from evomerge.scores import Failure, Scores
+from evomerge.scores import Failure
 from evomerge.searching.ranking import Ranking, is_nats
 
 log = logging.getLogger(__name__)
@@ -50,19 +49,8 @@ log = logging.getLogger(__name__)
 _PAUSE = 2.0
 _PATIENCE = 10.0  # seconds in which a search that has just been started takes its lock
 _MOST_WORKERS = 10  # that are listed one by one
+_HEADS = ("what", "value")
 _NEWS = ("run", "state", "candidates", "scored", "failed", "best", "winner", "phase")
-
-
-@contextmanager
-def steps() -> Iterator[Callable[[str], None]]:
-    """Yield what says the step that begins: a line each, or on a terminal one with its time."""
-    if not err.is_terminal:
-        yield say
-        return
-    columns = TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    with Progress(*columns, console=err, transient=True) as bar:
-        step = bar.add_task("")
-        yield lambda text: bar.update(step, description=text)
 
 
 def in_words(values: Mapping[str, Any]) -> dict[str, str]:
@@ -105,8 +93,6 @@ def _scores_in_words(item: Mapping[str, Any]) -> str:
 def _latest_in_words(item: Mapping[str, Any]) -> str:
     if item["failure"] is not None:
         return f"{item['candidate']} failed in {item['failure']}"
-    if "scores" not in item:  # an event that no search writes
-        return f"- ({item['candidate']})"
     about = "about " if item["is_estimate"] else ""
     return f"{about}{_scores_in_words(item)} ({item['candidate']})"
 
@@ -150,24 +136,21 @@ def watch(directory: Path) -> None:
         return
     with Live(console=out, auto_refresh=False) as live:
         for values in states(directory):
-            live.update(Group(*(make_table(*table) for table in _tables(values))), refresh=True)
+            live.update(make_table(_HEADS, _rows(values)), refresh=True)
 
 
 def print_progress(values: Mapping[str, Any]) -> None:
     """Print the progress of a search, and what its workers do."""
-    for headers, rows in _tables(values):
-        print_table(headers, rows)
+    print_table(_HEADS, _rows(values))
 
 
-def _tables(values: Mapping[str, Any]) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
-    """Return the headers and rows of the values, and of the workers if there are any."""
-    what = (("what", "value"), list(in_words(values).items()))
-    rows = worker_rows(values.get("workers", []), time.time())
-    return [what, (("worker", "place", "does", "for"), rows)] if rows else [what]
+def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    workers = worker_rows(values.get("workers", []), time.time())
+    return [*in_words(values).items(), *workers]
 
 
-def worker_rows(workers: Sequence[Mapping[str, Any]], now: float) -> list[list[str]]:
-    """Return number, place, what it does and for how long of each of the busiest workers.
+def worker_rows(workers: Sequence[Mapping[str, Any]], now: float) -> list[tuple[str, str]]:
+    """Return what each of the busiest workers does, for how long and where.
 
     `now` is in seconds since 1970.
     """
@@ -177,8 +160,9 @@ def worker_rows(workers: Sequence[Mapping[str, Any]], now: float) -> list[list[s
         names = ", ".join(map(str, item["candidates"]))
         who = "the base" if BASE in item["candidates"] else f"candidate {names}"
         what = f"{who} on {item['split']}" if names else item["state"]
+        where = f" ({item['place']})" if item["place"] else ""
         seconds = max(0.0, now - item["since"])
-        rows.append([str(item["number"]), item["place"] or "-", what, f"{seconds:.0f} s"])
+        rows.append((f"worker {item['number']}", f"{what} for {seconds:.0f} s{where}"))
     return rows
 
 
@@ -226,7 +210,12 @@ class SearchDisplay:
             self._incumbents = self._ranking.incumbents([*self._incumbents, changed])
         match event["event"]:
             case "preparing":
-                self._say_preparation(event)
+                if not self._is_preparing:
+                    start = f"preparing {event['method']} for the first merges"
+                    say(f"{start}: {event['total']} tensors")
+                self._is_preparing = event["done"] < event["total"]
+                if not self._is_preparing:
+                    say(f"prepared {event['method']} in {event['seconds']:.0f} s")
             case "finals":
                 what = f"final scores ({event['purpose']})"
                 self._bar.update(self._task, description=what, total=event["total"], completed=0)
@@ -263,27 +252,16 @@ class SearchDisplay:
             return ""
         return f"; best {points(first, self._ranking)} (candidate {first.number})"
 
-    def _say_preparation(self, event: Event) -> None:
-        """Say when the preparation of merges begins and when it ends."""
-        if not self._is_preparing:
-            say(f"preparing {event['method']} for the first merges: {event['total']} tensors")
-        self._is_preparing = event["done"] < event["total"]
-        if not self._is_preparing:
-            say(f"prepared {event['method']} in {event['seconds']:.0f} s")
-
 
 def _described(history: History, number: int, ranking: Ranking) -> str:
     """Return one line that says what came out of a candidate on the search documents."""
     candidate = history.candidates[number]
-    outcome = candidate.outcomes.get("search")
-    head = named(history, number)
+    outcome, head = candidate.outcomes["search"], named(history, number)
     if isinstance(outcome, Failure):
         return f"{head} failed in {outcome.stage}: {outcome.reason}"
-    if isinstance(outcome, Scores) and candidate.values is not None:
-        documents = sum(outcome.fidelity.values())
-        source = f", estimated from {documents} documents" if candidate.is_estimate else ""
-        return f"{head} {points(candidate, ranking)}{source}"
-    return f"{head} open"
+    documents = sum(outcome.fidelity.values())
+    source = f", estimated from {documents} documents" if candidate.is_estimate else ""
+    return f"{head} {points(candidate, ranking)}{source}"
 
 
 def named(history: History, number: int) -> str:

@@ -107,31 +107,28 @@ def slope_note(config: SearchConfig, genes: Sequence[Gene]) -> str | None:
 
 def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
     """Return the strategy of so many descents at once."""
-    wanted = checked.config.optimizer
+    config, wanted = checked.config, checked.config.optimizer
+    info, baselines = checked.evaluator.tasks_of("search").info, checked.space.baselines()
+    objectives = list(info.of_tasks(checked.objectives))
+    documents = {item.task: checked.splits["search"][item.task] for item in objectives}
+    lessons = Lessons(
+        wanted.loss or "reference",
+        documents,
+        config.seed,
+        objectives,
+        {task for task in documents if info.tasks[task].kind == "generate_until"},
+        {name: recipe for name, recipe in baselines.items() if name in config.parents},
+    )
     return GradientStrategy(
         checked.space,
-        _lessons(checked),
+        lessons,
         checked.ranking.ordered,
         lambda scores: violation(checked.constraints, scores),
         steps=wanted.steps or STEPS,
         batch=wanted.batch or BATCH,
         rate=wanted.rate or 0.03,
         descents=count,
-        weighed=len(checked.objectives) if checked.config.mode == "pareto" else 0,
+        weighed=len(checked.objectives) if config.mode == "pareto" else 0,
         forms={task: Form(**form.model_dump()) for task, form in wanted.forms.items()},
-        seed=checked.config.seed,
-    )
-
-
-def _lessons(checked: CheckedSearch) -> Lessons:
-    config, info = checked.config, checked.evaluator.tasks_of("search").info
-    objectives = list(info.of_tasks(checked.objectives))
-    documents = {item.task: checked.splits["search"][item.task] for item in objectives}
-    return Lessons(
-        config.optimizer.loss or "reference",
-        documents,
-        config.seed,
-        objectives,
-        {task for task in documents if info.tasks[task].kind == "generate_until"},
-        {n: recipe for n, recipe in checked.space.baselines().items() if n in config.parents},
+        seed=config.seed,
     )

@@ -18,9 +18,6 @@ PACKAGES = (
 )  # fmt: skip
 """Packages whose versions may change the course of a search or the bits of a model."""
 
-OF_ENCODERS = ("sentence-transformers", "scikit-learn")
-"""Further ones, if sentence encoders are scored."""
-
 
 def freeze(checked: CheckedSearch) -> dict[str, Any]:
     """Return the manifest of a run: what must not change while it goes on.
@@ -70,11 +67,12 @@ def _ranges(genes: Sequence[Gene]) -> list[dict[str, Any]]:
 def installed_versions(config: SearchConfig) -> dict[str, str]:
     """Return the installed versions, `none` for a package that is not installed.
 
-    vLLM is among them if the search generates texts with it; see also `OF_ENCODERS`.
+    Those of vLLM and of sentence encoders are among them if the search uses them.
     """
     from evomerge.evaluation.inference.vllm_start import installed_vllm
 
-    packages = PACKAGES + (OF_ENCODERS if config.encoders else ())
+    of_encoders = ("sentence-transformers", "scikit-learn") if config.encoders else ()
+    packages = PACKAGES + of_encoders
     versions = {"python": platform.python_version()} | {n: package_version(n) for n in packages}
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
         versions[found[0]] = found[1]

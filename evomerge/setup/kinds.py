@@ -13,7 +13,6 @@ from evomerge.errors import CheckpointError, ConfigError, did_you_mean, one_line
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import modality_misfit
 from evomerge.models.encoder_decoder import is_encoder_decoder, merged_stacks
-from evomerge.models.files import PROCESSOR_FILES
 from evomerge.models.heads import (
     classified,
     head_of,
@@ -233,13 +232,11 @@ def longest_text(checkpoint: Checkpoint) -> int | None:
 
 def encoder_differences(one: Checkpoint, other: Checkpoint) -> list[str]:
     """Return the settings in which two models make embeddings of a text; none without modules."""
-    stacks = [
-        dict(item.modules.plain()) | {"max_seq_length": longest_text(item)}
-        for item in (one, other)
-        if item.modules is not None
-    ]
-    own, theirs = stacks if len(stacks) == 2 else ({}, {})
-    return [key for key in {**own, **theirs} if own.get(key) != theirs.get(key)]
+    if one.modules is None or other.modules is None:
+        return []
+    own = dict(one.modules.plain()) | {"max_seq_length": longest_text(one)}
+    theirs = dict(other.modules.plain()) | {"max_seq_length": longest_text(other)}
+    return [key for key in own | theirs if own.get(key) != theirs.get(key)]
 
 
 def part_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> list[str]:
@@ -286,7 +283,7 @@ def differing_modules(checkpoints: Iterable[Checkpoint], names: Mapping[str, str
 
 
 def modality_notes(checked: CheckedSearch) -> Iterator[str]:
-    """Yield warnings of modalities that are lost or not merged, and of files of processors."""
+    """Yield warnings of modalities that are lost or not merged."""
     host = checked.checkpoints[checked.host]
     for modality in MODALITIES:
         having = {n: item for n, item in checked.checkpoints.items() if modality in item.modalities}
@@ -299,20 +296,6 @@ def modality_notes(checked: CheckedSearch) -> Iterator[str]:
         for name, item in having.items() if _merged(checked, modality) else ():
             if reason := modality_misfit(host, item, modality):
                 yield f"{name!r} has no share in {modality} tensors, since {reason}."
-    own = _processors(host)
-    for name, item in checked.checkpoints.items():
-        for file, content in _processors(item).items():
-            if host.modalities and own.get(file, content) != content:
-                yield (
-                    f"{file} differs between {checked.host!r} and {name!r}, so they were trained "
-                    "on images or sounds that are prepared in other ways; merges have the host's."
-                )
-
-
-def _processors(checkpoint: Checkpoint) -> dict[str, object]:
-    """Return the content of a parent's files that say how images and sounds are prepared."""
-    files = (file for file in checkpoint.companions if file.name in PROCESSOR_FILES)
-    return {file.name: read_json(file) for file in files}
 
 
 def _class_of(checkpoint: Checkpoint) -> str:

@@ -1,7 +1,7 @@
 """How much memory a search takes, and whether it is there.
 
 What must fit is what processes hold: libraries, merged weights, batches. Parents are mapped files,
-of which the system takes pages back when memory is short.
+which all workers of a machine share, and of which the system takes pages back when memory is short.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class Memory:
     Attributes:
         machine: what the processes on one machine take together.
         shares: what the workers that share one accelerator take; empty if the device is none.
-        mapped: files of parents, which all workers of a machine share.
         device: the device that scores models, such as `cuda`.
         accelerator: memory of one accelerator; None: there is none, or it is unknown.
         total, free: of this machine, and what is free of it now; None: of other machines.
@@ -55,7 +54,6 @@ class Memory:
 
     machine: Mapping[str, float]
     shares: Mapping[str, float]
-    mapped: float
     device: str
     accelerator: int | None
     total: int | None = None
@@ -100,14 +98,12 @@ def memory_of(checked: CheckedSearch) -> Memory:
 
         each["batches"] = largest_batch(text_section(host.config), _itemsize(checked))
         machine |= {name: count * size for name, size in each.items()}
-    # Parents with different adapters share a model.
-    mapped = sum({item.folder: item.nbytes for item in checked.checkpoints.values()}.values())
     is_elsewhere = config.executor.kind == "ray" and config.executor.ray.address is not None
     if planned is not None or is_elsewhere:
-        return Memory(machine, shares, mapped, device, planned)
+        return Memory(machine, shares, device, planned)
     own, total = psutil.Process().memory_info(), total_memory()  # its own is in `libraries`
     free = min(free_memory() + own.rss - getattr(own, "shared", 0), total)
-    return Memory(machine, shares, mapped, device, device_memory(device), total, free)
+    return Memory(machine, shares, device, device_memory(device), total, free)
 
 
 def _backward_bytes(checked: CheckedSearch) -> float:
@@ -139,10 +135,12 @@ def _prepared_bytes(checked: CheckedSearch) -> float:
 
 def memory_rows(checked: CheckedSearch) -> dict[str, object]:
     """Return what a search takes and what there is, for a person: name -> text or texts."""
-    memory = memory_of(checked)
+    memory, parents = memory_of(checked), checked.checkpoints.values()
+    # Parents with different adapters share a model.
+    mapped = sum({item.folder: item.nbytes for item in parents}.values())
     rows: dict[str, object] = {
         "memory": _texts(memory.machine),
-        "mapped_files": f"{size_text(memory.mapped)} of parents, which need not fit",
+        "mapped_files": f"{size_text(mapped)} of parents, which need not fit",
     }
     if memory.total is not None and memory.free is not None:
         rows["free_memory"] = f"{size_text(memory.free)} of {size_text(memory.total)}"

@@ -9,7 +9,7 @@ that is scored, and it is the parent itself that is written if it wins.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from evomerge.models.encoder_decoder import merged_stacks
 from evomerge.models.files import TOKENIZER_FILES
 from evomerge.parsing.texts import json_value
 from evomerge.recipe import Recipe
-from evomerge.report.words import listed
+from evomerge.report.words import listed, short_names
 from evomerge.run.history import BASE, Candidate
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.kinds import encoder_differences
@@ -96,21 +96,16 @@ def _unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:
     return unchanged(checkpoint, stored_dtype(checkpoint, checked.config.dtype))
 
 
-def parents_as_themselves(checked: CheckedSearch) -> Callable[[Candidate], Recipe | None]:
-    """Return what tells of a candidate whether it is scored as a parent itself in the finals.
+def parent_itself(checked: CheckedSearch, candidate: Candidate) -> Recipe | None:
+    """Return the recipe of the parent itself that is scored for a candidate in the finals.
 
-    Returns:
-        A function: candidate -> recipe of the parent itself; None if the candidate is no parent, or
-        one that has all settings of the merges, so that its recipe builds the parent itself.
+    None if the candidate is no parent, or one that has all settings of the merges, so that its
+    recipe builds the parent itself.
     """
-
-    def recipe(candidate: Candidate) -> Recipe | None:
-        label = candidate.label
-        if label is None or not (label in checked.unlike_merges or candidate.number == BASE):
-            return None
-        return _unchanged_parent(checked, label)
-
-    return recipe
+    label = candidate.label
+    if label is None or not (label in checked.unlike_merges or candidate.number == BASE):
+        return None
+    return _unchanged_parent(checked, label)
 
 
 def base_to_test(checked: CheckedSearch) -> list[Candidate]:
@@ -162,30 +157,22 @@ def _lent_part(checked: CheckedSearch, reference: str) -> str | None:
     return None if template_of(giver) is None else "chat template"
 
 
-def lent_notes(checked: CheckedSearch, names: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each part that a parent takes from the merges.
-
-    Args:
-        names: reference of a parent -> its name in a sentence.
-    """
-    parts = {name: _lent_part(checked, name) for name in checked.config.parents}
-    return [
-        f"{names[name]} has no {part} and takes that of {names[checked.tokenizer_giver]}, also on "
-        "validation and test documents and in the export of a parent that wins."
-        for name, part in parts.items()
-        if part is not None
-    ]
-
-
-def setting_notes(checked: CheckedSearch, names: Mapping[str, str]) -> list[str]:
-    """Return a sentence for each parent that differs; `names`: reference -> name in a sentence."""
-    return [
-        f"{names[name]} is not like the merges in "
-        f"{listed(keys[:_MOST_NAMED] + ['more'] * (len(keys) > _MOST_NAMED))}; its final scores "
-        "are of the parent as it is."
-        for name, keys in differences(checked).items()
-        if keys and name in checked.config.parents
-    ]
+def parent_notes(checked: CheckedSearch) -> Iterator[str]:
+    """Yield a sentence for each parent that differs, or that takes a part from the merges."""
+    names, parents = short_names(checked.checkpoints), checked.config.parents
+    for name, keys in differences(checked).items():
+        if keys and name in parents:
+            shown = listed(keys[:_MOST_NAMED] + ["more"] * (len(keys) > _MOST_NAMED))
+            yield (
+                f"{names[name]} is not like the merges in {shown}; its final scores are of the "
+                "parent as it is."
+            )
+    for name in parents:
+        if part := _lent_part(checked, name):
+            yield (
+                f"{names[name]} has no {part} and takes that of {names[checked.tokenizer_giver]}, "
+                "also on validation and test documents and in the export of a parent that wins."
+            )
 
 
 def differences(checked: CheckedSearch) -> dict[str, list[str]]:

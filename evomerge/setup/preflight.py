@@ -22,7 +22,7 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.descents import slope_note
 from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
 from evomerge.setup.parents import plan_tokenizers
-from evomerge.setup.parents_as_themselves import lent_notes, setting_notes
+from evomerge.setup.parents_as_themselves import parent_notes
 from evomerge.setup.prospects import prospect_warnings
 from evomerge.setup.strategy import generation_of
 from evomerge.setup.task_digests import task_facts
@@ -111,8 +111,7 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
     return [
         *dict.fromkeys(note for plan in tokenizers for note in plan.notes),
         *type_notes(parents),
-        *setting_notes(checked, names),
-        *lent_notes(checked, names),
+        *parent_notes(checked),
         *kinds.part_notes(parents, names),
         *code_notes(checked.host, [host.folder / "config.json", *host.companions]),
         *kinds.modality_notes(checked),

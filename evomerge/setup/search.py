@@ -21,7 +21,6 @@ from evomerge.errors import (
 from evomerge.execute.protocol import Executor
 from evomerge.models.references import open_parent
 from evomerge.recipe import Recipe
-from evomerge.report.words import short_names
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import MANIFEST, MERGEKIT, NOT_IN_MERGEKIT, RunFolder
@@ -38,10 +37,9 @@ from evomerge.setup.kinds import check_head
 from evomerge.setup.parents import pinned
 from evomerge.setup.parents_as_themselves import (
     base_to_test,
-    lent_notes,
-    parents_as_themselves,
+    parent_itself,
+    parent_notes,
     recipe_to_write,
-    setting_notes,
 )
 from evomerge.setup.racing import make_race
 from evomerge.setup.space import sample_recipes
@@ -119,8 +117,7 @@ def _run_search(
         check_search_file(run, logbook)
         note_budget(checked, journal, logbook, new_budget)
         if not logbook.history.told:
-            names = short_names(checked.checkpoints)
-            for line in (*setting_notes(checked, names), *lent_notes(checked, names)):
+            for line in parent_notes(checked):
                 log.info(line)
             check_weights_are_finite(checked)
         make = EXECUTORS[checked.config.executor.kind]
@@ -174,7 +171,7 @@ def make_search(
         None if race is None else race.recent,
         attempts,
         lambda front, best: publish(checked, run, front, best),
-        parents_as_themselves(checked),
+        partial(parent_itself, checked),
         lambda: run.is_asked_to_stop,
         base_to_test(checked),
     )

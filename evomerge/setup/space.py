@@ -79,7 +79,10 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             stacks=_stacks(host, tensor_filters if each else component_filters),
             modalities=fitting_modalities(checkpoints, host),
         )
-    _check_scales(wanted, host)
+    if wanted.scales != 1.0:  # scales are folded into weights
+        from evomerge.merging.architecture.folding import rules_for
+
+        rules_for(host, stack.prefix)
     depths = {name: len(checkpoints[name].decoder_stack) for name in config.parents}
     return path_space(wanted, depths, frame, stack.prefix)
 
@@ -140,28 +143,13 @@ def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> No
                 )
 
 
-def _check_scales(config: PathConfig, host: Checkpoint) -> None:
-    """Check that the host's architecture lets scales be folded into weights."""
-    if config.scales != 1.0:
-        from evomerge.merging.architecture.folding import rules_for
-
-        rules_for(host, host.decoder_stack.prefix)
-
-
-def _vocabulary(config: SearchConfig) -> tuple[str, ...]:
-    """Return the parents whose tokens make up the vocabulary of all candidates.
-
-    Empty with `tokenizer: base`, where the rows of embeddings are not matched by token.
-    """
-    if config.tokenizer == "base":
-        return ()
-    return tuple(dict.fromkeys([*([config.base] if config.base else []), *config.parents]))
-
-
 def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
     """Return a recipe without layers, to which a space adds them."""
     given = config.space.outside if isinstance(config.space, PathConfig) else None
     outside = given or OutsideConfig()
+    base = [config.base] if config.base else []
+    # With the host's tokenizer, the rows of embeddings are not matched by token.
+    vocabulary = () if config.tokenizer == "base" else dict.fromkeys([*base, *config.parents])
 
     def whole(key: str, parent: str | None) -> Layer:
         where = f"space.outside.{key}"
@@ -175,7 +163,7 @@ def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
         head=whole("head", outside.head),
         dtype=config.dtype,
         tokenizer=config.tokenizer,
-        vocabulary=_vocabulary(config),
+        vocabulary=tuple(vocabulary),
         seed=config.seed,
     )
 

@@ -125,15 +125,9 @@ def test_genes_have_the_names_of_parents_that_the_standings_have(tmp_path: Path)
     """Two folders of one name are told apart in both, and a run keeps the whole names."""
     parents = [str(tmp_path / place / "a") for place in ("one", "two")]
     whole = [f"{parent}.weight" for parent in parents]
-    events = [
-        *(
-            event
-            for n, name in enumerate(parents)
-            for event in (asked(n, name), told(n, scores(n)))
-        ),
-        *(asked(2, genome=[0.5, 1.0]), told(2, scores(3))),
-        *(asked(3, genome=[0.25, 0.5]), told(3, scores(2))),
-    ]
+    events = [asked(n, name) for n, name in enumerate(parents)]
+    events += [asked(2, genome=[0.5, 1.0]), asked(3, genome=[0.25, 0.5])]
+    events += [told(n, scores(right)) for n, right in enumerate((0, 1, 3, 2))]
     folder = write_run(tmp_path / "run", events, parents=parents, frozen={"genes": whole}).path
     run, short = Run(folder), ["one/a.weight", "two/a.weight"]
     assert {"one/a", "two/a"} < set(run.standings["model"])

@@ -24,13 +24,12 @@ def test_the_answer_has_genes_documents_and_warnings(tmp_path: Path) -> None:
 def test_genes_have_short_names_of_folders(tmp_path: Path) -> None:
     folders = SMALL | {"parents": [str(zoo.path(name)) for name in ("language", "maths")]}
     found = evomerge.validate(folders)["genes"]
-    assert [gene["name"] for gene in found[:2]] == [
-        "embeddings.language.weight",
-        "embeddings.maths.weight",
-    ]
+    assert [gene["name"].split(".")[1] for gene in found[:2]] == ["language", "maths"]
     swaps = {"kind": "dataflow", "variant": "swaps"}
-    found = evomerge.validate(folders | {"space": swaps})["genes"]
-    assert found[0]["choices"] == ["language", "maths"]
+    assert evomerge.validate(folders | {"space": swaps})["genes"][0]["choices"] == [
+        "language",
+        "maths",
+    ]
     told = {"objectives": [{"told": "wins"}], "evaluation": {}}
     with evomerge.Study(folders | told, run=tmp_path / "run") as study:
         asked = next(asked for asked in study if asked.genes)

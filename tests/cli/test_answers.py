@@ -55,11 +55,10 @@ def test_status_and_results_of_an_unfinished_run(tmp_path, capsys, state):
     assert len(found["candidates"]) == COUNTS[state]["candidates"]
     with run.writing():
         assert answer(capsys, "status", run.path)["state"] == "running"
-    assert call(["results", str(run.path)]) == 0
+    call(["results", str(run.path)])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + COUNTS[state]["candidates"]
-    assert lines[0].split("\t")[0] == "candidate"
-    assert call(["status", str(run.path)]) == 0
+    call(["status", str(run.path)])
     assert "state\tstopped" in capsys.readouterr().out
 
 
@@ -92,9 +91,8 @@ def test_a_search_for_a_front_has_the_units_of_the_tables(tmp_path, capsys):
     assert shown["best"] == "exact_match 25.0 %, tokens 12.34, candidate 0 (zoo:language)"
     call(["results", str(run.path), "--top", "1"])
     head, line = (line.split("\t") for line in capsys.readouterr().out.splitlines()[:2])
-    assert {"exact_match in %": "25", "tokens": "12.34"}.items() <= dict(
-        zip(head, line, strict=True)
-    ).items()
+    row = dict(zip(head, line, strict=True))
+    assert (row["exact_match in %"], row["tokens"]) == ("25", "12.34")
 
 
 def test_export_of_a_run_without_scores_says_so(tmp_path):
@@ -106,16 +104,13 @@ def test_export_of_a_run_without_scores_says_so(tmp_path):
         export = ["export", str(run.path), "--out", str(tmp_path / "model"), "--candidate"]
         with pytest.raises(InputError, match="no scored candidate yet"):
             call([*export, "best"])
-    for number, sentence in (
-        ("7", "--candidate is '7'"),
-        ("9" * 5000, "must be `best`, `knee` or"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            call([*export, number])
+    with pytest.raises(InputError, match="must be `best`, `knee` or"):
+        call([*export, "9" * 5000])
     assert not (tmp_path / "model").exists()
 
 
-def finished(folder, **changes):
+@pytest.fixture
+def finished(tmp_path):
     events = [
         *(asked(0, 'a "quoted", label'), told(0, scores(6))),
         *(asked(1, genome=[0.25]), told(1, FAILED)),
@@ -123,35 +118,31 @@ def finished(folder, **changes):
         told(2, scores(20)) | {"event": "score", "split": "test"},
         {"event": "winner", "candidate": 2},
     ]
-    return write_run(folder, events, **changes)
+    return write_run(tmp_path / "run", events)
 
 
-def test_csv_has_the_rows_of_json(tmp_path, capsys):
-    run = finished(tmp_path / "run")
-    assert call(["results", str(run.path), "--csv", str(tmp_path / "rows.csv")]) == 0
+def test_csv_has_the_rows_of_json(finished, tmp_path, capsys):
+    assert call(["results", str(finished.path), "--csv", str(tmp_path / "rows.csv")]) == 0
     assert "wrote 3 rows to" in capsys.readouterr().err
     with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
         written = list(csv.DictReader(file))
-    rows = answer(capsys, "results", run.path)["candidates"]
+    rows = answer(capsys, "results", finished.path)["candidates"]
     assert [list(row) for row in written] == [list(row) for row in rows]
     for ours, theirs in zip(written, rows, strict=True):
         assert ours == {key: "" if value is None else str(value) for key, value in theirs.items()}
     assert written[0]["origin"] == 'a "quoted", label'
     assert float(written[2][f"test {KEY}"]) == 20 / 24
     assert sorted(item.name for item in tmp_path.iterdir()) == ["rows.csv", "run"]
-
-
-def test_results_can_be_the_best_and_of_one_candidate(tmp_path, capsys):
-    run = finished(tmp_path / "run")
-    rows = answer(capsys, "results", run.path, "--top", 2)["candidates"]
-    assert [row["candidate"] for row in rows] == [2, 0]
-    assert answer(capsys, "results", run.path, "--candidate", 1)["failure"].startswith("merge: no")
+    best = answer(capsys, "results", finished.path, "--top", 2)["candidates"]
+    assert [row["candidate"] for row in best] == [2, 0]
+    failed = answer(capsys, "results", finished.path, "--candidate", 1)
+    assert failed["failure"].startswith("merge: no")
     with pytest.raises(InputError, match="--candidate is 9, but the run has 3 candidates"):
-        call(["results", str(run.path), "--candidate", "9"])
+        call(["results", str(finished.path), "--candidate", "9"])
 
 
-def test_results_in_a_pipe_have_the_standings(tmp_path, capsys):
-    call(["results", str(finished(tmp_path / "run").path)])
+def test_results_in_a_pipe_have_the_standings(finished, capsys):
+    call(["results", str(finished.path)])
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:4]]
     assert [row["fitness in %"] for row in rows] == ["25", "-", "87.5"]
@@ -159,19 +150,14 @@ def test_results_in_a_pipe_have_the_standings(tmp_path, capsys):
     assert lines[head + 2] == ["searched", "87.5 [69.0, 95.7]", "-", "83.3 [64.1, 93.3]"]
 
 
-def test_csv_of_an_empty_run_into_a_missing_folder_and_to_a_pipe(tmp_path):
-    run = write_run(tmp_path / "run", [])
+def test_csv_of_an_empty_run_into_a_missing_folder_and_to_a_pipe(finished, tmp_path):
+    run = write_run(tmp_path / "empty", [])
     call(["results", str(run.path), "--csv", str(tmp_path / "rows.csv")])
     assert (tmp_path / "rows.csv").read_text().split() == ["candidate"]
     with pytest.raises(InputError, match=r"--csv .* cannot be written: No such file"):
         call(["results", str(run.path), "--csv", str(tmp_path / "no" / "rows.csv")])
-    done = subprocess.run(
-        command("results", finished(tmp_path / "done").path, "--csv", "/dev/stdout"),
-        capture_output=True,
-        text=True,
-        env=environment(),
-        check=True,
-    )
+    words = command("results", finished.path, "--csv", "/dev/stdout")
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=environment(), check=True)
     assert len(done.stdout.splitlines()) == 4
 
 
@@ -219,16 +205,12 @@ def test_a_search_that_ends_while_its_journal_is_read_is_not_called_stopped(tmp_
     assert progress(run)["state"] == "stopped"
 
 
-def test_watch_of_a_run_without_a_writer_ends_at_once(tmp_path, capsys):
-    run = finished(tmp_path / "run")
-    assert call(["status", str(run.path), "--watch", "--json"]) == 0
+def test_times_by_phase_and_the_preparation_that_goes_on(finished, capsys):
+    run = finished
+    assert call(["status", str(run.path), "--watch", "--json"]) == 0, "it ends at once"
     (line,) = capsys.readouterr().out.splitlines()
-    assert json.loads(line)["state"] == "stopped"
-
-
-def test_times_by_phase_and_the_preparation_that_goes_on(tmp_path, capsys):
-    run = finished(tmp_path / "run")
-    assert "seconds" not in answer(capsys, "status", run.path)
+    values = json.loads(line)
+    assert values["state"] == "stopped" and "seconds" not in values
     times = {"prepare": 2.0, "merge": 0.5, "evaluate": 30.25}
     for factor in (1, 2):
         seconds = {phase: factor * value for phase, value in times.items()}

@@ -1,10 +1,8 @@
 """What a running search prints in a pipe."""
 
-import pytest
 from run_folders import FAILED, KEY, asked, scores, told
 
 from evomerge.cli.live import SearchDisplay
-from evomerge.report.words import duration
 from evomerge.run.history import History
 from evomerge.scores import Objective
 from evomerge.searching.ranking import WeightedSum
@@ -21,14 +19,6 @@ def lines_of(events, capsys):
     said = capsys.readouterr()
     assert said.out == ""
     return said.err.splitlines()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.2, "0 s"), (59.4, "59 s"), (125, "2 min 5 s"), (12000, "3 h 20 min"), (187200, "2 d 4 h")],
-)
-def test_durations(seconds, words):
-    assert duration(seconds) == words
 
 
 def test_local_parents_have_the_names_of_their_folders(capsys):

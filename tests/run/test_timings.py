@@ -117,5 +117,5 @@ def test_of_many_workers_those_are_shown_that_take_longest():
     workers = [asdict(item) for item in [*states, state(40, "free", 0.0)]]
     assert in_words({"workers": workers}) == {"workers": "41: 40 scoring, 1 free"}
     rows = worker_rows(workers, 160.0)
-    assert [row[0] for row in rows] == [str(number) for number in range(30, 40)]
-    assert rows[-1] == ["39", "-", "candidate 39 on search", "99 s"]
+    assert [row[0] for row in rows] == [f"worker {number}" for number in range(30, 40)]
+    assert rows[-1] == ("worker 39", "candidate 39 on search for 99 s")

@@ -11,7 +11,6 @@ from search_run import write_search
 from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import SearchError
-from evomerge.evaluation.inference.rows import ANY, Form, forms_in_words
 from evomerge.setup.estimate import CostProbe, estimate
 from evomerge.setup.runs import prepare
 
@@ -91,15 +90,6 @@ def test_a_candidate_is_scored_a_step_is_made_and_no_run(tmp_path, capsys):
     assert found["step_seconds"] > 0
     assert found["forms"] == {"zoo_l2_maths": {"delimiter": True, "end": "token"}}
     assert [item.name for item in tmp_path.iterdir()] == ["search.yaml"]
-
-
-def test_tasks_are_named_where_their_answers_look_different():
-    same = {"a": Form(), "b": Form()}
-    assert forms_in_words(same) == "behind the delimiter, before the end token"
-    assert forms_in_words({"a": Form(False, "stop"), ANY: Form(True, "none")}) == (
-        "a: without the delimiter, before the first stop string; "
-        "others: behind the delimiter, without an end"
-    )
 
 
 def test_a_search_makes_ten_steps_for_each_point(tmp_path):

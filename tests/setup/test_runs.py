@@ -14,7 +14,7 @@ from search_run import SMALL, write_search
 import evomerge
 from evomerge.__main__ import run as call
 from evomerge.config.schema import parse, parse_manifest
-from evomerge.errors import ConfigError, RunFolderError, SearchError
+from evomerge.errors import RunFolderError, SearchError
 from evomerge.evaluation.inference.device import processor
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.journal import Journal
@@ -215,12 +215,3 @@ def test_the_base_is_tested_beside_the_winner_and_nothing_else_knows_of_it(tmp_p
     for _ in range(2):
         evomerge.resume(tmp_path / "run", progress=False)
         assert journal.read_bytes() == whole
-
-
-def test_what_a_pool_cannot_make_is_refused(tmp_path):
-    for space, said in (
-        ({"most_parents": 4}, r"space.most_parents is 4, but .* from 1 to 2\."),
-        ({"kind": "dataflow", "most_parents": 2}, "`most_parents` 2, which has no"),
-    ):
-        with pytest.raises(ConfigError, match=said):
-            prepare(parse(SMALL | {"space": space}, "search.yaml"), tmp_path)

@@ -105,19 +105,15 @@ def test_a_changed_task_is_refused(run, what, changes):
         assert problem.evaluator
 
 
-def test_one_answer_of_the_test_documents_is_enough(run):
+def test_each_document_that_the_run_uses_counts_and_no_other(run):
     number = reopen(run).config.frozen.documents["test"]["sums"][-1]
-    target = str(number + 1)
-    changed = rows("test", lambda row: {"answer": "0"} if row["answer"] == target else {})
-    write(run.path.parent, documents=changed)
+    documents = rows("test", lambda row: {})
+    write(run.path.parent, documents=[*documents, {"question": "1 + 1", "answer": "3"}])
+    assert reopen(run).evaluator
+    documents[number]["answer"] = "0"
+    write(run.path.parent, documents=documents)
     with pytest.raises(ConfigError, match="its test documents are not the same"):
         assert reopen(run).evaluator
-
-
-def test_documents_that_the_run_does_not_use_may_change(run):
-    more = [*rows("test", lambda row: {}), {"question": "1 + 1", "answer": "3"}]
-    write(run.path.parent, documents=more)
-    assert reopen(run).evaluator
 
 
 def test_the_prompts_of_many_documents_are_sampled():
@@ -139,10 +135,8 @@ def test_the_folder_in_which_data_files_are_looked_for_is_named(tmp_path, monkey
 @pytest.mark.parametrize(
     ("dataset", "task_split", "split"),
     [
-        ("org/sums", "test", "held_out"),
         ("org/sums", "training", "train"),
-        *((name, "test", None) for name in ("", "json", "/home/me/sums", "./sums", "a/b/c")),
-        ("org/sums.py", "test", None),
+        *((name, "test", None) for name in ("json", "/home/me/sums", "./sums", "org/sums.py")),
     ],
 )
 def test_data_sets_of_the_hub_are_named(tmp_path, monkeypatch, dataset, task_split, split):
@@ -152,8 +146,8 @@ def test_data_sets_of_the_hub_are_named(tmp_path, monkeypatch, dataset, task_spl
     (tmp_path / "org" / "sums.py").write_text("")
     task_splits = {"training": "train", "test": "held_out"}
     task = TaskInfo("t", "generate_until", 9, {}, dataset, task_splits, task_split, "ja")
-    info = TasksInfo({"zoo_l2_maths": task}, {})
-    evaluator = SimpleNamespace(tasks_of=lambda split: SimpleNamespace(info=info))
+    tasks = SimpleNamespace(info=TasksInfo({"zoo_l2_maths": task}, {}))
+    evaluator = SimpleNamespace(tasks_of=lambda split: tasks)
     found = task_facts(parse(SMALL, "search.yaml"), evaluator)["datasets"]
     named = {"zoo_l2_maths": {"id": dataset, "config": "ja", "split": split}} if split else {}
     assert found == dict.fromkeys(("search", "validation", "test"), named)
