@@ -208,7 +208,6 @@ def _continue(
     allowed: Permissions,
     run: Runner,
 ) -> None:
-    """Run what is left of a run."""
     from evomerge.setup.runs import continued
 
     fix = "make it writable, or continue a copy of it"

@@ -245,7 +245,6 @@ class Study(Run):
             return Asked(self, candidate, self._genes)
 
     def _number(self, candidate: Asked | int) -> int:
-        """Return the number of a candidate of this study."""
         if isinstance(candidate, Asked):
             other = candidate._study.folder
             if other.absolute() != self.folder.absolute():
@@ -276,7 +275,6 @@ class Study(Run):
         raise InputError(f"Candidate {number} waits for no score: {why}.")
 
     def _scores(self, score: float | Mapping[str, float]) -> Scores:
-        """Return the scores that were told."""
         config = self._checked.config
         names = list(dict.fromkeys(i.metric for i in (*config.objectives, *config.constraints)))
         given = score if isinstance(score, Mapping) else {names[0]: score}

@@ -83,7 +83,6 @@ def validate(
 
 
 def _cost(checked: CheckedSearch) -> Estimate:
-    """Try a candidate and return what the search costs."""
     from evomerge.setup.estimate import estimate, try_candidate
 
     return estimate(checked, try_candidate(checked, terminal.say))

@@ -244,7 +244,6 @@ class SearchDisplay:
                 say(f"{what} on the validation documents")
 
     def _best(self) -> str:
-        """Return who is the best so far, as the end of a line."""
         if self._ranking.has_front and self._incumbents:
             return f"; {len(self._incumbents)} on the front"
         first = self._ranking.best(self._incumbents)
@@ -254,7 +253,6 @@ class SearchDisplay:
 
 
 def _described(history: History, number: int, ranking: Ranking) -> str:
-    """Return one line that says what came out of a candidate on the search documents."""
     candidate = history.candidates[number]
     outcome, head = candidate.outcomes["search"], named(history, number)
     if isinstance(outcome, Failure):

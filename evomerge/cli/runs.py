@@ -115,7 +115,6 @@ def _runner(tracker: Tracker | None) -> Runner:
 def _run(
     run: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float], tracker: Tracker | None
 ) -> None:
-    """Run a search to its end with a display, then print the standings and the winner."""
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
     from evomerge.report.documents import doubt_about_winner

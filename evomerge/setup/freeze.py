@@ -52,7 +52,6 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
 
 
 def _ranges(genes: Sequence[Gene]) -> list[dict[str, Any]]:
-    """Return each different range once, with the names of its genes."""
     names: dict[tuple[Any, ...], list[str]] = {}
     for gene in genes:
         key = (gene.kind, float(gene.low), float(gene.high), gene.choices)

@@ -124,7 +124,6 @@ def absolute_config(config: SearchConfig, relative_to: Path) -> SearchConfig:
 
 
 def _with_absolute_files(config: SearchConfig, relative_to: Path) -> SearchConfig:
-    """Return the search file with absolute paths of files of rows."""
     names = config.rows
     for split in SPLITS:
         section = getattr(config.evaluation, split)

@@ -222,7 +222,6 @@ def _generation(text: str | None) -> Any:
 
 
 def _tokenizer_files(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the digests of the files of a tokenizer, by file name."""
     return {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in checkpoint.companions

@@ -125,13 +125,11 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
 
 
 def _tasks(checked: CheckedSearch) -> list[TaskInfo]:
-    """Return the tasks of the search documents by name."""
     info = checked.evaluator.tasks_of("search").info
     return [info.tasks[name] for name in sorted(leaves_of(checked.config, info))]
 
 
 def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
-    """Yield warnings of what the search file says."""
     from evomerge.evaluation.tasks.code import has_bubblewrap
 
     config, host = checked.config, checked.checkpoints[checked.host]

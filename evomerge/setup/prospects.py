@@ -30,7 +30,6 @@ def prospect_warnings(checked: CheckedSearch) -> Iterator[str]:
 
 
 def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
-    """Yield a warning of each task that has few documents in a split, with what would help."""
     known = checked.evaluator.info
     warned = set[str]()
     for item in checked.objectives:
@@ -61,7 +60,6 @@ def _points(documents: int) -> float:
 
 
 def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
-    """Yield a warning of a budget that leaves the search little."""
     config, genes = checked.config, len(checked.space.genes)
     candidates, baselines = config.budget.candidates, len(checked.space.baselines())
     if candidates is None:
@@ -90,7 +88,6 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
 
 
 def _time_warnings(checked: CheckedSearch) -> Iterator[str]:
-    """Yield warnings of what is slow on this CPU: a dtype, and candidates that take minutes."""
     config, host = checked.config, checked.checkpoints[checked.host]
     is_here = checked.gpu_memory is None and config.executor.kind != "ray"
     if not is_here or choose_device(config.evaluation.device) != "cpu":

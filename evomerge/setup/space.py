@@ -176,7 +176,6 @@ def _method(name: str) -> Method:
 
 
 def _parent(key: str, name: str, config: SearchConfig) -> str:
-    """Return the name, if it is one of the parents."""
     if name not in config.parents:
         raise ConfigError(
             f"`{key}` is {name!r}; it must be one of the parents {', '.join(config.parents)}."

@@ -61,7 +61,6 @@ def _is_function(name: str) -> bool:
 
 
 def _folders(config: SearchConfig) -> list[Path]:
-    """Return the folders with task YAML."""
     from evomerge import zoo
 
     include = config.evaluation.include
