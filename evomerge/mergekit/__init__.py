@@ -2,10 +2,8 @@
 
 from evomerge.mergekit.from_recipe import express, to_mergekit
 from evomerge.mergekit.into_recipe import from_mergekit, mergekit_parents
-from evomerge.mergekit.reading import ImportWarnings
 
 __all__ = [
-    "ImportWarnings",
     "express",
     "from_mergekit",
     "mergekit_parents",

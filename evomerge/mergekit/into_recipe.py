@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.reading import ImportWarnings, Input, MergekitFile, Slice, read
+from evomerge.mergekit.reading import Input, MergekitFile, Slice, read
 from evomerge.mergekit.sources import SliceSources, slice_sources
 from evomerge.mergekit.values import EVERY, Rule, Rules, resolve
 from evomerge.merging.methods.method import Method
@@ -40,16 +40,17 @@ def mergekit_parents(text: str) -> tuple[str, ...]:
 
 
 def from_mergekit(
-    text: str, checkpoints: Mapping[str, Checkpoint], doubts: ImportWarnings | None = None
+    text: str, checkpoints: Mapping[str, Checkpoint], doubts: list[str] | None = None
 ) -> Recipe:
     """Return the recipe for a mergekit file in any of its forms.
 
-    `doubts` is told of what mergekit ignores in the file, and of what the file leaves open.
+    `doubts` gets a sentence, or several of the same, for all that mergekit ignores in the file and
+    for what the file leaves open.
 
     Raises:
         RecipeError: a key or value is wrong or does not fit the parents; the message names the key.
     """
-    doubts = doubts or ImportWarnings()
+    doubts = [] if doubts is None else doubts
     file = read(text, doubts)
     resolver = _Resolver(file.method, checkpoints, file.parents[0], doubts)
     stacks: list[tuple[str, list[SliceSources]]] = []
@@ -149,7 +150,7 @@ class _Resolver:
         method: Method,
         checkpoints: Mapping[str, Checkpoint],
         host: str,
-        doubts: ImportWarnings,
+        doubts: list[str],
     ) -> None:
         self.method, self.checkpoints, self.doubts = method, checkpoints, doubts
         self.host = checkpoints[host]
@@ -167,7 +168,7 @@ class _Resolver:
                 for name in sorted(models)
             )
             if reason := next(filter(None, misfits), None):
-                self.doubts.add(
+                self.doubts.append(
                     f"The {modality} tensors of the merge are those of {self.host.reference!r}, "
                     f"since {reason}."
                 )

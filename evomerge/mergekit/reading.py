@@ -1,7 +1,8 @@
 """Reading a mergekit file: its keys are checked, and all its forms become modules with slices.
 
-As in mergekit, a key that is not known changes nothing; it is a doubt (see `ImportWarnings`). But a
-parameter that is misspelt is an error: mergekit would merge with its default without a word.
+As in mergekit, a key that is not known changes nothing; it is a doubt, which a
+list gets. But a parameter that is misspelt is an error: mergekit would merge with its default
+without a word.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from evomerge.config.messages import sentence
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.values import Rules, read_parameters
+from evomerge.mergekit.values import Rules, read_rules
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.parsing.values import shown
@@ -132,22 +133,6 @@ _NEAR = 0.8
 """Likeness of two names, from 0 to 1, from which one is taken for the other, misspelt."""
 
 
-class ImportWarnings:
-    """Warnings about a mergekit file: keys that mergekit ignores, and what the file leaves open."""
-
-    def __init__(self) -> None:
-        self._notes: dict[str, None] = {}
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """All warnings, a sentence each, each once."""
-        return tuple(self._notes)
-
-    def add(self, note: str) -> None:
-        """Add a warning."""
-        self._notes.setdefault(note)
-
-
 @dataclass(frozen=True)
 class Input:
     """A model in a slice; `where` is its address in the file.
@@ -220,7 +205,7 @@ class MergekitFile:
         return tuple(dict.fromkeys(filter(None, named)))
 
 
-def read(text: str, doubts: ImportWarnings | None = None) -> MergekitFile:
+def read(text: str, doubts: list[str] | None = None) -> MergekitFile:
     """Read and check a mergekit file.
 
     Raises:
@@ -233,7 +218,7 @@ def read(text: str, doubts: ImportWarnings | None = None) -> MergekitFile:
         raise RecipeError(f"The mergekit file: {sentence(error, data)}{_hint(error)}") from None
     if keys.tokenizer_source is not None and keys.tokenizer is not None:
         raise RecipeError("Give either `tokenizer_source` or `tokenizer`, not both.")
-    return _Reader(keys, doubts or ImportWarnings()).file()
+    return _Reader(keys, [] if doubts is None else doubts).file()
 
 
 def _hint(error: ValidationError) -> str:
@@ -256,7 +241,7 @@ def _check_spelling(name: str, known: Iterable[str], where: str) -> None:
 
 
 class _Reader:
-    def __init__(self, keys: FileKeys, doubts: ImportWarnings) -> None:
+    def __init__(self, keys: FileKeys, doubts: list[str]) -> None:
         self.keys, self.doubts = keys, doubts
         self.method = get_method(keys.merge_method)
 
@@ -285,7 +270,7 @@ class _Reader:
             own = (self._parameters(part, where), *levels)
             slices.append(Slice(inputs, part.base_model or base, own, where, whole=False))
         for item in (item for part in slices for item in part.inputs if item.layers is None):
-            self.doubts.add(
+            self.doubts.append(
                 f"`{item.where}.layer_range` is missing, so all blocks are taken; give it as "
                 "[first, one past the last], counted from 0."
             )
@@ -304,7 +289,7 @@ class _Reader:
             if first.parameters != item.parameters:
                 raise RecipeError(f"{twice}, with different parameters; name each model once.")
             if first is not item:
-                self.doubts.add(f"{twice}, and it is merged once; name each model once.")
+                self.doubts.append(f"{twice}, and it is merged once; name each model once.")
         return tuple(found.values())
 
     def _warn_of_unknown(self, keys: Keys, where: str, parameters: Iterable[str]) -> None:
@@ -312,7 +297,7 @@ class _Reader:
         for key in keys.model_extra or ():
             _check_spelling(key, {"parameters"} & {*known}, where)
             fix = "move it to `parameters`" if key in parameters else "remove it"
-            self.doubts.add(
+            self.doubts.append(
                 f"Key {shown(key)}{place} is ignored, as in mergekit; {fix}."
                 f"{did_you_mean(key, known)}"
             )
@@ -343,5 +328,5 @@ class _Reader:
             else:
                 counting[name] = value
                 continue
-            self.doubts.add(f"`{where}.{name}` is ignored, as in mergekit, since {why}")
-        return read_parameters(counting, where)
+            self.doubts.append(f"`{where}.{name}` is ignored, as in mergekit, since {why}")
+        return {name: read_rules(value, f"{where}.{name}") for name, value in counting.items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from evomerge.errors import RecipeError
-from evomerge.mergekit.reading import ImportWarnings, Input, Slice
+from evomerge.mergekit.reading import Input, Slice
 from evomerge.merging.methods.method import Method
 from evomerge.models.correspondence import TensorNameMap
 
@@ -28,7 +28,7 @@ def slice_sources(
     prefix: str,
     method: Method,
     fits: Mapping[str, TensorNameMap],
-    doubts: ImportWarnings,
+    doubts: list[str],
 ) -> SliceSources:
     """Return the sources and the base of a slice of the block stack `prefix`.
 
@@ -51,7 +51,7 @@ def slice_sources(
         return SliceSources(item, *_split(item, ranged, method, doubts))
     if method.name in BASE_IS_FIRST:
         if base is None:
-            doubts.add(
+            doubts.append(
                 f"`base_model` is missing, so {method.name} starts at t = 0 from the first model "
                 f"of `{item.where}`, {ranged[0].model!r}; name it as `base_model`."
             )
@@ -59,7 +59,7 @@ def slice_sources(
     return SliceSources(item, tuple(ranged), None)
 
 
-def _added_base(item: Slice, base: str, method: Method, doubts: ImportWarnings) -> list[Input]:
+def _added_base(item: Slice, base: str, method: Method, doubts: list[str]) -> list[Input]:
     """Return the base model as an input of a slice that does not list it; [] if it is none."""
     layers = None
     if method.base != "none" and not item.whole:
@@ -71,12 +71,12 @@ def _added_base(item: Slice, base: str, method: Method, doubts: ImportWarnings) 
                 f"{method.name} needs its blocks."
             )
         blocks = "blocks" if layers is None else f"blocks {list(layers)}"
-        doubts.add(
+        doubts.append(
             f"{told}, so its {blocks} are taken, as for the others; list it there with its "
             "`layer_range`."
         )
     elif method.name in BASE_IS_FIRST and not (item.whole and len(item.inputs) == 1):
-        doubts.add(
+        doubts.append(
             f"`base_model` {base!r} is not listed in `{item.where}`, so it only gives config and "
             f"tokenizer, and {method.name} starts at t = 0 from the first model there, "
             f"{item.inputs[0].model!r}; name that one as `base_model`."
@@ -94,7 +94,7 @@ def _added_base(item: Slice, base: str, method: Method, doubts: ImportWarnings) 
 
 
 def _split(
-    item: Slice, inputs: list[Input], method: Method, doubts: ImportWarnings
+    item: Slice, inputs: list[Input], method: Method, doubts: list[str]
 ) -> tuple[tuple[Input, ...], Input | None]:
     """Divide the inputs of a slice into sources and base."""
     base = item.base
@@ -110,13 +110,13 @@ def _split(
             f"list it once there, because {method.name} needs its blocks."
         )
     for name in (name for entry in found for name in entry.parameters):
-        doubts.add(
+        doubts.append(
             f"`{found[0].where}.parameters.{name}` is ignored, as in mergekit, since {base!r} is "
             f"the base model, which has no parameters in {method.name}; remove it."
         )
     sources = tuple(entry for entry in inputs if entry.model != base)
     if found and not sources:
-        doubts.add(
+        doubts.append(
             f"`{item.where}` has only the base model, {base!r}, which stays as it is; add a model."
         )
         sources = (replace(found[0], parameters={}),)

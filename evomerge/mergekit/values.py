@@ -42,12 +42,8 @@ class Rule:
 Rules: TypeAlias = tuple[Rule, ...]
 
 
-def read_parameters(parameters: Mapping[str, Any], where: str) -> dict[str, Rules]:
-    """Return the parameters at one level of the file by name; RecipeError: one has another form."""
-    return {name: _rules(value, f"{where}.{name}") for name, value in parameters.items()}
-
-
-def _rules(data: Any, where: str) -> Rules:
+def read_rules(data: Any, where: str) -> Rules:
+    """Return the rules of a parameter at one level; `RecipeError`: it has another form."""
     items = data if isinstance(data, list) and data else [data]
     if not isinstance(items[0], Mapping):
         return (Rule(EVERY, _gradient(data, where)),)

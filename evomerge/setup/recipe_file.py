@@ -45,7 +45,7 @@ def read_recipe_file(file: Path, *, truncate: bool = False) -> RecipeFile:
     Raises:
         InputError: the file or a parent is wrong.
     """
-    from evomerge.mergekit import ImportWarnings, from_mergekit, mergekit_parents
+    from evomerge.mergekit import from_mergekit, mergekit_parents
 
     text, quoted = read_text(file, RecipeError), shlex.quote(str(file))
     data = yaml_mapping(text, str(file), "a recipe", RecipeError)
@@ -77,11 +77,11 @@ def read_recipe_file(file: Path, *, truncate: bool = False) -> RecipeFile:
             for name in recipe.parents
         }
         return RecipeFile(recipe, _with_fit(opened, recipe, "tokenizer"), None)
-    warnings = ImportWarnings()
+    warnings: list[str] = []
     opened = {name: open_parent(name, start_of(name, file)) for name in mergekit_parents(text)}
     recipe = truncated(from_mergekit(text, opened, warnings))
     fit = _with_fit(opened, recipe, "tokenizer_source")
-    return RecipeFile(recipe, fit, text, warnings.notes)
+    return RecipeFile(recipe, fit, text, tuple(dict.fromkeys(warnings)))
 
 
 def absolute_name(name: str, file: Path) -> str:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from evomerge.errors import RecipeError
 from evomerge.export.recipe import merge_recipe
-from evomerge.mergekit import ImportWarnings, from_mergekit, mergekit_parents
+from evomerge.mergekit import from_mergekit, mergekit_parents
 from evomerge.merging.backend import write
 from evomerge.merging.tensors.plan import Planner
 from evomerge.models.checkpoint import Checkpoint
@@ -220,20 +220,20 @@ def test_what_mergekit_ignores_is_a_warning(
     data = {key: value for key, value in {**GOOD, **change}.items() if value is not None}
     text = yaml.safe_dump(data, sort_keys=False)
     parents = {name: llamas[name] for name in mergekit_parents(text)}
-    doubts = ImportWarnings()
+    doubts: list[str] = []
     recipe = from_mergekit(text, parents, doubts)
     list(Planner(llamas, recipe.host).plan(recipe))
-    assert [note for note in doubts.notes if re.search(doubt, note)]
+    assert [note for note in doubts if re.search(doubt, note)]
 
 
 def test_slerp_has_the_base_as_first_model_even_if_it_is_not_listed(llamas: Any) -> None:
-    doubts = ImportWarnings()
+    doubts: list[str] = []
     one = from_mergekit(
         "merge_method: slerp\nbase_model: c\nmodels: [{model: a}]\nparameters: {t: 0.2}",
         {name: llamas[name] for name in "ca"},
         doubts,
     )
-    assert not doubts.notes
+    assert not doubts
     assert [source.parent for source in one.embeddings.sources] == ["c", "a"]
     outside = read(yaml.safe_dump({**GOOD, **SLERP, "base_model": "c", "models": MODELS}), llamas)
     assert [source.parent for source in outside.embeddings.sources] == ["b", "a"]
@@ -268,9 +268,9 @@ def test_two_vision_models_are_merged_whole(tmp_path: Path) -> None:
         - {model: b, parameters: {weight: [{filter: vision_tower, value: [0, 1]}, {value: 3}]}}
         dtype: float32
         """
-    doubts = ImportWarnings()
+    doubts: list[str] = []
     recipe = from_mergekit(text, parents, doubts)
-    assert doubts.notes == ()
+    assert doubts == []
     write(recipe, parents, tmp_path / "out")
     one, two, merged = (
         load_file(tmp_path / name / "model.safetensors") for name in ("a", "b", "out")
@@ -289,13 +289,13 @@ def test_a_tower_that_one_model_lacks_is_the_hosts_and_a_warning_says_so(tmp_pat
             (("a", "llava"), ("b", "llava"), ("text", "llava/text"))
         )
     }
-    doubts = ImportWarnings()
+    doubts: list[str] = []
     models = "[{model: a}, {model: b}, {model: text}]"
     text = f"{{merge_method: linear, parameters: {{weight: 1}}, models: {models}}}"
     recipe = from_mergekit(text, parents, doubts)
     assert recipe.modalities == {}
     assert list(recipe.layers) == ["language_model.model.layers"]
-    assert [note.split(",")[0] for note in doubts.notes] == [
+    assert [note.split(",")[0] for note in doubts] == [
         "The vision tensors of the merge are those of 'a'",
         "The projector tensors of the merge are those of 'a'",
     ]

@@ -11,7 +11,6 @@ import yaml
 from page_stand_ins import MERGE, SEARCH, make_what_is_used
 
 from evomerge.config.schema import SearchConfig, parse
-from evomerge.mergekit import ImportWarnings
 from evomerge.mergekit import reading as mergekit
 
 
@@ -74,9 +73,9 @@ def _part_of_a_mergekit_file(data: Any, text: str, path: Path, shown: bool) -> N
 
 
 def _read_without_doubts(text: str) -> mergekit.MergekitFile:
-    doubts = ImportWarnings()
+    doubts: list[str] = []
     found = mergekit.read(text, doubts)
-    assert not doubts.notes, doubts.notes
+    assert not doubts, doubts
     return found
 
 
