@@ -127,10 +127,8 @@ class EvaluationConfig(Section):
     """with backend vllm: accelerators that an engine is divided over"""
     device: str = "auto"
     """auto: an accelerator if there is one; cpu, cuda, cuda:1, mps"""
-    device_map: Literal["auto", "balanced", "sequential"] | None = None
-    """spread the model over all accelerators; null: one device"""
-    max_memory: dict[int, str] | None = None
-    """with device_map: accelerator -> memory for weights, e.g. {0: 20GB}"""
+    device_map: Literal["auto"] | None = None
+    """auto: spread the model over all accelerators; null: one device"""
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """CPU threads that score a model; auto: one for a small model, else all"""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
@@ -162,9 +160,5 @@ class EvaluationConfig(Section):
             lambda it: it.device_map is not None and it.device != "auto",
             "has a `device` ({0.device}) and a `device_map`, which uses all devices; remove one of "
             "them",
-        ),
-        (
-            lambda it: it.max_memory is not None and it.device_map is None,
-            "has `max_memory`, which only works with a `device_map`",
         ),
     )

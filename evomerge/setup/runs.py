@@ -31,7 +31,7 @@ from evomerge.setup.workers import MOVES, check_move, check_workers
 from evomerge.strategy.kinds import strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
 
-_FREE = {"device", "device_map", "max_memory", "attention", "threads", "order", "ray"}
+_FREE = {"device", "device_map", "attention", "threads", "order", "ray"}
 """Keys of `evaluation` and `executor` that say neither how models are scored nor by whom."""
 
 

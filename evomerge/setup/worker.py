@@ -24,23 +24,13 @@ if TYPE_CHECKING:
 
 
 def place(config: SearchConfig) -> Placement:
-    """Return the devices of a model, their memory limits and the attention.
-
-    Raises:
-        InputError: there is no such device, or a memory limit is not a size.
-    """
+    """Return the devices of a model and its attention; `ConfigError`: there is no such device."""
     from evomerge.evaluation.inference.device import choose_device
     from evomerge.merging.architecture.placement import Placement
-    from evomerge.merging.backend import bytes_of
 
-    wanted, memory = config.evaluation, None
-    if wanted.max_memory is not None:
-        memory = {
-            number: bytes_of(size, f"evaluation.max_memory.{number}")
-            for number, size in wanted.max_memory.items()
-        }
+    wanted = config.evaluation
     attention = None if wanted.attention == "auto" else wanted.attention
-    return Placement(choose_device(wanted.device), wanted.device_map, memory, attention)
+    return Placement(choose_device(wanted.device), wanted.device_map == "auto", attention)
 
 
 def cache_memory(workers: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -25,17 +25,13 @@ class Placement:
     """Where and how a model runs.
 
     Attributes:
-        device: torch device of the whole model, if `spread` is None.
-        spread: how accelerate divides the model over accelerators: `auto` and `balanced` give each
-            about the same share, `sequential` fills one after the other. None: one device.
-        memory: bytes that weights may take on each accelerator, by its number; accelerators that
-            are not listed are not used. None: four fifths of the memory of every accelerator.
+        device: torch device of the whole model, unless `spread`.
+        spread: whether accelerate divides the model over all accelerators, about evenly.
         attention: transformers' attention implementation; None: the model's default.
     """
 
     device: str = "cpu"
-    spread: Literal["auto", "balanced", "sequential"] | None = None
-    memory: Mapping[int, int] | None = None
+    spread: bool = False
     attention: str | None = None
 
     def settle(self, module: Any) -> None:
@@ -70,9 +66,9 @@ class Placement:
 
         Raises:
             CheckpointError: transformers has no class for the model.
-            ConfigError: as `settle`, or one of the devices is not there.
+            ConfigError: as `settle`.
         """
-        if self.attention is None and self.spread is None:
+        if self.attention is None and not self.spread:
             return
         config = transformers_config(data)
         with torch.device("meta"):
@@ -87,21 +83,20 @@ class Placement:
         be on the meta device.
 
         Raises:
-            ConfigError: the devices are too small for the model, or one of them is not there.
+            ConfigError: the devices are too small for the model.
         """
-        if self.spread is None:
+        if not self.spread:
             return {"": torch.empty(0, device=self.device).device}  # "cuda" becomes "cuda:0"
-        room = dict(_room() if self.memory is None else self.memory)
-        if not room:
+        accelerators = _accelerators()
+        if not accelerators:
             return {"": torch.device("cpu")}
         from accelerate import infer_auto_device_map
         from accelerate.utils import get_balanced_memory
 
         whole = undivided_modules(module)
-        limits: dict[Any, int] = dict(room)
+        room = {number: size for number, (_, size) in enumerate(accelerators)}
         with quiet():
-            if self.spread != "sequential":
-                limits = get_balanced_memory(module, room, whole)
+            limits = get_balanced_memory(module, room, whole)
             # What does not fit on accelerators, accelerate puts into main memory or on disk.
             found = infer_auto_device_map(module, {**limits, "cpu": 0}, whole)
         beyond = [name for name, device in found.items() if device in ("cpu", "disk")]
@@ -111,10 +106,9 @@ class Placement:
             raise ConfigError(
                 f"`evaluation.device_map` spreads {needed:.3g} GB of weights over {have}, with no "
                 f"room for {beyond[0]!r} and what follows (weights are never left on the host, "
-                "since every batch would carry them in again); raise `evaluation.max_memory`, use "
-                "more devices or a smaller dtype."
+                "since every batch would carry them in again); use more devices or a smaller dtype."
             )
-        return {name: _accelerator(int(number)) for name, number in found.items()}
+        return {name: accelerators[number][0] for name, number in found.items()}
 
     def _set_attention(self, module: Any) -> None:
         try:
@@ -135,24 +129,18 @@ def device_of(parameter: str, devices: Mapping[str, torch.device]) -> torch.devi
     return devices[name]
 
 
-def _accelerator(number: int) -> torch.device:
-    kind, count = torch.accelerator.current_accelerator(), len(_room())
-    if kind is None or number >= count:
-        raise ConfigError(
-            f"`evaluation.max_memory` names accelerator {number}, but this machine has {count}, "
-            "counted from 0; name those that are there, or remove `max_memory` to use all."
-        )
-    return torch.device(kind.type, number)
+def _accelerators() -> list[tuple[torch.device, int]]:
+    """Return the accelerators of this machine, each with the bytes that weights may take on it.
 
-
-def _room() -> dict[int, int]:
-    """Return the bytes that weights may take on each accelerator.
-
-    It is a share of all its memory, also of what is used at the moment: so a resumed search, and
-    models of other depths, get the same device map.
+    These are a share of all its memory, also of what is used at the moment: so a resumed search,
+    and models of other depths, get the same device map.
     """
     if not torch.accelerator.is_available():  # torch 2.7 cannot count them without a driver
-        return {}
-    tell = getattr(torch.get_device_module(), "mem_get_info", None)
-    count = torch.accelerator.device_count()
-    return {} if tell is None else {i: int(_SHARE * tell(i)[1]) for i in range(count)}
+        return []
+    kind, tell = torch.accelerator.current_accelerator(), torch.get_device_module()
+    if kind is None or not hasattr(tell, "mem_get_info"):
+        return []
+    return [
+        (torch.device(kind.type, number), int(_SHARE * tell.mem_get_info(number)[1]))
+        for number in range(torch.accelerator.device_count())
+    ]

@@ -7,7 +7,7 @@ is the hand-over between them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -36,15 +36,14 @@ def weight_of(model: Any) -> int:
 
 
 @pytest.fixture
-def halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call both of two accelerators CPU."""
-    monkeypatch.setattr(placement, "_accelerator", lambda number: torch.device("cpu"))
+def accelerators(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that says which accelerators there are, and how large each is."""
 
+    def those(*found: tuple[str, int]) -> None:
+        named = [(torch.device(name), size) for name, size in found]
+        monkeypatch.setattr(placement, "_accelerators", lambda: named)
 
-@pytest.fixture
-def two(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name accelerators that need not be there."""
-    monkeypatch.setattr(placement, "_accelerator", lambda number: torch.device("cuda", number))
+    return those
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -54,13 +53,13 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
-@pytest.mark.parametrize("spread", ["auto", "sequential"])
 def test_blocks_stay_whole_and_devices_hold_what_they_can(
-    pair: Any, architecture: str, spread: Any, two: None
+    pair: Any, architecture: str, accelerators: Callable[..., None]
 ) -> None:
     model = load(pair(architecture)["a"], "cpu")
-    room = {0: int(0.8 * weight_of(model)), 1: int(0.8 * weight_of(model))}
-    devices = Placement(spread=spread, memory=room).device_map(model)
+    room = int(0.8 * weight_of(model))
+    accelerators(("cuda:0", room), ("cuda:1", room))
+    devices = Placement(spread=True).device_map(model)
     assert {(device.type, device.index) for device in devices.values()} == {
         ("cuda", 0),
         ("cuda", 1),
@@ -72,7 +71,7 @@ def test_blocks_stay_whole_and_devices_hold_what_they_can(
         used[index] = used.get(index, 0) + parameter.numel() * 4
         for number in [part for part in name.split(".") if part.isdigit()][:1]:
             of_block.setdefault(number, set()).add(index)
-    assert all(used[index] <= room[index] for index in used)
+    assert all(used[index] <= room for index in used)
     assert all(len(indices) == 1 for indices in of_block.values())
 
 
@@ -80,12 +79,14 @@ def test_blocks_stay_whole_and_devices_hold_what_they_can(
     ("place", "words"),
     [
         (Placement(attention="flash_attention_2"), r"evaluation\.attention.*'flash_attention_2'"),
-        (Placement(spread="auto", memory={0: 1000, 1: 1000}), r"evaluation\.device_map"),
-        (Placement(spread="auto", memory={99: 10**9}), r"evaluation\.max_memory.* 99, but"),
+        (Placement(spread=True), r"evaluation\.device_map"),
     ],
-    ids=["attention", "too small", "not there"],
+    ids=["attention", "too small"],
 )
-def test_what_cannot_be_is_refused_without_weights(pair: Any, place: Any, words: str) -> None:
+def test_what_cannot_be_is_refused_without_weights(
+    pair: Any, place: Any, words: str, accelerators: Callable[..., None]
+) -> None:
+    accelerators(("cuda:0", 1000), ("cuda:1", 1000))
     data = pair()["a"].config
     for fine in (Placement(), Placement(attention="eager")):
         fine.check(data, "float32")
@@ -99,19 +100,19 @@ def test_what_cannot_be_is_refused_without_weights(pair: Any, place: Any, words:
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
 def test_without_an_accelerator_all_is_on_the_cpu(pair: Any) -> None:
     model = load(pair()["a"], "cpu")
-    assert set(Placement(spread="auto").device_map(model).values()) == {torch.device("cpu")}
+    assert set(Placement(spread=True).device_map(model).values()) == {torch.device("cpu")}
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mixtral"])
 def test_candidates_in_a_divided_model_have_the_bits_of_an_undivided_one(
-    pair: Any, architecture: str, halves: None
+    pair: Any, architecture: str, accelerators: Callable[..., None]
 ) -> None:
     checkpoints = pair(architecture)
     undivided = Resident(checkpoints, "a", "float32")
     first = recipe(checkpoints, 0.3)
     size = weight_of(undivided.apply(first))
-    place = Placement(spread="sequential", memory={0: int(0.8 * size), 1: size})
-    divided = Resident(checkpoints, "a", "float32", place)
+    accelerators(("cpu", int(0.8 * size)), ("cpu", size))
+    divided = Resident(checkpoints, "a", "float32", Placement(spread=True))
     hops = ("b", 2), ("b", 2), ("a", 0), ("b", 1)
     deep = path(checkpoints["a"], hops, dtype="float32")
     for wanted in (first, recipe(checkpoints, 0.9), deep, first):
@@ -121,7 +122,7 @@ def test_candidates_in_a_divided_model_have_the_bits_of_an_undivided_one(
         assert torch.equal(logits(one), logits(other))
 
 
-def test_a_divided_model_is_scored_as_an_undivided_one(pair: Any, halves: None) -> None:
+def test_a_divided_model_is_scored_as_an_undivided_one(accelerators: Callable[..., None]) -> None:
     from transformers import AutoTokenizer
 
     from evomerge import zoo
@@ -131,9 +132,9 @@ def test_a_divided_model_is_scored_as_an_undivided_one(pair: Any, halves: None) 
     checkpoint = Checkpoint.open(zoo.path("maths"), "zoo:maths")
     tasks = {name: range(30) for name in ("zoo_facts", "zoo_l2_maths_mc", "zoo_maths")}
     tokenizer = AutoTokenizer.from_pretrained(zoo.path("maths"))
-    size = checkpoint.nbytes
+    accelerators(("cpu", checkpoint.nbytes), ("cpu", checkpoint.nbytes))
     scores = []
-    for place in (Placement(), Placement(spread="auto", memory={0: size, 1: size})):
+    for place in (Placement(), Placement(spread=True)):
         model = load(checkpoint, place)
         evaluator = Evaluator(Harness(list(tasks), [zoo.tasks_path()]))
         evaluator.prepare(model, tokenizer, {"search": tasks})
