@@ -116,9 +116,7 @@ def differences(
         known = np.asarray(incumbent.documents[task], dtype=np.intp)
         column = np.full(len(known), np.nan)
         own = np.asarray(scores.documents.get(task, ()), dtype=np.intp)
-        indices = np.minimum(np.searchsorted(known, own), len(known) - 1)
-        shared = known[indices] == own
-        column[indices[shared]] = np.asarray(scores.values.get(key, ()), dtype=float)[shared]
+        column[np.searchsorted(known, own)] = scores.values.get(key, ())
         share = objective.weight / total * (1.0 if objective.higher_is_better else -1.0)
         difference = share * (column - np.asarray(incumbent.values[key]))
         result[task] = result[task] + difference if task in result else difference

@@ -32,7 +32,6 @@ from evomerge.evaluation.racing import Race, score_in_race
 from evomerge.evaluation.tasks.functions import traceback_lines
 from evomerge.execute.leg import walk
 from evomerge.execute.protocol import Job, Result
-from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Objective, Scores, Split
 from evomerge.space.protocol import Space
@@ -144,8 +143,11 @@ class Worker:
         stage = "descend" if job.leg else "evaluate" if job.as_itself else "merge"
         try:
             if job.leg is not None:
+                assert self._space is not None
                 with clock.phase("descend"):
-                    return self._walk(job.leg)
+                    builder = self._ready()
+                    self._loss = self._loss or Loss(self.evaluator, self.objectives)
+                    return walk(job.leg, self._space, builder, self._loss)
             if job.as_itself:
                 with clock.phase("evaluate"):
                     return self._score_parent(job)
@@ -232,13 +234,6 @@ class Worker:
         with clock.phase("merge"):
             self._model = builder.write(prepared)
         return self._model
-
-    def _walk(self, leg: Leg) -> Reached:
-        """Walk a leg of a descent."""
-        builder = self._ready()
-        assert self._space is not None
-        self._loss = self._loss or Loss(self.evaluator, self.objectives)
-        return walk(leg, self._space, builder, self._loss)
 
     def _score_parent(self, job: Job) -> Scores:
         """Score a parent as itself.

@@ -49,10 +49,11 @@ def make_inline(
     checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts
 ) -> Executor:
     """Return the executor in this process; see `MakeExecutor`."""
-    from evomerge.evaluation.inference.device import keep_threads
+    import torch
+
     from evomerge.execute.inline import InlineExecutor
 
-    put_back = keep_threads()
+    put_back = partial(torch.set_num_threads, torch.get_num_threads())
     worker = make_worker(
         checked,
         threads=logbook.history.threads,

@@ -1,7 +1,6 @@
 """Running models with a classification head on texts, as transformers runs them one by one.
 
-Texts of about one length are padded on the right and go through the model together. What depends on
-the tokenizer only is done once for the same texts.
+Texts of about one length are padded on the right and go through the model together.
 """
 
 from __future__ import annotations
@@ -41,16 +40,6 @@ class Input:
         """Return what a model reads of messages, by the tokenizer's chat template."""
         return cls((tokenizer.apply_chat_template(list(messages), tokenize=False),), is_chat=True)
 
-    @classmethod
-    def of_answer(cls, prompt: str, answer: str, tokenizer: Any) -> Input:
-        """Return what a model reads of an answer: a pair of texts, if its tokenizer separates them.
-
-        Otherwise the two are one text.
-        """
-        if prompt and tokenizer.sep_token is not None:
-            return cls((prompt, answer))
-        return cls((prompt + answer,))
-
     def tokens(self, tokenizer: Any, longest: int = _NO_LIMIT) -> Mapping[str, list[int]]:
         """Return the columns that a tokenizer makes of it, cut to the `longest` tokens."""
         found: Mapping[str, list[int]] = tokenizer(
@@ -59,68 +48,62 @@ class Input:
         return found
 
 
-class Classifier:
-    """Runs one model after the other on texts.
+Batches: TypeAlias = Sequence[tuple[Sequence[Input], Mapping[str, Tensor]]]
+"""The inputs of each batch, and their columns, padded on the right."""
+
+
+@torch.inference_mode()
+def classify(model: Any, batches: Batches) -> dict[Input, Tensor]:
+    """Return the logits of each input, float32 [labels], on the CPU.
+
+    Raises:
+        CandidateError: a logit is not finite.
+    """
+    known = inspect.signature(model.forward).parameters
+    options = {"use_cache": False} if "use_cache" in known else {}
+    found: dict[Input, Tensor] = {}
+    for items, batch in batches:
+        columns = {name: item.to(model.device) for name, item in batch.items() if name in known}
+        logits = model(**columns, **options).logits.float().cpu()
+        if not logits.isfinite().all():
+            raise CandidateError("The model's logits are not finite numbers.")
+        found |= dict(zip(items, logits, strict=True))
+    return found
+
+
+def batches_of(
+    model: Any,
+    tokenizer: Any,
+    inputs: Iterable[Input],
+    batch_size: int | Literal["auto"] = "auto",
+) -> Batches:
+    """Return the batches of the different inputs.
 
     Args:
         batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
     """
-
-    def __init__(self, batch_size: int | Literal["auto"] = "auto") -> None:
-        self.batch_size = batch_size
-        self._tokenizer: Any = None
-        self._inputs: tuple[Input, ...] = ()
-        self._batches: list[tuple[list[Input], dict[str, Tensor]]] = []
-
-    @torch.inference_mode()
-    def __call__(self, model: Any, tokenizer: Any, inputs: Iterable[Input]) -> dict[Input, Tensor]:
-        """Return the logits of each distinct input, as float32 on the CPU.
-
-        They have the shape [labels].
-
-        Raises:
-            CandidateError: a logit is not finite.
-        """
-        distinct = tuple(dict.fromkeys(inputs))
-        if tokenizer is not self._tokenizer or distinct != self._inputs:
-            self._batches = self._cut(model, tokenizer, distinct)
-            self._tokenizer, self._inputs = tokenizer, distinct
-        known = inspect.signature(model.forward).parameters
-        options = {"use_cache": False} if "use_cache" in known else {}
-        found: dict[Input, Tensor] = {}
-        for items, batch in self._batches:
-            columns = {name: item.to(model.device) for name, item in batch.items() if name in known}
-            logits = model(**columns, **options).logits.float().cpu()
-            if not logits.isfinite().all():
-                raise CandidateError("The model's logits are not finite numbers.")
-            found |= dict(zip(items, logits, strict=True))
-        return found
-
-    def _cut(
-        self, model: Any, tokenizer: Any, inputs: Sequence[Input]
-    ) -> list[tuple[list[Input], dict[str, Tensor]]]:
-        """Return the batches of inputs: which ones, and their columns, padded on the right."""
-        longest, limits = longest_input(model, tokenizer), batching(model, self.batch_size)
-        # A head behind two stacks wants as many end tokens in all texts of a batch.
-        if model.config.is_encoder_decoder or not takes_padding(model.config):
-            limits = replace(limits, rows=1)
-        rows = [item.tokens(tokenizer, longest) for item in inputs]
-        fill = {
-            "input_ids": _padding_of(model.config) or 0,
-            "token_type_ids": tokenizer.pad_token_type_id,
+    inputs = list(dict.fromkeys(inputs))
+    longest, limits = longest_input(model, tokenizer), batching(model, batch_size)
+    # A head behind two stacks wants as many end tokens in all texts of a batch.
+    if model.config.is_encoder_decoder or not takes_padding(model.config):
+        limits = replace(limits, rows=1)
+    rows = [item.tokens(tokenizer, longest) for item in inputs]
+    fill = {
+        "input_ids": _padding_of(model.config) or 0,
+        "token_type_ids": tokenizer.pad_token_type_id,
+    }
+    found = []
+    for group in limits.cut([len(row["input_ids"]) for row in rows]):
+        batch = {
+            name: pad_sequence(
+                [torch.tensor(rows[place][name]) for place in group],
+                batch_first=True,
+                padding_value=fill.get(name, 0),
+            )
+            for name in rows[group[0]]
         }
-        found = []
-        for group in limits.cut([len(row["input_ids"]) for row in rows]):
-            batch = {
-                name: pad_sequence(
-                    [torch.tensor(rows[place][name]) for place in group],
-                    batch_first=True,
-                    padding_value=fill.get(name, 0),
-                )
-                for name in rows[group[0]]
-            }
-            found.append(([inputs[place] for place in group], batch))
-        return found
+        found.append(([inputs[place] for place in group], batch))
+    return found
 
 
 def longest_input(model: Any, tokenizer: Any) -> int:

@@ -18,7 +18,13 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.classifying import Chat, Classifier, Input
+from evomerge.evaluation.inference.classifying import (
+    Batches,
+    Chat,
+    Input,
+    batches_of,
+    classify,
+)
 from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Row, RowsObjective, text_or_number
 
 Label: TypeAlias = str | int
@@ -32,9 +38,10 @@ class ClassifierObjective(RowsObjective):
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         super().__init__(name, rows, digest, self.metrics)
-        self._classify = Classifier(batch_size)
-        self._tokenizer: Any = None
-        self._read: dict[int, tuple[Input, ...]] = {}  # what the model reads of a document
+        self._batch_size = batch_size
+        self._made_for: tuple[Any, ...] = ()
+        self._read: list[tuple[Input, ...]] = []  # what the model reads of each document
+        self._batches: Batches = ()
 
     def __call__(
         self, model: Any, tokenizer: Any, documents: Sequence[int]
@@ -44,16 +51,16 @@ class ClassifierObjective(RowsObjective):
         Raises:
             CandidateError: a logit is not finite.
         """
-        if tokenizer is not self._tokenizer:
-            self._tokenizer, self._read = tokenizer, {}
         rows = [self.rows[i] for i in documents]
-        new = [i for i in documents if i not in self._read]
-        self._read |= {i: self._inputs(self.rows[i], tokenizer) for i in new}
-        inputs = [self._read[i] for i in documents]
-        logits = self._classify(model, tokenizer, [item for of_row in inputs for item in of_row])
+        if self._made_for != (tokenizer, *documents):
+            self._made_for = tokenizer, *documents
+            self._read = [self._inputs(row, tokenizer) for row in rows]
+            inputs = [item for of_row in self._read for item in of_row]
+            self._batches = batches_of(model, tokenizer, inputs, self._batch_size)
+        logits = classify(model, self._batches)
         found = [
             self._measured(row, [logits[item] for item in of_row], model.config.id2label)
-            for row, of_row in zip(rows, inputs, strict=True)
+            for row, of_row in zip(rows, self._read, strict=True)
         ]
         return {metric: tuple(item[metric] for item in found) for metric in self.metrics}
 
@@ -146,7 +153,9 @@ class Pairwise(ClassifierObjective):
         if not isinstance(row["chosen"], str):
             return tuple(Input.of_chat(chat, tokenizer) for chat in _chats(row))
         prompt, answers = row.get("prompt", ""), (row["chosen"], row["rejected"])
-        return tuple(Input.of_answer(prompt, answer, tokenizer) for answer in answers)
+        if prompt and tokenizer.sep_token is not None:  # it separates two texts
+            return tuple(Input((prompt, answer)) for answer in answers)
+        return tuple(Input((prompt + answer,)) for answer in answers)
 
     def chats(self) -> Iterator[tuple[int, Chat]]:
         """Yield document and messages, for each list of messages that the model reads."""

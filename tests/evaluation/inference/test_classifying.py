@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from evomerge.errors import CandidateError
-from evomerge.evaluation.inference.classifying import Classifier, Input
+from evomerge.evaluation.inference.classifying import Input, batches_of, classify
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 
@@ -38,6 +38,10 @@ def opened(folder: Path) -> tuple[Any, Any]:
     return load(checkpoint, "cpu", causal=False), tokenizer_of(checkpoint)
 
 
+def classified(model: Any, tokenizer: Any, texts: Any, size: Any = "auto") -> Any:
+    return classify(model, batches_of(model, tokenizer, texts, size))
+
+
 def stock(folder: Path) -> tuple[Any, Any]:
     kind = transformers.AutoModelForSequenceClassification
     with tiny.quiet():
@@ -47,7 +51,7 @@ def stock(folder: Path) -> tuple[Any, Any]:
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "llama", "gpt2"])
 def test_logits_are_those_of_transformers_one_by_one(architecture: str, tmp_path: Path) -> None:
     folder = tiny.make_classifier(tmp_path / "a", architecture, ["a", "b", "c"])
-    found = Classifier()(*opened(folder), TEXTS)
+    found = classified(*opened(folder), TEXTS)
     model, tokenizer = stock(folder)
     known = inspect.signature(model.forward).parameters
     for item in TEXTS:
@@ -63,7 +67,7 @@ def test_messages_are_written_by_the_chat_template(tmp_path: Path) -> None:
     folder = tiny.make_classifier(tmp_path / "a", "llama", ["score"], template=TEMPLATE)
     model, tokenizer = opened(folder)
     item = Input.of_chat(CHAT, tokenizer)
-    found = Classifier()(model, tokenizer, [item, *TEXTS])[item]
+    found = classified(model, tokenizer, [item, *TEXTS])[item]
     model, tokenizer = stock(folder)
     ids = tokenizer.apply_chat_template(CHAT, return_tensors="pt", return_dict=True)["input_ids"]
     with torch.no_grad():
@@ -72,7 +76,7 @@ def test_messages_are_written_by_the_chat_template(tmp_path: Path) -> None:
 
 def test_without_a_token_of_padding_each_text_is_alone(tmp_path: Path) -> None:
     folder = tiny.make_classifier(tmp_path / "a", "llama", ["a", "b"], pad_token_id=None)
-    found = Classifier()(*opened(folder), TEXTS)
+    found = classified(*opened(folder), TEXTS)
     model, tokenizer = stock(folder)
     ids = tokenizer(*TEXTS[3].texts, return_tensors="pt")["input_ids"]
     with torch.no_grad():
@@ -81,11 +85,10 @@ def test_without_a_token_of_padding_each_text_is_alone(tmp_path: Path) -> None:
 
 def test_the_size_of_batches_changes_only_rounding_and_calls_change_nothing(tmp_path: Path) -> None:
     model, tokenizer = opened(tiny.make_classifier(tmp_path / "a"))
-    one, two = Classifier(), Classifier(batch_size=1)
-    first = one(model, tokenizer, TEXTS)
-    for item, row in two(model, tokenizer, reversed(TEXTS)).items():
+    first = classified(model, tokenizer, TEXTS)
+    for item, row in classified(model, tokenizer, reversed(TEXTS), 1).items():
         torch.testing.assert_close(row, first[item], atol=1e-5, rtol=1e-5)
-    again = one(model, tokenizer, TEXTS * 2)
+    again = classified(model, tokenizer, TEXTS * 2)
     assert all(torch.equal(row, again[item]) for item, row in first.items())
 
 
@@ -94,4 +97,4 @@ def test_logits_that_are_not_finite_are_a_failure_of_the_candidate(tmp_path: Pat
     with torch.no_grad():
         model.classifier.bias.fill_(torch.nan)
     with pytest.raises(CandidateError, match="logits are not finite"):
-        Classifier()(model, tokenizer, TEXTS)
+        classified(model, tokenizer, TEXTS)
