@@ -22,7 +22,7 @@ from evomerge.report.progress import progress
 from evomerge.report.recipe_picture import path_text
 from evomerge.report.reproduce import lm_eval_command
 from evomerge.report.rows import candidate_rows, rows_in_per_cent
-from evomerge.report.verdict import fallen, front_rows
+from evomerge.report.verdict import front_rows
 from evomerge.report.view import View
 from evomerge.report.words import duration, sampling_note, short_names, size_text
 from evomerge.run.atomic import check_output, replace_text
@@ -91,7 +91,6 @@ def page(run: RunFolder) -> str:
         tables=table.tables() if table.rows and table.columns else [],
         marked=marked,
         differences=front_rows(table),
-        fallen=fallen(history, view.ranking),
         found=_finding(view),
         path=path,
         reasons=reasons.most_common(_MOST_REASONS),

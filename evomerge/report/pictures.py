@@ -86,42 +86,6 @@ def best_so_far(history: History, ranking: Ranking) -> Any:
     return figure
 
 
-def descents_chart(history: History, ranking: Ranking) -> Any:
-    """Plot the loss of each step of the descents, and below it the fitness of their points.
-
-    Descents follow one another from left to right, in the order in which they began.
-    """
-    figure = new_figure(4.6)
-    above, below = figure.subplots(2, 1, sharex=True)
-    make_axes(above).set_ylabel("loss in nats", color=INK, fontsize=10)
-    points = [item for item in history.candidates if "descent" in item.origin]
-    factor = _factor(points, ranking)
-    make_axes(below).set_ylabel(f"fitness{_unit(factor)}", color=INK, fontsize=10)
-    below.set_xlabel("step", color=INK, fontsize=10)
-    by_number = {leg["candidate"] + leg["place"]: leg for leg in history.legs}
-    start = 0
-    for descent in sorted({item.origin["descent"] for item in points}):
-        own = [item for item in points if item.origin["descent"] == descent]
-        losses: list[float] = []
-        watched: list[tuple[int, float]] = []
-        for leg in filter(None, (by_number.get(item.number) for item in own)):
-            losses += [math.nan if loss is None else loss for loss in leg["losses"]]
-            if leg["watched"] is not None:
-                watched.append((start + len(losses), leg["watched"]))
-        labels = ("loss of a step", "watched documents") if descent == 0 else (None, None)
-        above.plot(range(start + 1, start + len(losses) + 1), losses, color=GREY, label=labels[0])
-        if watched:
-            places = zip(*watched, strict=True)
-            above.plot(*places, "o-", color=WARM, markersize=4, label=labels[1])
-        scored = [item for item in own if item.fitness is not None]
-        across = [start + item.origin["steps"] for item in scored]
-        heights = [factor * _fitness(item) for item in scored]
-        below.plot(across, heights, "o-", color=ACCENT, markersize=4)
-        start += len(losses)
-    add_legend(figure)
-    return figure
-
-
 def genome_bars(names: Sequence[str], genome: Sequence[float], what: str = "value") -> Any:
     """Plot a value of each gene as a bar with its name."""
     figure, axes = new_axes(0.9 + 0.3 * max(1, len(genome)), what)
@@ -132,15 +96,17 @@ def genome_bars(names: Sequence[str], genome: Sequence[float], what: str = "valu
     return figure
 
 
-def front_chart(history: History, ranking: Ranking, split: Split | None = None) -> Any:
-    """Plot candidates and the front on one split: the first objective against each other one.
+def front_chart(history: History, ranking: Ranking) -> Any:
+    """Plot candidates and the front: the first objective against each other one.
 
-    `split` None: the test documents, where the finalists have scores, as soon as all members of the
-    front were scored there; before that, the search documents.
+    On the test documents, where the finalists have scores, as soon as all members of the front were
+    tried there; before that, on the search documents.
     """
     first, *others = ranking.objectives
-    figure = new_figure(3.6 * len(others))
-    split = split or split_of_front(history, ranking)
+    figure, front = new_figure(3.6 * len(others)), front_of(history, ranking)
+    has_test = any(item.scores("test") for item in front)
+    is_tested = has_test and all("test" in item.outcomes for item in front)
+    split: Split = "test" if is_tested else "search"
     scored = [(i, scores) for i in history.candidates if (scores := i.scores(split)) is not None]
     factors = {
         item.key: factor_of((scores.aggregates[item.key] for _, scores in scored), item.key)
@@ -149,20 +115,13 @@ def front_chart(history: History, ranking: Ranking, split: Split | None = None) 
     for place, other in enumerate(others, start=1):
         axes = make_axes(figure.add_subplot(len(others), 1, place))
         axes.set_title(f"on {split} documents", loc="left", fontsize=10, color=SOFT)
-        _draw_front(axes, scored, front_of(history, ranking), split, (other, first), factors)
+        _draw_front(axes, scored, front, split, (other, first), factors)
         for objective, set_label in ((other, axes.set_xlabel), (first, axes.set_ylabel)):
             better = "" if objective.higher_is_better else " (less is better)"
             name = label_text(objective.key, 60)
             set_label(name + _unit(factors[objective.key]) + better, color=INK, fontsize=10)
     add_legend(figure)
     return figure
-
-
-def split_of_front(history: History, ranking: Ranking) -> Split:
-    """Return the split on which a front is shown: test as soon as all members were tried there."""
-    front = front_of(history, ranking)
-    has_test = any(item.scores("test") for item in front)
-    return "test" if has_test and all("test" in item.outcomes for item in front) else "search"
 
 
 def _draw_front(

@@ -10,9 +10,8 @@ from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.report.confidence import Comparison
 from evomerge.report.standings import Differences, Standings
 from evomerge.report.words import listed, ordinal, short_scores
-from evomerge.run.history import Candidate, History
+from evomerge.run.history import Candidate
 from evomerge.scores import TOKENS
-from evomerge.searching.ranking import Ranking
 from evomerge.space.baselines import UNIFORM
 
 
@@ -203,28 +202,6 @@ def _in_words(found: Differences, names: Mapping[str, str]) -> str:
         if texts:
             parts.append(f"{words} {listed(texts)}")
     return ", ".join(parts)
-
-
-def fallen(history: History, ranking: Ranking) -> str | None:
-    """Return a sentence about leaders on search documents that validation took from the front.
-
-    None: there is no final front yet, or all its finalists stayed on it.
-    """
-    if not history.front:
-        return None
-    led = [
-        item
-        for item in ranking.incumbents(history.candidates)
-        if item.label is None and "validation" in item.outcomes
-    ]
-    gone = [str(item.number) for item in led if item not in history.front]
-    if not gone:
-        return None
-    who, are = ("candidate", "it is") if len(gone) == 1 else ("candidates", "they are")
-    return (
-        f"Of {len(led)} merges on the front of the search documents that were scored again, "
-        f"{who} {listed(gone)} fell: {are} not on the front of the validation documents."
-    )
 
 
 def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]] | None:

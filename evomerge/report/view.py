@@ -96,8 +96,4 @@ class View:
             found["genes"] = pictures.genome_bars(self.genes, best.genome)
         course = pictures.hypervolume_so_far if front else pictures.best_so_far
         found["course"] = course(self.history, self.ranking)
-        if front and pictures.split_of_front(*front) == "test":
-            found["explored"] = pictures.front_chart(*front, "search")
-        if self.history.legs:
-            found["descents"] = pictures.descents_chart(self.history, self.ranking)
         return {name: figure for name, figure in found.items() if figure is not None}

@@ -7,11 +7,10 @@ import pytest
 from run_folders import append, asked, write_run
 
 from evomerge.report.pictures import front_chart
-from evomerge.report.verdict import fallen, front_rows
+from evomerge.report.verdict import front_rows
 from evomerge.report.view import View
-from evomerge.run.history import History, outcome_fields
+from evomerge.run.history import outcome_fields
 from evomerge.scores import Failure, Objective, Scores
-from evomerge.searching.ranking import ParetoFront
 
 ACC = Objective("zoo_l2_maths", "exact_match")
 TOKENS = Objective("zoo_l2_maths", "tokens", higher_is_better=False)
@@ -151,9 +150,6 @@ def test_the_front_is_shown_on_test_documents_with_steps(tmp_path):
     assert shown["default", "o"] == [[9.0, 75.0], [9.0, 49.0]]
     assert shown["steps-post", "None"] == [[9.0, 75.0]]
     assert shown["default", "D"] == [[10.0, 50.0]] * 3
-    assert "explored" in view.figures
-    (axes,) = front_chart(view.history, view.ranking, "search").axes
-    assert axes.get_title(loc="left") == "on search documents"
 
 
 def test_steps_turn_with_the_direction_of_the_objective_across(tmp_path):
@@ -164,22 +160,3 @@ def test_steps_turn_with_the_direction_of_the_objective_across(tmp_path):
         view = front_with(tmp_path / way, [PARENT] * 3, [wide, narrow], frozen=frozen)
         (axes,) = front_chart(view.history, view.ranking).axes
         assert [x for x, _ in lines_of(axes)[f"steps-{way}", "None"]] == order
-
-
-def test_a_leader_that_falls_on_validation_is_named():
-    ranking = ParetoFront([ACC, TOKENS])
-    events = []
-    for number, outcome in enumerate([BETTER, scores(answers(196, 400), (5, 7) * 200)]):
-        told = {"event": "tell", "candidate": number, **outcome_fields(outcome)}
-        values = [[0.75, -9.0], [0.49, -6.0]][number]
-        events += [asked(number, genome=[0.5]), told | {"values": values}]
-        score = {"event": "score", "candidate": number, "split": "validation"}
-        events.append(score | outcome_fields(outcome))
-    assert fallen(History(events), ranking) is None
-    both = [*events, {"event": "winner", "candidate": 0, "front": [0, 1]}]
-    assert fallen(History(both), ranking) is None
-    one = [*events, {"event": "winner", "candidate": 0, "front": [0]}]
-    assert fallen(History(one), ranking) == (
-        "Of 2 merges on the front of the search documents that were scored again, candidate 1 "
-        "fell: it is not on the front of the validation documents."
-    )

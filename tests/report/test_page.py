@@ -13,10 +13,8 @@ from search_run import environment, evomerge
 from evomerge.errors import InputError
 from evomerge.report.documents import INVALID, doubt_about_baselines, doubt_about_winner
 from evomerge.report.page import page, write_page
-from evomerge.report.pictures import descents_chart
 from evomerge.run.history import History
-from evomerge.scores import Example, Expected, Objective, Scores
-from evomerge.searching.ranking import WeightedSum
+from evomerge.scores import Example, Expected, Scores
 
 VOID = {"meta", "br", "link"}
 GENES = ["weight of <a>", "weight of b"]
@@ -210,23 +208,3 @@ def test_a_page_that_cannot_be_written_is_one_sentence(finished, tmp_path):
         with pytest.raises(InputError, match=r"--out .* cannot be written") as caught:
             write_page(finished, out)
         assert "\n" not in str(caught.value)
-
-
-def test_descents_show_the_loss_of_their_steps_and_the_fitness_of_their_points(tmp_path):
-    events = [*(asked(0, "uniform"), told(0, scores(3)))]
-    for number, (descent, steps) in enumerate([(0, 10), (0, 20), (1, 10)], start=1):
-        leg = {"event": "leg", "candidate": number, "place": 0, "watched": 1 / number}
-        origin = {"genome": [0.5], "descent": descent, "steps": steps}
-        ask = asked(number) | {"generation": number, "origin": origin}
-        reached = {"losses": [float(number)] * 9 + [None], "descent": {}, "form": None}
-        events += [leg | reached, ask, told(number, scores(number))]
-    chart = descents_chart(History(events), WeightedSum([Objective("zoo_l2_maths", "exact_match")]))
-    above, below = chart.axes
-    first, watched, second, _ = (line.get_xydata().tolist() for line in above.lines)
-    assert first[0] == [1, 1.0]
-    assert first[10] == [11, 2.0]
-    assert second[0] == [21, 3.0]
-    assert watched == [[10, 1.0], [20, 0.5]]
-    points = [point for line in below.lines for point in line.get_xydata().tolist()]
-    assert [x for x, _ in points] == [10, 20, 30]
-    assert "loss of each step of gradient descent" in page(write_run(tmp_path / "run", events))
