@@ -9,7 +9,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evomerge.report import means
 from evomerge.report.means import Mean
@@ -86,7 +85,9 @@ class Comparison:
     @property
     def text(self) -> str:
         """The comparison as text: `+7.8 points [+5.9, +9.7], better with probability > 0.999`."""
-        return f"{self.amount}, better with probability {probability_text(self.probability)}"
+        sure = f"{self.probability:.3f}"  # more decimals say nothing of so many documents
+        sure = {"1.000": "> 0.999", "0.000": "< 0.001"}.get(sure, sure)
+        return f"{self.amount}, better with probability {sure}"
 
     @property
     def sign(self) -> int:
@@ -96,13 +97,6 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {"difference": self.shown.to_dict(), "probability": self.probability}
-
-
-def probability_text(probability: float) -> str:
-    """Return a probability with three decimals; more say nothing of so many documents."""
-    if probability > 0.9995:
-        return "> 0.999"
-    return "< 0.001" if probability < 0.0005 else f"{probability:.3f}"
 
 
 def factor_of(values: Iterable[float], key: str) -> float:
@@ -128,31 +122,19 @@ def factor_of_fitness(objectives: Sequence[Objective], every: Iterable[Scores]) 
     )
 
 
-def interval(values: Sequence[float], aggregate: float) -> Interval:
-    """Return a metric with its 95 % interval over documents, see `evomerge.report.means`.
-
-    The interval is unknown if the aggregate is not the mean of the values (a perplexity), if there
-    are no values, or if there is one only, which is neither right nor wrong.
-
-    Args:
-        values: the metric of each document.
-        aggregate: the metric over all of them, as lm-eval aggregates it.
-    """
-    if not _is_mean(values, aggregate):
-        return Interval(aggregate)
-    own = np.asarray(values, dtype=np.float64)
-    return _estimate(
-        aggregate, [means.mean_of(own, 1.0, is_share=_are_shares(own), is_difference=False)]
-    )
-
-
 def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Interval]:
-    """Return the score of every objective with its interval: `task/metric` -> estimate."""
+    """Return each objective's score with its 95 % interval over documents: `task/metric` -> both.
+
+    The interval is unknown if a score is not the mean of its values (a perplexity), if there are no
+    values, or if there is one only, which is neither right nor wrong.
+    """
     found = {}
     for item in objectives:
         value = scores.aggregates[item.key]
-        known = Interval(value, value, value, is_exact=True) if item.is_exact else None
-        found[item.key] = known or interval(scores.values.get(item.key, ()), value)
+        if item.is_exact:
+            found[item.key] = Interval(value, value, value, is_exact=True)
+        else:
+            found[item.key] = _estimate(value, [_mean_of_task([(item, 1.0)], scores, None)])
     return found
 
 
@@ -209,18 +191,6 @@ def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Co
     return Comparison(difference, means.confidence(known), factor, documents, is_turned)
 
 
-def _is_mean(values: npt.ArrayLike, aggregate: float) -> bool:
-    return (
-        np.size(values) > 0
-        and math.isfinite(aggregate)
-        and math.isclose(float(np.mean(np.asarray(values))), aggregate, rel_tol=1e-9, abs_tol=1e-12)
-    )
-
-
-def _are_shares(values: npt.NDArray[np.float64]) -> bool:
-    return bool(values.min() >= 0 and values.max() <= 1)
-
-
 def _estimate(value: float, found: Sequence[Mean | None]) -> Interval:
     """Return a sum of means with its interval; unknown if one is None."""
     known = [item for item in found if item is not None]
@@ -254,10 +224,12 @@ def _mean_of_task(
     are_shares = len({unit > 0 for _, unit in items}) == 1
     for item, model, unit in columns:
         own = np.asarray(model.values.get(item.key, ()), dtype=np.float64)
-        if not _is_mean(own, model.aggregates[item.key]):
+        if not own.size or not math.isfinite(mean := model.aggregates[item.key]):
+            return None
+        if not math.isclose(own.mean(), mean, rel_tol=1e-9, abs_tol=1e-12):
             return None
         values = values + unit * own
-        are_shares = are_shares and _are_shares(own)
+        are_shares = are_shares and bool(own.min() >= 0 and own.max() <= 1)
     values = np.where(np.abs(values) <= 1e-12, 0.0, values)  # sums that are 0 up to rounding
     unit = sum(abs(unit) for _, unit in items) * (1.0 if items[0][1] > 0 else -1.0)
     return means.mean_of(values, unit, is_share=are_shares, is_difference=theirs is not None)

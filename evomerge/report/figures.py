@@ -17,7 +17,7 @@ from typing import Any
 
 from evomerge.errors import printable, without_controls
 
-_MOST_LABELS = 60  # of the rows of a heat map
+MOST_LABELS = 60  # of the rows of a heat map
 
 WIDTH, NARROW = 5.6, 4.2
 """Widths in inches, of which a browser shows 96 pixels each."""
@@ -105,22 +105,8 @@ def panels_below(height: float, heights: Sequence[float]) -> tuple[Any, list[Any
     return figure, list(panels)
 
 
-def heat_maps(
-    panels: Mapping[str, Mapping[str, Sequence[float]]], below: float
-) -> tuple[Any, list[Any]]:
-    """Draw grids (title -> label of a row -> values; nan is a gap), each with its own colours.
-
-    `below` is the height of what is below them, in inches. Returns the figure and its panels.
-    """
-    tall = [min(len(grid), _MOST_LABELS) for grid in panels.values()]
-    height = 0.55 * len(tall) + 0.2 * sum(tall) + below
-    figure, drawn = panels_below(height, [count + 1.2 for count in tall])
-    for axes, (title, grid) in zip(drawn, panels.items(), strict=True):
-        _heat_map(figure, axes, title, grid)
-    return figure, drawn
-
-
-def _heat_map(figure: Any, axes: Any, title: str, grid: Mapping[str, Sequence[float]]) -> None:
+def heat_map(figure: Any, axes: Any, title: str, grid: Mapping[str, Sequence[float]]) -> None:
+    """Draw a grid (label of a row -> values; nan is a gap) with colours of its own."""
     values = [value for row in grid.values() for value in row if not math.isnan(value)]
     low, high = min(values), max(values)
     image = axes.imshow(
@@ -132,7 +118,7 @@ def _heat_map(figure: Any, axes: Any, title: str, grid: Mapping[str, Sequence[fl
         vmax=high + 0.5 * (low == high),
     )
     axes.set_title(title, loc="left", fontsize=8.5, color=INK, pad=3)
-    step = math.ceil(len(grid) / _MOST_LABELS)
+    step = math.ceil(len(grid) / MOST_LABELS)
     labels = [label_text(label, 26) for label in list(grid)[::step]]
     axes.set_yticks(range(0, len(grid), step), labels)
     axes.set_facecolor(LINE)

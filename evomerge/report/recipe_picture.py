@@ -13,7 +13,15 @@ from typing import Any, TypeAlias
 
 from evomerge.errors import RecipeError
 from evomerge.recipe import Knob, Layer, Recipe
-from evomerge.report.figures import GREY, INK, few_ticks, heat_maps, panels_below, plain_text
+from evomerge.report.figures import (
+    GREY,
+    INK,
+    MOST_LABELS,
+    few_ticks,
+    heat_map,
+    panels_below,
+    plain_text,
+)
 from evomerge.report.words import renamed
 from evomerge.space.paths.path import describe, legend_of, path_of
 
@@ -79,8 +87,11 @@ def _knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     if not knobs:
         return None
     stacks = _stacks(recipe)
-    figure, panels = heat_maps({plain_text(knob): grid for knob, grid in knobs.items()}, 0.3)
-    for axes in panels:
+    tall = [min(len(grid), MOST_LABELS) for grid in knobs.values()]
+    height = 0.55 * len(tall) + 0.2 * sum(tall) + 0.3
+    figure, panels = panels_below(height, [count + 1.2 for count in tall])
+    for axes, (knob, grid) in zip(panels, knobs.items(), strict=True):
+        heat_map(figure, axes, plain_text(knob), grid)
         axes.set_xticks(*_depth_ticks(list(map(len, stacks.values())), recipe.modalities))
     # Below the labels of rows, too, which may leave little room beside them.
     outside = ("embeddings", "head", *recipe.modalities)

@@ -169,41 +169,33 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def why_not_writable(path: Path) -> str | None:
-    """Return why a file or folder cannot be made or replaced, in words; None if it can.
+def check_writable(path: Path, what: str, fix: str, error: type[InputError]) -> None:
+    """Raise an InputError if a file or folder cannot be made or replaced; DiskError: it is full.
 
-    For a moment there is a hidden folder in the nearest folder that exists. DiskError: it is full.
+    For a moment there is a hidden folder in the nearest folder that exists. `what` begins the
+    error's sentence (`PATH cannot be created`), `fix` ends it.
     """
     path = path.absolute()
     folder = path.parent
     try:
         while not folder.exists():
             folder = folder.parent
-        if not folder.is_dir():
-            return f"{folder} is not a folder"
-        name = path.relative_to(folder).parts[0]
-        probe = folder / f".{name}{MARK}{secrets.token_hex(4)}"
-        probe.mkdir()
-        with suppress(FileNotFoundError):  # a writer took it for one that a killed one has left
-            probe.rmdir()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return "its name is too long"
-        found = not_written(str(path), error, "name another place")
-        if isinstance(found, DiskError):
-            raise found from error
-        return f"nothing can be written into {folder} ({error.strerror})"
-    return None
-
-
-def check_writable(path: Path, what: str, fix: str, error: type[InputError]) -> None:
-    """Raise an InputError if a file or folder cannot be made or replaced.
-
-    `what` begins its sentence (`PATH cannot be created`), `fix` ends it.
-    """
-    reason = why_not_writable(path)
-    if reason is not None:
-        raise error(f"{what}: {reason}; {fix}.")
+        if folder.is_dir():
+            name = path.relative_to(folder).parts[0]
+            probe = folder / f".{name}{MARK}{secrets.token_hex(4)}"
+            probe.mkdir()
+            with suppress(FileNotFoundError):  # a writer took it for what a killed one has left
+                probe.rmdir()
+            return
+        reason = f"{folder} is not a folder"
+    except OSError as found:
+        full = not_written(str(path), found, "name another place")
+        if isinstance(full, DiskError):
+            raise full from found
+        reason = f"nothing can be written into {folder} ({found.strerror})"
+        if found.errno == errno.ENAMETOOLONG:
+            reason = "its name is too long"
+    raise error(f"{what}: {reason}; {fix}.")
 
 
 def check_new_folder(out: Path) -> None:

@@ -17,7 +17,6 @@ from evomerge.report.confidence import (
     compare,
     factor_of,
     fitness_interval,
-    interval,
     intervals,
     mean_over_runs,
 )
@@ -34,6 +33,13 @@ def scores(documents=None, **values):
     sizes = {key.split("/")[0]: len(items) for key, items in named.items()}
     asked = documents or {task: tuple(range(size)) for task, size in sizes.items()}
     return Scores(asked, named, {key: float(np.mean(items)) for key, items in named.items()})
+
+
+def interval(values, aggregate):
+    """A score with its interval, of the values of its documents."""
+    plain = tuple(map(float, values))
+    known = Scores({"t": tuple(range(len(plain)))}, {ACC.key: plain}, {ACC.key: aggregate})
+    return intervals([ACC], known)[ACC.key]
 
 
 def answers(right, of):
