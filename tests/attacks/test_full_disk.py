@@ -51,20 +51,16 @@ def fails(history, event):
     raise ValueError("a follower that fails is in the log")
 
 
-def no_room(*arguments, **options):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 def test_a_search_stops_with_a_sentence_and_goes_on(begun, tmp_path, monkeypatch):
+    """Permissions are not changed here, since nothing is read-only for root."""
     before, whole = begun
     run = RunFolder(shutil.copytree(before, tmp_path / "run"))
 
-    def refused(*followers):
+    def refused(*followers, number=errno.ENOSPC, fix="free space on the disk or repair it"):
         with pytest.raises(SearchError) as caught:
             go_on(run, *followers)
-        assert "No space left on device" in str(caught.value) and caught.value.exit_code == 1
-        fix = "; free space on the disk or repair it, then go on with `evomerge resume"
-        assert f"{fix} {run.path}`" in str(caught.value)
+        assert os.strerror(number) in str(caught.value) and caught.value.exit_code == 1
+        assert f"; {fix}, then go on with `evomerge resume {run.path}`" in str(caught.value)
 
     for name in ("timings.jsonl", "best.yaml", "log.txt", "lock"):
         kept = (run.path / name).rename(tmp_path / name) if (run.path / name).exists() else None
@@ -73,10 +69,19 @@ def test_a_search_stops_with_a_sentence_and_goes_on(begun, tmp_path, monkeypatch
         (run.path / name).unlink()
         if kept:
             kept.rename(run.path / name)
-    for owner in (journal.os, searches.RunFolder):
+    for owner, number, *fix in (
+        (journal.os, errno.ENOSPC),
+        (searches.RunFolder, errno.ENOSPC),
+        (searches.RunFolder, errno.EACCES, "make it writable"),
+        (searches.RunFolder, errno.EROFS, "make it writable"),
+    ):
+
+        def fail(*_, number=number):
+            raise OSError(number, os.strerror(number))
+
         with monkeypatch.context() as patch:
-            patch.setattr(owner, "write", no_room)
-            refused()
+            patch.setattr(owner, "write", fail)
+            refused(number=number, **dict(zip(["fix"], fix, strict=False)))
     go_on(run)
     for name in ("journal.jsonl", "best.yaml"):
         assert (run.path / name).read_bytes() == (whole / name).read_bytes()
@@ -144,20 +149,3 @@ def test_a_folder_in_the_place_of_a_file_that_is_needed_is_named(begun, tmp_path
     (run.path / "report.html").mkdir()
     with pytest.raises(InputError, match="it is a folder; give another file"):
         call(["report", str(run.path)])
-
-
-def test_a_run_that_becomes_read_only_is_to_be_made_writable(begun, tmp_path, monkeypatch):
-    """Its permissions are not changed here, since nothing is read-only for root."""
-    before, whole = begun
-    run = RunFolder(shutil.copytree(before, tmp_path / "run"))
-    for number in (errno.EACCES, errno.EROFS):
-
-        def refuse(self, name, text, number=number):
-            raise OSError(number, os.strerror(number), str(self.path / name))
-
-        with monkeypatch.context() as patch, pytest.raises(SearchError) as caught:
-            patch.setattr(RunFolder, "write", refuse)
-            go_on(run)
-        assert "; make it writable, then go on with `evomerge resume" in str(caught.value)
-    go_on(run)
-    assert run.journal_path.read_bytes() == (whole / "journal.jsonl").read_bytes()

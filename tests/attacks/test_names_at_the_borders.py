@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from draws import draws
 from huggingface_hub import ModelCard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from mutations import FUZZ
@@ -127,22 +127,22 @@ class Elements(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, tuple[str, ...]]] = []
+        self.found: list[tuple[str, ...]] = []
         self.svg = 0
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        if self.svg:  # how many paths a picture has depends on the width of the letters
+            assert tag in DRAWN and not [name for name in names if name.startswith("on")]
+        else:
+            self.found.append((tag, *names))
         self.svg += tag == "svg"
-        if not self.svg or tag == "svg":
-            self.found.append((tag, tuple(name for name, _ in attrs)))
-        else:  # how many paths a picture has depends on the width of the letters
-            assert tag in DRAWN
-            assert not [name for name, _ in attrs if name.startswith("on")]
 
     def handle_endtag(self, tag):
         self.svg -= tag == "svg"
-        self.found.append((f"/{tag}", ())) if not self.svg else None
+        self.found += [] if self.svg else [(f"/{tag}",)]
 
 
 def test_the_report_has_the_elements_that_it_has_with_harmless_names(harmless, nasty):
@@ -263,6 +263,7 @@ def check_json(name: str, run: RunFolder) -> None:
 
 @settings(FUZZ, max_examples=draws(6))
 @given(name=names)
+@example(name=EVERYTHING)
 def test_any_names_leave_lines_columns_blocks_and_values_as_they_are(harmless, name):
     with some_run(name) as run, contextlib.redirect_stderr(io.StringIO()):
         for table, other in zip(
@@ -283,12 +284,6 @@ def test_any_names_leave_lines_columns_blocks_and_values_as_they_are(harmless, n
             assert row["origin"] in (f"{name}{letter}", f"'{name}{letter}")
             assert not row["origin"].startswith(("=", "+", "-", "@"))
     assert f"test {name}t/{name}m" in rows[0] and len(rows) == 5
-
-
-def test_nasty_names_leave_the_card_a_card_and_json_plain(nasty, harmless):
-    check_json(EVERYTHING, nasty)
-    text = check_card(EVERYTHING, nasty, harmless)
-    assert "<img src=x onerror=" in text and "[a](http://b.c)" in text and "www.a.com" in text
 
 
 MARKUP = "[/bold][red][link=a]:smile:"

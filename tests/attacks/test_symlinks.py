@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 from run_folders import STATES, write_run
-from search_run import write_search
 
 from evomerge import zoo
 from evomerge.__main__ import run as call
@@ -53,13 +52,6 @@ def test_a_link_out_of_a_model_is_refused(model, key, name, way):
     link(place, target if way == "absolute" else os.path.relpath(target, place.parent))
     with pytest.raises(CheckpointError, match=rf"\.\w+ is a link to {key}, which is outside"):
         Checkpoint.open(model, "mine")
-
-
-def test_a_search_with_such_a_parent_is_refused(model, key, tmp_path):
-    link(model / "additional_chat_templates", key.parent)
-    search = write_search(tmp_path, parents=[str(model), "zoo:maths"])
-    with pytest.raises(CheckpointError, match=f"is a link to {key}"):
-        call(["validate", str(search)])
 
 
 def test_links_inside_of_a_model_and_links_of_weights_and_of_the_whole_folder(model, tmp_path):

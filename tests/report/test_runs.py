@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 import pytest
 from run_folders import asked, scores, told, write_run
-from search_run import SMALL, evomerge, evomerge_json, write_search
+from search_run import SMALL, evomerge, evomerge_json
 
 import evomerge as api
 from evomerge.errors import InputError, RunFolderError
@@ -90,13 +90,3 @@ def test_what_does_not_fit_is_one_sentence(runs: list[Path], tmp_path: Path) -> 
         api.results([runs[0], tmp_path / "none"])
     said = evomerge("results", *runs, "--top", "3", code=2).stderr
     assert "--top and --documents are for one run, but 4 are given" in said
-
-
-def test_a_loop_of_searches_is_one_row(tmp_path: Path) -> None:
-    file, runs = write_search(tmp_path, budget={"candidates": 6}), []
-    for seed in (0, 1):
-        runs.append(tmp_path / f"mine-{seed}")
-        evomerge("search", file, "--set", f"seed={seed}", "--run", runs[-1], "--resume")
-    (row,) = api.results(runs).reset_index().to_dict("records")
-    assert (row["search"], row["seeds"], row["candidates"]) == ("mine", 2, 6)
-    assert row["cpu_seconds"] > 0

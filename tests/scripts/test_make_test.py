@@ -51,9 +51,3 @@ def test_a_test_that_hangs_is_named_and_the_others_are_run(tmp_path: Path) -> No
     assert re.search(r"crashed while running '.*test_hanging\.py::test_one\[5\]'", done.stdout)
     assert "1 failed, 6 passed" in done.stdout
     assert 'test_hanging.py", line 10 in test_one' in done.stderr
-
-
-def test_make_quickstart_says_that_pip_takes_long() -> None:
-    words = ["make", "--dry-run", "--always-make", "quickstart"]
-    plan = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert -1 < plan.find("some minutes") < plan.find("pip install --quiet")
