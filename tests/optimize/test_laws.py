@@ -64,19 +64,6 @@ def test_another_process_replays_a_search_bit_for_bit(name, here, elsewhere):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("width", "in_bursts"),
-    [(1, False), *((width, late) for width in WIDTHS[1:] for late in (False, True))],
-)
-def test_a_search_works_with_any_number_of_open_trials(name, width, in_bursts):
-    """`search` checks trial numbers and ranges; here, late genomes must still differ."""
-    trials = 300
-    genomes = optimizer_runs.search(name, REAL, width, trials, in_bursts)
-    assert len(genomes) == trials
-    assert len(set(genomes[-100:])) > 3
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_a_single_gene_is_searched(name):
     """pycma and cmaes need two dimensions."""
     optimizer_runs.search(name, LONE, 4, 60)
@@ -91,27 +78,6 @@ def test_the_laws_hold_with_hundreds_of_genes(name, width, in_bursts):
     assert global_generators() == before
     if in_bursts:
         assert optimizer_runs.search(name, MANY, width, 150, in_bursts) == first
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_failure_is_worse_than_whatever_breaks_constraints(name):
-    """From the first trial on, and all failures are equal."""
-
-    def run(fail):
-        optimizer, genomes = make(name, REAL, 1), []
-        for number in range(150):
-            trial, genome = optimizer.ask()
-            genomes.append(genome)
-            if number < 3 or number % 5 == 2:
-                fate = number % 2 if fail else 2
-                told = [None, several(name, math.nan), several(name, -1e300)][fate]
-                optimizer.tell(trial, told, 0.0 if fail else 1e300)
-            else:
-                broken = max(0.0, genome[0] - 1.0) * (number % 3)
-                optimizer.tell(trial, several(name, -sum(x * x for x in genome)), broken)
-        return genomes
-
-    assert run(fail=True) == run(fail=False)
 
 
 @pytest.mark.parametrize("name", ONE)

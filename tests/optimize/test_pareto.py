@@ -40,23 +40,6 @@ def search(optimizer, trials, losses=zdt1, violation=lambda genome: 0.0):
     return found
 
 
-@pytest.mark.parametrize("name", ["nsga2", "cma", "nevergrad:DE", "nevergrad:OnePlusOne"])
-def test_a_point_that_breaks_a_constraint_is_worse_than_one_that_does_not(name):
-    """The best point without the constraint has all genes at 0; with it, their sum is 2 or more."""
-    count = 2 if name == "nsga2" else 1
-
-    def losses(genome):
-        return [sum(x * x for x in genome), sum(abs(x - 0.1) for x in genome)][:count]
-
-    def violation(genome):
-        return max(0.0, 2.0 - sum(genome))
-
-    found = search(create(name, GENES, 0, objectives=count), 600, losses, violation)
-    late = [genome for genome, _ in found[-100:]]
-    assert sum(violation(genome) < 0.05 for genome in late) > 50
-    assert min(losses(genome)[0] for genome in late if not violation(genome)) < 0.8
-
-
 def plain(seed, losses, violation, fails, generations, beside, late):
     """Return all points that pymoo itself proposes, one generation of 20 after the other.
 
@@ -156,20 +139,6 @@ def test_amended_individuals_take_the_places_of_the_proposed_ones():
             optimizer.tell(trial, [-value for value in zdt1(genome)])
         found.append([optimizer.ask()[1] for _ in range(20)])
     assert found[0] == found[1]
-
-
-def test_a_failure_is_dominated_by_whatever_breaks_constraints():
-    """A parent is the better of two; a child lies mostly near its parents, gene by gene."""
-
-    def share(failed):
-        optimizer = nsga2()
-        for _ in range(20):
-            trial, genome = optimizer.ask()
-            low = genome[0] < 0.5
-            optimizer.tell(trial, None if failed(low) else [0.0, 0.0], 1e8)
-        return np.mean([optimizer.ask()[1][0] < 0.5 for _ in range(200)])
-
-    assert share(lambda low: not low) > share(lambda low: low) + 0.25
 
 
 def test_a_space_without_anything_new_is_searched_on():

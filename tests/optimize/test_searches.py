@@ -7,7 +7,7 @@ from learning_laws import check_learning
 from optimizer_laws import check_laws
 from optimizer_runs import COUNTS, NAMES
 from plain_searches import NEVERGRAD, REFERENCES, of_nevergrad
-from search_laws import CONDITIONS, FAST, WORSE, check_choices, check_search
+from search_laws import CONDITIONS, FAST, WORSE, check_search
 
 from evomerge.optimize import create
 from evomerge.testing import GENES
@@ -145,8 +145,3 @@ def test_another_algorithm_under_its_name_is_caught():
             conditions=["a generation of open trials"],
             trials=60,
         )
-
-
-@pytest.mark.parametrize("name", ["random", "sobol"])
-def test_choices_are_even_at_first(name):
-    check_choices(lambda genes, seed: create(name, genes, seed))

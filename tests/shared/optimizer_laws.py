@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from known_problems import PROBLEMS
 from learning_laws import check_learning
-from search_laws import FAST, Reference, check_choices, check_search
+from search_laws import FAST, Reference, check_search
 
 from evomerge.space.protocol import Gene
 from evomerge.testing import GENES, check_optimizer
@@ -33,8 +33,6 @@ def check_laws(
     check_optimizer(create, genes, trials, objectives)
     check_learning(create, genes, objectives)
     kinds = {gene.kind for gene in genes}
-    if "choice" in kinds:
-        check_choices(create, objectives, seeds=60)
     names = [
         name
         for name in ("sphere", "mixed", "one-max", "zdt1", "dtlz2")

@@ -204,40 +204,6 @@ def rank_sum(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
     return float(norm.cdf(distance / math.sqrt(variance))) if variance else 0.5
 
 
-def check_choices(create: Create, objectives: int = 1, seeds: int = 100) -> None:
-    """Check that all values of a choice are equally likely at first, wherever they stand.
-
-    As long as all candidates score the same, an optimizer cannot know which value is better. The
-    values of the first proposal of all seeds are tested (chi-square), and the shares of the values
-    in the first five, each with an error of one in ten thousand.
-    """
-    from scipy.stats import chisquare
-
-    method = Gene("method", "choice", 0, 3, 0, choices=("a", "b", "c", "d"))
-    genes = (Gene("x", "real", 0.0, 1.0, 0.5), method, Gene("y", "real", 0.0, 1.0, 0.5))
-    drawn = np.zeros((seeds, 5), int)
-    for seed in range(seeds):
-        optimizer = create(genes, seed)
-        for number in range(5):
-            trial, genome = optimizer.ask()
-            drawn[seed, number] = genome[1]
-            optimizer.tell(trial, [0.5] * objectives)
-    first = np.bincount(drawn[:, 0], minlength=4)
-    require(
-        chisquare(first).pvalue > 1e-4,
-        f"The first proposals of {seeds} seeds have the four values of a choice {first.tolist()} "
-        "times; at first all should be equally likely.",
-    )
-    shares = np.array([np.bincount(row, minlength=4) / 5 for row in drawn])
-    error = np.maximum(shares.std(axis=0), 0.01) / math.sqrt(seeds)
-    means = shares.mean(axis=0)
-    require(
-        (abs(means - 0.25) < 4 * error).all(),
-        f"The four values of a choice have the shares {_numbers(means)} among the first proposals, "
-        "although all candidates score the same; all should be equally likely.",
-    )
-
-
 def _tell(optimizer: Optimizer, problem: Problem, trial: int, genome: Genome, fate: float) -> None:
     values = [-loss for loss in problem.losses(genome)]
     if fate < 0.1:
@@ -263,7 +229,3 @@ def _random_search(problem: Problem, seed: int, trials: int) -> float:
     random = np.random.RandomState(seed)
     found = [problem.losses(random_genome(problem.genes, random)) for _ in range(trials)]
     return quality(problem, found)
-
-
-def _numbers(values: Sequence[float] | np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> str:
-    return ", ".join(f"{value:.3g}" for value in values)

@@ -147,40 +147,6 @@ def test_a_descent_ends_early_if_the_watched_loss_does_not_fall():
     assert [each.origin["descent"] for each in asked] == [0, 0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("descents", [1, 3])
-def test_a_new_instance_repeats_the_same_calls(descents):
-    """It is stopped after each point and each leg, as a killed search may be."""
-    calls, proposals = [], []
-    strategy = make(descents=descents)
-
-    def fresh():
-        other = make(descents=descents)
-        for name, arguments in calls:
-            getattr(other, name)(*arguments)
-        return other
-
-    def call(name, *arguments):
-        calls.append((name, arguments))
-        getattr(strategy, name)(*arguments)
-
-    call("repeat", 0, "uniform", {"genome": [0.5, 0.5]})
-    call("tell", 0, scored((0.5, 0.5)))
-    for _ in range(5):
-        for place, leg in strategy.legs().items():
-            assert fresh().legs()[place] == leg
-            call("reach", place, walk(leg))
-        for _ in range(strategy.left):
-            number = len(proposals) + 1
-            proposal = fresh().ask(number)
-            call("repeat", number, None, proposal.origin)
-            proposals.append(proposal)
-        for one in range(number - strategy.generation + 1, number + 1):
-            call("tell", one, scored(proposals[one - 1].origin["genome"]))
-    assert len({each.recipe.digest for each in proposals}) == len(proposals)
-    plain = run(make(descents=descents), len(proposals))
-    assert [each.recipe for each in plain] == [each.recipe for each in proposals]
-
-
 def test_failures_do_not_break_it():
     strategy = make()
     strategy.add_baseline(0, "uniform")

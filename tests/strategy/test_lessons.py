@@ -38,15 +38,6 @@ def everything(lesson, task: str) -> list[int]:
     return sorted([*lesson.learned.get(task, ()), *lesson.watched.get(task, ())])
 
 
-def test_references_are_learned_from_all_documents():
-    lesson = lessons("reference").next()
-    assert {task: everything(lesson, task) for task in DOCUMENTS} == {
-        task: list(ids) for task, ids in DOCUMENTS.items()
-    }
-    assert not lesson.answers
-    assert not lesson.teachers
-
-
 def test_a_fifth_is_watched_if_these_are_ten():
     learned, watched = divided({"a": range(60), "b": range(49)}, seed=1)
     assert len(watched["a"]) == 12
