@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from killed import searched
 from rounding import NATS
 from search_run import SMALL, evomerge, evomerge_json, write_search
 
@@ -23,22 +22,6 @@ RACING = {
 
 def rows_of(run: Path) -> list[dict]:
     return evomerge_json("results", run)["candidates"]
-
-
-def test_ties_are_broken_by_fewer_nats(tmp_path: Path) -> None:
-    run = searched(write_search(tmp_path, objectives=[TIES]), tmp_path / "run").folder
-    rows = rows_of(run)
-    assert all(row["fitness"] == row[f"search {TASK}/exact_match"] for row in rows)
-    final = [row for row in rows if row[f"validation {TASK}/nll"] is not None]
-    best = max(
-        final,
-        key=lambda row: (
-            row[f"validation {TASK}/exact_match"],
-            -row[f"validation {TASK}/nll"],
-            -row["candidate"],
-        ),
-    )
-    assert best["winner"]
 
 
 @pytest.mark.parametrize(
