@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,23 +36,18 @@ class Workers:
     """How many workers a search has.
 
     Attributes:
-        by_machine: how many run on each machine, at most.
+        on_a_machine: the largest number on one machine.
         count: on all machines together.
         on_an_accelerator: the largest number that share an accelerator of this machine; or 1.
         text: how many there are and where, for people.
         needed: what each takes of a machine of Ray: name of a resource -> amount.
     """
 
-    by_machine: Sequence[int]
+    on_a_machine: int
     count: int
     on_an_accelerator: int
     text: str
     needed: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def on_a_machine(self) -> int:
-        """The largest number on one machine."""
-        return max(self.by_machine)
 
 
 def workers_of(config: SearchConfig) -> Workers:
@@ -62,13 +57,13 @@ def workers_of(config: SearchConfig) -> Workers:
         ConfigError: there is no Ray cluster, or it has too little.
     """
     if config.executor.kind == "inline":
-        return Workers([1], 1, 1, "1, in this process")
+        return Workers(1, 1, 1, "1, in this process")
     if config.executor.kind == "ray":
         return ray_workers(config)
     devices = worker_devices(config)
     places = sorted({"+".join(group) for group in devices if group})
     text = f"{len(devices)} processes" + (f" on {', '.join(places)}" if places else "")
-    return Workers([len(devices)], len(devices), max(Counter(devices).values()), text)
+    return Workers(len(devices), len(devices), max(Counter(devices).values()), text)
 
 
 def describe_workers(config: SearchConfig, generation: int) -> str:
@@ -143,7 +138,7 @@ def check_workers(config: SearchConfig) -> None:
     if config.executor.kind == "ray":
         found = ray_workers(config)
         gpus = found.needed.get("GPU", 0.0)
-        if is_vllm and gpus < 1 and max(found.by_machine) > 1:
+        if is_vllm and gpus < 1 and found.on_a_machine > 1:
             raise ConfigError(
                 f"`executor.ray.resources` gives each worker GPU {gpus:g}, but each vLLM engine "
                 "takes an accelerator of its own; set GPU to 1, or `evaluation.backend` to 'hf'."
@@ -199,9 +194,8 @@ def ray_workers(config: SearchConfig) -> Workers:
     used, share = [min(count, fit) for fit in fits if fit], needed.get("GPU", 0.0)
     on_one = min(math.floor(1 / share), count) if 0 < share < 1 else 1
     where = "this machine" if len(used) == 1 else f"{len(used)} machines"
-    return Workers(
-        used, count, on_one, f"{count} Ray actors on {where}, each with {amounts}", needed
-    )
+    text = f"{count} Ray actors on {where}, each with {amounts}"
+    return Workers(max(used), count, on_one, text, needed)
 
 
 def connect(config: SearchConfig) -> None:

@@ -107,15 +107,15 @@ def test_workers_of_ray_fit_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> 
 def test_workers_are_placed_where_all_their_resources_are(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [{"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 2.0, "GPU": 4.0, "big": 1.0}]
     monkeypatch.setattr(workers, "machines", lambda config: found)
-    for resources, count in (
-        ({"GPU": 1}, [4, 2]),
-        ({"GPU": 0.25}, [16, 2]),
-        ({"GPU": 0.1, "CPU": 0.05}, [40, 40]),
-        ({"GPU": 2, "CPU": 16}, [2]),
-        ({"big": 1}, [1]),
+    for resources, most, count in (
+        ({"GPU": 1}, 4, 6),
+        ({"GPU": 0.25}, 16, 18),
+        ({"GPU": 0.1, "CPU": 0.05}, 40, 80),
+        ({"GPU": 2, "CPU": 16}, 2, 2),
+        ({"big": 1}, 1, 1),
     ):
-        ray = {"resources": resources}
-        assert ray_workers(on_ray(workers="auto", ray=ray)).by_machine == count
+        placed = ray_workers(on_ray(workers="auto", ray={"resources": resources}))
+        assert (placed.on_a_machine, placed.count) == (most, count)
     few = on_ray(workers=7, ray={"address": "head:6379", "resources": {"GPU": 1}})
     with pytest.raises(ConfigError, match="there is room for 6"):
         check_workers(few)
