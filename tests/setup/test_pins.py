@@ -106,7 +106,6 @@ def test_pins_are_no_part_of_a_recipe(begun):
     [
         ({"zoo:facts": {"sha256": "0" * 64}}, "names 'zoo:facts', which is no parent of the"),
         ({"zoo:maths": {"sha256": "0"}}, "`pins.zoo:maths.sha256` is '0'; it must be 64 hex"),
-        ({"zoo:maths": {"recipe": "0" * 16}}, "Unknown key 'recipe'"),
         ({"zoo:maths": {"sha": "0"}}, "Unknown key 'sha'"),
         ({"zoo:maths": {"sha256": "0" * 64}}, "Parent 'zoo:maths' is not the model"),
     ],

@@ -78,9 +78,16 @@ SEPARATE = {
 SIZES = {"search": {"documents": 30}, "validation": {"documents": 20}}
 
 
-def task_with(**changes):
-    """Return a task with other settings, in the form that lm-eval's `tasks` takes."""
-    return {"group": "any", "task": [{"task": "t_maths", **changes}]}
+def stock(model, tokenizer, tasks, ids, fewshot=None, **changes):
+    """Return what stock lm_eval says of documents of the task, which has other settings."""
+    return lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer),
+        tasks=[{"group": "any", "task": [{"task": "t_maths", **changes}]}],
+        num_fewshot=fewshot,
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        samples={"t_maths": list(ids)},
+        bootstrap_iters=0,
+    )
 
 
 def test_splits_of_a_task_share_no_text(tmp_path, tasks):
@@ -162,21 +169,13 @@ def run(tmp_path_factory, tasks):
 def test_stock_lm_eval_gives_the_winners_scores_on_every_split(run, tasks, tmp_path):
     evomerge("export", run, "--out", tmp_path / "model")
     problem, winner = reopen(RunFolder(run)), History(RunFolder(run).events()).winner
-    lm = HFLM(
-        pretrained=AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto"),
-        tokenizer=AutoTokenizer.from_pretrained(tmp_path / "model"),
-    )
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     for split, part in (("search", "train"), ("validation", "train"), ("test", "test")):
-        stock = lm_eval.simple_evaluate(
-            model=lm,
-            tasks=[task_with(test_split=part)],
-            task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
-            samples={"t_maths": list(problem.splits[split]["t_maths"])},
-            bootstrap_iters=0,
-            log_samples=False,
-        )
+        ids = problem.splits[split]["t_maths"]
+        found = stock(model, tokenizer, tasks, ids, test_split=part)["results"]["t_maths"]
         recorded = winner.scores(split).aggregates["t_maths/exact_match"]
-        assert stock["results"]["t_maths"]["exact_match,none"] == recorded
+        assert found["exact_match,none"] == recorded
     frozen = RunFolder(run).manifest()
     assert frozen["sources"]["search"] == {"t_maths": "t_maths:training"}
     assert frozen["sources"]["test"] == {"t_maths": "t_maths:test"}
@@ -202,18 +201,11 @@ def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(zoo.path("maths"), dtype="auto")
     ids = list(range(0, 60, 6))
     evaluator.prepare(model, tokenizer, {"search": {"t_maths": ids}})
-    stock = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer),
-        tasks=[task_with(test_split="train", fewshot_split="train")],
-        num_fewshot=20,
-        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
-        samples={"t_maths": ids},
-        bootstrap_iters=0,
-        log_samples=True,
-    )
+    of_train = {"test_split": "train", "fewshot_split": "train"}
+    found = stock(model, tokenizer, tasks, ids, 20, **of_train)["samples"]["t_maths"]
     own = evaluator.requests("search", "t_maths").values()
     contexts = [requests[0].instance.args[0] for requests in own]
-    assert contexts == [sample["arguments"][0][0] for sample in stock["samples"]["t_maths"]]
+    assert contexts == [sample["arguments"][0][0] for sample in found]
 
 
 def test_a_mistake_is_one_sentence_that_names_the_key(tmp_path, tasks):
