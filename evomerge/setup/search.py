@@ -12,7 +12,6 @@ from pathlib import Path
 from evomerge.errors import (
     CheckpointError,
     ConfigError,
-    DiskError,
     RecipeError,
     RunFolderError,
     SearchError,
@@ -77,9 +76,6 @@ def run_search(
         raise
     except OSError as error:
         raise _disk_error(run, error) from error
-    except DiskError as error:  # a model in `models/`
-        cause = error.__cause__
-        raise _disk_error(run, cause if isinstance(cause, OSError) else OSError(error)) from error
     except SystemExit as error:  # it would end the search as if it were done
         raise SearchError(
             f"Code that the search calls, such as an optimizer, raised SystemExit: {error}; remove "
