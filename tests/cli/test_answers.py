@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from run_folders import FAILED, KEY, STATES, append, asked, scores, told, write_run
-from search_run import command, environment, write_search
+from search_run import command, ended, environment, write_search
 
 from evomerge.__main__ import run as call
 from evomerge.config.schema import load
@@ -163,31 +163,15 @@ def test_csv_of_an_empty_run_into_a_missing_folder_and_to_a_pipe(finished, tmp_p
 
 def test_watch_follows_a_run_until_its_writer_ends(tmp_path):
     run = write_run(tmp_path / "run", STATES["being written"][0])
-    with run.writing() as journal:
-        watching = subprocess.Popen(
-            command("status", run.path, "--watch"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
-        try:
-            assert watching.stdout is not None
-            seen = ""
-            while "state\trunning" not in seen or "scored\t1" not in seen:
-                seen += watching.stdout.readline()
+    words = command("status", run.path, "--watch")
+    pipe = {"stdout": subprocess.PIPE, "text": True, "env": environment()}
+    with ended(subprocess.Popen(words, **pipe)) as watching:
+        with run.writing() as journal:
+            assert "scored\t1\n" in watching.stdout
             journal.append(told(1, scores(5)))
-            seen = ""
-            while "scored\t2" not in seen:
-                line = watching.stdout.readline()
-                assert line, watching.communicate()
-                seen += line
-        except BaseException:
-            watching.kill()
-            raise
-    told_last, said = watching.communicate(timeout=250)
-    assert watching.returncode == 0, said
-    assert "state\tstopped" in told_last
+            assert "scored\t2\n" in watching.stdout
+        assert "state\tstopped\n" in watching.stdout
+        assert watching.wait(250) == 0
 
 
 def test_a_search_that_ends_while_its_journal_is_read_is_not_called_stopped(tmp_path, monkeypatch):
