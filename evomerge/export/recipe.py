@@ -11,8 +11,8 @@ from evomerge.merging.methods import get_method
 from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.run.atomic import check_new_folder
 from evomerge.setup.kinds import differing_modules, part_notes
-from evomerge.setup.parents import pinned, renamed_recipe
-from evomerge.setup.recipe_file import absolute_name, read_recipe_file
+from evomerge.setup.parents import absolute_parent, pinned, renamed_recipe
+from evomerge.setup.recipe_file import read_recipe_file, start_of
 
 
 def merge_recipe(
@@ -45,7 +45,7 @@ def merge_recipe(
             f"{' '.join(read.notes)}"
         )
     recipe, checkpoints, notes = read.recipe, read.checkpoints, [*read.notes]
-    names = {name: absolute_name(name, file) for name in recipe.parents}
+    names = {name: absolute_parent(name, start_of(name, file)) for name in recipe.parents}
     extra = {"evomerge_recipe.yaml": renamed_recipe(pinned(recipe, checkpoints), names).to_yaml()}
     known = all(get_method(layer.method).in_mergekit for layer in recipe.every_layer())
     mergekit = (read.mergekit if known else None) or to_mergekit(recipe, checkpoints)

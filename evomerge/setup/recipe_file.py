@@ -10,11 +10,11 @@ from pathlib import Path
 from evomerge.errors import RecipeError
 from evomerge.merging.tokenizers.rows import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.references import is_file, is_folder, open_parent, place, split_adapter
+from evomerge.models.references import is_folder, open_parent, place, split_adapter
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Recipe
-from evomerge.setup.parents import absolute_file, absolute_parent, fitting, open_pinned
+from evomerge.setup.parents import fitting, open_pinned
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,10 @@ def read_recipe_file(file: Path, *, truncate: bool = False) -> RecipeFile:
     return RecipeFile(recipe, fit, text, tuple(dict.fromkeys(warnings)))
 
 
-def absolute_name(name: str, file: Path) -> str:
-    """Return the reference of a parent, or the path of a file, from which other folders find it."""
-    found = absolute_parent(name, start_of(name, file))
-    return found if found != name else absolute_file(name, file.parent)
-
-
 def start_of(reference: str, file: Path) -> Path:
-    """Return the folder that a relative path in a file of a merge or mixture starts from."""
+    """Return the folder that a relative path of a parent in a file starts from."""
     there = place(split_adapter(reference, Path.cwd())[0], Path.cwd())
-    return Path.cwd() if is_folder(there) or is_file(there) else file.parent
+    return Path.cwd() if is_folder(there) else file.parent
 
 
 def _with_fit(
