@@ -89,26 +89,20 @@ def test_presets_are_valid(tmp_path, preset):
     prepare(load(tmp_path / "s.yaml"), tmp_path)
 
 
-HEAVY = ("torch", "lm_eval", "nevergrad", "transformers")
+HEAVY = ("torch", "lm_eval", "nevergrad", "transformers", "matplotlib", "huggingface_hub.hf_api")
 LIGHT = [["--help"], ["--version"], ["schema"]]
 LIGHT += [["list", what] for what in ("methods", "optimizers", "parents")]
-
-
-def imported(commands, names):
-    """Which of these modules commands import, and which of the commands did: name -> command."""
-    code = (
-        "import json, sys; from evomerge.__main__ import run\nfound = {}\n"
-        f"for arguments in {commands!r}:\n"
-        "    assert run(arguments) == 0\n"
-        f"    found |= {{name: arguments for name in {names!r}\n"
-        "              if name in sys.modules and name not in found}\n"
-        "print(json.dumps(found), file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment()
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads(done.stderr.splitlines()[-1])
+LIGHT += [["compare", "zoo:language", "zoo:maths", "--base", "zoo:base"]]
+IMPORTED = """
+import json, sys
+from evomerge.__main__ import run
+commands, names = json.loads(sys.argv[1])
+found = {}
+for arguments in commands:
+    assert run(arguments) == 0
+    found |= {name: arguments for name in names if name in sys.modules and name not in found}
+assert found == {}, found
+"""
 
 
 def test_light_commands_and_an_ordinary_merge_import_nothing_heavy(tmp_path):
@@ -116,9 +110,8 @@ def test_light_commands_and_an_ordinary_merge_import_nothing_heavy(tmp_path):
     merge = {"merge_method": "dare_ties", "base_model": "zoo:base", "models": models}
     (tmp_path / "merge.yaml").write_text(yaml.safe_dump(merge))
     more = ["merge", str(tmp_path / "merge.yaml"), "--out", str(tmp_path / "out")]
-    compare = ["compare", "zoo:language", "zoo:maths", "--base", "zoo:base"]
-    names = (*HEAVY, "matplotlib", "huggingface_hub.hf_api")
-    printed, found = imported([*LIGHT, more, compare], names)
-    assert found == {}
-    assert f"evomerge {api.__version__}\n" in printed
+    words = [sys.executable, "-c", IMPORTED, json.dumps([[*LIGHT, more], HEAVY])]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert f"evomerge {api.__version__}\n" in done.stdout
     assert (tmp_path / "out" / "README.md").is_file()
