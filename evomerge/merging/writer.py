@@ -183,7 +183,9 @@ def _write_tensors(shard: _Shard, descriptor: int, maker: TensorMaker, threads: 
         else:
             out = output(plan)
             maker.write(plan, maker.prepare(plan, reuse=False), out)
-        _put(descriptor, shard.tensors[plan.name], out)
+        if out.size:
+            content = np.ascontiguousarray(out).reshape(-1).view(np.uint8)
+            _write(descriptor, content.data, shard.tensors[plan.name].begin)
         for source in plan.inputs:
             maker.reader.release(source)
 
@@ -232,8 +234,9 @@ class _Shard:
         file = folder / name
         ordered = sorted(plans, key=lambda plan: -DTYPES[plan.dtype].itemsize)
         ends = list(itertools.accumulate(map(_nbytes, ordered), initial=0))
+        places = list(zip(ordered, ends, ends[1:], strict=False))
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        for plan, *offsets in zip(ordered, ends, ends[1:], strict=False):
+        for plan, *offsets in places:
             entries[plan.name.removeprefix(f"{module}.")] = {
                 "dtype": plan.dtype,
                 "shape": plan.shape,
@@ -242,11 +245,11 @@ class _Shard:
         text = json.dumps(entries, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         header = struct.pack("<Q", len(text)) + text
-        places = {
+        tensors = {
             plan.name: TensorInfo(plan.dtype, plan.shape, file, len(header) + a, len(header) + b)
-            for plan, a, b in zip(ordered, ends, ends[1:], strict=False)
+            for plan, a, b in places
         }
-        return cls(name, tuple(ordered), header, places)
+        return cls(name, tuple(ordered), header, tensors)
 
     @property
     def size(self) -> int:
@@ -303,7 +306,7 @@ def _index_files(shards: Sequence[_Shard]) -> dict[str, str]:
 def _create_file(shard: _Shard, folder: Path) -> int:
     """Create the file of a shard with its header and full size; return its file descriptor.
 
-    An `OSError` here and in `put` says that the disk is full or cannot be written.
+    An `OSError` here and in `_write` says that the disk is full or cannot be written.
     """
     file = folder / shard.name
     file.parent.mkdir(exist_ok=True)
@@ -313,14 +316,8 @@ def _create_file(shard: _Shard, folder: Path) -> int:
     return descriptor
 
 
-def _put(descriptor: int, place: TensorInfo, array: Array) -> None:
-    """Write a tensor to its place in a file; threads may write different ones at the same time."""
-    if array.size:
-        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        _write(descriptor, content.data, place.begin)
-
-
 def _write(descriptor: int, content: memoryview, at: int) -> None:
+    """Write bytes to their place in a file; threads may write different ones at the same time."""
     while content:
         count = os.pwrite(descriptor, content[:_WRITE_SIZE], at)
         content, at = content[count:], at + count

@@ -114,14 +114,7 @@ def _without_head(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
     """Return a parent without its head, which lacks what the host has and it has not."""
     own = TensorNameMap(host, parent).non_layer
     heads = {name for name, place in host.places.items() if place == "head"}
-    lacks = frozenset({*head_of(host), *(heads - own.keys())})
-    given = {own[name] for name in own.keys() - lacks}
-    tensors = {
-        name: info
-        for name, info in parent.tensors.items()
-        if name in given or parent.places.get(name) != "head"
-    }
-    return replace(parent, tensors=tensors, lacks=lacks, original=parent.original or parent)
+    return _stripped(parent, own, {*head_of(host), *(heads - own.keys())})
 
 
 def _for_encoder(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
@@ -130,17 +123,25 @@ def _for_encoder(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
     One without modules lacks the weights of the host's.
     """
     own = TensorNameMap(host, parent).non_layer
-    given = {*own.values()}
+    modules = filter(host.module_of, host.tensors) if parent.modules is None else ()
+    return _stripped(parent, own, {*modules} - own.keys())
+
+
+def _stripped(parent: Checkpoint, own: Mapping[str, str], lacks: set[str]) -> Checkpoint:
+    """Return a parent without what the host has no place for in its head, or takes from itself.
+
+    `own`: name in the host -> name in the parent. `lacks`: names of what it takes from itself.
+    """
+    given = {own[name] for name in own.keys() - lacks}
     tensors = {
         name: info
         for name, info in parent.tensors.items()
         if parent.places.get(name) != "head" or name in given
     }
-    modules = filter(host.module_of, host.tensors) if parent.modules is None else ()
-    lacks = frozenset(name for name in modules if name not in own)
     if len(tensors) == len(parent.tensors) and not lacks:
         return parent
-    return replace(parent, tensors=tensors, lacks=lacks, original=parent.original or parent)
+    original = parent.original or parent
+    return replace(parent, tensors=tensors, lacks=frozenset(lacks), original=original)
 
 
 def lost_of_head(parent: Checkpoint) -> list[str]:

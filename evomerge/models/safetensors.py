@@ -226,19 +226,14 @@ def content_digest(files: Iterable[Path], tensors: Mapping[str, TensorInfo]) -> 
     return total.hexdigest()
 
 
-def _spans(nbytes: int) -> list[tuple[int, int]]:
-    """Return the parts of a tensor of this size that are covered: first byte and length."""
-    if nbytes <= _WHOLE:
-        return [(0, nbytes)]
-    step = (nbytes - _SAMPLE) / (_SAMPLES - 1)
-    return [(int(i * step), _SAMPLE) for i in range(_SAMPLES)]
-
-
 def _sample(info: TensorInfo) -> bytes:
     """Return the bytes of a tensor in a safetensors file that the digest covers."""
+    spans = [(0, info.nbytes)]
+    if info.nbytes > _WHOLE:
+        step = (info.nbytes - _SAMPLE) / (_SAMPLES - 1)
+        spans = [(int(i * step), _SAMPLE) for i in range(_SAMPLES)]
     descriptor = os.open(info.file, os.O_RDONLY)
     try:
-        spans = _spans(info.nbytes)
         return b"".join(os.pread(descriptor, size, info.begin + start) for start, size in spans)
     finally:
         os.close(descriptor)

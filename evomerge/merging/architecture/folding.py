@@ -25,8 +25,8 @@ from torch import Tensor
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.miniature import (
+    ArchitectureError,
     Miniature,
-    NoMiniatureError,
     Submodel,
     WeightGroup,
     kind_of,
@@ -66,10 +66,6 @@ class TensorRule:
     def at(self, product: float) -> Rescaling:
         """Return the rescaling for one value of c."""
         return Rescaling(product**self.power, self.offset)
-
-
-class UnfoldableError(Exception):
-    """Scales cannot be folded into the weights of an architecture; the message says why."""
 
 
 def fold_scales(recipe: Recipe, host: Checkpoint) -> dict[str, Rescaling]:
@@ -112,7 +108,7 @@ def rules_for(host: Checkpoint, prefix: str) -> Mapping[str, TensorRule]:
     """
     try:
         return find_rules(language_config(host), prefix.rpartition(".")[2])
-    except (UnfoldableError, NoMiniatureError) as error:
+    except ArchitectureError as error:
         raise CheckpointError(
             f"The hidden state of {host.reference!r} cannot be scaled between blocks: {error}; "
             "set `space.scales: 1.0`, which searches paths without scales."
@@ -136,8 +132,7 @@ def find_rules(config: str, stack: str) -> Mapping[str, TensorRule]:
         the rule of each kind of tensor in a block (see `kind_of`) that changes.
 
     Raises:
-        UnfoldableError: there are no such rules.
-        NoMiniatureError: the miniature cannot be made.
+        ArchitectureError: there are no such rules, or the miniature cannot be made.
     """
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(0)
@@ -148,19 +143,19 @@ def find_rules(config: str, stack: str) -> Mapping[str, TensorRule]:
             _check(block, found, "a scale of 2.5")
             for name, rule in found.items():
                 if rules.setdefault(name, rule) != rule:
-                    raise UnfoldableError(f"its blocks need {name!r} folded in different ways")
+                    raise ArchitectureError(f"its blocks need {name!r} folded in different ways")
         _check(model.tail(), {}, "a scale of 2.5 after the last block")
     return {name: rule for name, rule in rules.items() if rule.power}
 
 
 def _check(submodel: Submodel, rules: Mapping[str, TensorRule], what: str) -> None:
-    """Raise UnfoldableError unless the rules fold a scale of 2.5; `what` names it for people."""
+    """Raise ArchitectureError unless the rules fold a scale of 2.5; `what` names it for people."""
     product = 2.5
     wanted = submodel.run(submodel.state * product) / product**submodel.degree
     with multiplied([(it, rules[it.name].at(product).factor) for it in submodel.weights]):
         found = submodel.run(submodel.state)
     if not (found - wanted).norm() <= _TOLERANCE * wanted.norm():
-        raise UnfoldableError(f"no change of its weights has the effect of {what}")
+        raise ArchitectureError(f"no change of its weights has the effect of {what}")
 
 
 def _derivative(value: Callable[[float], Tensor]) -> Tensor:

@@ -17,13 +17,9 @@ import torch
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.depth import per_layer
 from evomerge.merging.architecture.loading import weights_of
-from evomerge.merging.architecture.miniature import Miniature, NoMiniatureError, language_config
+from evomerge.merging.architecture.miniature import ArchitectureError, Miniature, language_config
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
-
-
-class PositionError(Exception):
-    """Layers of an architecture cannot be moved or completed; the message says why."""
 
 
 def check_identity_layers(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
@@ -36,7 +32,7 @@ def check_identity_layers(checkpoints: Mapping[str, Checkpoint], host: str) -> N
     try:
         _check_kinds(checkpoints, host, stack)
         _check_miniature(language_config(checkpoints[host]), stack.rpartition(".")[2])
-    except (NoMiniatureError, PositionError) as error:
+    except ArchitectureError as error:
         raise CheckpointError(
             "`evaluation.backend` is 'vllm', whose engine has a fixed number of layers, and paths "
             f"through the layers of {host!r} cannot be completed to it: {error}; use the backend "
@@ -69,10 +65,10 @@ def _check_kinds(checkpoints: Mapping[str, Checkpoint], host: str, stack: str) -
             tensors.setdefault(frozenset(shapes))
     for key, found in entries.items():
         if len(found) > 1:
-            raise PositionError(f"its layers differ in {key} ({', '.join(found)})")
+            raise ArchitectureError(f"its layers differ in {key} ({', '.join(found)})")
     if len(tensors) > 1:
         one, other = list(tensors)[:2]
-        raise PositionError(f"its layers differ in the tensor {min(one ^ other)[0]}")
+        raise ArchitectureError(f"its layers differ in the tensor {min(one ^ other)[0]}")
 
 
 @lru_cache(maxsize=16)
@@ -87,8 +83,10 @@ def _check_miniature(config: str, stack: str) -> None:
         for other in others:
             other.module.load_state_dict(weights)
             if not torch.equal(other.run(state), expected):
-                raise PositionError("its layers compute different things at different positions")
+                raise ArchitectureError(
+                    "its layers compute different things at different positions"
+                )
         for _, weight in weights_of(first.module):
             weight.zero_()
         if not torch.equal(first.run(state), state):
-            raise PositionError("its layers are no identities if their weights are zero")
+            raise ArchitectureError("its layers are no identities if their weights are zero")

@@ -44,8 +44,11 @@ SMALL_SIZES = {
 """Sizes of the small model, by the key of the config; architectures name them differently."""
 
 
-class NoMiniatureError(Exception):
-    """A small copy of an architecture cannot be made or run; the message says why."""
+class ArchitectureError(Exception):
+    """What is asked of an architecture it does not have, or a small copy of it cannot be made.
+
+    The message says why.
+    """
 
 
 def language_config(checkpoint: Checkpoint) -> str:
@@ -161,7 +164,7 @@ class Miniature:
         stack: last word of the name of its block stack (`layers`, `h`).
 
     Raises:
-        NoMiniatureError: transformers cannot build the model with small sizes, or it does not run.
+        ArchitectureError: transformers cannot build the model with small sizes, or it does not run.
     """
 
     def __init__(self, config: Mapping[str, Any], stack: str) -> None:
@@ -169,10 +172,10 @@ class Miniature:
         try:
             self._make(small_config(config), stack)
             self.layers = self._record()
-        except NoMiniatureError:
+        except ArchitectureError:
             raise
         except Exception as error:  # an architecture may raise anything for sizes that do not fit
-            raise NoMiniatureError(
+            raise ArchitectureError(
                 "evomerge would find out how on a small model of its architecture, which cannot be "
                 "made or run"
             ) from error
@@ -229,12 +232,12 @@ class Miniature:
         self._parameters = dict(self.model.named_parameters())
         found = [it for prefix, it in saved.stacks.items() if prefix.rpartition(".")[2] == stack]
         if not found:
-            raise NoMiniatureError(f"a small model of it has no block stack {stack!r}")
+            raise ArchitectureError(f"a small model of it has no block stack {stack!r}")
         self._stack, self._modules = found[0], []
         for index, (suffix, *_) in enumerate(self._stack.blocks):
             match = _BLOCK.match(self._locations[self._stack.name(index, suffix)].parameter)
             if match is None:
-                raise NoMiniatureError("its blocks are not modules of their own")
+                raise ArchitectureError("its blocks are not modules of their own")
             self._modules.append(self.model.get_submodule(match.group(1)))
 
     def _record(self) -> list[MiniatureBlock]:
@@ -247,7 +250,7 @@ class Miniature:
                 output = module(*first, *args[1:], **kwargs | ({} if args else {STATE: state}))
                 result = output[0] if isinstance(output, (tuple, list)) else output
                 if not isinstance(result, Tensor):
-                    raise NoMiniatureError("its blocks do not return a hidden state")
+                    raise ArchitectureError("its blocks do not return a hidden state")
                 return result
 
             self._width = (args[0] if args else kwargs[STATE]).shape[-1]
@@ -260,7 +263,7 @@ class Miniature:
             for hook in hooks:
                 hook.remove()
         if [block.module for block in blocks] != self._modules:
-            raise NoMiniatureError("its blocks are not run one after the other")
+            raise ArchitectureError("its blocks are not run one after the other")
         return blocks
 
     def _result(self) -> Tensor:

@@ -180,14 +180,9 @@ def _add_elected(
     (least, alone, margin), zero, one = numbers, np.float32(0), np.float32(1)
     size = len(gradient)
     buffers = np.empty((9, BLOCK), dtype=np.float32)
-    plain, signs, total, other, divisor = (
-        buffers[0],
-        buffers[1],
-        buffers[2],
-        buffers[3],
-        buffers[4],
-    )
-    whole, share, edge, counted = buffers[5], buffers[6], buffers[7], buffers[8]
+    plain, signs, total = buffers[0], buffers[1], buffers[2]
+    other, divisor, whole = buffers[3], buffers[4], buffers[5]
+    share, edge, counted = buffers[6], buffers[7], buffers[8]
     lanes = np.empty(LANES, dtype=np.float32)
     for at in range(0, size, BLOCK):
         stop = min(at + BLOCK, size)

@@ -83,7 +83,7 @@ class Tokens:
         all_ids = {**self.model, **{text: item["id"] for text, item in self.added.items()}}
         return dict(sorted(all_ids.items(), key=lambda item: item[1]))
 
-    @property
+    @cached_property
     def by_id(self) -> dict[int, set[str]]:
         """Id -> texts of its tokens; an added token can have the id of another token."""
         found: dict[int, set[str]] = {}
@@ -167,9 +167,8 @@ def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
         f"(`tokenizer: {host}`), to match rows by token"
     )
     for one, other in itertools.combinations(tokens, 2):
-        by_id = other.by_id
         for i, texts in one.by_id.items():
-            theirs = by_id.get(i, texts)
+            theirs = other.by_id.get(i, texts)
             reserved = any(map(_RESERVED.fullmatch, texts | theirs))
             if i < below and theirs.isdisjoint(texts) and not reserved:
                 raise CheckpointError(
