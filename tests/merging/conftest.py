@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+import torch
 
 from evomerge.models.checkpoint import Checkpoint
 
@@ -26,6 +27,14 @@ def makes(root: Path, make: Callable[..., Mapping[str, Path]]) -> Models:
         return made[key]
 
     return get
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Return a function that sets torch's threads until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

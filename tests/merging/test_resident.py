@@ -12,12 +12,12 @@ import torch
 from draws import draws
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from merges import every, mix
+from merges import every, mix, of_method
 from model_digest import digest
 
 from evomerge.errors import CandidateError, CheckpointError, RecipeError
 from evomerge.merging.backend import unchanged
-from evomerge.merging.methods import get_method, method_names
+from evomerge.merging.methods import method_names
 from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
@@ -30,21 +30,10 @@ def checkpoints(family) -> dict[str, Checkpoint]:
     return made
 
 
-def layer_of(method: str, layer: int | None, weight: float = 0.5) -> Layer:
+def layer_of(method: str, block: int | None, weight: float) -> Layer:
     """Return a layer of any method, with knobs that have an effect."""
-    found = get_method(method)
     values = {"weight": weight, "lambda": 0.5, "density": 0.4 + 0.2 * weight, "t": weight}
-    own, shared = (
-        {
-            knob.name: min(max(values[knob.name], knob.low), knob.high)
-            for knob in found.knobs
-            if knob.per == per and knob.name in values
-        }
-        for per in ("source", "merge")
-    )
-    sources = [Source(item, layer, own) for item in ("a", "b")[: found.parents[1] or 2]]
-    base = Source("base", layer) if found.base != "none" else None
-    return Layer(method, sources, base, shared)
+    return of_method(method, block, values)
 
 
 def recipe_of(methods, weights, path=(0, 1, 2), dtype="bfloat16") -> Recipe:
@@ -181,16 +170,6 @@ def test_overflow_of_the_dtype_is_named(checkpoints):
     over = replace(unchanged(checkpoints["base"], "float16"), head=huge)
     with pytest.raises(CandidateError, match=r"from finite sources.*F16"):
         Resident(checkpoints, "base", "float16").apply(over)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_arithmetic_is_float32_and_rounds_once(dtype, checkpoints):
-    merged = Resident(checkpoints, "base", dtype).apply(single("linear", dtype=dtype))
-    one, two = (tiny.load(checkpoints[name].folder).float() for name in ("a", "b"))
-    others, written = dict(two.named_parameters()), dict(merged.named_parameters())
-    for name, weight in one.named_parameters():
-        exact = (weight * 0.5 + others[name] * 0.5).to(getattr(torch, dtype))
-        assert torch.equal(written[name], exact), name
 
 
 def test_recipes_of_another_host_or_dtype_are_refused(checkpoints):

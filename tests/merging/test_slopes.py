@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from merges import of_method
 
 from evomerge.merging import slopes as module
 from evomerge.merging.methods import get_method, method_names
@@ -24,32 +25,9 @@ def checkpoints(family) -> dict[str, Checkpoint]:
     return made
 
 
-def layer(method: str, block: int | None, moved: dict[tuple[str | None, str], float]) -> Layer:
-    """Return a layer of any method, with some knobs moved by so much."""
-    found = get_method(method)
-
-    def knobs(per: str, parent: str | None) -> dict[str, float]:
-        values = {
-            knob.name: VALUES.get(knob.name, 0.05 if knob.default is None else knob.default)
-            for knob in found.knobs
-            if knob.per == per
-        }
-        limits = {knob.name: knob for knob in found.knobs}
-        return {
-            name: min(max(value, limits[name].low), limits[name].high)
-            + moved.get((parent, name), 0.0)
-            for name, value in values.items()
-        }
-
-    parents = ("a", "b")[: found.parents[1] or 2]
-    sources = [Source(parent, block, knobs("source", parent)) for parent in parents]
-    base = Source("base", block) if found.base != "none" else None
-    return Layer(method, sources, base, knobs("merge", None))
-
-
 def recipe(method: str, moved: dict[tuple[str | None, str], float] = {}) -> Recipe:  # noqa: B006
-    blocks = [layer(method, block, moved) for block in range(3)]
-    end = layer(method, None, moved)
+    blocks = [of_method(method, block, VALUES, moved) for block in range(3)]
+    end = of_method(method, None, VALUES, moved)
     return Recipe("base", {"model.layers": blocks}, end, end, dtype="float64", seed=7)
 
 
@@ -69,7 +47,7 @@ def knobs_of(method: str) -> list[tuple[str | None, str]]:
 
     tests/merging/methods/test_task_vector_slopes.py is about those with jumps.
     """
-    one = layer(method, None, {})
+    one = of_method(method, None, VALUES)
     found: list[tuple[str | None, str]] = []
     for knob in get_method(method).knobs:
         if knob.is_smooth and knob.name not in get_method(method).smoothed:

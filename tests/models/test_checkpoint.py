@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from collections import defaultdict
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,9 +13,7 @@ import safetensors
 import tiny
 import torch
 from huggingface_hub import errors
-from hypothesis import given
-from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
@@ -80,32 +77,13 @@ def test_pointers_and_dtypes_of_no_merge_are_refused(tmp_path):
         read_header(file)
 
 
-@given(st.binary(max_size=200))
-def test_any_header_is_read_or_raises_a_checkpoint_error(tmp_path_factory, content):
-    file = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
-    file.write_bytes(stored(content, b"data"))
-    with pytest.raises(CheckpointError):
-        read_header(file)
-
-
-def test_header_agrees_with_the_safetensors_library(tmp_path):
-    dtypes = {"BF16": torch.bfloat16, "F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}
-    shapes = {"F32": (), "BOOL": (0, 4)}
-    tensors = {
-        name: torch.zeros(shapes.get(name, (2, 3)), dtype=dtype) for name, dtype in dtypes.items()
-    }
-    save_file(tensors, tmp_path / "model.safetensors")
-    found = read_folder(tmp_path)
-    assert {name: (info.dtype, info.shape) for name, info in found.items()} == {
-        name: (name, tuple(item.shape)) for name, item in tensors.items()
-    }
-
-
 INDEXES = {
     "missing shard": ("model.norm.weight", "model-00009.safetensors", "missing"),
     "outside of the folder": ("model.norm.weight", "../evil.safetensors", "not the name of a file"),
     "absolute": ("model.norm.weight", "/etc/passwd", "not the name of a file"),
     "a number": ("model.norm.weight", 3, "not the name of a file"),
+    "a list": ("model.norm.weight", ["a"], "not the name of a file"),
+    "above the folder": ("model.norm.weight", "..", "not the name of a file"),
     "another tensor": ("model.extra", None, r"'model\.extra' is in .* but it is not"),
 }
 
@@ -260,21 +238,6 @@ def test_what_sends_tokens_to_experts_is_a_component(architecture, tmp_path):
         own = {name for name in names if f".experts.{number}." in name}
         assert found[f"expert_{number}"] == own and len(own) == 3
     assert found["mlp"] == {name for name in names if ".experts." in name} | {router}
-
-
-@pytest.mark.parametrize("architecture", ["gemma3", "gpt2", "gpt_neox", "mixtral", "bert", "t5"])
-def test_each_tensor_of_a_block_is_found_by_a_filter_of_its_own(architecture, tmp_path):
-    stack = Checkpoint.open(
-        tiny.make(tmp_path / "a", architecture, tokenizer=False), "a"
-    ).decoder_stack
-    filters = tensor_filters(stack)
-    found = defaultdict(set)
-    for suffix in {suffix for block in stack.blocks for suffix in block}:
-        name = stack.name(2, suffix)
-        first = next(key for key, words in filters.items() if any(word in name for word in words))
-        found[first].add(suffix.removesuffix(".weight").removesuffix(".bias"))
-    assert list(map(len, found.values())) == [1] * len(filters)
-    assert all(tensor.endswith(name) for name, tensors in found.items() for tensor in tensors)
 
 
 def test_filters_that_are_part_of_each_other_are_tried_in_order():

@@ -7,7 +7,6 @@ import pytest
 import tiny
 import torch
 from attacks.targets.models import (
-    ADAPTER,
     BPE,
     UNIGRAM,
     look,
@@ -19,22 +18,17 @@ from attacks.targets.models import (
     write_adapter,
 )
 from mutations import value_or_error
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.safetensors import INDEX, SINGLE, read_folder
+from evomerge.models.safetensors import SINGLE
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tiny.make(tmp_path_factory.mktemp("m") / "model", "llama", seed=1)
-
-
-@pytest.fixture(scope="module")
-def sharded(tmp_path_factory):
-    return tiny.make(tmp_path_factory.mktemp("m") / "sharded", "llama", seed=2, shards=True)
 
 
 @pytest.fixture(scope="module")
@@ -78,59 +72,6 @@ def test_block_numbers_of_any_spelling(tmp_path, name):
     (tmp_path / SINGLE).write_bytes(with_header(json.dumps(header).encode(), bytes(20)))
     (tmp_path / "config.json").write_text("{}")
     value_or_error(lambda: look(Checkpoint.open(tmp_path, "model")))
-
-
-@pytest.mark.parametrize("shard", ["x" * 5000, "a\0b", "a/b", "..", "", "é" * 200, 3, None, []])
-def test_shard_names_of_any_kind(sharded, shard):
-    (sharded / INDEX).write_text(json.dumps({"weight_map": {"model.norm.weight": shard}}))
-    assert value_or_error(lambda: read_folder(sharded)) is None
-
-
-LORA = "base_model.model.model.layers.0.self_attn.q_proj."
-A, B = "lora_A.weight", "lora_B.weight"
-
-
-@pytest.mark.parametrize(
-    "tensors",
-    [
-        {A: (0, 16), B: (16, 0)},
-        {A: (2, 16), B: (16, 3)},
-        {A: (2,), B: (16,)},
-        {A: (), B: ()},
-        {A: (2, 16), "lora_embedding_B": (16, 2)},
-        {A: (2, 16), B: (16, 2), "lora_magnitude_vector": (3,)},
-        {"lora_magnitude_vector": (16,)},
-        {"lora_B.bias": (16,)},
-        {"bias": (5,)},
-        {A: (2, 16)},
-        {"weight": (3, 3)},
-    ],
-    ids=str,
-)
-def test_adapters_of_any_shapes(folder, tmp_path, tensors):
-    made = {LORA + part: torch.ones(shape) for part, shape in tensors.items()}
-    save_file(made, tmp_path / "adapter_model.safetensors")
-    (tmp_path / "adapter_config.json").write_text(json.dumps(ADAPTER))
-    assert value_or_error(lambda: patched(folder, tmp_path)) is None
-
-
-TOKEN = '{"a": {"source": {"kind": "model_token", "model": "host", %s}}}'
-
-
-@pytest.mark.parametrize(
-    "tokens",
-    [
-        *("[" * 5000, "[1]", "{", '{"a": 1}', '{"a": {"source": {"kind": []}}}', "NaN"),
-        '{"a": {"source": {"kind": "model_token", "model": [], "token": "a"}}}',
-        *(TOKEN % wrong for wrong in ('"token": []', '"token_id": 1e9', '"token_id": true')),
-        '{"\\ud800": {"source": "host"}}',
-    ],
-)
-def test_tokens_of_any_kind(pair, tokens):
-    one, two = pair
-    parents = {"host": Checkpoint.open(one, "host"), "model": Checkpoint.open(two, "model")}
-    recipe = union_recipe("union", tokens=tokens)
-    assert value_or_error(lambda: plan_tokenizer(recipe, parents)) is None
 
 
 @pytest.mark.parametrize("name", ["chat_template.jinja", "vocab.json", "merges.txt"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from evomerge.merging.methods import get_method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
@@ -23,6 +24,32 @@ def mix(
         for name, weight in weights.items()
     ]
     return Layer(method, sources, Source(base, block) if base else None, knobs)
+
+
+def of_method(
+    method: str,
+    block: int | None,
+    values: Mapping[str, float],
+    moved: Mapping[tuple[str | None, str], float] | None = None,
+) -> Layer:
+    """Return a layer of any method, of the parents "a" and "b" and maybe of "base".
+
+    Its knobs have these values, or else their defaults. `moved`: (parent, or None for a knob of the
+    merge; name) -> what is added.
+    """
+    found = get_method(method)
+
+    def knobs(parent: str | None) -> dict[str, float]:
+        return {
+            knob.name: min(max(values.get(knob.name, knob.default or 0.0), knob.low), knob.high)
+            + (moved or {}).get((parent, knob.name), 0.0)
+            for knob in found.knobs
+            if (knob.per == "merge") == (parent is None)
+        }
+
+    sources = [Source(name, block, knobs(name)) for name in "ab"[: found.parents[1]]]
+    base = Source("base", block) if found.base != "none" else None
+    return Layer(method, sources, base, knobs(None))
 
 
 def every(host: Checkpoint, layer: Callable[[int | None], Layer], **more: Any) -> Recipe:

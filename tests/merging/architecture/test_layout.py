@@ -91,3 +91,10 @@ def test_weights_that_would_be_random_or_contradict_the_config_are_refused(
     with pytest.raises(CheckpointError, match=told) as caught:
         build_layout(checkpoint.config, shapes, {}, torch.float32)
     assert "\n" not in str(caught.value)
+
+
+def test_an_architecture_that_transformers_lacks_is_refused(tmp_path):
+    checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", tokenizer=False), "a")
+    config = {**checkpoint.config, "architectures": ["MadeUpForCausalLM"]}
+    with pytest.raises(CheckpointError, match=r"no model class for .*MadeUp.* is not run"):
+        build_layout(config, shapes_of(checkpoint), {}, torch.float32)

@@ -103,6 +103,7 @@ FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention
             (3, 0, 2, 1),
             {"decoder_sparse_step": 1, "mlp_only_layers": [1, 2]},
         ),
+        ("smollm3", {"no_rope_layers": [1, 0, 1, 1]}, (1, 0, 1), {"no_rope_layers": [0, 1, 0]}),
         ("mllama", {}, (3, 0, 1, 3, 2), {"cross_attention_layers": [0, 3]}),
         ("bamba", {}, (0, 1, 3, 2, 2), {"attn_layer_indices": [1, 2]}),
         ("nemotron_h", {}, (2, 0, 1, 1), {"layers_block_type": ["mlp", LINEAR, FULL, FULL]}),

@@ -42,18 +42,6 @@ def test_numbers_drawn_in_pieces_are_those_drawn_at_once(start: int, count: int)
     assert torch.equal(noise.draws(start, start + count), whole[start : start + count])
 
 
-@settings(deadline=None)
-@given(
-    st.tuples(st.integers(0, 2**63), st.text(), st.text()),
-    st.tuples(st.integers(0, 2**63), st.text(), st.text()),
-)
-def test_every_key_has_its_own_numbers(
-    one: tuple[int, str, str], two: tuple[int, str, str]
-) -> None:
-    same = torch.equal(Noise(*one).draws(0, 64), Noise(*two).draws(0, 64))
-    assert same == (one == two)
-
-
 def test_draws_are_uniform_and_independent() -> None:
     count = 1 << 20
     draws = Noise(3, "a", "b").draws(0, count).float()

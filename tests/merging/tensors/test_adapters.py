@@ -187,6 +187,8 @@ MISFITS = [
     (f"{LAYER}.mlp.up_proj.lora_A.weight", (4, 16), r"shapes A \[4, 16\], which do not fit"),
     (f"{LAYER}.self_attn.q_proj.lora_B.weight", (9, 4), r"A \[4, 16\], B \[9, 4\], which do not"),
     (f"{LAYER}.self_attn.q_proj.lora_B.weight", (16, 3), "was trained on"),
+    (f"{LAYER}.self_attn.q_proj.lora_A.weight", (), "which do not fit"),
+    (f"{LAYER}.self_attn.q_proj.lora_B.bias", (16,), "was trained on"),
     (f"{LAYER}.self_attn.q_proj.lora_embedding_B", (16, 4), "which do not fit"),
     ("base_model.model.model.norm.strange_part", (16,), "kind that is not supported"),
 ]

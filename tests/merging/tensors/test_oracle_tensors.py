@@ -69,14 +69,3 @@ def test_deterministic_methods_agree(name: str) -> None:
         torch.testing.assert_close(
             merged[tensor][compared], theirs[compared], rtol=1e-5, atol=1e-7, msg=tensor
         )
-
-
-@pytest.mark.parametrize("name", CRUMBS)
-def test_breadcrumbs_keep_their_share_of_small_tensors(name: str) -> None:
-    merged = ours(name)
-    norm = "model.norm.weight"
-    base = model("base")[norm]
-    largest = torch.stack([model(f"ft{i}")[norm] - base for i in (1, 2, 3)]).abs().max()
-    change = merged[norm] - base
-    assert (change != 0).float().mean() >= 0.8
-    assert change.abs().max() < 1.3 * largest

@@ -36,19 +36,6 @@ def recipe(layers=None, **changes) -> Recipe:
     return replace(made, **changes)
 
 
-def test_every_tensor_of_the_host_once_and_blocks_in_order(checkpoints):
-    plans = plan(recipe(), checkpoints)
-    names = [item.name for item in plans]
-    assert sorted(names) == sorted(checkpoints["a"].tensors)
-    blocks = [int(name.split(".")[2]) for name in names if ".layers." in name]
-    assert blocks == sorted(blocks)
-    assert names[0] == "model.embed_tokens.weight"
-    for item in plans:
-        assert item.sources == (SourceTensor("a", item.name), SourceTensor("b", item.name))
-        assert item.shape == checkpoints["a"].tensors[item.name].shape
-        assert item.knobs == ({"weight": 1.0}, {"weight": 1.0})
-
-
 def test_a_stack_that_is_not_named_is_the_hosts_bit_for_bit(checkpoints):
     plans = plan(recipe(layers={}, host="b"), checkpoints)
     blocks = [item for item in plans if ".layers." in item.name]
@@ -57,17 +44,6 @@ def test_a_stack_that_is_not_named_is_the_hosts_bit_for_bit(checkpoints):
         assert item.method is None
         assert item.dtype == "F32"
         assert item.sources == (SourceTensor("b", item.name),)
-
-
-def test_blocks_are_renumbered_where_the_depth_changes(checkpoints):
-    path = [2, 0, 0, 1]
-    plans = plan(recipe([layer(i) for i in path]), checkpoints)
-    blocks = [item for item in plans if ".layers." in item.name]
-    assert len(blocks) == 4 * 9
-    for item in blocks:
-        position = int(item.name.split(".")[2])
-        wanted = item.name.replace(f".{position}.", f".{path[position]}.", 1)
-        assert {source.name for source in item.sources} == {wanted}
 
 
 def test_filters_choose_knobs_by_the_merged_name(checkpoints):

@@ -18,14 +18,6 @@ from evomerge.merging.writer import write_model
 from evomerge.recipe import Layer, Source
 
 
-@pytest.fixture
-def threads():
-    """Return a function that sets torch's threads until the test ends."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("method", ["linear", "ties", "dare_ties", "della", "slerp", "sce"])
 def test_any_number_of_threads_gives_the_same_bits(method, threads, family, tmp_path):
     checkpoints = family(hidden_size=64, vocab_size=700)

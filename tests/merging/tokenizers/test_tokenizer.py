@@ -280,6 +280,10 @@ def test_missing_rows_come_from_the_base_the_only_parent_or_the_average(tmp_path
         ({"tokens": '{"<s>": {"sorce": "a"}}'}, "Did you mean 'source'"),
         ({"tokens": '{"<s>": {"source": "z"}}'}, "allowed are the parents"),
         ({"tokens": '{"<s>": {"source": {"kind": "one"}}}'}, "kind: zero"),
+        ({"tokens": "{"}, "option `tokens`"),
+        ({"tokens": "[1]"}, "must be a mapping"),
+        ({"tokens": '{"<s>": 1}'}, r"tokens\.<s>.*must be a mapping"),
+        ({"tokens": r'{"\ud800": {"source": "a"}}'}, "unpaired surrogate"),
         (
             {"tokens": '{"<s>": {"source": {"kind": "model_token", "model": "a", "token": "q?"}}}'},
             "no row for the token",
