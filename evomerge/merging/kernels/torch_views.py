@@ -15,8 +15,6 @@ TORCH_DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
     "I16": torch.int16,
     "U16": torch.uint16,
     "F16": torch.float16,
@@ -28,7 +26,7 @@ TORCH_DTYPES = {
     "U64": torch.uint64,
     "F64": torch.float64,
 }
-"""dtype as safetensors headers spell it -> torch's."""
+"""dtype of a parent's tensor, as safetensors headers spell it -> torch's."""
 
 _WEIGHTS = {
     np.dtype(np.uint16): torch.bfloat16,
@@ -36,12 +34,7 @@ _WEIGHTS = {
     np.dtype(np.float32): torch.float32,
     np.dtype(np.float64): torch.float64,
 }
-_BITS = {
-    torch.bfloat16: torch.uint16,
-    torch.float16: torch.int16,
-    torch.float8_e4m3fn: torch.uint8,
-    torch.float8_e5m2: torch.uint8,
-}
+_BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 
 
 def as_tensor(array: Array, dtype: str | None = None) -> Tensor:

@@ -233,16 +233,14 @@ def _special_ids(giver: Checkpoint, host: Checkpoint, new: Mapping[int, int]) ->
 
 def _united_files(merged: Tokens, giver: Checkpoint) -> dict[str, str]:
     """Return the files of a union that name its tokens."""
-    found = {"tokenizer.json": json.dumps(merged.data, ensure_ascii=False, indent=2) + "\n"}
-    config = giver.folder / "tokenizer_config.json"
-    if config.is_file():
-        data = without_code(read_json(config))
-        if "added_tokens_decoder" in data:
-            data["added_tokens_decoder"] = {
-                str(item["id"]): {key: item[key] for key in item if key != "id"}
-                for item in merged.data["added_tokens"]
-            }
-            found["tokenizer_config.json"] = _json(data)
+    found = {"tokenizer.json": _json(merged.data)}
+    config = dict(_tokenizer_config(giver))
+    if "added_tokens_decoder" in config:
+        config["added_tokens_decoder"] = {
+            str(item["id"]): {key: item[key] for key in item if key != "id"}
+            for item in merged.data["added_tokens"]
+        }
+        found["tokenizer_config.json"] = _json(config)
     return found
 
 
