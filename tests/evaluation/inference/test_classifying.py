@@ -16,10 +16,6 @@ from evomerge.evaluation.inference.classifying import Input, batches_of, classif
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 
-TEMPLATE = "{% for m in messages %}{{ m.role }} {{ m.content }} <eos> {% endfor %}"
-
-CHAT = [{"role": "user", "content": "w1 w2"}, {"role": "assistant", "content": "w3"}]
-
 
 def words(count: int, step: int = 1) -> str:
     return " ".join(f"w{(i * step) % 44}" for i in range(count))
@@ -42,17 +38,20 @@ def classified(model: Any, tokenizer: Any, texts: Any, size: Any = "auto") -> An
     return classify(model, batches_of(model, tokenizer, texts, size))
 
 
-def stock(folder: Path) -> tuple[Any, Any]:
+CASES: dict[str, dict[str, Any]] = {
+    **{name: {"architecture": name} for name in ("bert", "roberta", "llama", "gpt2")},
+    "no padding": {"architecture": "llama", "pad_token_id": None},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_those_of_transformers_one_by_one(case: str, tmp_path: Path) -> None:
+    folder = tiny.make_classifier(tmp_path / "a", labels=["a", "b", "c"], **CASES[case])
+    found = classified(*opened(folder), TEXTS)
     kind = transformers.AutoModelForSequenceClassification
     with tiny.quiet():
-        return kind.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(folder)
-
-
-@pytest.mark.parametrize("architecture", ["bert", "roberta", "llama", "gpt2"])
-def test_logits_are_those_of_transformers_one_by_one(architecture: str, tmp_path: Path) -> None:
-    folder = tiny.make_classifier(tmp_path / "a", architecture, ["a", "b", "c"])
-    found = classified(*opened(folder), TEXTS)
-    model, tokenizer = stock(folder)
+        model = kind.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     known = inspect.signature(model.forward).parameters
     for item in TEXTS:
         limits = {"truncation": True, "max_length": 64}
@@ -61,26 +60,6 @@ def test_logits_are_those_of_transformers_one_by_one(architecture: str, tmp_path
             theirs = model(**{key: value for key, value in tokens.items() if key in known}).logits
         torch.testing.assert_close(found[item], theirs[0], atol=1e-5, rtol=1e-5)
     assert len({int(row.argmax()) for row in found.values()}) > 1
-
-
-def test_messages_are_written_by_the_chat_template(tmp_path: Path) -> None:
-    folder = tiny.make_classifier(tmp_path / "a", "llama", ["score"], template=TEMPLATE)
-    model, tokenizer = opened(folder)
-    item = Input.of_chat(CHAT, tokenizer)
-    found = classified(model, tokenizer, [item, *TEXTS])[item]
-    model, tokenizer = stock(folder)
-    ids = tokenizer.apply_chat_template(CHAT, return_tensors="pt", return_dict=True)["input_ids"]
-    with torch.no_grad():
-        torch.testing.assert_close(found, model(ids).logits[0], atol=1e-5, rtol=1e-5)
-
-
-def test_without_a_token_of_padding_each_text_is_alone(tmp_path: Path) -> None:
-    folder = tiny.make_classifier(tmp_path / "a", "llama", ["a", "b"], pad_token_id=None)
-    found = classified(*opened(folder), TEXTS)
-    model, tokenizer = stock(folder)
-    ids = tokenizer(*TEXTS[3].texts, return_tensors="pt")["input_ids"]
-    with torch.no_grad():
-        torch.testing.assert_close(found[TEXTS[3]], model(ids).logits[0], atol=1e-5, rtol=1e-5)
 
 
 def test_the_size_of_batches_changes_only_rounding_and_calls_change_nothing(tmp_path: Path) -> None:

@@ -68,42 +68,27 @@ def test_a_person_can_interrupt_a_function() -> None:
         function(interrupted)(None, None, [3, 4])
 
 
-@pytest.mark.parametrize(
-    ("attribute", "value"),
-    [
-        ("metrics", ["score"]),
-        ("metrics", None),
-        ("metrics", {}),
-        ("metrics", {1: True}),
-        ("metrics", {"score": "yes"}),
-        ("documents", True),
-        ("documents", 0),
-        ("documents", "7"),
-    ],
+JUDGE = "def judge(*_): ...\njudge.documents = {}\njudge.metrics = {}\n"
+WRONG = (
+    *((JUDGE.format(5, metrics), "metrics") for metrics in (["score"], None, {}, {1: True})),
+    (JUDGE.format(5, {"score": "yes"}), "metrics"),
+    *((JUDGE.format(count, {"score": True}), "documents") for count in (True, 0, "'7'")),
+    *((line, "could not be imported") for line in ("raise SystemExit", "raise BaseException")),
 )
-def test_wrong_attributes_are_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, attribute: str, value: Any
+
+
+@pytest.mark.parametrize(("module", "words"), WRONG)
+def test_a_wrong_module_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, module: str, words: str
 ) -> None:
-    attributes = {"documents": 5} | {attribute: value}
-    lines = [f"judge.{name} = {value!r}" for name, value in attributes.items()]
-    (tmp_path / "wrong_attributes.py").write_text("\n".join(["def judge(*_): ...", *lines]) + "\n")
+    (tmp_path / "wrong_module.py").write_text(module)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "wrong_attributes", raising=False)
-    with pytest.raises(ConfigError, match=attribute):
-        find("wrong_attributes:judge")
+    monkeypatch.delitem(sys.modules, "wrong_module", raising=False)
+    with pytest.raises(ConfigError, match=words):
+        find("wrong_module:judge")
 
 
 @pytest.mark.parametrize("name", ["nowhere_at_all:f", "math:nothing", "math:pi", "math:sqrt"])
 def test_a_name_that_is_no_function_is_one_sentence(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         find(name)
-
-
-@pytest.mark.parametrize("line", ["import sys; sys.exit(0)", "raise BaseException('mine')"])
-def test_a_module_that_ends_python_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, line: str
-) -> None:
-    (tmp_path / "ends_python.py").write_text(line + "\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match="could not be imported"):
-        find("ends_python:judge")
