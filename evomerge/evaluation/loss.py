@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -224,19 +224,21 @@ class Loss:
             if info.tasks[task].kind == "generate_until" and not known.keys() & {task, ANY}
         }
 
-    def is_taught(self, task: str, teacher: str, documents: Sequence[int]) -> bool:
-        """Whether `teach` was called with these arguments, and for this task not with others since.
-
-        Args:
-            teacher: a name for the model.
-        """
-        return self._lessons.get(task) == (teacher, tuple(documents))
-
-    def teach(self, task: str, teacher: str, documents: Sequence[int], model: Any) -> None:
+    def teach(
+        self, task: str, teacher: str, documents: Sequence[int], make: Callable[[], Any]
+    ) -> None:
         """Want the distribution of a model on documents of a task, in place of their answers.
 
-        A model that generates answers is first asked for its own ones. `teacher` names the model.
+        A model that generates answers is first asked for its own ones. If the last call for the
+        task had the same teacher and documents, nothing is done.
+
+        Args:
+            teacher: a name for the model, which `make` returns.
         """
+        lesson = teacher, tuple(documents)
+        if self._lessons.get(task) == lesson:
+            return
+        model = make()
         answers: dict[int, str] = {}
         if self.evaluator.requests(self.split, task)[documents[0]][0].kind == "generate_until":
             self.evaluator.answer(model, self.split, {task: documents})
@@ -247,7 +249,7 @@ class Loss:
             for group in self._batches(asked):
                 for place, said in zip(group, self._said(model, group, asked), strict=True):
                     taught[documents[place]] = asked[place].taught(said)
-        self._taught[task], self._lessons[task] = taught, (teacher, tuple(documents))
+        self._taught[task], self._lessons[task] = taught, lesson
 
     @property
     def _forward(self) -> Forward:

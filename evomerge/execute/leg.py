@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from evomerge.errors import CandidateError
@@ -38,8 +39,7 @@ def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
     descent, losses = leg.descent, list[float | None]()
     loss.answers, loss.weights = leg.answers, leg.weights
     for task, recipe in leg.teachers.items():
-        if not loss.is_taught(task, recipe.digest, leg.lesson[task]):
-            loss.teach(task, recipe.digest, leg.lesson[task], resident.apply(recipe))
+        loss.teach(task, recipe.digest, leg.lesson[task], partial(resident.apply, recipe))
     loss.forms = leg.forms
     asked = {task: ids for task, ids in leg.batches[0].items() if task not in leg.teachers}
     if unknown := loss.without_form(asked):

@@ -28,6 +28,11 @@ def model():
 
 
 @pytest.fixture(scope="module")
+def teacher():
+    return AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
 def tokenizer():
     return AutoTokenizer.from_pretrained(zoo.path("maths"))
 
@@ -155,7 +160,9 @@ def test_the_gradient_is_that_of_the_loss_whatever_the_batches(model, evaluator)
     assert weighed == pytest.approx((3 * parts[0] + parts[1]) / 4, rel=1e-4, abs=NATS)
 
 
-def test_each_task_has_the_form_that_some_model_finds_likely(model, tokenizer, evaluator, tmp_path):
+def test_each_task_has_the_form_that_some_model_finds_likely(
+    model, teacher, tokenizer, evaluator, tmp_path
+):
     """The model was trained on answers after a blank; in the second task that is in the answer."""
     rows = [
         {"prompt": prompt, "answer": f" {document['answer']}"}
@@ -170,10 +177,9 @@ def test_each_task_has_the_form_that_some_model_finds_likely(model, tokenizer, e
     made.prepare(model, tokenizer, {"search": ids})
     objectives = [Objective(task, "exact_match") for task in ids]
     loss = Loss(made, objectives)
-    other = AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
     unknown = loss.without_form(ids)
     assert unknown.keys() == {"zoo_maths", "blank"}
-    loss.forms = loss.choose_forms([other, model], unknown)
+    loss.forms = loss.choose_forms([teacher, model], unknown)
     assert loss.forms["zoo_maths"].delimiter and not loss.forms["blank"].delimiter
     assert not loss.without_form(ids)
     both = {task: ids[task] for task in unknown}
@@ -192,7 +198,7 @@ def test_a_document_without_an_answer_has_no_loss(evaluator):
         harness.right_choices("zoo_l2_maths_mc", {"choices": ["a"], "gold": "b"})
 
 
-def test_each_objective_of_a_task_has_its_own_loss_and_weight(model, tokenizer, tmp_path):
+def test_each_objective_of_a_task_has_its_own_loss_and_weight(model, teacher, tokenizer, tmp_path):
     """With one pass through the model: also for a teacher, and for the weights of a front."""
     rows = [{"q": "7 7", "choices": ["7", "7 7 é", " 7 7 7"], "gold": 1}] * 2
     rows[1] = {"q": "7", "choices": ["8 8 8"], "gold": 0}  # a document without a choice
@@ -202,7 +208,6 @@ def test_each_objective_of_a_task_has_its_own_loss_and_weight(model, tokenizer, 
     documents = {"choices": [0, 1]}
     evaluator.prepare(model, tokenizer, {"search": documents})
     objectives = [Objective("choices", m, w) for m, w in zip(metrics, (1, 3, 2), strict=True)]
-    teacher = AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
     every = [Loss(evaluator, [item]) for item in objectives]
     loss = Loss(evaluator, objectives)
     for ids in ([0], [0, 1]):
@@ -214,7 +219,7 @@ def test_each_objective_of_a_task_has_its_own_loss_and_weight(model, tokenizer, 
     assert loss(model, documents) == pytest.approx(three, rel=1e-5)
     loss.weights = ()
     for each in (*every, loss):
-        each.teach("choices", "base", [0, 1], teacher)
+        each.teach("choices", "base", [0, 1], lambda: teacher)
     one, two, three = (each(model, documents) for each in every)
     assert loss(model, documents) == pytest.approx((one + 3 * two + 2 * three) / 6, rel=1e-5)
     assert loss(teacher, documents) == pytest.approx(0.0, abs=1e-4)
@@ -238,13 +243,11 @@ def answer_of(model, tokenizer, prompt: str) -> list[int]:
     return made[0, before.shape[1] :].tolist()
 
 
-def test_a_taught_text_has_the_divergence_from_the_teacher(model, tokenizer, evaluator):
+def test_a_taught_text_has_the_divergence_from_the_teacher(model, teacher, tokenizer, evaluator):
     """At each token: over the teacher's 64 most likely tokens, and all others as one."""
-    teacher = AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
     loss = Loss(evaluator, OBJECTIVES)
-    loss.teach("zoo_maths", "base", [2, 5], teacher)
-    assert loss.is_taught("zoo_maths", "base", [2, 5])
-    assert not loss.is_taught("zoo_maths", "base", [2])
+    loss.teach("zoo_maths", "base", [2, 5], lambda: teacher)
+    loss.teach("zoo_maths", "base", [2, 5], pytest.fail)  # it is known
     each = []
     with torch.no_grad():
         for document in (2, 5):
@@ -266,11 +269,10 @@ def test_a_taught_text_has_the_divergence_from_the_teacher(model, tokenizer, eva
     assert loss(teacher, {"zoo_maths": [2, 5]}) == pytest.approx(0.0, abs=1e-4)
 
 
-def test_taught_choices_have_the_divergence_over_the_choices(model, tokenizer, evaluator):
+def test_taught_choices_have_the_divergence_over_the_choices(model, teacher, tokenizer, evaluator):
     task = "zoo_l2_maths_mc"
-    teacher = AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
     loss, each = Loss(evaluator, OBJECTIVES), []
-    loss.teach(task, "base", IDS[task], teacher)
+    loss.teach(task, "base", IDS[task], lambda: teacher)
     with torch.no_grad():
         for prompt, document in documents_of(evaluator, task):
             texts = [f" {text}" for text in document["choices"]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,46 +19,37 @@ from evomerge.optimize.descent import Descent
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.baselines import baseline_recipes
 
-RECIPE = Recipe("host", {}, Layer("", ()), Layer("", ()))
-
-
-class Slopes:
-    @contextmanager
-    def of(self, recipe):
-        yield "model", [1.0, 2.0]
-
-
-class Loss:
-    """Needs checkpointing, or fails always."""
-
-    saves_memory = False
-
-    def __init__(self, error: RuntimeError, always: bool = False) -> None:
-        self.error, self.always, self.calls = error, always, 0
-
-    def backward(self, model, documents) -> float:
-        self.calls += 1
-        if self.always or not self.saves_memory:
-            raise self.error
-        return 0.5
-
 
 @pytest.mark.parametrize(
-    ("loss", "calls"),
+    ("error", "always", "calls"),
     [
-        (Loss(torch.OutOfMemoryError("out of memory")), None),
-        (Loss(torch.OutOfMemoryError("out of memory"), always=True), 2),
-        (Loss(RuntimeError("shapes do not fit")), 1),
+        (torch.OutOfMemoryError("out of memory"), False, 2),
+        (torch.OutOfMemoryError("out of memory"), True, 2),
+        (RuntimeError("shapes do not fit"), True, 1),
     ],
 )
-def test_a_step_is_made_again_once_if_memory_runs_out(loss, calls):
-    if calls is None:
-        assert leg._slope(Slopes(), RECIPE, loss, {}) == ([1.0, 2.0], 0.5)
-        assert loss.saves_memory
-        return
-    with pytest.raises(RuntimeError):
-        leg._slope(Slopes(), RECIPE, loss, {})
-    assert loss.calls == calls
+def test_a_step_is_made_again_once_if_memory_runs_out(error, always, calls):
+    made = []
+
+    def backward(model, documents):
+        made.append(loss.saves_memory)
+        if always or not loss.saves_memory:
+            raise error
+        return 0.5
+
+    loss = SimpleNamespace(saves_memory=False, backward=backward)
+    slopes = SimpleNamespace(of=lambda recipe: nullcontext(("model", [1.0, 2.0])))
+    with pytest.raises(RuntimeError) if always else nullcontext():
+        assert leg._slope(slopes, None, loss, {}) == ([1.0, 2.0], 0.5)
+    assert made == [False, True][:calls]
+
+
+def opened_in(folder, *names):
+    """Return tiny models that differ."""
+    return {
+        name: Checkpoint.open(tiny.make(folder / name, seed=seed), name)
+        for seed, name in enumerate(names)
+    }
 
 
 class Likelihood:
@@ -79,11 +70,7 @@ class Likelihood:
 
 def test_the_slopes_of_scales_are_those_of_each_step(tmp_path):
     """Each scale also moves what the others do, so two legs of a step are as one of two steps."""
-    parents = {
-        name: Checkpoint.open(tiny.make(tmp_path / name, seed=seed), name)
-        for seed, name in enumerate("ab")
-    }
-    resident = Resident(parents, "a", "float32")
+    resident = Resident(opened_in(tmp_path, "a", "b"), "a", "float32")
     end = Layer("passthrough", (Source("a"),))
     frame = Recipe("a", {}, end, end, dtype="float32")
     space = spaces.paths("swaps", {"a": 3, "b": 3}, frame, scales=(0.5, 1.5))
@@ -97,27 +84,22 @@ def test_the_slopes_of_scales_are_those_of_each_step(tmp_path):
 
 def test_forms_are_tried_on_the_parents_their_average_and_the_base(tmp_path):
     """Only a recipe that merges task vectors has a base."""
-    names = ("a", "b", "base")
-    opened = {
-        name: Checkpoint.open(tiny.make(tmp_path / name, seed=seed), name)
-        for seed, name in enumerate(names)
-    }
+    opened = opened_in(tmp_path, "a", "b", "base")
     resident = Resident(opened, "base", "float32")
     end = Layer("passthrough", (Source("base"),))
     frame = Recipe("base", {}, end, end, dtype="float32")
-    recipes = baseline_recipes(names[:2], names[:2], {"model.layers": 3}, frame)
+    recipes = baseline_recipes(["a", "b"], ["a", "b"], {"model.layers": 3}, frame)
     space = SimpleNamespace(baselines=lambda: recipes)
 
     def tried(models, documents):
         return [float(model.model.layers[2].mlp.up_proj.weight.detach().sum()) for model in models]
 
-    wanted = [Source(name) for name in names]
-    head = Layer("ties", wanted[:2], wanted[2])
+    head = Layer("ties", [Source("a"), Source("b")], Source("base"))
     loss, start = SimpleNamespace(choose_forms=tried), Descent.at([0.5])
     merged = leg.Leg(start, (), {}, 0.1, 1, replace(frame, head=head))
     one, two, mean, base = leg._forms(merged, space, resident, loss, {})
     assert mean == pytest.approx((one + two) / 2, rel=1e-4)
     assert [one, two, base] == tried(
-        (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in names), {}
+        (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in opened), {}
     )
     assert len(leg._forms(replace(merged, recipe=frame), space, resident, loss, {})) == 3

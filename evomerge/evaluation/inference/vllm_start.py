@@ -154,12 +154,9 @@ def _shielded() -> Iterator[None]:
             sys.modules[name] = hidden
 
 
-@contextmanager
-def memory_folder() -> Iterator[Path]:
-    """Yield a new folder that ends with the block; its files are in memory where the system can."""
-    memory = Path(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None
-    with TemporaryFolder(memory) as folder:
-        yield folder
+def memory_folder() -> TemporaryFolder:
+    """Return a new folder for a block; its files are in memory where the system can."""
+    return TemporaryFolder(Path(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None)
 
 
 def write_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:

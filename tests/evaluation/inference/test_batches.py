@@ -25,22 +25,24 @@ from evomerge.evaluation.inference.batches import (
     needs_checkpointing,
 )
 
-SHAPES = {  # width, inner width, layers, vocabulary, dtype
-    "135M": (576, 1536, 30, 49152, torch.float32),
-    "270M": (640, 2048, 18, 262144, torch.float32),
-    "7B": (4096, 14336, 32, 32000, torch.bfloat16),
-}
-
 
 def limits(tokens: int, rows: int | None, overhead: int) -> Batching:
     """Return limits that are the same for scoring and generating."""
     return Batching(tokens, rows, overhead, generated=tokens, kept=tokens)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_batch_on_a_cpu_is_as_large_as_2_gib_allow(shape: str) -> None:
+@pytest.mark.parametrize(
+    ("width", "inner", "layers", "vocabulary", "dtype"),
+    [
+        (576, 1536, 30, 49152, torch.float32),
+        (640, 2048, 18, 262144, torch.float32),
+        (4096, 14336, 32, 32000, torch.bfloat16),
+    ],
+)
+def test_a_batch_on_a_cpu_is_as_large_as_2_gib_allow(
+    width: int, inner: int, layers: int, vocabulary: int, dtype: torch.dtype
+) -> None:
     """One token a row is too little for a pass that reads all weights: there rows must be many."""
-    width, inner, layers, vocabulary, dtype = SHAPES[shape]
     config = LlamaConfig(
         hidden_size=width,
         intermediate_size=inner,
@@ -54,12 +56,6 @@ def test_a_batch_on_a_cpu_is_as_large_as_2_gib_allow(shape: str) -> None:
     assert found.tokens * 8 * vocabulary <= 2**30  # logits and log-softmax
     assert found.generated >= 58 * 54  # prompts of 30 tokens and 24 new ones
     assert found.generated * 2 * dtype.itemsize * width * layers <= 2**31  # keys and values
-    halved = found.halved()
-    assert (halved.tokens, halved.generated, halved.kept) == (
-        found.tokens // 2,
-        found.generated // 2,
-        found.kept // 2,
-    )
 
 
 @given(

@@ -60,22 +60,16 @@ PAIRS = [{"text": words(i), "text_pair": words(i * i), "label": i % 3} for i in 
 CHOSEN = [{"chosen": words(i, 7 * i), "rejected": words(5, i * i % 40)} for i in range(30)]
 
 
-def labels(model: Path, rows: list[Any]) -> list[str]:
-    """Return the labels that the library's pipeline finds."""
-    with tiny.quiet():
-        pipeline = transformers.pipeline("text-classification", model=str(model), device="cpu")
-        inputs = [{key: row[key] for key in ("text", "text_pair") if key in row} for row in rows]
-        return [pipeline(item)["label"] for item in inputs]
-
-
 @pytest.mark.parametrize("rows", [TEXTS, PAIRS], ids=["texts", "pairs"])
 def test_labels_of_texts_are_those_of_the_pipeline(rows: list[Any], tmp_path: Path) -> None:
     model = tiny.make_classifier(tmp_path / "a", labels=LABELS)
     found = scored(model, objective_of("labels", tmp_path, rows))
-    theirs = labels(model, rows)
-    right = [
-        row["label"] if isinstance(row["label"], str) else LABELS[row["label"]] for row in rows
-    ]
+    with tiny.quiet():
+        pipeline = transformers.pipeline("text-classification", model=str(model), device="cpu")
+        inputs = [{key: row[key] for key in ("text", "text_pair") if key in row} for row in rows]
+        theirs = [pipeline(item)["label"] for item in inputs]
+    given = [row["label"] for row in rows]
+    right = [label if isinstance(label, str) else LABELS[label] for label in given]
     assert found["accuracy"] == np.mean([a == b for a, b in zip(theirs, right, strict=True)])
     assert found["f1"] == pytest.approx(f1_score(right, theirs, average="macro"), abs=1e-12)
     assert len(set(theirs)) > 1 and found["f1"] != found["accuracy"]
