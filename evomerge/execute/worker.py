@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge.errors import (
     CandidateError,
@@ -42,22 +42,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class _Clock:
-    """Wall-clock seconds, and CPU seconds of this process, of each phase of a job."""
+Times: TypeAlias = dict[str, tuple[float, float]]
+"""Phase of a job -> its wall-clock seconds, and CPU seconds of this process."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.cpu_seconds: dict[str, float] = {}
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Measure the time that the block takes, also if it raises."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        try:
-            yield
-        finally:
-            self.seconds[name] = time.perf_counter() - wall
-            self.cpu_seconds[name] = time.process_time() - cpu
+@contextmanager
+def _phase(times: Times, name: str) -> Iterator[None]:
+    """Measure the time that the block takes, also if it raises."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        yield
+    finally:
+        times[name] = time.perf_counter() - wall, time.process_time() - cpu
 
 
 class Worker:
@@ -133,28 +129,27 @@ class Worker:
         Raises:
             EvomergeError: something other than the candidate is at fault.
         """
-        clock = _Clock()
-        outcome = self._outcome(job, clock)
-        return replace(
-            outcome, seconds=clock.seconds, cpu_seconds=clock.cpu_seconds, peak=peak_memory()
-        )
+        times: Times = {}
+        outcome = self._outcome(job, times)
+        seconds, cpu = ({name: item[i] for name, item in times.items()} for i in (0, 1))
+        return replace(outcome, seconds=seconds, cpu_seconds=cpu, peak=peak_memory())
 
-    def _outcome(self, job: Job, clock: _Clock) -> Result:
+    def _outcome(self, job: Job, times: Times) -> Result:
         stage = "descend" if job.leg else "evaluate" if job.as_itself else "merge"
         try:
             if job.leg is not None:
                 assert self._space is not None
-                with clock.phase("descend"):
+                with _phase(times, "descend"):
                     builder = self._ready()
                     self._loss = self._loss or Loss(self.evaluator, self.objectives)
                     return walk(job.leg, self._space, builder, self._loss)
             if job.as_itself:
-                with clock.phase("evaluate"):
+                with _phase(times, "evaluate"):
                     return self._score_parent(job)
-            model = self.build(job.recipe, clock)
+            model = self.build(job.recipe, times)
             stage = "evaluate"
             self.evaluator.set_callbacks(partial(self.build, job.recipe), self._scoring)
-            with clock.phase("evaluate"):
+            with _phase(times, "evaluate"):
                 return self.score(job, model)
         except CandidateError as error:
             _log_traceback(job, stage, error.__cause__)
@@ -225,13 +220,13 @@ class Worker:
             f"for this reason: {reason}; give parents whose weights are finite numbers."
         )
 
-    def build(self, recipe: Recipe, clock: _Clock | None = None) -> Any:
+    def build(self, recipe: Recipe, times: Times | None = None) -> Any:
         """Return a recipe's model; its weights may take the place of the last model's."""
         builder = self._ready()
-        clock = clock or _Clock()
-        with clock.phase("prepare"):
+        times = {} if times is None else times
+        with _phase(times, "prepare"):
             prepared = builder.prepare(recipe, self._report)
-        with clock.phase("merge"):
+        with _phase(times, "merge"):
             self._model = builder.write(prepared)
         return self._model
 

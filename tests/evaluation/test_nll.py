@@ -1,4 +1,4 @@
-"""The metric `nll` is that of plain transformers, whatever the batches, and of the gradients."""
+"""The metric `nll` is that of plain transformers, whatever the batches."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ import re
 
 import pytest
 import torch
-from rounding import NATS
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evomerge import zoo
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.loss import Loss
-from evomerge.evaluation.nll import FORMS
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.scores import Objective
 
 IDS = range(40)
 NAMES = ("t_choice", "t_mutual", "t_inputs", "t_continue", "t_rolling", "t_generate", "t_sample")
@@ -99,19 +93,3 @@ def test_a_group_has_the_mean_of_its_tasks(llama, tokenizer, tasks):
     found = evaluator.score(llama).aggregates
     assert found["g_sizes/nll"] == pytest.approx(sum(found[f"{t}/nll"] for t in leaves) / 2)
     assert harness.info.metric("g_sizes", "nll")[1].higher_is_better is False
-
-
-@pytest.mark.parametrize("parent", ["maths", "language"])
-def test_embedded_models_have_the_form_that_gradients_find(parent):
-    """A descent takes one form for a task; where each document prefers it, both are one number."""
-    path = zoo.path(parent)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    task = {"maths": "zoo_maths", "language": "zoo_l2"}[parent]
-    documents = {task: range(30)}
-    evaluator = Evaluator(Harness([task], [zoo.tasks_path()]), referenced=[task])
-    evaluator.prepare(model, AutoTokenizer.from_pretrained(path), {"search": documents})
-    loss = Loss(evaluator, [Objective(task, "exact_match")])
-    loss.forms = loss.choose_forms([model], documents)
-    assert loss.forms[task] in FORMS and loss.forms[task].delimiter
-    found = evaluator.score(model).aggregates[f"{task}/nll"]
-    assert found == pytest.approx(loss(model, documents), rel=1e-4, abs=NATS)

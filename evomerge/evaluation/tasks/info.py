@@ -17,9 +17,6 @@ from evomerge.scores import NLL, TOKENS, Objective
 
 Measure: TypeAlias = Callable[[str, Sequence[Instance]], DocumentMetrics]
 
-TASK_SPLITS = ("training", "validation", "test")
-"""lm-eval's names for the splits of a task (`training_split` in its YAML, and so on)."""
-
 
 @dataclass(frozen=True)
 class MetricInfo:
@@ -199,7 +196,8 @@ def _task_info(name: str, task: Any, measure: Measure) -> TaskInfo:
         metrics[key] = MetricInfo(bool(direction.get(metric, True)), is_mean)
     for key in (TOKENS, NLL) if kind == "generate_until" else (NLL,):
         metrics.setdefault(key, MetricInfo(higher_is_better=False, is_mean=True))
-    named = {split: task.get_config(f"{split}_split") for split in TASK_SPLITS}
+    names = ("training", "validation", "test")
+    named = {split: task.get_config(f"{split}_split") for split in names}
     task_splits = {split: str(own) for split, own in named.items() if own}
     return TaskInfo(
         name=str(task.get_config("task") or name),

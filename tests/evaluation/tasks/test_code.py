@@ -207,21 +207,14 @@ def write_executed(folder, name="executed", documents=12, **changes):
     return name
 
 
-OWN = {"function": "custom", "filter_fn": "!function checks.turned"}
-KINDS = {
-    "plain": {},
-    "filtered": {"filter_list": [{"name": "own", "filter": [OWN, {"function": "take_first"}]}]},
-}
-"""Task -> in what it differs from `EXECUTED`."""
-
-
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """A harness of tasks of each kind, with one process that scores them."""
+    """A harness of such a task with and without a filter, with one process that scores them."""
     folder = tmp_path_factory.mktemp("executed")
-    for name, changes in KINDS.items():
-        write_executed(folder, name, **changes)
-    return Harness(list(KINDS), [folder], allow_code=True)
+    own = {"function": "custom", "filter_fn": "!function checks.turned"}
+    filters = [{"name": "own", "filter": [own, {"function": "take_first"}]}]
+    names = [write_executed(folder), write_executed(folder, "filtered", filter_list=filters)]
+    return Harness(names, [folder], allow_code=True)
 
 
 RIGHT, WRONG = {"right": 1.0, "wrong": 0.0}, {"right": 0.0, "wrong": 1.0}
@@ -269,7 +262,7 @@ def test_bubblewrap_is_used_where_it_is_installed(executed, tmp_path):
     writes = (
         f"open('own', 'w').close(); x = 0\ntry: open({str(mark)!r}, 'w')\nexcept OSError: x = 1"
     )
-    assert measure(executed, "plain", [["x = 0"], [writes]]) == [RIGHT, RIGHT]
+    assert measure(executed, "executed", [["x = 0"], [writes]]) == [RIGHT, RIGHT]
     assert not mark.exists()
 
 
