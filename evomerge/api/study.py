@@ -301,8 +301,7 @@ class Study(Run):
 
         It takes the memory of the last model, whose tensors are all written again.
         """
-        import torch
-
+        from evomerge.evaluation.inference.device import keep_threads
         from evomerge.setup.parents_as_themselves import parent_itself
         from evomerge.setup.worker import load_parent, make_worker
 
@@ -317,11 +316,11 @@ class Study(Run):
                     f"candidate {number} is built, or write this one with `save`."
                 )
             if worker is None:
-                threads = torch.get_num_threads()
+                put_back = keep_threads()
                 try:
                     worker = make_worker(self._checked)
                 finally:
-                    torch.set_num_threads(threads)
+                    put_back()
             self._built = number, worker
             model = worker.build(job.recipe)
             worker.evaluator.is_touched = True  # the caller may change the model

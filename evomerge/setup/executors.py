@@ -49,11 +49,10 @@ def make_inline(
     checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts
 ) -> Executor:
     """Return the executor in this process; see `MakeExecutor`."""
-    import torch
-
+    from evomerge.evaluation.inference.device import keep_threads
     from evomerge.execute.inline import InlineExecutor
 
-    put_back = partial(torch.set_num_threads, torch.get_num_threads())
+    put_back = keep_threads()
     worker = make_worker(
         checked,
         threads=logbook.history.threads,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -162,3 +163,17 @@ def choose_threads(parameters: int, cores: int | None = None) -> int:
 
     most = torch.get_num_threads()
     return 1 if parameters < SMALL else min(most if cores is None else cores, most)
+
+
+def use_threads(count: int) -> None:
+    """Set the number of CPU threads that torch uses in this process."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def keep_threads() -> Callable[[], None]:
+    """Return a function that sets torch's number of CPU threads to what it is now."""
+    import torch
+
+    return partial(torch.set_num_threads, torch.get_num_threads())
