@@ -82,12 +82,12 @@ def batches_of(
     Args:
         batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
     """
-    inputs = list(dict.fromkeys(inputs))
+    distinct = list(dict.fromkeys(inputs))
     longest, limits = longest_input(model, tokenizer), batching(model, batch_size)
     # A head behind two stacks wants as many end tokens in all texts of a batch.
     if model.config.is_encoder_decoder or not takes_padding(model.config):
         limits = replace(limits, rows=1)
-    rows = [item.tokens(tokenizer, longest) for item in inputs]
+    rows = [item.tokens(tokenizer, longest) for item in distinct]
     fill = {
         "input_ids": _padding_of(model.config) or 0,
         "token_type_ids": tokenizer.pad_token_type_id,
@@ -102,7 +102,7 @@ def batches_of(
             )
             for name in rows[group[0]]
         }
-        found.append(([inputs[place] for place in group], batch))
+        found.append(([distinct[place] for place in group], batch))
     return found
 
 
