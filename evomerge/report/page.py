@@ -15,7 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from evomerge.errors import not_written, without_controls
+from evomerge.errors import without_controls
 from evomerge.report.documents import answers
 from evomerge.report.figures import PALETTE, inline_svg
 from evomerge.report.progress import progress
@@ -25,7 +25,7 @@ from evomerge.report.rows import candidate_rows, rows_in_per_cent
 from evomerge.report.verdict import front_rows
 from evomerge.report.view import View
 from evomerge.report.words import duration, sampling_note, short_names, size_text
-from evomerge.run.atomic import check_output, replace_text
+from evomerge.run.atomic import write_output
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.scores import SPLITS, Failure, Split
 
@@ -37,12 +37,7 @@ def write_page(run: RunFolder, target: Path) -> None:
 
     The file appears complete or not at all. InputError: it cannot be written.
     """
-    check_output(target)
-    content = page(run)
-    try:
-        replace_text(target, content)
-    except OSError as error:
-        raise not_written(f"--out {target}", error, "give another file") from error
+    write_output(target, page(run), "--out")
 
 
 def _shown(value: Any) -> Any:
@@ -75,10 +70,8 @@ def page(run: RunFolder) -> str:
 
     outcomes = (item.outcomes.get("search") for item in history.candidates)
     reasons = Counter((item.stage, item.reason) for item in outcomes if isinstance(item, Failure))
-    labels = [row.label for row in table.rows]
-    marked = [
-        i for i, label in enumerate(labels) if label == "searched" or label.endswith("(knee)")
-    ]
+    labels = enumerate(row.label for row in table.rows)
+    marked = [i for i, label in labels if label == "searched" or label.endswith("(knee)")]
     path = None
     if view.recipe is not None and view.config.space.kind != "parameters":
         path = path_text(view.recipe, view.names)

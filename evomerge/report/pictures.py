@@ -59,27 +59,28 @@ def standings_chart(table: Standings) -> Any:
 def best_so_far(history: History, ranking: Ranking) -> Any:
     """Plot the fitness of every candidate on the search documents, and the best so far."""
     scored = [item for item in history.candidates if item.fitness is not None]
-    factor = _factor(scored, ranking)
+    every = filter(None, (item.scores("search") for item in scored))
+    factor = factor_of_fitness(ranking.objectives, every)
+    heights = {item.number: factor * (item.fitness or 0.0) for item in scored}
     figure, axes = new_axes(3.4, "candidate", f"fitness{_unit(factor)}")
 
     def points(items: Sequence[Candidate], mark: str, label: str, **style: Any) -> None:
         if items:
-            heights = [factor * _fitness(item) for item in items]
-            axes.plot([item.number for item in items], heights, mark, label=label, **style)
+            numbers = [item.number for item in items]
+            axes.plot(numbers, [heights[n] for n in numbers], mark, label=label, **style)
 
-    searched = [item for item in scored if item.is_proposed]
+    searched = [item for item in scored if item.label is None]
     grey: dict[str, Any] = {"color": GREY, "markersize": 3.5}
     points([i for i in searched if not i.is_estimate], "o", "candidate", **grey)
     points([i for i in searched if i.is_estimate], "o", "estimated", fillstyle="none", **grey)
-    others = [item for item in scored if not item.is_proposed]
+    others = [item for item in scored if item.label is not None]
     points(others, "D", "parents, uniform", color=WARM, markersize=5)
-    heights = (-math.inf if item.is_estimate else factor * _fitness(item) for item in scored)
-    line = list(accumulate(heights, max))
-    numbers = [item.number for item in scored]
-    axes.step(numbers, line, where="post", color=ACCENT, label="best so far")
+    sure = (-math.inf if item.is_estimate else heights[item.number] for item in scored)
+    line = list(accumulate(sure, max))
+    axes.step(list(heights), line, where="post", color=ACCENT, label="best so far")
     failed = [item.number for item in history.candidates if item.status == "failed"]
     if failed:
-        floor = min((factor * _fitness(item) for item in scored), default=0.0)
+        floor = min(heights.values(), default=0.0)
         axes.plot(failed, [floor] * len(failed), "x", color=BAD, label="failed")
     points([history.winner] if history.winner else [], "*", "winner", color=ACCENT, markersize=13)
     add_legend(figure)
@@ -139,10 +140,11 @@ def _draw_front(
     """
     across, up = (factors[objective.key] for objective in pair)
 
-    def draw(items: Sequence[Scores], mark: str, colour: str, size: float) -> None:
+    def draw(items: Sequence[Scores], mark: str, colour: str, size: float, label: str) -> None:
         points = [[factors[o.key] * scores.aggregates[o.key] for o in pair] for scores in items]
         if points:
-            axes.plot(*zip(*points, strict=True), mark, color=colour, markersize=size)
+            named = {"markersize": size, "label": label}
+            axes.plot(*zip(*points, strict=True), mark, color=colour, **named)
         for scores in items if split == "test" else ():
             x, y = (intervals(pair, scores)[objective.key] for objective in pair)
             if x.has_interval:
@@ -151,31 +153,19 @@ def _draw_front(
             if y.has_interval:
                 axes.plot([across * x.value] * 2, [up * y.low, up * y.high], color=colour, lw=1)
 
-    known = {item.number: scores for item, scores in scored}
-    on_front = {item.number: known[item.number] for item in front if item.number in known}
-    baselines = {item.number for item, _ in scored if item.label is not None}
-    members = [scores for number, scores in on_front.items() if number not in baselines]
-    others = [known[number] for number in known if number not in {*baselines, *on_front}]
-    draw(others, "o", GREY, 3.5)
-    draw([scores for item, scores in scored if item.label is not None], "D", WARM, 5)
-    draw(members, "o", ACCENT, 6)
+    on_front = [scores for item, scores in scored if item in front]
+    merges = [(item in front, scores) for item, scores in scored if item.label is None]
+    baselines = [scores for item, scores in scored if item.label is not None]
+    draw([scores for is_on, scores in merges if not is_on], "o", GREY, 3.5, "candidate")
+    draw(baselines, "D", WARM, 5, "parents, uniform")
+    draw([scores for is_on, scores in merges if is_on], "o", ACCENT, 6, "merge on the front")
     signs = [1.0 if objective.higher_is_better else -1.0 for objective in pair]
-    values = [tuple(o.value(scores) for o in pair) for scores in on_front.values()]
+    values = [tuple(o.value(scores) for o in pair) for scores in on_front]
     corners = sorted((across * signs[0] * x, up * signs[1] * y) for x, y in nondominated(values))
     if corners:
         where = "pre" if pair[0].higher_is_better else "post"
-        axes.step(*zip(*corners, strict=True), where=where, color=ACCENT, lw=1.5)
-    for label, mark, colour in _MARKS:
-        if label != "candidate" or others:
-            axes.plot([], [], mark, color=colour, markersize=5, label=label)
-
-
-_MARKS = (
-    ("candidate", "o", GREY),
-    ("parents, uniform", "D", WARM),
-    ("merge on the front", "o", ACCENT),
-    ("front", "-", ACCENT),
-)
+        places = zip(*corners, strict=True)
+        axes.step(*places, where=where, color=ACCENT, lw=1.5, label="front")
 
 
 def hypervolume_so_far(history: History, ranking: Ranking) -> Any:
@@ -195,15 +185,6 @@ def hypervolume_so_far(history: History, ranking: Ranking) -> Any:
         shares.append(known)
     axes.step([item.number for item in scored], shares, where="post", color=ACCENT)
     return figure
-
-
-def _fitness(candidate: Candidate) -> float:
-    return candidate.fitness or 0.0
-
-
-def _factor(candidates: Sequence[Candidate], ranking: Ranking) -> float:
-    every = (item.scores("search") for item in candidates)
-    return factor_of_fitness(ranking.objectives, filter(None, every))
 
 
 def _unit(factor: float) -> str:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.config.schema import Frozen
-from evomerge.errors import not_written
 from evomerge.report.confidence import factor_of
 from evomerge.report.words import short_names, short_scores
-from evomerge.run.atomic import replace_text
+from evomerge.run.atomic import write_output
 from evomerge.run.history import History
 from evomerge.run.timings import PHASES
 from evomerge.scores import SPLITS, Objective, Scores, Split, fitness_error
@@ -160,10 +159,7 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     writer = csv.writer(text)
     writer.writerow(map(_no_formula, names))
     writer.writerows([_no_formula(row[name]) for name in names] for row in rows)
-    try:
-        replace_text(path, text.getvalue())
-    except OSError as error:
-        raise not_written(f"--csv {path}", error, "give another file") from error
+    write_output(path, text.getvalue(), "--csv")
 
 
 def importance(history: History, frozen: Frozen) -> dict[str, float]:

@@ -74,28 +74,24 @@ def _row(views: Sequence[View]) -> dict[str, Any]:
         "score": score and score.value,
         "low": score and score.low,
         "high": score and score.high,
-        "best_parent": _mean([_baseline(view, is_uniform=False) for view in views]),
-        "uniform": _mean([_baseline(view, is_uniform=True) for view in views]),
+        "best_parent": _baseline(views, is_uniform=False),
+        "uniform": _baseline(views, is_uniform=True),
         "candidates": fmean(len(view.history.candidates) for view in views),
         "cpu_seconds": fmean(view.run.timings.cpu_seconds() for view in views),
     }
 
 
-def _baseline(view: View, *, is_uniform: bool) -> float | None:
-    """Return the fitness on test documents of the uniform merge, or of the best parent."""
-    if view.ranking.has_front:
-        return None
-    found = (
-        fitness(view.ranking.objectives, scores)
-        for item in view.history.baselines
-        if (item.label == UNIFORM) == is_uniform and (scores := item.scores("test")) is not None
-    )
-    return max(found, default=None)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+def _baseline(views: Sequence[View], *, is_uniform: bool) -> float | None:
+    """Return the mean fitness on test documents of the uniform merge, or of the best parent."""
+    found = []
+    for view in views:
+        values = [
+            fitness(view.ranking.objectives, scores)
+            for item in view.history.baselines
+            if (item.label == UNIFORM) == is_uniform and (scores := item.scores("test")) is not None
+        ]
+        found += [max(values)] if values and not view.ranking.has_front else []
+    return fmean(found) if found else None
 
 
 def in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:

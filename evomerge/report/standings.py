@@ -225,20 +225,20 @@ def scored_as_themselves(history: History, names: Mapping[str, str]) -> str | No
 
 def alone(candidate: Candidate, ranking: Ranking) -> Standings:
     """Return a table with one candidate only; it has no rows if the candidate has no scores."""
-    table = _with_rows(ranking, {candidate.number: f"candidate {candidate.number}"}, [candidate])
+    table = _with_rows(ranking, [(f"candidate {candidate.number}", candidate)])
     table = replace(table, rows=[row for row in table.rows if row.estimates])
     return replace(table, note=NOTE_OF_STUDY) if table.is_study else table
 
 
 def _with_rows(
-    ranking: Ranking, labels: Mapping[int, str], candidates: Sequence[Candidate], **more: Any
+    ranking: Ranking, candidates: Sequence[tuple[str, Candidate]], **more: Any
 ) -> Standings:
-    """Return the scores of candidates; `labels`: number of a candidate -> label of its row."""
+    """Return the scores of candidates, each with the label of its row."""
     columns = list(dict.fromkeys(item.key for item in measured(ranking)))
     if len(ranking.objectives) > 1 and not ranking.has_front:
         columns.append(FITNESS)
     rows = []
-    for candidate in candidates:
+    for label, candidate in candidates:
         estimates: dict[tuple[Split, str], Interval] = {}
         for split in SPLITS:
             if (scores := candidate.scores(split)) is not None:
@@ -246,19 +246,17 @@ def _with_rows(
                 if FITNESS in columns:
                     found[FITNESS] = fitness_interval(ranking.objectives, scores)
                 estimates |= {(split, column): found[column] for column in columns}
-        rows.append(Standing(labels[candidate.number], candidate.number, estimates))
+        rows.append(Standing(label, candidate.number, estimates))
     return Standings(rows, columns, [item.key for item in ranking.objectives], **more)
 
 
 def _of_winner(history: History, ranking: Ranking, best: Candidate | None) -> Standings:
     baselines, tested, objectives = history.baselines, history.tested, ranking.objectives
-    labels = {item.number: item.name for item in (*baselines, *history.bases)}
-    table = _with_rows(ranking, labels, [*baselines, *history.bases])
+    rows = [(item.name, item) for item in (*baselines, *history.bases)]
     if best is None:
-        return table
-    searched = _with_rows(ranking, {best.number: "searched"}, [best]).rows
+        return _with_rows(ranking, rows)
     earlier = tested.index(best) if best in tested else len(tested)
-    table = replace(table, rows=[*table.rows, *searched], earlier=earlier)
+    table = _with_rows(ranking, [*rows, ("searched", best)], earlier=earlier)
     for split in reversed(SPLITS):
         own = best.scores(split)
         # A baseline that failed is named; one that is not scored yet waits on the split before.
@@ -304,8 +302,9 @@ def _of_front(history: History, ranking: Ranking, best: Candidate | None) -> Sta
     for item in front:
         labels.setdefault(item.number, f"candidate {item.number}{' (knee)' * (item is best)}")
     shown = {item.number: item for item in (*baselines, *history.bases, *front)}
+    rows = [(labels[number], item) for number, item in shown.items()]
     earlier = sum(item not in front for item in history.tested)
-    table = _with_rows(ranking, labels, list(shown.values()), has_front=True, earlier=earlier)
+    table = _with_rows(ranking, rows, has_front=True, earlier=earlier)
     for split in reversed(SPLITS):
         # Some members may have failed there: this hides nothing of the others.
         if not front or not all(split in member.outcomes for member in front):

@@ -18,8 +18,6 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.searching.ranking import Ranking, best_of, ranking_of
 
-_MOST_GENES = 40  # of which a picture shows the values
-
 
 @dataclass(frozen=True)
 class View:
@@ -84,16 +82,14 @@ class View:
     @cached_property
     def figures(self) -> dict[str, Any]:
         """The pictures that this run can have, as matplotlib figures by name."""
-        best, front = self.best, (self.history, self.ranking) if self.table.has_front else None
+        has_front = self.table.has_front
         found: dict[str, Any] = {}
         if self.table.rows and not self.table.is_study:
             found["standings"] = pictures.standings_chart(self.table)
-        if front:
-            found["front"] = pictures.front_chart(*front)
+        if has_front:
+            found["front"] = pictures.front_chart(self.history, self.ranking)
         if recipe := self.recipe:
             found["recipe"] = recipe_picture(recipe, short_names(recipe.parents))
-        if best and 0 < len(best.genome) == len(self.genes) <= _MOST_GENES:
-            found["genes"] = pictures.genome_bars(self.genes, best.genome)
-        course = pictures.hypervolume_so_far if front else pictures.best_so_far
+        course = pictures.hypervolume_so_far if has_front else pictures.best_so_far
         found["course"] = course(self.history, self.ranking)
         return {name: figure for name, figure in found.items() if figure is not None}

@@ -64,11 +64,6 @@ class Candidate:
         return "optimizer" if self.label is None else self.label
 
     @property
-    def is_proposed(self) -> bool:
-        """Whether the strategy has proposed it."""
-        return self.label is None
-
-    @property
     def genome(self) -> Sequence[float]:
         """The genome of a proposed recipe; a baseline has one only for the optimizer."""
         return self.origin.get("genome", ()) if self.label is None else ()

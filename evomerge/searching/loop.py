@@ -125,7 +125,7 @@ class Search:
         """Repeat the calls that the journal records, telling outcomes generation by generation."""
         legs = list(self.history.legs)
         for candidate in self.history.candidates:
-            if candidate.is_proposed and self.is_full:
+            if candidate.label is None and self.is_full:
                 self.tell_pending()
             self.repeat_legs(legs, candidate.number)
             self.strategy.repeat(candidate.number, candidate.label, candidate.origin)
@@ -187,7 +187,7 @@ class Search:
         with more room from the start, they would not have been known.
         All its candidates are compared with the same incumbent: the one before its first candidate.
         """
-        asked = [item.number for item in self.pending if item.is_proposed]
+        asked = [item.number for item in self.pending if item.label is None]
         start, incumbents = len(self.history.candidates), self.session.incumbents
         if asked:  # later candidates may have outcomes already
             start = asked[0]

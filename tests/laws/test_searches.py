@@ -155,7 +155,7 @@ def test_the_export_has_the_recorded_scores_also_in_the_stock_tool(
     search: Searched, tmp_path: Path
 ) -> None:
     run = search.run
-    merges = [item for item in run.history.candidates if item.is_proposed and item.values]
+    merges = [item for item in run.history.candidates if item.label is None and item.values]
     best = max((item for item in merges if not item.is_estimate), key=lambda item: item.values)
     split = "test" if best.scores("test") else "search"
     recorded = best.scores(split)
