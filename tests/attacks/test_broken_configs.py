@@ -1,7 +1,11 @@
-"""Configs and tasks with which a search would fail later than at its start are refused.
+"""Configs, tasks and weights with which a search would fail later than at its start are refused.
+
+Nothing is left in the place of the run.
 
 `bad_input.yaml` has configs that transformers cannot build, or that do not fit the weights.
 """
+
+import shutil
 
 import pytest
 import tiny
@@ -17,11 +21,14 @@ from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.loading import check_task
 from evomerge.merging.architecture.depth import built_config
 from evomerge.merging.architecture.loadable import check_buildable
+from evomerge.merging.backend import check_finite
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
 
 pytestmark = pytest.mark.thorough
 
 FEW = {"include": ["zoo:tasks"], **SPLITS}
+CONFIG = {**SMALL, "evaluation": FEW, "budget": {"candidates": 4}}
 
 
 def test_the_config_of_a_later_parent_is_checked_too(tmp_path):
@@ -51,7 +58,7 @@ def test_tensors_may_be_left_over_but_not_missing(tmp_path):
 def test_a_search_that_fails_at_its_start_leaves_no_folder(tmp_path):
     """Its model can be run, but not on the prompts of the task, which only the worker notices."""
     host = copy_of("base", tmp_path / "host", max_position_embeddings=3)
-    config = {**SMALL, "base": str(host), "evaluation": FEW, "budget": {"candidates": 4}}
+    config = CONFIG | {"base": str(host)}
     run = tmp_path / "run"
     with pytest.raises(InputError, match="reads at most 3 tokens"):
         evomerge.search(config, run, progress=False)
@@ -74,3 +81,54 @@ def test_a_task_may_not_generate_by_the_clock_or_by_code_from_elsewhere(key, val
     task.set_config(key="generation_kwargs", value={key: value}, update=True)
     with pytest.raises(ConfigError, match=sentence):
         check_task(task, "objectives", allow_code=False)
+
+
+BAD = "model.layers.4.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """An expert of the zoo with one weight that is not a number."""
+    folder = shutil.copytree(zoo.path("maths"), tmp_path_factory.mktemp("models") / "maths")
+    tiny.rewrite(folder, lambda tensors: tensors[BAD].view(-1)[77:78].fill_(float("nan")))
+    return str(folder)
+
+
+PATHS = {"kind": "dataflow", "variant": "swaps", "scales": 1.0}
+
+PLACES = {
+    "the first parent": lambda broken: {"parents": [broken, "zoo:language"]},
+    "the base": lambda broken: {"base": broken},
+    "a later parent of paths": lambda broken: {
+        "parents": ["zoo:language", broken],
+        "space": PATHS,
+    },
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_weight_that_is_not_a_number_is_found_before_the_first_score(broken, tmp_path, place):
+    with pytest.raises(CheckpointError) as caught:
+        evomerge.search(CONFIG | PLACES[place](broken), tmp_path / "run", progress=False)
+    assert str(caught.value) == (
+        f"{BAD}: 1 of 24576 weights of {broken!r} are NaN or infinite, and so is every merge of "
+        "them; repair the file, or remove the parent."
+    )
+    assert caught.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_no_recipe_reads_may_be_anything(tmp_path):
+    folder = tiny.make(tmp_path / "model")
+    name = "model.layers.1.mlp.up_proj.weight"
+    tiny.rewrite(folder, lambda tensors: tensors[name].fill_(float("inf")))
+    model = Checkpoint.open(folder, "m")
+
+    def path(*blocks):
+        layers = tuple(Layer("passthrough", (Source("m", block),)) for block in blocks)
+        whole = Layer("passthrough", (Source("m"),))
+        return Recipe("m", {"model.layers": layers}, whole, whole, "float32")
+
+    check_finite({"m": model}, [path(0, 2), path(2, 2, 0)])
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight: 384 of 384"):
+        check_finite({"m": model}, [path(0, 2), path(0, 1, 2)])

@@ -1,13 +1,18 @@
 """Files of any bytes give a value or an error in one sentence, in bounded time."""
 
 import pytest
-from attacks.targets import TARGETS
-from attacks.targets.target import bounded
+from attacks.targets.models import MODELS
+from attacks.targets.runs import RUNS
+from attacks.targets.target import Target, bounded
+from attacks.targets.texts import TEXTS
 from draws import draws
 from hypothesis import given, settings
 from mutations import FUZZ, value_or_error
 
 pytestmark = pytest.mark.thorough
+
+TARGETS: dict[str, Target] = {**RUNS, **TEXTS, **MODELS}
+"""Every parser of files that strangers write."""
 
 EACH = settings(FUZZ, max_examples=draws(15))
 

@@ -11,8 +11,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load
 from run_folders import KEY, append, asked, scores, told
-from search_run import SMALL, evomerge, write_search
-from tiny import make
+from search_run import SMALL, write_search
 
 from evomerge import zoo
 from evomerge.__main__ import run as call
@@ -319,41 +318,27 @@ def test_the_command_of_a_card_works_in_any_folder(tmp_path, monkeypatch):
     home, away = tmp_path / "home", tmp_path / "away"
     for name in ("maths", "facts"):
         shutil.copytree(zoo.path(name), home / name)
+        (home / name / "README.md").write_text(front(license="mit"))
         shutil.copytree(zoo.path("language"), away / name)
     soup = {"models": [{"model": "./maths"}, {"model": "facts"}], "merge_method": "linear"}
     soup |= {"parameters": {"weight": 0.5}, "dtype": "float32"}
     tokens = {"source": "union", "tokens": {"<eos>": {"source": "./maths", "force": True}}}
     for name, data in {"soup": soup, "tokens": {**soup, "tokenizer": tokens}}.items():
-        (home / f"{name}.yaml").write_text(yaml.safe_dump(data))
+        (home / f"{name}.yaml").write_text(f"{yaml.safe_dump(data)}# mine\n")
         monkeypatch.chdir(home)
         merge_recipe(Path(f"{name}.yaml"), home / f"{name}-model", "8GB", "5GB")
-        card = (home / f"{name}-model" / "README.md").read_text()
+        written = {item.name: item for item in (home / f"{name}-model").iterdir()}
+        config = (home / f"{name}.yaml").read_text()
+        assert written["mergekit_config.yml"].read_text() == config
+        assert "recipe.svg" not in written  # it would have one colour over the whole depth
+        metadata, card = read({"README.md": written["README.md"].read_text()})
+        assert metadata["license"] == "mit" and "model-index" not in metadata
+        assert str(tmp_path) not in card and "recipe.svg" not in card
         assert "evomerge merge evomerge_recipe.yaml --out MODEL_DIR" in card
+        assert "In every layer: weight 0.5 of A, weight 0.5 of B.\n" in card
         monkeypatch.chdir(away)
         for file in (home / f"{name}-model").glob("*.yaml"):
             shutil.copy(file, away)
         merge_recipe(Path("evomerge_recipe.yaml"), away / f"{name}-model", "8GB", "5GB")
         weights = [(p / f"{name}-model" / "model.safetensors").read_bytes() for p in (home, away)]
         assert weights[0] == weights[1], name
-
-
-def test_a_merge_has_a_card_without_scores_and_keeps_the_mergekit_file(tmp_path):
-    for name in ("one", "two"):
-        make(tmp_path / "me" / name)
-        (tmp_path / "me" / name / "README.md").write_text(front(license="mit"))
-    config = "merge_method: linear\ndtype: float32\nmodels:\n" + "".join(
-        f"- {{model: {tmp_path}/me/{name}, parameters: {{weight: 0.5}}}}  # mine\n"
-        for name in ("one", "two")
-    )
-    (tmp_path / "merge.yml").write_text(config)
-    evomerge("merge", tmp_path / "merge.yml", "--out", tmp_path / "merged")
-    written = {item.name: item for item in (tmp_path / "merged").iterdir()}
-    assert written["mergekit_config.yml"].read_text() == config
-    assert {"evomerge_recipe.yaml", "config.json"} <= set(written)
-    text = written["README.md"].read_text()
-    assert str(tmp_path) not in text and "me/" not in text
-    metadata, body = read({"README.md": text})
-    assert metadata["license"] == "mit" and "model-index" not in metadata
-    assert "evomerge merge evomerge_recipe.yaml --out MODEL_DIR" in body
-    assert "In every layer: weight 0.5 of A, weight 0.5 of B.\n" in body
-    assert "recipe.svg" not in {*written, body}  # it would have one colour over the whole depth

@@ -41,15 +41,6 @@ def test_a_search_file_is_valid_apart_from_its_models_and_tasks(name, workers):
     assert found["documents"]["search"] == problem.config.evaluation.search.documents
 
 
-def test_the_search_files_differ_only_in_their_size_and_executor():
-    same, kinds = [], []
-    for name in ("one-gpu.yaml", "eight-gpus.yaml", "many-nodes.yaml"):
-        found = load(EXAMPLES / name).model_dump(exclude={"optimizer", "budget"})
-        kinds.append(found.pop("executor")["kind"])
-        same.append(found)
-    assert same[0] == same[1] == same[2] and kinds == ["inline", "processes", "ray"]
-
-
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.sbatch")), ids=lambda path: path.name)
 def test_a_job_script_is_bash_with_options_that_sbatch_knows(path):
     subprocess.run(["bash", "-n", path], check=True)

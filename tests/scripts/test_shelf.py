@@ -146,15 +146,6 @@ def test_a_composition_of_the_showcase_is_searched_by_gradients(shelf, name):
     assert found["candidates"] == 12
 
 
-@pytest.mark.parametrize("name", [*SEARCHES, *SHOWCASES])
-def test_a_file_opens_with_what_it_is_its_command_and_its_cost(name):
-    """Costs of the showcase's searches are in docs/results.md."""
-    comment = re.match(r"(#.*\n)+", (ROOT / name).read_text())[0]
-    assert re.search(rf"^#   .*evomerge search {name} --", comment, re.M)
-    assert "\n# Cost: " in comment
-    assert ("not run" in comment) == ("Estimate:" in comment)
-
-
 def test_the_table_has_a_row_for_every_file():
     text = (CONFIGS / "README.md").read_text()
     rows = re.findall(r"^\| \[(\S+)\]\((\S+)\) \|(.*)\|$", text, re.M)

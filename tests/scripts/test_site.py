@@ -14,7 +14,7 @@ from evomerge.cli.commands import app
 from evomerge.config.schema import SearchConfig
 from evomerge.recipe import Recipe
 from scripts.site.catalogue import rows
-from scripts.site.places import ROOT, with_links_in_site
+from scripts.site.places import ROOT
 from scripts.site.recipe import recipe
 
 pytestmark = pytest.mark.thorough
@@ -119,21 +119,3 @@ def test_every_command_is_described_with_its_options(reference):
         for parameter in command.params:
             name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
             assert f"<code>{name or ''}" in section
-
-
-@pytest.mark.parametrize(
-    ("link", "source", "target", "found"),
-    [
-        ("../configs/dataflow.yaml", "docs/scaling.md", "scaling.md",
-         "reference/configs.md#dataflow.yaml"),
-        ("../../CONTRIBUTING.md#rules", "docs/how-to/own-task.md", "how-to/own-task.md",
-         "../contributing.md#rules"),
-        ("../examples", "docs/scaling.md", "scaling.md", "reference/examples.md"),
-        ("recipes.md", "docs/methods.md", "methods.md", "recipes.md"),
-        ("https://arxiv.org/abs/2403.13187", "README.md", "index.md",
-         "https://arxiv.org/abs/2403.13187"),
-        ("../evomerge/recipe", "docs/recipes.md", "recipes.md", "../evomerge/recipe"),
-    ],
-)  # fmt: skip
-def test_links_to_files_of_the_repository_lead_to_pages(link, source, target, found):
-    assert with_links_in_site(f"See [this]({link}).", source, target) == f"See [this]({found})."
