@@ -45,12 +45,12 @@ def check_optimizer(
     require(create(genes, 3).population >= 1, "The population is below 1.")
     for width, failures in ((1, 0.0), (4, 0.0), (4, 0.2), (4, 1.0), (50, 0.2)):
         check_repeats(
-            lambda: _play(create(genes, 3), genes, trials, width, failures, objectives),  # noqa: B023
+            lambda: play(create(genes, 3), genes, trials, width, failures, objectives),  # noqa: B023
             "optimizer",
         )
 
 
-def _play(
+def play(
     optimizer: Optimizer,
     genes: Sequence[Gene],
     trials: int,

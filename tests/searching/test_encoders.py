@@ -140,11 +140,3 @@ def test_the_base_of_encoders_may_be_a_chat_model(tmp_path: Path) -> None:
     vectors = np.stack([(a - base).ravel(), (b - base).ravel()], 1)
     shares, rest, *_ = np.linalg.lstsq(vectors, (merged - base).ravel(), rcond=None)
     assert shares == pytest.approx([shares[0]] * 2, abs=1e-4) and rest[0] < 1e-8
-
-
-def test_validate_says_what_an_encoder_is(folder: Path) -> None:
-    told = evomerge.validate(write(folder))["encoder"]
-    assert told.startswith(
-        "mean pooling, Dense, Normalize; 8 dimensions; texts of up to 16 tokens; merged: the "
-        "transformer and 2_Dense"
-    )

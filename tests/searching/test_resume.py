@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from killed import searched
-from search_run import SMALL, command, environment, evomerge, evomerge_json, write_search
+from search_run import command, environment, write_search
 
 FILES = ("journal.jsonl", "best.yaml", "search.yaml")
 
@@ -26,19 +26,6 @@ def test_a_search_in_this_process_is_the_same(unbroken, tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (unbroken / name).read_bytes(), name
 
 
-def test_a_raised_budget_continues_the_same_trajectory(unbroken, tmp_path):
-    run = tmp_path / "run"
-    evomerge("search", write_search(tmp_path), "--run", run, "--candidates", "9")
-    evomerge("resume", run, "--candidates", "22")
-    ours = evomerge_json("results", run)["candidates"]
-    theirs = evomerge_json("results", unbroken)["candidates"]
-    assert [row["digest"] for row in ours] == [row["digest"] for row in theirs]
-    assert [row["fitness"] for row in ours] == [row["fitness"] for row in theirs]
-    status = evomerge_json("status", run)
-    assert status["state"] == "done"
-    assert status["candidates"] == 22
-
-
 def test_resuming_a_finished_run_loads_neither_model_nor_tasks(unbroken):
     code = (
         "import sys; from evomerge.__main__ import run; "
@@ -50,26 +37,3 @@ def test_resuming_a_finished_run_loads_neither_model_nor_tasks(unbroken):
     )
     assert done.returncode == 0, done.stderr
     assert "the winner is candidate" in done.stderr
-
-
-def test_parents_and_uniform_come_first(unbroken):
-    rows = evomerge_json("results", unbroken)["candidates"]
-    assert [row["origin"] for row in rows[:3]] == ["zoo:language", "zoo:maths", "uniform"]
-    assert len(rows) == 22
-
-
-@pytest.mark.thorough
-def test_estimates_never_lead(tmp_path):
-    racing = {"racing": {"enabled": True, "minimum": 6, "confidence": 0.9}}
-    file = write_search(tmp_path, evaluation=SMALL["evaluation"] | racing)
-    searched(file, tmp_path / "run")
-    rows = evomerge_json("results", tmp_path / "run")["candidates"]
-    estimates = [row for row in rows if row["error"] is not None]
-    assert estimates and all(row["documents"] < 24 and row["error"] > 0 for row in estimates)
-    assert all(row["documents"] == 24 for row in rows if row["error"] is None)
-    assert all(row["origin"] == "optimizer" for row in estimates)
-    validated = [row for row in rows if row["validation zoo_l2_maths/exact_match"] is not None]
-    assert all(row["error"] is None for row in validated)
-    assert evomerge_json("status", tmp_path / "run")["estimated"] == len(estimates)
-    best = max(row["fitness"] for row in rows if row["error"] is None)
-    assert all(row["fitness"] <= best for row in estimates)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -156,20 +155,3 @@ def test_a_signal_ends_a_search_in_order(
         arguments = ["resume", run]
     evomerge("resume", run, PYTHONPATH=str(tmp_path))
     assert rows_of(run) == rows_of(unbroken)
-
-
-def test_an_object_that_cannot_be_freed_prints_a_traceback_with_debug_only() -> None:
-    program = (
-        "import sys\n"
-        "from evomerge.__main__ import _send_again\n"
-        "sys.unraisablehook = _send_again\n"
-        "class Half:\n"
-        "    def __del__(self):\n"
-        "        self.missing\n"
-        "Half()\n"
-    )
-    for option, found in (([], 0), (["--debug"], 1)):
-        done = subprocess.run(
-            [sys.executable, "-c", program, *option], capture_output=True, text=True, check=True
-        )
-        assert done.stderr.count("Traceback") == found

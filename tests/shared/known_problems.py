@@ -54,12 +54,6 @@ def _ellipsoid(genome: Genome) -> tuple[float]:
     return (float((weights * (np.array(genome) - _BEST) ** 2).sum()),)
 
 
-def _rosenbrock(genome: Genome) -> tuple[float]:
-    """A curved valley; the cube is [-2, 2], and the best point is at 0.75."""
-    x = 4 * np.array(genome) - 2
-    return (float((100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()),)
-
-
 def _rastrigin(genome: Genome) -> tuple[float]:
     """Many local optima, about seven along each gene."""
     x = 6 * (np.array(genome) - _BEST)
@@ -78,19 +72,11 @@ def _mixed(genome: Genome) -> tuple[float]:
     return (numbers + abs(genome[4] - 7) / 5 + float(genome[5] != 2) + wrong / 2,)
 
 
-def _zdt(genome: Genome, front: Callable[[float, float], float]) -> tuple[float, float]:
+def _zdt1(genome: Genome) -> tuple[float, float]:
     """Two objectives (Zitzler, Deb & Thiele 2000); on the front all genes but the first are 0."""
     first = float(genome[0])
     rest = 1 + 9 * sum(genome[1:]) / (len(genome) - 1)
-    return first, rest * front(first, rest)
-
-
-def _zdt1(genome: Genome) -> tuple[float, float]:
-    return _zdt(genome, lambda first, rest: 1 - math.sqrt(first / rest))
-
-
-def _zdt2(genome: Genome) -> tuple[float, float]:
-    return _zdt(genome, lambda first, rest: 1 - (first / rest) ** 2)
+    return first, rest * (1 - math.sqrt(first / rest))
 
 
 def _dtlz2(genome: Genome) -> tuple[float, float, float]:
@@ -107,14 +93,12 @@ def _dtlz2(genome: Genome) -> tuple[float, float, float]:
 PROBLEMS: Mapping[str, Problem] = {
     "sphere": Problem(_reals(8), _sphere),
     "ellipsoid": Problem(_reals(8), _ellipsoid),
-    "rosenbrock": Problem(_reals(5), _rosenbrock),
     "rastrigin": Problem(_reals(8), _rastrigin),
     "one-max": Problem(
         tuple(Gene(f"bit{place}", "binary", 0, 1, place % 2) for place in range(20)), _one_max
     ),
     "mixed": Problem(_MIXED, _mixed),
     "zdt1": Problem(_reals(8), _zdt1, 2, (1.1, 8.0)),
-    "zdt2": Problem(_reals(8), _zdt2, 2, (1.1, 8.0)),
     "dtlz2": Problem(_reals(10), _dtlz2, 3, (2.5, 2.5, 2.5)),
 }
-"""Name -> problem: six with one objective, three with several."""
+"""Name -> problem: five with one objective, two with several."""
