@@ -98,12 +98,8 @@ class BaseOptimizer(ABC):
         self.learn_all(handle, point, losses, violation)
 
     def amended(self, handle: object) -> object:
-        """Return the handle of a proposal instead of which another point was tried.
-
-        None, as that of a point that the algorithm did not propose; a subclass that counts its own
-        proposals returns something else.
-        """
-        return None
+        """Return the handle of a proposal instead of which another point was tried."""
+        return AMENDED
 
     def ask(self) -> tuple[int, Genome]:
         """Open a trial: return its number (0, 1, 2, ...) and the genome to try."""
@@ -211,10 +207,6 @@ class Generations(BaseOptimizer, Generic[Sample]):
     @abstractmethod
     def update(self, told: list[Told[Sample]]) -> None:
         """Learn a generation."""
-
-    def amended(self, handle: object) -> object:
-        """Return what stands for a sample instead of which another point was tried."""
-        return AMENDED
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
         """Collect a loss; with the last one of a generation, the distribution is updated.

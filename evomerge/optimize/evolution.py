@@ -84,10 +84,6 @@ class Nevergrad(BaseOptimizer):
         candidate = self._inner.ask()
         return candidate, self.cube.start + self.cube.step * candidate.value
 
-    def amended(self, handle: object) -> object:
-        """Return what stands for a proposal instead of which another point was tried."""
-        return AMENDED
-
     def learn(self, handle: object, point: Vector, loss: float) -> None:
         """Tell nevergrad the loss of a point, also of one that it did not propose, if it can."""
         if handle is None and self._first_left:

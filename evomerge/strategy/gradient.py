@@ -123,12 +123,10 @@ class GradientStrategy:
 
     def add_baseline(self, number: int, label: str) -> Origin:
         """Note the genome of a baseline, if the space has one for it."""
-        self._labels[number] = label
         genomes = self.space.baseline_genomes().get(label, ())
-        if not genomes:
-            return {}
-        self._genomes[number] = tuple(genomes[0])
-        return {"genome": list(genomes[0])}
+        origin = {"genome": list(genomes[0])} if genomes else {}
+        self.repeat(number, label, origin)
+        return origin
 
     def legs(self) -> dict[int, Leg]:
         """Return the legs that must be walked before `ask`, by the place of the descent."""
@@ -149,24 +147,19 @@ class GradientStrategy:
     def ask(self, number: int) -> Proposal:
         """Propose the next point of the round."""
         line = self._lines[self.generation - self._left]
-        if not line.is_reached:
-            raise RuntimeError("`ask` was called before the legs were walked.")
         genome = line.descent.genome
         origin = {"genome": list(genome), "descent": line.number, "steps": line.descent.done}
-        self._note(number, genome)
+        self.repeat(number, None, origin)
         return Proposal(self.space.decode(genome), origin)
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
         """Repeat an `add_baseline` or an `ask`."""
         if label is not None:
             self._labels[number] = label
-        if "genome" not in origin:
-            return
-        genome = tuple(map(float, origin["genome"]))
-        if label is not None:
-            self._genomes[number] = genome
         else:
-            self._note(number, genome)
+            self._left -= 1
+        if "genome" in origin:
+            self._genomes[number] = tuple(map(float, origin["genome"]))
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Note the fitness of a candidate; later descents begin near good ones."""
@@ -176,10 +169,6 @@ class GradientStrategy:
         if number in self._genomes:
             known = self._values(outcome), self._violation(outcome)
             self._points[number] = self._genomes[number], *known
-
-    def _note(self, number: int, genome: Genome) -> None:
-        self._genomes[number] = genome
-        self._left -= 1
 
     def _begin_round(self) -> None:
         """Begin a round, if all points of the last one are proposed; ended descents begin anew."""

@@ -55,7 +55,7 @@ def test_every_optimizer_keeps_the_laws(name):
 def test_each_problem_in_each_condition_with_ten_seeds(name, problem, condition):
     """The short form of it is above.
 
-    Of some 370 cells one or two look worse by chance. Those are tried again with 40 other seeds, so
+    Of some 250 cells one or two look worse by chance. Those are tried again with 40 other seeds, so
     an optimizer as good as its reference fails the whole test with a probability under 1 %.
     """
     objectives = PROBLEMS[problem].objectives

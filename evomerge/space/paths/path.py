@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeAlias
 
 from evomerge.errors import RecipeError
@@ -100,15 +101,11 @@ def describe(recipe: Recipe, stack: str | None = None) -> str:
     letter = {parent: key for key, parent in legend.items()}
     words: list[str] = []
     methods: dict[str, None] = {}
-    plain: list[Layer] = []
-    for layer in (*layers, None):  # None marks the end, so that the last plain blocks are written
-        if layer is not None and layer.method == "passthrough" and len(layer.sources) == 1:
-            plain.append(layer)
+    for is_plain, run in groupby(layers, _is_plain):
+        if is_plain:
+            words.append(format_path(path_of(run), legend))
             continue
-        if plain:
-            words.append(format_path(path_of(plain), legend))
-            plain = []
-        if layer is not None:
+        for layer in run:
             methods.setdefault(layer.method)
             terms = "+".join(
                 f"{letter[source.parent]}{source.layer}{_weight_text(source)}"
@@ -118,6 +115,10 @@ def describe(recipe: Recipe, stack: str | None = None) -> str:
     used = {source.parent for layer in layers for source in layer.sources}
     notes = ", ".join(f"{key} = {parent}" for key, parent in legend.items() if parent in used)
     return f"{' '.join(words)} ({'; '.join([*methods, notes])})"
+
+
+def _is_plain(layer: Layer) -> bool:
+    return layer.method == "passthrough" and len(layer.sources) == 1
 
 
 def _scale_text(scale: float) -> str:
