@@ -72,3 +72,10 @@ def test_a_goal_turns_the_direction_of_a_metric_and_fronts_have_nsga2(tmp_path):
     assert problem.config.executor.order == "generation"
     again = parse_manifest(freeze(problem), "manifest.json")
     assert again.frozen.lower_is_better == ["zoo_l2_maths/exact_match", "zoo_l2_maths/tokens"]
+
+
+def test_all_candidates_have_the_vocabulary_of_all_parents_or_that_of_the_base(tmp_path):
+    every = ("zoo:base", "zoo:language", "zoo:maths")
+    for tokenizer, vocabulary in (("base", ()), ("union", every)):
+        recipes = prepared(tmp_path, tokenizer=tokenizer).space.baselines().values()
+        assert {recipe.vocabulary for recipe in recipes} == {vocabulary}
