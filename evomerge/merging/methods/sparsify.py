@@ -100,10 +100,8 @@ class Magnitude(Sparsifier):
 
     def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
         """Return the sparse task vector for these knobs of its source."""
-        return self._select(0, int(knobs["density"] * self.size), rescale)
-
-    def _select(self, skipped: int, count: int, rescale: bool) -> Sparsified:
-        """Drop the `skipped` largest elements and keep the next `count`."""
+        count = int(knobs["density"] * self.size)
+        skipped = min(int(knobs.get("gamma", 0) * self.size), self.size - count)
         if count <= 0:
             return None
         if not skipped and count >= self.size:
@@ -164,11 +162,6 @@ class MagnitudeOutliers(Magnitude):
     stays = "the changes that are neither among the largest nor the smallest"
     paper = "Davari and Belilovsky 2023, arXiv 2312.06795"
     knobs = (Knob("gamma", 0.01, 0, 1, "source", help="share that is too large", has_slope=False),)
-
-    def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
-        """Return the sparse task vector for these knobs of its source."""
-        count = int(knobs["density"] * self.size)
-        return self._select(min(int(knobs["gamma"] * self.size), self.size - count), count, rescale)
 
 
 class Bernoulli(Sparsifier):
@@ -309,29 +302,21 @@ def row_ranks(magnitudes: Array) -> tuple[Array, Array]:
     (largest). A mean rank is that of the row's ranks, weighted by magnitude and mapped to 0 .. 1
     (1/2 for a row of zeros).
     """
-    ranks = np.empty(magnitudes.shape, dtype=np.int16)
-    mean_ranks = np.empty(len(magnitudes), dtype=np.float32)
-    _rank(magnitudes, _sorted_keys(magnitudes), _codes(magnitudes.shape[1]), ranks, mean_ranks)
-    return ranks, mean_ranks
-
-
-def _sorted_keys(magnitudes: Array) -> Array:
-    """Return the sorted keys of each row: magnitude in the upper half, column in the lower half."""
     width = magnitudes.shape[1]
     kind = np.dtype(np.uint32 if width <= 1 << 16 else np.uint64)
+    # Magnitude in the upper half of a key, column in the lower half.
     keys: Array = (magnitudes.view(np.uint32) >> 15).astype(kind)
     keys <<= 4 * kind.itemsize
     keys |= np.arange(width, dtype=kind)
     keys.sort(axis=1)
-    return keys
-
-
-def _codes(width: int) -> Array:
-    """Return the rank of each position of a sorted row, int16 from -32768 to 32767."""
-    if width == 1:
-        return np.zeros(1, dtype=np.int16)
-    steps = np.arange(width, dtype=np.float64) * ((STEPS - 1) / (width - 1))
-    return (np.round(steps) + LOWEST).astype(np.int16)
+    codes = np.zeros(1, dtype=np.int16)  # the rank of each place of a sorted row
+    if width > 1:
+        steps = np.arange(width, dtype=np.float64) * ((STEPS - 1) / (width - 1))
+        codes = (np.round(steps) + LOWEST).astype(np.int16)
+    ranks = np.empty(magnitudes.shape, dtype=np.int16)
+    mean_ranks = np.empty(len(magnitudes), dtype=np.float32)
+    _rank(magnitudes, keys, codes, ranks, mean_ranks)
+    return ranks, mean_ranks
 
 
 @compiled
