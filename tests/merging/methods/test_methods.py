@@ -112,8 +112,8 @@ cases = st.tuples(
 ROW_WISE: list[tuple[str, tuple[int, int], dict[str, float]]] = [
     (name, shape, knobs)
     for name, knobs in (
-        *(("nuslerp", {"nuslerp_flatten": 0, "nuslerp_row_wise": rows}) for rows in (0, 1)),
-        ("model_stock", {"filter_wise": 1}),
+        *(("nuslerp", {"nuslerp_flatten": 0.0, "nuslerp_row_wise": rows}) for rows in (0.0, 1.0)),
+        ("model_stock", {"filter_wise": 1.0}),
     )
     for shape in ((3, 70_000), (70_000, 3))
 ]
