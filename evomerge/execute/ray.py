@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from multiprocessing import Pipe
 from typing import Any
 
@@ -29,22 +30,18 @@ DECISION = 60.0
 class Actor:
     """What an actor holds: the host of a worker, in the actor's process."""
 
-    def __init__(self) -> None:
-        self._host: Host | None = None
-
     def start(self, make: Callable[[], RunJob]) -> tuple[str, tuple[str, Records]]:
         """Make the worker. Returns the address of the machine, and the worker's first answer."""
-        self._host = Host(make)
-        return str(ray.util.get_node_ip_address()), self._host.ready()
+        self._place, self._host = str(ray.util.get_node_ip_address()), Host(make)
+        return self._place, self._host.ready()
 
-    def call(self, function: Callable[[], Any]) -> Any:
-        """Return the result of a function in this process."""
-        return function()
+    def run(self, job: Job) -> tuple[str, tuple[Result, Records]]:
+        """Run a job. Returns the address of the machine, and the worker's answer."""
+        return self._place, self._host.run(job)
 
-    def run(self, job: Job) -> tuple[Result, Records]:
-        """Run a job."""
-        assert self._host is not None
-        return self._host.run(job)
+    def is_there(self) -> bool:
+        """Return true."""
+        return True
 
 
 class RayWorker:
@@ -60,29 +57,29 @@ class RayWorker:
     """
 
     def __init__(self, make: Callable[[], RunJob], resources: Mapping[str, float]) -> None:
-        self._make, self._resources, self.place = make, resources, ""
+        own = dict(resources)
+        cpus, gpus = own.pop("CPU", 0.0), own.pop("GPU", 0.0)
+        self._options = {"num_cpus": cpus, "num_gpus": gpus, "resources": own}
+        self._make, self.place = make, ""
         self._actor: Any = None
-        self._answer: Future[tuple[Any, Records]] | None = None
+        self._answer: Future[Any] | None = None
 
     def start(self) -> None:
         """Place a new actor and make the worker in it; an old actor is ended."""
         self.close()
-        self._actor = actor = new_actor(self._resources)
-
-        def take(started: tuple[str, tuple[str, Records]]) -> tuple[str, Records]:
-            self.place, answer = started
-            return answer
-
-        self._expect(_answer(actor, actor.start.remote(self._make), take))
+        new = ray.remote(Actor).options(**self._options, max_restarts=0, max_task_retries=0)
+        self._actor = new.remote()  # calls wait until Ray has placed it
+        self._expect(self._actor.start.remote(self._make))
 
     def send(self, job: Job) -> None:
         """Begin a job."""
-        self._expect(_answer(self._actor, self._actor.run.remote(job), lambda found: found))
+        self._expect(self._actor.run.remote(job))
 
-    def _expect(self, answer: Future[tuple[Any, Records]]) -> None:
-        """Give a sign when there is an answer."""
-        self._answer, (self._sign, wake) = answer, Pipe(duplex=False)
-        answer.add_done_callback(lambda _: wake.close())
+    def _expect(self, call: Any) -> None:
+        """Give a sign when there is an answer to a call."""
+        self._answer, (self._sign, wake) = Future(), Pipe(duplex=False)
+        self._answer.add_done_callback(lambda _: wake.close())
+        call.future().add_done_callback(partial(_finish, self._actor, self._answer))
 
     def signs(self) -> Sequence[Any]:
         """Return what is ready when there is an answer."""
@@ -92,7 +89,9 @@ class RayWorker:
         """Return the next answer; see `Worker`."""
         assert self._answer is not None
         answer, self._answer = self._answer, None
-        return answer.result()
+        found: tuple[Any, Records]
+        self.place, found = answer.result()
+        return found
 
     def close(self) -> None:
         """End the actor."""
@@ -101,31 +100,17 @@ class RayWorker:
             self._actor, self.place = None, ""
 
 
-def new_actor(resources: Mapping[str, float]) -> Any:
-    """Return a new actor with resources by name; calls wait until Ray has placed it."""
-    own = dict(resources)
-    cpus, gpus = own.pop("CPU", 0.0), own.pop("GPU", 0.0)
-    options = {"num_cpus": cpus, "num_gpus": gpus, "resources": own}
-    return ray.remote(Actor).options(**options, max_restarts=0, max_task_retries=0).remote()
-
-
-def _answer(actor: Any, call: Any, take: Callable[[Any], Any]) -> Future[Any]:
-    """Return a future of what `take` makes of a call's result, with this package's errors."""
-    answer: Future[Any] = Future()
-
-    def finish(done: Future[Any]) -> None:
-        try:
-            answer.set_result(take(done.result()))
-        except RayTaskError as error:
-            answer.set_exception(error.cause or error)
-        except RayError as error:
-            # Ray may need time to find out, and its own thread must not wait for it.
-            threading.Thread(target=_find_cause, args=(actor, error, answer), daemon=True).start()
-        except BaseException as error:
-            answer.set_exception(error)
-
-    call.future().add_done_callback(finish)
-    return answer
+def _finish(actor: Any, answer: Future[Any], done: Future[Any]) -> None:
+    """Set what a call has returned, or raised, as this package's errors."""
+    try:
+        answer.set_result(done.result())
+    except RayTaskError as error:
+        answer.set_exception(error.cause or error)
+    except RayError as error:
+        # Ray may need time to find out, and its own thread must not wait for it.
+        threading.Thread(target=_find_cause, args=(actor, error, answer), daemon=True).start()
+    except BaseException as error:
+        answer.set_exception(error)
 
 
 def _find_cause(actor: Any, error: RayError, answer: Future[Any]) -> None:
@@ -134,7 +119,7 @@ def _find_cause(actor: Any, error: RayError, answer: Future[Any]) -> None:
     while not isinstance(error, ActorDiedError) and time.monotonic() < end:
         time.sleep(0.5)
         try:
-            ray.get(actor.call.remote(_nothing), timeout=5)
+            ray.get(actor.is_there.remote(), timeout=5)
         except RayError as newer:
             error = newer
         except Exception as other:
@@ -148,7 +133,3 @@ def _find_cause(actor: Any, error: RayError, answer: Future[Any]) -> None:
         answer.set_exception(LostMachineError("its machine is gone"))
     else:
         answer.set_exception(LostWorkerError(reason_of(error)))
-
-
-def _nothing() -> None:
-    """Do nothing."""
