@@ -76,7 +76,6 @@ def test_it_proposes_what_nevergrad_proposes(name, width):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("OnePlusTwo", r"has no optimizer 'OnePlusTwo'; .*Did you mean 'OnePlusOne'"),
         ("", "has no optimizer ''"),
         ("NAME", "available are auto, .*nevergrad:NAME"),
         *(
