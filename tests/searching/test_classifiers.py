@@ -14,7 +14,6 @@ import transformers
 import yaml
 from killed import searched
 from safetensors.torch import load_file
-from search_run import write_search
 from small_models import LABELS
 
 import evomerge
@@ -23,17 +22,6 @@ from evomerge.scores import Scores
 
 TEXTS = [{"classifier": "accuracy", "file": "rows/texts.jsonl"}]
 PAIRS = [{"classifier": "pairwise", "file": "rows/answers.jsonl"}]
-SEARCH: dict[str, Any] = {
-    "base": None,
-    "space": {"method": "linear", "groups": 2, "knobs": {"weight": [0.1, 1.5]}},
-    "objectives": TEXTS,
-    "evaluation": {
-        "search": {"documents": 20},
-        "validation": {"documents": 20, "finalists": 2},
-        "test": {"documents": 20},
-    },
-    "budget": {"candidates": 5},
-}
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(folder: Path, parents: list[str], **changes: Any) -> Path:
-    given = SEARCH | {"parents": parents} | changes
-    return write_search(folder, **given)
+    return small_models.write_tiny(folder, parents, **{"objectives": TEXTS} | changes)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

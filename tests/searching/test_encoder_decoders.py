@@ -12,7 +12,6 @@ import tiny
 import torch
 import two_stacks
 from killed import searched
-from search_run import write_search
 from stock_scores import by_library
 from two_stacks import DECODER, ENCODER, FAMILIES
 
@@ -34,20 +33,6 @@ score.documents = 30
 """
 
 
-SEARCH: dict[str, Any] = {
-    "base": None,
-    "space": {"method": "linear", "groups": 2, "knobs": {"weight": [0.0, 1.5]}},
-    "objectives": [{"task": "written", "metric": "chrf"}, {"task": "chosen", "metric": "acc"}],
-    "evaluation": {
-        "include": ["tasks"],
-        "search": {"documents": 8},
-        "validation": {"documents": 8, "finalists": 2},
-        "test": {"documents": 8},
-    },
-    "budget": {"candidates": 6},
-}
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models of T5, two of BART, and tasks."""
@@ -58,8 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(folder: Path, *parents: str, **changes: Any) -> Path:
-    given = SEARCH | {"parents": list(parents)} | changes
-    return write_search(folder, **given)
+    return small_models.write_tiny(folder, parents, **changes)
 
 
 def spaces(folder: Path, family: str, **space: Any) -> tuple[Any, dict[str, Any]]:
@@ -152,8 +136,7 @@ def test_a_classifier_with_two_stacks_has_the_scores_of_the_library(tmp_path: Pa
         two_stacks.make(tmp_path / name, "bart/classifier", seed, num_labels=3, encoder_layers=3)
         tiny.edit_config(tmp_path / name, **config)
     objectives = [{"classifier": "accuracy", "file": "rows.jsonl"}]
-    evaluation = {split: {"documents": 8} for split in ("search", "validation", "test")}
-    file = write(tmp_path, "a", "b", objectives=objectives, evaluation=evaluation)
+    file = write(tmp_path, "a", "b", objectives=objectives)
     for name in "ab":
         found = evomerge.evaluate(tmp_path / name, file)
         (documents,) = prepare(load(file), tmp_path).splits["test"].values()
@@ -169,6 +152,10 @@ def test_what_reads_the_sound_belongs_to_the_embeddings(folder: Path) -> None:
 
 
 def test_gradients_are_not_advised(folder: Path) -> None:
-    notes = evomerge.validate(write(folder, "t5-one", "t5-two"))["warnings"]
+    splits = {split: {"documents": 8} for split in ("search", "validation", "test")}
+    evaluation = {"include": ["tasks"], **splits}
+    objectives = [{"task": "chosen", "metric": "acc"}]
+    file = write(folder, "t5-one", "t5-two", objectives=objectives, evaluation=evaluation)
+    notes = evomerge.validate(file)["warnings"]
     (note,) = [note for note in notes if "it learns little" in note]
     assert "gradient" not in note

@@ -13,7 +13,6 @@ import small_models
 import tiny
 from killed import searched
 from safetensors.torch import load_file
-from search_run import write_search
 
 import evomerge
 from evomerge.config.schema import load
@@ -23,17 +22,6 @@ from evomerge.setup.runs import prepare
 sentence_transformers = pytest.importorskip("sentence_transformers")
 
 STS = [{"encoder": "sts", "file": "rows/pairs.jsonl"}]
-SEARCH: dict[str, Any] = {
-    "base": None,
-    "space": {"method": "linear", "groups": 2, "knobs": {"weight": [0.1, 1.5]}},
-    "objectives": STS,
-    "evaluation": {
-        "search": {"documents": 12},
-        "validation": {"documents": 12, "finalists": 2},
-        "test": {"documents": 12},
-    },
-    "budget": {"candidates": 4},
-}
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(folder: Path, *parents: str, **changes: Any) -> Path:
-    given = SEARCH | {"parents": list(parents or ("encoder-one", "encoder-two"))} | changes
-    return write_search(folder, **given)
+    parents = parents or ("encoder-one", "encoder-two")
+    return small_models.write_tiny(folder, parents, **{"objectives": STS} | changes)
 
 
 def library(folder: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import two_stacks
 import yaml
 from known_parents import OTHER, PLAIN
 from safetensors.torch import load_file, save_file
+from search_run import write_search
 
 from evomerge import zoo
 
@@ -112,6 +114,19 @@ def make(folder: Path, name: str) -> None:
             tiny.save_tokenizer(out, words)
         case _:
             tiny.make(out, kind, seed=seed)
+
+
+def write_tiny(folder: Path, parents: Sequence[str], **changes: Any) -> Path:
+    """Write a search file over tiny models in a folder: 6 candidates, 8 documents of each split."""
+    splits = {split: {"documents": 8} for split in ("search", "validation", "test")}
+    given = {
+        "parents": [*parents],
+        "base": None,
+        "space": {"method": "linear", "groups": 2, "knobs": {"weight": [0.1, 1.5]}},
+        "evaluation": {**splits, "validation": {"documents": 8, "finalists": 2}},
+        "budget": {"candidates": 6},
+    }
+    return write_search(folder, **given | changes)
 
 
 def make_mixture(out: Path, base: str, experts: tuple[str, str]) -> Path:
