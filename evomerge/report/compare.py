@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.kernels.torch_views import as_tensor
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tensors.plan import SourceTensor
 from evomerge.merging.tensors.reader import TensorReader
@@ -195,8 +194,7 @@ def _products(models: Sequence[Checkpoint]) -> tuple[dict[str, _Floats], list[st
         sources = [SourceTensor(number, name) for number, name in found]
         flat = [reader.read(source).reshape(-1) for source in sources]
         for start in range(0, len(flat[0]), _BLOCK):
-            blocks = (as_tensor(item[start : start + _BLOCK]) for item in flat)
-            first, *others = (item.float().numpy() for item in blocks)
+            first, *others = (_float32(item[start : start + _BLOCK]) for item in flat)
             block = room[:, : len(first)]
             block[0] = first
             for row, values in zip(block[1:], others, strict=True):
@@ -229,6 +227,15 @@ def _tensors(
 def _is_trained(host: Checkpoint, name: str) -> bool:
     info = host.tensors[name]
     return info.floating and not is_buffer(name, info) and modality_of(name) is None
+
+
+def _float32(stored: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """Return stored weights as float32; arrays of uint16 are bfloat16, of int16 float16."""
+    if stored.dtype == np.uint16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    if stored.dtype == np.int16:
+        stored = stored.view(np.float16)
+    return stored.astype(np.float32, copy=False)
 
 
 def _texts(models: Sequence[Checkpoint], names: Mapping[str, str]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from evomerge.report.rows import candidate_rows, rows_in_per_cent
 from evomerge.report.verdict import front_rows
 from evomerge.report.view import View
 from evomerge.report.words import duration, sampling_note, short_names, size_text
-from evomerge.run.atomic import write_output
+from evomerge.run.atomic import check_output, write_output
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.scores import SPLITS, Failure, Split
 
@@ -37,6 +37,7 @@ def write_page(run: RunFolder, target: Path) -> None:
 
     The file appears complete or not at all. InputError: it cannot be written.
     """
+    check_output(target)
     write_output(target, page(run), "--out")
 
 

@@ -216,3 +216,15 @@ def check_new_folder(out: Path) -> None:
     if os.path.lexists(out):
         raise CheckpointError(f"{out} exists already; name another folder or remove it.")
     check_writable(out, f"{out} cannot be created", "name another folder", CheckpointError)
+
+
+def check_output(path: Path, option: str = "--out") -> None:
+    """Raise an InputError if the file of an option cannot be written."""
+    what, fix = f"{option} {path} cannot be written", "give another file"
+    if os.path.isdir(path):  # noqa: PTH112 - Path's raises if a folder may not be entered
+        raise InputError(f"{what}: it is a folder; {fix}.")
+    if is_special(path):
+        return
+    check_writable(path, what, fix, InputError)
+    if not (parent := path.absolute().parent).exists():
+        raise InputError(f"{what}: there is no folder {parent}; {fix}.")

@@ -26,9 +26,6 @@ def test_validate_says_what_parents_have_and_what_becomes_of_it(
     """Of `a` and `b`, which see, and `text`, which does not."""
     for seed, name in enumerate(("a", "b", "text")):
         seeing.make(tmp_path / name, "llava/text" if name == "text" else "llava", seed)
-    for name, size in (("a", 8), ("b", 16)):
-        (tmp_path / name / "preprocessor_config.json").write_text(f'{{"size": {size}}}')
-        (tmp_path / name / "processor_config.json").write_text('{"patch_size": 4}')
     monkeypatch.chdir(tmp_path)
 
     def told(**space: Any) -> dict[str, Any]:
@@ -39,14 +36,9 @@ def test_validate_says_what_parents_have_and_what_becomes_of_it(
 
     merged = told()
     assert merged["modality_tensors"] == dict.fromkeys(("vision", "projector"), "merged from a, b")
-    notes = merged["warnings"]
-    assert [note.split(" ")[0] for note in notes if "differ" in note] == [
-        "preprocessor_config.json"
-    ]
     kept = told(components=[])
     assert kept["modality_tensors"]["vision"].endswith("; `components: [vision]` merges it")
     lost = told(components=[], host="./text")
     assert lost["modality_tensors"]["vision"] == "lost, since the host has none"
     (note, _) = [item for item in lost["warnings"] if "are lost" in item]
     assert "set `space.host` to 'a' to keep them" in note
-    assert not [note for note in lost["warnings"] if "differs" in note]
