@@ -47,10 +47,13 @@ def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
                 few.append(f"±{_points(count):.0f} points on {count} {split} documents")
         if few:
             warned.add(item.task)
+            total = sum(there.values())
+            share = max(1, min(_ENOUGH, total // 3))
+            more = "" if share == _ENOUGH else f"; add some: {_ENOUGH} in each give ±{_WIDEST}"
             yield (
                 f"a score of {item.task!r} is known to {listed(few)} (95 % interval of 50 % right "
-                f"answers); {_ENOUGH} in each split give ±{_WIDEST}, and the task has "
-                f"{sum(there.values())} in all."
+                f"answers); the task has {total}, enough for {share} in each split "
+                f"(±{_points(share):.0f}){more}."
             )
 
 

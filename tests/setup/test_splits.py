@@ -126,7 +126,7 @@ def test_small_splits_and_documents_that_are_left_out_are_told(tmp_path, tasks):
     left_out, interval = warnings(problem, True)[:2]
     assert "of the 60 of 't_maths:test' from test (" in left_out
     assert "20 points on 24 search documents, ±31 points on 10 validation documents and" in interval
-    assert "100 in each split give ±10, and the task has 120 in all" in interval
+    assert "the task has 120, enough for 40 in each split (±15); add some: 100 in each" in interval
 
 
 def test_a_group_can_take_another_split_or_another_groups_documents(tmp_path, tasks):

@@ -142,7 +142,7 @@ def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
     assert not told()
     assert told("evaluation.search.documents=3", "evaluation.racing.enabled=false") == [
         "a score of 'zoo_l2_maths' is known to ±57 points on 3 search documents (95 % interval of "
-        "50 % right answers); 100 in each split give ±10, and the task has 1800 in all."
+        "50 % right answers); the task has 1800, enough for 100 in each split (±10)."
     ]
     (note,) = told("budget.candidates=10")
     assert "7 candidates for 8 genes are 0.7 of its generations of 10" in note
