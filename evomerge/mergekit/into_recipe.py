@@ -80,15 +80,11 @@ def _stored_dtype(host: Checkpoint) -> str:
 
 
 def _tokenizer(file: MergekitFile) -> str:
-    """Return the recipe's `tokenizer`.
-
-    Without a key, mergekit merges rows by id; with one by token, even for `base`.
-    """
+    # Without a key, mergekit merges rows by id; with one by token, even for `base`.
     return file.parents[0] if file.tokenizer == "base" else file.tokenizer or "base"
 
 
 def _options(file: MergekitFile) -> dict[str, str]:
-    """Return the options of the recipe that the file sets."""
     keys, options = file.keys.tokenizer, {}
     if keys and keys.tokens:
         options["tokens"] = json.dumps(keys.tokens, sort_keys=True, separators=(",", ":"))
@@ -126,10 +122,7 @@ def _knobs(
     depth: float,
     names: Mapping[str, str],
 ) -> dict[str, Knob]:
-    """Return the knobs that the file sets for a source, or for the merge as a whole.
-
-    `depth` and `names` are as in `resolve`.
-    """
+    """Return the knobs that the file sets for a source, or for the merge as a whole (`per`)."""
     found = {}
     for knob in method.knobs:
         rules = [rule for level in levels for rule in level.get(knob.name, ())]
@@ -217,17 +210,17 @@ class _Resolver:
         stack, position = self.host.stacks[prefix], 0
         for part in parts:
             lead = part.sources[0]
-            for i in range(lead.count):
-                suffixes = self.fits[lead.model].block(prefix, lead.start + i, position)
+            for i, block in enumerate(lead.layers):
+                suffixes = self.fits[lead.model].block(prefix, block, position)
                 merged = {suffix: stack.name(position, suffix) for suffix in suffixes}
                 seen = [
                     {
-                        name: self.fits[entry.model].inside(prefix, entry.start + i, suffix) or name
+                        name: self.fits[entry.model].inside(prefix, entry.layers[i], suffix) or name
                         for suffix, name in merged.items()
                     }
                     for entry in part.sources
                 ]
-                depth = i / (lead.count - 1) if lead.count > 1 else 1.0
+                depth = i / (len(lead.layers) - 1) if len(lead.layers) > 1 else 1.0
                 yield self._layer(part, i, depth, merged.values(), seen)
                 position += 1
 
@@ -255,24 +248,19 @@ class _Resolver:
     ) -> Layer:
         """Return a layer of the recipe: block `block` of a slice, or what is outside of blocks.
 
-        Args:
-            depth: position in the slice, from 0 (first block) to 1 (last block).
-            names: names of the layer's tensors in the merged model.
-            seen: for each source, merged name -> name that its filters are compared with.
+        `names` are those of its tensors in the merged model. `seen` has for each source the names
+        that its filters are compared with.
         """
-        levels = part.slice.levels
+        method, levels = self.method, part.slice.levels
 
-        def source(entry: Input, knobs: dict[str, Knob]) -> Source:
-            return Source(entry.model, None if block is None else entry.start + block, knobs)
-
-        def own(entry: Input, names: Mapping[str, str]) -> dict[str, Knob]:
-            return _knobs(self.method, "source", [entry.parameters, *levels], depth, names)
+        def source(entry: Input, own: Mapping[str, str] | None) -> Source:
+            found = [entry.parameters, *levels]
+            knobs = {} if own is None else _knobs(method, "source", found, depth, own)
+            return Source(entry.model, None if block is None else entry.layers[block], knobs)
 
         return Layer(
-            self.method.name,
-            tuple(
-                source(entry, own(entry, n)) for entry, n in zip(part.sources, seen, strict=True)
-            ),
-            source(part.base, {}) if part.base else None,
-            _knobs(self.method, "merge", levels, depth, {name: name for name in names}),
+            method.name,
+            tuple(map(source, part.sources, seen)),
+            source(part.base, None) if part.base else None,
+            _knobs(method, "merge", levels, depth, {name: name for name in names}),
         )

@@ -1,8 +1,7 @@
 """Reading a mergekit file: its keys are checked, and all its forms become modules with slices.
 
-As in mergekit, a key that is not known changes nothing; it is a doubt, which a
-list gets. But a parameter that is misspelt is an error: mergekit would merge with its default
-without a word.
+As in mergekit, an unknown key changes nothing, and a warning says so. But a misspelt parameter is
+an error, since mergekit would merge with its default without a word.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ def _reference(value: Any) -> Any:
 def _range(value: Any) -> Any:
     match value:
         case [int(first), int(stop)] if bool not in map(type, value) and 0 <= first < stop:
-            return first, stop
+            return range(first, stop)
     raise ValueError("must be [first, one past the last], counted from 0")
 
 
 _Text: TypeAlias = Annotated[str, Field(min_length=1)]
 _Reference: TypeAlias = Annotated[str, BeforeValidator(_reference)]
-_Range: TypeAlias = Annotated[tuple[int, int], BeforeValidator(_range)]
+_Range: TypeAlias = Annotated[range, BeforeValidator(_range)]
 _Mapping: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_text_keys)]
 _Dtype: TypeAlias = Literal["bfloat16", "float16", "float32", "float64"]
 
@@ -55,7 +54,7 @@ _Dtype: TypeAlias = Literal["bfloat16", "float16", "float32", "float64"]
 class Keys(BaseModel):
     """A mapping in the file, with the keys that are not known."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, arbitrary_types_allowed=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -66,7 +65,7 @@ class Keys(BaseModel):
 
 
 class Part(Keys):
-    """A part of the merge that may have parameters, which the method gives a meaning."""
+    """A part of the merge that may have parameters."""
 
     parameters: _Mapping | None = None
 
@@ -129,33 +128,17 @@ class FileKeys(ModuleKeys):
     chat_template: _Text | None = None
 
 
-_NEAR = 0.8
-"""Likeness of two names, from 0 to 1, from which one is taken for the other, misspelt."""
-
-
 @dataclass(frozen=True)
 class Input:
-    """A model in a slice; `where` is its address in the file.
+    """A model in a slice: its blocks (empty: all) and its parameters that have an effect.
 
-    Attributes:
-        layers: first block and one past the last block, or None for all blocks of the model.
-        parameters: its own ones that have an effect.
+    `where` is its address in the file.
     """
 
     model: str
-    layers: tuple[int, int] | None
+    layers: range
     parameters: Mapping[str, Rules]
     where: str
-
-    @property
-    def start(self) -> int:
-        """First block; 0 without a range."""
-        return self.layers[0] if self.layers else 0
-
-    @property
-    def count(self) -> int:
-        """Number of blocks; 0 without a range."""
-        return self.layers[1] - self.start if self.layers else 0
 
 
 @dataclass(frozen=True)
@@ -163,9 +146,8 @@ class Slice:
     """A range of blocks of the merged model, with the models that it is merged from.
 
     Attributes:
-        base: the slice's base model, or else the file's; None if there is none.
-        levels: parameters of the slice, of its module and of the file; the first that has one
-            decides.
+        base: the slice's base model, or else the file's.
+        levels: parameters of slice, module and file; the first that has one decides.
         whole: whether the file has `models`, of which all blocks are merged, and not `slices`.
     """
 
@@ -178,10 +160,9 @@ class Slice:
 
 @dataclass(frozen=True)
 class MergekitFile:
-    """A mergekit file: its keys, its method, and the block stacks that they describe.
+    """A mergekit file: its keys, its method, and the slices of each module.
 
-    Attributes:
-        modules: slices of each module; its name is None if the file has no `modules`.
+    The name of the module is None if the file has no `modules`.
     """
 
     keys: FileKeys
@@ -215,25 +196,20 @@ def read(text: str, doubts: list[str] | None = None) -> MergekitFile:
     try:
         keys = FileKeys.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(f"The mergekit file: {sentence(error, data)}{_hint(error)}") from None
+        first = error.errors()[0]
+        given = first["input"] if first["type"] == "missing" else ()
+        near = (did_you_mean(key, [str(first["loc"][-1])]) for key in given)
+        hint = next(filter(None, near), "")
+        raise RecipeError(f"The mergekit file: {sentence(error, data)}{hint}") from None
     if keys.tokenizer_source is not None and keys.tokenizer is not None:
         raise RecipeError("Give either `tokenizer_source` or `tokenizer`, not both.")
     return _Reader(keys, [] if doubts is None else doubts).file()
 
 
-def _hint(error: ValidationError) -> str:
-    """Return which key may be the missing one, misspelt; "" if none is missing."""
-    first = error.errors()[0]
-    if first["type"] != "missing":
-        return ""
-    missing = str(first["loc"][-1])
-    return next(filter(None, (did_you_mean(key, [missing]) for key in first["input"])), "")
-
-
 def _check_spelling(name: str, known: Iterable[str], where: str) -> None:
     """Raise a `RecipeError` if an unknown name is nearly a known one: `wieght`, `weights`."""
     alike = [item for item in known if item[0] == name[:1]]  # `scale` is not `rescale`
-    for near in difflib.get_close_matches(name, alike, n=1, cutoff=_NEAR):
+    for near in difflib.get_close_matches(name, alike, n=1, cutoff=0.8):
         raise RecipeError(
             f"{shown(name)} in `{where or 'the mergekit file'}` is nearly {near!r}, and would be "
             f"ignored; write {near!r}, or remove it."
@@ -269,15 +245,16 @@ class _Reader:
             )
             own = (self._parameters(part, where), *levels)
             slices.append(Slice(inputs, part.base_model or base, own, where, whole=False))
-        for item in (item for part in slices for item in part.inputs if item.layers is None):
+        for item in (item for part in slices for item in part.inputs if not item.layers):
             self.doubts.append(
                 f"`{item.where}.layer_range` is missing, so all blocks are taken; give it as "
                 "[first, one past the last], counted from 0."
             )
         return tuple(slices)
 
-    def _input(self, keys: ModelKeys, where: str, layers: tuple[int, int] | None = None) -> Input:
-        return Input(keys.model, layers, self._parameters(keys, where, source=True), where)
+    def _input(self, keys: ModelKeys, where: str, layers: range | None = None) -> Input:
+        own = self._parameters(keys, where, source=True)
+        return Input(keys.model, layers or range(0), own, where)
 
     def _models(self, models: Sequence[ModelKeys], where: str) -> tuple[Input, ...]:
         """Return the inputs of a part of the file without slices, each model once."""
@@ -309,7 +286,7 @@ class _Reader:
         where = f"{where}.parameters" if where else "parameters"
         counting = {}
         for name, value in (part.parameters or {}).items():
-            knob, elsewhere = known.get(name), "parameters` of the slice, the module or the file"
+            knob = known.get(name)
             if knob is None:
                 _check_spelling(name, known, where)
                 why = (
@@ -317,12 +294,10 @@ class _Reader:
                     f"{', '.join(known) or 'none'}); remove it.{did_you_mean(name, known)}"
                 )
             elif source and knob.per == "merge":
-                why = f"it belongs to the merge as a whole; give it in `{elsewhere}."
+                fix = "give it in `parameters` of the slice, the module or the file."
+                why = f"it belongs to the merge as a whole; {fix}"
                 if knob.default is None and name not in (self.keys.parameters or {}):
-                    raise RecipeError(
-                        f"`{where}.{name}` belongs to the merge as a whole; give it in "
-                        f"`{elsewhere}."
-                    )
+                    raise RecipeError(f"`{where}.{name}` belongs to the merge as a whole; {fix}")
             elif knob.low == knob.high:
                 why = f"it is always {knob.low:g} in {self.method.name}; remove it."
             else:

@@ -32,15 +32,13 @@ def slice_sources(
 ) -> SliceSources:
     """Return the sources and the base of a slice of the block stack `prefix`.
 
-    Raises:
-        RecipeError: a range of blocks is wrong, or the base model is missing or does not fit.
+    RecipeError: a range of blocks is wrong, or the base model is missing or does not fit.
     """
-    base = item.base
-    inputs = list(item.inputs)
+    base, inputs = item.base, list(item.inputs)
     if base and base not in [entry.model for entry in inputs]:
         inputs += _added_base(item, base, method, doubts)
     ranged = [_with_range(entry, prefix, fits) for entry in inputs]
-    lengths = {entry.model: entry.count for entry in ranged}
+    lengths = {entry.model: len(entry.layers) for entry in ranged}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
         raise RecipeError(
@@ -61,7 +59,7 @@ def slice_sources(
 
 def _added_base(item: Slice, base: str, method: Method, doubts: list[str]) -> list[Input]:
     """Return the base model as an input of a slice that does not list it; [] if it is none."""
-    layers = None
+    layers = range(0)
     if method.base != "none" and not item.whole:
         layers, *others = {entry.layers for entry in item.inputs}
         told = f"`base_model` {base!r} is not among the sources of `{item.where}`"
@@ -70,7 +68,7 @@ def _added_base(item: Slice, base: str, method: Method, doubts: list[str]) -> li
                 f"{told}, whose ranges differ; list it there with its `layer_range`, because "
                 f"{method.name} needs its blocks."
             )
-        blocks = "blocks" if layers is None else f"blocks {list(layers)}"
+        blocks = f"blocks [{layers.start}, {layers.stop}]" if layers else "blocks"
         doubts.append(
             f"{told}, so its {blocks} are taken, as for the others; list it there with its "
             "`layer_range`."
@@ -115,7 +113,7 @@ def _split(
             f"the base model, which has no parameters in {method.name}; remove it."
         )
     sources = tuple(entry for entry in inputs if entry.model != base)
-    if found and not sources:
+    if not sources:
         doubts.append(
             f"`{item.where}` has only the base model, {base!r}, which stays as it is; add a model."
         )
@@ -128,10 +126,10 @@ def _with_range(entry: Input, prefix: str, fits: Mapping[str, TensorNameMap]) ->
     stack = fits[entry.model].stacks.get(prefix)
     if stack is None:
         raise RecipeError(f"`{entry.where}`: {entry.model!r} has no block stack {prefix!r}.")
-    begin, stop = entry.layers or (0, len(stack))
-    if stop > len(stack):
+    layers = entry.layers or range(len(stack))
+    if layers.stop > len(stack):
         raise RecipeError(
-            f"`{entry.where}.layer_range` is [{begin}, {stop}]; {entry.model!r} has "
+            f"`{entry.where}.layer_range` is [{layers.start}, {layers.stop}]; {entry.model!r} has "
             f"{len(stack)} blocks."
         )
-    return replace(entry, layers=(begin, stop))
+    return replace(entry, layers=layers)

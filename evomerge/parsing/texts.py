@@ -1,7 +1,7 @@
 """Files of users and strangers: texts and JSON that cannot be read, links out of a folder, pipes.
 
 A folder from elsewhere may have a link to a private file, which would be copied into a merge or
-written to, or a pipe, which nobody ever writes to. Each error is one sentence.
+written to.
 """
 
 from __future__ import annotations
@@ -26,40 +26,30 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_text(file: Path, error: type[InputError], missing: str | None = None) -> str:
-    """Return the text of a UTF-8 file.
+    """Return the text of a UTF-8 file; InputError: it is none, or cannot be read.
 
     `missing` is the error's sentence if the file does not exist; None for a general one.
-
-    Raises:
-        InputError: the file cannot be read, is no ordinary file, or is not UTF-8.
     """
     if not str(file).startswith(_GIVEN):
         check_ordinary([file], error)
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise error(
-            missing or f"{file} does not exist; give the path of a file that does."
-        ) from None
+        why = missing or f"{file} does not exist; give the path of a file that does."
     except IsADirectoryError:
-        raise error(f"{file} is a folder; give a file in it.") from None
+        why = f"{file} is a folder; give a file in it."
     except OSError as found:
-        raise error(
-            f"{file} cannot be read: {found.strerror}; give a file that you may read."
-        ) from None
+        why = f"{file} cannot be read: {found.strerror}; give a file that you may read."
     except UnicodeDecodeError as found:
-        raise error(
-            f"{file} cannot be read: byte {found.start} is not UTF-8 text; save the file as UTF-8, "
-            "or copy it again."
-        ) from None
+        why = f"{file} cannot be read: byte {found.start} is not UTF-8 text; save it as UTF-8."
+    raise error(why)
 
 
 def json_value(text: str | bytes, what: str, error: type[InputError]) -> Any:
     """Return the value of a JSON text.
 
-    Raises:
-        InputError: the text is not JSON, lists and mappings are nested more than `DEEPEST` deep, or
-            a string has an unpaired surrogate, which cannot be written to a file.
+    InputError: it is not JSON, is nested more than `DEEPEST` deep, or has an unpaired surrogate,
+    which cannot be written to a file.
     """
     try:
         text = text.decode() if isinstance(text, bytes) else text
@@ -80,7 +70,6 @@ def json_value(text: str | bytes, what: str, error: type[InputError]) -> Any:
 
 
 def _is_deep(value: Any, left: int) -> bool:
-    """Whether the lists and mappings in a list or mapping are nested more than `left` deep."""
     inner = value.values() if isinstance(value, dict) else value
     return left == 0 or any(
         _is_deep(item, left - 1) for item in inner if isinstance(item, (dict, list))
@@ -98,10 +87,7 @@ def entries(folder: Path, error: type[InputError]) -> list[Path]:
 def check_inside(
     paths: Iterable[Path], folders: Iterable[Path], whose: str, error: type[InputError]
 ) -> None:
-    """Raise an InputError if one of some files and folders is a link to somewhere else.
-
-    `folders` are where they may really be; these paths have no links in them.
-    """
+    """Raise an InputError if a path is a link out of all `folders`, whose paths have no links."""
     inside = list(folders)
     for path in paths:
         real = Path(os.path.realpath(path))  # Path.resolve raises for links in a circle
@@ -113,10 +99,7 @@ def check_inside(
 
 
 def check_ordinary(paths: Iterable[Path], error: type[InputError]) -> None:
-    """Raise an InputError if a path is neither a file nor a folder nor nothing.
-
-    A pipe has no end, and a device is no data.
-    """
+    """Raise an InputError if a path is a pipe, which may have no end, a socket or a device."""
     for path in paths:
         if is_special(path):
             raise error(
@@ -125,7 +108,7 @@ def check_ordinary(paths: Iterable[Path], error: type[InputError]) -> None:
 
 
 def is_special(path: Path) -> bool:
-    """Return whether a path is a pipe, a socket or a device; False if nothing is there."""
+    """Whether a path is a pipe, a socket or a device; False if nothing is there."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - Path's raises for names that are too long
     except (OSError, ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -24,7 +25,7 @@ def shown(value: object) -> str:
 
 
 def path_of(value: object, name: str) -> Path:
-    """Return what Python code gave as a path; InputError: it is none. `name`: of the argument."""
+    """Return what an argument of this name gives as a path; InputError: it is none."""
     if not isinstance(value, (str, PathLike)):
         raise InputError(f"{name} is {shown(value)}; give a path, as text or a `Path`.")
     return Path(value)
@@ -33,9 +34,7 @@ def path_of(value: object, name: str) -> Path:
 def replaced(value: Any, new: Callable[[Any], Any], key: Callable[[str], str] | None = None) -> Any:
     """Return plain data in which every value is replaced, at any depth of lists and mappings.
 
-    Args:
-        new: what is in the place of a value that is neither a list nor a mapping.
-        key: what is in the place of a key; None: the same key.
+    `new` gets what is neither a list nor a mapping. `key` gets the keys; None: they stay.
     """
     if isinstance(value, Mapping):
         return {key(k) if key else k: replaced(item, new, key) for k, item in value.items()}
@@ -48,8 +47,8 @@ def replaced(value: Any, new: Callable[[Any], Any], key: Callable[[str], str] | 
 class Values:
     """Checks that values from YAML or JSON have the type that is needed.
 
-    Every check takes a value and `where`: its address in the file, for the error message
-    (`slices[0].sources`). It returns the value, or raises `error`.
+    Every check takes a value and `where`, its address in the file (`slices[0].sources`). It returns
+    the value, or raises `error`, which says what a value must be.
     """
 
     error: type[InputError]
@@ -57,15 +56,9 @@ class Values:
     def mapping(
         self, value: Any, where: str, allowed: Collection[str] | None = None
     ) -> Mapping[str, Any]:
-        """Return a mapping whose keys are text and, if `allowed` is given, only allowed keys.
-
-        Raises:
-            InputError: it is not such a mapping. For an unknown key, the message suggests a
-                similar one that is allowed.
-        """
+        """Return a mapping whose keys are text and, if `allowed` is given, only allowed keys."""
         if not isinstance(value, Mapping):
-            kind = "a mapping of keys" if allowed is None else f"a mapping of {', '.join(allowed)}"
-            raise self.wrong(value, where, kind)
+            raise self.wrong(value, where, f"a mapping of {', '.join(allowed or ['keys'])}")
         for key in value:
             if not isinstance(key, str):
                 raise self.error(
@@ -80,41 +73,36 @@ class Values:
 
     def items(self, value: Any, where: str, *, least: int = 0) -> Sequence[Any]:
         """Return a list or tuple with at least `least` entries (0 or 1)."""
-        if not isinstance(value, (list, tuple)) or len(value) < least:
-            raise self.wrong(value, where, "a list" + (" with at least one entry" * (least > 0)))
-        return value
+        kind = "a list" + (" with at least one entry" * (least > 0))
+        return self._checked(
+            isinstance(value, (list, tuple)) and len(value) >= least, value, where, kind
+        )
 
     def text(self, value: Any, where: str, kind: str = "text") -> str:
-        """Return text that is not empty; `kind` is what an error message says it must be."""
-        if not isinstance(value, str) or not value:
-            raise self.wrong(value, where, kind)
-        return value
+        """Return text that is not empty."""
+        return self._checked(isinstance(value, str) and value != "", value, where, kind)
 
-    def whole(self, value: Any, where: str, *, least: int = 0, most: int | None = None) -> int:
+    def whole(self, value: Any, where: str, *, least: int = 0, most: float = math.inf) -> int:
         """Return a whole number from `least` to `most`; true and false are not numbers here."""
-        if type(value) is not int or value < least or (most is not None and value > most):
-            kind = f"a whole number from {least}" + (f" to {most}" if most is not None else "")
-            raise self.wrong(value, where, kind)
-        return value
+        kind = f"a whole number from {least}" + (f" to {most}" if most < math.inf else "")
+        return self._checked(type(value) is int and least <= value <= most, value, where, kind)
 
     def real(self, value: Any, where: str, kind: str = "a number") -> float:
         """Return a finite number; true and false count as 1 and 0."""
-        if not isinstance(value, (int, float)):
-            raise self.wrong(value, where, kind)
-        try:
-            number = float(value)
-        except OverflowError:  # a whole number of more than 308 digits
-            number = math.inf
-        if not math.isfinite(number):
+        self._checked(isinstance(value, (int, float)), value, where, kind)
+        if not abs(value) <= sys.float_info.max:
             raise self.error(f"`{where}` is {shown(value)}; every number must be finite.")
-        return number
+        return float(value)
 
     def flag(self, value: Any, where: str) -> bool:
         """Return true or false."""
-        if not isinstance(value, bool):
-            raise self.wrong(value, where, "true or false")
-        return value
+        return self._checked(isinstance(value, bool), value, where, "true or false")
 
     def wrong(self, value: Any, where: str, kind: str) -> InputError:
         """Return the error that says what a value must be."""
         return self.error(f"`{where}` is {shown(value)}; it must be {kind}.")
+
+    def _checked(self, is_right: bool, value: Any, where: str, kind: str) -> Any:
+        if not is_right:
+            raise self.wrong(value, where, kind)
+        return value

@@ -20,9 +20,7 @@ from evomerge.parsing.values import shown
 ALIASED = 100_000
 """Largest number of characters that all aliases of one text together may expand to."""
 
-LONGEST_NUMBER = 400
-"""Largest number of characters of a number; the largest float has 309 digits."""
-
+_LONGEST_NUMBER = 400  # characters; the largest float has 309 digits
 _HALF = re.compile("[\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {
@@ -44,29 +42,23 @@ def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
     try:
         root = _Loader(text).get_single_node()
         return None if root is None else _Reader(root).value(root)
-    except ConstructorError as found:  # raised here, too
-        line = found.problem_mark.line + 1 if found.problem_mark else 1
-        why = f", line {line}: {found.problem}"
     except RecursionError:
         why = f": {_TOO_DEEP}"
-    except yaml.MarkedYAMLError as found:
-        mark = found.problem_mark
-        why = f" is not valid YAML{f' in line {mark.line + 1}' if mark else ''}: "
-        why += one_line(found.problem)
-        if "single document" in (found.context or ""):
-            why = " has several documents (`---`); put each into a file of its own"
     # ValueError, OverflowError: an escape or a version number out of range
     except (yaml.YAMLError, ValueError, OverflowError) as found:
-        why = f" is not valid YAML: {one_line(found)}"
+        mark = getattr(found, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = one_line(getattr(found, "problem", found))
+        why = f" is not valid YAML{' in' if line else ''}{line}: {problem}"
+        if isinstance(found, ConstructorError):  # raised here, too
+            why = f",{line}: {problem}"
+        elif "single document" in (getattr(found, "context", None) or ""):
+            why = " has several documents (`---`); put each into a file of its own"
     raise error(f"{what}{why}.")
 
 
 def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> dict[str, Any]:
-    """Return the mapping in a YAML text.
-
-    Raises:
-        InputError: as for `yaml_value`, or the value is not a mapping.
-    """
+    """Return the mapping in a YAML text; InputError as for `yaml_value`, or it is no mapping."""
     data = yaml_value(text, what, error)
     if not isinstance(data, dict):
         raise error(f"{what} is not {kind}: it must be a YAML mapping of keys.")
@@ -76,28 +68,22 @@ def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> di
 def yaml_text(data: Any, *, width: int, flow: bool | None = False) -> str:
     """Return the YAML text of plain values, from which `yaml_value` reads the same values.
 
-    Args:
-        flow: whether lists and mappings are in brackets; None: those that hold no others.
+    `flow`: whether lists and mappings are in brackets; None: those that hold no others.
     """
-    return str(
-        yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=width)
-    )
+    form: dict[str, Any] = {"sort_keys": False, "default_flow_style": flow, "width": width}
+    return str(yaml.dump(data, Dumper=_Dumper, **form))
 
 
 class _Loader(yaml.SafeLoader):
-    """Makes the nodes of what `_Dumper` writes."""
+    """Makes nodes."""
 
 
 def _refused(sentence: str, mark: yaml.Mark) -> ConstructorError:
-    """Return the error for valid YAML that is refused."""
     return ConstructorError(None, None, sentence, mark)
 
 
 class _Reader:
-    """Makes plain values of a tree of nodes, and refuses what has none.
-
-    An alias is the node that it refers to, so such a node is read again for each alias.
-    """
+    """Makes plain values of a tree of nodes. The node of an alias is read again for each alias."""
 
     def __init__(self, root: yaml.Node) -> None:
         self.scalars = yaml.constructor.SafeConstructor()
@@ -129,27 +115,25 @@ class _Reader:
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         """Return a text, number, flag or null."""
-        kind, why = _SCALARS.get(node.tag), None
+        kind = _SCALARS.get(node.tag)
         if kind is None:
             why = f"{shown(node.value)} has the YAML type {shown(node.tag.removeprefix(_TAG))}, "
             why += "which is not supported; put quotes around it if it is text"
         elif not node.value.isascii() and _HALF.search(node.value):
             why = "text has an unpaired surrogate"
-        elif kind.endswith("number") and len(node.value) > LONGEST_NUMBER:
-            why = f"a number has more than {LONGEST_NUMBER} characters"
-        if why is not None:
-            raise _refused(why, node.start_mark)
-        try:
-            return self.scalars.construct_object(node)
-        except (ValueError, LookupError, OverflowError):
-            # A tag can name another type than the value has (`!!int x`).
-            raise _refused(f"{shown(node.value)} is not {kind}", node.start_mark) from None
+        elif kind.endswith("number") and len(node.value) > _LONGEST_NUMBER:
+            why = f"a number has more than {_LONGEST_NUMBER} characters"
+        else:
+            try:
+                return self.scalars.construct_object(node)
+            except (ValueError, LookupError, OverflowError):  # a tag can name another type
+                why = f"{shown(node.value)} is not {kind}"
+        raise _refused(why, node.start_mark)
 
     def mapping(self, node: yaml.MappingNode, depth: int) -> dict[Any, Any]:
-        """Return a mapping with the keys of `<<`.
+        """Return a mapping with the keys of `<<`, which its own keys override.
 
-        The mapping's own keys override those of `<<`, and earlier mappings of `<<` override later
-        ones. PyYAML's own code takes the wrong value if a key is merged twice.
+        Of several mappings of `<<` the earlier ones count; PyYAML takes the wrong value.
         """
         merged: dict[Any, Any] = {}
         own: dict[Any, Any] = {}

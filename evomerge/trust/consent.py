@@ -1,7 +1,6 @@
-"""The consent of a user that a search runs code.
+"""The consent of a user that a search runs code, given with each command.
 
-It is given with each command. A run says which consent it was started with, but that allows
-nothing, since a run folder may come from somebody else.
+What a run records of it allows nothing, since a run folder may come from somebody else.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.errors import ConfigError
-
-_MOST_NAMED = 6  # files that a sentence names
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,7 @@ class Permissions:
             return
         here = Path.cwd()
         names = [str(file.relative_to(here) if here in file.parents else file) for file in files]
-        more = len(names) - _MOST_NAMED
-        named = ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        named = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "")
         raise ConfigError(
             f"This search runs code of its own: {named}; read it, then allow it with --trust-code."
         )

@@ -18,9 +18,9 @@ from evomerge.models.references import is_file
 
 
 def code_of_module(name: str) -> list[Path]:
-    """Return the files that Python runs first to import a module; none if it is installed.
+    """Return the files that Python runs first to import a module.
 
-    Nor are there any if the program has imported it already, as for a function that it passes.
+    There are none if it is installed, or if the program has imported it already.
     """
     if name in sys.modules:
         return []
@@ -36,7 +36,7 @@ def code_of_module(name: str) -> list[Path]:
 
 
 def is_installed(file: Path) -> bool:
-    """Return whether a file stands in an installed package, or is one of Python's own."""
+    """Whether a file stands in an installed package, or is one of Python's own."""
     place = file.resolve()
     return not _roots().isdisjoint([place, *place.parents])
 

@@ -7,7 +7,7 @@ own or of pickles, and data files in a file system of fsspec, of which some run 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import yaml
@@ -17,8 +17,29 @@ from evomerge.trust.modules import is_installed
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # lm-eval takes that of C too
 _PLAIN = "tag:yaml.org,2002:"
-_OBJECT = f"{_PLAIN}python/"
 _PROTOCOLS = frozenset({"file", "hf", "http", "https"})  # of data files that run nothing
+
+
+def has_script(name: str) -> bool:
+    """Whether a metric or a data set is a Python script on this machine."""
+    path = Path(name)
+    return is_file(path if path.suffix == ".py" else path / f"{path.name}.py")
+
+
+def _is_elsewhere(place: str) -> bool:
+    """Whether a place of data files is in a file system that may run code."""
+    protocol, separator, _ = place.partition("://")
+    return "::" in place or (bool(separator) and protocol.lower() not in _PROTOCOLS)
+
+
+_RUNS: dict[str, Callable[[str], bool]] = {
+    "trust_remote_code": lambda _: True,
+    "storage_options": lambda _: True,
+    "metric": lambda name: "/" in name or has_script(name),
+    "dataset_path": lambda name: name == "pandas" or has_script(name),
+    "dataset_kwargs": _is_elsewhere,
+}
+"""Key -> whether lm-eval runs code for a text in its value."""
 
 
 def code_of_tasks(folders: Iterable[Path]) -> list[Path]:
@@ -33,22 +54,16 @@ def code_of_tasks(folders: Iterable[Path]) -> list[Path]:
     for path in waiting:
         if not is_file(path) or (file := path.resolve()) in found or is_installed(file):
             continue
-        nodes = list(_nodes(file))
+        try:
+            nodes = list(_inside(yaml.compose(file.read_bytes(), Loader=_Loader)))
+        except (OSError, yaml.YAMLError, ValueError, RecursionError):
+            nodes = []
         tags = [str(node.value) for node in nodes if node.tag == "!function"]
         beside = [file.parent / f"{name.rpartition('.')[0]}.py" for name in tags]
         found[file] = [file, *filter(is_file, beside)] if any(map(_runs, nodes)) else []
         for name in (text for node in nodes for text in _texts(node, "include")):
             waiting += [file.parent / name, Path(name)]  # lm-eval's versions differ
     return list(dict.fromkeys(file for files in found.values() for file in files))
-
-
-def _nodes(file: Path) -> Iterator[yaml.Node]:
-    """Yield all nodes of a YAML file, each once; none if it is not valid."""
-    try:
-        root = yaml.compose(file.read_bytes(), Loader=_Loader)
-    except (OSError, yaml.YAMLError, ValueError, RecursionError):
-        return
-    yield from _inside(root)
 
 
 def _inside(root: yaml.Node | None) -> Iterator[yaml.Node]:
@@ -66,37 +81,14 @@ def _inside(root: yaml.Node | None) -> Iterator[yaml.Node]:
 
 
 def _runs(node: yaml.Node) -> bool:
-    """Return whether lm-eval runs code for a node."""
-    return (
-        node.tag.startswith(_OBJECT)
-        or not node.tag.startswith(_PLAIN)
-        or any(_values(node, "trust_remote_code"))
-        or any(_values(node, "storage_options"))
-        or any("/" in name or has_script(name) for name in _texts(node, "metric"))
-        or any(name == "pandas" or has_script(name) for name in _texts(node, "dataset_path"))
-        or any(map(_is_elsewhere, _texts(node, "dataset_kwargs")))
-    )
-
-
-def _values(node: yaml.Node, key: str) -> list[yaml.Node]:
-    """Return the values that a mapping has for a key."""
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    return [value for name, value in pairs if name.value == key]
+    """Whether lm-eval runs code for a node."""
+    is_plain = node.tag.startswith(_PLAIN) and not node.tag.startswith(f"{_PLAIN}python/")
+    texts = ((runs, text) for key, runs in _RUNS.items() for text in _texts(node, key))
+    return not is_plain or any(runs(text) for runs, text in texts)
 
 
 def _texts(node: yaml.Node, key: str) -> Iterator[str]:
     """Yield all texts in the values that a mapping has for a key."""
-    for value in _values(node, key):
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    for value in (value for name, value in pairs if name.value == key):
         yield from (item.value for item in _inside(value) if isinstance(item, yaml.ScalarNode))
-
-
-def has_script(name: str) -> bool:
-    """Return whether a metric or a data set is a Python script on this machine."""
-    path = Path(name)
-    return is_file(path if path.suffix == ".py" else path / f"{path.name}.py")
-
-
-def _is_elsewhere(place: str) -> bool:
-    """Return whether a place of data files is in a file system that may run code."""
-    protocol, separator, _ = place.partition("://")
-    return "::" in place or (bool(separator) and protocol.lower() not in _PROTOCOLS)
