@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from evomerge.merging.kernels.compiled import LANES, Array, compiled, dot
+from evomerge.merging.kernels.compiled import Array, compiled
 from evomerge.merging.kernels.passes import (
     BLOCK,
     add_gradient_products,
@@ -53,8 +53,12 @@ def write_consensus(
     for span, values in _loaded(changes, len(factors), len(target), row_length):
         if elect:
             _store_elected(origin[span], values, weights, divide, least, exact, target[span])
-        else:
-            _add(origin[span], values, weights, exact, target[span])
+            continue
+        total = scratch(values.shape[1], "sum")
+        total[:] = 0
+        for change, weight in zip(values, weights, strict=True):
+            add_scaled(change, weight, total)
+        store_changed(origin[span], total, exact, target[span])
 
 
 def change_products(
@@ -100,13 +104,28 @@ def elected_products(
     count = len(factors)
     weights = np.array(factors, dtype=np.float32)
     divide, least = _divisors(divisors, count)
-    alone = np.float32(0 if divisors else 1)
-    sums = np.zeros((count + 1, 2))
-    numbers = least, alone, np.float32(margin)
+    zero, alone = np.float32(0), np.float32(0 if divisors else 1)
+    own, shared, merged = np.zeros(count), np.zeros(count), np.zeros(1)
     for span, values in _loaded(changes, count, len(gradient), row_length):
-        _add_elected(gradient[span], values, weights, divide, numbers, sums)
-    own, shared = (sums[:count, column].tolist() for column in (0, 1))
-    return own, shared, float(sums[count, 1])
+        slope, size = gradient[span], values.shape[1]
+        plain, signs, total, other, divisor = np.empty((5, size), dtype=np.float32)
+        _elect(values, 0, size, weights, plain, signs)
+        _average(values, 0, size, weights, divide, least, -signs, other, divisor)
+        _average(values, 0, size, weights, divide, least, signs, total, divisor)
+        near = np.float32(margin) * np.abs(values * weights[:, None]).sum(0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            density = (np.abs(total) + np.abs(other)) / (near + near)
+        edge = slope * np.where(np.abs(plain) < near, density, zero)
+        share = slope * np.where(divisor > least, 1 / np.maximum(divisor, least), alone)
+        add_gradient_products(slope, total[None], merged)
+        for k, (change, weight) in enumerate(zip(values, weights, strict=True)):
+            along = change * weight * signs
+            if weight == 0:
+                along = np.where(plain != 0, change * signs, np.float32(1))
+            counted = np.where(along > 0, share, zero)
+            add_gradient_products(counted, total[None], shared[k : k + 1])
+            add_gradient_products(counted + edge, change[None], own[k : k + 1])
+    return own.tolist(), shared.tolist(), float(merged[0])
 
 
 def _loaded(
@@ -132,18 +151,6 @@ def _divisors(divisors: Sequence[float] | None, count: int) -> tuple[Array, np.f
 
 
 @compiled
-def _add(base: Array, changes: Array, factors: Array, scale: np.float32, out: Array) -> None:
-    size = len(out)
-    total = np.empty(BLOCK, dtype=np.float32)
-    for at in range(0, size, BLOCK):
-        stop = min(at + BLOCK, size)
-        total[:] = np.float32(0)
-        for k in range(len(changes)):
-            add_scaled(changes[k][at:stop], factors[k], total[: stop - at])
-        store_changed(base[at:stop], total, scale, out[at:stop])
-
-
-@compiled
 def _store_elected(
     base: Array,
     changes: Array,
@@ -161,60 +168,6 @@ def _store_elected(
         _elect(changes, at, stop, factors, total, signs)
         _average(changes, at, stop, factors, divisors, least, signs, total, divisor)
         store_changed(base[at:stop], total, scale, out[at:stop])
-
-
-@compiled
-def _add_elected(
-    gradient: Array,
-    changes: Array,
-    factors: Array,
-    divisors: Array,
-    numbers: tuple[np.float32, np.float32, np.float32],
-    sums: Array,
-) -> None:
-    """Add the products of `elected_products`: a row for each source, and one for all of them.
-
-    `numbers` are least (see `_divisors`), what the gradient is multiplied by where no divisor
-    counts, and the margin.
-    """
-    (least, alone, margin), zero, one = numbers, np.float32(0), np.float32(1)
-    size = len(gradient)
-    buffers = np.empty((9, BLOCK), dtype=np.float32)
-    plain, signs, total = buffers[0], buffers[1], buffers[2]
-    other, divisor, whole = buffers[3], buffers[4], buffers[5]
-    share, edge, counted = buffers[6], buffers[7], buffers[8]
-    lanes = np.empty(LANES, dtype=np.float32)
-    for at in range(0, size, BLOCK):
-        stop = min(at + BLOCK, size)
-        count, own = stop - at, gradient[at:stop]
-        _elect(changes, at, stop, factors, plain, signs)
-        signs *= np.float32(-1)
-        _average(changes, at, stop, factors, divisors, least, signs, other, divisor)
-        signs *= np.float32(-1)
-        _average(changes, at, stop, factors, divisors, least, signs, total, divisor)
-        whole[:] = zero
-        for k in range(len(changes)):
-            change, factor = changes[k][at:stop], factors[k]
-            for i in range(count):
-                whole[i] += abs(change[i] * factor)
-        for i in range(count):
-            inverse = one / max(divisor[i], least)
-            share[i] = own[i] * (inverse if divisor[i] > least else alone)
-            width = margin * whole[i]
-            density = (abs(total[i]) + abs(other[i])) / (width + width)
-            edge[i] = own[i] * (density if abs(plain[i]) < width else zero)
-        sums[len(changes), 1] += dot(own, total[:count], lanes)
-        for k in range(len(changes)):
-            change, factor = changes[k][at:stop], factors[k]
-            for i in range(count):
-                along = change[i] * factor * signs[i]
-                if factor == zero:
-                    along = change[i] * signs[i] if plain[i] != zero else one
-                counted[i] = share[i] if along > zero else zero
-            sums[k, 1] += dot(counted[:count], total[:count], lanes)
-            for i in range(count):
-                counted[i] += edge[i]
-            sums[k, 0] += dot(counted[:count], change, lanes)
 
 
 @compiled

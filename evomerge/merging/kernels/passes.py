@@ -24,9 +24,6 @@ SPAN = 1 << 16
 BLOCK = 1 << 11
 """Elements that one `dot` sums. Buffers of this size fit in L1 cache."""
 
-ONE = np.float32(1)
-
-
 _buffers = threading.local()
 
 
@@ -150,7 +147,7 @@ def write_copy(source: Array, out: Array) -> None:
     if source.dtype == out.dtype:
         out[...] = source
     else:
-        store_scaled(source.reshape(-1), ONE, out.reshape(-1))
+        store_scaled(source.reshape(-1), np.float32(1), out.reshape(-1))
 
 
 def write_sum(

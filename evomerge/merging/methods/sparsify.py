@@ -1,11 +1,8 @@
 """Sparsifying a task vector: some of its elements stay, the others become 0.
 
 A `Sparsifier` is made once for a task vector. For every new set of knobs, `sparsify` returns a
-factor on the whole task vector and a function that writes any span of the sparse vector.
-
-`rescale` keeps the expected L1 norm of the task vector: the factor is the sum of all magnitudes
-divided by the expected sum of the magnitudes that stay. For DARE, which keeps elements at random,
-this is 1 / density, as in its paper.
+factor on the whole task vector and a function that writes any span of the sparse vector. `rescale`
+keeps the expected L1 norm of the task vector; for DARE the factor is 1 / density, as in its paper.
 """
 
 from __future__ import annotations
@@ -15,30 +12,29 @@ from typing import ClassVar
 
 import numpy as np
 
-from evomerge.merging.kernels.compiled import LANES, Array, compiled, widen
+from evomerge.merging.kernels.compiled import LANES, Array, compiled
 from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, rounded_probability
 from evomerge.merging.kernels.passes import BLOCK, load_change, scratch, spans
 from evomerge.merging.kernels.selection import MagnitudeCut, MagnitudeOrder, find_cut
 from evomerge.merging.methods.method import Knob, Values
 
 WriteSparse = Callable[[slice, Array], None]
-"""Writes a span of the sparse task vector as float32; dropped elements are 0."""
+"""Writes a span of the sparse task vector as float32; dropped elements are 0, a NaN stays."""
 
 Sparsified = tuple[float, WriteSparse] | None
-"""A sparse task vector: a factor on all of it, and the function that writes a span of it (without
-the factor). None if no element stays."""
+"""A factor on the sparse task vector, and what writes a span of it without the factor. None if no
+element stays."""
 
 
 class Sparsifier:
     """Chooses which elements of one task vector stay; this one keeps all (task arithmetic).
 
-    The task vector is the difference of a source from the base. It is computed span by span when it
-    is needed, and never stored.
+    The task vector, source - base, is computed span by span when it is needed, and never stored.
 
     Args:
         noise: the random numbers of the source; only the random sparsifiers use them.
         reuse: whether `sparsify` will be called for many candidates, so that what does not depend
-            on the knobs is computed once and kept in memory. The result has the same bits.
+            on the knobs is kept in memory. The result has the same bits.
 
     Attributes:
         stays: what stays, in the titles of methods.
@@ -59,29 +55,18 @@ class Sparsifier:
         self.size = len(self.source)
 
     def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
-        """Return the sparse task vector for these knobs of its source.
-
-        Args:
-            rescale: whether the factor compensates for the dropped elements; otherwise it is 1.
-        """
+        """Return the sparse task vector for these knobs of its source."""
         return 1.0, self.load
 
-    def load(self, part: slice, out: Array) -> None:
-        """Write a slice of the whole task vector as float32."""
-        load_change(self.source[part], self.base[part], out)
+    def load(self, span: slice, out: Array) -> None:
+        """Write a span of the whole task vector as float32."""
+        load_change(self.source[span], self.base[span], out)
 
-    def magnitudes(self, part: slice | Array) -> Array:
-        """Return the magnitudes of a slice, or at indices, in a buffer that is reused."""
-        source = self.source[part]
-        result = scratch(len(source), "magnitudes")
-        _load_magnitudes(source, self.base[part], result)
-        return result
-
-
-@compiled
-def _load_magnitudes(source: Array, base: Array, out: Array) -> None:
-    for i in range(len(out)):
-        out[i] = abs(widen(source[i]) - widen(base[i]))
+    def magnitudes(self, span: slice) -> Array:
+        """Return the magnitudes of a span, in a buffer that is reused."""
+        values = scratch(span.stop - span.start, "magnitudes")
+        self.load(span, values)
+        return np.abs(values, out=values)
 
 
 class Magnitude(Sparsifier):
@@ -127,36 +112,25 @@ class Magnitude(Sparsifier):
         whole = kept = 0.0
         for span in spans(self.size):
             values = scratch(span.stop - span.start, "sparse")
-            whole += _l1_norm(self.magnitudes(span))
             write(span, values)
-            kept += _l1_norm(values)
+            kept += _sum(np.abs(values))
+            whole += _sum(self.magnitudes(span))
         return whole / kept if kept else 1.0
 
 
-@compiled
-def _l1_norm(values: Array) -> float:
-    """Return the sum of the magnitudes of a float32 array."""
-    result = 0.0
-    lanes = np.empty(LANES, dtype=np.float32)
-    for at in range(0, len(values), BLOCK):
-        end = min(at + BLOCK, len(values))
-        whole = at + (end - at) // LANES * LANES
-        lanes[:] = np.float32(0)
-        for start in range(at, whole, LANES):
-            for lane in range(LANES):
-                lanes[lane] += abs(values[start + lane])
-        for i in range(whole, end):
-            lanes[i - whole] += abs(values[i])
-        for lane in range(LANES):
-            result += np.float64(lanes[lane])
-    return result
+def _sum(values: Array) -> float:
+    """Return the sum of a float32 span, in the order in which `dot` adds."""
+    padded = np.zeros(-(-len(values) // BLOCK) * BLOCK, dtype=np.float32)
+    padded[: len(values)] = values
+    lanes = padded.reshape(-1, BLOCK // LANES, LANES).sum(1)
+    return float(lanes.cumsum(dtype=np.float64)[-1])
 
 
 class MagnitudeOutliers(Magnitude):
-    """The largest elements are dropped and the next largest stay (Breadcrumbs).
+    """Of n elements, the floor(gamma n) largest are dropped and the next floor(density n) stay.
 
-    Of n elements, the floor(gamma n) largest are dropped and the next floor(density n) stay (Davari
-    and Belilovsky 2023). If these are more than n together, fewer of the largest are dropped.
+    If these are more than n together, fewer of the largest are dropped (Breadcrumbs; Davari and
+    Belilovsky 2023).
     """
 
     stays = "the changes that are neither among the largest nor the smallest"
@@ -185,7 +159,8 @@ class Bernoulli(Sparsifier):
         limit = np.int32(LOWEST + round(probability * STEPS))
 
         def write(span: slice, out: Array) -> None:
-            _load_random(self.source[span], self.base[span], self.draws(span), limit, out)
+            self.load(span, out)
+            out *= self.draws(span) < limit
 
         return (1 / probability if rescale else 1.0), write
 
@@ -194,14 +169,6 @@ class Bernoulli(Sparsifier):
         if self._kept is not None:
             return self._kept[span]
         return self._noise.array(span.start, span.stop)
-
-
-@compiled
-def _load_random(source: Array, base: Array, draws: Array, limit: np.int32, out: Array) -> None:
-    """Write the elements of a task vector whose draw is below `limit`, 0 for others; NaN stays."""
-    for i in range(len(out)):
-        stays = np.float32(1) if draws[i] < limit else np.float32(0)
-        out[i] = (widen(source[i]) - widen(base[i])) * stays
 
 
 class MagPrune(Bernoulli):
@@ -242,14 +209,15 @@ class MagPrune(Bernoulli):
             return (1.0, self.load) if density else None
         epsilon = min(knobs["epsilon"], density, 1 - density)
         least, spread = np.float32(density - epsilon), np.float32(2 * epsilon)
-        bounds = spread, np.float32(LOWEST + density * STEPS)
+        middle = np.float32(LOWEST + density * STEPS)
 
         def write(span: slice, out: Array) -> None:
             ranks, mean_ranks = self._ranks(span)
-            factors = 1 / (least + spread * mean_ranks) if rescale else np.ones_like(mean_ranks)
-            source, base = self.source[span], self.base[span]
-            drawn = self.draws(span)
-            _load_ranked(source, base, drawn, ranks, bounds, factors, self.row_length, out)
+            self.load(span, out)
+            out *= self.draws(span) < ranks * spread + middle
+            if rescale:
+                rows = out.reshape(-1, self.row_length)
+                rows *= (1 / (least + spread * mean_ranks))[:, None]
 
         return 1.0, write
 
@@ -268,39 +236,11 @@ def row_length(tensor: Array) -> int:
     return max(tensor.shape[-1] if tensor.ndim else 1, 1)
 
 
-@compiled
-def _load_ranked(
-    source: Array,
-    base: Array,
-    draws: Array,
-    ranks: Array,
-    bounds: tuple[np.float32, np.float32],
-    factors: Array,
-    row_length: int,
-    out: Array,
-) -> None:
-    """Write the elements of a task vector whose draw is below the threshold of their rank.
-
-    The threshold is slope * rank + middle (`bounds`). Elements that stay are multiplied by the
-    factor of their row; the others become 0 (NaN stays NaN).
-    """
-    slope, middle = bounds
-    for row in range(len(factors)):
-        part = slice(row * row_length, (row + 1) * row_length)
-        end, start, draw, rank = source[part], base[part], draws[part], ranks[part]
-        factor, target = factors[row], out[part]
-        for i in range(row_length):
-            bound = np.float32(rank[i]) * slope + middle
-            stays = np.float32(1) if np.float32(draw[i]) < bound else np.float32(0)
-            target[i] = (widen(end[i]) - widen(start[i])) * stays * factor
-
-
 def row_ranks(magnitudes: Array) -> tuple[Array, Array]:
-    """Return the rank of each element in its row, and the mean rank of each row.
+    """Return the rank of each element of a float32 matrix in its row, and each row's mean rank.
 
-    `magnitudes` is a float32 matrix, not negative. Ranks are int16, from -32768 (smallest) to 32767
-    (largest). A mean rank is that of the row's ranks, weighted by magnitude and mapped to 0 .. 1
-    (1/2 for a row of zeros).
+    Ranks are int16, from -32768 (smallest) to 32767 (largest). A mean rank is that of the row's
+    ranks, weighted by magnitude and mapped to 0 .. 1 (1/2 for a row of zeros).
     """
     width = magnitudes.shape[1]
     kind = np.dtype(np.uint32 if width <= 1 << 16 else np.uint64)
@@ -321,7 +261,6 @@ def row_ranks(magnitudes: Array) -> tuple[Array, Array]:
 
 @compiled
 def _rank(magnitudes: Array, order: Array, codes: Array, ranks: Array, mean_ranks: Array) -> None:
-    """Write the rank of each element and the mean rank of each row (see `row_ranks`)."""
     mask = order.dtype.type((1 << (order.itemsize * 4)) - 1)
     for row in range(len(magnitudes)):
         whole = weighted = 0.0
