@@ -13,6 +13,7 @@ from evomerge.errors import ConfigError
 from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.encoder_decoder import is_encoder_decoder
+from evomerge.models.heads import is_reordered
 from evomerge.scores import SPLITS
 from evomerge.setup import kinds, tasks
 from evomerge.setup.checked import CheckedSearch
@@ -63,7 +64,8 @@ def check_search(
     evaluator = tasks.load_tasks(config, allowed)
     _check_stock(config, evaluator, whole)
     if config.classifiers:
-        kinds.check_classifiers(checkpoints, host, evaluator)
+        others = [name for name, item in checkpoints.items() if is_reordered(whole, item)]
+        kinds.check_head(whole, evaluator, others)
     objectives = tasks.find_objectives(config, evaluator)
     constraints = tasks.find_constraints(config, evaluator)
     splits, left_out = tasks.find_splits(config, evaluator)

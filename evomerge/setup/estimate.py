@@ -63,7 +63,6 @@ class Estimate(CostProbe):
         search_seconds: until all of them are scored on the search documents.
         final_seconds: for the scores on validation and test documents.
         machine_bytes: what the workers of one machine need together.
-        assumes: what is assumed, one sentence each.
     """
 
     workers: int
@@ -71,7 +70,10 @@ class Estimate(CostProbe):
     search_seconds: float | None
     final_seconds: float
     machine_bytes: int
-    assumes: tuple[str, ...]
+    assumes: str = (
+        "every candidate and document takes as long as the one that was tried, workers do not slow "
+        "each other down, racing saves nothing, and nothing ends the search early"
+    )
 
     @property
     def seconds(self) -> float | None:
@@ -87,12 +89,11 @@ class Estimate(CostProbe):
 
     def in_words(self) -> dict[str, str]:
         """Return the estimate for people: name -> text."""
-        build, evaluate = fine_duration(self.build_seconds), fine_duration(self.evaluate_seconds)
+        build, score = fine_duration(self.build_seconds), fine_duration(self.evaluate_seconds)
         each = fine_duration(self.candidate_seconds)
-        words = {"one candidate": f"{each} ({build} to merge, {evaluate} to score)"}
+        words = {"one candidate": f"{each} ({build} to merge, {score} to score)"}
         if self.step_seconds:
             words["one step of a descent"] = fine_duration(self.step_seconds)
-        if self.forms:
             words["answers are learned"] = forms_in_words(self.forms)
         if self.search_seconds is not None and self.seconds is not None:
             words["whole search"] = (
@@ -100,15 +101,12 @@ class Estimate(CostProbe):
                 f"{duration(self.search_seconds)} for {self.candidates} candidates, "
                 f"{fine_duration(self.final_seconds)} for the final scores"
             )
-        peak = size_text(self.peak_bytes["process"])
-        if self.shared_bytes:
-            peak += f", of which {size_text(self.shared_bytes)} are files that workers share"
+        words["memory of a worker"] = size_text(self.peak_bytes["process"])
         if "accelerator" in self.peak_bytes:
-            peak += f"; {size_text(self.peak_bytes['accelerator'])} on the accelerator"
-        words["memory of a worker"] = peak
-        if self.machine_bytes > self.peak_bytes["process"]:
-            words["memory of a machine"] = f"about {size_text(self.machine_bytes)}"
-        return {**words, "assumed": "; ".join(self.assumes)}
+            on_it = f"; {size_text(self.peak_bytes['accelerator'])} on the accelerator"
+            words["memory of a worker"] += on_it
+        words["memory of a machine"] = f"about {size_text(self.machine_bytes)}"
+        return {**words, "assumed": self.assumes}
 
 
 def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
@@ -116,11 +114,10 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     config, workers = checked.config, workers_of(checked.config)
     count, baselines = workers.count, len(checked.space.baselines())
     candidates, hours, each = config.budget.candidates, config.budget.hours, probe.candidate_seconds
-    generation = make_strategy(checked).generation
+    generation, search = make_strategy(checked).generation, None
     if hours is not None:
         in_time = int(max(0.0, 3600 * hours - probe.start_seconds) / each) * count
         candidates = in_time if candidates is None else min(candidates, in_time)
-    search = None
     if candidates is not None:
         searched = max(0, candidates - baselines)
         # Workers that have scored their part of a generation wait for the others.
@@ -141,16 +138,6 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         seconds = probe.evaluate_seconds * documents[split] / documents["search"]
         finals += math.ceil(scorings / count) * (probe.build_seconds + seconds)
     own = max(0, probe.peak_bytes["process"] - probe.shared_bytes)
-    assumes = ["every candidate and document takes as long as the one that was tried"]
-    if config.evaluation.racing.enabled is True:
-        assumes.append("racing saves nothing, though it leaves out documents of most candidates")
-    for bound in ("target", "patience"):
-        if getattr(config.budget, bound) is not None:
-            assumes.append(f"the search does not end early at budget.{bound}")
-    if config.executor.kind == "ray":
-        assumes.append("every worker is as fast as this machine")
-    if count > 1:
-        assumes.append(f"{count} workers do not slow each other down")
     return Estimate(
         **vars(probe),
         workers=count,
@@ -158,7 +145,6 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         search_seconds=search,
         final_seconds=finals,
         machine_bytes=probe.shared_bytes + workers.on_a_machine * own,
-        assumes=tuple(assumes),
     )
 
 
@@ -177,7 +163,6 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
     cores, host = max(1, count_cores() // neighbours), checked.checkpoints[checked.host]
     say("loading the model and the documents")
     worker = make_worker(checked, neighbours, threads_of(config, host, cores), is_new=True)
-    say("making the first merge")
     strategy, baselines = make_strategy(checked), checked.space.baselines()
     if isinstance(strategy, Descending):  # what a descent learns may depend on all baselines
         first, recipes = next(reversed(baselines.values())), list(baselines.values())
@@ -187,9 +172,7 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
     # split make its prompts.
     worker.evaluator.try_out(worker.build(first))
     start = time.perf_counter() - began
-    count, documents = len(recipes), sum(map(len, checked.splits["search"].values()))
-    what = "a candidate" if count == 1 else f"{count} candidates"
-    say(f"building {what}, and scoring on {documents} documents")
+    say("building and scoring a candidate on all search documents")
     outcomes = [worker(Job(number, number, recipe)) for number, recipe in enumerate(recipes)]
     tried = outcomes[-1]
     if not isinstance(tried, Scores):
@@ -208,7 +191,7 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
         strategy.add_baseline(number, label)
         if not isinstance(outcome, Reached):
             strategy.tell(number, outcome)
-    leg = strategy.legs()[0]
+    leg, count = strategy.legs()[0], len(recipes)
     # The first step finds the forms, and makes what later ones keep.
     for walked in (replace(leg, batches=leg.batches[:1], watched={}), leg):
         reached = worker(Job(count, count, leg.recipe, leg=replace(walked, forms=probe.forms)))

@@ -5,7 +5,7 @@ Classifiers, sentence encoders, encoder-decoders, models that see or hear.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.frozen import Documents
@@ -15,8 +15,6 @@ from evomerge.models.correspondence import modality_misfit
 from evomerge.models.encoder_decoder import is_encoder_decoder, merged_stacks
 from evomerge.models.heads import (
     classified,
-    head_of,
-    is_reordered,
     labels_of,
     lost_of_head,
     modules_of,
@@ -36,7 +34,6 @@ _MOST = 8  # names of labels in a sentence
 
 
 def _classifier_objectives(evaluator: Evaluator) -> Iterator[ClassifierObjective]:
-    """Yield the objectives of classifiers, for each split that has rows of its own."""
     from evomerge.evaluation.tasks.classifiers import ClassifierObjective
 
     for of_split in (evaluator.default, *evaluator.by_split.values()):
@@ -45,34 +42,15 @@ def _classifier_objectives(evaluator: Evaluator) -> Iterator[ClassifierObjective
                 yield item
 
 
-def check_classifiers(
-    checkpoints: Mapping[str, Checkpoint], host: str, evaluator: Evaluator
-) -> None:
-    """Check that the host has the head that the rows need, and knows their labels.
-
-    Raises:
-        CheckpointError: the host has another head, or none.
-        ConfigError: it has no such label, or a label is a number and parents number them in
-            different ways.
-    """
-    check_head(checkpoints[host], evaluator)
-    others = [name for name, item in checkpoints.items() if is_reordered(checkpoints[host], item)]
-    for objective in _classifier_objectives(evaluator):
-        for document, label in objective.labels():
-            if isinstance(label, int) and others:
-                raise ConfigError(
-                    f"objectives: row {document + 1} of {objective.info.name} has the label "
-                    f"{label}, but {host!r} and {others[0]!r} have their labels in different "
-                    "orders; write the names of labels."
-                )
-
-
-def check_head(checkpoint: Checkpoint, evaluator: Evaluator) -> None:
+def check_head(checkpoint: Checkpoint, evaluator: Evaluator, reordered: Sequence[str] = ()) -> None:
     """Check that a model has the head and the labels that the objectives need.
+
+    Args:
+        reordered: the parents that number the same labels in another way.
 
     Raises:
         CheckpointError: it has another head, or none.
-        ConfigError: it has no such label.
+        ConfigError: it has no such label, or a label is a number that means several.
     """
     name, kind = checkpoint.reference, _class_of(checkpoint)
     labels = labels_of(checkpoint) if classified(checkpoint) == "texts" else ()
@@ -88,11 +66,16 @@ def check_head(checkpoint: Checkpoint, evaluator: Evaluator) -> None:
                 "name such a host with `space.host`, or take other objectives."
             )
         for document, label in objective.labels():
+            row = f"objectives: row {document + 1} of {task} has the label {label!r}, "
             if label not in (labels if isinstance(label, str) else range(len(labels))):
                 raise ConfigError(
-                    f"objectives: row {document + 1} of {task} has the label {label!r}, and the "
-                    f"labels of {name!r} are {_shown(labels)}; write one of them, or its number "
-                    f"from 0.{did_you_mean(str(label), labels)}"
+                    f"{row}and the labels of {name!r} are {_shown(labels)}; write one of them, or "
+                    f"its number from 0.{did_you_mean(str(label), labels)}"
+                )
+            if isinstance(label, int) and reordered:
+                raise ConfigError(
+                    f"{row}but {name!r} and {reordered[0]!r} have their labels in different "
+                    "orders; write the names of labels."
                 )
 
 
@@ -153,16 +136,13 @@ def check_scores(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> Non
 
 
 def in_words(checked: CheckedSearch) -> dict[str, Any]:
-    """Return the rows of `evomerge validate` that only these kinds have; None: the merges are none.
-
-    They say what is merged, and what is kept from the host.
-    """
+    """Return the rows of `evomerge validate` that only these kinds have, or None."""
     host, parents = checked.checkpoints[checked.host], checked.checkpoints.values()
     fates = {modality: _fate(checked, modality) for modality in MODALITIES}
     return {
         "encoder_decoder": _stacks_in_words(checked, host),
         "modality_tensors": {name: fate for name, fate in fates.items() if fate} or None,
-        "encoder": _encoder_in_words(host, parents),
+        "encoder": _encoder_in_words(host),
         "classifier": _classifier_in_words(host, parents),
     }
 
@@ -170,28 +150,17 @@ def in_words(checked: CheckedSearch) -> dict[str, Any]:
 def _classifier_in_words(host: Checkpoint, parents: Iterable[Checkpoint]) -> str | None:
     if (what := classified(host)) is None:
         return None
-    labels, head = labels_of(host), listed(modules_of(head_of(host)))
-    is_reward, shared = len(labels) == 1, not any(item.lacks for item in parents)
-    told = f"{what} with the labels {_shown(labels)}"
-    return (
-        f"{'one score of a text (a reward model)' if is_reward else told}; merged: the body"
-        f"{f' and the head ({head})' if shared else ''}"
-    )
+    labels, is_body = labels_of(host), any(item.lacks for item in parents)
+    score = "one score of a text (a reward model)"
+    told = score if len(labels) == 1 else f"{what} with the labels {_shown(labels)}"
+    return f"{told}; merged: the body{'' if is_body else ' and the head'}"
 
 
-def _encoder_in_words(host: Checkpoint, parents: Iterable[Checkpoint]) -> str | None:
-    if (stack := host.modules) is None:
+def _encoder_in_words(host: Checkpoint) -> str | None:
+    if host.modules is None:
         return None
-    lacked = {host.module_of(name) for parent in parents for name in parent.lacks}
-    weights = dict.fromkeys(filter(None, map(host.module_of, host.tensors)))
     length = longest_text(host)
-    parts = [
-        stack.in_words(),
-        f"{stack.dimensions} dimensions" if stack.dimensions else "",
-        f"texts of up to {length:,} tokens" if length else "",
-        f"merged: {listed(['the transformer', *(w for w in weights if w not in lacked)])}",
-    ]
-    return "; ".join(filter(None, parts))
+    return host.modules.in_words() + (f"; texts of up to {length:,} tokens" if length else "")
 
 
 def _stacks_in_words(checked: CheckedSearch, host: Checkpoint) -> str | None:
@@ -239,13 +208,12 @@ def encoder_differences(one: Checkpoint, other: Checkpoint) -> list[str]:
     return [key for key in own | theirs if own.get(key) != theirs.get(key)]
 
 
-def part_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> list[str]:
-    """Return what merges leave out of each parent, and have from the host; the host comes first.
+def part_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> Iterator[str]:
+    """Yield what merges leave out of each parent, and have from the host; the host comes first.
 
     These are heads of classifiers, and heads and modules of sentence encoders.
     """
     host, *others = checkpoints
-    notes, whole = [], names[host.reference]
     for parent in others:
         own, lent = names[parent.reference], modules_of(parent.lacks)
         left = lost_of_head(parent) if host.modules or classified(host) else []
@@ -254,21 +222,21 @@ def part_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> l
         if host.modules is not None and parent.modules is None:
             lent = ["modules.json", *lent]
         parts = [f"only the body of {own} ({_class_of(parent)}) is merged"]
-        parts += [f"its {listed(left)} is left out"] if left else []
+        if left:
+            parts.append(f"its {listed(left)} is left out")
         if lent:
             parts.append(
-                f"the {listed(lent)} of the host {whole} takes its place, also where {own} is "
-                "scored or exported alone"
+                f"the {listed(lent)} of the host {names[host.reference]} takes its place, also "
+                f"where {own} is scored or exported alone"
             )
         if lent and classified(host) == classified(parent) is not None:
             parts.append(
-                f"its labels are {_shown(labels_of(parent))} and those of {whole} "
-                f"{_shown(labels_of(host))}: if they mean the same, give them the same names in "
+                f"its labels are {_shown(labels_of(parent))} and those of the host "
+                f"{_shown(labels_of(host))}: if they mean the same, name them alike in "
                 "`id2label` of both"
             )
         if left or lent:
-            notes.append(f"{'; '.join(parts)}.")
-    return notes
+            yield f"{'; '.join(parts)}."
 
 
 def differing_modules(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> list[str]:

@@ -32,17 +32,15 @@ _LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Lin
 _LIBRARIES_CUDA = 1.4e9  # the same if torch is built for CUDA: its files are mapped, too
 _FORKED = 0.25e9  # of each worker process on Linux, which shares the libraries; measured with 4
 _TOKENS = 512  # of a batch on a CPU whose activations a backward pass keeps, about
-_MOST = 0.9  # of an accelerator's memory that weights may take; batches need the rest
-_NEAR = 0.9  # of the memory that is free: a person is warned from here
-_FULL = 0.8  # of an accelerator's memory that is taken before batches: the same
+_MOST = 0.9  # of an accelerator that weights may take, since batches need the rest
+_NEAR = 0.8  # of what is there: a person is warned from here
 
 
 @dataclass(frozen=True)
 class Memory:
     """What a search takes and what there is, in bytes, by what takes it.
 
-    `prepared merges` is the most that is kept from candidate to candidate; it is filled by the
-    first candidates of each method.
+    `prepared merges` is the most that is kept from candidate to candidate.
 
     Attributes:
         machine: what the processes on one machine take together.
@@ -66,7 +64,7 @@ def weights_of(checked: CheckedSearch) -> int:
 
 
 def _itemsize(checked: CheckedSearch) -> int:
-    return {"float32": 4}.get(checked.config.dtype, 2)
+    return 4 if checked.config.dtype == "float32" else 2
 
 
 def memory_of(checked: CheckedSearch) -> Memory:
@@ -74,32 +72,28 @@ def memory_of(checked: CheckedSearch) -> Memory:
 
     Workers of a Ray cluster have the memory of their machines, which is unknown here.
     """
+    from evomerge.evaluation.inference.batches import largest_batch  # imports torch
+
     config, host, planned = checked.config, checked.checkpoints[checked.host], checked.gpu_memory
     device = "cuda" if planned is not None else choose_device(config.evaluation.device)
-    is_apart = device.partition(":")[0] not in ("cpu", "mps")  # it has a memory of its own
-    workers = workers_of(config)
-    count = workers.on_a_machine
+    workers, executor = workers_of(config), config.executor
+    count, sharing = workers.on_a_machine, workers.on_an_accelerator if planned is None else 1
     libraries = _LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES
-    is_forked = config.executor.kind == "processes" and sys.platform == "linux"
+    is_forked = executor.kind == "processes" and sys.platform == "linux"
     machine = {
         "libraries": libraries + count * _FORKED if is_forked else count * libraries,
         "prepared merges": count * min(_prepared_bytes(checked), cache_memory(count)),
     }
     depth = max(1.0, checked.space.max_depth / len(host.decoder_stack))
-    each = {"weights": weights_of(checked) * depth}
+    each, shares = {"weights": weights_of(checked) * depth}, dict[str, float]()
     if config.optimizer.descends:
         each["backward pass"] = _backward_bytes(checked)
-    shares: dict[str, float] = {}
-    if is_apart:
-        sharing = 1 if planned is not None else workers.on_an_accelerator
-        shares = {name: sharing * size for name, size in each.items()}
-    else:
-        from evomerge.evaluation.inference.batches import largest_batch  # imports torch
-
+    if device.startswith(("cpu", "mps")):  # models are in the machine's own memory
         each["batches"] = largest_batch(text_section(host.config), _itemsize(checked))
         machine |= {name: count * size for name, size in each.items()}
-    is_elsewhere = config.executor.kind == "ray" and config.executor.ray.address is not None
-    if planned is not None or is_elsewhere:
+    else:
+        shares = {name: sharing * size for name, size in each.items()}
+    if planned is not None or (executor.kind == "ray" and executor.ray.address is not None):
         return Memory(machine, shares, device, planned)
     own, total = psutil.Process().memory_info(), total_memory()  # its own is in `libraries`
     free = min(free_memory() + own.rss - getattr(own, "shared", 0), total)
@@ -107,17 +101,13 @@ def memory_of(checked: CheckedSearch) -> Memory:
 
 
 def _backward_bytes(checked: CheckedSearch) -> float:
-    """Return about how many bytes the backward pass of one batch needs.
-
-    These are activations, logits, and the gradient of one tensor with its copies in float32.
-    """
+    """Return about what one batch needs: activations, logits, a tensor's gradient in float32."""
     from evomerge.evaluation.inference.batches import kept_bytes  # imports torch
 
     host, itemsize = checked.checkpoints[checked.host], _itemsize(checked)
     largest = max(math.prod(info.shape) for info in host.tensors.values())
-    vocabulary = host.config.get("vocab_size") or 0
-    kept = kept_bytes(text_section(host.config), itemsize) + vocabulary * 12
-    return _TOKENS * kept + largest * (itemsize + 8)
+    kept = kept_bytes(text_section(host.config), itemsize)
+    return _TOKENS * (kept + (host.config.get("vocab_size") or 0) * 12) + largest * (itemsize + 8)
 
 
 def _prepared_bytes(checked: CheckedSearch) -> float:
@@ -164,17 +154,15 @@ def check_fit(checked: CheckedSearch) -> None:
         ConfigError: it cannot fit, whatever else runs here.
     """
     config, memory = checked.config, memory_of(checked)
-    fixes = ["choose a smaller dtype"] if config.dtype == "float32" else []
-    fixes += ["lower `executor.workers`"] if workers_of(config).count > 1 else []
-    fix = " or ".join([*fixes, "take smaller parents"])
-    weights, is_vllm = memory.shares.get("weights", 0.0), config.evaluation.backend == "vllm"
-    most = _MOST * (1 - ENGINE_SHARE if is_vllm else 1) * (memory.accelerator or math.inf)
+    fix = "lower `executor.workers`, or choose a smaller dtype or smaller parents"
+    weights, engine = memory.shares.get("weights", 0.0), config.evaluation.backend == "vllm"
+    most = _MOST * (1 - ENGINE_SHARE if engine else 1) * (memory.accelerator or math.inf)
     if weights > most and config.evaluation.device_map is None:
         raise ConfigError(
             f"`evaluation.device_map` is null, but the merged weights, {size_text(weights)} in "
             f"{config.dtype}, do not fit on an accelerator of {size_text(memory.accelerator or 0)}"
-            f"{' beside a vLLM engine' if is_vllm else ''}"
-            f"; set it to 'auto' to divide the model over several, or {fix}."
+            f"{' beside a vLLM engine' if engine else ''}; set it to 'auto' to divide the model "
+            f"over several, {fix}."
         )
     must = {name: size for name, size in memory.machine.items() if name != "prepared merges"}
     total = math.inf if memory.total is None else memory.total
@@ -188,18 +176,14 @@ def check_fit(checked: CheckedSearch) -> None:
 
 def fit_warnings(checked: CheckedSearch) -> Iterator[str]:
     """Yield warnings where a search can fit, but hardly into what is free now."""
-    memory = memory_of(checked)
-    machine, shares = sum(memory.machine.values()), sum(memory.shares.values())
-    if memory.free is not None and machine > _NEAR * memory.free:
-        yield (
-            f"the search takes about {size_text(machine)} of memory, and {size_text(memory.free)} "
-            "are free now, while the system ends a process that it has no memory for; end other "
-            "programs, or take less (docs/how-to/little-memory.md)."
-        )
-    is_whole = checked.config.evaluation.device_map is None
-    if memory.accelerator is not None and is_whole and shares > _FULL * memory.accelerator:
-        yield (
-            f"{' and '.join(memory.shares)} take {size_text(shares)} of the accelerator's "
-            f"{size_text(memory.accelerator)}, so batches will be small and slow; choose a smaller "
-            "dtype, smaller parents, or a larger accelerator."
-        )
+    memory, is_divided = memory_of(checked), checked.config.evaluation.device_map is not None
+    for where, sizes, there in (
+        ("of memory free now", memory.machine, memory.free),
+        ("on an accelerator", memory.shares, None if is_divided else memory.accelerator),
+    ):
+        if there is not None and (size := sum(sizes.values())) > _NEAR * there:
+            yield (
+                f"the search takes about {size_text(size)}, and there are {size_text(there)} "
+                f"{where}, so it may be slow, or the system may end it; end other programs, or "
+                "take less (docs/how-to/little-memory.md)."
+            )

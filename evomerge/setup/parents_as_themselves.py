@@ -52,15 +52,12 @@ def recipe_to_write(checked: CheckedSearch, candidate: Candidate) -> Recipe:
         return recipe_of(checked.space, candidate)
     recipe, giver = _unchanged_parent(checked, str(candidate.label)), checked.tokenizer_giver
     part = _lent_part(checked, recipe.host)
-    if part is None:
-        return recipe
     if part == "tokenizer":  # only `tokenizer: base` takes parents without one
         return replace(recipe, tokenizer=giver, vocabulary=(giver,))
-    if checked.config.tokenizer == "base":
-        return replace(recipe, options={"chat_template": giver}, vocabulary=(giver,))
-    # The vocabularies may not fit, so the giver cannot be a parent of the recipe.
-    text = template_of(checked.checkpoints[giver]) or ""
-    return replace(recipe, options={"chat_template": text})
+    if part is not None:
+        text = template_of(checked.checkpoints[giver]) or ""
+        return replace(recipe, options={"chat_template": text})
+    return recipe
 
 
 def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
@@ -75,17 +72,11 @@ def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
 
 def _borrows(checked: CheckedSearch, reference: str) -> bool:
     """Return whether a parent is scored with modules, head or tower of the host."""
-    parent = checked.checkpoints[reference]
-    lacks_modules = bool(checked.config.encoders) and parent.modules is None
-    return bool(parent.lacks) or lacks_modules or _sees_by_host(checked, reference)
-
-
-def _sees_by_host(checked: CheckedSearch, reference: str) -> bool:
-    """Whether tasks show images to a parent without a tower, which sees them by the host's."""
     parent, host = checked.checkpoints[reference], checked.checkpoints[checked.host]
-    if "vision" in parent.modalities or "vision" not in host.modalities:
-        return False
-    return any(info.shows_images for info in checked.evaluator.info.tasks.values())
+    if parent.lacks or (checked.config.encoders and parent.modules is None):
+        return True
+    is_blind = "vision" in host.modalities and "vision" not in parent.modalities
+    return is_blind and any(i.shows_images for i in checked.evaluator.info.tasks.values())
 
 
 def _unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:
@@ -149,25 +140,23 @@ def _lent_part(checked: CheckedSearch, reference: str) -> str | None:
     """Return what a parent takes from the merges; None: it has all that the tasks need."""
     from evomerge.merging.tokenizers.templates import template_of
 
-    if not has_tokenizer(checkpoint := checked.checkpoints[reference]):
+    if not has_tokenizer(parent := checked.checkpoints[reference]):
         return "tokenizer"
     giver = checked.checkpoints[checked.tokenizer_giver]
-    if not uses_templates(checked.config) or template_of(checkpoint) is not None:
-        return None
-    return None if template_of(giver) is None else "chat template"
+    is_without = uses_templates(checked.config) and template_of(parent) is None
+    return "chat template" if is_without and template_of(giver) is not None else None
 
 
 def parent_notes(checked: CheckedSearch) -> Iterator[str]:
     """Yield a sentence for each parent that differs, or that takes a part from the merges."""
-    names, parents = short_names(checked.checkpoints), checked.config.parents
-    for name, keys in differences(checked).items():
-        if keys and name in parents:
+    names, unlike = short_names(checked.checkpoints), differences(checked)
+    for name in checked.config.parents:
+        if keys := unlike[name]:
             shown = listed(keys[:_MOST_NAMED] + ["more"] * (len(keys) > _MOST_NAMED))
             yield (
                 f"{names[name]} is not like the merges in {shown}; its final scores are of the "
                 "parent as it is."
             )
-    for name in parents:
         if part := _lent_part(checked, name):
             yield (
                 f"{names[name]} has no {part} and takes that of {names[checked.tokenizer_giver]}, "
@@ -188,8 +177,8 @@ def differences(checked: CheckedSearch) -> dict[str, list[str]]:
     generation, rows = plan.files.get(GENERATION, host.generation), plan.rows
 
     def of(name: str, parent: Checkpoint) -> list[str]:
-        if parent.lacks or _sees_by_host(checked, name):
-            return []  # only a merge has the head or the tower that it is scored with
+        if _borrows(checked, name):
+            return []  # only a merge has all parts that it is scored with
         own, merged = _settings(parent.config), _settings(host.config)
         keys = [key for key in {**own, **merged} if own.get(key) != merged.get(key)]
         keys += encoder_differences(parent, host) if config.encoders else []
@@ -232,6 +221,5 @@ def _tokenizer_files(checkpoint: Checkpoint) -> dict[str, str]:
 def _has_parts_of_host(parent: Checkpoint, host: Checkpoint, baseline: Recipe | None) -> bool:
     """Whether the baseline of a parent has a tower or an encoder of the host, or lacks its own."""
     merged = {*baseline.modalities, *baseline.layers} if baseline else set()
-    stacks = merged_stacks(host) if baseline else ()
-    parts = {*parent.modalities, *host.modalities, *stacks}
+    parts = {*parent.modalities, *host.modalities, *(merged_stacks(host) if baseline else ())}
     return parent is not host and not parts <= merged

@@ -15,7 +15,6 @@ from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.optimize import builtin
 from evomerge.report.words import renamed, sampling_note, short_names, size_text
-from evomerge.scores import NLL
 from evomerge.setup import kinds
 from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
@@ -57,10 +56,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
     population, facts = generation_of(config, space), task_facts(config, checked.evaluator)
     code = f"runs in processes with limits{', in bubblewrap' if has_bubblewrap() else ''}"
     depth, own = space.max_depth, len(host.decoder_stack)
-    engine = (
-        f"{depth} layers; a text takes the time of {depth} for every path (the host has {own}, so "
-        f"{depth / own:.2g} times its time)"
-    )
+    engine = f"{depth} layers for every path, so {depth / own:.2g} times the time of the host"
     values = {
         "parents": {name: size_text(item.nbytes) for name, item in parents},
         "kinds": {name: kind_of(item) for name, item in parents},
@@ -106,13 +102,12 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
     recipes = checked.space.baselines().values()
     tokenizers = plan_tokenizers(checked.config, recipes, checkpoints)
     parents = [host, *(item for name, item in checkpoints.items() if name != checked.host)]
-    names = short_names(checkpoints)
     finds = (repeats_warning,) if allow_benchmarks else (repeats_warning, benchmark_warning)
     return [
         *dict.fromkeys(note for plan in tokenizers for note in plan.notes),
         *type_notes(parents),
         *parent_notes(checked),
-        *kinds.part_notes(parents, names),
+        *kinds.part_notes(parents, short_names(checkpoints)),
         *code_notes(checked.host, [host.folder / "config.json", *host.companions]),
         *kinds.modality_notes(checked),
         *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
@@ -133,27 +128,24 @@ def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
     from evomerge.evaluation.tasks.code import has_bubblewrap
 
     config, host = checked.config, checked.checkpoints[checked.host]
-    optimizer, executor = builtin(config.optimizer.name), config.executor
-    if optimizer is not None and executor.order == "arrival" and executor.kind != "inline":
-        count, most = workers_of(config).count, optimizer.most_workers
-        if most is not None and count > most:
-            yield (
-                f"executor.order is 'arrival', so with {count} workers {config.optimizer.name!r} "
-                f"proposes candidates before it knows the scores of {count - 1} others, and with "
-                f"more than {most} it finds less with as many candidates (docs/scaling.md); use "
-                "fewer workers, or `optimizer.name: cma` with `executor.order: generation`."
-            )
-    is_generated = any(task.kind == "generate_until" for task in _tasks(checked))
-    if config.evaluation.backend == "vllm" and not is_generated:
+    optimizer, count = builtin(config.optimizer.name), workers_of(config).count
+    most = optimizer.most_workers if optimizer is not None else None
+    if most is not None and config.executor.order == "arrival" and count > most:
+        yield (
+            f"executor.order is 'arrival', so with {count} workers {config.optimizer.name!r} "
+            f"proposes candidates before it knows the scores of {count - 1} others, and finds less "
+            f"than with {most} (docs/scaling.md); use fewer workers, or `optimizer.name: cma` with "
+            "`executor.order: generation`."
+        )
+    if config.evaluation.backend == "vllm" and not _texts(checked):
         yield (
             "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
             "less time with transformers; use the backend 'hf'."
         )
     if (setting := slow_setting(host, plan, checked.evaluator)) is not None:
         yield (
-            f"{host.reference!r} sets {setting!r} in generation_config.json, which the fast "
-            "generation does not support, so lm-eval itself generates the texts: the scores are "
-            "the same, in more time; if the setting is not wanted, remove it there."
+            f"{host.reference!r} sets {setting!r} in generation_config.json, so lm-eval itself "
+            "generates the texts, which takes more time; if it is not wanted, remove it there."
         )
     if (tasks := checked.evaluator.code_tasks) and not has_bubblewrap():
         yield (
@@ -163,25 +155,19 @@ def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
         )
 
 
+def _texts(checked: CheckedSearch) -> list[TaskInfo]:
+    return [task for task in _tasks(checked) if task.kind == "generate_until"]
+
+
 def _backend(checked: CheckedSearch) -> str:
-    """Return what runs the models for which tasks, and whether another backend may be cheaper."""
-    tasks, config = _tasks(checked), checked.config
-    texts = [task for task in tasks if task.kind == "generate_until"]
-    if config.evaluation.backend == "hf":
-        is_other = is_encoder_decoder(checked.checkpoints[checked.host])
-        is_plain = config.space.kind == "parameters" and not is_other
-        suits = is_plain and any(not task.shows_images for task in texts)
-        hint = "; vllm may take less time for texts of many tokens (docs/vllm.md)"
-        return f"hf{hint if suits else ''}"
-    others = ("generate_until", "function", "encoder", "classifier")
-    likelihoods = [task.name for task in tasks if task.kind not in others]
-    referenced = checked.evaluator.referenced
-    likelihoods += [f"{NLL} of {task.name}" for task in texts if task.name in referenced]
-    names = ", ".join(task.name for task in texts)
-    parts = [f"vllm for texts ({names})"] if texts else []
-    parts += [f"hf for log-likelihoods ({', '.join(likelihoods)})"] if likelihoods else []
-    parts += ["hf for the steps of descents"] if config.optimizer.descends else []
-    return ", ".join(parts) or "vllm"
+    """Return what runs the models for which tasks, and whether vLLM may be cheaper."""
+    config, texts = checked.config, _texts(checked)
+    if config.evaluation.backend == "vllm":
+        names = ", ".join(task.name for task in texts) or "none"
+        return f"vllm for texts ({names}), hf for log-likelihoods and gradients"
+    is_plain = not is_encoder_decoder(checked.checkpoints[checked.host])
+    is_plain &= config.space.kind == "parameters" and any(not task.shows_images for task in texts)
+    return f"hf{'; vllm may take less time for texts of many tokens (docs/vllm.md)' * is_plain}"
 
 
 def benchmark_warning(task: TaskInfo) -> str | None:
@@ -213,12 +199,14 @@ def repeats_warning(task: TaskInfo) -> str | None:
 def shown_genes(checked: CheckedSearch) -> list[Gene]:
     """Return the genes, in the order of the genome, with the names of parents that people read."""
     names = short_names(checked.checkpoints)
-
-    def shown(gene: Gene) -> Gene:
-        choices = tuple(names.get(choice, choice) for choice in gene.choices)
-        return replace(gene, name=renamed(gene.name, names), choices=choices)
-
-    return list(map(shown, checked.space.genes))
+    return [
+        replace(
+            gene,
+            name=renamed(gene.name, names),
+            choices=tuple(names.get(choice, choice) for choice in gene.choices),
+        )
+        for gene in checked.space.genes
+    ]
 
 
 def gene_list(checked: CheckedSearch) -> list[dict[str, Any]]:
@@ -246,8 +234,8 @@ def gene_rows(checked: CheckedSearch) -> list[tuple[str, ...]]:
     space = checked.config.space
     reasons = {PRIORITY: "space.most_parents; in from 0.5 on", "method": "space.method"}
     if isinstance(space, ParametersConfig):
-        knobs = {knob.name for name in space.methods for knob in get_method(name).knobs}
-        reasons |= {name: f"the method's range; space.knobs.{name} fixes it" for name in knobs}
+        for knob in (knob.name for name in space.methods for knob in get_method(name).knobs):
+            reasons[knob] = f"the method's range; space.knobs.{knob} fixes it"
         reasons |= {name: f"space.knobs.{name}" for name in space.knobs}
     groups = Counter[tuple[str, str, str]]()
     for gene in shown_genes(checked):

@@ -69,9 +69,8 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
         return
     searched, descends = candidates - baselines, config.optimizer.descends
     if searched <= 0 or (searched < baselines and not descends):
-        left, enough = f"only {searched} are", 4 * baselines
-        if searched <= 0:
-            left, enough = "nothing is", baselines + 1
+        left = "nothing is" if searched <= 0 else f"only {searched} are"
+        enough = baselines + 1 if searched <= 0 else 4 * baselines
         yield (
             f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
             f"averages of them) count among them, so {left} searched; set it to {enough} or more."
@@ -97,9 +96,8 @@ def _time_warnings(checked: CheckedSearch) -> Iterator[str]:
         return
     if config.dtype == "float16":
         yield (
-            "dtype is float16, which most CPUs compute several times as slowly as float32, the "
-            "steps of descents most of all; set it to float32 (`evomerge export --dtype float16` "
-            "writes the winner in float16)."
+            "dtype is float16, which most CPUs compute several times as slowly as float32; set it "
+            "to float32 (`evomerge export --dtype float16` writes the winner in float16)."
         )
     documents, cores = sum(map(len, checked.splits["search"].values())), count_cores()
     operations = 2 * host.parameters * _FOR_A_DOCUMENT * documents

@@ -110,7 +110,7 @@ def make_worker(
 
 
 def _deepest(space: Space, recipe: Recipe, stack: str) -> Recipe:
-    """Return a recipe with as many blocks as the space allows; the last block is repeated."""
+    """Return the recipe with as many blocks as the space allows; the last block is repeated."""
     blocks = recipe.layers[stack]
     added = blocks[-1:] * (space.max_depth - len(blocks))
     return replace(recipe, layers={**recipe.layers, stack: (*blocks, *added)})
@@ -122,7 +122,7 @@ def serves_paths(config: SearchConfig) -> bool:
 
 
 def load_parent(checked: CheckedSearch, reference: str) -> tuple[Any, Any]:
-    """Return model and tokenizer of a parent as itself; what it lacks, it has from the merges.
+    """Return model and tokenizer of a parent as itself; a tokenizer that it lacks is the merges'.
 
     Raises:
         CheckpointError: as for `load_single`.
@@ -130,17 +130,12 @@ def load_parent(checked: CheckedSearch, reference: str) -> tuple[Any, Any]:
     from evomerge.merging.backend import tokenizer
 
     checkpoints, first = checked.checkpoints, next(iter(checked.space.baselines().values()))
-    host = checkpoints[checked.host]
-    return load_single(
-        checked.config, checkpoints[reference], lambda: tokenizer(checkpoints, first), host
-    )
+    lacking = partial(tokenizer, checkpoints, first)
+    return load_single(checked.config, checkpoints[reference], lacking)
 
 
 def load_single(
-    config: SearchConfig,
-    checkpoint: Checkpoint,
-    lacking: Callable[[], Any] | None = None,
-    host: Checkpoint | None = None,
+    config: SearchConfig, checkpoint: Checkpoint, lacking: Callable[[], Any] | None = None
 ) -> tuple[Any, Any]:
     """Return a model with its own config and dtype, and its own tokenizer.
 
@@ -148,16 +143,14 @@ def load_single(
         config: the search file; it has the dtype of a model with an adapter.
         lacking: returns the tokenizer that a model takes which has none, and of which one takes the
             chat template that has a tokenizer without; None: each must have its own.
-        host: gives its modules to a sentence encoder that has none; None: each must have its own.
 
     Raises:
         CheckpointError: the model or its tokenizer cannot be loaded.
     """
     from evomerge.merging.backend import load, tokenizer_of
 
-    stored = as_stored(checkpoint)
-    modules = (stored if stored.modules or host is None else host) if config.encoders else None
-    causal = is_causal(config)
+    stored, causal = as_stored(checkpoint), is_causal(config)
+    modules = stored if config.encoders else None
     model = load(stored, place(config), config.dtype, causal=causal, modules=modules)
     if lacking is not None and not has_tokenizer(stored):
         return model, lacking()

@@ -76,7 +76,10 @@ MERGED = {
     ("moods sentences", "labels"): "is merged; its modules of sentence-transformers (with it as",
     ("moods words", "labels"): "the body of words (BertForTokenClassification) is merged; its clas",
     ("judge chat", "pairwise"): "the body of chat (LlamaForCausalLM) is merged; its lm_head",
-    ("judge llama-moods", "pairwise"): "its labels are bad, good and those of judge score: if they",
+    (
+        "judge llama-moods",
+        "pairwise",
+    ): "its labels are bad, good and those of the host score: if they",
     ("llama-sentences chat", "sts"): "the body of chat (LlamaForCausalLM) is merged; its lm_head",
     ("sentences moods", "sts"): "BertForSequenceClassification) is merged; its classifier is left",
     ("chat llama-sentences", "task"): "the body of llama-sentences (LlamaModel) is merged; its mod",
