@@ -69,7 +69,8 @@ def make_worker(
         InputError: a parent cannot be loaded, a task has changed since the run was started, or an
             objective function fails on parents.
     """
-    from evomerge.evaluation.inference.device import use_threads
+    import torch
+
     from evomerge.execute.worker import Worker
     from evomerge.merging.backend import resident, tokenizer
 
@@ -103,7 +104,7 @@ def make_worker(
         load_parent=partial(load_parent, checked),
     )
     worker.threads = threads or threads_of(config, host)
-    use_threads(worker.threads)
+    torch.set_num_threads(worker.threads)
     if is_new:
         worker.try_functions()
     return worker

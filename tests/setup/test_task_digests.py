@@ -11,7 +11,8 @@ from search_run import SMALL
 
 from evomerge.config.schema import Frozen, parse
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.digests import RENDERED, spread
+from evomerge.evaluation.inference.rows import spread
+from evomerge.evaluation.tasks.digests import RENDERED
 from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
 from evomerge.run.folder import RunFolder
 from evomerge.setup.freeze import freeze
@@ -117,8 +118,8 @@ def test_each_document_that_the_run_uses_counts_and_no_other(run):
 
 
 def test_the_prompts_of_many_documents_are_sampled():
-    assert spread(range(7)) == list(range(7))
-    few = spread(range(10, 10_000))
+    assert spread(range(7), RENDERED) == list(range(7))
+    few = spread(range(10, 10_000), RENDERED)
     assert len(set(few)) == RENDERED
     assert (few[0], few[-1]) == (10, 9_999)
 

@@ -24,7 +24,7 @@ _LOGIT = 8  # bytes of a logit on a CPU: itself and its log-softmax
 _SHARE = 0.25  # share of a GPU's memory for a batch, in addition to the weights
 _GPU_MOST = 2**17  # tokens
 _GPU_WIDER = 4  # batches that generate hold 4 x the tokens: most steps read one token a row
-_CPU_PASS, _GPU_PASS = 48, 512  # tokens that cost about as much as starting a forward pass
+_CPU_PASS, _GPU_PASS = 48, 512  # tokens that cost as much as starting a pass: it reads all weights
 MASKED = 1.1  # cost of a token in a batch whose attention needs a mask; 1 without
 _KEPT = 0.5  # share of a device's memory for activations; if more is needed, fewer are kept
 _SIZES = ("hidden_size", "num_hidden_layers", "vocab_size")
@@ -51,11 +51,8 @@ class Batching:
     def cut(self, lengths: Sequence[int], padding: float = 1.0) -> list[list[int]]:
         """Return batches of indices into `lengths`, longest rows first.
 
-        Rows are sorted by length and split where the total cost is lowest: the cost of a batch is
-        its number of rows x its longest row, plus `overhead`.
-
-        Args:
-            padding: factor of the cost of a batch whose rows differ in length.
+        Rows are sorted by length and split where the total cost is lowest: a batch costs its number
+        of rows x its longest row (x `padding`, if they differ in length), plus `overhead`.
         """
         order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         cost = [0.0] + [float("inf")] * len(order)
@@ -67,8 +64,9 @@ class Batching:
                 if rows > 1 and (area > self.tokens or (self.rows and rows > self.rows)):
                     break
                 factor = 1.0 if lengths[order[end - 1]] == longest else padding
-                if cost[start] + factor * area + self.overhead < cost[end]:
-                    cost[end], origin[end] = cost[start] + factor * area + self.overhead, start
+                total = cost[start] + factor * area + self.overhead
+                if total < cost[end]:
+                    cost[end], origin[end] = total, start
         cuts = [len(order)]
         while cuts[-1]:
             cuts.append(origin[cuts[-1]])
@@ -81,12 +79,9 @@ class Batching:
 
     def halved(self) -> Batching:
         """Return the same limits with half as many tokens and rows."""
-        return replace(
-            self,
-            tokens=self.tokens // 2,
-            rows=self.rows and max(1, self.rows // 2),
-            generated=self.generated // 2,
-            kept=self.kept // 2,
+        tokens, generated, kept = self.tokens // 2, self.generated // 2, self.kept // 2
+        return Batching(
+            tokens, self.rows and max(1, self.rows // 2), self.overhead, generated, kept
         )
 
 
@@ -95,9 +90,6 @@ def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
 
     They depend on the model's shape and the device's total memory, not on its free memory, so that
     a resumed search makes the same batches.
-
-    On a CPU a pass costs as much as `_CPU_PASS` tokens, since it reads all weights. When texts are
-    generated, a pass computes only one token a row: there a batch needs hundreds of rows.
     """
     rows = None if batch_size == "auto" else batch_size
     text, itemsize = model.config.get_text_config(), model.dtype.itemsize
@@ -115,9 +107,8 @@ def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
 def largest_batch(config: Mapping[str, Any], itemsize: int) -> int:
     """Return about how many bytes the largest batch takes on a CPU that is scored or generated.
 
-    Args:
-        config: the settings of the language model, as in config.json.
-        itemsize: bytes of a number in the model's dtype.
+    `config` has the settings of the language model, as config.json; `itemsize` is the bytes of a
+    number in the model's dtype.
     """
     activations, cached, vocabulary = _token_bytes(config, itemsize)
     limits = _on_cpu(config, itemsize)
@@ -146,7 +137,6 @@ def _token_bytes(config: Mapping[str, Any], itemsize: int) -> tuple[int, int, in
 
 
 def _fit(room: float, per_token: int, most: int) -> int:
-    """Return how many tokens fit into so many bytes."""
     return max(_LEAST, min(most, int(room / max(1, per_token))))
 
 
@@ -167,10 +157,6 @@ def kept_bytes(config: Mapping[str, Any], itemsize: int) -> int:
 
     For each layer these are four states of the width of its inner part and seven of the model's
     width, and what its two norms keep in float32, as measured with Llama-like models.
-
-    Args:
-        config: the settings of the language model, as in config.json.
-        itemsize: bytes of a number in the model's dtype.
     """
     width, inner, layers = _shape(config)
     return layers * (itemsize * (4 * inner + 7 * width) + 8 * width)
@@ -187,8 +173,7 @@ def needs_checkpointing(model: Any, tokens: int) -> bool:
 def checkpointing(model: Any) -> Iterator[None]:
     """Keep only the inputs of layers in the block; a model without such layers stays as it is.
 
-    Only the layers are in training mode meanwhile, not what is in them, so that nothing is dropped
-    out.
+    Only the layers are in training mode, not what is in them, so that nothing is dropped out.
     """
     layers = checkpointing_layers(model)
     if not layers:

@@ -20,16 +20,14 @@ from evomerge.evaluation.inference.batches import batching
 Chat: TypeAlias = Sequence[Mapping[str, Any]]
 """Messages, each with a role and a content."""
 
-_NO_LIMIT = 2**30
-"""Tokens of an input, where neither model nor tokenizer has a limit."""
+_NO_LIMIT = 2**30  # tokens of an input, where neither model nor tokenizer has a limit
 
 
 @dataclass(frozen=True)
 class Input:
     """What a model reads at once: a text, or a pair of texts.
 
-    Attributes:
-        is_chat: whether it was written by a chat template, so that no special token is added.
+    No special token is added to a chat, which a chat template has written.
     """
 
     texts: tuple[str, ...]
@@ -42,9 +40,9 @@ class Input:
 
     def tokens(self, tokenizer: Any, longest: int = _NO_LIMIT) -> Mapping[str, list[int]]:
         """Return the columns that a tokenizer makes of it, cut to the `longest` tokens."""
-        found: Mapping[str, list[int]] = tokenizer(
-            *self.texts, add_special_tokens=not self.is_chat, truncation=True, max_length=longest
-        )
+        special = not self.is_chat
+        options = {"add_special_tokens": special, "truncation": True, "max_length": longest}
+        found: Mapping[str, list[int]] = tokenizer(*self.texts, **options)
         return found
 
 
@@ -72,41 +70,33 @@ def classify(model: Any, batches: Batches) -> dict[Input, Tensor]:
 
 
 def batches_of(
-    model: Any,
-    tokenizer: Any,
-    inputs: Iterable[Input],
-    batch_size: int | Literal["auto"] = "auto",
+    model: Any, tokenizer: Any, inputs: Iterable[Input], batch_size: int | Literal["auto"] = "auto"
 ) -> Batches:
-    """Return the batches of the different inputs.
-
-    Args:
-        batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
-    """
+    """Return the batches of the different inputs, each of at most `batch_size` rows."""
     distinct = list(dict.fromkeys(inputs))
-    longest, limits = longest_input(model, tokenizer), batching(model, batch_size)
-    # A head behind two stacks wants as many end tokens in all texts of a batch.
-    if model.config.is_encoder_decoder or not takes_padding(model.config):
+    longest, limits = _longest_input(model, tokenizer), batching(model, batch_size)
+    config, pad = model.config, getattr(model.config.get_text_config(), "pad_token_id", None)
+    # transformers finds the last token of a text by the token of padding. XLNet reads what is at
+    # the end of the row. A head behind two stacks wants as many end tokens in all texts of a batch.
+    reads_end = getattr(config, "summary_type", "") == "last"
+    if config.is_encoder_decoder or pad is None or reads_end:
         limits = replace(limits, rows=1)
     rows = [item.tokens(tokenizer, longest) for item in distinct]
-    fill = {
-        "input_ids": _padding_of(model.config) or 0,
-        "token_type_ids": tokenizer.pad_token_type_id,
-    }
+    fill = {"input_ids": pad or 0, "token_type_ids": tokenizer.pad_token_type_id}
     found = []
     for group in limits.cut([len(row["input_ids"]) for row in rows]):
+        columns = {
+            name: [torch.tensor(rows[place][name]) for place in group] for name in rows[group[0]]
+        }
         batch = {
-            name: pad_sequence(
-                [torch.tensor(rows[place][name]) for place in group],
-                batch_first=True,
-                padding_value=fill.get(name, 0),
-            )
-            for name in rows[group[0]]
+            name: pad_sequence(column, batch_first=True, padding_value=fill.get(name, 0))
+            for name, column in columns.items()
         }
         found.append(([distinct[place] for place in group], batch))
     return found
 
 
-def longest_input(model: Any, tokenizer: Any) -> int:
+def _longest_input(model: Any, tokenizer: Any) -> int:
     """Return the largest number of tokens that model and tokenizer allow; longer inputs are cut."""
     rows = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     limit = rows if isinstance(rows, int) and rows > 0 else _NO_LIMIT
@@ -115,17 +105,3 @@ def longest_input(model: Any, tokenizer: Any) -> int:
         if is_table and module.padding_idx is not None:  # of RoBERTa: positions begin behind it
             limit = min(limit, module.num_embeddings - module.padding_idx - 1)
     return int(min(limit, tokenizer.model_max_length, _NO_LIMIT))
-
-
-def takes_padding(config: Any) -> bool:
-    """Whether padding on the right changes no score, so that texts can share a batch.
-
-    transformers finds the last token of a text by the token of padding. A model that reads what is
-    at the end of the row (XLNet) must get each text alone.
-    """
-    return _padding_of(config) is not None and getattr(config, "summary_type", "") != "last"
-
-
-def _padding_of(config: Any) -> int | None:
-    found: int | None = getattr(config.get_text_config(), "pad_token_id", None)
-    return found

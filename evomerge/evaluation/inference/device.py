@@ -13,6 +13,13 @@ import psutil
 
 from evomerge.errors import ConfigError, one_line
 
+LIMITS = ("NUMBA_CPU_NAME", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+"""Environment variables that keep libraries from instructions of the processor."""
+
+SMALL = 30_000_000
+"""A model with fewer parameters than this is scored on one CPU thread: several would wait for each
+other most of the time."""
+
 
 def choose_device(wanted: str) -> str:
     """Return the torch device for `evaluation.device`; `auto` is an accelerator if there is one.
@@ -51,19 +58,15 @@ def count_devices(device: str) -> int:
 
 
 def use_only(devices: Sequence[str]) -> None:
-    """Hide all other accelerators from this process, before it uses one.
+    """Hide all accelerators but some (`cuda:2`) from this process, before it uses one; none: no.
 
-    The first of the devices is then `cuda:0`. vLLM always takes the first ones that it sees.
-
-    Args:
-        devices: such as `cuda:2`; none: hide nothing.
+    The first of them is then `cuda:0`. vLLM always takes the first ones that it sees.
     """
-    if not devices:
-        return
     names = [device.partition(":")[2] for device in devices]
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
         names = [visible.split(",")[int(number)].strip() for number in names]
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
 
 
 def device_memory(device: str) -> int | None:
@@ -78,18 +81,13 @@ def device_memory(device: str) -> int | None:
 def total_memory(root: Path = Path("/")) -> int:
     """Return the bytes of memory that this process and its workers could have without others.
 
-    Args:
-        root: folder with `proc` and `sys`.
+    `root` is the folder with `proc` and `sys`.
     """
     return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _groups(root))])
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Return the bytes of memory that are free now, with what the system can take back.
-
-    Args:
-        root: folder with `proc` and `sys`.
-    """
+    """Return the bytes of memory that are free now, with what the system can take back."""
     left = (max(0, limit - used) for limit, used in _groups(root))
     return min([int(psutil.virtual_memory().available), *left])
 
@@ -97,10 +95,8 @@ def free_memory(root: Path = Path("/")) -> int:
 def _groups(root: Path) -> Iterator[tuple[int, int]]:
     """Yield limit and use in bytes of each group of processes (cgroup) that this one belongs to.
 
-    A container or a Slurm job has one. Pages of files do not count as used, since the system takes
-    them back.
-
-    Source: docs.kernel.org/admin-guide/cgroup-v2.html.
+    A container or a Slurm job has one. Pages of files do not count, since the system takes them
+    back. Source: docs.kernel.org/admin-guide/cgroup-v2.html.
     """
     groups, top = root / "proc/self/cgroup", root / "sys/fs/cgroup"
     for line in groups.read_text().splitlines() if groups.exists() else ():
@@ -110,10 +106,9 @@ def _groups(root: Path) -> Iterator[tuple[int, int]]:
         for folder in (group, *(above for above in group.parents if above.is_relative_to(top))):
             with suppress(OSError, ValueError):  # "max" is no limit
                 limit, used = (
-                    int((folder / f"memory.{name}").read_text()) for name in ("max", "current")
+                    int((folder / f"memory.{it}").read_text()) for it in ("max", "current")
                 )
-                lines = (folder / "memory.stat").read_text().splitlines()
-                stat = dict(line.split() for line in lines)
+                stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
                 files = sum(int(stat.get(f"{kind}_file", 0)) for kind in ("active", "inactive"))
                 yield limit, used - files
 
@@ -123,10 +118,6 @@ def count_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-LIMITS = ("NUMBA_CPU_NAME", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
-"""Environment variables that keep libraries from instructions of the processor."""
 
 
 def processor() -> str:
@@ -144,32 +135,16 @@ def processor() -> str:
     return " ".join((platform.machine(), get_host_cpu_name(), used, *limits))
 
 
-SMALL = 30_000_000
-"""A model with fewer parameters than this is scored on one CPU thread: several would wait for each
-other most of the time."""
-
-
 def choose_threads(parameters: int, cores: int | None = None) -> int:
     """Return the number of CPU threads to score a model with: one for a small model, else all.
 
-    The number of threads changes the last bits of a score, so it depends on the model and the
-    machine alone.
-
-    Args:
-        parameters: number of the model's parameters.
-        cores: the largest number; None: as many as torch uses now.
+    All are `cores`, or as many as torch uses now if those are fewer or None is given. The number
+    changes the last bits of a score, so it depends on the model and the machine alone.
     """
     import torch
 
     most = torch.get_num_threads()
     return 1 if parameters < SMALL else min(most if cores is None else cores, most)
-
-
-def use_threads(count: int) -> None:
-    """Set the number of CPU threads that torch uses in this process."""
-    import torch
-
-    torch.set_num_threads(count)
 
 
 def keep_threads() -> Callable[[], None]:

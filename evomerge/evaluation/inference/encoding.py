@@ -32,11 +32,7 @@ class _Plan(NamedTuple):
 
 
 class TextEncoder:
-    """Encodes texts with one model after the other.
-
-    Args:
-        batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
-    """
+    """Encodes texts with one model after the other, in batches of at most `batch_size` rows."""
 
     def __init__(self, batch_size: int | Literal["auto"] = "auto") -> None:
         self.batch_size = batch_size
@@ -51,15 +47,12 @@ class TextEncoder:
 
         Equal texts are encoded once.
 
-        Args:
-            model: a model to which the modules of a sentence encoder were added.
-
         Raises:
             CandidateError: a number of an embedding is not finite.
-            CheckpointError: the model has no modules.
+            CheckpointError: the model has no modules of a sentence encoder.
         """
         stack, texts = stack_of(model), list(texts)
-        if self._made_for is None or (tokenizer, stack) != self._made_for:
+        if (tokenizer, stack) != self._made_for:
             self._made_for, self._plans = (tokenizer, stack), {}
         plan = self._plans.get(role)
         if plan is None or plan.rows.keys() != set(texts):
@@ -105,14 +98,13 @@ def _encoded(model: Any, batch: Mapping[str, Tensor], prompt: int) -> Tensor:
 
 def stack_of(model: Any) -> ModuleStack:
     """Return the modules that were added to a model; `CheckpointError`: there are none."""
-    found = getattr(model, STACK, None)
-    if found is None:
+    stack: ModuleStack | None = getattr(model, STACK, None)
+    if stack is None:
         raise CheckpointError(
             "The model has no modules of sentence-transformers, so nothing says how the vectors of "
             "its tokens become one of a text; make a sentence encoder of it with "
             "`SentenceTransformer(FOLDER)` and `save_pretrained`."
         )
-    stack: ModuleStack = found
     return stack
 
 
@@ -122,8 +114,7 @@ def _lower_casing(tokenizer: Any) -> Any:
 
     tokenizer = copy.deepcopy(tokenizer)
     core = tokenizer.backend_tokenizer
-    own = [] if core.normalizer is None else [core.normalizer]
-    core.normalizer = Sequence([Lowercase(), *own])
+    core.normalizer = Sequence([Lowercase(), *filter(None, [core.normalizer])])
     return tokenizer
 
 

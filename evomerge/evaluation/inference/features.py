@@ -1,8 +1,8 @@
 """Image features that are kept: what vision tower and projector make of an image.
 
-Candidates that differ only in their language model see an image alike. So its features are computed
-for the first of them and kept for the others, in the memory of the CPU. They are found by a digest
-of everything that they are computed from except weights: pixels, sizes, settings.
+Candidates that differ only in their language model see an image alike. So its features are kept in
+the memory of the CPU, by a digest of all that they are computed from except weights: pixels, sizes,
+settings.
 """
 
 from __future__ import annotations
@@ -28,12 +28,9 @@ class _Stored(NamedTuple):
 
 @dataclass
 class ImageFeatures:
-    """Image features by digest, of one tower, within a memory limit.
+    """Image features by digest, of one tower, in at most `memory` bytes.
 
     What does not fit is computed for each candidate.
-
-    Attributes:
-        memory: maximum bytes of features.
     """
 
     memory: int
@@ -45,11 +42,8 @@ class ImageFeatures:
     def kept(self, model: Any, tower: object) -> Iterator[None]:
         """While the context is open, a model takes the features that are kept, and new ones are.
 
-        Args:
-            model: a model of transformers; nothing happens with one that has no
-                `get_image_features`.
-            tower: stands for the weights of tower and projector. With another object than the one
-                before, all features are dropped.
+        `tower` stands for the weights of tower and projector: with another object than the one
+        before, all features are dropped. A model without `get_image_features` stays as it is.
         """
         inner = getattr(model, "model", model)
         compute = getattr(inner, "get_image_features", None)
@@ -57,16 +51,16 @@ class ImageFeatures:
             yield
             return
         if tower is not self._tower:
-            self._tower, self._held = tower, 0
-            self._kept.clear()
+            self._tower, self._held, self._kept = tower, 0, {}
 
         @wraps(compute)  # `generate` passes what the signature names
         def get_image_features(*args: Any, **options: Any) -> Any:
-            key = _digest(args, options)
-            if key in self._kept:
-                return _each(_Stored, self._kept[key], lambda item: item.tensor.to(item.device))
+            digest = hashlib.sha256()
+            _feed(digest.update, (args, options))
+            if (kept := self._kept.get(digest.digest())) is not None:
+                return _each(_Stored, kept, lambda item: item.tensor.to(item.device))
             found = compute(*args, **options)
-            self._keep(key, found)
+            self._keep(digest.digest(), found)
             return found
 
         inner.get_image_features = get_image_features  # of this object, not of its class
@@ -77,7 +71,7 @@ class ImageFeatures:
 
     def _keep(self, key: bytes, found: Any) -> None:
         sizes: list[int] = []
-        _each(Tensor, found, lambda item: sizes.append(item.nelement() * item.element_size()))
+        _each(Tensor, found, lambda item: sizes.append(item.nbytes))
         if self._held + sum(sizes) > self.memory:
             return
         self._held += sum(sizes)
@@ -98,22 +92,13 @@ def _each(kind: type, value: Any, change: Callable[[Any], Any]) -> Any:
     return value
 
 
-def _digest(*arguments: Any) -> bytes:
-    digest = hashlib.sha256()
-    _feed(digest.update, arguments)
-    return digest.digest()
-
-
 def _feed(update: Callable[[Any], None], value: Any) -> None:
     if isinstance(value, Tensor):
         update(f"{value.dtype} {tuple(value.shape)} {value.device};".encode())
         update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    elif isinstance(value, dict):
-        update(f"{sorted(value)};".encode())
-        _feed(update, [value[name] for name in sorted(value)])
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (dict, list, tuple)):
         update(f"{type(value).__name__} {len(value)};".encode())
-        for item in value:
+        for item in sorted(value.items()) if isinstance(value, dict) else value:
             _feed(update, item)
     else:
         update(f"{value!r};".encode())

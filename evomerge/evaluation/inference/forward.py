@@ -7,6 +7,7 @@ each with a plain way on a few documents.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from evomerge.evaluation.inference.likelihood import Batch, LogLikelihood
 from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.inference.requests import Request
-from evomerge.evaluation.inference.rows import Row, by_prefix, pack, separate
+from evomerge.evaluation.inference.rows import Row, by_prefix, pack, separate, spread
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +50,9 @@ class _Prepared:
 
 
 class Forward:
-    """Runs models of one architecture on requests.
+    """Runs models of one architecture on requests, with lm-eval's model class around one of them.
 
     Args:
-        model: a loaded model of the architecture, on its device.
-        tokenizer: its tokenizer.
-        reference: lm-eval's model class around the model.
         batch_size: maximum rows in a batch; `auto` limits only the number of tokens. With 1, each
             text is a pass of its own, as in lm-eval with its default batch size: then the bits of
             every score are lm-eval's in any dtype, at the price of speed.
@@ -83,8 +81,7 @@ class Forward:
     def __call__(self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]) -> None:
         """Run a model on all requests of some documents and store the answers in the requests.
 
-        Args:
-            key: identifies this set of documents, whose batches are kept.
+        `key` identifies this set of documents, whose batches are kept.
 
         Raises:
             CandidateError: a single row does not fit into memory, or a result is NaN.
@@ -104,13 +101,10 @@ class Forward:
                 self.halve(self.oom_backoffs + 1)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-                most = self.batching.tokens
-                log.warning("Memory ran out; batches now hold at most %d tokens.", most)
+                log.warning("Batches now hold %d tokens: memory ran out.", self.batching.tokens)
 
     def check(self, model: Any, tasks: Sequence[Sequence[DocumentRequests]]) -> None:
         """Choose the fastest ways that give this model the right results on a few documents.
-
-        Sets `packed`, `gather`, `shared` and `own_loop`.
 
         Raises:
             ConfigError: the model cannot be run in the plain way, that of lm-eval, either.
@@ -159,8 +153,7 @@ class Forward:
         ways = ((True, True), (True, False), (False, True), (False, False))
         self.packed, self.gather = next((way for way in ways if is_right(*way, False)), ways[-1])
         self.shared = is_right(self.packed, self.gather, True)
-        chosen = (self.packed, self.gather, self.shared)
-        log.debug("log-likelihoods: packed=%s, gather=%s, shared=%s", *chosen)
+        log.debug("packed=%s gather=%s shared=%s", self.packed, self.gather, self.shared)
 
     def _check_generation(self, model: Any, requests: Sequence[Request]) -> None:
         """Check the texts of our own loop; greedily, since random draws end differently.
@@ -197,12 +190,12 @@ class Forward:
         prompted = [r for r in requests if r.prompt is not None and self.own_loop]
         prompts = [prompt for request in prompted for prompt in request.prompts]
         prepared = _Prepared(
-            scored=[r for r in requests if r.kind != "generate_until" and not self._is_left(r)],
-            batches=self._batches(rows, model.device, self.shared),
-            prompted=prompted,
-            prompts=prompts,
-            groups=generation.make_batches(prompts, self.batching),
-            others=[request for request in requests if self._is_left(request)],
+            [r for r in requests if r.kind != "generate_until" and not self._is_left(r)],
+            self._batches(rows, model.device, self.shared),
+            prompted,
+            prompts,
+            generation.make_batches(prompts, self.batching),
+            [request for request in requests if self._is_left(request)],
         )
         while len(self._prepared) >= _MAX_PREPARED:
             self._prepared.pop(next(iter(self._prepared)))
@@ -253,15 +246,12 @@ class Forward:
 
 def continuation_rows(documents: Sequence[DocumentRequests], packed: bool) -> list[Row]:
     """Return the rows that score the documents' continuations, indexed one after the other."""
-    rows: list[Row] = []
-    start = 0
+    rows, numbers = list[Row](), itertools.count()
     for requests in documents:
-        continuations = [c for request in requests for c in request.continuations]
-        if continuations:
-            indices = range(start, start + len(continuations))
+        if continuations := [c for request in requests for c in request.continuations]:
+            indices = list(itertools.islice(numbers, len(continuations)))
             share = packed and requests[0].kind == "loglikelihood"
             rows += (pack if share else separate)(continuations, indices)
-            start += len(continuations)
     return rows
 
 
@@ -269,17 +259,11 @@ def _samples(documents: Sequence[DocumentRequests]) -> list[DocumentRequests]:
     """Return a few documents of different lengths, the shortest and the longest among them."""
 
     def size(requests: DocumentRequests) -> int:
-        texts = [c.tokens for request in requests for c in request.continuations]
-        texts += [request.prompt.tokens for request in requests if request.prompt is not None]
-        return sum(map(len, texts))
+        read = [item for r in requests for item in (*r.continuations, r.prompt) if item is not None]
+        return sum(len(item.tokens) for item in read)
 
-    ordered = sorted(documents, key=size)
-    is_scored = any(request.continuations for requests in ordered for request in requests)
-    count = _SCORED if is_scored else _CONTINUED
-    if len(ordered) <= count:
-        return ordered
-    step = (len(ordered) - 1) / (count - 1)
-    return [ordered[round(step * i)] for i in range(count)]
+    is_scored = any(request.continuations for requests in documents for request in requests)
+    return spread(sorted(documents, key=size), _SCORED if is_scored else _CONTINUED)
 
 
 def _agree(one: LogLikelihood, other: LogLikelihood, targets: int, dtype: torch.dtype) -> bool:
@@ -296,8 +280,7 @@ def _refusing(model: Any) -> Iterator[None]:
     except EvomergeError:
         raise
     except Exception as error:  # transformers raises anything for settings that it cannot use
-        exhausted = isinstance(error, RuntimeError) and is_exhausted(error)
-        if exhausted or is_device_failure(error):
+        if is_exhausted(error) or is_device_failure(error):
             raise
         setting = unsupported_setting(model.generation_config)
         also = "" if setting is None else f", which sets {setting!r} in generation_config.json,"

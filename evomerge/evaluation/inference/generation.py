@@ -1,11 +1,7 @@
 """Generation that drops finished rows from the batch, with the texts of lm-eval's HFLM.
 
-The next token is the likeliest one, or it is drawn at random (`sampling.py`).
-
 A row ends where it ends in lm-eval at batch size 1: at an end token of the model's generation
-config, at a stop sequence among the last tokens, or at the maximum number of new tokens. (In a
-larger batch, lm-eval continues it until the whole batch has ended, and truncates the text. That is
-the same text unless a stop sequence is a special token, which does not appear in the text.)
+config, at a stop sequence among the last tokens, or at the maximum number of new tokens.
 """
 
 from __future__ import annotations
@@ -25,9 +21,8 @@ _LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, 
 
 _HARMLESS = frozenset(
     (
-        "eos_token_id",  # implemented here
-        # lm-eval passes values of its own.
-        *("max_length", "temperature", "do_sample", "use_cache", "pad_token_id"),
+        # Implemented here, or lm-eval passes values of its own.
+        *("eos_token_id", "max_length", "temperature", "do_sample", "use_cache", "pad_token_id"),
         # Read only where tokens are drawn, and only with several beams.
         *("top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
         *("early_stopping", "length_penalty", "diversity_penalty"),
@@ -53,25 +48,21 @@ _NEUTRAL: Mapping[str, Any] = {
 }
 """Settings with the value that changes no text."""
 
-_NO_CUT: Mapping[str, tuple[Any, ...]] = {
-    "typical_p": (None, 1.0),
-    "epsilon_cutoff": (None, 0.0),
-    "eta_cutoff": (None, 0.0),
+_NO_CUT = {
+    "typical_p": (None, 1),
+    "epsilon_cutoff": (None, 0),
+    "eta_cutoff": (None, 0),
     "top_h": (None,),
 }
 """Settings of drawing that `Sampling` does not have, with the values at which they do nothing."""
 
 
 def unsupported_setting(settings: Any, *, sampled: bool = False) -> str | None:
-    """Return a setting that our own generation does not support, or None.
+    """Return a setting of a generation config that our own generation does not support, or None.
 
     lm-eval generates with transformers' `generate`, which reads `generation_config.json`. Our own
-    generation implements few of its settings. It may be used only if each setting is known to
-    change no text, or is implemented; otherwise lm-eval itself generates.
-
-    Args:
-        settings: a generation config of transformers.
-        sampled: whether tokens are drawn at random.
+    generation may be used only if each setting is known to change no text, or is implemented;
+    otherwise lm-eval itself generates. `sampled` is whether tokens are drawn at random.
     """
     default = vars(type(settings)())
     name: str
@@ -92,8 +83,7 @@ class Prompt:
         tokens: the prompt, truncated from the left so that `limit` more tokens fit.
         stops: the stop sequences; the text of the end token is one of them.
         limit: maximum number of new tokens.
-        sampling: how tokens are drawn; None: each is the likeliest one (greedy decoding).
-        seed: of the random numbers that they are drawn with.
+        sampling: how tokens are drawn, by `seed`; None: each is the likeliest one.
     """
 
     tokens: tuple[int, ...]
@@ -131,8 +121,8 @@ def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int
     """Return batches of indices into `prompts`.
 
     The prompts of a batch have similar lengths, and the same stops, limit and sampling. A batch
-    takes one forward pass for each new token. So one more batch costs as much as the overhead of
-    `limit` passes. Padding is on the left, so attention needs a mask, which makes it slower.
+    takes one forward pass for each new token, so one more costs the overhead of `limit` passes.
+    Padding is on the left, so attention needs a mask, which makes it slower.
     """
     kinds: dict[tuple[tuple[str, ...], int, Sampling | None], list[int]] = {}
     for number, prompt in enumerate(prompts):
@@ -148,11 +138,7 @@ def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int
 def continue_prompts(
     model: Any, prompts: Sequence[Prompt], stops: Stops, pad: int
 ) -> list[list[int]]:
-    """Return the new tokens of each prompt, the one that ended it included.
-
-    Args:
-        prompts: one batch; all have the same stops, limit and sampling.
-        pad: the token id to pad with.
+    """Return the new tokens of each prompt of one batch, the one that ended it included.
 
     Raises:
         CandidateError: the first logits are NaN, or any if tokens are drawn.
@@ -160,8 +146,7 @@ def continue_prompts(
     import torch
     from transformers import DynamicCache
 
-    device = model.device
-    ends = end_tokens(model)
+    device, ends, limit = model.device, end_tokens(model), prompts[0].limit
     length = max(len(prompt.tokens) for prompt in prompts)
     tokens = torch.tensor(
         [[pad] * (length - len(prompt.tokens)) + list(prompt.tokens) for prompt in prompts],
@@ -172,7 +157,6 @@ def continue_prompts(
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     generated: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # the prompt that each row of the tensors belongs to
-    open_rows = set(rows)
     cache = DynamicCache(config=model.config.get_text_config())
     options = cache_options(model, cache, last=True)
     sampling = prompts[0].sampling
@@ -181,7 +165,7 @@ def continue_prompts(
     # For the slice `hidden[:, -1:, :]` of several rows, torch copies a weight without a gradient
     # for each row: with 49,000 tokens and 100 rows, gigabytes and four times the CPU time.
     with torch.inference_mode(), head_reads(model, torch.Tensor.contiguous):
-        for step in range(prompts[0].limit):
+        for step in range(limit):
             output = model(
                 input_ids=tokens,
                 attention_mask=mask,
@@ -193,14 +177,13 @@ def continue_prompts(
             if step == 0 and bool(logits.isnan().any()):
                 raise CandidateError("The model's logits are not numbers (NaN).")
             following = logits.argmax(-1) if draw is None else draw(tokens, logits, rows)
-            for row, token in zip(rows, following.tolist(), strict=True):
-                if row in open_rows:
-                    generated[row].append(token)
-                    if token in ends or stops(generated[row]):
-                        open_rows.discard(row)
-            if not open_rows or step + 1 == prompts[0].limit:
+            kept = []
+            for line, (row, token) in enumerate(zip(rows, following.tolist(), strict=True)):
+                generated[row].append(token)
+                if token not in ends and not stops(generated[row]):
+                    kept.append(line)
+            if not kept or step + 1 == limit:
                 break
-            kept = [line for line, row in enumerate(rows) if row in open_rows]
             if len(kept) < len(rows):
                 chosen = torch.tensor(kept)  # on the CPU: layers may be on several devices
                 cache.batch_select_indices(chosen)

@@ -1,8 +1,8 @@
 """Log-likelihoods of continuations: rows as tensors, attention masks, scoring.
 
-A row with branches (`evomerge.evaluation.inference.rows`) needs a 4-D attention mask, by which each
-branch sees the prefix and itself; its position ids go on from the prefix. A row without branches
-needs no mask. The output head is applied only to the positions that predict a target.
+A row with branches (`rows.py`) needs a 4-D attention mask, by which each branch sees the prefix and
+itself; its position ids go on from the prefix. A row without branches needs no mask. The output
+head is applied only to the positions that predict a target.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _Layers: TypeAlias = list[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass
 class Batch:
-    """Rows as tensors, on the model's device.
+    """Rows as tensors, on the model's device; all are int64.
 
     Attributes:
-        tokens: (rows, length) int64, padded on the right.
-        positions: (rows, length) int64 position ids, or None if no row has branches or a prefix.
-        branch: (rows, length) int64, -1 at padding, or None if no row has branches or a prefix.
-        where: (2, scored) int64: row and column of every position that predicts a target.
-        index: (targets,) int64: for each target, which of these positions predicts it.
-        targets: (targets,) int64, those of all continuations one after the other.
-        starts: (continuations,) for each continuation, where its targets begin in `targets`.
+        tokens: (rows, length), padded on the right.
+        positions: (rows, length) position ids, or None if no row has branches or a prefix.
+        branch: (rows, length), -1 at padding, or None if no row has branches or a prefix.
+        where: (2, scored): row and column of every position that predicts a target.
+        index: (targets,): for each target, which of these positions predicts it.
+        targets: (targets,), those of all continuations one after the other.
+        starts: for each continuation, where its targets begin in `targets`.
         indices: for each continuation, its index.
         prefix: tokens before every row, which are not part of `tokens`.
     """
@@ -68,10 +68,7 @@ class Batch:
             return tensor([line + [fill] * (length - len(line)) for line in lines])
 
         scored: dict[tuple[int, int], int] = {}
-        index: list[int] = []
-        targets: list[int] = []
-        starts: list[int] = []
-        indices: list[int] = []
+        index, targets, starts, indices = (list[int]() for _ in range(4))
         for line, row in enumerate(rows):
             for (number, _, wanted), columns in zip(row.asked, row.columns(), strict=True):
                 starts.append(len(targets))
@@ -94,15 +91,11 @@ class Batch:
 def score(
     model: Any, batches: Sequence[Batch], count: int, gather: bool = True
 ) -> list[LogLikelihood]:
-    """Return the log-likelihood of every continuation, in the order of their indices.
+    """Return the log-likelihood of each of `count` continuations, in the order of their indices.
 
     As in lm-eval's HFLM, the log-softmax is computed in the model's dtype, and the sum over a
-    continuation's tokens is rounded to that dtype.
-
-    Args:
-        count: number of continuations; their indices are 0 .. count - 1.
-        gather: apply the output head only to scored positions; otherwise compute all logits and
-            select from them.
+    continuation's tokens is rounded to that dtype. `gather` applies the output head only to scored
+    positions; otherwise all logits are computed and selected from.
     """
     totals = np.full(count, np.nan)
     greedy = np.zeros(count, dtype=bool)
@@ -127,11 +120,8 @@ def score(
 def target_distributions(model: Any, batch: Batch) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """Return the log-probabilities of all tokens at the scored positions, with their gradient.
 
-    The batch has no prefix.
-
-    Returns:
-        (positions, vocabulary) float32; and for each continuation, in the order of
-        `batch.indices`, (targets,) int64: the positions that predict its targets.
+    The batch has no prefix. The result is (positions, vocabulary) float32; and for each
+    continuation, in the order of `batch.indices`, the positions that predict its targets.
     """
     scores = torch.log_softmax(_logits(model, batch, True, []).float(), dim=-1)
     ends = [*batch.starts[1:], len(batch.targets)]
@@ -184,27 +174,18 @@ def select(states: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def head_reads(model: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """While the context is open, the output head gets other states, by a hook.
-
-    What an architecture does to its logits (soft caps, scales) happens as usual.
-    """
-    head = model.get_output_embeddings()
-    if head is None:
+    """While the context is open, the output head gets other states, by a hook."""
+    head = model.get_output_embeddings() or torch.nn.Identity()  # without a head nothing is changed
+    with head.register_forward_pre_hook(lambda _, inputs: (change(inputs[0]), *inputs[1:])):
         yield
-        return
-    handle = head.register_forward_pre_hook(lambda module, inputs: (change(inputs[0]), *inputs[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def attention_mask(model: Any, batch: Batch) -> Any:
     """Return the additive attention mask of a batch: (rows, 1, length, prefix + length).
 
     A token sees the tokens of the prefix and of its own branch, up to its own position, and only
-    those within the sliding window where a layer has one. A model whose layers differ in that
-    gets one mask for each layer type, by its name. The dtype is the model's.
+    those within the sliding window where a layer has one. The dtype is the model's. A model whose
+    layers differ in the window gets one mask for each layer type, by its name.
     """
     assert batch.branch is not None and batch.positions is not None
     branch, positions = batch.branch, batch.positions
@@ -218,14 +199,13 @@ def attention_mask(model: Any, batch: Batch) -> Any:
     allowed = ((seen == 0) | (seen == seen_by)) & (distance >= 0)
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    full = _additive(allowed, model.dtype)
-    windowed = _additive(allowed & (distance < window), model.dtype) if window else full
+
+    def additive(allowed: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros(allowed.shape, dtype=model.dtype, device=allowed.device)
+        return mask.masked_fill_(~allowed, torch.finfo(model.dtype).min)[:, None]
+
+    full = additive(allowed)
+    windowed = additive(allowed & (distance < window)) if window else full
     if "sliding_attention" in set(getattr(config, "layer_types", None) or ()):
         return {"full_attention": full, "sliding_attention": windowed}
     return windowed
-
-
-def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return a mask that is 0 where allowed and the dtype's lowest value elsewhere."""
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
-    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]

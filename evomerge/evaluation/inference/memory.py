@@ -12,11 +12,7 @@ from torch import nn
 
 from evomerge.errors import one_line
 
-_EXHAUSTED = (
-    "out of memory",
-    "can't allocate memory",
-    "_status_alloc_failed",  # cuBLAS, cuDNN and their like
-)
+_EXHAUSTED = ("out of memory", "can't allocate memory", "_status_alloc_failed")
 _BROKEN = (
     *("cuda error", "hip error", "cublas_status_", "cudnn_status_", "cudnn error", "nccl error"),
     "device-side assert",
@@ -29,37 +25,31 @@ def is_exhausted(error: BaseException) -> bool:
 
 
 def is_device_failure(error: BaseException) -> bool:
-    """Return whether an error says that an accelerator no longer works in this process.
-
-    An error that says that memory ran out is not one of these, since the device still works then.
-    """
+    """Return whether an error says that an accelerator no longer works in this process."""
     # Old supported versions of torch have no AcceleratorError.
     is_kind = isinstance(error, getattr(torch, "AcceleratorError", ()))
     return not is_exhausted(error) and (is_kind or _says(error, _BROKEN))
 
 
 def _says(error: BaseException, signs: tuple[str, ...]) -> bool:
-    """Return whether an error is a RuntimeError with one of these words in its first line."""
     return isinstance(error, RuntimeError) and any(s in one_line(error).lower() for s in signs)
 
 
 def peak_memory() -> dict[str, int]:
     """Return the largest memory of this process so far, in bytes.
 
-    Returns:
-        `process`: resident memory, in which mapped files count. `accelerator`: memory of the
-        accelerators together that torch has reserved, if it has reserved any.
+    `process` is resident memory, in which mapped files count; `accelerator` is what torch has
+    reserved on all accelerators together, if it uses one.
     """
-    try:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = {"process": most if sys.platform == "darwin" else 1024 * most}
+    with suppress(OSError, IndexError, ValueError):
         # The number of `getrusage` may be that of the process which has started this one.
         status = Path("/proc/self/status").read_text(encoding="utf-8")
-        found = {"process": 1024 * int(status.split("VmHWM:")[1].split()[0])}
-    except (OSError, IndexError, ValueError):
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found = {"process": most if sys.platform == "darwin" else 1024 * most}
+        found["process"] = 1024 * int(status.split("VmHWM:")[1].split()[0])
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         devices = range(torch.cuda.device_count())
-        found["accelerator"] = sum(torch.cuda.max_memory_reserved(number) for number in devices)
+        found["accelerator"] = sum(map(torch.cuda.max_memory_reserved, devices))
     return found
 
 

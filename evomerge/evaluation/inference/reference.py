@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 class Reasoning:
     """How models that reason before they answer are run; both as in `HFLM`.
 
-    Attributes:
-        enabled: the option `enable_thinking` of the chat template; None: it is not passed.
-        end: text or token id that ends the reasoning; only what is behind it is the answer.
+    `enabled` is the option `enable_thinking` of the chat template (None: it is not passed); `end`
+    is the text or token id that ends the reasoning: only what is behind it is the answer.
     """
 
     enabled: bool | None = None
@@ -38,11 +37,8 @@ class Reasoning:
 class ReferenceLM:
     """An HFLM around a model in memory; tokenises and generates exactly as lm-eval does.
 
-    Args:
-        model: a language model of transformers; its config sets the maximum input length.
-        reasoning: how models that reason are run.
-        sees: whether texts are generated for images, by lm-eval's class for models that see. The
-            processor is that of the folder which the model names.
+    With `sees`, texts are generated for images, by lm-eval's class for models that see; the
+    processor is that of the folder which the model names.
 
     Attributes:
         is_alone: whether lm-eval itself answers all requests, as with an encoder-decoder.
@@ -77,9 +73,8 @@ class ReferenceLM:
     def request(self, instance: Instance, name: str = "") -> Request:
         """Return the tokenised request of an lm-eval `Instance`.
 
-        Args:
-            name: identifies its document. Sampled texts get their seeds from it, the place of the
-                instance in its document, and the number of the repeat.
+        `name` identifies its document. Sampled texts get their seeds from it, the place of the
+        instance in its document, and the number of the repeat.
         """
         if instance.request_type == "generate_until":
             context, options, *images = instance.args
@@ -91,17 +86,13 @@ class ReferenceLM:
         if self.is_alone:
             return Request(instance)
         if instance.request_type == "loglikelihood_rolling":
-            pairs = self.windows(instance.args[-1])
+            pairs = self._windows(instance.args[-1])
         else:
-            pairs = [self.pair(*instance.args)]
+            pairs = [self._pair(*instance.args)]
         return Request(instance, tuple(Continuation.of(*pair, self.max_length) for pair in pairs))
 
-    def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Return the tokens of a context and of its continuation, as in `HFLM.loglikelihood`.
-
-        Raises:
-            ConfigError: one of the two has no tokens.
-        """
+    def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Return the tokens of a context and of its continuation, as in `HFLM.loglikelihood`."""
         if context:
             before, after = encode_pair(self._lm, context, continuation)
         else:
@@ -117,7 +108,7 @@ class ReferenceLM:
             )
         return before, after
 
-    def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
+    def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         """Return the (context, continuation) windows that `loglikelihood_rolling` sums over."""
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
@@ -132,13 +123,9 @@ class ReferenceLM:
     def prompt(self, context: str, options: Mapping[str, Any], task: str) -> Prompt | None:
         """Return the prompt of a `generate_until` request, as HFLM would feed it.
 
-        Args:
-            options: the task's `generation_kwargs`.
-            task: name of the task, for errors.
-
-        Returns:
-            None if the options ask for more than greedy decoding or sampling (beams, penalties), or
-            the model's generation config has a setting that our own generation does not support.
+        It is None if the options, the task's `generation_kwargs`, ask for more than greedy decoding
+        or sampling (beams, penalties), or the model's generation config has a setting that our own
+        generation does not support.
 
         Raises:
             ConfigError: the task asks for more new tokens than the model can read, or samples with
@@ -150,15 +137,14 @@ class ReferenceLM:
         stops = handle_stop_sequences(rest.pop("until", None), eos=self._end)
         limit = int(rest.pop("max_gen_toks"))
         sampling = Sampling.of(rest, self._defaults, task) if is_sampled(rest) else None
-        for name in ("do_sample", *SETTINGS):  # the last do not change greedy decoding
-            rest.pop(name, None)
+        others = rest.keys() - {"do_sample", *SETTINGS}  # the last do not change greedy decoding
         room = self.max_length - limit
         if room <= 0:
             raise ConfigError(
                 f"objectives: a task asks for {limit} new tokens, but the model reads at most "
                 f"{self.max_length} tokens in all; lower max_gen_toks in the task's YAML."
             )
-        if rest or unsupported_setting(self._defaults, sampled=sampling is not None):
+        if others or unsupported_setting(self._defaults, sampled=sampling is not None):
             return None
         try:
             tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
@@ -173,8 +159,7 @@ class ReferenceLM:
     def answered(self, request: Request, answer: str, *, ended: bool) -> Continuation:
         """Return an answer to a `generate_until` request as a continuation of its prompt.
 
-        Args:
-            ended: whether the end token follows the answer.
+        `ended` is whether the end token follows the answer.
         """
         tokens = self._lm.tok_encode(answer, add_special_tokens=False)
         tokens = [*tokens, self._lm.eot_token_id] if ended else tokens
@@ -193,18 +178,21 @@ class ReferenceLM:
         from lm_eval.models.utils import postprocess_generated_text
 
         kept, end = list(tokens), self._reasoning.end
-        if isinstance(end, int):
-            places = [place for place, token in enumerate(kept) if token == end]
-            kept = kept[places[-1] + 1 :] if places else kept
-        text = self._lm.tok_decode(kept)
-        text = text.lstrip() if isinstance(end, int) else text
-        behind = end if isinstance(end, str) else None
-        return str(postprocess_generated_text(text, stop=list(stops), think_end_token=behind))
+        if isinstance(end, str) or end is None:
+            text = self._lm.tok_decode(kept)
+            return str(postprocess_generated_text(text, stop=list(stops), think_end_token=end))
+        if end in kept:
+            kept = kept[len(kept) - kept[::-1].index(end) :]
+        text = self._lm.tok_decode(kept).lstrip()
+        return str(postprocess_generated_text(text, stop=list(stops), think_end_token=None))
 
     def answer_alone(self, model: torch.nn.Module, request: Request) -> None:
         """Store what lm-eval itself answers to a request: texts, or a log-likelihood."""
         if request.kind == "generate_until":
-            self.generate(model, request)
+            seeds = request.seeds or (1234,)
+            texts = [self._text(model, request.instance, seed) for seed in seeds]
+            counts = [len(self._lm.tok_encode(text, add_special_tokens=False)) for text in texts]
+            request.answer_texts(texts, counts)
             return
         replace_model(self._lm, model)
         with quiet(bars=True):
@@ -212,19 +200,11 @@ class ReferenceLM:
         is_rolling = request.kind == "loglikelihood_rolling"
         request.answer_scored([(answer, False) if is_rolling else answer])
 
-    def generate(self, model: torch.nn.Module, request: Request) -> None:
-        """Store the texts that lm-eval generates as the answers to a request."""
-        seeds = request.seeds or (1234,)
-        texts = [self._text(model, request.instance, seed) for seed in seeds]
-        counts = [len(self._lm.tok_encode(text, add_special_tokens=False)) for text in texts]
-        request.answer_texts(texts, counts)
-
     def greedy_text(self, model: torch.nn.Module, request: Request) -> str:
         """Return the text that lm-eval generates greedily, also for a request that is sampled."""
         context, options = request.instance.args
         kept = {name: value for name, value in options.items() if name not in SETTINGS}
-        greedy = SimpleNamespace(args=(context, {**kept, "do_sample": False}))
-        return self._text(model, greedy)
+        return self._text(model, SimpleNamespace(args=(context, {**kept, "do_sample": False})))
 
     def _text(self, model: torch.nn.Module, instance: Instance, seed: int = 1234) -> str:
         """Return the text that lm-eval generates for an instance."""
@@ -248,8 +228,7 @@ def processor_of(folder: str | Path, tokenizer: Any) -> Any:
     try:
         if not any((Path(folder) / name).is_file() for name in PROCESSOR_FILES):
             raise FileNotFoundError("no preprocessor_config.json or processor_config.json")
-        load: Any = AutoProcessor.from_pretrained
-        found = load(folder, trust_remote_code=False)
+        found: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise ConfigError(
             f"objectives: a task shows images, but {str(folder)!r} has no processor of images that "

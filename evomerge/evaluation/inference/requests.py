@@ -19,18 +19,14 @@ Instance: TypeAlias = Any
 
 @dataclass(frozen=True)
 class Request:
-    """An lm-eval `Instance` and its tokens.
+    """An lm-eval `Instance`, whose `resps` the answer goes into, and its tokens.
 
     Attributes:
-        instance: the `Instance`; the model's answer goes into its `resps`.
-        continuations: the continuations to score: one for `loglikelihood`, one for each window of
-            the text for `loglikelihood_rolling`, none for `generate_until` and encoder-decoders.
-        prompt: the prompt to continue. None for requests that are scored, and for generation with
-            more than greedy decoding or plain sampling (beams, penalties), which lm-eval does.
-        seeds: the seeds of the texts that are sampled in answer, one for each repeat of the task;
-            empty if the answer is not sampled.
-        generated: number of tokens of each text that the model has generated in answer, the one
-            that ended it included.
+        continuations: what is scored: one for `loglikelihood`, one for each window of the text for
+            `loglikelihood_rolling`, none for `generate_until` and encoder-decoders.
+        prompt: what is continued; None where lm-eval itself answers, as with beams or penalties.
+        seeds: the seeds of the texts that are sampled in answer, one for each repeat of the task.
+        generated: number of tokens of each text that was generated, its end token included.
     """
 
     instance: Instance

@@ -1,12 +1,8 @@
 """Rows: token sequences that a model reads to score continuations, a shared context only once.
 
 The requests of one document (the choices of a question) are packed into one row: the tokens that
-all of them begin with, then the remaining tokens of each request as a branch. The last token of a
-continuation is predicted but never read, so requests that differ only in that token need no
-branches.
-
-Rows of many documents may begin alike, too (few-shot examples, a description). Such a prefix is
-computed once for all of them (`by_prefix`); the results are the same up to rounding.
+all of them begin with, then the remaining tokens of each as a branch. What many rows begin with
+(few-shot examples) is computed once for all of them; the results are the same up to rounding.
 """
 
 from __future__ import annotations
@@ -14,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Tokens: TypeAlias = tuple[int, ...]
 
@@ -22,28 +18,19 @@ MIN_TOKENS = 48  # of a shared prefix; a shorter one is not worth a forward pass
 MIN_ROWS = 3  # that share a prefix
 _LONGEST_PACKED = 2048  # tokens; the cost of attention grows with the square of the row's length
 
-
 End: TypeAlias = Literal["token", "stop", "none"]
 """What ends a generated answer: the end token, the task's first stop string, or nothing."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a reference answer looks to the model.
+    """How a reference answer looks to the model: what comes before and after it.
 
-    Attributes:
-        delimiter: whether the task's `target_delimiter` (mostly a blank) comes before it.
-        end: what comes after it.
+    `delimiter` is whether the task's `target_delimiter` (mostly a blank) comes before it.
     """
 
     delimiter: bool = True
     end: End = "token"
-
-    def in_words(self) -> str:
-        """Return the form for people."""
-        ends = {"token": "before the end token", "stop": "before the first stop string"}
-        before = "behind the delimiter" if self.delimiter else "without the delimiter"
-        return f"{before}, {ends.get(self.end, 'without an end')}"
 
 
 ANY = "*"
@@ -60,7 +47,12 @@ def form_of(forms: Forms, task: str) -> Form:
 
 def forms_in_words(forms: Forms) -> str:
     """Return the forms for people; tasks are named if their forms differ."""
-    texts = {task: form.in_words() for task, form in forms.items()}
+    ends = {"token": "before the end token", "stop": "before the first stop string"}
+    texts = {
+        task: f"{'behind' if form.delimiter else 'without'} the delimiter, "
+        f"{ends.get(form.end, 'without an end')}"
+        for task, form in forms.items()
+    }
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
     return "; ".join(f"{'others' if task == ANY else task}: {text}" for task, text in texts.items())
@@ -70,10 +62,9 @@ def forms_in_words(forms: Forms) -> str:
 class Continuation:
     """A continuation whose log-likelihood after its context is wanted.
 
-    Attributes:
-        tokens: the model's input: the context and the continuation without its last token,
-            truncated from the left to the model's maximum length.
-        targets: the tokens of the continuation; the last of `tokens` predicts `targets[-1]`.
+    `tokens` is the model's input: the context and the continuation without its last token, cut from
+    the left to the model's maximum length. `targets` is the continuation; the last of `tokens`
+    predicts the last of it.
     """
 
     tokens: Tokens
@@ -83,8 +74,7 @@ class Continuation:
     def of(cls, context: Sequence[int], continuation: Sequence[int], longest: int) -> Continuation:
         """Return a continuation, truncated as in `HFLM._loglikelihood_tokens`.
 
-        Args:
-            longest: the maximum number of tokens that the model can read.
+        The model can read `longest` tokens.
         """
         whole = [*context, *continuation][-(longest + 1) :]
         return cls(tuple(whole[:-1]), tuple(continuation[-len(whole) + 1 :]))
@@ -152,10 +142,8 @@ class Row:
 def pack(continuations: Sequence[Continuation], indices: Sequence[int]) -> list[Row]:
     """Return rows that score the continuations of one document after their common prefix.
 
-    This is one row, unless it would be longer than 2,048 tokens.
-
-    Args:
-        indices: the index of each continuation, by which its log-likelihood is returned.
+    This is one row, unless it would be longer than 2,048 tokens. The log-likelihood of each
+    continuation is returned by its index.
     """
     inputs = [continuation.tokens for continuation in continuations]
     prefix = common(min(inputs), max(inputs))
@@ -177,12 +165,18 @@ def separate(continuations: Sequence[Continuation], indices: Sequence[int]) -> l
     return list(rows.values())
 
 
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """Return at most `most` of some items, evenly spread, the first and the last too."""
+    if len(items) <= most:
+        return list(items)
+    step = (len(items) - 1) / (most - 1)
+    return [items[round(step * place)] for place in range(most)]
+
+
 def common(one: Sequence[object], other: Sequence[object]) -> int:
     """Return how many first items two sequences have in common."""
-    for index, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return index
-    return min(len(one), len(other))
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def by_prefix(rows: Sequence[Row]) -> Iterator[tuple[Tokens, list[Row]]]:
@@ -208,11 +202,8 @@ def by_prefix(rows: Sequence[Row]) -> Iterator[tuple[Tokens, list[Row]]]:
 def _groups(shared: Sequence[int], first: int, last: int) -> tuple[int, list[tuple[int, int, int]]]:
     """Return the grouping of sorted rows `first` .. `last - 1` that saves most tokens.
 
-    Args:
-        shared: for each row, how many first tokens it has in common with the row before it.
-
-    Returns:
-        tokens saved, and groups as (first row, row after the last, tokens shared).
+    `shared` says for each row how many first tokens it has in common with the row before it. The
+    result is the number of tokens saved, and groups as (first row, row after the last, tokens).
     """
     length = min(shared[first + 1 : last], default=0)
     if last - first < MIN_ROWS:

@@ -1,8 +1,7 @@
 """Drawing tokens at random, such that a text does not depend on what is generated beside it.
 
-Each text has a seed and draws from a random generator of its own. transformers' own classes change
-the probabilities (temperature, top_k, top_p, min_p), in the order of `generate`. So a text is the
-one that `generate` gives for its prompt alone, if torch has been seeded with the seed of the text.
+Each text has a seed and a random generator of its own; transformers' own classes change the
+probabilities. So a text is the one that `generate` gives for its prompt alone, with that seed.
 """
 
 from __future__ import annotations
@@ -20,20 +19,14 @@ if TYPE_CHECKING:
 SETTINGS = ("temperature", "top_k", "top_p", "min_p")
 """The `generation_kwargs` of a task that say how tokens are drawn."""
 
-_TOP_K = 50  # of transformers, where neither the task nor the model sets it
-
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn.
 
-    Attributes:
-        temperature: divides the logits; above 0. At 1, tokens have the model's probabilities.
-        top_k: only so many of the most likely tokens can be drawn; 0: all.
-        top_p: only the most likely tokens that together have this probability can be drawn; above
-            0, at most 1.
-        min_p: only tokens with at least this share of the highest probability can be drawn; None:
-            all.
+    `temperature` (above 0) divides the logits. Only the `top_k` most likely tokens (0: all), those
+    that together have the probability `top_p` (above 0, at most 1), and those with at least the
+    share `min_p` of the highest probability can be drawn.
     """
 
     temperature: float
@@ -45,26 +38,24 @@ class Sampling:
     def of(cls, options: Mapping[str, Any], defaults: Any, task: str) -> Sampling:
         """Return what the `generation_kwargs` of a task ask for.
 
-        Args:
-            options: the `generation_kwargs`.
-            defaults: the model's generation config, which decides what they leave open.
-            task: name of the task, for the error.
+        The model's generation config, `defaults`, decides what they leave open.
 
         Raises:
             ConfigError: transformers does not take one of the values.
         """
 
-        def setting(name: str) -> Any:
+        def setting(name: str, else_: Any) -> Any:
             own = options.get(name)
-            return getattr(defaults, name, None) if own is None else own
+            own = getattr(defaults, name, None) if own is None else own
+            return else_ if own is None else own
 
-        top_k, top_p, min_p = setting("top_k"), setting("top_p"), setting("min_p")
         try:
+            least = setting("min_p", None)
             found = cls(
                 float(options.get("temperature") or 0.0),  # the model's is not used by lm-eval
-                _TOP_K if top_k is None else int(top_k),
-                1.0 if top_p is None else float(top_p),
-                None if min_p is None else float(min_p),
+                int(setting("top_k", 50)),  # as in transformers
+                float(setting("top_p", 1.0)),
+                None if least is None else float(least),
             )
             found.warpers()
         except (TypeError, ValueError) as error:
@@ -81,37 +72,25 @@ class Sampling:
         Raises:
             ValueError: a setting is out of its range.
         """
-        from transformers import (
-            LogitsProcessorList,
-            MinPLogitsWarper,
-            TemperatureLogitsWarper,
-            TopKLogitsWarper,
-            TopPLogitsWarper,
-        )
+        import transformers as hf
 
-        found = LogitsProcessorList()
-        if self.temperature != 1.0:
-            found.append(TemperatureLogitsWarper(self.temperature))
-        if self.top_k != 0:
-            found.append(TopKLogitsWarper(self.top_k))
-        if self.top_p < 1.0:
-            found.append(TopPLogitsWarper(self.top_p))
-        if self.min_p is not None:
-            found.append(MinPLogitsWarper(self.min_p))
-        return found
+        wanted: list[tuple[bool, Any, Any]] = [
+            (self.temperature != 1.0, hf.TemperatureLogitsWarper, self.temperature),
+            (self.top_k != 0, hf.TopKLogitsWarper, self.top_k),
+            (self.top_p < 1.0, hf.TopPLogitsWarper, self.top_p),
+            (self.min_p is not None, hf.MinPLogitsWarper, self.min_p),
+        ]
+        return hf.LogitsProcessorList(kind(value) for used, kind, value in wanted if used)
 
 
 def drawer(
     sampling: Sampling, seeds: Sequence[int], device: torch.device
 ) -> Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]:
-    """Return what draws the next tokens of the texts of a batch.
+    """Return what draws the next tokens of the texts of a batch, each with its own seed.
 
     It gets the tokens that the model has just read, (rows, n); the logits, (rows, vocabulary)
     float32; and the text of the batch that each row belongs to. It returns a token for each row, or
     raises a CandidateError if the logits are NaN or infinite.
-
-    Args:
-        seeds: the seed of each text.
     """
     import torch
 
@@ -122,11 +101,8 @@ def drawer(
         probabilities = warpers(tokens, logits).softmax(-1)
         if bool(probabilities.isnan().any()):
             raise CandidateError("The model's logits are not numbers (NaN).")
-        drawn = [
-            torch.multinomial(row, 1, generator=generators[text])
-            for row, text in zip(probabilities, texts, strict=True)
-        ]
-        return torch.cat(drawn)
+        pairs = zip(probabilities, texts, strict=True)
+        return torch.cat([torch.multinomial(row, 1, generator=generators[i]) for row, i in pairs])
 
     return draw
 

@@ -10,13 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
+from evomerge.evaluation.inference.rows import spread
 from evomerge.evaluation.tasks.scoring import Instance
 
-RENDERED = 200
-"""Documents of a split whose prompts are built for the digest; of the others, the fields count."""
-
-EXAMPLES = 10_000
-"""Largest number of documents for few-shot examples whose fields count."""
+RENDERED = 200  # documents of a split whose prompts are built; of the others, the fields count
+EXAMPLES = 10_000  # documents for few-shot examples whose fields count, at most
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SETTINGS = (
@@ -29,18 +27,10 @@ _TEMPLATES = (
 )
 
 
-def spread(ids: Sequence[int], most: int = RENDERED) -> list[int]:
-    """Return at most `most` of some document ids, evenly spread, the first and the last too."""
-    if len(ids) <= most:
-        return list(ids)
-    step = (len(ids) - 1) / (most - 1)
-    return [ids[round(step * place)] for place in range(most)]
-
-
 def task_digests(
     task: Any, ids: Sequence[int], requests: Sequence[Sequence[Instance]]
 ) -> dict[str, str]:
-    """Return digests of a task, by what they are of, each with 16 hexadecimal digits.
+    """Return digests of some documents of an lm-eval task, each with 16 hexadecimal digits.
 
     - `documents`: all fields of the documents;
     - `prompts`: prompts, choices and targets as they are rendered;
@@ -49,10 +39,7 @@ def task_digests(
     - `examples`, if there are some: the number of the documents for few-shot examples, and all
       fields of at most `EXAMPLES` of them.
 
-    Args:
-        task: the lm-eval task.
-        ids: the documents.
-        requests: the requests of each document of `spread(ids)`.
+    `requests` are those of each document of `spread(ids, RENDERED)`.
     """
     documents = task.eval_docs  # kept, since lm-eval creates them again at each access
     found = {
@@ -70,14 +57,11 @@ def task_digests(
 
 
 def _texts(requests: Sequence[Instance]) -> list[list[str]]:
-    return [
-        [item.request_type, *(text for text in item.args if isinstance(text, str))]
-        for item in requests
-    ]
+    return [[it.request_type, *(arg for arg in it.args if isinstance(arg, str))] for it in requests]
 
 
 def _fields(value: Any) -> Any:
-    """Return the fields of an object with settings that are set; any other value as it is."""
+    """Return the fields that are set of an object with settings; any other value as it is."""
     fields = vars(value) if is_dataclass(value) else value
     if not isinstance(fields, Mapping):
         return fields
@@ -87,8 +71,7 @@ def _fields(value: Any) -> Any:
 def _digest(items: Iterable[Any]) -> str:
     total = hashlib.sha256()
     for item in items:
-        text = json.dumps(item, sort_keys=True, default=plain)
-        total.update(text.encode() + b"\n")
+        total.update(json.dumps(item, sort_keys=True, default=plain).encode() + b"\n")
     return total.hexdigest()[:16]
 
 

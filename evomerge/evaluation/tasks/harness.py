@@ -14,8 +14,9 @@ from evomerge.compat.lm_eval import Group, only_documents
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.reference import ReferenceLM
+from evomerge.evaluation.inference.rows import spread
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
-from evomerge.evaluation.tasks.digests import plain, spread, task_digests
+from evomerge.evaluation.tasks.digests import RENDERED, plain, task_digests
 from evomerge.evaluation.tasks.info import TaskInfo, describe
 from evomerge.evaluation.tasks.loading import TaskLoader, runs_code, shows_images
 from evomerge.evaluation.tasks.scoring import (
@@ -197,7 +198,7 @@ class Harness:
         Raises:
             ConfigError: lm-eval makes no requests of a document.
         """
-        requests = self._build(task, spread(ids), _turns, "")
+        requests = self._build(task, spread(ids, RENDERED), _turns, "")
         with quiet(), templates_in_sandbox():
             return task_digests(self._tasks[task], ids, requests)
 
