@@ -1,8 +1,7 @@
 """A parent on disk: its config, tensors, block stacks and tokenizer files. No weights are loaded.
 
-This module has no list of architectures; it goes by the names of tensors. A block stack is a prefix
-that is followed by ascending numbers (`model.layers.0.`, `model.layers.1.`, ...). The names of the
-other tensors show whether they belong to the embeddings, the head or another modality.
+There is no list of architectures: names of tensors show the block stacks (`model.layers.0.`,
+`model.layers.1.`, ...), and whether others belong to the embeddings, the head or another modality.
 """
 
 from __future__ import annotations
@@ -40,12 +39,8 @@ SECTIONS = ("text_config", "llm_config", "language_config", "decoder")
 """Keys under which a config may have a section for its language model."""
 
 _COUNTS = {
-    "vocab_size": 0,
-    "num_hidden_layers": 0,
-    "num_hidden_groups": 1,
-    "max_position_embeddings": 1,
-    "n_positions": 1,
-    "n_ctx": 1,
+    **dict.fromkeys(("vocab_size", "num_hidden_layers"), 0),
+    **dict.fromkeys(("num_hidden_groups", "max_position_embeddings", "n_positions", "n_ctx"), 1),
 }
 """Key of a config that is read here -> its smallest value; transformers checks other keys."""
 
@@ -67,14 +62,13 @@ class Checkpoint:
     """A model on disk. Its config and the headers of its weight files are read, not its weights.
 
     Attributes:
-        adapter: folder of a LoRA adapter that is added to the weights, or None.
-        predictions: names of tensors on disk that are not in `tensors`, since they belong to layers
-            for multi-token prediction.
-        modules: of a sentence encoder, the transformer and what follows it; else None. The weights
-            of a module are in `tensors`, with its folder before their names.
-        lacks: names of tensors of the host that a merge takes from the host if this is a source: a
+        adapter: folder of a LoRA adapter that is added to the weights.
+        original: the checkpoint with the names on disk, if `tensors` has other names.
+        predictions: names on disk of layers for multi-token prediction, which `tensors` has not.
+        modules: of a sentence encoder, the transformer and what follows it. Their weights are in
+            `tensors`, with the module's folder before the names.
+        lacks: names of tensors that a merge takes from the host if this is a source: a
             classification head that this parent does not have, or has for other labels.
-        original: the checkpoint with the names on disk, if `tensors` has other names; else None.
     """
 
     reference: str
@@ -88,18 +82,11 @@ class Checkpoint:
     lacks: frozenset[str] = frozenset()
 
     @classmethod
-    def open(
-        cls,
-        folder: Path,
-        reference: str,
-        *,
-        adapter: Path | None = None,
-    ) -> Checkpoint:
+    def open(cls, folder: Path, reference: str, *, adapter: Path | None = None) -> Checkpoint:
         """Read the config and the headers of the weight files of a model folder.
 
-        Raises:
-            CheckpointError: the folder is not a model folder, a file is damaged or a link out of
-                the folder, or the weights are quantised.
+        CheckpointError: it is not a model folder, a file is damaged or a link out of the folder, or
+        the weights are quantised.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -124,10 +111,8 @@ class Checkpoint:
         if modules is not None:
             config = _of_transformer(config, kept)
             kept |= module_tensors(folder, reference, modules)
-        config = without_code(config)
-        return cls(
-            reference, folder, config, kept, adapter, predictions=predictions, modules=modules
-        )
+        more: dict[str, Any] = {"predictions": predictions, "modules": modules}
+        return cls(reference, folder, without_code(config), kept, adapter, **more)
 
     @property
     def parameters(self) -> int:
@@ -142,16 +127,13 @@ class Checkpoint:
     @property
     def language(self) -> dict[str, Stack]:
         """The block stacks of the language model by prefix; all of `stacks` in a text model."""
-        return {
-            prefix: stack for prefix, stack in self.stacks.items() if not is_other_modality(prefix)
-        }
+        return {name: item for name, item in self.stacks.items() if not is_other_modality(name)}
 
     @cached_property
     def decoder_stack(self) -> Stack:
         """The block stack of the language model; that of the decoder if there is an encoder too.
 
-        Raises:
-            CheckpointError: no block stack can be found in the names of the tensors.
+        CheckpointError: the names of the tensors have no block stack.
         """
         language = self.language.values()
         if not language:
@@ -174,21 +156,22 @@ class Checkpoint:
         merges it. `buffer`: computed from the config, not trained (rotary frequencies, masks).
         """
         inside = {name for stack in self.stacks.values() for name in stack.names}
-        outside = (item for item in self.tensors.items() if item[0] not in inside)
-        return {name: self._place(name, info) for name, info in outside}
 
-    def _place(self, name: str, info: TensorInfo) -> Place:
-        if is_buffer(name, info):
-            return "buffer"
-        if self.module_of(name):
-            return "head"
-        if is_other_modality(name):
-            return "kept"
-        return "embeddings" if _INPUT.search(name) and not _HEAD.search(name) else "head"
+        def place(name: str, info: TensorInfo) -> Place:
+            if is_buffer(name, info):
+                return "buffer"
+            if is_other_modality(name) and not self.module_of(name):
+                return "kept"
+            is_input = _INPUT.search(name) and not _HEAD.search(name) and not self.module_of(name)
+            return "embeddings" if is_input else "head"
+
+        return {
+            name: place(name, info) for name, info in self.tensors.items() if name not in inside
+        }
 
     @cached_property
     def modalities(self) -> dict[Modality, tuple[str, ...]]:
-        """Names of the trained tensors of each modality that the model has, those in blocks too."""
+        """Each modality that the model has -> names of its trained tensors, in blocks too."""
         found: dict[Modality, list[str]] = {"vision": [], "projector": [], "audio": []}
         for name, info in self.tensors.items():
             modality = modality_of(name)
@@ -291,8 +274,7 @@ class Checkpoint:
         if self.original is not None:
             return self.original.fingerprint
         config = filter(Path.is_file, [self.folder / "config.json"])  # a tokenizer may have none
-        files = [*config, *self.companions, *self._adapter_files]
-        return content_digest(files, self.tensors)
+        return content_digest([*config, *self.companions, *self._adapter_files], self.tensors)
 
 
 def _why_no_model(folder: Path, reference: str) -> str:
@@ -302,8 +284,7 @@ def _why_no_model(folder: Path, reference: str) -> str:
         "*.gguf": f": {GGUF_ADVICE}",
         "adapter_config.json": " is an adapter; name it behind the model that it was made for, as "
         f"`MODEL+{reference}`.",
-        "journal.jsonl": f" is the folder of a run; export its winner with `{export}`, then name "
-        "this folder.",
+        "journal.jsonl": f" is the folder of a run; export its winner with `{export}`.",
     }
     usual = f": {folder} has no config.json; give the folder that `save_pretrained` wrote."
     return next((why for name, why in known.items() if any(folder.glob(name))), usual)
@@ -312,8 +293,8 @@ def _why_no_model(folder: Path, reference: str) -> str:
 def _of_transformer(config: dict[str, Any], tensors: Iterable[str]) -> dict[str, Any]:
     """Return the config of a sentence encoder, with the class that its weights belong to.
 
-    Some name the class with the head of their training (`MPNetForMaskedLM`, `Qwen3ForCausalLM`),
-    but their weights are those of the plain transformer, which sentence-transformers loads.
+    Some name the class with the head of their training (`MPNetForMaskedLM`), but have the weights
+    of the plain transformer, which sentence-transformers loads.
     """
     names, is_plain = config.get("architectures") or [], any(map(_PLAIN.match, tensors))
     return {**config, "architectures": [_HEADED.sub("Model", n) if is_plain else n for n in names]}

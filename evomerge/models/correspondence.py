@@ -46,10 +46,10 @@ def normal(name: str, checkpoint: Checkpoint) -> str:
 
 
 class TensorNameMap:
-    """Maps the names of the host's tensors to the names of one parent's tensors.
+    """Maps the names of the host's tensors to those of one parent, which may be the host.
 
-    The parent may be the host. In the methods, `prefix` is that of a stack of the host, and
-    `suffix` the host's name of a tensor inside of its block (`mlp.up_proj.weight`).
+    In the methods, `prefix` is that of a stack of the host, and `suffix` the host's name of a
+    tensor inside of its block (`mlp.up_proj.weight`).
     """
 
     def __init__(self, host: Checkpoint, parent: Checkpoint) -> None:
@@ -72,10 +72,9 @@ class TensorNameMap:
 
     @cached_property
     def non_layer(self) -> dict[str, str]:
-        """Name in the host -> name in the parent, for tensors outside of the blocks.
+        """Name in the host -> name in the parent, for the parent's tensors outside of the blocks.
 
-        Tensors that the parent does not have are left out. If the parent's embeddings are tied,
-        the host's head corresponds to the parent's embedding matrix.
+        The host's head corresponds to the embedding matrix of a parent whose embeddings are tied.
         """
         found = self._matched(self.host.places, self.parent.places)
         head, embedding = self.host.head, self.parent.embedding
@@ -94,7 +93,7 @@ class TensorNameMap:
         return {prefix: _by_new_name(stack) for prefix, stack in self.stacks.items()}
 
     @cached_property
-    def _host_rests(self) -> dict[str, dict[str, str]]:
+    def _host_suffixes(self) -> dict[str, dict[str, str]]:
         return {prefix: _by_new_name(stack) for prefix, stack in self.host.stacks.items()}
 
     def inside(self, prefix: str, layer: int, suffix: str) -> str | None:
@@ -102,11 +101,8 @@ class TensorNameMap:
 
         A tensor that all blocks share is in the first.
         """
-        stack = self.stacks.get(prefix)
-        own = self._parent_suffixes[prefix].get(_with_new_names(suffix)) if stack else None
-        if stack is None or own is None:
-            return None
-        name = stack.used(layer, own)
+        own = self._parent_suffixes.get(prefix, {}).get(_with_new_names(suffix))
+        name = None if own is None else self.stacks[prefix].used(layer, own)
         return name if name in self.parent.tensors else None
 
     def block(self, prefix: str, layer: int, position: int) -> tuple[str, ...]:
@@ -114,15 +110,14 @@ class TensorNameMap:
 
         In the merged model, the block stands at `position`.
         """
-        known = self._host_rests[prefix]
-        stack = self.stacks[prefix]
+        known, stack = self._host_suffixes[prefix], self.stacks[prefix]
         names = []
         for suffix in stack.moved(layer, position):
-            own = known.get(_with_new_names(suffix))
-            if own is not None:
+            name = stack.used(layer, suffix)
+            if (own := known.get(_with_new_names(suffix))) is not None:
                 names.append(own)
-            elif not is_buffer(suffix, self.parent.tensors[stack.used(layer, suffix)]):
-                raise _surplus(self.host, self.parent, stack.used(layer, suffix))
+            elif not is_buffer(suffix, self.parent.tensors[name]):
+                raise _surplus(self.host, self.parent, name)
         return tuple(names)
 
 
@@ -166,31 +161,24 @@ def check_fit(
     """Check that every parent has the tensors of the host, in the same shapes, and no others.
 
     The numbers of blocks may differ. Other modalities are not compared; see `modality_misfit`.
+    Where the rows are matched by token, `vocabularies` is false: their numbers may differ, too.
+    `tokenizer` is the key for this in the file that names the parents.
 
-    Args:
-        vocabularies: whether embeddings and head must have as many rows as the host's. False if
-            the rows are matched by token (`tokenizer: union`).
-        tokenizer: the key for this in the file that names the parents.
-
-    Raises:
-        CheckpointError: a tensor differs; the message has its name, both shapes and a remedy.
+    CheckpointError: a tensor differs; the message has its name, both shapes and a remedy.
     """
     for parent in parents:
         if parent is not host:
-            key = tokenizer if vocabularies else None
-            _check_parent(host, parent, TensorNameMap(host, parent), key)
+            _check_parent(host, parent, tokenizer if vocabularies else None)
 
 
-def _check_parent(
-    host: Checkpoint, parent: Checkpoint, fit: TensorNameMap, key: str | None
-) -> None:
+def _check_parent(host: Checkpoint, parent: Checkpoint, key: str | None) -> None:
     """Check one parent; `key` would let the vocabularies differ, and None says that they may."""
+    fit = TensorNameMap(host, parent)
     matched = set(fit.non_layer.values())
     for name, place in host.places.items():
         lacks = name in parent.lacks or (host.tied and name == host.head)
         if place in ("embeddings", "head") and not lacks:
-            own = fit.non_layer.get(name)
-            _check_tensor(host, name, parent, own, key)
+            _check_tensor(host, name, parent, fit.non_layer.get(name), key)
             if key is None and host.tensors[name].shape == (1, host.vocabulary):
                 raise CheckpointError(
                     f"Tensor {name!r} of {host.reference!r} has a column for each token, and "
@@ -234,8 +222,7 @@ def modality_misfit(host: Checkpoint, parent: Checkpoint, modality: Modality) ->
                 f"{parent.reference!r}"
             )
     known = {fit.modalities[name] for name in own}
-    surplus = next((name for name in theirs if name not in known), None)
-    if surplus is not None:
+    if surplus := next((name for name in theirs if name not in known), None):
         return f"{host.reference!r} has no counterpart of {surplus!r} of {parent.reference!r}"
     return None
 
@@ -261,11 +248,7 @@ def _check_tensor(
 
 
 def _advice(host: Checkpoint, parent: Checkpoint, *, of_head: bool = False) -> str:
-    """Return why two models do not fit, and what to do, as far as their configs tell.
-
-    Args:
-        of_head: whether it is a tensor of a head that one of them has not.
-    """
+    """Return why two models do not fit, and what to do; `of_head`: one of them lacks a head."""
     kinds = [item.text_config.get("model_type") for item in (host, parent)]
     if kinds[0] != kinds[1]:
         return f"their architectures differ ({kinds[0]} and {kinds[1]})"
@@ -274,35 +257,26 @@ def _advice(host: Checkpoint, parent: Checkpoint, *, of_head: bool = False) -> s
         return "all parents must have the same architecture and size"
     name = repr(parent.reference)
     if one.endswith("Model") or other.endswith("Classification"):
-        return (
-            f"the host is a {one} without the head of a {other}; make {name} the host "
-            "(`space.host`) if the merges are to have this head, or leave it out"
-        )
-    if other.endswith("Model"):
-        return (
-            f"{name} is a {other} without the head of a {one}; make it the host (`space.host`) if "
-            "the merges are to have none, or leave it out"
-        )
-    return f"the host is a {one} and {name} a {other}, whose heads differ; leave one of them out"
+        why = f"the host is a {one} without the head of a {other}; make {name} the host"
+    elif other.endswith("Model"):
+        why = f"{name} is a {other} without the head of a {one}; make it the host"
+    else:
+        return f"the host is a {one}, {name} a {other}, and their heads differ; leave one out"
+    return f"{why} (`space.host`), or leave it out"
 
 
 def _surplus(host: Checkpoint, parent: Checkpoint, name: str) -> CheckpointError:
-    """Return the error for a tensor that only the parent has."""
-    shape: Sequence[int] = parent.tensors[name].shape
     advice = _advice(host, parent, of_head=parent.places.get(name) == "head")
     if parent.module_of(name) and host.modules is None:
         advice = f"the host has no modules.json; name {parent.reference!r} with `space.host`"
     return CheckpointError(
-        f"Parents do not fit: tensor {name!r} {list(shape)} of {parent.reference!r} has no "
-        f"counterpart in the host {host.reference!r}; {advice}."
+        f"Parents do not fit: tensor {name!r} {list(parent.tensors[name].shape)} of "
+        f"{parent.reference!r} has no counterpart in the host {host.reference!r}; {advice}."
     )
 
 
 def type_notes(checkpoints: Iterable[Checkpoint]) -> list[str]:
-    """Return a warning if parents have different model types, such as `llama` and `mistral`.
-
-    Of a vision-language model, the type of its language model counts. The host comes first.
-    """
+    """Return a warning if parents have language models of different types, the host first."""
     found: dict[str, str] = {}
     for checkpoint in checkpoints:
         kind = checkpoint.text_config.get("model_type")
@@ -312,9 +286,9 @@ def type_notes(checkpoints: Iterable[Checkpoint]) -> list[str]:
         return []
     told = ", ".join(f"{kind} ({reference})" for kind, reference in found.items())
     return [
-        f"Parents have different model types: {told}; their tensors fit, but these types may "
-        f"compute different things with them, and the merge is a {next(iter(found))} model; merge "
-        "models of one type unless you know that they compute the same."
+        f"Parents have different model types: {told}; their tensors fit, but the types may compute "
+        f"different things with them, and the merge is a {next(iter(found))} model; merge models "
+        "of one type unless you know that they compute the same."
     ]
 
 

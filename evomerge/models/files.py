@@ -40,16 +40,8 @@ _COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", *PROCESSOR_FILES)
 _READ, _READ_ENDS = frozenset({"config.json", *_COMPANIONS}), (".index.json", ".jinja")
 """Text files that are read as a whole, and how the names of others end."""
 
-_WITH_TOKENS = (
-    *("tokenizer.json", "tokenizer_config.json", "added_tokens.json"),
-    *("merges.txt", "vocab.json", "vocab.txt", ".index.json"),
-)
-_LARGE, _SMALL = 256_000_000, 4_000_000
-"""Largest sizes in bytes of text files: with tokens or names of tensors, and with settings.
-
-Real ones have up to 40 MB, and some thousand bytes; an index of 250,000 tensors, as of mixtures of
-many experts, has about 25 MB, and labels have up to a million bytes.
-"""
+LARGEST = 256_000_000
+"""Largest size in bytes of a text file that is read as a whole; real ones have up to 40 MB."""
 
 _ONLY_READ = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
 
@@ -66,15 +58,13 @@ def is_from_hub(folder: Path) -> bool:
 
 
 def check_files(folder: Path, inner: Iterable[str] = ()) -> None:
-    """Check that the files of a model, and those of some folders in its own, are ordinary files.
+    """Check that the files of a model, and those in its folders `inner`, are ordinary files.
 
     Weights and their index may be links to elsewhere, since they are only read; other files are
     copied into merges. In the cache of the Hub's client, all files are links to the blobs of the
     model, or to those that all models of the cache share.
 
-    Raises:
-        CheckpointError: a file is a link out of the folder or to nothing, a pipe or device, or a
-            text file that is too large.
+    CheckpointError: a link out of the folder or to nothing, a pipe or device, a text too large.
     """
     files = entries(folder, CheckpointError)
     for name in (_TEMPLATES, *inner):
@@ -91,17 +81,8 @@ def check_files(folder: Path, inner: Iterable[str] = ()) -> None:
     check_sizes(file for file in files if file.name in _READ or file.name.endswith(_READ_ENDS))
 
 
-def largest_size(name: str) -> int:
-    """Return the largest size in bytes of a text file of a model with this name."""
-    return _LARGE if name.endswith(_WITH_TOKENS) else _SMALL
-
-
 def check_sizes(files: Iterable[Path]) -> None:
-    """Check the sizes of text files that are read as a whole; a stranger's may be huge.
-
-    Other files, such as weights, are passed over. A link to nothing is refused, since it would
-    count as a file that is not there.
-    """
+    """Refuse huge text files of a stranger, and links to nothing, which count as no file."""
     for file in files:
         if file.is_symlink() and not file.exists():
             raise CheckpointError(
@@ -109,9 +90,8 @@ def check_sizes(files: Iterable[Path]) -> None:
                 "download it again."
             )
         size = file.stat().st_size if file.is_file() else 0
-        largest = largest_size(file.name)
-        if file.name.endswith((".json", ".txt", ".jinja")) and size > largest:
+        if file.name.endswith((".json", ".txt", ".jinja")) and size > LARGEST:
             raise CheckpointError(
-                f"{file} has {size:,} bytes, and at most {largest:,} are read of a file of this "
-                "name; do not use this model, or download the file again."
+                f"{file} has {size:,} bytes, and at most {LARGEST:,} are read; do not use this "
+                "model, or download the file again."
             )

@@ -1,8 +1,7 @@
 """The modules of a sentence encoder: pooling, projections and more, which follow the transformer.
 
 `modules.json` of sentence-transformers lists them. Each has a folder of its own with its settings
-and, if it has some, its weights; the transformer has the model's folder. No module's code is in a
-model: the classes are those of sentence-transformers.
+and weights; the transformer has the model's folder. The classes are sentence-transformers' own.
 """
 
 from __future__ import annotations
@@ -85,9 +84,8 @@ class Module:
 class ModuleStack:
     """The modules of a sentence encoder, the transformer first.
 
-    Attributes:
-        files: the files of settings, which every merge has as the host has them.
-        settings: what concerns all of them: prompts, the similarity of two embeddings.
+    Every merge has the host's `files` of settings. `settings` are those of the whole encoder:
+    prompts, the similarity of two embeddings.
     """
 
     modules: tuple[Module, ...]
@@ -118,23 +116,22 @@ class ModuleStack:
     def dimensions(self) -> int | None:
         """Number of numbers in an embedding; None: no module says it."""
         found = self.settings.get("truncate_dim")
-        for module in reversed(self.modules[1:]):
+        for module in reversed(self.modules[1:] if found is None else ()):
             own = module.settings
             if module.kind == "Dense" and found is None:
                 found = own.get("out_features")
             if module.kind == "Pooling" and found is None:
                 size = own.get("embedding_dimension", own.get("word_embedding_dimension"))
-                modes = plain_settings(module)["pooling_mode"].count(",") + 1
+                modes = _plain_settings(module)["pooling_mode"].count(",") + 1
                 found = size * modes if type(size) is int else None
         return found
 
     def in_words(self) -> str:
         """Return what follows the transformer, such as `mean pooling, Dense, Normalize`."""
+        modes = (_plain_settings(module).get("pooling_mode") for module in self.modules[1:])
+        kinds = (module.kind for module in self.modules[1:])
         return ", ".join(
-            f"{plain_settings(module)['pooling_mode']} pooling"
-            if module.kind == "Pooling"
-            else module.kind
-            for module in self.modules[1:]
+            f"{mode} pooling" if mode else k for mode, k in zip(modes, kinds, strict=True)
         )
 
     def obstacle(self) -> str | None:
@@ -161,7 +158,7 @@ class ModuleStack:
         """
         yield "modules", ", ".join(module.kind for module in self.modules)
         for module in self.modules[1:]:
-            for key, value in plain_settings(module).items():
+            for key, value in _plain_settings(module).items():
                 yield f"{module.kind}.{key}", value
         for key in sorted(_READ - {"max_seq_length", "unpad_inputs"}):
             yield key, self.modules[0].settings.get(key) or None
@@ -171,7 +168,7 @@ class ModuleStack:
         yield "similarity_fn_name", self.similarity
 
 
-def plain_settings(module: Module) -> dict[str, Any]:
+def _plain_settings(module: Module) -> dict[str, Any]:
     """Return the settings of a module that say what it computes, with their present names."""
     known = dict(module.settings)
     if module.kind != "Pooling":
@@ -187,13 +184,10 @@ def plain_settings(module: Module) -> dict[str, Any]:
 def max_length(
     settings: Mapping[str, Any], of_tokenizer: float, config: Mapping[str, Any], role: str = "text"
 ) -> int | None:
-    """Return the largest number of tokens of a text, which a longer one is cut to; None: no limit.
+    """Return the number of tokens that a longer text is cut to; None: no limit.
 
-    Args:
-        settings: those of the transformer module.
-        of_tokenizer: the tokenizer's `model_max_length`.
-        config: the model's `config.json`.
-        role: `query` or `document` where a model may have another length for these.
+    It goes by the `settings` of the transformer module, the tokenizer's `model_max_length`, the
+    model's `config.json`, and `role`: a `query` or `document` may have another length.
     """
     own = (settings.get(key) for key in (f"{role}_length", "max_seq_length"))
     given = next((length for length in own if length is not None), of_tokenizer)
@@ -206,9 +200,8 @@ def max_length(
 def read_stack(folder: Path, reference: str) -> ModuleStack | None:
     """Read the modules of a model's folder; None: it has no `modules.json`.
 
-    Raises:
-        CheckpointError: a file is damaged; a module has a class that is not one of
-            sentence-transformers, or a folder that is none in the model's.
+    CheckpointError: a file is damaged; a module has a class that is not one of
+    sentence-transformers, or a folder that is none in the model's.
     """
     file = folder / MODULES
     if not file.is_file():
@@ -227,24 +220,20 @@ def read_stack(folder: Path, reference: str) -> ModuleStack | None:
                 "with `SentenceTransformer(FOLDER)` and save it with `save_pretrained`, which puts "
                 "the transformer at the top."
             )
-        names = _TRANSFORMER if number == 0 else ("config.json",)
         if number and not (isinstance(path, str) and _FOLDER.fullmatch(path)):
-            raise CheckpointError(
-                f"Parent {reference!r}: `{where}.path` is {shown(path)}; it must be the name of a "
-                "folder beside the file."
-            )
-        inside = folder if number == 0 else folder / str(path)
-        found = [inside / name for name in names if (inside / name).is_file()][:1]
+            raise _VALUES.wrong(path, f"{where}.path", "the name of a folder beside the file")
+        own, names = (str(path), ("config.json",)) if number else ("", _TRANSFORMER)
+        found = [file for file in (folder / own / name for name in names) if file.is_file()][:1]
         files += found
         settings = read_json(found[0]) if found else {}
-        for key in _LENGTHS if number == 0 else ():
+        for key in () if number else _LENGTHS:
             if settings.get(key) is not None:
                 _VALUES.whole(settings[key], f"{found[0]}: {key}", least=1)
-        modules.append(Module("" if number == 0 else str(path), kind, settings))
-    if (folder / SETTINGS).is_file():
-        files.append(folder / SETTINGS)
-        return ModuleStack(tuple(modules), tuple(files), _checked(read_json(folder / SETTINGS)))
-    return ModuleStack(tuple(modules), tuple(files), {})
+        modules.append(Module(own, kind, settings))
+    if not (folder / SETTINGS).is_file():
+        return ModuleStack(tuple(modules), tuple(files), {})
+    whole = _checked(read_json(folder / SETTINGS))
+    return ModuleStack(tuple(modules), (*files, folder / SETTINGS), whole)
 
 
 def _kind(name: str, reference: str) -> str:

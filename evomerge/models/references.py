@@ -15,25 +15,13 @@ from evomerge.models.weights import GGUF_ADVICE
 RUN = "run:"
 """Prefix of a run that a search starts from; see `evomerge.setup.strategy.find_starts`."""
 
-_INSTEAD = {
-    RUN: "export the winner of the run with `evomerge export DIR --out FOLDER`",
-    "merge:": "build the recipe with `evomerge merge FILE --out FOLDER`",
-    "stage:": "export the winner of the first search with `evomerge export DIR --out FOLDER`",
-}
-"""Prefix that no parent has -> what to do before its folder can be named."""
-
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "README.md", "*/pytorch_model.bin"]
 _WANTED += TOKENIZER_FILES
-_PICKLES = ["pytorch_model*.bin"]
 
 
 def place(text: str, relative_to: Path) -> Path:
-    """Return the path that a text in a file means.
-
-    Args:
-        text: an absolute or relative path. A leading `~` is the home folder, if there is one.
-    """
+    """Return the path that a text in a file means; a leading `~` is the home folder."""
     return relative_to / os.path.expanduser(text)  # noqa: PTH111 - Path's raises for `~nobody`
 
 
@@ -62,11 +50,8 @@ def split_adapter(reference: str, relative_to: Path) -> tuple[str, str, str]:
 def open_parent(reference: str, relative_to: Path) -> Checkpoint:
     """Open the checkpoint of a reference; a model on the Hub is downloaded.
 
-    Args:
-        reference: `zoo:NAME`, a folder, or `org/name[@revision]`; `+ADAPTER` may follow.
-
-    Raises:
-        CheckpointError: the model or adapter does not exist, or it is damaged.
+    A reference is `zoo:NAME`, a folder, or `org/name[@revision]`; `+ADAPTER` may follow.
+    CheckpointError: the model or adapter does not exist, or it is damaged.
     """
     model, plus, adapter = split_adapter(reference, relative_to)
     if plus and not adapter:
@@ -75,10 +60,9 @@ def open_parent(reference: str, relative_to: Path) -> Checkpoint:
         )
     folder = resolve(model, relative_to)
     if is_from_hub(folder) and not any(folder.glob("*.safetensors")):
-        folder = resolve(model, relative_to, [*_WANTED, *_PICKLES])
-    return Checkpoint.open(
-        folder, reference, adapter=resolve(adapter, relative_to) if adapter else None
-    )
+        folder = resolve(model, relative_to, [*_WANTED, "pytorch_model*.bin"])
+    inside = resolve(adapter, relative_to) if adapter else None
+    return Checkpoint.open(folder, reference, adapter=inside)
 
 
 def resolve(reference: str, relative_to: Path, wanted: Sequence[str] = _WANTED) -> Path:
@@ -93,28 +77,17 @@ def resolve(reference: str, relative_to: Path, wanted: Sequence[str] = _WANTED) 
     if reference.startswith((".", "/", "~")) or not _HUB.fullmatch(reference):
         if local.suffix == ".gguf":
             raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
-        for prefix, fix in _INSTEAD.items():
-            if reference.startswith(prefix):
-                raise CheckpointError(
-                    f"Parent {reference!r} is no model; {fix}, then name this folder."
-                )
+        if reference.startswith((RUN, "merge:", "stage:")):
+            raise CheckpointError(
+                f"Parent {reference!r} is no model; export the winner of a run with `evomerge "
+                "export DIR --out FOLDER`, or build a recipe with `evomerge merge FILE --out "
+                "FOLDER`, then name this folder."
+            )
         why = "is a file" if is_file(local) else "does not exist"
         raise CheckpointError(
             f"Parent {reference!r} is not a folder ({str(local)!r} {why}); give a folder, "
             "a Hub id `org/name`, or `zoo:NAME`."
         )
-    return _fetch(reference, wanted)
-
-
-def hub_id(reference: str) -> str | None:
-    """Return the Hub id (`org/name`) in a reference, or None if the model is not on the Hub."""
-    model = reference.partition("+")[0]
-    if model.startswith(".") or not _HUB.fullmatch(model):
-        return None
-    return model.partition("@")[0]
-
-
-def _fetch(reference: str, wanted: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     name, _, revision = reference.partition("@")
@@ -126,8 +99,15 @@ def _fetch(reference: str, wanted: Sequence[str]) -> Path:
         ) from error
 
 
+def hub_id(reference: str) -> str | None:
+    """Return the Hub id (`org/name`) in a reference, or None if the model is not on the Hub."""
+    model = reference.partition("+")[0]
+    if model.startswith(".") or not _HUB.fullmatch(model):
+        return None
+    return model.partition("@")[0]
+
+
 def _why_not_fetched(error: Exception) -> str:
-    """Return why a model of the Hub could not be downloaded, and what to do."""
     from huggingface_hub import errors
 
     known = {
@@ -141,10 +121,9 @@ def _why_not_fetched(error: Exception) -> str:
         "HF_HUB_OFFLINE is set), and the model is not in its cache on this machine; go online, or "
         "give the folder of a copy.",
     }
-    for kind, sentence in known.items():  # a GatedRepoError is a RepositoryNotFoundError too
-        if isinstance(error, kind):
-            return sentence
-    return (
+    usual = (
         f"it cannot be downloaded from the Hugging Face Hub ({one_line(error)}); check the "
         "connection, or download the model yourself and give its folder."
     )
+    # A GatedRepoError is a RepositoryNotFoundError too.
+    return next((why for kind, why in known.items() if isinstance(error, kind)), usual)

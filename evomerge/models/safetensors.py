@@ -1,8 +1,8 @@
 """Headers of safetensors files: which tensor is where, checked before any weight is read.
 
-A safetensors file has 8 bytes (the length of the header, little-endian), a JSON header and the
-data. A model is one such file, or several (shards) with `model.safetensors.index.json`. The library
-detects damaged and malicious headers, so that other modules can rely on the offsets.
+A model is one safetensors file, or several (shards) with `model.safetensors.index.json`. A file has
+8 bytes (the length of the header, little-endian), a JSON header and the data. The library detects
+damaged and malicious headers, so that other modules can rely on the offsets.
 """
 
 from __future__ import annotations
@@ -46,15 +46,9 @@ _LFS_POINTER = b"version https://git-lfs"
 class Part:
     """A box (rectangular range) of a stored tensor that becomes a box of an assembled tensor.
 
-    The axes of both tensors are first permuted into one common order; start, size and target are
-    in that order.
-
-    Attributes:
-        axes: permutation of the stored tensor's axes into the common order; -1 stands for a new
-            axis of size 1.
-        start: first index of the box in the stored tensor, along every axis.
-        target: first index of the box in the assembled tensor, along every axis.
-        target_axes: permutation of the assembled tensor's axes into the common order; -1 as above.
+    `axes` and `target_axes` permute the axes of the stored and of the assembled tensor into one
+    common order; -1 stands for a new axis of size 1. In this order, the box begins at `start` in
+    the stored tensor, and at `target` in the assembled one.
     """
 
     name: str
@@ -68,14 +62,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor is stored.
+    """Where one tensor is stored: in bytes `begin` to before `end` of a file.
 
-    Attributes:
-        dtype: dtype as in the header (`BF16`, `F32`, ...).
-        begin: offset of its first byte in the file.
-        end: offset after its last byte.
-        parts: boxes of stored tensors that it is assembled from, if the file stores it in another
-            form; empty if it is stored as it is.
+    `dtype` is as in the header (`BF16`, `F32`, ...). `parts` are the boxes of stored tensors that
+    it is assembled from, if the file stores it in another form.
     """
 
     dtype: str
@@ -97,11 +87,7 @@ class TensorInfo:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Raises:
-        CheckpointError: the file cannot be read, is too large, or is not a JSON object.
-    """
+    """Return the JSON object in a file; CheckpointError: it is none, or is too large."""
     check_sizes([file])
     missing = f"{file} does not exist; download it again."
     data = json_value(read_text(file, CheckpointError, missing), str(file), CheckpointError)
@@ -113,9 +99,8 @@ def read_json(file: Path) -> dict[str, Any]:
 def read_header(file: Path) -> dict[str, TensorInfo]:
     """Return all tensors of one safetensors file, by name.
 
-    Raises:
-        CheckpointError: the file is truncated, or its header is wrong (unknown dtype, data outside
-            of the file, a size that does not match the shape, tensors with an overlap or a gap).
+    CheckpointError: the file is truncated, or its header is wrong (unknown dtype, data outside of
+    the file, a size that does not match the shape, tensors with an overlap or a gap).
     """
     try:
         with file.open("rb") as stream:
@@ -128,9 +113,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error}.") from error
     except SafetensorError as error:
-        why = (
-            f" is not a complete safetensors file ({one_line(error)}); download or export it again"
-        )
+        why = f" is not a complete safetensors file ({one_line(error)}); download it again"
         if start == _LFS_POINTER:
             why = " is a pointer of Git LFS, not the weights; run `git lfs pull` in its folder"
         if dtype := re.search(r"unknown variant `(\w+)`", str(error)):
@@ -153,19 +136,14 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
 def read_folder(folder: Path) -> dict[str, TensorInfo]:
     """Return all tensors in the safetensors files of a model folder, by name.
 
-    Raises:
-        CheckpointError: there are no such files, a shard is missing or is outside of the folder,
-            or the index and the shards disagree.
+    CheckpointError: there are no such files, a shard is missing or is outside of the folder, or the
+    index and the shards disagree.
     """
-    index = folder / INDEX
-    if index.is_file():
+    if (index := folder / INDEX).is_file():
         return _read_shards(folder, index)
-    single = folder / SINGLE
-    if single.is_file():
-        return read_header(single)
     found = sorted(folder.glob("*.safetensors"))
-    if len(found) == 1:
-        return read_header(found[0])
+    if (single := folder / SINGLE).is_file() or len(found) == 1:
+        return read_header(single if single in found else found[0])
     if found:
         raise CheckpointError(
             f"{folder} has {len(found)} safetensors files and no {INDEX} that says which belong "
@@ -188,11 +166,11 @@ def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
                 f"{index} names the shard {shown(shard)}, which is not the name of a file in the "
                 "folder; do not use this model, or download the index again."
             )
+        if shard not in present:
+            raise CheckpointError(
+                f"{index} names the shard {shown(shard)}, which is missing; download it."
+            )
         if shard not in headers:
-            if shard not in present:
-                raise CheckpointError(
-                    f"{index} names the shard {shown(shard)}, which is missing; download it."
-                )
             headers[shard] = read_header(folder / shard)
     for name, shard in weight_map.items():
         if name not in headers[shard]:
@@ -203,18 +181,15 @@ def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
     return {name: headers[shard][name] for name, shard in weight_map.items()}
 
 
-_WHOLE = 1 << 16
-_SAMPLES = 16
-_SAMPLE = 4096
+_WHOLE, _SAMPLES, _SAMPLE = 1 << 16, 16, 4096
 
 
 def content_digest(files: Iterable[Path], tensors: Mapping[str, TensorInfo]) -> str:
     """Return a SHA-256 of files and tensors, as 64 hexadecimal digits.
 
-    It covers the name and all bytes of every file, and the name, dtype and shape of every tensor.
-    Of the data of a tensor it covers everything up to 64 KiB, or else 16 samples of 4 KiB that are
-    spread evenly. So it changes if a model is replaced or trained further. It does not change if
-    only a few elements between the samples are edited.
+    It covers the name and all bytes of every file, and the name, dtype and shape of every tensor;
+    of its data everything up to 64 KiB, or else 16 samples of 4 KiB that are spread evenly. So it
+    changes if a model is replaced or trained further, but not if few elements are edited.
     """
     total = hashlib.sha256()
     for file in files:
@@ -227,7 +202,6 @@ def content_digest(files: Iterable[Path], tensors: Mapping[str, TensorInfo]) -> 
 
 
 def _sample(info: TensorInfo) -> bytes:
-    """Return the bytes of a tensor in a safetensors file that the digest covers."""
     spans = [(0, info.nbytes)]
     if info.nbytes > _WHOLE:
         step = (info.nbytes - _SAMPLE) / (_SAMPLES - 1)

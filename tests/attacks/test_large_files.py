@@ -8,7 +8,7 @@ from evomerge import zoo
 from evomerge.errors import CheckpointError
 from evomerge.models import safetensors
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.files import largest_size
+from evomerge.models.files import LARGEST
 
 pytestmark = pytest.mark.thorough
 
