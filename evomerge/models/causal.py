@@ -11,9 +11,6 @@ from evomerge.models.files import TOKENIZER_FILES
 from evomerge.models.heads import classified, labels_of
 from evomerge.models.safetensors import read_json
 
-_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
-"""Files beside a tokenizer's config that can have its chat template."""
-
 _SENSES = {"vision": "sees", "audio": "hears"}
 
 _HAS_NO_LM_HEAD = re.compile(
@@ -43,21 +40,15 @@ def check_known(checkpoint: Checkpoint) -> None:
 
 
 def check_causal(checkpoint: Checkpoint) -> None:
-    """Check that a model writes texts and is of a type that transformers knows.
-
-    Raises:
-        CheckpointError: it is an encoder or a classifier, or of unknown type, or an encoder-decoder
-            that does not write texts.
-    """
+    """Raise a `CheckpointError` unless a model writes texts and transformers knows its type."""
     check_known(checkpoint)
     if is_encoder_decoder(checkpoint):
         check_writes(checkpoint)
     elif not has_lm_head(checkpoint):
         raise CheckpointError(
             f"Parent {checkpoint.reference!r} is no causal language model (config.json: "
-            f"architectures {', '.join(_classes(checkpoint))}), and lm-eval's tasks are scored on "
-            "models that write texts; use a model whose architecture ends in ForCausalLM, or an "
-            "objective function."
+            f"architectures {', '.join(_classes(checkpoint))}), as lm-eval's tasks need it; use a "
+            "model whose architecture ends in ForCausalLM, or an objective function."
         )
 
 
@@ -74,11 +65,9 @@ def has_lm_head(checkpoint: Checkpoint) -> bool:
 
 def check_chat_template(checkpoint: Checkpoint) -> None:
     """Raise a `CheckpointError` unless the tokenizer in a model's folder has a chat template."""
-    folder = checkpoint.folder
-    config = folder / "tokenizer_config.json"
-    if any((folder / name).is_file() for name in _TEMPLATE_FILES):
-        return
-    if not (config.is_file() and read_json(config).get("chat_template")):
+    folder, config = checkpoint.folder, checkpoint.folder / "tokenizer_config.json"
+    has_file = any((folder / f"chat_template.{end}").is_file() for end in ("jinja", "json"))
+    if not has_file and not (config.is_file() and read_json(config).get("chat_template")):
         raise CheckpointError(
             "`evaluation.chat_template` is true, but the tokenizer of "
             f"{checkpoint.reference!r} has no chat template; set it to false, or choose a base "
@@ -103,8 +92,7 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
 def kind_of(checkpoint: Checkpoint) -> str:
     """Return what a model is for, such as `reward model` or `causal language model that sees`.
 
-    Raises:
-        CheckpointError: `id2label` of a classifier is damaged.
+    CheckpointError: `id2label` of a classifier is damaged.
     """
     what = classified(checkpoint)
     if checkpoint.modules is not None and checkpoint.modules.obstacle() is None:

@@ -7,7 +7,7 @@ compiled code from the Hub if an attention is named as `org/kernel`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,10 @@ _KNOWN = frozenset(
 )
 """Classes of transformers that most models name, for which it need not be imported."""
 
-_CONFIG = "config.json"
-"""Name of a file; those of other configs end with it, `generation_config.json` too."""
-
 
 def without_code(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of a JSON file of a model without such keys, at any depth."""
-    return {name: _inner(value) for name, value in data.items() if name not in _KEYS}
+    return dict(_cleaned(data, set()))
 
 
 def text_without_code(file: Path) -> str | None:
@@ -41,7 +38,7 @@ def text_without_code(file: Path) -> str | None:
 
     A `tokenizer_class` that transformers does not have becomes the class for a `tokenizer.json`.
     """
-    cleaned, found = _cleaned(file)
+    cleaned, found = _content(file)
     return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n" if found else None
 
 
@@ -51,16 +48,16 @@ def code_notes(reference: str, files: Iterable[Path]) -> list[str]:
         f"{file.name} of {reference} has {', '.join(found)}, which can make programs run code that "
         "is not part of them; the merge leaves it out."
         for file in files
-        if (found := _cleaned(file)[1])
+        if (found := _content(file)[1])
     ]
 
 
-def _cleaned(file: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the content of a JSON file without such keys, and what it is without."""
-    if not file.name.endswith(_CONFIG):
+def _content(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the content of a config without such keys, and what it is without."""
+    if not file.name.endswith("config.json"):
         return {}, []
-    data = read_json(file)
-    cleaned, found, name = without_code(data), sorted(set(_found(data))), data.get(_CLASS)
+    data, keys = read_json(file), set[str]()
+    cleaned, found, name = dict(_cleaned(data, keys)), sorted(keys), data.get(_CLASS)
     if file.name == "tokenizer_config.json" and isinstance(name, str) and name not in _KNOWN:
         import transformers
 
@@ -70,16 +67,9 @@ def _cleaned(file: Path) -> tuple[dict[str, Any], list[str]]:
     return cleaned, found
 
 
-def _inner(value: Any) -> Any:
+def _cleaned(value: Any, found: set[str]) -> Any:
+    """Return a value without such keys, at any depth, and add those that are set to `found`."""
     if isinstance(value, Mapping):
-        return without_code(value)
-    return [_inner(item) for item in value] if isinstance(value, list) else value
-
-
-def _found(value: Any) -> Iterator[str]:
-    """Yield the keys of this kind that are set, at any depth."""
-    if isinstance(value, Mapping):
-        yield from (name for name, item in value.items() if name in _KEYS and item)
-        value = list(value.values())
-    for item in value if isinstance(value, list) else ():
-        yield from _found(item)
+        found |= {name for name, item in value.items() if name in _KEYS and item}
+        return {name: _cleaned(item, found) for name, item in value.items() if name not in _KEYS}
+    return [_cleaned(item, found) for item in value] if isinstance(value, list) else value

@@ -28,14 +28,8 @@ def check_writes(checkpoint: Checkpoint) -> None:
 
 
 def merged_stacks(checkpoint: Checkpoint) -> dict[str, Stack]:
-    """Return the block stacks that a search merges, by prefix; the decoder's is the last.
-
-    Of an encoder-decoder they are the encoder's and the decoder's, of another model the only one.
-    """
-    decoder = checkpoint.decoder_stack
-    encoders = {
-        prefix: stack
-        for prefix, stack in checkpoint.language.items()
-        if is_encoder_decoder(checkpoint) and stack is not decoder and "encoder" in prefix
-    }
-    return {**encoders, decoder.prefix: decoder}
+    """Return the block stacks that a search merges, by prefix: an encoder's, then the decoder's."""
+    decoder, language = checkpoint.decoder_stack, checkpoint.language
+    of_encoder = (name for name in language if "encoder" in name and name != decoder.prefix)
+    names = [*(of_encoder if is_encoder_decoder(checkpoint) else ()), decoder.prefix]
+    return {name: language[name] for name in names}

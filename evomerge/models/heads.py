@@ -35,13 +35,11 @@ def classified(checkpoint: Checkpoint) -> Classified | None:
 def labels_of(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return the names of the labels, in the order of the head's rows.
 
-    Raises:
-        CheckpointError: `id2label` is damaged.
+    CheckpointError: `id2label` is damaged.
     """
-    config = checkpoint.config
-    given = config.get("id2label")
+    given = checkpoint.config.get("id2label")
     if given is None:
-        count = config.get("num_labels", 2)  # transformers' default
+        count = checkpoint.config.get("num_labels", 2)  # transformers' default
         return tuple(f"LABEL_{i}" for i in range(count if type(count) is int else 2))
     try:
         names = {int(number): str(name) for number, name in given.items()}
@@ -63,7 +61,7 @@ def head_of(host: Checkpoint) -> tuple[str, ...]:
     )
 
 
-def has_same_head(host: Checkpoint, parent: Checkpoint) -> bool:
+def _has_same_head(host: Checkpoint, parent: Checkpoint) -> bool:
     """Whether a parent has the labels of the host, in any order, and a head of the same shapes.
 
     The only label of a reward model may have any name.
@@ -86,22 +84,20 @@ def with_heads_of_host(checkpoints: Mapping[str, Checkpoint], host: str) -> dict
     The parents of a sentence encoder are without a head, which it has no place for, and one without
     modules lacks the host's. Nothing changes with another host.
 
-    Raises:
-        CheckpointError: `id2label` of a parent is damaged.
+    CheckpointError: `id2label` of a parent is damaged.
     """
     whole = checkpoints[host]
-    if whole.modules is not None:
-        return {name: _for_encoder(whole, item) for name, item in checkpoints.items()}
-    if classified(whole) is None:
-        return dict(checkpoints)
-    return {
-        name: item
-        if item is whole
-        else _in_order_of(whole, item)
-        if has_same_head(whole, item)
-        else _without_head(whole, item)
-        for name, item in checkpoints.items()
-    }
+
+    def fitted(item: Checkpoint) -> Checkpoint:
+        if whole.modules is not None:
+            return _for_encoder(whole, item)
+        if item is whole or classified(whole) is None:
+            return item
+        return (
+            _in_order_of(whole, item) if _has_same_head(whole, item) else _without_head(whole, item)
+        )
+
+    return {name: fitted(item) for name, item in checkpoints.items()}
 
 
 def is_reordered(host: Checkpoint, parent: Checkpoint) -> bool:
@@ -118,10 +114,7 @@ def _without_head(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
 
 
 def _for_encoder(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
-    """Return a parent without the tensors of a head that the host does not have.
-
-    One without modules lacks the weights of the host's.
-    """
+    """Return a parent without a head that the host does not have; one may lack the modules."""
     own = TensorNameMap(host, parent).non_layer
     modules = filter(host.module_of, host.tensors) if parent.modules is None else ()
     return _stripped(parent, own, {*modules} - own.keys())
@@ -132,14 +125,11 @@ def _stripped(parent: Checkpoint, own: Mapping[str, str], lacks: set[str]) -> Ch
 
     `own`: name in the host -> name in the parent. `lacks`: names of what it takes from itself.
     """
-    given = {own[name] for name in own.keys() - lacks}
-    tensors = {
-        name: info
-        for name, info in parent.tensors.items()
-        if parent.places.get(name) != "head" or name in given
-    }
-    if len(tensors) == len(parent.tensors) and not lacks:
+    heads = {name for name, place in parent.places.items() if place == "head"}
+    left = heads - {own[name] for name in own.keys() - lacks}
+    if not (left or lacks):
         return parent
+    tensors = {name: info for name, info in parent.tensors.items() if name not in left}
     original = parent.original or parent
     return replace(parent, tensors=tensors, lacks=frozenset(lacks), original=original)
 

@@ -43,17 +43,10 @@ PREDICTION_COUNTS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidd
 _PREDICTION = re.compile(r"(^|\.)mtp(_\w+)?\.")
 _JOIN = re.compile(r"(.+\.\d+\.)eh_proj\.")  # joins the hidden state and the next embedding
 
-_LEAST_TENSORS_IN_A_BLOCK = 2
-_LEAST_TENSORS_IN_THE_LARGEST = 4
-
 
 @dataclass(frozen=True)
 class Stack:
-    """A sequence of numbered blocks.
-
-    Attributes:
-        prefix: the part of the names before the index of the block (`model.layers`).
-    """
+    """A sequence of numbered blocks; `prefix` is before the index in names (`model.layers`)."""
 
     prefix: str
     blocks: tuple[tuple[str, ...], ...]
@@ -65,15 +58,13 @@ class Stack:
     def shared(self) -> frozenset[str]:
         """Tensors that the first block alone has and all blocks use (T5's relative biases)."""
         first, *others = map(set, self.blocks)
-        return (
-            frozenset(filter(_SHARED.search, first.difference(*others))) if others else frozenset()
-        )
+        own = first.difference(*others) if others else ()
+        return frozenset(filter(_SHARED.search, own))
 
     def moved(self, layer: int, position: int) -> tuple[str, ...]:
         """Return the names of the tensors of block `layer` at a position of a new stack.
 
-        The tensors that all blocks share stand in the first block of the new stack, whichever
-        block that is, and in no other.
+        What all blocks share stands in the first block of the new stack, and in no other.
         """
         if not self.shared:
             return self.blocks[layer]
@@ -132,8 +123,7 @@ def find_stacks(names: Iterable[str]) -> dict[str, Stack]:
 
     The first number in a name is the index of the block; further numbers are experts or sublayers.
     The indices of a stack are 0, 1, 2, ... without a gap. Each block has at least 2 tensors, and
-    the largest has at least 4: fewer are usually a plain list of linear layers (of a projector, for
-    example).
+    the largest has at least 4: fewer are usually a plain list of linear layers.
     """
     groups: dict[str, dict[int, list[str]]] = {}
     for name in names:
@@ -146,8 +136,8 @@ def find_stacks(names: Iterable[str]) -> dict[str, Stack]:
         Stack(prefix, tuple(tuple(blocks[i]) for i in range(len(blocks))))
         for prefix, blocks in groups.items()
         if set(blocks) == set(range(len(blocks)))
-        and min(map(len, blocks.values())) >= _LEAST_TENSORS_IN_A_BLOCK
-        and max(map(len, blocks.values())) >= _LEAST_TENSORS_IN_THE_LARGEST
+        and min(map(len, blocks.values())) >= 2
+        and max(map(len, blocks.values())) >= 4
     ]
     stacks.sort(key=lambda stack: (-sum(map(len, stack.blocks)), stack.prefix))
     return {stack.prefix: stack for stack in stacks}
@@ -156,9 +146,8 @@ def find_stacks(names: Iterable[str]) -> dict[str, Stack]:
 def prediction_tensors(names: Iterable[str]) -> frozenset[str]:
     """Return those tensors of a checkpoint that belong to layers for multi-token prediction (MTP).
 
-    Published checkpoints of DeepSeek-V3, GLM-4-MoE, Qwen3-Next and others have such layers, as
-    further blocks behind the last one, or under the name `mtp`. transformers does not load them and
-    no score depends on them, so they are not merged.
+    DeepSeek-V3, GLM-4-MoE, Qwen3-Next and others have such layers, as further blocks behind the
+    last one, or under the name `mtp`. transformers does not load them, so they are not merged.
     """
     names = list(names)
     blocks = tuple({found[1] for name in names if (found := _JOIN.match(name))})
@@ -175,13 +164,11 @@ def shortest(words: list[str], suffixes: list[str]) -> tuple[str, ...]:
 
 
 def component_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
-    """Return substrings that identify the tensors of the components of a block.
+    """Return the filters of the components of a block: substrings of the names of their tensors.
 
-    They are the filters of knobs: component (`cross_attention`, `attention`, `router`, `expert_0`,
-    ..., `shared_expert`, `mlp`, `norm`) -> substrings. They must be tried in the given order,
-    because a norm inside of the attention belongs to the attention, the attention to the encoder
-    belongs to `attention`, too, and the experts of a mixture, and what sends tokens to them, to
-    `mlp`, too.
+    The components are `cross_attention`, `attention`, `router`, `expert_0`, ..., `shared_expert`,
+    `mlp` and `norm`. The filters must be tried in this order: a norm inside of the attention
+    belongs to the attention; cross-attention to `attention`, too; router and experts to `mlp`, too.
     """
     suffixes = sorted({suffix for block in stack.blocks for suffix in block})
     found: dict[str, list[str]] = {
@@ -215,21 +202,16 @@ def _routers(suffixes: list[str]) -> list[str]:
     """Return the words for what sends tokens to experts, in a block that has experts."""
     if not any(".experts." in suffix for suffix in suffixes):
         return []
-    words = (
-        word
-        for suffix in suffixes
-        if component_of(suffix)[0] == "mlp" and "experts" not in suffix
-        for word in suffix.split(".")[:-1]
-    )
-    return [word for word in dict.fromkeys(words) if _ROUTER.search(word)]
+    of_mlp = (s for s in suffixes if component_of(s)[0] == "mlp" and "experts" not in s)
+    words = dict.fromkeys(word for suffix in of_mlp for word in suffix.split(".")[:-1])
+    return list(filter(_ROUTER.search, words))
 
 
 def tensor_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
     """Return the filter of each tensor of a block by a short name; a weight and its bias share one.
 
     The name is as many last words of the tensor's name as no other one has (`q_proj`, but
-    `attn.c_proj` beside `mlp.c_proj`). The filters must be tried in the given order, because that
-    of `norm` also fits `attn.norm`.
+    `attn.c_proj` beside `mlp.c_proj`). The filters must be tried in order: `norm` fits `attn.norm`.
     """
     names: dict[str, list[str]] = {}
     for suffix in sorted({suffix for block in stack.blocks for suffix in block}):

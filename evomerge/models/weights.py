@@ -21,10 +21,10 @@ from evomerge.models.modules import KINDS, ModuleStack
 from evomerge.models.safetensors import INDEX, TensorInfo, read_folder
 
 GGUF_ADVICE = (
-    "GGUF files have weights that are quantised for llama.cpp, which cannot be merged as they are; "
-    "give the checkpoint that the file was made from, or save a new one from it: load it with "
-    "`AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME)`, then load its state_dict into "
-    "a new model of its config and save that with `save_pretrained`, with the tokenizer."
+    "GGUF files have weights that are quantised for llama.cpp and cannot be merged; give the "
+    "checkpoint that the file was made from, or load it with "
+    "`AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME)`, load its state_dict into a "
+    "new model of its config, and save that with `save_pretrained`, with the tokenizer."
 )
 
 
@@ -62,7 +62,7 @@ def module_tensors(folder: Path, reference: str, stack: ModuleStack) -> dict[str
 
 
 def converted(files: Sequence[Path]) -> Path:
-    """Return the folder with the weights of pickle files; it is made at the first time.
+    """Return the folder with the weights of pickle files, which is made at the first time.
 
     CheckpointError: a file is damaged or is not plain weights, or the cache cannot be written.
     """
