@@ -2,8 +2,7 @@
 
 Consecutive blocks become one slice if they are also consecutive in all of their parents and have
 the same knobs. mergekit merges the embeddings with the first slice and the head with the last one;
-if their knobs differ from those of the blocks, filters name their tensors. The scales of a path
-become filters of `scale`.
+if their knobs are others, filters name their tensors, and so become the scales of a path.
 """
 
 from __future__ import annotations
@@ -49,16 +48,11 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     """Return mergekit's YAML for a recipe, given every parent of it by reference.
 
     Where mergekit's model differs a little, a comment at the top of the file says so.
-
-    Raises:
-        RecipeError: mergekit cannot express the recipe; the message says why.
+    RecipeError: mergekit cannot express the recipe; the message says why.
     """
     host = checkpoints[recipe.host]
     if any(map(host.module_of, host.tensors)):
-        raise RecipeError(
-            f"{recipe.host!r} is a sentence encoder whose modules have weights, and mergekit does "
-            "not merge these."
-        )
+        raise RecipeError(f"mergekit does not merge the modules of {recipe.host!r}.")
     for parent in (checkpoints[name] for name in recipe.parents):
         if parent.lacks or is_reordered(host, parent):
             raise RecipeError(
@@ -69,8 +63,7 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     methods = sorted({layer.method for layer in recipe.every_layer()})
     if len(methods) > 1:
         raise RecipeError(
-            f"The recipe uses the methods {' and '.join(methods)}, but a mergekit file has only "
-            "one method."
+            f"The recipe uses {' and '.join(methods)}, but a mergekit file has only one method."
         )
     if not get_method(methods[0]).in_mergekit:
         raise RecipeError(f"mergekit has no method {methods[0]!r}.")
@@ -91,8 +84,7 @@ class _Writer:
         ):
             if _names(outside) != _names(block):
                 raise RecipeError(
-                    f"`{where}` has other parents than the {which} block; in mergekit they are the "
-                    "same."
+                    f"`{where}` has other parents than the {which} block, unlike in mergekit."
                 )
 
     def text(self) -> str:
@@ -125,7 +117,7 @@ class _Writer:
         if more or kept or not layers:
             raise RecipeError(
                 f"The host has several block stacks ({', '.join(host.stacks)}) or another "
-                "modality, which this conversion does not support."
+                "modality, which cannot be written as a mergekit file."
             )
         return next(iter(layers))
 
@@ -157,22 +149,19 @@ class _Writer:
             self._check_configs()
             return None
         else:
-            base = recipe.host
+            return recipe.host
         if base != recipe.host:
             raise RecipeError(
-                f"The config comes from {recipe.host!r}, but mergekit takes it from the base "
-                f"model {base!r}."
+                f"The config comes from {recipe.host!r}, but mergekit takes it from {base!r}."
             )
         return base
 
     def _check_configs(self) -> None:
+        """Check that the parents' configs do not differ in what counts."""
         ignored = {*_IGNORED_KEYS, *(("vocab_size",) if self.recipe.tokenizer != "base" else ())}
-        host, *others = (
-            {key: value for key, value in parent.config.items() if key not in ignored}
-            for parent in (self.host, *(self.checkpoints[name] for name in self.recipe.parents))
-        )
-        for name, config in zip(self.recipe.parents, others, strict=True):
-            if config != host:
+        for name in self.recipe.parents:
+            one, other = self.host.config, self.checkpoints[name].config
+            if any(one.get(key) != other.get(key) for key in {*one, *other} - ignored):
                 raise RecipeError(
                     f"The configs of {self.recipe.host!r} and {name!r} differ; without a base "
                     "model, mergekit may use either of them."
@@ -191,9 +180,9 @@ class _Writer:
         old, new = self.layers[position - 1 : position + 1]
         if _names(old) != _names(new) or old.scale != 1 or new.scale != 1:
             return False
-        if any(b.layer != (a.layer or 0) + 1 for a, b in zip(old.inputs, new.inputs, strict=True)):
-            return False
-        return self._values(old, position - 1) == self._values(new, position)
+        pairs = zip(old.inputs, new.inputs, strict=True)
+        follows = all(two.layer == (one.layer or 0) + 1 for one, two in pairs)
+        return follows and self._values(old, position - 1) == self._values(new, position)
 
     def _values(self, layer: Layer, position: int) -> dict[str, list[Any]]:
         """Return the values of all knobs for each tensor of a block, to compare blocks."""
@@ -245,11 +234,7 @@ def _names(layer: Layer) -> list[str]:
 
 
 def _reference(checkpoint: Checkpoint) -> str:
-    """Return the reference of a parent in mergekit's files.
-
-    It is the Hub id for a model in the cache of the Hub, or else the absolute path of the folder;
-    `+` and the same for the adapter follow, if there is one.
-    """
+    """Return a parent's Hub id if it is in the Hub's cache, or else its path; so of its adapter."""
     model, _, adapter = split_adapter(checkpoint.reference, Path.cwd())
     if not is_from_hub(checkpoint.folder):
         model = str(checkpoint.folder.resolve())
@@ -261,16 +246,11 @@ def _reference(checkpoint: Checkpoint) -> str:
 
 
 def _tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """Return mergekit's keys `tokenizer` and `chat_template`; a key that is not needed is left out.
-
-    Raises:
-        RecipeError: mergekit would make another vocabulary.
-    """
+    """Return mergekit's keys `tokenizer` and `chat_template`, as far as they are needed."""
     options = recipe.options
     if TRUNCATE in options:
         raise RecipeError(
-            "The recipe cuts off rows of embeddings, for which mergekit has no key, but the option "
-            "--unsafe-truncate-embeddings."
+            "The recipe cuts off rows of embeddings, for which mergekit has only an option."
         )
     found: dict[str, Any] = {}
     if recipe.tokenizer != "base":
@@ -292,15 +272,11 @@ def _check_vocabulary(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> 
     """Check that the recipe's `vocabulary` is what its merged parents give without it."""
     ours = plan_tokenizer(recipe, checkpoints)
     if ours.rows is None:
-        raise RecipeError(
-            "The recipe gives a tokenizer to a parent that has none, which a mergekit file cannot "
-            "express."
-        )
+        raise RecipeError("A mergekit file cannot give a tokenizer to a parent that has none.")
     theirs = plan_tokenizer(replace(recipe, vocabulary=()), checkpoints)
     assert theirs.rows is not None
     alike = all(ours.rows.index[name] == index for name, index in theirs.rows.index.items())
     if not alike or ours.files != theirs.files or ours.rows.filling != theirs.rows.filling:
         raise RecipeError(
-            "The recipe's vocabulary has tokens of parents that it does not merge, which a "
-            "mergekit file cannot express."
+            "A mergekit file cannot have the tokens of parents that it does not merge."
         )

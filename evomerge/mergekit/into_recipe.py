@@ -4,12 +4,11 @@ Which tensor gets which value in mergekit was found by experiments (docs/recipes
 
 - A parameter is looked up in the source, then in its slice, its module and the whole file. If no
   filter of a level matches, the next level is used.
-- A gradient runs over the blocks of its slice: the first block gets the first number, the last
-  block the last one. If a slice has only one block, it gets the last number. Tensors outside of the
-  blocks get the first number.
+- A gradient runs over the blocks of its slice, from the first number to the last. The only block
+  of a slice gets the last number, tensors outside of the blocks the first one.
 - Embeddings are merged like the first slice, final norm and head like the last slice.
-- Filters in a source are compared with the names of that source's tensors, filters in a slice,
-  module or file with the names of the merged model.
+- Filters in a source are compared with the names of that source's tensors, filters elsewhere with
+  the names of the merged model.
 """
 
 from __future__ import annotations
@@ -46,9 +45,7 @@ def from_mergekit(
 
     `doubts` gets a sentence, or several of the same, for all that mergekit ignores in the file and
     for what the file leaves open.
-
-    Raises:
-        RecipeError: a key or value is wrong or does not fit the parents; the message names the key.
+    RecipeError: a key or value is wrong or does not fit the parents; the message names the key.
     """
     doubts = [] if doubts is None else doubts
     file = read(text, doubts)
@@ -102,12 +99,10 @@ def _named(slices: Sequence[Slice]) -> set[str]:
 
 def _check_weights(part: SliceSources, method: Method) -> None:
     """Check that no source lacks a weight; all of a method other than `linear` may lack it."""
-    levels = part.slice.levels
-    if all(knob.name != "weight" for knob in method.knobs) or any(
-        "weight" in level for level in levels
-    ):
+    if any("weight" in level for level in part.slice.levels):
         return
-    without = [item for item in part.sources if "weight" not in item.parameters]
+    has_weight = any(knob.name == "weight" for knob in method.knobs)
+    without = [item for item in part.sources if has_weight and "weight" not in item.parameters]
     if without and (method.name == "linear" or len(without) < len(part.sources)):
         raise RecipeError(
             f"`{without[0].where}.parameters.weight` is missing, and mergekit has no default "
@@ -139,11 +134,7 @@ class _Resolver:
     """Finds the tensors of the parents that the parts of a file mean."""
 
     def __init__(
-        self,
-        method: Method,
-        checkpoints: Mapping[str, Checkpoint],
-        host: str,
-        doubts: list[str],
+        self, method: Method, checkpoints: Mapping[str, Checkpoint], host: str, doubts: list[str]
     ) -> None:
         self.method, self.checkpoints, self.doubts = method, checkpoints, doubts
         self.host = checkpoints[host]
@@ -183,8 +174,7 @@ class _Resolver:
             yield prefix, parts
 
     def _language_stacks(self, module: str | None, slices: Sequence[Slice]) -> Sequence[str]:
-        language = self.host.language
-        main = self.host.decoder_stack.prefix
+        language, main = self.host.language, self.host.decoder_stack.prefix
         if module in _MAIN and slices[0].whole:
             models = _named(slices)
             shared = [p for p in language if all(p in self.fits[name].stacks for name in models)]
@@ -192,8 +182,8 @@ class _Resolver:
         if module in _MAIN:
             if len(language) > 1:
                 raise RecipeError(
-                    f"`slices` is not enough for {self.host.reference!r}, which has the block "
-                    f"stacks {', '.join(language)}; give each under `modules`."
+                    f"{self.host.reference!r} has the block stacks {', '.join(language)}; give "
+                    "each under `modules`."
                 )
             return [main]
         found = [prefix for prefix in language if str(module) in prefix]
@@ -225,15 +215,9 @@ class _Resolver:
                 position += 1
 
     def outside(self, part: SliceSources, place: str) -> Layer:
-        """Return the layer for what is outside of blocks, from the first or the last slice.
-
-        `place`: `embeddings`, `head` or a modality.
-        """
-        names = [
-            name
-            for name, found in self.host.places.items()
-            if place == (modality_of(name) if found == "kept" else found)
-        ]
+        """Return the layer of the embeddings, the head or a modality, from a slice at that end."""
+        found = self.host.places.items()
+        names = [name for name, p in found if place == (modality_of(name) if p == "kept" else p)]
         fits = [self.fits[entry.model].non_layer for entry in part.sources]
         seen = [{name: fit.get(name, name) for name in names} for fit in fits]
         return self._layer(part, None, 0.0, names, seen)

@@ -17,9 +17,7 @@ from evomerge.recipe import Knob, Layer, knob_at
 class SliceContext:
     """What is the same for all slices of a file.
 
-    Attributes:
-        fits: parent -> map from the names of the host's tensors to those of the parent.
-        factors: name of a merged tensor -> factor from the scales of a path.
+    `fits` has each parent's names of tensors, `factors` what the scales of a path become.
     """
 
     method: Method
@@ -40,10 +38,8 @@ class SliceContext:
 class SliceKnobs:
     """The knobs of one source of a slice, or of the slice as a whole (`source` None).
 
-    Attributes:
-        start: index of the slice's first block in the merged model.
-        outside: (name, layer) pairs of the tensors outside of the blocks that mergekit merges with
-            this slice (embeddings with the first slice, head with the last one).
+    The slice's first block is number `start` of the merged model. `outside` has (name, layer) of
+    the tensors that mergekit merges with it: embeddings with the first slice, head with the last.
     """
 
     context: SliceContext
@@ -57,13 +53,12 @@ class SliceKnobs:
 
         RecipeError: mergekit has no filters that give every tensor its value.
         """
-        per = "merge" if self.source is None else "source"
-        found = {}
-        for knob in self.context.method.knobs:
-            value = self._parameter(knob) if knob.per == per else knob.default
+        per, found = "merge" if self.source is None else "source", {}
+        for knob in (knob for knob in self.context.method.knobs if knob.per == per):
+            value = self._parameter(knob)
             if knob.kind == "flag" and isinstance(value, float):
                 value = bool(value)
-            if knob.per == per and (knob.name == "weight" or value != knob.default):
+            if knob.name == "weight" or value != knob.default:
                 found[knob.name] = value
         return found
 

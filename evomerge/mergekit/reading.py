@@ -187,11 +187,7 @@ class MergekitFile:
 
 
 def read(text: str, doubts: list[str] | None = None) -> MergekitFile:
-    """Read and check a mergekit file.
-
-    Raises:
-        RecipeError: a key is missing, or a value is wrong; the message names the key.
-    """
+    """Read and check a mergekit file; RecipeError: a key is missing, or a value is wrong."""
     data = yaml_mapping(text, "The mergekit file", "a mergekit file", RecipeError)
     try:
         keys = FileKeys.model_validate(data)

@@ -42,8 +42,8 @@ def slice_sources(
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
         raise RecipeError(
-            f"`{item.where}` merges block by block, but its models have different numbers of "
-            f"them: {counts}; give each a `layer_range` of the same length under `slices`."
+            f"The models of `{item.where}` have different numbers of blocks ({counts}); give each "
+            "a `layer_range` of the same length under `slices`."
         )
     if method.base != "none":
         return SliceSources(item, *_split(item, ranged, method, doubts))
@@ -64,15 +64,9 @@ def _added_base(item: Slice, base: str, method: Method, doubts: list[str]) -> li
         layers, *others = {entry.layers for entry in item.inputs}
         told = f"`base_model` {base!r} is not among the sources of `{item.where}`"
         if others:
-            raise RecipeError(
-                f"{told}, whose ranges differ; list it there with its `layer_range`, because "
-                f"{method.name} needs its blocks."
-            )
+            raise RecipeError(f"{told}, whose ranges differ; list it with its `layer_range`.")
         blocks = f"blocks [{layers.start}, {layers.stop}]" if layers else "blocks"
-        doubts.append(
-            f"{told}, so its {blocks} are taken, as for the others; list it there with its "
-            "`layer_range`."
-        )
+        doubts.append(f"{told}, so its {blocks} are taken; list it with its `layer_range`.")
     elif method.name in BASE_IS_FIRST and not (item.whole and len(item.inputs) == 1):
         doubts.append(
             f"`base_model` {base!r} is not listed in `{item.where}`, so it only gives config and "
@@ -81,13 +75,13 @@ def _added_base(item: Slice, base: str, method: Method, doubts: list[str]) -> li
         )
         return []
     elif method.base == "none" and method.name not in BASE_IS_FIRST:
-        if not item.whole:
-            return []
-        if any(knob.per == "source" for knob in method.knobs):
+        if item.whole and any(knob.per == "source" for knob in method.knobs):
             raise RecipeError(
                 f"`base_model` is {base!r}, which is not listed in `{item.where}`; "
                 f"{method.name} uses no other base, so add it there or remove `base_model`."
             )
+        if not item.whole:
+            return []
     return [Input(base, layers, {}, "base_model")]
 
 
@@ -103,10 +97,7 @@ def _split(
         )
     found = [entry for entry in inputs if entry.model == base]
     if len(found) > 1:
-        raise RecipeError(
-            f"`base_model` {base!r} is given more than once among the sources of `{item.where}`; "
-            f"list it once there, because {method.name} needs its blocks."
-        )
+        raise RecipeError(f"`{item.where}` has the `base_model` {base!r} twice; list it once.")
     for name in (name for entry in found for name in entry.parameters):
         doubts.append(
             f"`{found[0].where}.parameters.{name}` is ignored, as in mergekit, since {base!r} is "

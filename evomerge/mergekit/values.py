@@ -23,7 +23,7 @@ _VALUES = Values(RecipeError)
 
 @dataclass(frozen=True)
 class Rule:
-    """A value, one number or several that are spread evenly over depth, and what it applies to."""
+    """One number, or several that are spread evenly over depth, and the filter."""
 
     pattern: str
     gradient: tuple[float, ...]
@@ -79,12 +79,9 @@ def resolve(
 ) -> Knob:
     """Return a recipe's knob for the rules of a parameter, of which the first that matches applies.
 
-    Args:
-        depth: position of the tensors' block in its slice, from 0 (first) to 1 (last).
-        names: name of a tensor in the merged model -> name that filters are compared with.
-
-    Raises:
-        RecipeError: a tensor matches no rule.
+    `depth` is the position of the tensors' block in its slice, from 0 (first) to 1 (last). `names`:
+    name of a tensor in the merged model -> name that filters are compared with.
+    RecipeError: a tensor matches no rule.
     """
 
     def value(rule: Rule) -> float:
@@ -93,8 +90,8 @@ def resolve(
 
     chosen: dict[str, Rule] = {}
     for name, filter_name in names.items():
-        rule = next((r for r in rules if r.pattern == EVERY or r.pattern in filter_name), None)
-        if rule is None:
+        matching = (r for r in rules if r.pattern == EVERY or r.pattern in filter_name)
+        if (rule := next(matching, None)) is None:
             raise RecipeError(
                 f"`{parameter.name}` has no value for tensor {filter_name!r}; add {{value: ...}} "
                 "without a filter as the last entry."
