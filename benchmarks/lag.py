@@ -163,10 +163,12 @@ def search(
     optimizer = create(name, landscape.genes, seed, setting.population)
     noise = np.random.default_rng([seed, 1])
     values, scores = np.zeros(count), np.zeros(count)
+    genomes: list[Genome] = []
 
     def ask() -> None:
-        trial, genome = optimizer.ask()
-        values[trial] = landscape.value(genome)
+        trial = len(genomes)
+        genomes.append(optimizer.ask())
+        values[trial] = landscape.value(genomes[trial])
         scores[trial] = landscape.observed(values[trial], noise)
 
     if setting.order == "generation":
@@ -175,13 +177,13 @@ def search(
             for _ in generation:
                 ask()
             for trial in generation:
-                optimizer.tell(trial, [scores[trial]])
+                optimizer.tell(genomes[trial], [scores[trial]])
         return values, scores
     order, _ = arrivals(setting.workers, count, np.random.default_rng([seed, 2]))
     for _ in range(min(setting.workers, count)):
         ask()
     for told, trial in enumerate(order, start=setting.workers):
-        optimizer.tell(trial, [scores[trial]])
+        optimizer.tell(genomes[trial], [scores[trial]])
         if told < count:
             ask()
     return values, scores

@@ -31,11 +31,11 @@ def measure(name: str, count: int, limit: float) -> tuple[float, bool]:
     genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(count)]
     objectives = 2 if builtin(name).objectives == "several" else 1
     optimizer = create(name, genes, seed=0, objectives=objectives)
-    optimizer.tell(optimizer.ask()[0], [0.0] * objectives)  # imports what it needs
+    optimizer.tell(optimizer.ask(), [0.0] * objectives)  # imports what it needs
     began, done = time.process_time(), 0
     while done < CANDIDATES and time.process_time() - began < limit:
-        trial, genome = optimizer.ask()
-        optimizer.tell(trial, [-abs(genome[0] - 0.3), -abs(genome[-1] - 0.6)][:objectives])
+        genome = optimizer.ask()
+        optimizer.tell(genome, [-abs(genome[0] - 0.3), -abs(genome[-1] - 0.6)][:objectives])
         done += 1
     return 1000 * (time.process_time() - began) / done, done < CANDIDATES
 

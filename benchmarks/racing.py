@@ -114,18 +114,17 @@ def search(world: World, policy: str, seed: int) -> Run:
     if policy == FIXED:
         asked = [ids[i] for i in in_order(len(ids), f"{seed}/fixed")[:SUBSET]]
     optimizer = create("cma", list(world.genes), seed, budget=world.candidates)
-    for genome in world.baselines:
-        optimizer.enqueue(genome)
     genomes: list[Genome] = []
     rows: Rows = []
-    pending: list[tuple[int, tuple[float] | None]] = []
+    baselines = list(world.baselines)
+    pending: list[tuple[Genome, tuple[float] | None]] = []
     incumbent: Scores | None = None
     spent, size = 0, len(world.baselines)
     while size:
         known = [scores for scores in rows if scores]
         best = incumbent
         for _ in range(size):
-            trial, genome = optimizer.ask()
+            genome = baselines.pop(0) if baselines else optimizer.ask()
             scores: Scores | None = None
             with contextlib.suppress(CandidateError):
                 model = world.build(genome)
@@ -134,7 +133,7 @@ def search(world: World, policy: str, seed: int) -> Run:
                 else:
                     about = (model, "search", best, known[-race.recent :], objectives)
                     scores = score_in_race(race, world.evaluator, *about)
-            pending.append((trial, None if scores is None else (fitness(objectives, scores),)))
+            pending.append((genome, None if scores is None else (fitness(objectives, scores),)))
             genomes.append(genome)
             rows.append(scores)
             spent += sum(scores.fidelity.values()) if scores else 0
@@ -145,8 +144,8 @@ def search(world: World, policy: str, seed: int) -> Run:
                 incumbent = scores
         filled = len(rows) % optimizer.population
         if not filled:
-            for trial, value in pending:
-                optimizer.tell(trial, value)
+            for genome, value in pending:
+                optimizer.tell(genome, value)
             pending = []
         size = min(optimizer.population - filled, world.candidates - len(rows))
     values = [-math.inf if row is None else fitness(objectives, row) for row in rows]

@@ -151,7 +151,7 @@ def test_an_installed_package_adds_a_method_an_optimizer_and_an_objective() -> N
     )
     assert checked.config.space.methods == ("t_scaled",)
     assert get_method("t_scaled").knobs[0].name == "scale"
-    genome = make_optimizer(checked.config, checked.space.genes).ask()[1]
+    genome = make_optimizer(checked.config, checked.space.genes).ask()
     assert checked.space.decode(genome).head.method == "t_scaled"
     assert REGISTERED.get("t_objective")(None, None, [1, 2]) == [1.0, 1.0]
 

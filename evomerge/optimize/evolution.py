@@ -20,10 +20,10 @@ from nevergrad.optimization.utils import UidQueue
 
 from evomerge.compat.nevergrad import population_of, replace_queue
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.optimize.base import AMENDED, INJECTED_SHARE, BaseOptimizer
+from evomerge.optimize.base import INJECTED_SHARE, REPLACED, BaseOptimizer
 from evomerge.optimize.cube import Choices, Cube, Vector
 from evomerge.optimize.protocol import Setting
-from evomerge.space.protocol import Gene, Genome
+from evomerge.space.protocol import Gene
 
 ALGORITHMS = {
     *("_OnePlusOne", "_DE", "_PSO", "_CMA", "_EvolutionStrategy"),
@@ -54,9 +54,10 @@ class Nevergrad(BaseOptimizer):
     better. Here losses are exact: a point that is told again replaces its entry in nevergrad's
     archive, so all points count as told once, and are ranked by their loss.
 
-    Enqueued points take places in a population, in the order in which they are told, but no more
-    than a share of `INJECTED_SHARE`: else there would be too few of its own to breed from. More of
-    them wait until the first generation is told; then each takes the place of a worse member.
+    Points that it did not propose take places in a population, in the order in which they are told,
+    but no more than a share of `INJECTED_SHARE`: else there would be too few of its own to breed
+    from. More of them wait until the first generation is told; then each takes the place of a worse
+    member.
     """
 
     def __init__(
@@ -77,37 +78,33 @@ class Nevergrad(BaseOptimizer):
         self._first_left = self.population if _is_of(self._inner, FILLED) else 0
         self._places = math.floor(INJECTED_SHARE * self.population)
         self._held: list[tuple[Vector, float]] = []
-        self._learned: dict[Genome, float] = {}  # an amended genome may have been tried before
 
     def propose(self) -> tuple[object, Vector]:
         """Return nevergrad's candidate and its point."""
         candidate = self._inner.ask()
         return candidate, self.cube.start + self.cube.step * candidate.value
 
-    def learn(self, handle: object, point: Vector, loss: float) -> None:
+    def learn(self, sample: object, point: Vector, loss: float) -> None:
         """Tell nevergrad the loss of a point, also of one that it did not propose, if it can."""
-        if handle is None and self._first_left:
+        if sample is None and self._first_left:
             if self._places == 0:
                 self._held.append((point, loss))
                 return
             self._places -= 1
-        self._tell(handle, point, loss)
-        if handle is not None and self._first_left:
+        self._tell(sample, point, loss)
+        if sample is not None and self._first_left:
             self._first_left -= 1
             if self._first_left == 0:
                 for held in self._held:
                     self._tell(None, *held)
                 self._held.clear()
 
-    def _tell(self, handle: object, point: Vector, loss: float) -> None:
-        is_own = handle is not None and handle is not AMENDED
-        genome = self.cube.genome(point)
-        if not is_own and (self._own_only or self._learned.get(genome) == loss):
-            return
-        self._learned[genome] = loss
-        candidate: Any = handle
+    def _tell(self, sample: object, point: Vector, loss: float) -> None:
+        candidate: Any = sample
         space = self._inner.parametrization
-        if not is_own:
+        if sample is None or sample is REPLACED:
+            if self._own_only:
+                return
             candidate = space.spawn_child(new_value=(point - self.cube.start) / self.cube.step)
         data = candidate.get_standardized_data(reference=space)
         self._inner.archive.bytesdict.pop(data.tobytes(), None)

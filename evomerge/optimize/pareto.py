@@ -1,15 +1,16 @@
 """NSGA-II (Deb et al. 2002, doi 10.1109/4235.996017) of pymoo, in the unit cube.
 
 pymoo is told a generation at a time: the first `population` of its own proposals whose losses are
-known. What was enqueued and is known by then comes beside them: in the first population, which is
-larger by it, or with the offspring. If it counted as part of a generation, as many individuals of
-each generation would come one too late. If a search tells generation by generation, this is pymoo's
-own search, individual for individual.
+known. Other points that are told by then come beside them: in the first population, which is larger
+by them, or with the offspring. If they counted as part of a generation, as many individuals of each
+generation would come one too late. If a search tells generation by generation, this is pymoo's own
+search, individual for individual.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -27,10 +28,12 @@ POPULATION = 20
 class NondominatedSorting(BaseOptimizer):
     """NSGA-II; minimises several losses at once.
 
-    If more trials are open than a population, further offspring of the current population are
+    If more genomes are open than a population, further offspring of the current population are
     proposed. The first population are points around the start of the search, normally distributed
     with twice the initial step of each gene, so that they cover more than its neighbourhood.
     """
+
+    learns_repeats = False  # a second copy of an individual would only take another one's place
 
     def __init__(self, genes: Sequence[Gene], setting: Setting) -> None:
         from pymoo.algorithms.moo.nsga2 import NSGA2
@@ -47,8 +50,9 @@ class NondominatedSorting(BaseOptimizer):
         self._random = np.random.RandomState(seed)
         self._individuals = itertools.count(1)
         self._waiting: deque[Vector] = deque()
-        self._told: list[tuple[int, Vector, Vector, float]] = []
-        """Number of the individual (0: enqueued), point, losses, violation."""
+        self._told: list[tuple[float, Vector, Vector, float]] = []
+        """Number of the individual, point, losses, violation. Other points have the number 0, those
+        that were tried in place of an individual infinity."""
 
     def propose(self) -> tuple[object, Vector]:
         """Return the next individual of the first population, or of the offspring."""
@@ -66,24 +70,18 @@ class NondominatedSorting(BaseOptimizer):
         points = cube.start + 2 * cube.step * self._random.standard_normal(size)
         return list(np.clip(points, 0.0, 1.0))
 
-    def learn_all(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
+    def learn_all(self, sample: object, point: Vector, losses: Vector, violation: float) -> None:
         """Note the losses of a point; pymoo learns them with those of a whole generation."""
-        self._told.append((handle if isinstance(handle, int) else 0, point, losses, violation))
+        number = sample if isinstance(sample, int) else 0 if sample is None else math.inf
+        self._told.append((number, point, losses, violation))
         if sum(number > 0 for number, *_ in self._told) == self.population:
             self._learn_generation()
-
-    def amended(self, handle: object) -> object:
-        """Return the number of the individual: the point that was tried takes its place."""
-        return handle
-
-    def learn_again(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
-        """Do nothing: a second copy of an individual would only take the place of another."""
 
     def _learn_generation(self) -> None:
         from pymoo.core.population import Population
 
-        # In the order of the proposals, so that the order of telling changes nothing; enqueued
-        # ones have no number, so their points decide.
+        # In the order of the proposals, so that the order of telling changes nothing; of those
+        # without a number, the points decide.
         ordered = sorted(self._told, key=lambda row: (row[0], row[1].tolist()))
         _, points, losses, violations = map(np.array, zip(*ordered, strict=True))
         told = Population.new(X=points, F=losses, G=violations[:, None])

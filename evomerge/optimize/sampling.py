@@ -27,7 +27,7 @@ class SequenceSearch(BaseOptimizer):
         """Return the next point of the sequence."""
         return "point", next(self._points)
 
-    def learn_all(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
+    def learn_all(self, sample: object, point: Vector, losses: Vector, violation: float) -> None:
         """Do nothing."""
 
 

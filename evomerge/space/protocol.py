@@ -62,6 +62,6 @@ class Space(Protocol):
     def baseline_genomes(self) -> Mapping[str, Sequence[Genome]]:
         """Genomes whose recipes equal the baselines or come near them, by label.
 
-        They are enqueued in the optimizer, so that it starts from good points. A baseline has
+        The optimizer is told of them, so that it starts from good points. A baseline has
         several if a choice makes no difference to it: one for each value.
         """

@@ -11,8 +11,10 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from evomerge.optimize.protocol import Optimizer
 from evomerge.scores import Outcome, Scores
@@ -31,13 +33,16 @@ SKIPPED = "skipped"
 
 
 @dataclass
-class _TriedRecipe:
-    """What is known about a recipe that was proposed."""
+class _Known:
+    """What is known about a recipe that was proposed.
+
+    Attributes:
+        told: the values and the violation that the optimizer was told, if there is an outcome.
+        waiting: further genomes of the recipe, which wait for its outcome.
+    """
 
     told: tuple[tuple[float, ...] | None, float] | None = None
-    """The values and the violation that the optimizer was told, if there is an outcome."""
-    waiting: list[int] = field(default_factory=list)
-    """Further trials of the recipe, which wait for its outcome."""
+    waiting: list[Genome] = field(default_factory=list)
 
 
 class GenomeStrategy:
@@ -62,15 +67,15 @@ class GenomeStrategy:
     ) -> None:
         self.space, self.optimizer = space, optimizer
         self._values, self._violation = values, violation
-        self._baselines = space.baseline_genomes()
-        self._start = start
-        self._candidates: dict[int, list[tuple[int, str]]] = {}
-        """Trial and digest of each candidate; a baseline may have several."""
-        self._tries: dict[str, _TriedRecipe] = {}
-        self._genomes: set[int] = set()
-        """Hashes of the genomes that were tried; the genomes would take gigabytes."""
-        self._proposed = self._complete = self._starting = 0
-        self._warned = False
+        self._baselines, self._start = space.baseline_genomes(), deque(start)
+        self._open: dict[int, list[tuple[Genome, str]]] = {}
+        """The genome of each candidate without outcome, and the digest of its recipe; a baseline
+        may have several."""
+        self._known: dict[str, _Known] = {}
+        self._asked: set[int] = set()
+        """Hashes of the optimizer's genomes; the genomes would take gigabytes."""
+        self._proposed = self._complete = 0
+        self._has_begun = self._has_warned = False
 
     @property
     def generation(self) -> int:
@@ -79,7 +84,7 @@ class GenomeStrategy:
 
     @property
     def left(self) -> int:
-        """Number of trials that the current generation of the optimizer still lacks.
+        """Number of genomes that the current generation of the optimizer still lacks.
 
         Baselines, and the genomes of the start together, come before the first generation. Known
         recipes count into a generation, so most have fewer candidates where there are many of them.
@@ -87,7 +92,7 @@ class GenomeStrategy:
         complete, of_next = divmod(self._proposed, self.generation)
         if complete > self._complete:  # the last candidate may be of the next generation already
             return self.generation
-        return self._starting + self.generation - of_next
+        return self.generation - of_next + (len(self._start) if self._has_begun else 0)
 
     def add_baseline(self, number: int, label: str) -> Origin:
         """Propose the genomes of a baseline, if the space has any for it.
@@ -95,25 +100,23 @@ class GenomeStrategy:
         If there are several, the optimizer is told the outcome for each of them; the origin has
         those after the first as `others`.
         """
-        genomes = self._baselines.get(label, ())
-        if not genomes:
-            return {}
-        self._propose_baseline(number, genomes)
-        origin = {"genome": list(genomes[0])}
-        return origin | ({"others": list(map(list, genomes[1:]))} if genomes[1:] else {})
+        genomes = [list(genome) for genome in self._baselines.get(label, ())]
+        origin: dict[str, Any] = {"genome": genomes[0]} if genomes else {}
+        origin |= {"others": genomes[1:]} if genomes[1:] else {}
+        self.repeat(number, label, origin)
+        return origin
 
     def ask(self, number: int) -> Proposal:
         """Propose the next genome of the start; after these, the optimizer's."""
         self._begin()
         for skipped in itertools.count():
-            trial, genome = self._next_trial()
+            genome, is_repeat = self._next()
             recipe = self.space.decode(genome)
             # An optimizer proposes a genome again only if it finds no other one.
-            is_new = recipe.digest not in self._tries or hash(genome) in self._genomes
-            if is_new or skipped == SKIPPED_RECIPES:
+            if recipe.digest not in self._known or is_repeat or skipped == SKIPPED_RECIPES:
                 break
-            self._skip(trial, genome, recipe.digest)
-        self._note(number, trial, genome, recipe.digest)
+            self._skip(genome, recipe.digest)
+        self._note(number, genome, recipe.digest)
         origin = {"genome": list(genome)}
         return Proposal(recipe, origin | {SKIPPED: skipped} if skipped else origin)
 
@@ -125,83 +128,70 @@ class GenomeStrategy:
         """
         if "genome" not in origin:
             return
-        genome = tuple(map(float, origin["genome"]))
-        if label is not None:
-            others = [tuple(map(float, other)) for other in origin.get("others", ())]
-            self._propose_baseline(number, [genome, *others])
-            return
-        self._begin()
-        # What was skipped is repeated by number: another machine might skip others.
-        for _ in range(origin.get(SKIPPED, 0)):
-            trial, computed = self._next_trial()
-            self._skip(trial, computed, self.space.decode(computed).digest)
-        trial, computed = self._next_trial()
-        self._note(number, trial, genome, self.space.decode(genome).digest)
-        if computed == genome:
-            return
-        self.optimizer.amend(trial, genome)
-        if not self._warned:
-            self._warned = True
-            log.warning(
-                "This machine computes a genome that differs by up to %.2g from the recorded one; "
-                "the recorded genomes are used, and the search goes on.",
-                max(abs(new - old) for new, old in zip(computed, genome, strict=True)),
-            )
+        genome, *others = (
+            tuple(map(float, it)) for it in (origin["genome"], *origin.get("others", ()))
+        )
+        if label is None:
+            self._begin()
+            # What was skipped is repeated by number: another machine might skip others.
+            for _ in range(origin.get(SKIPPED, 0)):
+                computed, _ = self._next()
+                self._skip(computed, self.space.decode(computed).digest)
+            self._warn(self._next(genome)[0], genome)
+        for each in (genome, *others):
+            self._note(number, each, self.space.decode(each).digest)
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Tell the optimizer the values of a candidate, or that it has none.
 
         Outcomes of baselines without a genome are ignored.
         """
-        if number not in self._candidates:
-            return
-        values = self._values(outcome) if isinstance(outcome, Scores) else None
-        if values is not None and not all(map(math.isfinite, values)):
-            values = None
-        broken = self._violation(outcome) if isinstance(outcome, Scores) else 0.0
-        for trial, digest in self._candidates[number]:
-            known = self._tries[digest]
+        values, broken = None, 0.0
+        if isinstance(outcome, Scores) and number in self._open:
+            values, broken = self._values(outcome), self._violation(outcome)
+            values = values if all(map(math.isfinite, values)) else None
+        for genome, digest in self._open.pop(number, ()):
+            known = self._known[digest]
             known.told = values, broken
-            for each in (trial, *known.waiting):
+            for each in (genome, *known.waiting):
                 self.optimizer.tell(each, values, broken)
             known.waiting.clear()
 
-    def _propose_baseline(self, number: int, genomes: Sequence[Genome]) -> None:
-        """Propose the computed or recorded genomes of a baseline."""
-        for genome in genomes:
-            self.optimizer.enqueue(genome)
-        for genome in genomes:
-            trial, _ = self.optimizer.ask()
-            self._note(number, trial, genome, self.space.decode(genome).digest)
-
     def _begin(self) -> None:
-        """Begin a proposal; the first one enqueues the genomes of the start."""
-        self._complete = self._proposed // self.generation
-        for genome in self._start:
-            self.optimizer.enqueue(genome)
-        self._starting += len(self._start)
-        self._start = ()
+        """Begin a proposal."""
+        self._has_begun, self._complete = True, self._proposed // self.generation
 
-    def _next_trial(self) -> tuple[int, Genome]:
-        """Ask the optimizer for a trial of a genome of the start, or of its own."""
-        if self._starting:
-            self._starting -= 1
-        else:
-            self._proposed += 1
-        return self.optimizer.ask()
+    def _next(self, recorded: Genome | None = None) -> tuple[Genome, bool]:
+        """Return the next genome, and whether the optimizer has proposed it before."""
+        if self._start:
+            return self._start.popleft(), False
+        self._proposed += 1
+        genome = self.optimizer.ask(recorded)
+        is_repeat = hash(genome) in self._asked
+        self._asked.add(hash(genome if recorded is None else recorded))
+        return genome, is_repeat
 
-    def _skip(self, trial: int, genome: Genome, digest: str) -> None:
-        """Tell the optimizer the outcome of a known recipe, or let the trial wait for it."""
-        self._genomes.add(hash(genome))
-        # On another machine the recipe may be an unknown one; then the trial is never told.
-        known = self._tries.get(digest, _TriedRecipe())
+    def _skip(self, genome: Genome, digest: str) -> None:
+        """Tell the optimizer the outcome of a known recipe, or let the genome wait for it."""
+        # On another machine the recipe may be an unknown one; then the genome is never told.
+        known = self._known.get(digest, _Known())
         if known.told is None:
-            known.waiting.append(trial)
+            known.waiting.append(genome)
         else:
-            self.optimizer.tell(trial, *known.told)
+            self.optimizer.tell(genome, *known.told)
 
-    def _note(self, number: int, trial: int, genome: Genome, digest: str) -> None:
-        """Note a trial of the candidate, and that its recipe and genome are tried."""
-        self._candidates.setdefault(number, []).append((trial, digest))
-        self._tries.setdefault(digest, _TriedRecipe())
-        self._genomes.add(hash(genome))
+    def _note(self, number: int, genome: Genome, digest: str) -> None:
+        """Note a genome of the candidate, and that its recipe is known."""
+        self._open.setdefault(number, []).append((genome, digest))
+        self._known.setdefault(digest, _Known())
+
+    def _warn(self, computed: Genome, recorded: Genome) -> None:
+        """Warn once if this machine computes another genome than the recorded one."""
+        if computed == recorded or self._has_warned:
+            return
+        self._has_warned = True
+        log.warning(
+            "This machine computes a genome that differs by up to %.2g from the recorded one; "
+            "the recorded genomes are used, and the search goes on.",
+            max(abs(new - old) for new, old in zip(computed, recorded, strict=True)),
+        )

@@ -29,14 +29,13 @@ def check_optimizer(
 ) -> None:
     """Check the laws of `evomerge.optimize.protocol.Optimizer`.
 
-    Proposals are in the ranges of the genes, those that are enqueued come next, and after the same
-    calls they are the same, as a search needs it that is resumed. Trials are told in any order;
-    some fail, some break constraints, some are never told.
+    Proposals are in the ranges of the genes, new, and after the same calls the same, as a search
+    needs it that is resumed. They are told in any order, beside points of others; some fail, some
+    break constraints, some are never told.
 
     Args:
         create: a function of genes and a seed that returns a new optimizer.
-        genes: the genes that it searches.
-        trials: number of trials of a search.
+        trials: number of proposals of a search.
 
     Raises:
         AssertionError: a law is broken; the message says which.
@@ -58,47 +57,44 @@ def play(
     failures: float,
     objectives: int,
 ) -> list[Genome]:
-    """Search, and return all genomes; some are enqueued, some amended.
+    """Search, and return all proposals; every 50th time a corner is told, and one is replaced.
 
-    Up to `width` trials are open. They are told in random order, and 5 % are never told. The share
+    Up to `width` genomes are open. They are told in random order, and 5 % are never told. The share
     `failures` fails; a fifth of the others break a constraint.
     """
     order = np.random.RandomState(trials)
     genomes: list[Genome] = []
-    tried: set[Genome] = set()
     endless = any(gene.kind == "real" for gene in genes)
-    waiting: list[tuple[int, Genome]] = []
+    tried: set[Genome] = set()
+    waiting: list[Genome] = []
+
+    def tell(genome: Genome) -> None:
+        values = [
+            -sum((x - goal) ** 2 for goal, x in zip(_goals(genes, k), genome, strict=True))
+            for k in range(objectives)
+        ]
+        failed, violation = order.rand() < failures, max(0.0, order.rand() - 0.8)
+        optimizer.tell(genome, None if failed else values, violation)
+
     for number in range(trials):
         corner = tuple(gene.high if order.rand() < 0.5 else gene.low for gene in genes)
         if number % 50 == 0:
-            optimizer.enqueue(corner)
-        trial, genome = optimizer.ask()
-        require(
-            trial == number,
-            f"Trial {number} was numbered {trial}; trials are numbered 0, 1, 2, ...",
-        )
-        require(number % 50 or genome == corner, "An enqueued genome was not proposed next.")
+            tell(corner)
+            tried.add(corner)
+        recorded = genomes[0] if number % 50 == 25 else None
+        genome = optimizer.ask(recorded)
         check_range(genes, genome)
         require(
-            genome not in tried or not number % 50 or not endless or failures == 1,
+            genome not in tried or not endless or failures == 1,
             "A genome was proposed that had been tried, although there are others.",
         )
-        tried.add(genome)
         genomes.append(genome)
-        waiting.append((trial, genome))
-        if number % 50 == 25:
-            optimizer.amend(trial, genomes[0])
-            tried.discard(genome)
+        tried.add(recorded or genome)
+        waiting.append(recorded or genome)
         if len(waiting) >= width:
-            trial, genome = waiting.pop(order.randint(len(waiting)))
-            if order.rand() < 0.05:
-                continue
-            values = [
-                -sum((x - goal) ** 2 for goal, x in zip(_goals(genes, k), genome, strict=True))
-                for k in range(objectives)
-            ]
-            failed, violation = order.rand() < failures, max(0.0, order.rand() - 0.8)
-            optimizer.tell(trial, None if failed else values, violation)
+            genome = waiting.pop(order.randint(len(waiting)))
+            if order.rand() > 0.05:
+                tell(genome)
     return genomes
 
 

@@ -42,13 +42,12 @@ def check_first(name, values, seeds, length, start=0, baselines=False):
         optimizer = make(name, genes_with(values, start), seed)
         order = np.random.RandomState(seed).permutation(values)
         for genome in baselines_with(order) if baselines else ():
-            optimizer.enqueue(genome)
-            optimizer.tell(optimizer.ask()[0], several(name, 0.5))
+            optimizer.tell(genome, several(name, 0.5))
         for number in range(length):
-            trial, genome = optimizer.ask()
+            genome = optimizer.ask()
             shares[seed, int(genome[2])] += 1 / length
             first[int(genome[2])] += number == 0
-            optimizer.tell(trial, several(name, 0.5))
+            optimizer.tell(genome, several(name, 0.5))
     assert chisquare(first).pvalue > 1e-3
     error = shares.std(axis=0) / np.sqrt(seeds)
     assert (np.abs(shares.mean(axis=0) - 1 / values) < 4 * np.maximum(error, 1e-3)).all()
@@ -74,11 +73,11 @@ def found(name, place, seed, candidates):
     optimizer = make(name, genes_with(VALUES), seed)
     best = (-np.inf, -1.0)
     for _ in range(candidates):
-        trial, genome = optimizer.ask()
+        genome = optimizer.ask()
         numbers = np.array([*genome[:2], *genome[3:]])
         value = 0.05 * (genome[2] == place) - float(((numbers - target) ** 2).sum())
         best = max(best, (value, genome[2]))
-        optimizer.tell(trial, [value] * COUNTS[name][-1])
+        optimizer.tell(genome, [value] * COUNTS[name][-1])
     return best[1] == place
 
 
@@ -126,7 +125,7 @@ def test_every_value_is_that_of_its_own_point(choices, values):
 @pytest.mark.parametrize("name", ["nevergrad:OnePlusOne", "discrete-lengler"])
 def test_a_search_that_tries_its_start_draws_what_is_undecided(name):
     genes = [Gene(f"flag{place}", "binary", 0, 1, 0.5) for place in range(8)]
-    flags = np.array([create(name, genes, seed).ask()[1] for seed in range(100)])
+    flags = np.array([create(name, genes, seed).ask() for seed in range(100)])
     assert (np.abs(flags.mean(axis=0) - 0.5) < 0.2).all()
     decided = [Gene("x", "real", 0.0, 1.0, 0.25), Gene("flag", "binary", 0, 1, 1)]
-    assert {create(name, decided, seed).ask()[1] for seed in range(20)} == {(0.25, 1.0)}
+    assert {create(name, decided, seed).ask() for seed in range(20)} == {(0.25, 1.0)}

@@ -30,7 +30,7 @@ try:
     optimizer.ask()
 except KeyboardInterrupt as error:
     print(type(error).__name__, "cma" in sys.modules)
-print(len(optimizer.ask()[1]))
+print(len(optimizer.ask()))
 """
 
 

@@ -36,11 +36,11 @@ def test_a_point_that_is_told_twice_does_not_end_the_climb(name, genes, told):
     def reached(seed):
         optimizer, best = create(name, genes, seed), 0.0
         for genome in baselines:
-            optimizer.enqueue(genome)
-        for number in range(300):
-            trial, genome = optimizer.ask()
-            optimizer.tell(trial, [score(genome)])
-            best = max(best, score(genome) if number >= len(baselines) else 0.0)
+            optimizer.tell(genome, [score(genome)])
+        for _ in range(300):
+            genome = optimizer.ask()
+            optimizer.tell(genome, [score(genome)])
+            best = max(best, score(genome))
         return best
 
     assert sorted(reached(seed) for seed in range(3))[1] > 0.85
@@ -60,17 +60,17 @@ def test_it_proposes_what_nevergrad_proposes(name, width):
     plain = nevergrad.optimizers.registry[wanted](parameter, budget=None, num_workers=1)
     optimizer, waiting, known = create(name, REAL, 7), [], {}
     for _ in range(200):
-        candidate, (trial, genome) = plain.ask(), optimizer.ask()
+        candidate, genome = plain.ask(), optimizer.ask()
         while candidate.value.tobytes() in known:  # particles meet in corners
             plain.tell(candidate, known[candidate.value.tobytes()])
             candidate = plain.ask()
         assert np.abs(0.5 + candidate.value / 6 - genome).max() < 1e-12
-        waiting.append((candidate, trial, float(((np.array(genome) - 0.8) ** 2).sum())))
+        waiting.append((candidate, genome, float(((np.array(genome) - 0.8) ** 2).sum())))
         if len(waiting) == width:
-            candidate, trial, loss = waiting.pop(0)
+            candidate, genome, loss = waiting.pop(0)
             plain.tell(candidate, loss)
             known[candidate.value.tobytes()] = loss
-            optimizer.tell(trial, [-loss])
+            optimizer.tell(genome, [-loss])
 
 
 @pytest.mark.parametrize(
@@ -110,37 +110,33 @@ def test_what_learns_from_its_own_samples_is_not_told_of_baselines(name):
     def proposals(baselines):
         optimizer, found = create(name, REAL, 3), []
         for value in baselines:
-            optimizer.enqueue((value,) * len(REAL))
-        for number in range(150):
-            trial, genome = optimizer.ask()
-            if number >= len(baselines):
-                found.append(genome)
-            optimizer.tell(trial, [score(genome)])
-        return found[:147]
+            optimizer.tell((value,) * len(REAL), [value])
+        for _ in range(150):
+            found.append(optimizer.ask())
+            optimizer.tell(found[-1], [score(found[-1])])
+        return found
 
     assert proposals([0.5, 0.1, 0.9]) == proposals([])
 
 
 @pytest.mark.parametrize("name", ["two-points-de", "nevergrad:DE"])
-def test_enqueued_points_take_a_fifth_of_the_places_in_the_population(name):
+def test_points_of_others_take_a_fifth_of_the_places_in_the_population(name):
     """They took all of them, failures too. A good one is bred from at once."""
     size = 30
 
-    def proposals(enqueued, count):
+    def proposals(others):
         optimizer, found = create(name, REAL, 3), []
-        for genome in enqueued:
-            optimizer.enqueue(genome)
-        for number in range(len(enqueued) + count):
-            trial, genome = optimizer.ask()
-            failed = 0 < number < len(enqueued)
-            optimizer.tell(trial, None if failed else [score(genome)])
-            found.append(genome)
-        return found[len(enqueued) :]
+        for number, genome in enumerate(others):
+            optimizer.tell(genome, None if number else [score(genome)])
+        for _ in range(2 * size):
+            found.append(optimizer.ask())
+            optimizer.tell(found[-1], [score(found[-1])])
+        return found
 
     random = np.random.RandomState(0)
-    enqueued = [(0.97,) * len(REAL), *map(tuple, random.uniform(0.0, 1.0, (size, len(REAL))))]
+    others = [(0.97,) * len(REAL), *map(tuple, random.uniform(0.0, 1.0, (size, len(REAL))))]
     own = size - size // 5
-    found, alone = proposals(enqueued, 2 * size), proposals([], 2 * size)
+    found, alone = proposals(others), proposals([])
     assert found[:own] == alone[:own]
     assert np.mean(list(map(score, found[own:]))) > np.mean(list(map(score, alone[own:])))
 

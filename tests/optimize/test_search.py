@@ -22,9 +22,9 @@ def search(optimizer, loss, trials):
     """Return the best loss and its genome."""
     best = (np.inf, ())
     for _ in range(trials):
-        trial, genome = optimizer.ask()
+        genome = optimizer.ask()
         best = min(best, (loss(genome), genome))
-        optimizer.tell(trial, [-loss(genome)])
+        optimizer.tell(genome, [-loss(genome)])
     return best
 
 
@@ -55,9 +55,9 @@ def test_cma_is_pycma_as_the_paper_used_it(diagonal):
         points = [0.5 + step / 6 for step in steps]
         losses = [float((np.arange(1, 13) * (point - target) ** 2).sum()) for point in points]
         for point, loss in zip(points, losses, strict=True):
-            trial, genome = optimizer.ask()
+            genome = optimizer.ask()
             assert np.abs(np.array(genome) - point).max() < 1e-9
-            optimizer.tell(trial, [-loss])
+            optimizer.tell(genome, [-loss])
         raw.tell(steps, losses)
 
 
@@ -75,42 +75,40 @@ def test_a_plateau_causes_no_restart(name):
 
     optimizer, distances = create(name, genes, seed=2), []
     for _ in range(1500):
-        trial, genome = optimizer.ask()
+        genome = optimizer.ask()
         distances.append(np.abs(np.array(genome) - target).mean())
-        optimizer.tell(trial, [float(accuracy(genome))])
+        optimizer.tell(genome, [float(accuracy(genome))])
     assert np.mean(distances[:9]) > 0.25
     assert max(distances[-600:]) < 0.2
 
 
-def test_many_enqueued_points_and_early_asks_lose_no_generation():
+def test_many_points_of_others_and_early_asks_lose_no_generation():
     """pycma refuses two updates without a sample between them."""
-    for enqueued, batch in ((25, 1), (0, 30)):
+    for others, batch in ((25, 1), (0, 30)):
         optimizer = create("cma", REAL, seed=0)
-        for i in range(enqueued):
-            optimizer.enqueue((i / enqueued,) * len(REAL))
+        for i in range(others):
+            optimizer.tell((i / others,) * len(REAL), [-sphere((i / others,) * len(REAL))])
         best = np.inf
         for _ in range(600 // batch):
-            trials = [optimizer.ask() for _ in range(batch)]
-            for trial, genome in trials:
+            for genome in [optimizer.ask() for _ in range(batch)]:
                 best = min(best, sphere(genome))
-                optimizer.tell(trial, [-sphere(genome)])
+                optimizer.tell(genome, [-sphere(genome)])
         assert best < (1e-4 if batch == 1 else 1e-2)
 
 
-@pytest.mark.parametrize(("enqueued", "order"), [(0, "reversed"), (20, "asked")])
-def test_hundreds_of_genes_adapt_their_step_in_any_order_of_telling(enqueued, order):
+@pytest.mark.parametrize(("others", "order"), [(0, "reversed"), (20, "asked")])
+def test_hundreds_of_genes_adapt_their_step_in_any_order_of_telling(others, order):
     """Two mirrored points adapt the step size; it must shrink in whatever order they are told."""
     genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(310)]
     target = np.random.RandomState(0).uniform(0.2, 0.8, len(genes))
     optimizer = create("diagonal-cma", genes, seed=0)
-    for i in range(enqueued):
-        optimizer.enqueue((i / 20,) * len(genes))
-        optimizer.tell(optimizer.ask()[0], [-float(((i / 20 - target) ** 2).sum())])
+    for i in range(others):
+        optimizer.tell((i / 20,) * len(genes), [-float(((i / 20 - target) ** 2).sum())])
     for _ in range(1200 // optimizer.population):
-        trials = [optimizer.ask() for _ in range(optimizer.population)]
-        for trial, genome in trials if order == "asked" else trials[::-1]:
-            optimizer.tell(trial, [-float(((np.array(genome) - target) ** 2).sum())])
-    spread = np.std([genome for _, genome in trials], axis=0).mean()
+        genomes = [optimizer.ask() for _ in range(optimizer.population)]
+        for genome in genomes if order == "asked" else genomes[::-1]:
+            optimizer.tell(genome, [-float(((np.array(genome) - target) ** 2).sum())])
+    spread = np.std(genomes, axis=0).mean()
     assert spread < 1 / 6 / 3
 
 
@@ -120,16 +118,15 @@ def test_a_first_generation_is_of_own_samples(name):
     genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(12)]
     optimizer, plain = create(name, genes, 3), create(name, genes, 3)
     for number in range(30):
-        optimizer.enqueue(tuple(map(float, np.random.RandomState(number).randint(2, size=12))))
-        optimizer.tell(optimizer.ask()[0], [-100.0])
-    optimizer.enqueue(tuple(gene.start for gene in genes))
-    optimizer.tell(optimizer.ask()[0], [100.0])  # the mean is no step, however good it is
+        corner = tuple(map(float, np.random.RandomState(number).randint(2, size=12)))
+        optimizer.tell(corner, [-100.0])
+    # The mean is no step, however good it is.
+    optimizer.tell(tuple(gene.start for gene in genes), [100.0])
     for _ in range(3 * optimizer.population):
-        trial, genome = optimizer.ask()
-        other, same = plain.ask()
-        assert genome == same  # bad ones change nothing, so they cost what they are
-        optimizer.tell(trial, [-sum(genome)])
-        plain.tell(other, [-sum(same)])
+        genome = optimizer.ask()
+        assert genome == plain.ask()  # bad ones change nothing, so they cost what they are
+        for each in (optimizer, plain):
+            each.tell(genome, [-sum(genome)])
 
 
 @pytest.mark.parametrize(("order", "most"), [("asked", 0.0045), ("random", 0.009)])
@@ -143,43 +140,38 @@ def test_many_open_trials_slow_no_search_of_hundreds_of_genes_down(order, most):
         waiting.append(optimizer.ask())
         if len(waiting) >= 64:
             place = 0 if order == "asked" else random.randint(len(waiting))
-            trial, genome = waiting.pop(place)
+            genome = waiting.pop(place)
             loss = float(((np.array(genome) - target) ** 2).mean())
             best = min(best, loss)
-            optimizer.tell(trial, [-loss])
+            optimizer.tell(genome, [-loss])
     assert best < most
 
 
 @pytest.mark.parametrize("name", ["cma", "cma-margin", "nevergrad:DE", "nevergrad:OnePlusOne"])
-def test_amended_trials_bring_another_optimizer_to_the_same_place(name):
-    """An optimizer with another seed learns from the amended genomes, not from its own."""
-    first, calls = create(name, REAL, seed=1), []
+def test_recorded_genomes_bring_another_optimizer_to_the_same_place(name):
+    """An optimizer with another seed learns from the recorded genomes, not from its own."""
+    first, recorded = create(name, REAL, seed=1), []
     for _ in range(400):
-        trial, genome = first.ask()
-        first.tell(trial, [-sphere(genome)])
-        calls.append(genome)
+        recorded.append(first.ask())
+        first.tell(recorded[-1], [-sphere(recorded[-1])])
     other = create(name, REAL, seed=2)
-    for genome in calls:
-        trial, _ = other.ask()
-        other.amend(trial, genome)
-        other.tell(trial, [-sphere(genome)])
+    for genome in recorded:
+        other.ask(genome)
+        other.tell(genome, [-sphere(genome)])
     going_on = search(other, sphere, 100)[0]
-    assert going_on <= 20 * max(1e-7, min(map(sphere, calls)))
+    assert going_on <= 20 * max(1e-7, min(map(sphere, recorded)))
     assert going_on < search(create(name, REAL, seed=2), sphere, 100)[0] / 5
 
 
 @pytest.mark.parametrize("name", ["cma", "cma-margin", "nevergrad:DE", "nevergrad:PSO"])
-def test_amending_by_a_negligible_difference_changes_nothing(name):
-    def run(shift):
-        optimizer, genomes = create(name, REAL, seed=1), []
-        for _ in range(120):
-            trial, genome = optimizer.ask()
-            genomes.append(genome)
-            optimizer.amend(trial, tuple(min(2.0, value + shift) for value in genome))
-            optimizer.tell(trial, [-sphere(genome)])
-        return genomes
-
-    assert run(0.0) == run(1e-9)
+def test_recorded_genomes_that_differ_by_next_to_nothing_change_nothing(name):
+    plain, other = create(name, REAL, seed=1), create(name, REAL, seed=1)
+    for _ in range(120):
+        genome = plain.ask()
+        recorded = tuple(min(2.0, value + 1e-9) for value in genome)
+        assert other.ask(recorded) == genome
+        plain.tell(genome, [-sphere(genome)])
+        other.tell(recorded, [-sphere(genome)])
 
 
 NUMBER = Gene("number", "real", 0.0, 1.0, 0.5)
@@ -203,16 +195,16 @@ def test_the_default_optimizer_suits_the_genes(genes, population, name):
     genes = [dataclasses.replace(gene, name=f"g{i}") for i, gene in enumerate(genes)]
     chosen, named = (create(item, genes, 0, population) for item in ("auto", name))
     for _ in range(60):
-        (trial, one), (_, other) = chosen.ask(), named.ask()
-        assert one == other
+        genome = chosen.ask()
+        assert genome == named.ask()
         for optimizer in (chosen, named):
-            optimizer.tell(trial, [-sum(one)])
+            optimizer.tell(genome, [-sum(genome)])
 
 
 def test_a_grid_gets_finer_and_never_repeats_itself():
     genes = [Gene("x", "real", 0.0, 1.0, 0.5), Gene("m", "choice", 0, 2, 0)]
     optimizer = create("grid", genes, seed=0, budget=6)
-    points = [optimizer.ask()[1] for _ in range(2 * 3 + 3 + 2 * 3)]
+    points = [optimizer.ask() for _ in range(2 * 3 + 3 + 2 * 3)]
     assert len(set(points)) == len(points)
     assert {x for x, _ in points[:6]} == {0.0, 1.0}
     assert {x for x, _ in points[6:9]} == {0.5}

@@ -99,22 +99,23 @@ class Flawed:
     def __init__(self, genes, seed, flaw):
         self.inner = create("cma", genes, 0 if flaw == "always the same seed" else seed)
         self.flaw, self.noise, self.kept = flaw, np.random.RandomState(0), []
-        self.population, self.enqueue = self.inner.population, self.inner.enqueue
-        self.ask = self.inner.ask
+        self.told = 0
+        self.population, self.ask = self.inner.population, self.inner.ask
 
-    def tell(self, trial, values, violation=0.0):
+    def tell(self, genome, values, violation=0.0):
+        self.told += 1
         failed = values is None or not np.isfinite(values).all()
         if self.flaw == "late":  # by a generation
-            self.kept.append((trial, values, violation))
+            self.kept.append((genome, values, violation))
             if len(self.kept) <= self.population:
                 return
-            trial, values, violation = self.kept.pop(0)
-        if self.flaw == "half random" and trial % 2 and not failed:
+            genome, values, violation = self.kept.pop(0)
+        if self.flaw == "half random" and self.told % 2 and not failed:
             values = [-2 * self.noise.rand()]
         if self.flaw == "failures as violations" and failed:
             values, violation = [0.0], 0.5
         if self.flaw != "deaf":
-            self.inner.tell(trial, values, 0.0 if self.flaw == "no constraints" else violation)
+            self.inner.tell(genome, values, 0.0 if self.flaw == "no constraints" else violation)
 
 
 UNLEARNED, LAST = "it has not learned this outcome", "failures must rank below violations"

@@ -44,7 +44,7 @@ def check_learning(create: Create, genes: Sequence[Gene], objectives: int = 1) -
     _check_each_counts(play, population, is_real=math.isinf(_size(genes)))
     _check_ranks(play, objectives, objectives == 1)
     if _size(genes) > 50 * trials:
-        flat = play(lambda trial, values: ([0.5] * objectives, 0.0))[population:]
+        flat = play(lambda trial, values: ([0.5] * objectives, 0.0))
         repeats = len(flat) - len(set(flat))
         require(
             repeats <= REPEATED * len(flat),
@@ -124,20 +124,19 @@ def _check_ranks(play: Callable[..., list[Genome]], objectives: int, by_value: b
 def _play(
     optimizer: Optimizer, genes: Sequence[Gene], objectives: int, trials: int, tell: Tell
 ) -> list[Genome]:
-    """Search in generations, the first of which is enqueued, and ask for two more at the end."""
+    """Search in generations, after one of random points, and ask for two more at the end."""
     random, population = np.random.RandomState(1), optimizer.population
-    for _ in range(population):
-        optimizer.enqueue(random_genome(genes, random))
+    waiting = [random_genome(genes, random) for _ in range(population)]
     genomes: list[Genome] = []
-    waiting: list[tuple[int, Genome]] = []
-    for _ in range(trials):
-        waiting.append(optimizer.ask())
-        genomes.append(waiting[-1][1])
+    for trial in range(trials):
+        if trial >= population:
+            waiting.append(optimizer.ask())
+            genomes.append(waiting[-1])
         if len(waiting) == population:
-            for trial, genome in waiting:
-                optimizer.tell(trial, *tell(trial, _values(genes, genome, objectives)))
+            for number, genome in enumerate(waiting, trial + 1 - population):
+                optimizer.tell(genome, *tell(number, _values(genes, genome, objectives)))
             waiting.clear()
-    return genomes + [optimizer.ask()[1] for _ in range(2 * population + 10)]
+    return genomes + [optimizer.ask() for _ in range(2 * population + 10)]
 
 
 def _values(genes: Sequence[Gene], genome: Genome, objectives: int) -> list[float]:

@@ -38,7 +38,7 @@ class Condition:
 
     Attributes:
         width: number of open trials; None: a whole generation, told in the order of asking.
-        baselines: what is enqueued, asked and told before the trials, on top of them. `twice`: the
+        baselines: what is told before the trials, on top of them. `twice`: the
             start and two corners, all of them twice. `generation`: a generation of random points,
             but three at least; every third fails, and every third is NaN.
         faults: whether a tenth of the trials fail, a twentieth is NaN, and a twentieth is never
@@ -86,18 +86,16 @@ def search(
     """Search a problem; return the losses of the proposals, those of baselines not included."""
     order = np.random.RandomState(seed)
     baselines = _baselines(problem.genes, condition, optimizer.population, order)
-    for genome in baselines:
-        optimizer.enqueue(genome)
-    for trial, genome in [optimizer.ask() for _ in baselines]:
-        fate = (1.0, 0.05, 0.12)[trial % 3] if condition.baselines == "generation" else 1.0
-        _tell(optimizer, problem, trial, genome, fate)
+    for number, genome in enumerate(baselines):
+        fate = (1.0, 0.05, 0.12)[number % 3] if condition.baselines == "generation" else 1.0
+        _tell(optimizer, problem, genome, fate)
     width = condition.width or optimizer.population
     is_real = any(gene.kind == "real" for gene in problem.genes)
     found: list[tuple[float, ...]] = []
     asked = set(baselines)
-    waiting: list[tuple[int, Genome]] = []
+    waiting: list[Genome] = []
     for _ in range(trials):
-        trial, genome = optimizer.ask()
+        genome = optimizer.ask()
         found.append(problem.losses(genome))
         require(
             not is_real or genome not in asked,
@@ -106,11 +104,11 @@ def search(
         if found[-1] == (0.0,):  # nothing is better
             break
         asked.add(genome)
-        waiting.append((trial, genome))
+        waiting.append(genome)
         if len(waiting) == width:
             for _ in range(width if condition.width is None else 1):
                 fate = order.rand() if condition.faults else 1.0
-                _tell(optimizer, problem, *waiting.pop(0), fate)
+                _tell(optimizer, problem, waiting.pop(0), fate)
     return found
 
 
@@ -204,20 +202,20 @@ def rank_sum(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
     return float(norm.cdf(distance / math.sqrt(variance))) if variance else 0.5
 
 
-def _tell(optimizer: Optimizer, problem: Problem, trial: int, genome: Genome, fate: float) -> None:
+def _tell(optimizer: Optimizer, problem: Problem, genome: Genome, fate: float) -> None:
     values = [-loss for loss in problem.losses(genome)]
     if fate < 0.1:
-        optimizer.tell(trial, None)
+        optimizer.tell(genome, None)
     elif fate < 0.15:
-        optimizer.tell(trial, [math.nan] * len(values))
+        optimizer.tell(genome, [math.nan] * len(values))
     elif fate >= 0.2:
-        optimizer.tell(trial, values)
+        optimizer.tell(genome, values)
 
 
 def _baselines(
     genes: Sequence[Gene], condition: Condition, population: int, random: np.random.RandomState
 ) -> list[Genome]:
-    """Return the genomes that a condition enqueues."""
+    """Return the genomes that a condition tells first."""
     if condition.baselines == "generation":
         return [random_genome(genes, random) for _ in range(max(3, population))]
     start = tuple(float(gene.start) for gene in genes)

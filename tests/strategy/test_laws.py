@@ -223,7 +223,7 @@ class Flawed:
         if self.flaw == "minimises" and isinstance(found, Scores):
             values = tuple(1 - value for value in found.values["task/acc"])
             found = Scores(found.documents, {"task/acc": values}, {"task/acc": np.mean(values)})
-        if self.flaw != "deaf" and (self.flaw != "repeat" or number in self.inner._candidates):
+        if self.flaw != "deaf" and (self.flaw != "repeat" or number in self.inner._open):
             self.inner.tell(number, found)
 
 

@@ -45,28 +45,21 @@ class Flawed:
     population = 1
 
     def __init__(self, genes, flaw):
-        self.genes, self.flaw, self.count, self.queue = genes, flaw, 0, []
+        self.genes, self.flaw, self.last = genes, flaw, None
         self.generator = np.random if flaw == "global" else np.random.RandomState(0)
         if flaw == "unseeded":
             self.generator = np.random.RandomState()
 
-    def ask(self):
-        self.count += 1
+    def ask(self, recorded=None):
         share = 1.5 if self.flaw == "range" else self.generator.uniform()
         genome = tuple(gene.low + share * (gene.high - gene.low) for gene in self.genes)
-        if self.queue:
-            genome = self.queue.pop() if self.flaw != "no queue" else genome
-        return self.count - (self.flaw != "numbers"), genome
+        if self.flaw != "twice" or self.last is None:
+            self.last = genome
+        return self.last
 
-    def tell(self, trial, values, violation=0.0):
+    def tell(self, genome, values, violation=0.0):
         if self.flaw == "fragile" and values is None:
             raise ValueError("no value")
-
-    def enqueue(self, genome):
-        self.queue.append(genome)
-
-    def amend(self, trial, genome):
-        pass
 
 
 @pytest.mark.parametrize(
@@ -75,8 +68,7 @@ class Flawed:
         ("global", AssertionError, "global generator"),
         ("unseeded", AssertionError, "could not be resumed"),
         ("range", AssertionError, "out of its range"),
-        ("no queue", AssertionError, "enqueued genome"),
-        ("numbers", AssertionError, "numbered"),
+        ("twice", AssertionError, "had been tried"),
         ("fragile", ValueError, "no value"),
     ],
 )
