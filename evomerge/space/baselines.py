@@ -20,8 +20,8 @@ def uniform_recipe(
     """Return the plain average of the parents' weights (Wortsman et al. 2022, arXiv 2203.05482).
 
     Everything else is that of `like` (host, dtype, tokenizer, seed, ...). `stacks`: prefix of a
-    block stack -> number of blocks. `modalities`: those that
-    are merged -> the parents that have them; of parents without one it is the host's.
+    block stack -> number of blocks. `modalities`: those that are merged -> the parents that have
+    them; of parents without one it is the host's.
     """
 
     def average(layer: int | None, of: Sequence[str] = parents) -> Layer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from evomerge.errors import ConfigError
@@ -15,14 +16,11 @@ Groups = int | Literal["each", "one"]
 
 @dataclass(frozen=True)
 class BlockStack:
-    """A block stack that is merged.
+    """A block stack that is merged, with so many layers.
 
-    Attributes:
-        prefix: the part of the names of its tensors before the index of a block (`model.layers`).
-        layers: number of its blocks.
-        filters: component -> substrings of the names of its tensors, in the order in which they
-            are tried.
-        name: what genes call it; an encoder-decoder has an `encoder` and a `decoder`.
+    `prefix` is before the index of a block in the names of its tensors (`model.layers`). `filters`:
+    component -> substrings of these names, in the order in which they are tried. Genes call the
+    stack by its `name`; an encoder-decoder has an `encoder` and a `decoder`.
     """
 
     prefix: str
@@ -32,14 +30,10 @@ class BlockStack:
 
 
 class StackGenes:
-    """The genes of one block stack, and the map from their values to its blocks.
+    """The genes of one block stack, the same in each group, and the map from values to blocks.
 
-    Where `smooth` is true, the genes belong to single blocks, called anchors, and knobs are
-    interpolated between them.
-
-    Args:
-        genes: those of each group.
-        groups: number of groups of blocks. A stack with fewer blocks has a group for each.
+    A stack with fewer blocks than `groups` has a group for each. Where `smooth` is true, the genes
+    belong to single blocks, called anchors, and knobs are interpolated between them.
     """
 
     def __init__(self, stack: BlockStack, genes: LayerGenes, groups: Groups, smooth: bool) -> None:
@@ -49,10 +43,8 @@ class StackGenes:
     @property
     def places(self) -> list[tuple[str, LayerGenes]]:
         """The groups or anchors, by a name that says which blocks they are."""
-        starts, stops = self._first, [*self._first[1:], self.stack.layers]
-        ranges = [
-            f"{a}" if self._smooth else f"{a}:{b}" for a, b in zip(starts, stops, strict=True)
-        ]
+        bounds = pairwise([*self._first, self.stack.layers])
+        ranges = [f"{a}" if self._smooth else f"{a}:{b}" for a, b in bounds]
         return [(f"{self.stack.name}[{blocks}]", self.genes) for blocks in ranges]
 
     def blocks(

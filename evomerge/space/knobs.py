@@ -16,12 +16,7 @@ Setting: TypeAlias = float | tuple[float, float]
 
 @dataclass(frozen=True)
 class SearchedKnob:
-    """A knob that a search varies.
-
-    Attributes:
-        methods: names of the methods that share this knob. If the range of a knob differs between
-            two methods, each of them has a `SearchedKnob` of its own.
-    """
+    """A knob that a search varies, and the methods that share it because they search one range."""
 
     name: str
     per: Literal["source", "merge"]
@@ -36,8 +31,7 @@ class SearchedKnob:
 class KnobPlan:
     """Which knobs are searched and which are fixed. The others stay at their method's default.
 
-    Attributes:
-        fixed: (name of the method, `source` or `merge`, name of the knob) -> its value.
+    `fixed`: (name of the method, `source` or `merge`, name of the knob) -> its value.
     """
 
     searched: tuple[SearchedKnob, ...]
@@ -47,8 +41,7 @@ class KnobPlan:
 def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> KnobPlan:
     """Decide for every knob of the methods whether it is searched or fixed.
 
-    Raises:
-        ConfigError: a setting suits no knob of the methods, or a knob without a default is not set.
+    ConfigError: a setting suits no knob of the methods, or a knob without a default is not set.
     """
     names = {knob.name for method in methods for knob in method.knobs}
     for name in settings:

@@ -1,7 +1,4 @@
-"""The genes of one place of the merged model, and how their values become a recipe's `Layer`.
-
-A place is what has knobs of its own: the embeddings, a group of blocks, or the head.
-"""
+"""The genes of one place (embeddings, a group of blocks, head), and how they become a `Layer`."""
 
 from __future__ import annotations
 
@@ -20,11 +17,7 @@ _KINDS = {"real": "real", "integer": "integer", "flag": "binary"}
 
 @dataclass(frozen=True)
 class Component:
-    """A kind of tensors with knobs of its own: those whose name contains one of the patterns.
-
-    Attributes:
-        patterns: substrings of tensor names; `"*"` matches all.
-    """
+    """A kind of tensors with knobs of its own: those whose name contains a pattern; `*`: all."""
 
     name: str
     patterns: tuple[str, ...]
@@ -48,13 +41,8 @@ def method_inputs(
 ) -> list[MethodInputs]:
     """Return for each method of a search the parents that it merges, the base not among them.
 
-    Args:
-        pool: whether a candidate merges only some of the parents, so that there may be more of them
-            than a method takes.
-
-    Raises:
-        ConfigError: a method is named twice, needs a base that is not set, or does not take this
-            number of parents.
+    In a `pool` there may be more of them than a method takes. ConfigError: a method is named twice,
+    needs a base that is not set, or does not take this number of parents.
     """
     inputs: list[MethodInputs] = []
     for method in methods:
@@ -116,8 +104,7 @@ class LayerGenes:
         self._knob_genes = self._list_knob_genes(plan)
         choice = Gene("method", "choice", 0, len(self._names) - 1, 0, choices=self._names)
         self._choices = int(len(self._names) > 1)
-        # What each method takes from the values. A search makes thousands of layers, so this is
-        # listed once.
+        # What each method takes from the values, listed once for thousands of layers.
         self._knob_places = [
             [
                 (item.parent, item.knob.name, place)
@@ -175,7 +162,7 @@ class LayerGenes:
         """Return the values between those of two places.
 
         Real knobs are interpolated linearly. Integer knobs and flags take the values of the nearer
-        place. If the two places use different methods, all knobs do.
+        place, and so do all if the two places use different methods.
         """
         nearer = first if share < 0.5 else second
         if share == 0 or (self._choices and first[0] != second[0]):
@@ -188,16 +175,13 @@ class LayerGenes:
     def mixtures(self, shares: Mapping[str, float]) -> dict[int, list[float]]:
         """Return place of a method -> values that merge the parents in the given shares.
 
-        This goes by the usual names of knobs: `weight` is the parent's share, `density` and
-        `lambda` are 1, and `t` is the share of the last source. The knobs of the
-        other methods are set likewise, so that nothing but the method is between two of these.
+        `weight` is the parent's share, `density` and `lambda` are 1, and `t` is the share of the
+        last source. The knobs of the other methods are set likewise, so that nothing but the method
+        is between two of these.
         """
         starts = [rounded(gene, gene.start) for gene in self.genes]
-        able = [
-            number
-            for number, used in enumerate(self._inputs)
-            if self._set_shares(used, shares, starts.copy())
-        ]
+        methods = enumerate(self._inputs)
+        able = [n for n, used in methods if self._set_shares(used, shares, starts.copy())]
         found: dict[int, list[float]] = {}
         for number in able:
             found[number] = starts.copy()
@@ -211,12 +195,10 @@ class LayerGenes:
     ) -> bool:
         """Write the knobs of one method into `values`; return whether it can express the shares."""
         method = used.method
-        if not set(shares) <= {*used.sources, used.base}:
+        has_knob = {"weight", "t"} & {knob.name for knob in method.knobs}
+        if not (has_knob and set(shares) <= {*used.sources, used.base}):
             return False
-        if not {"weight", "t"} & {knob.name for knob in method.knobs}:
-            return False
-        wanted = {"density": 1.0, "lambda": 1.0}
-        wanted["t"] = shares.get(used.sources[-1], 0.0)
+        wanted = {"density": 1.0, "lambda": 1.0, "t": shares.get(used.sources[-1], 0.0)}
         searched = set()
         for index, knob_gene in enumerate(self._knob_genes, self._choices):
             knob = knob_gene.knob
@@ -234,9 +216,7 @@ class LayerGenes:
         return True
 
     def _list_knob_genes(self, plan: KnobPlan) -> tuple[_KnobGene, ...]:
-        parents: list[str | None] = list(
-            dict.fromkeys(parent for item in self._inputs for parent in item.sources)
-        )
+        parents = dict.fromkeys(parent for item in self._inputs for parent in item.sources)
         return tuple(
             _KnobGene(component, parent, knob)
             for component in range(max(1, len(self._components)))
@@ -270,9 +250,8 @@ class LayerGenes:
 def rounded(gene: Gene, value: float) -> float:
     """Return the canonical value for a value of a gene, within the gene's range.
 
-    Values of real genes are rounded to 6 decimals, or to more if the range is narrower than 1.
-    Values of discrete genes are rounded down (the start of a gene may lie between two of its
-    values). Rounding a rounded value changes nothing.
+    Values of real genes are rounded to 6 decimals, or to more if the range is narrower than 1, of
+    discrete genes down (a gene may start between two values). A rounded value stays as it is.
     """
     if gene.kind != "real":
         return float(min(gene.high, max(gene.low, math.floor(value))))

@@ -4,8 +4,7 @@ Block i of the merged model is merged from block i of all parents. The genes are
 (if there are several) and its knobs: for each place (embeddings, groups of blocks, head), each
 component (attention, mlp, ..., the rest; or each tensor) and each parent. An encoder-decoder has
 the groups of its encoder, then as many of its decoder. A vision tower, a projector and an audio
-tower are the host's, unless the search file names them as components: then each is a place of its
-own.
+tower are the host's, or places of their own if the search file names them as components.
 """
 
 from __future__ import annotations
@@ -33,21 +32,16 @@ REST = "rest"
 class ParameterSpace:
     """Knobs of one or several merge methods, by depth, component and parent.
 
+    `frame` is a recipe of everything but the layers, embeddings and head. `stacks` are merged, the
+    decoder's last; their tensors of no named component form one more, `rest`. `modalities`: each
+    that the host has (`vision`, ...) -> the parents, base included, whose tensors fit the host's.
+
     Where `embeddings` is false, embeddings and head share the knobs of the first and of the last
     group (those of `rest`, if there are components). Where `smooth` is true, the genes belong to
     single blocks, called anchors: as many as `groups`, spread evenly from the first to the last.
 
-    Args:
-        frame: recipe of everything but the layers, embeddings and head.
-        stacks: the block stacks that are merged, the decoder's last. Their filters are those of
-            components; tensors of no named component form one more, `rest`. With `components:
-            each`, there is one for each tensor, and no rest.
-        modalities: each that the host has (`vision`, ...) -> the parents, base included, whose
-            tensors fit the host's. They are components, too.
-
-    Raises:
-        ConfigError: the settings do not fit each other, the parents, or the methods; or every knob
-            is fixed, so that nothing is left to search.
+    ConfigError: the settings do not fit each other, the parents, or the methods; or every knob is
+    fixed, so that nothing is left to search.
     """
 
     def __init__(

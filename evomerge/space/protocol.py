@@ -19,9 +19,9 @@ class Gene:
         name: readable address, `layers[0:2].attention.zoo:maths.weight`.
         kind: `real`: a number in [low, high]. `integer`: a whole number in [low, high].
             `choice`: an index from 0 to high. `binary`: 0 or 1.
-        start: value at which the search starts. For a discrete gene it may lie between two values
-            (0.5 for a binary gene), if the search shall start undecided. Of a `choice` all values
-            are equally likely at first; its start only stands for them where one recipe is made.
+        start: value at which the search starts; between two values of a discrete gene, the search
+            starts undecided. Of a `choice` all values are equally likely at first; its start only
+            stands for them where one recipe is made.
         sigma: initial step size in units of the gene. None: `optimizer.sigma` x (high - low), and
             1.5 times that for `binary` genes. Choices have none.
         choices: labels of a `choice` gene, by index.

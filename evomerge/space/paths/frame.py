@@ -7,7 +7,7 @@ with which scales (docs/dataflow.md).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from evomerge.config.space import PathConfig
@@ -50,22 +50,16 @@ class PathSpace(ABC):
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return the genomes of the parents that this space contains exactly, by label."""
-        found: dict[str, list[Genome]] = {}
-        for parent, recipe in self.baselines().items():
-            is_framed = (recipe.embeddings, recipe.head) == (
-                self._frame.embeddings,
-                self._frame.head,
-            )
-            genome = self.own_path(parent) if is_framed else None
-            if genome is not None:
-                found[parent] = [genome]
-        return found
+        ends = self._frame.embeddings, self._frame.head
+        framed = [name for name, it in self.baselines().items() if (it.embeddings, it.head) == ends]
+        paths = ((parent, self.own_path(parent)) for parent in framed)
+        return {parent: [genome] for parent, genome in paths if genome is not None}
 
     def _is_unscaled(self, depth: int) -> bool:
         """Whether a path of this depth can be without scales; its first block never has one."""
         return depth == 1 or self._bounds[0] <= 1.0 <= self._bounds[1]
 
-    def _decoded(self, path: tuple[Hop, ...]) -> Recipe:
+    def _decoded(self, path: Iterable[Hop]) -> Recipe:
         return replace(self._frame, layers={self._stack: layers_of(path)})
 
 
@@ -78,8 +72,7 @@ def scale_gene(name: str, bounds: tuple[float, float]) -> Gene:
 def check_depth(layers: tuple[int, int | None], possible: tuple[int, int]) -> tuple[int, int]:
     """Return the smallest and the largest number of blocks of a path, given what paths can have.
 
-    Raises:
-        ConfigError: no path of the space has so many.
+    ConfigError: no path of the space has so many.
     """
     fewest = max(layers[0], possible[0])
     most = min(possible[1] if layers[1] is None else layers[1], possible[1])

@@ -1,9 +1,8 @@
 """A path through the blocks of several parents, as data and as one line of text.
 
-`A0-11 B8-15x0.9 A12-31` means: blocks 0 to 11 of parent A, then blocks 8 to 15 of parent B, then
-blocks 12 to 31 of A; the hidden state is multiplied by 0.9 before block 8 of B. A legend maps the
-letters A and B to parents. A merged block is written `[A4*0.7+B4*0.3]`; the merge method is named
-once at the end of the line.
+`A0-11 B8-15x0.9 A12-31` means: blocks 0 to 11 of parent A, 8 to 15 of B, then 12 to 31 of A; the
+hidden state is multiplied by 0.9 before block 8 of B. A legend maps the letters to parents. A
+merged block is written `[A4*0.7+B4*0.3]`, with the merge method once at the end of the line.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ def path_of(layers: Iterable[Layer]) -> Path:
         is_plain = layer.method == "passthrough" and not (source.knobs or layer.knobs or layer.base)
         if source.layer is None or not is_plain:
             raise RecipeError(
-                f"Block {position} is made by {layer.method!r} from {len(layer.sources)} sources, "
-                "or has knobs; on a path every block is one block of one parent, with a scale."
+                f"Block {position} is no block of a path: it is merged, or has knobs."
             )
         hops.append(Hop(source.parent, source.layer, layer.scale))
     return tuple(hops)
@@ -62,8 +60,7 @@ def legend_of(parents: Iterable[str]) -> dict[str, str]:
     """Return letter -> parent: A to Z in the given order, then AA, AB, ..."""
     legend: dict[str, str] = {}
     for index, parent in enumerate(dict.fromkeys(parents)):
-        letters = ""
-        rest = index + 1
+        letters, rest = "", index + 1
         while rest:
             rest, digit = divmod(rest - 1, 26)
             letters = chr(ord("A") + digit) + letters
@@ -88,11 +85,10 @@ def format_path(path: Sequence[Hop], legend: Mapping[str, str]) -> str:
 
 
 def describe(recipe: Recipe, stack: str | None = None) -> str:
-    """Return the blocks of a recipe, merged ones too, as one line that a person can read.
+    """Return the blocks of a recipe as one line that a person can read.
 
-    Returns:
-        `A0-3 B4-5x0.9 (A = zoo:language, B = zoo:maths)`, and for merged blocks
-        `[A0*0.7+B0*0.3] A1 (linear; A = ..., B = ...)`.
+    `A0-3 B4-5x0.9 (A = zoo:language, B = zoo:maths)`, and for merged blocks
+    `[A0*0.7+B0*0.3] A1 (linear; A = ..., B = ...)`.
     """
     layers = recipe.layers[stack] if stack else next(iter(recipe.layers.values()), ())
     legend = legend_of(

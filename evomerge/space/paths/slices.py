@@ -22,16 +22,14 @@ Slice: TypeAlias = tuple[str, int, int, float]
 class SliceSpace(PathSpace):
     """Paths of contiguous slices.
 
-    Genome: the number n of slices. Then, for each possible slice: its parent, its first and last
-    block (integers, in either order), and the scale of the hidden state that enters it, except for
-    the first slice. Only the first n slices are used. What can have one value only is no gene.
+    Genome: the number n of slices. Then, for each possible slice: its parent, at first each equally
+    likely, its first and last block (integers, in either order), and the scale of the hidden state
+    that enters it, except for the first slice. Only the first n slices are used. What can have one
+    value only is no gene. The search starts at the slices that together are the host.
 
     Decoding repairs paths outside of `layers`. If a path is too short, its slices are extended to
     the ends of their parents, the last slice first; then further slices are added. If it is too
     long, its slices lose their last blocks, the last slice first; each slice keeps at least one.
-
-    The search starts at the slices that together are the host, but at first every parent of a slice
-    is equally likely.
     """
 
     def __init__(

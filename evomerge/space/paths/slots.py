@@ -1,9 +1,9 @@
 """Sakana AI's space of paths, its structured form, and layer dropping.
 
-The layout lists all blocks of all parents in order, r times; each entry is a slot. An indicator for
-each slot says whether the path includes it. Between two included slots, the hidden state is
-multiplied by a scale. Sources: arXiv 2403.13187, section 3.2 (layout, indicators, W); arXiv
-2605.12326 (binary indicators, scales that are used only if the slot is included).
+The layout lists all blocks of all parents in order, r times; each entry is a slot. An indicator
+says whether the path includes a slot. Between two included slots, a scale multiplies the hidden
+state. Sources: arXiv 2403.13187, section 3.2 (layout, indicators, W); arXiv 2605.12326 (binary
+indicators, scales that are used only if the slot is included).
 """
 
 from __future__ import annotations
@@ -27,11 +27,7 @@ ScaleOf: TypeAlias = Callable[[Sequence[float], int, int], float]
 
 @dataclass(frozen=True)
 class Slot:
-    """One entry of the layout: a block of a parent that a path may include at this position.
-
-    Attributes:
-        block: index of the block among all blocks of all parents, from 0.
-    """
+    """One entry of the layout: a block of a parent, and its index among those of all parents."""
 
     parent: str
     layer: int
@@ -49,21 +45,17 @@ class SlotSpace(PathSpace):
     """Paths through a layout of all blocks of all parents in order, repeated r times.
 
     Genome: an indicator for each slot that may be included or left out, then the genes of the
-    scales. With one parent and r = 1, these are paths with some of its blocks left out.
+    scales. The layout has the host first. If its ends are fixed, it has one more slot, for the last
+    block of the host.
 
-    Decoding repairs paths outside of `layers`. If a path is too long, the included slots with the
-    lowest indicators are left out. If it is too short, the slots with the highest indicators among
-    the others are included. Of slots with equal indicators, the blocks of the host in the first
-    repetition come first, then the earlier slots.
+    Decoding repairs paths outside of `layers`: a path that is too long loses the slots with the
+    lowest indicators, one that is too short gets those with the highest. Of equal indicators, the
+    blocks of the host in the first repetition come first, then the earlier slots.
 
-    The layout has the host first. If its ends are fixed, it has one more slot, for the last block
-    of the host. A structured space and layer dropping have binary indicators, and one scale gene
-    for each slot. In other spaces an indicator is a real gene, and the slot is included if it is
-    above 0; it starts at one of two values, in sigmas (sigma is 1): for the blocks of the host in
-    the first repetition, and for all other slots.
-
-    Nothing comes before the first block, so its scale is always 1. At the start of a search all
-    scales are 1, or the nearest number of their range.
+    A structured space and layer dropping have binary indicators, and one scale gene for each slot.
+    In Sakana's space an indicator is a real gene, and above 0 the slot is included; it starts at
+    one of two values, in sigmas: for the host's blocks in the first repetition, and for the others.
+    All scales start at 1, or the nearest number of their range; the first block's is always 1.
     """
 
     def __init__(
@@ -77,8 +69,7 @@ class SlotSpace(PathSpace):
         self._ends = {0, len(self.slots) - 1} if fixed_ends else set[int]()
         self._free = [slot for slot in range(len(self.slots)) if slot not in self._ends]
         last = parents[frame.host] - 1
-        # The search starts at the host's own blocks. With fixed ends, the last slot of the layout
-        # has the host's last block already.
+        # With fixed ends, the last slot of the layout has the host's last block already.
         self._host_slots = {slot for slot in range(last + 1) if not (fixed_ends and slot == last)}
         self._fewest, self._most = check_depth(
             config.layers, (len(self._ends) or 1, len(self._ends) + len(self._free))
@@ -93,33 +84,22 @@ class SlotSpace(PathSpace):
         if self._bounds[0] < self._bounds[1]:
             coding = _matrix if isinstance(config, SakanaConfig) else _by_slot
             scales, self._scale_of = coding(self.slots, self._bounds)
-        self.genes = (
-            *(
-                Gene(
-                    f"in.{self.slots[slot].name}",
-                    "binary" if is_binary else "real",
-                    low=0.0 if is_binary else -bound,
-                    high=1.0 if is_binary else bound,
-                    start=self._in if slot in self._host_slots else self._out,
-                    sigma=None if is_binary else 1.0,
-                    switch=not is_binary,
-                )
-                for slot in self._free
-            ),
-            *scales,
-        )
+
+        def indicator(slot: int) -> Gene:
+            name = f"in.{self.slots[slot].name}"
+            start = self._in if slot in self._host_slots else self._out
+            if is_binary:
+                return Gene(name, "binary", 0.0, 1.0, start)
+            return Gene(name, "real", -bound, bound, start, sigma=1.0, switch=True)
+
+        self.genes = (*map(indicator, self._free), *scales)
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome, with its path repaired if it is too short or too long."""
         chosen, values = self._choose(genome[: len(self._free)]), genome[len(self._free) :]
         scales = (1.0, *(self._scale_of(values, *pair) for pair in pairwise(chosen)))
-        slots = (self.slots[slot] for slot in chosen)
-        return self._decoded(
-            tuple(
-                Hop(slot.parent, slot.layer, scale)
-                for slot, scale in zip(slots, scales, strict=True)
-            )
-        )
+        slots = zip((self.slots[slot] for slot in chosen), scales, strict=True)
+        return self._decoded(Hop(slot.parent, slot.layer, scale) for slot, scale in slots)
 
     def own_path(self, parent: str) -> Genome | None:
         """Return a genome of all blocks of a parent in order, without scales, if there is one."""
@@ -173,8 +153,7 @@ def _by_slot(
 def _matrix(slots: Sequence[Slot], bounds: tuple[float, float]) -> tuple[tuple[Gene, ...], ScaleOf]:
     """Return a gene W[i, j] for each pair of blocks: the scale where block j follows block i.
 
-    Source: arXiv 2403.13187, section 3.2. There W has a row and a column for every block of every
-    parent; here the pairs that no path of the layout can have are left out.
+    Source: arXiv 2403.13187, section 3.2; the pairs that no path can have are left out here.
     """
     blocks = [slot.block for slot in slots]
     names = {slot.block: f"{slot.parent}[{slot.layer}]" for slot in slots}

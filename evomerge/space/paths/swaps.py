@@ -15,11 +15,8 @@ from evomerge.space.protocol import Gene, Genome
 class SwapSpace(PathSpace):
     """Paths that have, at each depth of the host, one parent's block of that depth.
 
-    Genome: for each block of the host, the parent that it comes from. Then the scales, if they are
-    searched. At first every parent is equally likely at each depth.
-
-    Raises:
-        ConfigError: a parent has fewer blocks than the host.
+    Genome: for each block of the host, the parent that it comes from, at first each equally likely;
+    then the scales, if they are searched. ConfigError: a parent has fewer blocks than the host.
     """
 
     def __init__(
@@ -47,12 +44,8 @@ class SwapSpace(PathSpace):
         """Return the recipe of a genome."""
         top = len(self._names) - 1
         scales = (1.0, *(genome[self._depth :] or [self._bounds[0]] * (self._depth - 1)))
-        return self._decoded(
-            tuple(
-                Hop(self._names[min(max(round(genome[layer]), 0), top)], layer, scales[layer])
-                for layer in range(self._depth)
-            )
-        )
+        chosen = [self._names[min(max(round(item), 0), top)] for item in genome[: self._depth]]
+        return self._decoded(map(Hop, chosen, range(self._depth), scales))
 
     def own_path(self, parent: str) -> Genome | None:
         """Return the genome of all blocks of a parent, without scales, if there is one."""
