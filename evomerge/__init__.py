@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         plot_front,
         plot_genes,
         plot_history,
-        plot_importance,
         plot_standings,
         results,
     )
@@ -51,7 +50,6 @@ _PLACES = {
     "plot_front": "evomerge.api.run",
     "plot_genes": "evomerge.api.run",
     "plot_history": "evomerge.api.run",
-    "plot_importance": "evomerge.api.run",
     "plot_standings": "evomerge.api.run",
     "results": "evomerge.api.run",
     "resume": "evomerge.api.search",
@@ -74,7 +72,6 @@ __all__ = [
     "plot_front",
     "plot_genes",
     "plot_history",
-    "plot_importance",
     "plot_standings",
     "results",
     "resume",

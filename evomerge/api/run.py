@@ -297,21 +297,6 @@ def plot_front(run: Run) -> Figure:
     return figure
 
 
-def plot_importance(run: Run) -> Figure:
-    """Return a figure of the genes by their rank correlation with the first objective.
-
-    See `evomerge.report.rows.importance`, also for what it does not show.
-    """
-    from evomerge.report.pictures import genome_bars
-    from evomerge.report.rows import importance
-    from evomerge.report.words import renamed
-
-    found, names = importance(run.history, run._view.frozen), run._view.names
-    genes = [renamed(name, names) for name in found]
-    figure: Figure = genome_bars(genes, list(found.values()), "rank correlation")
-    return figure
-
-
 def plot_genes(run: Run, candidate: int | str = "best") -> Figure:
     """Return a figure of the genes of a candidate.
 

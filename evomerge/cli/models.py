@@ -43,7 +43,7 @@ def compare(
         return
     title = "" if base is None else "changes of the base's weights in %, and the nearest parent"
     terminal.print_table(*found.rows(), title=title)
-    for note in [*found.advice, *found.notes]:
+    for note in found.notes:
         terminal.say(note)
 
 

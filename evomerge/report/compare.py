@@ -32,16 +32,6 @@ _Floats: TypeAlias = npt.NDArray[np.float64]
 _BLOCK = 1 << 16  # elements, 256 KB of float32 for each model
 _SHOWN = ("attention", "mlp", "embeddings", "head", "vision", "projector", "audio")
 
-_MATRICES = ("attention", "mlp")  # norms are left out: those of all models are alike
-
-_OTHER_BASE, _APART = 1.0, 0.5
-"""Change of attention and mlp from which on a parent was not trained from the base (at right angles
-it is 1.41), and cosine of their weights up to which two have no common base."""
-
-_ALIKE = 0.4
-"""Cosine of task vectors from which on two parents have learned the same: from 0.40 on in twelve
-pairs for one task, and at most 0.05 in 34 pairs for two (docs/how-to/compare.md)."""
-
 
 @dataclass(frozen=True)
 class ParentComparison:
@@ -98,34 +88,6 @@ class ParentComparison:
             columns["cosine"] = [_decimal(cosines[pair], digits) for pair in enumerate(nearest)]
         return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
-    @property
-    def advice(self) -> list[str]:
-        """What the figures say of merges, where measurements support it, in sentences."""
-        across = "in our measurements averages across bases kept 5 of 67 points"
-        names = [self.names[parent] for parent in self.parents]
-        pairs = list(itertools.combinations(range(len(names)), 2))
-        if self.base is None:
-            cosines = self.cosines(*_MATRICES)
-            return [
-                f"{names[i]} - {names[j]}: a cosine of {_decimal(cosines[i, j])} between the "
-                "weights of attention and mlp says that they were not trained from one base; "
-                f"{across}."
-                for i, j in pairs
-                if cosines[i, j] <= _APART
-            ]
-        cosines = self.cosines()
-        return [
-            f"{name} differs from {self.names[self.base]} by {_percent(change)} % of the weights "
-            f"of attention and mlp, so it was not trained from it; {across}."
-            for name, change in zip(names, self.change(*_MATRICES), strict=True)
-            if change >= _OTHER_BASE
-        ] + [
-            f"{names[i]} - {names[j]}: a cosine of {_decimal(cosines[i, j])} says that both have "
-            "learned much the same; in our measurements averages of such two kept 98 of 100 points."
-            for i, j in pairs
-            if cosines[i, j] >= _ALIKE
-        ]
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; what is not defined is None."""
         parents: list[dict[str, Any]] = [{"parent": item} for item in self.parents]
@@ -138,8 +100,8 @@ class ParentComparison:
             {"parents": [self.parents[i], self.parents[j]], "cosine": _plain(cosines[i, j])}
             for i, j in itertools.combinations(range(len(parents)), 2)
         ]
-        notes = [*self.advice, *self.notes]
-        return {"base": self.base, "parents": parents, "pairs": pairs, "notes": notes}
+        found = {"base": self.base, "parents": parents, "pairs": pairs}
+        return {**found, "notes": list(self.notes)}
 
 
 def compare_parents(

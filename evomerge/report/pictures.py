@@ -25,7 +25,7 @@ from evomerge.report.figures import (
 from evomerge.report.standings import Standings
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Objective, Scores, Split
-from evomerge.searching.front import hypervolume, nondominated
+from evomerge.searching.front import nondominated
 from evomerge.searching.ranking import Ranking, front_of
 
 _SPLIT_COLOURS = {"search": GREY, "validation": PALE, "test": ACCENT}
@@ -87,9 +87,9 @@ def best_so_far(history: History, ranking: Ranking) -> Any:
     return figure
 
 
-def genome_bars(names: Sequence[str], genome: Sequence[float], what: str = "value") -> Any:
+def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
     """Plot a value of each gene as a bar with its name."""
-    figure, axes = new_axes(0.9 + 0.3 * max(1, len(genome)), what)
+    figure, axes = new_axes(0.9 + 0.3 * max(1, len(genome)), "value")
     make_axes(axes, "x")
     axes.barh(range(len(genome)), genome, color=ACCENT, height=0.7)
     axes.set_yticks(range(len(genome)), list(map(label_text, names)), fontsize=10)
@@ -166,25 +166,6 @@ def _draw_front(
         where = "pre" if pair[0].higher_is_better else "post"
         places = zip(*corners, strict=True)
         axes.step(*places, where=where, color=ACCENT, lw=1.5, label="front")
-
-
-def hypervolume_so_far(history: History, ranking: Ranking) -> Any:
-    """Plot the hypervolume: which share of the box around all candidates' values is dominated."""
-    figure, axes = new_axes(2.8, "candidate", "hypervolume")
-    axes.set_ylim(0, 1)
-    scored = [item for item in history.candidates if item.values is not None]
-    values = [item.values or () for item in scored]
-    lowest = tuple(map(min, zip(*values, strict=True)))
-    highest = tuple(map(max, zip(*values, strict=True)))
-    shares, front, known = [], list[Candidate](), 0.0
-    for item in scored:
-        grown = ranking.incumbents([*front, item])
-        if grown != front:
-            front = grown
-            known = hypervolume([member.values or () for member in front], lowest, highest)
-        shares.append(known)
-    axes.step([item.number for item in scored], shares, where="post", color=ACCENT)
-    return figure
 
 
 def _unit(factor: float) -> str:

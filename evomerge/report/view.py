@@ -82,14 +82,13 @@ class View:
     @cached_property
     def figures(self) -> dict[str, Any]:
         """The pictures that this run can have, as matplotlib figures by name."""
-        has_front = self.table.has_front
         found: dict[str, Any] = {}
         if self.table.rows and not self.table.is_study:
             found["standings"] = pictures.standings_chart(self.table)
-        if has_front:
+        if self.table.has_front:
             found["front"] = pictures.front_chart(self.history, self.ranking)
+        else:
+            found["course"] = pictures.best_so_far(self.history, self.ranking)
         if recipe := self.recipe:
             found["recipe"] = recipe_picture(recipe, short_names(recipe.parents))
-        course = pictures.hypervolume_so_far if has_front else pictures.best_so_far
-        found["course"] = course(self.history, self.ranking)
         return {name: figure for name, figure in found.items() if figure is not None}

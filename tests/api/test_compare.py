@@ -44,21 +44,6 @@ def test_without_a_base_it_says_what_it_cannot_know():
     assert found.rows()[0] == ["parent", "nearest", "cosine"]
 
 
-def test_it_says_that_a_parent_is_of_another_base_or_that_two_are_alike(tmp_path, compared):
-    base = tiny.make(tmp_path / "base")
-    one = tiny.make(tmp_path / "one", near=base, seed=1)
-    two = tiny.make(tmp_path / "two", near=one, seed=2)  # what one has learned, and more
-    other = tiny.make(tmp_path / "other", seed=5)
-    alike, strange = (api.compare(pair, base) for pair in ([one, two], [one, other]))
-    (said,) = alike.advice
-    assert said.startswith("one - two: a cosine of 0.7") and said == alike.to_dict()["notes"][0]
-    (said,) = strange.advice
-    assert said.startswith("other differs from base by 14") and "not trained from it" in said
-    (said,) = api.compare([one, other]).advice
-    assert "not trained from one base" in said
-    assert not api.compare([one, two]).advice and not compared.advice
-
-
 def test_tokens_and_templates_that_differ_are_named(tmp_path):
     other = copy_of("maths", tmp_path / "other", template=OTHER)
     file = other / "tokenizer.json"

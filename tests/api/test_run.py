@@ -18,7 +18,6 @@ from evomerge.api.run import (
     plot_front,
     plot_genes,
     plot_history,
-    plot_importance,
     plot_standings,
 )
 from evomerge.api.search import _show
@@ -103,7 +102,7 @@ def test_the_bar_of_a_search_has_the_unit_of_the_tables(run: Run) -> None:
 
 
 def test_plots_are_figures(run: Run, tmp_path: Path) -> None:
-    for plot in (plot_history, plot_standings, plot_genes, plot_importance):
+    for plot in (plot_history, plot_standings, plot_genes):
         figure = plot(run)
         assert isinstance(figure, Figure)
         figure.savefig(tmp_path / "picture.svg")
@@ -133,8 +132,8 @@ def test_genes_have_the_names_of_parents_that_the_standings_have(tmp_path: Path)
     assert {"one/a", "two/a"} < set(run.standings["model"])
     assert run.genes() == dict(zip(short, [0.5, 1.0], strict=True))
     assert {f"gene {name}" for name in short} < set(run.candidates.columns)
-    for figure in (plot_genes(run), plot_importance(run)):
-        assert {item.get_text() for item in figure.axes[0].get_yticklabels()} == set(short)
+    labels = plot_genes(run).axes[0].get_yticklabels()
+    assert {item.get_text() for item in labels} == set(short)
     rows = evomerge_json("results", folder)["candidates"]
     assert rows[2]["gene one/a.weight"] == 0.5
     assert run.config.frozen is not None and list(run.config.frozen.genes) == whole
