@@ -20,7 +20,7 @@ from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.rows import RowsObjective
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, first_text
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, example, first_text
 from evomerge.scores import MODEL, NLL, TOKENS, Example, Scores, Split
 
 _FEW = 8  # documents of each task in `try_out`
@@ -46,13 +46,14 @@ class Evaluator:
         by_split: the tasks of each split whose documents come from other tasks, by the names of the
             tasks that they replace.
         tensor_parallel: accelerators that the engine is divided over.
-        counted: the tasks with the metric `tokens`: how many a model has generated.
+        counted, referenced: the tasks with the metric `tokens`, how many a model has generated, and
+            with the metric `nll`, for which reference answers are scored.
         properties: the properties of models that come with their scores (`MODEL_METRICS`).
         seed: of texts that tasks sample. Each text has a seed of its own, by this one, the task,
             the document and the number of the repeat.
-        referenced: the tasks with the metric `nll`, for which reference answers are scored.
 
     Attributes:
+        batched: runs models by transformers; `forward` may use an engine too.
         is_touched: whether a function of a user has had the model since it was last built.
     """
 
@@ -77,10 +78,9 @@ class Evaluator:
         self.counted, self.properties, self.referenced = counted, properties, referenced
         self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
         self._references: dict[tuple[Split, str], dict[int, list[Request]]] = {}
-        self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}
-        """(split, task) -> document id -> lm-eval instances with the latest answers."""
+        self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}  # the latest answers
         self._engine: VllmEngine | None = None
-        self.batched: Forward | None = None  # runs models by transformers
+        self.batched: Forward | None = None
         self.forward: Forward | EngineForward | None = None
         self.is_touched = False
         self.set_callbacks(None)
@@ -93,8 +93,8 @@ class Evaluator:
     @property
     def code_tasks(self) -> list[str]:
         """The tasks that run code which models write."""
-        harnesses = (item.harness for item in (self.default, *self.by_split.values()))
-        names = (name for harness in harnesses if harness for name in harness.code_tasks)
+        sets = (self.default, *self.by_split.values())
+        names = (name for of in sets if of.harness for name in of.harness.code_tasks)
         return list(dict.fromkeys(names))
 
     def tasks_of(self, split: Split) -> TaskSet:
@@ -110,14 +110,9 @@ class Evaluator:
     ) -> None:
         """Set the documents, and choose the fastest way to run models that gives right results.
 
-        Args:
-            model: a loaded model of the architecture that will be scored, on its device, with
-                meaningful weights (those of a parent): a few documents are scored on it in
-                different ways.
-            tokenizer: its tokenizer.
-            splits: split -> task -> ids of the documents that can be scored.
-            deepest: returns a model that is as deep as the deepest one that will be scored; a vLLM
-                engine is made for it. Its weights do not matter. None: `model` is the deepest.
+        A few documents are scored in different ways on `model`: one of the architecture that will
+        be scored, on its device, with meaningful weights (those of a parent). A vLLM engine is made
+        for a model as deep as the deepest one, which `deepest` returns; its weights do not matter.
 
         Raises:
             ConfigError: a task needs longer inputs than the model can read, or a document has no
@@ -153,10 +148,9 @@ class Evaluator:
     ) -> None:
         """Set what is called while the next model is scored.
 
-        Args:
-            rebuild: returns the model, built again after a function has had it, and clears
-                `is_touched`. None: it is used as it is.
-            scoring_context: returns what is entered while lm-eval's tasks score the model.
+        `rebuild` returns the model, built again after a function has had it, and clears
+        `is_touched`; without it, the model is used as it is. `scoring_context` returns what is
+        entered while lm-eval's tasks score the model.
         """
         self._rebuild, self._scoring_context = rebuild, scoring_context
 
@@ -190,22 +184,16 @@ class Evaluator:
         own = {f"{MODEL}/{name}": float(PROPERTIES[name](model)) for name in self.properties}
         return replace(scores, aggregates={**scores.aggregates, **own})
 
-    def try_out(self, model: Any) -> None:
-        """Score a model on a few documents of the tasks of the first split, without a result."""
-        split, documents = next(iter(self.splits.items()))
-        tasks = self._asked(split, documents)
-        self.answer(model, split, {task: sorted(documents[task])[:_FEW] for task in tasks})
-
-    def try_functions(self, model: Any) -> None:
-        """Call each objective function with one document, without a result.
+    def try_out(self, model: Any, *, functions: bool = False) -> None:
+        """Score a model without a result: on a few documents of lm-eval's tasks, or one of others.
 
         Raises:
-            CandidateError: one raises an exception, or returns something other than scores.
+            CandidateError: a function raises an exception, or returns something other than scores.
         """
         split, documents = next(iter(self.splits.items()))
-        functions = self.tasks_of(split).functions
-        one = {name: sorted(ids)[:1] for name, ids in documents.items() if name in functions}
-        self.answer(model, split, one)
+        others, count = self.tasks_of(split).functions, 1 if functions else _FEW
+        chosen = {t: ids for t, ids in documents.items() if (t in others) == functions}
+        self.answer(model, split, {task: sorted(ids)[:count] for task, ids in chosen.items()})
 
     def answer(
         self, model: Any, split: Split = "search", documents: Documents | None = None
@@ -264,24 +252,20 @@ class Evaluator:
         return self._rebuild() if self.is_touched and self._rebuild is not None else model
 
     def examples(self, scores: Scores, split: Split, count: int) -> tuple[Example, ...]:
-        """Return a few of the documents that were scored last, with the model's answers.
+        """Return `count` of the documents of each task that were scored last, with the answers.
 
-        Args:
-            scores: the latest scores, on the split.
-            count: number of documents of each task. Functions have no prompts to show.
+        Functions have no prompts to show.
         """
         harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
-        return tuple(
-            harness.example(
-                task,
-                ids[place],
-                self._answered[split, task][ids[place]],
-                {key: column[place] for key, column in scores.of_task(task).items()},
-            )
-            for task, ids in scores.documents.items()
-            if harness is not None and task not in functions
-            for place in range(min(count, len(ids)))
-        )
+        if harness is None:
+            return ()
+        found = []
+        for task, ids in scores.documents.items():
+            for place, document in enumerate(ids[:count] if task not in functions else ()):
+                values = {key: column[place] for key, column in scores.of_task(task).items()}
+                answered = self._answered[split, task][document]
+                found.append(example(harness.tasks[task], task, document, answered, values))
+        return tuple(found)
 
     def texts(self, split: Split, task: str, documents: Sequence[int]) -> dict[int, str]:
         """Return the latest answers to documents that a model generates answers to."""
@@ -341,12 +325,9 @@ def score_single(
 ) -> Scores:
     """Return the scores of a model with its own config, tokenizer and chat template.
 
-    Afterwards the evaluator holds this model; call `prepare` before it scores another one.
-
-    Args:
-        load: returns the model and its tokenizer.
-        examples: number of documents of each task whose prompts and answers come with the scores.
-        ready: is called with the model before it is scored.
+    `load` returns the model and its tokenizer; `ready` is called with the model before it is
+    scored; `examples` documents of each task come with the scores. Afterwards the evaluator holds
+    this model; call `prepare` before it scores another one.
 
     Raises:
         InputError: the model or the tokenizer cannot be loaded, or the tasks not be used with them.

@@ -190,7 +190,7 @@ class Worker:
         for recipe in self._baselines if self.evaluator.default.functions else ():
             self.evaluator.set_callbacks(partial(self.build, recipe))
             try:
-                self.evaluator.try_functions(self.build(recipe))
+                self.evaluator.try_out(self.build(recipe), functions=True)
             except CandidateError as error:
                 fault, before = str(error), fault
                 if fault == before:

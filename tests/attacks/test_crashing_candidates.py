@@ -161,5 +161,6 @@ def test_a_task_whose_code_ends_python_is_refused(
         raise SystemExit(0)
 
     monkeypatch.setattr(loading, "load_tasks", end)
+    (tmp_path / "mine.yaml").write_text("task: mine\n")
     with pytest.raises(ConfigError, match="task 'mine' could not be loaded: SystemExit: 0; check"):
-        loading.TaskLoader([], [tmp_path]).load("mine", "objectives")
+        loading.TaskLoader([str(tmp_path)]).load("mine", "objectives")

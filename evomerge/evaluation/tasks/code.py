@@ -173,7 +173,7 @@ def main(descriptor: int) -> None:
             try:
                 with quiet(bars=True), seeded(), templates_in_sandbox(), ExitStack() as children:
                     if origin not in tasks:
-                        loader = TaskLoader([origin.source], include, allow_code=True)
+                        loader = TaskLoader(include, allow_code=True)
                         tasks[origin] = loader.load(origin.source, "objectives")[0][origin.leaf]
                         gc.freeze()  # so that a child copies less
                     begun = (_child(tasks[origin], item, seconds) for item in documents)

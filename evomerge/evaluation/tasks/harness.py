@@ -24,10 +24,9 @@ from evomerge.evaluation.tasks.scoring import (
     Instance,
     aggregated,
     document_metrics,
-    example,
 )
 from evomerge.evaluation.tasks.templates import Rendered, rendered_once, templates_in_sandbox
-from evomerge.scores import NLL, TOKENS, Example
+from evomerge.scores import NLL, TOKENS
 
 _FEWSHOT_SEED = 1234  # the default of simple_evaluate
 
@@ -41,10 +40,11 @@ class Harness:
         fewshot: number of few-shot examples; None is the number that each task sets, or 0.
         apply_chat_template: apply the tokenizer's chat template to prompts, with few-shot examples
             as turns, as lm-eval's command line does.
-        generation: changes to the `generation_kwargs` of all tasks that generate texts, as
-            lm-eval's `--gen_kwargs`.
-        allow_code: accept tasks that run code which the model writes; it runs in processes with
-            limits (`code.py`).
+        generation: changes to the `generation_kwargs` of all tasks that generate texts.
+        allow_code: accept tasks that run code which the model writes (`code.py`).
+
+    Attributes:
+        tasks: lm-eval's task objects by the objectives' names, which may differ from lm-eval's.
 
     Raises:
         ConfigError: a folder or a task does not exist, or a task cannot be loaded.
@@ -60,39 +60,39 @@ class Harness:
         allow_code: bool = False,
     ) -> None:
         self.apply_chat_template = apply_chat_template
-        self._tasks: dict[str, Any] = {}
+        self.tasks: dict[str, Any] = {}
         self._groups: dict[str, Group] = {}
         self._rendered: Rendered = {}
-        self._code = CodeProcess([str(folder) for folder in include])
+        folders = [str(folder) for folder in include]
+        self._code = CodeProcess(folders)
+        self._loader = TaskLoader(folders, fewshot, generation or {}, allow_code)
         self._origins: dict[str, Origin] = {}  # of the tasks that run code
         with quiet(bars=True), seeded(), templates_in_sandbox():
-            self._loader = TaskLoader(tasks, include, fewshot, generation or {}, allow_code)
+            self._loader.manager(tasks, "objectives")
             for name in dict.fromkeys(tasks):
                 self._load(name, name, "objectives")
-            self.info = describe(self._tasks, self._groups, self._tried)
+            self.info = describe(self.tasks, self._groups, self._tried)
 
     def with_documents_from(
         self, replacements: Mapping[str, str], task_splits: Mapping[str, str], where: str
     ) -> Harness:
         """Return a harness with the same task names but other documents.
 
-        Args:
-            replacements: task or group -> the task or group that supplies its documents instead.
-            task_splits: task or group -> `training`, `validation` or `test`: the split of the task
-                that its documents come from.
-            where: the section of the search file with these settings, for errors.
+        `replacements` says which task or group supplies the documents instead of one of these, and
+        `task_splits` which split of a task they come from: `training`, `validation` or `test`;
+        `where` is the section of the search file with these settings.
 
         Raises:
             ConfigError: there is no such task, or it has no such split.
         """
         other = copy.copy(self)
-        other._tasks, other._groups = dict(self._tasks), dict(self._groups)
+        other.tasks, other._groups = dict(self.tasks), dict(self._groups)
         other._origins = dict(self._origins)
         with quiet(bars=True), seeded(), templates_in_sandbox():
-            other._loader = self._loader.knowing([*replacements.values()], f"{where}.tasks")
+            other._loader.manager([*replacements.values()], f"{where}.tasks")
             for name, source in replacements.items():
                 other._load(name, source, f"{where}.tasks")
-            other.info = describe(other._tasks, other._groups, other._tried)
+            other.info = describe(other.tasks, other._groups, other._tried)
             changed = {
                 leaf: other._select_split(leaf, task_split, f"{where}.task_split")
                 for name, task_split in task_splits.items()
@@ -116,14 +116,14 @@ class Harness:
             self._origins.pop(leaf, None)
             if runs_code(task):
                 self._origins[leaf] = Origin(source, source if leaf == name else leaf)
-        self._tasks |= tasks
+        self.tasks |= tasks
         self._groups |= groups
 
     def _tried(self, task: str, requests: Sequence[Instance]) -> DocumentMetrics:
         """Return the metrics of a document; none if code that it runs gives no result."""
         if task in self._origins:
             return self._code.metrics(self._origins[task], [requests], {})[0]
-        return document_metrics(self._tasks[task], [requests])[0]
+        return document_metrics(self.tasks[task], [requests])[0]
 
     def _select_split(self, name: str, task_split: str, where: str) -> TaskInfo:
         """Replace a task by one that includes it and sets `test_split`; return its info."""
@@ -136,30 +136,21 @@ class Harness:
             )
         if task_split == info.task_split:
             return info
-        if not self._loader.knows(info.name):
-            raise ConfigError(
-                f"{where}: task {info.name!r} has no YAML of its own, so its {task_split} split "
-                "cannot be selected; write one into a folder named in evaluation.include."
-            )
         changes = {"test_split": info.task_splits[task_split]}
-        shots = self._tasks[name].get_config("fewshot_config")
+        shots = self.tasks[name].get_config("fewshot_config")
         examples = info.task_splits.get("training") or info.task_splits.get("validation")
         is_default = all(getattr(shots, key, None) is None for key in ("split", "samples"))
         if is_default and examples == changes["test_split"]:
             # Only if `fewshot_split` is set does lm-eval leave out the document itself.
             changes["fewshot_split"] = changes["test_split"]
-        task = self._tasks[name] = self._loader.load(info.name, where, changes)[0][info.name]
+        task = self.tasks[name] = self._loader.load(info.name, where, changes)[0][info.name]
         return replace(info, documents=len(task.eval_docs), task_split=task_split)
 
     def build(self, task: str, ids: Sequence[int], reference: ReferenceLM) -> list[list[Instance]]:
         """Return the requests of each document: those of `simple_evaluate(samples={task: ids})`.
 
-        Few-shot examples are drawn in the order of the ids, starting from the same seed in each
-        call, so a document's prompt depends on the other ids too.
-
-        Args:
-            ids: document ids, ascending and unique, at least one.
-            reference: has the chat template.
+        The ids are ascending and unique. Few-shot examples are drawn in their order, starting from
+        the same seed in each call, so a document's prompt depends on the other ids too.
 
         Raises:
             ConfigError: lm-eval makes no requests of a document.
@@ -169,7 +160,7 @@ class Harness:
     def _build(
         self, task: str, ids: Sequence[int], template: Callable[..., str], tokenizer: str
     ) -> list[list[Instance]]:
-        subject = self._tasks[task]
+        subject = self.tasks[task]
         with quiet(bars=True), seeded(), templates_in_sandbox(), only_documents(subject, ids):
             subject.set_fewshot_seed(seed=_FEWSHOT_SEED)
             subject.build_all_requests(
@@ -194,17 +185,14 @@ class Harness:
         """Return digests of what a task's scores on some documents depend on; see `task_digests`.
 
         Chat templates belong to the tokenizer, so prompts count without them.
-
-        Raises:
-            ConfigError: lm-eval makes no requests of a document.
         """
         requests = self._build(task, spread(ids, RENDERED), _turns, "")
         with quiet(), templates_in_sandbox():
-            return task_digests(self._tasks[task], ids, requests)
+            return task_digests(self.tasks[task], ids, requests)
 
     def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
         """Return the metrics of each document, from the answers (`resps`) in its requests."""
-        subject = self._tasks[task]
+        subject = self.tasks[task]
         if task in self._origins:
             metrics = self.info.tasks[task].metrics
             worst = {key: 0.0 if item.higher_is_better else 1.0 for key, item in metrics.items()}
@@ -218,19 +206,13 @@ class Harness:
         """The tasks that run code which the model writes."""
         return list(self._origins)
 
-    def example(
-        self, task: str, document: int, requests: Sequence[Instance], values: Mapping[str, float]
-    ) -> Example:
-        """Return one scored document with prompt, answer and target; see `scoring.example`."""
-        return example(self._tasks[task], task, document, requests, values)
-
     def reference_answer(self, task: str, document: Any) -> tuple[str, str]:
         """Return the reference answer of a document, and the task's delimiter before it.
 
         Raises:
             ConfigError: the document has none.
         """
-        subject = self._tasks[task]
+        subject = self.tasks[task]
         with quiet(), templates_in_sandbox():
             target = subject.doc_to_target(document)
             if isinstance(target, int) and subject.get_config("doc_to_choice"):
@@ -242,12 +224,8 @@ class Harness:
         return str(target), " " if delimiter is None else str(delimiter)
 
     def check_references(self, task: str, ids: Sequence[int]) -> None:
-        """Check that documents of a task have a reference answer, or a right choice.
-
-        Raises:
-            ConfigError: one of them has not.
-        """
-        kind, documents = self.info.tasks[task].kind, self._tasks[task].eval_docs
+        """Raise a ConfigError unless documents have a reference answer, or a right choice."""
+        kind, documents = self.info.tasks[task].kind, self.tasks[task].eval_docs
         for document in ids:
             if kind == "generate_until":
                 self.reference_answer(task, documents[document])
@@ -260,7 +238,7 @@ class Harness:
         Raises:
             ConfigError: the document has none.
         """
-        subject = self._tasks[task]
+        subject = self.tasks[task]
         with quiet(), templates_in_sandbox():
             # Where the choices are in the prompt, this is what says which one is right.
             is_in_prompt = getattr(subject, "multiple_input", False)
@@ -279,7 +257,7 @@ class Harness:
     def choice_lengths(self, task: str, document: Any, metric: str) -> tuple[float, ...]:
         """Return by what a metric divides the log-likelihood of each choice of a document."""
         with quiet(), templates_in_sandbox():
-            choices = self._tasks[task].doc_to_choice(document)
+            choices = self.tasks[task].doc_to_choice(document)
         if metric not in ("acc_norm", "acc_bytes"):
             return (1.0,) * len(choices)
         texts = [item.encode() if metric == "acc_bytes" else item for item in choices]
@@ -288,7 +266,7 @@ class Harness:
     def aggregate(self, task: str, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
         """Return metric key -> aggregate over documents, by the metric's own aggregation."""
         with quiet():
-            return aggregated(self._tasks[task], rows)
+            return aggregated(self.tasks[task], rows)
 
     def per_document(
         self, task: str, key: str, rows: Sequence[DocumentMetrics]
@@ -301,7 +279,7 @@ class Harness:
             return None
         items = [row[key] for row in rows]
         if self.info.tasks[task].kind == "loglikelihood_rolling" and key != NLL:
-            own = self._tasks[task].aggregation()[key.split(",")[0]]
+            own = self.tasks[task].aggregation()[key.split(",")[0]]
             items = [own([item]) for item in items]
         if any(isinstance(item, (tuple, list)) for item in items):
             return None
@@ -310,27 +288,24 @@ class Harness:
     def forms(self, task: str, *, rendered: bool) -> Callable[[int], list[str]]:
         """Return a function: document id -> texts by which the document is compared with others.
 
-        The first text has the raw fields of the document.
-
-        Args:
-            rendered: whether to add a text of question, choices and answer, which can be compared
-                with documents of other data sets.
+        The first text has the raw fields of the document; `rendered` adds one of question, choices
+        and answer, which can be compared with documents of other data sets.
         """
-        subject = self._tasks[task]
+        subject = self.tasks[task]
         documents = subject.eval_docs  # kept, since lm-eval creates them again at each access
 
         def texts(document: int) -> list[str]:
             content = documents[document]
             found = [json.dumps(dict(content), sort_keys=True, default=plain)]
-            if not rendered:
-                return found
-            with templates_in_sandbox():
-                parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
-                if subject.get_config("doc_to_choice"):
-                    parts.append(subject.doc_to_choice(content))
-                if shows_images(subject):
-                    parts += map(plain, subject.doc_to_image(content))
-            return [*found, " ".join(str(parts).casefold().split())]
+            if rendered:
+                with templates_in_sandbox():
+                    parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
+                    if subject.get_config("doc_to_choice"):
+                        parts.append(subject.doc_to_choice(content))
+                    if shows_images(subject):
+                        parts += map(plain, subject.doc_to_image(content))
+                found.append(" ".join(str(parts).casefold().split()))
+            return found
 
         return texts
 

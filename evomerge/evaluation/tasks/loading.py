@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,12 +25,9 @@ _CODE = (
 
 
 def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
-    """Return an lm-eval `TaskManager` that knows the given tasks and groups.
+    """Return an lm-eval `TaskManager` that knows the tasks and groups that the key `where` names.
 
     lm-eval's built-in tasks are indexed only if one of them is needed, since that takes seconds.
-
-    Args:
-        where: the key of the search file that names the tasks.
 
     Raises:
         ConfigError: there is no such task.
@@ -72,83 +69,59 @@ def _code_may_load(allow_code: bool) -> Iterator[None]:
     Raises:
         ConfigError: a script in the working folder would run in its place.
     """
-    if not allow_code:
-        yield
-        return
-    if has_script("code_eval"):
+    if allow_code and has_script("code_eval"):
         raise ConfigError(
             "The script `code_eval` in the working folder would run in place of Hugging Face's "
             "metric of this name; start evomerge in another folder."
         )
-    before = os.environ.get(_CODE_EVAL)
-    os.environ[_CODE_EVAL] = "1"
+    before = dict(os.environ)
+    os.environ |= {_CODE_EVAL: "1"} if allow_code else {}
     try:
         yield
     finally:
         os.environ.pop(_CODE_EVAL, None)
-        os.environ.update({} if before is None else {_CODE_EVAL: before})
+        os.environ |= {key: value for key, value in before.items() if key == _CODE_EVAL}
 
 
+@dataclass(frozen=True)
 class TaskLoader:
-    """Loads tasks with the few-shot examples and the generation of a search, and checks them.
+    """Loads tasks with the few-shot examples and the generation of a search; see `Harness`."""
 
-    Args:
-        tasks: the tasks and groups that it must know.
-        include, fewshot, generation, allow_code: see `Harness`.
+    include: Sequence[str]
+    fewshot: int | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    allow_code: bool = False
 
-    Raises:
-        ConfigError: a folder or a task does not exist.
-    """
-
-    def __init__(
-        self,
-        tasks: Sequence[str],
-        include: Sequence[Path],
-        fewshot: int | None = None,
-        generation: Mapping[str, Any] | None = None,
-        allow_code: bool = False,
-    ) -> None:
-        for folder in include:
+    def manager(self, tasks: Sequence[str], where: str) -> Any:
+        """Return what knows tasks and groups; ConfigError: a folder or one of these is missing."""
+        for folder in self.include:
             if not is_folder(Path(folder)):
                 raise ConfigError(
-                    f"evaluation.include: {str(folder)!r} is not a folder; name a folder with task "
+                    f"evaluation.include: {folder!r} is not a folder; name a folder with task "
                     "YAML, seen from the folder of the search file."
                 )
-        self._include = [str(folder) for folder in include]
-        self._fewshot, self._generation, self._allow_code = fewshot, generation or {}, allow_code
-        self._manager = task_manager(self._include, tasks, "objectives")
-
-    def knows(self, name: str) -> bool:
-        """Whether there is YAML of a task or group."""
-        return name in self._manager.all_tasks
-
-    def knowing(self, tasks: Sequence[str], where: str) -> TaskLoader:
-        """Return a loader that knows these tasks and groups; ConfigError: one does not exist."""
-        other = copy.copy(self)
-        if not all(map(self.knows, tasks)):
-            other._manager = task_manager(self._include, tasks, where)
-        return other
+        return task_manager([*self.include], tasks, where)
 
     def load(
         self, name: str, where: str, changes: Mapping[str, str] | None = None
     ) -> tuple[dict[str, Any], dict[str, Group]]:
         """Return lm-eval's objects by name: a task, or a group and its tasks.
 
-        Args:
-            where: the key of the search file that asks for it.
-            changes: other values of some keys of a task.
+        `where` is the key of the search file that asks for it; `changes` has other values of some
+        keys of a task.
 
         Raises:
             ConfigError: it cannot be loaded or scored.
         """
         changed = {"group": "changed", "task": [{"task": name, **(changes or {})}]}
         try:
-            with templates_in_sandbox(), _code_may_load(self._allow_code):
-                tasks, groups = load_tasks(self._manager, changed if changes else name)
+            with templates_in_sandbox(), _code_may_load(self.allow_code):
+                manager = self.manager([name], where)
+                tasks, groups = load_tasks(manager, changed if changes else name)
         except (ConfigError, KeyboardInterrupt):
             raise
         except BaseException as error:  # a SystemExit in a task's code would end evomerge silently
-            if "code_eval" in str(error).lower() and not self._allow_code:
+            if "code_eval" in str(error).lower() and not self.allow_code:
                 raise ConfigError(f"{where}: task {name!r} {_CODE}.") from error
             raise ConfigError(
                 f"{where}: task {name!r} could not be loaded: {type(error).__name__}: "
@@ -162,51 +135,32 @@ class TaskLoader:
                 f"the tasks one by one: {', '.join(sorted(tasks))}."
             )
         for task in tasks.values():
-            self._set(task)
-            check_task(task, where, self._allow_code)
+            if self.generation and task.get_config("output_type") == "generate_until":
+                generation = dict(self.generation)
+                task.set_config(key="generation_kwargs", value=generation, update=True)
+            given = task.get_config("num_fewshot")
+            asked = given if self.fewshot is None or given == 0 else self.fewshot
+            task.set_config(key="num_fewshot", value=asked or 0)
+            check_task(task, where, self.allow_code)
         return tasks, groups
-
-    def _set(self, task: Any) -> None:
-        """Set the few-shot examples and the generation of the search."""
-        if self._generation and task.get_config("output_type") == "generate_until":
-            changes = dict(self._generation)
-            task.set_config(key="generation_kwargs", value=changes, update=True)
-        if self._fewshot is not None and task.get_config("num_fewshot") != 0:
-            task.set_config(key="num_fewshot", value=self._fewshot)
-        elif task.get_config("num_fewshot") is None:
-            task.set_config(key="num_fewshot", value=0)
 
 
 def check_task(task: Any, where: str, allow_code: bool) -> None:
-    """Check that a task can be scored, and has the few-shot examples that it is to show.
-
-    Raises:
-        ConfigError: the task needs sound, compares likelihoods of answers about images, runs code
-            that the model writes, would generate texts with code from elsewhere or in a limited
-            time, or has too few examples.
-    """
+    """Raise a ConfigError unless a task can be scored, with the few-shot examples that it shows."""
     name, kind = task.get_config("task"), task.get_config("output_type")
     options = task.get_config("generation_kwargs") or {}
     code = next((key for key in ("custom_generate", "trust_remote_code") if key in options), None)
-    problems = (
-        (
-            code,
-            f"has generation_kwargs with {code!r}, which would run code from elsewhere; remove it",
-        ),
-        (
-            options.get("max_time") is not None,
-            "has generation_kwargs with 'max_time', so its scores would depend on the speed of the "
-            "machine; remove it, and set max_gen_toks",
-        ),
-        (task.get_config("doc_to_audio"), "needs sound; only texts and images are scored"),
-        (
-            shows_images(task) and kind != "generate_until",
-            f"shows images, and lm-eval does not offer its output_type {kind!r} with them; let the "
-            "model write its answer (`output_type: generate_until`)",
-        ),
-        (runs_code(task) and not allow_code, _CODE),
-    )
-    for is_so, problem in problems:
+    problems = {
+        f"has generation_kwargs with {code!r}, which runs code from elsewhere; remove it": code,
+        "has generation_kwargs with 'max_time', so its scores would depend on the speed of the "
+        "machine; remove it, and set max_gen_toks": options.get("max_time") is not None,
+        "needs sound; only texts and images are scored": task.get_config("doc_to_audio"),
+        f"shows images, and lm-eval does not offer its output_type {kind!r} with them; let the "
+        "model write its answer (`output_type: generate_until`)": shows_images(task)
+        and kind != "generate_until",
+        _CODE: runs_code(task) and not allow_code,
+    }
+    for problem, is_so in problems.items():
         if is_so:
             raise ConfigError(f"{where}: task {name!r} {problem}.")
     count = task.get_config("num_fewshot")

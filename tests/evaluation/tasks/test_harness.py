@@ -59,7 +59,7 @@ def test_documents_are_made_once_to_be_compared(tasks: Path) -> None:
         made.append(len(documents))
         return documents
 
-    harness._tasks["t_letter"].set_config(key="process_docs", value=process)
+    harness.tasks["t_letter"].set_config(key="process_docs", value=process)
     say = harness.forms("t_letter", rendered=True)
     assert len({form for document in range(40) for form in say(document)}) > 40
     assert made == [40]
