@@ -1,15 +1,11 @@
 """Racing: a candidate is no longer scored once it is unlikely to beat the incumbent.
 
-The candidate is scored on larger and larger samples of the documents. After each sample it is
-compared with the incumbent document by document. When the probability that it is ahead on all
-documents falls below 1 - confidence, the remaining documents are skipped. The paired comparison
-(Birattari et al., F-Race, 2002) removes the difficulty of the documents from the variance. The
-probability is that of a normal distribution with a finite-population correction, because only the
-documents not yet scored are unknown (racing: Maron and Moore, Hoeffding Races, 1994).
-
-A sample is a plain random one of each task. Where the fitness is a mean of tasks, a task gets
-documents in proportion to its expected difference from the incumbent (Neyman's allocation, 1934;
-Cochran, Sampling Techniques, 1977, chapter 5).
+The candidate is scored on larger and larger random samples of the documents, and compared with the
+incumbent document by document. When the probability that it is ahead on all documents falls below
+1 - confidence, the remaining ones are skipped. The paired comparison (Birattari et al., F-Race,
+2002) removes the difficulty of the documents from the variance. The probability is that of a normal
+distribution with a finite-population correction, because only the documents not yet scored are
+unknown (racing: Maron and Moore, Hoeffding Races, 1994).
 
 All arrays have one entry for each of the incumbent's documents of a task, in the same order.
 """
@@ -36,8 +32,7 @@ from evomerge.scores import Expected, Objective, Scores, Split, fitness
 Floats: TypeAlias = NDArray[np.float64]
 Steps: TypeAlias = Generator[Documents, Scores, Mapping[str, Expected]]
 """Yields the documents that must be scored, those of earlier steps included, and is sent the scores
-on them. When it stops before all documents are scored, it returns the expected scores on all
-documents, by `task/metric`."""
+on them. It returns the expected scores on all documents, by `task/metric`."""
 
 _GROWTH = 1.4  # least factor between one sample size and the next
 _PRIOR = 2.0  # an expected squared difference counts as much as this many observations
@@ -67,9 +62,8 @@ class Race:
     ) -> Steps:
         """Yield larger and larger samples until the candidate is unlikely to be ahead.
 
-        Args:
-            incumbent: scores of the best candidate so far, on all documents.
-            earlier: scores of the last `recent` candidates, the latest one last.
+        The incumbent is the best candidate so far, with its scores on all documents; `earlier` are
+        the scores of the last `recent` candidates, the latest one last.
         """
         documents = incumbent.documents
         # Each generation has an order of its own: with one for the whole search, the incumbent
@@ -81,7 +75,7 @@ class Race:
         }
         squares = expected_squares(objectives, incumbent, earlier, orders)
         for count in self.sizes(sum(map(len, documents.values()))):
-            scores = yield sample(documents, orders, squares, count)
+            scores = yield sample(documents, orders, count)
             mean, variance = estimate(differences(objectives, scores, incumbent), orders, squares)
             if chance(mean, variance) < 1 - self.confidence:
                 break
@@ -133,9 +127,6 @@ def expected_squares(
 
     That of a document is the mean over earlier candidates, shrunk towards the mean over the task's
     documents, which is shrunk towards the variance of the incumbent's own values.
-
-    Args:
-        orders: task -> the order in which documents are sampled and summed.
     """
     zeros = replace(incumbent, values={key: (0.0,) * len(v) for key, v in incumbent.values.items()})
     seen = [differences(objectives, scores, incumbent) for scores in earlier]
@@ -150,39 +141,16 @@ def expected_squares(
     return result
 
 
-def allocate(sizes: Sequence[int], weights: Sequence[float], count: int) -> list[int]:
-    """Return how many documents of each task are in a sample of about `count` documents.
-
-    The numbers are proportional to the weights, up to the sizes, and rounded up. With a larger
-    `count` none of them is smaller.
-    """
-    every, share = np.array(sizes), np.array(weights)
-    if count >= every.sum():
-        return [int(size) for size in every]
-    whole = np.zeros(len(every), dtype=bool)  # tasks of which all documents are taken
-    while True:
-        rate = (count - every[whole].sum()) / share[~whole].sum()
-        more = ~whole & (rate * share >= every)
-        if not more.any():
-            break
-        whole |= more
-    taken = np.where(whole, every, np.minimum(every, np.ceil(rate * share - 1e-9)))
-    return [int(number) for number in taken]
-
-
 def sample(
-    documents: Mapping[str, Sequence[int]],
-    orders: Mapping[str, Sequence[int]],
-    squares: Mapping[str, float],
-    count: int,
+    documents: Mapping[str, Sequence[int]], orders: Mapping[str, Sequence[int]], count: int
 ) -> dict[str, list[int]]:
-    """Return the ids of about `count` documents by task; a larger sample has all of a smaller."""
-    weights = [math.sqrt(squares[task]) for task in orders]
-    numbers = allocate([len(order) for order in orders.values()], weights, count)
-    return {
-        task: sorted(documents[task][index] for index in order[:number])
-        for (task, order), number in zip(orders.items(), numbers, strict=True)
-    }
+    """Return the ids of about `count` documents, as large a share of each task; see `Race.steps`.
+
+    A larger sample has all documents of a smaller one.
+    """
+    total = sum(map(len, orders.values()))
+    sizes = {task: -(-len(order) * count // total) for task, order in orders.items()}
+    return {t: sorted(documents[t][i] for i in order[: sizes[t]]) for t, order in orders.items()}
 
 
 def estimate(
@@ -222,11 +190,9 @@ def expected_scores(
     result = {}
     for objective in objectives:
         alone = [replace(objective, weight=1.0, higher_is_better=True)]
-        squares = expected_squares(alone, incumbent, earlier, orders)
+        squares, key = expected_squares(alone, incumbent, earlier, orders), objective.key
         mean, variance = estimate(differences(alone, scores, incumbent), orders, squares)
-        result[objective.key] = Expected(
-            incumbent.aggregates[objective.key] + mean, math.sqrt(variance)
-        )
+        result[key] = Expected(incumbent.aggregates[key] + mean, math.sqrt(variance))
     return result
 
 
@@ -246,24 +212,19 @@ def score_in_race(
     earlier: Sequence[Scores],
     objectives: Sequence[Objective],
 ) -> Scores:
-    """Score a model on as many documents as a race asks for.
+    """Score a model on as many of the incumbent's documents as a race asks for.
 
-    Returns:
-        the scores on the incumbent's documents; or the scores on some of these, with the expected
-        scores on all of them in `expected`.
+    If these are not all, the expected scores on all of them are in `expected`.
 
     Raises:
         CandidateError: the model cannot be run.
     """
-    began = time.perf_counter()
-    answers = Answers({})
+    began, answers = time.perf_counter(), Answers({})
     steps = race.steps(incumbent, earlier, objectives)
     wanted = next(steps)
     while True:
         known = answers.rows
-        new = {
-            task: [i for i in ids if i not in known.get(task, ())] for task, ids in wanted.items()
-        }
+        new = {t: [i for i in ids if i not in known.get(t, ())] for t, ids in wanted.items()}
         answers = answers | evaluator.answer(model, split, new)
         scores = answers.scores(evaluator.tasks_of(split), time.perf_counter() - began)
         if scores.fidelity == incumbent.fidelity:

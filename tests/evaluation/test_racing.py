@@ -20,7 +20,6 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.racing import (
     Race,
-    allocate,
     chance,
     check_means,
     differences,
@@ -170,7 +169,7 @@ def test_samples_are_unbiased_and_their_variance_is_right() -> None:
     for key in range(400):
         order = orders(incumbent, key)
         squares = expected_squares([A, B], incumbent, earlier, order)
-        got = part(other, sample(incumbent.documents, order, squares, 60))
+        got = part(other, sample(incumbent.documents, order, 60))
         mean, variance = estimate(differences([A, B], got, incumbent), order, squares)
         found.append(mean)
         variances.append(variance)
@@ -184,36 +183,16 @@ def test_samples_are_unbiased_and_their_variance_is_right() -> None:
         assert abs(of_each[key].value - value) < 4 * of_each[key].error
 
 
-def test_a_task_gets_documents_by_its_weight_and_not_by_its_size() -> None:
-    """The fitness is a mean of the tasks' means: 300 documents count as much as 900."""
-    rng = np.random.default_rng(0)
-    columns = [
-        {"a/acc": rng.normal(0, 1, 300).tolist(), "b/loss": rng.normal(0, 1, 900).tolist()}
-        for _ in range(20)
-    ]
-    incumbent = scores_of({"a/acc": [0.0] * 300, "b/loss": [0.0] * 900})
-    order = orders(incumbent, "k")
-    for weight in (1.0, 3.0):
-        objectives = [Objective("a", "acc", weight), Objective("b", "loss", 1.0)]
-        squares = expected_squares(objectives, incumbent, [*map(scores_of, columns)], order)
-        taken = sample(incumbent.documents, order, squares, 200)
-        assert len(taken["a"]) == pytest.approx(200 * weight / (weight + 1), abs=8)
-
-
 @settings(max_examples=draws(100), deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(1, 40), st.floats(1e-5, 3.0)), min_size=1, max_size=6),
-    st.data(),
-)
-def test_larger_samples_hold_the_smaller_ones(
-    shapes: list[tuple[int, float]], data: st.DataObject
-) -> None:
-    sizes, weights = zip(*shapes, strict=True)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.data())
+def test_larger_samples_hold_the_smaller_ones(sizes: list[int], data: st.DataObject) -> None:
     small, large = sorted(data.draw(st.tuples(*[st.integers(0, sum(sizes))] * 2)))
-    few, many = allocate(sizes, weights, small), allocate(sizes, weights, large)
-    assert all(a <= b <= size for a, b, size in zip(few, many, sizes, strict=True))
-    assert small <= sum(few) < small + len(sizes) or sum(few) == sum(sizes)
-    assert sum(allocate(sizes, weights, sum(sizes))) == sum(sizes)
+    documents = {str(number): range(size) for number, size in enumerate(sizes)}
+    order = {task: in_order(len(ids), task) for task, ids in documents.items()}
+    few, many, every = (sample(documents, order, count) for count in (small, large, sum(sizes)))
+    assert all(set(few[task]) <= set(many[task]) <= set(every[task]) for task in few)
+    assert every == {task: list(ids) for task, ids in documents.items()}
+    assert small <= sum(map(len, few.values())) <= small + len(sizes) - 1
 
 
 def test_equal_answers_so_far_are_no_proof() -> None:
