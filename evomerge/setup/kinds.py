@@ -86,20 +86,18 @@ def check_texts(evaluator: Evaluator, tokenizer: Any, reference: str) -> None:
         ConfigError: a text gives none, or there is no chat template, or it refuses messages.
     """
     for objective in _classifier_objectives(evaluator):
-        for document, chat in objective.chats():
-            try:
-                tokenizer.apply_chat_template(chat, tokenize=False)
-            except Exception as error:  # a template may raise anything
+        for document, error in objective.unread(tokenizer):
+            row = f"objectives: row {document + 1} of {objective.info.name} has"
+            if error is None:
                 raise ConfigError(
-                    f"objectives: row {document + 1} of {objective.info.name} has messages that "
-                    f"the tokenizer of {reference!r} cannot write ({one_line(error).rstrip('.')}); "
-                    "give a tokenizer with a chat template for them, or write texts."
-                ) from error
-        for document in objective.without_tokens(tokenizer):
+                    f"{row} a text of which the tokenizer of {reference!r} makes no tokens; write "
+                    "a text, or leave the row out."
+                )
             raise ConfigError(
-                f"objectives: row {document + 1} of {objective.info.name} has a text of which the "
-                f"tokenizer of {reference!r} makes no tokens; write a text, or leave the row out."
-            )
+                f"{row} messages that the tokenizer of {reference!r} cannot write "
+                f"({one_line(error).rstrip('.')}); give a tokenizer with a chat template for "
+                "them, or write texts."
+            ) from error
 
 
 def check_encoders(checkpoints: Mapping[str, Checkpoint], host: str) -> None:

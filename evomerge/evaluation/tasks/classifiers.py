@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 
@@ -25,7 +25,14 @@ from evomerge.evaluation.inference.classifying import (
     batches_of,
     classify,
 )
-from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Row, RowsObjective, text_or_number
+from evomerge.evaluation.tasks.rows import (
+    VALUES,
+    BatchSize,
+    Columns,
+    Row,
+    RowsObjective,
+    text_or_number,
+)
 
 Label: TypeAlias = str | int
 
@@ -66,18 +73,18 @@ class ClassifierObjective(RowsObjective):
 
     def labels(self) -> Iterator[tuple[int, Label]]:
         """Yield document and label, for each row that has a label."""
-        return iter(())
+        return ((i, row["label"]) for i, row in enumerate(self.rows) if "label" in row)
 
-    def chats(self) -> Iterator[tuple[int, Chat]]:
-        """Yield document and messages, for each list of messages that the model reads."""
-        return iter(())
-
-    def without_tokens(self, tokenizer: Any) -> Iterator[int]:
-        """Yield each document with a text of which a tokenizer makes no tokens."""
+    def unread(self, tokenizer: Any) -> Iterator[tuple[int, Exception | None]]:
+        """Yield each document of which a tokenizer makes no tokens, and its template's error."""
         for document, row in enumerate(self.rows):
-            inputs = self._inputs(row, tokenizer)
-            if not all(item.tokens(tokenizer)["input_ids"] for item in inputs):
-                yield document
+            try:
+                inputs = self._inputs(row, tokenizer)
+            except Exception as error:  # a chat template may raise anything
+                yield document, error
+            else:
+                if not all(item.tokens(tokenizer)["input_ids"] for item in inputs):
+                    yield document, None
 
     @abstractmethod
     def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
@@ -94,28 +101,23 @@ class TextLabels(ClassifierObjective):
     """Texts, or pairs of texts, whose right label shall have the largest logit."""
 
     kind, needed, compared = "labels", ("text", "label"), ("text", "text_pair")
-    metrics = ("accuracy", "f1")
+    columns: ClassVar[Columns] = {
+        "text": VALUES.text,
+        "text_pair": VALUES.text,
+        "label": text_or_number,
+    }
+    metrics, of_all = ("accuracy", "f1"), ("f1",)
     row_text = '{"text": "...", "label": "..."}'
 
-    @staticmethod
-    def checked(row: Row, where: str) -> Row:
-        """Return a row with one or two texts and a label: a name or a number."""
-        texts = [key for key in ("text", "text_pair") if row.get(key) is not None]
-        found = {key: VALUES.text(row[key], f"{where}: {key}") for key in texts}
-        return {**found, "label": text_or_number(row["label"], f"{where}: label")}
-
-    def is_mean(self, metric: str) -> bool:
-        """Return whether it is the accuracy: F1 is one of all documents together."""
-        return metric == "accuracy"
-
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
-        """Return the mean accuracy, or the F1 of all labels, each of the same weight."""
-        return super().aggregate(metric, values) if metric == "accuracy" else macro_f1(values)
-
-    def labels(self) -> Iterator[tuple[int, Label]]:
-        """Yield document and label, for each row."""
-        for document, row in enumerate(self.rows):
-            yield document, row["label"]
+        """Return the mean accuracy; or that of the F1 of the labels, as scikit-learn's `macro`."""
+        if metric == "accuracy":
+            return super().aggregate(metric, values)
+        found, right = Counter(one for one, _ in values), Counter(other for _, other in values)
+        both = Counter(one for one, other in values if one == other)
+        labels = sorted({*found, *right})
+        each = [2 * both[label] / (found[label] + right[label]) for label in labels]
+        return super().aggregate(metric, each)
 
     def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
         return (Input(tuple(row[key] for key in ("text", "text_pair") if key in row)),)
@@ -128,41 +130,46 @@ class TextLabels(ClassifierObjective):
         return {"accuracy": float(found == right), "f1": (found, right)}
 
 
+def _text_or_messages(value: Any, where: str) -> str | Chat:
+    """Return a text, or the messages of a chat: each has a role and a content."""
+    if isinstance(value, str):
+        return VALUES.text(value, where)
+    for number, item in enumerate(VALUES.items(value, where, least=1)):
+        message = VALUES.mapping(item, f"{where}[{number}]")
+        VALUES.text(message.get("role"), f"{where}[{number}].role")
+        if not isinstance(message.get("content"), str):
+            raise VALUES.wrong(message.get("content"), f"{where}[{number}].content", "text")
+    return tuple(value)
+
+
 class Pairwise(ClassifierObjective):
     """Whether a reward model scores the chosen answer higher; 0.5 where both have one score."""
 
     kind, needed, metrics = "pairwise", ("chosen", "rejected"), ("pairwise",)
     compared = ("prompt", "chosen", "rejected")
+    columns: ClassVar[Columns] = dict.fromkeys(compared, _text_or_messages)
     row_text = '{"prompt": "...", "chosen": "...", "rejected": "..."}, the first if wanted'
 
-    @staticmethod
-    def checked(row: Row, where: str) -> Row:
+    @classmethod
+    def checked(cls, row: Row, where: str) -> Row:
         """Return a row whose columns are all texts, or all lists of messages."""
-        keys = [key for key in ("prompt", "chosen", "rejected") if row.get(key) is not None]
-        texts = [isinstance(row[key], str) for key in keys]
-        if any(texts) and not all(texts):
+        texts = {isinstance(row[k], str): k for k in cls.compared if row.get(k) is not None}
+        if len(texts) == 2 and all(row.get(key) is not None for key in cls.needed):
             raise ConfigError(
-                f"objectives: {where} has a text in `{keys[texts.index(True)]}` and messages in "
-                f"`{keys[texts.index(False)]}`; write all as texts, or all as lists of messages."
+                f"objectives: {where} has a text in `{texts[True]}` and messages in "
+                f"`{texts[False]}`; write all as texts, or all as lists of messages."
             )
-        if all(texts):
-            return {key: VALUES.text(row[key], f"{where}: {key}") for key in keys}
-        return {key: _messages(row[key], f"{where}: {key}") for key in keys}
+        return super().checked(row, where)
 
     def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
-        if not isinstance(row["chosen"], str):
-            return tuple(Input.of_chat(chat, tokenizer) for chat in _chats(row))
-        prompt, answers = row.get("prompt", ""), (row["chosen"], row["rejected"])
+        answers = row["chosen"], row["rejected"]
+        if not isinstance(answers[0], str):
+            chats = ([*row.get("prompt", ()), *answer] for answer in answers)
+            return tuple(Input.of_chat(chat, tokenizer) for chat in chats)
+        prompt = row.get("prompt", "")
         if prompt and tokenizer.sep_token is not None:  # it separates two texts
             return tuple(Input((prompt, answer)) for answer in answers)
         return tuple(Input((prompt + answer,)) for answer in answers)
-
-    def chats(self) -> Iterator[tuple[int, Chat]]:
-        """Yield document and messages, for each list of messages that the model reads."""
-        for document, row in enumerate(self.rows):
-            if not isinstance(row["chosen"], str):
-                for chat in _chats(row):
-                    yield document, chat
 
     def _measured(
         self, row: Row, logits: Sequence[Tensor], names: Mapping[int, str]
@@ -172,31 +179,3 @@ class Pairwise(ClassifierObjective):
 
 
 KINDS: tuple[type[ClassifierObjective], ...] = (TextLabels, Pairwise)
-
-
-def macro_f1(pairs: Sequence[tuple[str, str]]) -> float:
-    """Return the mean F1 of the labels, of pairs of a found and a right label.
-
-    The labels are those that were found or are right somewhere, as scikit-learn takes them.
-    """
-    found, right = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
-    both = Counter(one for one, other in pairs if one == other)
-    labels = sorted({*found, *right})
-    each = [2 * both[label] / (found[label] + right[label]) for label in labels]
-    return sum(each) / len(each) if each else 0.0
-
-
-def _chats(row: Row) -> Iterator[Chat]:
-    """Yield the messages of both answers, behind those of the prompt."""
-    for key in ("chosen", "rejected"):
-        yield [*row.get("prompt", ()), *row[key]]
-
-
-def _messages(value: Any, where: str) -> Chat:
-    """Return the messages of a chat, after checking that each has a role and a content."""
-    for number, item in enumerate(VALUES.items(value, where, least=1)):
-        message = VALUES.mapping(item, f"{where}[{number}]")
-        VALUES.text(message.get("role"), f"{where}[{number}].role")
-        if not isinstance(message.get("content"), str):
-            raise VALUES.wrong(message.get("content"), f"{where}[{number}].content", "text")
-    return tuple(value)

@@ -15,27 +15,32 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.encoding import Role, TextEncoder, stack_of
-from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Row, RowsObjective, text_or_number
+from evomerge.evaluation.tasks.rows import (
+    VALUES,
+    BatchSize,
+    Columns,
+    Row,
+    RowsObjective,
+    text_or_number,
+)
 from evomerge.scores import ENCODER_METRICS
 
 Encode: TypeAlias = Callable[[Sequence[str], Role], Tensor]
 """Returns the embeddings of texts, one in each row."""
 
-Floats: TypeAlias = NDArray[np.float64]
-
 Similarity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Returns how similar each row of one matrix is to each row of another."""
 
+_EXACT = "donot_use_mm_for_euclid_dist"
 _SIMILARITIES: Mapping[str, Similarity] = {
     "cosine": lambda one, other: normalize(one) @ normalize(other).T,
     "dot": lambda one, other: one @ other.T,
@@ -44,11 +49,9 @@ _SIMILARITIES: Mapping[str, Similarity] = {
 }
 """Those that a model can name in its config, with sentence-transformers' names."""
 
-_EXACT = "donot_use_mm_for_euclid_dist"
 _FIRST = 10  # passages that the metrics of retrieval look at
 _SAME = 1e-6  # difference of embeddings, as a share of their largest number: that of batches
 _DIGITS = 9  # decimals of similarities; the last bits of a product depend on a passage's place
-_ITERATIONS = 1000  # of the probe, at most
 
 
 class EncoderObjective(RowsObjective):
@@ -89,27 +92,28 @@ class EncoderObjective(RowsObjective):
     ) -> dict[str, tuple[Any, ...]]: ...
 
 
+def _passages(value: Any, where: str) -> list[str]:
+    given = value if isinstance(value, list) else [value]
+    return list(dict.fromkeys(VALUES.text(text, where) for text in given))
+
+
 class Sts(EncoderObjective):
     """How well similarities of two sentences agree with scores: correlations over all documents."""
 
-    kind, needed = "sts", ("sentence1", "sentence2", "score")
+    kind, compared = "sts", ("sentence1", "sentence2")
+    needed = (*compared, "score")
+    columns: ClassVar[Columns] = {
+        "sentence1": VALUES.text,
+        "sentence2": VALUES.text,
+        "score": VALUES.real,
+    }
     row_text = '{"sentence1": "...", "sentence2": "...", "score": 3.5}'
-    compared = ("sentence1", "sentence2")
-
-    def is_mean(self, metric: str) -> bool:
-        """Return false: a correlation is one of all documents together."""
-        return False
-
-    @staticmethod
-    def checked(row: Row, where: str) -> Row:
-        """Return a row with two texts and a finite number."""
-        found = {key: VALUES.text(row[key], f"{where}: {key}") for key in Sts.compared}
-        return {**found, "score": VALUES.real(row["score"], f"{where}: score")}
+    of_all = ENCODER_METRICS[kind]
 
     def _measured(
         self, rows: Sequence[Row], encode: Encode, similarity: Similarity
     ) -> dict[str, tuple[Any, ...]]:
-        texts = [row[key] for key in ("sentence1", "sentence2") for row in rows]
+        texts = [row[key] for key in self.compared for row in rows]
         one, other = encode(texts, "text").chunk(2)
         found = [float(similarity(a[None], b[None])) for a, b in zip(one, other, strict=True)]
         pairs = tuple((value, row["score"]) for value, row in zip(found, rows, strict=True))
@@ -133,26 +137,18 @@ class Retrieval(EncoderObjective):
     """
 
     kind, needed = "retrieval", ("query", "positive")
+    columns: ClassVar[Columns] = {
+        "query": VALUES.text,
+        "positive": lambda value, where: VALUES.items(_passages(value, where), where, least=1),
+        "negative": _passages,
+    }
     row_text = '{"query": "...", "positive": ["..."], "negative": ["..."]}, the last if wanted'
     compared = ("query",)
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         super().__init__(name, rows, digest, batch_size)
-        passages = (text for row in rows for text in (*row["positive"], *row["negative"]))
+        passages = (t for row in rows for t in (*row["positive"], *row.get("negative", ())))
         self._passages = {text: place for place, text in enumerate(dict.fromkeys(passages))}
-
-    @staticmethod
-    def checked(row: Row, where: str) -> Row:
-        """Return a row with a query and passages, at least one of which is right."""
-
-        def passages(key: str) -> list[str]:
-            given = row.get(key) or []
-            listed = given if isinstance(given, list) else [given]
-            return list(dict.fromkeys(VALUES.text(text, f"{where}: {key}") for text in listed))
-
-        query, positive = VALUES.text(row["query"], f"{where}: query"), passages("positive")
-        VALUES.items(positive, f"{where}: positive", least=1)
-        return {"query": query, "positive": positive, "negative": passages("negative")}
 
     def _measured(
         self, rows: Sequence[Row], encode: Encode, similarity: Similarity
@@ -176,12 +172,17 @@ class Classification(EncoderObjective):
     """Whether a linear probe, which learns from the training rows, finds the label of a text."""
 
     kind, needed = "classification", ("text", "label")
+    columns: ClassVar[Columns] = {
+        "text": VALUES.text,
+        "label": lambda value, where: str(text_or_number(value, where)),
+        "train": VALUES.flag,
+    }
     row_text = '{"text": "...", "label": "...", "train": true}, the last where the probe learns'
     compared = ("text",)
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
-        self._train = [row for row in rows if row["train"]]
-        super().__init__(name, [row for row in rows if not row["train"]], digest, batch_size)
+        self._train = [row for row in rows if row.get("train")]
+        super().__init__(name, [row for row in rows if not row.get("train")], digest, batch_size)
         labels = {row["label"] for row in self._train}
         if len(labels) < 2:
             raise ConfigError(
@@ -190,32 +191,19 @@ class Classification(EncoderObjective):
                 "learn from, so add `train`: true to some rows of each label."
             )
 
-    @staticmethod
-    def checked(row: Row, where: str) -> Row:
-        """Return a row with a text and a label."""
-        label = text_or_number(row["label"], f"{where}: label")
-        train = VALUES.flag(row.get("train", False), f"{where}: train")
-        return {
-            "text": VALUES.text(row["text"], f"{where}: text"),
-            "label": str(label),
-            "train": train,
-        }
-
     def _measured(
         self, rows: Sequence[Row], encode: Encode, similarity: Similarity
     ) -> dict[str, tuple[Any, ...]]:
-        every = [*self._train, *rows]
-        embeddings, known = encode([row["text"] for row in every], "text").numpy(), len(self._train)
-        labels = [row["label"] for row in self._train]
         from sklearn.linear_model import LogisticRegression
 
-        probe = LogisticRegression(max_iter=_ITERATIONS)
+        texts, known = [row["text"] for row in (*self._train, *rows)], len(self._train)
+        embeddings = encode(texts, "text").numpy()
+        probe = LogisticRegression(max_iter=1000)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it may not have converged
-            probe.fit(embeddings[:known], labels)
-        answers = probe.predict(embeddings[known:])
-        right = zip(answers, (row["label"] for row in rows), strict=True)
-        return {"accuracy": tuple(float(answer == label) for answer, label in right)}
+            probe.fit(embeddings[:known], [row["label"] for row in self._train])
+        pairs = zip(probe.predict(embeddings[known:]), rows, strict=True)
+        return {"accuracy": tuple(float(answer == row["label"]) for answer, row in pairs)}
 
 
 KINDS: tuple[type[EncoderObjective], ...] = (Sts, Retrieval, Classification)

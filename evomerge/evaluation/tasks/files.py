@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import ConfigError, did_you_mean
+from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks import classifiers, encoders
 from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Row, RowsObjective
 from evomerge.parsing.texts import json_value, read_text
@@ -18,39 +18,28 @@ _KINDS: Mapping[str, Any] = {kind.kind: kind for kind in (*encoders.KINDS, *clas
 def load_objective(
     kind: str, file: str, batch_size: BatchSize = "auto", name: str | None = None
 ) -> RowsObjective:
-    """Read the file of an objective.
+    """Return the objective with the rows of a file.
 
-    Args:
-        kind: what its rows are.
-        name: its name in the search; None: a split takes its documents, so it is named by the file.
+    `name` is its name in the search; None: a split takes its documents, so the file names it.
 
     Raises:
         ConfigError: there is no such file, it has no rows, or a row lacks a column.
     """
-    path = Path(file)
+    path, made, rows = Path(file), _KINDS[kind], list[Row]()
     missing = (
         f"objectives: there is no file {file!r}; its path starts from the search file's folder."
     )
     text = read_text(path, ConfigError, missing)
-    made, rows = _KINDS[kind], list[Row]()
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        row = VALUES.mapping(json_value(line, where, ConfigError), where)
-        for column in made.needed:
-            if row.get(column) is None:
-                raise ConfigError(
-                    f"objectives: {where} has {'null in' if column in row else 'no'} column "
-                    f"{column!r}; a row of {kind} is "
-                    f"{made.row_text}.{did_you_mean(column, row)}"
-                )
-        rows.append(made.checked(row, where))
+        if line.strip():
+            where = f"{path}, line {number}"
+            row = VALUES.mapping(json_value(line, where, ConfigError), where)
+            rows.append(made.checked(row, where))
     if all(row.get("train") for row in rows):
         raise ConfigError(
             f"objectives: {path} has no row to score on; write lines like {made.row_text}."
         )
     digest = hashlib.sha256(text.encode()).hexdigest()
-    own = name or f"{made.kind} {path.parent.name}/{path.stem}"
+    own = name or f"{kind} {path.parent.name}/{path.stem}"
     found: RowsObjective = made(own, rows, digest, batch_size)
     return found
