@@ -12,28 +12,13 @@ import transformers
 from evomerge.models.checkpoint import Checkpoint
 
 TOKENS = tiny.VOCABULARY
+_SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 _TEXT: dict[str, Any] = {
-    "vocab_size": TOKENS,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": False,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_TOWER: dict[str, Any] = {
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 8,
-    "patch_size": 4,
-}
+    **_SIZES, "vocab_size": TOKENS, "intermediate_size": 24, "num_key_value_heads": 1,
+    "head_dim": 8, "max_position_embeddings": 64, "tie_word_embeddings": False, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+_TOWER: dict[str, Any] = {**_SIZES, "intermediate_size": 16, "image_size": 8, "patch_size": 4}
 _CLIP = {"model_type": "clip_vision_model", **_TOWER, "projection_dim": 16}
 _SIGLIP = {"model_type": "siglip_vision_model", **_TOWER}
 _QWEN = {"depth": 2, "hidden_size": 16, "num_heads": 2, "patch_size": 4, "intermediate_size": 16}
@@ -43,88 +28,39 @@ _ROPE = {
 }
 if not transformers.__version__.startswith("4."):
     del _ROPE["rope_scaling"]  # its name before transformers 5
-_IMAGE = {
-    "image_token_id": TOKENS - 1,
-    "video_token_id": TOKENS - 2,
-    "vision_start_token_id": TOKENS - 3,
+_INDEX = {"image_token_index": TOKENS - 1}
+_ID = {"image_token_id": TOKENS - 1}
+_IDS = {
+    **_ID, "video_token_id": TOKENS - 2, "vision_start_token_id": TOKENS - 3,
     "vision_end_token_id": TOKENS - 4,
-}
+}  # fmt: skip
+_DEEP = {"out_hidden_size": 16, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
+_SQUARE = {**_TOWER, "image_size": [8, 8], "patch_size": [4, 4]}
+_LLAVA = {**_INDEX, "vision_feature_layer": -1}
 
-FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "llava": (
-        "mistral",
-        "LlavaForConditionalGeneration",
-        {"vision_config": _CLIP, "image_token_index": TOKENS - 1, "vision_feature_layer": -1},
-    ),
+FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "llava": ("mistral", "Llava", _CLIP, _LLAVA),
     "llava_onevision": (
-        "qwen2",
-        "LlavaOnevisionForConditionalGeneration",
-        {
-            "vision_config": _SIGLIP,
-            "image_token_index": TOKENS - 1,
-            "vision_feature_layer": -1,
-            "image_grid_pinpoints": [[8, 8]],
-        },
+        "qwen2", "LlavaOnevision", _SIGLIP, {**_LLAVA, "image_grid_pinpoints": [[8, 8]]},
     ),
-    "qwen2_vl": (
-        "qwen2",
-        "Qwen2VLForConditionalGeneration",
-        {"vision_config": {**_QWEN, "embed_dim": 16, "mlp_ratio": 1}, **_IMAGE},
-    ),
+    "qwen2_vl": ("qwen2", "Qwen2VL", {**_QWEN, "embed_dim": 16, "mlp_ratio": 1}, _IDS),
     "qwen2_5_vl": (
-        "qwen2",
-        "Qwen2_5_VLForConditionalGeneration",
-        {
-            "vision_config": {**_QWEN, "out_hidden_size": 16, "fullatt_block_indexes": [1]},
-            **_IMAGE,
-        },
+        "qwen2", "Qwen2_5_VL", {**_QWEN, "out_hidden_size": 16, "fullatt_block_indexes": [1]}, _IDS,
     ),
-    "qwen3_vl": (
-        "qwen3",
-        "Qwen3VLForConditionalGeneration",
-        {
-            "vision_config": {
-                **_QWEN,
-                "out_hidden_size": 16,
-                "num_position_embeddings": 16,
-                "deepstack_visual_indexes": [0, 1],
-            },
-            **_IMAGE,
-        },
-    ),
-    "smolvlm": (
-        "llama",
-        "SmolVLMForConditionalGeneration",
-        {"vision_config": _TOWER, "image_token_id": TOKENS - 1, "scale_factor": 2},
-    ),
-    "idefics3": (
-        "llama",
-        "Idefics3ForConditionalGeneration",
-        {"vision_config": _TOWER, "image_token_id": TOKENS - 1, "scale_factor": 2},
-    ),
+    "qwen3_vl": ("qwen3", "Qwen3VL", {**_QWEN, **_DEEP}, _IDS),
+    "smolvlm": ("llama", "SmolVLM", _TOWER, {**_ID, "scale_factor": 2}),
+    "idefics3": ("llama", "Idefics3", _TOWER, {**_ID, "scale_factor": 2}),
     "gemma3": (
-        "gemma3_text",
-        "Gemma3ForConditionalGeneration",
-        {
-            "vision_config": _SIGLIP,
-            "mm_tokens_per_image": 4,
-            "image_token_index": TOKENS - 1,
-            "boi_token_index": TOKENS - 2,
-            "eoi_token_index": TOKENS - 3,
-        },
+        "gemma3_text", "Gemma3", _SIGLIP,
+        {**_INDEX, "mm_tokens_per_image": 4, "boi_token_index": TOKENS - 2,
+         "eoi_token_index": TOKENS - 3},
     ),
-    "internvl": (
-        "qwen2",
-        "InternVLForConditionalGeneration",
-        {
-            "vision_config": {**_TOWER, "image_size": [8, 8], "patch_size": [4, 4]},
-            "image_token_id": TOKENS - 1,
-        },
-    ),
-}
-"""Family -> type of its text model, model class, and keys of its config."""
+    "internvl": ("qwen2", "InternVL", _SQUARE, _ID),
+}  # fmt: skip
+"""Family -> type of its text model, model class, and keys of the configs of tower and model."""
 
-FAMILIES = {name: item for name, item in FAMILIES.items() if hasattr(transformers, item[1])}
+_CLASS = "{}ForConditionalGeneration"
+FAMILIES = {k: it for k, it in FAMILIES.items() if hasattr(transformers, _CLASS.format(it[1]))}
 
 
 def text_config(kind: str) -> Any:
@@ -139,17 +75,15 @@ def make(folder: Path, family: str, seed: int = 0, **tower: Any) -> Checkpoint:
     `tower`: keys of the config of its vision tower.
     """
     name, _, part = family.partition("/")
-    kind, class_name, keys = FAMILIES[name]
+    kind, class_name, own, keys = FAMILIES[name]
     text = text_config(kind)
     if part:
         model = transformers.AutoModelForCausalLM.from_config(text)
     else:
         given = text.to_dict() | (_ROPE if name.startswith("qwen") else {})
-        keys = {**keys, "vision_config": {**keys["vision_config"], **tower}}
-        config = transformers.CONFIG_MAPPING[name](
-            text_config=given, tie_word_embeddings=False, **keys
-        )
-        model = getattr(transformers, class_name)(config)
+        keys = {**keys, "vision_config": {**own, **tower}, "tie_word_embeddings": False}
+        config = transformers.CONFIG_MAPPING[name](text_config=given, **keys)
+        model = getattr(transformers, _CLASS.format(class_name))(config)
     tiny.randomize(model, seed)
     with tiny.quiet():
         model.to(torch.float32).save_pretrained(folder)
@@ -182,13 +116,9 @@ def add_processor(folder: Path) -> Any:
     names = ["input_ids", "attention_mask"]  # what LLaVA reads
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, model_input_names=names)
     tokenizer.add_tokens(["<image>"], special_tokens=True)  # split off wherever it is in a text
-    processor = transformers.LlavaProcessor(
-        CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}),
-        tokenizer,
-        patch_size=4,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
+    images = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+    about = {"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    processor = transformers.LlavaProcessor(images, tokenizer, patch_size=4, **about)
     processor.save_pretrained(folder)
     return processor
 
@@ -223,12 +153,7 @@ def prompts(model: Any, count: int) -> list[dict[str, torch.Tensor]]:
 
 def generate(model: Any, prompt: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the logits of the tokens that a model writes."""
+    about = {"max_new_tokens": 3, "do_sample": False, "output_logits": True}
     with torch.no_grad():
-        written = model.generate(
-            **prompt,
-            max_new_tokens=3,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
+        written = model.generate(**prompt, **about, return_dict_in_generate=True)
     return torch.stack(written.logits)

@@ -23,59 +23,36 @@ since_transformers_5 = pytest.mark.skipif(
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", *(f"w{i}" for i in range(44))]
 VOCABULARY = len(WORDS)
 
-_DECODER: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+_ENCODER: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3,
+    "num_attention_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0,
+}  # fmt: skip
+_ENDS = {"bos_token_id": 1, "eos_token_id": 2}
+_DECODER: dict[str, Any] = {**_ENCODER, **_ENDS, "num_key_value_heads": 1, "head_dim": 8}
 _MIXTURE = {**_DECODER, "num_experts_per_tok": 2}
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 
 
 def _llava() -> Any:
-    return transformers.LlavaConfig(
-        text_config=transformers.LlamaConfig(**_DECODER),
-        vision_config=transformers.CLIPVisionConfig(
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=8,
-            patch_size=4,
-            projection_dim=16,
-        ),
-        image_token_index=VOCABULARY - 1,
-        vision_feature_layer=-1,
-    )
+    tower = transformers.CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        image_size=8, patch_size=4, projection_dim=16,
+    )  # fmt: skip
+    text, token = transformers.LlamaConfig(**_DECODER), VOCABULARY - 1
+    about = {"image_token_index": token, "vision_feature_layer": -1}
+    return transformers.LlavaConfig(text_config=text, vision_config=tower, **about)
 
 
 def _qwen2_vl() -> Any:
-    return transformers.Qwen2VLConfig(
-        text_config={
-            **_DECODER,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]},
-        },
-        vision_config={
-            "depth": 2,
-            "embed_dim": 16,
-            "hidden_size": 16,
-            "num_heads": 2,
-            "mlp_ratio": 1,
-            "patch_size": 4,
-        },
-        image_token_id=VOCABULARY - 1,
-        video_token_id=VOCABULARY - 2,
-        vision_start_token_id=VOCABULARY - 3,
-        vision_end_token_id=VOCABULARY - 4,
-    )
+    rope = {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
+    tower = {
+        "depth": 2, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 1,
+        "patch_size": 4,
+    }  # fmt: skip
+    tokens = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    about: dict[str, Any] = {name: VOCABULARY - 1 - i for i, name in enumerate(tokens)}
+    text = {**_DECODER, **rope}
+    return transformers.Qwen2VLConfig(text_config=text, vision_config=tower, **about)
 
 
 CONFIGS: dict[str, Callable[[], Any]] = {
@@ -89,17 +66,11 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
     "phi3": lambda: transformers.Phi3Config(**_DECODER),
     "gpt_neox": lambda: transformers.GPTNeoXConfig(
-        **{**_DECODER, "rotary_pct": 0.5, "tie_word_embeddings": False}
+        **_DECODER, rotary_pct=0.5, tie_word_embeddings=False
     ),
     "gpt2": lambda: transformers.GPT2Config(
-        vocab_size=VOCABULARY,
-        n_embd=16,
-        n_layer=3,
-        n_head=2,
-        n_positions=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
+        vocab_size=VOCABULARY, n_embd=16, n_layer=3, n_head=2, n_positions=64, pad_token_id=0,
+        **_ENDS,
     ),
     "olmo2": lambda: transformers.Olmo2Config(**_DECODER),
     "granite": lambda: transformers.GraniteConfig(**_DECODER),
@@ -108,43 +79,20 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
         **_MIXTURE, num_experts=3, moe_intermediate_size=8, decoder_sparse_step=1
     ),
-    "bert": lambda: transformers.BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        pad_token_id=0,
-    ),
+    "bert": lambda: transformers.BertConfig(**_ENCODER),
     "t5": lambda: transformers.T5Config(
-        vocab_size=VOCABULARY,
-        d_model=16,
-        d_ff=24,
-        d_kv=8,
-        num_layers=3,
-        num_decoder_layers=3,
-        num_heads=2,
-        pad_token_id=0,
-        decoder_start_token_id=0,
-        eos_token_id=2,
+        vocab_size=VOCABULARY, d_model=16, d_ff=24, d_kv=8, num_layers=3, num_decoder_layers=3,
+        num_heads=2, pad_token_id=0, decoder_start_token_id=0, eos_token_id=2,
     ),
     "llava": _llava,
     "qwen2_vl": _qwen2_vl,
-}
+}  # fmt: skip
 """Architecture -> a tiny config of it."""
 
+_ROBERTA = {**_ENCODER, "max_position_embeddings": 65}  # they begin behind that of padding
 CLASSIFIERS: dict[str, Callable[[], Any]] = {
     **CONFIGS,
-    "roberta": lambda: transformers.RobertaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=65,  # positions begin behind that of padding
-        pad_token_id=0,
-    ),
+    "roberta": lambda: transformers.RobertaConfig(**_ROBERTA),
 }
 """Architecture of models with a classification head -> a tiny config of it."""
 
@@ -169,13 +117,9 @@ def make(
     tokenizer: bool = True,
     **changes: Any,
 ) -> Path:
-    """Save a random checkpoint and return its folder.
+    """Save a random checkpoint of an architecture (`CONFIGS`), and return its folder.
 
     Args:
-        folder: where to; must not exist.
-        architecture: a key of `CONFIGS`.
-        seed: of the weights; the norms are random too.
-        dtype: of the weights.
         tied: whether the head is the embeddings; None is the architecture's default.
         shards: several files with an index instead of one.
         near: a folder that `make` wrote; weights are its weights plus a little noise.
@@ -197,9 +141,8 @@ def make(
         if near is not None:
             model = type(model).from_pretrained(near, dtype=torch.float32)
         randomize(model, seed, around=near is not None)
-        model.to(getattr(torch, dtype)).save_pretrained(
-            folder, max_shard_size="10KB" if shards else "5GB"
-        )
+        size = "10KB" if shards else "5GB"
+        model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=size)
     if tokenizer:
         save_tokenizer(folder)
     return folder
@@ -221,33 +164,22 @@ def make_encoder(
 ) -> Path:
     """Save a random sentence encoder as sentence-transformers does, and return its folder.
 
-    It has pooling, a projection to `dense` numbers (0: none), and a normalisation. For the other
-    arguments see `make`.
+    It has pooling, a projection to `dense` numbers (0: none), and a normalisation.
     """
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import (
-        Dense,
-        Normalize,
-        Pooling,
-        Transformer,
-    )
+    from sentence_transformers.sentence_transformer import modules as parts
 
     with tempfile.TemporaryDirectory() as place, quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
         plain = make(Path(place) / "plain", architecture)
-        transformer = Transformer(str(plain), max_seq_length=length)
+        transformer = parts.Transformer(str(plain), max_seq_length=length)
         size = transformer.get_embedding_dimension()
-        modules = [transformer, Pooling(size, pooling, include_prompt=include_prompt)]
-        modules += [Dense(size, dense)] if dense else []
-        model = SentenceTransformer(
-            modules=[*modules, Normalize()],
-            prompts=prompts,
-            default_prompt_name=default_prompt,
-            device="cpu",
-        )
+        modules = [transformer, parts.Pooling(size, pooling, include_prompt=include_prompt)]
+        modules += [*([parts.Dense(size, dense)] if dense else []), parts.Normalize()]
+        about = {"prompts": prompts, "default_prompt_name": default_prompt, "device": "cpu"}
+        model = SentenceTransformer(modules=modules, **about)
         if near is not None:
-            weights = SentenceTransformer(str(near), device="cpu").state_dict()
-            model.load_state_dict(weights)
+            model.load_state_dict(SentenceTransformer(str(near), device="cpu").state_dict())
         randomize(model, seed, around=near is not None)
         model.to(getattr(torch, dtype)).save_pretrained(str(folder), create_model_card=False)
     return folder
@@ -267,11 +199,8 @@ def make_classifier(
 ) -> Path:
     """Save a random model with a classification head, and return its folder.
 
-    Args:
-        labels: the names in the config; with one, it is a reward model.
-        head: `Sequence` or `Token`.
-        template: a chat template of its tokenizer.
-        architecture, seed, near, dtype, changes: see `make`.
+    With one label, it is a reward model. `head`: `Sequence` or `Token`. `template`: a chat template
+    of its tokenizer.
     """
     config = CLASSIFIERS[architecture]()
     config.id2label = dict(enumerate(labels))
@@ -313,13 +242,8 @@ def save_tokenizer(folder: Path, words: list[str] | None = None) -> None:
     words = WORDS if words is None else words
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        unk_token="<unk>",
-    ).save_pretrained(folder)
+    special = {f"{name}_token": f"<{name}>" for name in ("pad", "bos", "eos", "unk")}
+    PreTrainedTokenizerFast(tokenizer_object=core, **special).save_pretrained(folder)
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:

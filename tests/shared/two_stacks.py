@@ -12,39 +12,21 @@ from tokenizers import Tokenizer, processors
 
 ENCODER, DECODER = 2, 3
 
-_IDS = {"vocab_size": tiny.VOCABULARY, "pad_token_id": 0, "eos_token_id": 2}
+_IDS = {"vocab_size": tiny.VOCABULARY, "pad_token_id": 0, "eos_token_id": 2, "d_model": 16}
 _T5 = {
-    **_IDS,
-    "d_model": 16,
-    "d_ff": 24,
-    "d_kv": 8,
-    "num_layers": ENCODER,
-    "num_decoder_layers": DECODER,
-    "num_heads": 2,
-    "decoder_start_token_id": 0,
-    "n_positions": 64,
-}
+    **_IDS, "d_ff": 24, "d_kv": 8, "num_layers": ENCODER, "num_decoder_layers": DECODER,
+    "num_heads": 2, "decoder_start_token_id": 0, "n_positions": 64,
+}  # fmt: skip
 _BART = {
-    **_IDS,
-    "d_model": 16,
-    "encoder_layers": ENCODER,
-    "decoder_layers": DECODER,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 24,
-    "decoder_ffn_dim": 24,
-    "max_position_embeddings": 64,
-    "bos_token_id": 1,
-    "decoder_start_token_id": 2,
+    **_IDS, "encoder_layers": ENCODER, "decoder_layers": DECODER, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24,
+    "max_position_embeddings": 64, "bos_token_id": 1, "decoder_start_token_id": 2,
     "forced_eos_token_id": None,
-}
+}  # fmt: skip
 _WHISPER = {
-    "num_mel_bins": 8,
-    "max_source_positions": 50,  # one second
-    "max_target_positions": 32,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-}
+    "num_mel_bins": 8, "max_source_positions": 50, "max_target_positions": 32,
+    "suppress_tokens": None, "begin_suppress_tokens": None,
+}  # fmt: skip
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "t5": ("T5ForConditionalGeneration", _T5),
@@ -59,12 +41,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def make(folder: Path, family: str = "t5", seed: int = 0, **changes: Any) -> Path:
-    """Save a random model of a family with a word-level tokenizer, and return its folder.
-
-    Args:
-        family: one of `FAMILIES`; of `bart/classifier`, a classifier of texts.
-        changes: keys of its config.
-    """
+    """Save a random model of a family (`bart/classifier`: of texts) with a word-level tokenizer."""
     family, _, classifier = family.partition("/")
     name, keys = FAMILIES[family]
     if classifier:
