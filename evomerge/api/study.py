@@ -140,7 +140,7 @@ class Study(Run):
             self._run.forget_stop()
             logbook = Logbook(self._run, journal, ())
             searches.check_search_file(self._run, logbook)
-            searches.note_budget(self._checked, journal, logbook, budget)
+            searches.note_budget(self._checked, logbook, budget)
             attempts = Attempts(self.folder / "attempts.jsonl")
             self._search = searches.make_search(
                 self._checked, self._run, logbook, attempts, lambda: executor

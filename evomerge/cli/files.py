@@ -50,23 +50,17 @@ def validate(
     time: Annotated[
         bool, typer.Option("--time", help="score a candidate, and estimate time and memory from it")
     ] = False,
-    gpu_memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="plan for a GPU with this memory, e.g. 24GB"),
-    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
     from evomerge.config.schema import parse, read
-    from evomerge.merging.backend import bytes_of
     from evomerge.setup.preflight import HEADERS, gene_list, gene_rows, summary, warnings
     from evomerge.setup.runs import folder_of, prepare
 
     data = read(file, set_)
     allowed = Permissions(allow_code, trust_code)
-    planned = None if gpu_memory is None else bytes_of(gpu_memory, "--gpu-memory")
     terminal.say_on_terminal(f"checking {file}")
-    checked = prepare(parse(data, str(file)), folder_of(file), allowed, gpu_memory=planned)
+    checked = prepare(parse(data, str(file)), folder_of(file), allowed)
     notes = warnings(checked, allow_benchmarks)
     if as_json:
         cost = {"time": _cost(checked).to_dict()} if time else {}

@@ -33,24 +33,17 @@ if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.merging.tokenizers.plan import TokenizerPlan
 
-_NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
-"""Keys of a config that often differ between parents and do not change the model that is built."""
-
 
 def check_search(
-    config: SearchConfig,
-    relative_to: Path,
-    allowed: Permissions = NOTHING,
-    *,
-    gpu_memory: int | None = None,
+    config: SearchConfig, relative_to: Path, allowed: Permissions = NOTHING
 ) -> CheckedSearch:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
     The first mistake raises an `InputError`.
-
-    Args:
-        gpu_memory: see `CheckedSearch`.
     """
+    from evomerge.merging.architecture.identity import check_identity_layers, has_fixed_layers
+    from evomerge.merging.backend import tokenizer
+
     config, checkpoints, host = open_parents(config, relative_to)
     whole = checkpoints[host]
     _check_host(config, whole)
@@ -80,7 +73,9 @@ def check_search(
         check_descents(config, space, objectives, evaluator, splits["search"])
     place(config).check(whole.config, config.dtype)
     check_workers(config)
-    _check_engine(config, checkpoints, host)
+    is_swap = isinstance(config.space, SwapsConfig)  # one vLLM engine serves paths of all depths
+    if serves_paths(config) and not (is_swap and has_fixed_layers(checkpoints, host)):
+        check_identity_layers(checkpoints, host)
     generation = generation_of(config, space)
     config = resolve_order(config, max(2, generation) if config.optimizer.descends else generation)
     start = find_starts(config, space, relative_to)
@@ -89,18 +84,16 @@ def check_search(
     every = [*space.baselines().values(), *recipes.values()]
     tokenizers = plan_tokenizers(config, every, checkpoints)
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
-    from evomerge.merging.backend import tokenizer
-
     kinds.check_texts(evaluator, tokenizer(checkpoints, recipes[START]), host)
     setting = slow_setting(whole, tokenizers[0], evaluator)
     if setting is not None and config.evaluation.backend == "vllm":
         raise ConfigError(
-            f"evaluation.backend is 'vllm', which generates greedily or samples, but {host!r} also "
-            f"sets {setting!r} in generation_config.json; remove it there, or use the backend 'hf'."
+            f"evaluation.backend is 'vllm', but {host!r} sets {setting!r} in "
+            "generation_config.json, which it does not know; remove it there, or use 'hf'."
         )
     checked = CheckedSearch(
         config, checkpoints, host, space, objectives, splits, constraints, fewer, evaluator, start,
-        allowed=allowed, gpu_memory=gpu_memory, left_out=left_out,
+        allowed=allowed, left_out=left_out,
     )  # fmt: skip
     check_fit(checked)
     unlike = differences(checked)
@@ -117,26 +110,16 @@ def _check_host(config: SearchConfig, host: Checkpoint) -> None:
 
 
 def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
-    """Check that transformers can build the host, and the other parents whose types it knows.
-
-    Parents with equal configs and shapes are one model here, of which one is checked.
-    """
+    """Check that transformers can build the host, and the other parents whose types it knows."""
     from evomerge.merging.architecture.depth import built_config
     from evomerge.merging.architecture.loadable import check_buildable
     from evomerge.merging.architecture.loading import is_known
 
-    known = []
-    for checkpoint in sorted(checkpoints.values(), key=lambda item: item.reference != host):
+    # Parents with different adapters share a model.
+    for checkpoint in {item.folder: item for item in checkpoints.values()}.values():
         config = built_config(checkpoint)
-        content = (
-            {key: value for key, value in config.items() if key not in _NOT_OF_THE_MODEL},
-            {name: info.shape for name, info in checkpoint.tensors.items()},
-        )
-        if content in known:
-            continue
-        if checkpoint.reference == host or is_known(config.get("model_type")):
+        if checkpoint.folder == checkpoints[host].folder or is_known(config.get("model_type")):
             check_buildable(checkpoint, config)
-        known.append(content)
 
 
 def _check_stock(config: SearchConfig, evaluator: Evaluator, host: Checkpoint) -> None:
@@ -153,43 +136,32 @@ def _check_stock(config: SearchConfig, evaluator: Evaluator, host: Checkpoint) -
 
     harnesses = (evaluator.tasks_of(split).harness for split in SPLITS)
     infos = {name: info for item in harnesses if item for name, info in item.info.tasks.items()}
-    tasks = [name for name, info in infos.items() if info.shows_images]
-    if tasks and "vision" not in host.modalities:
-        raise ConfigError(
-            f"objectives: task {tasks[0]!r} shows images, but the host {host.reference!r} has no "
-            "vision tower; set `space.host` to a parent that sees."
-        )
-    if tasks and config.tokenizer not in ("base", "union", host.reference):
-        raise ConfigError(
-            f"`tokenizer` is {config.tokenizer!r}, but task {tasks[0]!r} shows images, and the "
-            "processor of images needs the host's tokens; set it to base, union or "
-            f"{host.reference!r}."
-        )
-    if tasks:
+    if tasks := [name for name, info in infos.items() if info.shows_images]:
+        if "vision" not in host.modalities:
+            raise ConfigError(
+                f"objectives: task {tasks[0]!r} shows images, but the host {host.reference!r} has "
+                "no vision tower; set `space.host` to a parent that sees."
+            )
+        if config.tokenizer not in ("base", "union", host.reference):
+            raise ConfigError(
+                f"`tokenizer` is {config.tokenizer!r}, but task {tasks[0]!r} shows images, and the "
+                f"processor of images needs the host's tokens; set it to base, union or "
+                f"{host.reference!r}."
+            )
         processor_of(host.folder, None)
         what = f"task {tasks[0]!r} shows images, so lm-eval itself generates its answers"
-        instead = "take tasks without images"
-    if infos and is_encoder_decoder(host):
-        tasks, instead = [*infos], "take causal language models"
+    elif tasks := [*infos] if is_encoder_decoder(host) else []:
         what = f"the host {host.reference!r} is an encoder-decoder, whose tasks lm-eval itself runs"
-    wanted = {
+    for key, is_wanted in {
         "evaluation.backend is 'vllm'": config.evaluation.backend == "vllm",
         "optimizer uses gradients": config.optimizer.descends,
         "an objective or constraint is `nll`": bool({*evaluator.referenced} & {*tasks}),
-    }
-    for key in (key for key, is_wanted in wanted.items() if tasks and is_wanted):
-        raise ConfigError(
-            f"objectives: {what}, but {key}, which it cannot do; change this, or {instead}."
-        )
-
-
-def _check_engine(config: SearchConfig, checkpoints: Mapping[str, Checkpoint], host: str) -> None:
-    """Check that one vLLM engine can serve paths that differ in depth or in the order of layers."""
-    from evomerge.merging.architecture.identity import check_identity_layers, has_fixed_layers
-
-    in_place = isinstance(config.space, SwapsConfig)
-    if serves_paths(config) and not (in_place and has_fixed_layers(checkpoints, host)):
-        check_identity_layers(checkpoints, host)
+    }.items():
+        if tasks and is_wanted:
+            raise ConfigError(
+                f"objectives: {what}, but {key}, which it cannot do; change this, or take text "
+                "tasks and causal language models."
+            )
 
 
 def slow_setting(host: Checkpoint, plan: TokenizerPlan, evaluator: Evaluator) -> str | None:

@@ -36,8 +36,6 @@ class CheckedSearch:
         start: genomes that the search tries first.
         unlike_merges: the parents that differ from the merges beside their weights.
         allowed: what the user allows it to do.
-        gpu_memory: bytes of the accelerator of another machine that it is planned for; None: it
-            runs here.
         left_out: which documents no split has, in a sentence.
     """
 
@@ -53,7 +51,6 @@ class CheckedSearch:
     start: tuple[Genome, ...] = ()
     unlike_merges: tuple[str, ...] = ()
     allowed: Permissions = NOTHING
-    gpu_memory: int | None = None
     left_out: str = ""
 
     @property

@@ -13,7 +13,7 @@ from evomerge.merging.methods import get_method
 from evomerge.scores import TOKENS, Objective, violation
 from evomerge.setup.checked import CheckedSearch
 from evomerge.space.pool import PRIORITY
-from evomerge.space.protocol import Gene, Space
+from evomerge.space.protocol import Space
 from evomerge.strategy.gradient import BATCH, STEPS, GradientStrategy
 from evomerge.strategy.lessons import Lessons
 
@@ -36,7 +36,7 @@ def check_descents(
     Raises:
         ConfigError: it does not.
     """
-    if not any(has_slope(gene, config) for gene in space.genes):
+    if not has_slope(space, config):
         raise ConfigError(
             "`optimizer.name` is gradient, but no gene of this space is a number with a slope; "
             "search weights or another number, or take another optimizer."
@@ -45,12 +45,25 @@ def check_descents(
         raise ConfigError(
             "`optimizer.name` is gradient, but `executor.order` is arrival; set it to generation."
         )
-    loss = config.optimizer.loss or "reference"
+    loss, tasks = config.optimizer.loss or "reference", evaluator.tasks_of("search")
     for item in objectives:
-        _check_objective(item, loss, evaluator, documents)
-    info = evaluator.tasks_of("search").info
-    learned = dict.fromkeys(item.task for item in info.of_tasks(objectives))
-    written = [task for task in learned if info.tasks[task].kind == "generate_until"]
+        harness = tasks.harness
+        if item.is_exact or not harness or item.task in tasks.functions or item.metric == TOKENS:
+            raise ConfigError(
+                f"`optimizer.name` is gradient, but {item.key} has no reference answers to learn "
+                "from; take it out of `objectives`, or take another optimizer."
+            )
+        if loss == "successes" and not item.higher_is_better:
+            raise ConfigError(
+                f"`optimizer.loss` is successes, but of {item.key} a lower value is better, so no "
+                "answer is right; take a metric like exact_match, or set `loss` to reference."
+            )
+        for task in harness.info.leaves(item.task):
+            is_generated = harness.info.tasks[task].kind == "generate_until"
+            if loss == "reference" or (loss == "successes" and not is_generated):
+                harness.check_references(task, documents.get(task, ()))
+    learned = dict.fromkeys(item.task for item in tasks.info.of_tasks(objectives))
+    written = [task for task in learned if tasks.info.tasks[task].kind == "generate_until"]
     for name in config.optimizer.forms:
         if name != ANY and name not in written:
             raise ConfigError(
@@ -65,44 +78,16 @@ def check_descents(
         )
 
 
-def _check_objective(
-    item: Objective, loss: str, evaluator: Evaluator, documents: Mapping[str, Sequence[int]]
-) -> None:
-    harness = evaluator.tasks_of("search").harness
-    functions = evaluator.tasks_of("search").functions
-    if item.is_exact or harness is None or item.task in functions or item.metric == TOKENS:
-        raise ConfigError(
-            f"`optimizer.name` is gradient, but {item.key} has no reference answers to learn from; "
-            "take it out of `objectives`, or take another optimizer."
-        )
-    if loss == "successes" and not item.higher_is_better:
-        raise ConfigError(
-            f"`optimizer.loss` is successes, but of {item.key} a lower value is better, so no "
-            "answer is right; take a metric like exact_match, or set `loss` to reference."
-        )
-    for task in harness.info.leaves(item.task):
-        is_generated = harness.info.tasks[task].kind == "generate_until"
-        if loss == "reference" or (loss == "successes" and not is_generated):
-            harness.check_references(task, documents.get(task, ()))
-
-
-def has_slope(gene: Gene, config: SearchConfig) -> bool:
+def has_slope(space: Space, config: SearchConfig) -> bool:
     """Whether a descent moves a gene: a number that does more than to select something."""
-    if gene.kind != "real" or gene.switch:
-        return False
-    space, smooth = config.space, {PRIORITY: False}
-    for name in space.methods if isinstance(space, ParametersConfig) else ():
+    wanted, smooth = config.space, {PRIORITY: False}
+    for name in wanted.methods if isinstance(wanted, ParametersConfig) else ():
         for knob in get_method(name).knobs:
             smooth[knob.name] = smooth.get(knob.name, False) or knob.is_smooth
-    return smooth.get(gene.name.rpartition(".")[2], True)
-
-
-def slope_note(config: SearchConfig, genes: Sequence[Gene]) -> str | None:
-    """Return how many genes no descent moves, for want of a slope; None: it moves all."""
-    kept = sum(not has_slope(gene, config) for gene in genes)
-    if not config.optimizer.descends or not kept:
-        return None
-    return f"{kept} of {len(genes)} genes have none, so no descent moves them"
+    return any(
+        gene.kind == "real" and not gene.switch and smooth.get(gene.name.rpartition(".")[2], True)
+        for gene in space.genes
+    )
 
 
 def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:

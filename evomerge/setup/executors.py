@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
@@ -45,10 +44,34 @@ SAME = ("evomerge", "torch", "transformers", "lm_eval")
 """Packages whose versions must be the same on all machines, since scores depend on them."""
 
 
-def make_inline(
+def make_executor(
     checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts
 ) -> Executor:
-    """Return the executor in this process; see `MakeExecutor`."""
+    """Return the executor of a search.
+
+    Args:
+        run: the run folder.
+        logbook: journals the number of CPU threads that score a model, and kinds of processors.
+        attempts: counts the jobs that end a process.
+    """
+    config, known = checked.config, tuple[str, ...]()
+    if config.executor.kind == "inline":
+        return _inline(checked, run, logbook, attempts)
+    if config.executor.kind == "ray":
+        workers = _on_ray(checked, run, logbook)
+    else:  # workers of Ray may be on other machines
+        workers = _in_processes(checked, run, logbook)
+        known = (config.frozen.processor if config.frozen else "", processor())
+    return Pool(
+        workers,
+        config.executor.timeout,
+        lambda job: attempts.add(job.attempt),
+        Activity(run / WORKERS),
+        lambda kind: logbook.note_processor(kind, *known),
+    )
+
+
+def _inline(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
     from evomerge.evaluation.inference.device import keep_threads
     from evomerge.execute.inline import InlineExecutor
 
@@ -71,11 +94,19 @@ def make_inline(
     return InlineExecutor(score, put_back)
 
 
-@dataclass(frozen=True)
-class WorkerOfRun:
-    """Makes a worker of a run, in any process that sees the parents.
+def worker_of_run(
+    config: SearchConfig,
+    folder: Path,
+    threads: int,
+    allowed: Permissions = NOTHING,
+    neighbours: int = 1,
+    devices: Sequence[str] = (),
+    *,
+    is_new: bool = False,
+) -> RunJob:
+    """Return a worker of a run, in any process that sees the parents.
 
-    Attributes:
+    Args:
         folder: the run folder, from which relative paths start. It need not be there.
         threads: CPU threads that score a model.
         allowed: what the user allows where the search runs.
@@ -83,82 +114,70 @@ class WorkerOfRun:
         devices: accelerators, all others are hidden from the process; none: as `evaluation.device`
             says.
         is_new: see `make_worker`.
+
+    Raises:
+        InputError: a parent or a task has changed since the run was started.
     """
-
-    config: SearchConfig
-    folder: Path
-    threads: int
-    allowed: Permissions = NOTHING
-    neighbours: int = 1
-    devices: tuple[str, ...] = ()
-    is_new: bool = False
-
-    def __call__(self) -> RunJob:
-        """Return what runs a job.
-
-        Raises:
-            InputError: a parent or a task has changed since the run was started.
-        """
-        use_only(self.devices)
-        checked = restore(self.config, self.folder, self.allowed)
-        return make_worker(checked, self.neighbours, self.threads, is_new=self.is_new)
+    use_only(devices)
+    return make_worker(restore(config, folder, allowed), neighbours, threads, is_new=is_new)
 
 
-def worker_of_run(
-    checked: CheckedSearch, run: Path, logbook: Logbook, neighbours: int, cores: int
-) -> WorkerOfRun:
+def _maker(
+    checked: CheckedSearch, run: Path, logbook: Logbook, cores: int, **evaluation: str
+) -> partial[RunJob]:
     """Return what makes a worker of a run, and journal the number of CPU threads.
 
     The number is the one in the journal, if there is one; `cores` is the largest to choose.
+    `evaluation` has values for this section in place of the run's.
     """
-    began = RunFolder(run).search_file()
-    # `resume` can change the section `executor`.
-    config = began.model_copy(update={"executor": checked.config.executor})
+    config = RunFolder(run).search_file().with_values("evaluation", **evaluation)
+    config = config.model_copy(update={"executor": checked.config.executor})  # of `resume`
     host = checked.checkpoints[checked.host]
     threads = logbook.history.threads or threads_of(config, host, cores)
     logbook.note_threads(threads)
     # What this process runs was allowed, or passed by the program, which a worker cannot know.
     allowed = replace(checked.allowed, trust_code=True)
     is_new = not logbook.history.told
-    return WorkerOfRun(config, run.absolute(), threads, allowed, neighbours, is_new=is_new)
+    return partial(worker_of_run, config, run.absolute(), threads, allowed, is_new=is_new)
 
 
-def _pool(
-    config: SearchConfig, run: Path, logbook: Logbook, attempts: Attempts, workers: Sequence[Worker]
-) -> Executor:
-    known: tuple[str, ...] = ()
-    if config.executor.kind == "processes":  # workers of Ray may be on other machines
-        known = (config.frozen.processor if config.frozen else "", processor())
-    return Pool(
-        workers,
-        config.executor.timeout,
-        lambda job: attempts.add(job.attempt),
-        Activity(run / WORKERS),
-        lambda kind: logbook.note_processor(kind, *known),
-    )
-
-
-def make_processes(
-    checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts
-) -> Executor:
-    """Return an executor of worker processes; see `MakeExecutor`."""
+def _in_processes(checked: CheckedSearch, run: Path, logbook: Logbook) -> list[Worker]:
     from evomerge.execute.processes import ProcessWorker
 
-    devices, cores = worker_devices(checked.config), count_cores()
-    kind = checked.checkpoints[checked.host].config.get("model_type")
+    devices = worker_devices(checked.config)
+    count, kind = len(devices), checked.checkpoints[checked.host].config.get("model_type")
     preload: tuple[str, ...] = (*PRELOADED, f"transformers.models.{kind}.modeling_{kind}")
     if checked.config.encoders:
         preload += (PRELOADED_FOR_ENCODERS,)
-    count = len(devices)
-    worker = worker_of_run(checked, run, logbook, count, max(1, cores // count))
-    workers = [
-        ProcessWorker(replace(worker, devices=group), preload, "+".join(group)) for group in devices
+    make = _maker(checked, run, logbook, max(1, count_cores() // count))
+    return [
+        ProcessWorker(partial(make, neighbours=count, devices=group), preload, "+".join(group))
+        for group in devices
     ]
-    return _pool(checked.config, run, logbook, attempts, workers)
+
+
+def _on_ray(checked: CheckedSearch, run: Path, logbook: Logbook) -> list[Worker]:
+    config, workers = checked.config, ray_workers(checked.config)
+    needed = workers.needed
+    connect(config)
+    from evomerge.evaluation.inference.vllm_start import installed_vllm
+    from evomerge.execute.ray import RayWorker
+
+    # Ray does not hide accelerators that an actor did not ask for.
+    device = {} if needed.get("GPU") else {"device": "cpu"}
+    make = _maker(checked, run, logbook, max(1, int(needed["CPU"])), **device)
+    paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    versions = {name: package_version(name) for name in SAME}
+    if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
+        versions |= {found[0]: found[1]}
+    paths = tuple(map(os.path.abspath, paths))
+    there = partial(on_machine, make, workers.count, needed, versions, paths)
+    return [RayWorker(there, needed) for _ in range(workers.count)]
 
 
 def on_machine(
-    worker: WorkerOfRun,
+    make: Callable[..., RunJob],
+    count: int,
     needed: Mapping[str, float],
     versions: Mapping[str, str],
     paths: Sequence[str] = (),
@@ -166,7 +185,8 @@ def on_machine(
     """Check this machine of the cluster, and return what runs a job there.
 
     Args:
-        worker: its `neighbours` are all workers, of which only some fit on this machine.
+        make: makes it, given the `neighbours` that share the machine.
+        count: number of all workers.
         needed: what a worker takes of a machine, by name.
         versions: package -> version where the search runs.
         paths: folders of the environment variable PYTHONPATH where the search runs, in which an
@@ -187,9 +207,8 @@ def on_machine(
             )
     own = ray.get_runtime_context().get_node_id()
     resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
-    neighbours = min(worker.neighbours, max(1, fitting(resources, needed)))
     try:
-        return replace(worker, neighbours=neighbours)()
+        return make(neighbours=min(count, max(1, fitting(resources, needed))))
     except InputError as error:
         why = f"{place}, while all machines must see the same parents and tasks: {error}"
         raise SearchError(why) from error
@@ -199,33 +218,3 @@ def on_machine(
         raise SearchError(
             f"{place} a worker could not be made ({one_line(error)}); repair it, then resume."
         ) from error
-
-
-def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
-    """Return an executor of Ray actors; see `MakeExecutor`."""
-    config = checked.config
-    workers = ray_workers(config)
-    needed, count = workers.needed, workers.count
-    connect(config)
-    from evomerge.evaluation.inference.vllm_start import installed_vllm
-    from evomerge.execute.ray import RayWorker
-
-    worker = worker_of_run(checked, run, logbook, count, max(1, int(needed["CPU"])))
-    if not needed.get("GPU"):  # Ray does not hide accelerators that an actor did not ask for
-        worker = replace(worker, config=worker.config.with_values("evaluation", device="cpu"))
-    paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    versions = {name: package_version(name) for name in SAME}
-    if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
-        versions |= {found[0]: found[1]}
-    make = partial(on_machine, worker, needed, versions, tuple(map(os.path.abspath, paths)))
-    return _pool(config, run, logbook, attempts, [RayWorker(make, needed) for _ in range(count)])
-
-
-MakeExecutor: TypeAlias = Callable[[CheckedSearch, Path, Logbook, Attempts], Executor]
-"""Makes the executor of a search from its run folder, and from what notes for the run: the number
-of CPU threads that score a model, and the jobs that end a process."""
-
-EXECUTORS: Mapping[str, MakeExecutor] = {
-    "inline": make_inline, "processes": make_processes, "ray": make_ray,
-}  # fmt: skip
-"""`executor.kind` -> what makes the executor."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from evomerge.config.schema import SearchConfig
+from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.evaluation.inference.device import processor
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.task_digests import task_digests, task_facts
@@ -20,11 +20,7 @@ PACKAGES = (
 
 
 def freeze(checked: CheckedSearch) -> dict[str, Any]:
-    """Return the manifest of a run: what must not change while it goes on.
-
-    That is the search file with all that was resolved (`config`), versions, fingerprints of the
-    parents, document ids, genes with their ranges, directions of metrics.
-    """
+    """Return the manifest of a run: `config`, with all that was resolved, and `Frozen`."""
     plain = checked.config.model_dump(mode="json")
     for key in ("objectives", "constraints"):
         for item, found in zip(plain[key], getattr(checked, key), strict=True):
@@ -64,10 +60,7 @@ def _ranges(genes: Sequence[Gene]) -> list[dict[str, Any]]:
 
 
 def installed_versions(config: SearchConfig) -> dict[str, str]:
-    """Return the installed versions, `none` for a package that is not installed.
-
-    Those of vLLM and of sentence encoders are among them if the search uses them.
-    """
+    """Return the installed versions of what a search uses, `none` for what is not installed."""
     from evomerge.evaluation.inference.vllm_start import installed_vllm
 
     of_encoders = ("sentence-transformers", "scikit-learn") if config.encoders else ()
@@ -78,32 +71,27 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
     return versions
 
 
-def other_versions(config: SearchConfig) -> str:
-    """Return a warning if a run goes on with other versions than it began with, or no text."""
-    began, now = config.frozen.versions if config.frozen else {}, installed_versions(config)
-    changed = ", ".join(
-        f"{name} {then} (now {now.get(name, 'none')})"
-        for name, then in began.items()
-        if now.get(name, "none") != then
-    )
-    return changed and (
-        f"The run began with {changed}. The last digits of scores may differ, and so may the "
-        "course of the search; for exactly the same search, install these versions again."
-    )
-
-
-def other_processor(config: SearchConfig) -> str:
-    """Return a warning if a run goes on with another processor than it began with, or no text.
+def changes_since(config: SearchConfig) -> Iterator[str]:
+    """Yield warnings if a run goes on with other versions, or on another kind of processor.
 
     With Ray, the processors of the workers count: see `Logbook.note_processor`.
     """
-    began, now = config.frozen.processor if config.frozen else "", processor()
-    if began in ("", now) or config.executor.kind == "ray":
-        return ""
-    return (
-        f"The run began on another kind of processor ({began}; now {now}): scores are as right "
-        "here, but their last digits may differ, so the search may take another course."
-    )
+    began, versions, here = config.frozen or Frozen(), installed_versions(config), processor()
+    changed = [
+        f"{name} {then} (now {versions.get(name, 'none')})"
+        for name, then in began.versions.items()
+        if versions.get(name, "none") != then
+    ]
+    if changed:
+        yield (
+            f"The run began with {', '.join(changed)}. The last digits of scores and "
+            "the course of the search may differ; for the same search, install these versions."
+        )
+    if began.processor not in ("", here) and config.executor.kind != "ray":
+        yield (
+            f"The run began on another kind of processor ({began.processor}; now {here}): scores "
+            "are as right here, but their last digits may differ, and so may the search's course."
+        )
 
 
 def package_version(package: str) -> str:

@@ -68,16 +68,16 @@ def _itemsize(checked: CheckedSearch) -> int:
 
 
 def memory_of(checked: CheckedSearch) -> Memory:
-    """Return what a search takes, on this machine or on the one that it is planned for.
+    """Return what a search takes.
 
     Workers of a Ray cluster have the memory of their machines, which is unknown here.
     """
     from evomerge.evaluation.inference.batches import largest_batch  # imports torch
 
-    config, host, planned = checked.config, checked.checkpoints[checked.host], checked.gpu_memory
-    device = "cuda" if planned is not None else choose_device(config.evaluation.device)
-    workers, executor = workers_of(config), config.executor
-    count, sharing = workers.on_a_machine, workers.on_an_accelerator if planned is None else 1
+    config, host = checked.config, checked.checkpoints[checked.host]
+    device, executor = choose_device(config.evaluation.device), config.executor
+    workers = workers_of(config)
+    count = workers.on_a_machine
     libraries = _LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES
     is_forked = executor.kind == "processes" and sys.platform == "linux"
     machine = {
@@ -92,9 +92,9 @@ def memory_of(checked: CheckedSearch) -> Memory:
         each["batches"] = largest_batch(text_section(host.config), _itemsize(checked))
         machine |= {name: count * size for name, size in each.items()}
     else:
-        shares = {name: sharing * size for name, size in each.items()}
-    if planned is not None or (executor.kind == "ray" and executor.ray.address is not None):
-        return Memory(machine, shares, device, planned)
+        shares = {name: workers.on_an_accelerator * size for name, size in each.items()}
+    if executor.kind == "ray" and executor.ray.address is not None:
+        return Memory(machine, shares, device, None)
     own, total = psutil.Process().memory_info(), total_memory()  # its own is in `libraries`
     free = min(free_memory() + own.rss - getattr(own, "shared", 0), total)
     return Memory(machine, shares, device, device_memory(device), total, free)

@@ -18,7 +18,6 @@ from evomerge.report.words import renamed, sampling_note, short_names, size_text
 from evomerge.setup import kinds
 from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.descents import slope_note
 from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.parents_as_themselves import parent_notes
@@ -85,7 +84,6 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         ],
         "constraints": [item.text for item in checked.constraints] or None,
         **memory_rows(checked),
-        "slopes": slope_note(config, space.genes),
         "export": size_text(weights_of(checked)),
     }
     # A search without a largest number of candidates says so.

@@ -79,7 +79,7 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
         population = generation_of(config, checked.space)
         has_answers = checked.evaluator.default.harness is not None
         can_learn = has_answers and not is_encoder_decoder(checked.checkpoints[checked.host])
-        suits = can_learn and any(has_slope(gene, config) for gene in checked.space.genes)
+        suits = can_learn and has_slope(checked.space, config)
         yield (
             f"optimizer.name is {config.optimizer.name!r}, but {searched} candidates for {genes} "
             f"genes are {searched / population:.1f} of its generations of {population}, from which "
@@ -91,8 +91,7 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
 
 def _time_warnings(checked: CheckedSearch) -> Iterator[str]:
     config, host = checked.config, checked.checkpoints[checked.host]
-    is_here = checked.gpu_memory is None and config.executor.kind != "ray"
-    if not is_here or choose_device(config.evaluation.device) != "cpu":
+    if config.executor.kind == "ray" or choose_device(config.evaluation.device) != "cpu":
         return
     if config.dtype == "float16":
         yield (

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from evomerge.evaluation.racing import Race
     from evomerge.evaluation.tasks.info import TasksInfo
 
-
 _SAMPLES = 3
 """Number of samples that the search documents must make at least, so that racing saves time."""
 
@@ -24,9 +23,8 @@ def make_race(config: SearchConfig) -> Race | None:
     from evomerge.evaluation.racing import Race
 
     wanted = config.evaluation.racing
-    if wanted.enabled is not True:
-        return None
-    return Race(wanted.confidence, wanted.minimum, config.seed)
+    is_on = wanted.enabled is True
+    return Race(wanted.confidence, wanted.minimum, config.seed) if is_on else None
 
 
 def resolve_racing(
@@ -59,8 +57,8 @@ def resolve_racing(
         if wanted.minimum >= total:
             raise ConfigError(
                 f"`evaluation.racing.minimum` is {wanted.minimum}, but a candidate has only "
-                f"{total} search documents in all, so none can be left out; lower it, or set "
-                "`evaluation.search.documents` to a larger number."
+                f"{total} search documents in all, so none can be left out; lower it, or raise "
+                "`evaluation.search.documents`."
             )
     if wanted.enabled != "auto":
         return config, f"{'racing' if wanted.enabled else 'off'}, as the search file says"
@@ -74,23 +72,17 @@ def resolve_racing(
         and all(not o.is_exact and info.metric(o.task, o.metric)[1].is_mean for o in objectives)
     )
     least = max(wanted.minimum, _full_batches(config, info, search))
+    is_on, samples = suits and total >= _SAMPLES * least, f"samples of at least {least}"
+    chosen = {"enabled": is_on, "minimum": least if is_on else wanted.minimum}
+    config = config.with_values("evaluation", racing=wanted.model_copy(update=chosen))
     if not suits:
-        reason = (
+        return config, (
             "off, since it needs a parameter space, one fitness of means over documents, and the "
             "backend hf"
         )
-    elif total < _SAMPLES * least:
-        reason = (
-            f"off, since {total} documents make fewer than {_SAMPLES} samples of at least {least}, "
-            "and smaller ones take more time for each document"
-        )
-    else:
-        chosen = wanted.model_copy(update={"enabled": True, "minimum": least})
-        samples = f"{total // least} samples of at least {least}"
-        reason = f"racing, since {total} documents make {samples}, which fill batches"
-        return config.with_values("evaluation", racing=chosen), reason
-    off = wanted.model_copy(update={"enabled": False})
-    return config.with_values("evaluation", racing=off), reason
+    if not is_on:
+        return config, f"off, since {total} documents make fewer than {_SAMPLES} {samples}"
+    return config, f"racing, since {total} documents make {total // least} {samples}"
 
 
 def _full_batches(
@@ -117,9 +109,4 @@ def _beside_fitness(config: SearchConfig) -> str | None:
         return f"`mode` is {config.mode}"
     if config.constraints:
         return "there are constraints"
-    ties = (
-        f"`objectives[{place}].tie_breaker` is {item.tie_breaker}"
-        for place, item in enumerate(config.objectives)
-        if item.tie_breaker
-    )
-    return next(ties, None)
+    return next((item.replace("` ", "` is ") for item in config.tie_breakers), None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from evomerge.setup.memory import check_fit
 from evomerge.setup.parents import absolute_config, open_parents
 from evomerge.setup.space import make_space
 from evomerge.setup.tasks import code_files
-from evomerge.setup.workers import MOVES, check_move, check_workers
+from evomerge.setup.workers import MOVES, check_move, check_workers, is_below
 from evomerge.strategy.kinds import strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
 
@@ -36,23 +35,15 @@ _FREE = {"device", "device_map", "attention", "threads", "order", "ray"}
 
 
 def prepare(
-    config: SearchConfig,
-    relative_to: Path,
-    allowed: Permissions = NOTHING,
-    *,
-    gpu_memory: int | None = None,
+    config: SearchConfig, relative_to: Path, allowed: Permissions = NOTHING
 ) -> CheckedSearch:
     """Return the checked search of a search file, after all checks; see `check_search`.
 
     A search that is told its scores is refused: `evomerge.Study` makes it.
-
-    Args:
-        gpu_memory: see `CheckedSearch`.
     """
     refuse_study(config)
-    if config.frozen is not None:
-        return replace(restore(config, relative_to, allowed), gpu_memory=gpu_memory)
-    return check_search(config, relative_to, allowed, gpu_memory=gpu_memory)
+    make = check_search if config.frozen is None else restore
+    return make(config, relative_to, allowed)
 
 
 def refuse_study(config: SearchConfig) -> None:
@@ -76,18 +67,19 @@ def check_study(config: SearchConfig) -> None:
                 f"A study is told all scores, but the search file also has {item.metric!r} of "
                 f"{item.source!r}; score that yourself, as `told: {item.metric}`."
             )
-    name, usual = config.optimizer.name, (EvaluationConfig(), ExecutorConfig())
-    asked = {
-        f"`optimizer.name` {name}": config.optimizer.descends or strategy_kind(name),
-        "`executor.order` generation": config.executor.order == "generation",
-    }
-    for section, default in zip(("evaluation", "executor"), usual, strict=True):
-        given = getattr(config, section)
-        for key in type(default).model_fields.keys() - _FREE:
-            asked[f"`{section}.{key}`"] = getattr(given, key) != getattr(default, key)
-    for key in (name for name, is_asked in asked.items() if is_asked):
+    keys = []
+    if config.optimizer.descends or strategy_kind(config.optimizer.name):
+        keys.append(f"`optimizer.name` {config.optimizer.name}")
+    if config.executor.order == "generation":
+        keys.append("`executor.order` generation")
+    for name, usual in (("evaluation", EvaluationConfig()), ("executor", ExecutorConfig())):
+        own = getattr(config, name)
+        for key in type(usual).model_fields.keys() - _FREE:
+            if getattr(own, key) != getattr(usual, key):
+                keys.append(f"`{name}.{key}`")
+    if keys:
         raise ConfigError(
-            f"The search file has {key}, which needs documents or workers, but a study is told "
+            f"The search file has {keys[0]}, which needs documents or workers, but a study is told "
             "scores; remove it."
         )
 
@@ -151,19 +143,13 @@ def restore(
     """
     frozen = config.frozen or Frozen()
     config, checkpoints, host = open_parents(config, relative_to)
+    space = make_space(config, checkpoints)
+    objectives, constraints = config.run_objectives, config.run_constraints
     return CheckedSearch(
-        config,
-        checkpoints,
-        host,
-        make_space(config, checkpoints),
-        config.run_objectives,
-        config.run_documents,
-        config.run_constraints,
-        frozen.fewer_documents,
-        start=tuple(map(tuple, frozen.start)),
-        unlike_merges=tuple(frozen.unlike_merges),
-        allowed=allowed,
-    )
+        config, checkpoints, host, space, objectives, config.run_documents, constraints,
+        frozen.fewer_documents, start=tuple(map(tuple, frozen.start)),
+        unlike_merges=tuple(frozen.unlike_merges), allowed=allowed,
+    )  # fmt: skip
 
 
 def reopen(run: RunFolder, allowed: Permissions = NOTHING) -> CheckedSearch:
@@ -218,14 +204,12 @@ def going_on(
         ConfigError: the search file has a mistake.
         RunFolderError: it is that of another search.
     """
-    run = RunFolder(path)
-    own = run.path / CONFIG
+    run, own = RunFolder(path), path / CONFIG
     asked = absolute_config(parse(data, str(source)), folder_of(source))
     wrote = absolute_config(parse(run.written(), str(own)), folder_of(own))
     now, then = (_flat(item.model_dump(mode="json")) for item in (asked, wrote))
-    free = ("budget", *MOVES)
     changed = [key for key in {**now, **then} if now.get(key) != then.get(key)]
-    if changed := [k for k in changed if not any(k == f or k.startswith(f"{f}.") for f in free)]:
+    if changed := [key for key in changed if not is_below(key, ("budget", *MOVES))]:
         raise RunFolderError(
             f"{path} holds another search than {source}: it differs in `{'`, `'.join(changed)}`; "
             "name another folder, or put the search file back as it was."
@@ -237,8 +221,7 @@ def going_on(
         if value is not None and value not in (budget[name], later.get(name))
     }
     workers = asked.executor.model_dump(mode="json")
-    moves = [f"{move}={json.dumps(workers[move.removeprefix('executor.')])}" for move in MOVES]
-    return bounds, moves
+    return bounds, [f"{it}={json.dumps(workers[it.removeprefix('executor.')])}" for it in MOVES]
 
 
 def _flat(plain: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -270,20 +253,20 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     history, config = History(run.events()), run.search_file()
     candidates, ranking = history.candidates, ranking_of(config)
     so_far = {**config.budget.model_dump(), **history.budget}
-    budget = {**so_far, **given}
-    is_cut = given.get("candidates", 0) > len(candidates) == so_far["candidates"]
+    budget, count = {**so_far, **given}, len(candidates)
+    is_cut = given.get("candidates", 0) > count == so_far["candidates"]
     if is_cut and config.executor.order != "arrival":
         return
-    incumbents = leading(ranking, candidates)
-    unimproving, hours = unimproved(incumbents, candidates), run.timings.hours()
-    done = {
-        "candidates": (len(candidates), f"{len(candidates)} candidates, baselines among them"),
-        "hours": (hours, f"taken {hours:.2f} hours, over all sessions"),
-        "patience": (unimproving, f"had no better candidate for {unimproving} candidates"),
-    }
-    for name, (reached_now, text) in done.items():
-        again = name == "candidates" and name in given and reached_now == budget[name]
-        if budget[name] is not None and reached_now >= budget[name] and not again:
+    incumbents, hours = leading(ranking, candidates), run.timings.hours()
+    worse = unimproved(incumbents, candidates)
+    if budget["candidates"] == count == given.get("candidates"):
+        budget["candidates"] = None
+    for name, so_many, text in (
+        ("candidates", count, f"{count} candidates, baselines among them"),
+        ("hours", hours, f"taken {hours:.2f} hours, over all sessions"),
+        ("patience", worse, f"had no better candidate for {worse} candidates"),
+    ):
+        if budget[name] is not None and so_many >= budget[name]:
             raise RunFolderError(
                 f"{run.path} has {text}, and its search ends after {budget[name]:g} "
                 f"(budget.{name}); give a larger --{name}."

@@ -24,14 +24,13 @@ from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import MANIFEST, MERGEKIT, NOT_IN_MERGEKIT, RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.run.journal import Journal
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.executors import EXECUTORS
-from evomerge.setup.freeze import other_processor, other_versions
+from evomerge.setup.executors import make_executor
+from evomerge.setup.freeze import changes_since
 from evomerge.setup.kinds import check_head
 from evomerge.setup.parents import pinned
 from evomerge.setup.parents_as_themselves import (
@@ -76,11 +75,6 @@ def run_search(
         raise
     except OSError as error:
         raise _disk_error(run, error) from error
-    except SystemExit as error:  # it would end the search as if it were done
-        raise SearchError(
-            f"Code that the search calls, such as an optimizer, raised SystemExit: {error}; remove "
-            f"the cause, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
-        ) from error
 
 
 def _disk_error(run: RunFolder, error: OSError) -> SearchError:
@@ -105,19 +99,17 @@ def _run_search(
     with run.writing() as journal, run.logged():
         Activity(run.path / WORKERS).end()  # of a session that was killed
         run.forget_stop()
-        for find in (other_versions, other_processor):
-            if warning := find(checked.config):
-                log.warning(warning)
+        for warning in changes_since(checked.config):
+            log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
         check_search_file(run, logbook)
-        note_budget(checked, journal, logbook, new_budget)
+        note_budget(checked, logbook, new_budget)
         if not logbook.history.told:
             for line in parent_notes(checked):
                 log.info(line)
             check_weights_are_finite(checked)
-        make = EXECUTORS[checked.config.executor.kind]
-        executor = partial(make, checked, run.path, logbook, attempts)
+        executor = partial(make_executor, checked, run.path, logbook, attempts)
         search = make_search(checked, run, logbook, attempts, executor)
         try:
             return search.run()
@@ -138,16 +130,11 @@ def check_weights_are_finite(checked: CheckedSearch) -> None:
     check_finite(checked.checkpoints, (*checked.space.baselines().values(), *samples))
 
 
-def note_budget(
-    checked: CheckedSearch, journal: Journal, logbook: Logbook, new: Mapping[str, float]
-) -> None:
+def note_budget(checked: CheckedSearch, logbook: Logbook, bounds: Mapping[str, float]) -> None:
     """Journal the bounds of the budget that differ from those so far."""
-    budget = checked.config.budget.model_dump() | logbook.history.budget
-    changed = {name: value for name, value in new.items() if budget[name] != value}
-    if changed:
-        event = {"event": "budget", **changed}
-        journal.append(event)
-        logbook.history.apply(event)
+    so_far = checked.config.budget.model_dump() | logbook.history.budget
+    if changed := {name: bound for name, bound in bounds.items() if so_far[name] != bound}:
+        logbook.write({"event": "budget", **changed})
 
 
 def make_search(

@@ -20,7 +20,6 @@ from evomerge.config.space import (
 )
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap, modality_misfit
 from evomerge.models.encoder_decoder import merged_stacks
@@ -31,7 +30,7 @@ from evomerge.space.parameters import ParameterSpace
 from evomerge.space.paths.slices import SliceSpace
 from evomerge.space.paths.slots import SlotSpace
 from evomerge.space.paths.swaps import SwapSpace
-from evomerge.space.protocol import Space
+from evomerge.space.protocol import Gene, Space
 from evomerge.strategy.kinds import options_of, strategy_kind
 
 if TYPE_CHECKING:
@@ -69,15 +68,27 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
     wanted, frame, stack = config.space, _frame(config, host), host.decoder_stack
     if isinstance(wanted, ParametersConfig):
         _check_depths(checkpoints, host)
-        each = wanted.components == "each"
+        try:
+            methods = list(map(get_method, wanted.methods))
+        except RecipeError as error:
+            raise ConfigError(f"`space.method`: {error}") from error
+        modalities = {
+            modality: [
+                name
+                for name, item in checkpoints.items()
+                if modality in item.modalities and modality_misfit(host, item, modality) is None
+            ]
+            for modality in host.modalities
+        }
+        filters = tensor_filters if wanted.components == "each" else component_filters
         return ParameterSpace(
             wanted,
-            list(map(_method, wanted.methods)),
+            methods,
             parents=config.parents,
             base=config.base,
             frame=frame,
-            stacks=_stacks(host, tensor_filters if each else component_filters),
-            modalities=fitting_modalities(checkpoints, host),
+            stacks=_stacks(host, filters),
+            modalities=modalities,
         )
     if wanted.scales != 1.0:  # scales are folded into weights
         from evomerge.merging.architecture.folding import rules_for
@@ -109,23 +120,8 @@ def path_space(
         case SwapsConfig():
             return SwapSpace(config, depths, frame, stack)
         case DroppingConfig():
-            return SlotSpace(config, {frame.host: depths[frame.host]}, frame, stack)
-        case _:
-            return SlotSpace(config, depths, frame, stack)
-
-
-def fitting_modalities(
-    checkpoints: Mapping[str, Checkpoint], host: Checkpoint
-) -> dict[str, list[str]]:
-    """Return each modality of the host -> the parents whose tensors of it fit the host's."""
-    return {
-        modality: [
-            name
-            for name, item in checkpoints.items()
-            if modality in item.modalities and modality_misfit(host, item, modality) is None
-        ]
-        for modality in host.modalities
-    }
+            depths = {frame.host: depths[frame.host]}
+    return SlotSpace(config, depths, frame, stack)
 
 
 def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> None:
@@ -137,9 +133,9 @@ def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> No
                 of_encoder = "" if stack is host.decoder_stack else " in its encoder"
                 raise ConfigError(
                     f"Parent {name!r} has {own} layers{of_encoder}, but the host "
-                    f"{host.reference!r} has {len(stack)}; `space.kind` 'parameters' merges the "
-                    "layers of all parents one by one, so give parents with as many layers, or set "
-                    "the kind to 'dataflow', which searches a path through them."
+                    f"{host.reference!r} has {len(stack)}, and `space.kind` 'parameters' merges "
+                    "them in pairs; give parents with as many layers, or set the kind to "
+                    "'dataflow', which searches a path through them."
                 )
 
 
@@ -152,9 +148,8 @@ def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
     vocabulary = () if config.tokenizer == "base" else dict.fromkeys([*base, *config.parents])
 
     def whole(key: str, parent: str | None) -> Layer:
-        where = f"space.outside.{key}"
-        name = host.reference if parent is None else _parent(where, parent, config)
-        return Layer("passthrough", (Source(name),))
+        name = parent and _parent(f"space.outside.{key}", parent, config)
+        return Layer("passthrough", (Source(name or host.reference),))
 
     return Recipe(
         host=host.reference,
@@ -168,13 +163,6 @@ def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
     )
 
 
-def _method(name: str) -> Method:
-    try:
-        return get_method(name)
-    except RecipeError as error:
-        raise ConfigError(f"`space.method`: {error}") from error
-
-
 def _parent(key: str, name: str, config: SearchConfig) -> str:
     if name not in config.parents:
         raise ConfigError(
@@ -186,15 +174,15 @@ def _parent(key: str, name: str, config: SearchConfig) -> str:
 
 def sample_recipes(space: Space) -> dict[str, Recipe]:
     """Return the recipes of three genomes by a description for messages, the start first."""
-    genomes = {
-        START: tuple(
-            gene.start if gene.kind == "real" else float(math.floor(gene.start))
-            for gene in space.genes
-        ),
-        "with every gene at its lowest": tuple(gene.low for gene in space.genes),
-        "with every gene at its highest": tuple(gene.high for gene in space.genes),
+
+    def start(gene: Gene) -> float:
+        return gene.start if gene.kind == "real" else float(math.floor(gene.start))
+
+    return {
+        START: space.decode(tuple(map(start, space.genes))),
+        "with every gene at its lowest": space.decode(tuple(gene.low for gene in space.genes)),
+        "with every gene at its highest": space.decode(tuple(gene.high for gene in space.genes)),
     }
-    return {name: space.decode(genome) for name, genome in genomes.items()}
 
 
 def check_recipes(

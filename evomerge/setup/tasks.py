@@ -30,17 +30,13 @@ from evomerge.trust.task_files import code_of_tasks
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
-    from evomerge.evaluation.tasks.documents import DocumentPool
     from evomerge.evaluation.tasks.functions import ObjectiveFunction
     from evomerge.evaluation.tasks.info import TasksInfo
     from evomerge.evaluation.tasks.rows import RowsObjective
 
 
 def code_files(config: SearchConfig) -> list[Path]:
-    """Return the files for which code runs when the tasks of a search file are loaded.
-
-    Nothing is run. Files of installed packages are not among them.
-    """
+    """Return the files, of no installed package, that loading the tasks of a search file runs."""
     supplied = [
         item
         for split in SPLITS
@@ -87,11 +83,9 @@ def check_rows(config: SearchConfig) -> None:
         return
     given, usual = config.evaluation, EvaluationConfig()
     keys = ("fewshot", "chat_template", "think_end_token", "generation")
-    values = {
-        key: getattr(given, key) for key in keys if getattr(given, key) != getattr(usual, key)
-    }
-    values |= {f"{split}.task_split": getattr(given, split).task_split for split in SPLITS}
-    for key, value in values.items():
+    found = [(k, getattr(given, k)) for k in keys if getattr(given, k) != getattr(usual, k)]
+    found += [(f"{split}.task_split", getattr(given, split).task_split) for split in SPLITS]
+    for key, value in found:
         if value is not None:
             said = value.changes if key == "generation" else value
             raise ConfigError(
@@ -141,8 +135,13 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
             evaluation.generation.changes,
             allowed.allow_code,
         )
-        if evaluation.enable_thinking:
-            _check_generates(harness.info)
+        plain = [name for name, it in harness.info.tasks.items() if it.kind != "generate_until"]
+        if evaluation.enable_thinking and plain:
+            raise ConfigError(
+                f"`evaluation.enable_thinking` is true, but task {plain[0]!r} compares "
+                "log-likelihoods of given answers, before which a model cannot reason; take a task "
+                "that generates texts, or set `enable_thinking` to false."
+            )
     by_split: dict[Split, TaskSet] = {}
     for split in SPLITS:
         where, section = f"evaluation.{split}", getattr(evaluation, split)
@@ -183,27 +182,15 @@ def _referenced(config: SearchConfig, info: TasksInfo) -> set[str]:
 
 
 def check_references(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> None:
-    """Check that each document has a reference answer, of the tasks with the metric `nll`.
+    """Check that each document of a task with the metric `nll` has a reference answer.
 
     Raises:
         ConfigError: one has none.
     """
     for split, documents in splits.items():
-        harness = evaluator.tasks_of(split).harness
-        for task in sorted(evaluator.referenced):
-            if harness is not None:
+        if (harness := evaluator.tasks_of(split).harness) is not None:
+            for task in sorted(evaluator.referenced):
                 harness.check_references(task, documents.get(task, ()))
-
-
-def _check_generates(info: TasksInfo) -> None:
-    """Refuse tasks that compare log-likelihoods, where models are to reason before they answer."""
-    for name, task in info.tasks.items():
-        if task.kind != "generate_until":
-            raise ConfigError(
-                f"`evaluation.enable_thinking` is true, but task {name!r} compares log-likelihoods "
-                "of given answers, before which a model cannot reason; take a task that generates "
-                "texts, or set `enable_thinking` to false."
-            )
 
 
 def _task_splits(
@@ -213,22 +200,16 @@ def _task_splits(
     where: str,
 ) -> Mapping[str, str]:
     """Check where a split's documents come from; return task -> its split in lm-eval, if given."""
-    for name in section.tasks:
-        _check_known(name, [*tasks, *functions], f"{where}.tasks")
-    task_splits = section.task_split or {}
-    if isinstance(task_splits, str):
-        return dict.fromkeys(tasks, task_splits)
-    for name in task_splits:
-        _check_known(name, tasks, f"{where}.task_split")
-    return task_splits
-
-
-def _check_known(name: str, names: Sequence[str], where: str) -> None:
-    if name not in names:
-        raise ConfigError(
-            f"`{where}` names {name!r}, but it can only name tasks of the objectives: "
-            f"{', '.join(names) or 'here none'}.{did_you_mean(name, names)}"
-        )
+    given = section.task_split or {}
+    by_task = {} if isinstance(given, str) else given
+    every = [*tasks, *functions]
+    for key, named, names in (("tasks", section.tasks, every), ("task_split", by_task, tasks)):
+        for name in (name for name in named if name not in names):
+            raise ConfigError(
+                f"`{where}.{key}` names {name!r}, but it can only name tasks of the objectives: "
+                f"{', '.join(names) or 'here none'}.{did_you_mean(name, names)}"
+            )
+    return dict.fromkeys(tasks, given) if isinstance(given, str) else by_task
 
 
 def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objective, ...]:
@@ -241,7 +222,8 @@ def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objecti
     found = []
     for place, item in enumerate(config.objectives):
         metric, higher = _metric(item, evaluator, "objectives")
-        higher = higher if item.goal is None else item.goal == "maximize"
+        if item.goal is not None:
+            higher = item.goal == "maximize"
         if item.tie_breaker is not None:
             ties = item.model_copy(update={"metric": item.tie_breaker})
             _metric(ties, evaluator, f"objectives[{place}].tie_breaker")
@@ -250,11 +232,7 @@ def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objecti
 
 
 def find_constraints(config: SearchConfig, evaluator: Evaluator) -> tuple[Constraint, ...]:
-    """Return the constraints with full metric names.
-
-    Raises:
-        ConfigError: as for `find_objectives`.
-    """
+    """Return the constraints with full metric names; ConfigError: as for `find_objectives`."""
     found = [(item, _metric(item, evaluator, "constraints")[0]) for item in config.constraints]
     return tuple(Constraint(i.source, metric, i.at_least, i.at_most) for i, metric in found)
 
@@ -288,32 +266,24 @@ def find_splits(
     Raises:
         ConfigError: a task has too few documents.
     """
-    from evomerge.evaluation.tasks.documents import choose_documents
+    from evomerge.evaluation.tasks.documents import DocumentPool, choose_documents
 
-    evaluation = config.evaluation
-    sizes = {split: getattr(evaluation, split).documents for split in SPLITS}
-    pools = {split: _pools(config, evaluator, split) for split in SPLITS}
-    return choose_documents(sizes, pools, config.seed)
+    def pools(split: Split) -> dict[str, DocumentPool]:
+        found, tasks = {}, evaluator.tasks_of(split)
+        for task in leaves_of(config, tasks.info):
+            info = tasks.info.tasks[task]
+            if (function := tasks.functions.get(task)) is not None:
+                found[task] = DocumentPool(info.source, info.documents, function.forms)
+            elif tasks.harness is not None:
+                # Documents of different tasks are compared by their rendered text.
+                forms = cache(tasks.harness.forms(task, rendered=bool(evaluator.by_split)))
+                found[task] = DocumentPool(info.source, info.documents, forms, info.dataset)
+        return found
 
-
-def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str, DocumentPool]:
-    """Return the documents that those of a split are chosen from, by task."""
-    from evomerge.evaluation.tasks.documents import DocumentPool
-
-    tasks = evaluator.tasks_of(split)
-    pools = {}
-    for task in leaves_of(config, tasks.info):
-        info = tasks.info.tasks[task]
-        if (function := tasks.functions.get(task)) is not None:
-            pools[task] = DocumentPool(info.source, info.documents, function.forms)
-        elif tasks.harness is not None:
-            # Documents of different tasks are compared by their rendered text.
-            forms = cache(tasks.harness.forms(task, rendered=bool(evaluator.by_split)))
-            pools[task] = DocumentPool(info.source, info.documents, forms, info.dataset)
-    return pools
+    sizes = {split: getattr(config.evaluation, split).documents for split in SPLITS}
+    return choose_documents(sizes, {split: pools(split) for split in SPLITS}, config.seed)
 
 
 def leaves_of(config: SearchConfig, info: TasksInfo) -> list[str]:
     """Return the tasks that have documents: those of the objectives, or the members of groups."""
-    leaves = (task for name in config.tasks for task in info.leaves(name))
-    return list(dict.fromkeys(leaves))
+    return list(dict.fromkeys(task for name in config.tasks for task in info.leaves(name)))

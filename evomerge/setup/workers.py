@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,10 +117,14 @@ def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
     return config.with_values("executor", order=order)
 
 
+def is_below(key: str, others: Iterable[str]) -> bool:
+    """Return whether a key is one of some others, or below one."""
+    return any(key == other or key.startswith(f"{other}.") for other in others)
+
+
 def check_move(item: str) -> None:
     """Raise a `ConfigError` if `resume` may not set this (`key.path=value`)."""
-    path = item.partition("=")[0]
-    if not any(path == move or path.startswith(f"{move}.") for move in MOVES):
+    if not is_below(item.partition("=")[0], MOVES):
         raise ConfigError(
             f"--set {shown(item)}: a search that has begun keeps its search file; `resume` can "
             f"change only {', '.join(MOVES)}."

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,14 @@ from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from search_run import ended, events_of, evomerge, start, write_search
 
+from evomerge.config.schema import SearchConfig
 from evomerge.errors import SearchError
 from evomerge.execute.pool import Pool
 from evomerge.execute.protocol import Job, RunJob
 from evomerge.execute.ray import RayWorker
 from evomerge.run.activity import read_activity
 from evomerge.scores import Outcome
-from evomerge.setup.executors import WorkerOfRun, on_machine
+from evomerge.setup.executors import on_machine, worker_of_run
 
 pytestmark = pytest.mark.thorough
 
@@ -125,22 +126,22 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
     run = searched(write_search(tmp_path, budget={"candidates": 3}), tmp_path / "run")
     config = run.config
-    worker = WorkerOfRun(config, run.folder, 1)
 
-    def message(worker: WorkerOfRun, versions: dict[str, str]) -> str:
-        made = RayWorker(partial(on_machine, worker, {"CPU": 1}, versions), {"CPU": 1})
+    def message(config: SearchConfig, versions: dict[str, str]) -> str:
+        make = partial(worker_of_run, config, run.folder, 1)
+        made = RayWorker(partial(on_machine, make, 1, {"CPU": 1}, versions), {"CPU": 1})
         made.start()
         with pytest.raises(SearchError) as error:
             made.answer()
         made.close()
         return str(error.value)
 
-    told = message(worker, {"torch": "0.1"})
+    told = message(config, {"torch": "0.1"})
     assert "of the cluster the version of torch is" in told and "it is 0.1 where" in told
     frozen = config.frozen
     assert frozen is not None
     other = frozen.model_copy(update={"parents": {**frozen.parents, "zoo:maths": "0" * 64}})
-    told = message(replace(worker, config=config.with_frozen(other)), {})
+    told = message(config.with_frozen(other), {})
     assert "zoo:maths" in told and "all machines must see the same parents and tasks" in told
 
 

@@ -1,43 +1,14 @@
 """`validate` finds mistakes without running a model; each is one sentence that names the key."""
 
-import pytest
 from search_run import SMALL
-from tiny import make
 
 from evomerge.config.schema import parse, parse_manifest
-from evomerge.errors import InputError
-from evomerge.setup.descents import slope_note
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
 
 
 def prepared(folder, **changes):
     return prepare(parse(SMALL | changes, "search.yaml"), folder)
-
-
-@pytest.mark.parametrize(
-    ("space", "kept"),
-    [
-        ({"method": "dare_linear"}, "8 of 16 genes have none, so no descent moves them"),
-        ({"method": ["task_arithmetic", "linear"]}, "1 of 9 genes have none"),
-        ({"method": "task_arithmetic", "most_parents": 2}, "2 of 10 genes have none"),
-        ({"method": "task_arithmetic"}, None),
-    ],
-)
-def test_validate_says_how_many_genes_no_descent_moves(space, kept, tmp_path):
-    checked = prepared(tmp_path, space={"groups": 2, **space}, optimizer={"name": "gradient"})
-    note = slope_note(checked.config, checked.space.genes)
-    assert note is None if kept is None else note.startswith(kept)
-
-
-def test_parents_of_different_depth_are_refused_in_a_parameter_space(tmp_path):
-    """The shapes of their tensors fit, but only one of the parents has a block 2."""
-    make(tmp_path / "deep")
-    make(tmp_path / "shallow", num_hidden_layers=2)
-    space = {"kind": "parameters", "method": "linear"}
-    sentence = r"shallow' has 2 layers, but the host .*deep' has 3; .* set the kind to 'dataflow'"
-    with pytest.raises(InputError, match=sentence):
-        prepared(tmp_path, parents=["./deep", "./shallow"], base=None, space=space)
 
 
 def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
