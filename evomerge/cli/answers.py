@@ -56,7 +56,6 @@ def results(
     from dataclasses import asdict
 
     from evomerge.errors import InputError
-    from evomerge.report.reproduce import lm_eval_command
     from evomerge.report.rows import (
         best_rows,
         brief_rows,
@@ -81,7 +80,7 @@ def results(
         by_split: dict[str, Any] = dict(view.config.run_documents.items())
         sys.stdout.write(json.dumps(by_split[documents]) + "\n")
         return
-    command = lm_eval_command(run, view.config, view.best, view.history.threads)
+    command = view.lm_eval
     spent = run.timings.spent()
     rows = candidate_rows(view.history, measured(view.ranking), view.genes)
     if candidate is not None:

@@ -34,9 +34,8 @@ from evomerge.cli.terminal import (
     text_of,
 )
 from evomerge.report.confidence import Interval, factor_of
-from evomerge.report.documents import doubt_about_baselines
+from evomerge.report.progress import doubt_about_baselines, points, progress
 from evomerge.report.progress import in_words as scores_in_words
-from evomerge.report.progress import points, progress
 from evomerge.report.words import duration, short_names
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import BASE, History

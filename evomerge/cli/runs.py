@@ -117,7 +117,7 @@ def _run(
 ) -> None:
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
-    from evomerge.report.documents import doubt_about_winner
+    from evomerge.report.progress import doubt_about_winner
     from evomerge.report.trackers import tracked
     from evomerge.report.view import View
     from evomerge.run.history import History

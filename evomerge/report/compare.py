@@ -51,26 +51,26 @@ class ParentComparison:
     products: Mapping[str, _Floats]
     notes: Sequence[str]
 
-    def change(self, *components: str) -> _Floats:
+    def change(self, component: str | None = None) -> _Floats:
         """Return the norm of each parent's change as a share of the base's, shape (n,)."""
-        gram = self._sum(components)
+        gram = self._whole if component is None else self.products[component]
         return _ratio(np.sqrt(np.diagonal(gram)[1:]), np.sqrt(gram[0, 0]))
 
-    def cosines(self, *components: str) -> _Floats:
+    def cosines(self) -> _Floats:
         """Return the cosine between the task vectors of each two parents, shape (n, n).
 
         Without a base, between their weights. It is nan if a parent has not changed.
         """
-        gram = self._sum(components)
+        gram = self._whole
         inner = gram[1:, 1:]
         if self.base is None:
             inner = gram[0, 0] + gram[0, 1:, None] + gram[0, None, 1:] + inner
         norms = np.sqrt(np.diagonal(inner))
         return _ratio(inner, np.outer(norms, norms))
 
-    def _sum(self, components: Sequence[str] = ()) -> _Floats:
-        chosen = [self.products[item] for item in components if item in self.products]
-        total: _Floats = np.sum(chosen or list(self.products.values()), axis=0)
+    @property
+    def _whole(self) -> _Floats:
+        total: _Floats = np.sum(list(self.products.values()), axis=0)
         return total
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
@@ -78,7 +78,8 @@ class ParentComparison:
         columns = {"parent": [self.names[parent] for parent in self.parents]}
         for name in _SHOWN if self.base is not None else ():
             if name in self.products:
-                columns[name] = [_percent(item) for item in self.change(name)]
+                shares = 100 * self.change(name)
+                columns[name] = [_decimal(item, 2 if item < 10 else 1) for item in shares]
         if len(self.parents) > 1:
             cosines, digits = self.cosines(), 4 if self.base is None else 2
             known = np.nan_to_num(cosines, nan=-1.0)
@@ -91,10 +92,9 @@ class ParentComparison:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; what is not defined is None."""
         parents: list[dict[str, Any]] = [{"parent": item} for item in self.parents]
-        whole, of = self.change(), {name: self.change(name) for name in self.products}
         for place, item in enumerate(parents if self.base is not None else ()):
-            item["change"] = _plain(whole[place])
-            item["components"] = {name: _plain(change[place]) for name, change in of.items()}
+            item["change"] = _plain(self.change()[place])
+            item["components"] = {name: _plain(self.change(name)[place]) for name in self.products}
         cosines = self.cosines()
         pairs = [
             {"parents": [self.parents[i], self.parents[j]], "cosine": _plain(cosines[i, j])}
@@ -109,13 +109,9 @@ def compare_parents(
 ) -> ParentComparison:
     """Read the weights of base and parents once, and compare them.
 
-    Args:
-        parents: that fit the base, or without one the first of them (`setup.parents.fitting`).
-        names: reference of each model -> its short name.
-
-    Raises:
-        CheckpointError: a file is damaged or changed since it was opened, or a model has weights
-            that are not finite.
+    The parents fit the base, or without one the first of them (`setup.parents.fitting`). `names`:
+    reference of each model -> its short name. A CheckpointError says that a file is damaged or was
+    changed since it was opened, or that a model has weights that are not finite.
     """
     models = [base or parents[0], *parents]
     products, left_out = _products(models)
@@ -219,11 +215,7 @@ def _texts(models: Sequence[Checkpoint], names: Mapping[str, str]) -> Iterator[s
         yield f"Chat templates differ: {'; '.join(groups)}."
 
 
-def _percent(share: float) -> str:
-    return _decimal(100 * share, 2 if abs(share) < 0.1 else 1)
-
-
-def _decimal(value: float, digits: int = 2) -> str:
+def _decimal(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 

@@ -1,18 +1,30 @@
-"""The uncertainty of scores: 95 % intervals, and how sure it is that one model beats another."""
+"""The uncertainty of scores: 95 % intervals, and how sure it is that one model beats another.
+
+- Right or wrong answers: the score interval of Wilson (1927).
+- Differences of such answers of two models on the same documents: the interval of Agresti and Min
+  (2005), which adds half a document to each of right and right, right and wrong, wrong and right,
+  wrong and wrong; with quantiles of Student's t, by which small levels too hold for few documents.
+- Other values: Student's t.
+- A sum over tasks: MOVER (Zou and Donner 2008). The distance from the sum to a bound is the root of
+  the sum of the squares of the distances in the tasks.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq
+from scipy.special import ndtri, stdtrit
 
-from evomerge.report import means
-from evomerge.report.means import Mean
 from evomerge.scores import MODEL, NLL, TOKENS, TOLD, Objective, Scores, fitness
+
+_SUREST = 1 - 1e-12
 
 
 @dataclass(frozen=True)
@@ -30,10 +42,10 @@ class Interval:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     def texts(self, factor: float, sign: str = "") -> tuple[str, str]:
-        """Return the value and the interval as text, such as `("83.0", "[80.9, 84.9]")`.
+        """Return the value and the interval times a factor, such as `("83.0", "[80.9, 84.9]")`.
 
-        All are times a factor; with `+` as sign, numbers above 0 have one. `-` stands for a value
-        that is not finite; an unknown interval, or that of an exact value, is empty.
+        With `+` as sign, numbers above 0 have one. `-` stands for a value that is not finite; an
+        unknown interval, or that of an exact value, is empty.
         """
         if not math.isfinite(self.value):
             return "-", ""
@@ -99,13 +111,19 @@ class Comparison:
         return {"difference": self.shown.to_dict(), "probability": self.probability}
 
 
+class Mean(NamedTuple):
+    """A mean over documents; `bounds` returns its interval of a level such as 0.95."""
+
+    value: float
+    documents: int
+    bounds: Callable[[float], tuple[float, float]]
+
+
 def factor_of(values: Iterable[float], key: str) -> float:
     """Return 100 if all finite values of a metric are shares, which are shown in per cent, else 1.
 
-    Args:
-        values: the metric in its own sign; what is below 0 is no share (a log-probability).
-        key: `task/metric`; nats, tokens, sizes of the model and told scores are no shares,
-            however few they are.
+    The values are in the metric's own sign: what is below 0 is no share (a log-probability). Nor
+    are nats, tokens, sizes of the model and told scores, however few; the key `task/metric` tells.
     """
     task, _, metric = key.rpartition("/")
     if task in (MODEL, TOLD) or metric in (NLL, TOKENS):
@@ -149,21 +167,15 @@ def mean_over_runs(
     """Return the mean over all seeds, estimated from runs of some, with its 95 % interval.
 
     Either half of it is sqrt(s^2 + d^2): s is that of Student's t over the runs, d the mean half of
-    their own intervals over documents (MOVER: Zou and Donner 2008). Runs often share their test
-    documents, so d does not shrink with their number. One run has its own interval; the interval is
-    unknown if that of a run is.
-
-    Args:
-        estimates: the score of each run, or its difference to another one, at least one.
-        least, most: smallest and largest possible value.
+    their own intervals over documents (MOVER). Runs often share their test documents, so d does not
+    shrink with their number. One run has its own interval; the interval is unknown if that of a run
+    is. `least` and `most` are the smallest and the largest possible value.
     """
-    from scipy.stats import t
-
     count, values = len(estimates), [item.value for item in estimates]
     mean = fmean(values)
     if count == 1 or not all(item.has_interval for item in estimates):
         return estimates[0] if count == 1 else Interval(mean)
-    spread = float(t.ppf(0.975, count - 1)) * stdev(values) / math.sqrt(count)
+    spread = float(stdtrit(count - 1, 0.975)) * stdev(values) / math.sqrt(count)
     below = math.hypot(spread, mean - fmean(item.low for item in estimates))
     above = math.hypot(spread, fmean(item.high for item in estimates) - mean)
     return Interval(mean, max(least, mean - below), min(most, mean + above))
@@ -188,13 +200,13 @@ def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Co
         return None
     factor = factor_of_fitness(objectives, (ours, theirs))
     documents = sum(item.documents for item in known)
-    return Comparison(difference, means.confidence(known), factor, documents, is_turned)
+    return Comparison(difference, confidence(known), factor, documents, is_turned)
 
 
 def _estimate(value: float, found: Sequence[Mean | None]) -> Interval:
     """Return a sum of means with its interval; unknown if one is None."""
     known = [item for item in found if item is not None]
-    return Interval(value, *means.interval(known)) if len(known) == len(found) else Interval(value)
+    return Interval(value, *interval(known)) if len(known) == len(found) else Interval(value)
 
 
 def _means(
@@ -219,7 +231,7 @@ def _mean_of_task(
     models = [(ours, 1.0)] if theirs is None else [(ours, 1.0), (theirs, -1.0)]
     columns = [(item, model, unit * sign) for item, unit in items for model, sign in models]
     if items[0][0].is_exact:
-        return means.exact(sum(unit * model.aggregates[item.key] for item, model, unit in columns))
+        return exact(sum(unit * model.aggregates[item.key] for item, model, unit in columns))
     values: Any = 0.0
     are_shares = len({unit > 0 for _, unit in items}) == 1
     for item, model, unit in columns:
@@ -232,4 +244,80 @@ def _mean_of_task(
         are_shares = are_shares and bool(own.min() >= 0 and own.max() <= 1)
     values = np.where(np.abs(values) <= 1e-12, 0.0, values)  # sums that are 0 up to rounding
     unit = sum(abs(unit) for _, unit in items) * (1.0 if items[0][1] > 0 else -1.0)
-    return means.mean_of(values, unit, is_share=are_shares, is_difference=theirs is not None)
+    return mean_of(values, unit, is_share=are_shares, is_difference=theirs is not None)
+
+
+def exact(value: float) -> Mean:
+    """Return a value without an error."""
+    return Mean(value, 0, lambda level: (value, value))
+
+
+def mean_of(
+    values: npt.NDArray[np.float64], unit: float, *, is_share: bool, is_difference: bool
+) -> Mean | None:
+    """Return the mean of values of documents, shape (n,), n > 0; None if its error is not known.
+
+    The values are those of a model, or differences of two on the same documents. `unit` is the
+    value of a right answer, below 0 if fewer are better; values of a share are from 0 to `unit`.
+    """
+    count, mean, answers = len(values), float(values.mean()), np.round(values / unit, 9)
+    if is_difference and np.isin(answers, (-1, 0, 1)).all():
+        ours, theirs = (answers == 1).sum() + 0.5, (answers == -1).sum() + 0.5
+        centre = (ours - theirs) / (count + 2)
+        error = math.sqrt(ours + theirs - (ours - theirs) * centre) / (count + 2)
+        freedom = float(count)
+    elif not is_difference and np.isin(answers, (0, 1)).all():
+        return Mean(mean, count, lambda level: _wilson(int(answers.sum()), count, unit, level))
+    elif count < 2:
+        return None
+    else:
+        # What is the same on all documents may be another on the next one: one with 0 is added.
+        is_same = answers.min() == answers.max() != 0
+        spread = np.append(answers, 0.0) if is_same else answers
+        centre, freedom = mean / unit, float(count - 1)
+        error = float(spread.std(ddof=1)) / math.sqrt(len(spread))
+    least = (-1.0 if is_difference else 0.0) if is_share else -math.inf
+    most = 1.0 if is_share else math.inf
+
+    def bounds(level: float) -> tuple[float, float]:
+        half = float(stdtrit(freedom, (1 + level) / 2)) * error
+        low, high = sorted((unit * max(least, centre - half), unit * min(most, centre + half)))
+        return low, high
+
+    return Mean(mean, count, bounds)
+
+
+def _wilson(right: int, count: int, unit: float, level: float) -> tuple[float, float]:
+    square = float(ndtri((1 + level) / 2)) ** 2
+    half = math.sqrt(square * (right * (count - right) / count + square / 4))
+    ends = [unit * (right + square / 2 + side * half) / (count + square) for side in (-1, 1)]
+    return min(ends), max(ends)
+
+
+def interval(means: Sequence[Mean], level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of the sum of means of different tasks."""
+    total = sum(item.value for item in means)
+    bounds = [(item.value, *item.bounds(level)) for item in means]
+    below = math.hypot(*(value - low for value, low, _ in bounds))
+    above = math.hypot(*(high - value for value, _, high in bounds))
+    return total - below, total + above
+
+
+def confidence(means: Sequence[Mean]) -> float:
+    """Return how sure it is that the sum of the true means is above 0: 1 - p of the one-sided test.
+
+    It is above 0.975 where the 95 % interval is above 0, and 0.5 if the sum is 0.
+    """
+    total = sum(item.value for item in means)
+    if abs(total) <= 1e-12:
+        return 0.5
+
+    def nearest(probability: float) -> float:
+        low, high = interval(means, 2 * probability - 1)
+        return low if total > 0 else -high
+
+    if nearest(_SUREST) > 0 or nearest(0.5) <= 0:
+        found = _SUREST if nearest(_SUREST) > 0 else 0.5
+    else:
+        found = float(brentq(nearest, 0.5, _SUREST))
+    return found if total > 0 else 1 - found

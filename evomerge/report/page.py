@@ -1,8 +1,7 @@
 """The report of a run (`evomerge report`): one HTML page that needs no other files.
 
-`page.html.jinja` is the page; it shows a `View`, and the sentences that are made here.
-Its pictures are SVG made with matplotlib: a page has 0.1 to 0.5 MB, needs no script, and can be
-printed. Plotly would add 4.5 MB of script to each page.
+`page.html.jinja` is the page; it shows a `View`, and the sentences that are made here. Pictures are
+SVG made with matplotlib, which need no script and can be printed.
 """
 
 from __future__ import annotations
@@ -16,27 +15,22 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from evomerge.errors import without_controls
-from evomerge.report.documents import answers
 from evomerge.report.figures import PALETTE, inline_svg
 from evomerge.report.progress import progress
 from evomerge.report.recipe_picture import path_text
-from evomerge.report.reproduce import lm_eval_command
 from evomerge.report.rows import candidate_rows, rows_in_per_cent
 from evomerge.report.verdict import front_rows
 from evomerge.report.view import View
 from evomerge.report.words import duration, sampling_note, short_names, size_text
 from evomerge.run.atomic import check_output, write_output
 from evomerge.run.folder import CONFIG, RunFolder
-from evomerge.scores import SPLITS, Failure, Split
+from evomerge.scores import SPLITS, Example, Failure, Split
 
 _MOST_REASONS = 10
 
 
 def write_page(run: RunFolder, target: Path) -> None:
-    """Write the report of a run to a file.
-
-    The file appears complete or not at all. InputError: it cannot be written.
-    """
+    """Write the report of a run to a file in one step; InputError: it cannot be written."""
     check_output(target)
     write_output(target, page(run), "--out")
 
@@ -48,7 +42,6 @@ def _shown(value: Any) -> Any:
 
 @cache
 def _template() -> Template:
-    """Return the page that texts are put into, which are escaped."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -73,9 +66,7 @@ def page(run: RunFolder) -> str:
     reasons = Counter((item.stage, item.reason) for item in outcomes if isinstance(item, Failure))
     labels = enumerate(row.label for row in table.rows)
     marked = [i for i, label in labels if label == "searched" or label.endswith("(knee)")]
-    path = None
-    if view.recipe is not None and view.config.space.kind != "parameters":
-        path = path_text(view.recipe, view.names)
+    has_path = view.recipe is not None and view.config.space.kind != "parameters"
     rows = candidate_rows(history, view.ranking.objectives)
     return _template().render(
         palette=PALETTE,
@@ -86,14 +77,13 @@ def page(run: RunFolder) -> str:
         marked=marked,
         differences=front_rows(table),
         found=_finding(view),
-        path=path,
+        path=path_text(view.recipe, view.names) if view.recipe and has_path else None,
         reasons=reasons.most_common(_MOST_REASONS),
         more_reasons=max(0, len(reasons) - _MOST_REASONS),
-        answers=answers(history, view.best),
+        answers=_answers(view),
         cost=_cost(view),
         phases=run.timings.spent(),
         directory=shlex.quote(str(run.path)),
-        lm_eval=lm_eval_command(run, view.config, view.best, history.threads),
         sampling_note=sampling_note(frozen.sampled),
         parents=short_names(frozen.parents),
         search_file=(run.path / CONFIG).read_text(encoding="utf-8"),
@@ -123,6 +113,20 @@ def _finding(view: View) -> list[str]:
         used = [view.names[parent] for parent in pool if parent in merged]
         lines.append(f"Of the {len(pool)} parents, it merges {len(used)}: {', '.join(used)}.")
     return lines
+
+
+def _answers(view: View) -> list[list[tuple[str, Example]]]:
+    """Return the answers of the baselines and the best candidate, by document: name and answer."""
+    baselines = view.history.baselines
+    names = short_names(item.name for item in baselines)
+    found: dict[tuple[str, int], list[tuple[str, Example]]] = {}
+    shown = {item.number: item for item in [*baselines, *([view.best] if view.best else [])]}
+    for candidate in shown.values():
+        scores = candidate.scores("test") or candidate.scores("search")
+        label = "searched" if candidate is view.best else names[candidate.name]
+        for item in scores.examples if scores else ():
+            found.setdefault((item.task, item.document), []).append((label, item))
+    return list(found.values())
 
 
 def _cost(view: View) -> list[str]:

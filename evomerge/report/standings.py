@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,10 +38,9 @@ Differences: TypeAlias = Mapping[str, Comparison]
 
 @dataclass(frozen=True)
 class Standing:
-    """The row of one model.
+    """The row of a model: a parent, `uniform`, or `searched` (the winner, or the best so far).
 
-    Its label is the reference of a parent, `uniform`, or `searched` (the winner, or the best so
-    far). `estimates`: (split, `task/metric` or `fitness`) -> value with interval.
+    `estimates`: (split, `task/metric` or `fitness`) -> value with interval.
     """
 
     label: str
@@ -61,20 +61,19 @@ class Standings:
     """The table of a run, and comparisons of the searched merge with the baselines.
 
     Attributes:
-        rows: the baselines in the order in which they were scored, the base if it is no parent, as
-            candidate -1, then the searched merge.
+        rows: the baselines in order, the base if it is no parent, then the searched merge.
         columns: `task/metric` of each objective, then `fitness` if there are several.
         objectives: the columns that the fitness is the mean of.
         comparisons: label of a baseline -> paired comparison of the searched merge with it.
         missing: label of another baseline -> why the searched merge is not compared with it.
         losses: each of several objectives in which a parent is better, the best parent, comparison.
-        earlier: how many other winners the test documents had measured before; of a front, how many
-            merges of earlier fronts.
+        earlier: how many winners, or merges of fronts, the test documents had measured before.
         compared_on: the last split on which the searched merge was scored and a baseline tried, or
             all members of a front were tried.
         front: merge on the front -> parent -> how they differ there; None: there is no front.
-        note: which parents are scored as themselves on which splits; of a study, `NOTE_OF_STUDY`.
+        note: what people must know of the scores, in a sentence.
         broken: the constraints that the best candidate breaks on the split `broken_on`, in words.
+        published: label of a row -> its name on a card.
     """
 
     rows: list[Standing]
@@ -100,9 +99,12 @@ class Standings:
     @property
     def use_of_documents(self) -> str:
         """What the documents of each split were used for, in sentences."""
-        what = "front" if self.has_front else "winner"
-        last = f" This is the {ordinal(self.earlier + 1)} winner that they measured."
-        last = " They measured an earlier front, too." if self.has_front else last
+        what, last = (
+            "winner",
+            f" This is the {ordinal(self.earlier + 1)} winner that they measured.",
+        )
+        if self.has_front:
+            what, last = "front", " They measured an earlier front, too."
         return (
             f"Candidates were compared on the search documents, the {what} was chosen on the "
             "validation documents, and nothing was chosen on the test documents."
@@ -144,29 +146,28 @@ class Standings:
 
         The split that nothing was chosen on is the first of a table.
         """
+
+        def table(title: str, heads: Mapping[tuple[Split, str], str]) -> ScoreTable:
+            rows = [
+                (self.names[row.label], [self.cell(row, *place) for place in heads])
+                for row in self.rows
+            ]
+            return ScoreTable(title, ("model", *heads.values()), rows)
+
         found, shown = [], sorted(self.columns, key=lambda column: column != self.main_column)
         if self.has_front:
             split, names = self.compared_on or "search", short_scores(self.columns)
             where = "" if self.is_study else f" on {split}"
-            heads = [f"{names[column]}{where}" for column in self.columns]
+            heads = {(split, column): f"{names[column]}{where}" for column in self.columns}
             title = "scores" if self.is_study else f"on {split} documents"
-            found.append(self._table(title, heads, [(split, column) for column in self.columns]))
-            shown = shown[1:]
-        splits = tuple(reversed(self.splits))
+            found, shown = [table(title, heads)], shown[1:]
         for column in shown:
             title = f"{column} in %" if self.factor(column) == 100 else column
-            places = [(split, column) for split in splits]
-            found.append(self._table(title, ("score",) if self.is_study else splits, places))
+            splits = reversed(self.splits)
+            found.append(
+                table(title, {(s, column): "score" if self.is_study else s for s in splits})
+            )
         return found
-
-    def _table(
-        self, title: str, heads: Sequence[str], places: Sequence[tuple[Split, str]]
-    ) -> ScoreTable:
-        rows = [
-            (self.names[row.label], [self.cell(row, split, column) for split, column in places])
-            for row in self.rows
-        ]
-        return ScoreTable(title, ("model", *heads), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -237,16 +238,14 @@ def _with_rows(
     columns = list(dict.fromkeys(item.key for item in measured(ranking)))
     if len(ranking.objectives) > 1 and not ranking.has_front:
         columns.append(FITNESS)
-    rows = []
-    for label, candidate in candidates:
-        estimates: dict[tuple[Split, str], Interval] = {}
+    rows = [Standing(label, candidate.number, {}) for label, candidate in candidates]
+    for row, (_, candidate) in zip(rows, candidates, strict=True):
         for split in SPLITS:
             if (scores := candidate.scores(split)) is not None:
                 found = intervals(measured(ranking), scores)
                 if FITNESS in columns:
                     found[FITNESS] = fitness_interval(ranking.objectives, scores)
-                estimates |= {(split, column): found[column] for column in columns}
-        rows.append(Standing(label, candidate.number, estimates))
+                row.estimates.update({(split, column): found[column] for column in columns})
     return Standings(rows, columns, [item.key for item in ranking.objectives], **more)
 
 
@@ -267,11 +266,12 @@ def _of_winner(history: History, ranking: Ranking, best: Candidate | None) -> St
             theirs = item.scores(split)
             if theirs is not None and item.label != UNIFORM:
                 parents[item.name] = theirs
-            found = None if theirs is None else compare(objectives, own, theirs)
-            if found is not None and item is not best:
-                kept[item.name] = found
-            elif item is not best:
-                missing[item.name] = _why_not_compared(item, split)
+            if item is not best:
+                found = None if theirs is None else compare(objectives, own, theirs)
+                if found is not None:
+                    kept[item.name] = found
+                else:
+                    missing[item.name] = _why_not_compared(item, split)
         losses = _losses(objectives, own, parents)
         return replace(table, comparisons=kept, compared_on=split, missing=missing, losses=losses)
     return table
@@ -286,23 +286,24 @@ def _losses(
         values = {name: item.value(scores) for name, scores in parents.items()}
         known = [name for name, value in values.items() if not math.isnan(value)]
         name = max(known, key=values.__getitem__, default=None)
-        if name is None or not item.value(own) < values[name]:
-            continue
-        factor, turned = factor_of_fitness([item], [parents[name]]), not item.higher_is_better
-        apart = Interval(item.value(own) - values[name])
-        plain = Comparison(apart, math.nan, factor, is_turned=turned)
-        found.append((item.key, name, compare([item], own, parents[name]) or plain))
+        if name is not None and item.value(own) < values[name]:
+            factor, turned = factor_of_fitness([item], [parents[name]]), not item.higher_is_better
+            apart = Interval(item.value(own) - values[name])
+            plain = Comparison(apart, math.nan, factor, is_turned=turned)
+            found.append((item.key, name, compare([item], own, parents[name]) or plain))
     return found
 
 
 def _of_front(history: History, ranking: Ranking, best: Candidate | None) -> Standings:
     """Return the standings of a run for a front: the baselines, then the merges on the front."""
     front, baselines = front_of(history, ranking), history.baselines
-    labels = {item.number: item.name for item in (*baselines, *history.bases)}
-    for item in front:
-        labels.setdefault(item.number, f"candidate {item.number}{' (knee)' * (item is best)}")
+
+    def label(item: Candidate) -> str:
+        knee = " (knee)" if item is best else ""
+        return item.label or f"candidate {item.number}{knee}"
+
     shown = {item.number: item for item in (*baselines, *history.bases, *front)}
-    rows = [(labels[number], item) for number, item in shown.items()]
+    rows = [(label(item), item) for item in shown.values()]
     earlier = sum(item not in front for item in history.tested)
     table = _with_rows(ranking, rows, has_front=True, earlier=earlier)
     for split in reversed(SPLITS):
@@ -310,19 +311,15 @@ def _of_front(history: History, ranking: Ranking, best: Candidate | None) -> Sta
         if not front or not all(split in member.outcomes for member in front):
             continue
         parents = [item for item in baselines if item.label != UNIFORM]
-        against = {
-            labels[merge.number]: {
-                labels[parent.number]: found
-                for parent in parents
-                if (found := _differences(ranking.objectives, merge, parent, split))
-            }
-            for merge in front
-            if merge.label is None
-        }
+        merges = [item for item in front if item.label is None]
+        against: dict[str, dict[str, Differences]] = {label(item): {} for item in merges}
+        for merge, parent in itertools.product(merges, parents):
+            if found := _differences(ranking.objectives, merge, parent, split):
+                against[label(merge)][label(parent)] = found
         missing = {
-            labels[item.number]: _why_not_compared(item, split)
-            for item in (*baselines, *front)
-            if item.label != UNIFORM and item.scores(split) is None
+            label(item): _why_not_compared(item, split)
+            for item in (*parents, *merges)
+            if item.scores(split) is None
         }
         return replace(table, compared_on=split, front=against, missing=missing)
     return table

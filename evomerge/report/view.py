@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from evomerge import zoo
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import RecipeError
 from evomerge.recipe import Recipe
@@ -60,7 +63,7 @@ class View:
         """Reference of a parent -> the name that people read, as in the standings."""
         return short_names(filter(None, (*self.config.parents, self.config.base)))
 
-    @cached_property
+    @property
     def genes(self) -> list[str]:
         """The genes, in the order of the genome, with the names of parents that people read."""
         return [renamed(name, self.names) for name in self.frozen.genes]
@@ -68,9 +71,9 @@ class View:
     @cached_property
     def recipe(self) -> Recipe | None:
         """The recipe of the best candidate, from `best.yaml`; None if that has another one."""
-        file = self.run.path / "best.yaml"
         try:
-            recipe = Recipe.from_yaml(file.read_text(encoding="utf-8"))
+            text = (self.run.path / "best.yaml").read_text(encoding="utf-8")
+            recipe = Recipe.from_yaml(text)
         except (OSError, RecipeError):
             return None
         if self.best is None:
@@ -92,3 +95,40 @@ class View:
         if recipe := self.recipe:
             found["recipe"] = recipe_picture(recipe, short_names(recipe.parents))
         return {name: figure for name, figure in found.items() if figure is not None}
+
+    @property
+    def lm_eval(self) -> str | None:
+        """The `lm_eval` command that scores the model in `MODEL_DIR` on the test documents.
+
+        None: there are none, or the options of lm-eval cannot name them. Where candidates were
+        scored by one CPU thread, so does the command: with all cores, a small model takes minutes
+        on a busy machine, and bits may differ.
+        """
+        config, evaluation, tasks = self.config, self.config.evaluation, self.config.tasks
+        usual = evaluation.test.task_split in (None, "test")  # what lm-eval takes by itself
+        other = config.rows or any(":" in task for task in tasks) or len(evaluation.include) > 1
+        if not tasks or evaluation.test.tasks or not usual or other:
+            return None
+        dtype = "auto" if self.best and "test" in self.best.as_itself else config.dtype
+        model = ["pretrained=MODEL_DIR", f"dtype={dtype}"]
+        for name in ("enable_thinking", "think_end_token"):
+            if (value := getattr(evaluation, name)) is not None:
+                model.append(f"{name}={value}")
+        size = "1" if evaluation.batch_size == "auto" else str(evaluation.batch_size)
+        words = ["--model", "hf", "--model_args", ",".join(model), "--tasks", ",".join(tasks)]
+        words += ["--batch_size", size]
+        if evaluation.fewshot is not None:
+            words += ["--num_fewshot", str(evaluation.fewshot)]
+        for folder in evaluation.include:
+            path = zoo.tasks_path() if folder == "zoo:tasks" else self.run.path / folder
+            words += ["--include_path", str(path.resolve())]
+        if evaluation.generation.changes:
+            words += ["--gen_kwargs", json.dumps(evaluation.generation.changes)]
+        if evaluation.chat_template:
+            words.append("--apply_chat_template")
+        start = ["OMP_NUM_THREADS=1", "lm_eval"] if self.history.threads == 1 else ["lm_eval"]
+        if self.frozen.allow_code:
+            start.insert(0, "HF_ALLOW_CODE_EVAL=1")  # Hugging Face's `code_eval` wants it
+            words.append("--confirm_run_unsafe_code")
+        results = f"evomerge results {shlex.quote(str(self.run.path))} --documents test"
+        return " ".join([*start, *map(shlex.quote, words), "--samples", f'"$({results})"'])

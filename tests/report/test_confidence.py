@@ -15,13 +15,15 @@ from scipy.stats import binom, multinomial, t
 from evomerge.report.confidence import (
     Interval,
     compare,
+    confidence,
+    exact,
     factor_of,
     fitness_interval,
     intervals,
+    mean_of,
     mean_over_runs,
 )
-from evomerge.report.means import confidence, exact, mean_of
-from evomerge.report.means import interval as interval_of
+from evomerge.report.confidence import interval as interval_of
 from evomerge.scores import Objective, Scores
 
 ACC = Objective("t", "acc")

@@ -10,8 +10,8 @@ import pytest
 from run_folders import FAILED, STATES, asked, scores, told, write_run
 from search_run import environment, evomerge
 
-from evomerge.report.documents import INVALID, doubt_about_baselines, doubt_about_winner
 from evomerge.report.page import page
+from evomerge.report.progress import doubt_about_baselines, doubt_about_winner
 from evomerge.run.history import History
 from evomerge.scores import Example, Expected, Scores
 
@@ -146,7 +146,7 @@ def test_equal_baselines_and_answers_that_no_filter_can_parse_are_doubted():
     message, (example,) = doubt(0.0, 0.0)
     assert "same fitness, so" in message and example.answer == "it is 5"
     assert doubt(0.0, 0.25) is None and doubt(0.25) is None
-    assert "cannot parse" in doubt(0.0, 0.25, parsed=INVALID)[0]
+    assert "cannot parse" in doubt(0.0, 0.25, parsed="[invalid]")[0]
     assert "no better" in (doubt_about_winner(History(examples([0.5, 0.5, 0.5]))) or "")
     assert doubt_about_winner(History(examples([0.5, 0.5, 0.75]))) is None
 

@@ -14,9 +14,10 @@ from evomerge.cli.commands import app
 from evomerge.config.schema import Frozen, load, parse
 from evomerge.errors import InputError
 from evomerge.evaluation.tasks import code
-from evomerge.report.reproduce import lm_eval_command
+from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.searching.ranking import ranking_of
 from evomerge.setup.preflight import summary, warnings
 from evomerge.setup.runs import prepare
 from evomerge.trust.consent import Permissions
@@ -152,6 +153,8 @@ def test_the_command_that_repeats_a_score_allows_code_too(tmp_path):
     config = parse(SMALL, "search.yaml")
     run = RunFolder.create(tmp_path / "run", "{}", {"made": "up"})
     for allow_code in (False, True):
-        words = lm_eval_command(run, config.with_frozen(Frozen(allow_code=allow_code)), None, 2)
+        frozen = config.with_frozen(Frozen(allow_code=allow_code))
+        words = View(run, frozen, History(), ranking_of(config)).lm_eval
+        assert words is not None
         assert ("--confirm_run_unsafe_code" in words) == allow_code
         assert words.startswith("HF_ALLOW_CODE_EVAL=1 ") == allow_code
