@@ -19,12 +19,7 @@ _IN_A_LIST = re.compile(r"\.\d+\.")
 
 @dataclass(frozen=True)
 class TaskSet:
-    """The tasks, and what else scores models, for the documents of a split.
-
-    Attributes:
-        functions: functions of the user and objectives with rows of a file, by their names in the
-            search.
-    """
+    """The tasks, and what else scores models by its name, for the documents of a split."""
 
     harness: Harness | None
     functions: Mapping[str, ObjectiveFunction | RowsObjective]
@@ -39,11 +34,7 @@ class TaskSet:
 
 @dataclass(frozen=True)
 class Answers:
-    """The metrics of a model on single documents.
-
-    Attributes:
-        rows: task -> document id -> metric key -> value, as lm-eval computes it.
-    """
+    """The metrics of a model on single documents: task -> document id -> metric key -> value."""
 
     rows: Mapping[str, Mapping[int, DocumentMetrics]]
 
@@ -54,12 +45,7 @@ class Answers:
         return Answers(rows)
 
     def scores(self, tasks: TaskSet, seconds: float) -> Scores:
-        """Return the scores: the metrics, and their aggregates by task and group.
-
-        Args:
-            tasks: the tasks and functions that the documents belong to.
-            seconds: how long it took to get the metrics.
-        """
+        """Return the scores: the metrics, and their aggregates by task and group."""
         values: dict[str, tuple[float, ...]] = {}
         aggregates: dict[str, dict[str, float]] = {}
         documents = {task: tuple(sorted(rows)) for task, rows in self.rows.items()}
@@ -69,17 +55,15 @@ class Answers:
             columns: dict[str, tuple[float, ...] | None]
             if (function := tasks.functions.get(task)) is not None:
                 found = {key: tuple(row[key] for row in rows) for key in keys}
-                means = [key for key in keys if function.info.metrics[key].is_mean]
-                columns = {key: found[key] for key in means}
+                columns = {key: found[key] for key in keys if function.info.metrics[key].is_mean}
                 aggregates[task] = {key: function.aggregate(key, found[key]) for key in keys}
             else:
                 assert tasks.harness is not None
                 columns = {key: tasks.harness.per_document(task, key, rows) for key in keys}
                 aggregates[task] = tasks.harness.aggregate(task, rows)
             values |= {f"{task}/{key}": items for key, items in columns.items() if items}
-        if tasks.harness is not None:
-            sizes = {task: len(ids) for task, ids in documents.items()}
-            aggregates |= tasks.harness.info.aggregate_groups(aggregates, sizes)
+        sizes = {task: len(ids) for task, ids in documents.items()}
+        aggregates |= tasks.info.aggregate_groups(aggregates, sizes)
         flat = {
             f"{task}/{key}": v for task, figures in aggregates.items() for key, v in figures.items()
         }
@@ -92,10 +76,8 @@ def _parameters(model: Any) -> int:
     A weight that is used in two places, such as embeddings that are the head too, counts once.
     Blocks of a path that come from the same layer count each, since a checkpoint has each of them.
     """
-    counts: dict[object, int] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        key = name if _IN_A_LIST.search(name) else id(parameter)
-        counts[key] = parameter.numel()
+    named = model.named_parameters(remove_duplicate=False)
+    counts = {name if _IN_A_LIST.search(name) else id(p): p.numel() for name, p in named}
     return sum(counts.values())
 
 

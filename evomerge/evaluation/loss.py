@@ -2,17 +2,15 @@
 
 A document of a task with choices gives the cross-entropy of the right choice among all choices
 (of several right ones, of all of them together), normalised as its metric does; several objectives
-of one task have a loss each, with their own weights. Every other document gives the negative
-log-likelihood of its text: of the reference answer where the model generates answers (or of a text
-that takes its place), of the scored text otherwise.
+of one task have a loss each. Every other document gives the negative log-likelihood of its text:
+of the reference answer where the model generates answers, of the scored text otherwise.
 
 Documents that a teacher was shown (`Loss.teach`) give the Kullback-Leibler divergence from the
 teacher's distribution to the model's: over the choices, or at each token of the teacher's own
 answer, as in DAM (arXiv 2410.08371).
 
-Whether a blank or line break comes before a reference answer, and what ends it, differs between
-models and tasks, and the loss depends on it a lot. So several forms are tried on the parents, and
-for each task the most likely one is taken (`choose_forms`).
+The loss depends a lot on whether a blank or line break comes before a reference answer, and on what
+ends it. So `choose_forms` takes for each task the most likely form of those tried on the parents.
 """
 
 from __future__ import annotations
@@ -36,11 +34,8 @@ from evomerge.evaluation.nll import FORMS, written
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.scores import Objective, Split
 
-KEPT = 64
-"""Tokens of a teacher's distribution that are kept at a position; the others count as one."""
-
-_WITHOUT_PROMPT = "acc_mutual_info"
-"""The metric that subtracts the log-likelihood of each choice without a prompt."""
+KEPT = 64  # tokens of a teacher's distribution at a position; the others count as one
+_WITHOUT_PROMPT = "acc_mutual_info"  # it subtracts the likelihood of a choice without a prompt
 
 
 def shares(objectives: Iterable[Objective], info: TasksInfo) -> dict[str, dict[str, float]]:
@@ -55,9 +50,8 @@ def shares(objectives: Iterable[Objective], info: TasksInfo) -> dict[str, dict[s
 class Said(NamedTuple):
     """What a model says to the continuations of a document.
 
-    Attributes:
-        scores: (positions, vocabulary) float32, log-probabilities at all positions of the batch.
-        positions: for each continuation, the rows of `scores` that predict its targets.
+    `scores` (positions, vocabulary) float32 are log-probabilities at all positions of the batch;
+    `positions` are, for each continuation, the rows of `scores` that predict its targets.
     """
 
     scores: Tensor
@@ -87,8 +81,7 @@ class Reference:
             divided before a choice is taken: -1 where it is subtracted, infinite where it does not
             count.
         right: the places of the choices of which one shall be taken.
-        likely_choices: for each metric, the probability that a teacher gives each choice; empty:
-            there is none.
+        likely_choices: for each metric, the probability that a teacher gives each choice, if any.
         tokens: (targets, kept) int64, the tokens that a teacher finds most likely at each target of
             the answer; None: the answer's own tokens are wanted.
         likely: (targets, kept + 1) float32, their log-probabilities, and that of all other tokens.
@@ -139,15 +132,10 @@ def _kept(scores: Tensor, tokens: Tensor) -> Tensor:
 
 
 class Loss:
-    """The loss of models on the documents of a split.
+    """The loss of models on the documents of a split, in the forms of `choose_forms`.
 
     Call `Evaluator.prepare` first. A model may be any of the architecture that it was called with.
-
-    Args:
-        evaluator: has the tasks and their documents.
-        objectives: weigh the tasks and their metrics.
-        split: the documents that may be used.
-        forms: how reference answers are written; `choose_forms` finds them.
+    The objectives weigh the tasks and their metrics.
 
     Attributes:
         answers: task -> document -> the text that takes the place of the reference answer.
@@ -198,20 +186,17 @@ class Loss:
     def choose_forms(self, models: Iterable[Any], documents: Documents) -> dict[str, Form]:
         """Return for each task the form in which some model finds the answers most likely.
 
-        Args:
-            models: the parents and the base, one after the other.
-            documents: some of each task; see `without_form`.
+        The models are the parents and the base, one after the other; the documents some of each
+        task, see `without_form`.
         """
-        found: dict[str, dict[Form, float]] = {task: {} for task in documents}
+        found: dict[str, dict[Form, float]] = {t: dict.fromkeys(FORMS, math.inf) for t in documents}
         before = self.forms
         for model in models:
             for form in FORMS:
                 self.forms = {ANY: form}
                 for task, ids in documents.items():
-                    value = math.inf
                     with contextlib.suppress(CandidateError):
-                        value = self(model, {task: ids})
-                    found[task][form] = min(value, found[task].get(form, value))
+                        found[task][form] = min(self(model, {task: ids}), found[task][form])
         self.forms = before
         return {task: min(FORMS, key=values.__getitem__) for task, values in found.items()}
 
@@ -229,11 +214,9 @@ class Loss:
     ) -> None:
         """Want the distribution of a model on documents of a task, in place of their answers.
 
-        A model that generates answers is first asked for its own ones. If the last call for the
-        task had the same teacher and documents, nothing is done.
-
-        Args:
-            teacher: a name for the model, which `make` returns.
+        A model that generates answers is first asked for its own ones. `teacher` is a name for the
+        model, which `make` returns. If the last call for the task had the same teacher and
+        documents, nothing is done.
         """
         lesson = teacher, tuple(documents)
         if self._lessons.get(task) == lesson:
@@ -276,8 +259,9 @@ class Loss:
 
     def _parts(self, model: Any, documents: Documents) -> Generator[Tensor]:
         """Yield the shares of the loss, one for each batch, while its activations are kept."""
-        weighed, weights = self._objectives, self.weights or [i.weight for i in self._objectives]
-        weighed = [replace(item, weight=w) for item, w in zip(weighed, weights, strict=True)]
+        weights = self.weights or [item.weight for item in self._objectives]
+        pairs = zip(self._objectives, weights, strict=True)
+        weighed = (replace(item, weight=weight) for item, weight in pairs)
         of_tasks = shares(weighed, self.evaluator.tasks_of(self.split).info)
         total = math.fsum(weight for task in documents for weight in of_tasks[task].values())
         for task, ids in documents.items():
@@ -300,30 +284,24 @@ class Loss:
         answer, form = self.answers.get(task, {}).get(document), form_of(self.forms, task)
         key = task, document, form, answer
         if key not in self._references:
-            self._references[key] = self._made(task, document, form, answer)
+            first = self.evaluator.requests(self.split, task)[document][0]
+            harness = self.evaluator.tasks_of(self.split).harness
+            assert harness is not None
+            if first.kind == "generate_until":
+                text = written(harness, task, first, form, answer)
+                made = self._asked(task, document, text, ended=form.end == "token")
+            elif (made := self._asked(task, document)).choices:
+                made = replace(made, right=harness.right_choices(task, first.instance.doc))
+            self._references[key] = made
         return self._references[key]
-
-    def _made(self, task: str, document: int, form: Form, answer: str | None) -> Reference:
-        """Return the reference of a document, whose answer `answer` takes the place of."""
-        first = self.evaluator.requests(self.split, task)[document][0]
-        harness = self.evaluator.tasks_of(self.split).harness
-        assert harness is not None
-        if first.kind == "generate_until":
-            text = written(harness, task, first, form, answer)
-            return self._asked(task, document, text, ended=form.end == "token")
-        asked = self._asked(task, document)
-        if not asked.choices:
-            return asked
-        return replace(asked, right=harness.right_choices(task, first.instance.doc))
 
     def _asked(
         self, task: str, document: int, answer: str = "", *, ended: bool = True
     ) -> Reference:
         """Return the texts whose log-likelihoods a document's loss needs.
 
-        Args:
-            answer: what the model shall generate, for a task that generates answers.
-            ended: whether the end token follows the answer.
+        For a task that generates answers, the model shall generate `answer`, and the end token
+        behind it if it is `ended`.
         """
         requests = self.evaluator.requests(self.split, task)[document]
         if requests[0].kind == "generate_until":
@@ -333,8 +311,8 @@ class Loss:
         if len(requests) > 1:
             harness = self.evaluator.tasks_of(self.split).harness
             assert harness is not None
-            document_of, metrics = requests[0].instance.doc, self._metrics[task]
-            lengths = {name: harness.choice_lengths(task, document_of, name) for name in metrics}
+            content, metrics = requests[0].instance.doc, self._metrics[task]
+            lengths = {name: harness.choice_lengths(task, content, name) for name in metrics}
             count = len(next(iter(lengths.values())))
             if _WITHOUT_PROMPT not in metrics:  # else each choice without a prompt comes after all
                 requests = requests[:count]

@@ -2,14 +2,9 @@
 
 It is summed over the tokens of the answer, with lm-eval's own prompt. Where the task compares
 log-likelihoods itself, it is that of its own request: of the right choice (of several right ones,
-the likeliest), or of the scored text.
-
-A generated answer can be written in several forms: with or without the blank of
-`target_delimiter`, ended by the end token or by a stop string. Which of them a model writes
-differs between models. The gradient search takes one form for each task, since a slope is that of
-one function. Here the form that the scored model itself finds likeliest counts, for each document:
-so a score depends only on the model and the document, not on the parents or the run, and a model is
-not worse for the form that its parents have taught it.
+the likeliest), or of the scored text. A generated answer can be written in several forms, with or
+without the delimiter, ended by the end token or a stop string. For each document that form counts
+which the scored model itself finds likeliest: so a score depends only on the model and the document.
 """
 
 from __future__ import annotations
@@ -20,7 +15,7 @@ from types import SimpleNamespace
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.inference.requests import Request
-from evomerge.evaluation.inference.rows import Continuation, Form
+from evomerge.evaluation.inference.rows import Form
 from evomerge.evaluation.tasks.harness import Harness
 
 FORMS = (Form(True, "token"), Form(False, "token"), Form(True, "stop"), Form(False, "stop"))
@@ -32,8 +27,7 @@ def written(
 ) -> str:
     """Return the text of the reference answer to a `generate_until` request, in a form.
 
-    Args:
-        answer: takes the place of the reference answer and its delimiter; None: nothing does.
+    `answer` takes the place of the reference answer and its delimiter.
 
     Raises:
         ConfigError: the document has no reference answer.
@@ -55,9 +49,6 @@ def of_reference(
     They are requests of the document itself; or, if the task generates answers, new ones, one for
     each form.
 
-    Args:
-        documents: document id -> its requests.
-
     Raises:
         ConfigError: a document has no reference answer, or no right choice; or the model is an
             encoder-decoder, whose likelihood of an answer that it would generate is not computed.
@@ -74,7 +65,9 @@ def of_reference(
         if kind == "generate_until":
             texts = ((written(harness, task, first, form), form.end) for form in FORMS)
             forms = (reference.answered(first, text, ended=end == "token") for text, end in texts)
-            found[document] = [_scored(item) for item in dict.fromkeys(forms)]
+            asked = {"request_type": "loglikelihood", "repeats": 1, "resps": []}
+            distinct = dict.fromkeys(forms)
+            found[document] = [Request(SimpleNamespace(**asked), (item,)) for item in distinct]
         elif kind == "multiple_choice":
             right = harness.right_choices(task, first.instance.doc)
             found[document] = [requests[place] for place in right]
@@ -87,9 +80,3 @@ def nll(requests: Sequence[Request]) -> float:
     """Return the nats of the likeliest of the requests of `of_reference`, from their answers."""
     answers = [request.instance.resps[0] for request in requests]
     return min(-float(item[0] if isinstance(item, tuple) else item) for item in answers)
-
-
-def _scored(continuation: Continuation) -> Request:
-    """Return a request for a log-likelihood that lm-eval does not ask for."""
-    instance = SimpleNamespace(request_type="loglikelihood", repeats=1, resps=[])
-    return Request(instance, (continuation,))

@@ -1,19 +1,15 @@
 """Scoring with vLLM: each candidate's weights are loaded into one engine, which generates texts.
 
 Prompts and metrics are the same as with the hf backend. Log-likelihoods come from transformers,
-where they cost less: it reads the context of several choices only once, and applies the output head
-only where a target is.
+where they cost less. Weights are passed by vLLM's own `collective_rpc("reload_weights")`, which
+takes the names and shapes of a checkpoint: from the memory of this process, in which the engine
+runs; or, if it is divided over several processes, from a file in shared memory. The prefix cache is
+emptied each time, since it holds keys and values of the previous weights.
 
-The weights are passed by vLLM's own `collective_rpc("reload_weights", kwargs={"weights_iterator":
-...})`, which takes the names and shapes of a checkpoint (vLLM's documentation, "Layerwise
-reloading"). The engine runs in this process, so no file is needed. If it is divided over several
-processes, these read a file in shared memory (`weights_path`). The prefix cache is emptied each
-time, since it holds keys and values of the previous weights.
-
-What the backend uses of vLLM, 0.16 to 0.33: `LLM(model, load_format="dummy", ...)`,
+What the backend uses of vLLM, 0.16 to 0.33, is public: `LLM(model, load_format="dummy", ...)`,
 `.collective_rpc`, `.reset_prefix_cache`, `.generate` with `prompt_token_ids`; `SamplingParams`; of
-an output `outputs[0].token_ids`. Where the version has them, also `.llm_engine.set_weight_version`
-and `outputs[0].weight_versions`. All of it is public.
+an output `outputs[0].token_ids`; and, where the version has them, `outputs[0].weight_versions` and
+`.llm_engine.set_weight_version`.
 """
 
 from __future__ import annotations
@@ -30,20 +26,10 @@ from torch import Tensor
 
 from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError, DeviceError, one_line
+from evomerge.evaluation.inference import generation, vllm_start
 from evomerge.evaluation.inference.forward import DocumentRequests, Forward
-from evomerge.evaluation.inference.generation import (
-    Prompt,
-    end_tokens,
-    is_greedy_up_to_rounding,
-    unsupported_setting,
-)
+from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.requests import Request
-from evomerge.evaluation.inference.vllm_start import (
-    check_vllm,
-    memory_folder,
-    start_vllm,
-    write_weights,
-)
 from evomerge.models.stacks import Stack, find_stacks, is_other_modality
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -53,23 +39,20 @@ _TRIED, _NEW = 4, 16  # prompts with which an engine is tried, and new tokens of
 
 
 class VllmEngine:
-    """A vLLM engine in this process, started with random weights.
+    """A vLLM engine, started with random weights for the config and dtype of a transformers model.
 
-    Args:
-        model: a transformers model; the engine is made for its config and dtype. It is as deep as
-            the deepest model that will be loaded.
-        tensor_parallel: as in `start_vllm`.
+    The model is as deep as the deepest one that will be loaded.
 
     Raises:
         ConfigError: vLLM is not installed, is too old, does not support the model, or lacks memory.
     """
 
     def __init__(self, model: Any, tokenizer: Any, tensor_parallel: int = 1) -> None:
-        check_vllm()
-        self._ends = sorted(end_tokens(model))
+        vllm_start.check_vllm()
+        self._ends = sorted(generation.end_tokens(model))
         self._is_divided = tensor_parallel > 1
         weights = checkpoint_weights(model)
-        self._llm = start_vllm(model, tokenizer, weights, tensor_parallel)
+        self._llm = vllm_start.start_vllm(model, tokenizer, weights, tensor_parallel)
         self._shapes = {name: tuple(item.shape) for name, item in weights.items()}
         self._loaded = ""  # the digest of the loaded weights
         self._is_versioned = hasattr(self._llm.llm_engine, "set_weight_version")
@@ -78,8 +61,8 @@ class VllmEngine:
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the model's weights and empty the prefix cache, unless they are loaded already.
 
-        A model with fewer layers than the engine is completed by identity layers. The digest of the
-        weights, without these, becomes the engine's weight version.
+        A model with fewer layers than the engine is completed by identity layers. The digest of its
+        own weights becomes the engine's weight version.
 
         Raises:
             CandidateError: the names or shapes are not those of the engine's model. vLLM would keep
@@ -115,20 +98,16 @@ class VllmEngine:
         """
         from vllm import SamplingParams
 
-        def options_of(prompt: Prompt) -> Any:
+        options = []
+        for prompt in prompts:
             chosen: dict[str, Any] = {"temperature": 0.0}
             if (own := prompt.sampling) is not None:
                 chosen = {"temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p}
                 chosen |= {"min_p": own.min_p or 0.0, "seed": prompt.seed}
-            return SamplingParams(
-                max_tokens=prompt.limit,
-                stop=list(prompt.stops),
-                stop_token_ids=self._ends,
-                skip_special_tokens=False,  # a stop sequence may be a special token
-                **chosen,
-            )
-
-        options = list(map(options_of, prompts))
+            ends = {"stop": list(prompt.stops), "stop_token_ids": self._ends}
+            # A stop sequence may be a special token.
+            chosen |= {**ends, "max_tokens": prompt.limit, "skip_special_tokens": False}
+            options.append(SamplingParams(**chosen))
         inputs = [{"prompt_token_ids": list(prompt.tokens)} for prompt in prompts]
         with self._fatal("run the model"):
             outputs: list[Any] = self._llm.generate(inputs, options, use_tqdm=False)
@@ -139,15 +118,12 @@ class VllmEngine:
 
     @contextmanager
     def _passed(self, state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
-        """Yield the arguments of `reload_weights` that pass these weights.
-
-        Engines in several processes read them from a file in memory; each takes its part.
-        """
+        """Yield the arguments of `reload_weights` that pass these weights."""
         if not self._is_divided:
             yield {"weights_iterator": iter(state.items())}
             return
-        with memory_folder() as folder:
-            write_weights(state, folder)
+        with vllm_start.memory_folder() as folder:
+            vllm_start.write_weights(state, folder)
             yield {"weights_path": str(folder)}
 
     @contextmanager
@@ -173,16 +149,12 @@ class VllmEngine:
 def with_identity_layers(state: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
     """Return the weights of a model, with identity layers before its own.
 
-    They complete a model to the fixed depth of the engine. All their weights are zero, so their
-    branches add zero to the hidden state (`merging/architecture/identity.py` tests architectures
-    for this). They come before the model's own layers, where the hidden state is the embedding:
-    adding zero is exact there in any dtype. Behind a layer it is not, since vLLM normalises the
-    float32 sum of the hidden state and the layer's output.
-
-    Args:
-        state: the weights, with their names in a checkpoint; returned as they are if nothing can be
-            added to them. New layers take no memory.
-        shapes: those of a model of the same architecture with at least as many layers.
+    They complete a model to the depth of the engine, whose tensors have these shapes. All their
+    weights are zero, so their branches add zero to the hidden state
+    (`merging/architecture/identity.py` tests architectures for this). They come before the model's
+    own layers, where the hidden state is the embedding: adding zero is exact there in any dtype.
+    Behind a layer it is not, since vLLM normalises the float32 sum of hidden state and output.
+    New layers take no memory. Where nothing can be added, the weights are returned as they are.
     """
     deep, own = _language(shapes), _language(state)
     if deep is None or own is None or deep.prefix != own.prefix or len(deep) <= len(own):
@@ -210,10 +182,7 @@ def _language(names: Shapes | Mapping[str, Tensor]) -> Stack | None:
 
 
 def digest_of(state: Mapping[str, Tensor]) -> str:
-    """Return a digest of the names, dtypes, shapes and bytes of some tensors, as 32 hex digits.
-
-    Tensors on an accelerator are copied to the CPU for this, one at a time.
-    """
+    """Return a digest of the names, dtypes, shapes and bytes of some tensors, as 32 hex digits."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in state.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -223,12 +192,7 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
 
 
 class EngineForward:
-    """Runs models on requests, partly through an engine; has the interface of `Forward`.
-
-    Args:
-        scorer: scores continuations with transformers.
-        engine: generates texts.
-    """
+    """Runs models on requests as `Forward`, which scores continuations; an engine writes texts."""
 
     def __init__(self, scorer: Forward, engine: VllmEngine) -> None:
         self.scorer, self.engine = scorer, engine
@@ -238,11 +202,10 @@ class EngineForward:
 
         Raises:
             ConfigError: a task or the model's generation config asks for more than greedy decoding
-                or sampling, or the engine cannot run the model, or its tokens are not the
-                likeliest ones of transformers.
+                or sampling, or the engine cannot run the model, or runs it in a different way.
         """
         requests = [r for task in tasks for document in task for r in document]
-        setting = unsupported_setting(model.generation_config)
+        setting = generation.unsupported_setting(model.generation_config)
         for request in requests:
             if request.kind == "generate_until" and request.prompt is None:
                 also = "" if setting is None else f", which sets {setting!r},"
@@ -271,7 +234,7 @@ class EngineForward:
                 f"evaluation.backend is 'vllm', but vLLM cannot run this model ({reason}); use the "
                 "backend 'hf'."
             ) from error
-        right = sum(map(partial(is_greedy_up_to_rounding, model), prompts, texts))
+        right = sum(map(partial(generation.is_greedy_up_to_rounding, model), prompts, texts))
         if 2 * right < len(texts):  # in bfloat16 a few may differ by more than rounding should
             raise ConfigError(
                 "evaluation.backend is 'vllm', but vLLM runs this model in a different way: its "

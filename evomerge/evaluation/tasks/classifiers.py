@@ -18,23 +18,11 @@ from typing import Any, ClassVar, TypeAlias
 from torch import Tensor
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.classifying import (
-    Batches,
-    Chat,
-    Input,
-    batches_of,
-    classify,
-)
-from evomerge.evaluation.tasks.rows import (
-    VALUES,
-    BatchSize,
-    Columns,
-    Row,
-    RowsObjective,
-    text_or_number,
-)
+from evomerge.evaluation.inference.classifying import Batches, Chat, Input, batches_of, classify
+from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Measured, Row, RowsObjective
 
 Label: TypeAlias = str | int
+Names: TypeAlias = Mapping[int, str]  # of labels, a model's `id2label`
 
 
 class ClassifierObjective(RowsObjective):
@@ -45,19 +33,12 @@ class ClassifierObjective(RowsObjective):
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         super().__init__(name, rows, digest, self.metrics)
-        self._batch_size = batch_size
-        self._made_for: tuple[Any, ...] = ()
+        self._batch_size, self._made_for = batch_size, tuple[Any, ...]()
         self._read: list[tuple[Input, ...]] = []  # what the model reads of each document
         self._batches: Batches = ()
 
-    def __call__(
-        self, model: Any, tokenizer: Any, documents: Sequence[int]
-    ) -> dict[str, tuple[Any, ...]]:
-        """Return metric -> one value for each document, of which `aggregate` makes the score.
-
-        Raises:
-            CandidateError: a logit is not finite.
-        """
+    def __call__(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
+        """Return what a model has on documents; CandidateError: a logit is not finite."""
         rows = [self.rows[i] for i in documents]
         if self._made_for != (tokenizer, *documents):
             self._made_for = tokenizer, *documents
@@ -91,9 +72,7 @@ class ClassifierObjective(RowsObjective):
         """Return what the model reads of a row."""
 
     @abstractmethod
-    def _measured(
-        self, row: Row, logits: Sequence[Tensor], names: Mapping[int, str]
-    ) -> dict[str, Any]:
+    def _measured(self, row: Row, logits: Sequence[Tensor], names: Names) -> dict[str, Any]:
         """Return metric -> value of a document, of the logits of its inputs."""
 
 
@@ -104,7 +83,7 @@ class TextLabels(ClassifierObjective):
     columns: ClassVar[Columns] = {
         "text": VALUES.text,
         "text_pair": VALUES.text,
-        "label": text_or_number,
+        "label": VALUES.label,
     }
     metrics, of_all = ("accuracy", "f1"), ("f1",)
     row_text = '{"text": "...", "label": "..."}'
@@ -122,9 +101,7 @@ class TextLabels(ClassifierObjective):
     def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
         return (Input(tuple(row[key] for key in ("text", "text_pair") if key in row)),)
 
-    def _measured(
-        self, row: Row, logits: Sequence[Tensor], names: Mapping[int, str]
-    ) -> dict[str, Any]:
+    def _measured(self, row: Row, logits: Sequence[Tensor], names: Names) -> dict[str, Any]:
         label, found = row["label"], names[int(logits[0].argmax())]
         right = label if isinstance(label, str) else names[label]
         return {"accuracy": float(found == right), "f1": (found, right)}
@@ -171,9 +148,7 @@ class Pairwise(ClassifierObjective):
             return tuple(Input((prompt, answer)) for answer in answers)
         return tuple(Input((prompt + answer,)) for answer in answers)
 
-    def _measured(
-        self, row: Row, logits: Sequence[Tensor], names: Mapping[int, str]
-    ) -> dict[str, Any]:
+    def _measured(self, row: Row, logits: Sequence[Tensor], names: Names) -> dict[str, Any]:
         chosen, rejected = (float(item) for item in logits)
         return {"pairwise": 0.5 if chosen == rejected else float(chosen > rejected)}
 

@@ -9,6 +9,7 @@ limits stop accidents; a program that means harm is stopped by a container only.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import os
 import resource
@@ -25,7 +26,7 @@ from functools import cache
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from evomerge.errors import SearchError, one_line
 from evomerge.evaluation.inference.quiet import quiet, seeded
@@ -52,12 +53,8 @@ _ALONE = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "-
 Outcome: TypeAlias = list[Any] | None
 """The metrics of a document and its filtered answers; None: it gave none."""
 
-
-class Origin(NamedTuple):
-    """How another process loads a task: the task or group of lm-eval, and the task in it."""
-
-    source: str
-    leaf: str
+Origin: TypeAlias = tuple[str, str]
+"""How another process loads a task: the task or group of lm-eval, and the task in it."""
 
 
 @cache
@@ -69,11 +66,7 @@ def has_bubblewrap() -> bool:
 
 
 class CodeProcess:
-    """Scores answers of code tasks in another process, which starts when it is first needed.
-
-    Args:
-        include: folders with task YAML.
-    """
+    """Scores answers of code tasks in another process, which starts when it is first needed."""
 
     def __init__(self, include: Sequence[str]) -> None:
         self._include = [str(Path(folder).absolute()) for folder in include]
@@ -100,8 +93,8 @@ class CodeProcess:
 
     def _outcomes(self, origin: Origin, documents: Sequence[Sequence[Instance]]) -> list[Outcome]:
         connection = self._connection = self._connection or self._start()
-        answers = max(sum(len(item.resps) for item in requests) for requests in documents)
-        seconds = SECONDS + SECONDS_MORE * answers
+        most = max(sum(len(item.resps) for item in requests) for requests in documents)
+        seconds = SECONDS + SECONDS_MORE * most
         reply: list[Outcome] | str | None = None
         with suppress(OSError, EOFError):
             connection.send((self._include, origin, documents, seconds))
@@ -109,7 +102,7 @@ class CodeProcess:
                 reply = json.loads(connection.recv_bytes())
         if isinstance(reply, str):
             raise SearchError(
-                f"Task {origin.leaf!r} cannot be loaded in the process that scores code ({reply}); "
+                f"Task {origin[1]!r} cannot be loaded in the process that scores code ({reply}); "
                 "correct its files, then resume."
             )
         if reply is not None:
@@ -126,10 +119,17 @@ class CodeProcess:
         own |= dict.fromkeys(_SET_TO_1, "1") | {"PYTHONHASHSEED": "0"}
         own |= dict.fromkeys(("HF_METRICS_CACHE", "TMPDIR"), str(folder.path))
         own["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in sys.path)
+        confined = list[str]()
+        if has_bubblewrap():  # it can write to this folder and to caches only
+            import datasets
+
+            caches = datasets.config.HF_DATASETS_CACHE, datasets.config.HF_MODULES_CACHE
+            binds = (("--bind-try", str(at), str(at)) for at in (folder.path, *caches))
+            confined = [*_ALONE, *itertools.chain.from_iterable(binds)]
         start = f"from evomerge.evaluation.tasks.code import main; main({theirs.fileno()})"
         with theirs:
             process = subprocess.Popen(
-                [*_confined(folder.path), sys.executable, "-P", "-c", start],
+                [*confined, sys.executable, "-P", "-c", start],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -152,16 +152,6 @@ def _close(process: subprocess.Popen[bytes], ours: Connection, folder: Temporary
     folder.close()
 
 
-def _confined(folder: Path) -> list[str]:
-    """Return what starts a command that can write to this folder and to caches only."""
-    if not has_bubblewrap():
-        return []
-    import datasets
-
-    places = (folder, datasets.config.HF_DATASETS_CACHE, datasets.config.HF_MODULES_CACHE)
-    return [*_ALONE, *(str(word) for place in places for word in ("--bind-try", place, place))]
-
-
 def main(descriptor: int) -> None:
     """Serve a `CodeProcess`, as its other process, until it closes the connection."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
@@ -174,15 +164,12 @@ def main(descriptor: int) -> None:
                 with quiet(bars=True), seeded(), templates_in_sandbox(), ExitStack() as children:
                     if origin not in tasks:
                         loader = TaskLoader(include, allow_code=True)
-                        tasks[origin] = loader.load(origin.source, "objectives")[0][origin.leaf]
+                        tasks[origin] = loader.load(origin[0], "objectives")[0][origin[1]]
                         gc.freeze()  # so that a child copies less
                     begun = (_child(tasks[origin], item, seconds) for item in documents)
-                    answers = list(map(children.enter_context, begun))
-                    deadline = time.monotonic() + seconds
-                    counts = map(len, documents)
-                    reply = [
-                        _outcome(*item, deadline) for item in zip(answers, counts, strict=True)
-                    ]
+                    pairs = zip(map(children.enter_context, begun), documents, strict=True)
+                    asked, deadline = list(pairs), time.monotonic() + seconds
+                    reply = [_outcome(answer, len(item), deadline) for answer, item in asked]
             except Exception as error:
                 reply = f"{type(error).__name__}: {one_line(error)}"
             connection.send_bytes(json.dumps(reply).encode())
@@ -223,8 +210,8 @@ def _outcome(answer: Connection, count: int, deadline: float) -> Outcome:
     with suppress(Exception):  # the program may have changed or sent anything
         if answer.poll(max(0.0, deadline - time.monotonic())):
             row, answers = json.loads(answer.recv_bytes(16 << 20))
-            answers = [dict(answers[place]) for place in range(count)]
-            return [{key: float(value) for key, value in row.items()}, answers]
+            numbers = {key: float(value) for key, value in row.items()}
+            return [numbers, [dict(answers[place]) for place in range(count)]]
     return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -45,14 +44,9 @@ def choose_documents(
     If tasks of one data set have documents in common, a split prefers to use the same ones for each
     of them. (To find these in other data sets, too, hundreds of thousands might be rendered.)
 
-    Args:
-        sizes: split -> number of documents per task; `all` takes every document that the other
-            splits do not use.
-        pools: split -> task -> the documents to choose from.
-        seed: together with the names of the tasks, it determines the choice.
-
-    Returns:
-        split -> task -> ascending ids; and in a sentence what `all` left out, or an empty text.
+    `sizes` has the number of documents per task; `all` takes every document that the other splits
+    do not use. Together with the names of the tasks, the seed determines the choice. The result is
+    split -> task -> ascending ids; and in a sentence what `all` left out, or an empty text.
 
     Raises:
         ConfigError: there are too few documents, or two splits ask for all of them.
@@ -76,25 +70,13 @@ def choose_documents(
                     f"{max(1, different // sharing)} or less in each split (one may be `all`), or "
                     "take documents from another source (`task_split`, `tasks`)."
                 )
-            if size == "all" and (same := _repeats(pool, split, owners)):
-                where = ", ".join(f"{count} in {name}" for name, count in same.items())
-                left_out.append(
-                    f"{same.total()} of the {pool.count} of {pool.source!r} from {split} ({where})"
-                )
+            others = set(order) - set(ids) if size == "all" else ()
+            if same := sum(f"{pool.source} {document}" not in owners for document in others):
+                left_out.append(f"{same} of the {pool.count} of {pool.source!r} from {split}")
             owners |= {form: split for document in ids for form in pool.known_as(document)}
             chosen[split][task] = tuple(sorted(ids))
     said = "documents that repeat one of another split are left out"
     return chosen, f"{said}: {', '.join(left_out)}." if left_out else ""
-
-
-def _repeats(pool: DocumentPool, split: Split, owners: Mapping[str, Split]) -> Counter[Split]:
-    """Return another split -> how many documents that no split took are the same as one of it."""
-    counts: Counter[Split] = Counter()
-    for document in range(pool.count):
-        own, *forms = pool.known_as(document)
-        if own not in owners:
-            counts.update(sorted({owners[form] for form in forms if form in owners} - {split})[:1])
-    return counts
 
 
 def _take(

@@ -24,14 +24,7 @@ from torch.nn.functional import normalize
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.encoding import Role, TextEncoder, stack_of
-from evomerge.evaluation.tasks.rows import (
-    VALUES,
-    BatchSize,
-    Columns,
-    Row,
-    RowsObjective,
-    text_or_number,
-)
+from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Measured, Row, RowsObjective
 from evomerge.scores import ENCODER_METRICS
 
 Encode: TypeAlias = Callable[[Sequence[str], Role], Tensor]
@@ -63,10 +56,8 @@ class EncoderObjective(RowsObjective):
         super().__init__(name, rows, digest, ENCODER_METRICS[self.kind])
         self._encoder = TextEncoder(batch_size)
 
-    def __call__(
-        self, model: Any, tokenizer: Any, documents: Sequence[int]
-    ) -> dict[str, tuple[Any, ...]]:
-        """Return metric -> one value for each document, of which `aggregate` makes the score.
+    def __call__(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
+        """Return what a model has on documents.
 
         Raises:
             CandidateError: an embedding is not finite, or all texts have the same.
@@ -87,9 +78,8 @@ class EncoderObjective(RowsObjective):
         return self._measured([self.rows[i] for i in documents], encode, similarity)
 
     @abstractmethod
-    def _measured(
-        self, rows: Sequence[Row], encode: Encode, similarity: Similarity
-    ) -> dict[str, tuple[Any, ...]]: ...
+    def _measured(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Measured:
+        """Return what a model has on rows, by their texts' embeddings."""
 
 
 def _passages(value: Any, where: str) -> list[str]:
@@ -110,13 +100,10 @@ class Sts(EncoderObjective):
     row_text = '{"sentence1": "...", "sentence2": "...", "score": 3.5}'
     of_all = ENCODER_METRICS[kind]
 
-    def _measured(
-        self, rows: Sequence[Row], encode: Encode, similarity: Similarity
-    ) -> dict[str, tuple[Any, ...]]:
+    def _measured(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Measured:
         texts = [row[key] for key in self.compared for row in rows]
-        one, other = encode(texts, "text").chunk(2)
-        found = [float(similarity(a[None], b[None])) for a, b in zip(one, other, strict=True)]
-        pairs = tuple((value, row["score"]) for value, row in zip(found, rows, strict=True))
+        triples = zip(*encode(texts, "text").chunk(2), rows, strict=True)
+        pairs = tuple((float(similarity(a[None], b[None])), row["score"]) for a, b, row in triples)
         return dict.fromkeys(self.info.metrics, pairs)
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
@@ -150,9 +137,7 @@ class Retrieval(EncoderObjective):
         passages = (t for row in rows for t in (*row["positive"], *row.get("negative", ())))
         self._passages = {text: place for place, text in enumerate(dict.fromkeys(passages))}
 
-    def _measured(
-        self, rows: Sequence[Row], encode: Encode, similarity: Similarity
-    ) -> dict[str, tuple[Any, ...]]:
+    def _measured(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Measured:
         queries = encode([row["query"] for row in rows], "query")
         scores = similarity(queries, encode(list(self._passages), "document"))
         gains = 1 / np.log2(np.arange(2, _FIRST + 2))
@@ -174,7 +159,7 @@ class Classification(EncoderObjective):
     kind, needed = "classification", ("text", "label")
     columns: ClassVar[Columns] = {
         "text": VALUES.text,
-        "label": lambda value, where: str(text_or_number(value, where)),
+        "label": lambda value, where: str(VALUES.label(value, where)),
         "train": VALUES.flag,
     }
     row_text = '{"text": "...", "label": "...", "train": true}, the last where the probe learns'
@@ -191,9 +176,7 @@ class Classification(EncoderObjective):
                 "learn from, so add `train`: true to some rows of each label."
             )
 
-    def _measured(
-        self, rows: Sequence[Row], encode: Encode, similarity: Similarity
-    ) -> dict[str, tuple[Any, ...]]:
+    def _measured(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Measured:
         from sklearn.linear_model import LogisticRegression
 
         texts, known = [row["text"] for row in (*self._train, *rows)], len(self._train)

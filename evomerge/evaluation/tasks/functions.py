@@ -10,14 +10,11 @@ number of documents that it has:
     politeness.documents = len(QUESTIONS)
 
 If it returns several metrics, or if lower is better, it also has an attribute `metrics`: metric ->
-whether higher is better. The default is `{"score": True}`. A search file names a function as
-`module:function`, or by a name that a package registers in the entry-point group
-`evomerge.objectives`.
+whether higher is better. A search file names a function as `module:function`, or by a name that a
+package registers in the entry-point group `evomerge.objectives`.
 
-An exception in a function makes one candidate fail; the search goes on. The reason names the file
-and line, and the run's `log.txt` has the traceback. While a function runs, the global random
-generators have the seeds of lm-eval, so that a resumed search gives the same scores. After a call
-all weights are written again (see `Evaluator`).
+While a function runs, the global random generators have the seeds of lm-eval, so that a resumed
+search gives the same scores. After a call all weights are written again (see `Evaluator`).
 """
 
 from __future__ import annotations
@@ -25,9 +22,9 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -42,6 +39,7 @@ Body: TypeAlias = Callable[
     [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
 ]
 
+Scored: TypeAlias = dict[str, tuple[float, ...]]
 _MOST_LINES = 200  # of a traceback; the last ones are kept
 
 REGISTERED: Registry[Body] = Registry("objective function", "evomerge.objectives", {})
@@ -55,10 +53,8 @@ class ObjectiveFunction:
     info: TaskInfo
     digests: ClassVar[dict[str, str]] = {}
 
-    def __call__(
-        self, model: Any, tokenizer: Any, documents: Sequence[int]
-    ) -> dict[str, tuple[float, ...]]:
-        """Return the scores of documents: metric -> one score for each document, in their order.
+    def __call__(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Scored:
+        """Return metric -> one score for each document, in their order.
 
         Raises:
             CandidateError: the function raised an exception (other than KeyboardInterrupt), or did
@@ -74,10 +70,8 @@ class ObjectiveFunction:
                         f"{', '.join(sorted(map(str, scores)))}; it must return those of its "
                         f"attribute `metrics`: {', '.join(sorted(self.info.metrics))}."
                     )
-                return {
-                    name: self._numbers(name, values, len(documents))
-                    for name, values in scores.items()
-                }
+                count = len(documents)
+                return {name: self._numbers(name, item, count) for name, item in scores.items()}
         except (KeyboardInterrupt, CandidateError):
             raise
         except BaseException as error:  # SystemExit must not end the search either
@@ -97,30 +91,18 @@ class ObjectiveFunction:
         return sum(values) / len(values)
 
     def _numbers(self, metric: str, values: Any, count: int) -> tuple[float, ...]:
-        """Return scores as floats, taken from a sequence, an array or a tensor of numbers."""
-        if hasattr(values, "tolist"):  # of numpy and torch
-            values = values.tolist()
-        if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
-            wrong = [f"a {type(values).__name__}"]
-        else:
-            wrong = [f"{item!r:.80}" for item in values if not _is_score(item)]
-            wrong += [] if len(values) == count else [f"{len(values)} values"]
-        if wrong:
+        """Return scores as floats, taken from a list, an array or a tensor of numbers."""
+        found, numbers = values.tolist() if hasattr(values, "tolist") else values, list[float]()
+        if isinstance(found, (list, tuple)):
+            with suppress(TypeError, ValueError, OverflowError):
+                numbers = [float(item) for item in found]
+        if len(numbers) != count or not all(map(math.isfinite, numbers)):
             raise CandidateError(
-                f"Objective {self.info.name} returned {wrong[0]} of {metric} for "
-                f"{count} documents; it must return a list with one finite number (int or float) "
-                "for each document."
+                f"Objective {self.info.name} returned {found!r:.80} of {metric} for {count} "
+                "documents; it must return a list with one finite number (int or float) for each "
+                "document."
             )
-        return tuple(map(float, values))
-
-
-def _is_score(value: Any) -> bool:
-    if hasattr(value, "item"):  # a scalar of numpy or torch
-        value = value.item()
-    try:
-        return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
-    except OverflowError:
-        return False
+        return tuple(numbers)
 
 
 def is_function(name: str) -> bool:
@@ -137,10 +119,9 @@ def find(name: str) -> ObjectiveFunction:
     body: Any = _imported(name) if ":" in name else REGISTERED.get(name)
     count: Any = getattr(body, "documents", None)
     metrics: Any = getattr(body, "metrics", {"score": True})
-    has_metrics = isinstance(metrics, Mapping) and all(
-        isinstance(metric, str) and isinstance(up, bool) for metric, up in metrics.items()
-    )
-    if not (callable(body) and type(count) is int and count > 0 and has_metrics and metrics):
+    pairs = metrics.items() if isinstance(metrics, Mapping) else ()
+    has_metrics = pairs and all((type(name), type(up)) == (str, bool) for name, up in pairs)
+    if not (callable(body) and type(count) is int and count > 0 and has_metrics):
         raise ConfigError(
             f"objectives: {name!r} is {body!r:.80} with documents = {count!r:.80} and metrics = "
             f"{metrics!r:.80}; it must be a function whose attribute `documents` is the number of "
@@ -167,16 +148,13 @@ def _imported(name: str) -> Any:
 
 def _raised_at(error: BaseException) -> str:
     """Return in brackets the innermost line that is not in a library: ` (judges.py, line 12)`."""
-    places = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
-    users = [item for item in places if item[0][0] != "<" and not is_installed(Path(item[0]))]
-    file, line = (users or places)[-1]
-    return f" ({Path(file).name}, line {line})"
+    places = traceback.extract_tb(error.__traceback__)
+    users = [f for f in places if f.filename[0] != "<" and not is_installed(Path(f.filename))]
+    place = (users or places)[-1]
+    return f" ({Path(place.filename).name}, line {place.lineno})"
 
 
 def traceback_lines(error: BaseException) -> str:
-    """Return the traceback of an exception, and of those that it came from, for a log.
-
-    Whatever its message holds, the text can be written to a file, and it is not long.
-    """
+    """Return the last lines of the traceback of an exception, for the log of a run."""
     lines = "".join(traceback.format_exception(error)).splitlines()
     return "\n".join(map(printable, lines[-_MOST_LINES:]))

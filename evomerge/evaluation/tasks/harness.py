@@ -115,7 +115,7 @@ class Harness:
         for leaf, task in tasks.items():
             self._origins.pop(leaf, None)
             if runs_code(task):
-                self._origins[leaf] = Origin(source, source if leaf == name else leaf)
+                self._origins[leaf] = source, source if leaf == name else leaf
         self.tasks |= tasks
         self._groups |= groups
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from evomerge.compat.lm_eval import Group, filter_names
 from evomerge.errors import ConfigError, did_you_mean
@@ -20,11 +21,9 @@ Measure: TypeAlias = Callable[[str, Sequence[Instance]], DocumentMetrics]
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """One metric of a task.
+    """One metric of a task; its direction, and whether a score is the mean over documents.
 
-    Attributes:
-        is_mean: whether the score is the mean of one value per document (true of `acc`; not of
-            `f1`, of a perplexity or of a group's average).
+    That is true of `acc`; not of `f1`, of a perplexity or of a group's average.
     """
 
     higher_is_better: bool
@@ -37,20 +36,19 @@ class TaskInfo:
 
     Attributes:
         name: its name in lm-eval, or the name of the objective function (`module:function`).
-        kind: `multiple_choice`, `loglikelihood`, `loglikelihood_rolling`, `generate_until` or
-            `function`.
+        kind: `multiple_choice`, `loglikelihood`, `loglikelihood_rolling`, `generate_until`,
+            `function`, `encoder` or `classifier`.
         documents: number of documents; their ids are 0 .. documents - 1.
         metrics: metric key -> properties. The key is the metric's name, with the filter's name
             appended (`exact_match,strict-match`) if the task has several filters. Every task of
             lm-eval also has `nll`, which we compute; those that generate texts, `tokens`.
-        dataset: the name of the data set, and in `dataset_config` of its configuration.
+        dataset, dataset_config: the names of the data set and of its configuration.
         task_splits: lm-eval's splits that the task has -> their names in the data set.
         task_split: the one that the documents come from.
-        repeats: number of texts that are generated for each document.
-        is_sampled: whether these are drawn at random.
-        has_filters: whether the task has filters of its own.
+        repeats, is_sampled: number of texts for each document, and whether these are drawn.
+        has_filters, filters: whether the task has filters of its own, and the names of all;
+            lm-eval's default one, `none`, takes the first text.
         shows_images: whether the model sees images; such a task is scored by lm-eval's own class.
-        filters: names of the filters; lm-eval's default one, `none`, takes the first text.
     """
 
     name: str
@@ -79,8 +77,7 @@ class TaskInfo:
         return f"{self.name}:{self.task_split}" if self.task_split else self.name
 
 
-@dataclass(frozen=True)
-class Average:
+class Average(NamedTuple):
     """One metric of a group: (task, the metric's key there); whether sizes are the weights."""
 
     keys: Sequence[tuple[str, str]]
@@ -98,7 +95,6 @@ class GroupInfo:
         metrics: metric key -> properties; `is_mean` is false, since a group has no documents.
     """
 
-    name: str
     tasks: tuple[str, ...]
     averages: Mapping[str, Average]
     metrics: Mapping[str, MetricInfo]
@@ -112,28 +108,25 @@ class TasksInfo:
     groups: Mapping[str, GroupInfo]
 
     def metric(self, task: str, metric: str, where: str = "objectives") -> tuple[str, MetricInfo]:
-        """Return the key and the properties of a metric of a task or group.
+        """Return the key and the properties of a metric, by its name or key, of a task or group.
 
-        Args:
-            metric: the metric's name or key.
-            where: the key of the search file that names it, for the error.
+        `where` is the key of the search file that names it.
 
         Raises:
             ConfigError: the task has no such metric, or has it under several filters.
         """
-        owner = self.groups.get(task) or self.tasks[task]
+        known = (self.groups.get(task) or self.tasks[task]).metrics
         for name in (metric, metric.removesuffix(",none")):
-            if name in owner.metrics:
-                return name, owner.metrics[name]
-        filtered = [key for key in owner.metrics if key.split(",")[0] == metric]
-        if filtered:
+            if name in known:
+                return name, known[name]
+        if filtered := [key for key in known if key.split(",")[0] == metric]:
             raise ConfigError(
                 f"{where}: metric {metric!r} of task {task!r} exists with several filters; "
                 f"name one of {', '.join(filtered)}."
             )
         raise ConfigError(
-            f"{where}: task {owner.name!r} has no metric {metric!r}; it has "
-            f"{', '.join(sorted(owner.metrics)) or 'none'}.{did_you_mean(metric, owner.metrics)}"
+            f"{where}: task {task!r} has no metric {metric!r}; it has "
+            f"{', '.join(sorted(known)) or 'none'}.{did_you_mean(metric, known)}"
         )
 
     def leaves(self, name: str) -> tuple[str, ...]:
@@ -153,65 +146,55 @@ class TasksInfo:
     def aggregate_groups(
         self, aggregates: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]
     ) -> dict[str, dict[str, float]]:
-        """Return the average over the tasks of each group: group -> metric key -> average.
+        """Return group -> metric key -> average over its tasks; those not scored are left out.
 
-        Tasks that were not scored are left out.
-
-        Args:
-            aggregates: task -> metric key -> aggregate over documents.
-            sizes: task -> number of documents.
+        `aggregates` has task -> metric key -> aggregate over documents; `sizes` the numbers of
+        documents.
         """
         result: dict[str, dict[str, float]] = {}
         for name, group in self.groups.items():
             for metric, average in group.averages.items():
-                keys = [
-                    (task, key) for task, key in average.keys if key in aggregates.get(task, {})
-                ]
+                keys = [(t, key) for t, key in average.keys if key in aggregates.get(t, {})]
                 weights = [sizes[task] if average.by_size else 1 for task, _ in keys]
-                values = [aggregates[task][key] for task, key in keys]
                 if keys:
-                    total = sum(a * b for a, b in zip(values, weights, strict=True))
+                    pairs = zip(keys, weights, strict=True)
+                    total = sum(aggregates[task][key] * weight for (task, key), weight in pairs)
                     result.setdefault(name, {})[metric] = total / sum(weights)
         return result
 
 
 def describe(tasks: Mapping[str, Any], groups: Mapping[str, Group], measure: Measure) -> TasksInfo:
-    """Return the properties of loaded lm-eval tasks and groups.
+    """Return the properties of loaded lm-eval tasks and groups, by the objectives' names.
 
-    Args:
-        tasks: lm-eval's task objects by the objectives' names, which may differ from lm-eval's.
-        measure: returns the metrics of a document, from the name of its task and its requests.
+    `measure` returns the metrics of a document, from the name of its task and its requests.
     """
     info = {name: _task_info(name, task, measure) for name, task in tasks.items()}
-    return TasksInfo(info, {name: _group_info(name, group, info) for name, group in groups.items()})
+    return TasksInfo(info, {name: _group_info(group, info) for name, group in groups.items()})
 
 
 def _task_info(name: str, task: Any, measure: Measure) -> TaskInfo:
-    direction, aggregation = task.higher_is_better(), task.aggregation()
-    kind = str(task.get_config("output_type") or task.OUTPUT_TYPE)
-    metrics = {}
+    get, direction, aggregation = task.get_config, task.higher_is_better(), task.aggregation()
+    kind, metrics = str(get("output_type") or task.OUTPUT_TYPE), dict[str, MetricInfo]()
     for key, value in _probe(task, partial(measure, name)).items():
         metric = key.split(",")[0]
         is_mean = _is_mean(aggregation.get(metric), value)
         metrics[key] = MetricInfo(bool(direction.get(metric, True)), is_mean)
     for key in (TOKENS, NLL) if kind == "generate_until" else (NLL,):
         metrics.setdefault(key, MetricInfo(higher_is_better=False, is_mean=True))
-    names = ("training", "validation", "test")
-    named = {split: task.get_config(f"{split}_split") for split in names}
-    task_splits = {split: str(own) for split, own in named.items() if own}
+    splits = {split: get(f"{split}_split") for split in ("training", "validation", "test")}
+    task_splits = {split: str(own) for split, own in splits.items() if own}
     return TaskInfo(
-        name=str(task.get_config("task") or name),
+        name=str(get("task") or name),
         kind=kind,
         documents=len(task.eval_docs),
         metrics=metrics,
-        dataset=str(task.get_config("dataset_path") or ""),
+        dataset=str(get("dataset_path") or ""),
         task_splits=task_splits,
         task_split=next((split for split in ("test", "validation") if split in task_splits), ""),
-        dataset_config=str(task.get_config("dataset_name") or ""),
-        repeats=int(task.get_config("repeats") or 1),
-        is_sampled=kind == "generate_until"
-        and is_sampled(task.get_config("generation_kwargs") or {}),
-        has_filters=bool(task.get_config("filter_list")),
+        dataset_config=str(get("dataset_name") or ""),
+        repeats=int(get("repeats") or 1),
+        is_sampled=kind == "generate_until" and is_sampled(get("generation_kwargs") or {}),
+        has_filters=bool(get("filter_list")),
         filters=filter_names(task),
         shows_images=shows_images(task),
     )
@@ -228,27 +211,19 @@ def _is_mean(aggregation: Any, value: Any) -> bool:
 
 def _probe(task: Any, measure: Callable[[Sequence[Instance]], DocumentMetrics]) -> DocumentMetrics:
     """Return metric key -> value of the first document, computed from made-up answers."""
-    shots = task.get_config("num_fewshot")
-    try:
+    made_up = {"generate_until": "", "loglikelihood_rolling": -1.0}
+    shots, found = task.get_config("num_fewshot"), DocumentMetrics()
+    with suppress(Exception):  # a task's own code may fail on made-up answers
         task.set_config(key="num_fewshot", value=0)
         task.build_all_requests(samples=[0])
-        for instance in task.instances:
-            instance.resps = [_made_up(instance)] * instance.repeats
+        for item in task.instances:
+            item.resps = [made_up.get(item.request_type, (-1.0, False))] * item.repeats
         found = measure(task.instances)
-    except Exception:  # a task's own code may fail on made-up answers
-        found = {}
-    finally:
-        task.set_config(key="num_fewshot", value=shots)
+    task.set_config(key="num_fewshot", value=shots)
     return found or dict.fromkeys(task.aggregation(), 0.0)
 
 
-def _made_up(instance: Any) -> Any:
-    if instance.request_type == "generate_until":
-        return ""
-    return -1.0 if instance.request_type == "loglikelihood_rolling" else (-1.0, False)
-
-
-def _group_info(name: str, group: Group, tasks: Mapping[str, TaskInfo]) -> GroupInfo:
+def _group_info(group: Group, tasks: Mapping[str, TaskInfo]) -> GroupInfo:
     found: dict[tuple[str, str], Average] = {}  # by metric and filter
     for item in group.averages:
         wanted = item.get("filter_list")
@@ -266,9 +241,6 @@ def _group_info(name: str, group: Group, tasks: Mapping[str, TaskInfo]) -> Group
         for (metric, label), average in found.items()
     }
     averages.setdefault(NLL, Average([(task, NLL) for task in group.tasks], by_size=False))
-    firsts = {name: average.keys[0] for name, average in averages.items()}
-    metrics = {
-        name: replace(tasks[task].metrics[key], is_mean=False)
-        for name, (task, key) in firsts.items()
-    }
-    return GroupInfo(name, group.tasks, averages, metrics)
+    firsts = ((name, *average.keys[0]) for name, average in averages.items())
+    metrics = {name: replace(tasks[t].metrics[key], is_mean=False) for name, t, key in firsts}
+    return GroupInfo(group.tasks, averages, metrics)

@@ -19,7 +19,17 @@ Columns: TypeAlias = Mapping[str, Callable[[Any, str], Any]]
 """Column -> what returns its value, or raises a ConfigError that names the place, its second
 argument."""
 
-VALUES = Values(ConfigError)
+Measured: TypeAlias = dict[str, tuple[Any, ...]]
+"""Metric -> one value for each document, of which `aggregate` makes the score."""
+
+
+class _RowValues(Values):
+    def label(self, value: Any, where: str) -> Any:
+        """Return a label: text, or a whole number."""
+        return value if type(value) is int else self.text(value, where, "text or a whole number")
+
+
+VALUES = _RowValues(ConfigError)
 
 
 class RowsObjective(ABC):
@@ -59,10 +69,8 @@ class RowsObjective(ABC):
         return {key: check(row[key], f"{where}: {key}") for key, check in given.items()}
 
     @abstractmethod
-    def __call__(
-        self, model: Any, tokenizer: Any, documents: Sequence[int]
-    ) -> dict[str, tuple[Any, ...]]:
-        """Return metric -> one value for each document, of which `aggregate` makes the score."""
+    def __call__(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
+        """Return what a model has on documents, in their order."""
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
         """Return the score from the values of a metric."""
@@ -72,8 +80,3 @@ class RowsObjective(ABC):
         """Return the texts by which a document is compared with those of other splits."""
         row = self.rows[document]
         return ("\n".join(str(row[key]) for key in row if key in self.compared),)
-
-
-def text_or_number(value: Any, where: str) -> Any:
-    """Return a label: text, or a whole number; ConfigError: it is neither."""
-    return value if type(value) is int else VALUES.text(value, where, "text or a whole number")

@@ -37,31 +37,20 @@ def document_metrics(task: Any, documents: Sequence[Sequence[Instance]]) -> list
 
 
 def aggregated(task: Any, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
-    """Return metric key -> aggregate over documents, by the metric's own aggregation."""
+    """Return metric key -> aggregate over documents, by the metric's own aggregation, or mean."""
     aggregation = task.aggregation()
     columns: dict[str, list[Any]] = {}
     for row in rows:
         for key, value in row.items():
             columns.setdefault(key, []).append(value)
-    return {
-        key: float(aggregation.get(key.split(",")[0], _mean)(items))
-        for key, items in columns.items()
-    }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    mean = lambda values: sum(values) / len(values)  # noqa: E731
+    return {k: float(aggregation.get(k.split(",")[0], mean)(of)) for k, of in columns.items()}
 
 
 def example(
     task: Any, name: str, document: int, requests: Sequence[Instance], values: Mapping[str, float]
 ) -> Example:
-    """Return one scored document as people read it, with long texts cut.
-
-    Args:
-        name: the name that the search gives the task.
-        values: metric -> value of this document.
-    """
+    """Return one scored document of the task `name` as people read it, with long texts cut."""
     first = requests[0]
     prompt = str(first.args[0])
     with quiet(), templates_in_sandbox():
@@ -77,24 +66,15 @@ def example(
         answer = parsed = target = ""
     if choices and isinstance(target, int) and 0 <= target < len(choices):
         target = choices[target]
-    return Example(
-        task=name,
-        document=document,
-        prompt=_plain(prompt if len(prompt) <= _PROMPT else "..." + prompt[-_PROMPT:]),
-        answer=_first(answer),
-        parsed=_first(parsed),
-        target=_first(str(target)),
-        values=dict(values),
-    )
+    prompt = prompt if len(prompt) <= _PROMPT else "..." + prompt[-_PROMPT:]
+    texts = (answer, parsed, str(target))
+    short = [text if len(text) <= _ANSWER else text[:_ANSWER] + "..." for text in texts]
+    return Example(name, document, *map(_plain, (prompt, *short)), values=dict(values))
 
 
 def first_text(requests: Sequence[Instance]) -> str:
     """Return the whole text that was generated first for a document."""
     return _plain(str(requests[0].resps[0]))
-
-
-def _first(text: str) -> str:
-    return _plain(text if len(text) <= _ANSWER else text[:_ANSWER] + "...")
 
 
 def _plain(text: str) -> str:

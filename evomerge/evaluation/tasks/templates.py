@@ -23,16 +23,12 @@ Rendered: TypeAlias = dict[tuple[str, int], tuple[Any, Any]]
 
 
 class TaskTemplate(Template):
-    """A template of `TaskTemplates`; `text` is what the task's YAML has."""
+    """A template of `TaskTemplates`, which raises a ConfigError; `text` is what the YAML has."""
 
     text: str
 
     def render(self, *values: Any, **named: Any) -> str:
-        """Return the text that the template makes of a document.
-
-        Raises:
-            ConfigError: it does what the sandbox does not allow, or fails.
-        """
+        """Return the text that the template makes of a document."""
         with _explained(self.text):
             return super().render(*values, **named)
 
@@ -52,11 +48,7 @@ class TaskTemplates(SandboxedEnvironment):
         self._kept = lru_cache(maxsize=1000)(super().from_string)
 
     def from_string(self, source: Any, *arguments: Any, **options: Any) -> Template:
-        """Return the template with this text.
-
-        Raises:
-            ConfigError: it is no template.
-        """
+        """Return the template with this text; ConfigError: it is none."""
         with _explained(str(source)):
             made = self._kept(source, *arguments, **options)
         assert isinstance(made, TaskTemplate)
@@ -100,11 +92,8 @@ def templates_in_sandbox() -> Iterator[None]:
 def rendered_once(task: Any, known: Rendered) -> Iterator[None]:
     """While the context is open, a task renders the target and choices of a document once.
 
-    lm-eval renders both whenever it computes a document's metrics: for every candidate.
-
-    Args:
-        task: the lm-eval task.
-        known: what was rendered before; it is added to.
+    lm-eval renders both whenever it computes a document's metrics: for every candidate. What was
+    rendered before is in `known`.
     """
 
     def once(name: str, render: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,10 +107,10 @@ def rendered_once(task: Any, known: Rendered) -> Iterator[None]:
 
         return recall
 
-    names = [name for name in ("doc_to_target", "doc_to_choice") if hasattr(task, name)]
-    vars(task).update({name: once(name, getattr(task, name)) for name in names})
+    own = {k: getattr(task, k) for k in ("doc_to_target", "doc_to_choice") if hasattr(task, k)}
+    vars(task).update({name: once(name, render) for name, render in own.items()})
     try:
         yield
     finally:
-        for name in names:
+        for name in own:
             delattr(task, name)
