@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,30 +19,19 @@ TOKEN = "hf_thisIsSecret0123456789"
 class FakeHub:
     """Repositories, stored large files, and the requests that came in.
 
-    Attributes:
-        private: id of a repository -> whether it is private.
-        files: id of a repository -> path -> content, as committed. Of a file in Xet storage it is
-            the SHA-256.
-        stored: SHA-256 -> content of an uploaded large file, committed or not.
-        uploads: SHA-256 of every large file whose upload began.
-        asked: the requests: path, token, body (None if it is not JSON).
-        refusals: path -> (status, message) of requests that are refused.
-        trouble: SHA-256 -> what happens to its upload in the middle, once: `drop` the connection,
-            or `hang` until the test ends.
-        hanging: set when an upload hangs.
-        xet: folder that the client uses as Xet storage (`local://` is for such tests), or None:
-            large files are uploaded to this server with LFS.
+    `xet`: folder that the client uses as Xet storage (`local://` is for such tests), or None: large
+    files are uploaded to this server with LFS.
     """
 
     def __init__(self, xet: Path | None = None) -> None:
         self.xet = xet
-        self.private: dict[str, bool] = {}
-        self.files: dict[str, dict[str, bytes]] = {}
-        self.stored: dict[str, bytes] = {}
-        self.uploads: list[str] = []
-        self.asked: list[dict] = []
-        self.refusals: dict[str, tuple[int, str]] = {}
-        self.trouble: dict[str, str] = {}
+        self.private: dict[str, bool] = {}  # by id of a repository
+        self.files: dict[str, dict[str, bytes]] = {}  # committed; the SHA-256 of one in Xet storage
+        self.stored: dict[str, bytes] = {}  # SHA-256 -> large file, committed or not
+        self.uploads: list[str] = []  # SHA-256 of every large file whose upload began
+        self.asked: list[dict] = []  # path, token, body (None if it is not JSON)
+        self.refusals: dict[str, tuple[int, str]] = {}  # path -> status, message
+        self.trouble: dict[str, str] = {}  # SHA-256 -> `drop` or `hang` in its upload, once
         self.hanging = threading.Event()
         self.over = threading.Event()
         self.address = ""
@@ -58,16 +47,10 @@ class FakeHub:
         return 200, url
 
     def preupload(self, body) -> tuple[int, dict]:
-        modes = [
-            {
-                "path": item["path"],
-                "uploadMode": "lfs" if item["path"].endswith(".safetensors") else "regular",
-                "shouldIgnore": False,
-                "oid": None,
-            }
-            for item in body["files"]
-        ]
-        return 200, {"files": modes}
+        ways = {name: "lfs" if name.endswith(".safetensors") else "regular"
+                for name in (item["path"] for item in body["files"])}  # fmt: skip
+        same = {"shouldIgnore": False, "oid": None}
+        return 200, {"files": [{"path": k, "uploadMode": v, **same} for k, v in ways.items()]}
 
     def batch(self, body) -> tuple[int, dict]:
         objects = []
@@ -126,25 +109,23 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
 
         def do_POST(self):
             text = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-            path = self.path.partition("?")[0]
-            try:
+            path, body = self.path.partition("?")[0], None
+            with suppress(json.JSONDecodeError):
                 body = json.loads(text or "{}")
-            except json.JSONDecodeError:
-                body = None
+            self.note(path, body)
+            self.reply(*hub.answer(path, text))
+
+        def note(self, path, body):
             token = self.headers.get("Authorization")
             hub.asked.append({"path": path, "token": token, "body": body})
-            self.reply(*hub.answer(path, text))
 
         do_GET = do_POST  # noqa: N815
 
         def do_PUT(self):
             length, oid = int(self.headers["Content-Length"]), self.path.rpartition("/")[2]
             hub.uploads.append(oid)
-            hub.asked.append(
-                {"path": self.path, "token": self.headers.get("Authorization"), "body": None}
-            )
-            trouble = hub.trouble.pop(oid, None)
-            if trouble:
+            self.note(self.path, None)
+            if trouble := hub.trouble.pop(oid, None):
                 self.rfile.read(length // 2)
                 if trouble == "hang":
                     hub.hanging.set()

@@ -25,9 +25,8 @@ Reference: TypeAlias = Callable[[Problem, int, int], float]
 """Searches a problem with a seed and a number of trials; returns the `quality` that it reaches."""
 
 ERROR = 0.004
-"""Probability with which an optimizer as good as its reference fails `check_search`, at most; each
+"""Largest probability with which an optimizer as good as its reference fails `check_search`; each
 condition has an equal part of it."""
-
 
 WORSE = "The reference searches better"
 
@@ -38,12 +37,11 @@ class Condition:
 
     Attributes:
         width: number of open trials; None: a whole generation, told in the order of asking.
-        baselines: what is told before the trials, on top of them. `twice`: the
-            start and two corners, all of them twice. `generation`: a generation of random points,
-            but three at least; every third fails, and every third is NaN.
-        faults: whether a tenth of the trials fail, a twentieth is NaN, and a twentieth is never
-            told.
-        share: so much of the trials the reference gets, since the condition costs something.
+        baselines: told before the trials. `twice`: the start and two corners, each twice.
+            `generation`: three random points or a generation of them; every third fails, and every
+            third is NaN.
+        faults: a tenth of the trials fail, a twentieth is NaN, and a twentieth is never told.
+        share: of the trials that the reference gets, since the condition costs something.
     """
 
     width: int | None = 1
@@ -61,18 +59,12 @@ CONDITIONS: Mapping[str, Condition] = {
     "failures": Condition(faults=True, share=0.7),
 }
 
-
 FAST = ("a generation of open trials", "baselines told twice", "a generation of baselines")
-"""The conditions of the short test. None costs an algorithm anything, so the reference
-gets as many trials; that failures rank last is an exact law (`check_learning`)."""
+"""The conditions of the short test, of which none costs an algorithm anything."""
 
 
 def quality(problem: Problem, losses: Sequence[Sequence[float]]) -> float:
-    """Return how good the found points are together; lower is better.
-
-    Returns:
-        the smallest loss, if there is one objective; else minus the hypervolume.
-    """
+    """Return how good points are together: the smallest loss, or minus the hypervolume."""
     if problem.objectives == 1:
         return min((row[0] for row in losses), default=math.inf)
     from pymoo.indicators.hv import HV
@@ -97,10 +89,7 @@ def search(
     for _ in range(trials):
         genome = optimizer.ask()
         found.append(problem.losses(genome))
-        require(
-            not is_real or genome not in asked,
-            "A genome was proposed again, although there is an infinite number of others.",
-        )
+        require(not is_real or genome not in asked, "A genome was proposed again.")
         if found[-1] == (0.0,):  # nothing is better
             break
         asked.add(genome)
@@ -124,23 +113,15 @@ def check_search(
 ) -> None:
     """Check that an optimizer searches as well as the algorithm that it names.
 
-    In every condition, it must be no worse than the reference: a one-sided rank-sum test (Mann &
-    Whitney 1947), whose rank sums are pooled over the problems (van Elteren 1960), finds no
-    difference. An optimizer as good as its reference fails this with a probability of 0.4 % at
-    most, all conditions together. Without a reference, it must be better than random search in
-    every condition, by the same test with an error of 1 %. In both cases half of the seeds must
-    still improve in the last two thirds of the trials (not on problems without real genes, where
-    the optimum may be found before).
+    In every condition, it must be no worse than the reference, the algorithm in its own package: a
+    one-sided rank-sum test (Mann & Whitney 1947), whose rank sums are pooled over the problems (van
+    Elteren 1960), finds no difference. Without a reference, it must be better than random search,
+    by the same test with an error of 1 %. In both cases half of the seeds must still improve in the
+    last two thirds of the trials, where there are real genes.
 
-    Args:
-        reference: the algorithm in its own package, or None.
-        problems: names of `PROBLEMS`; those with another number of objectives are left out.
-        seeds: number of searches with each problem and condition, at least 5. The reference, or
-            random search, has twice as many.
-        first_seed: of the searches; those of the reference begin 1,000 later.
-
-    Raises:
-        AssertionError: the optimizer is worse. `WORSE` is in the message if it is by comparison.
+    `problems` with another number of objectives are left out. There are `seeds` searches with each
+    problem and condition, at least 5, and twice as many of the reference, whose seeds begin 1,000
+    later. `WORSE` is in the message of an optimizer that is worse by comparison.
     """
     chosen = {name: PROBLEMS[name] for name in problems if PROBLEMS[name].objectives == objectives}
     known: dict[tuple[str, int], list[float]] = {}
