@@ -94,8 +94,7 @@ class Evaluator:
     def code_tasks(self) -> list[str]:
         """The tasks that run code which models write."""
         sets = (self.default, *self.by_split.values())
-        names = (name for of in sets if of.harness for name in of.harness.code_tasks)
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(name for of in sets if of.harness for name in of.harness.origins))
 
     def tasks_of(self, split: Split) -> TaskSet:
         """Return the tasks that supply a split's documents."""
@@ -210,7 +209,12 @@ class Evaluator:
         with _failures():
             if of_model:
                 model = self._fresh(model)
-                self._run(model, split, of_model)
+                requests = [self.requests(split, t)[i] for t, ids in of_model.items() for i in ids]
+                for task, ids in of_model.items():
+                    requests += self._written(split, task, ids)
+                assert self.forward is not None
+                with self._scoring_context(model):
+                    self.forward(model, (split, tuple(of_model.items())), requests)
                 rows = {task: self._measured(split, task, ids) for task, ids in of_model.items()}
             for task in (task for task in asked if task not in of_model):
                 model, function = self._fresh(model), self.tasks_of(split).functions[task]
@@ -221,22 +225,12 @@ class Evaluator:
                 rows[task] = dict(zip(asked[task], metrics, strict=True))
         return Answers({task: rows[task] for task in asked})
 
-    def _run(self, model: Any, split: Split, asked: Mapping[str, tuple[int, ...]]) -> None:
-        """Let a model answer the requests of some documents, by task."""
-        requests = [self.requests(split, task)[i] for task, ids in asked.items() for i in ids]
-        requests += [
-            item for task, ids in asked.items() for item in self._written(split, task, ids)
-        ]
-        assert self.forward is not None
-        with self._scoring_context(model):
-            self.forward(model, (split, tuple(asked.items())), requests)
-
     def _measured(self, split: Split, task: str, ids: Sequence[int]) -> dict[int, DocumentMetrics]:
         """Return the metrics of documents of a task of lm-eval, from the latest answers."""
         harness = self.tasks_of(split).harness
         assert harness is not None
-        requests = {document: self.requests(split, task)[document] for document in ids}
-        answered = {i: [item.instance for item in of] for i, of in requests.items()}
+        requests = self.requests(split, task)
+        answered = {document: [item.instance for item in requests[document]] for document in ids}
         self._answered.setdefault((split, task), {}).update(answered)
         rows = dict(zip(ids, harness.measure(task, list(answered.values())), strict=True))
         for document, row in rows.items():

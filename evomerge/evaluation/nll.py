@@ -4,7 +4,7 @@ It is summed over the tokens of the answer, with lm-eval's own prompt. Where the
 log-likelihoods itself, it is that of its own request: of the right choice (of several right ones,
 the likeliest), or of the scored text. A generated answer can be written in several forms, with or
 without the delimiter, ended by the end token or a stop string. For each document that form counts
-which the scored model itself finds likeliest: so a score depends only on the model and the document.
+which the scored model itself finds likeliest: so a score depends on model and document.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import itertools
 import logging
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -35,18 +35,6 @@ DocumentRequests: TypeAlias = Sequence[Request]
 _MAX_PREPARED = 8  # sets of documents whose batches are kept
 _CACHED_PER_TOKEN = 4  # cached tokens that take about as much memory as one computed token
 _SCORED, _CONTINUED = 3, 4  # documents of each task on which the ways of running are compared
-
-
-@dataclass
-class _Prepared:
-    """The batches for one set of documents."""
-
-    scored: list[Request]  # their continuations are indexed one after the other
-    batches: list[Batch]
-    prompted: list[Request]  # those that our own loop generates for
-    prompts: list[Prompt]
-    groups: list[list[int]]  # batches of indices into `prompts`
-    others: list[Request]  # those that lm-eval itself answers
 
 
 class Forward:
@@ -75,7 +63,7 @@ class Forward:
         self.shared = False
         self.batching, self.oom_backoffs = batching(model, batch_size), 0
         self.pad = int(tokenizer.pad_token_id or 0)
-        self._prepared: dict[Hashable, _Prepared] = {}
+        self._prepared: dict[Hashable, tuple[list[Batch], list[Prompt], list[list[int]]]] = {}
         self._stops: dict[tuple[str, ...], Stops] = {}
 
     def __call__(self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]) -> None:
@@ -88,7 +76,7 @@ class Forward:
         """
         while True:
             try:
-                self._answer(model, self._prepare(model, key, documents))
+                self._answer(model, key, documents)
                 return
             except RuntimeError as error:
                 if not is_exhausted(error):
@@ -118,23 +106,19 @@ class Forward:
             prompted = [request for request in requests if request.prompt is not None]
             if prompted and self.own_loop:
                 self._check_generation(model, prompted)
-            left = next(filter(self._is_left, requests), None)
-            if left is not None:
+            for left in list(filter(self._is_left, requests))[:1]:
                 with _refusing(model):
                     self.reference.answer_alone(model, left)
 
     def _is_left(self, request: Request) -> bool:
         """Return whether lm-eval itself answers a request."""
-        is_text = request.kind == "generate_until"
-        has_own = self.own_loop and request.prompt is not None
-        return self.reference.is_alone or (is_text and not has_own)
+        is_ours = self.own_loop and request.prompt is not None
+        return self.reference.is_alone or (request.kind == "generate_until" and not is_ours)
 
     def _check_scoring(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
         continuations = [c for requests in samples for r in requests for c in r.continuations]
-        single = [
-            Batch.of(separate([continuation], [index]), self.pad, model.device)
-            for index, continuation in enumerate(continuations)
-        ]
+        alone = (separate([item], [index]) for index, item in enumerate(continuations))
+        single = [Batch.of(rows, self.pad, model.device) for rows in alone]
         with _refusing(model):
             truth = likelihood.score(model, single, len(continuations), gather=False)
 
@@ -165,8 +149,8 @@ class Forward:
         try:
             groups = generation.make_batches(prompts, self.batching)
             texts = self.generate(model, prompts, groups)
-            right = map(partial(generation.is_greedy_up_to_rounding, model), prompts, texts)
-            self.own_loop = all(right)
+            is_right = partial(generation.is_greedy_up_to_rounding, model)
+            self.own_loop = all(map(is_right, prompts, texts))
         except Exception as error:
             log.debug("generation: %s", error)
             self.own_loop, texts = False, [[] for _ in prompts]
@@ -180,28 +164,6 @@ class Forward:
             self.own_loop = ours == theirs or not is_part
         log.debug("generation: own loop=%s", self.own_loop)
 
-    def _prepare(
-        self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]
-    ) -> _Prepared:
-        if key in self._prepared:
-            return self._prepared[key]
-        requests = [request for document in documents for request in document]
-        rows = continuation_rows(documents, self.packed)
-        prompted = [r for r in requests if r.prompt is not None and self.own_loop]
-        prompts = [prompt for request in prompted for prompt in request.prompts]
-        prepared = _Prepared(
-            [r for r in requests if r.kind != "generate_until" and not self._is_left(r)],
-            self._batches(rows, model.device, self.shared),
-            prompted,
-            prompts,
-            generation.make_batches(prompts, self.batching),
-            [request for request in requests if self._is_left(request)],
-        )
-        while len(self._prepared) >= _MAX_PREPARED:
-            self._prepared.pop(next(iter(self._prepared)))
-        self._prepared[key] = prepared
-        return prepared
-
     def _batches(self, rows: Sequence[Row], device: torch.device, shared: bool) -> list[Batch]:
         batches = []
         for prefix, rest in by_prefix(rows) if shared else [((), rows)]:
@@ -210,16 +172,28 @@ class Forward:
                 batches.append(Batch.of([rest[i] for i in group], self.pad, device, prefix))
         return batches
 
-    def _answer(self, model: Any, prepared: _Prepared) -> None:
-        count = sum(len(request.continuations) for request in prepared.scored)
-        scores = likelihood.score(model, prepared.batches, count, self.gather)
-        remaining = iter(scores)
-        for request in prepared.scored:
+    def _answer(self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]) -> None:
+        requests = [request for document in documents for request in document]
+        left = [request for request in requests if self._is_left(request)]
+        scored = [r for r in requests if r.kind != "generate_until" and not self._is_left(r)]
+        prompted = [r for r in requests if r.prompt is not None and self.own_loop]
+        if key not in self._prepared:
+            rows = continuation_rows(documents, self.packed)
+            batches = self._batches(rows, model.device, self.shared)
+            prompts = [prompt for request in prompted for prompt in request.prompts]
+            groups = generation.make_batches(prompts, self.batching)
+            while len(self._prepared) >= _MAX_PREPARED:
+                self._prepared.pop(next(iter(self._prepared)))
+            self._prepared[key] = batches, prompts, groups
+        batches, prompts, groups = self._prepared[key]
+        count = sum(len(request.continuations) for request in scored)
+        remaining = iter(likelihood.score(model, batches, count, self.gather))
+        for request in scored:
             request.answer_scored([next(remaining) for _ in request.continuations])
-        generated = iter(self.generate(model, prepared.prompts, prepared.groups))
-        for request in prepared.prompted:
+        generated = iter(self.generate(model, prompts, groups))
+        for request in prompted:
             self.reference.answer(request, [next(generated) for _ in request.prompts])
-        for request in prepared.others:
+        for request in left:
             self.reference.answer_alone(model, request)
 
     def halve(self, oom_backoffs: int) -> None:

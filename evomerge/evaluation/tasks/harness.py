@@ -45,6 +45,7 @@ class Harness:
 
     Attributes:
         tasks: lm-eval's task objects by the objectives' names, which may differ from lm-eval's.
+        origins: of the tasks that run code which the model writes.
 
     Raises:
         ConfigError: a folder or a task does not exist, or a task cannot be loaded.
@@ -66,7 +67,7 @@ class Harness:
         folders = [str(folder) for folder in include]
         self._code = CodeProcess(folders)
         self._loader = TaskLoader(folders, fewshot, generation or {}, allow_code)
-        self._origins: dict[str, Origin] = {}  # of the tasks that run code
+        self.origins: dict[str, Origin] = {}
         with quiet(bars=True), seeded(), templates_in_sandbox():
             self._loader.manager(tasks, "objectives")
             for name in dict.fromkeys(tasks):
@@ -87,7 +88,7 @@ class Harness:
         """
         other = copy.copy(self)
         other.tasks, other._groups = dict(self.tasks), dict(self._groups)
-        other._origins = dict(self._origins)
+        other.origins = dict(self.origins)
         with quiet(bars=True), seeded(), templates_in_sandbox():
             other._loader.manager([*replacements.values()], f"{where}.tasks")
             for name, source in replacements.items():
@@ -113,16 +114,16 @@ class Harness:
                 )
             top[name] = top.pop(source)
         for leaf, task in tasks.items():
-            self._origins.pop(leaf, None)
+            self.origins.pop(leaf, None)
             if runs_code(task):
-                self._origins[leaf] = source, source if leaf == name else leaf
+                self.origins[leaf] = source, source if leaf == name else leaf
         self.tasks |= tasks
         self._groups |= groups
 
     def _tried(self, task: str, requests: Sequence[Instance]) -> DocumentMetrics:
         """Return the metrics of a document; none if code that it runs gives no result."""
-        if task in self._origins:
-            return self._code.metrics(self._origins[task], [requests], {})[0]
+        if task in self.origins:
+            return self._code.metrics(self.origins[task], [requests], {})[0]
         return document_metrics(self.tasks[task], [requests])[0]
 
     def _select_split(self, name: str, task_split: str, where: str) -> TaskInfo:
@@ -146,30 +147,29 @@ class Harness:
         task = self.tasks[name] = self._loader.load(info.name, where, changes)[0][info.name]
         return replace(info, documents=len(task.eval_docs), task_split=task_split)
 
-    def build(self, task: str, ids: Sequence[int], reference: ReferenceLM) -> list[list[Instance]]:
+    def build(
+        self, task: str, ids: Sequence[int], reference: ReferenceLM | None
+    ) -> list[list[Instance]]:
         """Return the requests of each document: those of `simple_evaluate(samples={task: ids})`.
 
         The ids are ascending and unique. Few-shot examples are drawn in their order, starting from
-        the same seed in each call, so a document's prompt depends on the other ids too.
+        the same seed in each call, so a document's prompt depends on the other ids too. Chats are
+        written by the template of a reference, or without one.
 
         Raises:
             ConfigError: lm-eval makes no requests of a document.
         """
-        return self._build(task, ids, reference.chat_template, reference.tokenizer_name)
-
-    def _build(
-        self, task: str, ids: Sequence[int], template: Callable[..., str], tokenizer: str
-    ) -> list[list[Instance]]:
-        subject = self.tasks[task]
+        subject, is_chat = self.tasks[task], self.apply_chat_template
+        template = reference.chat_template if reference else _turns
         with quiet(bars=True), seeded(), templates_in_sandbox(), only_documents(subject, ids):
             subject.set_fewshot_seed(seed=_FEWSHOT_SEED)
             subject.build_all_requests(
                 samples=dict.fromkeys(ids),  # lm-eval tests `in samples` for every document
                 system_instruction=None,
-                apply_chat_template=self.apply_chat_template,
-                fewshot_as_multiturn=self.apply_chat_template,
-                chat_template=template if self.apply_chat_template else None,
-                tokenizer_name=tokenizer if self.apply_chat_template else "",
+                apply_chat_template=is_chat,
+                fewshot_as_multiturn=is_chat,
+                chat_template=template if is_chat else None,
+                tokenizer_name=reference.tokenizer_name if reference and is_chat else "",
             )
         found = groupby(subject.instances, key=lambda instance: instance.doc_id)
         documents = [sorted(requests, key=lambda instance: instance.idx) for _, requests in found]
@@ -186,25 +186,19 @@ class Harness:
 
         Chat templates belong to the tokenizer, so prompts count without them.
         """
-        requests = self._build(task, spread(ids, RENDERED), _turns, "")
+        requests = self.build(task, spread(ids, RENDERED), None)
         with quiet(), templates_in_sandbox():
             return task_digests(self.tasks[task], ids, requests)
 
     def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
         """Return the metrics of each document, from the answers (`resps`) in its requests."""
         subject = self.tasks[task]
-        if task in self._origins:
-            metrics = self.info.tasks[task].metrics
-            worst = {key: 0.0 if item.higher_is_better else 1.0 for key, item in metrics.items()}
-            own = {key: value for key, value in worst.items() if key not in (NLL, TOKENS)}
-            return self._code.metrics(self._origins[task], documents, own)
+        if task in self.origins:
+            metrics = {**self.info.tasks[task].metrics, NLL: None, TOKENS: None}
+            worst = {key: 1.0 - item.higher_is_better for key, item in metrics.items() if item}
+            return self._code.metrics(self.origins[task], documents, worst)
         with quiet(), templates_in_sandbox(), rendered_once(subject, self._rendered):
             return document_metrics(subject, documents)
-
-    @property
-    def code_tasks(self) -> list[str]:
-        """The tasks that run code which the model writes."""
-        return list(self._origins)
 
     def reference_answer(self, task: str, document: Any) -> tuple[str, str]:
         """Return the reference answer of a document, and the task's delimiter before it.
