@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -31,28 +30,21 @@ def copy_of(name: str, folder: Path, template: str | None = None, **config: Any)
 
 def edit_generation(folder: Path, **values: Any) -> None:
     """Set keys of a model's generation config."""
-    file = folder / "generation_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    edit_config(folder, "generation_config.json", **values)
 
 
 def edit_tokenizer(folder: Path, **values: Any) -> None:
     """Set keys of a model's tokenizer config."""
-    file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    edit_config(folder, "tokenizer_config.json", **values)
 
 
 def search_over(parents: list[Path], base: Path, *, chat: bool = False, **more: Any) -> dict:
     """Return a search file for a few candidates on arithmetic."""
     evaluation = {**SMALL["evaluation"], "chat_template": chat}
-    return {
-        **SMALL,
-        "parents": list(map(str, parents)),
-        "base": str(base),
-        "objectives": [{"task": "zoo_maths", "metric": "exact_match"}],
-        "evaluation": evaluation,
-        "budget": {"candidates": 4},
-        **more,
-    }
+    models = {"parents": list(map(str, parents)), "base": str(base)}
+    objectives = [{"task": "zoo_maths", "metric": "exact_match"}]
+    about = {"objectives": objectives, "evaluation": evaluation, "budget": {"candidates": 4}}
+    return {**SMALL, **models, **about, **more}
 
 
 def problem_of(data: dict) -> CheckedSearch:

@@ -17,11 +17,9 @@ from evomerge.space.protocol import Gene, Genome
 
 @dataclass(frozen=True)
 class Problem:
-    """A function of genomes that is minimised.
+    """A function of genomes that is minimised: `losses` of 0 or more, one for each objective.
 
-    Attributes:
-        losses: returns the losses of a genome, one for each objective, 0 or more.
-        worst: for several objectives: the corner up to which hypervolumes are measured.
+    `worst` is the corner up to which hypervolumes of several objectives are measured.
     """
 
     genes: tuple[Gene, ...]
@@ -83,20 +81,16 @@ def _dtlz2(genome: Genome) -> tuple[float, float, float]:
     """Three objectives (Deb et al. 2002); the front is an eighth of a sphere around the origin."""
     a, b = math.pi / 2 * genome[0], math.pi / 2 * genome[1]
     radius = 1 + sum((x - 0.5) ** 2 for x in genome[2:])
-    return (
-        radius * math.cos(a) * math.cos(b),
-        radius * math.cos(a) * math.sin(b),
-        radius * math.sin(a),
-    )
+    flat = radius * math.cos(a)
+    return flat * math.cos(b), flat * math.sin(b), radius * math.sin(a)
 
 
+_FLAGS = tuple(Gene(f"bit{place}", "binary", 0, 1, place % 2) for place in range(20))
 PROBLEMS: Mapping[str, Problem] = {
     "sphere": Problem(_reals(8), _sphere),
     "ellipsoid": Problem(_reals(8), _ellipsoid),
     "rastrigin": Problem(_reals(8), _rastrigin),
-    "one-max": Problem(
-        tuple(Gene(f"bit{place}", "binary", 0, 1, place % 2) for place in range(20)), _one_max
-    ),
+    "one-max": Problem(_FLAGS, _one_max),
     "mixed": Problem(_MIXED, _mixed),
     "zdt1": Problem(_reals(8), _zdt1, 2, (1.1, 8.0)),
     "dtlz2": Problem(_reals(10), _dtlz2, 3, (2.5, 2.5, 2.5)),

@@ -1,9 +1,8 @@
 """Valid files with something wrong in them, and the promise that a parser keeps for any bytes.
 
-A mutated file is made from the plain values of a valid one: a node is left out, doubled, swapped
-with another or replaced by something that nobody expects there, down to texts that plain values
-cannot say (tags, anchors, 5,000 lists in each other). What it makes is YAML or JSON text. One in
-twelve is written in another encoding or with other ends of lines, or is cut.
+In the plain values of a valid file a node is left out, doubled, swapped with another or replaced by
+something that nobody expects there, down to texts that plain values cannot say (tags, anchors,
+5,000 lists in each other). One in twelve has another encoding or other ends of lines, or is cut.
 """
 
 from __future__ import annotations
@@ -51,42 +50,32 @@ _YAML_TEXTS = [
     "0b_", "1:60:59", "0x" + "f" * 6000, "&loop [*loop]", "&loop {a: *loop}", "*nothing",
     "{? [1]: 2}", "{? {a: 1}: 2}", "{1: 2, 1.5: 3, true: 4, null: 5}", "{a: 1, a: 2}", "{<<: 1}",
     "{<<: [1]}", "{<<: {a: 1}, a: 2}", "=", "<<", "{=: 1}", '"\\U99999999"', '"\\UFFFFFFFF"',
-    "[&b0 [x,x,x,x,x,x,x,x,x], &b1 [*b0,*b0,*b0,*b0,*b0,*b0,*b0,*b0,*b0], "
-    "&b2 [*b1,*b1,*b1,*b1,*b1,*b1,*b1,*b1,*b1], &b3 [*b2,*b2,*b2,*b2,*b2,*b2,*b2,*b2,*b2], "
-    "&b4 [*b3,*b3,*b3,*b3,*b3,*b3,*b3,*b3,*b3], &b5 [*b4,*b4,*b4,*b4,*b4,*b4,*b4,*b4,*b4], "
-    "&b6 [*b5,*b5,*b5,*b5,*b5,*b5,*b5,*b5,*b5], &b7 [*b6,*b6,*b6,*b6,*b6,*b6,*b6,*b6,*b6], "
-    "&b8 [*b7,*b7,*b7,*b7,*b7,*b7,*b7,*b7,*b7]]",
+    "[&b0 [x], " + ", ".join(f"&b{i + 1} [{', '.join(9 * [f'*b{i}'])}]" for i in range(8)) + "]",
 ]  # fmt: skip
 
+_CHANGES = ["replace", "replace", "drop", "double", "swap", "wrap", "key", "twice"]
 _SLOT = re.compile(r'"@@(\d+)@@"')
 
 
 def value_or_error(call: Callable[[], Any]) -> Any:
     """Return what a parser makes of its text; None where it says what is wrong.
 
-    Fails where it raises anything but an EvomergeError, or one that is not one short, printable
-    sentence.
+    Its EvomergeError must be one short, printable sentence.
     """
     try:
         return call()
     except EvomergeError as error:
         sentence = str(error)
-        assert sentence
-        assert len(sentence) < LONGEST_SENTENCE, sentence[:200]
-        assert len(sentence.splitlines()) == 1, sentence
-        assert sentence.isprintable(), sentence
+        assert 0 < len(sentence) < LONGEST_SENTENCE, sentence[:200]
+        assert sentence.isprintable() and len(sentence.splitlines()) == 1, sentence
         sentence.encode()
         return None
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    keys = (
-        list(value)
-        if isinstance(value, dict)
-        else range(len(value))
-        if isinstance(value, list)
-        else []
-    )
+    keys = list(value) if isinstance(value, dict) else []
+    if isinstance(value, list):
+        keys = list(range(len(value)))
     return [path, *(place for key in keys for place in _places(value[key], (*path, key)))]
 
 
@@ -109,11 +98,7 @@ def _mutated(draw: st.DrawFn, valid: Any, texts: list[str]) -> str:
                 return _text(draw(strange), texts)
             continue
         above, key = _at(data, place[:-1]), place[-1]
-        match draw(
-            st.sampled_from(
-                ["replace", "replace", "drop", "double", "swap", "wrap", "key", "twice"]
-            )
-        ):
+        match draw(st.sampled_from(_CHANGES)):
             case "replace":
                 above[key] = draw(strange)
             case "drop":

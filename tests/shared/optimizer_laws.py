@@ -21,22 +21,13 @@ def check_laws(
     reference: Reference | None = None,
     seeds: int = 10,
 ) -> None:
-    """Check all laws of an optimizer that learns.
+    """Check all laws of an optimizer that learns; see `check_search`.
 
-    Args:
-        genes: the genes that it searches. Without a choice, for example, it is not tried on
-            functions of choices.
-        reference: the algorithm in its own package, which it must equal; None: it must be better
-            than random search.
-        seeds: number of searches with each function and condition; 0: functions are not searched.
+    Functions of genes of other kinds than `genes` have are not searched, nor any with 0 seeds.
     """
     check_optimizer(create, genes, trials, objectives)
     check_learning(create, genes, objectives)
-    kinds = {gene.kind for gene in genes}
-    names = [
-        name
-        for name in ("sphere", "mixed", "one-max", "zdt1", "dtlz2")
-        if {gene.kind for gene in PROBLEMS[name].genes} <= kinds
-    ]
+    kinds, short = {gene.kind for gene in genes}, ("sphere", "mixed", "one-max", "zdt1", "dtlz2")
+    names = [name for name in short if {gene.kind for gene in PROBLEMS[name].genes} <= kinds]
     if seeds:
         check_search(create, reference, objectives, names, FAST, min(trials, 150), seeds)

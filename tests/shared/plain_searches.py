@@ -1,7 +1,6 @@
 """The algorithms in their own packages: what the optimizers of evomerge are compared with.
 
-They search in the coordinates of the cube, which are given to them as they are: with the same
-start, steps, bounds and population, and one generation after the other.
+They search in the coordinates of the cube, with the same start, steps, bounds and population.
 """
 
 import math
@@ -41,12 +40,9 @@ def pycma(diagonal):
     def run(problem, seed, trials):
         searched = Searched(problem)
         options = {
-            "bounds": [list(searched.low), list(searched.high)],
-            "CMA_diagonal": diagonal,
-            "randn": np.random.RandomState(seed).randn,
-            "seed": math.nan,
-            "verbose": -9,
-        }
+            "bounds": [list(searched.low), list(searched.high)], "CMA_diagonal": diagonal,
+            "randn": np.random.RandomState(seed).randn, "seed": math.nan, "verbose": -9,
+        }  # fmt: skip
         plain = cma.CMAEvolutionStrategy(list(0 * searched.low), 1.0, options)
         while len(searched.found) < trials:
             samples = plain.ask()
@@ -62,14 +58,9 @@ def cmaes(problem, seed, trials):
     edges = np.array([(0.5 / k, 1 - 0.5 / k) if k else (0.0, 1.0) for k in cells])
     cube = Cube([*problem.genes], 1 / 6)
     step = cube.step if len(cube.step) == len(cells) else np.full(len(cells), 1 / 6)
-    plain = CMAwM(
-        mean=np.full(len(cells), 0.5) / step,
-        sigma=1.0,
-        bounds=edges / step[:, None],
-        steps=np.array([1 / k if k else 0.0 for k in cells]) / step,
-        n_max_resampling=0,
-        seed=seed,
-    )
+    steps = np.array([1 / k if k else 0.0 for k in cells]) / step
+    about = {"bounds": edges / step[:, None], "steps": steps, "n_max_resampling": 0, "seed": seed}
+    plain = CMAwM(mean=np.full(len(cells), 0.5) / step, sigma=1.0, **about)
     while len(searched.found) < trials:
         told = []
         for _ in range(plain.population_size):
@@ -93,9 +84,8 @@ def of_nevergrad(name, width=1):
         searched = Searched(problem)
         parameter = nevergrad.p.Array(shape=searched.low.shape)
         parameter.random_state = np.random.RandomState(seed)
-        parameter.set_bounds(
-            searched.low, searched.high, method="clipping", full_range_sampling=False
-        )
+        about = {"method": "clipping", "full_range_sampling": False}
+        parameter.set_bounds(searched.low, searched.high, **about)
         plain = nevergrad.optimizers.registry[name](parameter, budget=None, num_workers=1)
         waiting = []
         for _ in range(trials):

@@ -27,38 +27,18 @@ from functools import cache
 from pathlib import Path
 from typing import IO, NoReturn
 
-IMPORTED = (
-    "cma",
-    "datasets",
-    "lm_eval.evaluator",
-    "lm_eval.models.huggingface",
-    "matplotlib.backends.backend_svg",
-    "nevergrad",
-    "transformers.generation.utils",
-    "transformers.integrations.mistral",
-    "transformers.models.llama.modeling_llama",
-    "transformers.tokenization_utils_tokenizers",
-    "evomerge.cli.commands",
-    "evomerge.cli.live",
-    "evomerge.evaluation.evaluator",
-    "evomerge.evaluation.tasks.harness",
-    "evomerge.execute.inline",
-    "evomerge.execute.worker",
-    "evomerge.export.candidate",
-    "evomerge.mergekit.from_recipe",
-    "evomerge.merging.backend",
-    "evomerge.merging.kernels.compiled",
-    "evomerge.merging.resident",
-    "evomerge.optimize.cma",
-    "evomerge.report.page",
-    "evomerge.report.trackers",
-    "evomerge.setup.estimate",
-    "evomerge.setup.preflight",
-    "evomerge.setup.executors",
-    "evomerge.setup.search",
-    "evomerge.space.parameters",
-    "evomerge.strategy.genome",
-)
+OF_OTHERS = """
+    cma datasets lm_eval.evaluator lm_eval.models.huggingface matplotlib.backends.backend_svg
+    nevergrad transformers.generation.utils transformers.integrations.mistral
+    transformers.models.llama.modeling_llama transformers.tokenization_utils_tokenizers
+"""
+OWN = """
+    cli.commands cli.live evaluation.evaluator evaluation.tasks.harness execute.inline
+    execute.worker export.candidate mergekit.from_recipe merging.backend merging.kernels.compiled
+    merging.resident optimize.cma report.page report.trackers setup.estimate setup.preflight
+    setup.executors setup.search space.parameters strategy.genome
+"""
+IMPORTED = (*OF_OTHERS.split(), *(f"evomerge.{name}" for name in OWN.split()))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 """The server's; that of the tests before any of them changed it."""
 READ_AT_IMPORT = ("ATEN_", "CUDA_", "HF_", "MKL_", "NUMBA_", "OMP_", "TRANSFORMERS_")
@@ -77,34 +57,19 @@ def can_fork(changes: Iterable[str]) -> bool:
 class Forked:
     """A command that runs; its methods and exit codes are those of `subprocess.Popen`.
 
-    Args:
-        arguments: the command line without the program's name.
-        module: what is run, as with `python -m`.
-        cwd: its working folder; None: that of this process.
-        env: the whole environment.
-        stdout: an open file for what it prints.
-        stderr: an open file for its messages.
+    `module` is run, as with `python -m`, with arguments in a working folder (None: that of this
+    process), with a whole environment, and two open files.
     """
 
     def __init__(
-        self,
-        arguments: list[str],
-        *,
-        module: str,
-        cwd: Path | None,
-        env: dict[str, str],
-        stdout: IO,
-        stderr: IO,
-    ) -> None:
+        self, arguments: list[str], *, module: str, cwd: Path | None, env: dict[str, str],
+        stdout: IO, stderr: IO,
+    ) -> None:  # fmt: skip
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(server(), [b"!"], [file.fileno() for file in (stdout, stderr, theirs)])
-        about = {
-            "arguments": arguments,
-            "module": module,
-            "cwd": str(cwd or Path.cwd()),
-            "environment": env,
-        }
+        about = {"arguments": arguments, "module": module, "environment": env}
+        about["cwd"] = str(cwd or Path.cwd())
         with ours:
             ours.sendall(json.dumps(about).encode())
             ours.shutdown(socket.SHUT_WR)
@@ -117,11 +82,7 @@ class Forked:
         return self._ended(0)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until the command has ended, and return its exit code.
-
-        Raises:
-            TimeoutExpired: it takes longer than so many seconds.
-        """
+        """Return the exit code at the end; TimeoutExpired: it takes more than so many seconds."""
         code = self._ended(timeout)
         if code is None:
             raise subprocess.TimeoutExpired("evomerge", timeout or 0)
@@ -144,12 +105,8 @@ def server() -> socket.socket:
     """Start a server and return the connection to it; it ends when this process ends."""
     ours, theirs = socket.socketpair()
     with theirs:
-        subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())],
-            env=ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-        )
+        words, fds = [sys.executable, __file__, str(theirs.fileno())], [theirs.fileno()]
+        subprocess.Popen(words, env=ENVIRONMENT, stdin=subprocess.DEVNULL, pass_fds=fds)
     return ours
 
 

@@ -68,19 +68,12 @@ def lines_of(events: Sequence[Event], before: bytes = b"") -> list[bytes]:
 
 FAILED = Failure("merge", "no <finite> weights")
 
+_FIRST, _SECOND = asked(0, "zoo:language"), asked(1, genome=[0.5, 1.0])
+
 STATES: dict[str, tuple[list[Event], bytes]] = {
     "empty": ([], b""),
-    "asked only": ([asked(0, "zoo:language")], b""),
-    "failed only": (
-        [
-            *(asked(0, "zoo:language"), told(0, FAILED)),
-            *(asked(1, genome=[0.5, 1.0]), told(1, FAILED)),
-        ],
-        b"",
-    ),
-    "being written": (
-        [asked(0, "zoo:language"), told(0, scores(3)), asked(1, genome=[0.5, 1.0])],
-        b'5d1e9f00 {"event":"tell","cand',
-    ),
+    "asked only": ([_FIRST], b""),
+    "failed only": ([_FIRST, told(0, FAILED), _SECOND, told(1, FAILED)], b""),
+    "being written": ([_FIRST, told(0, scores(3)), _SECOND], b'5d1e9f00 {"event":"tell","cand'),
 }
 """Name -> events and incomplete last line of a run without a winner."""

@@ -60,25 +60,18 @@ def outcome_of(job: Job) -> Outcome:
 
 
 class ScriptedExecutor:
-    """Runs up to `width` jobs at a time, which end in any order.
+    """Runs up to `width` jobs at a time, of which `ends` chooses the one that ends next.
 
-    Args:
-        ends: chooses which of the running jobs ends next.
-        failing: share of the recipes that fail.
-        dies_after: number of outcomes after which `next` raises an error, as if it was killed.
-        score: makes up the outcome of a job that does not fail.
+    A share `failing` of the recipes fails. After so many outcomes (`dies_after`), `next` raises an
+    error, as if it was killed. `score` makes up the outcome of a job that does not fail.
     """
 
     def __init__(
-        self,
-        width: int,
-        ends: random.Random,
-        failing: float = 0.0,
-        dies_after: int | None = None,
+        self, width: int, ends: random.Random, failing: float = 0.0, dies_after: int | None = None,
         score: Callable[[Job], Outcome] = outcome_of,
-    ) -> None:
-        self.score = score
-        self.width, self.ends, self.failing, self.dies_after = width, ends, failing, dies_after
+    ) -> None:  # fmt: skip
+        self.score, self.width, self.ends = score, width, ends
+        self.failing, self.dies_after = failing, dies_after
         self.queue: list[Job] = []
         self.ids: set[int] = set()
         self.scored: list[tuple[int, str, bool]] = []
@@ -112,12 +105,9 @@ class ScriptedExecutor:
 
 def strategy(optimizer: str, ranking: Ranking, searched: ParameterSpace) -> GenomeStrategy:
     count = len(ranking.objectives) if ranking.has_front else 1
-    return GenomeStrategy(
-        searched,
-        create(optimizer, searched.genes, 3, objectives=count),
-        ranking.values,
-        lambda scores: violation(ranking.constraints, scores),
-    )
+    made = create(optimizer, searched.genes, 3, objectives=count)
+    bounds = ranking.constraints
+    return GenomeStrategy(searched, made, ranking.values, lambda found: violation(bounds, found))
 
 
 def search(
@@ -138,31 +128,20 @@ def search(
 ) -> History:
     """Start or continue a search in a folder, and return its history at the end.
 
-    With a space `searched`, `make` makes its strategy.
-
-    Raises:
-        SearchError: the executor was "killed".
+    With a space `searched`, `make` makes its strategy. SearchError: the executor was "killed".
     """
     searched = searched or space("ab")
     run = RunFolder(path) if path.exists() else RunFolder.create(path, "{}", {"made": "up"})
     with Journal(run.journal_path) as journal:
         logbook = Logbook(run, journal, followers)
+        attempts = Attempts(run.path / "attempts.jsonl")
         session = Session(
-            logbook,
-            lambda: executor,
-            lambda candidate: recipe_of(searched, candidate),
-            ranking,
-            recent,
-            Attempts(run.path / "attempts.jsonl"),
-            lambda front, best: None,
-            stop=stop,
-        )
-        Search(
-            session,
-            make or (lambda: strategy(optimizer, ranking, searched)),
-            searched.baselines(),
-            Plan(candidates, None, target, finalists=3, order=order, patience=patience),
-        ).run()
+            logbook, lambda: executor, lambda candidate: recipe_of(searched, candidate), ranking,
+            recent, attempts, lambda front, best: None, stop=stop,
+        )  # fmt: skip
+        make = make or (lambda: strategy(optimizer, ranking, searched))
+        plan = Plan(candidates, None, target, finalists=3, order=order, patience=patience)
+        Search(session, make, searched.baselines(), plan).run()
     return History(run.events())
 
 

@@ -23,9 +23,7 @@ SMALL = {
     "base": "zoo:base",
     "dtype": "float32",
     "space": {
-        "kind": "parameters",
-        "method": "task_arithmetic",
-        "groups": 2,
+        "kind": "parameters", "method": "task_arithmetic", "groups": 2,
         "knobs": {"weight": [0.0, 2.0]},
     },
     "optimizer": {"name": "cma"},
@@ -37,17 +35,13 @@ SMALL = {
         "test": {"documents": 32},
     },
     "budget": {"candidates": 22},
-}
+}  # fmt: skip
 
 STRUCTURED = {
-    "kind": "dataflow",
-    "variant": "structured",
-    "host": "zoo:maths",
+    "kind": "dataflow", "variant": "structured", "host": "zoo:maths", "repeats": 1,
     "outside": {"embeddings": "zoo:language", "head": "zoo:language"},
-    "repeats": 1,
-}
+}  # fmt: skip
 """A space of paths through the layers of both parents; it lacks how many layers they have."""
-
 
 TRUSTING = ("search", "resume", "validate", "evaluate")
 """Commands that take `--trust-code`."""
@@ -68,12 +62,7 @@ def environment(**more) -> dict[str, str]:
 
 
 def start(
-    *arguments,
-    stdout: IO,
-    stderr: IO,
-    module: str = "evomerge",
-    cwd: Path | None = None,
-    **more,
+    *arguments, stdout: IO, stderr: IO, module: str = "evomerge", cwd: Path | None = None, **more
 ):
     """Start a command; what it prints, and its messages, go to open files.
 
@@ -107,9 +96,8 @@ def evomerge(
             process.wait(600)
         for file in (stdout, stderr):
             file.seek(0)
-        done = subprocess.CompletedProcess(
-            arguments, process.returncode, stdout.read(), stderr.read()
-        )
+        texts = stdout.read(), stderr.read()
+        done = subprocess.CompletedProcess(arguments, process.returncode, *texts)
     assert done.returncode == code, done.stderr
     return done
 

@@ -52,6 +52,8 @@ _DEPTHS = (
     *("decoder_layers", "encoder_layers"),
 )
 
+_FULL, _LINEAR, _SLIDING = (f"{kind}_attention" for kind in ("full", "linear", "sliding"))
+
 _EXTRA: dict[str, dict[str, Any]] = {
     "albert": {"num_hidden_groups": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 4, "n_groups": 1},
@@ -59,59 +61,44 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "xlnet": {"d_head": 8, "d_inner": 48},
     "granitemoehybrid": {"layer_types": 2 * ["mamba", "attention"]},
     "bamba": {"attn_layer_indices": [1, 3]},
-    "lfm2": {"layer_types": 2 * ["conv", "full_attention"], "block_ff_dim": 48},
-    "lfm2_moe": {"layer_types": 2 * ["conv", "full_attention"], "num_dense_layers": 1},
+    "lfm2": {"layer_types": 2 * ["conv", _FULL], "block_ff_dim": 48},
+    "lfm2_moe": {"layer_types": 2 * ["conv", _FULL], "num_dense_layers": 1},
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8},
     "jamba": {
-        "attn_layer_period": 2,
-        "attn_layer_offset": 1,
-        "expert_layer_period": 2,
-        "expert_layer_offset": 1,
-        "use_mamba_kernels": False,
+        "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2,
+        "expert_layer_offset": 1, "use_mamba_kernels": False,
     },
     "zamba2": {
-        "num_attention_heads": 4,
-        "layers_block_type": 2 * ["mamba", "hybrid"],
-        "n_mamba_heads": 8,
-        "use_mamba_kernels": False,
-        "adapter_rank": 4,
-        "mamba_headdim": 8,
+        "num_attention_heads": 4, "layers_block_type": 2 * ["mamba", "hybrid"], "n_mamba_heads": 8,
+        "use_mamba_kernels": False, "adapter_rank": 4, "mamba_headdim": 8,
     },
     "zamba": {
-        "layers_block_type": 2 * ["mamba", "hybrid"],
-        "n_mamba_heads": 2,
-        "use_mamba_kernels": False,
-        "attention_head_dim": 16,
+        "layers_block_type": 2 * ["mamba", "hybrid"], "n_mamba_heads": 2,
+        "use_mamba_kernels": False, "attention_head_dim": 16,
     },
     "nemotron_h": {
         "layers_block_type": ["mamba", "attention", "mlp", "mamba"],
-        "hybrid_override_pattern": "M*-M",
-        "mamba_num_heads": 4,
-        "mamba_head_dim": 16,
+        "hybrid_override_pattern": "M*-M", "mamba_num_heads": 4, "mamba_head_dim": 16,
         "ssm_state_size": 4,
     },
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
-    "qwen3_next": {"layer_types": 2 * ["linear_attention", "full_attention"]},
-    "qwen3_5": {"layer_types": 2 * ["linear_attention", "full_attention"]},
+    "qwen3_next": {"layer_types": 2 * [_LINEAR, _FULL]},
+    "qwen3_5": {"layer_types": 2 * [_LINEAR, _FULL]},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 16, "num_layers": 4},
     "mpt": {"d_model": 32, "max_seq_len": 64, "expansion_ratio": 2},
     "dbrx": {"max_seq_len": 64},
     "codegen": {"n_ctx": 64},
     "ctrl": {"dff": 48},
     "gemma3n_text": {
-        "layer_types": 2 * ["sliding_attention", "full_attention"],
-        "intermediate_size": 4 * [48],
+        "layer_types": 2 * [_SLIDING, _FULL], "intermediate_size": 4 * [48],
         "activation_sparsity_pattern": 4 * [0.0],
     },
-    "minimax": {"layer_types": 2 * ["linear_attention", "full_attention"], "block_size": 16},
+    "minimax": {"layer_types": 2 * [_LINEAR, _FULL], "block_size": 16},
     "longcat_flash": {
-        "ffn_hidden_size": 48,
-        "expert_ffn_hidden_size": 16,
-        "zero_expert_num": 1,
-        "num_layers": 2,
+        "ffn_hidden_size": 48, "expert_ffn_hidden_size": 16, "zero_expert_num": 1, "num_layers": 2,
         "moe_topk": 2,
     },
-}
+}  # fmt: skip
 """Further settings by architecture."""
 
 _NAMES = {
@@ -160,37 +147,22 @@ _WITH_MROPE = {
 """Configs whose default has no sections of rotary embeddings that fit small heads."""
 
 _VISION = {
-    "depth": 2,
-    "embed_dim": 32,
-    "image_size": 32,
-    "patch_size": 8,
-    "out_hidden_size": 32,
-    "vision_feature_layer": -1,
-    "resampler_n_latents": 4,
-    "resampler_depth": 2,
-}
+    "depth": 2, "embed_dim": 32, "image_size": 32, "patch_size": 8, "out_hidden_size": 32,
+    "vision_feature_layer": -1, "resampler_n_latents": 4, "resampler_depth": 2,
+}  # fmt: skip
 
 
 def class_name(kind: str) -> str:
-    """Return the name of the model class of an architecture.
-
-    Raises:
-        KeyError: the installed transformers does not have the architecture.
-    """
+    """Return the model class of an architecture; KeyError: transformers does not have it."""
     group = next(group for group, kinds in GROUPS.items() if kind in kinds)
     name = _CLASSES[group][kind]
     return name if isinstance(name, str) else name[0]
 
 
 def small_config(kind: str, layers: int = 4, vocabulary: int = 128) -> Any:
-    """Return a config of an architecture with a few layers and small sizes.
+    """Return a small config of an architecture; KeyError: transformers does not have it.
 
-    Args:
-        layers: number of layers, if there is no vision tower.
-        vocabulary: number of tokens, if there is no vision tower.
-
-    Raises:
-        KeyError: the installed transformers does not have the architecture.
+    It has so many layers and tokens, if there is no vision tower.
     """
     cls = configuration_auto.CONFIG_MAPPING[kind]
     if kind in GROUPS["vl"]:

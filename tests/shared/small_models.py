@@ -49,10 +49,8 @@ _PARTS = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
 def make(folder: Path, name: str) -> None:
     """Write the model KIND-WHICH, for example `bart-one`, beside its twin; or `rows`, or `tasks`.
 
-    KIND is encoder, texts, answers, llava, sightless (its text model), t5, bart, chat, other,
-    mixture, union or an architecture of `tiny`. WHICH is `one` or `two`, or for chat, other and
-    mixture a model of the zoo. Beside these there are `STRANGE` models, and encoder-decoders:
-    `whisper`, `deep`, `headless`, and `half`, which is an encoder.
+    KIND is one of the cases below or an architecture of `tiny`. WHICH is `one` or `two`, or for
+    chat, other and mixture a model of the zoo. Other names are whole: `whisper`, `STRANGE` models.
     """
     if (folder / name).exists():
         return
@@ -101,15 +99,11 @@ def make(folder: Path, name: str) -> None:
                 found.save_pretrained(out)
             tiny.save_tokenizer(out)
         case "mixture":
-            make_mixture(
-                out, which, (which, {"base": "base", "maths": "language"}.get(which, "maths"))
-            )
+            second = {"base": "base", "maths": "language"}.get(which, "maths")
+            make_mixture(out, which, (which, second))
         case "union":  # the second has four words more, in another order
-            words = (
-                tiny.WORDS
-                if seed == 0
-                else [*tiny.WORDS[:4], "w50", "w51", "w52", "w53", *tiny.WORDS[:3:-1]]
-            )
+            more = [*tiny.WORDS[:4], "w50", "w51", "w52", "w53", *tiny.WORDS[:3:-1]]
+            words = more if seed else tiny.WORDS
             tiny.make(out, "llama", seed=seed, tokenizer=False, vocab_size=len(words))
             tiny.save_tokenizer(out, words)
         case _:
@@ -160,9 +154,8 @@ def said(role: str, *numbers: int) -> list[dict[str, str]]:
 
 def rows() -> dict[str, list[dict[str, Any]]]:
     """Return rows for encoders (pairs, questions, labels) and classifiers (texts, answers)."""
-    made: dict[str, list[dict[str, Any]]] = {
-        name: [] for name in ("pairs", "questions", "labels", "texts", "answers")
-    }
+    names = ("pairs", "questions", "labels", "texts", "answers")
+    made: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for i in range(60):
         one, two = words(i, i + 1), words(i * i, i // 44)
         made["pairs"].append({"sentence1": one, "sentence2": two, "score": i * 5 % 7})
@@ -172,11 +165,8 @@ def rows() -> dict[str, list[dict[str, Any]]]:
         made["labels"].append({"text": words(i, 3 * i, i // 44), **label})
         text = words(i, 3 * i, i * i, i // 44)
         made["texts"].append({"text": text, "label": LABELS[i * i % 3]})
-        answers = {
-            "chosen": said("assistant", i, 7 * i),
-            "rejected": said("assistant", 5, i * i),
-        }
-        made["answers"].append({"prompt": said("user", i, i // 44), **answers})
+        told = {"chosen": said("assistant", i, 7 * i), "rejected": said("assistant", 5, i * i)}
+        made["answers"].append({"prompt": said("user", i, i // 44), **told})
     return made
 
 
@@ -209,13 +199,11 @@ def write_tasks(folder: Path) -> None:
         "metric_list": [{"metric": "chrf", "aggregation": "chrf", "higher_is_better": True}],
     }
     choices = {"doc_to_choice": ["w1", "w2 w3", "w4"], "doc_to_target": "label"}
+    asks, sees = {"doc_to_text": "{{question}}"}, {"doc_to_text": "<image> {{question}}"}
     for name, how in (
-        ("written", {"doc_to_text": "{{question}}", **writes}),
-        ("chosen", {"doc_to_text": "{{question}}", "output_type": "multiple_choice", **choices}),
-        (
-            "pictures",
-            {"doc_to_text": "<image> {{question}}", "doc_to_image": ["picture"], **writes},
-        ),
+        ("written", {**asks, **writes}),
+        ("chosen", {**asks, "output_type": "multiple_choice", **choices}),
+        ("pictures", {**sees, "doc_to_image": ["picture"], **writes}),
     ):
         source = {"data_files": {"test": str(folder / "rows.parquet")}}
         task = {"task": name, "dataset_path": "parquet", "dataset_kwargs": source, **how}

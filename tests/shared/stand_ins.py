@@ -29,14 +29,9 @@ from safetensors.torch import load_file, save_file
 
 @dataclass(frozen=True)
 class Model:
-    """A causal model.
+    """A causal model of an architecture of `tiny.CONFIGS`.
 
-    Attributes:
-        architecture: a key of `tiny.CONFIGS`.
-        layers: number of layers.
-        extra_tokens: tokens that are added after the vocabulary that all stand-ins share.
-        tied: whether the head is the embeddings; None is the architecture's default.
-        dtype: of its weights.
+    `extra_tokens` come after the vocabulary that all stand-ins share.
     """
 
     architecture: str = "llama"
@@ -48,13 +43,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter.
-
-    Attributes:
-        base: id of the model in the same cache that it belongs to; without revision.
-        rank: its rank.
-        targets: linear layers of a block that it changes.
-    """
+    """A LoRA adapter of a model in the same cache (`base`: its id, without revision)."""
 
     base: str
     rank: int = 2
@@ -67,15 +56,14 @@ Rows = Sequence[Mapping[str, Any]]
 def hub_cache(folder: Path, repositories: Mapping[str, Model | Adapter]) -> Path:
     """Add repositories to the cache of the Hub's client in a folder, and return the folder.
 
-    Args:
-        folder: is made if it does not exist.
-        repositories: `org/name` or `org/name@revision` -> what is there. Without revision it is
-            the branch `main`. Models come before their adapters.
+    `repositories`: `org/name` or `org/name@revision` -> what is there. Models come before adapters.
     """
     with tempfile.TemporaryDirectory() as place:
         for name, item in repositories.items():
             target = snapshot(folder, name)
-            _write_reference(folder, name)
+            branch = _repository(folder, name) / "refs" / (name.partition("@")[2] or "main")
+            branch.parent.mkdir(parents=True, exist_ok=True)
+            branch.write_text(_commit(name))
             target.mkdir(parents=True)
             seed = zlib.crc32(name.encode())
             if isinstance(item, Adapter):
@@ -88,10 +76,7 @@ def hub_cache(folder: Path, repositories: Mapping[str, Model | Adapter]) -> Path
 def dataset_cache(folder: Path, data: Mapping[str, Mapping[str, Mapping[str, Rows]]]) -> Path:
     """Add data sets to the cache of the library datasets in a folder, and return the folder.
 
-    Args:
-        folder: is made if it does not exist.
-        data: id -> configuration -> split -> documents. The configuration of a data set that has
-            none is `default`.
+    `data`: id -> configuration (`default` if it has none) -> split -> documents.
     """
     from datasets import Dataset, DatasetInfo, Split
     from datasets.arrow_writer import ArrowWriter
@@ -108,20 +93,14 @@ def dataset_cache(folder: Path, data: Mapping[str, Mapping[str, Mapping[str, Row
             sizes = SplitDict(dataset_name=stem)
             for split, rows in splits.items():
                 table = Dataset.from_list([dict(row) for row in rows])
-                with ArrowWriter(
-                    path=str(place / f"{stem}-{split}.arrow"), features=table.features
-                ) as writer:
+                file = str(place / f"{stem}-{split}.arrow")
+                with ArrowWriter(path=file, features=table.features) as writer:
                     writer.write_table(table.data.table)
                     writer.finalize()
                 sizes[split] = SplitInfo(str(Split(split)), num_examples=len(rows))
-            DatasetInfo(
-                features=table.features,
-                builder_name="parquet",
-                dataset_name=stem,
-                config_name=configuration,
-                version="0.0.0",
-                splits=sizes,
-            ).write_to_directory(str(place))
+            about = {"dataset_name": stem, "config_name": configuration, "splits": sizes}
+            form = {"features": table.features, "builder_name": "parquet", "version": "0.0.0"}
+            DatasetInfo(**about, **form).write_to_directory(str(place))
     return folder
 
 
@@ -131,17 +110,12 @@ def offline(folder: Path) -> Iterator[None]:
     import datasets.config
     from huggingface_hub import constants
 
-    variables = {
-        "HF_HUB_CACHE": str(folder / "hub"),
-        "HF_DATASETS_CACHE": str(folder / "datasets"),
-        "HF_HUB_OFFLINE": "1",
-    }
+    hub, sets = {"HF_HUB_CACHE": str(folder / "hub")}, {"HF_DATASETS_CACHE": folder / "datasets"}
+    variables = {**hub, "HF_DATASETS_CACHE": str(folder / "datasets"), "HF_HUB_OFFLINE": "1"}
     with (
         mock.patch.dict(os.environ, variables),
-        mock.patch.multiple(constants, HF_HUB_CACHE=str(folder / "hub"), HF_HUB_OFFLINE=True),
-        mock.patch.multiple(
-            datasets.config, HF_DATASETS_CACHE=folder / "datasets", HF_HUB_OFFLINE=True
-        ),
+        mock.patch.multiple(constants, **hub, HF_HUB_OFFLINE=True),
+        mock.patch.multiple(datasets.config, **sets, HF_HUB_OFFLINE=True),
     ):
         yield
 
@@ -149,13 +123,6 @@ def offline(folder: Path) -> Iterator[None]:
 def snapshot(folder: Path, name: str) -> Path:
     """Return the folder with the files of `org/name` or `org/name@revision` in a cache."""
     return _repository(folder, name) / "snapshots" / _commit(name)
-
-
-def _write_reference(folder: Path, name: str) -> None:
-    """Write the commit that a branch or tag means, as the client does."""
-    file = _repository(folder, name) / "refs" / (name.partition("@")[2] or "main")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(_commit(name))
 
 
 def _repository(folder: Path, name: str) -> Path:
@@ -171,14 +138,9 @@ def _template(place: Path, item: Model) -> Path:
     folder = place / repr(item)
     if not folder.exists():
         words = [*tiny.WORDS, *(f"extra{i}" for i in range(item.extra_tokens))]
-        changes = {
-            "num_hidden_layers": item.layers,
-            "layer_types": None,
-            "vocab_size": len(words),
-            "max_position_embeddings": 4096,
-        }
+        changes = {"num_hidden_layers": item.layers, "layer_types": None, "vocab_size": len(words)}
         about = {"dtype": item.dtype, "tied": item.tied, "tokenizer": False}
-        tiny.make(folder, item.architecture, **about, **changes)
+        tiny.make(folder, item.architecture, **about, **changes, max_position_embeddings=4096)
         tiny.save_tokenizer(folder, words)
     return folder
 
@@ -203,16 +165,12 @@ def _write_adapter(target: Path, item: Adapter, base: Path, seed: int) -> None:
             rows, columns = weight.shape
             stem = f"base_model.model.{name.removesuffix('.weight')}"
             for part, shape in (("A", (item.rank, columns)), ("B", (rows, item.rank))):
-                tensors[f"{stem}.lora_{part}.weight"] = 0.05 * torch.randn(
-                    shape, generator=generator
-                )
+                drawn = torch.randn(shape, generator=generator)
+                tensors[f"{stem}.lora_{part}.weight"] = 0.05 * drawn
     save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+    targets = sorted(name.rpartition(".")[2] for name in item.targets)
     config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": item.base,
-        "r": item.rank,
-        "lora_alpha": item.rank,
-        "target_modules": sorted(name.rpartition(".")[2] for name in item.targets),
-    }
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": item.base,
+        "r": item.rank, "lora_alpha": item.rank, "target_modules": targets,
+    }  # fmt: skip
     (target / "adapter_config.json").write_text(json.dumps(config))

@@ -56,13 +56,11 @@ def by_lm_eval(
         lm = HFLM(**about, backend="seq2seq" if config.is_encoder_decoder else "causal")
     include = [str(zoo.tasks_path()) if f == "zoo:tasks" else f for f in evaluation["include"]]
     report = lm_eval.simple_evaluate(
-        model=lm,
-        tasks=list(tasks),
+        model=lm, tasks=list(tasks), bootstrap_iters=0,
         task_manager=TaskManager(include_path=include, include_defaults=False),
         samples={name: list(ids) for name, ids in tasks.items()},
         apply_chat_template=evaluation.get("chat_template", False),
-        bootstrap_iters=0,
-    )
+    )  # fmt: skip
     return {
         f"{task}/{metric.split(',')[0]}": value
         for task, values in report["results"].items()
@@ -76,10 +74,9 @@ def by_library(folder: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
     """Return the scores of rows, one by one, with transformers and scikit-learn only."""
     from sklearn.metrics import f1_score
 
+    kind = transformers.AutoModelForSequenceClassification
     with tiny.quiet():
-        model, told = transformers.AutoModelForSequenceClassification.from_pretrained(
-            folder, output_loading_info=True
-        )
+        model, told = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     if "chosen" in rows[0]:

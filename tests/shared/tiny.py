@@ -256,9 +256,9 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> 
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-def edit_config(folder: Path, **values: Any) -> None:
-    """Set keys of a checkpoint's config.json."""
-    file = folder / "config.json"
+def edit_config(folder: Path, name: str = "config.json", **values: Any) -> None:
+    """Set keys of a checkpoint's config, or of another JSON file."""
+    file = folder / name
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 

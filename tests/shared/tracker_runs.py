@@ -70,13 +70,13 @@ def trackio_runs(project: str) -> list[Logged]:
     done = subprocess.run(
         [sys.executable, "-c", READ_TRACKIO, project], capture_output=True, text=True, check=True
     )
-    found = []
+    found: list[Logged] = []
     for run in json.loads(done.stdout):
-        logs = [{**item["metrics"]} for item in run["logs"]]
+        number, name, given, logs = run
         steps = [item for item in logs if "candidate" in item]
         summary = {key: item[key] for item in logs if "winner" in item for key in item}
-        config = {key: value for key, value in run["config"].items() if key[0] != "_"}
-        found.append(Logged(run["id"], run["name"], config, steps, summary))
+        config = {key: value for key, value in given.items() if key[0] != "_"}
+        found.append(Logged(number, name, config, steps, summary))
     return found
 
 
@@ -84,14 +84,10 @@ READ_TRACKIO = """
 import json, sys
 import trackio
 from trackio.sqlite_storage import SQLiteStorage
+name = sys.argv[1]
 runs = [
-    {
-        "id": run.id,
-        "name": run.name,
-        "config": run.config,
-        "logs": [{"metrics": item} for item in SQLiteStorage.get_logs(sys.argv[1], run.name)],
-    }
-    for run in trackio.Api().runs(sys.argv[1])
+    (run.id, run.name, run.config, SQLiteStorage.get_logs(name, run.name))
+    for run in trackio.Api().runs(name)
 ]
 json.dump(runs, sys.stdout)
 """
