@@ -232,9 +232,8 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
     Raises:
         InputError: there is no such split or model.
     """
-    import torch
-
     from evomerge.evaluation.evaluator import score_single
+    from evomerge.evaluation.inference.device import use_threads
 
     chosen = next((known for known in SPLITS if known == split), None)
     if chosen is None:
@@ -249,5 +248,5 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
         chosen,
         checked.splits[chosen],
         examples=examples,
-        ready=lambda model: torch.set_num_threads(threads_of(checked.config, checkpoint)),
+        ready=lambda model: use_threads(threads_of(checked.config, checkpoint)),
     )

@@ -69,8 +69,7 @@ def make_worker(
         InputError: a parent cannot be loaded, a task has changed since the run was started, or an
             objective function fails on parents.
     """
-    import torch
-
+    from evomerge.evaluation.inference.device import use_threads
     from evomerge.execute.worker import Worker
     from evomerge.merging.backend import resident, tokenizer
 
@@ -104,7 +103,7 @@ def make_worker(
         load_parent=partial(load_parent, checked),
     )
     worker.threads = threads or threads_of(config, host)
-    torch.set_num_threads(worker.threads)
+    use_threads(worker.threads)
     if is_new:
         worker.try_functions()
     return worker

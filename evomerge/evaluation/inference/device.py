@@ -147,6 +147,13 @@ def choose_threads(parameters: int, cores: int | None = None) -> int:
     return 1 if parameters < SMALL else min(most if cores is None else cores, most)
 
 
+def use_threads(count: int) -> None:
+    """Set the number of CPU threads that torch uses in this process."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
 def keep_threads() -> Callable[[], None]:
     """Return a function that sets torch's number of CPU threads to what it is now."""
     import torch
