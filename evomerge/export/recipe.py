@@ -11,8 +11,13 @@ from evomerge.merging.methods import get_method
 from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.run.atomic import check_new_folder
 from evomerge.setup.kinds import differing_modules, part_notes
-from evomerge.setup.parents import absolute_parent, pinned, renamed_recipe
-from evomerge.setup.recipe_file import read_recipe_file, start_of
+from evomerge.setup.parents import (
+    absolute_parent,
+    pinned,
+    read_recipe_file,
+    renamed_recipe,
+    start_of,
+)
 
 
 def merge_recipe(

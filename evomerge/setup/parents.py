@@ -1,4 +1,4 @@
-"""Opening the parents that a search file names, and checking that they fit each other.
+"""Opening the parents that a search file or a recipe names, and checking that they fit.
 
 References get absolute paths, so that a run can be resumed from anywhere. A recipe that is written
 has pins, the fingerprints of its parents, since what has a name may change.
@@ -7,22 +7,24 @@ has pins, the fingerprints of its parents, since what has a name may change.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.config.objectives import MeasuredConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import OutsideConfig, PathConfig
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.naming import with_host_names
+from evomerge.merging.tokenizers.rows import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.heads import with_heads_of_host
 from evomerge.models.references import is_file, is_folder, open_parent, place, split_adapter
-from evomerge.parsing.texts import json_value
+from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.values import replaced
+from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Pin, Recipe
 from evomerge.scores import SPLITS
 from evomerge.setup.space import host_of
@@ -105,40 +107,37 @@ def plan_tokenizers(
 def absolute_config(config: SearchConfig, relative_to: Path) -> SearchConfig:
     """Return the search file with absolute paths of local folders; see `open_parents`."""
 
-    def absolute(reference: str | None) -> str | None:
+    def parent(reference: str | None) -> str | None:
         return None if reference is None else absolute_parent(reference, relative_to)
 
-    space, tokenizer = config.space, config.tokenizer
-    config = config.with_values("space", host=absolute(space.host))
+    def file(path: str) -> str:
+        return _absolute(path, relative_to, is_file)
+
+    tokenizer, space = config.tokenizer, config.space
+    space = space.model_copy(update={"host": parent(space.host)})
     if isinstance(space, PathConfig) and space.outside is not None:
-        outside = {name: absolute(value) for name, value in space.outside}
-        config = config.with_values("space", outside=OutsideConfig(**outside))
-    include = [absolute_folder(item, relative_to) for item in config.evaluation.include]
-    config = _with_absolute_files(config.with_values("evaluation", include=include), relative_to)
-    update = {
-        "parents": list(map(absolute, config.parents)),
-        "base": absolute(config.base),
-        "tokenizer": tokenizer if tokenizer in ("base", "union") else absolute(tokenizer),
+        outside = OutsideConfig(**{name: parent(value) for name, value in space.outside})
+        space = space.model_copy(update={"outside": outside})
+    evaluation: dict[str, Any] = {
+        "include": [_absolute(item, relative_to) for item in config.evaluation.include]
     }
-    return config.model_copy(update=update)
-
-
-def _with_absolute_files(config: SearchConfig, relative_to: Path) -> SearchConfig:
-    names = config.rows
     for split in SPLITS:
         section = getattr(config.evaluation, split)
-        tasks = dict(section.tasks)
-        tasks |= {n: absolute_file(tasks[n], relative_to) for n in tasks.keys() & names}
-        changed = section.model_copy(update={"tasks": tasks})
-        config = config.with_values("evaluation", **{split: changed})
-
-    def absolute(item: MeasuredConfig) -> MeasuredConfig:
-        if item.file is None:
-            return item
-        return item.model_copy(update={"file": absolute_file(item.file, relative_to)})
-
-    keys = ("objectives", "constraints")
-    return config.model_copy(update={key: [*map(absolute, getattr(config, key))] for key in keys})
+        tasks = {n: file(item) if n in config.rows else item for n, item in section.tasks.items()}
+        evaluation[split] = section.model_copy(update={"tasks": tasks})
+    update = {
+        "parents": list(map(parent, config.parents)),
+        "base": parent(config.base),
+        "tokenizer": tokenizer if tokenizer in ("base", "union") else parent(tokenizer),
+        "space": space,
+        "evaluation": config.evaluation.model_copy(update=evaluation),
+    }
+    for key in ("objectives", "constraints"):
+        update[key] = [
+            item.model_copy(update={"file": item.file and file(item.file)})
+            for item in getattr(config, key)
+        ]
+    return config.model_copy(update=update)
 
 
 def renamed_recipe(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
@@ -154,27 +153,20 @@ def renamed_recipe(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
     return Recipe.from_dict(replaced(recipe.to_dict(), new, new))
 
 
-def absolute_folder(
-    path: str, relative_to: Path, is_there: Callable[[Path], bool] = is_folder
-) -> str:
+def _absolute(path: str, relative_to: Path, is_there: Callable[[Path], bool] = is_folder) -> str:
     """Return the absolute path of a folder; the text itself, such as a Hub id, if there is none."""
     found = (place(path, folder) for folder in (relative_to, Path.cwd()))
     return next((str(item.resolve()) for item in found if is_there(item)), path)
 
 
-def absolute_file(path: str, relative_to: Path) -> str:
-    """Return the absolute path of a file; the text itself if there is none."""
-    return absolute_folder(path, relative_to, is_file)
-
-
 def absolute_parent(reference: str, relative_to: Path) -> str:
-    """Return the reference of a parent with absolute paths of local folders and files."""
+    """Return the reference of a parent with absolute paths of local folders."""
     for folder in (relative_to, Path.cwd()):
         model, plus, adapter = split_adapter(reference, folder)
         if is_folder(place(model, folder)):
             break
-    folders = (absolute_folder(model, relative_to), absolute_folder(adapter, relative_to))
-    return f"{folders[0]}{plus}{folders[1] if adapter else ''}"
+    found = _absolute(adapter, relative_to) if adapter else ""
+    return f"{_absolute(model, relative_to)}{plus}{found}"
 
 
 def pinned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Recipe:
@@ -183,18 +175,86 @@ def pinned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Recipe:
     return replace(recipe, pins=pins)
 
 
-def open_pinned(reference: str, relative_to: Path, pin: Pin | None) -> Checkpoint:
-    """Open a parent of a recipe.
+@dataclass(frozen=True)
+class RecipeFile:
+    """The content of a recipe file.
+
+    Attributes:
+        recipe: the recipe; its parents have the names that the file gives them.
+        checkpoints: its parents by these names.
+        mergekit: the text of the file if it is mergekit's; None for a recipe of evomerge.
+        notes: warnings: what mergekit ignores in its file, and what the file leaves open.
+    """
+
+    recipe: Recipe
+    checkpoints: Mapping[str, Checkpoint]
+    mergekit: str | None
+    notes: tuple[str, ...] = ()
+
+
+def read_recipe_file(file: Path, *, truncate: bool = False) -> RecipeFile:
+    """Return the recipe in a file, with its parents.
+
+    Args:
+        file: a recipe of evomerge, or a mergekit config.
+        truncate: whether embeddings and head are cut to the rows that all parents have, if the
+            file has no tokenizer.
 
     Raises:
-        CheckpointError: the parent is missing or damaged, or is not what the pin says.
+        InputError: the file or a parent is wrong, or a parent is not what its pin says.
     """
-    found = open_parent(reference, relative_to)
-    if pin is not None and pin.sha256 not in ("", found.fingerprint):
-        raise CheckpointError(
-            f"Parent {reference!r} is not the model that the recipe was made from: its fingerprint "
-            f"was {pin.sha256[:16]} and is {found.fingerprint[:16]}; put it back as it was, use a "
-            "model that was exported, or remove the parent from `pins` of the recipe to merge what "
-            "is there now."
+    from evomerge.mergekit import from_mergekit, mergekit_parents
+
+    text, quoted = read_text(file, RecipeError), shlex.quote(str(file))
+    data, doubts = yaml_mapping(text, str(file), "a recipe", RecipeError), list[str]()
+    if "parents" in data and "objectives" in data:
+        raise RecipeError(
+            f"{file} is a search file; run it with `evomerge search {quoted} --run DIR`, or give a "
+            "recipe, for example the best.yaml of a run."
         )
-    return found
+    if "experts" in data:
+        raise RecipeError(
+            f"{file} is a file of mergekit-moe; `mergekit-moe {quoted} DIR` makes its mixture."
+        )
+
+    def opened(names: Iterable[str]) -> dict[str, Checkpoint]:
+        return {name: open_parent(name, start_of(name, file)) for name in names}
+
+    if is_own := "host" in data:  # mergekit's configs have no such key
+        recipe = Recipe.from_yaml(text)
+        # A parent that was renamed by hand still has the pin of its old name.
+        for name in recipe.pins.keys() - {*recipe.parents}:
+            raise RecipeError(
+                f"`pins` names {name!r}, which is no parent of the recipe; remove it, or name one "
+                f"of {', '.join(recipe.parents)}."
+            )
+        _check_pins(recipe, checkpoints := opened(recipe.parents))
+    else:
+        recipe = from_mergekit(text, checkpoints := opened(mergekit_parents(text)), doubts)
+    if truncate and recipe.tokenizer == "base":
+        recipe = replace(recipe, options={**recipe.options, TRUNCATE: "true"})
+    checkpoints = fitting(
+        checkpoints,
+        recipe.host,
+        vocabularies=recipe.tokenizer == "base" and TRUNCATE not in recipe.options,
+        tokenizer="tokenizer" if is_own else "tokenizer_source",
+    )
+    return RecipeFile(recipe, checkpoints, None if is_own else text, tuple(dict.fromkeys(doubts)))
+
+
+def start_of(reference: str, file: Path) -> Path:
+    """Return the folder that a relative path of a parent in a file starts from."""
+    there = place(split_adapter(reference, Path.cwd())[0], Path.cwd())
+    return Path.cwd() if is_folder(there) else file.parent
+
+
+def _check_pins(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
+    for name, pin in recipe.pins.items():
+        now = checkpoints[name].fingerprint
+        if pin.sha256 not in ("", now):
+            raise CheckpointError(
+                f"Parent {name!r} is not the model that the recipe was made from: its fingerprint "
+                f"was {pin.sha256[:16]} and is {now[:16]}; put it back as it was, use a model that "
+                "was exported, or remove the parent from `pins` of the recipe to merge what is "
+                "there now."
+            )

@@ -72,7 +72,7 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             methods = list(map(get_method, wanted.methods))
         except RecipeError as error:
             raise ConfigError(f"`space.method`: {error}") from error
-        modalities = {
+        modalities: dict[str, list[str]] = {
             modality: [
                 name
                 for name, item in checkpoints.items()

@@ -33,15 +33,14 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
     from evomerge.setup.descents import make_descents
     from evomerge.strategy.genome import GenomeStrategy
 
-    kind = kinds.strategy_kind(checked.config.optimizer.name)
-    if kind is not None:
-        return kind.make(checked.config, checked.space, checked.objectives, checked.constraints)
-
-    if checked.config.optimizer.descends:
-        return make_descents(checked, generation_of(checked.config, checked.space))
+    config, space = checked.config, checked.space
+    if (kind := kinds.strategy_kind(config.optimizer.name)) is not None:
+        return kind.make(config, space, checked.objectives, checked.constraints)
+    if config.optimizer.descends:
+        return make_descents(checked, generation_of(config, space))
     return GenomeStrategy(
-        checked.space,
-        make_optimizer(checked.config, checked.space.genes),
+        space,
+        make_optimizer(config, space.genes),
         checked.ranking.ordered,
         lambda scores: violation(checked.constraints, scores),
         checked.start,
@@ -70,18 +69,12 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
     """
     from evomerge.optimize import check_name, create, optimizer_names
 
-    wanted = config.optimizer
+    wanted, candidates = config.optimizer, config.budget.candidates
     check_name(wanted.name, (*optimizer_names(), *kinds.strategy_names()))
-    return create(
-        wanted.name,
-        list(genes),
-        config.seed,
-        None if wanted.population == "auto" else wanted.population,
-        wanted.sigma,
-        config.budget.candidates,
-        len(config.objectives) if config.mode == "pareto" else 1,
-        wanted.options,
-    )
+    population = None if wanted.population == "auto" else wanted.population
+    objectives = len(config.objectives) if config.mode == "pareto" else 1
+    more = (population, wanted.sigma, candidates, objectives, wanted.options)
+    return create(wanted.name, list(genes), config.seed, *more)
 
 
 def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
@@ -125,24 +118,21 @@ def find_starts(config: SearchConfig, space: Space, relative_to: Path) -> tuple[
     """
     found: dict[Genome, None] = {}
     for reference in config.optimizer.start:
-        if not reference.startswith(RUN):
-            raise ConfigError(
-                f"optimizer.start has {shown(reference)}, which is no run; name one as `run:DIR`."
-            )
-        paths = [place(reference.removeprefix(RUN), at) for at in (relative_to, Path.cwd())]
-        path = next(filter(is_folder, paths), paths[0])
         try:
-            found |= dict.fromkeys(_of_run(RunFolder(path), space.genes))
+            if not reference.startswith(RUN):
+                raise ConfigError("it is no run; name one as `run:DIR`.")
+            paths = [place(reference.removeprefix(RUN), at) for at in (relative_to, Path.cwd())]
+            run = RunFolder(next(filter(is_folder, paths), paths[0]))
+            found |= dict.fromkeys(_of_run(run, space.genes))
         except InputError as error:
-            raise ConfigError(f"optimizer.start has {reference!r}: {error}") from error
+            raise ConfigError(f"optimizer.start has {shown(reference)}: {error}") from error
     return tuple(found)
 
 
 def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
     """Return the genomes of a run's best candidates; genes are matched by name."""
     config = run.search_file()
-    frozen = config.frozen or Frozen()
-    names = {gene.name for gene in genes}
+    frozen, names = config.frozen or Frozen(), {gene.name for gene in genes}
     if different := sorted(names ^ set(frozen.genes)):
         whose = "this search" if different[0] in names else "that run"
         raise ConfigError(
@@ -151,16 +141,14 @@ def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
     labels = {name: item.choices for item in frozen.gene_ranges for name in item.genes}
     candidates = History(run.events()).candidates
     searched = [item for item in candidates if item.label is None and "genome" in item.origin]
-    genomes = []
+    genomes: list[Genome] = []
     for item in ranking_of(config).finalists(searched, FINALISTS):
         values = dict(zip(frozen.genes, map(float, item.origin["genome"]), strict=True))
         genome = [_value(gene, values[gene.name], labels.get(gene.name, ())) for gene in genes]
-        if None not in genome:
-            genomes.append(tuple(value for value in genome if value is not None))
+        known = tuple(value for value in genome if value is not None)
+        genomes += [known] if len(known) == len(genome) else []
     if not genomes:
-        raise ConfigError(
-            "that run has no scored candidate in the ranges of this search; widen them."
-        )
+        raise ConfigError("it has no scored candidate in the ranges of this search; widen them.")
     return genomes
 
 

@@ -69,13 +69,12 @@ def workers_of(config: SearchConfig) -> Workers:
 def describe_workers(config: SearchConfig, generation: int) -> str:
     """Return how many workers there are and where, and how much of their time is not used."""
     workers = workers_of(config)
-    rounds = math.ceil(generation / workers.count)
-    unused = 1 - generation / (rounds * workers.count)
-    if config.executor.kind == "inline" or config.executor.order == "arrival" or unused == 0:
+    full = math.ceil(generation / workers.count) * workers.count
+    if workers.count == 1 or config.executor.order == "arrival" or full == generation:
         return workers.text
     return (
-        f"{workers.text}; a generation of {generation} leaves {unused:.0%} of their time unused, "
-        f"and `optimizer.population: {rounds * workers.count}` would leave none"
+        f"{workers.text}; a generation of {generation} leaves {1 - generation / full:.0%} of their "
+        f"time unused, and `optimizer.population: {full}` would leave none"
     )
 
 
@@ -88,12 +87,12 @@ def worker_devices(config: SearchConfig) -> list[tuple[str, ...]]:
     """
     evaluation, wanted = config.evaluation, config.executor.workers
     size, device = evaluation.tensor_parallel, _accelerator(config)
-    count = count_devices(device)
-    if evaluation.device_map is not None and size == 1:
-        count = 1  # the model is divided over all of them
+    # With `device_map`, the model is divided over all accelerators.
+    count = count_devices(device) if evaluation.device_map is None or size > 1 else 1
     groups = max(1, count // size)
     if wanted == "auto":
-        cores = max(1, count_cores() // (1 if evaluation.threads == "auto" else evaluation.threads))
+        threads = 1 if evaluation.threads == "auto" else evaluation.threads
+        cores = max(1, count_cores() // threads)
         wanted = cores if device == "cpu" else groups
     if count == 1:
         return [()] * wanted
@@ -113,8 +112,7 @@ def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
     """Return the search file with `executor.order` set, if it is `auto`."""
     if config.executor.order != "auto":
         return config
-    order = "generation" if generation > 1 else "arrival"
-    return config.with_values("executor", order=order)
+    return config.with_values("executor", order="generation" if generation > 1 else "arrival")
 
 
 def is_below(key: str, others: Iterable[str]) -> bool:
@@ -154,11 +152,11 @@ def check_workers(config: SearchConfig) -> None:
             f"`evaluation.tensor_parallel` is {size}, but this machine has {there}; lower it."
         )
     devices = worker_devices(config)
-    if is_vllm and len(devices) > len(set(devices)):
+    if is_vllm and len(devices) > (enough := len(set(devices))):
+        own = "an accelerator" if size == 1 else f"{size} accelerators"
         raise ConfigError(
-            f"`executor.workers` is {config.executor.workers}, but each vLLM engine takes "
-            f"{'an accelerator' if size == 1 else f'{size} accelerators'} of its own, which is "
-            f"enough for {len(set(devices))}; lower it, or set `evaluation.backend` to 'hf'."
+            f"`executor.workers` is {config.executor.workers}, but each vLLM engine takes {own} of "
+            f"its own, which is enough for {enough}; lower it, or set `evaluation.backend` to 'hf'."
         )
 
 
@@ -178,16 +176,14 @@ def ray_workers(config: SearchConfig) -> Workers:
             "`executor.kind` is 'ray', but Ray is not installed; install it with "
             "`pip install 'evomerge[ray]'`."
         )
-    evaluation, found = config.evaluation, machines(config)
-    given = config.executor.ray.resources
+    evaluation, found, given = config.evaluation, machines(config), config.executor.ray.resources
     if given is None:
         has_gpu = evaluation.device != "cpu"
         if evaluation.device == "auto":
             has_gpu = any(machine.get("GPU") for machine in found)
         given = {"GPU": float(evaluation.tensor_parallel)} if has_gpu else {}
     needed = {"CPU": 1.0 if evaluation.threads == "auto" else float(evaluation.threads), **given}
-    fits = [fitting(machine, needed) for machine in found]
-    workers = config.executor.workers
+    fits, workers = [fitting(machine, needed) for machine in found], config.executor.workers
     count = max(1, sum(fits)) if workers == "auto" else workers
     amounts = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
     if sum(fits) < count:
@@ -219,12 +215,8 @@ def connect(config: SearchConfig) -> None:
         # Ray reads these when it is imported.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")
-        options |= {
-            "num_cpus": count_cores(),
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE,
-            "_node_ip_address": "127.0.0.1",
-        }
+        options |= {"num_cpus": count_cores(), "include_dashboard": False}
+        options |= {"object_store_memory": OBJECT_STORE, "_node_ip_address": "127.0.0.1"}
     import ray
 
     if ray.is_initialized():
@@ -257,7 +249,7 @@ def _answering(address: str) -> str:
         raise ConnectionError("no cluster was started on this machine")
     host, _, port = found.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER):
-        return str(found)
+        return found
 
 
 def machines(config: SearchConfig) -> list[Mapping[str, float]]:

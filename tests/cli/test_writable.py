@@ -26,7 +26,7 @@ def unread(monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("it was read before it was known that nothing can be written")
 
-    for name in ("runs.prepare", "runs.continued", "recipe_file.open_parent", "runs.restore"):
+    for name in ("runs.prepare", "runs.continued", "parents.open_parent", "runs.restore"):
         monkeypatch.setattr(f"evomerge.setup.{name}", fail)
     monkeypatch.setattr("evomerge.report.page.page", fail)
 
