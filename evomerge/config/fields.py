@@ -28,11 +28,7 @@ def _in_one_line(schema: dict[str, Any]) -> None:
 
 
 class Section(BaseModel):
-    """A mapping of keys; an unknown key is an error.
-
-    Attributes:
-        rules: what its keys must keep together; the first rule that is broken is the error.
-    """
+    """A mapping of keys; an unknown key is an error, and so is the first rule that is broken."""
 
     model_config = ConfigDict(
         extra="forbid",

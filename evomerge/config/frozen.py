@@ -41,13 +41,10 @@ class Frozen(Section):
 
     Attributes:
         folder: where relative paths in the search file start from.
-        versions: package -> version.
-        processor: its kind, see `evomerge.evaluation.inference.device`.
         parents: parent -> fingerprint.
         unlike_merges: parents that differ from the merges beside their weights: on validation and
             test documents they are scored as themselves.
-        documents: split -> task -> document ids.
-        sources: split -> task -> task and split that its document ids belong to.
+        documents: split -> task -> document ids, of the task and split in `sources`.
         tasks: split -> task -> digests of its documents, prompts and settings.
         datasets: split -> task -> its data set; only those that are on the Hub.
         lower_is_better: objectives (`task/metric`) that are minimised.
@@ -55,8 +52,7 @@ class Frozen(Section):
         fewer_documents: the policy that scores candidates on fewer documents, and why.
         genes: their names, in the order of a genome.
         start: genomes of `optimizer.start`.
-        allow_code: the user has allowed it when the run began, as `trust_code`. For a reader only:
-            it allows nothing.
+        allow_code, trust_code: what the user allowed then, for a reader only: it allows nothing.
     """
 
     folder: str = ""

@@ -53,10 +53,7 @@ def parsed(section: type[S], data: Any, source: str) -> S:
 
 
 def sentence(error: ValidationError, data: Any) -> str:
-    """Return the first mistake as a sentence that names the key, its value and what is allowed.
-
-    Unknown keys come before other mistakes. `data` was validated.
-    """
+    """Return the first mistake, an unknown key before others, as a sentence about `data`."""
     problems = sorted(error.errors(), key=lambda item: _unknown_key(item) is None)
     first = problems[0]
     location = first["loc"]
@@ -115,10 +112,7 @@ def expectation(item: Any) -> str:
 
 
 def _found(location: tuple[int | str, ...], data: Any) -> tuple[tuple[int | str, ...], Any]:
-    """Return the location without the parts that pydantic adds for members of a union; its value.
-
-    If nothing of it is in the data, it stays as it is.
-    """
+    """Return the location, without what pydantic adds for members of a union, and its value."""
     known: list[int | str] = []
     for part in location:
         with suppress(KeyError, IndexError, TypeError):

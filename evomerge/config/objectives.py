@@ -9,14 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from evomerge.config.fields import Rule, Section
-from evomerge.scores import (
-    CLASSIFIER_METRICS,
-    ENCODER_METRICS,
-    MODEL,
-    MODEL_METRICS,
-    NLL,
-    TOLD,
-)
+from evomerge.scores import CLASSIFIER_METRICS, ENCODER_METRICS, MODEL, MODEL_METRICS, NLL, TOLD
 
 _METRIC = (
     "a metric of the task, as in lm-eval's results; `nll`: negative log-likelihood of a document's "

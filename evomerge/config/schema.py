@@ -1,13 +1,8 @@
-"""The schema of the search file, with all defaults.
-
-Only this package has defaults of search files. What cannot be checked by the file alone (do the
-parents exist, how many does the method take) is checked by `evomerge.setup.check`.
-"""
+"""The schema of the search file, with all defaults; `evomerge.setup.check` checks what it names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,15 +21,7 @@ from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
 from evomerge.errors import ConfigError
-from evomerge.scores import (
-    ENCODER_METRICS,
-    MODEL,
-    SPLITS,
-    TOLD,
-    Constraint,
-    Objective,
-    Split,
-)
+from evomerge.scores import ENCODER_METRICS, MODEL, SPLITS, TOLD, Constraint, Objective, Split
 
 
 class BudgetConfig(Section):
@@ -155,9 +142,11 @@ class SearchConfig(Section):
     @property
     def tie_breakers(self) -> list[str]:
         """The keys of objectives that break ties, with their values."""
-        places = (f"`objectives[{place}].tie_breaker`" for place in range(len(self.objectives)))
-        pairs = zip(places, (item.tie_breaker for item in self.objectives), strict=True)
-        return [f"{key} {value}" for key, value in pairs if value is not None]
+        return [
+            f"`objectives[{place}].tie_breaker` {item.tie_breaker}"
+            for place, item in enumerate(self.objectives)
+            if item.tie_breaker is not None
+        ]
 
     @property
     def tasks(self) -> list[str]:
@@ -215,11 +204,12 @@ class SearchConfig(Section):
     def run_objectives(self) -> tuple[Objective, ...]:
         """The objectives of a run, with their directions."""
         lower = self.frozen.lower_is_better if self.frozen else ()
-        found = (
-            Objective(o.source, o.metric, o.weight, tie_breaker=o.tie_breaker)
+        return tuple(
+            Objective(
+                o.source, o.metric, o.weight, f"{o.source}/{o.metric}" not in lower, o.tie_breaker
+            )
             for o in self.objectives
         )
-        return tuple(replace(item, higher_is_better=item.key not in lower) for item in found)
 
     @property
     def run_constraints(self) -> tuple[Constraint, ...]:
@@ -238,7 +228,7 @@ class SearchConfig(Section):
 
 
 def parse(data: Any, source: str) -> SearchConfig:
-    """Turn the content of a search file into a `SearchConfig`; `source` names it in messages.
+    """Return the search file with this content; `source` names it in messages.
 
     Raises:
         ConfigError: the first mistake, as one sentence that names the file, the key and the value.
@@ -249,19 +239,11 @@ def parse(data: Any, source: str) -> SearchConfig:
 
 
 def parse_manifest(data: Mapping[str, Any], source: str) -> SearchConfig:
-    """Turn the content of a run's manifest into its search file, with all that was resolved.
-
-    Raises:
-        ConfigError: as `parse`.
-    """
+    """Return the search file of a run, with all that was resolved; ConfigError: as `parse`."""
     frozen = {key: value for key, value in data.items() if key != "config"}
     return parse(data["config"], source).with_frozen(parsed(Frozen, frozen, source))
 
 
 def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:
-    """Read a search file, with `key.path=value` overrides.
-
-    Raises:
-        ConfigError: the file cannot be read, or has a mistake.
-    """
+    """Read a search file, with `key.path=value` overrides; ConfigError: it has a mistake."""
     return parse(read(path, overrides), str(path))

@@ -51,9 +51,7 @@ def _check_kind(data: Mapping[str, Any], path: Path) -> None:
 
 
 def override(data: dict[str, Any], item: str) -> None:
-    """Replace a value of a search file by that of an item `key.path=value`.
-
-    Mappings on the way to it are created if they are missing.
+    """Replace a value of a search file by that of an item `key.path=value`; make missing mappings.
 
     Raises:
         ConfigError: the item is of another form, or there is no such place.

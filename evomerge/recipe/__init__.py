@@ -18,26 +18,7 @@ In YAML::
     pins: {zoo:base: {sha256: ...}, ...}     # the content of the parents; another one is refused
 """
 
-from evomerge.recipe.layer import (
-    DTYPES,
-    MODALITIES,
-    Knob,
-    Layer,
-    Pin,
-    Source,
-    knob_at,
-    number,
-)
+from evomerge.recipe.layer import DTYPES, MODALITIES, Knob, Layer, Pin, Source, knob_at, number
 from evomerge.recipe.recipe import Recipe
 
-__all__ = [
-    "DTYPES",
-    "MODALITIES",
-    "Knob",
-    "Layer",
-    "Pin",
-    "Recipe",
-    "Source",
-    "knob_at",
-    "number",
-]
+__all__ = ["DTYPES", "MODALITIES", "Knob", "Layer", "Pin", "Recipe", "Source", "knob_at", "number"]

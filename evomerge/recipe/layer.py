@@ -32,11 +32,7 @@ VALUES = Values(RecipeError)
 
 
 def number(value: float | int | bool) -> float:
-    """Return a value as a canonical float (-0.0 becomes 0.0, flags become 0.0 or 1.0).
-
-    Raises:
-        RecipeError: the number is not finite.
-    """
+    """Return a value as a canonical float (-0.0 is 0.0, True 1.0); RecipeError: not finite."""
     try:
         result = float(value) + 0.0
     except OverflowError:  # a whole number of more than 308 digits
@@ -47,11 +43,7 @@ def number(value: float | int | bool) -> float:
 
 
 def knob_at(knob: Knob, tensor_name: str) -> float:
-    """Return the value of a knob for one tensor.
-
-    Raises:
-        RecipeError: no pattern of the knob matches the tensor.
-    """
+    """Return the value of a knob for a tensor; RecipeError: no pattern of it matches the name."""
     if isinstance(knob, float):
         return knob
     for pattern, value in knob:
@@ -121,11 +113,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pin:
-    """What a parent was when the recipe was written. Another content is refused.
-
-    Attributes:
-        sha256: its fingerprint. "": any content is taken.
-    """
+    """The fingerprint of a parent when the recipe was written; "": any content is taken."""
 
     sha256: str = ""
 

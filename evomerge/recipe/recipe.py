@@ -11,23 +11,8 @@ from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
-from evomerge.recipe.layer import (
-    DTYPES,
-    MODALITIES,
-    VALUES,
-    Layer,
-    Pin,
-    Reader,
-    Source,
-    by_name,
-    each,
-    if_any,
-    read_fields,
-    read_layer,
-    read_option,
-    read_parent,
-    read_pin,
-)
+from evomerge.recipe import layer as parts
+from evomerge.recipe.layer import DTYPES, MODALITIES, VALUES, Layer, Pin, Reader, Source
 
 
 @dataclass(frozen=True)
@@ -35,8 +20,7 @@ class Recipe:
     """One merged model.
 
     Attributes:
-        host: parent that gives the config, the generation config, the tokenizer (if `tokenizer` is
-            `base`) and every tensor that is not merged (a vision tower, for example), bit for bit.
+        host: parent that gives config, tokenizer (if it is `base`), and what is not merged.
         layers: block stack of the host (`model.layers`) -> its blocks in order. The blocks of a
             stack that is not named are the host's.
         embeddings: how the tensors before the blocks are made.
@@ -46,12 +30,9 @@ class Recipe:
         seed: seed of the random methods (DARE, DELLA).
         options: rarely used options by name (`chat_template`, `pad_to_multiple_of`, ...).
         vocabulary: parents whose tokens make up the vocabulary, in order, for a `tokenizer` other
-            than `base`. Empty: the parents that the recipe merges. A search sets it, so that all
-            candidates have the same vocabulary whichever parents they merge.
-        vision: how the tensors of a vision tower are made, those of its blocks too, except blocks
-            that `layers` names. None: they are the host's.
-        projector: the same for what joins a tower to the language model.
-        audio: the same for an audio tower.
+            than `base`; empty: those that the recipe merges. All candidates of a search have one.
+        vision: how the tensors of a vision tower are made, except blocks that `layers` names; None:
+            they are the host's. So are those of `projector` (which joins it) and `audio`.
         pins: parent -> what it was when the recipe was written. They are no part of the canonical
             form: recipes that differ only in pins are equal, and have one digest.
     """
@@ -117,7 +98,7 @@ class Recipe:
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """Return the recipe that `to_dict` turned into `data`; RecipeError: it is none."""
         required = ("host", "embeddings", "head")
-        return cls(**{"layers": {}, **read_fields(data, "recipe", _RECIPE, required)})
+        return cls(**{"layers": {}, **parts.read_fields(data, "recipe", _RECIPE, required)})
 
     def canonical(self) -> str:
         """Return the canonical JSON text of the recipe."""
@@ -176,16 +157,16 @@ _SIMPLE = frozenset((float, int, str))
 
 
 _RECIPE: Mapping[str, Reader] = {
-    "host": read_parent,
-    "layers": by_name(each(read_layer)),
-    "embeddings": read_layer,
-    "head": read_layer,
-    **dict.fromkeys(MODALITIES, if_any(read_layer)),
+    "host": parts.read_parent,
+    "layers": parts.by_name(parts.each(parts.read_layer)),
+    "embeddings": parts.read_layer,
+    "head": parts.read_layer,
+    **dict.fromkeys(MODALITIES, parts.if_any(parts.read_layer)),
     "dtype": VALUES.text,
     "tokenizer": VALUES.text,
     "seed": VALUES.whole,
-    "options": by_name(read_option),
-    "vocabulary": each(read_parent),
-    "pins": by_name(read_pin),
+    "options": parts.by_name(parts.read_option),
+    "vocabulary": parts.each(parts.read_parent),
+    "pins": parts.by_name(parts.read_pin),
 }
 """Key of a part of a recipe -> what reads its value."""
