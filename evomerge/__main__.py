@@ -73,7 +73,7 @@ def show_log() -> None:
     from rich.logging import RichHandler
 
     from evomerge.cli.terminal import err
-    from evomerge.run.log_format import PlainFormatter
+    from evomerge.run.folder import PlainFormatter
 
     logger = logging.getLogger("evomerge")
     # A display that is redrawn on this console stays below the messages.
@@ -87,7 +87,7 @@ def _keep_warnings_plain() -> None:
     """Let the handler that prints warnings where no other is set print them without controls."""
     import logging
 
-    from evomerge.run.log_format import PlainFormatter
+    from evomerge.run.folder import PlainFormatter
 
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(PlainFormatter())

@@ -101,13 +101,13 @@ class Run:
 
     @property
     def candidates(self) -> pd.DataFrame:
-        """One row for each candidate: origin, fitness, scores by split, genes, seconds, failure."""
+        """One row for each candidate: origin, fitness, scores by split, genes, failure."""
         import pandas as pd
 
         from evomerge.report.rows import candidate_rows
 
-        view, seconds = self._view, self._run.timings.by_candidate()
-        rows = candidate_rows(view.history, measured(view.ranking), view.genes, seconds)
+        view = self._view
+        rows = candidate_rows(view.history, measured(view.ranking), view.genes)
         return pd.DataFrame(rows).set_index("candidate") if rows else pd.DataFrame()
 
     @property

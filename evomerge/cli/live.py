@@ -96,11 +96,8 @@ def _latest_in_words(item: Mapping[str, Any]) -> str:
     return f"{about}{_scores_in_words(item)} ({item['candidate']})"
 
 
-def states(directory: Path) -> Iterator[dict[str, Any]]:
-    """Yield the progress of a run again and again to its end.
-
-    It waits for a search that is about to begin.
-    """
+def _states(directory: Path) -> Iterator[dict[str, Any]]:
+    """Yield the progress of a run again and again to its end; first wait for one that begins."""
     seen = time.monotonic()
     while True:
         values = progress(RunFolder(directory))
@@ -119,7 +116,7 @@ def states(directory: Path) -> Iterator[dict[str, Any]]:
 def news(directory: Path) -> Iterator[dict[str, Any]]:
     """Yield the progress of a run whenever something has changed, to its end."""
     shown = None
-    for values in states(directory):
+    for values in _states(directory):
         found = [values.get(key) for key in _NEWS]
         if found != shown:
             yield values
@@ -128,14 +125,14 @@ def news(directory: Path) -> Iterator[dict[str, Any]]:
 
 def watch(directory: Path) -> None:
     """Show the progress until the search ends: redrawn on a terminal, news in a pipe."""
-    if not out.is_terminal:
+    if out.is_terminal:
+        with Live(console=out, auto_refresh=False) as live:
+            for values in _states(directory):
+                live.update(make_table(_HEADS, _rows(values)), refresh=True)
+    else:
         for values in news(directory):
             print_progress(values)
             sys.stdout.flush()
-        return
-    with Live(console=out, auto_refresh=False) as live:
-        for values in states(directory):
-            live.update(make_table(_HEADS, _rows(values)), refresh=True)
 
 
 def print_progress(values: Mapping[str, Any]) -> None:
@@ -175,14 +172,9 @@ class SearchDisplay:
         self._total, self._ranking = total, ranking
         self._incumbents = ranking.incumbents(history.candidates if history else [])
         self._is_preparing = False
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=err,
-        )
+        columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        description = TextColumn("{task.description}", markup=False)
+        self._bar = Progress(description, *columns, console=err)
         self._done = len(history.told) if history else 0
         self._task = self._bar.add_task("searching", total=total, completed=self._done)
 
@@ -191,16 +183,6 @@ class SearchDisplay:
         say(f"replaying {self._done} candidates" if self._done else "loading models and tasks")
         return self._bar if err.is_terminal else nullcontext()
 
-    def warn_of_baselines(self, history: History, event: Event) -> None:
-        """Warn before the first candidate of the optimizer if the baselines tell nothing."""
-        if event["event"] != "ask" or event["candidate"] != len(history.baselines):
-            return
-        if doubt := doubt_about_baselines(history):
-            message, examples = doubt
-            log.warning("%s", message)
-            lines = [line for item in examples for line in example_lines(item)]
-            say("\n".join([f"warning: {message}", *lines]))
-
     def observe(self, history: History, event: Event) -> None:
         """Say what an event means, and move the bar."""
         number = event.get("candidate", 0)
@@ -208,6 +190,8 @@ class SearchDisplay:
             changed = history.candidates[number]
             self._incumbents = self._ranking.incumbents([*self._incumbents, changed])
         match event["event"]:
+            case "ask" if number == len(history.baselines):  # the first one of the optimizer
+                _warn_of_baselines(history)
             case "preparing":
                 if not self._is_preparing:
                     start = f"preparing {event['method']} for the first merges"
@@ -220,27 +204,26 @@ class SearchDisplay:
                 self._bar.update(self._task, description=what, total=event["total"], completed=0)
             case "tell":
                 say(_described(history, number, self._ranking) + self._best())
-                done = len(history.told)
-                self._bar.update(
-                    self._task, description="searching", total=self._total, completed=done
-                )
+                about = {"description": "searching", "total": self._total}
+                self._bar.update(self._task, completed=len(history.told), **about)
             case "complete":
                 told = _described(history, number, self._ranking)
-                say(f"{told} on all search documents, as every finalist")
-                self._bar.advance(self._task)
+                self._step(f"{told} on all search documents, as every finalist")
             case "score":
-                say(f"{named(history, number)} scored on {event['split']}")
-                self._bar.advance(self._task)
+                self._step(f"{named(history, number)} scored on {event['split']}")
             case "base":
                 name = short_names([event["label"]])[event["label"]]
                 failure = event.get("failure")
                 how = f"failed on test: {failure['reason']}" if failure else "scored on test"
-                say(f"the base {name} {how}")
-                self._bar.advance(self._task)
+                self._step(f"the base {name} {how}")
             case "winner":
                 front = ", ".join(map(str, event.get("front", ())))
                 what = f"candidates {front} are the front" if front else f"candidate {number} wins"
                 say(f"{what} on the validation documents")
+
+    def _step(self, message: str) -> None:
+        say(message)
+        self._bar.advance(self._task)
 
     def _best(self) -> str:
         if self._ranking.has_front and self._incumbents:
@@ -249,6 +232,14 @@ class SearchDisplay:
         if first is None:
             return ""
         return f"; best {points(first, self._ranking)} (candidate {first.number})"
+
+
+def _warn_of_baselines(history: History) -> None:
+    if doubt := doubt_about_baselines(history):
+        message, examples = doubt
+        log.warning("%s", message)
+        lines = [line for item in examples for line in example_lines(item)]
+        say("\n".join([f"warning: {message}", *lines]))
 
 
 def _described(history: History, number: int, ranking: Ranking) -> str:

@@ -129,8 +129,7 @@ def _run(
     display = SearchDisplay(int(total) if total else None, checked.ranking, before)
     try:
         with display.begin(), tracked(tracker, run, checked.ranking, terminal.say) as trackers:
-            followers = [display.observe, display.warn_of_baselines, *trackers]
-            winner = run_search(checked, run, bounds, followers)
+            winner = run_search(checked, run, bounds, [display.observe, *trackers])
     except KeyboardInterrupt as signal:
         how = "terminated" if isinstance(signal, Terminated) else "interrupted"
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {quoted}`")

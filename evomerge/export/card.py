@@ -21,7 +21,7 @@ from evomerge.errors import printable, without_controls
 from evomerge.export.metadata import SENTENCES, results_on_test
 from evomerge.export.parents import Parent, common_licence
 from evomerge.recipe import Recipe
-from evomerge.report.figures import svg_text
+from evomerge.report.pictures import svg_text
 from evomerge.report.recipe_picture import (
     is_path,
     knobs_of_every_layer,

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from evomerge.errors import without_controls
-from evomerge.report.figures import PALETTE, inline_svg
+from evomerge.report.pictures import PALETTE, inline_svg
 from evomerge.report.progress import progress
 from evomerge.report.recipe_picture import path_text
 from evomerge.report.rows import candidate_rows, rows_in_per_cent

@@ -30,8 +30,8 @@ def progress(run: RunFolder) -> dict[str, Any]:
     `state` is `running` while a process holds the run's lock, or `stopping` after
     `evomerge stop`; `done` if all candidates have outcomes, the winner has test scores (a study has
     none), and the budget asks for no more candidates; otherwise `stopped`. `latest` are the last
-    candidates, the newest last. `phase` is there while a method prepares for its first merges, and
-    during the final scores; `workers` and the speed while the search runs.
+    candidates, the newest last. `phase` is there during the final scores; `workers` and the speed
+    while the search runs.
     """
     config = run.search_file()
     running = run.is_running  # asked first: if it ends after this, the journal has its end
@@ -47,7 +47,6 @@ def progress(run: RunFolder) -> dict[str, Any]:
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
         bounds = any(budget[name] is not None for name in ("target", "hours", "patience"))
         done = bounds and not run.is_asked_to_stop
-    hours, phase = run.timings.hours(), run.timings.preparation()
     statuses = Counter(item.status for item in history.candidates)
     parents = [item for item in history.baselines if item.label != UNIFORM]
     parent = None if ranking.has_front else ranking.best(ranking.incumbents(parents))
@@ -59,7 +58,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
         **{name: statuses[name] for name in ("scored", "failed", "open")},
         "estimated": sum(item.is_estimate for item in history.candidates),
         "budget": {name: value for name, value in budget.items() if value is not None},
-        "hours": round(hours, 4),
+        "hours": round(run.timings.hours(), 4),
         "best": _with_interval(ranking.best(ranking.incumbents(history.candidates)), ranking),
         "best_parent": _with_interval(parent, ranking),
         "latest": [_outcome(item, ranking) for item in history.told[-_LATEST:]],
@@ -70,7 +69,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
     spent = run.timings.spent()
     if spent:
         result["seconds"] = {name: round(item.seconds, 1) for name, item in spent.items()}
-    if running and (phase := phase or _final_phase(history, events[-1])) is not None:
+    if running and (phase := _final_phase(history, events[-1])) is not None:
         result["phase"] = phase
     if config.space.kind != "parameters" and (run.path / "best.yaml").exists():
         recipe = Recipe.from_yaml((run.path / "best.yaml").read_text("utf-8"))

@@ -13,20 +13,13 @@ from typing import Any, TypeAlias
 
 from evomerge.errors import RecipeError
 from evomerge.recipe import Knob, Layer, Recipe
-from evomerge.report.figures import (
-    GREY,
-    INK,
-    MOST_LABELS,
-    few_ticks,
-    heat_map,
-    panels_below,
-    plain_text,
-)
+from evomerge.report.pictures import GREY, INK, LINE, label_text, new_figure, plain_text
 from evomerge.report.words import renamed
 from evomerge.space.paths.path import describe, legend_of, path_of
 
 _COLOURS = ("#1f6feb", "#d9822b", "#2a9d6f", "#a855c7", "#c0392b", "#5f6b78", "#b8a21f", "#1797a6")
 _LONGEST = 52
+_MOST_LABELS = 60  # of the rows of a heat map
 _ALL = "all"
 """Label of the row of a knob of the whole merge."""
 
@@ -87,11 +80,11 @@ def _knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     if not knobs:
         return None
     stacks = _stacks(recipe)
-    tall = [min(len(grid), MOST_LABELS) for grid in knobs.values()]
+    tall = [min(len(grid), _MOST_LABELS) for grid in knobs.values()]
     height = 0.55 * len(tall) + 0.2 * sum(tall) + 0.3
-    figure, panels = panels_below(height, [count + 1.2 for count in tall])
+    figure, panels = _panels_below(height, [count + 1.2 for count in tall])
     for axes, (knob, grid) in zip(panels, knobs.items(), strict=True):
-        heat_map(figure, axes, plain_text(knob), grid)
+        _heat_map(figure, axes, plain_text(knob), grid)
         axes.set_xticks(*_depth_ticks(list(map(len, stacks.values())), recipe.modalities))
     # Below the labels of rows, too, which may leave little room beside them.
     outside = ("embeddings", "head", *recipe.modalities)
@@ -113,7 +106,7 @@ def _path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     legend = (f"{key}: {names[parent]}" for key, parent in parent_letters(recipe).items())
     notes = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in legend]
     height = 2.3 + 0.9 * scaled + 0.16 * len(notes)
-    figure, panels = panels_below(height, [2.4, 1.0] if scaled else [1.0])
+    figure, panels = _panels_below(height, [2.4, 1.0] if scaled else [1.0])
     for number, (letter, parent) in enumerate(parent_letters(recipe).items()):
         colour = _COLOURS[number % len(_COLOURS)]
         points = [(place, hop.layer) for place, hop in enumerate(path) if hop.parent == parent]
@@ -133,8 +126,8 @@ def _path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     for axes in panels:
         axes.set_xlim(-0.7, len(path) - 0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(few_ticks(8, whole=True))
-    panels[0].yaxis.set_major_locator(few_ticks(6, whole=True))
+        axes.xaxis.set_major_locator(_few_ticks(8, whole=True))
+    panels[0].yaxis.set_major_locator(_few_ticks(6, whole=True))
     panels[-1].set_xlabel("\n".join([_DEPTH, *map(plain_text, notes)]), loc="left", **_TEXT)
     return figure
 
@@ -149,6 +142,46 @@ _ABOVE = {
     "columnspacing": 1.0,
 }
 _TEXT = {"fontsize": 8, "color": INK, "linespacing": 1.4}
+
+
+def _panels_below(height: float, heights: Sequence[float]) -> tuple[Any, list[Any]]:
+    """Return a narrow figure and its panels, one below the other, with these relative heights."""
+    figure = new_figure(height, 4.2)
+    panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes in panels:
+        axes.tick_params(labelsize=7.5, colors=INK, length=2)
+    return figure, list(panels)
+
+
+def _heat_map(figure: Any, axes: Any, title: str, grid: _Grid) -> None:
+    """Draw a grid with colours of its own; nan is a gap."""
+    values = [value for row in grid.values() for value in row if not math.isnan(value)]
+    low, high = min(values), max(values)
+    image = axes.imshow(
+        list(grid.values()),
+        aspect="auto",
+        cmap="viridis",
+        interpolation="nearest",
+        vmin=low - 0.5 * (low == high),  # one value is not drawn as if it were an extreme
+        vmax=high + 0.5 * (low == high),
+    )
+    axes.set_title(title, loc="left", fontsize=8.5, color=INK, pad=3)
+    step = math.ceil(len(grid) / _MOST_LABELS)
+    labels = [label_text(label, 26) for label in list(grid)[::step]]
+    axes.set_yticks(range(0, len(grid), step), labels)
+    axes.set_facecolor(LINE)
+    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+    bar.ax.tick_params(labelsize=7, colors=INK)
+    bar.locator = _few_ticks(4)
+    if low == high:
+        bar.set_ticks([low], labels=[f"{low:.3g}"])
+
+
+def _few_ticks(most: int, *, whole: bool = False) -> Any:
+    """Return a matplotlib locator of at most `most` ticks; `whole`: at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=most, integer=whole)
 
 
 def _stacks(recipe: Recipe) -> dict[str, tuple[Layer, ...]]:

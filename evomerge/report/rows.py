@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from evomerge.report.confidence import factor_of
 from evomerge.report.words import short_names, short_scores
 from evomerge.run.atomic import write_output
 from evomerge.run.history import History
-from evomerge.run.timings import PHASES
 from evomerge.scores import SPLITS, Objective, Scores, Split, fitness_error
 
 _BRIEF = ("candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure")
@@ -27,14 +26,12 @@ def candidate_rows(
     history: History,
     objectives: Sequence[Objective],
     genes: Sequence[str] = (),
-    seconds: Mapping[int, Mapping[str, float]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return one dictionary for each candidate, all with the same keys.
 
     `error` is the standard error of a fitness that was estimated from some of the search documents;
-    then the search scores in the row are estimates too. Genes have names, in the order of the
-    genome, and columns `gene NAME`. `seconds` (candidate -> phase -> seconds) gives columns
-    `seconds PHASE`.
+    then the search scores in the row are estimates too. Genes, by their names in the order of the
+    genome, have columns `gene NAME`.
     """
     rows = []
     for item in history.candidates:
@@ -59,9 +56,6 @@ def candidate_rows(
         row["failure"] = item.failure
         known = len(item.genome) == len(genes)  # a baseline has no genes
         row |= {f"gene {name}": item.genome[i] if known else None for i, name in enumerate(genes)}
-        if seconds is not None:
-            spent = seconds.get(item.number, {})
-            row |= {f"seconds {phase}": spent.get(phase) for phase in PHASES}
         rows.append(row)
     return rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
@@ -22,7 +22,6 @@ from evomerge.searching.ranking import Ranking, measured
 
 PROJECT = "evomerge"
 """The project of all searches."""
-
 
 _QUIET: dict[str, Any] = {"console": "off", "silent": True, "x_save_requirements": False}
 _QUIET |= {"disable_code": True, "disable_git": True, "x_disable_machine_info": True}
@@ -74,15 +73,27 @@ def tracked(
             candidate = history.candidates[event["candidate"]]
             new = [candidate] if leaders else history.candidates
             leaders[:] = ranking.incumbents([*leaders, *new])
-            if event["event"] == "tell":
-                found = _metrics(candidate, leaders, ranking) | {
-                    "failed": sum(item.scores("search") is None for item in history.told),
-                    **{f"seconds/{phase}": s for phase, s in event.get("seconds", {}).items()},
-                }
-                tracker.log(storable(found))
+            if event["event"] == "complete":
+                return
+            scores = candidate.scores("search")
+            found: dict[str, Any] = {
+                "candidate": candidate.number,
+                "generation": candidate.generation,
+                "fitness": candidate.fitness,
+                "best_fitness": leaders[0].fitness if leaders else None,
+                "front": len(leaders) if ranking.has_front else None,
+                "documents": sum(scores.fidelity.values()) if scores else 0,
+                "failed": sum(item.scores("search") is None for item in history.told),
+            }
+            if scores is not None:
+                of = measured(ranking)
+                found |= {f"search/{item.key}": search_score(scores, item) for item in of}
+            found |= {f"seconds/{phase}": s for phase, s in event.get("seconds", {}).items()}
+            known = {key: value for key, value in found.items() if value is not None}
+            tracker.log(storable(known))
 
     with safely():
-        tracker = _opened(name, run)
+        tracker = _begin(name, run)
         say(f"logging to {name}: {_where(name, tracker)}")
     try:
         yield [observe]
@@ -90,23 +101,27 @@ def tracked(
         if tracker is not None:
             with safely():
                 if (winner := History(run.events()).winner) is not None:
-                    tracker.log(storable(_result(winner, ranking)))
+                    result: dict[str, Any] = {"winner": winner.number}
+                    for split in FINAL_SPLITS:
+                        if scores := winner.scores(split):
+                            of = measured(ranking)
+                            result |= {f"{split}/{o.key}": scores.aggregates[o.key] for o in of}
+                    tracker.log(storable(result))
                 import_module(name).finish()  # trackio would print at exit if the run alone ended
 
 
-def _opened(name: str, run: RunFolder) -> Any:
+def _begin(name: str, run: RunFolder) -> Any:
     """Return a new run of a tracker. It stays on this machine, unless the user has set otherwise.
 
     That is `TRACKIO_SPACE_ID` or `TRACKIO_SERVER_URL`, or `WANDB_MODE`.
     """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
     module = import_module(name)
-    config = run.manifest()["config"]
     options: dict[str, Any] = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
     if name == "wandb":
         settings = module.Settings(**_QUIET)
         options = {"mode": os.environ.get("WANDB_MODE", "offline"), "settings": settings}
-    known = storable({"name": run.path.resolve().name, "config": config})
+    known = storable({"name": run.path.resolve().name, "config": run.manifest()["config"]})
     return module.init(project=PROJECT, **known, **options)
 
 
@@ -116,28 +131,3 @@ def _where(name: str, tracker: Any) -> str:
     if tracker.url:
         return f"the run is at {tracker.url}"
     return f"`wandb sync {shlex.quote(str(tracker.settings.sync_dir))}` uploads the run"
-
-
-def _metrics(
-    candidate: Candidate, leaders: Sequence[Candidate], ranking: Ranking
-) -> dict[str, Any]:
-    scores = candidate.scores("search")
-    found: dict[str, Any] = {
-        "candidate": candidate.number,
-        "generation": candidate.generation,
-        "fitness": candidate.fitness,
-        "best_fitness": leaders[0].fitness if leaders else None,
-        "front": len(leaders) if ranking.has_front else None,
-        "documents": sum(scores.fidelity.values()) if scores else 0,
-    }
-    if scores is not None:
-        found |= {f"search/{item.key}": search_score(scores, item) for item in measured(ranking)}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _result(winner: Candidate, ranking: Ranking) -> dict[str, Any]:
-    found: dict[str, Any] = {"winner": winner.number}
-    for split in FINAL_SPLITS:
-        if scores := winner.scores(split):
-            found |= {f"{split}/{o.key}": scores.aggregates[o.key] for o in measured(ranking)}
-    return found

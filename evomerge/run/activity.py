@@ -37,12 +37,12 @@ class WorkerState:
     since: FiniteFloat
 
 
-@dataclass(frozen=True)
+@dataclass
 class _File:
     """The content of the file; `lost`: number of workers that were lost in this session."""
 
     workers: list[WorkerState]
-    lost: int
+    lost: int = 0
 
 
 _FILE = TypeAdapter(_File)
@@ -52,11 +52,8 @@ class Activity:
     """Writes what each worker is doing to the file `workers.json`; to no file if it is None."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._states: dict[int, WorkerState] = {}
-        self._losses = 0
-        self._written_at = -INTERVAL
-        self._is_new = False
+        self._path, self._file = path, _File([])
+        self._written_at, self._is_new = -INTERVAL, False
 
     def note(
         self,
@@ -68,12 +65,14 @@ class Activity:
     ) -> None:
         """Note what a worker begins to do; see `WorkerState`."""
         since = round(time.time(), 3)
-        self._states[number] = WorkerState(number, state, place, tuple(candidates), split, since)
+        new = WorkerState(number, state, place, tuple(candidates), split, since)
+        others = [item for item in self._file.workers if item.number != number]
+        self._file.workers = sorted([*others, new], key=lambda item: item.number)
         self._is_new = True
 
     def note_loss(self) -> None:
         """Count a worker that was lost."""
-        self._losses += 1
+        self._file.lost += 1
         self._is_new = True
 
     def write_if_due(self) -> float | None:
@@ -88,14 +87,12 @@ class Activity:
 
     def write(self) -> None:
         """Write the file now."""
-        if self._path is None:
-            return
-        states = [self._states[number] for number in sorted(self._states)]
-        # The next writer of the run removes a file of this name that a killed one has left.
-        part = self._path.with_name(f".{self._path.name}{MARK}{os.getpid()}")
-        part.write_bytes(_FILE.dump_json(_File(states, self._losses)) + b"\n")
-        part.replace(self._path)
-        self._written_at, self._is_new = time.monotonic(), False
+        if self._path is not None:
+            # The next writer of the run removes a file of this name that a killed one has left.
+            part = self._path.with_name(f".{self._path.name}{MARK}{os.getpid()}")
+            part.write_bytes(_FILE.dump_json(self._file) + b"\n")
+            part.replace(self._path)
+            self._written_at, self._is_new = time.monotonic(), False
 
     def end(self) -> None:
         """Remove the file, since the workers have ended; one that a killed search has left too."""

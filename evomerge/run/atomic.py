@@ -40,11 +40,12 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            folder = stack.enter_context(_unfinished(out, folder=True, new=True))
+            folder = stack.enter_context(_unfinished(out, folder=True))
         except OSError as error:
             fix = "name another folder"
             raise not_written(str(out.parent), error, fix, CheckpointError) from error
         yield folder
+        check_new_folder(out)  # another process may have created it meanwhile
 
 
 def create_folder(path: Path, texts: Mapping[str, str]) -> None:
@@ -74,9 +75,7 @@ def replace_text(path: Path, text: str) -> None:
 def write_output(path: Path, text: str, option: str) -> None:
     """Write the file that the user has named with an option; see `replace_text`.
 
-    Raises:
-        InputError: it cannot be written.
-        DiskError: the disk is full.
+    InputError: it cannot be written. DiskError: the disk is full.
     """
     try:
         replace_text(path, text)
@@ -114,17 +113,13 @@ def _remove_own(path: Path, lock: int, owner: int) -> None:
 
 
 @contextmanager
-def _unfinished(path: Path, *, folder: bool, new: bool = False) -> Iterator[Path]:
+def _unfinished(path: Path, *, folder: bool) -> Iterator[Path]:
     """Yield an empty file or folder that is flushed and becomes `path` when the block ends."""
     partial, lock = _begin(path, folder=folder)
     try:
         yield partial
         for item in (*sorted(partial.rglob("*")), partial):
             _sync(item)
-        if new and path.exists():
-            raise CheckpointError(
-                f"{path} was created by another process in the meantime; name another folder."
-            )
         partial.replace(path)
     except BaseException:
         _remove(partial)
@@ -142,17 +137,14 @@ def _begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int]:
         partial = path.with_name(f".{path.name}{MARK}{secrets.token_hex(4)}")
         if folder:
             partial.mkdir(mode)
-        try:
+        with suppress(*([FileNotFoundError] if folder else [])):
             lock = os.open(partial, flags, 0o666)
-        except FileNotFoundError:
-            if folder:
-                continue  # another process took it for abandoned and removed it: try again
-            raise
-        with suppress(OSError):  # a file system without locks, where nothing is ever removed
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if partial.exists():
-            return partial, lock
-        os.close(lock)  # another process removed it before it was locked: try again
+            with suppress(OSError):  # a file system without locks, where nothing is ever removed
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if partial.exists():
+                return partial, lock
+            os.close(lock)
+        # Another process took it for abandoned, and removed it before it was locked: try again.
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
@@ -218,9 +210,9 @@ def check_new_folder(out: Path) -> None:
     check_writable(out, f"{out} cannot be created", "name another folder", CheckpointError)
 
 
-def check_output(path: Path, option: str = "--out") -> None:
-    """Raise an InputError if the file of an option cannot be written."""
-    what, fix = f"{option} {path} cannot be written", "give another file"
+def check_output(path: Path) -> None:
+    """Raise an InputError if the file of `--out` cannot be written."""
+    what, fix = f"--out {path} cannot be written", "give another file"
     if os.path.isdir(path):  # noqa: PTH112 - Path's raises if a folder may not be entered
         raise InputError(f"{what}: it is a folder; {fix}.")
     if is_special(path):

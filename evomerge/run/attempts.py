@@ -5,8 +5,8 @@ search would try it again, without end. So the file `attempts.jsonl` of a run ha
 job that begins and one for each job that ends. A candidate whose job has begun `MAX_ATTEMPTS` times
 without an end counts as failed.
 
-If a search is interrupted or terminated by a signal, the job is withdrawn and does not count. If
-the process is killed outright, the job counts. It also counts if the accelerator fails.
+A job counts if its process was killed outright, or if the accelerator failed. If the search is
+interrupted or terminated by a signal, the job is withdrawn and does not count.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ class Attempts:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._begun: Counter[str] = Counter()
+        self._path, self._begun = path, Counter[str]()
         for text in lines_of(path):
             with suppress(ValueError, RecursionError, TypeError, KeyError):
                 line = json.loads(text)

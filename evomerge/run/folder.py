@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import RunFolderError, RunInUseError, not_written
+from evomerge.errors import RunFolderError, RunInUseError, not_written, without_controls
 from evomerge.parsing.texts import check_inside, check_ordinary, entries, json_value, read_text
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.run.atomic import check_writable, create_folder, remove_abandoned, replace_text
 from evomerge.run.journal import HEADER, Event, Journal, Lines, is_held, read
-from evomerge.run.log_format import PlainFormatter
 from evomerge.run.timings import Timings
 
 if TYPE_CHECKING:
@@ -31,10 +30,9 @@ CONFIG = "search.yaml"
 MANIFEST = "manifest.json"
 JOURNAL = "journal.jsonl"
 MODELS = "models"
-STOP = "stop"
-_SUBFOLDERS = ("front", MODELS)
 MERGEKIT = "best.mergekit.yaml"
 NOT_IN_MERGEKIT = "best.not-in-mergekit.txt"
+_STOP = "stop"
 _DIGEST = "digest"  # of the search file and the rest of the manifest
 _WRITE = "give --run a folder that can be written"
 
@@ -69,7 +67,7 @@ class RunFolder:
                     f"{path} is not a run folder: it has no {name}; give the folder that was "
                     "given to --run."
                 )
-        self.path = path
+        self.path, self.journal_path = path, path / JOURNAL
 
     @classmethod
     def check_free(cls, path: Path) -> None:
@@ -89,10 +87,8 @@ class RunFolder:
     def create(cls, path: Path, search: str, manifest: Mapping[str, Any]) -> RunFolder:
         """Create a run in one step; see `check_free`.
 
-        Args:
-            path: its folder.
-            search: text of the search file, as the user wrote it.
-            manifest: what was resolved; see `evomerge.config.frozen`.
+        `search` is the text of the search file as the user wrote it, `manifest` what was resolved
+        (`evomerge.config.frozen`).
         """
         cls.check_free(path)
         content = yaml_mapping(search, str(path / CONFIG), "a search file", RunFolderError)
@@ -106,11 +102,6 @@ class RunFolder:
         return cls(path)
 
     @property
-    def journal_path(self) -> Path:
-        """Path of the journal."""
-        return self.path / JOURNAL
-
-    @property
     def timings(self) -> Timings:
         """The times of the run's sessions and candidates."""
         return Timings(self.path / "timings.jsonl")
@@ -118,11 +109,8 @@ class RunFolder:
     def search_file(self, moves: Sequence[str] = ()) -> SearchConfig:
         """Return the search file with all that was resolved when the run began.
 
-        Args:
-            moves: `key.path=value` of what is to differ.
-
-        Raises:
-            InputError: a file cannot be read, was changed by hand, or has a mistake.
+        `moves`: `key.path=value` of what is to differ. InputError: a file cannot be read, was
+        changed by hand, or has a mistake.
         """
         from evomerge.config.schema import override, parse_manifest
 
@@ -140,8 +128,7 @@ class RunFolder:
     def manifest(self) -> dict[str, Any]:
         """Return the content of the manifest.
 
-        Raises:
-            RunFolderError: it cannot be read, or it or the search file was changed by hand.
+        RunFolderError: it cannot be read, or it or the search file was changed by hand.
         """
         file = self.path / MANIFEST
         again = "put it back from a copy of the run, or start a new run"
@@ -152,14 +139,14 @@ class RunFolder:
                 f"{file} does not say what the search file was resolved to, as in a run of another "
                 f"version of evomerge; {again}."
             )
-        rest = {key: value for key, value in manifest.items() if key != _DIGEST}
-        if manifest.get(_DIGEST) != _digest([self.written(), rest]):
+        digest = manifest.pop(_DIGEST, None)
+        if digest != _digest([self.written(), manifest]):
             raise RunFolderError(
                 f"{CONFIG} or {MANIFEST} of {self.path} was changed after the run began; put it "
                 "back as it was, start a new run, or give `evomerge resume` the change "
                 "(--candidates, --hours, --patience, --target, --set executor.KEY=VALUE)."
             )
-        return rest
+        return manifest
 
     @property
     def digest(self) -> str:
@@ -179,7 +166,7 @@ class RunFolder:
         What killed writers have left is removed.
         """
         with Journal(self.journal_path) as journal:
-            for folder in (self.path, *(self.path / name for name in _SUBFOLDERS)):
+            for folder in (self.path, self.path / "front", self.path / MODELS):
                 remove_abandoned(folder)
             yield journal
 
@@ -202,7 +189,7 @@ class RunFolder:
     @property
     def is_asked_to_stop(self) -> bool:
         """Whether `ask_to_stop` was called since the search was started or continued."""
-        return os.path.exists(self.path / STOP)  # noqa: PTH110 - often asked for
+        return os.path.exists(self.path / _STOP)  # noqa: PTH110 - often asked for
 
     def ask_to_stop(self) -> None:
         """Ask the process that searches to begin no further candidate, and to do the final scores.
@@ -214,11 +201,11 @@ class RunFolder:
                 f"No search is running in {self.path}, so there is nothing to stop; `evomerge "
                 f"status {shlex.quote(str(self.path))}` says how far it is."
             )
-        self.write(STOP, "")
+        self.write(_STOP, "")
 
     def forget_stop(self) -> None:
         """Remove what `ask_to_stop` has written."""
-        (self.path / STOP).unlink(missing_ok=True)
+        (self.path / _STOP).unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the run, so that it is never seen half written."""
@@ -243,6 +230,14 @@ class RunFolder:
             for handler in handlers:
                 logger.removeHandler(handler)
             file.close()
+
+
+class PlainFormatter(logging.Formatter):
+    """Formats as its base class does, without characters that steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message, which may quote a file, with a traceback if it has one."""
+        return without_controls(super().format(record))
 
 
 class _LogFile(logging.FileHandler):

@@ -1,13 +1,9 @@
 """The journal: an append-only file of events that can be read after a kill at any byte.
 
-Each line is one event as JSON that any reader takes. Its first key `n` is the number of the line,
-its last key `check` is made of all lines up to it, so a line that was changed, doubled, moved or
-lost is noticed. A kill leaves at most one incomplete line, the last one, without its newline:
-readers leave it out, the next writer removes it. The journal has no clock times, so two runs of
-the same search write the same bytes.
-
-The writer holds a lock on the journal itself, since a lock file can be removed, and then there
-would be two writers. The system releases it when the process ends.
+Each line is one event as JSON. Its first key `n` is the number of the line, its last key `check` is
+made of all lines up to it, so a line that was changed, doubled, moved or lost is noticed. A kill
+leaves at most one incomplete line, the last one: readers leave it out, the next writer removes it.
+There are no clock times in it, so two runs of the same search write the same bytes.
 """
 
 from __future__ import annotations
@@ -36,11 +32,9 @@ Event: TypeAlias = dict[str, Any]
 HEADER: Event = {"event": "header", "format": FORMAT}
 """The first event of every journal."""
 
-FLUSH_INTERVAL = 1.0
-"""Least number of seconds between two flushes to disk, so that fast candidates do not wait."""
-
 _CHECK = b',"check":"%s"}'
 _TAIL = len(_CHECK % bytes(16))
+_FLUSH_INTERVAL = 1.0  # seconds between two flushes to disk, at least: fast candidates do not wait
 _TRIES, _PAUSE = 50, 0.02  # seconds
 
 
@@ -73,15 +67,12 @@ class Lines:
 
 def _scan(data: bytes, path: Path) -> tuple[list[Event], int, Lines]:
     """Return the events of the complete lines, the number of their bytes, and what writes on."""
-    foreign = RunFolderError(
-        f"{path} is no journal of format {FORMAT}; use the version of evomerge that wrote it, or "
-        "restore it from a copy."
-    )
     lines, events, size = Lines(), list[Event](), 0
+    is_ours = Lines().encode(HEADER).startswith(data.rstrip(b"\0"))  # a power cut may leave zeros
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         event = lines.decode(line)
-        if number == 1 and event != HEADER:
-            raise foreign
+        if number == 1 and not (is_ours := event == HEADER):
+            break
         if event is None:
             raise RunFolderError(
                 f"{path} is damaged: line {number} was changed, or does not follow the line before "
@@ -90,13 +81,10 @@ def _scan(data: bytes, path: Path) -> tuple[list[Event], int, Lines]:
             )
         events.append(event)
         size += len(line) + 1
-    if not events and not Lines().encode(HEADER).startswith(data.rstrip(b"\0")):
-        raise foreign
-    scored = [name for name in ("best.yaml", "front") if path.with_name(name).exists()]
-    if not events and scored:
+    if not is_ours:
         raise RunFolderError(
-            f"{path} is empty, but {scored[0]} shows that candidates were scored; restore the "
-            "journal from a copy, or begin in a new folder."
+            f"{path} is no journal of format {FORMAT}; use the version of evomerge that wrote it, "
+            "or restore it from a copy."
         )
     return events, size, lines
 
@@ -132,7 +120,8 @@ class Journal:
     """A journal that is open for writing; meanwhile no other process can write to it.
 
     It is created with its header if it does not exist. `events` are those that it had when it was
-    opened; later ones are not kept in memory, where those of a long search take gigabytes.
+    opened; later ones are not kept in memory, where those of a long search take gigabytes. The lock
+    is on the journal itself, since a lock file can be removed, and ends with the process.
 
     Raises:
         RunFolderError: the file is damaged or of another format.
@@ -141,20 +130,17 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._flushed_at = path, 0.0
         self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         _open.add(self)
         try:
             _lock(self._handle, path.parent)
-            data = path.read_bytes()
-            self.events, self._size, self._lines = _scan(data, path)
-            if len(data) > self._size:
-                os.ftruncate(self._handle, self._size)
+            self.events, self._size, self._lines = _scan(path.read_bytes(), path)
+            os.ftruncate(self._handle, self._size)
             os.fsync(self._handle)
         except BaseException:
             self.close()
             raise
-        self._flushed_at = 0.0
         if not self.events:
             self.events.append(dict(HEADER))
             self.append(HEADER)
@@ -167,7 +153,12 @@ class Journal:
             SearchError: another process has replaced, removed or changed the file.
         """
         assert self._handle is not None, "the journal is closed"
-        if not self._is_in_place(self._handle):
+        is_in_place = False
+        with suppress(FileNotFoundError):
+            found = self.path.stat()
+            same = os.path.samestat(found, os.fstat(self._handle))
+            is_in_place = same and found.st_size == self._size
+        if not is_in_place:
             raise SearchError(
                 f"{self.path} was replaced, removed or changed by another process, so this search "
                 "has stopped; see that only one process writes to it, then go on with `evomerge "
@@ -178,15 +169,9 @@ class Journal:
             written = os.write(self._handle, line)
             self._size += written
             line = line[written:]
-        if time.monotonic() - self._flushed_at >= FLUSH_INTERVAL:
+        if time.monotonic() - self._flushed_at >= _FLUSH_INTERVAL:
             os.fsync(self._handle)
             self._flushed_at = time.monotonic()
-
-    def _is_in_place(self, handle: int) -> bool:
-        with suppress(FileNotFoundError):
-            found = self.path.stat()
-            return os.path.samestat(found, os.fstat(handle)) and found.st_size == self._size
-        return False
 
     def close(self) -> None:
         """Flush all events to disk and close the file; OSError: they could not be flushed."""
@@ -227,9 +212,9 @@ _open: weakref.WeakSet[Journal] = weakref.WeakSet()
 def _leave_to_parent() -> None:
     """Close what a forked child has inherited, so that the lock ends with the parent process."""
     for journal in _open:
-        handle, journal._handle = journal._handle, None
-        if handle is not None:
-            os.close(handle)
+        if journal._handle is not None:
+            os.close(journal._handle)
+            journal._handle = None
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)

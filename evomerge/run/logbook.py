@@ -18,16 +18,13 @@ Follower: TypeAlias = Callable[[History, Event], None]
 """A display or a tracker: a function that is called with every event after it is in the journal.
 
 Events with an outcome also have the fields `seconds` and `cpu_seconds`, by phase, which are not in
-the journal.
-
-It is also called with events that are not in the journal (`PASSING`). `preparing` has the fields
+the journal. Nor are two other events that it is called with (`PASSING`). `preparing` has the fields
 `method` (names of merge methods), `done` and `total` (tensors), and `seconds` (since `done` was 0).
 `finals` comes before final scores, with `purpose` (`validation`, `test`, or `complete` for
 estimates that are completed) and `total` (candidates that get such a score now).
 """
 
 PASSING = ("preparing", "finals")
-"""Events that followers are told of and that are not in the journal."""
 
 INTERVAL = 1.0
 """Seconds between two `preparing` events. A preparation that is faster has none."""
@@ -53,21 +50,17 @@ class Logbook:
     """Writes the events of one session of a run, and calls its followers with each.
 
     A follower that raises is not called again, and the search goes on. `history` is the state of
-    the run after the latest event.
+    the run after the latest event, `events` are those of earlier sessions.
     """
 
     def __init__(self, run: RunFolder, journal: Journal, followers: Sequence[Follower]) -> None:
         self.history = History(journal.events)
+        self.events: Sequence[Event] = journal.events
         self._journal, self._followers, self._timings = journal, list(followers), run.timings
         self._session, self._began = time.time(), time.monotonic()
         self._hours_before = self._timings.hours()
         self._prepared_from = self._shown_at = self._began
-        self._note({})  # `status` shows nothing of an earlier session any more
-
-    @property
-    def events(self) -> Sequence[Event]:
-        """The events of earlier sessions of the run."""
-        return self._journal.events
+        self._note({})  # `status` shows no speed of an earlier session any more
 
     @property
     def hours(self) -> float:
@@ -109,7 +102,7 @@ class Logbook:
             )
 
     def note_preparation(self, method: str, done: int, total: int) -> None:
-        """Tell followers and `status` how far a preparation of merges is, once an `INTERVAL`.
+        """Tell followers how far a preparation of merges is, once an `INTERVAL`.
 
         `done` of `total` tensors are prepared for the methods with these names; 0 begins anew.
         """
@@ -121,16 +114,14 @@ class Logbook:
             return
         self._shown_at = now
         state = {"method": method, "done": done, "total": total}
-        self._note({"phase": "prepare", **state})
-        seconds = now - self._prepared_from
-        self._call_followers({"event": "preparing", **state, "seconds": seconds})
+        state["seconds"] = now - self._prepared_from
+        self._call_followers({"event": "preparing", **state})
 
     def note_finals(self, purpose: str, total: int) -> None:
         """Tell followers how many candidates get a final score now; see `Follower`."""
         self._call_followers({"event": "finals", "purpose": purpose, "total": total})
 
     def _note(self, entry: Mapping[str, Any]) -> None:
-        """Add a line to the run's times."""
         elapsed = round(time.monotonic() - self._began, 3)
         self._timings.note({"session": self._session, "elapsed": elapsed, **entry})
 
@@ -142,9 +133,7 @@ class Logbook:
                 raise
             except BaseException as error:  # a SystemExit must not end the search either
                 self._followers.remove(follower)
-                log.warning(
-                    "%s failed (%s: %s) and is not called again; the search goes on.",
-                    getattr(follower, "__qualname__", type(follower).__name__),
-                    type(error).__name__,
-                    one_line(error),
-                )
+                name = getattr(follower, "__qualname__", type(follower).__name__)
+                found = f"{type(error).__name__}: {one_line(error)}"
+                goes_on = "and is not called again; the search goes on."
+                log.warning("%s failed (%s) %s", name, found, goes_on)

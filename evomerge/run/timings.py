@@ -14,8 +14,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evomerge.errors import printable
-
 PHASES = ("prepare", "merge", "evaluate")
 """The phases of a candidate.
 
@@ -26,8 +24,7 @@ PHASES = ("prepare", "merge", "evaluate")
 DESCEND = "descend"
 """The phase of a leg of a descent, which makes candidates."""
 
-RECENT = 100
-"""Number of candidates that the speed of a search is computed from, at most."""
+_RECENT = 100  # candidates that the speed of a search is computed from, at most
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
@@ -58,8 +55,6 @@ class Spent:
 
 
 _Time = Annotated[float, Field(ge=0, lt=1e11)]  # seconds
-_Bytes = Annotated[int, Field(ge=0, lt=10**18)]
-_Tensors = Annotated[int, Field(ge=0, lt=10**9)]
 
 
 class _Line(BaseModel):
@@ -69,14 +64,9 @@ class _Line(BaseModel):
     session: _Time | None = None
     elapsed: _Time = 0.0
     event: str | None = None
-    candidate: int | None = None
     seconds: dict[str, _Time] = {}
     cpu_seconds: dict[str, _Time] = {}
-    peak: dict[str, _Bytes] = {}
-    phase: str | None = None
-    method: str = ""
-    done: _Tensors = 0
-    total: _Tensors = 0
+    peak: dict[str, Annotated[int, Field(ge=0, lt=10**18)]] = {}  # bytes
 
 
 class Timings:
@@ -104,7 +94,7 @@ class Timings:
         """
         timed = [line for line in self._lines() if line.session is not None]
         own = [line for line in timed if line.session == timed[-1].session]
-        latest = [line.elapsed for line in own if line.event == "tell"][-RECENT:]
+        latest = [line.elapsed for line in own if line.event == "tell"][-_RECENT:]
         if len(latest) < 2 or latest[-1] <= latest[0]:
             return None
         return 3600 * (len(latest) - 1) / (latest[-1] - latest[0])
@@ -127,21 +117,9 @@ class Timings:
             found |= {name: max(found.get(name, 0), size) for name, size in line.peak.items()}
         return found
 
-    def by_candidate(self) -> dict[int, dict[str, float]]:
-        """Return the seconds of each candidate on the search documents, by phase."""
-        told = [line for line in self._lines() if line.event == "tell"]
-        return {line.candidate: line.seconds for line in told if line.candidate is not None}
-
     def cpu_seconds(self) -> float:
         """Return the CPU seconds of all work: of all phases, descents and final scores too."""
         return sum(sum(line.cpu_seconds.values()) for line in self._lines())
-
-    def preparation(self) -> str | None:
-        """Return `preparing ties (30 of 272 tensors)` if the last line is of a preparation."""
-        last = next(reversed(list(self._lines())), None)
-        if last is None or last.phase != "prepare" or last.done >= last.total:
-            return None
-        return f"preparing {printable(last.method)} ({last.done} of {last.total} tensors)"
 
     def _lines(self) -> Iterator[_Line]:
         for text in lines_of(self._path):

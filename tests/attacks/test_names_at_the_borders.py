@@ -34,8 +34,8 @@ from evomerge.errors import EvomergeError, without_controls
 from evomerge.export.card import Merge, search_card
 from evomerge.export.parents import Parent
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.report.figures import svg_text
 from evomerge.report.page import page, write_page
+from evomerge.report.pictures import svg_text
 from evomerge.report.trackers import tracked
 from evomerge.report.view import View
 from evomerge.report.words import storable

@@ -189,7 +189,7 @@ def test_a_search_that_ends_while_its_journal_is_read_is_not_called_stopped(tmp_
     assert progress(run)["state"] == "stopped"
 
 
-def test_times_by_phase_and_the_preparation_that_goes_on(finished, capsys):
+def test_times_by_phase(finished, capsys):
     run = finished
     assert call(["status", str(run.path), "--watch", "--json"]) == 0, "it ends at once"
     (line,) = capsys.readouterr().out.splitlines()
@@ -199,11 +199,7 @@ def test_times_by_phase_and_the_preparation_that_goes_on(finished, capsys):
     for factor in (1, 2):
         seconds = {phase: factor * value for phase, value in times.items()}
         run.timings.note({"session": 1.0, "elapsed": 99.0, "seconds": seconds})
-    run.timings.note({"phase": "prepare", "method": "ties", "done": 3, "total": 9})
-    assert "phase" not in answer(capsys, "status", run.path)
-    with run.writing():
-        found = answer(capsys, "status", run.path)
-    assert found["phase"] == "preparing ties (3 of 9 tensors)"
+    found = answer(capsys, "status", run.path)
     assert found["seconds"] == {"prepare": 6.0, "merge": 1.5, "evaluate": 90.8}
     spent = answer(capsys, "results", run.path)["times"]
     assert spent["evaluate"] == {"seconds": 90.75, "cpu_seconds": None}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.report.figures import svg_text
+from evomerge.report.pictures import svg_text
 from evomerge.report.recipe_picture import (
     is_path,
     knobs_of_every_layer,

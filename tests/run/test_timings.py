@@ -50,24 +50,14 @@ def test_phases_and_costs_are_summed_and_unknown_cpu_times_stay_unknown(run):
     assert timings.cpu_seconds() == 2.0 + 0.125 + 0.375 + 3.0
 
 
-def test_a_preparation_is_shown_while_it_lasts_and_not_in_the_next_session(run, monkeypatch):
+def test_a_preparation_is_told_while_it_lasts_and_is_not_in_the_journal(run, monkeypatch):
     monkeypatch.setattr(logbook, "INTERVAL", 0.0)
     events = []
     with Journal(run.journal_path) as journal:
         book = Logbook(run, journal, [lambda history, event: events.append(event)])
-        assert run.timings.preparation() is None
-        book.note_preparation("ties", 0, 9)
-        book.note_preparation("ties", 4, 9)
-        assert run.timings.preparation() == "preparing ties (4 of 9 tensors)"
-        book.note_preparation("ties", 9, 9)
-        assert run.timings.preparation() is None
-        book.note_preparation("dare_ties", 2, 7)
-    assert run.timings.preparation() == "preparing dare_ties (2 of 7 tensors)"
-    with Journal(run.journal_path) as journal:  # as after a kill
-        Logbook(run, journal, [])
-        assert run.timings.preparation() is None
-        assert len(journal.events) == 1  # only the header: no preparation is in the journal
-    assert [item["done"] for item in events][-3:] == [4, 9, 2]
+        for done in (0, 4, 9):
+            book.note_preparation("ties", done, 9)
+    assert [item["done"] for item in events][-2:] == [4, 9] and len(run.events()) == 1
 
 
 def test_fast_preparations_are_not_shown_and_the_peak_of_memory_is_not_in_the_journal(run):
