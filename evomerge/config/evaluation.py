@@ -10,7 +10,6 @@ from evomerge.config.fields import Documents, Section
 
 TaskSplit = Literal["training", "validation", "test"]
 
-
 _NUMBER = "number of documents of each task, or all that no other split takes"
 
 

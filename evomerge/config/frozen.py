@@ -1,7 +1,4 @@
-"""What a run keeps beside its search file, in `manifest.json`; no user writes it.
-
-The manifest has `config` too: the search file with defaults, absolute paths and what `auto` became.
-"""
+"""What a run keeps in `manifest.json` beside `config`, the search file with all defaults."""
 
 # ruff: noqa: RUF012 - pydantic copies defaults
 

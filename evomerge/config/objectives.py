@@ -16,8 +16,7 @@ _METRIC = (
     "reference answer, in nats; `tokens`: generated tokens of a document; "
     "with `encoder` spearman or pearson (sts), ndcg@10, recall@10 or mrr@10 (retrieval), accuracy "
     "(classification), of which the first is the default; with `classifier` what that says; "
-    "without any of them `parameters` or `layers` of the merged "
-    "model"
+    "without any of them `parameters` or `layers` of the merged model"
 )
 
 

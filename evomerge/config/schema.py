@@ -214,17 +214,14 @@ class SearchConfig(Section):
     @property
     def run_constraints(self) -> tuple[Constraint, ...]:
         """The constraints of a run."""
-        every = self.constraints
-        return tuple(Constraint(c.source, c.metric, c.at_least, c.at_most) for c in every)
+        found = ((c.source, c.metric, c.at_least, c.at_most) for c in self.constraints)
+        return tuple(Constraint(*item) for item in found)
 
     @property
     def run_documents(self) -> Mapping[Split, Documents]:
         """The document ids of a run, by split and task."""
-        documents = self.frozen.documents if self.frozen else {}
-        return {
-            split: {task: tuple(ids) for task, ids in documents.get(split, {}).items()}
-            for split in SPLITS
-        }
+        known = self.frozen.documents if self.frozen else {}
+        return {s: {task: tuple(ids) for task, ids in known.get(s, {}).items()} for s in SPLITS}
 
 
 def parse(data: Any, source: str) -> SearchConfig:

@@ -55,10 +55,8 @@ class _SpaceConfig(Section):
     def _of_its_kind(cls, data: Any) -> Any:
         """Refuse the keys of other kinds."""
         own, given = cls.model_fields, data if isinstance(data, Mapping) else {}
+        kind = ", ".join(f"`{tag}` {given.get(tag)!r}" for tag in ("kind", "variant") if tag in own)
         for key in sorted(given.keys() & _KEYS - own.keys()):
-            kind = ", ".join(
-                f"`{tag}` {given.get(tag)!r}" for tag in ("kind", "variant") if tag in own
-            )
             raise ValueError(
                 f"has `{key}` {shown(given[key])}, which has no meaning for {kind}, whose keys are "
                 f"{', '.join(sorted(own))}; remove it"
@@ -189,9 +187,9 @@ class DroppingConfig(PathConfig):
 
 
 _KEYS = {
-    key
-    for kind in (FrankenmergeConfig, SakanaConfig, ParametersConfig)
-    for key in kind.model_fields
+    *FrankenmergeConfig.model_fields,
+    *SakanaConfig.model_fields,
+    *ParametersConfig.model_fields,
 }
 """The keys of all kinds."""
 

@@ -66,12 +66,10 @@ def _canonical_knobs(knobs: Mapping[str, Any]) -> dict[str, Knob]:
 
 @dataclass(frozen=True)
 class Source:
-    """One source of a merge: a parent and, inside of a block stack, one of its blocks.
+    """One source of a merge: a parent as in the search file, and its own knobs.
 
     Attributes:
-        parent: reference of the parent as in the search file (`zoo:maths`, `org/name@rev`, ...).
         layer: block index in the parent (0-based), or None for tensors outside of the blocks.
-        knobs: knobs of this source (`weight`, `density`, ...).
     """
 
     parent: str
@@ -87,8 +85,6 @@ class Layer:
     """How one block of the merged model, its embeddings or its head is made.
 
     Attributes:
-        method: name of a merge method.
-        sources: the sources that are merged, in order.
         base: source that task vectors are measured from, or None if the method uses none.
         knobs: knobs of the merge as a whole (`t`, `lambda`, `normalize`, ...).
         scale: factor on the hidden state that enters this block; 1 changes nothing.
@@ -126,9 +122,9 @@ def read_fields(
     for key in needed:
         if key not in content:
             raise RecipeError(f"The key `{key}` is missing in `{where}`.")
-    prefix = "" if where == "recipe" else f"{where}."
+    before = "" if where == "recipe" else f"{where}."
     return {
-        key: read(content[key], prefix + key) for key, read in readers.items() if key in content
+        key: read(content[key], before + key) for key, read in readers.items() if key in content
     }
 
 
@@ -164,9 +160,9 @@ def read_option(data: Any, where: str) -> str:
 
 
 def _sha256(data: Any, where: str) -> str:
-    if not isinstance(data, str) or not re.fullmatch("[0-9a-f]{64}", data):
+    if not re.fullmatch("[0-9a-f]{64}", str(data)):
         raise VALUES.wrong(data, where, "64 hexadecimal digits")
-    return data
+    return str(data)
 
 
 def _knob(data: Any, where: str) -> Knob:

@@ -155,7 +155,6 @@ _FIELDS: Mapping[type, tuple[tuple[str, Any], ...]] = {
 
 _SIMPLE = frozenset((float, int, str))
 
-
 _RECIPE: Mapping[str, Reader] = {
     "host": parts.read_parent,
     "layers": parts.by_name(parts.each(parts.read_layer)),

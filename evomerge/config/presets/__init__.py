@@ -5,28 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from evomerge.errors import InputError, did_you_mean, not_written
-
-_HERE = Path(__file__).resolve().parent
-
-
-def preset_names() -> tuple[str, ...]:
-    """Return the names of the presets."""
-    return tuple(sorted(path.stem for path in _HERE.glob("*.yaml")))
+from evomerge.errors import InputError, not_written
 
 
 def write_preset(name: str, target: Path) -> None:
-    """Write a preset to a new file.
-
-    Raises:
-        InputError: there is no such preset, or the file exists or cannot be written.
-    """
-    names = preset_names()
-    if name not in names:
-        raise InputError(
-            f"--preset is {name!r}; allowed are {', '.join(names)}.{did_you_mean(name, names)}"
-        )
-    text = (_HERE / f"{name}.yaml").read_text(encoding="utf-8")
+    """Write a preset to a new file; InputError: the file exists or cannot be written."""
+    text = Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8")
     is_new = False
     try:
         with target.open("x", encoding="utf-8") as file:
