@@ -25,11 +25,7 @@ class Exported(NamedTuple):
 
 
 def export_candidate(
-    run: RunFolder,
-    out: Path,
-    which: str,
-    dtype: str | None,
-    shard_size: str,
+    run: RunFolder, out: Path, which: str, dtype: str | None, shard_size: str
 ) -> Exported:
     """Write a candidate of a run as a Hugging Face checkpoint; see `Run.export`."""
     from evomerge.export.card import Merge, search_card
@@ -40,12 +36,9 @@ def export_candidate(
     check_new_folder(out)
     checked, history = reopen(run), History(run.events())
     candidate = history.chosen(which, best_of(history, checked.ranking))
-    recipe = recipe_to_write(checked, candidate)
-    own = recipe.dtype
-    if dtype is not None:
-        recipe = replace(recipe, dtype=dtype)
-    written = pinned(recipe, checked.checkpoints)
-    texts = {"evomerge_recipe.yaml": written.to_yaml()}
+    scored = recipe_to_write(checked, candidate)
+    recipe = replace(scored, dtype=dtype or scored.dtype)
+    texts = {"evomerge_recipe.yaml": pinned(recipe, checked.checkpoints).to_yaml()}
     reason = None
     try:
         texts["mergekit_config.yml"] = express(recipe, checked.checkpoints)
@@ -60,7 +53,7 @@ def export_candidate(
         candidate,
         checked.ranking,
         itself=is_itself(checked, candidate),
-        unchanged=dtype in (None, own),
+        unchanged=recipe == scored,
     )
     notes = write_model(recipe, checked.checkpoints, out, shard_size=shard_size, texts=texts)
     return Exported(candidate.number, reason, notes)

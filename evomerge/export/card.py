@@ -37,8 +37,6 @@ from evomerge.searching.ranking import Ranking, best_of, measured
 
 CARD, PICTURE = "README.md", "recipe.svg"
 
-_TEMPLATE = Path(__file__).with_name("card.md.jinja")
-
 _SIGNS = re.compile(r"[\\`*<>|~$]|\](?=[(\[:])|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
 """What has a meaning in a line of Markdown, such as `_`, but not between letters or digits."""
 
@@ -52,9 +50,8 @@ _PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
 class Merge:
     """A merged model that a card is written for.
 
-    `parents` says of a reference what the card says of it: of all parents of the recipe, and of
-    those that a search had to choose from. `mergekit`: there is a `mergekit_config.yml`. `task`:
-    the Hub's name of what the model does.
+    `parents` are, by reference, those of the recipe, and those that a search had to choose from.
+    `mergekit`: there is a `mergekit_config.yml`. `task`: the Hub's name of what the model does.
     """
 
     recipe: Recipe
@@ -74,9 +71,9 @@ class Merge:
 
 
 def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
-    """Return the card of a recipe's model and its picture: file -> text.
+    """Return the card of a recipe's model that these `versions` of packages made, and its picture.
 
-    `versions`: package -> version, of those that have written the model.
+    They are by file name; so are those of `search_card`.
     """
     return _files(merge, (), versions)
 
@@ -91,7 +88,7 @@ def search_card(
     itself: bool = False,
     unchanged: bool = True,
 ) -> dict[str, str]:
-    """Return the card of a candidate of a run (`evomerge export`) and its picture: file -> text.
+    """Return the card of a candidate of a run (`evomerge export`) and its picture.
 
     The card of the winner, or of a member of the front, has the run's table and verdict, and its
     metadata the test scores; that of another candidate its own scores. `itself`: the model is a
@@ -126,7 +123,6 @@ def search_card(
 def _files(
     merge: Merge, results: Sequence[EvalResult], versions: Mapping[str, str], **values: Any
 ) -> dict[str, str]:
-    """Return the texts of the card and of its picture, by file name."""
     recipe = merge.recipe
     letters, knobs = parent_letters(recipe), knobs_of_every_layer(recipe)
     # A picture would show one colour over the whole depth; importing matplotlib takes long.
@@ -134,8 +130,7 @@ def _files(
     parents = {key: merge.parents[name] for key, name in letters.items()}
     used = [merge.parents[reference] for reference in recipe.parents]
     models = list(dict.fromkeys(item.hub_id for item in used if item.hub_id))
-    licence = common_licence(used)
-    named: dict[str, Any] = {**(licence or {})}
+    licence: Any = common_licence(used) or {}
     data = ModelCardData(
         base_model=models or None,
         base_model_relation="merge" if models else None,
@@ -144,10 +139,11 @@ def _files(
         model_name=merge.name if results else None,
         pipeline_tag=merge.task,
         tags=["merge", "evomerge", *(["mergekit"] if merge.mergekit else [])],
-        **named,
+        **licence,
     )
     # As `ModelCard.from_template` does it, whose import takes as long as a small merge.
-    text = Template(_TEMPLATE.read_text(encoding="utf-8")).render(
+    template = Path(__file__).with_name("card.md.jinja").read_text(encoding="utf-8")
+    text = Template(template).render(
         card_data=data.to_yaml(),
         merge=merge,
         version=version("evomerge"),
@@ -156,7 +152,7 @@ def _files(
         parents=[(key, code(parent.name)) for key, parent in parents.items()],
         knobs=knobs,
         path=path_text(recipe, merge.names) if is_path(recipe) else "",
-        licence=licence and (licence.get("license_name") or licence["license"]),
+        licence=licence.get("license_name") or licence.get("license"),
         versions=", ".join(f"{package} {number}" for package, number in versions.items()),
         plain=plain,
         code=code,

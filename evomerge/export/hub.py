@@ -29,8 +29,7 @@ class Pushed(NamedTuple):
 def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
     """Upload the files of a model folder; the same call goes on if it was interrupted.
 
-    The repository (`org/name`, or `name` of the user's own) is created if it does not exist; one
-    that exists must be private or public as asked.
+    The repository (`org/name`, or `name` of the user's own) is created if it does not exist.
 
     Raises:
         CheckpointError: the folder is no model folder, a weight file is not whole or missing, or
@@ -39,10 +38,9 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
         EvomergeError: the Hub refused the upload or could not be reached.
     """
     _check_folder(model)
-    recipes = sorted(file for pattern in ("*.yaml", "*.yml") for file in model.glob(pattern))
     left_out = tuple(  # an absolute path may name a user
         file.name
-        for file in recipes
+        for file in sorted((*model.glob("*.yaml"), *model.glob("*.yml")))
         if _LOCAL_PATH.search(file.read_text(encoding="utf-8", errors="replace"))
     )
 

@@ -15,16 +15,15 @@ from evomerge.scores import Objective, Scores
 SENTENCES = "sentence-similarity"
 """The Hub's name of the task of sentence encoders, which sentence-transformers loads."""
 
-SPEECH = "automatic-speech-recognition"
-"""The Hub's name of the task of models that write down what is said."""
-
 _TAGS = {
     r"(?<!LMHead)(?<!DoubleHeads)Model$": "feature-extraction",  # an encoder without a head
     r"ForMaskedLM$": "fill-mask",
     r"ForSequenceClassification$": "text-classification",
     r"ForTokenClassification$": "token-classification",
     r"ForQuestionAnswering$": "question-answering",
-    r"^(Whisper|Moonshine|Speech)\w*For(ConditionalGeneration|SpeechToText)$": SPEECH,
+    r"^(Whisper|Moonshine|Speech)\w*For(ConditionalGeneration|SpeechToText)$": (
+        "automatic-speech-recognition"
+    ),
 }
 """How the class of a model ends -> what the Hub calls its task, if it does not generate text."""
 

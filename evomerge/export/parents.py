@@ -7,9 +7,9 @@ the name of a user. Licences are what the parents' own cards say (`README.md` in
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import yaml
 
@@ -26,10 +26,9 @@ _FRONT_MATTER = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:[\r\n]|\Z)", re.DOTA
 
 
 class Parent(NamedTuple):
-    """A parent as a card names it, without a path of this machine.
+    """A parent as a card names it, with its id if it came from the Hub.
 
-    `hub_id` is None if it did not come from the Hub. `licences`: those of the model and of its
-    adapter, each None if its card does not say it.
+    `licences` are those of the model and of its adapter, each None if its card does not say it.
     """
 
     name: str
@@ -41,24 +40,20 @@ def describe_parents(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Parent]
     """Return what a card says of the parents, all with different names: reference -> parent."""
     found: dict[str, Parent] = {}
     for reference, checkpoint in checkpoints.items():
-        plain = name = _published(reference, checkpoint)
+        model, plus, adapter = split_adapter(reference, Path.cwd())
+        if not is_from_hub(checkpoint.folder) and not model.startswith("zoo:"):
+            model = Path(model).absolute().name or "model"
+        if checkpoint.adapter is not None and not is_from_hub(checkpoint.adapter):
+            adapter = Path(adapter).absolute().name or "adapter"
+        plain = name = f"{model}{plus}{adapter}"
         number = 1
         while any(name == other.name for other in found.values()):
             number += 1
             name = f"{plain} ({number})"
         hub = hub_id(reference) if is_from_hub(checkpoint.folder) else None
-        folders = [checkpoint.folder, *([checkpoint.adapter] if checkpoint.adapter else [])]
+        folders = [folder for folder in (checkpoint.folder, checkpoint.adapter) if folder]
         found[reference] = Parent(name, hub, tuple(map(_licence, folders)))
     return found
-
-
-def _published(reference: str, checkpoint: Checkpoint) -> str:
-    model, plus, adapter = split_adapter(reference, Path.cwd())
-    if not is_from_hub(checkpoint.folder) and not model.startswith("zoo:"):
-        model = Path(model).absolute().name or "model"
-    if checkpoint.adapter is not None and not is_from_hub(checkpoint.adapter):
-        adapter = Path(adapter).absolute().name or "adapter"
-    return f"{model}{plus}{adapter}"
 
 
 def common_licence(parents: Iterable[Parent]) -> Licence | None:
@@ -68,24 +63,19 @@ def common_licence(parents: Iterable[Parent]) -> Licence | None:
 
 
 def _licence(folder: Path) -> Licence | None:
-    card = _metadata(folder / "README.md")
-    key, name, link = (card.get(part) for part in ("license", "license_name", "license_link"))
-    if isinstance(key, Sequence) and not isinstance(key, str) and len(key) == 1:
+    """Return what the card in a folder says, if it can be read and names one licence."""
+    try:
+        block = _FRONT_MATTER.match((folder / "README.md").read_text(encoding="utf-8"))
+        # No card needs aliases, and a few of them can stand for gigabytes.
+        if block is None or any(isinstance(item, yaml.AliasToken) for item in yaml.scan(block[1])):
+            return None
+        card = yaml.safe_load(block[1])
+        key, name, link = (card.get(part) for part in ("license", "license_name", "license_link"))
+    except Exception:  # what others have written may be damaged in any way; then it says nothing
+        return None
+    if isinstance(key, list) and len(key) == 1:
         key = key[0]
     if not isinstance(key, str) or (key.lower() in ("", "unknown", "other") and not name):
         return None
     texts = {"license": key.lower(), "license_name": name, "license_link": link}
     return {part: printable(item) for part, item in texts.items() if isinstance(item, str) and item}
-
-
-def _metadata(card: Path) -> Mapping[str, Any]:
-    """Return the metadata of a model card; empty if there is none that can be read."""
-    try:
-        block = _FRONT_MATTER.match(card.read_text(encoding="utf-8"))
-        # No card needs aliases, and a few of them can stand for gigabytes.
-        if block is None or any(isinstance(item, yaml.AliasToken) for item in yaml.scan(block[1])):
-            return {}
-        found = yaml.safe_load(block[1])
-    except Exception:  # what others have written may be damaged in any way; then it says nothing
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -29,12 +29,11 @@ def merge_recipe(
     strict: bool = False,
     truncate: bool = False,
 ) -> tuple[str, ...]:
-    """Write the model of a recipe file or mergekit config, without holding it in memory as a whole.
+    """Write the model of a recipe file or mergekit config; see `evomerge.merge`.
 
     A model card and the recipe are written beside it, and a mergekit config if there is one that
-    makes the same model. Relative paths in the file are looked up in the working folder first, then
-    in the folder of the file. For arguments and errors see `evomerge.merge`. The sentences that are
-    returned say what mergekit ignores in its config, and what was decided because parents differ.
+    makes the same model. The sentences that are returned say what mergekit ignores in its config,
+    and what was decided because parents differ.
     """
     from evomerge.export.card import Merge, merge_card
     from evomerge.export.metadata import task_of
@@ -58,18 +57,14 @@ def merge_recipe(
         extra["mergekit_config.yml"] = mergekit
     parents = describe_parents({name: checkpoints[name] for name in recipe.parents})
     task = task_of(checkpoints[recipe.host])
-    extra |= merge_card(Merge(recipe, parents, mergekit is not None, task), _versions())
-    every = [checkpoints[name] for name in (recipe.host, *recipe.parents)]
-    notes += type_notes(checkpoints[name] for name in recipe.parents)
+    # What the bits of a merge may depend on.
+    versions = {name: version(name) for name in ("evomerge", "torch", "transformers", "numba")}
+    versions = {"python": platform.python_version(), **versions, "numpy": version("numpy")}
+    extra |= merge_card(Merge(recipe, parents, mergekit is not None, task), versions)
+    every = dict.fromkeys(checkpoints[name] for name in (recipe.host, *recipe.parents))
     shown = {name: repr(name) for name in checkpoints}
-    notes += part_notes(dict.fromkeys(every), shown)
-    notes += differing_modules(dict.fromkeys(every), shown)
+    notes += type_notes(checkpoints[name] for name in recipe.parents)
+    notes += [*part_notes(every, shown), *differing_modules(every, shown)]
     notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)
     notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
     return tuple(notes)
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that the bits of a merge may depend on."""
-    packages = ("evomerge", "torch", "transformers", "numba", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

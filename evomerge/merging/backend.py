@@ -29,13 +29,11 @@ if TYPE_CHECKING:
     from evomerge.merging.architecture.placement import Placement
     from evomerge.merging.resident import Resident
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
 
 def bytes_of(text: str, option: str) -> int:
     """Return the bytes of a size such as `5GB`; an `InputError` names the `option` with another."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
-    size = int(float(match[1]) * _UNITS.get(match[2], 0)) if match else 0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|[KMGT]?B)", text.strip().upper())
+    size = int(float(match[1]) * 1000 ** "BKMGT".index((match[2] or "B")[0])) if match else 0
     if size <= 0:
         raise InputError(f"{option} is {text!r}; it must be a size such as 500MB or 5GB.")
     return size
@@ -52,11 +50,8 @@ def resident(
 ) -> Resident:
     """Return the resident model for recipes with the host, dtype and tokenizer of this one.
 
-    Args:
-        place, memory, release, encodes: see `Resident`.
-
-    Raises:
-        CheckpointError: transformers cannot build the host, or an adapter cannot be added.
+    For arguments see `Resident`. `CheckpointError`: transformers cannot build the host, or an
+    adapter cannot be added.
     """
     # This imports transformers' models, which `evomerge merge` does not need.
     from evomerge.merging.resident import Resident
@@ -77,13 +72,9 @@ def resident(
 
 
 def check_finite(checkpoints: Mapping[str, Checkpoint], recipes: Sequence[Recipe]) -> None:
-    """Check that all weights that recipes are made from are finite numbers.
+    """Raise `CheckpointError` unless all weights that recipes are made from are finite numbers.
 
-    Each of them is read once, and no parent stays in memory. The recipes have one host, dtype and
-    tokenizer.
-
-    Raises:
-        CheckpointError: a weight is NaN or infinite.
+    Each is read once, and no parent stays in memory. The recipes have one host and tokenizer.
     """
     rows = plan_tokenizer(recipes[0], checkpoints).rows
     planner = Planner(checkpoints, recipes[0].host)
@@ -122,21 +113,12 @@ def write(
     memory: str | None = None,
     shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
-    weights: bool = True,
 ) -> tuple[str, ...]:
-    """Write a recipe's model as a checkpoint, including its tokenizer.
+    """Write a recipe's model as a checkpoint, including its tokenizer, as `write_model` does.
 
-    Args:
-        recipe, checkpoints, out, weights: see `write_model`.
-        memory: memory that merging may use, such as `8GB`; None: see `write_model`.
-        shard_size: largest size of a weight file, such as `5GB`.
-
-    Returns:
-        one sentence for each decision that was made because the parents' tokenizers differ, and for
-        each file of the host of which something is left out.
-
-    Raises:
-        InputError: `memory` or `shard_size` is not a size, or as `write_model`.
+    `memory` that merging may use, and the largest `shard_size` of a weight file, are sizes such as
+    `5GB`; an `InputError` refuses others. A sentence is returned for each decision that was made
+    because the parents' tokenizers differ, and for each file of which something is left out.
     """
     plan = plan_tokenizer(recipe, checkpoints)
     write_model(
@@ -149,7 +131,6 @@ def write(
         dropped=plan.dropped,
         patches=adapter_patches(checkpoints),
         rows=plan.rows,
-        weights=weights,
     )
     host = checkpoints[recipe.host]
     notes = code_notes(host.reference, [host.folder / "config.json", *host.companions])
@@ -162,10 +143,9 @@ def tokenizer_of(checkpoint: Checkpoint) -> Any:
 
 
 def load_tokenizer(folder: Path, reference: str) -> Any:
-    """Load the tokenizer in a folder; code in the folder is never run.
+    """Load the tokenizer in the folder of the parent `reference`; code in it is never run.
 
-    Raises:
-        CheckpointError: transformers cannot load one; the message names the parent `reference`.
+    `CheckpointError`: transformers cannot load one.
     """
     from transformers import AutoTokenizer
 
@@ -192,11 +172,8 @@ def load(
     """Load a model for scoring.
 
     One with an adapter is built as in a search, in `dtype`; one without is loaded by transformers,
-    in the dtype that it is stored in.
-
-    Args:
-        causal: whether it must be a model that writes texts, as lm-eval's tasks need it.
-        modules: the sentence encoder whose modules it gets to encode texts; None: it encodes none.
+    in the dtype that it is stored in. `causal`: whether it must be a model that writes texts, as
+    lm-eval's tasks need it. `modules`: the sentence encoder whose modules it gets, if any.
 
     Raises:
         CheckpointError: it does not write texts though it must, transformers cannot load it, it
@@ -223,15 +200,13 @@ def load(
     options = {"config": config, "trust_remote_code": False, "dtype": "auto"}
     try:
         with quiet():
-            found: Any = kind.from_pretrained(
-                checkpoint.folder, output_loading_info=True, **options
-            )
+            loaded = kind.from_pretrained(checkpoint.folder, output_loading_info=True, **options)
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise CheckpointError(
             f"{checkpoint.reference!r} cannot be loaded"
             f"{' as a causal language model' if is_plain else ''} ({one_line(error)})."
         ) from error
-    model, report = found
+    model, report = loaded
     if report["missing_keys"]:
         raise CheckpointError(
             f"{checkpoint.reference!r} lacks the weight {min(report['missing_keys'])!r}, which "
@@ -248,9 +223,10 @@ def stored_dtype(checkpoint: Checkpoint, dtype: str) -> str:
     if checkpoint.adapter is not None:
         return dtype
     named = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
-    stored = (info.dtype for info in checkpoint.tensors.values() if info.floating)
-    found = {header: name for name, header in STORED.items()}.get(next(stored, ""), dtype)
-    return named if named in STORED else found
+    if named in STORED:
+        return str(named)
+    first = next((info.dtype for info in checkpoint.tensors.values() if info.floating), "")
+    return {header: name for name, header in STORED.items()}.get(first, dtype)
 
 
 def unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:

@@ -1,10 +1,4 @@
-"""A cache of prepared merges: what does not depend on knobs is not computed for every candidate.
-
-The merges of a candidate are added as long as there is room. If there is none, merges that neither
-this candidate nor the one before has used are dropped, the least recently used first. So if all
-candidates use the same merges, the same ones are always in the cache, in whatever order threads
-come to them. A merge that does not fit is prepared again each time.
-"""
+"""A cache of prepared merges: what does not depend on knobs is not computed for every candidate."""
 
 from __future__ import annotations
 
@@ -17,7 +11,12 @@ from evomerge.merging.methods.method import Merge
 
 @dataclass
 class PreparedMerges:
-    """Prepared merges by key, at most `room` bytes; threads may use it at the same time."""
+    """Prepared merges by key, at most `room` bytes; threads may use it at the same time.
+
+    If there is no room, merges that neither this candidate nor the one before has used are dropped,
+    the least recently used first. So if all candidates use the same merges, the same ones are
+    always kept, in whatever order threads come to them.
+    """
 
     room: int
     _merges: dict[object, tuple[Merge, int, int]] = field(default_factory=dict)
@@ -30,22 +29,25 @@ class PreparedMerges:
         self._candidate += 1
 
     def find(self, key: object) -> Merge | None:
-        """Return the merge that is kept under a key, or None; note that this candidate uses it.
-
-        The key identifies everything that the merge depends on, except knobs.
-        """
+        """Return the merge that is kept under a key, or None; note that this candidate uses it."""
         with self._lock:
             found = self._merges.pop(key, None)
             if found is None:
                 return None
-            self._merges[key] = (found[0], found[1], self._candidate)
+            self._merges[key] = (*found[:2], self._candidate)
             return found[0]
 
     def keep(self, key: object, size: int, prepare: Callable[[], Merge]) -> None:
         """Prepare a merge that takes `size` bytes and keep it, if there is room for it."""
         with self._lock:
-            if not self._reserve(size):
+            for old, (_, taken, candidate) in list(self._merges.items()):
+                if self._used + size <= self.room or candidate >= self._candidate - 1:
+                    break
+                del self._merges[old]
+                self._used -= taken
+            if self._used + size > self.room:
                 return
+            self._used += size
         try:
             merge = prepare()
         except BaseException:
@@ -54,15 +56,3 @@ class PreparedMerges:
             raise
         with self._lock:
             self._merges[key] = (merge, size, self._candidate)
-
-    def _reserve(self, size: int) -> bool:
-        """Drop merges until `size` bytes fit; if they do, count them as used and return True."""
-        for key, (_, taken, candidate) in list(self._merges.items()):
-            if self._used + size <= self.room or candidate >= self._candidate - 1:
-                break
-            del self._merges[key]
-            self._used -= taken
-        fits = self._used + size <= self.room
-        if fits:
-            self._used += size
-        return fits

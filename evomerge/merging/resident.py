@@ -1,8 +1,7 @@
 """The resident model: the one model in memory whose weights are replaced for each candidate.
 
-The parents' weights are memory-mapped files. What a merge method computes independently of knobs is
-kept for later candidates as far as memory allows (`PreparedMerges`). A tensor whose plan is the
-same as for the last candidate is not written again.
+What a merge method computes independently of knobs is kept for later candidates as far as memory
+allows (`PreparedMerges`). A tensor whose plan is that of the last candidate is not written again.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from math import prod
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -41,15 +40,11 @@ from evomerge.models.safetensors import FLOATING, WIDTHS
 from evomerge.models.stacks import is_other_modality
 from evomerge.recipe import Recipe
 
-T = TypeVar("T")
-
 _MOST_LAYOUTS = 64
-"""Largest number of modules of different depths (or other differences in config) to keep. They
-take little memory, since they share the weights."""
+"""Largest number of modules of different configs to keep; they share the weights."""
 
 _OVERHEAD = 2048
 """Approximate bytes of Python objects in a prepared merge."""
-
 
 Report: TypeAlias = Callable[[str, int, int], None]
 """Is told how far a preparation is: names of the methods, tensors that are done, all tensors."""
@@ -68,17 +63,15 @@ class Resident:
     """Builds the models of recipes, one after the other, in the same memory.
 
     Args:
-        dtype: dtype of the merged model; recipes must have the same.
+        host, dtype: those of all recipes.
         place: the device of the model, or a placement on several. Merging runs on the CPU, so that
-            its bits do not depend on the device; changed tensors are copied to the device.
+            its bits do not depend on the device.
         memory: maximum bytes of prepared merges that are kept for later candidates.
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
         release: whether pages of the parents' files are given back as soon as a tensor is merged,
-            so that never all parents are in memory. They are mostly found again in the system's
-            cache.
+            so that never all parents are in memory.
         generation: text of the `generation_config.json` of the merged models; None: the host's.
-        encodes: whether the models encode texts, for which they get the host's modules of
-            sentence-transformers.
+        encodes: whether the models get the host's modules of sentence-transformers.
 
     Raises:
         CheckpointError: transformers cannot build the host.
@@ -118,8 +111,7 @@ class Resident:
         It is in evaluation mode, on its device, and the same object for all recipes of one depth.
 
         Raises:
-            RecipeError: the recipe does not fit the parents, or has another host or dtype.
-            CandidateError: a merged weight is not finite. The next `apply` still works.
+            RecipeError, CandidateError: as `prepare` and `write`.
         """
         return self.write(self.prepare(recipe))
 
@@ -128,13 +120,10 @@ class Resident:
         self._written.clear()
 
     def prepare(self, recipe: Recipe, report: Report | None = None) -> Prepared:
-        """Compute what the merges of a recipe need and no earlier candidate has needed.
+        """Compute and keep what the merges of a recipe need and no earlier candidate has needed.
 
-        What is computed is kept for later candidates. What there is no room for is computed by
-        `write`. The model does not change.
-
-        Args:
-            report: is called before the first tensor and after each one, by one thread at a time.
+        What there is no room for is computed by `write`. The model does not change. `report` is
+        called before the first tensor and after each one, by one thread at a time.
 
         Raises:
             RecipeError: the recipe does not fit the parents, or has another host or dtype.
@@ -154,12 +143,8 @@ class Resident:
             if (location := layout.locations.get(plan.name)) is not None
             and self._written.get(_slot(location, weights)) != plan
         ]
-        new = [
-            plan
-            for plan in changed
-            if plan.method is not None and self._prepared.find(_key(plan)) is None
-        ]
-        methods = ", ".join(sorted({plan.method for plan in new if plan.method}))
+        new = [plan for plan in changed if plan.method and self._prepared.find(_key(plan)) is None]
+        methods = ", ".join(sorted({plan.method or "" for plan in new}))
         lock, done = threading.Lock(), count()
 
         def tell() -> None:
@@ -178,10 +163,7 @@ class Resident:
         return Prepared(layout, plans, changed)
 
     def write(self, prepared: Prepared) -> nn.Module:
-        """Write the weights of the recipe that `prepare` was called with last.
-
-        Returns:
-            as `apply`.
+        """Write the weights of the recipe that `prepare` was called with last; return its model.
 
         Raises:
             CandidateError: a merged weight is not finite. The next `prepare` still works.
@@ -220,10 +202,8 @@ class Resident:
         return self._prepared.find(_key(plan)) or self.maker.prepare(plan, reuse=False)
 
     def _release(self, plan: TensorPlan) -> None:
-        """Give back the pages of a tensor's sources, if that is wanted."""
         if self.release:
-            for source in plan.inputs:
-                self.maker.reader.release(source)
+            self.maker.release(plan)
 
     def _size(self, plan: TensorPlan) -> int:
         """Return the bytes that a prepared merge takes, with copies of sources if it has some."""
@@ -237,10 +217,9 @@ class Resident:
         key = json.dumps(data, sort_keys=True)
         if key not in self._layouts:
             check_loadable(data, recipe, self.checkpoints, self.rows)
-            layout = self._build(data, plans)
-            while len(self._layouts) >= _MOST_LAYOUTS:
+            self._layouts[key] = self._build(data, plans)
+            if len(self._layouts) > _MOST_LAYOUTS:
                 self._layouts.pop(next(iter(self._layouts)))
-            self._layouts[key] = layout
         return self._layouts[key]
 
     def _build(self, data: Mapping[str, Any], plans: list[TensorPlan]) -> Layout:
@@ -290,11 +269,8 @@ def _slot(location: Location, weights: Mapping[str, Tensor]) -> Hashable:
     return location, weights[location.parameter].data_ptr()
 
 
-def parallel_map(work: Callable[[T], None], items: Iterable[T]) -> None:
-    """Call `work` on every item, in as many threads as torch is set to use.
-
-    Inside of them torch uses one thread only; see `threads`.
-    """
+def parallel_map(work: Callable[[Any], None], items: Iterable[Any]) -> None:
+    """Call `work` on every item, in as many threads as torch is set to use; each uses one."""
     threads = torch.get_num_threads()
     with one_thread():
         for_each(work, items, threads)

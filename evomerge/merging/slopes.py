@@ -4,7 +4,7 @@
 
 A backward pass gives dL/dW. How a gene moves the knobs of a tensor, `rates` finds from recipes
 beside the given one. How a knob moves the tensor says its merge method, or else the central
-difference of the method: so a method need not know about slopes. An example::
+difference of the method. An example::
 
     moves = [Move(decode(lower), decode(upper), distance), ...]      # one for each gene
     slopes = Slopes(resident, rates(resident.planner, moves), len(moves))
@@ -12,15 +12,15 @@ difference of the method: so a method need not know about slopes. An example::
         loss(model).backward()
     slope                                         # one number for each gene
 
-The gradient of a weight is used and freed as soon as it is complete; the gradients of the whole
-model are never in memory. Slopes ignore that merged weights are rounded to the model's dtype.
+The gradient of a weight is used and freed as soon as it is complete. Slopes ignore that merged
+weights are rounded to the model's dtype.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import fsum, isfinite
@@ -65,15 +65,15 @@ def rates(
 ) -> Rates:
     """Return how fast genes move the knobs of each merged tensor.
 
-    A gene that changes more than numbers, such as the method or a block, moves nothing.
-
-    Args:
-        moves: one for each gene; None for a gene without a slope.
-        vocabulary: as for `Planner.plan`.
+    `moves` has None for a gene without a slope. A gene that changes more than numbers, such as the
+    method or a block, moves nothing. `vocabulary` is as for `Planner.plan`.
     """
     found: dict[str, list[tuple[int, KnobKey, float]]] = defaultdict(list)
     for gene, move in enumerate(moves):
-        if move is None or _depths(move.lower) != _depths(move.upper):
+        if move is None or any(
+            len(layers) != len(move.upper.layers.get(prefix, ()))
+            for prefix, layers in move.lower.layers.items()
+        ):
             continue
         upper = {plan.name: plan for plan in planner.plan(move.upper, vocabulary, move.lower)}
         for one in planner.plan(move.lower, vocabulary, move.upper):
@@ -85,10 +85,6 @@ def rates(
                 if value != high[key]:
                     found[one.name].append((gene, key, (high[key] - value) / move.distance))
     return found
-
-
-def _depths(recipe: Recipe) -> dict[str, int]:
-    return {prefix: len(layers) for prefix, layers in recipe.layers.items()}
 
 
 def _knobs(plan: TensorPlan) -> dict[KnobKey, float]:
@@ -103,16 +99,9 @@ def _knobs(plan: TensorPlan) -> dict[KnobKey, float]:
 
 
 class Slopes:
-    """Slopes at recipes that genes move in the same way, so that `rates` are found only once.
+    """Slopes at recipes that a number of `genes` move in the same way, with the same `rates`.
 
-    Args:
-        resident: the model in memory.
-        rates: of all recipes that follow.
-        genes: number of genes.
-
-    Attributes:
-        changes: whether other recipes have other rates, since a tensor is divided by a product of
-            scales.
+    Other recipes have other rates (`changes`) if a tensor is divided by a product of scales.
     """
 
     def __init__(self, resident: Resident, rates: Rates, genes: int) -> None:
@@ -124,11 +113,8 @@ class Slopes:
         """Build a recipe; yield its model, and a list that has the slopes after the block.
 
         In the block, call `backward` of a loss of the model's outputs; if several times, the slopes
-        are added. Outside of it no weight has a gradient.
-
-        Raises:
-            RecipeError, CandidateError: as `Resident.apply`.
-            CandidateError: a slope is not finite.
+        are added. Outside of it no weight has a gradient. Raises as `Resident.apply`;
+        `CandidateError`: a slope is not finite.
         """
         prepared = self._resident.prepare(recipe)
         model = self._resident.write(prepared)
@@ -153,19 +139,12 @@ class Slopes:
 
         slopes: list[float] = []
         weights = {name: item for name, item in model.named_parameters() if name in tensors}
-        hooks = []
-        try:
+        with ExitStack() as stack:
             for name, weight in weights.items():
                 weight.requires_grad_(True)
                 register: Any = weight.register_post_accumulate_grad_hook
-                hooks.append(register(partial(use, name)))
+                stack.callback(_let_go, weight, register(partial(use, name)))
             yield model, slopes
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for weight in weights.values():
-                weight.requires_grad_(False)
-                weight.grad = None
         slopes += [fsum(parts[gene]) for gene in range(self._genes)]
         if not all(map(isfinite, slopes)):
             raise CandidateError("The gradient of the loss is not finite.")
@@ -192,18 +171,23 @@ class Slopes:
         return found
 
 
+def _let_go(weight: Tensor, hook: Any) -> None:
+    hook.remove()
+    weight.requires_grad_(False)
+    weight.grad = None
+
+
 def _moved(
     plan: TensorPlan, key: KnobKey, knob: Knob, step: float
-) -> tuple[float, Sequence[Mapping[str, float]], Mapping[str, float]]:
+) -> tuple[float, Sequence[Values], Values]:
     """Return a knob's value after a step within its range, and all knobs of the tensor then."""
-    place, name = key
-    old = (plan.merge_knobs or {})[name] if place is None else plan.knobs[place][name]
+    (place, name), own, shared = key, [*plan.knobs], plan.merge_knobs or {}
+    old = shared[name] if place is None else own[place][name]
     value = min(knob.high, max(knob.low, old + step))
     if place is None:
-        return value, plan.knobs, {**(plan.merge_knobs or {}), name: value}
-    own = list(plan.knobs)
+        return value, own, {**shared, name: value}
     own[place] = {**own[place], name: value}
-    return value, own, plan.merge_knobs or {}
+    return value, own, shared
 
 
 def _merged(plan: TensorPlan, merge: Merge, own: Sequence[Values], shared: Values) -> Array:

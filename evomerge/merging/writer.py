@@ -8,10 +8,9 @@ import os
 import shutil
 import struct
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from evomerge.merging.tensors.threads import MOST, count_threads, for_each
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes, text_without_code
-from evomerge.models.safetensors import INDEX, SINGLE, WIDTHS, TensorInfo, read_json
+from evomerge.models.safetensors import INDEX, SINGLE, WIDTHS, read_json
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import atomic_folder
 
@@ -52,25 +51,20 @@ def write_model(
     dropped: Collection[str] = (),
     patches: Mapping[str, Patch] | None = None,
     rows: MatchedRows | None = None,
-    weights: bool = True,
     threads: int | None = None,
 ) -> None:
     """Write the model of a recipe as a Hugging Face checkpoint.
 
-    The weights are bit for bit those of the model that a search builds in memory. The folder gets
-    its name when it is complete; if writing fails, there is no folder with this name.
+    The weights are bit for bit those of the model that a search builds in memory. The folder `out`
+    must not exist; it gets its name when it is complete.
 
     Args:
-        out: folder to create; it must not exist.
         memory: maximum bytes that the process takes, without pages of the parents' files, which
             the system takes back when it needs them. None: 8 GiB, or more if a tensor needs more.
         shard_size: maximum bytes of weights in a file; a larger tensor gets a file of its own.
-        extra_files: text files to write (model card, tokenizer): name -> text. They replace files
-            of the host with the same name.
+        extra_files: name -> text of files that are written instead of the host's, or beside them.
         dropped: names of the host's files that are not copied.
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
-        weights: False: write all but the weights. The weight files have their headers and full
-            size, but take no room on the disk, and every weight is 0.
         threads: tensors that are merged at the same time; None: see `count_threads`. The bits do
             not depend on it.
 
@@ -79,30 +73,30 @@ def write_model(
         RecipeError: the recipe does not fit the parents, or `memory` is too small.
         CandidateError: a merged weight is not finite.
     """
-    threads = min(threads or count_threads(), MOST)
     planner, host = Planner(checkpoints, recipe.host), checkpoints[recipe.host]
     maker = TensorMaker(planner, TensorReader(checkpoints, patches), rows)
     planner.check_blocks(recipe)
     config = merged_config(recipe, checkpoints, vocabulary=rows)
     check_loadable(config, recipe, checkpoints, rows)
     plans = list(planner.plan(recipe, rows))
-    threads = min(threads, _threads_in(memory, plans, maker))
-    extra = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
-    left_out = {*extra, *dropped}
+    threads = min(threads or count_threads(), MOST, _threads_in(memory, plans, maker))
+    texts = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
     places = {file: host.place_of(file) for file in host.companions}
-    companions = [file for file, place in places.items() if place not in left_out]
-    _check_room(out, sum(map(_nbytes, plans)) if weights else 0, companions)
-    with _disk_errors(out), atomic_folder(out) as folder:
-        shards = _split(plans, shard_size, folder, host.module_of)
-        for name, text in {**extra, **_index_files(shards)}.items():
+    companions = {file: place for file, place in places.items() if place not in {*texts, *dropped}}
+    shards = _split(plans, shard_size, host.module_of)
+    with _new_folder(out, sum(map(_nbytes, plans)), companions) as folder:
+        for name, text in {**texts, **_index_files(shards)}.items():
             (folder / name).write_text(text, encoding="utf-8")
-        for file in companions:
-            _copy(file, folder / places[file])
+        for file, place in companions.items():
+            _copy(file, folder / place)
         for shard in shards:
-            descriptor = _create_file(shard, folder)
+            file = folder / shard.name
+            file.parent.mkdir(exist_ok=True)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             try:
-                if weights:
-                    _write_tensors(shard, descriptor, maker, threads)
+                os.ftruncate(descriptor, shard.size)
+                _write(descriptor, memoryview(shard.header), 0)
+                _write_tensors(shard, descriptor, maker, threads)
             finally:
                 os.close(descriptor)
 
@@ -110,21 +104,18 @@ def write_model(
 def copy_model(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
     """Write a model without an adapter as it is: the files of its config, weights and tokenizer.
 
-    Keys that let programs run code are left out of the configs, as in every model that is written.
-    `texts` are more files to write, by name. A sentence for each file that loses something is
-    returned.
+    Keys that let programs run code are left out of the configs, as in every model that is written;
+    a sentence for each file that loses something is returned. `texts` are more files, by name.
 
     Raises:
         CheckpointError: `out` exists or cannot be written, or the disk does not have enough room.
     """
-    folder = checkpoint.folder
-    index = folder / INDEX
+    folder, index = checkpoint.folder, checkpoint.folder / INDEX
     indices = [index] if index.is_file() else []
     stored = {item for file in indices for item in read_json(file)["weight_map"].values()}
     weights = {folder / name for name in stored} | set(checkpoint.weight_files)
     files = [folder / "config.json", *indices, *sorted(weights), *checkpoint.companions]
-    _check_room(out, 0, files)
-    with _disk_errors(out), atomic_folder(out) as new:
+    with _new_folder(out, 0, files) as new:
         for file in files:
             _copy(file, new / file.relative_to(folder))
         for name, text in texts.items():
@@ -143,27 +134,23 @@ def _copy(file: Path, target: Path) -> None:
 
 
 def _threads_in(memory: int | None, plans: Sequence[TensorPlan], maker: TensorMaker) -> int:
-    """Return how many tensors may be merged at the same time in so many bytes.
-
-    Raises:
-        RecipeError: there is no room for the largest.
-    """
+    """Return how many tensors may be merged at once in so many bytes; `RecipeError` if none."""
 
     def size(plan: TensorPlan) -> int:
         copies = sum(maker.is_copied(plan, source) for source in plan.inputs)
         return int(maker.working_bytes(plan)) + (1 + copies) * _nbytes(plan)
 
     plan = max(plans, key=size)
-    taken = psutil.Process().memory_info().rss + LEAST_MEMORY
+    taken, largest = psutil.Process().memory_info().rss + LEAST_MEMORY, size(plan)
     if memory is None:
-        memory = max(8 << 30, taken + size(plan))
-    if memory < taken + size(plan):
+        memory = max(8 << 30, taken + largest)
+    if memory < taken + largest:
         raise RecipeError(
             f"--memory is {memory / 1e9:.2f} GB, and the process takes {taken / 1e9:.2f} GB, and "
-            f"{plan.method or 'a copy'} about {size(plan) / 1e9:.2f} GB more for the tensor "
-            f"{plan.name!r} {list(plan.shape)}; give at least {(taken + size(plan)) / 1e9:.2f} GB."
+            f"{plan.method or 'a copy'} about {largest / 1e9:.2f} GB more for the tensor "
+            f"{plan.name!r} {list(plan.shape)}; give at least {(taken + largest) / 1e9:.2f} GB."
         )
-    return max(1, (memory - taken) // size(plan))
+    return max(1, (memory - taken) // largest)
 
 
 def _write_tensors(shard: _Shard, descriptor: int, maker: TensorMaker, threads: int) -> None:
@@ -185,80 +172,67 @@ def _write_tensors(shard: _Shard, descriptor: int, maker: TensorMaker, threads: 
             maker.write(plan, maker.prepare(plan, reuse=False), out)
         if out.size:
             content = np.ascontiguousarray(out).reshape(-1).view(np.uint8)
-            _write(descriptor, content.data, shard.tensors[plan.name].begin)
-        for source in plan.inputs:
-            maker.reader.release(source)
+            _write(descriptor, content.data, shard.begins[plan.name])
+        maker.release(plan)
 
     for_each(write, shard.plans, threads)
 
 
-def _check_room(out: Path, weights: int, companions: Sequence[Path]) -> None:
+@contextmanager
+def _new_folder(out: Path, weights: int, files: Iterable[Path]) -> Iterator[Path]:
+    """Create the folder of a model, which gets its name when it is complete.
+
+    There must be room for so many bytes of weights and for copies of files.
+    """
     place = next(folder for folder in out.absolute().parents if folder.exists())
-    needed = weights + sum(file.stat().st_size for file in companions) + (1 << 20)
+    needed = weights + sum(file.stat().st_size for file in files) + (1 << 20)
     free = shutil.disk_usage(place).free
     if needed > free:
         raise DiskError(
             f"{out} would take {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
             "free disk space, or choose a folder on another disk."
         )
-
-
-@contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
     try:
-        yield
+        with atomic_folder(out) as folder:
+            yield folder
     except OSError as error:
         raise not_written(str(out), error, "name another folder", CheckpointError) from error
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """One file of the output.
+    """One file of the output, of `size` bytes: `header`, then the tensors, by wider dtypes first.
 
-    Attributes:
-        name: its path in the folder of the model.
-        plans: plans of its tensors. Wider dtypes come first, so that every tensor begins at a
-            multiple of the size of its elements.
-        header: the bytes before the data.
-        tensors: where each tensor lies in the file, by name.
+    So every tensor begins (`begins`, by name) at a multiple of the size of its elements.
     """
 
     name: str
-    plans: tuple[TensorPlan, ...]
+    plans: Sequence[TensorPlan]
     header: bytes
-    tensors: dict[str, TensorInfo]
+    begins: Mapping[str, int]
+    size: int
 
-    @classmethod
-    def of(cls, folder: Path, name: str, plans: Sequence[TensorPlan], module: str = "") -> _Shard:
-        """Return the shard with these tensors; in a module's file they lack its folder's name."""
-        file = folder / name
-        ordered = sorted(plans, key=lambda plan: -DTYPES[plan.dtype].itemsize)
-        ends = list(itertools.accumulate(map(_nbytes, ordered), initial=0))
-        places = list(zip(ordered, ends, ends[1:], strict=False))
-        entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        for plan, *offsets in places:
-            entries[plan.name.removeprefix(f"{module}.")] = {
-                "dtype": plan.dtype,
-                "shape": plan.shape,
-                "data_offsets": offsets,
-            }
-        text = json.dumps(entries, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        header = struct.pack("<Q", len(text)) + text
-        tensors = {
-            plan.name: TensorInfo(plan.dtype, plan.shape, file, len(header) + a, len(header) + b)
-            for plan, a, b in places
+
+def _shard(name: str, plans: Sequence[TensorPlan], module: str = "") -> _Shard:
+    """Return the shard with these tensors; in a module's file they lack its folder's name."""
+    ordered = sorted(plans, key=lambda plan: -DTYPES[plan.dtype].itemsize)
+    ends = list(itertools.accumulate(map(_nbytes, ordered), initial=0))
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    for plan, *offsets in zip(ordered, ends, ends[1:], strict=False):
+        entries[plan.name.removeprefix(f"{module}.")] = {
+            "dtype": plan.dtype,
+            "shape": plan.shape,
+            "data_offsets": offsets,
         }
-        return cls(name, tuple(ordered), header, tensors)
-
-    @property
-    def size(self) -> int:
-        """Size of the file in bytes."""
-        return max((info.end for info in self.tensors.values()), default=len(self.header))
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    header = struct.pack("<Q", len(text)) + text
+    begins = {plan.name: len(header) + end for plan, end in zip(ordered, ends, strict=False)}
+    return _Shard(name, ordered, header, begins, len(header) + ends[-1])
 
 
 def _split(
-    plans: Sequence[TensorPlan], shard_size: int, folder: Path, module_of: Callable[[str], str]
+    plans: Sequence[TensorPlan], shard_size: int, module_of: Callable[[str], str]
 ) -> list[_Shard]:
     """Divide tensors, in their order, among files of at most `shard_size` bytes of data.
 
@@ -268,19 +242,15 @@ def _split(
     for plan in plans:
         modules.setdefault(module_of(plan.name), []).append(plan)
     groups: list[list[TensorPlan]] = [[]]
-    filled = 0
     for plan in modules.pop(""):
-        size = _nbytes(plan)
-        if groups[-1] and filled + size > shard_size:
+        if groups[-1] and sum(map(_nbytes, groups[-1])) + _nbytes(plan) > shard_size:
             groups.append([])
-            filled = 0
         groups[-1].append(plan)
-        filled += size
-    count, inside = len(groups), modules.items()
+    count = len(groups)
     names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
     return [
-        *map(partial(_Shard.of, folder), names if count > 1 else [SINGLE], groups),
-        *(_Shard.of(folder, f"{module}/{SINGLE}", own, module) for module, own in inside),
+        *map(_shard, names if count > 1 else [SINGLE], groups),
+        *(_shard(f"{module}/{SINGLE}", own, module) for module, own in modules.items()),
     ]
 
 
@@ -290,10 +260,7 @@ def _nbytes(plan: TensorPlan) -> int:
 
 
 def _index_files(shards: Sequence[_Shard]) -> dict[str, str]:
-    """Return {name: text} of the index file, which is needed if a model has several shards.
-
-    The files of modules are not of these.
-    """
+    """Return {name: text} of the index file, which several shards need; modules are not in it."""
     shards = [shard for shard in shards if "/" not in shard.name]
     if len(shards) == 1:
         return {}
@@ -301,19 +268,6 @@ def _index_files(shards: Sequence[_Shard]) -> dict[str, str]:
     total = sum(_nbytes(plan) for shard in shards for plan in shard.plans)
     data = {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
     return {INDEX: json.dumps(data, indent=2) + "\n"}
-
-
-def _create_file(shard: _Shard, folder: Path) -> int:
-    """Create the file of a shard with its header and full size; return its file descriptor.
-
-    An `OSError` here and in `_write` says that the disk is full or cannot be written.
-    """
-    file = folder / shard.name
-    file.parent.mkdir(exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    os.ftruncate(descriptor, shard.size)
-    _write(descriptor, memoryview(shard.header), 0)
-    return descriptor
 
 
 def _write(descriptor: int, content: memoryview, at: int) -> None:

@@ -1,10 +1,9 @@
 """The config of a merged model: the host's config with the new dtype, vocabulary and depth.
 
-Where blocks are added, left out or moved, the number of layers changes, and every setting of single
-layers (`layer_types`, `mlp_only_layers`, `first_k_dense_replace`, ...) follows the blocks: layer i
-has the setting of the block that the first source at position i comes from (`layer_settings`).
-Lists that transformers computes from a rule about positions (`sliding_window_pattern`,
-`max_window_layers`) are written out in full first.
+Where blocks are added, left out or moved, every setting of single layers (`layer_types`,
+`first_k_dense_replace`, ...) follows them: layer i has the setting of the block that the first
+source at position i comes from. Lists that transformers computes from a rule about positions are
+written out in full first.
 """
 
 from __future__ import annotations
@@ -27,16 +26,8 @@ from evomerge.models.stacks import PREDICTION_COUNTS, is_other_modality
 from evomerge.recipe import Layer, Recipe
 
 LAYER_COUNTS = (
-    "num_hidden_layers",
-    "n_layer",
-    "n_layers",
-    "num_layers",
-    "num_blocks",
-    "layers",
-    "encoder_layers",
-    "num_decoder_layers",
-    "decoder_layers",
-    "num_hidden_groups",
+    *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "layers"),
+    *("encoder_layers", "num_decoder_layers", "decoder_layers", "num_hidden_groups"),
 )
 """Keys of configs with a number of blocks."""
 
@@ -46,9 +37,7 @@ _DTYPE_KEYS = ("torch_dtype", "dtype")
 def merged_config(
     recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, vocabulary: MatchedRows | None = None
 ) -> dict[str, Any]:
-    """Return `config.json` of the merged model.
-
-    `vocabulary` is the merged vocabulary if embedding rows are matched by token, else None.
+    """Return `config.json` of the merged model, whose `vocabulary` may be matched by token.
 
     Raises:
         RecipeError: the depth of a stack changes, and the config has no key for it; a parent's
@@ -67,9 +56,8 @@ def merged_config(
     if not any(key in config for key in _DTYPE_KEYS):
         config["torch_dtype"] = recipe.dtype
     if vocabulary is not None:
-        values = {"vocab_size": vocabulary.size, **vocabulary.special_ids}
         text = text_section(config)
-        for key, value in values.items():
+        for key, value in {"vocab_size": vocabulary.size, **vocabulary.special_ids}.items():
             for target in [item for item in (config, text) if key in item] or [text]:
                 target[key] = value
     return config
@@ -142,20 +130,16 @@ def _write_depth(
 
 
 def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:
-    """Return the settings of single layers in a parent's config, also those that are computed.
-
-    They have an entry for each block of the stack with the host's name `prefix`.
-    """
+    """Return a parent's settings of single layers of a stack, also those that are computed."""
     count = len(checkpoint.stacks.get(prefix, checkpoint.decoder_stack))
     given = columns(checkpoint.text_config, count)
     return {**understood(checkpoint.text_config, kind_of_text(checkpoint), count), **given}
 
 
 def understood(section: Mapping[str, Any], kind: Any, count: int) -> dict[str, Column]:
-    """Return the settings of single layers as transformers understands a config.
+    """Return the settings of single layers as transformers understands a config, if it does.
 
-    There are none if transformers does not know the model type. `CheckpointError` if it refuses the
-    config.
+    `CheckpointError`: it refuses the config.
     """
     from evomerge.merging.architecture.loading import is_known, transformers_config
 

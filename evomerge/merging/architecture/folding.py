@@ -6,11 +6,9 @@ of h. So the scaled model equals a plain model whose hidden state is g = h / c:
 
     h -> s h + branch(norm(s h))    becomes    g -> g + branch(norm(g)) / c
 
-Weights that write into the hidden state are divided by c. Weights that read it without a norm are
-multiplied by c. In exact arithmetic, only the epsilon inside the norms makes a difference.
-
-Which weights these are is not written down for any architecture. It is found on a miniature of the
-model with random weights, and then checked on it by comparing outputs.
+Weights that write into the hidden state are divided by c; those that read it without a norm are
+multiplied by c. Which these are is found on a miniature of the model with random weights, and then
+checked on it by comparing outputs.
 """
 
 from __future__ import annotations
@@ -69,9 +67,7 @@ class TensorRule:
 
 
 def fold_scales(recipe: Recipe, host: Checkpoint) -> dict[str, Rescaling]:
-    """Return how each tensor of the merged model must be rescaled to fold the recipe's scales.
-
-    They are by name in the merged model; tensors that do not change are not listed.
+    """Return how tensors of the merged model are rescaled to fold the recipe's scales, by name.
 
     Raises:
         RecipeError: a product of scales is too large, too small or not above 0.
@@ -100,12 +96,7 @@ def fold_scales(recipe: Recipe, host: Checkpoint) -> dict[str, Rescaling]:
 
 
 def rules_for(host: Checkpoint, prefix: str) -> Mapping[str, TensorRule]:
-    """Return the folding rules for a stack of a checkpoint; see `find_rules`.
-
-    Raises:
-        CheckpointError: scales cannot be folded into this architecture's weights; the message says
-            which setting is possible.
-    """
+    """Return the folding rules for a stack of a checkpoint; `CheckpointError` if there are none."""
     try:
         return find_rules(language_config(host), prefix.rpartition(".")[2])
     except ArchitectureError as error:
@@ -124,12 +115,8 @@ def find_rules(config: str, stack: str) -> Mapping[str, TensorRule]:
     f'(x) x - f(x) = sum_p e_p f'(w_p) w_p. Least squares over all outputs gives the powers, which
     are rounded to -1, 0 or 1 and checked at c = 2.5.
 
-    Args:
-        config: `config.json` of a text model, as JSON text.
-        stack: last word of the name of its block stack (`layers`, `h`).
-
-    Returns:
-        the rule of each kind of tensor in a block (see `kind_of`) that changes.
+    `config` is the `config.json` of a text model, as JSON text, and `stack` the last word of the
+    name of its block stack. The rules are by kind of tensor in a block (see `kind_of`).
 
     Raises:
         ArchitectureError: there are no such rules, or the miniature cannot be made.
@@ -149,7 +136,7 @@ def find_rules(config: str, stack: str) -> Mapping[str, TensorRule]:
 
 
 def _check(submodel: Submodel, rules: Mapping[str, TensorRule], what: str) -> None:
-    """Raise ArchitectureError unless the rules fold a scale of 2.5; `what` names it for people."""
+    """Raise `ArchitectureError` unless the rules fold a scale of 2.5, called `what`."""
     product = 2.5
     wanted = submodel.run(submodel.state * product) / product**submodel.degree
     with multiplied([(it, rules[it.name].at(product).factor) for it in submodel.weights]):
@@ -159,10 +146,7 @@ def _check(submodel: Submodel, rules: Mapping[str, TensorRule], what: str) -> No
 
 
 def _derivative(value: Callable[[float], Tensor]) -> Tensor:
-    """Return the derivative of a function at 1 by the five-point rule.
-
-    Its error is small enough for float32, which norms use even in a float64 model.
-    """
+    """Return the derivative of a function at 1 by the five-point rule."""
     near = value(1 + _STEP) - value(1 - _STEP)
     far = value(1 + 2 * _STEP) - value(1 - 2 * _STEP)
     return (8 * near - far) / (12 * _STEP)
@@ -171,8 +155,8 @@ def _derivative(value: Callable[[float], Tensor]) -> Tensor:
 def _find_rules(submodel: Submodel) -> dict[str, TensorRule]:
     """Solve for the powers of all kinds of tensors.
 
-    Often one of several tensors could be multiplied (the value or the output matrix of attention).
-    Then matrices are preferred to vectors, and tensors that are registered later to earlier ones.
+    Where one of several tensors could be multiplied (the value or the output matrix of attention),
+    matrices are preferred to vectors, and tensors that are registered later to earlier ones.
     """
 
     def changed(weight: WeightGroup) -> Tensor:
@@ -184,23 +168,20 @@ def _find_rules(submodel: Submodel) -> dict[str, TensorRule]:
 
     result = submodel.run(submodel.state).flatten()
     wanted = _derivative(lambda factor: submodel.run(submodel.state * factor).flatten()) - result
-    columns: list[Tensor] = []
+    chosen: list[tuple[WeightGroup, Tensor]] = []
     basis: list[Tensor] = []
-    chosen: list[WeightGroup] = []
     later_first = submodel.weights[::-1]
     for weight in sorted(later_first, key=lambda weight: weight.views[0].dim() == 1):
-        column = changed(weight)
-        residual = column
+        residual = column = changed(weight)
         for direction in basis:
             residual = residual - (residual @ direction) * direction
         if residual.norm() > 1e-2 * column.norm() and column.norm() > 1e-3 * result.norm():
             basis.append(residual / residual.norm())
-            columns.append(column)
-            chosen.append(weight)
+            chosen.append((weight, column))
     rules = {weight.name: TensorRule(0, weight.offset) for weight in submodel.weights}
-    if columns:
-        matrix = torch.stack(columns, dim=1)
+    if chosen:
+        matrix = torch.stack([column for _, column in chosen], dim=1)
         solution = torch.linalg.lstsq(matrix, wanted[:, None]).solution[:, 0]
-        for weight, value in zip(chosen, solution.tolist(), strict=True):
+        for (weight, _), value in zip(chosen, solution.tolist(), strict=True):
             rules[weight.name] = TensorRule(max(-1, min(1, round(value))), weight.offset)
     return rules

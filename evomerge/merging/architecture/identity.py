@@ -1,9 +1,8 @@
 """Whether an engine of a fixed depth can serve paths of other depths in an architecture.
 
 The engine completes a shorter path by layers whose weights are all zero. For this, such a layer
-must return its input, bit for bit, and a layer must compute the same at every position. No table
-says where this holds. The configs show whether layers are of several kinds; the rest is tested on a
-small model with random weights.
+must return its input, bit for bit, and a layer must compute the same at every position. The configs
+show whether layers are of several kinds; the rest is tested on a small model with random weights.
 """
 
 from __future__ import annotations
@@ -23,11 +22,7 @@ from evomerge.models.correspondence import TensorNameMap
 
 
 def check_identity_layers(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
-    """Check that layers do the same at any position, and nothing at all if their weights are zero.
-
-    Raises:
-        CheckpointError: they do not, or it cannot be tested.
-    """
+    """Raise `CheckpointError` unless layers do the same at any position, and nothing if zero."""
     stack = checkpoints[host].decoder_stack.prefix
     try:
         _check_kinds(checkpoints, host, stack)
@@ -41,10 +36,7 @@ def check_identity_layers(checkpoints: Mapping[str, Checkpoint], host: str) -> N
 
 
 def has_fixed_layers(checkpoints: Mapping[str, Checkpoint], host: str) -> bool:
-    """Whether all parents have the same number of layers, with the same entries in their configs.
-
-    Then a model whose layers keep their positions has the host's config.
-    """
+    """Whether all parents have as many layers as the host, with the same settings of layers."""
     stack = checkpoints[host].decoder_stack.prefix
     lists = [per_layer(item, stack) for item in checkpoints.values()]
     depths = {len(item.decoder_stack) for item in checkpoints.values()}

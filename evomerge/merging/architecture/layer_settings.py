@@ -1,8 +1,7 @@
 """The settings in a config that say something about single layers, and the forms they come in.
 
-Most are lists with one entry for each layer. Others are positions, a number of layers at one end,
-or a pattern. Here all become a column: a list with one value for each layer. A column can be put
-together anew from the layers of a path, and is then written in the form that the config had.
+All become a column: a list with one value for each layer. A column can be put together anew from
+the layers of a path, and is then written in the form that the config had.
 """
 
 from __future__ import annotations
@@ -18,10 +17,7 @@ Its column has all layers without experts, and so can be written only where the 
 
 
 class InexpressibleError(Exception):
-    """A form cannot express a column; the message says where chosen layers can stand.
-
-    `layer` is the index of the first layer that does not fit.
-    """
+    """A form cannot express a column at `layer`; the message says where chosen layers can stand."""
 
     def __init__(self, layer: int, where: str) -> None:
         super().__init__(where)
@@ -29,12 +25,10 @@ class InexpressibleError(Exception):
 
 
 class KeyForm(NamedTuple):
-    """How a value in a config says something about each layer.
+    """How a value of type `kind` says something about each layer.
 
-    Attributes:
-        kind: type of such a value.
-        read: takes a value of this type and the number of layers; returns the column.
-        write: takes a column and returns the value; raises `InexpressibleError`.
+    `read` takes it and the number of layers, and returns the column; `write` takes this and returns
+    the value, or raises `InexpressibleError`.
     """
 
     kind: type | tuple[type, ...]
@@ -64,11 +58,7 @@ def columns(section: Mapping[str, Any], count: int) -> dict[str, Column]:
 
 
 def write_column(key: str, column: Column) -> Any:
-    """Return the value of a key that has this column.
-
-    Raises:
-        InexpressibleError: the key's form cannot express it.
-    """
+    """Return the value of a key that has this column; raises `InexpressibleError`."""
     form = _form_of(key)
     return form.write(column) if form else column
 
@@ -131,16 +121,18 @@ _MAPPING = KeyForm(
     lambda column: {str(i): item for i, item in enumerate(column) if item is not None},
 )
 _FORMS: dict[str, KeyForm | None] = {
-    **dict.fromkeys(
-        ("activation_sparsity_pattern", "intermediate_size", "moe_topk", "num_experts"), _LIST
-    ),
-    **dict.fromkeys(("attn_layer_indices", "cross_attention_layers", "full_attn_idxs"), _POSITIONS),
-    **dict.fromkeys(("mlp_only_layers", "moe_layers"), _POSITIONS),
-    **dict.fromkeys(("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers"), _FIRST),
-    "moe_layer_end_index": _UNTIL,
-    "num_kv_shared_layers": _LAST,
-    "hybrid_layer_ids": _ORDINALS,
-    "per_layer_config": _MAPPING,
-    "mtp_layers_block_type": None,
+    key: form
+    for keys, form in (
+        ("activation_sparsity_pattern intermediate_size moe_topk num_experts", _LIST),
+        ("attn_layer_indices cross_attention_layers full_attn_idxs", _POSITIONS),
+        ("mlp_only_layers moe_layers", _POSITIONS),
+        ("first_k_dense_replace moe_layer_start_index num_dense_layers", _FIRST),
+        ("moe_layer_end_index", _UNTIL),
+        ("num_kv_shared_layers", _LAST),
+        ("hybrid_layer_ids", _ORDINALS),
+        ("per_layer_config", _MAPPING),
+        ("mtp_layers_block_type", None),
+    )
+    for key in keys.split()
 }
 """The form by key, where it is no list whose name has the word `layer`."""

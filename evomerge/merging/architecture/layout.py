@@ -1,15 +1,9 @@
 """Where the tensors of a checkpoint lie in the model that transformers builds from them.
 
-transformers renames, stacks, concatenates and transposes weights when it loads them (for example,
-the experts of a mixture become one 3-dimensional parameter), and this changes between versions. So
-no rule is written down here. Loading a checkpoint of known numbers shows where each tensor goes
-(see `probe`).
-
-Where possible, this is done with a shorter model. Blocks with the same tensors are laid out in the
-same way, so a model that ends after the second block of every kind is enough, and takes a fraction
-of the memory. These must be the first blocks, because configs count positions (for example, "the
-first n blocks are dense"). The result is checked for the whole model: the tensors must fill every
-parameter exactly.
+transformers renames, stacks, concatenates and transposes weights when it loads them, by rules that
+change between versions. So loading a checkpoint of known numbers shows where each tensor goes (see
+`probe`); where possible, with a model that ends after the second block of every kind, since blocks
+with the same tensors are laid out alike. Then the tensors must fill every parameter exactly.
 """
 
 from __future__ import annotations
@@ -17,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, TypeAlias
@@ -43,9 +38,8 @@ class Layout:
     """A model, and where the tensors of its checkpoint lie in its parameters.
 
     Attributes:
-        module: the model in evaluation mode. `build_layout` gives it parameters that share one
-            element of memory; whoever uses the model gives them memory and weights. Buffers that
-            are not in the checkpoint have their values.
+        module: the model in evaluation mode. All its parameters share one element of memory, until
+            whoever uses it gives them memory and weights.
         locations: where each tensor lies, by its name in the checkpoint. A tensor that the model
             does not use (the copy of a tied head, an old buffer) is not listed.
     """
@@ -55,11 +49,7 @@ class Layout:
 
 
 def layout_of(checkpoint: Checkpoint) -> Layout:
-    """Return the layout of a checkpoint's model in float32, without the copy of a tied head.
-
-    Raises:
-        CheckpointError: as for `build_layout`.
-    """
+    """Return the layout of a checkpoint's model in float32; raises as `build_layout`."""
     shapes = {
         name: info.shape
         for name, info in checkpoint.tensors.items()
@@ -75,11 +65,8 @@ def build_layout(
 ) -> Layout:
     """Build a model without weights, and find where the tensors of its checkpoint lie.
 
-    Args:
-        data: `config.json` of the model.
-        shapes: shape of every floating-point tensor of the checkpoint, by name.
-        constants: every other tensor of the checkpoint, by name.
-        dtype: dtype of the parameters.
+    `data` is its `config.json`, `shapes` are those of floating-point tensors of the checkpoint,
+    `constants` all its other tensors, `dtype` is that of the parameters.
 
     Raises:
         CheckpointError: transformers has no class for the model, the checkpoint lacks weights that
@@ -88,30 +75,19 @@ def build_layout(
     loader = Loader.of(data, constants)
     empty = torch.zeros((), dtype=dtype)
     module = loader.load({name: empty.expand(shape) for name, shape in shapes.items()}, dtype)
-    locations = _from_first_blocks(data, shapes, constants)
-    if locations is None or _uncovered(module, locations):
+    locations: Mapping[str, Location] = {}
+    if (few := first_blocks(data, shapes)) is not None:
+        kept = {name: item for name, item in constants.items() if few.has(name)}
+        with suppress(CheckpointError):
+            locations = few.extend(find_locations(Loader.of(few.config, kept), few.shapes))
+    if _uncovered(module, locations):
         locations = find_locations(loader, shapes)
-    missing = _uncovered(module, locations)
-    if missing:
+    if missing := _uncovered(module, locations):
         raise CheckpointError(
             f"{type(module).__name__} needs the weight {missing!r}, which the checkpoint does not "
             "have (it would be random); the checkpoint is incomplete or of another architecture."
         )
     return Layout(module, locations)
-
-
-def _from_first_blocks(
-    data: Mapping[str, Any], shapes: Shapes, constants: Mapping[str, Tensor]
-) -> Mapping[str, Location] | None:
-    """Find the locations with the first blocks only; None if that is not possible."""
-    few = first_blocks(data, shapes)
-    if few is None:
-        return None
-    kept = {name: item for name, item in constants.items() if few.has(name)}
-    try:
-        return few.extend(find_locations(Loader.of(few.config, kept), few.shapes))
-    except CheckpointError:
-        return None
 
 
 def _uncovered(module: nn.Module, locations: Mapping[str, Location]) -> str | None:
@@ -132,8 +108,7 @@ class FirstBlocks:
     """A shorter model, and what is needed to go back to the whole one.
 
     Attributes:
-        config: `config.json` of the shorter model.
-        shapes: its tensors' shapes, by name.
+        config, shapes: `config.json` and the tensors' shapes of the shorter model.
         stacks: the stacks of the whole model that are shortened, by prefix.
         counts: how many blocks each of these has in the shorter model.
         kinds: the kind of every block that these have in the whole model.
@@ -156,8 +131,7 @@ class FirstBlocks:
     def extend(self, locations: Mapping[str, Location]) -> dict[str, Location]:
         """Return where the tensors of the whole model lie, given this for the shorter model.
 
-        Raises:
-            CheckpointError: two blocks of one kind are laid out differently.
+        `CheckpointError`: two blocks of one kind are laid out differently.
         """
         result = dict(locations)
         for prefix, stack in self.stacks.items():

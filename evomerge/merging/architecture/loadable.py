@@ -1,14 +1,14 @@
 """Checking that transformers loads a model as it is: no tensor missing, and none left over.
 
 transformers only warns about a missing weight, and makes a random one. Where blocks are moved, a
-config may ask for other tensors at a position than the block there has: configs count positions
-("the first n blocks are dense"), and some models treat their first block in a way of its own. No
-rule about this is written down here. transformers loads tensors without content (on the device
-`meta`) into the model of the config, and says what does not fit.
+config may ask for other tensors at a position than the block there has. So transformers loads
+tensors without content (on the device `meta`) into the model of the config, and says what does not
+fit.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -34,9 +34,7 @@ def check_buildable(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
 
     Tensors that the model has no place for are allowed, since old checkpoints hold buffers, but not
     whole blocks of them. `config` is the parent's `config.json`, as the merged model has it.
-
-    Raises:
-        CheckpointError: it cannot be built, a weight is missing, or one has another shape.
+    `CheckpointError`: it cannot be built, a weight is missing, or one has another shape.
     """
     try:
         _check_buildable(checkpoint.original or checkpoint, config)
@@ -77,7 +75,6 @@ def _check_buildable(stored: Checkpoint, config: Mapping[str, Any]) -> None:
 
 
 def _faults(config: Mapping[str, Any], checkpoint: Checkpoint) -> Faults:
-    """Return what does not fit between a config and the tensors of a checkpoint."""
     from evomerge.merging.architecture.loading import Loader
 
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
@@ -92,19 +89,14 @@ def check_loadable(
 ) -> None:
     """Check that a model whose blocks are not where the host has them loads completely.
 
-    A model whose blocks are there has the config and the tensors of the host, and is not checked;
-    nor is one whose class the installed transformers does not have. What already does not fit in
-    the parents' own models does not count.
-
-    Args:
-        vocabulary: the merged vocabulary if embedding rows are matched by token, else None.
+    One whose class the installed transformers does not have is not checked, and what already does
+    not fit in the parents' own models does not count.
 
     Raises:
         RecipeError: a tensor is missing, left over, or of another shape than the config asks for,
             or transformers refuses or changes the config.
     """
-    host = checkpoints[recipe.host]
-    stacks = recipe.layers.items()
+    host, stacks = checkpoints[recipe.host], recipe.layers.items()
     moved = {prefix: them for prefix, them in stacks if not in_place(prefix, them, host)}
     if not moved:
         return
@@ -137,10 +129,11 @@ def check_loadable(
 
     @cache
     def old_faults(parent: str) -> set[tuple[str, int, str]]:
-        return set(map(place, _faults(checkpoints[parent].config, checkpoints[parent])))
+        old = _faults(checkpoints[parent].config, checkpoints[parent])
+        return set(map(place, itertools.chain(*old)))
 
-    kind = config.get("model_type")
-    for name in sorted(faults, key=lambda it: (place(it)[1], it not in faults.missing, it)):
+    kind, misfits = config.get("model_type"), itertools.chain(*faults)
+    for name in sorted(misfits, key=lambda it: (place(it)[1], it not in faults.missing, it)):
         prefix, position, suffix = place(name)
         own, wanted = map(list, faults.mismatched.get(name, ((), ())))
         if prefix:
@@ -172,24 +165,20 @@ def _check_settings(
     fits: Mapping[str, TensorNameMap],
 ) -> None:
     """Check that transformers understands the settings of each layer as in its parent."""
-
-    def settings(section: Mapping[str, Any], parent: Checkpoint, count: int) -> dict[str, Any]:
-        return understood(section, kind_of_text(parent), count)
-
-    parents = {
-        name: settings(fit.parent.text_config, fit.parent, len(fit.stacks[prefix]))
-        for name, fit in fits.items()
-    }
-    host = next(iter(fits.values())).host
-    for key, column in settings(text_section(config), host, len(layers)).items():
+    parents = {}
+    for name, fit in fits.items():
+        parent, count = fit.parent, len(fit.stacks[prefix])
+        parents[name] = understood(parent.text_config, kind_of_text(parent), count)
+    kind = kind_of_text(next(iter(fits.values())).host)
+    for key, column in understood(text_section(config), kind, len(layers)).items():
         for i, layer in enumerate(layers):
             lead = layer.sources[0]
             own = parents[lead.parent].get(key, column)[lead.layer or 0]
             if column[i] != own:
                 raise RecipeError(
                     f"layers.{prefix}[{i}]: block {lead.layer} of {lead.parent!r} has {own!r} in "
-                    f"{key!r}, and a {kind_of_text(host)} has {column[i]!r} at this position; put "
-                    "another block there."
+                    f"{key!r}, and a {kind} has {column[i]!r} at this position; put another block "
+                    "there."
                 )
 
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -22,8 +22,7 @@ from evomerge.parsing.texts import json_value
 def transformers_config(data: Mapping[str, Any]) -> Any:
     """Return the transformers config object for a `config.json`.
 
-    Raises:
-        CheckpointError: the installed transformers does not know the model type or refuses a value.
+    `CheckpointError`: the installed transformers does not know the model type or refuses a value.
     """
     kind = str(data.get("model_type"))
     if not is_known(kind):
@@ -43,10 +42,7 @@ def is_known(kind: Any) -> bool:
 
 
 def _with_special_floats(value: Any) -> Any:
-    """Return plain data with infinity, which transformers writes as `{"__float__": "Infinity"}`.
-
-    It reads it so from files only.
-    """
+    """Return data with infinity as float; transformers reads `{"__float__": ...}` of files only."""
     if isinstance(value, Mapping):
         if set(value) == {"__float__"}:
             return float(value["__float__"])
@@ -57,8 +53,7 @@ def _with_special_floats(value: Any) -> Any:
 def model_class(config: Any) -> Any:
     """Return the transformers class for a config: the architecture it names, else the causal LM.
 
-    Raises:
-        CheckpointError: transformers has no such class (custom code is never run).
+    `CheckpointError`: transformers has no such class (custom code is never run).
     """
     names = getattr(config, "architectures", None) or []
     names = names if isinstance(names, list) else [names]
@@ -75,31 +70,23 @@ def model_class(config: Any) -> Any:
     )
 
 
-@dataclass(frozen=True)
-class Faults:
-    """What transformers says about a checkpoint that does not fit its config.
+class Faults(NamedTuple):
+    """What does not fit between a checkpoint and its config, by name of the tensor.
 
-    Attributes:
-        missing: names of the weights that the model needs and the checkpoint does not have.
-        unexpected: names of the tensors that the model has no place for.
-        mismatched: name of a tensor -> its shape, and the shape that the model needs.
+    Weights that the model needs and the checkpoint lacks, tensors that it has no place for, and the
+    shape of a tensor beside the one that the model needs.
     """
 
     missing: frozenset[str]
     unexpected: frozenset[str]
     mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names of all tensors that do not fit."""
-        return iter((*self.missing, *self.unexpected, *self.mismatched))
-
 
 @dataclass(frozen=True)
 class Loader:
     """Loads a model from tensors in memory, in the way `from_pretrained` loads files.
 
-    `constants` are part of every checkpoint that is loaded: tensors of integers, which `probe` does
-    not replace by numbers of its own.
+    `constants`, tensors of integers, are part of every checkpoint that is loaded.
     """
 
     config: Any
@@ -108,17 +95,14 @@ class Loader:
 
     @classmethod
     def of(cls, data: Mapping[str, Any], constants: Mapping[str, Tensor]) -> Loader:
-        """Return the loader for the model of a `config.json`."""
+        """Return the loader for the model of a `config.json`; raises as the functions above."""
         config = transformers_config(data)
         return cls(config, model_class(config), constants)
 
     def load(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
-        """Return the model that transformers loads from these tensors, in evaluation mode.
+        """Return the model of these floating-point tensors, in evaluation mode, with this dtype.
 
-        They are the floating-point tensors of the checkpoint; its parameters get this dtype.
-
-        Raises:
-            CheckpointError: transformers cannot build a model from them.
+        `CheckpointError`: transformers cannot build it.
         """
         state = {**self.constants, **tensors}
         module: nn.Module = self._load(state, config=self.config, dtype=dtype)
@@ -127,10 +111,7 @@ class Loader:
     def find_faults(self, shapes: Mapping[str, tuple[int, ...]]) -> Faults:
         """Return what is wrong with a checkpoint whose tensors have these names and shapes.
 
-        Nothing is allocated: tensors and model are on the device `meta`.
-
-        Raises:
-            CheckpointError: transformers cannot build a model from it.
+        Nothing is allocated. `CheckpointError`: transformers cannot build a model from it.
         """
         module, told = self._load(
             {name: torch.empty(shape, device="meta") for name, shape in shapes.items()},
@@ -177,13 +158,8 @@ def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
     """Return the generation config of a checkpoint, or None if its model class has made it already.
 
-    Args:
-        config: its `config.json`.
-        generation: text of its `generation_config.json`; None: it has none. transformers then takes
-            the settings of old models, which are in `config.json`.
-
-    Raises:
-        CheckpointError: transformers refuses a setting.
+    `generation` is the text of its `generation_config.json`. Without one, transformers takes the
+    settings of old models from `config.json`. `CheckpointError`: it refuses a setting.
     """
     if generation is None and keeps_settings_of_old_configs():
         return None

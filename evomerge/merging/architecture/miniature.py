@@ -1,7 +1,6 @@
 """A small model of an architecture with random weights, divided into functions of the hidden state.
 
-It answers questions about an architecture by computing: no table says where the norms are or what
-a block adds. It is loaded like a real checkpoint, so its weights have the names they have on disk.
+It is loaded like a real checkpoint, so its weights have the names they have on disk.
 """
 
 from __future__ import annotations
@@ -45,24 +44,20 @@ SMALL_SIZES = {
 
 
 class ArchitectureError(Exception):
-    """What is asked of an architecture it does not have, or a small copy of it cannot be made.
-
-    The message says why.
-    """
+    """Why an architecture has not what is asked of it, or a small copy of it cannot be made."""
 
 
 def language_config(checkpoint: Checkpoint) -> str:
     """Return `config.json` of a checkpoint's language model alone, as JSON text."""
-    data = {**checkpoint.text_config, "architectures": checkpoint.config.get("architectures")}
-    if checkpoint.text_config is not checkpoint.config:
-        data["architectures"] = None  # a vision-language model: only its language model is probed
-    return json.dumps(data, sort_keys=True)
+    is_whole = checkpoint.text_config is checkpoint.config
+    architectures = checkpoint.config.get("architectures") if is_whole else None
+    return json.dumps({**checkpoint.text_config, "architectures": architectures}, sort_keys=True)
 
 
 def small_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config of the same architecture and depth, with small sizes and epsilons of 1e-12.
 
-    With such epsilons, norms ignore the size of their input.
+    So norms ignore the size of their input.
     """
     small: dict[str, Any] = {}
     for key, value in config.items():
@@ -100,9 +95,8 @@ def _plain_rope(value: Any) -> Any:
 class WeightGroup:
     """All tensors of one kind in a submodel (for example, the same matrix of all experts).
 
-    Attributes:
-        views: the tensors, as views into the model's parameters.
-        offset: what the architecture adds to the weight before it uses it (1 in Gemma's norms).
+    `views` are views into the model's parameters; `offset` is what the architecture adds to the
+    weight before it uses it (1 in Gemma's norms).
     """
 
     name: str
@@ -122,7 +116,7 @@ class Submodel:
     Attributes:
         run: the function; takes a float32 hidden state of shape (1, tokens, features).
         state: a random hidden state to call it with.
-        weights: its weights, in the order in which the architecture registers them.
+        weights: in the order in which the architecture registers them.
         degree: 1 if the result scales with the hidden state (a block), 0 if it must not (the tail).
     """
 
@@ -147,10 +141,7 @@ def multiplied(pairs: Sequence[tuple[WeightGroup, float]]) -> Iterator[None]:
 
 
 class MiniatureBlock(NamedTuple):
-    """A block of the small model; `run` gives the hidden state after it, given that before it.
-
-    It is called as the whole model calls it: other arguments are those of a run of the model.
-    """
+    """A block of the small model; `run` gives the hidden state after it, given that before it."""
 
     module: nn.Module
     run: Callable[[Tensor], Tensor]
@@ -159,12 +150,8 @@ class MiniatureBlock(NamedTuple):
 class Miniature:
     """A small model with random weights, in float32 on the CPU.
 
-    Args:
-        config: `config.json` of a text model.
-        stack: last word of the name of its block stack (`layers`, `h`).
-
-    Raises:
-        ArchitectureError: transformers cannot build the model with small sizes, or it does not run.
+    `config` is the `config.json` of a text model, `stack` the last word of the name of its block
+    stack. `ArchitectureError`: transformers cannot build the model with small sizes or run it.
     """
 
     def __init__(self, config: Mapping[str, Any], stack: str) -> None:
@@ -207,7 +194,7 @@ class Miniature:
         return Submodel(run, self.random_state(), (), degree=0)
 
     def random_state(self) -> Tensor:
-        """Return a random hidden state, float32, of shape (1, tokens, features)."""
+        """Return a random hidden state (see `Submodel.run`)."""
         return torch.randn(1, _TOKENS, self._width, dtype=torch.float32)
 
     def _make(self, config: dict[str, Any], stack: str) -> None:
@@ -224,11 +211,9 @@ class Miniature:
         with quiet():
             self.model.set_attn_implementation("eager")
         for weight in self.model.parameters():
-            if weight.dim() == 1:
-                weight.data = 0.7 + 0.5 * torch.randn(weight.shape, dtype=torch.float32)
-            else:
-                weight.data = torch.randn(weight.shape, dtype=torch.float32)
-                weight.data /= weight.shape[-1] ** 0.5
+            random = torch.randn(weight.shape, dtype=torch.float32)
+            is_vector = weight.dim() == 1
+            weight.data = 0.7 + 0.5 * random if is_vector else random / weight.shape[-1] ** 0.5
         self._parameters = dict(self.model.named_parameters())
         found = [it for prefix, it in saved.stacks.items() if prefix.rpartition(".")[2] == stack]
         if not found:
@@ -273,15 +258,11 @@ class Miniature:
 
     def _weights(self, names: Mapping[str, str]) -> list[WeightGroup]:
         """Group tensors by kind: name within the block (or on disk) -> name on disk."""
-        order = list(self._parameters)
+        order = {parameter: number for number, parameter in enumerate(self._parameters)}
         kinds: dict[str, list[str]] = {}
-        placed = (
-            (order.index(parameter), short, name)
-            for short, name in names.items()
-            if name in self._locations
-            and (parameter := self._locations[name].parameter) in self._parameters
-        )
-        for _, short, name in sorted(placed):
+        places = {name: place.parameter for name, place in self._locations.items()}
+        known = [(short, name) for short, name in names.items() if places.get(name) in order]
+        for short, name in sorted(known, key=lambda it: (order[places[it[1]]], *it)):
             kinds.setdefault(kind_of(short), []).append(name)
         return [
             WeightGroup(kind, tuple(map(self._view, members)), self._offset(members[0]))
@@ -295,10 +276,7 @@ class Miniature:
         return location.view(parameter, tuple(sizes[axis] for axis in sorted(sizes)))
 
     def _offset(self, name: str) -> float:
-        """Return the offset a of a norm that computes (w + a) * normalized(x), else 0.
-
-        It follows from the norm's outputs for w = 0 and w = 1.
-        """
+        """Return the offset a of a norm that computes (w + a) * normalized(x), else 0."""
         owner, _, leaf = self._locations[name].parameter.rpartition(".")
         weight = self._parameters[self._locations[name].parameter].data
         if weight.dim() != 1 or leaf == "bias":

@@ -1,7 +1,6 @@
 """The modules of a sentence encoder in memory: children of the model of its transformer.
 
-They are objects of sentence-transformers. The name of a child is the folder of the module, so the
-names of all weights are those of the checkpoint.
+The name of a child is the folder of the module, so the names of weights are the checkpoint's.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ from evomerge.models.modules import STACK
 def check_encoder(checkpoint: Checkpoint) -> None:
     """Check that texts can be encoded by a model as sentence-transformers does it.
 
-    Raises:
-        ConfigError: sentence-transformers is not installed.
-        CheckpointError: the model has no modules, or one that cannot be built.
+    `ConfigError`: it is not installed. `CheckpointError`: the model has no modules, or one that
+    cannot be built.
     """
     _made(checkpoint)
 
@@ -28,11 +26,7 @@ def check_encoder(checkpoint: Checkpoint) -> None:
 def attach_modules(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Location]:
     """Add the modules of a sentence encoder to the model of its transformer.
 
-    Returns:
-        where the weights of the modules lie in the model, by their names in the checkpoint.
-
-    Raises:
-        ConfigError, CheckpointError: as for `check_encoder`.
+    Returned is where their weights lie, by names in the checkpoint; raises as `check_encoder`.
     """
     found = {}
     dtype = next(model.parameters()).dtype  # which sentence-transformers gives all modules

@@ -1,10 +1,8 @@
 """Giving parents of one architecture the tensor names of the host.
 
-Checkpoints of one architecture can have different tensors: for example, some versions of
-transformers save the experts of a mixture one by one, others save them in one tensor. No rule about
-this is written down here. transformers shows where the tensors of both checkpoints lie in its model
-(see `layout`); from this follows which boxes (sub-tensors) of the parent's stored tensors make up
-each tensor of the host.
+Some versions of transformers save the experts of a mixture one by one, others in one tensor. Where
+the tensors of both checkpoints lie in transformers' model (see `layout`) shows which boxes
+(sub-tensors) of the parent's stored tensors make up each tensor of the host.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
+from operator import sub
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 def with_host_names(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:
     """Return the parents, each with tensors that have the names and shapes of the host's.
 
-    A parent is unchanged if its names already correspond to the host's (up to a prefix), if it has
-    another architecture, or if the two cannot be related through transformers' model.
+    A parent is unchanged if its names correspond already (up to a prefix), if it has another
+    architecture, or if the two cannot be related through transformers' model.
     """
     return {name: _renamed(checkpoints[host], item) for name, item in checkpoints.items()}
 
@@ -61,28 +60,13 @@ def _parts(
     location: Location, candidates: list[tuple[str, Location]], parent: Checkpoint
 ) -> tuple[Part, ...] | None:
     """Return the boxes of the parent's tensors that make up one tensor of the host."""
-    parts, covered = [], 0
+    parts = []
     for name, other in candidates:
         start = tuple(map(max, location.start, other.start))
-        stop = tuple(map(min, location.stop, other.stop))
-        size = tuple(b - a for a, b in zip(start, stop, strict=True))
+        size = tuple(map(sub, map(min, location.stop, other.stop), start))
         if min(size, default=1) > 0:
-            parts.append(
-                Part(
-                    name,
-                    parent.tensors[name],
-                    other.axes,
-                    _minus(start, other.start),
-                    size,
-                    _minus(start, location.start),
-                    location.axes,
-                )
-            )
-            covered += prod(size)
-    dtypes = {part.info.dtype for part in parts}
-    whole = covered == prod(location.size) and len(dtypes) == 1
-    return tuple(parts) if whole else None
-
-
-def _minus(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(a - b for a, b in zip(one, two, strict=True))
+            own, theirs = (tuple(map(sub, start, it.start)) for it in (other, location))
+            info = parent.tensors[name]
+            parts.append(Part(name, info, other.axes, own, size, theirs, location.axes))
+    is_whole = sum(prod(part.size) for part in parts) == prod(location.size)
+    return tuple(parts) if is_whole and len({part.info.dtype for part in parts}) == 1 else None

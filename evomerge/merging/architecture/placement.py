@@ -37,10 +37,7 @@ class Placement:
     def settle(self, module: Any) -> None:
         """Set the attention of a model and move its weights to their devices.
 
-        A parameter that is on its device already keeps its memory.
-
-        Raises:
-            ConfigError: the model has no such attention, or the devices are too small for it.
+        `ConfigError`: the model has no such attention, or the devices are too small for it.
         """
         self._set_attention(module)
         devices = self.device_map(module)
@@ -62,11 +59,8 @@ class Placement:
     def check(self, data: Mapping[str, Any], dtype: str) -> None:
         """Check attention and devices with a model without weights, so before any compute.
 
-        `data` is its `config.json`, and `dtype` that of its weights, as a search file spells it.
-
-        Raises:
-            CheckpointError: transformers has no class for the model.
-            ConfigError: as `settle`.
+        `data` is its `config.json`. Raises as `settle`; `CheckpointError`: transformers has no
+        class for it.
         """
         if self.attention is None and not self.spread:
             return
@@ -77,13 +71,9 @@ class Placement:
         self.device_map(module)
 
     def device_map(self, module: Any) -> dict[str, torch.device]:
-        """Return accelerate's device map for a model: module name -> device.
+        """Return accelerate's device map: module name ("": the whole model) -> device.
 
-        "" stands for the whole model. Only shapes and dtypes of the weights are used, so they may
-        be on the meta device.
-
-        Raises:
-            ConfigError: the devices are too small for the model.
+        The weights may be on the meta device. `ConfigError`: the devices are too small for them.
         """
         if not self.spread:
             return {"": torch.empty(0, device=self.device).device}  # "cuda" becomes "cuda:0"
@@ -132,8 +122,7 @@ def device_of(parameter: str, devices: Mapping[str, torch.device]) -> torch.devi
 def _accelerators() -> list[tuple[torch.device, int]]:
     """Return the accelerators of this machine, each with the bytes that weights may take on it.
 
-    These are a share of all its memory, also of what is used at the moment: so a resumed search,
-    and models of other depths, get the same device map.
+    They are a share of all its memory, so that a resumed search gets the same device map.
     """
     if not torch.accelerator.is_available():  # torch 2.7 cannot count them without a driver
         return []

@@ -1,9 +1,8 @@
 """Finding where the tensors of a checkpoint go in a model, by loading known numbers.
 
-First, each tensor is filled with a number of its own: these numbers then show which box of which
-parameter holds the tensor. Next, for each axis, each tensor is filled with the coordinates along
-this axis: they show whether the axes were permuted. The tensors are expanded from one number or one
-line of numbers, so they take almost no memory; nor do parameters that are a single tensor.
+First, each tensor is filled with a number of its own, which shows the box of a parameter that holds
+the tensor. Next, for each axis, each tensor is filled with the coordinates along this axis, which
+show whether axes were permuted. Tensors expanded from a line of numbers take almost no memory.
 """
 
 from __future__ import annotations
@@ -22,12 +21,9 @@ from evomerge.merging.architecture.loading import Loader, weights_of
 class Location:
     """Where one tensor of a checkpoint lies in a model: a box (sub-tensor) of a parameter.
 
-    Attributes:
-        parameter: name of the parameter or buffer in the model.
-        start: first index of the box along every axis of the parameter.
-        size: size of the box along every axis of the parameter.
-        axes: for every axis of the parameter, the axis of the tensor that it is; -1 if the tensor
-            has no such axis (the box has size 1 there).
+    `start` and `size` have the first index and the size of the box along every axis of the
+    parameter, `axes` the axis of the tensor that it is; -1 if the tensor has no such axis (the box
+    has size 1 there).
     """
 
     parameter: str
@@ -57,19 +53,15 @@ class Location:
 
 
 def find_locations(loader: Loader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Location]:
-    """Return where tensors of these shapes lie in the loader's model, by tensor name.
-
-    A tensor that the model does not use is not listed.
+    """Return where those of the named tensors that the loader's model uses lie in it.
 
     Raises:
         CheckpointError: transformers cannot load them, or transforms one in another way than by
             stacking, concatenating and permuting axes.
     """
     names = {float(number): name for number, name in enumerate(shapes, 1)}
-    numbered = loader.load(
-        {name: torch.tensor(number).expand(shapes[name]) for number, name in names.items()},
-        torch.float32,
-    )
+    tensors = {name: torch.tensor(number).expand(shapes[name]) for number, name in names.items()}
+    numbered = loader.load(tensors, torch.float32)
     found: dict[str, Location] = {}
     for parameter, tensor in weights_of(numbered):
         for start, size in _cells(tensor, (0,) * tensor.dim(), tuple(tensor.shape)):
@@ -135,17 +127,14 @@ def _coordinates(shape: tuple[int, ...], axis: int) -> Tensor:
 
 def _axis_of(cell: Tensor, length: int, taken: Sequence[int]) -> int | None:
     """Return the axis along which a box counts from 0 to `length` - 1, or None."""
-    for axis in range(cell.dim()):
+    axes = range(cell.dim())
+    for axis in axes:
         if taken[axis] == -1 and cell.shape[axis] == length:
-            line = torch.arange(length, dtype=cell.dtype)
-            line = line.view([-1 if i == axis else 1 for i in range(cell.dim())])
-            corner = cell[
-                tuple(slice(None) if i == axis else slice(0, 1) for i in range(cell.dim()))
-            ]
-            still = all(
-                stride == 0 or i == axis or size == 1
-                for i, (stride, size) in enumerate(zip(cell.stride(), cell.shape, strict=True))
+            line = torch.arange(length, dtype=cell.dtype).view(
+                [-1 if i == axis else 1 for i in axes]
             )
+            corner = cell[tuple(slice(None) if i == axis else slice(0, 1) for i in axes)]
+            still = all(i == axis or cell.stride(i) == 0 or cell.shape[i] == 1 for i in axes)
             if torch.equal(corner, line) and (still or bool((cell == line).all())):
                 return axis
     return None

@@ -1,16 +1,9 @@
 """Compiling loops over weights with numba, and the arithmetic that all of them use.
 
-In torch, every operation of a merge is a pass over memory. A compiled loop does all operations on a
-weight while it is in a register. Two rules keep the result the same on any number of threads, in
-memory and on disk:
-
-- Arithmetic is float32, `fma` rounds once, and nothing is reordered (numba's `fastmath` is off).
-- Sums are taken in a fixed order that depends on the number of elements only (see `dot`).
-
-Loops get weights as arrays of stored bits, since numpy has no bfloat16: uint16 for bfloat16, int16
-for float16 (numba has no arithmetic for it), float32 and float64 as they are. `widen` converts such
-a weight to float32, and `narrow` converts float32 back, rounded once to nearest even. torch is not
-needed for this; `torch_views` turns torch tensors into such arrays and back.
+Arithmetic is float32, and sums are taken in an order that depends on the number of elements only,
+so that the result is the same on any number of threads. Weights are arrays of stored bits: uint16
+for bfloat16 (which numpy lacks), int16 for float16, float32 and float64 as they are. `widen`
+converts one to float32, and `narrow` back, rounded once to nearest even.
 """
 
 from __future__ import annotations
@@ -37,10 +30,9 @@ LANES = 64
 
 
 def compiled(loop: _Loop) -> _Loop:
-    """Compile a function on its first call; its machine code is kept on disk.
+    """Compile a function on its first call, and keep its machine code on disk.
 
-    The compiled function releases the GIL. A division by 0 gives infinity or NaN (IEEE 754): a
-    check of every division would prevent vector instructions.
+    It releases the GIL. A division by 0 gives infinity or NaN (IEEE 754).
     """
     options = {"nogil": True, "error_model": "numpy"}
     before = numba.config.CACHE_DIR
@@ -55,10 +47,9 @@ def compiled(loop: _Loop) -> _Loop:
 
 @cache
 def _machine_code() -> str:
-    """Return the folder for machine code; every version of the loops has a folder of its own.
+    """Return the folder for machine code, named by a hash of all files with loops.
 
-    numba compiles a function again if its own file has changed, but not if only the file of a
-    function that it calls has changed. So the folder's name is a hash of all files with loops.
+    numba does not compile a function again if only the file of one that it calls has changed.
     """
     version = hashlib.sha256()
     package = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from evomerge.merging.kernels.compiled import Array, compiled
+from evomerge.merging.kernels.compiled import LANES, Array, compiled, dot
 from evomerge.merging.kernels.passes import (
     BLOCK,
     add_gradient_products,
@@ -34,17 +34,14 @@ def write_consensus(
     divisors: Sequence[float] | None = None,
     row_length: int = 1,
 ) -> None:
-    """Write base + scale * (consensus of the changes).
+    """Write base + scale * (consensus of the changes, each times its factor).
 
     Args:
-        factors: for each source, a factor on its change.
         elect: if False, the consensus is the sum of the changes. If True, each element takes the
             sign of that sum (positive where the sum is 0), and the consensus is the sum of the
-            changes of this sign only; changes of the other sign, or of 0, do not count (TIES;
-            Yadav et al. 2023).
+            changes of this sign only (TIES; Yadav et al. 2023).
         divisors: with `elect`, for each source, a number of at least 0, of which one is above 0.
-            The sum at an element is divided by the sum of the divisors of the sources that count
-            there.
+            The sum at an element is divided by those of the sources that count there.
         row_length: spans have whole rows of this many elements.
     """
     origin, target, exact = base.reshape(-1), out.reshape(-1), np.float32(scale)
@@ -82,19 +79,14 @@ def elected_products(
 ) -> tuple[list[float], list[float], float]:
     """Return dot products of a gradient from which the slopes of an elected consensus follow.
 
-    The election is that of `write_consensus` with `elect` and the same arguments. Where it turns,
-    the consensus jumps, from the mean of one sign to that of the other. A loss of many elements has
-    a slope there, too: their number in a small step. So the jump of an element counts if its plain
-    sum is small, with the density of a uniform distribution over these sums (`margin`).
+    The election is that of `write_consensus` with the same arguments. Where it turns, the consensus
+    jumps. A loss of many elements has a slope there, too: their number in a small step. So the jump
+    of an element counts if the magnitude of its plain sum is below the share `margin` of the sum of
+    magnitudes, with the density of a uniform distribution over these sums.
 
     A source with the factor 0 takes no part in the election, and counts where it would with a small
     positive factor: where its change has the elected sign, or where the sum is 0. If there are
     divisors, it does not count where no other source does, since the consensus jumps there.
-
-    Args:
-        gradient: flat float32.
-        margin: a sum is small if its magnitude is below this share of the sum of magnitudes. 0:
-            elections never turn.
 
     Returns:
         for each source <gradient / divisor, its change> over the elements where it counts, with the
@@ -104,28 +96,12 @@ def elected_products(
     count = len(factors)
     weights = np.array(factors, dtype=np.float32)
     divide, least = _divisors(divisors, count)
-    zero, alone = np.float32(0), np.float32(0 if divisors else 1)
-    own, shared, merged = np.zeros(count), np.zeros(count), np.zeros(1)
+    numbers = least, np.float32(0 if divisors else 1), np.float32(margin)
+    sums = np.zeros((count + 1, 2))
     for span, values in _loaded(changes, count, len(gradient), row_length):
-        slope, size = gradient[span], values.shape[1]
-        plain, signs, total, other, divisor = np.empty((5, size), dtype=np.float32)
-        _elect(values, 0, size, weights, plain, signs)
-        _average(values, 0, size, weights, divide, least, -signs, other, divisor)
-        _average(values, 0, size, weights, divide, least, signs, total, divisor)
-        near = np.float32(margin) * np.abs(values * weights[:, None]).sum(0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            density = (np.abs(total) + np.abs(other)) / (near + near)
-        edge = slope * np.where(np.abs(plain) < near, density, zero)
-        share = slope * np.where(divisor > least, 1 / np.maximum(divisor, least), alone)
-        add_gradient_products(slope, total[None], merged)
-        for k, (change, weight) in enumerate(zip(values, weights, strict=True)):
-            along = change * weight * signs
-            if weight == 0:
-                along = np.where(plain != 0, change * signs, np.float32(1))
-            counted = np.where(along > 0, share, zero)
-            add_gradient_products(counted, total[None], shared[k : k + 1])
-            add_gradient_products(counted + edge, change[None], own[k : k + 1])
-    return own.tolist(), shared.tolist(), float(merged[0])
+        _add_elected(gradient[span], values, weights, divide, numbers, sums)
+    own, shared = (sums[:count, column].tolist() for column in (0, 1))
+    return own, shared, float(sums[count, 1])
 
 
 def _loaded(
@@ -160,14 +136,65 @@ def _store_elected(
     scale: np.float32,
     out: Array,
 ) -> None:
-    signs = np.empty(BLOCK, dtype=np.float32)
-    total = np.empty(BLOCK, dtype=np.float32)
-    divisor = np.empty(BLOCK, dtype=np.float32)
+    buffers = np.empty((3, BLOCK), dtype=np.float32)
+    signs, total, divisor = buffers[0], buffers[1], buffers[2]
     for at in range(0, len(out), BLOCK):
         stop = min(at + BLOCK, len(out))
         _elect(changes, at, stop, factors, total, signs)
         _average(changes, at, stop, factors, divisors, least, signs, total, divisor)
         store_changed(base[at:stop], total, scale, out[at:stop])
+
+
+@compiled
+def _add_elected(
+    gradient: Array,
+    changes: Array,
+    factors: Array,
+    divisors: Array,
+    numbers: tuple[np.float32, np.float32, np.float32],
+    sums: Array,
+) -> None:
+    """Add the products of `elected_products`: a row for each source, and one for all of them.
+
+    `numbers`: `least` of `_divisors`, the gradient's factor where no divisor counts, the margin.
+    """
+    (least, alone, margin), zero, one = numbers, np.float32(0), np.float32(1)
+    buffers = np.empty((9, BLOCK), dtype=np.float32)
+    plain, signs, total = buffers[0], buffers[1], buffers[2]
+    other, divisor, whole = buffers[3], buffers[4], buffers[5]
+    share, edge, counted = buffers[6], buffers[7], buffers[8]
+    lanes = np.empty(LANES, dtype=np.float32)
+    for at in range(0, len(gradient), BLOCK):
+        stop = min(at + BLOCK, len(gradient))
+        count, own = stop - at, gradient[at:stop]
+        _elect(changes, at, stop, factors, plain, signs)
+        signs *= np.float32(-1)
+        _average(changes, at, stop, factors, divisors, least, signs, other, divisor)
+        signs *= np.float32(-1)
+        _average(changes, at, stop, factors, divisors, least, signs, total, divisor)
+        whole[:] = zero
+        for k in range(len(changes)):
+            change, factor = changes[k][at:stop], factors[k]
+            for i in range(count):
+                whole[i] += abs(change[i] * factor)
+        for i in range(count):
+            inverse = one / max(divisor[i], least)
+            share[i] = own[i] * (inverse if divisor[i] > least else alone)
+            width = margin * whole[i]
+            density = (abs(total[i]) + abs(other[i])) / (width + width)
+            edge[i] = own[i] * (density if abs(plain[i]) < width else zero)
+        sums[len(changes), 1] += dot(own, total[:count], lanes)
+        for k in range(len(changes)):
+            change, factor = changes[k][at:stop], factors[k]
+            for i in range(count):
+                along = change[i] * factor * signs[i]
+                if factor == zero:
+                    along = change[i] * signs[i] if plain[i] != zero else one
+                counted[i] = share[i] if along > zero else zero
+            sums[k, 1] += dot(counted[:count], total[:count], lanes)
+            for i in range(count):
+                counted[i] += edge[i]
+            sums[k, 0] += dot(counted[:count], change, lanes)
 
 
 @compiled

@@ -1,16 +1,12 @@
 """Random numbers for the random merge methods, one for each element of a tensor.
 
-Every tensor of every parent has its own random numbers. They depend on (seed, parent, tensor name)
-only: the SHA-256 of these three is the key of a Philox4x32-10 generator (Salmon et al. 2011, doi
-10.1145/2063384.2063405, "Parallel random numbers: as easy as 1, 2, 3"). They are the same bit for
-bit whatever is drawn before, on any number of threads, and drawn at once or piece by piece.
+The SHA-256 of (seed, parent, tensor name) is the key of a Philox4x32-10 generator (Salmon et al.
+2011, doi 10.1145/2063384.2063405), so draws are the same bit for bit at once or piece by piece.
 
 A draw is a 16-bit integer, uniform over -32768 .. 32767. An element stays if its draw is below a
-threshold, so a probability is exact to 2^-16. The draws do not depend on the density, so an element
-that stays at a low density also stays at a higher one.
-
-Layout: 256 counters of the generator give 2048 draws. The low and high halves of the first words
-of all 256 come first, then those of the second words, and so on.
+threshold, so a probability is exact to 2^-16, and what stays at a low density also stays at a
+higher one. 256 counters of the generator give 2048 draws: the low and high halves of the first
+words of all 256 come first, then those of the second words, and so on.
 """
 
 from __future__ import annotations
@@ -75,8 +71,7 @@ class Noise:
 def philox(key: Array, first: int, words: Array) -> None:
     """Write the output of Philox4x32-10 for consecutive counters from `first` (below 2^62) on.
 
-    `key` has two 32-bit numbers as uint64. `words` is a uint32 array of shape (n, 4, m): n blocks
-    of m counters each; 4 words of output for each counter.
+    `key` has two 32-bit numbers as uint64; `words`, uint32, are (blocks, 4, counters of a block).
     """
     for block in range(len(words)):
         part = words[block]
@@ -89,8 +84,7 @@ def _draw(key: Array, first: np.uint64, w: Array, x: Array, y: Array, z: Array) 
     for i in range(len(w)):
         counter = first + np.uint64(i)
         state = counter & _LOW, counter >> _HALF, np.uint64(0), np.uint64(0)
-        # The ten rounds are written out, since with an inner loop the compiler would not use
-        # vector instructions.
+        # With an inner loop, the compiler would not use vector instructions.
         state = _round(state, p, q, 0)
         state = _round(state, p, q, 1)
         state = _round(state, p, q, 2)

@@ -1,12 +1,8 @@
 """Loops over spans of tensors. A span fits in the cache, so no float32 copy of a tensor is needed.
 
-A merge method runs several compiled loops on a span, with float32 buffers that stay in the cache.
-Sources are read once and the output is written once. Where spans begin does not change any bit of
-the result. Sums are taken over blocks by `dot`, and the sums of blocks are added in float64; blocks
-do not depend on threads.
-
-In the names of this file, "load" converts stored weights (see `compiled`) to float32, and "store"
-rounds float32 to the dtype of the output.
+Where spans begin does not change any bit of a result. Sums are taken over blocks by `dot`, and
+added in float64. "Load" converts stored weights (see `compiled`) to float32, and "store" rounds
+float32 to the dtype of the output.
 """
 
 from __future__ import annotations
@@ -35,10 +31,7 @@ def spans(size: int, *, row_length: int = 1) -> Iterator[slice]:
 
 
 def scratch(size: int, name: str) -> Array:
-    """Return a float32 buffer of `size` elements, with any content.
-
-    Each thread has one buffer for each name; the next call with the same name returns it again.
-    """
+    """Return the thread's float32 buffer of a name, of `size` elements, with any content."""
     held: Array | None = getattr(_buffers, name, None)
     if held is None or len(held) < size:
         held = np.empty(max(size, SPAN), dtype=np.float32)
@@ -157,10 +150,9 @@ def write_sum(
     base: Array | None = None,
     scale: float = 1.0,
 ) -> None:
-    """Write a weighted sum of tensors, or of their differences from a base.
+    """Write sum_i w_i x_i or, with a base, base + scale sum_i w_i (x_i - base).
 
-    Without a base: out = sum_i w_i x_i. With one: out = base + scale sum_i w_i (x_i - base). A
-    tensor whose weight is 0 is not read.
+    A tensor whose weight is 0 is not read.
     """
     used = [(x.reshape(-1), np.float32(w)) for x, w in zip(tensors, weights, strict=True) if w != 0]
     if not used:
@@ -195,39 +187,25 @@ def write_sum(
             store_last_change(start[span], total, *end, target[span])
 
 
-def products(tensors: Sequence[Array], base: Array | None = None) -> list[list[float]]:
-    """Return the dot product of every pair of tensors, or of their differences from a base.
+def products(tensors: Sequence[Array], base: Array | None = None) -> Array:
+    """Return the matrix of dot products of tensors, or of their differences from a base.
 
-    It is a symmetric matrix. Its errors are about 1e-8 of the product of the two lengths.
+    The errors are about 1e-8 of the product of the two lengths.
     """
-    count = len(tensors)
     sources = [tensor.reshape(-1) for tensor in tensors]
     start = None if base is None else base.reshape(-1)
-    sums = np.zeros((count, count))
+    sums = np.zeros((len(sources), len(sources)))
     for span in spans(len(sources[0])):
-        add_products(loaded(sources, start, span), sums)
-    return [[float(sums[min(i, j), max(i, j)]) for j in range(count)] for i in range(count)]
-
-
-@compiled
-def add_products(values: Array, sums: Array) -> None:
-    """Add the dot product of every pair of float32 rows to the upper half of a float64 matrix."""
-    count, size = values.shape
-    lanes = np.empty(LANES, dtype=np.float32)
-    for at in range(0, size, BLOCK):
-        end = min(at + BLOCK, size)
-        for i in range(count):
-            for j in range(i, count):
-                sums[i, j] += dot(values[i, at:end], values[j, at:end], lanes)
+        values = loaded(sources, start, span)
+        for row, row_sums in zip(values, sums, strict=True):
+            add_gradient_products(row, values, row_sums)
+    return sums
 
 
 def gradient_products(
     gradient: Array, tensors: Sequence[Array], base: Array | None = None
 ) -> list[float]:
-    """Return the dot product of a gradient with every tensor, or with its difference from a base.
-
-    `gradient` is float32, of the tensors' size. All are read once.
-    """
+    """Return the dot products of a flat float32 gradient with tensors, or changes of a base."""
     sources = [tensor.reshape(-1) for tensor in tensors]
     start = None if base is None else base.reshape(-1)
     sums = np.zeros(len(sources))

@@ -12,20 +12,11 @@ from torch import Tensor
 from evomerge.merging.kernels.compiled import Array
 
 TORCH_DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "F32": torch.float32,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-    "F64": torch.float64,
-}
+    "BOOL": torch.bool, "BF16": torch.bfloat16,
+    "F16": torch.float16, "F32": torch.float32, "F64": torch.float64,
+    "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
+    "U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64,
+}  # fmt: skip
 """dtype of a parent's tensor, as safetensors headers spell it -> torch's."""
 
 _WEIGHTS = {
@@ -38,9 +29,9 @@ _BITS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 
 
 def as_tensor(array: Array, dtype: str | None = None) -> Tensor:
-    """Return a tensor that shares the memory of an array of bits.
+    """Return a tensor that shares the memory of an array of bits of a dtype of safetensors.
 
-    `dtype` is as safetensors headers spell it; None: that of stored weights.
+    `dtype` None: that of stored weights.
     """
     wanted = _WEIGHTS[array.dtype] if dtype is None else TORCH_DTYPES[dtype]
     return torch.from_numpy(array).view(wanted)
@@ -54,16 +45,12 @@ def as_array(tensor: Tensor) -> Array:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread only, since sums that several threads share have other last bits.
-
-    Threads that are started meanwhile have one each from the start.
-    """
+    """Let torch use one thread only, since sums that several threads share have other last bits."""
     threads = torch.get_num_threads()
-    if threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
     try:
+        if threads > 1:
+            torch.set_num_threads(1)
         yield
     finally:
-        torch.set_num_threads(threads)
+        if threads > 1:
+            torch.set_num_threads(threads)

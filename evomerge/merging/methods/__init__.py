@@ -30,15 +30,10 @@ METHODS: Registry[Method] = Registry(
 
 
 def method_names() -> tuple[str, ...]:
-    """Return the names of all merge methods, including those that other packages register."""
+    """Return the names of all merge methods, also of those that other packages register."""
     return METHODS.names()
 
 
 def get_method(name: str) -> Method:
-    """Return the merge method called `name`.
-
-    Raises:
-        RecipeError: there is no such method; the message lists all names and suggests a similar
-            one.
-    """
+    """Return the merge method called `name`; a `RecipeError` for an unknown one lists all names."""
     return METHODS.get(name)

@@ -1,7 +1,6 @@
 """Tensors block by block, for methods that are written in torch: a block stays in the cache.
 
-Operations on whole tensors would need a float32 copy of each. Blocks depend on the shape of a
-tensor only, so sums over them have the same bits on any number of threads.
+Blocks depend on the shape of a tensor only, so sums have the same bits on any number of threads.
 """
 
 from __future__ import annotations
@@ -41,10 +40,7 @@ def columns(tensor: Tensor) -> Tensor:
 
 
 def blocks(given: Operands, out: Tensor | None = None, view: View = flat) -> Iterator[Block]:
-    """Yield the blocks of a merge, in the order of rows; without a base, that is 0.
-
-    `out` is the merged tensor; without it, the part to be written has no use.
-    """
+    """Yield the blocks of a merge into `out`, in the order of rows; without a base, that is 0."""
     import torch
 
     sources = [view(tensor) for tensor in given.tensors]
@@ -61,11 +57,8 @@ def blocks(given: Operands, out: Tensor | None = None, view: View = flat) -> Ite
 
 
 def total(changes: Tensor) -> Tensor:
-    """Return the sum over the sources, in their order.
-
-    Element by element, since the order in which `Tensor.sum` adds depends on where an element is.
-    """
-    result = changes[0]
+    """Return the sum over the sources, in their order."""
+    result = changes[0]  # the order in which `Tensor.sum` adds depends on where an element is
     for change in changes[1:]:
         result = result + change
     return result
@@ -74,7 +67,7 @@ def total(changes: Tensor) -> Tensor:
 def row_products(given: Operands, view: View) -> Tensor:
     """Return the dot products of the changes of every pair of sources, for each row of a view.
 
-    The shape is (sources, sources, rows), the dtype float64.
+    Float64, of shape (sources, sources, rows).
     """
     import torch
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.passes import spans
-from evomerge.merging.kernels.selection import MagnitudeCut, MagnitudeOrder, find_cut
+from evomerge.merging.kernels.selection import MagnitudeCut, find_cut
 from evomerge.merging.methods.blocks import SIZE, blocks, total
 from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Values, flag, method
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 _RAM = "Behavior Knowledge Merge in Reinforced Agentic Models, 2026"
 
 _EPSILON = Knob("epsilon", 1e-5, 0, 1, help="smallest change that counts", has_slope=False)
-
-_LEAST = 1e-37
-"""Divides a sum of no changes in `sce`; smaller than every weight that counts."""
 
 
 @method(
@@ -54,9 +51,8 @@ def arcee_fusion(given: Operands) -> Merge:
     """Prepare a merge with the most important weights of the source and the others of the base.
 
     The importance of a weight is |x - base| times the divergence of its row, KL(softmax(row of x)
-    || softmax(row of base)). A weight is important if its importance is at least the median of all
-    importances + 1.5 * (upper quartile - lower quartile). A quantile that falls between two
-    elements is the lower one.
+    || softmax(row of base)). A weight is important if that is at least the median of all
+    importances + 1.5 * (upper quartile - lower quartile), each the lower of two elements.
     """
     import numpy as np
     import torch
@@ -65,7 +61,13 @@ def arcee_fusion(given: Operands) -> Merge:
     rows = (
         it.reshape(-1, width).split(max(SIZE // width, 1)) for it in (*given.tensors, given.base)
     )
-    importance = torch.cat([_importance(x.float(), y.float()) for x, y in zip(*rows, strict=True)])
+
+    def important(x: Tensor, y: Tensor) -> Tensor:
+        # 1e-8 keeps the logarithm finite where softmax underflows.
+        p, q = x.softmax(1) + 1e-8, y.softmax(1) + 1e-8
+        return (x - y).abs() * (p * (p / q).log()).sum(1, keepdim=True)
+
+    importance = torch.cat([important(x.float(), y.float()) for x, y in zip(*rows, strict=True)])
     ranks = [int((importance.numel() - 1) * share) for share in (0.25, 0.5, 0.75)]
     low, middle, high = np.partition(importance.flatten().numpy(), ranks)[ranks].tolist()
     # A NaN counts as important, but one of the base stays.
@@ -79,13 +81,6 @@ def arcee_fusion(given: Operands) -> Merge:
     return merge
 
 
-def _importance(x: Tensor, base: Tensor) -> Tensor:
-    """Return the importance of each weight of some rows (float32)."""
-    # 1e-8 keeps the logarithm finite where softmax underflows.
-    p, q = x.softmax(1) + 1e-8, base.softmax(1) + 1e-8
-    return (x - base).abs() * (p * (p / q).log()).sum(1, keepdim=True)
-
-
 @method(
     "changes that one source makes alone, and the mean of those that several make",
     _EPSILON,
@@ -95,11 +90,7 @@ def _importance(x: Tensor, base: Tensor) -> Tensor:
     torch=True,
 )
 def ram(given: Operands) -> Merge:
-    """Prepare RAM.
-
-    A source changes an element if |x - base| > epsilon. If one source changes an element, its
-    change is added to the base; if several do, the mean of their changes is added.
-    """
+    """Prepare base + the mean of the changes |x - base| > epsilon of each element."""
     return _prepare_ram(given)
 
 
@@ -114,10 +105,10 @@ def ram(given: Operands) -> Merge:
     torch=True,
 )
 def ramplus(given: Operands) -> Merge:
-    """Prepare RAM+: as RAM, but a change that only source i makes is stretched.
+    """Prepare RAM, with a change that only source i makes multiplied by a factor.
 
-    It is multiplied by 1 + r min(shared_i / alone_i, alpha). Here alone_i is the number of elements
-    that only source i changes, and shared_i the number that source i and others change.
+    It is 1 + r min(shared_i / alone_i, alpha), where alone_i is the number of elements that only
+    source i changes, and shared_i that of those which others change, too.
     """
     return _prepare_ram(given)
 
@@ -160,7 +151,6 @@ def _prepare_ram(given: Operands) -> Merge:
     parents=(2, None),
     base="required",
     paper="Wan et al. 2024, arXiv 2408.07990",
-    cached_bytes=4.0,
     torch=True,
 )
 def sce(given: Operands) -> Merge:
@@ -177,7 +167,6 @@ def sce(given: Operands) -> Merge:
     import torch
 
     start, sources = given.base.reshape(-1), [tensor.reshape(-1) for tensor in given.tensors]
-    size = len(start)
 
     def variances(span: slice) -> Array:
         base = start[span].float()
@@ -186,9 +175,7 @@ def sce(given: Operands) -> Merge:
 
     @cache
     def varying() -> int:
-        return sum(int((variances(span) != 0).sum()) for span in spans(size))
-
-    order = MagnitudeOrder(variances, size) if given.reuse else None
+        return sum(int((variances(span) != 0).sum()) for span in spans(len(start)))
 
     def selected(cut: MagnitudeCut | None, out: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield blocks of the base, of the task vectors before a cut, and of the result."""
@@ -202,10 +189,8 @@ def sce(given: Operands) -> Merge:
 
     def merge(own: Sources, knobs: Values, out: Tensor) -> None:
         share = knobs["select_topk"]
-        kept = size if share == 1 else int(share * varying())
-        cut = None
-        if 0 < kept < size:
-            cut = order.cut(kept) if order else find_cut(variances, size, kept)
+        kept = len(start) if share == 1 else int(share * varying())
+        cut = find_cut(variances, len(start), kept) if 0 < kept < len(start) else None
         energies = torch.zeros(len(sources), 1, 1, dtype=torch.float64)
         for _, changes, _target in selected(cut, out) if kept else ():
             energies += changes.square().sum((1, 2), keepdim=True, dtype=torch.float64)
@@ -216,7 +201,7 @@ def sce(given: Operands) -> Merge:
         for base, changes, target in selected(cut, out):
             sign = torch.copysign(torch.ones(()), total(changes) + 0.0)  # that of 0 is 1
             along = (changes * sign).clamp_(min=0)  # 0: it has not the elected sign
-            divisor = total(along.sign() * weights).clamp_(min=_LEAST)
+            divisor = total(along.sign() * weights).clamp_(min=1e-37)  # where there are none
             target.copy_(base + total(along * weights) / divisor * sign)
 
     return merge

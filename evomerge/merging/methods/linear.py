@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.compiled import Array
@@ -22,10 +22,9 @@ from evomerge.merging.methods.method import (
 
 
 def normalized(weights: Sequence[float], switch: str | None = "normalize") -> list[float]:
-    """Return the weights divided by their sum; `switch` is the knob that turns this off, if any.
+    """Return the weights divided by their sum; `CandidateError` if that is about 0 (1e-8).
 
-    Raises:
-        CandidateError: the absolute value of the sum is below 1e-8.
+    `switch` is the knob that turns this off, if any.
     """
     total = sum(weights)
     if abs(total) < 1e-8:
@@ -41,9 +40,7 @@ def weighted_slopes(
 ) -> dict[KnobKey, float]:
     """Return the slopes by the weights of scale sum_i w_i x_i, and by the scale as `lambda`.
 
-    Args:
-        products: <gradient, x_i> of every source.
-        normalize: whether the weights are divided by their sum.
+    `products` are <gradient, x_i>; with `normalize` the weights are divided by their sum.
     """
     weights = [source["weight"] for source in sources]
     total, shares = (sum(weights), normalized(weights)) if normalize else (1.0, weights)
@@ -56,18 +53,17 @@ def weighted_slopes(
     return found | {(None, "lambda"): merged}
 
 
-@dataclass(frozen=True)
-class _Average:
+class _Average(NamedTuple):
     """The prepared merge of `linear`."""
 
-    given: Operands
+    tensors: Sequence[Array]
 
     def __call__(self, sources: Sources, knobs: Values, out: Array) -> None:
         weights = [source["weight"] for source in sources]
-        write_sum(self.given.tensors, normalized(weights) if knobs["normalize"] else weights, out)
+        write_sum(self.tensors, normalized(weights) if knobs["normalize"] else weights, out)
 
     def slopes(self, sources: Sources, knobs: Values, gradient: Array) -> dict[KnobKey, float]:
-        products = gradient_products(gradient, self.given.tensors)
+        products = gradient_products(gradient, self.tensors)
         return weighted_slopes(products, sources, bool(knobs["normalize"]))
 
 
@@ -81,7 +77,7 @@ class _Average:
 )
 def linear(given: Operands) -> Merge:
     """Prepare out = sum_i w_i x_i, with the weights divided by their sum if `normalize` is 1."""
-    return _Average(given)
+    return _Average(given.tensors)
 
 
 @method(

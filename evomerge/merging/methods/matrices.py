@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 
 
 def _working_bytes(shape: Sequence[int], sources: Sources) -> float:
-    """Return what `tsv` takes: 8.5 copies in float64, and 4 for each source, of one matrix.
+    """Return what `tsv` takes, as measured: 8.5 copies in float64, and 4 a source, of one matrix.
 
-    Measured as the growth of the process, for matrices of 600 to 2,400 rows and columns and two to
-    four sources. The matrices of a stack are merged one after the other, into float32.
+    The matrices of a stack are merged one after the other, into float32.
     """
     if len(shape) not in (2, 3) or min(shape[-2:]) < 2:
         return 0.0
@@ -41,8 +40,7 @@ def tsv(given: Operands) -> Merge:
 
     Each of T task vectors gives the floor(r / T) largest of its r components. U and V have the
     singular vectors of all of them as columns, made orthogonal: A becomes the partial isometry of
-    its polar decomposition, which is the nearest matrix with orthonormal columns (Procrustes). A
-    pair of singular vectors may have either sign; the result does not depend on it.
+    its polar decomposition, which is the nearest matrix with orthonormal columns (Procrustes).
 
     Each matrix of a tensor with three dimensions (experts) is merged by itself, in float64. Other
     tensors (norms, biases, convolutions, matrices with fewer rows or columns than T) get the mean

@@ -1,10 +1,8 @@
 """The definition of a merge method: its knobs, its inputs, and how it makes one merged tensor.
 
 A method works on one tensor at a time, in two steps. The function under `@method` gets the source
-tensors and computes what does not depend on knobs (magnitude ranks, random numbers, dot products).
-It returns a `Merge`, which is called for each candidate with its knobs and writes the merged
-tensor. The model in memory and the writer of checkpoints both use these two steps, so their weights
-are equal bit for bit::
+tensors and computes what does not depend on knobs. It returns a `Merge`, which is called for each
+candidate with its knobs, and writes the merged tensor::
 
     @method("one source, multiplied", Knob("scale", 1.0, 0, 2, "source"), parents=(1, 1))
     def scaled(given: Operands) -> Merge:
@@ -13,9 +11,9 @@ are equal bit for bit::
 
         return merge
 
-Weighted sums and sums of sparse task vectors work on numpy arrays of stored weights, which compiled
-loops read (see `evomerge.merging.kernels.compiled`); a merge of files by them needs no torch. A
-method declared with `torch=True` gets torch tensors (see `evomerge.merging.methods.blocks`).
+Tensors are numpy arrays of stored weights, which compiled loops read (see `kernels.compiled`), so
+that a merge of files needs no torch; or torch tensors, for a method declared with `torch=True` (see
+`blocks`).
 """
 
 from __future__ import annotations
@@ -40,8 +38,7 @@ class Knob:
         low, high: smallest and largest allowed value.
         per: `source` (each parent has its own) or `merge` (one for the whole merge).
         kind: `real`, `integer` or `flag` (0 or 1).
-        search: range that is searched if the search file gives none; None if the knob then has its
-            default.
+        search: range that is searched if the search file gives none; None: it keeps its default.
         start: value at which a search starts, or None for the middle of the range.
         help: what it is, in a few words for a reader of the code.
         has_slope: False for a number that only selects elements, such as a density.
@@ -82,11 +79,9 @@ class Operands:
         tensors: one for each source, all of one shape, of any floating dtype: arrays of stored
             weights (uint16 for bfloat16, int16 for float16, float32, float64), or torch tensors.
         base: the base's tensor; None if there is none.
-        noise: the random numbers of each source, which depend on (seed, parent, tensor name); may
-            be empty if the method is not `random`.
-        reuse: True if the `Merge` will be called for many candidates: use memory to make each call
-            fast. False if it will be called once: use as little memory as possible. The bits of the
-            result must not depend on it.
+        noise: the random numbers of each source, if the method is `random`.
+        reuse: whether the `Merge` will be called for many candidates, so that memory may make each
+            call fast. The bits of the result must not depend on it.
         tokens: whether it is an embedding or a head, with a row for each token.
     """
 
@@ -106,20 +101,19 @@ Sources: TypeAlias = Sequence[Values]
 Merge: TypeAlias = Callable[[Sources, Values, Any], None]
 """Writes the merged tensor: takes all `source` knobs, all `merge` knobs, and the tensor to write.
 
-That is contiguous, of the sources' shape, of any floating dtype, and shares no memory with the
-sources. Arithmetic is float32, rounded once to its dtype. Raises `CandidateError` if the knobs have
-no finite result (for example, the weights sum to 0 and `normalize` is 1)."""
+That is contiguous, of the sources' shape and any floating dtype. Arithmetic is float32, rounded
+once. Raises `CandidateError` if the knobs have no finite result (for example, the weights sum to 0
+and `normalize` is 1)."""
 
 Prepare: TypeAlias = Callable[[Operands], Merge]
-"""The first step of a merge: computes what does not depend on the knobs."""
 
 KnobKey: TypeAlias = tuple[int | None, str]
 """A knob of one tensor: the place of its source (None: the merge as a whole), and its name."""
 
 SlopesOf: TypeAlias = Callable[[Any, Sources, Values, Any], Mapping[KnobKey, float]]
-"""Returns the slopes of a loss by the knobs of one tensor.
+"""Takes the `Merge`, its knobs, and the gradient of a loss by the merged tensor (float32, flat).
 
-Takes the prepared `Merge`, its knobs, and the gradient by the merged tensor (float32, flat)."""
+Returns the slopes of the loss by the knobs."""
 
 
 @dataclass(frozen=True)
@@ -130,18 +124,14 @@ class Method:
         title: one line that says what the method does, for `evomerge list methods`.
         prepare: the first step of a merge, on arrays.
         parents: smallest and largest number of sources (None: no limit), not counting the base.
-        base: whether a base model is `required`, `optional`, or `none` (never used). The base is
-            not one of the sources, even where mergekit lists it among the models.
+        base: whether a base model is `required`, `optional`, or `none` (never used).
         paper: its publication (authors, year, arXiv id), or "" if there is none.
         random: whether the method uses `noise`.
         cached_bytes: memory that a prepared merge (with `reuse`) takes in addition to the tensors,
             in bytes for each element of each source.
         in_mergekit: whether a mergekit config can name it.
-        costly: whether the method works on matrices as wholes, but not on embeddings and heads, by
-            operations that take far longer than a few readings of each weight. They are done again
-            for other sources, and for another value of a knob other than `lambda`.
-        slopes: the slopes by all knobs that are smooth; None: they are central differences of the
-            merge.
+        costly: whether preparing a matrix (none with `tokens`) takes far longer than reading it.
+        slopes: by all knobs that are smooth; None: they are central differences of the merge.
         smoothed: knobs by which a merge jumps, so that `slopes` smooths it; by others it is exact.
         working_bytes: takes a tensor's shape and the `source` knobs, and returns the bytes that its
             merge takes beside the sources and the result; None: some megabytes.
@@ -168,10 +158,8 @@ def method(
 ) -> Callable[[Prepare], Method]:
     """Make a merge method of the function under it, whose name it gets.
 
-    Args:
-        torch: whether the function works on torch tensors instead of arrays. torch then uses one
-            thread, since different tensors are merged in different threads.
-        fields: other attributes of `Method`.
+    `torch`: whether it works on torch tensors, with one thread, since different tensors are merged
+    in different threads. `fields` are other attributes of `Method`.
     """
 
     def declare(prepare: Prepare) -> Method:
@@ -204,10 +192,7 @@ def on_arrays(prepare: Prepare) -> Prepare:
 def check_knobs(
     method: Method, sources: Sequence[Values], knobs: Values, *, has_base: bool
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Check the knobs that a recipe gives a method, and fill in the defaults of others.
-
-    Returns:
-        every `source` knob of every source, and every `merge` knob, as a `Merge` takes them.
+    """Return all knobs of a method as a `Merge` takes them: those given, and defaults of others.
 
     Raises:
         RecipeError: there are too few or too many sources, the base or a knob is missing, a knob is
@@ -251,14 +236,11 @@ def _complete(method: Method, per: str, given: Values, where: str) -> dict[str, 
 
 def _value(subject: str, knob: Knob, given: float | None) -> float:
     value = knob.default if given is None else float(given)
-    limits = f"from {knob.low:g} to {knob.high:g}"
+    kinds = {"real": "a number", "integer": "a whole number", "flag": "true or false,"}
+    allowed = f"{kinds[knob.kind]} from {knob.low:g} to {knob.high:g}"
     if value is None:
-        raise RecipeError(f"{subject} is missing; give a number {limits}.")
+        raise RecipeError(f"{subject} is missing; give {allowed}.")
     if not (knob.low <= value <= knob.high and (knob.kind == "real" or value.is_integer())):
-        kinds = {"real": "a number", "integer": "a whole number", "flag": "true or false,"}
-        allowed = f"{kinds[knob.kind]} {limits}"
-        raise RecipeError(
-            f"{subject} is {value:g}; it must be "
-            f"{f'{knob.low:g}' if knob.low == knob.high else allowed}."
-        )
+        allowed = f"{knob.low:g}" if knob.low == knob.high else allowed
+        raise RecipeError(f"{subject} is {value:g}; it must be {allowed}.")
     return value

@@ -156,11 +156,13 @@ class Bernoulli(Sparsifier):
         probability = rounded_probability(knobs["density"])
         if probability in (0, 1):
             return (1.0, self.load) if probability else None
-        limit = np.int32(LOWEST + round(probability * STEPS))
+        limit = np.float32(LOWEST + round(probability * STEPS))
 
         def write(span: slice, out: Array) -> None:
             self.load(span, out)
-            out *= self.draws(span) < limit
+            bounds = scratch(len(out), "bounds")
+            bounds[:] = limit
+            _drop(out, self.draws(span), bounds)
 
         return (1 / probability if rescale else 1.0), write
 
@@ -169,6 +171,14 @@ class Bernoulli(Sparsifier):
         if self._kept is not None:
             return self._kept[span]
         return self._noise.array(span.start, span.stop)
+
+
+@compiled
+def _drop(values: Array, draws: Array, bounds: Array) -> None:
+    """Set to 0 the values whose draw is not below its bound; a NaN stays."""
+    for i in range(len(values)):
+        stays = np.float32(1) if np.float32(draws[i]) < bounds[i] else np.float32(0)
+        values[i] *= stays
 
 
 class MagPrune(Bernoulli):
@@ -214,7 +224,9 @@ class MagPrune(Bernoulli):
         def write(span: slice, out: Array) -> None:
             ranks, mean_ranks = self._ranks(span)
             self.load(span, out)
-            out *= self.draws(span) < ranks * spread + middle
+            bounds = np.multiply(ranks, spread, out=scratch(len(out), "bounds"))
+            bounds += middle
+            _drop(out, self.draws(span), bounds)
             if rescale:
                 rows = out.reshape(-1, self.row_length)
                 rows *= (1 / (least + spread * mean_ranks))[:, None]

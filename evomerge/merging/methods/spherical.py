@@ -1,20 +1,20 @@
 """Averages by angles: slerp, nuslerp, multislerp, karcher, model_stock.
 
-Each method treats a tensor as one vector (nuslerp also each row or column). The result is a
-weighted sum of the sources, whose weights depend on the knobs and on the dot products of the
-sources. The dot products are computed once, so each candidate needs only the weighted sum.
+A tensor is one vector (for nuslerp also each row or column). The result is a weighted sum of the
+sources, whose weights depend on the knobs and on dot products, which are computed once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.passes import products, write_sum
-from evomerge.merging.methods.blocks import blocks, columns, flat, row_products, rows, total
+from evomerge.merging.methods.blocks import View, blocks, columns, flat, row_products, rows, total
 from evomerge.merging.methods.linear import normalized
 from evomerge.merging.methods.method import (
     Knob,
@@ -31,19 +31,16 @@ from evomerge.merging.methods.method import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-Weigh: TypeAlias = Callable[[Array, Sources, Values], Array]
-"""Returns the weights of the sources, given the dot product of every pair of them (float64)."""
-
-PARALLEL = 0.9995
-"""slerp interpolates linearly if the absolute value of the cosine is above this."""
-
 _WEIGHT = weight_knob("share of the source")
 _SHOEMAKE = "Shoemake 1985, doi 10.1145/325165.325242"
 
 
-def _weighted(weigh: Weigh, given: Operands) -> Merge:
-    """Return the weighted sum of the sources (or of their task vectors, if there is a base)."""
-    gram = np.array(products(given.tensors, given.base))
+def _weighted(weigh: Callable[[Array, Sources, Values], Array], given: Operands) -> Merge:
+    """Return the weighted sum of the sources (or of their task vectors, if there is a base).
+
+    `weigh` returns the weights, given the dot product of every pair (float64) and the knobs.
+    """
+    gram = products(given.tensors, given.base)
 
     def merge(sources: Sources, knobs: Values, out: Array) -> None:
         write_sum(given.tensors, weigh(gram, sources, knobs).tolist(), out, given.base)
@@ -55,10 +52,7 @@ def _arc_weights(gram: Array, t: float, parallel: float = 1 - 1e-12) -> Array:
     """Return the weights of two vectors for the point at position t (0 to 1) of their arc.
 
     If the absolute value of their cosine is above `parallel`, the arc counts as straight. A vector
-    of zeros has no direction and counts as orthogonal, as random directions nearly are.
-
-    Args:
-        gram: dot products, of shape (2, 2), or (2, 2, n) for n pairs of vectors.
+    of zeros counts as orthogonal. `gram` has their dot products: (2, 2), or (2, 2, n) for n pairs.
     """
     lengths = np.sqrt(gram[0, 0]) * np.sqrt(gram[1, 1])
     cosine = np.clip(gram[0, 1] / np.where(lengths == 0, 1.0, lengths), -1, 1)
@@ -75,17 +69,18 @@ def _arc_weights(gram: Array, t: float, parallel: float = 1 - 1e-12) -> Array:
     paper=_SHOEMAKE,
 )
 def slerp(given: Operands) -> Merge:
-    """Prepare spherical linear interpolation (Shoemake 1985) between the two sources."""
-    return _weighted(lambda gram, _, knobs: _arc_weights(gram, knobs["t"], PARALLEL), given)
+    """Prepare spherical linear interpolation (Shoemake 1985) between the two sources.
+
+    It is linear if the absolute value of the cosine is above 0.9995.
+    """
+    return _weighted(lambda gram, _, knobs: _arc_weights(gram, knobs["t"], 0.9995), given)
 
 
 @method(
     "spherical interpolation between two sources or their task vectors, by weights",
     _WEIGHT,
     flag("nuslerp_flatten", True, "treat a tensor as one vector"),
-    flag(
-        "nuslerp_row_wise", False, "if not flattened: each column (1) or each row (0) is a vector"
-    ),
+    flag("nuslerp_row_wise", False, "if not flattened: each column (1) or row (0) is a vector"),
     parents=(2, 2),
     base="optional",
     paper=_SHOEMAKE,
@@ -114,14 +109,14 @@ def _nuslerp_of_rows(given: Operands) -> Merge:
     """Prepare `nuslerp` of each row or column, in torch."""
     import torch
 
-    known: dict[float, Array] = {}
+    @cache
+    def gram(view: View) -> Array:
+        array: Array = row_products(given, view).numpy()
+        return array
 
     def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
-        row_wise = knobs["nuslerp_row_wise"]
-        view = columns if row_wise else rows
-        if row_wise not in known:
-            known[row_wise] = row_products(given, view).numpy()
-        weights = torch.from_numpy(_arc_weights(known[row_wise], _share(sources))).float()
+        view = columns if knobs["nuslerp_row_wise"] else rows
+        weights = torch.from_numpy(_arc_weights(gram(view), _share(sources))).float()
         for (at, _), base, changes, target in blocks(given, out, view):
             target.copy_(base + total(changes * weights[:, at, None]))
 
@@ -144,8 +139,7 @@ def multislerp(given: Operands) -> Merge:
     """
 
     def weigh(gram: Array, sources: Sources, knobs: Values) -> Array:
-        given = [source["weight"] for source in sources]
-        switch = "normalize_weights"
+        given, switch = [source["weight"] for source in sources], "normalize_weights"
         weights = np.array(normalized(given, switch=switch) if knobs[switch] else given)
         lengths = np.sqrt(gram.diagonal())
         units = weights * _inverse(lengths)
@@ -173,10 +167,7 @@ def _inverse(lengths: Array) -> Array:
     paper="Karcher 1977, doi 10.1002/cpa.3160300502",
 )
 def karcher(given: Operands) -> Merge:
-    """Prepare the Karcher mean: the direction with the smallest sum of squared angles to x_i.
-
-    Its length is the mean length of the sources.
-    """
+    """Prepare the direction of the smallest sum of squared angles to x_i, with their mean length."""
     return _weighted(_weigh_karcher, given)
 
 
@@ -217,9 +208,8 @@ def _unit(cosines: Array, weights: Array) -> Array:
 def model_stock(given: Operands) -> Merge:
     """Prepare out = base + t mean_i(x_i - base) with t = N c / (1 + (N - 1) c).
 
-    c is the mean cosine between the task vectors of the N sources: one number for the tensor or,
-    with `filter_wise`, one for each row. If the denominator is 0 (at most 1e-8), the task vectors
-    cancel, and the result is the base.
+    c is the mean cosine between the N task vectors: one number for the tensor or, with
+    `filter_wise`, one for each row. If the denominator is about 0 (1e-8), the result is the base.
     """
     view = rows if given.base.ndim > 1 else flat
     products = row_products(given, view)

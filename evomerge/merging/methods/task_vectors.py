@@ -41,12 +41,7 @@ from evomerge.merging.methods.sparsify import (
 
 
 class _TaskVectors:
-    """The prepared merge of a method of this file.
-
-    Args:
-        kind: sparsifies the task vectors.
-        elect: whether signs are elected.
-    """
+    """The prepared merge of a method of this file; `elect`: whether signs are elected."""
 
     def __init__(self, given: Operands, kind: type[Sparsifier], elect: bool) -> None:
         self._tensors, self._base = given.tensors, given.base
@@ -81,7 +76,7 @@ class _TaskVectors:
         )
 
     def slopes(self, sources: Sources, knobs: Values, gradient: Array) -> dict[KnobKey, float]:
-        """Return the slopes by weights and lambda; what stays is held.
+        """Return the slopes by weights and lambda, where the same elements stay.
 
         Where signs are elected, those by weights are smoothed (`elected_products`). The slope by a
         weight of 0 is that to larger weights.
@@ -116,12 +111,7 @@ class _TaskVectors:
     def _sparse(
         self, sources: Sources, knobs: Values, places: Iterable[int]
     ) -> tuple[dict[int, float], Changes]:
-        """Sparsify the task vectors at some places.
-
-        Returns:
-            place -> factor of the sparse task vector, of those of which something stays; and what
-            writes these.
-        """
+        """Return place -> factor of those sparse task vectors that have elements, and these."""
         rescale = bool(knobs["rescale"])
         sparse = {
             place: found
@@ -139,7 +129,6 @@ class _TaskVectors:
 def _method(
     name: str, kind: type[Sparsifier], *, elect: bool = False, normalize: bool = False
 ) -> Method:
-    """Return a method of this file; `elect` is whether signs are elected as in TIES."""
     density = Knob("density", 1.0, 0, 1, "source", search=(0.1, 1.0), help="share", has_slope=False)
     if kind is Sparsifier:  # all elements stay
         density = replace(density, low=1, search=None)

@@ -2,8 +2,7 @@
 
 Supported are LoRA (Hu et al. 2021, arXiv 2106.09685) on linear layers, Conv1D and embeddings, with
 rank and alpha patterns and rank-stabilized scaling (Kalajdzievski 2023, arXiv 2312.03732), and
-modules that are saved whole. All else is refused, so that no part of an adapter is ignored
-silently. No merged copy of the parent is written to disk.
+modules that are saved whole. All else is refused.
 """
 
 from __future__ import annotations
@@ -45,11 +44,7 @@ _KEY = re.compile(
 
 
 def adapter_patches(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Patch]:
-    """Return, for every parent with an adapter, the function that changes its tensors.
-
-    Raises:
-        CheckpointError: as for `Adapter`.
-    """
+    """Return, for every parent with an adapter, what changes its tensors; raises as `Adapter`."""
     return {
         reference: Adapter(checkpoint).patch
         for reference, checkpoint in checkpoints.items()
@@ -59,12 +54,10 @@ def adapter_patches(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Patch]:
 
 @dataclass
 class _Change:
-    """What the adapter does to one tensor of the model.
+    """What the adapter does to one tensor of the model, which is in PEFT's module `module`.
 
-    Attributes:
-        module: its name in PEFT's model.
-        keys: names in the adapter's file, of the matrices `A` and `B`, and of the tensor `whole`
-            that takes the place of the model's.
+    `keys` are names in the adapter's file: of the matrices `A` and `B`, and of the tensor `whole`
+    that takes the place of the model's.
     """
 
     module: str
@@ -101,22 +94,16 @@ class Adapter:
             self._check(name, change)
 
     def patch(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a tensor of the model after the adapter's change, in float32.
-
-        It is `tensor` itself if the adapter does not change it.
-        """
+        """Return a tensor of the model after the adapter's change in float32, or as it is."""
         change = self.changes.get(name)
         if change is None:
             return tensor
-        weight = self._get(change.keys["whole"]) if "whole" in change.keys else tensor.float()
-        if "A" not in change.keys:
+        parts = {part: self._open.get_tensor(key).float() for part, key in change.keys.items()}
+        weight: Tensor = parts["whole"] if "whole" in parts else tensor.float()
+        if "A" not in parts:
             return weight
-        delta = (self._get(change.keys["B"]) @ self._get(change.keys["A"])) * change.scale
+        delta = (parts["B"] @ parts["A"]) * change.scale
         return weight + (delta.T if change.transposed else delta)
-
-    def _get(self, key: str) -> Tensor:
-        tensor: Tensor = self._open.get_tensor(key)
-        return tensor.float()
 
     @cached_property
     def _open(self) -> Any:
@@ -162,9 +149,8 @@ class Adapter:
 
     def _check(self, name: str, change: _Change) -> None:
         """Check that a change fits its tensor, and set its scale and orientation."""
-        shape, shapes = self.model.tensors[name].shape, {}
-        for part, key in change.keys.items():
-            shapes[part] = self.shapes[key]
+        shape = self.model.tensors[name].shape
+        shapes = {part: self.shapes[key] for part, key in change.keys.items()}
         fits = shapes.get("whole", shape) == shape
         if shapes.keys() & {"A", "B"}:
             down, up = (shapes.get(half, ()) for half in "AB")
@@ -191,10 +177,8 @@ class Adapter:
                 "with PEFT first, and train any other on a model whose head is a matrix of its own."
             )
         if "A" in shapes:
-            rank = shapes["A"][0]
-            change.scale = self._alpha(change.module) / (
-                rank**0.5 if self.config.get("use_rslora") else rank
-            )
+            divisor = shapes["A"][0] ** (0.5 if self.config.get("use_rslora") else 1)
+            change.scale = self._alpha(change.module) / divisor
 
     def _alpha(self, module: str) -> float:
         """Return the alpha of a module: by the first pattern of its whole name, else the common."""

@@ -48,18 +48,19 @@ class TensorMaker:
             if not are_finite(weights.reshape(-1)):
                 raise _not_finite(plan, source, count_bad(weights))
 
+    def release(self, plan: TensorPlan) -> None:
+        """Free the memory of a tensor's sources; see `TensorReader.release`."""
+        for source in plan.inputs:
+            self.reader.release(source)
+
     def is_copied(self, plan: TensorPlan, source: SourceTensor) -> bool:
         """Whether `read` returns memory of its own, not a view of a mapped file."""
         by_token = self.rows is not None and self._has_tokens(plan)
         return by_token or source.parent in self.reader.patches
 
     def prepare(self, plan: TensorPlan, *, reuse: bool) -> Merge:
-        """Read the sources and compute what does not depend on knobs (see `Method.prepare`).
-
-        The plan must not be a copy.
-        """
-        assert plan.method is not None
-        method = get_method(plan.method)
+        """Read the sources and compute what does not depend on knobs; the plan is no copy."""
+        method = get_method(plan.method or "")
         noise = [Noise(plan.seed, item.parent, item.name) for item in plan.sources]
         given = Operands(
             [self.read(plan, item) for item in plan.sources],
@@ -79,15 +80,13 @@ class TensorMaker:
         method = get_method(plan.method) if plan.method else None
         if method is None or method.working_bytes is None:
             return 0.0
-        if method.costly and self._has_tokens(plan):  # it is not merged as a matrix
-            return 0.0
-        return method.working_bytes(plan.shape, plan.knobs)
+        as_matrix = not (method.costly and self._has_tokens(plan))
+        return method.working_bytes(plan.shape, plan.knobs) if as_matrix else 0.0
 
     def write(self, plan: TensorPlan, merge: Merge, out: Array) -> None:
-        """Write the merged tensor into `out`.
+        """Write the merged tensor into `out`: contiguous, of the plan's shape and dtype.
 
-        `merge` is what `prepare` returned for a plan of the same tensor. `out` is contiguous, of
-        the plan's shape and dtype (see `DTYPES`).
+        `merge` is what `prepare` returned for a plan of the same tensor.
 
         Raises:
             CandidateError: the result is not finite; the message names the tensor.
@@ -124,8 +123,7 @@ class TensorMaker:
     def _blame(self, plan: TensorPlan, out: Array) -> CandidateError | CheckpointError:
         """Return an error that says why a merged tensor is not finite."""
         for source in plan.inputs:
-            bad = count_bad(self.read(plan, source))
-            if bad:
+            if bad := count_bad(self.read(plan, source)):
                 return _not_finite(plan, source, bad)
         return CandidateError(
             f"{plan.name}: {plan.method} gave {count_bad(out)} NaN or infinite weights of "

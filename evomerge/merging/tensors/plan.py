@@ -1,9 +1,7 @@
 """Planning a recipe: how each tensor of the merged model is made. torch is not needed for this.
 
-Every tensor of the merged checkpoint has a plan: tensors of the blocks that the recipe lists
-(renumbered if layers are added or left out), embeddings, norms and head. Tensors that the recipe
-does not merge are copied from the host: buffers, integer tensors, other modalities and stacks that
-it does not name.
+Tensors that the recipe does not merge are copied from the host: buffers, integer tensors, other
+modalities and stacks that it does not name.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.method import Method, check_knobs
+from evomerge.merging.methods.method import check_knobs
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
@@ -26,8 +24,11 @@ from evomerge.recipe import Layer, Recipe, Source, knob_at
 if TYPE_CHECKING:
     from evomerge.merging.architecture.folding import Rescaling
 
-_Find: TypeAlias = Callable[[Source], str | None]
-"""Returns the name of a tensor in the parent of a source, or None if it has none."""
+_Knobs: TypeAlias = tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]
+"""The `source` knobs of every source, and the `merge` knobs."""
+
+_KnobsAt: TypeAlias = Callable[[str], _Knobs]
+"""Returns the knobs for a tensor, given its name."""
 
 STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
 """dtype of a recipe -> the same dtype as safetensors headers spell it."""
@@ -50,10 +51,9 @@ class TensorPlan:
         dtype: its dtype on disk, as safetensors headers spell it.
         method: name of the merge method, or None for a bit-for-bit copy of the only source.
         knobs: for each source, all of its `source` knobs.
-        base: what task vectors are measured from, or None.
         seed: the recipe's seed if the method is random, else 0.
-        factor: the result is rescaled before it is rounded, to (result + offset) * factor - offset;
-            this folds the scales of layer routing. 1 changes nothing.
+        factor, offset: the result becomes (result + offset) * factor - offset before it is rounded,
+            which folds the scales of layer routing. A factor of 1 changes nothing.
     """
 
     name: str
@@ -109,28 +109,19 @@ class Planner:
         places = self.host.places
         for name, place in places.items():
             if place == "embeddings" and not same_embeddings:
-                yield planner.non_layer(name, recipe.embeddings)
+                yield planner.outside(name, recipe.embeddings)
         for prefix in self.host.stacks:
             yield from planner.stack(prefix, beside)
         for name, place in places.items():
             if place in ("kept", "buffer"):
                 yield from planner.unlisted(name, beside)
             elif place == "head" and not (same_head or (name == self.host.head and self.host.tied)):
-                yield planner.non_layer(name, self._given(name, recipe.head, recipe.host))
-
-    def _given(self, name: str, layer: Layer, host: str) -> Layer:
-        """Return how a tensor of the head is made: by `layer`, or a copy if a source lacks it."""
-        if any(name in self._parent(source.parent).lacks for source in layer.inputs):
-            return Layer("passthrough", (Source(host),))
-        return layer
+                lacks = (self._parent(source.parent).lacks for source in recipe.head.inputs)
+                copied = Layer("passthrough", (Source(recipe.host),))
+                yield planner.outside(name, copied if name in set().union(*lacks) else recipe.head)
 
     def check_blocks(self, recipe: Recipe) -> None:
-        """Check that the host has every stack, and every parent every block, that a recipe names.
-
-        Raises:
-            RecipeError: it has not, or a block has no sources, or a parent was not opened; or the
-                host or a parent has no tensors of a modality that the recipe merges.
-        """
+        """Raise `RecipeError` unless the parents have what a recipe names."""
         for modality, layer in recipe.modalities.items():
             for name in (recipe.host, *(source.parent for source in layer.inputs)):
                 if modality not in self._parent(name).modalities:
@@ -184,13 +175,10 @@ class _RecipePlanner:
         info = self._info(source)
         return TensorPlan(name, info.shape, info.dtype, None, (source,))
 
-    def non_layer(self, name: str, layer: Layer) -> TensorPlan:
+    def outside(self, name: str, layer: Layer) -> TensorPlan:
         """Plan a tensor outside of the blocks, which `layer` says how to merge."""
-
-        def find(source: Source) -> str | None:
-            return self.planner.fit(source.parent).non_layer.get(name)
-
-        return self._make(name, layer, find, _Knobs(layer))
+        fits = [self.planner.fit(source.parent) for source in layer.inputs]
+        return self._make(name, layer, [fit.non_layer.get(name) for fit in fits], _knobs_of(layer))
 
     def stack(self, prefix: str, beside: Recipe | None) -> Iterator[TensorPlan]:
         """Plan the blocks of one stack, which the recipe may name."""
@@ -205,10 +193,7 @@ class _RecipePlanner:
                 yield from self._block(prefix, position, layer)
 
     def unlisted(self, name: str, beside: Recipe | None) -> Iterator[TensorPlan]:
-        """Plan a tensor of a modality, of a stack that the recipe does not name, or a buffer.
-
-        It is merged if the recipe merges its modality, else copied from the host.
-        """
+        """Plan a tensor that the recipe does not list: merge its modality, or copy the host's."""
         modality = modality_of(name) or ""
         merged = self.recipe.modalities.get(modality)
         if beside is not None and beside.modalities.get(modality) == merged:
@@ -217,33 +202,32 @@ class _RecipePlanner:
         if merged is None or is_buffer(name, self._info(own)):
             yield self.copy(name, own)
             return
-
-        def find(source: Source) -> str | None:
-            return self.planner.fit(source.parent).modalities.get(name)
-
-        yield self._make(name, merged, find, self._modality_knobs[modality])
+        fits = [self.planner.fit(source.parent) for source in merged.inputs]
+        names = [fit.modalities.get(name) for fit in fits]
+        yield self._make(name, merged, names, self._modality_knobs[modality])
 
     @cached_property
-    def _modality_knobs(self) -> Mapping[str, _Knobs]:
-        return {name: _Knobs(layer) for name, layer in self.recipe.modalities.items()}
+    def _modality_knobs(self) -> Mapping[str, _KnobsAt]:
+        return {name: _knobs_of(layer) for name, layer in self.recipe.modalities.items()}
 
     def _block(self, prefix: str, position: int, layer: Layer) -> Iterator[TensorPlan]:
-        lead, knobs, stack = layer.sources[0], _Knobs(layer), self.planner.host.stacks[prefix]
-        for suffix in self.planner.fit(lead.parent).block(prefix, lead.layer or 0, position):
-
-            def find(source: Source, suffix: str = suffix) -> str | None:
-                return self.planner.fit(source.parent).inside(prefix, source.layer or 0, suffix)
-
-            name, own = stack.name(position, suffix), find(lead)
-            if own is not None and is_buffer(suffix, self._info(SourceTensor(lead.parent, own))):
-                yield self.copy(name, SourceTensor(lead.parent, own))
+        lead, knobs, stack = layer.sources[0], _knobs_of(layer), self.planner.host.stacks[prefix]
+        blocks = [(self.planner.fit(item.parent), item.layer or 0) for item in layer.inputs]
+        for suffix in blocks[0][0].block(prefix, blocks[0][1], position):
+            name = stack.name(position, suffix)
+            names = [fit.inside(prefix, block, suffix) for fit, block in blocks]
+            own = SourceTensor(lead.parent, names[0] or "")
+            if names[0] is not None and is_buffer(suffix, self._info(own)):
+                yield self.copy(name, own)
             else:
-                yield self._make(name, layer, find, knobs)
+                yield self._make(name, layer, names, knobs)
 
-    def _make(self, name: str, layer: Layer, find: _Find, knobs: _Knobs) -> TensorPlan:
+    def _make(
+        self, name: str, layer: Layer, names: Sequence[str | None], knobs: _KnobsAt
+    ) -> TensorPlan:
+        """Plan a tensor that has these names in the parents of the layer's inputs."""
         inputs = []
-        for source in layer.inputs:
-            own = find(source)
+        for source, own in zip(layer.inputs, names, strict=True):
             if own is None:
                 raise RecipeError(
                     f"Tensor {name!r} has no counterpart in {source.parent!r}; merge parents of "
@@ -256,8 +240,8 @@ class _RecipePlanner:
         # Integer and boolean buffers (position ids, masks) have no meaningful average.
         if not all(self._info(item).floating for item in inputs):
             return self.copy(name, base or inputs[0])
-        own_knobs, shared = knobs.at(name)
-        rescaling = self.rescalings.get(name)
+        own_knobs, shared = knobs(name)
+        rescaling, method = self.rescalings.get(name), get_method(layer.method)
         return TensorPlan(
             name=name,
             shape=self._shape(name, inputs),
@@ -265,9 +249,9 @@ class _RecipePlanner:
             method=layer.method,
             sources=tuple(inputs[: len(layer.sources)]),
             knobs=own_knobs,
-            base=base if knobs.method.base != "none" else None,
+            base=base if method.base != "none" else None,
             merge_knobs=shared,
-            seed=self.recipe.seed if knobs.method.random else 0,
+            seed=self.recipe.seed if method.random else 0,
             factor=rescaling.factor if rescaling else 1.0,
             offset=rescaling.offset if rescaling else 0.0,
         )
@@ -290,28 +274,20 @@ class _RecipePlanner:
         return self.planner.checkpoints[source.parent].tensors[source.name]
 
 
-class _Knobs:
-    """A layer's knobs for each of its tensors; without filters they are checked only once."""
+def _knobs_of(layer: Layer) -> _KnobsAt:
+    """Return what gives a layer's knobs; without filters they are checked only once."""
+    given = [layer.knobs, *(source.knobs for source in layer.sources)]
 
-    def __init__(self, layer: Layer) -> None:
-        self.method: Method = get_method(layer.method)
-        self._layer = layer
-        given = [layer.knobs, *(source.knobs for source in layer.sources)]
-        plain = all(isinstance(knob, float) for knobs in given for knob in knobs.values())
-        self._fixed = self._resolve("") if plain else None
-
-    def at(self, name: str) -> tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]:
-        """Return the `source` knobs of every source, and the `merge` knobs, for one tensor."""
-        return self._fixed or self._resolve(name)
-
-    def _resolve(self, name: str) -> tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]:
-        own, (shared,) = (
-            [{key: knob_at(knob, name) for key, knob in knobs.items()} for knobs in given]
-            for given in ([source.knobs for source in self._layer.sources], [self._layer.knobs])
-        )
-        has_base = self._layer.base is not None
-        sources, complete = check_knobs(self.method, own, shared, has_base=has_base)
+    def resolve(name: str) -> _Knobs:
+        shared, *own = ({key: knob_at(it, name) for key, it in knobs.items()} for knobs in given)
+        has_base = layer.base is not None
+        sources, complete = check_knobs(get_method(layer.method), own, shared, has_base=has_base)
         return tuple(sources), complete
+
+    if not all(isinstance(knob, float) for knobs in given for knob in knobs.values()):
+        return resolve
+    fixed = resolve("")
+    return lambda _: fixed
 
 
 def _rescalings(recipe: Recipe, host: Checkpoint) -> Mapping[str, Rescaling]:

@@ -1,11 +1,4 @@
-"""Reading the parents' tensors from their mapped files, without copies.
-
-A `Patch` may change the tensors of one parent as they are read: it adds the update of a LoRA
-adapter.
-
-Pages of a mapped file are given back once a tensor is merged, and may be even while they are in
-use: they are found again in the system's cache, or read again from disk.
-"""
+"""Reading the parents' tensors from their mapped files, without copies."""
 
 from __future__ import annotations
 
@@ -43,8 +36,7 @@ new one (which may be float32). It must not write to the tensor, which is mapped
 class TensorReader:
     """Reads tensors of several parents; threads may read at the same time.
 
-    Args:
-        patches: by reference, for the parents whose tensors are changed as they are read.
+    `patches` are by reference, for the parents whose tensors are changed as they are read.
     """
 
     def __init__(
@@ -60,8 +52,7 @@ class TensorReader:
     def read(self, source: SourceTensor) -> Array:
         """Return a tensor of a parent as an array of its bits, with its patch if there is one.
 
-        Without a patch, the array shares memory with the file: a write to it ends the process with
-        a segmentation fault.
+        Without a patch, the array shares memory with the file: a write to it ends the process.
 
         Raises:
             CheckpointError: the file changed or vanished since it was opened.
@@ -70,7 +61,10 @@ class TensorReader:
         return self._patched(info, source.name, self.patches.get(source.parent))
 
     def release(self, source: SourceTensor) -> None:
-        """Free the memory of a tensor's mapped pages; they are read again when they are needed."""
+        """Free the memory of a tensor's mapped pages, which may be in use.
+
+        They are found again in the system's cache, or read again from disk.
+        """
         info = self.checkpoints[source.parent].tensors[source.name]
         for stored in [part.info for part in info.parts] or [info]:
             mapped = self._maps.get(stored.file)
@@ -110,7 +104,11 @@ class TensorReader:
             stored = _in_order(self._patched(part.info, part.name, patch), part.axes)
             box = _cut(stored, part.start, part.size)
             target = _cut(_in_order(out, part.target_axes), part.target, part.size)
-            target[...] = _exact(box) if exact else box
+            if exact:
+                stored = np.empty(box.shape, dtype=np.float32)
+                load(box.reshape(-1), stored.reshape(-1))
+                box = stored
+            target[...] = box
         return out
 
     def _map(self, file: Path) -> mmap.mmap:
@@ -137,19 +135,10 @@ class _Unlocked:
         self.__array_interface__ = {**array.__array_interface__, "data": data}
 
 
-def _exact(box: Array) -> Array:
-    """Return stored weights as float32."""
-    out = np.empty(box.shape, dtype=np.float32)
-    load(box.reshape(-1), out.reshape(-1))
-    return out
-
-
 def _in_order(array: Array, axes: tuple[int, ...]) -> Array:
     """Return a view whose axis i is the array's axis `axes[i]`, or a new one of size 1 for -1."""
     view = array.transpose([axis for axis in axes if axis >= 0])
-    new = tuple(place for place, axis in enumerate(axes) if axis < 0)
-    result: Array = np.expand_dims(view, new)
-    return result
+    return np.expand_dims(view, tuple(place for place, axis in enumerate(axes) if axis < 0))
 
 
 def _cut(array: Array, start: tuple[int, ...], size: tuple[int, ...]) -> Array:

@@ -2,16 +2,11 @@
 
 `tokenizer: base`    the host's tokenizer. Row i is merged from row i of all parents. Parents in
                      which an id is another token are refused.
-`tokenizer: PARENT`  the tokenizer of that parent (which may be the host). The row of a token is
-                     merged from the rows of the same token.
-`tokenizer: union`   the tokens of all parents; those of the host keep their ids. Rows are merged
-                     by token.
+`tokenizer: PARENT`  the tokenizer of that parent. Rows are merged by token.
+`tokenizer: union`   the tokens of all parents; those of the host keep their ids.
 
-A parent that has no tokenizer and is not merged with others takes a tokenizer as it is: its own
-rows are those of the ids.
-
-The giver is the parent that the tokenizer comes from (for a union, the host). If parents disagree
-on special tokens, those of the giver are used, and `TokenizerPlan.notes` says so.
+The giver is the parent that the tokenizer comes from (for a union, the host), and its special
+tokens are used. A parent that has no tokenizer and is not merged with others takes one as it is.
 """
 
 from __future__ import annotations
@@ -52,8 +47,7 @@ class TokenizerPlan:
     """The tokenizer of a merged model.
 
     Attributes:
-        files: name -> content, for the tokenizer files (and the generation config) that differ
-            from the host's.
+        files: name -> text of tokenizer files (and the generation config) that are not the host's.
         dropped: names of files that the merged model must not take over from the host.
         rows: how rows are matched by token, or None if they are merged by id.
         notes: decisions where parents disagree, and tokens that are lost, one sentence each.
@@ -81,8 +75,8 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
                 f"Unknown option {name!r}; allowed are {', '.join(_OPTIONS)}."
                 f"{did_you_mean(name, _OPTIONS)}"
             )
-    names = dict.fromkeys((recipe.host, *recipe.vocabulary)) if recipe.vocabulary else ()
-    parents = [checkpoints[name] for name in names or recipe.parents]
+    names = (recipe.host, *recipe.vocabulary) if recipe.vocabulary else recipe.parents
+    parents = [checkpoints[name] for name in dict.fromkeys(names)]
     host = parents[0]
     if recipe.tokenizer == "base":
         for name in ("pad_to_multiple_of", "tokens"):
@@ -98,7 +92,14 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
         rows, notes = truncate(parents)
         check_ids(parents, below=rows.size)
         return TokenizerPlan(files, dropped, rows, notes)
-    giver = host if recipe.tokenizer == "union" else _named(recipe, parents)
+    references = {"union": host, **{parent.reference: parent for parent in parents}}
+    giver = references.get(recipe.tokenizer)
+    if giver is None:
+        known = ("base", *references)
+        raise RecipeError(
+            f"`tokenizer` is {recipe.tokenizer!r}; allowed are {', '.join(known)}."
+            f"{did_you_mean(recipe.tokenizer, known)}"
+        )
     if not has_tokenizer(host) and replace(recipe, vocabulary=()).parents == (recipe.host,):
         files, dropped = _template(recipe, parents, giver)
         return TokenizerPlan({**_tokenizer_of(giver), **files}, dropped)
@@ -112,7 +113,16 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint], giver: Checkpoint) -
     check_spelling(tokens)
     lead = next(item for item in tokens if item.reference == giver.reference)
     others = [item for item in tokens if item is not lead]
-    data, notes = lead.data, _lost_notes(lead, others)
+    lost = {item.reference: [text for text in item.ids if text not in lead.ids] for item in others}
+    data, notes = (
+        lead.data,
+        [
+            f"The merged model lacks {len(texts)} of the tokens of {name!r}, such as {texts[0]!r}, "
+            f"which the tokenizer of {lead.reference!r} does not have."
+            for name, texts in lost.items()
+            if texts
+        ],
+    )
     if recipe.tokenizer == "union":
         data, notes = unite([lead, *others])
     merged = Tokens(lead.reference, data, lead.rows)
@@ -136,35 +146,19 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint], giver: Checkpoint) -
     files |= template
     united = data is not lead.data
     if united:
-        files |= _united_files(merged, giver)
+        files["tokenizer.json"] = _json(data)
+        config = dict(_tokenizer_config(giver))
+        if "added_tokens_decoder" in config:
+            config["added_tokens_decoder"] = {
+                str(item["id"]): {key: item[key] for key in item if key != "id"}
+                for item in data["added_tokens"]
+            }
+            files["tokenizer_config.json"] = _json(config)
     if united or giver is not host:
         kept = _KEPT_FROM_HOST if giver is host else ()
         outdated += tuple(name for name in TOKENIZER_FILES if name not in (*files, *kept))
     rows = _rows(recipe, merged, lead, tokens, special)
     return TokenizerPlan(files, outdated, rows, tuple(notes))
-
-
-def _lost_notes(lead: Tokens, others: Sequence[Tokens]) -> list[str]:
-    """Return a note for each parent of which tokens are lost."""
-    lost = {item.reference: [text for text in item.ids if text not in lead.ids] for item in others}
-    return [
-        f"The merged model lacks {len(texts)} of the tokens of {name!r}, such as {texts[0]!r}, "
-        f"which the tokenizer of {lead.reference!r} does not have."
-        for name, texts in lost.items()
-        if texts
-    ]
-
-
-def _named(recipe: Recipe, parents: Sequence[Checkpoint]) -> Checkpoint:
-    """Return the parent that `tokenizer` names."""
-    for parent in parents:
-        if parent.reference == recipe.tokenizer:
-            return parent
-    known = ("base", "union", *(parent.reference for parent in parents))
-    raise RecipeError(
-        f"`tokenizer` is {recipe.tokenizer!r}; allowed are {', '.join(known)}."
-        f"{did_you_mean(recipe.tokenizer, known)}"
-    )
 
 
 def _rows(
@@ -174,16 +168,13 @@ def _rows(
     tokens: Sequence[Tokens],
     special_ids: Mapping[str, Any],
 ) -> MatchedRows:
-    texts: list[str | None] = [None] * merged.size
-    for text, i in merged.ids.items():
-        texts[i] = text
-    index = {
-        item.reference: tuple(
-            item.row(text) if text is not None else i if item is lead and i < item.rows else -1
-            for i, text in enumerate(texts)
-        )
-        for item in tokens
-    }
+    index = {}
+    for item in tokens:
+        known = item.rows if item is lead else 0  # ids without a token keep their rows
+        rows = [i if i < known else -1 for i in range(merged.size)]
+        for text, i in merged.ids.items():
+            rows[i] = item.row(text)
+        index[item.reference] = tuple(rows)
     multiple = recipe.options.get("pad_to_multiple_of", "0")
     if not re.fullmatch(r"[0-9]{1,6}", multiple):
         raise RecipeError(
@@ -204,8 +195,7 @@ def _rows(
 def _special_ids(giver: Checkpoint, host: Checkpoint, new: Mapping[int, int]) -> dict[str, Any]:
     """Return the token ids of the merged config that differ from the host's, by key.
 
-    `new`: id of the host -> id of the same token in the merged vocabulary. `CheckpointError`: the
-    token which stands for an image (or a sound) in a text is lost.
+    `new`: id of the host -> merged id. `CheckpointError`: the token of an image or sound is lost.
     """
     if giver is host:
         return {}
@@ -231,19 +221,6 @@ def _special_ids(giver: Checkpoint, host: Checkpoint, new: Mapping[int, int]) ->
     return found
 
 
-def _united_files(merged: Tokens, giver: Checkpoint) -> dict[str, str]:
-    """Return the files of a union that name its tokens."""
-    found = {"tokenizer.json": _json(merged.data)}
-    config = dict(_tokenizer_config(giver))
-    if "added_tokens_decoder" in config:
-        config["added_tokens_decoder"] = {
-            str(item["id"]): {key: item[key] for key in item if key != "id"}
-            for item in merged.data["added_tokens"]
-        }
-        found["tokenizer_config.json"] = _json(config)
-    return found
-
-
 def _tokenizer_of(giver: Checkpoint) -> dict[str, str]:
     """Return the tokenizer files of a parent, as texts."""
     Tokens.of(giver)
@@ -257,13 +234,12 @@ def _tokenizer_of(giver: Checkpoint) -> dict[str, str]:
 
 def _special_token_notes(giver: Checkpoint, parents: Sequence[Checkpoint]) -> list[str]:
     """Return a note for each special token (bos, eos, ...) that differs from the giver's."""
-    configs = {parent.reference: _tokenizer_config(parent) for parent in (*parents, giver)}
     notes = []
     for parent in parents:
         for role in _ROLES:
-            used, other = (
-                _content_of(configs[name].get(role)) for name in (giver.reference, parent.reference)
-            )
+            tokens = [_tokenizer_config(item).get(role) for item in (giver, parent)]
+            # A config has the text of a token as it is, or with its settings.
+            used, other = (it.get("content") if isinstance(it, Mapping) else it for it in tokens)
             if other is not None and used != other:
                 notes.append(
                     f"{role} is {shown(used)} in {giver.reference!r} and {shown(other)} in "
@@ -276,11 +252,6 @@ def _tokenizer_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """Return the content of `tokenizer_config.json`, without keys that let code run."""
     file = checkpoint.folder / "tokenizer_config.json"
     return without_code(read_json(file)) if file.is_file() else {}
-
-
-def _content_of(token: Any) -> Any:
-    """Return the text of a special token, which a config has as it is or with its settings."""
-    return token.get("content") if isinstance(token, Mapping) else token
 
 
 def _template(

@@ -1,13 +1,11 @@
 """Reordering the rows of a parent's embeddings and head to the ids of the merged vocabulary.
 
-If a parent does not have a token, the row of the token comes from the first of these that exists
-(mergekit documents the same order): the recipe's option `tokens`; the base's row (the host's, if
-the recipe has a `vocabulary`); the row of the only parent that has the token; the average of the
-rows of all parents that have it.
+If a parent does not have a token, its row comes from the first of these that exists, as in
+mergekit: the recipe's option `tokens`; the base's row (the host's, if the recipe has a
+`vocabulary`); the average of the rows of all parents that have the token.
 
-Padding and unused ids are rows without a token. They are copied from the parent that gives the
-tokenizer, if it has these rows. Otherwise they are the average of the matrix's other rows: the
-logit of such a row is the average of the other logits, and so never the highest one.
+Rows without a token (padding, unused ids) are copied from the parent that gives the tokenizer, if
+it has them. Else they are the average of the matrix's other rows, whose logit is never the highest.
 """
 
 from __future__ import annotations
@@ -37,11 +35,9 @@ _VALUES = Values(RecipeError)
 
 @dataclass(frozen=True)
 class Filling:
-    """Where the row of one token comes from in parents that do not have the token.
+    """Where the row of one token comes from in parents that do not have it, or in all (`force`).
 
-    Attributes:
-        rows: (parent, row) pairs that are averaged; if empty, the row is all zeros.
-        force: whether this row also replaces the row of parents that have the token.
+    `rows` are (parent, row) pairs that are averaged; if there are none, the row is all zeros.
     """
 
     rows: tuple[tuple[str, int], ...]
@@ -71,12 +67,8 @@ class MatchedRows:
     def rows(self, parent: str, read: Read) -> Tensor:
         """Return one parent's matrix or bias with a row for every id of the merged vocabulary.
 
-        It has the shape (size, ...) and the parent's dtype. If nothing changes, it is the tensor
-        that `read` returned, not a copy.
-
-        Args:
-            parent: its reference.
-            read: returns the same tensor of any parent, as it is on disk.
+        It has the shape (size, ...) and the parent's dtype. If nothing changes, it is no copy.
+        `read` returns the same tensor of any parent, as it is on disk.
         """
         import torch
 
@@ -94,28 +86,20 @@ class MatchedRows:
         for i in [*(i for i in absent if i in self.filling), *forced]:
             groups.setdefault(tuple(parent for parent, _ in self.filling[i].rows), []).append(i)
         for parents, ids in groups.items():
-            rows = [
-                read(name)[[self.filling[i].rows[k][1] for i in ids]]
-                for k, name in enumerate(parents)
-            ]
+            filled = [[row for _, row in self.filling[i].rows] for i in ids]
+            places = zip(parents, zip(*filled, strict=True), strict=True)
+            rows = [read(name)[[*place]] for name, place in places]
             if len(rows) > 1:
                 rows = [reduce(lambda one, more: one.float() + more, rows) / len(rows)]
             out[ids] = rows[0].to(out.dtype) if rows else 0
         empty = [i for i in absent if i not in self.filling]
         if empty:
             out[empty] = 0
-            out[empty] = (_sum(out) / (self.size - len(empty))).to(out.dtype)
+            total = torch.zeros(out.shape[1:], dtype=torch.float64)
+            for block in out.split(4096):  # type: ignore[no-untyped-call]
+                total += block.double().sum(0)  # the same for any number of threads
+            out[empty] = (total / (self.size - len(empty))).to(out.dtype)
         return out
-
-
-def _sum(matrix: Tensor) -> Tensor:
-    """Return the sum of the rows in float64, by fixed blocks: the same for any thread count."""
-    import torch
-
-    total = torch.zeros(matrix.shape[1:], dtype=torch.float64)
-    for block in matrix.split(4096):  # type: ignore[no-untyped-call]
-        total += block.double().sum(0)
-    return total
 
 
 def fill(
@@ -126,8 +110,8 @@ def fill(
 ) -> dict[int, Filling]:
     """Return for every token that a parent lacks where its row comes from, by id.
 
-    The recipe's option `tokens` has mergekit's `tokenizer.tokens` as JSON; `RecipeError` if a key,
-    token, parent or row in it is wrong. `index` is that of `MatchedRows`.
+    `RecipeError`: a key, token, parent or row in the option `tokens` (mergekit's `tokenizer.tokens`
+    as JSON) is wrong. `index` is that of `MatchedRows`.
     """
     base = recipe.embeddings.base.parent if recipe.embeddings.base else None
     base = recipe.host if recipe.vocabulary else base
@@ -138,29 +122,20 @@ def fill(
             preferred = [pair for pair in have if pair[0] == base]
             if have:
                 found[i] = Filling(tuple(preferred or have))
-    policies = _policies(recipe)
-    for text, (source, force) in policies.items():
+    option = recipe.options.get("tokens")
+    policies = json_value(option, "The option `tokens`", RecipeError) if option else {}
+    for text, policy in _VALUES.mapping(policies, "tokens").items():
+        where = f"tokens.{text}"
+        _VALUES.mapping(policy, where, ("source", "force"))
+        if "source" not in policy:
+            raise RecipeError(f"`{where}.source` is missing.")
         if text not in merged.ids:
             raise RecipeError(
                 f"`tokens` names {shown(text)}, which is in no tokenizer of the merge; leave it "
                 f"out or add a parent that has it.{did_you_mean(text, merged.ids)}"
             )
-        found[merged.ids[text]] = Filling(_source_rows(text, source, tokens), force)
-    return found
-
-
-def _policies(recipe: Recipe) -> dict[str, tuple[Any, bool]]:
-    """Return the option `tokens`: text of a token -> its source, and whether it is forced."""
-    text = recipe.options.get("tokens")
-    data = json_value(text, "The option `tokens`", RecipeError) if text else {}
-    found = {}
-    for token, policy in _VALUES.mapping(data, "tokens").items():
-        where = f"tokens.{token}"
-        _VALUES.mapping(policy, where, ("source", "force"))
-        if "source" not in policy:
-            raise RecipeError(f"`{where}.source` is missing.")
         force = _VALUES.flag(policy.get("force", False), f"{where}.force")
-        found[token] = (policy["source"], force)
+        found[merged.ids[text]] = Filling(_source_rows(text, policy["source"], tokens), force)
     return found
 
 
@@ -196,8 +171,7 @@ def _source_rows(text: str, source: Any, tokens: Sequence[Tokens]) -> tuple[tupl
 def truncate(parents: Sequence[Checkpoint]) -> tuple[MatchedRows, tuple[str, ...]]:
     """Return the rows that all parents have, and a warning if rows are cut off.
 
-    This is mergekit's `--unsafe-truncate-embeddings`. The rows are merged by id, so an id must be
-    the same token in all parents. `CheckpointError` if a parent has no embeddings.
+    This is mergekit's `--unsafe-truncate-embeddings`. `CheckpointError`: a parent has no rows.
     """
     sizes = {parent.reference: parent.vocabulary for parent in parents}
     least, most = min(sizes.values()), max(sizes.values())

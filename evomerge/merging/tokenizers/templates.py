@@ -60,9 +60,7 @@ TEMPLATES = {
 {%- if add_generation_prompt -%}{{- '[|assistant|]' -}}{%- endif -%}
 """,
 }
-"""Name, as in mergekit's `chat_template` -> text of a Jinja template.
-
-Each is written for this package from the published format of its prompts."""
+"""Name, as in mergekit's `chat_template` -> text of a Jinja template for the published format."""
 
 
 def template_of(checkpoint: Checkpoint) -> str | None:
@@ -84,11 +82,9 @@ def template_of(checkpoint: Checkpoint) -> str | None:
 def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoint) -> str | None:
     """Return the text of the template that the option `chat_template` selects, or None.
 
-    Args:
-        wanted: the option: `auto`, a name in `TEMPLATES`, the reference of a parent, or the text
-            of a Jinja template. `auto` selects the template that most parents have; if there are
-            several of these, that of `giver`, or else that of the first parent.
-        giver: the parent whose tokenizer the merged model gets.
+    `wanted` is `auto`, a name in `TEMPLATES`, the reference of a parent, or the text of a Jinja
+    template. `auto` selects the template that most parents have; if there are several of these,
+    that of `giver`, whose tokenizer the merged model gets, or else that of the first parent.
 
     Raises:
         RecipeError: the option is none of these, or the parent has no template.
@@ -97,21 +93,15 @@ def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoin
         order = [giver, *(parent for parent in parents if parent is not giver)]
         found = [text for parent in order if (text := template_of(parent)) is not None]
         return Counter(found).most_common(1)[0][0] if found else None
-    if wanted in TEMPLATES:
-        return TEMPLATES[wanted]
-    for parent in parents:
-        if parent.reference == wanted:
-            text = template_of(parent)
-            if text is None:
-                raise RecipeError(
-                    f"`chat_template` is {wanted!r}, but this parent has no chat template; name "
-                    f"another parent, or give auto, {', '.join(TEMPLATES)} or the text of a Jinja "
-                    "template."
-                )
-            return text
-    if "{%" in wanted or "{{" in wanted:
-        return wanted
-    raise RecipeError(
-        f"`chat_template` is {shown(wanted)}; allowed are auto, {', '.join(TEMPLATES)}, a parent, "
-        f"or the text of a Jinja template.{did_you_mean(wanted, TEMPLATES)}"
-    )
+    text = TEMPLATES.get(wanted, wanted if "{%" in wanted or "{{" in wanted else None)
+    named = [parent for parent in parents if parent.reference == wanted]
+    if named and wanted not in TEMPLATES:
+        text = template_of(named[0])
+    if text is None:
+        kind = ", a parent without a chat template" if named else ""
+        raise RecipeError(
+            f"`chat_template` is {shown(wanted)}{kind}; allowed are auto, {', '.join(TEMPLATES)}, "
+            f"a parent that has one, or the text of a Jinja template."
+            f"{did_you_mean(wanted, TEMPLATES)}"
+        )
+    return text

@@ -1,7 +1,7 @@
 """The tokens of one parent, read from its `tokenizer.json`, and whether those of parents fit.
 
-A token is identified by its text in that file (`Ġthe` in a byte-level vocabulary). Tokens of two
-parents are the same if their texts are equal. Only JSON is read; no code of a tokenizer runs.
+Tokens of two parents are the same if their texts in that file are equal (`Ġthe` in a byte-level
+vocabulary). Only JSON is read; no code of a tokenizer runs.
 """
 
 from __future__ import annotations
@@ -122,10 +122,7 @@ def _check_tokenizer(data: Mapping[str, Any], file: str) -> None:
 
 
 def check_spelling(tokens: Sequence[Tokens]) -> None:
-    """Check that all parents spell their tokens alike, so that equal texts are equal tokens.
-
-    Byte-level and SentencePiece tokenizers, for example, do not: `CheckpointError`.
-    """
+    """Raise `CheckpointError` unless all parents spell tokens alike: equal texts, equal tokens."""
     first = tokens[0]
     for other in tokens[1:]:
         if spelling(first) != spelling(other):
@@ -148,12 +145,9 @@ def spelling(tokens: Tokens) -> str:
 def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
     """Check that no id is different tokens in two parents, and no token of the first another id.
 
-    An id without a token, or with a reserved token, is allowed in any parent: its row is padding,
-    which another parent may have used for an added token. Parents without a `tokenizer.json` are
-    not checked, nor are ids from `below` on.
-
-    Raises:
-        CheckpointError: two parents disagree.
+    An id without a token, or with a reserved one, is allowed: its row is padding, which another
+    parent may have used for an added token. Parents without a `tokenizer.json` are not checked, nor
+    are ids from `below` on. `CheckpointError`: two parents disagree.
     """
     different: dict[bytes, Checkpoint] = {}
     for parent in parents:
@@ -185,11 +179,9 @@ def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
 
 @contextmanager
 def panics_as_errors() -> Iterator[None]:
-    """Turn a panic in the block into an ordinary error.
+    """Turn a panic in the Rust code of the tokenizers library into a `RuntimeError`.
 
-    A panic is a fault in the Rust code of the tokenizers library, such as an index that is out of
-    range. It reaches Python as an exception that is no `Exception`, of a class that cannot be
-    imported, so that no handler of errors would catch it. It becomes a `RuntimeError`.
+    It reaches Python as an exception that is no `Exception`, of a class that cannot be imported.
     """
     try:
         yield
@@ -203,12 +195,9 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
     """Return a `tokenizer.json` with the tokens of all parents, and notes on what was decided.
 
     The first parent's tokens keep their ids; its special tokens and its normalizer, pre-tokenizer
-    and decoder are used. The other tokens get the next ids: first the tokens of the other parents'
-    models, parent by parent in the order of their ids, then their added tokens.
-
-    For BPE, merges of later parents have lower priority than those of earlier ones. So a text is
-    split as by the first parent, as far as that parent's merges go. For Unigram, each token keeps
-    the score that it has in its parent.
+    and decoder are used. The other tokens get the next ids: first those of the other parents'
+    models, parent by parent in the order of their ids, then their added tokens. For BPE, merges of
+    later parents have lower priority. For Unigram, each token keeps its parent's score.
 
     Raises:
         CheckpointError: another parent has tokens that the first does not have, and its tokenizer
@@ -246,18 +235,12 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
 
 def _check_pipeline(first: Tokens, other: Tokens) -> None:
     """Check that two tokenizers split text in the same way, apart from their tokens."""
-
-    def parts(tokens: Tokens) -> dict[str, Any]:
-        model = tokens.data["model"]
-        return {
-            **{key: tokens.data.get(key) for key in _PIPELINE},
-            **{f"model.{key}": model.get(key) for key in _MODEL_KEYS},
-            "kind of vocabulary": isinstance(model["vocab"], list),
-        }
-
-    theirs = parts(other)
-    for key, mine in parts(first).items():
-        if mine != theirs[key]:
+    one, two = first.data["model"], other.data["model"]
+    same = {key: first.data.get(key) == other.data.get(key) for key in _PIPELINE}
+    same |= {f"model.{key}": one.get(key) == two.get(key) for key in _MODEL_KEYS}
+    same["kind of vocabulary"] = isinstance(one["vocab"], list) == isinstance(two["vocab"], list)
+    for key, is_same in same.items():
+        if not is_same:
             raise CheckpointError(
                 f"The tokenizers of {first.reference!r} and {other.reference!r} cannot be united: "
                 f"their {key} differs; set `tokenizer: {first.reference}` or another parent."
