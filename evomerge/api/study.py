@@ -301,7 +301,8 @@ class Study(Run):
 
         It takes the memory of the last model, whose tensors are all written again.
         """
-        from evomerge.evaluation.inference.device import keep_threads
+        import torch
+
         from evomerge.setup.parents_as_themselves import parent_itself
         from evomerge.setup.worker import load_parent, make_worker
 
@@ -316,11 +317,11 @@ class Study(Run):
                     f"candidate {number} is built, or write this one with `save`."
                 )
             if worker is None:
-                put_back = keep_threads()
+                threads = torch.get_num_threads()
                 try:
                     worker = make_worker(self._checked)
                 finally:
-                    put_back()
+                    torch.set_num_threads(threads)
             self._built = number, worker
             model = worker.build(job.recipe)
             worker.evaluator.is_touched = True  # the caller may change the model

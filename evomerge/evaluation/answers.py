@@ -11,7 +11,7 @@ from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.rows import RowsObjective
-from evomerge.evaluation.tasks.scoring import DocumentMetrics
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, aggregated
 from evomerge.scores import Scores
 
 _IN_A_LIST = re.compile(r"\.\d+\.")
@@ -60,7 +60,7 @@ class Answers:
             else:
                 assert tasks.harness is not None
                 columns = {key: tasks.harness.per_document(task, key, rows) for key in keys}
-                aggregates[task] = tasks.harness.aggregate(task, rows)
+                aggregates[task] = aggregated(tasks.harness.tasks[task], rows)
             values |= {f"{task}/{key}": items for key, items in columns.items() if items}
         sizes = {task: len(ids) for task, ids in documents.items()}
         aggregates |= tasks.info.aggregate_groups(aggregates, sizes)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
 from evomerge.evaluation.answers import PROPERTIES, Answers, TaskSet
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.memory import is_device_failure
-from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM
-from evomerge.evaluation.inference.requests import Request
+from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
 from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluation.nll import nll, of_reference
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.rows import RowsObjective
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, example, first_text
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, example, plain
 from evomerge.scores import MODEL, NLL, TOKENS, Example, Scores, Split
 
 _FEW = 8  # documents of each task in `try_out`
@@ -29,6 +28,7 @@ Documents: TypeAlias = Mapping[str, Sequence[int]]
 """Task -> ids of documents."""
 
 
+@dataclass(eq=False)
 class Evaluator:
     """Scores models on the documents of a search.
 
@@ -57,25 +57,22 @@ class Evaluator:
         is_touched: whether a function of a user has had the model since it was last built.
     """
 
-    def __init__(
-        self,
-        harness: Harness | None,
-        functions: Sequence[ObjectiveFunction | RowsObjective] = (),
-        batch_size: int | Literal["auto"] = "auto",
-        backend: Literal["hf", "vllm"] = "hf",
-        by_split: Mapping[Split, TaskSet] | None = None,
-        tensor_parallel: int = 1,
-        counted: Collection[str] = (),
-        properties: Collection[str] = (),
-        reasoning: Reasoning = Reasoning(),
-        seed: int = 0,
-        referenced: Collection[str] = (),
+    harness: InitVar[Harness | None]
+    functions: InitVar[Sequence[ObjectiveFunction | RowsObjective]] = ()
+    batch_size: int | Literal["auto"] = "auto"
+    backend: Literal["hf", "vllm"] = "hf"
+    by_split: Mapping[Split, TaskSet] = field(default_factory=dict)
+    tensor_parallel: int = 1
+    counted: Collection[str] = ()
+    properties: Collection[str] = ()
+    reasoning: Reasoning = field(default_factory=Reasoning)
+    seed: int = 0
+    referenced: Collection[str] = ()
+
+    def __post_init__(
+        self, harness: Harness | None, functions: Sequence[ObjectiveFunction | RowsObjective]
     ) -> None:
         self.default = TaskSet(harness, {item.info.name: item for item in functions})
-        self.by_split = by_split or {}
-        self.batch_size, self.backend = batch_size, backend
-        self.tensor_parallel, self.reasoning, self.seed = tensor_parallel, reasoning, seed
-        self.counted, self.properties, self.referenced = counted, properties, referenced
         self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
         self._references: dict[tuple[Split, str], dict[int, list[Request]]] = {}
         self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}  # the latest answers
@@ -99,6 +96,12 @@ class Evaluator:
     def tasks_of(self, split: Split) -> TaskSet:
         """Return the tasks that supply a split's documents."""
         return self.by_split.get(split, self.default)
+
+    def harness_of(self, split: Split) -> Harness:
+        """Return the tasks of lm-eval that supply a split's documents; there are some."""
+        harness = self.tasks_of(split).harness
+        assert harness is not None
+        return harness
 
     def prepare(
         self,
@@ -206,7 +209,7 @@ class Evaluator:
         asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
         of_model = {task: asked[task] for task in self._asked(split, asked)}
         rows: dict[str, dict[int, DocumentMetrics]] = {}
-        with _failures():
+        try:
             if of_model:
                 model = self._fresh(model)
                 requests = [self.requests(split, t)[i] for t, ids in of_model.items() for i in ids]
@@ -223,16 +226,19 @@ class Evaluator:
                 lines = zip(*columns.values(), strict=True)
                 metrics = (dict(zip(columns, line, strict=True)) for line in lines)
                 rows[task] = dict(zip(asked[task], metrics, strict=True))
+        except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
+            if is_device_failure(error):
+                raise  # any other of these may come from a broken model
+            raise CandidateError(f"The model could not be scored: {one_line(error)}") from error
         return Answers({task: rows[task] for task in asked})
 
     def _measured(self, split: Split, task: str, ids: Sequence[int]) -> dict[int, DocumentMetrics]:
         """Return the metrics of documents of a task of lm-eval, from the latest answers."""
-        harness = self.tasks_of(split).harness
-        assert harness is not None
         requests = self.requests(split, task)
         answered = {document: [item.instance for item in requests[document]] for document in ids}
         self._answered.setdefault((split, task), {}).update(answered)
-        rows = dict(zip(ids, harness.measure(task, list(answered.values())), strict=True))
+        measured = self.harness_of(split).measure(task, list(answered.values()))
+        rows = dict(zip(ids, measured, strict=True))
         for document, row in rows.items():
             if task in self.counted:
                 counts = [count for item in requests[document] for count in item.generated]
@@ -264,16 +270,15 @@ class Evaluator:
     def texts(self, split: Split, task: str, documents: Sequence[int]) -> dict[int, str]:
         """Return the latest answers to documents that a model generates answers to."""
         answered = self._answered[split, task]
-        return {document: first_text(answered[document]) for document in documents}
+        return {document: plain(str(answered[document][0].resps[0])) for document in documents}
 
     def requests(self, split: Split, task: str) -> dict[int, list[Request]]:
         """Return document id -> requests of a task; they are built in the first call and kept."""
         if (split, task) not in self._requests:
-            tasks = self.tasks_of(split)
-            assert tasks.harness is not None and self.batched is not None
+            assert self.batched is not None
             reference, ids = self.batched.reference, sorted(self.splits[split][task])
-            built = tasks.harness.build(task, ids, reference)
-            source = f"{self.seed}/{tasks.info.tasks[task].source}"
+            built = self.harness_of(split).build(task, ids, reference)
+            source = f"{self.seed}/{self.tasks_of(split).info.tasks[task].source}"
             self._requests[split, task] = {
                 document: [reference.request(item, f"{source}/{document}") for item in items]
                 for document, items in zip(ids, built, strict=True)
@@ -283,10 +288,10 @@ class Evaluator:
     def references(self, split: Split, task: str) -> dict[int, list[Request]]:
         """Return document id -> requests for its reference answer; see `nll.of_reference`."""
         if (split, task) not in self._references:
-            harness = self.tasks_of(split).harness
-            assert harness is not None and self.batched is not None
-            reference, documents = self.batched.reference, self.requests(split, task)
-            self._references[split, task] = of_reference(harness, reference, task, documents)
+            assert self.batched is not None
+            harness, documents = self.harness_of(split), self.requests(split, task)
+            found = of_reference(harness, self.batched.reference, task, documents)
+            self._references[split, task] = found
         return self._references[split, task]
 
     def _written(self, split: Split, task: str, ids: Iterable[int]) -> list[list[Request]]:
@@ -295,17 +300,6 @@ class Evaluator:
         if task not in self.referenced or kind != "generate_until":
             return []
         return [self.references(split, task)[document] for document in ids]
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    """Turn errors that a broken model can cause into a `CandidateError`."""
-    try:
-        yield
-    except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
-        if is_device_failure(error):
-            raise
-        raise CandidateError(f"The model could not be scored: {one_line(error)}") from error
 
 
 def score_single(

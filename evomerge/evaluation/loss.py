@@ -161,7 +161,7 @@ class Loss:
         self._metrics = shares(self._objectives, evaluator.tasks_of(split).info)
         self._references: dict[tuple[str, int, Form, str | None], Reference] = {}
         self._taught: dict[str, dict[int, Reference]] = {}
-        self._lessons: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._lessons: dict[str, object] = {}  # the arguments of the last call of `teach`
 
     def backward(self, model: Any, documents: Documents) -> float:
         """Return the weighted mean over tasks of the mean loss of a document; add its gradient.
@@ -259,9 +259,8 @@ class Loss:
 
     def _parts(self, model: Any, documents: Documents) -> Generator[Tensor]:
         """Yield the shares of the loss, one for each batch, while its activations are kept."""
-        weights = self.weights or [item.weight for item in self._objectives]
-        pairs = zip(self._objectives, weights, strict=True)
-        weighed = (replace(item, weight=weight) for item, weight in pairs)
+        items, weights = self._objectives, self.weights or [i.weight for i in self._objectives]
+        weighed = (replace(item, weight=own) for item, own in zip(items, weights, strict=True))
         of_tasks = shares(weighed, self.evaluator.tasks_of(self.split).info)
         total = math.fsum(weight for task in documents for weight in of_tasks[task].values())
         for task, ids in documents.items():
@@ -285,8 +284,7 @@ class Loss:
         key = task, document, form, answer
         if key not in self._references:
             first = self.evaluator.requests(self.split, task)[document][0]
-            harness = self.evaluator.tasks_of(self.split).harness
-            assert harness is not None
+            harness = self.evaluator.harness_of(self.split)
             if first.kind == "generate_until":
                 text = written(harness, task, first, form, answer)
                 made = self._asked(task, document, text, ended=form.end == "token")
@@ -309,8 +307,7 @@ class Loss:
             return Reference((reference.answered(requests[0], answer, ended=ended),))
         count, divisors = 0, list[tuple[float, ...]]()
         if len(requests) > 1:
-            harness = self.evaluator.tasks_of(self.split).harness
-            assert harness is not None
+            harness = self.evaluator.harness_of(self.split)
             content, metrics = requests[0].instance.doc, self._metrics[task]
             lengths = {name: harness.choice_lengths(task, content, name) for name in metrics}
             count = len(next(iter(lengths.values())))

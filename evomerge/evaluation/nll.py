@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.reference import ReferenceLM
-from evomerge.evaluation.inference.requests import Request
+from evomerge.evaluation.inference.reference import ReferenceLM, Request
 from evomerge.evaluation.inference.rows import Form
 from evomerge.evaluation.tasks.harness import Harness
 

@@ -198,9 +198,7 @@ def expected_scores(
 
 def chance(mean: float, variance: float) -> float:
     """Return the probability that a difference with this mean and variance is above 0."""
-    if variance == 0.0:
-        return 0.5 if mean == 0.0 else float(mean > 0.0)
-    return NormalDist().cdf(mean / math.sqrt(variance))
+    return NormalDist().cdf(mean / math.sqrt(variance or 1e-300))
 
 
 def score_in_race(

@@ -5,6 +5,7 @@ Some files make the tokenizers library panic, which is no Exception in Python.
 
 import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 from attacks.targets.models import BPE, tokenizer_pair
@@ -15,7 +16,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 import evomerge.__main__ as program
 from evomerge.errors import CheckpointError, ConfigError
-from evomerge.evaluation.inference.reference import _explained
+from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.merging.backend import load_tokenizer
 from evomerge.merging.tokenizers.tokens import check_merged
 
@@ -67,7 +68,9 @@ CHAT = [{"role": "user", "content": "What is 1 + 1?"}]
 
 def render(text):
     """Render as transformers does."""
-    return _explained(lambda chat: render_jinja_template([chat], chat_template=text)[0][0])(CHAT)
+    apply = lambda chat: render_jinja_template([chat], chat_template=text)[0][0]  # noqa: E731
+    model = SimpleNamespace(_lm=SimpleNamespace(apply_chat_template=apply))
+    return ReferenceLM.chat_template(model, CHAT)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge import zoo
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.generation import seed_of
 from evomerge.evaluation.inference.quiet import seeded
-from evomerge.evaluation.inference.sampling import seed_of
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.scores import Scores
 from evomerge.setup.preflight import repeats_warning

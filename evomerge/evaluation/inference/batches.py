@@ -72,11 +72,6 @@ class Batching:
             cuts.append(origin[cuts[-1]])
         return [order[a:b] for a, b in itertools.pairwise(reversed(cuts))]
 
-    @property
-    def is_least(self) -> bool:
-        """Whether batches cannot be smaller than with these limits."""
-        return self.rows == 1 or self.tokens <= 1
-
     def halved(self) -> Batching:
         """Return the same limits with half as many tokens and rows."""
         tokens, generated, kept = self.tokens // 2, self.generated // 2, self.kept // 2

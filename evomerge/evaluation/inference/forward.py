@@ -7,12 +7,13 @@ each with a plain way on a few documents.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -20,11 +21,10 @@ import torch
 from evomerge.errors import CandidateError, ConfigError, EvomergeError, one_line
 from evomerge.evaluation.inference import generation, likelihood
 from evomerge.evaluation.inference.batches import batching
-from evomerge.evaluation.inference.generation import Prompt, Stops, unsupported_setting
+from evomerge.evaluation.inference.generation import Prompt, unsupported_setting
 from evomerge.evaluation.inference.likelihood import Batch, LogLikelihood
 from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted
-from evomerge.evaluation.inference.reference import ReferenceLM
-from evomerge.evaluation.inference.requests import Request
+from evomerge.evaluation.inference.reference import ReferenceLM, Request
 from evomerge.evaluation.inference.rows import Row, by_prefix, pack, separate, spread
 
 log = logging.getLogger(__name__)
@@ -57,14 +57,15 @@ class Forward:
     def __init__(
         self, model: Any, tokenizer: Any, reference: ReferenceLM, batch_size: int | Literal["auto"]
     ) -> None:
-        self.reference, self.tokenizer = reference, tokenizer
-        self.own_loop = generation.is_plain(model)
+        self.reference = reference
+        takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self.own_loop = takes_positions and unsupported_setting(model.generation_config) is None
         self.packed = self.gather = batch_size != 1
         self.shared = False
         self.batching, self.oom_backoffs = batching(model, batch_size), 0
         self.pad = int(tokenizer.pad_token_id or 0)
         self._prepared: dict[Hashable, tuple[list[Batch], list[Prompt], list[list[int]]]] = {}
-        self._stops: dict[tuple[str, ...], Stops] = {}
+        self._stops = cache(partial(generation.stop_detector, tokenizer))
 
     def __call__(self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]) -> None:
         """Run a model on all requests of some documents and store the answers in the requests.
@@ -81,7 +82,7 @@ class Forward:
             except RuntimeError as error:
                 if not is_exhausted(error):
                     raise
-                if self.batching.is_least:
+                if self.batching.rows == 1 or self.batching.tokens <= 1:
                     raise CandidateError(
                         "One document alone does not fit into the device's memory; use a smaller "
                         "model, shorter prompts, or a device with more memory."
@@ -208,11 +209,9 @@ class Forward:
         """Return the new tokens of each prompt, batch by batch (`generation.make_batches`)."""
         generated: list[list[int]] = [[] for _ in prompts]
         for group in groups:
-            stops = prompts[group[0]].stops
-            if stops not in self._stops:
-                self._stops[stops] = Stops(self.tokenizer, stops)
             batch = [prompts[index] for index in group]
-            tokens = generation.continue_prompts(model, batch, self._stops[stops], self.pad)
+            stops = self._stops(batch[0].stops)
+            tokens = generation.continue_prompts(model, batch, stops, self.pad)
             for index, new in zip(group, tokens, strict=True):
                 generated[index] = new
         return generated

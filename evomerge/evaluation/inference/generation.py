@@ -2,40 +2,43 @@
 
 A row ends where it ends in lm-eval at batch size 1: at an end token of the model's generation
 config, at a stop sequence among the last tokens, or at the maximum number of new tokens.
+
+Each text that is drawn has a seed and a random generator of its own, so it does not depend on what
+is generated beside it: it is the one that `generate` gives for its prompt alone, with that seed.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
+import torch
+
 from evomerge.compat.transformers import cache_options
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, ConfigError, one_line
 from evomerge.evaluation.inference.batches import MASKED, Batching
 from evomerge.evaluation.inference.likelihood import head_reads
-from evomerge.evaluation.inference.sampling import Sampling, drawer
 
 _LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, as in lm-eval
 
-_HARMLESS = frozenset(
-    (
-        # Implemented here, or lm-eval passes values of its own.
-        *("eos_token_id", "max_length", "temperature", "do_sample", "use_cache", "pad_token_id"),
-        # Read only where tokens are drawn, and only with several beams.
-        *("top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
-        *("early_stopping", "length_penalty", "diversity_penalty"),
-        # Read only with an assistant model or prompt lookup.
-        *("num_assistant_tokens", "num_assistant_tokens_schedule", "max_matching_ngram_size"),
-        *("assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind"),
-        # Read only without a prompt, with an encoder, with a static cache, for other results.
-        *("bos_token_id", "decoder_start_token_id", "disable_compile"),
-        *("output_scores", "output_logits"),
-        # Where the config comes from.
-        *("transformers_version", "_from_model_config", "_commit_hash", "_original_object_hash"),
-    )
-)
+_HARMLESS = {
+    # Implemented here, or lm-eval passes values of its own.
+    *("eos_token_id", "max_length", "temperature", "do_sample", "use_cache", "pad_token_id"),
+    # Read only where tokens are drawn, and only with several beams.
+    *("top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("early_stopping", "length_penalty", "diversity_penalty"),
+    # Read only with an assistant model or prompt lookup.
+    *("num_assistant_tokens", "num_assistant_tokens_schedule", "max_matching_ngram_size"),
+    *("assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind"),
+    # Read only without a prompt, with an encoder, with a static cache, for other results.
+    *("bos_token_id", "decoder_start_token_id", "disable_compile"),
+    *("output_scores", "output_logits"),
+    # Where the config comes from.
+    *("transformers_version", "_from_model_config", "_commit_hash", "_original_object_hash"),
+}
 """Settings of `generation_config.json` that change no text whatever their value."""
 
 _NEUTRAL: Mapping[str, Any] = {
@@ -75,6 +78,105 @@ def unsupported_setting(settings: Any, *, sampled: bool = False) -> str | None:
     return None
 
 
+SETTINGS = ("temperature", "top_k", "top_p", "min_p")
+"""The `generation_kwargs` of a task that say how tokens are drawn."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn.
+
+    `temperature` (above 0) divides the logits. Only the `top_k` most likely tokens (0: all), those
+    that together have the probability `top_p` (above 0, at most 1), and those with at least the
+    share `min_p` of the highest probability can be drawn.
+    """
+
+    temperature: float
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], defaults: Any, task: str) -> Sampling:
+        """Return what the `generation_kwargs` of a task ask for.
+
+        The model's generation config, `defaults`, decides what they leave open.
+
+        Raises:
+            ConfigError: transformers does not take one of the values.
+        """
+
+        def setting(name: str, else_: Any) -> Any:
+            own = options.get(name)
+            own = getattr(defaults, name, None) if own is None else own
+            return else_ if own is None else own
+
+        try:
+            least = setting("min_p", None)
+            found = cls(
+                float(options.get("temperature") or 0.0),  # the model's is not used by lm-eval
+                int(setting("top_k", 50)),  # as in transformers
+                float(setting("top_p", 1.0)),
+                None if least is None else float(least),
+            )
+            found.warpers()
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"objectives: task {task!r} samples texts with wrong generation_kwargs "
+                f"({one_line(error).rstrip('.')}); correct them, or set do_sample to false."
+            ) from error
+        return found
+
+    def warpers(self) -> Any:
+        """Return transformers' logits processors for these settings, in the order of `generate`.
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
+        import transformers as hf
+
+        wanted: list[tuple[bool, Any, Any]] = [
+            (self.temperature != 1.0, hf.TemperatureLogitsWarper, self.temperature),
+            (self.top_k != 0, hf.TopKLogitsWarper, self.top_k),
+            (self.top_p < 1.0, hf.TopPLogitsWarper, self.top_p),
+            (self.min_p is not None, hf.MinPLogitsWarper, self.min_p),
+        ]
+        return hf.LogitsProcessorList(kind(value) for used, kind, value in wanted if used)
+
+
+def drawer(
+    sampling: Sampling, seeds: Sequence[int], device: torch.device
+) -> Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]:
+    """Return what draws the next tokens of the texts of a batch, each with its own seed.
+
+    It gets the tokens that the model has just read, (rows, n); the logits, (rows, vocabulary)
+    float32; and the text of the batch that each row belongs to. It returns a token for each row, or
+    raises a CandidateError if the logits are NaN or infinite.
+    """
+    warpers = sampling.warpers()
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def draw(tokens: torch.Tensor, logits: torch.Tensor, texts: Sequence[int]) -> torch.Tensor:
+        probabilities = warpers(tokens, logits).softmax(-1)
+        if bool(probabilities.isnan().any()):
+            raise CandidateError("The model's logits are not numbers (NaN).")
+        pairs = zip(probabilities, texts, strict=True)
+        return torch.cat([torch.multinomial(row, 1, generator=generators[i]) for row, i in pairs])
+
+    return draw
+
+
+def is_sampled(options: Mapping[str, Any]) -> bool:
+    """Return whether a task's `generation_kwargs` ask for sampling, as lm-eval reads them."""
+    asked = options.get("do_sample")
+    return float(options.get("temperature") or 0.0) > 0 if asked is None else bool(asked)
+
+
+def seed_of(name: str) -> int:
+    """Return a seed for the text of this name, 0 to 2^63 - 1, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A tokenised prompt, and when generation stops.
@@ -93,28 +195,17 @@ class Prompt:
     seed: int = 0
 
 
-class Stops:
-    """Detects stop sequences at the end of generated tokens; keeps what was decoded, for speed."""
+def stop_detector(tokenizer: Any, stops: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+    """Return whether the text of the last few of some tokens contains a stop sequence."""
+    encoded = [len(tokenizer.encode(stop, add_special_tokens=False)) for stop in stops]
+    width = max(encoded, default=0) + _LOOK_BACK
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
-        self._tokenizer, self._stops = tokenizer, stops
-        encoded = [len(tokenizer.encode(stop, add_special_tokens=False)) for stop in stops]
-        self._width = max(encoded, default=0) + _LOOK_BACK
-        self._known: dict[tuple[int, ...], bool] = {}
+    @cache
+    def is_in(ending: tuple[int, ...]) -> bool:
+        text = tokenizer.decode(ending)
+        return any(stop in text for stop in stops)
 
-    def __call__(self, tokens: Sequence[int]) -> bool:
-        """Return whether the text of the last few of these tokens contains a stop sequence."""
-        ending = tuple(tokens[-self._width :])
-        if ending not in self._known:
-            text = self._tokenizer.decode(ending)
-            self._known[ending] = any(stop in text for stop in self._stops)
-        return self._known[ending]
-
-
-def is_plain(model: Any) -> bool:
-    """Return whether `continue_prompts` can be used instead of the model's own `generate`."""
-    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-    return takes_positions and unsupported_setting(model.generation_config) is None
+    return lambda tokens: is_in(tuple(tokens[-width:]))
 
 
 def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int]]:
@@ -136,43 +227,33 @@ def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int
 
 
 def continue_prompts(
-    model: Any, prompts: Sequence[Prompt], stops: Stops, pad: int
+    model: Any, prompts: Sequence[Prompt], stops: Callable[[Sequence[int]], bool], pad: int
 ) -> list[list[int]]:
     """Return the new tokens of each prompt of one batch, the one that ended it included.
 
     Raises:
         CandidateError: the first logits are NaN, or any if tokens are drawn.
     """
-    import torch
     from transformers import DynamicCache
 
     device, ends, limit = model.device, end_tokens(model), prompts[0].limit
     length = max(len(prompt.tokens) for prompt in prompts)
-    tokens = torch.tensor(
-        [[pad] * (length - len(prompt.tokens)) + list(prompt.tokens) for prompt in prompts],
-        device=device,
-    )
-    lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=device)
-    mask = (torch.arange(length, device=device) >= length - lengths[:, None]).long()
+    padded = [([pad] * (length - len(prompt.tokens)), prompt.tokens) for prompt in prompts]
+    tokens = torch.tensor([[*pads, *own] for pads, own in padded], device=device)
+    mask = torch.tensor([[0] * len(pads) + [1] * len(own) for pads, own in padded], device=device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     generated: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # the prompt that each row of the tensors belongs to
-    cache = DynamicCache(config=model.config.get_text_config())
-    options = cache_options(model, cache, last=True)
-    sampling = prompts[0].sampling
-    seeds = [prompt.seed for prompt in prompts]
+    kept_states = DynamicCache(config=model.config.get_text_config())
+    options = cache_options(model, kept_states, last=True)
+    sampling, seeds = prompts[0].sampling, [prompt.seed for prompt in prompts]
     draw = None if sampling is None else drawer(sampling, seeds, device)
     # For the slice `hidden[:, -1:, :]` of several rows, torch copies a weight without a gradient
     # for each row: with 49,000 tokens and 100 rows, gigabytes and four times the CPU time.
     with torch.inference_mode(), head_reads(model, torch.Tensor.contiguous):
         for step in range(limit):
-            output = model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=True,
-                **options,
-            )
+            inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
+            output = model(**inputs, use_cache=True, **options)
             logits = output.logits[:, -1].to(device).float()
             if step == 0 and bool(logits.isnan().any()):
                 raise CandidateError("The model's logits are not numbers (NaN).")
@@ -186,7 +267,7 @@ def continue_prompts(
                 break
             if len(kept) < len(rows):
                 chosen = torch.tensor(kept)  # on the CPU: layers may be on several devices
-                cache.batch_select_indices(chosen)
+                kept_states.batch_select_indices(chosen)
                 following, mask, positions = following[chosen], mask[chosen], positions[chosen]
                 rows = [rows[line] for line in kept]
             tokens = following[:, None]
@@ -206,8 +287,6 @@ def is_greedy_up_to_rounding(model: Any, prompt: Prompt, generated: Sequence[int
 
     At a near tie either token is right, and behind it two texts cannot be compared.
     """
-    import torch
-
     tokens = torch.tensor([[*prompt.tokens, *generated]], device=model.device)
     with torch.inference_mode():
         logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt.tokens) - 1 : -1]

@@ -61,8 +61,7 @@ class Batch:
         length = max(len(row) for row in rows)
         packed = bool(prefix) or any(row.branches for row in rows)
 
-        def tensor(values: Any) -> torch.Tensor:
-            return torch.tensor(values, dtype=torch.int64, device=device)
+        tensor = partial(torch.tensor, dtype=torch.int64, device=device)
 
         def table(lines: Iterable[list[int]], fill: int) -> torch.Tensor:
             return tensor([line + [fill] * (length - len(line)) for line in lines])
@@ -124,9 +123,7 @@ def target_distributions(model: Any, batch: Batch) -> tuple[torch.Tensor, tuple[
     continuation, in the order of `batch.indices`, the positions that predict its targets.
     """
     scores = torch.log_softmax(_logits(model, batch, True, []).float(), dim=-1)
-    ends = [*batch.starts[1:], len(batch.targets)]
-    lengths = [int(end - start) for start, end in zip(batch.starts, ends, strict=True)]
-    return scores, torch.split(batch.index.to(scores.device), lengths)
+    return scores, batch.index.to(scores.device).tensor_split(batch.starts[1:].tolist())
 
 
 def _read(model: Any, prefix: Tokens) -> _Layers:
@@ -136,10 +133,7 @@ def _read(model: Any, prefix: Tokens) -> _Layers:
     cache: Any = DynamicCache()
     tokens = torch.tensor([prefix], device=model.device)
     model(input_ids=tokens, use_cache=True, **cache_options(model, cache, last=True))
-    layers = [(layer.keys, layer.values) for layer in cache.layers]
-    if not layers:
-        raise ValueError("the model has no cache of keys and values")
-    return layers
+    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def _logits(model: Any, batch: Batch, gather: bool, layers: _Layers) -> torch.Tensor:

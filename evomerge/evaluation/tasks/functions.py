@@ -28,7 +28,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from evomerge.errors import CandidateError, ConfigError, one_line, printable
+from evomerge.errors import CandidateError, ConfigError, InputError, one_line, printable
 from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.quiet import seeded
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
@@ -66,9 +66,8 @@ class ObjectiveFunction:
                 scores = result if isinstance(result, Mapping) else {"score": result}
                 if set(scores) != set(self.info.metrics):
                     raise CandidateError(
-                        f"Objective {self.info.name} returned the metrics "
-                        f"{', '.join(sorted(map(str, scores)))}; it must return those of its "
-                        f"attribute `metrics`: {', '.join(sorted(self.info.metrics))}."
+                        f"Objective {self.info.name} returned metrics {sorted(map(str, scores))}; "
+                        f"it must return those of its `metrics`: {sorted(self.info.metrics)}."
                     )
                 count = len(documents)
                 return {name: self._numbers(name, item, count) for name, item in scores.items()}
@@ -99,8 +98,7 @@ class ObjectiveFunction:
         if len(numbers) != count or not all(map(math.isfinite, numbers)):
             raise CandidateError(
                 f"Objective {self.info.name} returned {found!r:.80} of {metric} for {count} "
-                "documents; it must return a list with one finite number (int or float) for each "
-                "document."
+                "documents; it must return a list with one finite number for each."
             )
         return tuple(numbers)
 
@@ -116,7 +114,16 @@ def find(name: str) -> ObjectiveFunction:
     Raises:
         ConfigError: it cannot be imported, is not a function, or has wrong attributes.
     """
-    body: Any = _imported(name) if ":" in name else REGISTERED.get(name)
+    module, _, attribute = name.partition(":")
+    try:
+        body: Any = getattr(import_module(module), attribute) if attribute else REGISTERED.get(name)
+    except (KeyboardInterrupt, InputError):
+        raise
+    except BaseException as error:  # SystemExit would end evomerge without a word
+        raise ConfigError(
+            f"objectives: {name!r} could not be imported: {type(error).__name__}: "
+            f"{one_line(error).rstrip('.')}; give `module:function` of a module on PYTHONPATH."
+        ) from error
     count: Any = getattr(body, "documents", None)
     metrics: Any = getattr(body, "metrics", {"score": True})
     pairs = metrics.items() if isinstance(metrics, Mapping) else ()
@@ -124,26 +131,11 @@ def find(name: str) -> ObjectiveFunction:
     if not (callable(body) and type(count) is int and count > 0 and has_metrics):
         raise ConfigError(
             f"objectives: {name!r} is {body!r:.80} with documents = {count!r:.80} and metrics = "
-            f"{metrics!r:.80}; it must be a function whose attribute `documents` is the number of "
-            "documents that it can score, and whose attribute `metrics`, if it has one, maps each "
-            'metric\'s name to whether a higher value is better, for example {"score": True}.'
+            f"{metrics!r:.80}; it must be a function, `documents` the number that it can score, "
+            'and `metrics`, if wanted, say whether a higher value is better, as {"score": True}.'
         )
     info = {metric: MetricInfo(up, is_mean=True) for metric, up in metrics.items()}
     return ObjectiveFunction(body, TaskInfo(name, "function", count, info))
-
-
-def _imported(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # SystemExit would end evomerge without a word
-        raise ConfigError(
-            f"objectives: {name!r} could not be imported: {type(error).__name__}: "
-            f"{one_line(error).rstrip('.')}; give `module:function` of a module that Python finds "
-            "(PYTHONPATH, or an installed one)."
-        ) from error
 
 
 def _raised_at(error: BaseException) -> str:

@@ -18,13 +18,8 @@ from evomerge.evaluation.inference.rows import spread
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
 from evomerge.evaluation.tasks.digests import RENDERED, plain, task_digests
 from evomerge.evaluation.tasks.info import TaskInfo, describe
-from evomerge.evaluation.tasks.loading import TaskLoader, runs_code, shows_images
-from evomerge.evaluation.tasks.scoring import (
-    DocumentMetrics,
-    Instance,
-    aggregated,
-    document_metrics,
-)
+from evomerge.evaluation.tasks.loading import TaskLoader, runs_code, shows_images, task_manager
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
 from evomerge.evaluation.tasks.templates import Rendered, rendered_once, templates_in_sandbox
 from evomerge.scores import NLL, TOKENS
 
@@ -69,7 +64,7 @@ class Harness:
         self._loader = TaskLoader(folders, fewshot, generation or {}, allow_code)
         self.origins: dict[str, Origin] = {}
         with quiet(bars=True), seeded(), templates_in_sandbox():
-            self._loader.manager(tasks, "objectives")
+            task_manager(folders, tasks, "objectives")
             for name in dict.fromkeys(tasks):
                 self._load(name, name, "objectives")
             self.info = describe(self.tasks, self._groups, self._tried)
@@ -90,7 +85,7 @@ class Harness:
         other.tasks, other._groups = dict(self.tasks), dict(self._groups)
         other.origins = dict(self.origins)
         with quiet(bars=True), seeded(), templates_in_sandbox():
-            other._loader.manager([*replacements.values()], f"{where}.tasks")
+            task_manager(self._loader.include, [*replacements.values()], f"{where}.tasks")
             for name, source in replacements.items():
                 other._load(name, source, f"{where}.tasks")
             other.info = describe(other.tasks, other._groups, other._tried)
@@ -173,11 +168,10 @@ class Harness:
             )
         found = groupby(subject.instances, key=lambda instance: instance.doc_id)
         documents = [sorted(requests, key=lambda instance: instance.idx) for _, requests in found]
-        if len(documents) != len(ids):
+        if skipped := len(ids) - len(documents):
             raise ConfigError(
-                f"objectives: lm-eval skips {len(ids) - len(documents)} of {len(ids)} documents of "
-                f"task {task!r}, since they have no choices or no target; leave them out with "
-                "process_docs in the task's YAML."
+                f"objectives: {skipped} of {len(ids)} documents of task {task!r} have no "
+                "choices or no target; leave them out with process_docs in the task's YAML."
             )
         return documents
 
@@ -239,10 +233,8 @@ class Harness:
             target = (subject.doc_to_text if is_in_prompt else subject.doc_to_target)(document)
             choices = list(subject.doc_to_choice(document))
         targets = target if isinstance(target, (list, tuple)) else [target]
-        places = [
-            choices.index(item) if isinstance(item, str) and item in choices else item
-            for item in targets
-        ]
+        named = {text: place for place, text in reversed([*enumerate(choices)])}
+        places = [named.get(item, item) if isinstance(item, str) else item for item in targets]
         found = {item for item in places if isinstance(item, int) and 0 <= item < len(choices)}
         if not found:
             raise _without(task, "does not say which choice is right")
@@ -256,11 +248,6 @@ class Harness:
             return (1.0,) * len(choices)
         texts = [item.encode() if metric == "acc_bytes" else item for item in choices]
         return tuple(float(max(1, len(text))) for text in texts)
-
-    def aggregate(self, task: str, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
-        """Return metric key -> aggregate over documents, by the metric's own aggregation."""
-        with quiet():
-            return aggregated(self.tasks[task], rows)
 
     def per_document(
         self, task: str, key: str, rows: Sequence[DocumentMetrics]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from evomerge.compat.lm_eval import Group, filter_names
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.evaluation.inference.sampling import is_sampled
+from evomerge.evaluation.inference.generation import is_sampled
 from evomerge.evaluation.tasks.loading import shows_images
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance
 from evomerge.scores import NLL, TOKENS, Objective
@@ -201,12 +201,10 @@ def _task_info(name: str, task: Any, measure: Measure) -> TaskInfo:
 
 
 def _is_mean(aggregation: Any, value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return False
-    try:
-        return aggregation is None or bool(aggregation([0.0, 0.0, 1.5]) == 0.5)
-    except Exception:  # the aggregation does not take numbers
-        return False
+    with suppress(Exception):  # the aggregation may not take numbers
+        own = aggregation is None or aggregation([0.0, 0.0, 1.5]) == 0.5
+        return bool(own) and not isinstance(value, (tuple, list))
+    return False
 
 
 def _probe(task: Any, measure: Callable[[Sequence[Instance]], DocumentMetrics]) -> DocumentMetrics:

@@ -24,16 +24,22 @@ _CODE = (
 )
 
 
-def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
+def task_manager(include: Sequence[str], tasks: Sequence[str], where: str) -> Any:
     """Return an lm-eval `TaskManager` that knows the tasks and groups that the key `where` names.
 
     lm-eval's built-in tasks are indexed only if one of them is needed, since that takes seconds.
 
     Raises:
-        ConfigError: there is no such task.
+        ConfigError: there is no such task or folder.
     """
     from lm_eval.tasks import TaskManager
 
+    for folder in include:
+        if not is_folder(Path(folder)):
+            raise ConfigError(
+                f"evaluation.include: {folder!r} is not a folder; name a folder with task "
+                "YAML, seen from the folder of the search file."
+            )
     folders = tuple((folder, _state(Path(folder))) for folder in include)
     for defaults in (False, True) if include else (True,):
         manager = _indexed(TaskManager, folders, defaults)
@@ -92,16 +98,6 @@ class TaskLoader:
     generation: Mapping[str, Any] = field(default_factory=dict)
     allow_code: bool = False
 
-    def manager(self, tasks: Sequence[str], where: str) -> Any:
-        """Return what knows tasks and groups; ConfigError: a folder or one of these is missing."""
-        for folder in self.include:
-            if not is_folder(Path(folder)):
-                raise ConfigError(
-                    f"evaluation.include: {folder!r} is not a folder; name a folder with task "
-                    "YAML, seen from the folder of the search file."
-                )
-        return task_manager([*self.include], tasks, where)
-
     def load(
         self, name: str, where: str, changes: Mapping[str, str] | None = None
     ) -> tuple[dict[str, Any], dict[str, Group]]:
@@ -116,7 +112,7 @@ class TaskLoader:
         changed = {"group": "changed", "task": [{"task": name, **(changes or {})}]}
         try:
             with templates_in_sandbox(), _code_may_load(self.allow_code):
-                manager = self.manager([name], where)
+                manager = task_manager(self.include, [name], where)
                 tasks, groups = load_tasks(manager, changed if changes else name)
         except (ConfigError, KeyboardInterrupt):
             raise
@@ -126,8 +122,7 @@ class TaskLoader:
             raise ConfigError(
                 f"{where}: task {name!r} could not be loaded: {type(error).__name__}: "
                 f"{one_line(error).rstrip('.')}; check its YAML and that its data set can be "
-                "reached from here (as in lm-eval, relative `data_files` start from the folder in "
-                f"which you give the command: {Path.cwd()})."
+                f"reached (relative `data_files` start where you give the command: {Path.cwd()})."
             ) from error
         if name not in tasks and name not in groups:
             raise ConfigError(

@@ -44,7 +44,8 @@ def aggregated(task: Any, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
         for key, value in row.items():
             columns.setdefault(key, []).append(value)
     mean = lambda values: sum(values) / len(values)  # noqa: E731
-    return {k: float(aggregation.get(k.split(",")[0], mean)(of)) for k, of in columns.items()}
+    with quiet():
+        return {k: float(aggregation.get(k.split(",")[0], mean)(of)) for k, of in columns.items()}
 
 
 def example(
@@ -69,14 +70,9 @@ def example(
     prompt = prompt if len(prompt) <= _PROMPT else "..." + prompt[-_PROMPT:]
     texts = (answer, parsed, str(target))
     short = [text if len(text) <= _ANSWER else text[:_ANSWER] + "..." for text in texts]
-    return Example(name, document, *map(_plain, (prompt, *short)), values=dict(values))
+    return Example(name, document, *map(plain, (prompt, *short)), values=dict(values))
 
 
-def first_text(requests: Sequence[Instance]) -> str:
-    """Return the whole text that was generated first for a document."""
-    return _plain(str(requests[0].resps[0]))
-
-
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return the text without lone surrogates, which no file can hold."""
     return text.encode("utf-8", "replace").decode()

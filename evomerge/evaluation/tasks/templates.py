@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
-from jinja2 import Environment, Template
+from jinja2 import Environment
 from jinja2.sandbox import SandboxedEnvironment
 
 from evomerge.compat import need
@@ -22,21 +23,8 @@ Rendered: TypeAlias = dict[tuple[str, int], tuple[Any, Any]]
 """Name of a method and id of a document -> the document, and what the method returned for it."""
 
 
-class TaskTemplate(Template):
-    """A template of `TaskTemplates`, which raises a ConfigError; `text` is what the YAML has."""
-
-    text: str
-
-    def render(self, *values: Any, **named: Any) -> str:
-        """Return the text that the template makes of a document."""
-        with _explained(self.text):
-            return super().render(*values, **named)
-
-
 class TaskTemplates(SandboxedEnvironment):
     """Renders as another environment does, in the sandbox, and keeps compiled templates."""
-
-    template_class = TaskTemplate
 
     def __init__(self, plain: Environment) -> None:
         super().__init__(
@@ -45,15 +33,18 @@ class TaskTemplates(SandboxedEnvironment):
             keep_trailing_newline=plain.keep_trailing_newline,
         )
         self.filters.update(plain.filters)
-        self._kept = lru_cache(maxsize=1000)(super().from_string)
+        self._compiled = lru_cache(maxsize=1000)(super().from_string)
 
-    def from_string(self, source: Any, *arguments: Any, **options: Any) -> Template:
-        """Return the template with this text; ConfigError: it is none."""
+    def from_string(self, source: Any, *_: Any, **__: Any) -> Any:
+        """Return what renders a text as a template; ConfigError: it is none, or fails."""
         with _explained(str(source)):
-            made = self._kept(source, *arguments, **options)
-        assert isinstance(made, TaskTemplate)
-        made.text = str(source)
-        return made
+            template = self._compiled(source)
+
+        def render(*values: Any, **named: Any) -> str:
+            with _explained(str(source)):
+                return template.render(*values, **named)
+
+        return SimpleNamespace(render=render)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from evomerge.errors import CandidateError
-from evomerge.evaluation.inference.classifying import Input, batches_of, classify
+from evomerge.evaluation.tasks.classifiers import Input, batches_of, classify
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 

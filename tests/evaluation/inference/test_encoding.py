@@ -14,7 +14,7 @@ import transformers
 from rounding import UNIT
 
 from evomerge.errors import CandidateError, CheckpointError
-from evomerge.evaluation.inference.encoding import TextEncoder
+from evomerge.evaluation.tasks.encoders import TextEncoder
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 

@@ -19,8 +19,12 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCa
 from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.generation import Prompt, Stops, continue_prompts
-from evomerge.evaluation.inference.sampling import Sampling
+from evomerge.evaluation.inference.generation import (
+    Prompt,
+    Sampling,
+    continue_prompts,
+    stop_detector,
+)
 from evomerge.evaluation.inference.vllm import (
     EngineForward,
     VllmEngine,
@@ -82,7 +86,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
                 sampling = Sampling(options.temperature, options.top_k, options.top_p)
                 seed = options.seed
             prompt = Prompt(tuple(tokens), tuple(options.stop), limit, sampling, seed)
-            stops = Stops(tokenizer, prompt.stops)
+            stops = stop_detector(tokenizer, prompt.stops)
             (said,) = continue_prompts(self.model, [prompt], stops, 0)
             spans = [SimpleNamespace(version=self.version, start=0, end=1)]
             completion = SimpleNamespace(token_ids=tuple(said), text=None, weight_versions=spans)
