@@ -1,7 +1,5 @@
 """Configs, tasks and weights with which a search would fail later than at its start are refused.
 
-Nothing is left in the place of the run.
-
 `bad_input.yaml` has configs that transformers cannot build, or that do not fit the weights.
 """
 
@@ -23,6 +21,7 @@ from evomerge.merging.architecture.depth import built_config
 from evomerge.merging.architecture.loadable import check_buildable
 from evomerge.merging.backend import check_finite
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.parsing.values import replaced
 from evomerge.recipe import Layer, Recipe, Source
 
 pytestmark = pytest.mark.thorough
@@ -95,21 +94,18 @@ def broken(tmp_path_factory):
 
 
 PATHS = {"kind": "dataflow", "variant": "swaps", "scales": 1.0}
-
 PLACES = {
-    "the first parent": lambda broken: {"parents": [broken, "zoo:language"]},
-    "the base": lambda broken: {"base": broken},
-    "a later parent of paths": lambda broken: {
-        "parents": ["zoo:language", broken],
-        "space": PATHS,
-    },
+    "the first parent": {"parents": ["BROKEN", "zoo:language"]},
+    "the base": {"base": "BROKEN"},
+    "a later parent of paths": {"parents": ["zoo:language", "BROKEN"], "space": PATHS},
 }
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_weight_that_is_not_a_number_is_found_before_the_first_score(broken, tmp_path, place):
+    changes = replaced(PLACES[place], lambda value: broken if value == "BROKEN" else value)
     with pytest.raises(CheckpointError) as caught:
-        evomerge.search(CONFIG | PLACES[place](broken), tmp_path / "run", progress=False)
+        evomerge.search(CONFIG | changes, tmp_path / "run", progress=False)
     assert str(caught.value) == (
         f"{BAD}: 1 of 24576 weights of {broken!r} are NaN or infinite, and so is every merge of "
         "them; repair the file, or remove the parent."

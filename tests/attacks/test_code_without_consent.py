@@ -22,15 +22,10 @@ from evomerge.evaluation.tasks.functions import REGISTERED
 pytestmark = pytest.mark.thorough
 
 TASK = {
-    "task": "theirs",
-    "dataset_path": "json",
-    "test_split": "test",
-    "output_type": "multiple_choice",
-    "doc_to_text": "{{question}}",
-    "doc_to_target": "{{answer}}",
-    "doc_to_choice": ["yes", "no"],
+    "task": "theirs", "dataset_path": "json", "test_split": "test", "doc_to_text": "{{question}}",
+    "output_type": "multiple_choice", "doc_to_target": "{{answer}}", "doc_to_choice": ["yes", "no"],
     "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-}
+}  # fmt: skip
 ESCAPE = "{{ cycler.__init__.__globals__.os.popen('touch MARK').read() }}"
 MODULE = """
 from pathlib import Path
@@ -66,12 +61,8 @@ def write_task(folder: Path, tags: str = "", **changes) -> Path:
     (tasks / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"dataset_kwargs": {"data_files": {"test": str(tasks / "rows.jsonl")}}}
     (tasks / "theirs.yaml").write_text(yaml.safe_dump(TASK | data | changes) + tags)
-    return write_search(
-        folder,
-        objectives=[{"task": "theirs", "metric": "acc"}],
-        evaluation={**SPLITS, "include": ["./theirs"]},
-        budget={"candidates": 4},
-    )
+    about = {"evaluation": {**SPLITS, "include": ["./theirs"]}, "budget": {"candidates": 4}}
+    return write_search(folder, objectives=[{"task": "theirs", "metric": "acc"}], **about)
 
 
 def write_function(folder: Path, mark: Path) -> Path:
@@ -84,12 +75,8 @@ def write_function(folder: Path, mark: Path) -> Path:
 def write_objective(folder: Path, mark: Path, name: str) -> Path:
     """Write a search file whose objective is a function of a module beside it."""
     (folder / f"{name}.py").write_text(MODULE.format(mark=str(mark)))
-    return write_search(
-        folder,
-        objectives=[{"task": f"{name}:go", "metric": "score"}],
-        evaluation=SPLITS,
-        budget={"candidates": 4},
-    )
+    about = {"evaluation": SPLITS, "budget": {"candidates": 4}}
+    return write_search(folder, objectives=[{"task": f"{name}:go", "metric": "score"}], **about)
 
 
 def refused(*arguments, names: str) -> str:
@@ -113,14 +100,12 @@ def test_a_function_of_a_task_is_not_imported(tmp_path, mark, command):
     assert not mark.exists() and not (tmp_path / "run").exists()
 
 
-MAP = "metadata: {? !function tools.docs : 1}\n"
-PAIRS = "metadata: !!pairs [a: !function tools.docs]\n"
 REMOTE = {"data_files": ["https://example.org/rows.jsonl", "Reference://rows.jsonl"]}
 CODE = {
     "a function of an installed module": {"tags": "doc_to_choice: !function os.system\n"},
     "a tag of Python": {"tags": "x: !!python/object/apply:os.system ['touch MARK']\n"},
-    "a function in a key": {"tags": MAP},
-    "a function in pairs": {"tags": PAIRS},
+    "a function in a key": {"tags": "metadata: {? !function tools.docs : 1}\n"},
+    "a function in pairs": {"tags": "metadata: !!pairs [a: !function tools.docs]\n"},
     "pickled documents": {"dataset_path": "pandas"},
     "a data set with code": {"dataset_kwargs": {"trust_remote_code": True}},
     "a script of a metric": {"metric_list": [{"metric": "HERE/metric.py"}]},
@@ -187,7 +172,6 @@ def test_the_record_of_a_run_allows_nothing(tmp_path, mark):
 
 
 def test_workers_get_the_consent_of_the_process_that_starts_them(tmp_path, mark, monkeypatch):
-    """A function of the program is passed as an object, and needs none."""
     file = write_objective(tmp_path, mark, "in_workers")
     monkeypatch.syspath_prepend(tmp_path)
     words = ["search", file, "--run", tmp_path / "run", "--set", "executor.kind=processes"]
@@ -195,14 +179,29 @@ def test_workers_get_the_consent_of_the_process_that_starts_them(tmp_path, mark,
     assert not mark.exists()
     assert run([*map(str, words), "--trust-code"]) == 0
     mark.unlink()
-    config = SMALL | {
-        "objectives": [importlib.import_module("in_workers").go],
-        "evaluation": SPLITS,
-        "budget": {"candidates": 4},
-        "executor": {"kind": "processes", "workers": 1},
-    }
+    function = importlib.import_module("in_workers").go  # an object needs no consent
+    config = SMALL | {"objectives": [function], "evaluation": SPLITS, "budget": {"candidates": 4}}
+    config["executor"] = {"kind": "processes", "workers": 1}
     assert evomerge_package.search(config, tmp_path / "own", progress=False).best is not None
     assert mark.exists()
+
+
+PROGRAM = """
+import os
+from evomerge.execute.processes import ProcessWorker
+from executor_laws import Pretend
+
+def make():
+    assert 'PYTHONSAFEPATH' not in os.environ
+    return Pretend()()
+
+if __name__ == '__main__':
+    worker = ProcessWorker(make)
+    worker.start()
+    worker.answer()
+    worker.close()
+    assert 'PYTHONSAFEPATH' not in os.environ
+"""
 
 
 def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeypatch):
@@ -211,27 +210,13 @@ def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeyp
         (tmp_path / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
     program = tmp_path / "elsewhere" / "program.py"
     program.parent.mkdir()
-    program.write_text(
-        "import os\n"
-        "from evomerge.execute.processes import ProcessWorker\n"
-        "from executor_laws import Pretend\n"
-        "def make():\n"
-        "    assert 'PYTHONSAFEPATH' not in os.environ\n"
-        "    return Pretend()()\n"
-        "if __name__ == '__main__':\n"
-        "    worker = ProcessWorker(make)\n"
-        "    worker.start()\n"
-        "    worker.answer()\n"
-        "    worker.close()\n"
-        "    assert 'PYTHONSAFEPATH' not in os.environ\n"
-    )
+    program.write_text(PROGRAM)
     root = str(Path(evomerge_package.__file__).parents[1])
     laws = str(Path(executor_laws.__file__).parent)
     monkeypatch.setenv("PYTHONPATH", f"{root}:{laws}")
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    done = subprocess.run(
-        [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    words = [sys.executable, program]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not mark.exists()
 

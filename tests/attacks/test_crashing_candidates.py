@@ -56,13 +56,12 @@ def test_whatever_a_method_or_a_metric_raises_is_one_row(case: str, stage: str) 
     def fail(*_: Any) -> Any:
         raise RAISED[case]
 
-    builder = SimpleNamespace(prepare=lambda recipe, report: recipe, write=lambda prepared: None)
+    def nothing(*_: Any, **__: Any) -> None:
+        return None
+
+    builder = SimpleNamespace(prepare=lambda recipe, report: recipe, write=nothing)
     evaluator: Any = SimpleNamespace(
-        prepare=lambda *_: None,
-        set_callbacks=lambda *_: None,
-        halve_batches=lambda oom_backoffs: None,
-        is_touched=False,
-        score=fail,
+        prepare=nothing, set_callbacks=nothing, halve_batches=nothing, is_touched=False, score=fail
     )
     worker = Worker(lambda: (builder, None), evaluator, {}, [job_of(0, 0).recipe])
     if stage == "merge":
@@ -99,7 +98,6 @@ def test_a_candidate_that_hangs_in_c_ends_by_the_timeout() -> None:
 
 def test_a_candidate_that_was_killed_by_chance_is_still_scored(tmp_path: Path) -> None:
     """One kill less than makes a candidate fail changes nothing at all."""
-
     whole = search(tmp_path / "whole", ScriptedExecutor(1, random.Random(0)))
     killed = ScriptedExecutor(1, random.Random(0), dies_after=8)
     with pytest.raises(SearchError, match="killed"):
@@ -122,8 +120,7 @@ def test_a_follower_that_raises_anything_is_dropped(tmp_path: Path) -> None:
         return follow
 
     errors = [SystemExit(0), GeneratorExit(), Own("mine")]
-    executor = ScriptedExecutor(1, random.Random(0))
-    followers = [raising(error) for error in errors]
+    executor, followers = ScriptedExecutor(1, random.Random(0)), [*map(raising, errors)]
     history = search(tmp_path / "run", executor, followers=followers, candidates=6)
     assert history.winner is not None
     assert calls == errors
@@ -141,9 +138,8 @@ def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -
 
     builder = SimpleNamespace(prepare=lambda recipe, report: recipe, write=write)
     tried: list[Any] = []
-    evaluator: Any = SimpleNamespace(
-        prepare=lambda model, *_: tried.append(model), is_touched=False
-    )
+    note = lambda model, *_: tried.append(model)  # noqa: E731
+    evaluator: Any = SimpleNamespace(prepare=note, is_touched=False)
     if bad == len(recipes):
         with pytest.raises(CheckpointError, match=r"None of the parents.*3 NaN"):
             Worker(lambda: (builder, None), evaluator, {}, recipes)

@@ -27,8 +27,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full"),
 ]
 
-FULL = "/dev/full"
-"""Whatever is written to it fails, since there is no room."""
+FULL = "/dev/full"  # whatever is written to it fails, since there is no room
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,6 @@ def test_a_search_stops_with_a_sentence_and_goes_on(begun, tmp_path, monkeypatch
 
 @contextmanager
 def files_of_at_most(size):
-    """Let the system refuse to make files longer than this, as a disk with so much room does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -110,7 +108,6 @@ COMMANDS = {
 
 @pytest.mark.parametrize("case", COMMANDS)
 def test_other_commands_say_it_in_a_sentence_and_leave_nothing(begun, tmp_path, monkeypatch, case):
-    """The fault is not in what was given to the command, so the exit code is 1."""
     few = {**SMALL, "evaluation": {**SMALL["evaluation"], "search": {"documents": 4}}}
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(few))
     run = shutil.copytree(begun[1], tmp_path / "RUN")
@@ -125,7 +122,6 @@ def test_other_commands_say_it_in_a_sentence_and_leave_nothing(begun, tmp_path, 
 
 
 def test_a_full_disk_behind_the_output_is_a_sentence(begun, monkeypatch):
-    """As in `evomerge schema > schema.json`."""
     full = Path(FULL).open("w")  # noqa: SIM115 - to close it fails too
     with monkeypatch.context() as patch, pytest.raises(DiskError, match="No space left on device"):
         patch.setattr(sys, "stdout", full)

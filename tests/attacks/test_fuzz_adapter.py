@@ -27,10 +27,12 @@ def folder(tmp_path_factory):
     """The folder of an adapter on two modules of an embedded model."""
     folder = tmp_path_factory.mktemp("adapter")
     size = Checkpoint.open(zoo.path("base"), "zoo:base").config["hidden_size"]
-    tensors = {}
-    for module in MODULES:
-        tensors[f"base_model.model.{module}.lora_A.weight"] = torch.ones(2, size)
-        tensors[f"base_model.model.{module}.lora_B.weight"] = torch.ones(size, 2)
+    shapes = (("A", (2, size)), ("B", (size, 2)))
+    tensors = {
+        f"base_model.model.{module}.lora_{part}.weight": torch.ones(shape)
+        for module in MODULES
+        for part, shape in shapes
+    }
     save_file(tensors, folder / "adapter_model.safetensors")
     return folder
 
@@ -73,12 +75,3 @@ SIGNS = st.lists(st.sampled_from([*"a.*+?()[]{}|^$\\-,:=!<P0123"]), max_size=14)
 @given(patterns=st.dictionaries(SIGNS, st.integers(0, 9), max_size=2))
 def test_patterns_of_any_signs(folder, patterns):
     value_or_error(lambda: opened(folder, alpha_pattern=patterns))
-
-
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
-def test_a_folder_in_place_of_a_file_is_one_sentence(tmp_path, name):
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    (tmp_path / name).unlink(missing_ok=True)
-    (tmp_path / name).mkdir()
-    with pytest.raises(CheckpointError, match=f"has no {name}"):
-        Adapter(Checkpoint.open(zoo.path("base"), "zoo:base", adapter=tmp_path))

@@ -7,6 +7,7 @@ the same elements and attributes, the same tables. A name only changes the text.
 import contextlib
 import csv
 import io
+import itertools
 import json
 import logging
 import re
@@ -81,19 +82,12 @@ def run_with(name: str, folder: Path) -> RunFolder:
         *(told(n, outcome(n + 9)) | {"event": "score", "split": "test"} for n in (0, 1, 3)),
         {"event": "winner", "candidate": 3},
     ]
-    run = write_run(
-        folder,
-        events,
-        parents=[parent, other],
-        base=parent,
-        objectives=[{"task": task, "metric": metric}],
-        frozen={
-            "genes": [f"{name}.weight", f"layers[0:2].{parent}.weight"],
-            "parents": {parent: "0" * 64, other: "1" * 64},
-            "versions": {name: name},
-            "sources": {"test": {task: name}},
-        },
-    )
+    frozen = {
+        "genes": [f"{name}.weight", f"layers[0:2].{parent}.weight"], "versions": {name: name},
+        "parents": {parent: "0" * 64, other: "1" * 64}, "sources": {"test": {task: name}},
+    }  # fmt: skip
+    about = {"base": parent, "objectives": [{"task": task, "metric": metric}], "frozen": frozen}
+    run = write_run(folder, events, parents=[parent, other], **about)
     run.write("best.yaml", recipe.to_yaml())
     return run
 
@@ -176,10 +170,8 @@ def console(is_terminal):
         color_system="standard", markup=False, emoji=False, highlight=False,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(written):
-        for module in (terminal, live):
-            for name in ("out", "err"):
-                if hasattr(module, name):
-                    patch.setattr(module, name, fake)
+        for module, name in itertools.product((terminal, live), ("out", "err")):
+            patch.setattr(module, name, fake, raising=False)
         yield written.getvalue
 
 
@@ -194,7 +186,7 @@ def shown(run: RunFolder, *, is_terminal: bool) -> list[str]:
 
 
 def columns(table: str) -> list[int]:
-    """The number of tabs of each line of a table; other lines may depend on the names."""
+    """The number of tabs of each line of a table."""
     return [line.count("\t") for line in table.split("\n") if "\t" in line]
 
 
@@ -239,23 +231,13 @@ def check_card(name: str, run: RunFolder, harmless: RunFolder) -> str:
     return text
 
 
-def check_json(name: str, run: RunFolder) -> None:
-    """The rows as JSON have the names, in signs that a terminal can show."""
-    with console(False) as text:
-        assert call(["results", str(run.path), "--json"]) == 0
-    assert not CONTROLS.search(text())
-    found = json.loads(text())["candidates"]
-    assert [row["origin"] for row in found[:2]] == [f"{name}p", f"{name}o"]
-
-
 @settings(FUZZ, max_examples=draws(6))
 @given(name=names)
 @example(name=EVERYTHING)
 def test_any_names_leave_lines_columns_blocks_and_values_as_they_are(harmless, name):
     with some_run(name) as run, contextlib.redirect_stderr(io.StringIO()):
-        for table, other in zip(
-            shown(run, is_terminal=False), shown(harmless, is_terminal=False), strict=True
-        ):
+        pairs = [shown(item, is_terminal=False) for item in (run, harmless)]
+        for table, other in zip(*pairs, strict=True):
             assert not CONTROLS.search(table)
             assert columns(table) == columns(other)
         for text in shown(run, is_terminal=True):
@@ -266,7 +248,11 @@ def test_any_names_leave_lines_columns_blocks_and_values_as_they_are(harmless, n
         assert call(["results", str(run.path), "--csv", str(file)]) == 0
         with file.open(newline="", encoding="utf-8") as lines:
             rows = list(csv.DictReader(lines))
-        check_json(name, run)
+        with console(False) as text:
+            assert call(["results", str(run.path), "--json"]) == 0
+        assert not CONTROLS.search(text())
+        found = json.loads(text())["candidates"]
+        assert [row["origin"] for row in found[:2]] == [f"{name}p", f"{name}o"]
         for row, letter in zip(rows, "po", strict=False):  # no cell is a formula
             assert row["origin"] in (f"{name}{letter}", f"'{name}{letter}")
             assert not row["origin"].startswith(("=", "+", "-", "@"))
@@ -302,8 +288,6 @@ class Strict:
         return self
 
     def check(self, *values):
-        """Every key, also of inner mappings, is one printable line."""
-
         def mapping(pairs):
             assert all(key.isprintable() and len(key) <= 501 for key, _ in pairs)
 

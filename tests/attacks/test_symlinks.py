@@ -21,7 +21,6 @@ pytestmark = pytest.mark.thorough
 
 @pytest.fixture
 def key(tmp_path):
-    """A private file."""
     file = tmp_path / "home" / "id_rsa"
     file.parent.mkdir()
     file.write_text("{}")
@@ -30,7 +29,6 @@ def key(tmp_path):
 
 @pytest.fixture
 def model(tmp_path):
-    """A model folder."""
     return shutil.copytree(zoo.path("language"), tmp_path / "model")
 
 
@@ -67,9 +65,8 @@ def test_links_inside_of_a_model_and_links_of_weights_and_of_the_whole_folder(mo
     assert (model / "other.json") in [item.resolve() for item in opened.companions]
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("shared", [False, True])  # of version 2, where models share blobs
 def test_the_cache_of_the_hub_is_followed(model, tmp_path, shared):
-    """In its first layout, and in that of version 2, where models share blobs."""
     cache = tmp_path / "hub"
     repository = cache / "models--org--name"
     snapshot = repository / "snapshots" / "0123"
@@ -104,17 +101,12 @@ def test_an_index_that_names_a_file_elsewhere_is_refused(model, tmp_path, shard)
 
 
 @pytest.mark.parametrize("name", ["config.json", SINGLE, "second.safetensors", "vocab.txt", INDEX])
-def test_a_pipe_a_device_and_a_folder_in_place_of_a_file_are_one_sentence(model, name):
+def test_a_pipe_and_a_device_in_place_of_a_file_are_one_sentence(model, name):
     place = model / name
     for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
         place.unlink(missing_ok=True)
         make(place)
         with pytest.raises(CheckpointError, match=f"{name} is a pipe, a socket or a device"):
-            Checkpoint.open(model, "mine")
-    place.unlink()
-    place.mkdir()
-    if name in ("config.json", SINGLE):
-        with pytest.raises(CheckpointError):
             Checkpoint.open(model, "mine")
 
 
@@ -136,18 +128,19 @@ def run(tmp_path):
     return write_run(tmp_path / "run", STATES["failed only"][0])
 
 
-@pytest.mark.parametrize("command", ["status", "results", "resume", "report", "export"])
-def test_a_link_out_of_a_run_folder_is_refused_by_every_command(run, tmp_path, key, command):
+def test_a_link_out_of_a_run_folder_is_refused_by_every_command(run, tmp_path, key):
     link(run.path / "lock", key)
-    more = ["--out", str(tmp_path / "out")] if command == "export" else []
-    with pytest.raises(RunFolderError, match=rf"{run.path / 'lock'} is a link to {key}"):
-        call([command, str(run.path), *more])
+    for command in ("status", "results", "resume", "report", "export"):
+        more = ["--out", str(tmp_path / "out")] if command == "export" else []
+        with pytest.raises(RunFolderError, match=rf"{run.path / 'lock'} is a link to {key}"):
+            call([command, str(run.path), *more])
     assert key.read_text() == "{}"
 
 
-@pytest.mark.parametrize(
-    "name", ["search.yaml", "journal.jsonl", "lock", "log.txt", "timings.jsonl", "best.yaml"]
-)
+FILES = ["search.yaml", "journal.jsonl", "lock", "log.txt", "timings.jsonl", "best.yaml"]
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_no_file_of_a_run_may_be_elsewhere_or_a_pipe(run, key, name):
     link(run.path / name, key)
     with pytest.raises(RunFolderError, match=rf"{run.path / name} is a link to {key}"):

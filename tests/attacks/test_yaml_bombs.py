@@ -16,21 +16,19 @@ from evomerge.parsing.yaml import ALIASED, yaml_value
 pytestmark = pytest.mark.thorough
 
 
-def nested(first, level):
+def nested(first, before, after, entry):
     """Nine levels of a YAML text, of which each refers nine times to the one before."""
-    levels = (
-        f"{name}: &{name} {level([f'*{before}'] * 9)}"
-        for before, name in itertools.pairwise("abcdefghi")
-    )
-    return "\n".join([f"a: &a {first}", *levels])
+    text = f"a: &a {first}"
+    for above, name in itertools.pairwise("abcdefghi"):
+        entries = ", ".join(f"{entry.format(i)}*{above}" for i in range(9))
+        text += f"\n{name}: &{name} {before}{entries}{after}"
+    return text
 
 
 BOMBS = {
-    "lists": nested("[x]", lambda above: f"[{', '.join(above)}]"),
-    "mappings": nested(
-        "{x: 1}", lambda above: f"{{{', '.join(f'k{i}: {item}' for i, item in enumerate(above))}}}"
-    ),
-    "merged keys": nested("{x: 1}", lambda above: f"{{<<: [{', '.join(above)}]}}"),
+    "lists": nested("[x]", "[", "]", ""),
+    "mappings": nested("{x: 1}", "{", "}", "k{}: "),
+    "merged keys": nested("{x: 1}", "{<<: [", "]}", ""),
     "one long text": f"a: &a {9000 * 'x'}\nb: [{', '.join(12 * ['*a'])}]",
 }
 

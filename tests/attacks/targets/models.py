@@ -22,30 +22,18 @@ from evomerge.models.stacks import component_filters
 from evomerge.recipe import Layer, Recipe, Source
 
 ADAPTER: dict[str, Any] = {
-    "peft_type": "LORA",
-    "r": 2,
-    "lora_alpha": 4,
-    "target_modules": ["q_proj"],
-    "alpha_pattern": {"layers.1.self_attn.q_proj": 8},
-    "use_rslora": False,
-    "use_dora": False,
-    "fan_in_fan_out": False,
-    "init_lora_weights": True,
-    "bias": "none",
-}
+    "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none",
+    "alpha_pattern": {"layers.1.self_attn.q_proj": 8}, "init_lora_weights": True,
+    **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out"), False),
+}  # fmt: skip
 SPECIAL = {
     "id": 0, "content": "<pad>", "single_word": False, "lstrip": False, "rstrip": False,
     "normalized": False, "special": True,
 }  # fmt: skip
 BPE: dict[str, Any] = {
-    "version": "1.0",
-    "truncation": None,
-    "padding": None,
+    "version": "1.0", "pre_tokenizer": {"type": "Whitespace"},
+    **dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder")),
     "added_tokens": [SPECIAL, {**SPECIAL, "id": 5, "content": "<new>"}],
-    "normalizer": None,
-    "pre_tokenizer": {"type": "Whitespace"},
-    "post_processor": None,
-    "decoder": None,
     "model": {
         "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
         "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
@@ -171,11 +159,9 @@ def plan_all(folder: Path, other: Path) -> list[Any]:
         for recipe in recipes:
 
             def plan(recipe: Recipe = recipe, host: Path = host, model: Path = model) -> Any:
-                parents = {
-                    "host": Checkpoint.open(host, "host"),
-                    "model": Checkpoint.open(model, "model"),
-                }
-                return plan_tokenizer(recipe, parents)
+                folders = {"host": host, "model": model}
+                opened = {name: Checkpoint.open(path, name) for name, path in folders.items()}
+                return plan_tokenizer(recipe, opened)
 
             found.append(value_or_error(plan))
     return found

@@ -27,12 +27,8 @@ from evomerge.scores import Failure
 SCORES = scores(9).to_dict()
 ESTIMATE = SCORES | {"expected": {KEY: {"value": 0.4, "error": 0.1}}}
 EVENTS = [
-    HEADER,
-    asked(0, "zoo:language"),
-    told(0, scores(3)),
-    asked(1, "uniform"),
-    told(1, Failure("merge", "no weights")),
-    asked(2, genome=[0.5, 1.0]),
+    *(HEADER, asked(0, "zoo:language"), told(0, scores(3))),
+    *(asked(1, "uniform"), told(1, Failure("merge", "no weights")), asked(2, genome=[0.5, 1.0])),
     {"event": "tell", "candidate": 2, "scores": ESTIMATE, "values": [0.5]},
     {"event": "ask", "candidate": 3, "digest": "01", "generation": 0, "incumbent": 0, "known": 1},
     {"event": "tell", "candidate": 3, "same_as": 0, "values": [0.5]},
@@ -51,16 +47,12 @@ TIMINGS = [
 WORKER = {"number": 0, "state": "scoring", "place": "cpu", "candidates": [3], "split": "search"}
 WORKERS = {"workers": [WORKER | {"since": 1.7e9}], "lost": 1}
 KEPT: dict[str, Any] = {
-    "config": SMALL,
-    "versions": {"torch": "2.9"},
-    "parents": {"zoo:language": "ab" * 32},
+    "config": SMALL, "versions": {"torch": "2.9"}, "parents": {"zoo:language": "ab" * 32},
     "documents": {split: {"zoo_maths": [0, 3]} for split in ("search", "validation", "test")},
-    "sources": {"search": {"zoo_maths": "zoo_maths/test"}},
+    "sources": {"search": {"zoo_maths": "zoo_maths/test"}}, "genes": ["weight/0"], "digest": "any",
     "datasets": {"test": {"zoo_maths": {"id": "org/sums", "config": "en", "split": "test"}}},
     "lower_is_better": ["zoo_maths/exact_match"],
-    "genes": ["weight/0"],
-    "digest": "any",
-}
+}  # fmt: skip
 
 
 def chained(text: bytes) -> bytes:
@@ -111,10 +103,7 @@ def not_finite(text: str) -> None:
 
 
 def shown(name: str) -> Any:
-    """Return the reader of one file of a run, which `status` and `results` show.
-
-    A run can have any search file and manifest here, of which its digest would refuse all but one.
-    """
+    """Return the reader of one file of a run, which `status` and `results` show, of any digest."""
 
     def reader(folder: Path) -> Read:
         run = write_run(folder / "run", EVENTS[1:]).path

@@ -13,24 +13,18 @@ from typing import Any
 from hypothesis import strategies as st
 from mutations import json_files, yaml_files
 
-LONGEST_CPU_SECONDS = 5
-"""Most CPU seconds that a file may take; they depend little on what else the machine does."""
-
-LONGEST_SECONDS = 120
-"""Most seconds that a file may take, for a parser that waits."""
+LONGEST_CPU_SECONDS = 5  # they depend little on what else the machine does
+LONGEST_SECONDS = 120  # for a parser that waits
 
 Read = Callable[[bytes], Any]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A parser.
+    """A parser: files that it accepts, and bytes near these.
 
-    Attributes:
-        valid: files that it accepts.
-        files: bytes that are near valid files.
-        reader: returns a function that reads a file, given an empty folder to work in. It returns
-            a value, which is None only if the file was refused, or raises an EvomergeError.
+    `reader` returns a function that reads a file, given an empty folder to work in. It returns a
+    value, which is None only if the file was refused, or raises an EvomergeError.
     """
 
     valid: tuple[bytes, ...]

@@ -18,87 +18,63 @@ from few_tasks import only
 from evomerge.recipe import Recipe
 
 SEARCH: dict[str, Any] = {
-    "seed": 1,
-    "parents": ["./a", "./b"],
-    "base": "./a",
-    "dtype": "float32",
-    "tokenizer": "base",
+    "seed": 1, "parents": ["./a", "./b"], "base": "./a", "dtype": "float32", "tokenizer": "base",
     "space": {
-        "kind": "parameters",
-        "method": ["ties", "dare_ties"],
-        "groups": 2,
-        "components": ["attention"],
-        "knobs": {"weight": [0.0, 1.0], "density": 0.5},
+        "kind": "parameters", "method": ["ties", "dare_ties"], "groups": 2,
+        "components": ["attention"], "knobs": {"weight": [0.0, 1.0], "density": 0.5},
     },
     "optimizer": {"name": "cma", "population": "auto"},
     "objectives": [{"task": "zoo_maths", "metric": "exact_match", "weight": 1.0}],
     "evaluation": {
-        "include": ["zoo:tasks"],
+        "include": ["zoo:tasks"], "test": {"documents": 4}, "racing": {"enabled": False},
         "search": {"documents": 4, "task_split": {"zoo_maths": "test"}},
         "validation": {"documents": 4, "finalists": 1},
-        "test": {"documents": 4},
-        "racing": {"enabled": False},
     },
-    "budget": {"candidates": 22, "hours": 1.5},
-    "executor": {"kind": "inline"},
-}
+    "budget": {"candidates": 22, "hours": 1.5}, "executor": {"kind": "inline"},
+}  # fmt: skip
 _SOURCES = [{"parent": "a", "knobs": {"weight": 0.5}}, {"parent": "b", "knobs": {"weight": 1.0}}]
 _BLOCK = {
-    "method": "task_arithmetic",
+    "method": "task_arithmetic", "base": {"parent": "b", "layer": 0}, "knobs": {"lambda": 1.0},
     "sources": [{"parent": "a", "layer": 1, "knobs": {"weight": [["mlp", 0.5], ["*", 1.0]]}}],
-    "base": {"parent": "b", "layer": 0},
-    "knobs": {"lambda": 1.0},
     "scale": 1.5,
-}
+}  # fmt: skip
 RECIPE: dict[str, Any] = {
-    "host": "a",
-    "layers": {"model.layers": [_BLOCK, _BLOCK]},
+    "host": "a", "layers": {"model.layers": [_BLOCK, _BLOCK]},
     "embeddings": {"method": "linear", "sources": _SOURCES},
     "head": {"method": "linear", "sources": _SOURCES, "knobs": {"normalize": 1.0}},
-    "dtype": "float32",
-    "tokenizer": "union",
-    "seed": 3,
+    "dtype": "float32", "tokenizer": "union", "seed": 3, "vocabulary": ["a", "b"],
     "options": {"chat_template": "chatml", "pad_to_multiple_of": "8", "tokens": "{}"},
-    "vocabulary": ["a", "b"],
-}
+}  # fmt: skip
 _GRADIENT = {"weight": [{"filter": "mlp", "value": [0, 1]}, {"value": 0.5}]}
 _TOKEN = {"kind": "model_token", "model": "a", "token": "w2"}
 MODELS: dict[str, Any] = {
-    "merge_method": "dare_ties",
-    "base_model": "a",
-    "models": [{"model": "a"}, {"model": "b", "parameters": _GRADIENT}],
+    "merge_method": "dare_ties", "base_model": "a", "dtype": "float32", "out_dtype": "bfloat16",
+    "models": [{"model": "a"}, {"model": "b", "parameters": _GRADIENT}], "chat_template": "auto",
     "parameters": {"density": 0.5, "normalize": True},
-    "dtype": "float32",
-    "out_dtype": "bfloat16",
-    "chat_template": "auto",
     "tokenizer": {
-        "source": "union",
-        "pad_to_multiple_of": 8,
+        "source": "union", "pad_to_multiple_of": 8,
         "tokens": {"w1": {"source": _TOKEN, "force": True}},
     },
-}
+}  # fmt: skip
 _SLICE = {"model": "a", "layer_range": [0, 2], "parameters": {"scale": [1, 2]}}
 _SLICED = [
     {"sources": [_SLICE], "base_model": "a", "parameters": {"scale": 1}},
     {"sources": [{"model": "b", "layer_range": [1, 3]}]},
 ]
 SLICES: dict[str, Any] = {
-    "merge_method": "passthrough",
+    "merge_method": "passthrough", "tokenizer_source": "base",
     "modules": {"default": {"slices": _SLICED, "parameters": {"scale": 1}}},
-    "tokenizer_source": "base",
-}
+}  # fmt: skip
 FEW_TASKS = only("gsm8k")
 
 
 def two_models(folder: Path) -> Path:
-    """Write two tiny models, `a` and `b`, into a folder."""
     for seed, name in enumerate("ab"):
         tiny.make(folder / name, "llama", seed=seed)
     return folder
 
 
 def text(data: bytes) -> str:
-    """Return a file's text as far as it is text."""
     return data.decode("utf-8", "surrogateescape")
 
 
