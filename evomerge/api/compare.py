@@ -20,15 +20,13 @@ def compare(
 ) -> ParentComparison:
     """Compare the weights, tokenizers and chat templates of parents.
 
-    All weights are read once, and none are kept; no model is loaded.
+    All weights are read once, and none are kept; no model is loaded. `to_dict()` of the comparison
+    is what `evomerge compare --json` prints.
 
     Args:
         parents: as in a search file: a folder, a Hub id, `zoo:NAME`, each with
             `+ADAPTER` or not. With a base, also the folder of an adapter (LoRA) of this base.
         base: what the parents were trained from. Without it, it is not known what they changed.
-
-    Returns:
-        the comparison; `to_dict()` is what `evomerge compare --json` prints.
 
     Raises:
         InputError: a model is missing or damaged, or their tensors do not fit.

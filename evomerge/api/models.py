@@ -29,17 +29,13 @@ def merge(
 ) -> Path:
     """Write the model of a recipe as an ordinary Hugging Face checkpoint, out of core.
 
+    `recipe` is a recipe, or the path of a recipe file or of a mergekit config; `out` the folder to
+    create, which is returned. Merging takes at most `memory`, and a weight file `shard_size`.
+
     Args:
-        recipe: a recipe, or the path of a recipe file or of a mergekit config.
-        out: folder to create; it must not exist.
-        memory: memory that merging may use, such as `8GB`.
-        shard_size: largest size of a weight file.
         strict: refuse a mergekit config with something that mergekit ignores.
         truncate: cut embeddings and head to the rows that all parents have, if no tokenizer is
             given (`--unsafe-truncate-embeddings` of the command).
-
-    Returns:
-        the folder.
 
     Raises:
         InputError: the recipe, a parent or an option is wrong, or `out` exists.
@@ -69,14 +65,12 @@ def evaluate(
     allow_code: bool = False,
     trust_code: bool = False,
 ) -> dict[str, Interval]:
-    """Score any model on the documents of a search.
+    """Score any model (folder, Hub id, `zoo:NAME`) on the documents of a search.
 
     Args:
-        model: folder, Hub id, `zoo:NAME`.
         config: path of a search file or of a run's `search.yaml`, or its content.
         split: `search`, `validation` or `test`.
-        allow_code: accept tasks that run code which models write.
-        trust_code: see `search`.
+        allow_code, trust_code: see `search`.
 
     Returns:
         `task/metric` -> the score with its 95 % interval (`value`, `low`, `high`).

@@ -24,18 +24,10 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run: its candidates, the best of them, the standings.
+    """The run in a folder: its candidates, the best of them, the standings.
 
     The properties read the journal each time, so they are up to date while the search runs.
-
-    Args:
-        folder: the run folder.
-
-    Attributes:
-        folder: the folder.
-
-    Raises:
-        RunFolderError: it is not a run folder.
+    RunFolderError: it is no run folder.
     """
 
     def __init__(self, folder: str | PathLike[str]) -> None:
@@ -80,10 +72,7 @@ class Run:
     def stop(self) -> None:
         """Ask the search to begin no further candidate: it chooses and tests a winner, and ends.
 
-        `resume` goes on with the search as if it had not been stopped.
-
-        Raises:
-            RunFolderError: no process is searching.
+        `resume` goes on as if it had not been stopped. RunFolderError: no process is searching.
         """
         self._run.ask_to_stop()
 
@@ -112,18 +101,12 @@ class Run:
 
     @property
     def best(self) -> Candidate | None:
-        """The winner, or the best candidate so far; None while none is scored.
-
-        With `mode: pareto` this is the knee of the front.
-        """
+        """The winner, or the best candidate so far; of a front, its knee. None: none is scored."""
         return self._view.best
 
     @property
     def winner(self) -> Candidate | None:
-        """What was chosen on the validation documents; None before that.
-
-        With `mode: pareto` this is the knee of the front.
-        """
+        """What was chosen on the validation documents; of a front, its knee. None before that."""
         return self.history.winner
 
     @property
@@ -136,9 +119,9 @@ class Run:
     def standings(self) -> pd.DataFrame:
         """Parents, uniform merge and searched merge, with 95 % intervals.
 
-        One row for each score (`task/metric`, and `fitness` if there are several objectives), split
-        (the test first) and model, with the columns `score`, `split`, `model`, `value`, `low` and
-        `high`. Values are as lm-eval gives them: fractions, not per cent.
+        One row for each `score` (`task/metric`, and `fitness` if there are several objectives),
+        `split` (the test first) and `model`, with `value`, `low` and `high`: fractions, as lm-eval
+        gives them, not per cent.
         """
         import pandas as pd
 
@@ -155,9 +138,7 @@ class Run:
     def genes(self, candidate: int | str = "best") -> dict[str, float]:
         """Return the genes of a candidate (`best`, or a number) by name.
 
-        Raises:
-            RunFolderError: there is no such candidate.
-            InputError: it has no genes, since it is a baseline.
+        InputError: there is no such candidate, or it is a baseline, which has no genes.
         """
         found = self._candidate(candidate)
         if not found.genome:
@@ -169,9 +150,7 @@ class Run:
         """Return the recipe of a candidate, with pins. The parents must be there.
 
         Of a parent it is the recipe of the parent itself, with its own config and tokenizer.
-
-        Raises:
-            InputError: there is no such candidate, or a parent is missing or has changed.
+        InputError: there is no such candidate, or a parent is missing or has changed.
         """
         from evomerge.setup.parents import pinned
         from evomerge.setup.parents_as_themselves import recipe_to_write
@@ -197,17 +176,9 @@ class Run:
     ) -> Path:
         """Write a candidate as an ordinary Hugging Face checkpoint, bit for bit what was scored.
 
-        Args:
-            out: folder to create; it must not exist.
-            candidate: `best`, or a number.
-            dtype: dtype of the weights, if not the one that was scored.
-            shard_size: largest size of a weight file.
-
-        Returns:
-            the folder.
-
-        Raises:
-            InputError: there is no such candidate, a parent has changed, or `out` exists.
+        `out` is the folder to create, which is returned. `candidate` is `best` or a number, `dtype`
+        that of the weights if not the one that was scored, `shard_size` the largest size of a
+        file. InputError: there is no such candidate, a parent has changed, or `out` exists.
         """
         from evomerge.export.candidate import export_candidate
 
@@ -219,10 +190,7 @@ class Run:
         """Return model and tokenizer of a candidate, for transformers: what `export` writes.
 
         It is exported to a temporary folder first, which must have room for it. The model is where
-        the search scores models (`evaluation.device`).
-
-        Raises:
-            InputError: there is no such candidate, or a parent is missing or has changed.
+        the search scores models (`evaluation.device`). InputError: as of `export`.
         """
         from evomerge.models.checkpoint import Checkpoint
         from evomerge.run.atomic import TemporaryFolder
@@ -251,10 +219,8 @@ def results(runs: Iterable[str | PathLike[str]]) -> pd.DataFrame:
     The index is the name of the folders without the seed. `score` is the mean fitness of the
     winners on test documents, with its 95 % interval (`low`, `high`) over `seeds` runs that have
     ended; `best_parent` and `uniform` are in the same unit: fractions, not per cent. All work of a
-    run is in `cpu_seconds`.
-
-    Raises:
-        InputError: a folder is no run, or two are the same search with the same seed.
+    run is in `cpu_seconds`. InputError: a folder is no run, or two are the same search with the
+    same seed.
     """
     import pandas as pd
 
@@ -283,8 +249,7 @@ def plot_standings(run: Run) -> Figure:
 def plot_front(run: Run) -> Figure:
     """Return a figure of all candidates and of the front, the first objective against the others.
 
-    Raises:
-        InputError: the search is one for a single fitness.
+    InputError: the search is one for a single fitness.
     """
     from evomerge.report.pictures import front_chart
 
@@ -298,11 +263,7 @@ def plot_front(run: Run) -> Figure:
 
 
 def plot_genes(run: Run, candidate: int | str = "best") -> Figure:
-    """Return a figure of the genes of a candidate.
-
-    Raises:
-        InputError: as for `Run.genes`.
-    """
+    """Return a figure of the genes of a candidate; InputError: see `Run.genes`."""
     from evomerge.report.pictures import genome_bars
 
     genes = run.genes(candidate)

@@ -45,10 +45,7 @@ def search(
 ) -> Run:
     """Start a search, wait for its end and return its run.
 
-    With `resume=True` it starts or continues, whichever it is, so that a cell of a notebook can be
-    run again.
-
-    If the search is interrupted, `resume` goes on; nothing is lost.
+    If it is interrupted, `resume` goes on; nothing is lost.
 
     Args:
         config: path of a search file, or its content as a mapping. In a mapping the `task` of an
@@ -56,8 +53,9 @@ def search(
             document ids, and returns one score for each of them; its attribute `documents` is the
             number of documents that it has.
         run: folder of the run, which must not exist without `resume`.
-        resume: if the folder holds a run, go on with it. It must be the same search; only `budget`
-            and the workers in `executor` may differ, and count from now on.
+        resume: if the folder holds a run, go on with it, so that a cell of a notebook can be run
+            again. It must be the same search; only `budget` and the workers in `executor` may
+            differ, and count from now on.
         candidates: largest number of candidates, in place of `budget.candidates`.
         progress: whether to show a progress bar, in a notebook too.
         followers: functions that are called with the history and the event after every event. One
@@ -93,9 +91,8 @@ def content_of(
 ) -> tuple[Mapping[str, Any], Path]:
     """Return the content of a search file, and the path that relative paths start from.
 
-    Raises:
-        ConfigError: it is no path and no mapping, the file cannot be read, or a function cannot be
-            found again by its name.
+    ConfigError: it is no path and no mapping, the file cannot be read, or a function cannot be
+    found again by its name.
     """
     from evomerge.config.schema import read
 
@@ -126,14 +123,9 @@ def resume(
 
     Args:
         run: the run, or its folder.
-        candidates: new largest number of candidates, baselines included.
-        hours: new largest number of working hours, over all sessions.
-        patience: new number of candidates without a better one, at which the search ends.
-        target: new fitness on the search documents at which the search ends.
-        progress: whether to show a progress bar.
-        followers: see `search`.
-        allow_code: see `search`; what was allowed when the run began does not count.
-        trust_code: as `allow_code`.
+        candidates, hours, patience, target: new bounds, as in the section `budget`.
+        progress, followers, allow_code, trust_code: see `search`; what was allowed when the run
+            began does not count.
         **executor: keys of the section `executor` for this session, for example
             `kind="processes", workers=4`.
 
@@ -160,11 +152,7 @@ def start(
     *,
     resume: bool = False,
 ) -> None:
-    """Check a search, warn, create the run in a free folder and run it.
-
-    `candidates` takes the place of `budget.candidates`. `warn` is told of the checked search before
-    `run` runs it. With `resume`, a run in the folder goes on.
-    """
+    """Check a search, warn, create the run in a free folder and run it; see `search`."""
     from evomerge.config.schema import override, parse
     from evomerge.setup.runs import begin, folder_of, going_on, prepare
 
@@ -188,11 +176,7 @@ def go_on(
     allowed: Permissions,
     run: Runner,
 ) -> None:
-    """Continue a run.
-
-    `bounds` are those of the budget (None: as before); `moves` are overrides
-    `executor.KEY=VALUE` for this session.
-    """
+    """Continue a run; a bound that is None is as before, `moves` are `executor.KEY=VALUE`."""
     from evomerge.setup.runs import check_budget
 
     folder = RunFolder(path)

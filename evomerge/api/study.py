@@ -37,10 +37,8 @@ _studies: weakref.WeakValueDictionary[Path, Study] = weakref.WeakValueDictionary
 class Asked:
     """A candidate that a study has given, and that waits for its score.
 
-    Attributes:
-        number: its number in the run.
-        name: the label of a baseline (a parent, `uniform`), or `optimizer`.
-        genes: name of a gene -> value; none of a baseline.
+    `number` is its number in the run, `name` the label of a baseline (a parent, `uniform`) or
+    `optimizer`, `genes` name of a gene -> value; a baseline has none.
     """
 
     def __init__(self, study: Study, candidate: Candidate, genes: Sequence[Gene]) -> None:
@@ -60,11 +58,9 @@ class Asked:
         """Return its model and tokenizer, built in memory where `evaluation.device` says.
 
         They are yours until its score is told; then the next candidate takes their memory. One
-        candidate at a time has its model in memory; `save` writes those of others.
-
-        Raises:
-            CandidateError: the merged weights are not finite; tell its failure.
-            InputError: it waits for no score, or another open candidate has its model in memory.
+        candidate at a time has its model in memory; `save` writes those of others. CandidateError:
+        the merged weights are not finite; tell its failure. InputError: it waits for no score, or
+        another open candidate has its model in memory.
         """
         return self._study._model(self.number)
 
@@ -95,14 +91,12 @@ class Study(Run):
 
     What is asked and told is in the journal at once. After a kill, the same call goes on: `ask`
     first gives the candidates that are open. The study is a `Run`, with `best`, `candidates` (a
-    DataFrame), `export` and `report`. Nothing is scored on validation and test documents, as there
-    are none.
+    DataFrame), `export` and `report`. There are no validation and test documents.
 
-    Args:
-        config: path of a search file or its content, as of `search`; None: that of the run.
-        run: the run folder. If there is a run, it must be the same search; only `budget` may
-            differ, and counts from now on. A study that this process has open on it is closed.
-        candidates: largest number of candidates, in place of `budget.candidates`.
+    `config` is the path of a search file or its content, as of `search`; None: that of the run. If
+    the folder `run` holds a run, it must be the same search; only `budget` may differ, and counts
+    from now on. A study that this process has open on it is closed. `candidates` is the largest
+    number of candidates, in place of `budget.candidates`.
 
     Raises:
         InputError: the search file, a parent or the folder is wrong, or another process has the
@@ -121,8 +115,8 @@ class Study(Run):
         from evomerge.setup.runs import reopen
 
         folder = path_of(run, "run").absolute()
-        if (known := _studies.get(folder)) is not None:
-            known.close()
+        if folder in _studies:
+            _studies[folder].close()
         budget = _begin(folder, config, candidates)
         super().__init__(run)
         self._checked = reopen(self._run)
@@ -142,9 +136,8 @@ class Study(Run):
             searches.check_search_file(self._run, logbook)
             searches.note_budget(self._checked, logbook, budget)
             attempts = Attempts(self.folder / "attempts.jsonl")
-            self._search = searches.make_search(
-                self._checked, self._run, logbook, attempts, lambda: executor
-            )
+            given = (self._checked, self._run, logbook, attempts, lambda: executor)
+            self._search = searches.make_search(*given)
             self._session = self._search.session
             self._session.most_failures = math.inf
             self._session.publish_best()
@@ -200,14 +193,9 @@ class Study(Run):
     ) -> None:
         """Tell the score of an open candidate, which `ask` has given or a number names.
 
-        Args:
-            score: a number, or name -> number if the search file names several scores, each in its
-                own sign. None or NaN: the candidate has failed.
-            reason: why it has failed, if the score is None.
-
-        Raises:
-            InputError: there is no such open candidate in this study, the score is no number, or
-                the names are others.
+        The score is a number, or name -> number if the search file names several scores, each in
+        its own sign; None or NaN: the candidate has failed, and `reason` says why. InputError:
+        there is no such open candidate in this study, the score is no number, or the names differ.
         """
         with self._lock:
             number = self._number(candidate)
@@ -246,8 +234,7 @@ class Study(Run):
 
     def _number(self, candidate: Asked | int) -> int:
         if isinstance(candidate, Asked):
-            other = candidate._study.folder
-            if other.absolute() != self.folder.absolute():
+            if (other := candidate._study.folder).absolute() != self.folder.absolute():
                 raise InputError(
                     f"{candidate!r} is a candidate of the study {other}, and this one is "
                     f"{self.folder}; tell its score to its own study."
@@ -297,12 +284,7 @@ class Study(Run):
         return Scores({}, {}, values)
 
     def _model(self, number: int) -> tuple[Any, Any]:
-        """Return model and tokenizer of an open candidate; see `Asked.model`.
-
-        It takes the memory of the last model, whose tensors are all written again.
-        """
-        import torch
-
+        """See `Asked.model`. It takes the memory of the last model, which is all written again."""
         from evomerge.setup.parents_as_themselves import parent_itself
         from evomerge.setup.worker import load_parent, make_worker
 
@@ -343,11 +325,12 @@ def _begin(
     given = {} if candidates is None else {"candidates": candidates}
     if given:
         parsed(BudgetConfig, given, "budget")
-    if config is None and not is_begun(folder):
-        raise RunFolderError(
-            f"{folder} has no study that could go on; give a search file, with which one begins."
-        )
     if config is None:
+        if not is_begun(folder):
+            raise RunFolderError(
+                f"{folder} has no study that could go on; give a search file, with which one "
+                "begins."
+            )
         return dict(given)
     data, source = content_of(config)
     own = deepcopy(dict(data))

@@ -18,16 +18,8 @@ def validate(
 ) -> dict[str, Any]:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory.
 
-    Args:
-        config: path of a search file, or its content; see `search`.
-        allow_code: see `search`.
-        trust_code: see `search`.
-
-    Returns:
-        what `evomerge validate --json` prints: documents, memory, `genes`, `warnings`.
-
-    Raises:
-        InputError: what is wrong, as one sentence.
+    Arguments are as of `search`. Returns what `evomerge validate --json` prints: documents, memory,
+    `genes`, `warnings`. An InputError says what is wrong, as one sentence.
     """
     from evomerge.config.schema import parse
     from evomerge.setup.preflight import gene_list, summary, warnings

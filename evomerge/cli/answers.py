@@ -41,9 +41,6 @@ def status(
 def results(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs")],
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write CSV")] = None,
-    candidate: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="print all that is known of candidate N")
-    ] = None,
     top: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="print the N best candidates only")
     ] = None,
@@ -56,22 +53,16 @@ def results(
     from dataclasses import asdict
 
     from evomerge.errors import InputError
-    from evomerge.report.rows import (
-        best_rows,
-        brief_rows,
-        candidate_rows,
-        rows_in_per_cent,
-        write_csv,
-    )
+    from evomerge.report.rows import best_rows, brief_rows, candidate_rows, write_csv
     from evomerge.report.view import View
     from evomerge.report.words import duration, sampling_note
     from evomerge.searching.ranking import measured
 
     if len(runs) > 1:
-        if (candidate, top, documents) != (None, None, None):
+        if (top, documents) != (None, None):
             raise InputError(
-                "--candidate, --top and --documents are for one run, but "
-                f"{len(runs)} are given; give one, or leave these options out."
+                f"--top and --documents are for one run, but {len(runs)} are given; give one, or "
+                "leave these options out."
             )
         _compare_runs(runs, csv, as_json)
         return
@@ -80,23 +71,9 @@ def results(
         by_split: dict[str, Any] = dict(view.config.run_documents.items())
         sys.stdout.write(json.dumps(by_split[documents]) + "\n")
         return
-    command = view.lm_eval
-    spent = run.timings.spent()
+    command, winner, spent = view.lm_eval, view.history.winner, run.timings.spent()
     rows = candidate_rows(view.history, measured(view.ranking), view.genes)
-    if candidate is not None:
-        if candidate >= len(rows):
-            raise InputError(
-                f"--candidate is {candidate}, but the run has {len(rows)} candidates; give a "
-                "smaller number, the first one is 0."
-            )
-        shown = rows[candidate : candidate + 1]
-        if not as_json:
-            shown = rows_in_per_cent(shown, view.ranking.objectives)
-        row = {name: value for name, value in shown[0].items() if value is not None}
-        terminal.print_json(row) if as_json else terminal.print_values(row)
-        return
     rows = rows if top is None else best_rows(rows, top)
-    winner = view.history.winner
     if csv is not None:
         write_csv(rows, csv)
         terminal.say(f"wrote {len(rows)} rows to {csv}")

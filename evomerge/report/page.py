@@ -26,8 +26,6 @@ from evomerge.run.atomic import check_output, write_output
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.scores import SPLITS, Example, Failure, Split
 
-_MOST_REASONS = 10
-
 
 def write_page(run: RunFolder, target: Path) -> None:
     """Write the report of a run to a file in one step; InputError: it cannot be written."""
@@ -78,8 +76,7 @@ def page(run: RunFolder) -> str:
         differences=front_rows(table),
         found=_finding(view),
         path=path_text(view.recipe, view.names) if view.recipe and has_path else None,
-        reasons=reasons.most_common(_MOST_REASONS),
-        more_reasons=max(0, len(reasons) - _MOST_REASONS),
+        reasons=reasons.most_common(10),
         answers=_answers(view),
         cost=_cost(view),
         phases=run.timings.spent(),
@@ -91,28 +88,20 @@ def page(run: RunFolder) -> str:
     )
 
 
-def _finding(view: View) -> list[str]:
+def _finding(view: View) -> str:
     """Return what the best candidate is, in sentences."""
-    best, recipe, config = view.best, view.recipe, view.config
+    best = view.best
     if best is None:
-        return []
+        return ""
     name = view.table.names.get(best.name, best.name)
     what = "a merge that the search found" if best.label is None else f"the baseline {name}"
     which = "The winner" if view.history.winner is best else "The best so far"
     which = "The knee of the front" if view.table.has_front else which
-    lines = [f"{which} is candidate {best.number}, {what}."]
-    if recipe is None:
-        return lines
-    layers = list(recipe.every_layer())
-    if best.label not in config.parents:
-        methods = ", ".join(sorted({layer.method for layer in layers}))
-        lines.append(f"Merge method: {methods}; dtype {recipe.dtype}.")
-    if config.is_pool:
-        merged = {source.parent for item in layers for source in item.sources}
-        pool = [parent for parent in config.parents if parent != config.base]
-        used = [view.names[parent] for parent in pool if parent in merged]
-        lines.append(f"Of the {len(pool)} parents, it merges {len(used)}: {', '.join(used)}.")
-    return lines
+    text = f"{which} is candidate {best.number}, {what}."
+    if view.recipe is not None and best.label not in view.config.parents:
+        methods = ", ".join(sorted({layer.method for layer in view.recipe.every_layer()}))
+        text += f" Merge method: {methods}; dtype {view.recipe.dtype}."
+    return text
 
 
 def _answers(view: View) -> list[list[tuple[str, Example]]]:

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from evomerge.errors import RecipeError
-from evomerge.recipe import Knob, Layer, Recipe
+from evomerge.recipe import Layer, Recipe
 from evomerge.report.pictures import GREY, INK, LINE, label_text, new_figure, plain_text
 from evomerge.report.words import renamed
 from evomerge.space.paths.path import describe, legend_of, path_of
@@ -24,9 +24,6 @@ _ALL = "all"
 """Label of the row of a knob of the whole merge."""
 
 _DEPTH = "block of the merged model"
-
-_Row: TypeAlias = tuple[str, str]
-"""Whose knob it is, and of which kind of tensors."""
 
 _Grid: TypeAlias = dict[str, list[float]]
 """Label of a row -> value at each depth; nan where the knob is not used."""
@@ -195,44 +192,32 @@ def _blocks(recipe: Recipe) -> tuple[Layer, ...]:
 
 
 def _knob_grids(recipe: Recipe, labels: Mapping[str, str]) -> dict[str, _Grid]:
-    """Return knob -> its grid: knobs of the sources first, then knobs of the whole merge.
+    """Return knob -> its grid: the rows of the sources, then that of the whole merge.
 
-    `labels`: parent -> what rows call it, in the order of the rows.
+    `labels`: parent -> what rows call it, in the order of the rows. A knob with other values for
+    some tensors has a row for each kind, in which a value for all tensors stands, too.
     """
     depth = (recipe.embeddings, *_blocks(recipe), recipe.head, *recipe.modalities.values())
-    of_sources: dict[str, dict[_Row, list[float]]] = {}
-    of_merge: dict[str, dict[_Row, list[float]]] = {}
+    found: dict[str, dict[str, _Grid]] = {}
     for column, layer in enumerate(depth):
-        owners = [(labels[source.parent], source.knobs, of_sources) for source in layer.sources]
-        for owner, knobs, grids in [*owners, (_ALL, layer.knobs, of_merge)]:
+        owners = [(labels[source.parent], source.knobs) for source in layer.sources]
+        for owner, knobs in [*owners, (_ALL, layer.knobs)]:
             for knob, value in knobs.items():
-                grid = grids.setdefault(knob, {})
-                for kind, number in _by_tensor(value).items():
-                    grid.setdefault((owner, kind), [math.nan] * len(depth))[column] = number
-    found = {**of_merge, **of_sources}  # no method has one name for both
-    order = [*labels.values(), _ALL]
-    return {knob: _without_whole_rows(found[knob], order) for knob in {**of_sources, **of_merge}}
-
-
-def _by_tensor(knob: Knob) -> dict[str, float]:
-    """Return kind of tensors -> value; the kind of a value for all tensors is empty."""
-    if isinstance(knob, float):
-        return {"": knob}
-    return {"rest" if kind == "*" else kind.strip("."): number for kind, number in knob}
-
-
-def _without_whole_rows(grid: Mapping[_Row, list[float]], order: Sequence[str]) -> _Grid:
-    """Return a grid with owners in this order; values for all tensors are in each kind's row."""
-    rows: _Grid = {}
-    for owner, kind in sorted(grid, key=lambda row: (order.index(row[0]), row[1])):
-        own = grid[owner, kind]
-        if kind:
-            pairs = zip(own, grid.get((owner, ""), own), strict=True)
-            own = [other if math.isnan(value) else value for value, other in pairs]
-        elif any(other == owner and some for other, some in grid):
-            continue
-        rows[f"{owner} {kind}".rstrip()] = own
-    return rows
+                rows = found.setdefault(knob, {}).setdefault(owner, {})
+                for kind, number in [("", value)] if isinstance(value, float) else value:
+                    name = "rest" if kind == "*" else kind.strip(".")
+                    rows.setdefault(name, [math.nan] * len(depth))[column] = number
+    grids: dict[str, _Grid] = {}
+    for knob, rows_of in found.items():
+        grid = grids[knob] = {}
+        for owner in (label for label in [*labels.values(), _ALL] if label in rows_of):
+            whole = rows_of[owner].pop("", [math.nan] * len(depth))
+            for kind, row in sorted(rows_of[owner].items()):
+                pairs = zip(row, whole, strict=True)
+                grid[f"{owner} {kind}"] = [w if math.isnan(value) else value for value, w in pairs]
+            if not rows_of[owner]:
+                grid[owner] = whole
+    return grids
 
 
 def _depth_ticks(depths: Sequence[int], modalities: Iterable[str]) -> tuple[list[int], list[str]]:
