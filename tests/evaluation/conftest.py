@@ -1,17 +1,13 @@
 """Fixtures: tiny models of several architectures, and tasks of every request type."""
 
-from __future__ import annotations
-
 import json
 import random
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import lm_eval
 import lm_eval.evaluator
 import pytest
 import torch
+import yaml
 from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -50,12 +46,39 @@ ARCHITECTURES = {
 }
 
 
-def sentence(rng: random.Random, low: int = 3, high: int = 9) -> str:
+COMMON = {
+    "dataset_path": "json",
+    "test_split": "test",
+    "fewshot_split": "train",
+    "doc_to_text": "Question: {{question}}\nAnswer:",
+}
+MEAN = {"aggregation": "mean", "higher_is_better": True}
+TASKS = yaml.safe_load(r"""
+t_choice: &choice {output_type: multiple_choice, doc_to_choice: choices, doc_to_target: label,
+  means: [acc, acc_norm]}
+t_letter: {<<: *choice, doc_to_text: "{{question}} a or b?", doc_to_choice: [a, b],
+  doc_to_target: "{{level}}", means: [acc], others: [{metric: f1}, {metric: brier_score}]}
+t_mutual: {<<: *choice, means: [acc_mutual_info]}
+t_inputs: {<<: *choice, means: [], doc_to_text: level, doc_to_choice: options,
+  doc_to_target: "{{answer}}"}
+t_continue: {output_type: loglikelihood, doc_to_target: " {{answer}}"}
+t_rolling: {output_type: loglikelihood_rolling, doc_to_text: "", doc_to_target: "{{text}}"}
+t_generate: &generate {output_type: generate_until, doc_to_target: "{{answer}}",
+  generation_kwargs: {until: ["\n", " the"], max_gen_toks: 12}}
+t_filters: {<<: *generate, means: [exact_match], filter_list: [
+  {name: strict, filter: [&first {function: take_first}]},
+  {name: first-word, filter: [{function: regex, regex_pattern: '(\w+)'}, *first]}]}
+t_sample: {<<: *generate, generation_kwargs: {until: ["\n"], max_gen_toks: 6, do_sample: true,
+  temperature: 0.7}}
+""")
+
+
+def sentence(rng, low=3, high=9):
     return " ".join(rng.choice(WORDS) for _ in range(rng.randint(low, high)))
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer():
     rng = random.Random(0)
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -78,7 +101,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
-def tiny(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.nn.Module:
+def tiny(kind, dtype=torch.float32, seed=0):
     torch.manual_seed(seed)
     shape = {k: v for k, v in {**SHAPE, **ARCHITECTURES[kind]}.items() if v is not None}
     config = AutoConfig.for_model(kind, **shape)
@@ -88,19 +111,17 @@ def tiny(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.
 
 
 @pytest.fixture(scope="session")
-def by_lm_eval() -> Callable[..., dict[str, Any]]:
+def by_lm_eval():
     """Return what scores by stock lm-eval, without its look at the machine in new processes."""
 
-    def scored(
-        lm: Any, folder: Path, names: Sequence[str], ids: Any = None, **options: Any
-    ) -> dict[str, Any]:
+    def scored(lm, folder, names, ids=None, **options):
         samples = ids if ids is None or isinstance(ids, dict) else {key: list(ids) for key in names}
         if samples:  # since lm-eval 0.5 also by the path to a task of a group
             samples |= {f"{name}::{task}": of for name in names for task, of in samples.items()}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(lm_eval.evaluator, "add_env_info", lambda report: None)
             patch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
-            found: dict[str, Any] = lm_eval.simple_evaluate(
+            return lm_eval.simple_evaluate(
                 model=lm,
                 tasks=list(names),
                 task_manager=TaskManager(include_path=str(folder), include_defaults=False),
@@ -109,28 +130,27 @@ def by_lm_eval() -> Callable[..., dict[str, Any]]:
                 log_samples=True,
                 **options,
             )
-        return found
 
     return scored
 
 
 @pytest.fixture(scope="session")
-def make_model() -> Callable[..., torch.nn.Module]:
+def make_model():
     return tiny
 
 
 @pytest.fixture(scope="session", params=list(ARCHITECTURES))
-def any_model(request: pytest.FixtureRequest) -> torch.nn.Module:
+def any_model(request):
     return tiny(request.param)
 
 
 @pytest.fixture(scope="session")
-def llama() -> torch.nn.Module:
+def llama():
     return tiny("llama")
 
 
 @pytest.fixture(scope="session")
-def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tasks(tmp_path_factory):
     """A folder with a task of each request type, 40 documents each, and groups, also nested."""
     folder = tmp_path_factory.mktemp("tasks")
     rng = random.Random(1)
@@ -150,69 +170,13 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     data = folder / "documents.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = {
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data), "train": str(data)}},
-        "test_split": "test",
-        "fewshot_split": "train",
-        "doc_to_text": "Question: {{question}}\nAnswer:",
-    }
-    choice = {
-        **common,
-        "output_type": "multiple_choice",
-        "doc_to_choice": "choices",
-        "doc_to_target": "label",
-    }
-    generate = {
-        **common,
-        "output_type": "generate_until",
-        "doc_to_target": "{{answer}}",
-        "generation_kwargs": {"until": ["\n", " the"], "max_gen_toks": 12},
-    }
-    metric = {"aggregation": "mean", "higher_is_better": True}
-    first = {"function": "take_first"}
-    word = {"function": "regex", "regex_pattern": "(\\w+)"}
-    drawn = {"until": ["\n"], "max_gen_toks": 6, "do_sample": True, "temperature": 0.7}
-
-    def metrics(*names: str) -> list[dict[str, Any]]:
-        return [{"metric": name, **metric} for name in names]
-
-    made = {
-        "t_choice": {**choice, "metric_list": metrics("acc", "acc_norm")},
-        "t_letter": {
-            **choice,
-            "doc_to_text": "{{question}} a or b?",
-            "doc_to_choice": ["a", "b"],
-            "doc_to_target": "{{level}}",
-            "metric_list": [*metrics("acc"), {"metric": "f1"}, {"metric": "brier_score"}],
-        },
-        "t_mutual": {**choice, "metric_list": metrics("acc_mutual_info")},
-        "t_inputs": {
-            **choice,
-            "doc_to_text": "level",
-            "doc_to_choice": "options",
-            "doc_to_target": "{{answer}}",
-        },
-        "t_continue": {**common, "output_type": "loglikelihood", "doc_to_target": " {{answer}}"},
-        "t_rolling": {
-            **common,
-            "output_type": "loglikelihood_rolling",
-            "doc_to_text": "",
-            "doc_to_target": "{{text}}",
-        },
-        "t_generate": generate,
-        "t_filters": {
-            **generate,
-            "metric_list": metrics("exact_match"),
-            "filter_list": [
-                {"name": "strict", "filter": [first]},
-                {"name": "first-word", "filter": [word, first]},
-            ],
-        },
-        "t_sample": {**generate, "generation_kwargs": drawn},
-    }
-    for name, body in made.items():
-        (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **body}))
+    files = {"data_files": {"test": str(data), "train": str(data)}}
+    for name, body in TASKS.items():
+        means = [{"metric": metric, **MEAN} for metric in body.get("means", ())]
+        listed = {"metric_list": means + body.get("others", [])} if means else {}
+        own = {key: value for key, value in body.items() if key not in ("means", "others")}
+        task = {"task": name, "dataset_kwargs": files, **COMMON, **own, **listed}
+        (folder / f"{name}.yaml").write_text(json.dumps(task))
     for name, members, by_size in (
         ("g_sizes", ["t_choice", "t_letter"], True),
         ("g_plain", ["t_letter", "t_choice"], False),

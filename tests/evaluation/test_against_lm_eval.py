@@ -1,11 +1,6 @@
 """Scores equal lm-eval's, for every request type and several architectures."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,16 +11,15 @@ from rounding import NATS, PERPLEXITY
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.reference import Reasoning
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.scores import Scores
 
 IDS = (0, 3, 4, 7, 11, 12, 20, 25, 26, 31, 38, 39)
 
 
 @pytest.fixture
-def reference(tokenizer: Any, by_lm_eval: Any) -> Any:
+def reference(tokenizer, by_lm_eval):
     """Return what scores a model by stock lm-eval."""
 
-    def scored(model: Any, folder: Path, names: Sequence[str], **options: Any) -> dict[str, Any]:
+    def scored(model, folder, names, **options):
         end = {"think_end_token": options.pop("end")} if "end" in options else {}
         lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, **end)
         return by_lm_eval(lm, folder, names, options.pop("ids", IDS), **options)
@@ -33,14 +27,7 @@ def reference(tokenizer: Any, by_lm_eval: Any) -> Any:
     return scored
 
 
-def ours(
-    model: Any,
-    tokenizer: Any,
-    tasks: Path,
-    names: Sequence[str],
-    batch_size: int | Literal["auto"] = "auto",
-    **options: Any,
-) -> tuple[Evaluator, Scores]:
+def ours(model, tokenizer, tasks, names, batch_size="auto", **options):
     harness = Harness(names, [tasks], **options)
     evaluator = Evaluator(harness, batch_size=batch_size)
     leaves = [leaf for name in names for leaf in harness.info.leaves(name)]
@@ -48,7 +35,7 @@ def ours(
     return evaluator, evaluator.score(model)
 
 
-def assert_equal(evaluator: Evaluator, scores: Scores, expected: dict[str, Any]) -> None:
+def assert_equal(evaluator, scores, expected):
     for task, ids in scores.documents.items():
         samples = expected["samples"][task]
         filters = list(dict.fromkeys(sample["filter"] for sample in samples))
@@ -84,9 +71,7 @@ GENERATED = ("t_generate", "t_filters")
 
 @pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
 @pytest.mark.parametrize("shots", [None, 2], ids=["zero-shot", "two-shot"])
-def test_every_request_type_gives_lm_evals_scores(
-    llama: Any, tokenizer: Any, tasks: Path, reference: Any, shots: int | None, chat: bool
-) -> None:
+def test_every_request_type_gives_lm_evals_scores(llama, tokenizer, tasks, reference, shots, chat):
     names = (*SCORED, *GENERATED)
     expected = reference(llama, tasks, names, num_fewshot=shots, apply_chat_template=chat)
     evaluator, scores = ours(
@@ -96,9 +81,7 @@ def test_every_request_type_gives_lm_evals_scores(
     assert_equal(evaluator, scores, expected)
 
 
-def test_every_architecture_gives_lm_evals_scores(
-    any_model: Any, tokenizer: Any, tasks: Path, reference: Any
-) -> None:
+def test_every_architecture_gives_lm_evals_scores(any_model, tokenizer, tasks, reference):
     names = ("t_choice", "t_letter", "t_rolling", "t_generate")
     evaluator, scores = ours(any_model, tokenizer, tasks, names)
     assert_equal(evaluator, scores, reference(any_model, tasks, names))
@@ -106,8 +89,8 @@ def test_every_architecture_gives_lm_evals_scores(
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 def test_at_batch_size_1_every_bit_is_lm_evals_in_bfloat16(
-    make_model: Any, tokenizer: Any, tasks: Path, reference: Any, kind: str
-) -> None:
+    make_model, tokenizer, tasks, reference, kind
+):
     model = make_model(kind, torch.bfloat16)
     names = (*SCORED, *GENERATED) if kind == "llama" else ("t_choice", "t_rolling", "t_generate")
     expected = reference(model, tasks, names)
@@ -120,9 +103,7 @@ def test_at_batch_size_1_every_bit_is_lm_evals_in_bfloat16(
             assert [[request.instance.resps[0]] for request in requests] == theirs[document]
 
 
-def averages(
-    model: Any, tokenizer: Any, folder: Path, name: str, samples: dict[str, list[int]]
-) -> dict[str, float]:
+def averages(model, tokenizer, folder, name, samples):
     """Return the scores of a group."""
     evaluator = Evaluator(Harness([name], [folder]))
     evaluator.prepare(model, tokenizer, {"search": samples})
@@ -131,9 +112,7 @@ def averages(
 
 
 @pytest.mark.parametrize("name", ["g_sizes", "g_plain", "g_nested_sizes", "g_nested"])
-def test_groups_average_as_lm_evals_groups(
-    llama: Any, tokenizer: Any, tasks: Path, reference: Any, name: str
-) -> None:
+def test_groups_average_as_lm_evals_groups(llama, tokenizer, tasks, reference, name):
     """A task that is in two nested groups counts twice."""
     samples = {"t_choice": list(IDS), "t_letter": [1, 2, 3]}
     samples |= {"t_inputs": [5, 6]} if "nested" in name else {}
@@ -153,14 +132,8 @@ def test_groups_average_as_lm_evals_groups(
     ],
 )
 def test_groups_average_the_filters_that_they_name(
-    llama: Any,
-    tokenizer: Any,
-    tasks: Path,
-    reference: Any,
-    tmp_path: Path,
-    members: list[str],
-    filters: str | list[str] | None,
-) -> None:
+    llama, tokenizer, tasks, reference, tmp_path, members, filters
+):
     """As in bbh, mmlu_pro and kormedmcqa: a task has one filter, and its group names it."""
     body = json.loads((tasks / "t_choice.yaml").read_text())
     several = [
@@ -169,7 +142,7 @@ def test_groups_average_the_filters_that_they_name(
     for name, own in (("t_one", several[1:]), ("t_two", several[1:]), ("t_both", several)):
         made = body | {"task": name, "filter_list": own, "doc_to_text": f"{name} {{{{question}}}}"}
         (tmp_path / f"{name}.yaml").write_text(json.dumps(made))
-    average: dict[str, Any] = {"metric": "acc", "aggregation": "mean", "weight_by_size": True}
+    average = {"metric": "acc", "aggregation": "mean", "weight_by_size": True}
     average |= {"filter_list": filters} if filters else {}
     group = {"group": "g", "task": members, "aggregate_metric_list": [average]}
     (tmp_path / "g.yaml").write_text(json.dumps(group))
@@ -184,7 +157,7 @@ def test_groups_average_the_filters_that_they_name(
     assert averages(llama, tokenizer, tmp_path, "g", samples) == pytest.approx(theirs)
 
 
-def talkative(make_model: Any) -> Any:
+def talkative(make_model):
     """Return a model that often writes special tokens."""
     model = make_model("llama", seed=5)
     with torch.no_grad():
@@ -192,7 +165,7 @@ def talkative(make_model: Any) -> Any:
     return model
 
 
-def write_generate(tasks: Path, folder: Path, stop: str) -> None:
+def write_generate(tasks, folder, stop):
     body = json.loads((tasks / "t_generate.yaml").read_text())
     body["generation_kwargs"] = {"until": [stop], "max_gen_toks": 20}
     (folder / "t_generate.yaml").write_text(json.dumps(body))
@@ -200,8 +173,8 @@ def write_generate(tasks: Path, folder: Path, stop: str) -> None:
 
 @pytest.mark.parametrize("stop", ["<|user|>", "</s>", "e", " the"])
 def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
-    make_model: Any, tokenizer: Any, tasks: Path, tmp_path: Path, reference: Any, stop: str
-) -> None:
+    make_model, tokenizer, tasks, tmp_path, reference, stop
+):
     write_generate(tasks, tmp_path, stop)
     model = talkative(make_model)
     evaluator, scores = ours(model, tokenizer, tmp_path, ["t_generate"])
@@ -211,8 +184,8 @@ def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
 
 @pytest.mark.parametrize("end", [" ", "e", 3, 4])
 def test_only_the_text_behind_the_reasoning_is_the_answer(
-    make_model: Any, tokenizer: Any, tasks: Path, tmp_path: Path, reference: Any, end: str | int
-) -> None:
+    make_model, tokenizer, tasks, tmp_path, reference, end
+):
     """In the model's output, blanks, letters and special tokens stand in for `</think>`."""
     write_generate(tasks, tmp_path, "</s>")
     model = talkative(make_model)
@@ -234,14 +207,8 @@ def test_only_the_text_behind_the_reasoning_is_the_answer(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2", "gpt_neox", "bloom", "mamba"])
 def test_a_prefix_that_documents_share_changes_no_score(
-    make_model: Any,
-    tokenizer: Any,
-    tasks: Path,
-    tmp_path: Path,
-    reference: Any,
-    kind: str,
-    dtype: str,
-) -> None:
+    make_model, tokenizer, tasks, tmp_path, reference, kind, dtype
+):
     names = ["t_choice", "t_letter", "t_continue"]
     for name in names:
         body = json.loads((tasks / f"{name}.yaml").read_text())
@@ -252,7 +219,7 @@ def test_a_prefix_that_documents_share_changes_no_score(
     shares = kind not in ("mamba", "bloom")
     assert evaluator.forward.shared == shares
     prepared = evaluator.forward._prepared.values()
-    assert any(batch.prefix for work in prepared for batch in work.batches) == shares
+    assert any(batch.prefix for batches, *_ in prepared for batch in batches) == shares
     if dtype == "float32":
         assert_equal(evaluator, scores, reference(model, tmp_path, names, num_fewshot=3))
     assert evaluator.score(model).values == scores.values

@@ -1,10 +1,5 @@
 """Encoder-decoders have the scores of lm-eval's own path for them, with every kind of request."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 import two_stacks
@@ -19,7 +14,7 @@ TASKS = ("t_choice", "t_letter", "t_mutual", "t_continue", "t_rolling", "t_gener
 
 
 @pytest.fixture(scope="module", params=["t5", "bart"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def model(request, tmp_path_factory):
     # Some versions of transformers can generate only where both stacks are equally deep.
     of_kind = {
         "t5": {"num_layers": two_stacks.DECODER, "n_positions": 160},
@@ -30,15 +25,13 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return two_stacks.load(two_stacks.make(folder, request.param, vocab_size=384, **changes))
 
 
-def scored(model: Any, tokenizer: Any, tasks: Path, names: tuple[str, ...]) -> Evaluator:
+def scored(model, tokenizer, tasks, names):
     evaluator = Evaluator(Harness(names, [tasks]))
     evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(names, IDS)})
     return evaluator
 
 
-def test_every_request_type_gives_lm_evals_scores(
-    model: Any, tokenizer: Any, tasks: Path, by_lm_eval: Any
-) -> None:
+def test_every_request_type_gives_lm_evals_scores(model, tokenizer, tasks, by_lm_eval):
     lm = HFLM(pretrained=model, backend="seq2seq", tokenizer=tokenizer, batch_size=1)
     expected = by_lm_eval(lm, tasks, TASKS, IDS)
     evaluator = Evaluator(Harness(TASKS, [tasks]), counted={"t_generate"})
@@ -61,7 +54,7 @@ def test_every_request_type_gives_lm_evals_scores(
     assert len(set(texts.values())) > len(IDS) / 2, "what it writes depends on the question"
 
 
-def test_some_documents_have_the_bits_of_all(model: Any, tokenizer: Any, tasks: Path) -> None:
+def test_some_documents_have_the_bits_of_all(model, tokenizer, tasks):
     names = ("t_choice", "t_generate", "t_sample")
     evaluator = scored(model, tokenizer, tasks, names)
     whole = evaluator.answer(model).rows
@@ -69,16 +62,14 @@ def test_some_documents_have_the_bits_of_all(model: Any, tokenizer: Any, tasks: 
     assert some == {name: {i: whole[name][i] for i in IDS[2:4]} for name in names}
 
 
-def test_the_likelihood_of_an_answer_to_write_is_refused(
-    model: Any, tokenizer: Any, tasks: Path
-) -> None:
+def test_the_likelihood_of_an_answer_to_write_is_refused(model, tokenizer, tasks):
     """As where `evomerge evaluate` scores one with the search file of causal models."""
     evaluator = Evaluator(Harness(["t_generate"], [tasks]), referenced={"t_generate"})
     with pytest.raises(ConfigError, match="this model is an encoder-decoder; take another"):
         evaluator.prepare(model, tokenizer, {"search": {"t_generate": IDS}})
 
 
-def test_no_number_is_a_failed_candidate(tmp_path: Path, tokenizer: Any, tasks: Path) -> None:
+def test_no_number_is_a_failed_candidate(tmp_path, tokenizer, tasks):
     model = two_stacks.load(two_stacks.make(tmp_path / "a", vocab_size=384))
     evaluator = scored(model, tokenizer, tasks, ("t_choice",))
     with torch.no_grad():

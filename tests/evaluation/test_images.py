@@ -1,12 +1,8 @@
 """Tasks that show images are scored as lm-eval's own class for models that see scores them."""
 
-from __future__ import annotations
-
 import gc
 import json
 import shutil
-from pathlib import Path
-from typing import Any
 
 import pytest
 import seeing
@@ -26,7 +22,7 @@ pytest.importorskip("PIL")
 COUNT = 18
 
 
-def write_task(folder: Path, answers: list[str]) -> None:
+def write_task(folder, answers):
     """Write a task of pictures, whose question has two words."""
     from datasets import Dataset
     from PIL import Image
@@ -56,7 +52,7 @@ def write_task(folder: Path, answers: list[str]) -> None:
     (folder / "tasks" / "pictures.yaml").write_text(yaml.safe_dump(task))
 
 
-def by_lm_eval(folder: Path, model: Path) -> list[dict[str, Any]]:
+def by_lm_eval(folder, model):
     """Return the samples of stock lm-eval on a model's folder, one image at a time."""
     from lm_eval import simple_evaluate
     from lm_eval.models.hf_vlms import HFMultimodalLM
@@ -88,7 +84,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def search_file(folder: Path, **changes: Any) -> dict[str, Any]:
+def search_file(folder, **changes):
     return {
         **SMALL,
         "parents": [str(folder / name) for name in ("a", "b")],

@@ -1,7 +1,5 @@
 """The loss equals that of plain transformers, and its form is found by what a model prefers."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 
@@ -50,19 +48,19 @@ def documents_of(evaluator, task):
     return [(requests[i][0].instance.args[0], requests[i][0].instance.doc) for i in IDS[task]]
 
 
-def nll(model, tokenizer, prompt: str, answer: str) -> torch.Tensor:
+def nll(model, tokenizer, prompt, answer):
     before = tokenizer(prompt)["input_ids"]
     after = tokenizer(answer, add_special_tokens=False)["input_ids"]
     scores = model(input_ids=torch.tensor([before + after])).logits[0, :-1].log_softmax(-1)
     return -scores[len(before) - 1 :].gather(-1, torch.tensor(after)[:, None]).sum()
 
 
-def mean(values) -> object:
+def mean(values):
     """Return what a mean loss must be."""
     return pytest.approx(sum(values) / len(values), rel=1e-4, abs=NATS)
 
 
-def write_choices(folder, rows: list[dict], *metrics: str) -> None:
+def write_choices(folder, rows, *metrics):
     """Write a task with choices, which also asks for each choice without a prompt."""
     fields = {"doc_to_text": "q", "doc_to_choice": "choices", "doc_to_target": "gold"}
     listed = [{"metric": metric} for metric in metrics]
@@ -70,7 +68,7 @@ def write_choices(folder, rows: list[dict], *metrics: str) -> None:
     written(folder, "choices", rows, **fields, **kind)
 
 
-def written(folder, name: str, rows: list[dict], **fields) -> None:
+def written(folder, name, rows, **fields):
     """Write a task and its documents."""
     lines = "\n".join(json.dumps(row) for row in rows)
     (folder / f"{name}.jsonl").write_text(lines)
@@ -236,7 +234,7 @@ def test_an_answer_can_take_the_place_of_the_reference(model, tokenizer, evaluat
         )
 
 
-def answer_of(model, tokenizer, prompt: str) -> list[int]:
+def answer_of(model, tokenizer, prompt):
     """Return the greedy answer, with the end token."""
     before = tokenizer(prompt, return_tensors="pt")["input_ids"]
     made = model.generate(before, max_new_tokens=8, do_sample=False)

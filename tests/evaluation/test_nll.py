@@ -1,7 +1,5 @@
 """The metric `nll` is that of plain transformers, whatever the batches."""
 
-from __future__ import annotations
-
 import math
 import re
 
@@ -21,13 +19,13 @@ def scored(model, tokenizer, tasks, names, ids=IDS, **options):
     return evaluator, evaluator.score(model)
 
 
-def nll(model, before, after) -> float:
+def nll(model, before, after):
     with torch.no_grad():
         scores = model(input_ids=torch.tensor([before + after])).logits[0, :-1].log_softmax(-1)
     return -float(scores[len(before) - 1 :].gather(-1, torch.tensor(after)[:, None]).sum())
 
 
-def expected(model, tokenizer, task, document, requests) -> float:
+def expected(model, tokenizer, task, document, requests):
     """Return the nats of a document's reference answer by plain transformers."""
     prompt, answer = requests[0].instance.args[0], document["answer"]
     if task in ("t_choice", "t_mutual"):

@@ -1,14 +1,9 @@
 """Racing stops candidates that are behind, and no others; its samples and estimates are right."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import random
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -40,14 +35,14 @@ A, B = Objective("a", "acc", 2.0), Objective("b", "loss", 1.0, higher_is_better=
 COUNT = 400
 
 
-def scores_of(columns: Mapping[str, Sequence[float]], ids: Any = None) -> Scores:
+def scores_of(columns, ids=None):
     """Return scores by `task/metric`, of documents 0, 1, ... or of some."""
     every = {key.partition("/")[0]: tuple(range(len(column))) for key, column in columns.items()}
     means = {key: float(np.mean(column)) for key, column in columns.items()}
     return Scores(ids or every, {key: tuple(column) for key, column in columns.items()}, means)
 
 
-def part(whole: Scores, ids: Mapping[str, Sequence[int]]) -> Scores:
+def part(whole, ids):
     """Return the scores of some documents."""
     columns = {
         key: [column[i] for i in ids[key.partition("/")[0]]] for key, column in whole.values.items()
@@ -55,23 +50,23 @@ def part(whole: Scores, ids: Mapping[str, Sequence[int]]) -> Scores:
     return scores_of(columns, {task: tuple(of) for task, of in ids.items()})
 
 
-def orders(scores: Scores, key: object) -> dict[str, list[int]]:
+def orders(scores, key):
     return {task: in_order(len(ids), f"{key}/{task}") for task, ids in scores.documents.items()}
 
 
-def answering(skill: float, seed: int) -> list[float]:
+def answering(skill, seed):
     """Return which documents a model of this skill answers correctly; difficulties differ."""
     hardness, luck = random.Random("hardness"), random.Random(seed)
     odds = [min(1, max(0, skill + hardness.uniform(-0.4, 0.4))) for _ in range(COUNT)]
     return [float(luck.random() < chance) for chance in odds]
 
 
-def of_task(values: Sequence[float]) -> Scores:
+def of_task(values):
     return scores_of({"t/acc": values})
 
 
 @pytest.fixture(scope="module")
-def evaluator() -> Evaluator:
+def evaluator():
     """An evaluator of models that are lists of values."""
     info = TaskInfo("t", "function", COUNT, {"acc": MetricInfo(True, True)})
     body = lambda model, tokenizer, ids: {"acc": [model[i] for i in ids]}  # noqa: E731
@@ -80,15 +75,13 @@ def evaluator() -> Evaluator:
     return evaluator
 
 
-def raced(
-    evaluator: Evaluator, model: Any, incumbent: Scores, earlier: Any = (), **options: Any
-) -> Scores:
+def raced(evaluator, model, incumbent, earlier=(), **options):
     objective = options.pop("objective", ACC)
     race = Race(**options)
     return score_in_race(race, evaluator, model, "search", incumbent, earlier, [objective])
 
 
-def test_the_better_is_scored_on_everything_and_the_worse_is_not(evaluator: Evaluator) -> None:
+def test_the_better_is_scored_on_everything_and_the_worse_is_not(evaluator):
     incumbent = of_task(answering(0.6, 0))
     better = raced(evaluator, answering(0.8, 1), incumbent)
     worse = raced(evaluator, answering(0.3, 2), incumbent)
@@ -104,9 +97,7 @@ def test_the_better_is_scored_on_everything_and_the_worse_is_not(evaluator: Eval
     assert raced(evaluator, answering(0.3, 1), incumbent, objective=loss).fidelity["t"] == COUNT
 
 
-def test_better_candidates_are_rarely_stopped_and_standard_errors_are_right(
-    evaluator: Evaluator,
-) -> None:
+def test_better_candidates_are_rarely_stopped_and_standard_errors_are_right(evaluator):
     values = answering(0.6, 0)
     incumbent = of_task(values)
     earlier = [of_task(answering(0.55, seed)) for seed in range(500, 510)]
@@ -124,9 +115,7 @@ def test_better_candidates_are_rarely_stopped_and_standard_errors_are_right(
     assert max(map(abs, scaled)) < 4
 
 
-def test_a_real_model_has_the_scores_that_it_has_without_a_race(
-    llama: Any, tokenizer: Any, tasks: Path
-) -> None:
+def test_a_real_model_has_the_scores_that_it_has_without_a_race(llama, tokenizer, tasks):
     evaluator = Evaluator(Harness(["t_letter"], [tasks]))
     evaluator.prepare(llama, tokenizer, {"search": {"t_letter": range(40)}})
     incumbent, objective = evaluator.score(llama), Objective("t_letter", "acc")
@@ -139,7 +128,7 @@ def test_a_real_model_has_the_scores_that_it_has_without_a_race(
 
 
 @given(st.integers(2, 400), st.integers(1, 5000))
-def test_samples_grow_by_equal_parts_of_at_least_the_minimum(minimum: int, total: int) -> None:
+def test_samples_grow_by_equal_parts_of_at_least_the_minimum(minimum, total):
     sizes = Race(minimum=minimum).sizes(total)
     assert sizes[-1] == total
     added = [after - before for before, after in itertools.pairwise([0, *sizes])]
@@ -153,7 +142,7 @@ def test_samples_grow_by_equal_parts_of_at_least_the_minimum(minimum: int, total
     assert Race().sizes(400) == [50, 100, 150, 250, 350, 400]
 
 
-def drawn(seed: int) -> Scores:
+def drawn(seed):
     """Return random scores; documents of `a` differ between models in their first third only."""
     rng = np.random.default_rng(seed)
     fixed = np.arange(90) % 2
@@ -161,7 +150,7 @@ def drawn(seed: int) -> Scores:
     return scores_of({"a/acc": a.tolist(), "b/loss": rng.normal(2.0, 1.0, 60).tolist()})
 
 
-def test_samples_are_unbiased_and_their_variance_is_right() -> None:
+def test_samples_are_unbiased_and_their_variance_is_right():
     incumbent, other = drawn(0), drawn(1)
     truth = fitness([A, B], other) - fitness([A, B], incumbent)
     earlier = [drawn(seed) for seed in range(5, 15)]
@@ -185,7 +174,7 @@ def test_samples_are_unbiased_and_their_variance_is_right() -> None:
 
 @settings(max_examples=draws(100), deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.data())
-def test_larger_samples_hold_the_smaller_ones(sizes: list[int], data: st.DataObject) -> None:
+def test_larger_samples_hold_the_smaller_ones(sizes, data):
     small, large = sorted(data.draw(st.tuples(*[st.integers(0, sum(sizes))] * 2)))
     documents = {str(number): range(size) for number, size in enumerate(sizes)}
     order = {task: in_order(len(ids), task) for task, ids in documents.items()}
@@ -195,7 +184,7 @@ def test_larger_samples_hold_the_smaller_ones(sizes: list[int], data: st.DataObj
     assert small <= sum(map(len, few.values())) <= small + len(sizes) - 1
 
 
-def test_equal_answers_so_far_are_no_proof() -> None:
+def test_equal_answers_so_far_are_no_proof():
     alike = scores_of({"a/acc": [0.0] * 40, "b/loss": [0.0] * 40})
     order = orders(alike, "k")
     squares = expected_squares([A, B], alike, [alike], order)
@@ -203,7 +192,7 @@ def test_equal_answers_so_far_are_no_proof() -> None:
     assert chance(*estimate(seen, order, squares)) == chance(0.0, 0.0) == 0.5
 
 
-def test_the_order_of_documents_does_not_bias_an_estimate() -> None:
+def test_the_order_of_documents_does_not_bias_an_estimate():
     """With one order for the whole search, candidates far behind seemed 6 points better.
 
     Each document likes some of 16 weights. First candidates differ in most documents, last ones in
@@ -233,7 +222,7 @@ def test_the_order_of_documents_does_not_bias_an_estimate() -> None:
     assert abs(off.mean()) < 2 and 0.7 < scaled.std() < 1.4
 
 
-def stopped(race: Race, whole: Scores, incumbent: Scores, earlier: list[Scores]) -> Scores:
+def stopped(race, whole, incumbent, earlier):
     """Return the scores that a race leaves of those on all documents."""
     steps = race.steps(incumbent, earlier, [ACC])
     wanted = next(steps)
@@ -246,10 +235,10 @@ def stopped(race: Race, whole: Scores, incumbent: Scores, earlier: list[Scores])
     return whole
 
 
-def test_a_generation_has_one_sample_and_the_next_one_another() -> None:
+def test_a_generation_has_one_sample_and_the_next_one_another():
     rows = [of_task(answering(0.5, seed)) for seed in range(24)]
 
-    def first(earlier: Sequence[Scores], seed: int = 0) -> Any:
+    def first(earlier, seed=0):
         return next(Race(seed=seed).steps(rows[0], earlier, [ACC]))
 
     assert first(rows[:12]) == first(rows[:12]) != first(rows)

@@ -1,11 +1,6 @@
 """Texts that are drawn at random: the same in every batch, and lm-eval's for the same seeds."""
 
-from __future__ import annotations
-
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +14,6 @@ from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.generation import seed_of
 from evomerge.evaluation.inference.quiet import seeded
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.scores import Scores
 from evomerge.setup.preflight import repeats_warning
 
 pytestmark = pytest.mark.thorough
@@ -57,7 +51,7 @@ def process_results(document, results):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A folder with tasks that sample answers to the documents of an embedded task."""
     made = tmp_path_factory.mktemp("sampled")
     task = zoo.tasks_path() / "zoo_maths.yaml"
@@ -68,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def maths() -> tuple[Any, Any]:
+def maths():
     """An embedded model and its tokenizer."""
     place = zoo.path("maths")
     model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
@@ -78,13 +72,13 @@ def maths() -> tuple[Any, Any]:
 class SeededLM(HFLM):
     """lm-eval's own model class; torch gets the seed of each text before it is generated."""
 
-    def __init__(self, task: str, ids: Sequence[int], **options: Any) -> None:
+    def __init__(self, task, ids, **options):
         super().__init__(**options)
         self.task, self.ids = task, ids
 
-    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests, disable_tqdm=False):
         """Generate one text after the other."""
-        repeats: Counter[int] = Counter()
+        repeats = Counter()
         texts = []
         for request in requests:
             document = self.ids[request.doc_id]
@@ -96,12 +90,10 @@ class SeededLM(HFLM):
 
 
 @pytest.fixture
-def stock(by_lm_eval: Any) -> Any:
+def stock(by_lm_eval):
     """Return what gives scores and texts of lm-eval itself, if it generates with our seeds."""
 
-    def scored(
-        model: Any, tokenizer: Any, tasks: Path, name: str, **options: Any
-    ) -> tuple[dict[str, float], list[list[str]]]:
+    def scored(model, tokenizer, tasks, name, **options):
         lm = SeededLM(f"{name}:test", IDS, pretrained=model, tokenizer=tokenizer, batch_size=1)
         found = by_lm_eval(lm, tasks, [name], IDS, **options)
         scores = {
@@ -115,25 +107,21 @@ def stock(by_lm_eval: Any) -> Any:
     return scored
 
 
-def ours(
-    model: Any, tokenizer: Any, tasks: Path, name: str, batch_size: Any = "auto", **options: Any
-) -> tuple[Evaluator, Scores]:
+def ours(model, tokenizer, tasks, name, batch_size="auto", **options):
     harness = Harness([name], [tasks], **options)
     evaluator = Evaluator(harness, batch_size=batch_size, counted={name}, seed=7)
     evaluator.prepare(model, tokenizer, {"search": {name: IDS}})
     return evaluator, evaluator.score(model)
 
 
-def texts_of(evaluator: Evaluator, name: str) -> list[list[str]]:
+def texts_of(evaluator, name):
     """Return the texts that were generated for each document."""
     documents = evaluator.requests("search", name).values()
     return [request.instance.resps for (request,) in documents]
 
 
 @pytest.mark.parametrize("name", ["s_vote", "s_mean"])
-def test_repeats_filters_and_aggregation_are_lm_evals(
-    maths: Any, folder: Path, stock: Any, name: str
-) -> None:
+def test_repeats_filters_and_aggregation_are_lm_evals(maths, folder, stock, name):
     expected, texts = stock(*maths, folder, name)
     evaluator, scores = ours(*maths, folder, name)
     assert evaluator.forward.own_loop
@@ -160,8 +148,8 @@ SETTINGS = {
     ],
 )
 def test_texts_are_those_of_lm_eval_with_the_same_seeds(
-    make_model: Any, tokenizer: Any, tasks: Path, stock: Any, kind: str, chosen: str
-) -> None:
+    make_model, tokenizer, tasks, stock, kind, chosen
+):
     """Also where lm-eval generates: for models without position ids, and with penalties."""
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
     model = make_model("mamba" if kind == "mamba" else "llama", dtype)
@@ -179,7 +167,7 @@ def test_texts_are_those_of_lm_eval_with_the_same_seeds(
     assert len({text for (text,) in texts}) > 5
 
 
-def test_a_score_depends_on_neither_batches_nor_neighbours(maths: Any, folder: Path) -> None:
+def test_a_score_depends_on_neither_batches_nor_neighbours(maths, folder):
     evaluator, scores = ours(*maths, folder, "s_vote")
     values = scores.of_task("s_vote")
     assert 1 < np.mean(values["tokens"]) < 5
@@ -196,17 +184,15 @@ def test_a_score_depends_on_neither_batches_nor_neighbours(maths: Any, folder: P
     assert evaluator.score(maths[0]).of_task("s_vote") != values
 
 
-def test_a_temperature_that_cannot_be_used_is_one_sentence(
-    llama: Any, tokenizer: Any, tasks: Path
-) -> None:
+def test_a_temperature_that_cannot_be_used_is_one_sentence(llama, tokenizer, tasks):
     for settings, words in (({"temperature": 0.0}, "above 0"), ({"top_p": -1.0}, "top_p")):
         evaluator = Evaluator(Harness(["t_sample"], [tasks], generation=settings))
         with pytest.raises(ConfigError, match=rf"'t_sample' samples texts.*{words}"):
             evaluator.prepare(llama, tokenizer, {"search": {"t_sample": IDS}})
 
 
-def test_repeats_that_are_of_no_use_are_warned_of(folder: Path) -> None:
-    def warning(**settings: Any) -> str:
+def test_repeats_that_are_of_no_use_are_warned_of(folder):
+    def warning(**settings):
         harness = Harness(["s_vote"], [folder], generation=settings)
         return repeats_warning(harness.info.tasks["s_vote"]) or ""
 

@@ -1,10 +1,6 @@
 """Texts are classified as transformers does it with one text at a time."""
 
-from __future__ import annotations
-
 import inspect
-from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
@@ -17,7 +13,7 @@ from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 
 
-def words(count: int, step: int = 1) -> str:
+def words(count, step=1):
     return " ".join(f"w{(i * step) % 44}" for i in range(count))
 
 
@@ -29,23 +25,23 @@ TEXTS = [
 ]
 
 
-def opened(folder: Path) -> tuple[Any, Any]:
+def opened(folder):
     checkpoint = Checkpoint.open(folder, "model")
     return load(checkpoint, "cpu", causal=False), tokenizer_of(checkpoint)
 
 
-def classified(model: Any, tokenizer: Any, texts: Any, size: Any = "auto") -> Any:
+def classified(model, tokenizer, texts, size="auto"):
     return classify(model, batches_of(model, tokenizer, texts, size))
 
 
-CASES: dict[str, dict[str, Any]] = {
+CASES = {
     **{name: {"architecture": name} for name in ("bert", "roberta", "llama", "gpt2")},
     "no padding": {"architecture": "llama", "pad_token_id": None},
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_logits_are_those_of_transformers_one_by_one(case: str, tmp_path: Path) -> None:
+def test_logits_are_those_of_transformers_one_by_one(case, tmp_path):
     folder = tiny.make_classifier(tmp_path / "a", labels=["a", "b", "c"], **CASES[case])
     found = classified(*opened(folder), TEXTS)
     kind = transformers.AutoModelForSequenceClassification
@@ -62,7 +58,7 @@ def test_logits_are_those_of_transformers_one_by_one(case: str, tmp_path: Path) 
     assert len({int(row.argmax()) for row in found.values()}) > 1
 
 
-def test_the_size_of_batches_changes_only_rounding_and_calls_change_nothing(tmp_path: Path) -> None:
+def test_the_size_of_batches_changes_only_rounding_and_calls_change_nothing(tmp_path):
     model, tokenizer = opened(tiny.make_classifier(tmp_path / "a"))
     first = classified(model, tokenizer, TEXTS)
     for item, row in classified(model, tokenizer, reversed(TEXTS), 1).items():
@@ -71,7 +67,7 @@ def test_the_size_of_batches_changes_only_rounding_and_calls_change_nothing(tmp_
     assert all(torch.equal(row, again[item]) for item, row in first.items())
 
 
-def test_logits_that_are_not_finite_are_a_failure_of_the_candidate(tmp_path: Path) -> None:
+def test_logits_that_are_not_finite_are_a_failure_of_the_candidate(tmp_path):
     model, tokenizer = opened(tiny.make_classifier(tmp_path / "a"))
     with torch.no_grad():
         model.classifier.bias.fill_(torch.nan)

@@ -1,9 +1,6 @@
 """Threads, accelerators and memory that models are scored with, and the errors of devices."""
 
-from __future__ import annotations
-
 import os
-from pathlib import Path
 
 import psutil
 import pytest
@@ -21,7 +18,7 @@ from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted
 LIMIT, USED, FILES = 10**8, 8 * 10**7, 3 * 10**7
 
 
-def test_a_small_model_is_scored_on_one_thread_and_others_on_all() -> None:
+def test_a_small_model_is_scored_on_one_thread_and_others_on_all():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -31,7 +28,7 @@ def test_a_small_model_is_scored_on_one_thread_and_others_on_all() -> None:
         torch.set_num_threads(before)
 
 
-def test_other_accelerators_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_accelerators_are_hidden(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     use_only(())
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
@@ -41,7 +38,7 @@ def test_other_accelerators_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3", "numbered among those that are visible"
 
 
-def write_group(folder: Path, limit: str, used: int) -> None:
+def write_group(folder, limit, used):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "memory.max").write_text(f"{limit}\n")
     (folder / "memory.current").write_text(f"{used}\n")
@@ -49,7 +46,7 @@ def write_group(folder: Path, limit: str, used: int) -> None:
     (folder / "memory.stat").write_text(stat)
 
 
-def test_a_limit_of_any_group_above_counts_without_pages_of_files(tmp_path: Path) -> None:
+def test_a_limit_of_any_group_above_counts_without_pages_of_files(tmp_path):
     assert total_memory(tmp_path) == psutil.virtual_memory().total
     assert 0 < free_memory(tmp_path) <= total_memory(tmp_path)
     groups = tmp_path / "proc/self/cgroup"
@@ -89,6 +86,6 @@ NEITHER = (
 
 
 @pytest.mark.parametrize("error", [*EXHAUSTED, *BROKEN, *NEITHER], ids=repr)
-def test_what_an_error_says_of_memory_and_of_the_device(error: Exception) -> None:
+def test_what_an_error_says_of_memory_and_of_the_device(error):
     assert is_exhausted(error) == (error in EXHAUSTED)
     assert is_device_failure(error) == (error in BROKEN)

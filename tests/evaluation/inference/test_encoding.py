@@ -1,10 +1,6 @@
 """Texts are encoded as `SentenceTransformer.encode` does it, whatever the modules are."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +29,7 @@ TEXTS = [
 PROMPTS = {"query": "w7 w8 ", "document": "w20 ", "other": "w30 w31 w32 "}
 
 SBERT, ST = "sentence_bert_config.json", "config_sentence_transformers.json"
-CASES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
+CASES = {
     "no projection": ({"dense": 0}, {}),
     "cls": ({"pooling": "cls"}, {}),
     "max": ({"pooling": "max"}, {}),
@@ -61,24 +57,22 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
 """How a model is made, and what its files say then."""
 
 
-def encoded(folder: Path, role: str, **how: Any) -> np.ndarray:
+def encoded(folder, role, **how):
     opened = Checkpoint.open(folder, "model")
     model = load(opened, "cpu", causal=False, modules=opened)
-    found: np.ndarray = TextEncoder(**how)(model, tokenizer_of(opened), TEXTS, role).numpy()
-    return found
+    return TextEncoder(**how)(model, tokenizer_of(opened), TEXTS, role).numpy()
 
 
-def by_library(folder: Path, role: str) -> np.ndarray:
+def by_library(folder, role):
     with tiny.quiet():
         model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
     encode = {"query": model.encode_query, "document": model.encode_document}.get(
         role, model.encode
     )
-    found: np.ndarray = encode(TEXTS, convert_to_tensor=True).double().numpy()
-    return found
+    return encode(TEXTS, convert_to_tensor=True).double().numpy()
 
 
-def check(folder: Path) -> None:
+def check(folder):
     for role in ("text", "query", "document"):
         ours, theirs = encoded(folder, role), by_library(folder, role)
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=UNIT)
@@ -86,7 +80,7 @@ def check(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_embeddings_are_those_of_the_library(case: str, tmp_path: Path) -> None:
+def test_embeddings_are_those_of_the_library(case, tmp_path):
     how, files = CASES[case]
     folder = tiny.make_encoder(tmp_path / "a", **how)
     for file, changes in files.items():
@@ -95,7 +89,7 @@ def test_embeddings_are_those_of_the_library(case: str, tmp_path: Path) -> None:
     check(folder)
 
 
-def test_a_config_may_name_the_class_with_a_head(tmp_path: Path) -> None:
+def test_a_config_may_name_the_class_with_a_head(tmp_path):
     folder = tiny.make_encoder(tmp_path / "a")
     with tiny.quiet():
         transformers.AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(folder)
@@ -103,7 +97,7 @@ def test_a_config_may_name_the_class_with_a_head(tmp_path: Path) -> None:
     check(folder)
 
 
-def test_files_of_former_versions_are_read(tmp_path: Path) -> None:
+def test_files_of_former_versions_are_read(tmp_path):
     folder = tiny.make_encoder(tmp_path / "a", pooling="cls")
     theirs = by_library(folder, "text")
     old = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True}
@@ -120,7 +114,7 @@ def test_files_of_former_versions_are_read(tmp_path: Path) -> None:
     assert settings[0] == settings[1]
 
 
-def test_the_size_of_batches_changes_only_rounding_and_calls_change_nothing(tmp_path: Path) -> None:
+def test_the_size_of_batches_changes_only_rounding_and_calls_change_nothing(tmp_path):
     folder = tiny.make_encoder(tmp_path / "a", dtype="bfloat16")
     np.testing.assert_allclose(encoded(folder, "text"), by_library(folder, "text"), atol=0.05)
     folder = tiny.make_encoder(tmp_path / "b")
@@ -129,7 +123,7 @@ def test_the_size_of_batches_changes_only_rounding_and_calls_change_nothing(tmp_
     assert (found == encoded(folder, "text")).all()
 
 
-def test_what_cannot_be_encoded_is_one_sentence(tmp_path: Path) -> None:
+def test_what_cannot_be_encoded_is_one_sentence(tmp_path):
     folder = tiny.make_encoder(tmp_path / "a")
     opened = Checkpoint.open(folder, "model")
     model = load(opened, "cpu", causal=False)

@@ -1,10 +1,6 @@
 """Image features are computed once for all candidates that have the tower in common."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import seeing
@@ -12,14 +8,13 @@ import torch
 
 from evomerge.evaluation.inference.features import ImageFeatures
 from evomerge.merging.resident import Resident
-from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
 
-def recipe_of(host: Checkpoint, share: float, tower: float | None = None) -> Recipe:
+def recipe_of(host, share, tower=None):
     """Merge `a` and `b`; `tower` is the share of `b` in the tower, and None leaves it to `a`."""
 
-    def layer(share: float, number: int | None = None) -> Layer:
+    def layer(share, number=None):
         shares = {"a": 1 - share, "b": share}
         sources = [Source(name, number, {"weight": weight}) for name, weight in shares.items()]
         return Layer("linear", sources)
@@ -31,11 +26,11 @@ def recipe_of(host: Checkpoint, share: float, tower: float | None = None) -> Rec
 
 
 @contextmanager
-def counted(model: torch.nn.Module) -> Iterator[list[int]]:
+def counted(model):
     """Count how often the vision tower of a model runs."""
     names = ("vision_tower", "vision_model", "visual")
     tower = next(getattr(model.model, name) for name in names if hasattr(model.model, name))
-    calls: list[int] = []
+    calls = []
     handle = tower.register_forward_hook(lambda *_: calls.append(1))
     yield calls
     handle.remove()
@@ -66,7 +61,7 @@ def test_kept_features_change_no_bit_and_save_the_tower(family):
     assert not torch.equal(*plain), "an image counts"
 
 
-def test_what_does_not_fit_is_computed_again(tmp_path: Path):
+def test_what_does_not_fit_is_computed_again(tmp_path):
     parents = {name: seeing.make(tmp_path / name, "llava", seed) for seed, name in enumerate("ab")}
     resident = Resident(parents, "a", "float32")
     model = resident.apply(recipe_of(parents["a"], 0.3))

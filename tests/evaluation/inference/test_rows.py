@@ -1,9 +1,6 @@
 """Rows: every continuation is scored after exactly its own text; prefixes, masks, generation."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from hypothesis import given
@@ -17,7 +14,6 @@ from evomerge.evaluation.inference.rows import (
     MIN_ROWS,
     MIN_TOKENS,
     Continuation,
-    Row,
     by_prefix,
     pack,
     separate,
@@ -27,7 +23,7 @@ TOKENS = st.lists(st.integers(3, 6), min_size=1, max_size=8).map(tuple)
 
 
 @st.composite
-def documents(draw: st.DrawFn) -> list[Continuation]:
+def documents(draw):
     context = draw(TOKENS)
     return [
         Continuation.of(context, continuation, longest=12)
@@ -36,9 +32,7 @@ def documents(draw: st.DrawFn) -> list[Continuation]:
 
 
 @given(documents())
-def test_every_continuation_reads_its_own_tokens_and_no_others(
-    continuations: list[Continuation],
-) -> None:
+def test_every_continuation_reads_its_own_tokens_and_no_others(continuations):
     indices = list(range(len(continuations)))
     packed, single = pack(continuations, indices), separate(continuations, indices)
     assert sum(map(len, packed)) <= sum(map(len, single))
@@ -61,9 +55,7 @@ def test_every_continuation_reads_its_own_tokens_and_no_others(
 
 
 @given(TOKENS, TOKENS, st.integers(8, 12))
-def test_long_texts_are_cut_from_the_left_as_hflm_cuts_them(
-    context: tuple[int, ...], continuation: tuple[int, ...], longest: int
-) -> None:
+def test_long_texts_are_cut_from_the_left_as_hflm_cuts_them(context, continuation, longest):
     asked = Continuation.of(context, continuation, longest)
     whole = [*context, *continuation]
     assert list(asked.tokens) == whole[-(longest + 1) :][:-1]
@@ -74,7 +66,7 @@ EXAMPLES = [tuple(range(k, k + MIN_TOKENS + 3 * k)) for k in range(4)]
 
 
 @st.composite
-def continuations(draw: st.DrawFn) -> list[Continuation]:
+def continuations(draw):
     found = []
     for _ in range(draw(st.integers(0, 12))):
         start = draw(st.sampled_from(EXAMPLES))
@@ -87,13 +79,13 @@ def continuations(draw: st.DrawFn) -> list[Continuation]:
     return found
 
 
-def whole(row: Row, prefix: tuple[int, ...]) -> tuple[object, ...]:
+def whole(row, prefix):
     """Return a row with its prefix added again."""
     return (prefix + row.start, *row.branches, *row.asked)
 
 
 @given(continuations(), st.booleans())
-def test_prefix_and_rest_make_up_the_row(asked: list[Continuation], packed: bool) -> None:
+def test_prefix_and_rest_make_up_the_row(asked, packed):
     rows = (pack if packed else separate)(asked, range(len(asked))) if asked else []
     found = []
     for prefix, behind in by_prefix(rows):
@@ -105,7 +97,7 @@ def test_prefix_and_rest_make_up_the_row(asked: list[Continuation], packed: bool
     assert sorted(found, key=repr) == sorted((whole(row, ()) for row in rows), key=repr)
 
 
-def test_one_row_that_begins_otherwise_spoils_nothing() -> None:
+def test_one_row_that_begins_otherwise_spoils_nothing():
     examples = list(range(400))
     contexts = [[*examples, 7, i] for i in range(10)] + [[*examples[:60], 999, 5, 5]]
     rows = separate([Continuation.of(context, [1], 500) for context in contexts], range(11))
@@ -113,7 +105,7 @@ def test_one_row_that_begins_otherwise_spoils_nothing() -> None:
     assert groups == [(401, 10), (0, 1)]
 
 
-def test_a_mask_shows_prefix_and_own_branch_only_within_the_window() -> None:
+def test_a_mask_shows_prefix_and_own_branch_only_within_the_window():
     config = SimpleNamespace(sliding_window=3, layer_types=["full_attention", "sliding_attention"])
     config.get_text_config = lambda: config
     model = SimpleNamespace(config=config, dtype=torch.float32)
@@ -125,15 +117,15 @@ def test_a_mask_shows_prefix_and_own_branch_only_within_the_window() -> None:
     assert full[3].tolist() == [True, True, True, True, False, False]
 
 
-def test_the_head_reads_contiguous_memory() -> None:
+def test_the_head_reads_contiguous_memory():
     sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16}
     config = LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2, eos_token_id=None)
     model = LlamaForCausalLM(config).requires_grad_(False).train(False)
-    never: Any = lambda tokens: False  # noqa: E731
-    seen: list[bool] = []
+    never = lambda tokens: False  # noqa: E731
+    seen = []
     forward = model.lm_head.forward
 
-    def record(states: torch.Tensor) -> torch.Tensor:
+    def record(states):
         seen.append(states.is_contiguous())
         return forward(states)
 
@@ -145,12 +137,12 @@ def test_the_head_reads_contiguous_memory() -> None:
     assert not model.lm_head._forward_pre_hooks
 
 
-def test_no_batch_is_started_to_save_padding_if_it_takes_many_passes() -> None:
+def test_no_batch_is_started_to_save_padding_if_it_takes_many_passes():
     """Prompts of 10 and 20 tokens: apart, they need no padding, but twice as many passes."""
     lengths = [10] * 20 + [20] * 20
     batching = Batching(1024, None, overhead=48, generated=4096, kept=1024)
 
-    def sizes(limit: int) -> list[int]:
+    def sizes(limit):
         prompts = [Prompt((1,) * length, ("\n",), limit) for length in lengths]
         return [len(batch) for batch in make_batches(prompts, batching)]
 
@@ -158,7 +150,7 @@ def test_no_batch_is_started_to_save_padding_if_it_takes_many_passes() -> None:
     assert sizes(1) == [20, 20]
 
 
-def test_texts_that_end_differently_are_not_in_one_batch() -> None:
+def test_texts_that_end_differently_are_not_in_one_batch():
     ends = [(("\n",), 8), (("\n",), 9), (("."), 8)]
     prompts = [Prompt((1, 2), tuple(stops), limit) for stops, limit in [*ends, *ends]]
     assert make_batches(prompts, Batching(1024, None, 48, 4096, 1024)) == [[0, 3], [1, 4], [2, 5]]

@@ -1,14 +1,9 @@
 """The vLLM backend without vLLM: a substitute takes the same calls and gives such results."""
 
-from __future__ import annotations
-
 import copy
 import sys
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import tiny
@@ -19,18 +14,10 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCa
 from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.generation import (
-    Prompt,
-    Sampling,
-    continue_prompts,
-    stop_detector,
-)
-from evomerge.evaluation.inference.vllm import (
-    EngineForward,
-    VllmEngine,
-    digest_of,
-    with_identity_layers,
-)
+from evomerge.evaluation.inference import generation
+from evomerge.evaluation.inference.generation import Prompt, Sampling
+from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine, digest_of
+from evomerge.evaluation.inference.vllm import with_identity_layers as completed
 from evomerge.evaluation.inference.vllm_start import check_vllm
 from evomerge.evaluation.tasks.harness import Harness
 
@@ -41,44 +28,37 @@ PROMPT = Prompt((1, *range(5, 40, 3)), (), 20)
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmEngine:
+def engine(monkeypatch, llama, tokenizer):
     """A `VllmEngine` on a substitute for vLLM that takes the same calls and gives such results."""
 
-    class Options:
-        def __init__(self, **options: Any) -> None:
-            self.__dict__ = {"stop": [], **options}
-
     class LLM:
-        def __init__(self, model: str, **options: Any) -> None:
+        def __init__(self, model, **options):
             assert options["load_format"] == "dummy" and options["dtype"] == "float32"
             self.config = AutoConfig.from_pretrained(model)
             assert AutoTokenizer.from_pretrained(model).eos_token_id == 2
             assert GenerationConfig.from_pretrained(model).eos_token_id == 2
-            self.model_config = SimpleNamespace(max_model_len=self.config.max_position_embeddings)
             self.model, self.calls, self.version = None, [], "default"
             self.llm_engine = SimpleNamespace(set_weight_version=self.set_weight_version)
 
-        def set_weight_version(self, digest: str) -> None:
+        def set_weight_version(self, digest):
             self.version = digest
 
-        def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
+        def collective_rpc(self, method, kwargs):
             self.calls.append(method)
-            state = dict(kwargs["weights_iterator"])
-            self.model = LlamaForCausalLM.from_pretrained(
-                None, config=self.config, state_dict=state
-            )
+            own = {"config": self.config, "state_dict": dict(kwargs["weights_iterator"])}
+            self.model = LlamaForCausalLM.from_pretrained(None, **own)
 
-        def reset_prefix_cache(self) -> bool:
+        def reset_prefix_cache(self):
             self.calls.append("reset_prefix_cache")
             return True
 
-        def generate(self, prompts: Any, options: Any, use_tqdm: bool) -> list[Any]:
-            each = options if isinstance(options, list) else [options] * len(prompts)
-            return [self._one(p["prompt_token_ids"], o) for p, o in zip(prompts, each, strict=True)]
+        def generate(self, prompts, options, use_tqdm):
+            asked = zip(prompts, options, strict=True)
+            return [self._one(prompt["prompt_token_ids"], own) for prompt, own in asked]
 
-        def _one(self, tokens: list[int], options: Any) -> Any:
+        def _one(self, tokens, options):
             limit = options.max_tokens
-            assert len(tokens) + limit <= self.model_config.max_model_len
+            assert len(tokens) + limit <= self.config.max_position_embeddings
             assert options.skip_special_tokens is False and options.stop_token_ids == [2]
             sampling, seed = None, 0
             if options.temperature > 0:
@@ -86,20 +66,19 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
                 sampling = Sampling(options.temperature, options.top_k, options.top_p)
                 seed = options.seed
             prompt = Prompt(tuple(tokens), tuple(options.stop), limit, sampling, seed)
-            stops = stop_detector(tokenizer, prompt.stops)
-            (said,) = continue_prompts(self.model, [prompt], stops, 0)
+            stops = generation.stop_detector(tokenizer, prompt.stops)
+            (said,) = generation.continue_prompts(self.model, [prompt], stops, 0)
             spans = [SimpleNamespace(version=self.version, start=0, end=1)]
-            completion = SimpleNamespace(token_ids=tuple(said), text=None, weight_versions=spans)
+            completion = SimpleNamespace(token_ids=tuple(said), weight_versions=spans)
             return SimpleNamespace(outputs=[completion])
 
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=Options))
-    monkeypatch.setattr(
-        "evomerge.evaluation.inference.vllm_start.version", lambda package: "0.33.0"
-    )
+    library = SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "vllm", library)
+    monkeypatch.setattr("evomerge.evaluation.inference.vllm_start.version", lambda name: "0.33.0")
     return VllmEngine(llama, tokenizer)
 
 
-def prepared(model: Any, tokenizer: Any, tasks: Path, names: Sequence[str], **options: Any) -> Any:
+def prepared(model, tokenizer, tasks, names, **options):
     """Return an evaluator of the hf backend, and the documents of each task."""
     evaluator = Evaluator(Harness(names, [tasks], **options), referenced={"t_choice"})
     evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(names, range(12))})
@@ -108,8 +87,8 @@ def prepared(model: Any, tokenizer: Any, tasks: Path, names: Sequence[str], **op
 
 @pytest.mark.parametrize("names", [NAMES, NAMES[:3]], ids=["texts too", "likelihoods only"])
 def test_the_calls_to_vllm_give_the_scores_of_the_hf_backend(
-    engine: VllmEngine, make_model: Any, tokenizer: Any, tasks: Path, names: Sequence[str]
-) -> None:
+    engine, make_model, tokenizer, tasks, names
+):
     candidate = make_model("llama", seed=4)
     evaluator, documents = prepared(candidate, tokenizer, tasks, names)
     expected, scorer = evaluator.score(candidate), evaluator.forward
@@ -122,10 +101,8 @@ def test_the_calls_to_vllm_give_the_scores_of_the_hf_backend(
     assert engine._llm.calls == ["reload_weights", "reset_prefix_cache"] * loads
 
 
-def test_what_the_engine_cannot_do_is_refused(
-    engine: VllmEngine, make_model: Any, tokenizer: Any, tasks: Path
-) -> None:
-    def refused(sentence: str, name: str = "t_generate", **options: Any) -> None:
+def test_what_the_engine_cannot_do_is_refused(engine, make_model, tokenizer, tasks):
+    def refused(sentence, name="t_generate", **options):
         evaluator, documents = prepared(model, tokenizer, tasks, [name], **options)
         with pytest.raises(ConfigError, match=sentence):
             EngineForward(evaluator.forward, engine).check(model, documents)
@@ -144,23 +121,19 @@ def test_what_the_engine_cannot_do_is_refused(
     )
     refused(r"in a different way.*use the backend 'hf'")
 
-    def fail(prompts: Any) -> Any:
+    def fail(prompts):
         raise DeviceError("It failed.") from ValueError("head size 24 is not supported")
 
     engine.generate = fail
     refused(r"cannot run this model \(head size 24.*'hf'")
 
 
-def test_equal_weights_are_loaded_once(engine: VllmEngine, make_model: Any) -> None:
-    for seed in (4, 4, 5):
-        engine.load(checkpoint_weights(make_model("llama", seed=seed)))
-    assert engine._llm.calls == ["reload_weights", "reset_prefix_cache"] * 2
-
-
 def test_weights_of_other_names_or_shapes_are_refused_and_the_engine_goes_on(
-    engine: VllmEngine, llama: Any
-) -> None:
-    engine.load(checkpoint_weights(llama))
+    engine, make_model, llama
+):
+    """Equal weights are loaded once."""
+    for seed in (4, 4, 0):
+        engine.load(checkpoint_weights(make_model("llama", seed=seed)))
     name = "model.norm.weight"
     for change, words in (
         ({name: None}, r"'model.norm.weight' has the shape None instead of \(32,\)"),
@@ -171,12 +144,11 @@ def test_weights_of_other_names_or_shapes_are_refused_and_the_engine_goes_on(
         with pytest.raises(CandidateError, match=words):
             engine.load({n: t for n, t in state.items() if t is not None})
     engine.load(checkpoint_weights(llama))
+    assert engine._llm.calls == ["reload_weights", "reset_prefix_cache"] * 2
     assert len(engine.generate([PROMPT])[0]) > 0
 
 
-def test_a_path_on_a_deeper_engine_answers_with_its_own_weights(
-    engine: VllmEngine, make_model: Any, tokenizer: Any
-) -> None:
+def test_a_path_on_a_deeper_engine_answers_with_its_own_weights(engine, make_model, tokenizer):
     """The fixture `engine` is what makes the substitute for vLLM."""
     model, deep = (make_model("llama", seed=seed) for seed in (4, 5))
     deep.model.layers.extend(make_model("llama", seed=6).model.layers)
@@ -191,58 +163,41 @@ def test_a_path_on_a_deeper_engine_answers_with_its_own_weights(
         engine.load(checkpoint_weights(deep))
 
 
-def fail(*arguments: Any, **options: Any) -> None:
+def fail(*arguments, **options):
     raise ValueError("no such tensor\nand more lines")
 
 
-@pytest.mark.parametrize(
-    ("name", "broken", "words"),
-    [
-        ("collective_rpc", fail, r"load weights \(no such tensor\).*resume"),
-        ("reset_prefix_cache", lambda: False, "prefix cache"),
-    ],
-)
-def test_an_engine_that_failed_is_not_used_again(
-    engine: VllmEngine,
-    llama: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    broken: Any,
-    words: str,
-) -> None:
+FAILURES = [
+    ("collective_rpc", fail, r"load weights \(no such tensor\).*resume"),
+    ("reset_prefix_cache", lambda: False, "prefix cache"),
+    ("set_weight_version", lambda digest: None, "other weights"),
+]
+
+
+@pytest.mark.parametrize(("name", "broken", "words"), FAILURES)
+def test_an_engine_that_failed_is_not_used_again(engine, llama, monkeypatch, name, broken, words):
+    weights = checkpoint_weights(llama)
     with monkeypatch.context() as patch:
         patch.setattr(engine._llm, name, broken)
+        patch.setattr(engine._llm.llm_engine, name, broken, raising=False)
         with pytest.raises(DeviceError, match=words):
-            engine.load(checkpoint_weights(llama))
-    for use in (
-        lambda: engine.load(checkpoint_weights(llama)),
-        lambda: engine.generate([PROMPT]),
-    ):
-        with pytest.raises(DeviceError, match=r"no such tensor|prefix cache"):
+            engine.load(weights)
+            engine.generate([PROMPT])
+    for use in (lambda: engine.load(weights), lambda: engine.generate([PROMPT])):
+        with pytest.raises(DeviceError, match=r"no such tensor|prefix cache|other weights"):
             use()
 
 
-def test_an_output_of_other_weights_is_an_error(engine: VllmEngine, llama: Any) -> None:
-    engine.load(checkpoint_weights(llama))
-    engine._llm.version = "of the last candidate"
-    with pytest.raises(DeviceError, match="other weights"):
-        engine.generate([PROMPT])
-
-
-def test_an_engine_that_does_not_start_is_one_sentence(
-    engine: VllmEngine, llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_does_not_start_is_one_sentence(engine, llama, tokenizer, monkeypatch):
     monkeypatch.setattr(sys.modules["vllm"], "LLM", fail)
     with pytest.raises(ConfigError, match=r"cannot start .*\(no such tensor.*\); "):
         VllmEngine(llama, tokenizer)
 
 
-def test_torch_keeps_its_number_of_threads_adjustable(
-    engine: VllmEngine, llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torch_keeps_its_number_of_threads_adjustable(engine, llama, tokenizer, monkeypatch):
     original = sys.modules["vllm"].LLM
 
-    def start(**options: Any) -> Any:
+    def start(**options):
         torch.set_num_threads = lambda count: None
         assert "llvmlite.binding.ffi" not in sys.modules
         return original(**options)
@@ -254,26 +209,23 @@ def test_torch_keeps_its_number_of_threads_adjustable(
     assert torch.set_num_threads is before and sys.modules["llvmlite.binding.ffi"] is sys
 
 
-@pytest.mark.parametrize(
-    ("found", "words"), [("0.15.1", "vLLM 0.15.1 cannot load weights"), (None, "is not installed")]
-)
-def test_a_vllm_that_cannot_serve_is_refused(
-    monkeypatch: pytest.MonkeyPatch, found: str | None, words: str
-) -> None:
-    def version(package: str) -> str:
+@pytest.mark.parametrize("found", ["0.15.1", None])
+def test_a_vllm_that_cannot_serve_is_refused(monkeypatch, found):
+    def version(package):
         if found is None:
             raise PackageNotFoundError(package)
         return found
 
     monkeypatch.setattr("evomerge.evaluation.inference.vllm_start.version", version)
-    with pytest.raises(ConfigError, match=words + r".*pip install 'evomerge\[vllm\]'"):
+    words = "is not installed" if found is None else "0.15.1 cannot load weights"
+    with pytest.raises(ConfigError, match=rf"vLLM {words}.*pip install 'evomerge\[vllm\]'"):
         check_vllm()
 
 
 TEXT = torch.tensor([[1, *range(5, 60, 3)]])
 
 
-def deeper(model: Any, layers: int) -> Any:
+def deeper(model, layers):
     """Return a random model of the same architecture with another number of layers."""
     config = copy.deepcopy(model.config)
     config.num_hidden_layers = layers
@@ -281,19 +233,17 @@ def deeper(model: Any, layers: int) -> Any:
     return type(model)(config).to(model.dtype).eval()
 
 
-def shapes_of(model: Any) -> dict[str, tuple[int, ...]]:
+def shapes_of(model):
     return {name: tuple(tensor.shape) for name, tensor in checkpoint_weights(model).items()}
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gpt_neox"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_are_those_of_the_model_alone(
-    make_model: Any, architecture: str, dtype: torch.dtype
-) -> None:
+def test_logits_are_those_of_the_model_alone(make_model, architecture, dtype):
     model = make_model(architecture, seed=2)
     deep = deeper(model, 5)
     own = {name: tensor.to(dtype) for name, tensor in checkpoint_weights(model).items()}
-    state = with_identity_layers(own, shapes_of(deep))
+    state = completed(own, shapes_of(deep))
     assert {name: tuple(tensor.shape) for name, tensor in state.items()} == shapes_of(deep)
     one, other = (
         type(model).from_pretrained(None, config=item.config, state_dict=weights, dtype=dtype)
@@ -303,18 +253,18 @@ def test_logits_are_those_of_the_model_alone(
         assert torch.equal(other.eval()(TEXT).logits, one.eval()(TEXT).logits)
 
 
-def test_zeros_take_no_memory_and_a_model_that_is_as_deep_is_left_as_it_is(llama: Any) -> None:
+def test_zeros_take_no_memory_and_a_model_that_is_as_deep_is_left_as_it_is(llama):
     own = dict(checkpoint_weights(llama))
-    state = with_identity_layers(own, shapes_of(deeper(llama, 4)))
+    state = completed(own, shapes_of(deeper(llama, 4)))
     name = "model.layers.{}.mlp.down_proj.weight"
     assert state[name.format(1)] is own[name.format(0)]
     assert state[name.format(0)].untyped_storage().nbytes() == 4
     for layers in (3, 2):
-        assert with_identity_layers(own, shapes_of(deeper(llama, layers))) == own
+        assert completed(own, shapes_of(deeper(llama, layers))) == own
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_neox"])
-def test_weights_have_the_names_and_shapes_of_a_checkpoint(tmp_path: Path, kind: str) -> None:
+def test_weights_have_the_names_and_shapes_of_a_checkpoint(tmp_path, kind):
     folder = tiny.make(tmp_path / kind, kind)
     stored = load_file(folder / "model.safetensors")
     given = dict(checkpoint_weights(tiny.load(folder)))

@@ -1,7 +1,5 @@
 """The warning for searches on the test documents of a public benchmark."""
 
-from __future__ import annotations
-
 import pytest
 
 from evomerge.evaluation.tasks.info import TaskInfo
@@ -18,13 +16,13 @@ from evomerge.setup.preflight import benchmark_warning
         ("zoo_maths", "test", ()),
     ],
 )
-def test_documents_of_benchmarks_are_warned_of_with_what_to_do(name, part, words) -> None:
+def test_documents_of_benchmarks_are_warned_of_with_what_to_do(name, part, words):
     task = TaskInfo(name, "generate_until", 100, {}, "some/data", {"test": part}, "test")
     warning = benchmark_warning(task) or ""
     assert all(word in warning for word in words) and bool(warning) == bool(words)
 
 
-def test_training_documents_are_named() -> None:
+def test_training_documents_are_named():
     parts = {"training": "train", "test": "test"}
     task = TaskInfo("gsm8k", "generate_until", 100, {}, "openai/gsm8k", parts, "test")
     assert "evaluation.search.task_split: training" in str(benchmark_warning(task))

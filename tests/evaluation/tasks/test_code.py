@@ -22,13 +22,11 @@ pytestmark = pytest.mark.thorough
 
 LM_EVAL = lm_eval.__path__[0]
 
-ADD = '''def add(a, b):
-    """Return the sum."""
-'''
+PROMPT = 'def add(a, b):\n    """Return the sum."""\n'
 HUMANEVAL = [
     {
         "task_id": f"Own/{number}",
-        "prompt": ADD,
+        "prompt": PROMPT,
         "test": f"def check(candidate):\n    assert candidate({number}, 3) == {number + 3}\n",
         "entry_point": "add",
     }
@@ -54,15 +52,9 @@ def write(folder, name, documents, include=None, **body):
     """Write a task that differs from one of lm-eval's in its documents, which are in a file."""
     file = folder / f"{name}.jsonl"
     file.write_text("".join(json.dumps(item) + "\n" for item in documents))
-    own = {
-        "task": name,
-        "dataset_path": "json",
-        "dataset_name": None,
-        "dataset_kwargs": {"data_files": {"test": str(file)}},
-        **body,
-    }
-    if include is not None:
-        own["include"] = f"{LM_EVAL}/tasks/{include}"
+    data = {"dataset_kwargs": {"data_files": {"test": str(file)}}, "dataset_name": None}
+    own = {"task": name, "dataset_path": "json", **data, **body}
+    own |= {"include": f"{LM_EVAL}/tasks/{include}"} if include else {}
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(own))
 
 
@@ -142,11 +134,9 @@ def stock(by_lm_eval, monkeypatch, folder, name):
     monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
     found = by_lm_eval(Scripted(ANSWERS[name]), folder, [name], confirm_run_unsafe_code=True)
     rows = sorted(found["samples"][name], key=lambda row: row["doc_id"])
-    aggregates = {
-        key.split(",")[0]: value
-        for key, value in found["results"][name].items()
-        if "," in key and "stderr" not in key
-    }
+    results = found["results"][name].items()
+    named = ((key, value) for key, value in results if "," in key and "stderr" not in key)
+    aggregates = {key.split(",")[0]: value for key, value in named}
     return [{key: row[key] for key in aggregates} for row in rows], aggregates
 
 
@@ -193,8 +183,8 @@ EXECUTED = {
     "doc_to_target": "{{a}}",
     "process_results": "!function checks.run",
     "metric_list": [
-        {"metric": "right", "aggregation": "mean", "higher_is_better": True},
-        {"metric": "wrong", "aggregation": "mean", "higher_is_better": False},
+        {"metric": name, "aggregation": "mean", "higher_is_better": name == "right"}
+        for name in ("right", "wrong")
     ],
 }
 

@@ -1,10 +1,6 @@
 """A file whose rows cannot be scored on is one sentence, for each kind of rows."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +9,7 @@ from evomerge.evaluation.tasks.files import load_objective
 
 STS = {"sentence1": "a", "sentence2": "b", "score": 1}
 USER = {"role": "user", "content": "b"}
-WRONG: list[tuple[str, list[Any], str]] = [
+WRONG = [
     ("labels", [], r'no row to score on; write lines like \{"text": '),
     ("sts", [[1]], r"line 1` is \[1\]; it must be a mapping"),
     ("sts", ["{'a': 1}"], "line 1 cannot be read as JSON"),
@@ -51,15 +47,13 @@ WRONG: list[tuple[str, list[Any], str]] = [
 
 
 @pytest.mark.parametrize(("kind", "rows", "sentence"), WRONG)
-def test_a_wrong_file_is_one_sentence(
-    kind: str, rows: list[Any], sentence: str, tmp_path: Path
-) -> None:
+def test_a_wrong_file_is_one_sentence(kind, rows, sentence, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
     with pytest.raises(ConfigError, match=sentence):
         load_objective(kind, str(file))
 
 
-def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"no file .*gone.*folder"):
         load_objective("sts", str(tmp_path / "gone.jsonl"))

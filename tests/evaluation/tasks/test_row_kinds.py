@@ -1,11 +1,7 @@
 """Objectives with rows of a file: the metrics of classifiers, reward models, sentence encoders."""
 
-from __future__ import annotations
-
 import json
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +16,6 @@ from sklearn.metrics import f1_score
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.tasks.files import load_objective
-from evomerge.evaluation.tasks.rows import RowsObjective
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 
@@ -29,17 +24,17 @@ sentence_transformers = pytest.importorskip("sentence_transformers")
 LABELS = ["red", "green", "blue"]
 
 
-def words(*numbers: int) -> str:
+def words(*numbers):
     return " ".join(f"w{number % 44}" for number in numbers)
 
 
-def objective_of(kind: str, folder: Path, rows: list[Any] | None = None) -> RowsObjective:
+def objective_of(kind, folder, rows=None):
     file = folder / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows or ROWS[kind])))
     return load_objective(kind, str(file))
 
 
-def values_of(folder: Path, objective: RowsObjective) -> Any:
+def values_of(folder, objective):
     """Return metric -> what the model in a folder has on all documents."""
     opened = Checkpoint.open(folder, "a")
     modules = opened if opened.modules else None
@@ -47,13 +42,13 @@ def values_of(folder: Path, objective: RowsObjective) -> Any:
     return objective(model, tokenizer_of(opened), range(objective.info.documents))
 
 
-def scored(folder: Path, objective: RowsObjective) -> dict[str, float]:
+def scored(folder, objective):
     """Return the scores of the model in a folder on all documents."""
     found = values_of(folder, objective)
     return {metric: objective.aggregate(metric, values) for metric, values in found.items()}
 
 
-TEXTS: list[dict[str, Any]] = [
+TEXTS = [
     {"text": words(i, 3 * i), "label": LABELS[i * i % 3] if i % 2 else i % 3} for i in range(30)
 ]
 PAIRS = [{"text": words(i), "text_pair": words(i * i), "label": i % 3} for i in range(20)]
@@ -61,7 +56,7 @@ CHOSEN = [{"chosen": words(i, 7 * i), "rejected": words(5, i * i % 40)} for i in
 
 
 @pytest.mark.parametrize("rows", [TEXTS, PAIRS], ids=["texts", "pairs"])
-def test_labels_of_texts_are_those_of_the_pipeline(rows: list[Any], tmp_path: Path) -> None:
+def test_labels_of_texts_are_those_of_the_pipeline(rows, tmp_path):
     model = tiny.make_classifier(tmp_path / "a", labels=LABELS)
     found = scored(model, objective_of("labels", tmp_path, rows))
     with tiny.quiet():
@@ -75,7 +70,7 @@ def test_labels_of_texts_are_those_of_the_pipeline(rows: list[Any], tmp_path: Pa
     assert len(set(theirs)) > 1 and found["f1"] != found["accuracy"]
 
 
-FORMS: dict[str, list[Any]] = {
+FORMS = {
     "texts": CHOSEN,
     "with a prompt": [{"prompt": "w9 ", **row} for row in CHOSEN],
     "messages": [
@@ -89,7 +84,7 @@ FORMS: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_chosen_answer_has_the_higher_score(form: str, tmp_path: Path) -> None:
+def test_the_chosen_answer_has_the_higher_score(form, tmp_path):
     template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
     folder = tiny.make_classifier(tmp_path / "a", "llama", ["score"], template=template)
     rows = FORMS[form]
@@ -98,7 +93,7 @@ def test_the_chosen_answer_has_the_higher_score(form: str, tmp_path: Path) -> No
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
 
-    def score(row: Any, key: str) -> float:
+    def score(row, key):
         if form == "messages":
             messages = [*row["prompt"], *row[key]]
             tokens = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
@@ -115,7 +110,7 @@ def test_the_chosen_answer_has_the_higher_score(form: str, tmp_path: Path) -> No
     assert 0.1 < found["pairwise"] < 0.9
 
 
-def test_a_prompt_is_a_text_of_its_own_before_a_separator(tmp_path: Path) -> None:
+def test_a_prompt_is_a_text_of_its_own_before_a_separator(tmp_path):
     folder = tiny.make_classifier(tmp_path / "a", labels=["score"])
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"sep_token": "<eos>"})
@@ -125,7 +120,7 @@ def test_a_prompt_is_a_text_of_its_own_before_a_separator(tmp_path: Path) -> Non
     assert read == [("w1", "w2"), ("w1", "w3")]
 
 
-ROWS: dict[str, list[dict[str, Any]]] = {
+ROWS = {
     "sts": [
         {"sentence1": words(i, i + 1), "sentence2": words(i * i, 3), "score": i * 5 % 7}
         for i in range(30)
@@ -146,20 +141,18 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     prompts = {"query": "w1 ", "document": "w2 "}
     return tiny.make_encoder(tmp_path_factory.mktemp("encoder") / "a", prompts=prompts)
 
 
 @pytest.fixture(scope="module")
-def library(folder: Path) -> Any:
+def library(folder):
     with tiny.quiet():
         return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
 
 
-def test_correlations_are_those_of_scipy_on_the_library_s_embeddings(
-    folder: Path, library: Any, tmp_path: Path
-) -> None:
+def test_correlations_are_those_of_scipy_on_the_library_s_embeddings(folder, library, tmp_path):
     found = scored(folder, objective_of("sts", tmp_path))
     one, two = (library.encode([row[f"sentence{i}"] for row in ROWS["sts"]]) for i in (1, 2))
     similar = library.similarity_pairwise(one, two).numpy()
@@ -171,9 +164,7 @@ def test_correlations_are_those_of_scipy_on_the_library_s_embeddings(
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", "manhattan"])
-def test_retrieval_is_that_of_the_library(
-    library: Any, folder: Path, tmp_path: Path, similarity: str
-) -> None:
+def test_retrieval_is_that_of_the_library(library, folder, tmp_path, similarity):
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 
     other = tiny.make_encoder(tmp_path / "a", prompts={"query": "w1 ", "document": "w2 "})
@@ -207,9 +198,7 @@ def test_retrieval_is_that_of_the_library(
     assert 0.05 < found["ndcg@10"] < 0.95
 
 
-def test_the_order_of_the_file_does_not_rank_passages_that_are_equally_similar(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_the_order_of_the_file_does_not_rank_passages_that_are_equally_similar(folder, tmp_path):
     """The encoder reads 16 tokens, so pairs of passages are one text for it."""
     rows = [
         {"query": words(i, 2 * i), "positive": words(*range(i // 2, i // 2 + 20), i)}
@@ -225,7 +214,7 @@ def test_the_order_of_the_file_does_not_rank_passages_that_are_equally_similar(
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_an_encoder_that_tells_no_texts_apart_is_a_failure(kind: str, tmp_path: Path) -> None:
+def test_an_encoder_that_tells_no_texts_apart_is_a_failure(kind, tmp_path):
     """With the order of the file, its nDCG was that of the queries whose passages come first."""
     collapsed = tiny.make_encoder(tmp_path / "a")
     (file,) = collapsed.glob("*_Dense/model.safetensors")
@@ -237,9 +226,7 @@ def test_an_encoder_that_tells_no_texts_apart_is_a_failure(kind: str, tmp_path: 
         scored(collapsed, objective_of(kind, tmp_path))
 
 
-def test_a_probe_learns_from_the_training_rows_only(
-    folder: Path, library: Any, tmp_path: Path
-) -> None:
+def test_a_probe_learns_from_the_training_rows_only(folder, library, tmp_path):
     objective = objective_of("classification", tmp_path)
     assert objective.info.documents == 20
     found = scored(folder, objective)
@@ -256,6 +243,6 @@ def test_a_probe_learns_from_the_training_rows_only(
     assert 0.2 < found["accuracy"] < 1
 
 
-def test_equal_scores_have_no_correlation(folder: Path, tmp_path: Path) -> None:
+def test_equal_scores_have_no_correlation(folder, tmp_path):
     rows = [{**row, "score": 1} for row in ROWS["sts"]]
     assert math.isnan(scored(folder, objective_of("sts", tmp_path, rows))["spearman"])

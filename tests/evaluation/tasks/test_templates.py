@@ -34,7 +34,7 @@ USED = [
 
 
 @pytest.fixture
-def plain() -> Environment:
+def plain():
     """The environment that lm-eval makes."""
     made = Environment(loader=BaseLoader, undefined=StrictUndefined, keep_trailing_newline=True)
     made.filters["regex_replace"] = lambda text, old, new: text.replace(old, new)
