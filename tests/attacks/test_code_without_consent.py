@@ -100,39 +100,27 @@ def test_a_function_of_a_task_is_not_imported(tmp_path, mark, command):
     assert not mark.exists() and not (tmp_path / "run").exists()
 
 
-REMOTE = {"data_files": ["https://example.org/rows.jsonl", "Reference://rows.jsonl"]}
+# tests/trust has all that counts as code.
 CODE = {
-    "a function of an installed module": {"tags": "doc_to_choice: !function os.system\n"},
     "a tag of Python": {"tags": "x: !!python/object/apply:os.system ['touch MARK']\n"},
-    "a function in a key": {"tags": "metadata: {? !function tools.docs : 1}\n"},
-    "a function in pairs": {"tags": "metadata: !!pairs [a: !function tools.docs]\n"},
-    "pickled documents": {"dataset_path": "pandas"},
-    "a data set with code": {"dataset_kwargs": {"trust_remote_code": True}},
     "a script of a metric": {"metric_list": [{"metric": "HERE/metric.py"}]},
-    "a metric of the Hub": {"metric_list": [{"metric": "somebody/metric"}]},
     # An index of fsspec's files by reference; older versions ran templates without a sandbox.
     "an index": {"dataset_kwargs": {"data_files": {"test": "reference://rows.jsonl::INDEX"}}},
-    "an index of other files": {"dataset_kwargs": REMOTE},
 }
 
 
 @pytest.mark.parametrize("case", CODE)
-@pytest.mark.parametrize("where", ["task", "included", "group"])
+@pytest.mark.parametrize("where", ["task", "included"])
 def test_whatever_lets_lm_eval_run_something_is_refused(tmp_path, mark, case, where):
     tasks = tmp_path / "theirs"
     index = {"version": 1, "templates": {"u": ESCAPE.replace("MARK", str(mark))}, "refs": {}}
     (tmp_path / "index.json").write_text(json.dumps(index))
     text = json.dumps(CODE[case]).replace("MARK", str(mark)).replace("HERE", str(tasks))
-    changes = json.loads(text.replace("INDEX", str(tmp_path / "index.json")))
-    file = write_task(tmp_path, **changes)
-    for name in ("tools.py", "metric.py"):
-        (tasks / name).write_text(MODULE.format(mark=str(mark)))
-    own = tasks / "theirs.yaml"
+    file = write_task(tmp_path, **json.loads(text.replace("INDEX", str(tmp_path / "index.json"))))
+    (tasks / "metric.py").write_text(MODULE.format(mark=str(mark)))
     if where == "included":
-        own.rename(tasks / "part")
-        own.write_text("include: part\ntask: theirs\n")
-    elif where == "group" and "tags" not in changes:
-        own.write_text(yaml.safe_dump({"group": "theirs", "task": [TASK | changes]}))
+        (tasks / "theirs.yaml").rename(tasks / "part")
+        (tasks / "theirs.yaml").write_text("include: part\ntask: theirs\n")
     said = refused("validate", file, names="part" if where == "included" else "theirs.yaml")
     assert said.startswith("This search runs code of its own: ") and not mark.exists()
 

@@ -4,10 +4,6 @@ import json
 
 import pytest
 import torch
-from draws import draws
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from mutations import FUZZ, value_or_error
 from peft.utils.other import get_pattern_key
 from safetensors.torch import save_file
 
@@ -66,12 +62,3 @@ def test_patterns_mean_what_they_mean_in_peft(folder, pattern, expected):
 def test_what_is_no_pattern_of_peft_is_refused(folder, pattern):
     with pytest.raises(CheckpointError, match=r"which is not a regular expression"):
         opened(folder, alpha_pattern={pattern: 8})
-
-
-SIGNS = st.lists(st.sampled_from([*"a.*+?()[]{}|^$\\-,:=!<P0123"]), max_size=14).map("".join)
-
-
-@settings(FUZZ, max_examples=draws(100))
-@given(patterns=st.dictionaries(SIGNS, st.integers(0, 9), max_size=2))
-def test_patterns_of_any_signs(folder, patterns):
-    value_or_error(lambda: opened(folder, alpha_pattern=patterns))

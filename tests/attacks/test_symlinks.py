@@ -1,6 +1,8 @@
-"""Links and pipes in folders that a stranger has made: nothing private is copied or written to."""
+"""Links, pipes and huge files in folders that a stranger has made.
 
-import json
+Nothing private is copied or written to.
+"""
+
 import os
 import shutil
 
@@ -11,8 +13,10 @@ from evomerge import zoo
 from evomerge.__main__ import run as call
 from evomerge.errors import CheckpointError, EvomergeError, InputError, RunFolderError
 from evomerge.export.hub import push_model
+from evomerge.models import safetensors
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.safetensors import INDEX, SINGLE, read_folder
+from evomerge.models.files import LARGEST
+from evomerge.models.safetensors import INDEX, SINGLE, read_json
 from evomerge.parsing.texts import read_text
 from evomerge.run.folder import RunFolder
 
@@ -91,12 +95,20 @@ def test_a_folder_that_only_looks_like_the_cache_is_not(model, key, tmp_path, pl
         Checkpoint.open(snapshot, "mine")
 
 
-@pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "..", "a/b", ""])
-def test_an_index_that_names_a_file_elsewhere_is_refused(model, tmp_path, shard):
-    shutil.copy(model / SINGLE, tmp_path / "secret.safetensors")
-    names = dict.fromkeys(read_folder(model), shard)
-    (model / INDEX).write_text(json.dumps({"weight_map": names}))
-    with pytest.raises(CheckpointError, match="which is not the name of a file in the folder"):
+@pytest.mark.parametrize("name", ["config.json", INDEX, "chat.jinja", "adapter_config.json"])
+def test_a_huge_text_file_is_refused_before_anything_is_read(model, monkeypatch, name):
+    with (model / name).open("ab") as stream:
+        stream.truncate(LARGEST + 1)  # the bytes that are added need no room on the disk
+    monkeypatch.setattr(safetensors, "read_text", None)
+    read = read_json if name.startswith("adapter") else Checkpoint.open
+    with pytest.raises(CheckpointError, match=rf"{name} has 256,000,001 bytes, and at most"):
+        read(*((model / name,) if read is read_json else (model, "mine")))
+
+
+@pytest.mark.parametrize("target", ["vocab.txt", "nothing"])
+def test_a_link_to_itself_or_to_nothing_is_refused(model, target):
+    link(model / "vocab.txt", target)
+    with pytest.raises(CheckpointError, match=r"vocab.txt is a link that leads to no file"):
         Checkpoint.open(model, "mine")
 
 
