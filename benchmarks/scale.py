@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported
 import argparse
 import hashlib
 import heapq
+import itertools
 import json
 import logging
 import math
@@ -29,8 +30,7 @@ import pickle
 import random
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,6 @@ from evomerge.execute.protocol import Job
 from evomerge.merging.methods import get_method
 from evomerge.optimize import create
 from evomerge.recipe import Layer, Recipe
-from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
@@ -111,7 +110,6 @@ def simulate(
                 lambda candidate: recipe_of(space, candidate),
                 ranking,
                 None,
-                Attempts(run.path / "attempts.jsonl"),
                 publish,
             )
             plan = Plan(candidates, None, None, finalists=5, order=order)  # type: ignore[arg-type]
@@ -170,70 +168,49 @@ class SimulatedExecutor:
         make: Callable[[Job, float], tuple[float, Outcome]] = made_up,
         clock: Callable[[], float] = time.process_time,
     ) -> None:
-        self.width, self._mean, self._make, self._clock = width, mean, make, clock
+        self._width, self._mean, self._make, self._clock = width, mean, make, clock
         self.now = self.driven = self._busy = 0.0
-        self._queue: deque[Job] = deque()
         self._running: list[tuple[float, int, Job, bytes]] = []
-        """Jobs that run, as a heap: end in virtual seconds, id, job, pickled outcome."""
-        self._ended: deque[tuple[Job, bytes]] = deque()
+        """Jobs that run, as a heap: end in virtual seconds, number, job, pickled outcome."""
         self._left = clock()
 
-    def submit(self, jobs: Sequence[Job]) -> None:
-        """Add jobs to the queue."""
-        self._pass(self._clock() - self._left)
-        self._queue.extend(jobs)
-        self._advance()
-        self._left = self._clock()
-
-    def next(self) -> tuple[Job, Outcome]:
-        """Return the job that ended first, and its outcome."""
-        self._pass(self._clock() - self._left)
-        self._advance()
-        if not self._ended:
-            self.now = max(self.now, self._running[0][0])
-            self._advance()
-        job, pickled = self._ended.popleft()
-        began = time.process_time()
-        outcome: Outcome = pickle.loads(pickled)
-        self._pass(time.process_time() - began)
-        self._left = self._clock()
-        return job, outcome
-
-    def withdraw(self) -> Sequence[Job]:
-        """Take back the jobs that no worker has, and return them."""
-        jobs = tuple(self._queue)
-        self._queue.clear()
-        return jobs
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Yield each job with its outcome, that which ends first first."""
+        left, numbers = iter(jobs), itertools.count()
+        while True:
+            while len(self._running) < self._width:
+                if (job := next(left, None)) is None:
+                    break
+                pickle.dumps(job)
+                self._pass()
+                seconds, outcome = self._make(job, self._mean)
+                self._busy += seconds
+                end = self.now + seconds + 2 * LATENCY
+                row = (end, next(numbers), job, pickle.dumps(outcome))
+                heapq.heappush(self._running, row)
+                self._left = self._clock()
+            if not self._running:
+                return
+            end, _, job, pickled = heapq.heappop(self._running)
+            self.now = max(self.now, end)
+            self._left = self._clock()
+            yield job, pickle.loads(pickled)
+            self._pass()
 
     def close(self) -> None:
         """Drop all jobs."""
-        self._queue.clear()
         self._running.clear()
-        self._ended.clear()
 
     @property
     def done(self) -> float:
         """Seconds that all workers together have been busy until now."""
         return self._busy - sum(max(0.0, end - self.now) for end, *_ in self._running)
 
-    def _pass(self, seconds: float) -> None:
-        self.now += seconds
-        self.driven += seconds
-
-    def _advance(self) -> None:
-        """Free the workers whose jobs have ended by now, and give a job to each free one."""
-        while self._running and self._running[0][0] <= self.now:
-            _, _, job, pickled = heapq.heappop(self._running)
-            self._ended.append((job, pickled))
-        while len(self._running) < self.width and self._queue:
-            job = self._queue.popleft()
-            began = time.process_time()
-            pickled = pickle.dumps(job)
-            self._pass(time.process_time() - began)
-            seconds, outcome = self._make(job, self._mean)
-            self._busy += seconds
-            end = self.now + seconds + 2 * LATENCY
-            heapq.heappush(self._running, (end, job.id, job, pickle.dumps(outcome)))
+    def _pass(self) -> None:
+        """Let the time pass that the driver has taken since it was looked at last."""
+        now = self._clock()
+        self.now, self.driven = self.now + now - self._left, self.driven + now - self._left
+        self._left = now
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ class World:
 
     def walk(self, leg: Leg) -> Reached:
         """Walk a leg of a descent."""
-        result = self.worker(Job(0, 0, leg.recipe, leg=leg))
+        result = self.worker(Job(0, leg.recipe, leg=leg))
         assert isinstance(result, Reached), result
         return result
 

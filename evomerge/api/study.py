@@ -16,11 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 from evomerge.api.run import Run
 from evomerge.api.search import content_of, warn
 from evomerge.errors import InputError, RunFolderError, SearchError, did_you_mean
-from evomerge.execute.protocol import Job
-from evomerge.execute.study import StudyExecutor
 from evomerge.parsing.values import path_of, shown
 from evomerge.recipe import Recipe
-from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder, is_begun
 from evomerge.run.history import Candidate
 from evomerge.run.logbook import Logbook
@@ -126,7 +123,6 @@ class Study(Run):
                 "by `evomerge.resume`."
             )
         self._lock = threading.RLock()
-        self._asked = executor = StudyExecutor()
         self._genes = shown_genes(self._checked)
         self._built: tuple[int, Worker] | None = None
         with ExitStack() as stack:
@@ -135,16 +131,14 @@ class Study(Run):
             logbook = Logbook(self._run, journal, ())
             searches.check_search_file(self._run, logbook)
             searches.note_budget(self._checked, logbook, budget)
-            attempts = Attempts(self.folder / "attempts.jsonl")
-            given = (self._checked, self._run, logbook, attempts, lambda: executor)
-            self._search = searches.make_search(*given)
+            self._search = searches.make_search(self._checked, self._run, logbook, None)
             self._session = self._search.session
             self._session.most_failures = math.inf
             self._session.publish_best()
             self._search.replay_arrivals()
-            self._told = len(self._session.history.told)
             self._search.ask_baselines()
-            self._session.submit(self._session.history.open)
+            self._waiting = self._session.history.open
+            """Candidates that nobody was given yet."""
             self._end = weakref.finalize(self, stack.pop_all().close)
         _studies[folder] = self
 
@@ -166,7 +160,7 @@ class Study(Run):
     def is_done(self) -> bool:
         """Whether the budget, or a person, allows no further candidate; some may be open."""
         with self._lock:
-            return self._search.is_spent and not self._asked.waiting
+            return self._search.is_spent and not self._ready()
 
     def ask(self) -> Asked:
         """Return a candidate to score: an open one of an earlier session, or a new one.
@@ -198,11 +192,9 @@ class Study(Run):
         there is no such open candidate in this study, the score is no number, or the names differ.
         """
         with self._lock:
-            number = self._number(candidate)
-            self._open_job(number)
+            opened = self._open(self._number(candidate))
             outcome = Failure(TOLD, str(reason)) if score is None else self._scores(score)
-            self._asked.tell(number, outcome)
-            self._session.wait()
+            self._session.record(opened, outcome)
 
     def close(self) -> None:
         """Close the run folder, so that another process can go on; what is open stays open."""
@@ -220,17 +212,27 @@ class Study(Run):
         """Return the next candidate, made if need be; None if there is no further one."""
         with self._lock:
             self._check_open()
-            history = self._session.history
-            while not self._asked.waiting:
-                for item in history.told[self._told :]:
-                    self._search.tell(item)
-                self._told = len(history.told)
+            while not (ready := self._ready()):
+                self._search.tell_arrived()
                 if self._search.is_spent:
                     return None
-                new = self._search.ask(self._session.incumbents, self._told)
-                self._session.submit([new])  # a recipe that was scored has its score again
-            candidate = history.candidates[self._asked.waiting.popleft().candidate]
-            return Asked(self, candidate, self._genes)
+                self._waiting.append(self._search.ask(self._session.incumbents, self._search.told))
+            self._waiting.remove(ready[0])
+            return Asked(self, ready[0], self._genes)
+
+    def _ready(self) -> list[Candidate]:
+        """Return what can be given: not what has, or will get, the score of an equal one."""
+        self._waiting = [
+            item
+            for item in self._waiting
+            if item.told is None and not self._session.take_scores(item)
+        ]
+        return [item for item in self._waiting if not self._is_held(item)]
+
+    def _is_held(self, candidate: Candidate) -> bool:
+        """Whether an earlier candidate with the same recipe is open."""
+        equals = self._session.history.earlier_equals(candidate)
+        return any(item.told is None for item in equals)
 
     def _number(self, candidate: Asked | int) -> int:
         if isinstance(candidate, Asked):
@@ -248,17 +250,18 @@ class Study(Run):
                 "number."
             ) from None
 
-    def _open_job(self, number: int) -> Job:
-        """Return the job of an open candidate; InputError: there is none."""
+    def _open(self, number: int) -> Candidate:
+        """Return an open candidate; InputError: there is none."""
         self._check_open()
-        if (job := self._asked.open.get(number)) is not None:
-            return job
         candidates = self._session.history.candidates
-        why = "it has the recipe of another open candidate, and gets its score"
         if not 0 <= number < len(candidates):
             why = f"the study has given {len(candidates)} candidates so far, from number 0"
         elif candidates[number].told is not None:
             why = "it has an outcome already"
+        elif self._is_held(candidates[number]):
+            why = "it has the recipe of another open candidate, and gets its score"
+        else:
+            return candidates[number]
         raise InputError(f"Candidate {number} waits for no score: {why}.")
 
     def _scores(self, score: float | Mapping[str, float]) -> Scores:
@@ -285,27 +288,28 @@ class Study(Run):
 
     def _model(self, number: int) -> tuple[Any, Any]:
         """See `Asked.model`. It takes the memory of the last model, which is all written again."""
+        from evomerge.evaluation.inference.device import keep_threads
         from evomerge.setup.parents_as_themselves import parent_itself
         from evomerge.setup.worker import load_parent, make_worker
 
         with self._lock:
-            job, candidate = self._open_job(number), self._session.history.candidates[number]
+            candidate = self._open(number)
             if (itself := parent_itself(self._checked, candidate)) is not None:
                 return load_parent(self._checked, itself.host)
             owner, worker = self._built or (number, None)
-            if owner != number and owner in self._asked.open:
+            if owner != number and self._session.history.candidates[owner].told is None:
                 raise InputError(
                     f"Candidate {owner} has its model in memory; tell its score before "
                     f"candidate {number} is built, or write this one with `save`."
                 )
             if worker is None:
-                threads = torch.get_num_threads()
+                put_back = keep_threads()
                 try:
                     worker = make_worker(self._checked)
                 finally:
-                    torch.set_num_threads(threads)
+                    put_back()
             self._built = number, worker
-            model = worker.build(job.recipe)
+            model = worker.build(self._session.recipe(candidate))
             worker.evaluator.is_touched = True  # the caller may change the model
             return model, worker.evaluator.tokenizer
 

@@ -12,8 +12,8 @@ import queue
 import sys
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from logging.handlers import QueueHandler
@@ -25,9 +25,9 @@ from tqdm import tqdm
 from evomerge.errors import DeviceError, SearchError, one_line
 from evomerge.evaluation.inference.device import processor
 from evomerge.execute.allocator import keep_freed_memory
-from evomerge.execute.protocol import Job, Result, RunJob
+from evomerge.execute.protocol import Job, Result, RunJob, given_up
 from evomerge.run.activity import Activity
-from evomerge.run.attempts import MAX_ATTEMPTS
+from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
 from evomerge.scores import Failure
 
 Records: TypeAlias = list[logging.LogRecord]
@@ -124,41 +124,34 @@ class Pool:
     """Runs each job on the next free worker.
 
     A worker that is lost is started again. Its job is given to the next free worker; after
-    `MAX_ATTEMPTS` losses in the middle of one job, the outcome of this job is a `Failure`. Losses
-    of whole machines do not count. A job that takes too long is a `Failure` at once, because each
-    attempt would take as long.
+    `MAX_ATTEMPTS` losses in the middle of one job, earlier sessions of the run included, the
+    outcome of this job is a `Failure`. Losses of whole machines do not count. A job that takes too
+    long is a `Failure` at once, because each attempt would take as long.
 
     A worker that is lost `MAX_ATTEMPTS` times while it starts ends the search.
 
     Args:
         workers: the workers; the pool closes them.
+        attempts: counts the workers that were lost in the middle of a job.
         timeout: seconds that a job may take; None: no limit.
-        count_loss: is told of each worker that was lost in the middle of a job. Returns how often
-            that has happened in the middle of this job, earlier sessions of the run included.
-            None: they are counted here.
         activity: is told what each worker does.
         note_processor: is told of the kind of each worker's processor when it is ready; empty: the
             worker scores no model.
-
-    Attributes:
-        losses: number of workers that were lost.
     """
 
     def __init__(
         self,
         workers: Sequence[Worker],
+        attempts: Attempts,
         timeout: float | None = None,
-        count_loss: Callable[[Job], int] | None = None,
         activity: Activity | None = None,
         note_processor: Callable[[str], None] = lambda kind: None,
     ) -> None:
         self._slots = [_Slot(number, worker) for number, worker in enumerate(workers)]
-        self._timeout = math.inf if timeout is None else timeout
-        self._count_loss, self._lost = count_loss, Counter[int]()  # by job
+        self._attempts, self._timeout = attempts, math.inf if timeout is None else timeout
         self._activity, self._note_processor = activity or Activity(None), note_processor
-        self.width, self.losses = len(self._slots), 0
-        self._queue: deque[Job] = deque()
-        self._done: deque[tuple[Job, Result]] = deque()
+        self._again: deque[Job] = deque()
+        """Jobs whose worker was lost."""
         try:
             for slot in self._slots:
                 self._start(slot)
@@ -166,34 +159,27 @@ class Pool:
             self.close()
             raise
 
-    def submit(self, jobs: Sequence[Job]) -> None:
-        """Add jobs to the queue."""
-        self._queue.extend(jobs)
-        self._hand_out()
-
-    def next(self) -> tuple[Job, Result]:
-        """Wait until a job is done; return it with its outcome.
-
-        Raises:
-            EvomergeError: the search cannot go on.
-        """
-        while not self._done:
-            self._hand_out()
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+        """Run jobs; see `Executor`."""
+        left, is_over = iter(jobs), False
+        while True:
+            for slot in self._slots:
+                while slot.is_ready and slot.job is None and not (is_over and not self._again):
+                    job = self._again.popleft() if self._again else next(left, None)
+                    if job is None:
+                        is_over = True
+                    elif (lost := given_up(self._attempts, job)) is not None:
+                        yield job, lost
+                    else:
+                        self._give(slot, job)
+            if is_over and not self._again and not any(slot.job for slot in self._slots):
+                return
             for slot in self._answering():
-                self._take_answer(slot)
-            self._end_late_jobs()
-        self._hand_out()  # so that no worker waits until the outcome is recorded
-        return self._done.popleft()
-
-    def withdraw(self) -> Sequence[Job]:
-        """Take back the jobs that no worker has, and return them."""
-        jobs = tuple(self._queue)
-        self._queue.clear()
-        return jobs
+                yield from self._take_answer(slot)
+            yield from self._end_late_jobs()
 
     def close(self) -> None:
         """End all workers."""
-        self._queue.clear()
         with ExitStack() as ends:  # ends all, also if one of them raises
             for slot in self._slots:
                 slot.job, slot.deadline, slot.is_ready = None, math.inf, False
@@ -204,20 +190,10 @@ class Pool:
         slot.worker.start()
         self._activity.note(slot.number, "starting")
 
-    def _replace(self, slot: _Slot) -> None:
-        """Start a worker again that was lost."""
-        self.losses += 1
-        self._activity.note_loss()
-        self._start(slot)
-
-    def _hand_out(self) -> None:
-        """Give a job to each free worker, as long as there are jobs."""
-        for slot in self._slots:
-            if self._queue and slot.is_ready and slot.job is None:
-                job = slot.job = self._queue.popleft()
-                slot.deadline, place = time.monotonic() + self._timeout, slot.worker.place
-                self._activity.note(slot.number, "scoring", place, [job.candidate], job.split)
-                slot.worker.send(job)
+    def _give(self, slot: _Slot, job: Job) -> None:
+        slot.job, slot.deadline = job, time.monotonic() + self._timeout
+        self._activity.note(slot.number, "scoring", slot.worker.place, [job.candidate], job.split)
+        slot.worker.send(job)
 
     def _answering(self) -> list[_Slot]:
         """Wait for answers, at most until the next deadline; return who has one."""
@@ -229,26 +205,26 @@ class Pool:
         numbers = {signs[sign].number for sign in found}
         return [slot for slot in self._slots if slot.number in numbers]
 
-    def _take_answer(self, slot: _Slot) -> None:
+    def _take_answer(self, slot: _Slot) -> Iterator[tuple[Job, Result]]:
         """Take what a worker has become: ready, done with its job, or lost."""
         job, place = slot.job, slot.worker.place
         try:
             value, records = slot.worker.answer()
         except (LostWorkerError, DeviceError) as error:
-            self._take_loss(slot, error)
+            yield from self._take_loss(slot, error)
             return
         except SearchError as error:
             raise SearchError(f"On {place}: {error}" if place and job else str(error)) from error
         for record in records:
             logging.getLogger(record.name).handle(record)
+        slot.job, slot.deadline, slot.is_ready, slot.failed_starts = None, math.inf, True, 0
+        self._activity.note(slot.number, "free", slot.worker.place)
         if job is None:
             self._note_processor(value)
         else:
-            self._done.append((job, value))
-        slot.job, slot.deadline, slot.is_ready, slot.failed_starts = None, math.inf, True, 0
-        self._activity.note(slot.number, "free", slot.worker.place)
+            yield job, value
 
-    def _take_loss(self, slot: _Slot, error: Exception) -> None:
+    def _take_loss(self, slot: _Slot, error: Exception) -> Iterator[tuple[Job, Result]]:
         """Start a lost worker again. Its job is run again too, or given up."""
         job, counts = slot.job, not isinstance(error, LostMachineError)
         if job is None and not slot.is_ready:
@@ -261,26 +237,24 @@ class Pool:
                     f"({one_line(error)}); if memory is short, set `executor.workers` to a smaller "
                     "number, then go on with `evomerge resume`."
                 ) from error
-            self._start(slot)
-            return
-        self._replace(slot)
+        else:
+            self._activity.note_loss()
+        self._start(slot)
         if job is None:
             return
-        count = 0
         if counts:
-            self._lost[job.id] += 1
-            count = self._count_loss(job) if self._count_loss else self._lost[job.id]
-        if count < MAX_ATTEMPTS:
-            self._queue.appendleft(job)
-            return
-        reason = f"{count} processes ended while this candidate was scored ({one_line(error)})."
-        self._done.append((job, Failure("lost", reason)))
+            self._attempts.add(job.attempt)
+        if (lost := given_up(self._attempts, job, one_line(error))) is not None:
+            yield job, lost
+        else:
+            self._again.appendleft(job)
 
-    def _end_late_jobs(self) -> None:
+    def _end_late_jobs(self) -> Iterator[tuple[Job, Result]]:
         """Replace the workers whose jobs have taken too long."""
         for slot in self._slots:
             is_late = slot.deadline <= time.monotonic() and not wait(slot.worker.signs(), 0)
             if is_late and (job := slot.job) is not None:
-                self._replace(slot)
+                self._activity.note_loss()
+                self._start(slot)
                 reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
-                self._done.append((job, Failure("timeout", reason)))
+                yield job, Failure("timeout", reason)

@@ -1,14 +1,16 @@
-"""Jobs, and the interface of executors."""
+"""Jobs, the interface of executors, and the executor in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
-from evomerge.scores import Outcome, Scores, Split
+from evomerge.run.activity import Activity
+from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
+from evomerge.scores import Failure, Outcome, Scores, Split
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,7 @@ class Job:
     """A recipe to build and score, or a leg of a descent to walk.
 
     Attributes:
-        id: number of the job, different for all jobs of a session.
-        candidate: number of the candidate that the job belongs to, for messages.
+        candidate: number of the candidate that the job belongs to.
         split: the documents to score the recipe's model on.
         incumbent: scores of the incumbent, for a race, which may score fewer documents.
             None: score all documents.
@@ -29,7 +30,6 @@ class Job:
         leg: the leg to walk instead; `recipe` is where it begins.
     """
 
-    id: int
     candidate: int
     recipe: Recipe
     split: Split = "search"
@@ -55,34 +55,52 @@ RunJob: TypeAlias = Callable[[Job], Result]
 
 
 class Executor(Protocol):
-    """Runs jobs, in this process or elsewhere.
+    """Runs jobs, in this process or elsewhere."""
 
-    Laws: `next` returns every submitted job exactly once, in any order, unless `withdraw` has taken
-    it back. If the candidate is at fault, the outcome is a `Failure`. If something else is (a disk,
-    a device, a missing parent), `next` raises an `EvomergeError`.
-    """
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+        """Yield each job with its outcome, in any order.
 
-    @property
-    def width(self) -> int:
-        """Number of jobs that can run at a time."""
-        ...
-
-    def submit(self, jobs: Sequence[Job]) -> None:
-        """Add jobs."""
-        ...
-
-    def next(self) -> tuple[Job, Result]:
-        """Wait until one of the submitted jobs is done; return it with its outcome.
+        A job is taken from the iterable when there is room for it, and not before the outcomes so
+        far were yielded: what comes next may depend on them. If the candidate is at fault, the
+        outcome is a `Failure`.
 
         Raises:
-            EvomergeError: the search cannot go on.
+            EvomergeError: something else is at fault (a disk, a device, a missing parent).
         """
-        ...
-
-    def withdraw(self) -> Sequence[Job]:
-        """Take back the submitted jobs that have not begun, and return them."""
         ...
 
     def close(self) -> None:
         """Stop and free all resources; jobs that are not done are dropped."""
         ...
+
+
+class InlineExecutor:
+    """Runs one job after the other in this process; `end` is called when it is closed."""
+
+    def __init__(
+        self,
+        run: RunJob,
+        attempts: Attempts,
+        activity: Activity,
+        end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._run, self._attempts, self._activity, self.close = run, attempts, activity, end
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+        """Run jobs; see `Executor`."""
+        for job in jobs:
+            if (lost := given_up(self._attempts, job)) is not None:
+                yield job, lost
+                continue
+            self._activity.note(0, "scoring", "this process", [job.candidate], job.split)
+            self._activity.write()
+            with self._attempts.trying(job.attempt):
+                outcome = self._run(job)
+            yield job, outcome
+
+
+def given_up(attempts: Attempts, job: Job, how: str = "without an error") -> Failure | None:
+    """Return the outcome of a job in the middle of which `MAX_ATTEMPTS` processes have ended."""
+    if (count := attempts.count(job.attempt)) < MAX_ATTEMPTS:
+        return None
+    return Failure("lost", f"{count} processes ended while this candidate was scored ({how}).")

@@ -15,6 +15,7 @@ from typing import Any
 
 from evomerge.errors import RunFolderError, one_line
 from evomerge.parsing.values import shown
+from evomerge.recipe import Recipe
 from evomerge.run.journal import Event
 from evomerge.scores import Failure, Outcome, Scores, Split
 
@@ -41,6 +42,7 @@ class Candidate:
         told: the first outcome on the search documents, which the strategy was told.
         as_itself: the splits on which a parent was scored with its own settings and dtype.
         values: the values that a ranking compares, higher is better; None if there are none.
+        recipe: that of a candidate that was asked in this session and has no outcome yet.
     """
 
     number: int
@@ -54,6 +56,7 @@ class Candidate:
     told: Outcome | None = None
     as_itself: set[Split] = field(default_factory=set)
     values: tuple[float, ...] | None = None
+    recipe: Recipe | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return f"Candidate({self.number}, {self.name!r}, {self.status}, values={self.values})"

@@ -6,7 +6,7 @@ is written to the journal and told to the strategy. At the end the winner is cho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -63,6 +63,8 @@ class Search:
         self.make_strategy, self.baselines, self.plan = make_strategy, baselines, plan
         self.pending: list[Candidate] = []
         """Candidates whose outcomes the strategy was not told yet, in the order of asking."""
+        self.told = 0
+        """Number of outcomes that the strategy was told, in a search by arrival."""
 
     @cached_property
     def strategy(self) -> Strategy:
@@ -104,22 +106,25 @@ class Search:
     def search_by_arrival(self) -> None:
         """Keep as many candidates open as the executor can run; tell each outcome at once."""
         self.replay_arrivals()
-        told = len(self.history.told)
         self.ask_baselines()
-        unsubmitted = self.history.open
+        self.session.score(self.arriving())
+        while not self.is_spent:  # an outcome may be better than those with which it was spent
+            self.session.score(self.arriving())
+
+    def arriving(self) -> Iterator[Candidate]:
+        """Yield the open candidates, then new ones until the plan is spent."""
+        yield from self.history.open
         while True:
-            while told < len(self.history.told):
-                self.tell(self.history.told[told])
-                told += 1
-            more = not self.is_spent or (bool(unsubmitted) and not self.session.is_stopping)
-            if more and self.session.in_flight < self.session.executor.width:
-                if not unsubmitted:
-                    unsubmitted = [self.ask(self.session.incumbents, told)]
-                self.session.submit([unsubmitted.pop(0)])
-            elif self.session.in_flight:
-                self.session.wait()
-            else:
+            self.tell_arrived()
+            if self.is_spent:
                 return
+            yield self.ask(self.session.incumbents, self.told)
+
+    def tell_arrived(self) -> None:
+        """Tell the strategy the outcomes that it was not told yet."""
+        while self.told < len(self.history.told):
+            self.tell(self.history.told[self.told])
+            self.told += 1
 
     def replay_generations(self) -> None:
         """Repeat the calls that the journal records, telling outcomes generation by generation."""
@@ -143,6 +148,7 @@ class Search:
 
     def replay_arrivals(self) -> None:
         """Repeat the calls that the journal records, telling every outcome where it stands."""
+        self.told = len(self.history.told)
         for event in self.session.logbook.events:
             if event["event"] in ("ask", "tell"):
                 candidate = self.history.candidates[event["candidate"]]
@@ -226,7 +232,7 @@ class Search:
         event: Event = {"event": "ask", "candidate": number, "digest": recipe.digest}
         self.session.logbook.write(event | fields | {"origin": dict(origin)})
         candidate = self.history.candidates[number]
-        self.session.add(candidate, recipe)
+        candidate.recipe = recipe
         self.pending.append(candidate)
         return candidate
 

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from heapq import nlargest
+from itertools import chain
 from typing import Literal, TypeAlias
 
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Executor, Job
 from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
-from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
 from evomerge.run.history import BASE, Candidate, outcome_fields
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
-from evomerge.scores import Failure, Outcome, Scores, Split, violation
+from evomerge.scores import Failure, Outcome, Scores, violation
 from evomerge.searching.ranking import Ranking, best_of, front_of, leading
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,12 @@ SAME_FAILURES = 10
 
 
 class Session:
-    """Runs jobs for candidates and journals their outcomes.
+    """Has candidates scored and journals their outcomes.
 
     Args:
-        make_executor: makes the executor; called when the first job is submitted.
+        make_executor: makes the executor, when the first job is there; None: whoever scores
+            candidates calls `record`.
+        recipe_of: decodes the recipe of a candidate of an earlier session.
         recent: largest number of earlier candidates that a race is given; None if every candidate
             is scored on all documents.
         publish: is called with the incumbents and the best of them whenever they change, and with
@@ -55,11 +57,10 @@ class Session:
     def __init__(
         self,
         logbook: Logbook,
-        make_executor: Callable[[], Executor],
+        make_executor: Callable[[], Executor] | None,
         recipe_of: Callable[[Candidate], Recipe],
         ranking: Ranking,
         recent: int | None,
-        attempts: Attempts,
         publish: Callable[[Sequence[Candidate], Candidate], None],
         as_itself: Callable[[Candidate], Recipe | None] = lambda candidate: None,
         stop: Callable[[], bool] = lambda: False,
@@ -70,14 +71,7 @@ class Session:
         self.publish = publish
         self.recent = recent
         self.incumbents = leading(ranking, self.history.candidates)
-        self._make_executor, self._recipe_of, self._attempts = make_executor, recipe_of, attempts
-        self._proposed: dict[int, Recipe] = {}
-        """Recipes that were proposed in this session and have no outcome yet, by candidate."""
-        self._running: dict[int, tuple[Candidate, Purpose]] = {}
-        """The jobs in flight, by id."""
-        self._duplicates: dict[str, list[Candidate]] = {}
-        """Candidates that wait for the outcome of another one with the same recipe, by digest."""
-        self._jobs = 0
+        self._make_executor, self._recipe_of = make_executor, recipe_of
         self._failures: list[Failure] = []
         self.most_failures: float = SAME_FAILURES
         """Number of equal failures, one after the other, at which the search stops."""
@@ -85,6 +79,7 @@ class Session:
     @cached_property
     def executor(self) -> Executor:
         """The executor, made at the first use."""
+        assert self._make_executor is not None
         return self._make_executor()
 
     def close(self) -> None:
@@ -98,75 +93,76 @@ class Session:
         if best is not None:
             self.publish(front, best)
 
-    def add(self, candidate: Candidate, recipe: Recipe) -> None:
-        """Keep the recipe of a new candidate, so that its job need not make it again."""
-        self._proposed[candidate.number] = recipe
-
     @property
     def is_stopping(self) -> bool:
         """Whether no further candidate shall be begun, since a person has asked for that."""
         return self._stop()
 
-    @property
-    def in_flight(self) -> int:
-        """Number of candidates that wait for an outcome."""
-        return len(self._running) + sum(map(len, self._duplicates.values()))
+    def score(self, candidates: Iterable[Candidate], purpose: Purpose = "search") -> None:
+        """Score candidates, and journal their outcomes.
 
-    def score(self, candidates: Sequence[Candidate], purpose: Purpose = "search") -> None:
-        """Score candidates and wait for all outcomes; EvomergeError: the search cannot go on.
+        They are taken one by one, when the executor has room. A recipe is scored on the search
+        documents once: further candidates with it get the same scores. If the search is asked to
+        stop, candidates that have not begun stay open.
 
-        If the search is asked to stop, candidates that have not begun stay open.
+        Raises:
+            EvomergeError: the search cannot go on.
         """
-        if purpose != "search" and candidates:
-            self.logbook.note_finals(purpose, len(candidates))
-        self.submit(candidates, purpose)
-        while self.in_flight:
-            self.wait()
-            if purpose == "search" and self.is_stopping:
-                self._withdraw()
+        if purpose != "search":
+            # A worker drops its model for a parent as itself, so these come last.
+            candidates = sorted(candidates, key=lambda item: bool(self._itself(item, purpose)))
+            if candidates:
+                self.logbook.note_finals(purpose, len(candidates))
+        running: dict[int, Candidate] = {}
+        waiting: list[Candidate] = []
 
-    def _withdraw(self) -> None:
-        """Take back the candidates that have not begun, and their duplicates."""
-        for job in self.executor.withdraw():
-            candidate, _ = self._running.pop(job.id)
-            self._duplicates.pop(candidate.digest, None)
+        def jobs() -> Iterator[Job]:
+            for candidate in candidates:
+                if purpose == "search":
+                    if self.is_stopping:
+                        return
+                    if candidate.told is not None or self.take_scores(candidate):
+                        continue
+                    equals = self.history.earlier_equals(candidate)
+                    if any(item.number in running for item in equals):
+                        waiting.append(candidate)
+                        continue
+                running[candidate.number] = candidate
+                yield self._job(candidate, purpose)
 
-    def submit(self, candidates: Iterable[Candidate], purpose: Purpose = "search") -> None:
-        """Start scoring candidates.
+        made = jobs()
+        for first in made:
+            for job, outcome in self.executor.run(chain((first,), made)):
+                assert not isinstance(outcome, Reached)
+                self.record(running.pop(job.candidate), outcome, purpose)
+        if waiting:  # an equal one has failed
+            self.score(waiting)
 
-        A recipe is scored on the search documents only once: further candidates with it get the
-        same scores. A candidate fails if `MAX_ATTEMPTS` processes have ended while they scored it.
-        """
-        jobs = []
-        for candidate in candidates:
-            if purpose == "search" and self._is_duplicate(candidate):
-                continue
-            job = self._job(candidate, purpose)
-            self._running[job.id] = candidate, purpose
-            count = self._attempts.count(job.attempt)
-            if count >= MAX_ATTEMPTS:
-                self._record(
-                    job.id,
-                    Failure(
-                        "lost",
-                        f"{count} processes ended without an error while this candidate was "
-                        "scored.",
-                    ),
-                )
-            else:
-                jobs.append(job)
-        # A worker drops its model for a parent as itself, so these come last.
-        parents = [job for job in jobs if job.as_itself]
-        for part in ([job for job in jobs if not job.as_itself], parents):
-            if part:
-                self.executor.submit(part)
+    def take_scores(self, candidate: Candidate) -> bool:
+        """Give a candidate the scores of an earlier one with its recipe; return whether it can."""
+        for scored in self.history.earlier_equals(candidate):
+            if isinstance(scored.told, Scores):
+                self._tell(candidate, scored.told, scored)
+                return True
+        return False
 
-    def wait(self) -> None:
-        """Wait for the next outcome and journal it; EvomergeError: the search cannot go on."""
-        job, outcome = self.executor.next()
-        if isinstance(outcome, Reached):
-            raise RuntimeError(f"Job {job.id} has scored a candidate and returns a leg.")
-        self._record(job.id, outcome)
+    def record(self, candidate: Candidate, outcome: Outcome, purpose: Purpose = "search") -> None:
+        """Journal an outcome, for the open candidates with the same recipe too."""
+        if purpose == "search":
+            self._tell(candidate, outcome)
+            for item in self.history.open:
+                if item.digest == candidate.digest:
+                    self.take_scores(item)
+            return
+        event: Event = {"event": "score", "candidate": candidate.number, "split": purpose}
+        event |= {"as_itself": True} if self._itself(candidate, purpose) else {}
+        if candidate.number == BASE:
+            event |= {"event": "base", "label": candidate.label, "digest": candidate.digest}
+        if purpose == "complete":
+            event = {"event": "complete", "candidate": candidate.number}
+            outcome, values = self._with_values(outcome)
+            event |= {} if values is None else {"values": list(values)}
+        self._write(event | outcome_fields(outcome), outcome)
 
     def walk(self, legs: Mapping[int, Leg]) -> Iterator[tuple[int, Reached]]:
         """Walk legs of descents; yield the place and the result of each as it is in the journal.
@@ -176,20 +172,14 @@ class Session:
         Raises:
             EvomergeError: the search cannot go on.
         """
-        following, walking, jobs = len(self.history.candidates), dict[int, int](), []
-        for place, leg in legs.items():
-            self._jobs += 1
-            walking[self._jobs] = place
-            backoffs = self.history.oom_backoffs
-            jobs.append(
-                Job(self._jobs, following + place, leg.recipe, oom_backoffs=backoffs, leg=leg)
-            )
-        self.executor.submit(jobs)
-        while walking:
-            job, result = self.executor.next()
-            place = walking.pop(job.id)
-            if isinstance(result, Scores):
-                raise RuntimeError(f"Job {job.id} is a leg and has scores.")
+        following, backoffs = len(self.history.candidates), self.history.oom_backoffs
+        jobs = [
+            Job(following + place, leg.recipe, oom_backoffs=backoffs, leg=leg)
+            for place, leg in legs.items()
+        ]
+        for job, result in self.executor.run(jobs) if jobs else ():
+            place = job.candidate - following
+            assert not isinstance(result, Scores)
             if isinstance(result, Failure):
                 self._check_failures(result)
                 result = _not_walked(legs[place], result)
@@ -198,31 +188,17 @@ class Session:
             self.logbook.write(event, result)
             yield place, result
 
-    def _is_duplicate(self, candidate: Candidate) -> bool:
-        """Whether an earlier candidate has the same recipe; if so, take or await its scores."""
-        equal = self.history.earlier_equals
-        for scored in equal(candidate):
-            if isinstance(scored.told, Scores):
-                self._tell(candidate, scored.told, scored)
-                return True
-        if any(item.status == "open" for item in equal(candidate)):
-            self._duplicates.setdefault(candidate.digest, []).append(candidate)
-        else:
-            return False
-        return True
+    def recipe(self, candidate: Candidate) -> Recipe:
+        """Return the recipe of a candidate."""
+        return candidate.recipe or self._recipe_of(candidate)
 
     def _job(self, candidate: Candidate, purpose: Purpose) -> Job:
-        """Return a new job with its own id."""
-        self._jobs += 1
         itself = self._itself(candidate, purpose)
-        recipe = itself or self._proposed.get(candidate.number) or self._recipe_of(candidate)
-        split: Split = "search" if purpose == "complete" else purpose
         shown = purpose == "test" or (purpose == "search" and candidate.label is not None)
         job = Job(
-            self._jobs,
             candidate.number,
-            recipe,
-            split,
+            itself or self.recipe(candidate),
+            "search" if purpose == "complete" else purpose,
             examples=EXAMPLES if shown else 0,
             oom_backoffs=self.history.oom_backoffs,
             as_itself=itself is not None,
@@ -242,23 +218,6 @@ class Session:
         """Return the recipe of the parent that is scored in place of the candidate, if any."""
         return self._as_itself(candidate) if purpose in ("validation", "test") else None
 
-    def _record(self, job: int, outcome: Outcome) -> None:
-        """Journal the outcome of a job, for the duplicates of its candidate too."""
-        candidate, purpose = self._running.pop(job)
-        if purpose == "search":
-            self._tell(candidate, outcome)
-            self.submit(self._duplicates.pop(candidate.digest, ()))
-            return
-        event: Event = {"event": "score", "candidate": candidate.number, "split": purpose}
-        event |= {"as_itself": True} if self._itself(candidate, purpose) else {}
-        if candidate.number == BASE:
-            event |= {"event": "base", "label": candidate.label, "digest": candidate.digest}
-        if purpose == "complete":
-            event = {"event": "complete", "candidate": candidate.number}
-            outcome, values = self._with_values(outcome)
-            event |= {} if values is None else {"values": list(values)}
-        self._write(event | outcome_fields(outcome), outcome)
-
     def _tell(
         self, candidate: Candidate, outcome: Outcome, scored: Candidate | None = None
     ) -> None:
@@ -267,7 +226,7 @@ class Session:
         event: Event = {"event": "tell", "candidate": candidate.number}
         event |= outcome_fields(outcome) if scored is None else {"same_as": scored.number}
         event |= {} if values is None else {"values": list(values)}
-        self._proposed.pop(candidate.number, None)
+        candidate.recipe = None
         self._write(event, outcome)
         self._update_incumbents(candidate)
 

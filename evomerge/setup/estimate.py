@@ -173,7 +173,7 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
     worker.evaluator.try_out(worker.build(first))
     start = time.perf_counter() - began
     say("building and scoring a candidate on all search documents")
-    outcomes = [worker(Job(number, number, recipe)) for number, recipe in enumerate(recipes)]
+    outcomes = [worker(Job(number, recipe)) for number, recipe in enumerate(recipes)]
     tried = outcomes[-1]
     if not isinstance(tried, Scores):
         raise _failed("candidate", tried)
@@ -194,7 +194,7 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
     leg, count = strategy.legs()[0], len(recipes)
     # The first step finds the forms, and makes what later ones keep.
     for walked in (replace(leg, batches=leg.batches[:1], watched={}), leg):
-        reached = worker(Job(count, count, leg.recipe, leg=replace(walked, forms=probe.forms)))
+        reached = worker(Job(count, leg.recipe, leg=replace(walked, forms=probe.forms)))
         if not isinstance(reached, Reached):
             raise _failed("descent", reached)
         step = reached.seconds["descend"] / len(walked.batches)

@@ -18,7 +18,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.evaluation.inference.device import count_cores, processor, use_only
 from evomerge.execute.pool import Pool, Worker
-from evomerge.execute.protocol import Executor, Job, Result, RunJob
+from evomerge.execute.protocol import Executor, InlineExecutor, RunJob
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
@@ -64,8 +64,8 @@ def make_executor(
         known = (config.frozen.processor if config.frozen else "", processor())
     return Pool(
         workers,
+        attempts,
         config.executor.timeout,
-        lambda job: attempts.add(job.attempt),
         Activity(run / WORKERS),
         lambda kind: logbook.note_processor(kind, *known),
     )
@@ -73,7 +73,6 @@ def make_executor(
 
 def _inline(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
     from evomerge.evaluation.inference.device import keep_threads
-    from evomerge.execute.inline import InlineExecutor
 
     put_back = keep_threads()
     worker = make_worker(
@@ -83,15 +82,7 @@ def _inline(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attem
         is_new=not logbook.history.told,
     )
     logbook.note_threads(worker.threads)
-    activity = Activity(run / WORKERS)
-
-    def score(job: Job) -> Result:
-        activity.note(0, "scoring", "this process", [job.candidate], job.split)
-        activity.write()
-        with attempts.trying(job.attempt):
-            return worker(job)
-
-    return InlineExecutor(score, put_back)
+    return InlineExecutor(worker, attempts, Activity(run / WORKERS), put_back)
 
 
 def worker_of_run(

@@ -110,7 +110,7 @@ def _run_search(
                 log.info(line)
             check_weights_are_finite(checked)
         executor = partial(make_executor, checked, run.path, logbook, attempts)
-        search = make_search(checked, run, logbook, attempts, executor)
+        search = make_search(checked, run, logbook, executor)
         try:
             return search.run()
         finally:
@@ -141,8 +141,7 @@ def make_search(
     checked: CheckedSearch,
     run: RunFolder,
     logbook: Logbook,
-    attempts: Attempts,
-    make_executor: Callable[[], Executor],
+    make_executor: Callable[[], Executor] | None,
 ) -> Search:
     """Return the search of a run, as its journal says that it has come."""
     config, race = checked.config, make_race(checked.config)
@@ -152,7 +151,6 @@ def make_search(
         lambda candidate: recipe_of(checked.space, candidate),
         checked.ranking,
         None if race is None else race.recent,
-        attempts,
         lambda front, best: publish(checked, run, front, best),
         partial(parent_itself, checked),
         lambda: run.is_asked_to_stop,

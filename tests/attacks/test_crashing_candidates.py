@@ -17,6 +17,7 @@ from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Job, RunJob
 from evomerge.execute.worker import Worker
+from evomerge.run.attempts import Attempts
 from evomerge.run.history import outcome_fields
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.executors import PRELOADED
@@ -51,10 +52,10 @@ def test_whatever_a_method_or_a_metric_raises_is_one_row(case: str, stage: str) 
     evaluator: Any = SimpleNamespace(
         prepare=nothing, set_callbacks=nothing, halve_batches=nothing, is_touched=False, score=fail
     )
-    worker = Worker(lambda: (builder, None), evaluator, {}, [job_of(0, 0).recipe])
+    worker = Worker(lambda: (builder, None), evaluator, {}, [job_of(0).recipe])
     if stage == "merge":
         builder.prepare = fail
-    outcome = worker(job_of(1, 1))
+    outcome = worker(job_of(1))
     assert isinstance(outcome, Failure)
     assert outcome.stage == stage and case in outcome.reason
     assert outcome.reason.isprintable() and len(outcome.reason) < 1000
@@ -74,14 +75,13 @@ def hang() -> RunJob:
     return run
 
 
-def test_a_candidate_that_hangs_in_c_ends_by_the_timeout() -> None:
-    executor = Pool([ProcessWorker(hang, PRELOADED)], timeout=5.0)
-    executor.submit([job_of(0, 0), job_of(1, 1)])
-    (first, late), (second, scored) = executor.next(), executor.next()
+def test_a_candidate_that_hangs_in_c_ends_by_the_timeout(tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path / "attempts.jsonl")
+    executor = Pool([ProcessWorker(hang, PRELOADED)], attempts, timeout=5.0)
+    late = Failure("timeout", "It took longer than executor.timeout, 5 seconds.")
+    found = list(executor.run([job_of(0), job_of(1)]))
     executor.close()
-    assert (first.id, second.id) == (0, 1)
-    assert late == Failure("timeout", "It took longer than executor.timeout, 5 seconds.")
-    assert scored == Pretend().outcome(job_of(1, 1))
+    assert found == [(job_of(0), late), (job_of(1), Pretend().outcome(job_of(1)))]
 
 
 def test_a_follower_that_raises_anything_is_dropped(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_follower_that_raises_anything_is_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [1, 2])
 def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -> None:
     """So the first parent is a failed row; with no baseline at all, nothing can begin."""
-    recipes = [job_of(number, number).recipe for number in range(2)]
+    recipes = [job_of(number).recipe for number in range(2)]
 
     def write(prepared: Any) -> Any:
         if prepared in recipes[:bad]:

@@ -39,18 +39,13 @@ def test_it_keeps_the_laws_of_executors():
 @pytest.mark.parametrize("workers, jobs, busy", [(4, 12, 1.0), (4, 9, 0.75), (8, 4, 0.5)])
 def test_equal_jobs_leave_only_the_workers_unused_that_have_no_job(workers, jobs, busy):
     executor = executor_of(workers)
-    executor.submit([job_of(number, number) for number in range(jobs)])
-    for _ in range(jobs):
-        executor.next()
+    assert len(list(executor.run(map(job_of, range(jobs))))) == jobs
     assert executor.done / (workers * executor.now) == pytest.approx(busy, abs=1e-3)
 
 
 def test_a_slow_driver_is_the_limit_of_many_workers():
-    # Each job takes 10 s, and the driver 1 s for each call, two of them for each job: so there are
+    # Each job takes 10 s, and the driver 0.5 s before and after it: so there are
     # never more than about 5 jobs at work.
     executor = executor_of(100, 10.0, each=0.5)
-    for number in range(40):
-        executor.submit([job_of(number, number)])
-        if number >= 20:
-            executor.next()
+    list(executor.run(map(job_of, range(40))))
     assert executor.done / executor.now < 12

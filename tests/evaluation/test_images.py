@@ -136,7 +136,7 @@ def test_candidates_with_one_tower_share_its_features(folder, merged):
         plain = worker.evaluator.score(model := worker.build(recipe), "search")
         texts = worker.evaluator.texts("search", "pictures", ids := plain.documents["pictures"])
         handle = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
-        found = worker(Job(number, number, recipe))
+        found = worker(Job(number, recipe))
         handle.remove()
         assert found.values == plain.values
         assert worker.evaluator.texts("search", "pictures", ids) == texts

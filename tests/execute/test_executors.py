@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -19,10 +22,11 @@ from search_run import ended
 
 from evomerge.errors import DeviceError, SearchError
 from evomerge.evaluation.inference.device import processor
-from evomerge.execute.inline import InlineExecutor
 from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
-from evomerge.execute.protocol import Job, RunJob
+from evomerge.execute.protocol import InlineExecutor, Job, RunJob
+from evomerge.run.activity import Activity, read_activity
+from evomerge.run.attempts import Attempts
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.executors import PRELOADED
@@ -32,21 +36,25 @@ pytestmark = pytest.mark.thorough
 
 def processes(
     make: Callable[[], RunJob],
+    folder: Path,
     count: int = 2,
     preload: Sequence[str] = PRELOADED,  # of the one server that all tests of this process have
-    **options: object,
+    **options: Any,
 ) -> Pool:
     workers = [ProcessWorker(make, preload) for _ in range(count)]
-    return Pool(workers, **options)  # type: ignore[arg-type]
+    return Pool(workers, Attempts(folder / f"attempts-{uuid4()}"), **options)
 
 
-def test_the_inline_executor_keeps_the_laws() -> None:
-    check_executor(lambda make: InlineExecutor(make()), survives=False)
+def test_the_inline_executor_keeps_the_laws(tmp_path: Path) -> None:
+    check_executor(
+        lambda make: InlineExecutor(make(), Attempts(tmp_path / "inline"), Activity(None)),
+        survives=False,
+    )
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_executor_of_processes_keeps_the_laws(count: int) -> None:
-    check_executor(lambda make: processes(make, count))
+def test_the_executor_of_processes_keeps_the_laws(count: int, tmp_path: Path) -> None:
+    check_executor(lambda make: processes(make, tmp_path, count))
 
 
 @dataclass(frozen=True)
@@ -73,31 +81,26 @@ class Ill:
 
 
 def test_a_job_that_hangs_is_ended_and_one_that_is_hit_once_is_run_again(tmp_path: Path) -> None:
-    losses: list[int] = []
-
-    def count_loss(job: Job) -> int:
-        losses.append(job.candidate)
-        return losses.count(job.candidate)
-
-    executor = processes(Ill(tmp_path), 2, timeout=5.0, count_loss=count_loss)
-    jobs = [job_of(number, number) for number in range(5)]
-    executor.submit(jobs)
-    found = {job.id: outcome for job, outcome in (executor.next() for _ in jobs)}
+    notes, activity = tmp_path / "notes", Activity(tmp_path / "workers.json")
+    notes.mkdir()
+    executor = processes(Ill(notes), tmp_path, timeout=5.0, activity=activity)
+    found = {job.candidate: outcome for job, outcome in executor.run(map(job_of, range(5)))}
+    activity.write()
     executor.close()
     assert found.pop(1) == Failure("timeout", "It took longer than executor.timeout, 5 seconds.")
-    assert found == {job.id: Pretend().outcome(job) for job in jobs if job.candidate != 1}
-    assert sorted(losses) == [2, 3, 4] and executor.losses == 4
+    assert found == {number: Pretend().outcome(job_of(number)) for number in (0, 2, 3, 4)}
+    lines = next(tmp_path.glob("attempts-*")).read_text().splitlines()
+    assert sorted(json.loads(line)["job"][0] for line in lines) == ["2", "3", "4"]
+    assert read_activity(tmp_path / "workers.json")[1] == 4
 
 
 def test_a_worker_that_ends_between_two_jobs_is_replaced(tmp_path: Path) -> None:
-    executor = processes(Ill(tmp_path), 1)
-    executor.submit([job_of(0, 0)])
-    executor.next()
+    executor = processes(Ill(tmp_path), tmp_path, 1)
+    list(executor.run([job_of(0)]))
     process = psutil.Process(int((tmp_path / "0").read_text()))
     process.kill()
     process.wait(250)
-    executor.submit([job_of(1, 6)])
-    assert executor.next()[1] == Pretend().outcome(job_of(1, 6))
+    assert list(executor.run([job_of(6)])) == [(job_of(6), Pretend().outcome(job_of(6)))]
     executor.close()
 
 
@@ -132,10 +135,8 @@ def test_workers_on_processors_of_several_kinds_are_told_of_once(
         with run.writing() as journal:
             book = Logbook(run, journal, [])
             note = lambda kind, book=book: book.note_processor(kind, here)  # noqa: E731
-            executor = Pool(workers, note_processor=note)
-            executor.submit([job_of(number, number) for number in range(len(makes))])
-            for _ in makes:
-                executor.next()
+            executor = Pool(workers, Attempts(tmp_path / "attempts"), note_processor=note)
+            list(executor.run(map(job_of, range(len(makes)))))
             executor.close()
     told = [item.getMessage() for item in caplog.records if "processor" in item.getMessage()]
     assert len(told) == len(book.history.processors) == 1
@@ -146,11 +147,10 @@ def fail_to_start() -> RunJob:
     os._exit(7)
 
 
-def test_a_worker_that_cannot_start_ends_the_search() -> None:
-    executor = processes(fail_to_start, 1)
-    executor.submit([job_of(0, 0)])
+def test_a_worker_that_cannot_start_ends_the_search(tmp_path: Path) -> None:
+    executor = processes(fail_to_start, tmp_path, 1)
     with pytest.raises(SearchError, match="exit status 7"):
-        executor.next()
+        list(executor.run([job_of(0)]))
     executor.close()
 
 
@@ -162,11 +162,9 @@ from test_executors import Ill, processes
 from executor_laws import job_of
 
 if __name__ == "__main__":
-    executor = processes(Ill(Path(sys.argv[1])), 2, preload=())
-    executor.submit([job_of(0, 0), job_of(1, 1)])
-    executor.next()
-    print("ready", flush=True)
-    executor.next()
+    folder = Path(sys.argv[1])
+    for _ in processes(Ill(folder), folder, preload=()).run([job_of(0), job_of(1)]):
+        print("ready", flush=True)
 """
 
 

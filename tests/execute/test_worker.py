@@ -68,7 +68,7 @@ class Bench:
         self.worker = Worker(make, evaluator, splits, [recipe(PATHS[0])])
 
     def score(self, number: int) -> Scores | Failure:
-        return self.worker(Job(number, number, recipe(PATHS[number % len(PATHS)])))
+        return self.worker(Job(number, recipe(PATHS[number % len(PATHS)])))
 
 
 def likelihood(model: Any) -> float:

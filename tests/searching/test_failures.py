@@ -178,7 +178,7 @@ def test_after_three_processes_that_ended_a_candidate_has_failed(tmp_path: Path)
     evomerge("resume", run, **about, END="5:kill")
     rows, theirs = (evomerge_json("results", folder)["candidates"] for folder in (run, whole))
     assert rows[5]["failure"] == (
-        "lost: 3 processes ended without an error while this candidate was scored."
+        "lost: 3 processes ended while this candidate was scored (without an error)."
     )
     assert theirs[5]["failure"].endswith("cannot be judged")
     assert [row | {"failure": None} for row in rows] == [row | {"failure": None} for row in theirs]

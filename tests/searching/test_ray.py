@@ -26,9 +26,10 @@ from search_run import ended, events_of, evomerge, start, write_search
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import SearchError
 from evomerge.execute.pool import Pool
-from evomerge.execute.protocol import Job, RunJob
+from evomerge.execute.protocol import Job, Result, RunJob
 from evomerge.execute.ray import RayWorker
 from evomerge.run.activity import read_activity
+from evomerge.run.attempts import Attempts
 from evomerge.scores import Outcome
 from evomerge.setup.executors import on_machine, worker_of_run
 
@@ -97,19 +98,14 @@ class HangsOnce:
         return Pretend().outcome(job)
 
 
-def never(job: Job) -> int:
-    raise AssertionError("The loss of a machine was counted against a job.")
-
-
 def test_a_machine_that_goes_does_not_count_against_a_job(cluster: Cluster, tmp_path: Path) -> None:
     ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     machines = [cluster.add_node(num_cpus=1, resources={"own": 1})]
-    executor = Pool([RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})], count_loss=never)
-    job = job_of(0, 0)
-    executor.submit([job])
-    found: list[tuple[Job, Outcome]] = []
-    waiting = threading.Thread(target=lambda: found.append(executor.next()))
+    attempts = Attempts(tmp_path / "attempts.jsonl")
+    executor = Pool([RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})], attempts)
+    found: list[tuple[Job, Result]] = []
+    waiting = threading.Thread(target=lambda: found.extend(executor.run([job_of(0)])))
     waiting.start()
     wait_for((tmp_path / "note").exists, waiting.is_alive)
     cluster.remove_node(machines.pop(), allow_graceful=False)
@@ -117,7 +113,8 @@ def test_a_machine_that_goes_does_not_count_against_a_job(cluster: Cluster, tmp_
     waiting.join(600)
     executor.close()
     cluster.remove_node(machines.pop())
-    assert found == [(job, Pretend().outcome(job))] and executor.losses == 1
+    assert found == [(job_of(0), Pretend().outcome(job_of(0)))]
+    assert not (tmp_path / "attempts.jsonl").exists()  # it does not count against the job
 
 
 def test_a_machine_with_other_versions_or_parents_ends_the_search(

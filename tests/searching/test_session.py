@@ -10,9 +10,11 @@ import sys
 
 import pytest
 import scripted
-from scripted import ScriptedExecutor, search, trajectory
+from scripted import ScriptedExecutor, outcome_of, search, trajectory
 
 from evomerge.errors import SearchError
+from evomerge.execute.protocol import InlineExecutor
+from evomerge.run.activity import Activity
 from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -34,10 +36,10 @@ class AnsweringExecutor(ScriptedExecutor):
         super().__init__(width, random.Random(0))
         self.answer = answer
 
-    def next(self):
-        job, outcome = super().next()
-        said = self.answer(job)
-        return job, outcome if said is None else said
+    def run(self, jobs):
+        for job, outcome in super().run(jobs):
+            said = self.answer(job)
+            yield job, outcome if said is None else said
 
 
 def test_a_follower_that_raises_does_not_change_the_search(tmp_path, caplog):
@@ -179,15 +181,22 @@ def test_attempts_ignore_broken_lines(tmp_path):
     assert not path.exists() or path.read_text() == ""
 
 
-def test_a_lost_candidate_fails_and_the_others_are_the_same(tmp_path):
-    whole = search(tmp_path / "whole", ScriptedExecutor(1, random.Random(0)), recent=None)
-    search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)), recent=None, candidates=6)
+@pytest.mark.parametrize("ended", [MAX_ATTEMPTS - 1, MAX_ATTEMPTS])
+def test_a_lost_candidate_fails_and_the_others_are_the_same(tmp_path, ended):
+    def go(name, **options):
+        attempts = Attempts(tmp_path / name / "attempts.jsonl")
+        executor = InlineExecutor(outcome_of, attempts, Activity(None))
+        return search(tmp_path / name, executor, recent=None, **options)
+
+    whole = go("whole")
+    go("run", candidates=6)
     attempts = tmp_path / "run" / "attempts.jsonl"
-    attempts.write_text('{"job": "8 search", "what": "begins"}\n' * MAX_ATTEMPTS)
-    history = search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)), recent=None)
-    lost = history.candidates[8]
-    assert isinstance(lost.told, Failure) and lost.told.stage == "lost"
+    attempts.write_text('{"job": "8 search", "what": "begins"}\n' * ended)
+    history = go("run")
+    lost = history.candidates[8].told
+    assert (isinstance(lost, Failure) and lost.stage == "lost") is (ended == MAX_ATTEMPTS)
     # Three baselines and a generation of eight, which was asked before any of it was told.
-    assert [item.digest for item in history.candidates[:11]] == [
-        item.digest for item in whole.candidates[:11]
+    count = 11 if ended == MAX_ATTEMPTS else None
+    assert [item.digest for item in history.candidates[:count]] == [
+        item.digest for item in whole.candidates[:count]
     ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 
@@ -17,6 +17,10 @@ from evomerge.scores import Failure, Outcome, Scores, Split
 from evomerge.testing.require import require
 
 _SPLITS: tuple[Split, ...] = ("search", "validation", "test")
+
+
+MOST_WORKERS = 3
+"""Largest number of jobs that run at a time in the executors that are checked."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def check_executor(
     `survives`: the jobs run in other processes, so a candidate that ends its process is a failure.
     """
     _check_outcomes(create)
-    _check_withdrawal(create)
+    _check_order(create)
     _check_faults(create)
     if survives:
         _check_losses(create)
@@ -70,73 +74,56 @@ def check_executor(
 def _check_outcomes(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
     pretend = Pretend(failing=frozenset((2, 7)))
     executor = create(pretend)
-    require(executor.width >= 1, "The width is below 1.")
-    batches = [[3, 2, 2, 9], [7], [1, 4, 5, 6, 8, 10, 11]]
-    jobs: dict[int, Job] = {}
-    found: list[int] = []
-    for candidates in batches:
-        batch = [job_of(len(jobs) + place, item) for place, item in enumerate(candidates)]
-        jobs |= {job.id: job for job in batch}
-        executor.submit(batch)
-        found.append(_check_next(executor, jobs, pretend))
-    while len(found) < len(jobs):
-        found.append(_check_next(executor, jobs, pretend))
-    require(sorted(found) == sorted(jobs), "A job was returned twice, and another one never.")
-    executor.submit([replace(jobs[0], id=100)])  # closed in the middle of a job
+    for candidates in ([3, 2, 9], [7], [], [1, 4, 5, 6, 8, 10, 11]):
+        jobs = [job_of(number) for number in candidates]
+        found = []
+        for job, outcome in executor.run(jobs):
+            require(outcome == pretend.outcome(job), f"{job.candidate} has another's outcome.")
+            found.append(job.candidate)
+        require(sorted(found) == sorted(candidates), "A job was lost, or came twice.")
+    next(executor.run([job_of(0), job_of(1)]))  # closed in the middle of a job
     executor.close()
     executor.close()
 
 
-def _check_next(executor: Executor, jobs: dict[int, Job], pretend: Pretend) -> int:
-    """Check the next job and its outcome, and return its id."""
-    job, outcome = executor.next()
-    require(job == jobs.get(job.id), f"Job {job.id} is not the one that was submitted.")
-    require(outcome == pretend.outcome(job), f"Job {job.id} has the outcome of another job.")
-    return job.id
+def _check_order(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
+    """Check that jobs are taken as there is room: what comes next may depend on outcomes."""
+    executor, found, ahead = create(Pretend()), list[int](), list[int]()
 
+    def jobs() -> Iterator[Job]:
+        for number in range(40):
+            ahead.append(number - len(found))
+            yield job_of(number)
 
-def _check_withdrawal(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
-    pretend = Pretend()
-    executor = create(pretend)
-    jobs = {number: job_of(number, number) for number in range(12)}
-    executor.submit(list(jobs.values()))
-    found = [_check_next(executor, jobs, pretend)]
-    withdrawn = [job.id for job in executor.withdraw()]
-    require(len(withdrawn) >= len(jobs) - 1 - 2 * executor.width, "Few jobs were withdrawn.")
-    while len(found) + len(withdrawn) < len(jobs):
-        found.append(_check_next(executor, jobs, pretend))
-    require(sorted([*found, *withdrawn]) == sorted(jobs), "A withdrawn job was returned.")
-    executor.submit([jobs[number] for number in withdrawn])
-    again = [_check_next(executor, jobs, pretend) for _ in withdrawn]
-    require(sorted(again) == sorted(withdrawn), "A withdrawn job could not be run later.")
+    for job, _ in executor.run(jobs()):
+        found.append(job.candidate)
     executor.close()
+    require(sorted(found) == list(range(40)), "A job was lost, or came twice.")
+    require(max(ahead) <= MOST_WORKERS, "Jobs were taken before there was room for them.")
 
 
 def _check_faults(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
     executor = create(Pretend(broken=frozenset((4,))))
     with closing(executor), pytest.raises(SearchError, match="disk of candidate 4"):
-        executor.submit([job_of(0, 4)])
-        executor.next()
+        list(executor.run([job_of(4)]))
 
 
 def _check_losses(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
     pretend = Pretend(ending=frozenset((2, 5)))
     executor = create(pretend)
-    jobs = [job_of(number, number) for number in range(7)]
-    executor.submit(jobs)
-    found = {job.id: outcome for job, outcome in (executor.next() for _ in jobs)}
+    found = {job.candidate: (job, out) for job, out in executor.run(map(job_of, range(7)))}
     executor.close()
-    require(len(found) == len(jobs), "A job was returned twice, and another one never.")
-    for job in jobs:
-        outcome, ends = found[job.id], job.candidate in pretend.ending
+    require(sorted(found) == list(range(7)), "A job was lost, or came twice.")
+    for number, (job, outcome) in found.items():
+        ends = number in pretend.ending
         is_lost = isinstance(outcome, Failure) and outcome.stage == "lost"
-        require(is_lost or not ends, f"Job {job.id} ended its process, but is not `lost`.")
+        require(is_lost or not ends, f"Job {number} ended its process, but is not `lost`.")
         fits = ends or outcome == pretend.outcome(job)
-        require(fits, f"Job {job.id} suffered for another job.")
+        require(fits, f"Job {number} suffered for another job.")
 
 
-def job_of(number: int, candidate: int) -> Job:
-    """Return a job for `Pretend`, whose id is the number."""
+def job_of(candidate: int) -> Job:
+    """Return a job for `Pretend`."""
     model = f"model{candidate}"
     copied = Layer("linear", (Source(model),))
-    return Job(number, candidate, Recipe(model, {}, copied, copied), _SPLITS[number % 3])
+    return Job(candidate, Recipe(model, {}, copied, copied), _SPLITS[candidate % 3])

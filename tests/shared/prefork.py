@@ -33,7 +33,7 @@ OF_OTHERS = """
     transformers.models.llama.modeling_llama transformers.tokenization_utils_tokenizers
 """
 OWN = """
-    cli.commands cli.live evaluation.evaluator evaluation.tasks.harness execute.inline
+    cli.commands cli.live evaluation.evaluator evaluation.tasks.harness execute.protocol
     execute.worker export.candidate mergekit.from_recipe merging.backend merging.kernels.compiled
     merging.resident optimize.cma report.page report.trackers setup.estimate setup.preflight
     setup.executors setup.search space.parameters strategy.genome

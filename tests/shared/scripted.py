@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from spaces import parameters
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
 from evomerge.optimize import create
-from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal
@@ -72,35 +72,27 @@ class ScriptedExecutor:
     ) -> None:  # fmt: skip
         self.score, self.width, self.ends = score, width, ends
         self.failing, self.dies_after = failing, dies_after
-        self.queue: list[Job] = []
-        self.ids: set[int] = set()
         self.scored: list[tuple[int, str, bool]] = []
 
-    def submit(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            assert job.id not in self.ids
-            self.ids.add(job.id)
-        self.queue += jobs
-
-    def next(self) -> tuple[Job, Outcome]:
-        if self.dies_after == 0:
-            raise SearchError("killed")
-        if self.dies_after is not None:
-            self.dies_after -= 1
-        running = self.queue[: self.width]
-        job = running[self.ends.randrange(len(running))]
-        self.queue.remove(job)
-        self.scored.append((job.candidate, job.split, job.incumbent is None))
-        if unit("fails", job.recipe.digest, job.split) < self.failing:
-            return job, Failure("evaluate", f"made to fail: {job.recipe.digest[:8]}")
-        return job, self.score(job)
-
-    def withdraw(self) -> Sequence[Job]:
-        taken, self.queue = self.queue[self.width - 1 :], self.queue[: self.width - 1]
-        return taken
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
+        left, running = iter(jobs), list[Job]()
+        while True:
+            running += islice(left, self.width - len(running))
+            if not running:
+                return
+            if self.dies_after == 0:
+                raise SearchError("killed")
+            if self.dies_after is not None:
+                self.dies_after -= 1
+            job = running.pop(self.ends.randrange(len(running)))
+            self.scored.append((job.candidate, job.split, job.incumbent is None))
+            if unit("fails", job.recipe.digest, job.split) < self.failing:
+                yield job, Failure("evaluate", f"made to fail: {job.recipe.digest[:8]}")
+            else:
+                yield job, self.score(job)
 
     def close(self) -> None:
-        self.queue.clear()
+        pass
 
 
 def strategy(optimizer: str, ranking: Ranking, searched: ParameterSpace) -> GenomeStrategy:
@@ -134,10 +126,9 @@ def search(
     run = RunFolder(path) if path.exists() else RunFolder.create(path, "{}", {"made": "up"})
     with Journal(run.journal_path) as journal:
         logbook = Logbook(run, journal, followers)
-        attempts = Attempts(run.path / "attempts.jsonl")
         session = Session(
             logbook, lambda: executor, lambda candidate: recipe_of(searched, candidate), ranking,
-            recent, attempts, lambda front, best: None, stop=stop,
+            recent, lambda front, best: None, stop=stop,
         )  # fmt: skip
         make = make or (lambda: strategy(optimizer, ranking, searched))
         plan = Plan(candidates, None, target, finalists=3, order=order, patience=patience)
