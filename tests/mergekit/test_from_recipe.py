@@ -17,6 +17,7 @@ from evomerge.mergekit import express, from_mergekit, mergekit_parents, to_merge
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.stacks import tensor_filters
+from evomerge.parsing.values import replaced
 from evomerge.recipe import Layer, Recipe, Source
 
 STACK = "model.layers"
@@ -31,15 +32,7 @@ def read_back(text: str, parents: Mapping[str, Checkpoint]) -> Recipe:
     names = {str(parent.folder): name for name, parent in parents.items()}
     found = {path: replace(parents[names[path]], reference=path) for path in mergekit_parents(text)}
     data = from_mergekit(text, found).to_dict()
-
-    def renamed(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: renamed(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [renamed(item) for item in value]
-        return names.get(value, value) if isinstance(value, str) else value
-
-    return Recipe.from_dict(renamed(data))
+    return Recipe.from_dict(replaced(data, lambda value: names.get(value, value)))
 
 
 number = st.floats(-2, 2, allow_subnormal=False).map(lambda value: round(value, 3))
@@ -77,13 +70,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
 
     distinct = [layer(True) for _ in range(draw(st.integers(1, 3)))]
     blocks = draw(st.lists(st.sampled_from(distinct), min_size=1, max_size=4))
-    return Recipe(
-        "a",
-        {STACK: blocks},
-        layer(False),
-        layer(False),
-        draw(st.sampled_from(["float32", "bfloat16"])),
-    )
+    dtype = draw(st.sampled_from(["float32", "bfloat16"]))
+    return Recipe("a", {STACK: blocks}, layer(False), layer(False), dtype)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -101,16 +89,8 @@ def test_a_recipe_written_as_a_mergekit_file_reads_back_the_same(
 
 def test_one_weight_for_each_tensor_becomes_filters(llamas: Any) -> None:
     filters = tensor_filters(llamas["a"].stacks[STACK])
-    space = parameters(
-        ["task_arithmetic"],
-        ("b", "c"),
-        "a",
-        3,
-        filters,
-        {"dtype": "float32"},
-        groups="each",
-        components="each",
-    )
+    frame, each = {"dtype": "float32"}, {"groups": "each", "components": "each"}
+    space = parameters(["task_arithmetic"], ("b", "c"), "a", 3, filters, frame, **each)
     recipe = space.decode(tuple(round(0.01 + i / 70, 4) for i in range(len(space.genes))))
     text = express(recipe, llamas)
     assert plan(read_back(text, llamas), llamas) == plan(recipe, llamas)
@@ -136,22 +116,12 @@ def test_the_scales_of_a_path_become_filters(llamas: Any) -> None:
 
 def test_recipes_that_mergekit_cannot_express_give_the_reason(llamas: Any) -> None:
     plain = path_recipe([1, 1, 1])
-    mixed = Recipe(
-        "a",
-        {STACK: [Layer("linear", [Source("a", 0)])]},
-        plain.embeddings,
-        plain.head,
-    )
-    other_head = Recipe(
-        "a", plain.layers, plain.embeddings, Layer("passthrough", [Source("b")]), "float32"
-    )
+    mixed = replace(plain, layers={STACK: [Layer("linear", [Source("a", 0)])]})
+    other_head = replace(plain, head=Layer("passthrough", [Source("b")]))
     source, base = Source("b"), Source("a")
-    joined = Recipe(
-        "a",
-        {STACK: [Layer("tsv", [Source("b", 0), Source("a", 0)], Source("a", 0))]},
-        Layer("tsv", [source, base], base),
-        Layer("tsv", [source, base], base),
-    )
+    block = Layer("tsv", [Source("b", 0), Source("a", 0)], Source("a", 0))
+    ends = Layer("tsv", [source, base], base)
+    joined = Recipe("a", {STACK: [block]}, ends, ends)
     with pytest.raises(RecipeError, match="several block stacks"):
         express(replace(plain, layers={}), llamas)
     for recipe, message in (

@@ -272,9 +272,8 @@ def test_two_vision_models_are_merged_whole(tmp_path: Path) -> None:
     recipe = from_mergekit(text, parents, doubts)
     assert doubts == []
     write(recipe, parents, tmp_path / "out")
-    one, two, merged = (
-        load_file(tmp_path / name / "model.safetensors") for name in ("a", "b", "out")
-    )
+    folders = [tmp_path / name for name in ("a", "b", "out")]
+    one, two, merged = (load_file(folder / "model.safetensors") for folder in folders)
     for name, tensor in merged.items():
         share = 0.75
         if name.startswith("vision_tower"):  # the gradient runs over its two blocks
@@ -283,21 +282,17 @@ def test_two_vision_models_are_merged_whole(tmp_path: Path) -> None:
 
 
 def test_a_tower_that_one_model_lacks_is_the_hosts_and_a_warning_says_so(tmp_path: Path) -> None:
-    parents = {
-        name: seeing.make(tmp_path / name, family, seed)
-        for seed, (name, family) in enumerate(
-            (("a", "llava"), ("b", "llava"), ("text", "llava/text"))
-        )
-    }
+    families = {"a": "llava", "b": "llava", "text": "llava/text"}
+    parents = {name: seeing.make(tmp_path / name, it) for name, it in families.items()}
     doubts: list[str] = []
     models = "[{model: a}, {model: b}, {model: text}]"
     text = f"{{merge_method: linear, parameters: {{weight: 1}}, models: {models}}}"
     recipe = from_mergekit(text, parents, doubts)
     assert recipe.modalities == {}
     assert list(recipe.layers) == ["language_model.model.layers"]
+    words = "The {} tensors of the merge are those of 'a'"
     assert [note.split(",")[0] for note in doubts] == [
-        "The vision tensors of the merge are those of 'a'",
-        "The projector tensors of the merge are those of 'a'",
+        words.format(modality) for modality in ("vision", "projector")
     ]
 
 
@@ -322,11 +317,8 @@ def test_an_encoder_decoder_is_merged_whole_or_by_module(tmp_path: Path) -> None
 
 def test_strict_says_all_that_mergekit_ignores(tmp_path: Path) -> None:
     file = tmp_path / "one.yml"
-    data = {
-        "merge_method": "linear",
-        "models": [{"model": "zoo:base"}],
-        "parameters": {"weight": 1},
-    }
+    data = {"merge_method": "linear", "models": [{"model": "zoo:base"}]}
+    data["parameters"] = {"weight": 1}
     file.write_text(yaml.safe_dump(data | {f"note{i}": "mine" for i in range(5)}))
     with pytest.raises(RecipeError, match=r"has 5: Key 'note0' .*Key 'note4' .*; remove it\.$"):
         merge_recipe(file, tmp_path / "out", "8GB", "5GB", strict=True)

@@ -56,10 +56,9 @@ DAMAGED = {
 @pytest.mark.parametrize("case", DAMAGED)
 def test_damaged_files_are_refused_with_their_name(case, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(DAMAGED[case])
-    with pytest.raises(CheckpointError, match="not a complete safetensors file") as caught:
+    file = tmp_path / "model.safetensors"
+    with pytest.raises(CheckpointError, match=f"{file} is not a complete safetensors file"):
         read_folder(tmp_path)
-    assert str(tmp_path / "model.safetensors") in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_pointers_and_dtypes_of_no_merge_are_refused(tmp_path):
@@ -143,6 +142,7 @@ def test_pickles_are_converted_once_and_cannot_run_code(tmp_path, monkeypatch):
     assert set((tmp_path / "cache" / "evomerge" / "weights").iterdir()) == before
 
 
+FLOAT8 = torch.float8_e4m3fn
 FOLDERS = {
     "no config": (lambda folder: (folder / "config.json").unlink(), r"no config\.json"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no safetensors"),
@@ -159,10 +159,7 @@ FOLDERS = {
         "quantised",
     ),
     "quantised without saying so": (
-        lambda folder: tiny.rewrite(
-            folder,
-            lambda tensors: tensors.update({"w": torch.zeros(2, 2, dtype=torch.float8_e4m3fn)}),
-        ),
+        lambda folder: tiny.rewrite(folder, lambda it: it.update(w=torch.zeros(2, 2).to(FLOAT8))),
         "quantised.*'w'.*F8_E4M3",
     ),
     "GGUF beside a config": (
@@ -241,24 +238,18 @@ def test_what_sends_tokens_to_experts_is_a_component(architecture, tmp_path):
 
 
 def test_filters_that_are_part_of_each_other_are_tried_in_order():
-    names = ["norm.weight", "attn.norm.weight", "attn.norm.bias", "x.attn.norm.weight"]
-    names += ["experts.1.w", "experts.11.w", "experts.up", "experts.up_bias", "D.weight"]
-    filters = tensor_filters(Stack("layers", (tuple(names),)))
+    expected = {
+        "norm.weight": "norm", "attn.norm.weight": "attn.norm", "attn.norm.bias": "attn.norm",
+        "x.attn.norm.weight": "x.attn.norm", "experts.1.w": "experts.1.w",
+        "experts.11.w": "experts.11.w", "experts.up": "up", "experts.up_bias": "up",
+        "D.weight": "D",
+    }  # fmt: skip
+    filters = tensor_filters(Stack("layers", (tuple(expected),)))
 
     def first(name):
         return next(key for key, (word,) in filters.items() if word in f"layers.7.{name}")
 
-    assert {name: first(name) for name in names} == {
-        "norm.weight": "norm",
-        "attn.norm.weight": "attn.norm",
-        "attn.norm.bias": "attn.norm",
-        "x.attn.norm.weight": "x.attn.norm",
-        "experts.1.w": "experts.1.w",
-        "experts.11.w": "experts.11.w",
-        "experts.up": "up",
-        "experts.up_bias": "up",
-        "D.weight": "D",
-    }
+    assert {name: first(name) for name in expected} == expected
 
 
 def test_heads_that_are_tied_or_stored_the_vocabulary_and_companion_files(tmp_path):
@@ -273,10 +264,8 @@ def test_heads_that_are_tied_or_stored_the_vocabulary_and_companion_files(tmp_pa
     with pytest.raises(CheckpointError, match="make 'own' the host"):
         check_fit(tied, [tied, own])
 
-    def copy_head(tensors):
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-
-    tiny.rewrite(tmp_path / "tied", copy_head)
+    head, rows = "lm_head.weight", "model.embed_tokens.weight"
+    tiny.rewrite(tmp_path / "tied", lambda it: it.update({head: it[rows].clone()}))
     copied = Checkpoint.open(tmp_path / "tied", "tied")
     assert copied.tied and copied.head == "lm_head.weight"
 
@@ -287,10 +276,8 @@ def test_the_fingerprint_depends_on_the_content_and_not_on_the_folder(tmp_path):
     shutil.copytree(folder, tmp_path / "b")
     assert Checkpoint.open(tmp_path / "b", "b").fingerprint == first
 
-    def change_one_element(tensors):
-        tensors["model.layers.1.mlp.up_proj.weight"][3, 4] += 1e-3
-
-    tiny.rewrite(tmp_path / "b", change_one_element)
+    name = "model.layers.1.mlp.up_proj.weight"
+    tiny.rewrite(tmp_path / "b", lambda tensors: tensors[name][3, 4].add_(1e-3))
     assert Checkpoint.open(tmp_path / "b", "b").fingerprint != first
     tiny.edit_config(folder, rms_norm_eps=0.1)
     assert Checkpoint.open(folder, "a").fingerprint != first

@@ -14,13 +14,9 @@ from evomerge.models.heads import head_of, is_reordered, labels_of
 from evomerge.setup.parents import fitting
 
 _SIZES: dict[str, Any] = {
-    "vocab_size": tiny.VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "pad_token_id": 0,
-}
+    "vocab_size": tiny.VOCABULARY, "hidden_size": 16, "intermediate_size": 24,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0,
+}  # fmt: skip
 
 HEADS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "bert": ("Bert", {}, {"classifier"}),

@@ -78,13 +78,8 @@ def test_genomes_of_parents_decode_to_the_parents(name: str) -> None:
         own = {source.parent for layer in recipe.every_layer() for source in layer.sources}
         assert own == {parent}
     check_space(space)
-    has_none = {
-        "structured",  # at least 5 blocks
-        "dropping",  # at most 3 blocks
-        "slices, plain",  # 6 blocks
-        "slices, always scaled",
-        "swaps",  # always scaled
-    }
+    # With 5 blocks or more, 3 or fewer, 6; and always scaled.
+    has_none = {"structured", "dropping", "slices, plain", "slices, always scaled", "swaps"}
     assert list(genomes) == ([] if name in has_none else [HOST])
 
 
@@ -113,8 +108,7 @@ def test_layout_is_host_first_and_ends_are_fixed() -> None:
 
 
 def test_paper_space_has_the_papers_size() -> None:
-    frame = replace(FRAME, host="A", embeddings=Layer("passthrough", (Source("A"),)))
-    free = paths("sakana", {"A": 32, "B": 32}, frame, repeats=3, ends="free")
+    free = paths("sakana", {HOST: 32, OTHER: 32}, FRAME, repeats=3, ends="free")
     assert len(free.genes) == 64 * 3 + 64 * 64
 
 
