@@ -17,18 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evomerge.api.compare import compare
-    from evomerge.api.models import (
-        evaluate,
-        merge,
-    )
-    from evomerge.api.run import (
-        Run,
-        plot_front,
-        plot_genes,
-        plot_history,
-        plot_standings,
-        results,
-    )
+    from evomerge.api.models import evaluate, merge
+    from evomerge.api.run import Run, plot_front, plot_genes, plot_history, plot_standings, results
     from evomerge.api.search import resume, search
     from evomerge.api.study import Study
     from evomerge.api.validate import validate
@@ -36,27 +26,6 @@ if TYPE_CHECKING:
     from evomerge.recipe import Layer, Recipe, Source
 
 __version__ = version("evomerge")
-
-_PLACES = {
-    "EvomergeError": "evomerge.errors",
-    "Layer": "evomerge.recipe",
-    "Recipe": "evomerge.recipe",
-    "Run": "evomerge.api.run",
-    "Source": "evomerge.recipe",
-    "Study": "evomerge.api.study",
-    "compare": "evomerge.api.compare",
-    "evaluate": "evomerge.api.models",
-    "merge": "evomerge.api.models",
-    "plot_front": "evomerge.api.run",
-    "plot_genes": "evomerge.api.run",
-    "plot_history": "evomerge.api.run",
-    "plot_standings": "evomerge.api.run",
-    "results": "evomerge.api.run",
-    "resume": "evomerge.api.search",
-    "search": "evomerge.api.search",
-    "validate": "evomerge.api.validate",
-}
-"""Public name -> the module that it is in."""
 
 __all__ = [
     "EvomergeError",
@@ -79,11 +48,16 @@ __all__ = [
     "validate",
 ]
 
+_MODULES = ("errors", "recipe", *(f"api.{name}" for name in ("run", "search", "models")))
+_MODULES += ("api.compare", "api.validate", "api.study")
+"""The modules in which public names are, from the lightest on."""
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PLACES[name]), name)
+    for module in _MODULES if name in __all__ else ():
+        if hasattr(found := import_module(f"evomerge.{module}"), name):
+            return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -94,20 +94,15 @@ def _keep_warnings_plain() -> None:
 
 
 def terminate(number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM: end the process in order. A second SIGTERM ends it at once.
-
-    Raises:
-        Terminated: always.
-    """
+    """Handle SIGTERM by a `Terminated`: end in order. A second SIGTERM ends it at once."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _received.append(number)
     raise Terminated
 
 
 def _send_again(lost: sys.UnraisableHookArgs) -> None:
-    """Send a signal again that came while an object was freed.
+    """Send a signal again that came while an object was freed, where Python ignores it.
 
-    Python ignores what is raised there, so the command would go on as if there were no signal.
     Other exceptions, as of an object that a signal has left half made, are shown with --debug.
     """
     if not isinstance(lost.exc_value, KeyboardInterrupt):
@@ -132,11 +127,7 @@ def _send_again(lost: sys.UnraisableHookArgs) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code.
-
-    Raises:
-        EvomergeError: the command failed, for a reason that a person can understand.
-    """
+    """Run one command and return its exit code; EvomergeError: a person can understand why not."""
     from typer import Abort
     from typer.main import get_command
 

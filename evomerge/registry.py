@@ -46,8 +46,7 @@ class Registry(Generic[T]):
     def get(self, name: str) -> T:
         """Return the object with a name or alias. Other packages cannot replace a built-in name.
 
-        Raises:
-            InputError: there is no such name, or the package that adds it cannot be imported.
+        InputError: there is no such name, or the package that adds it cannot be imported.
         """
         name = self.aliases.get(name, name)
         if name in self.builtin:

@@ -20,11 +20,10 @@ TOLD = "told"
 """The task of scores that are told by whoever asks for candidates; they have no documents."""
 
 MODEL_METRICS = ("parameters", "layers")
-"""Properties of a merged model: its number of parameters, and of layers."""
+"""Properties of a merged model: how many of these it has."""
 
 TOKENS = "tokens"
 """The metric of a task that generates texts: mean number of generated tokens of a document."""
-
 
 NLL = "nll"
 """The metric of every task of lm-eval: negative log-likelihood of a document's reference answer."""
@@ -79,14 +78,12 @@ class Scores:
     Attributes:
         documents: task -> ids of the scored documents, in the order in which they were scored.
         values: `"task/metric"` -> one value for each document, in the order of
-            `documents[task]`, as lm-eval's `process_results` returns it. For some metrics lower is
-            better; their sign is not changed here.
-        aggregates: `"task/metric"` -> the values aggregated by the metric's own aggregation: the
-            number that lm_eval prints.
+            `documents[task]`, as lm-eval's `process_results` returns it, in the metric's own sign.
+        aggregates: `"task/metric"` -> the number that lm_eval prints, by the metric's aggregation.
         expected: `"task/metric"` -> estimate of the aggregate on all documents, if only a part of
             them was scored; empty if all were.
-        oom_backoffs: how often the batch size had been halved because memory ran out. The batch
-            size can change the last bits of a score.
+        oom_backoffs: how often the batch size, which can change the last bits of a score, had been
+            halved because memory ran out.
         right: task -> document -> the generated answer, of documents that were answered right; only
             if descents learn from them.
         cpu_seconds: CPU seconds of each phase, all threads of the scoring process together.
@@ -153,13 +150,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a candidate has no scores.
+    """Why a candidate has no scores; failures that differ only in their times are equal.
 
-    Attributes:
-        stage: what failed: `merge` or `evaluate`; `timeout` if it took too long, `lost` if its
-            process died.
-        seconds: wall-clock seconds of each phase, as in `Scores`. Failures that differ only in
-            their times are equal.
+    The stage is `merge` or `evaluate`, `timeout` if it took too long, `lost` if its process died.
     """
 
     stage: str
@@ -179,12 +172,9 @@ Outcome: TypeAlias = Scores | Failure
 class Objective:
     """A metric of a task that a search optimizes.
 
-    Attributes:
-        metric: name of the metric, with its filter if it has several (`exact_match,strict-match`).
-        weight: weight in the mean of the objectives, > 0.
-        higher_is_better: whether a higher value of the metric is better. If not, `value` changes
-            the sign.
-        tie_breaker: the metric that orders candidates of equal fitness (`nll`, lower is better).
+    The metric has its filter if it has several (`exact_match,strict-match`); its weight in the mean
+    of the objectives is above 0. The tie-breaker is the metric that orders candidates of equal
+    fitness (`nll`, lower is better).
     """
 
     task: str
@@ -269,12 +259,9 @@ def fitness_in_order(objectives: Sequence[Objective], scores: Scores) -> float:
 
     An optimizer takes one number, so the pair (fitness, weighted mean of the tie-breakers) becomes
     one. Fitness values are equal here if they are so to nine decimal digits: shares of fewer than a
-    billion documents differ by more, if they differ, and the same weighted mean of several tasks
-    may differ by rounding. The addition is at most half a unit of the ninth digit, so a worse
-    fitness is always the lower number, whatever the tie-breaker is. It falls with the logarithm of
-    the nats, by which small and large ones are told apart: beside a fitness of 1, to 5 parts in a
-    million.
-
+    billion documents differ by more, and the same mean of several tasks may differ by rounding. The
+    addition is at most half a unit of the ninth digit, so a worse fitness is always the lower
+    number. It falls with the logarithm of the nats, by which small and large ones are told apart.
     Without tie-breakers it is the fitness.
     """
     value = fitness(objectives, scores)

@@ -23,7 +23,7 @@ BASE = -1
 """Number of the base in events, which is no candidate: no strategy and no ranking knows of it."""
 
 _NUMBER = re.compile("[0-9]{1,9}")
-_ASKED = ("origin", "generation", "incumbent", "known")  # of a candidate, in its event
+_ASKED = ("label", "origin", "generation", "incumbent", "known")  # of a candidate, in its event
 
 
 @dataclass(repr=False)
@@ -32,8 +32,7 @@ class Candidate:
 
     Attributes:
         number: 0, 1, 2, ... in the order of asking.
-        label: that of a baseline (a parent's reference, `uniform`); None for a recipe that the
-            strategy proposed.
+        label: that of a baseline (a parent's reference, `uniform`); None for what was proposed.
         digest: digest of the recipe.
         origin: what the strategy made the recipe from, for example a genome.
         incumbent: number of the incumbent that a race compares it with; None: no race.
@@ -46,8 +45,8 @@ class Candidate:
     """
 
     number: int
-    label: str | None
-    digest: str
+    label: str | None = None
+    digest: str = ""
     origin: Mapping[str, Any] = field(default_factory=dict)
     generation: int | None = None
     incumbent: int | None = None
@@ -126,9 +125,8 @@ class History:
         self.candidates, self.told = list[Candidate](), list[Candidate]()
         self.bases, self.tested = list[Candidate](), list[Candidate]()
         self.winner: Candidate | None = None
-        self.front: list[Candidate] = []
-        self.budget: dict[str, Any] = {}
-        self.oom_backoffs, self.legs = 0, list[Event]()
+        self.front, self.legs = list[Candidate](), list[Event]()
+        self.budget, self.oom_backoffs = dict[str, Any](), 0
         self.threads: int | None = None
         self.processors: list[str] = []
         self._lines, self._open = 0, dict[int, Candidate]()
@@ -155,9 +153,7 @@ class History:
                 if event["candidate"] != len(self.candidates):
                     raise ValueError(f"candidate {event['candidate']} is not the next number")
                 known = {name: event[name] for name in _ASKED if name in event}
-                candidate = Candidate(
-                    event["candidate"], event.get("label"), event["digest"], **known
-                )
+                candidate = Candidate(len(self.candidates), digest=event["digest"], **known)
                 self.candidates.append(candidate)
                 self._open[candidate.number] = candidate
                 self._by_digest.setdefault(candidate.digest, []).append(candidate)
@@ -237,8 +233,7 @@ class History:
 
 def _values(event: Event) -> tuple[float, ...] | None:
     """Return the values of an event; None if there are none, or one is not finite."""
-    values = event.get("values")
-    found = None if values is None else tuple(float(value) for value in values)
+    found = tuple(map(float, event.get("values") or ()))
     return found if found and all(map(math.isfinite, found)) else None
 
 

@@ -54,27 +54,3 @@ def folder(tmp_path: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks_of(text)])
 def test_the_blocks_of_a_page_do_what_it_says(page: str, folder: Path) -> None:
     read(page, PAGES[page])
-
-
-WRONG = {
-    "```rust\n```": "unknown language 'rust'",
-    "```\nfrobnicate\n```": "unknown program 'frobnicate'",
-    "```\nevomerge lst\n```": "exit code 2.*lst",
-    "```\nevomerge push my-model\n```": "Missing parameter: repository",
-    "```\nmake all\n```": "the Makefile has no 'all'",
-    "```\npip install 'evomerge[no]'\n```": "there is no extra 'no'",
-    "```\npython benchmarks/lag.py --no\n```": "lag.py has no --no",
-    "```yaml\nexecutor: {kind: threads}\n```": "executor.kind",
-    "```yaml\non: push\njobs: {}\n```": "unknown YAML",
-    "```toml\n[project.entry-points.'evomerge.no']\n```": "unknown group evomerge.no",
-    "```python\nimport evomerge.no\n```": "No module named",
-    "```\nevomerge list spaces\n```\n```text\nswamps\n```": "'swamps' is not printed",
-}
-"""Text of a page -> what the test says of it."""
-
-
-@pytest.mark.parametrize(("text", "message"), WRONG.items())
-def test_what_is_wrong_is_an_error_with_its_line(text: str, message: str, folder: Path) -> None:
-    line = r"(?s)(page:|line )[14]: .*"
-    with pytest.raises(AssertionError, match=line + message):
-        read("page", text)

@@ -104,20 +104,3 @@ def wrong_in(page: str, text: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_keys_and_files_in_a_text_exist(page: str) -> None:
     assert wrong_in(page, PAGES[page]) == []
-
-
-WRONG_INLINE = (
-    "evomerge search FILE --rn DIR",
-    "evomerge resume RUN --set executor.kin=ray",
-    "evaluation.search.document",
-    "budget.hours=-1",
-    "make all",
-    "python benchmarks/no.py",
-    "searching/no.py",
-)
-
-
-@pytest.mark.parametrize("code", WRONG_INLINE)
-def test_wrong_inline_code_is_found(code: str) -> None:
-    (found,) = wrong_in("page", f"A text\nwith `{code}` and `evaluation.search.documents: N`.")
-    assert found.startswith(f"page:2: `{code}`: ")

@@ -30,16 +30,11 @@ onload = () => {{
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    events = [
-        *(asked(0, "zoo:language"), told(0, scores(6))),
-        *(asked(1, "uniform"), told(1, scores(3))),
-        *(asked(2, genome=[0.25, 1.5]), told(2, FAILED)),
-    ]
-    for number in range(3, 30):
-        genome = [number / 30, 0.5]
-        ask = asked(number, genome=genome) | {"generation": number // 10}
-        events += [ask, told(number, scores(number % 22))]
+    folder, events = tmp_path_factory.mktemp("report"), []
+    for number in range(30):
+        label = ("zoo:language", "uniform")[number] if number < 2 else None
+        outcome = FAILED if number == 2 else scores(number % 22)
+        events += [asked(number, label, [number / 30, 0.5]), told(number, outcome)]
     for split in ("validation", "test"):
         for number in (0, 1, 21):
             events.append(told(number, scores(number % 22)) | {"event": "score", "split": split})

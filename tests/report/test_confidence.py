@@ -52,9 +52,7 @@ def answers(right, of):
 def gained(ours, theirs, of):
     """The mean difference of two models, of which each alone has so many documents right."""
     values = np.array([1.0] * ours + [-1.0] * theirs + [0.0] * (of - ours - theirs))
-    found = mean_of(values, 1.0, is_share=True, is_difference=True)
-    assert found is not None
-    return found
+    return mean_of(values, 1.0, is_share=True, is_difference=True)
 
 
 @lru_cache(None)
@@ -124,9 +122,8 @@ def test_a_mean_of_tasks_has_intervals_that_cover(documents, p, tasks):
 )
 def test_differences_of_right_and_wrong_have_intervals_that_cover(better, worse, documents, tasks):
     generator, runs = np.random.default_rng(2), 1500
-    counts = generator.multinomial(
-        documents, [better, worse, 1 - better - worse], size=(runs, tasks)
-    )
+    shares = [better, worse, 1 - better - worse]
+    counts = generator.multinomial(documents, shares, size=(runs, tasks))
     found = [judged(*((int(b), int(w), documents) for b, w, _ in run)) for run in counts]
     true = tasks * (better - worse)
     assert np.mean([low <= true <= high for (low, high), _ in found]) > 0.93
@@ -170,8 +167,7 @@ def test_a_mean_over_runs_is_no_surer_than_its_documents():
     one, other = Interval(0.117, 0.08, 0.16), Interval(0.117, 0.09, 0.15)
     found = mean_over_runs([one, other])
     assert (found.low, found.high) == pytest.approx((0.085, 0.155))
-    assert mean_over_runs([one]) == one
-    assert not mean_over_runs([one, Interval(0.2)]).has_interval
+    assert mean_over_runs([one]) == one and not mean_over_runs([one, Interval(0.2)]).has_interval
     # Student's t of two degrees of freedom: 4.3027 * 0.1 / sqrt(3) = 0.24841.
     values = [Interval(v, v - 0.1, v + 0.2) for v in (0.4, 0.5, 0.6)]
     found = mean_over_runs(values, 0.0, 0.75)
@@ -179,20 +175,14 @@ def test_a_mean_over_runs_is_no_surer_than_its_documents():
     assert found.high == 0.75
 
 
-@pytest.mark.parametrize(
-    ("values", "aggregate"),
-    [
-        ((), 0.4),  # the average of a group
-        ((1.0, 0.0), 0.7),  # an F1 over all documents
-        ((0.3,), 0.3),  # one value says nothing about the spread
-        ((math.nan, 1.0), math.nan),
-        ((math.inf, 1.0), math.inf),
-    ],
-)
-def test_unknown_intervals_are_nan(values, aggregate):
-    found = interval(values, aggregate)
-    assert not found.has_interval and found.texts(100)[1] == ""
-    assert found.value == aggregate or math.isnan(found.value)
+def test_unknown_intervals_are_nan():
+    """The average of a group, an F1 over all documents, one value, and what is no number."""
+    nan, inf = math.nan, math.inf
+    wrong = [((), 0.4), ((1, 0), 0.7), ((0.3,), 0.3), ((nan, 1), nan), ((inf, 1), inf)]
+    for values, aggregate in wrong:
+        found = interval(values, aggregate)
+        assert not found.has_interval and found.texts(100)[1] == ""
+        assert found.value == aggregate or math.isnan(found.value)
 
 
 def test_a_comparison_is_paired():
@@ -262,16 +252,17 @@ def test_figures_are_in_per_cent_where_they_are_shares_and_small_ones_keep_their
     assert interval(answers(1162, 1400), 0.83).texts(100) == ("83.0", "[80.9, 84.9]")
     big = compare([ACC], scores(t_acc=[7.5, 8.0, 7.0] * 9), scores(t_acc=[7.0, 7.5, 6.5] * 9))
     assert big.text == "+0.500 [+0.463, +0.537], better with probability > 0.999"
-    found = Interval(-0.00031, -0.00042, -0.0002)
-    assert found.texts(1.0) == ("-0.000310", "[-0.000420, -0.000200]")
-    assert Interval(-0.04, -1.24, 1.1).texts(1.0) == ("-0.04", "[-1.24, 1.10]")
-    assert Interval(-0.04, -12.4, 1.1).texts(1.0) == ("0.0", "[-12.4, 1.1]")
+    for item, texts in {
+        (-0.00031, -0.00042, -0.0002): ("-0.000310", "[-0.000420, -0.000200]"),
+        (-0.04, -12.4, 1.1): ("0.0", "[-12.4, 1.1]"),
+    }.items():
+        assert Interval(*item).texts(1.0) == texts
 
 
-@pytest.mark.parametrize(("documents", "is_sure"), [(2, False), (400, True)])
-def test_a_constant_difference_is_not_certain_on_few_documents(documents, is_sure):
+def test_a_constant_difference_is_not_certain_on_few_documents():
     """Two documents with 8 and 10 tokens had a difference of 2 [2, 2], and p = 0."""
-    ours, theirs = (scores(t_tokens=[tokens] * documents) for tokens in (8, 10))
-    found = compare([Objective("t", "tokens", higher_is_better=False)], ours, theirs)
-    assert found.difference.low < found.difference.value == 2.0
-    assert (found.difference.low > 0) is (found.probability > 0.975) is is_sure
+    for documents, is_sure in ((2, False), (400, True)):
+        ours, theirs = (scores(t_tokens=[tokens] * documents) for tokens in (8, 10))
+        found = compare([Objective("t", "tokens", higher_is_better=False)], ours, theirs)
+        assert found.difference.low < found.difference.value == 2.0
+        assert (found.difference.low > 0) is (found.probability > 0.975) is is_sure

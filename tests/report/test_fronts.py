@@ -31,10 +31,8 @@ def answers(right, of):
 def front_with(tmp_path, baselines, merges, knee=3, **changes):
     """Return the view of a finished search for exact match and few tokens.
 
-    Args:
-        baselines: outcomes on the test documents of two parents and the uniform merge.
-        merges: those of the merges on the front; the first one is the knee, if there are any.
-        changes: further changes of the search file.
+    Outcomes on the test documents of two parents and the uniform merge, and of the merges on the
+    front, of which the first is the knee.
     """
     outcomes = dict(enumerate([*baselines, *merges]))
     labels = {0: "zoo:language", 1: "zoo:maths", 2: "uniform"}
@@ -49,10 +47,7 @@ def front_with(tmp_path, baselines, merges, knee=3, **changes):
         events.append(score | outcome_fields(outcome))
     front = list(range(3, len(outcomes)))
     events.append({"event": "winner", "candidate": knee, "front": front or [knee]})
-    objectives = [
-        {"task": ACC.task, "metric": "exact_match"},
-        {"task": ACC.task, "metric": "tokens"},
-    ]
+    objectives = [{"task": ACC.task, "metric": name} for name in ("exact_match", "tokens")]
     frozen = {"lower_is_better": [TOKENS.key]}
     changes = {"mode": "pareto", "optimizer": {"name": "nsga2"}, "frozen": frozen} | changes
     return View.of(write_run(tmp_path / "run", events, objectives=objectives, **changes))
@@ -60,7 +55,6 @@ def front_with(tmp_path, baselines, merges, knee=3, **changes):
 
 BETTER, PARENT = scores(answers(300, 400), (8, 10) * 200), scores(answers(200, 400), (9, 11) * 200)
 SHORTER = scores(answers(196, 400), (8, 10) * 200)
-EQUAL = scores(answers(200, 400), (9, 11) * 200)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +62,7 @@ EQUAL = scores(answers(200, 400), (9, 11) * 200)
     [
         (BETTER, "is better in exact_match (+25.0 points [+2"),
         (SHORTER, "is better in tokens (-1.00 [-1.0"),
-        (EQUAL, "is perhaps the same in exact_match (+0.0 points ["),
+        (PARENT, "is perhaps the same in exact_match (+0.0 points ["),
     ],
 )
 def test_a_front_has_no_verdict_but_a_sentence_for_each_parent(tmp_path, merge, words):
@@ -131,21 +125,17 @@ def test_what_a_front_says_of_parents_of_scores_without_an_error_and_of_constrai
     assert "But the knee breaks on the test documents: model/layers <= 5 (9)." in text
 
 
-def lines_of(axes):
-    """Label or colour of a line -> its points, of what is no interval."""
-    return {
-        (line.get_drawstyle(), line.get_marker()): line.get_xydata().tolist()
-        for line in axes.lines
-        if len(line.get_xydata()) and line.get_linewidth() != 1
-    }
+def lines_of(view):
+    """Style and marker of each line of the picture -> its points, of what is no interval."""
+    (axes,) = front_chart(view.history, view.ranking).axes
+    assert axes.get_title(loc="left") == "on test documents"
+    lines = [line for line in axes.lines if line.get_linewidth() != 1]
+    return {(line.get_drawstyle(), line.get_marker()): line.get_xydata().tolist() for line in lines}
 
 
 def test_the_front_is_shown_on_test_documents_with_steps(tmp_path):
     """Dots on search documents were mixed with a line of test documents, straight ones."""
-    view = front_with(tmp_path, [PARENT] * 3, [BETTER, SHORTER])
-    (axes,) = front_chart(view.history, view.ranking).axes
-    assert axes.get_title(loc="left") == "on test documents"
-    shown = lines_of(axes)
+    shown = lines_of(front_with(tmp_path, [PARENT] * 3, [BETTER, SHORTER]))
     # Candidate 4 is as short as candidate 3 and less accurate, so it is below the line.
     assert shown["default", "o"] == [[9.0, 75.0], [9.0, 49.0]]
     assert shown["steps-post", "None"] == [[9.0, 75.0]]
@@ -157,6 +147,5 @@ def test_steps_turn_with_the_direction_of_the_objective_across(tmp_path):
     narrow = scores(answers(200, 400), (5,) * 400)
     for lower, way, order in (([TOKENS.key], "post", [5, 20]), ([], "pre", [20])):
         frozen = {"lower_is_better": lower}
-        view = front_with(tmp_path / way, [PARENT] * 3, [wide, narrow], frozen=frozen)
-        (axes,) = front_chart(view.history, view.ranking).axes
-        assert [x for x, _ in lines_of(axes)[f"steps-{way}", "None"]] == order
+        shown = lines_of(front_with(tmp_path / way, [PARENT] * 3, [wide, narrow], frozen=frozen))
+        assert [x for x, _ in shown[f"steps-{way}", "None"]] == order

