@@ -10,17 +10,18 @@ import torch
 import yaml
 from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from evomerge import zoo
 
 WORDS = (
-    "the", "red", "green", "blue", "cat", "dog", "bird", "eats", "sees", "likes", "a", "big",
-    "small", "fish", "tree", "house", "no", "yes",
-)  # fmt: skip
+    *("the", "red", "green", "blue", "cat", "dog", "bird", "eats", "sees", "likes", "a", "big"),
+    *("small", "fish", "tree", "house", "no", "yes"),
+)
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
 SHAPE = {
     "vocab_size": 384,
     "hidden_size": 32,
@@ -44,8 +45,6 @@ ARCHITECTURES = {
     "bloom": {"n_layer": 3, "n_head": 4},
     "mamba": {"state_size": 8, "intermediate_size": 64},
 }
-
-
 COMMON = {
     "dataset_path": "json",
     "test_split": "test",
@@ -147,6 +146,14 @@ def any_model(request):
 @pytest.fixture(scope="session")
 def llama():
     return tiny("llama")
+
+
+@pytest.fixture(scope="session")
+def zoo_maths():
+    """An embedded model and its tokenizer."""
+    place = zoo.path("maths")
+    model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(place)
 
 
 @pytest.fixture(scope="session")

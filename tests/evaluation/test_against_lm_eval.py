@@ -44,16 +44,12 @@ def assert_equal(evaluator, scores, expected):
             assert sorted(rows) == sorted(ids)
             for metric in rows[ids[0]]["metrics"]:
                 suffix = f",{label}" if len(filters) > 1 else ""
-                aggregate = expected["results"][task][f"{metric},{label}"]
-                assert scores.aggregates[f"{task}/{metric}{suffix}"] == pytest.approx(
-                    aggregate, rel=PERPLEXITY
-                )
-                values = scores.values.get(f"{task}/{metric}{suffix}")
+                key, aggregate = f"{task}/{metric}{suffix}", f"{metric},{label}"
+                theirs = pytest.approx(expected["results"][task][aggregate], rel=PERPLEXITY)
+                assert scores.aggregates[key] == theirs
                 if isinstance(rows[ids[0]][metric], (int, float)):
-                    assert values is not None
-                    np.testing.assert_allclose(
-                        values, [rows[i][metric] for i in ids], rtol=PERPLEXITY
-                    )
+                    column = [rows[i][metric] for i in ids]
+                    np.testing.assert_allclose(scores.values[key], column, rtol=PERPLEXITY)
         answers = {s["doc_id"]: s["resps"] for s in samples}
         requests = evaluator.requests("search", task)
         for i in ids:
@@ -121,24 +117,23 @@ def test_groups_average_as_lm_evals_groups(llama, tokenizer, tasks, reference, n
     assert found["acc"] == pytest.approx(expected["acc,none"])
 
 
-@pytest.mark.parametrize(
-    ("members", "filters"),
-    [
-        (["t_one", "t_two"], "plain"),
-        (["t_one", "t_two"], None),
-        (["t_one", "t_both"], ["plain"]),
-        (["t_one", "t_both"], ["strict", "plain"]),
-        (["t_both", "t_one"], None),
-    ],
-)
+MEMBERS = [
+    (["t_one", "t_two"], "plain"),
+    (["t_one", "t_two"], None),
+    (["t_one", "t_both"], ["plain"]),
+    (["t_one", "t_both"], ["strict", "plain"]),
+    (["t_both", "t_one"], None),
+]
+
+
+@pytest.mark.parametrize(("members", "filters"), MEMBERS)
 def test_groups_average_the_filters_that_they_name(
     llama, tokenizer, tasks, reference, tmp_path, members, filters
 ):
     """As in bbh, mmlu_pro and kormedmcqa: a task has one filter, and its group names it."""
     body = json.loads((tasks / "t_choice.yaml").read_text())
-    several = [
-        {"name": name, "filter": [{"function": "take_first"}]} for name in ("strict", "plain")
-    ]
+    first = [{"function": "take_first"}]
+    several = [{"name": name, "filter": first} for name in ("strict", "plain")]
     for name, own in (("t_one", several[1:]), ("t_two", several[1:]), ("t_both", several)):
         made = body | {"task": name, "filter_list": own, "doc_to_text": f"{name} {{{{question}}}}"}
         (tmp_path / f"{name}.yaml").write_text(json.dumps(made))
@@ -148,35 +143,32 @@ def test_groups_average_the_filters_that_they_name(
     (tmp_path / "g.yaml").write_text(json.dumps(group))
     samples = {members[0]: list(IDS), members[1]: [1, 2, 3]}
     expected = reference(llama, tmp_path, ["g"], ids=dict(samples))["results"]["g"]
-    theirs = {
-        key: value
-        for key, value in expected.items()
-        if key.startswith("acc,") and not isinstance(value, str)
-    }
+    named = ((key, value) for key, value in expected.items() if key.startswith("acc,"))
+    theirs = {key: value for key, value in named if not isinstance(value, str)}
     theirs = {"acc": theirs["acc,plain"]} if len(theirs) == 1 else theirs
     assert averages(llama, tokenizer, tmp_path, "g", samples) == pytest.approx(theirs)
 
 
-def talkative(make_model):
-    """Return a model that often writes special tokens."""
+def rewrite(tasks, folder, name, **changes):
+    body = json.loads((tasks / f"{name}.yaml").read_text())
+    (folder / f"{name}.yaml").write_text(json.dumps(body | changes))
+
+
+def talkative(make_model, tasks, folder, stop):
+    """Return a model that often writes special tokens; and write a task with long texts."""
+    kwargs = {"until": [stop], "max_gen_toks": 20}
+    rewrite(tasks, folder, "t_generate", generation_kwargs=kwargs)
     model = make_model("llama", seed=5)
     with torch.no_grad():
         model.lm_head.weight[2:5] *= 2.0
     return model
 
 
-def write_generate(tasks, folder, stop):
-    body = json.loads((tasks / "t_generate.yaml").read_text())
-    body["generation_kwargs"] = {"until": [stop], "max_gen_toks": 20}
-    (folder / "t_generate.yaml").write_text(json.dumps(body))
-
-
 @pytest.mark.parametrize("stop", ["<|user|>", "</s>", "e", " the"])
 def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
     make_model, tokenizer, tasks, tmp_path, reference, stop
 ):
-    write_generate(tasks, tmp_path, stop)
-    model = talkative(make_model)
+    model = talkative(make_model, tasks, tmp_path, stop)
     evaluator, scores = ours(model, tokenizer, tmp_path, ["t_generate"])
     assert evaluator.forward.own_loop
     assert_equal(evaluator, scores, reference(model, tmp_path, ["t_generate"]))
@@ -187,8 +179,7 @@ def test_only_the_text_behind_the_reasoning_is_the_answer(
     make_model, tokenizer, tasks, tmp_path, reference, end
 ):
     """In the model's output, blanks, letters and special tokens stand in for `</think>`."""
-    write_generate(tasks, tmp_path, "</s>")
-    model = talkative(make_model)
+    model = talkative(make_model, tasks, tmp_path, "</s>")
     expected = reference(model, tmp_path, ["t_generate"], end=end)["samples"]["t_generate"]
     found = []
     for reasoning in (Reasoning(end=end), Reasoning()):
@@ -211,9 +202,7 @@ def test_a_prefix_that_documents_share_changes_no_score(
 ):
     names = ["t_choice", "t_letter", "t_continue"]
     for name in names:
-        body = json.loads((tasks / f"{name}.yaml").read_text())
-        body["fewshot_config"] = {"sampler": "first_n"}
-        (tmp_path / f"{name}.yaml").write_text(json.dumps(body))
+        rewrite(tasks, tmp_path, name, fewshot_config={"sampler": "first_n"})
     model = make_model(kind, getattr(torch, dtype))
     evaluator, scores = ours(model, tokenizer, tmp_path, names, fewshot=3)
     shares = kind not in ("mamba", "bloom")

@@ -5,7 +5,6 @@ import torch
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.tasks.functions import find
 from evomerge.evaluation.tasks.harness import Harness
 
 ALL = dict.fromkeys(("t_choice", "t_rolling", "t_generate"), range(40))
@@ -80,23 +79,3 @@ def test_when_memory_runs_out_batches_are_halved_for_good(make_model, evaluator,
     room[0] = 0
     with pytest.raises(CandidateError, match="memory"):
         evaluator.score(narrow)
-
-
-def lengths(model, tokenizer, documents):
-    return [len(tokenizer.encode("cat " * document)) for document in documents]
-
-
-lengths.documents = 50
-
-
-def test_a_function_scores_documents_beside_tasks(llama, tokenizer, tasks):
-    own = find(f"{__name__}:lengths")
-    evaluator = Evaluator(Harness(["t_choice"], [tasks]), [own])
-    name = own.info.name
-    assert evaluator.info.metric(name, "score")[1].higher_is_better
-    evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(9), name: [4, 1]}})
-    scores = evaluator.score(llama)
-    assert scores.documents[name] == (1, 4)
-    assert scores.values[f"{name}/score"] == (3.0, 6.0)
-    assert scores.aggregates[f"{name}/score"] == 4.5
-    assert len(scores.values["t_choice/acc"]) == 9

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from lm_eval.models.huggingface import HFLM
+from task_files import write_task
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from evomerge import zoo
@@ -44,19 +45,10 @@ def tasks(tmp_path_factory):
     """A folder with a task that generates greedily and one that samples, with long texts."""
     folder = tmp_path_factory.mktemp("tasks")
     lines = (zoo.tasks_path() / "zoo_steps.jsonl").read_text().splitlines()[:20]
-    (folder / "documents.jsonl").write_text("\n".join(lines))
+    texts = {"doc_to_text": "{{prompt[:14]}}", "doc_to_target": "{{answer}}"}
     for name, drawn in {"greedy": {"do_sample": False}, "drawn": {"temperature": 1.3}}.items():
-        body = {
-            "task": name,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": str(folder / "documents.jsonl")}},
-            "test_split": "test",
-            "output_type": "generate_until",
-            "doc_to_text": "{{prompt[:14]}}",
-            "doc_to_target": "{{answer}}",
-            "generation_kwargs": {"until": ["<eos>"], "max_gen_toks": 10, **drawn},
-        }
-        (folder / f"{name}.yaml").write_text(json.dumps(body))
+        drawn |= {"until": ["<eos>"], "max_gen_toks": 10}
+        write_task(folder, name, map(json.loads, lines), generation_kwargs=drawn, **texts)
     return folder
 
 
@@ -131,7 +123,7 @@ def test_settings_of_drawing_are_ours_or_lm_evals(model, tokenizer, tasks):
         for document in DOCUMENTS:
             (request,) = evaluator.requests("search", "drawn")[document]
             (mine,) = request.instance.resps
-            evaluator.forward.reference.generate(model, request)
+            evaluator.forward.reference.answer_alone(model, request)
             assert request.instance.resps == [mine], settings
             texts.add(mine)
     assert len(texts) > len(DOCUMENTS) + 1

@@ -1,12 +1,12 @@
 """The loss equals that of plain transformers, and its form is found by what a model prefers."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 from rounding import NATS
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from task_files import write_task
+from transformers import AutoModelForCausalLM
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
@@ -21,18 +21,18 @@ IDS = {"zoo_maths": list(range(12)), "zoo_l2_maths_mc": list(range(5))}
 
 
 @pytest.fixture(scope="module")
-def model():
-    return AutoModelForCausalLM.from_pretrained(zoo.path("maths"), dtype=torch.float32)
+def model(zoo_maths):
+    return zoo_maths[0]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(zoo_maths):
+    return zoo_maths[1]
 
 
 @pytest.fixture(scope="module")
 def teacher():
     return AutoModelForCausalLM.from_pretrained(zoo.path("base"), dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(zoo.path("maths"))
 
 
 @pytest.fixture(scope="module")
@@ -60,62 +60,57 @@ def mean(values):
     return pytest.approx(sum(values) / len(values), rel=1e-4, abs=NATS)
 
 
-def write_choices(folder, rows, *metrics):
-    """Write a task with choices, which also asks for each choice without a prompt."""
+def near(value):
+    return pytest.approx(value, rel=1e-3, abs=NATS)
+
+
+def likelihoods(model, tokenizer, prompt, choices):
+    """Return the log-likelihood of each choice, (choices,)."""
+    return -torch.stack([nll(model, tokenizer, prompt, f" {text}") for text in choices])
+
+
+def evaluator_of(folder, model, tokenizer, rows, *metrics, **options):
+    """Return an evaluator of a task with choices, which also asks for each without a prompt."""
     fields = {"doc_to_text": "q", "doc_to_choice": "choices", "doc_to_target": "gold"}
-    listed = [{"metric": metric} for metric in metrics]
-    kind = {"output_type": "multiple_choice", **({"metric_list": listed} if metrics else {})}
-    written(folder, "choices", rows, **fields, **kind)
+    listed = {"metric_list": [{"metric": metric} for metric in metrics]} if metrics else {}
+    write_task(folder, "choices", rows, output_type="multiple_choice", **fields, **listed)
+    made = Evaluator(Harness(["choices"], [folder]), **options)
+    made.prepare(model, tokenizer, {"search": {"choices": range(len(rows))}})
+    return made
 
 
-def written(folder, name, rows, **fields):
-    """Write a task and its documents."""
-    lines = "\n".join(json.dumps(row) for row in rows)
-    (folder / f"{name}.jsonl").write_text(lines)
-    task = {
-        "task": name,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(folder / f"{name}.jsonl")}},
-        "test_split": "test",
-        **fields,
-    }
-    (folder / f"{name}.yaml").write_text(json.dumps(task))
+FORMS = [(True, "token", " ", "<eos>"), (False, "none", "", ""), (True, "stop", " ", "<eos>")]
 
 
-@pytest.mark.parametrize(
-    ("form", "before", "behind"),
-    [
-        (Form(True, "token"), " ", "<eos>"),
-        (Form(False, "none"), "", ""),
-        (Form(True, "stop"), " ", "<eos>"),
-    ],
-)
+@pytest.mark.parametrize(("delimiter", "end", "before", "behind"), FORMS)
 def test_an_answer_has_the_loss_of_plain_transformers(
-    form, before, behind, model, tokenizer, evaluator
+    delimiter, end, before, behind, model, tokenizer, evaluator
 ):
-    loss = Loss(evaluator, OBJECTIVES, forms={ANY: form})(model, {"zoo_maths": IDS["zoo_maths"]})
+    """Also an answer that takes the place of the reference."""
+    loss = Loss(evaluator, OBJECTIVES, forms={ANY: Form(delimiter, end)})
+    asked = documents_of(evaluator, "zoo_maths")
     with torch.no_grad():
-        each = [
-            float(nll(model, tokenizer, prompt, f"{before}{document['answer']}{behind}"))
-            for prompt, document in documents_of(evaluator, "zoo_maths")
-        ]
-    assert loss == mean(each)
+        texts = ((prompt, f"{before}{document['answer']}{behind}") for prompt, document in asked)
+        each = [float(nll(model, tokenizer, *item)) for item in texts]
+        other = float(nll(model, tokenizer, asked[3][0], f" 7 7{behind}"))
+    assert loss(model, {"zoo_maths": IDS["zoo_maths"]}) == mean(each)
+    loss.answers = {"zoo_maths": {3: " 7 7"}}
+    assert loss(model, {"zoo_maths": [3]}) == mean([other])
 
 
 @pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"])
 def test_choices_are_compared_as_the_metric_compares_them(metric, model, tokenizer, tmp_path):
     choices = ["7", "7 7 é", " 7 7 7"]
     rows = [{"q": "7 7", "choices": choices, "gold": 1}]
-    write_choices(tmp_path, rows, metric, "acc", "acc_mutual_info")
-    evaluator = Evaluator(Harness(["choices"], [tmp_path]))
-    evaluator.prepare(model, tokenizer, {"search": {"choices": [0]}})
+    metrics = metric, "acc", "acc_mutual_info"
+    evaluator = evaluator_of(tmp_path, model, tokenizer, rows, *metrics)
     loss = Loss(evaluator, [Objective("choices", metric)])(model, {"choices": [0]})
     sizes = {"acc_norm": len, "acc_bytes": lambda text: len(text.encode())}
     with torch.no_grad():
-        sums = -torch.stack([nll(model, tokenizer, "7 7", f" {text}") for text in choices])
+        sums = likelihoods(model, tokenizer, "7 7", choices)
         if metric == "acc_mutual_info":
             start = tokenizer.decode([tokenizer.bos_token_id or tokenizer.eos_token_id])
-            sums += torch.stack([nll(model, tokenizer, start, f" {text}") for text in choices])
+            sums -= likelihoods(model, tokenizer, start, choices)
     sums /= torch.tensor([float(sizes.get(metric, lambda text: 1)(text)) for text in choices])
     assert loss == mean([-float(sums.log_softmax(0)[1])])
 
@@ -126,14 +121,12 @@ def test_of_several_right_choices_all_count(model, tokenizer, tmp_path):
         {"q": "7 7", "choices": ["7", "8", "7 7"], "gold": [0, 2]},
         {"q": "7", "choices": ["7", "8", "9"], "gold": [1]},
     ]
-    write_choices(tmp_path, rows)
-    evaluator = Evaluator(Harness(["choices"], [tmp_path]), referenced=["choices"])
-    evaluator.prepare(model, tokenizer, {"search": {"choices": [0, 1]}})
+    evaluator = evaluator_of(tmp_path, model, tokenizer, rows, referenced=["choices"])
     loss = Loss(evaluator, [Objective("choices", "acc")])
     found = evaluator.score(model).values["choices/nll"]
     for place, row in enumerate(rows):
         with torch.no_grad():
-            sums = -torch.stack([nll(model, tokenizer, row["q"], f" {t}") for t in row["choices"]])
+            sums = likelihoods(model, tokenizer, row["q"], row["choices"])
         right = sums.log_softmax(0)[row["gold"]].exp().sum()
         assert loss(model, {"choices": [place]}) == mean([-float(right.log())])
         assert found[place] == mean([-float(sums[row["gold"]].max())])
@@ -166,10 +159,10 @@ def test_each_task_has_the_form_that_some_model_finds_likely(
         {"prompt": prompt, "answer": f" {document['answer']}"}
         for prompt, document in documents_of(evaluator, "zoo_maths")
     ]
-    metric = {"metric_list": [{"metric": "exact_match"}], "output_type": "generate_until"}
+    metric = {"metric_list": [{"metric": "exact_match"}]}
     fields = {"doc_to_text": "prompt", "doc_to_target": "{{answer}}", **metric}
-    written(tmp_path, "blank", rows, target_delimiter="\n7 7\n", **fields)
-    write_choices(tmp_path, [{"q": "7", "choices": ["7", "8"], "gold": 0}])
+    write_task(tmp_path, "blank", rows, target_delimiter="\n7 7\n", **fields)
+    evaluator_of(tmp_path, model, tokenizer, [{"q": "7", "choices": ["7", "8"], "gold": 0}])
     ids = {"zoo_maths": IDS["zoo_maths"], "blank": range(12), "choices": [0]}
     made = Evaluator(Harness(list(ids), [zoo.tasks_path(), tmp_path]))
     made.prepare(model, tokenizer, {"search": ids})
@@ -200,11 +193,8 @@ def test_each_objective_of_a_task_has_its_own_loss_and_weight(model, teacher, to
     """With one pass through the model: also for a teacher, and for the weights of a front."""
     rows = [{"q": "7 7", "choices": ["7", "7 7 é", " 7 7 7"], "gold": 1}] * 2
     rows[1] = {"q": "7", "choices": ["8 8 8"], "gold": 0}  # a document without a choice
-    metrics = ["acc", "acc_norm", "acc_mutual_info"]
-    write_choices(tmp_path, rows, *metrics)
-    evaluator = Evaluator(Harness(["choices"], [tmp_path]))
-    documents = {"choices": [0, 1]}
-    evaluator.prepare(model, tokenizer, {"search": documents})
+    metrics, documents = ["acc", "acc_norm", "acc_mutual_info"], {"choices": [0, 1]}
+    evaluator = evaluator_of(tmp_path, model, tokenizer, rows, *metrics)
     objectives = [Objective("choices", m, w) for m, w in zip(metrics, (1, 3, 2), strict=True)]
     every = [Loss(evaluator, [item]) for item in objectives]
     loss = Loss(evaluator, objectives)
@@ -223,47 +213,25 @@ def test_each_objective_of_a_task_has_its_own_loss_and_weight(model, teacher, to
     assert loss(teacher, documents) == pytest.approx(0.0, abs=1e-4)
 
 
-def test_an_answer_can_take_the_place_of_the_reference(model, tokenizer, evaluator):
-    loss = Loss(evaluator, OBJECTIVES, forms={ANY: Form(True, "token")})
-    loss.answers = {"zoo_maths": {3: " 7 7"}}
-    found = loss(model, {"zoo_maths": [3]})
-    with torch.no_grad():
-        prompt = documents_of(evaluator, "zoo_maths")[3][0]
-        assert found == pytest.approx(
-            float(nll(model, tokenizer, prompt, " 7 7<eos>")), rel=1e-4, abs=NATS
-        )
-
-
-def answer_of(model, tokenizer, prompt):
-    """Return the greedy answer, with the end token."""
-    before = tokenizer(prompt, return_tensors="pt")["input_ids"]
-    made = model.generate(before, max_new_tokens=8, do_sample=False)
-    return made[0, before.shape[1] :].tolist()
-
-
 def test_a_taught_text_has_the_divergence_from_the_teacher(model, teacher, tokenizer, evaluator):
     """At each token: over the teacher's 64 most likely tokens, and all others as one."""
-    loss = Loss(evaluator, OBJECTIVES)
+    loss, each = Loss(evaluator, OBJECTIVES), []
     loss.teach("zoo_maths", "base", [2, 5], lambda: teacher)
     loss.teach("zoo_maths", "base", [2, 5], pytest.fail)  # it is known
-    each = []
     with torch.no_grad():
         for document in (2, 5):
             prompt = documents_of(evaluator, "zoo_maths")[document][0]
-            before = tokenizer(prompt)["input_ids"]
-            whole = torch.tensor([before + answer_of(teacher, tokenizer, prompt)])
+            before = tokenizer(prompt, return_tensors="pt")["input_ids"]
+            whole = teacher.generate(before, max_new_tokens=8, do_sample=False)
             wanted, found = (
-                each_model(whole).logits[0, len(before) - 1 : -1].log_softmax(-1)
-                for each_model in (teacher, model)
+                one(whole).logits[0, before.shape[1] - 1 : -1].softmax(-1)
+                for one in (teacher, model)
             )
             kept = wanted.topk(64).indices
-            parts = [
-                torch.cat([row, 1 - row.sum(-1, keepdim=True)], -1)
-                for row in (wanted.exp().gather(-1, kept), found.exp().gather(-1, kept))
-            ]
-            p, q = (part.clamp_min(1e-6) for part in parts)
-            each.append(float((p * (p.log() - q.log())).sum()))
-    assert loss(model, {"zoo_maths": [2, 5]}) == pytest.approx(sum(each) / 2, rel=1e-3, abs=NATS)
+            parts = [row.gather(-1, kept) for row in (wanted, found)]
+            p, q = (torch.cat([row, 1 - row.sum(-1, keepdim=True)], -1) for row in parts)
+            each.append(float((p * (p.clamp_min(1e-6).log() - q.clamp_min(1e-6).log())).sum()))
+    assert loss(model, {"zoo_maths": [2, 5]}) == near(sum(each) / 2)
     assert loss(teacher, {"zoo_maths": [2, 5]}) == pytest.approx(0.0, abs=1e-4)
 
 
@@ -273,12 +241,10 @@ def test_taught_choices_have_the_divergence_over_the_choices(model, teacher, tok
     loss.teach(task, "base", IDS[task], lambda: teacher)
     with torch.no_grad():
         for prompt, document in documents_of(evaluator, task):
-            texts = [f" {text}" for text in document["choices"]]
             wanted, found = (
-                torch.stack([-nll(one, tokenizer, prompt, text) for text in texts]).log_softmax(0)
+                likelihoods(one, tokenizer, prompt, document["choices"]).log_softmax(0)
                 for one in (teacher, model)
             )
             each.append(float((wanted.exp() * (wanted - found)).sum()))
-    expected = pytest.approx(sum(each) / len(each), rel=1e-3, abs=NATS)
-    assert loss(model, {task: IDS[task]}) == expected
+    assert loss(model, {task: IDS[task]}) == near(sum(each) / len(each))
     assert loss(teacher, {task: IDS[task]}) == pytest.approx(0.0, abs=NATS)

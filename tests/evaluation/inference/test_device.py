@@ -64,9 +64,7 @@ EXHAUSTED = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
     RuntimeError("CUDA error: out of memory"),
     RuntimeError(CUBLAS.format("ALLOC_FAILED")),
-    RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:116] . DefaultCPUAllocator: can't allocate memory"
-    ),
+    RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory"),
     RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB"),
 )
 BROKEN = (

@@ -24,11 +24,8 @@ TOKENS = st.lists(st.integers(3, 6), min_size=1, max_size=8).map(tuple)
 
 @st.composite
 def documents(draw):
-    context = draw(TOKENS)
-    return [
-        Continuation.of(context, continuation, longest=12)
-        for continuation in draw(st.lists(TOKENS, min_size=1, max_size=5))
-    ]
+    context, choices = draw(TOKENS), draw(st.lists(TOKENS, min_size=1, max_size=5))
+    return [Continuation.of(context, choice, longest=12) for choice in choices]
 
 
 @given(documents())
@@ -72,10 +69,8 @@ def continuations(draw):
         start = draw(st.sampled_from(EXAMPLES))
         start = start[: draw(st.integers(1, len(start)))]
         context = [*start, *draw(st.lists(st.integers(0, 3), max_size=4))]
-        for choice in draw(
-            st.lists(st.lists(st.integers(4, 6), min_size=1, max_size=3), min_size=1)
-        ):
-            found.append(Continuation.of(context, choice, 500))
+        choices = st.lists(st.lists(st.integers(4, 6), min_size=1, max_size=3), min_size=1)
+        found += [Continuation.of(context, choice, 500) for choice in draw(choices)]
     return found
 
 
@@ -121,19 +116,11 @@ def test_the_head_reads_contiguous_memory():
     sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16}
     config = LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2, eos_token_id=None)
     model = LlamaForCausalLM(config).requires_grad_(False).train(False)
-    never = lambda tokens: False  # noqa: E731
-    seen = []
-    forward = model.lm_head.forward
-
-    def record(states):
-        seen.append(states.is_contiguous())
-        return forward(states)
-
-    model.lm_head.forward = record
+    seen, forward = [], model.lm_head.forward
+    model.lm_head.forward = lambda states: seen.append(states.is_contiguous()) or forward(states)
     prompts = [Prompt((1, 2, 3), (), 3), Prompt((4, 5), (), 3)]
-    assert [len(new) for new in continue_prompts(model, prompts, never, 0)] == [3, 3]
-    assert len(seen) == 3
-    assert all(seen)
+    found = continue_prompts(model, prompts, lambda tokens: False, 0)
+    assert [len(new) for new in found] == [3, 3] and seen == [True] * 3
     assert not model.lm_head._forward_pre_hooks
 
 

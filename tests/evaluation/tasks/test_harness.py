@@ -1,8 +1,7 @@
 """The properties of tasks that are known before a model runs, and the tasks that are refused."""
 
-import json
-
 import pytest
+from task_files import write_task
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
@@ -71,13 +70,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
         Harness(["t_choice"], [tmp_path / "nowhere"])
 
 
-def write_task(folder, **body):
-    (folder / "documents.jsonl").write_text('{"q": "a?", "a": "b"}\n')
-    files = {"data_files": {"test": str(folder / "documents.jsonl")}}
-    data = {"dataset_path": "json", "dataset_kwargs": files, "test_split": "test"}
-    task = {"task": "t_odd", **data, "output_type": "generate_until"}
-    task |= {"doc_to_text": "q", "doc_to_target": "a", **body}
-    (folder / "t_odd.yaml").write_text(json.dumps(task))
+ROWS = [{"q": "a?", "a": "b"}]
 
 
 @pytest.mark.parametrize(
@@ -94,14 +87,14 @@ def write_task(folder, **body):
     ],
 )
 def test_a_task_that_cannot_be_used_is_one_sentence(tmp_path, body, words):
-    write_task(tmp_path, **body)
+    write_task(tmp_path, "t_odd", ROWS, **body)
     with pytest.raises(ConfigError, match=words) as error:
         Harness(["t_odd"], [tmp_path])
     assert "\n" not in str(error.value) and "t_odd" in str(error.value)
 
 
 def test_a_task_that_needs_more_tokens_than_the_model_reads_is_refused(tmp_path, llama, tokenizer):
-    write_task(tmp_path, generation_kwargs={"until": ["\n"], "max_gen_toks": 4000})
+    write_task(tmp_path, "t_odd", ROWS, generation_kwargs={"until": ["\n"], "max_gen_toks": 4000})
     evaluator = Evaluator(Harness(["t_odd"], [tmp_path]))
     with pytest.raises(ConfigError, match="max_gen_toks"):
         evaluator.prepare(llama, tokenizer, {"search": {"t_odd": [0]}})

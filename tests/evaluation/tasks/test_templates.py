@@ -7,6 +7,7 @@ import pytest
 import yaml
 from jinja2 import BaseLoader, Environment, StrictUndefined
 from lm_eval import utils
+from task_files import write_task
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.harness import Harness
@@ -86,12 +87,9 @@ def test_what_a_template_may_not_do_is_one_sentence(plain, template):
 
 @pytest.mark.parametrize("key", ["doc_to_text", "doc_to_target", "gen_prefix", "doc_to_choice"])
 def test_a_template_that_may_not_be_used_is_named(tmp_path, key):
-    (tmp_path / "rows.jsonl").write_text('{"q": "a?", "a": "b"}\n{"q": "b?", "a": "c"}\n')
-    files = {"data_files": {"test": str(tmp_path / "rows.jsonl")}}
-    task = {"task": "theirs", "dataset_path": "json", "dataset_kwargs": files}
-    task |= {"test_split": "test", "doc_to_text": "q", "doc_to_target": "a"}
-    task["output_type"] = "multiple_choice" if key == "doc_to_choice" else "generate_until"
-    (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(task | {key: "{{ cycler.__init__ }}"}))
+    kind = "multiple_choice" if key == "doc_to_choice" else "generate_until"
+    rows = [{"q": "a?", "a": "b"}, {"q": "b?", "a": "c"}]
+    write_task(tmp_path, "theirs", rows, **{"output_type": kind, key: "{{ cycler.__init__ }}"})
     with pytest.raises(ConfigError, match=r"template '\{\{ cycler.__init__ \}\}' of a task"):
         Harness(["theirs"], [tmp_path]).digests("theirs", [0, 1])
 
