@@ -31,10 +31,9 @@ from evomerge.evaluation.tasks.documents import in_order
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Scores, fitness
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.racing import make_race
 from evomerge.setup.runs import prepare
 from evomerge.setup.strategy import make_strategy
-from evomerge.setup.worker import make_worker
+from evomerge.setup.worker import make_race, make_worker
 
 SIZES = (5, 10, 25, 50, 100)
 FAILED = Failure("evaluate", "The candidate could not be scored.")

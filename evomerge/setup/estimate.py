@@ -62,6 +62,7 @@ class Estimate(CostProbe):
         candidates: number that the budget allows, baselines included; None if it only has a target.
         search_seconds: until all of them are scored on the search documents.
         final_seconds: for the scores on validation and test documents.
+        hours: of the whole search; None if the budget only has a target.
         machine_bytes: what the workers of one machine need together.
     """
 
@@ -69,23 +70,16 @@ class Estimate(CostProbe):
     candidates: int | None
     search_seconds: float | None
     final_seconds: float
+    hours: float | None
     machine_bytes: int
     assumes: str = (
         "every candidate and document takes as long as the one that was tried, workers do not slow "
         "each other down, racing saves nothing, and nothing ends the search early"
     )
 
-    @property
-    def seconds(self) -> float | None:
-        """Seconds of the whole search; None if the budget only has a target."""
-        if self.search_seconds is None:
-            return None
-        return self.start_seconds + self.search_seconds + self.final_seconds
-
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as plain JSON values: seconds, hours and bytes."""
-        hours = None if self.seconds is None else self.seconds / 3600
-        return {**asdict(self), "candidate_seconds": self.candidate_seconds, "hours": hours}
+        return {**asdict(self), "candidate_seconds": self.candidate_seconds}
 
     def in_words(self) -> dict[str, str]:
         """Return the estimate for people: name -> text."""
@@ -95,16 +89,14 @@ class Estimate(CostProbe):
         if self.step_seconds:
             words["one step of a descent"] = fine_duration(self.step_seconds)
             words["answers are learned"] = forms_in_words(self.forms)
-        if self.search_seconds is not None and self.seconds is not None:
+        if self.search_seconds is not None and self.hours is not None:
             words["whole search"] = (
-                f"about {duration(self.seconds)}: {fine_duration(self.start_seconds)} to start, "
-                f"{duration(self.search_seconds)} for {self.candidates} candidates, "
+                f"about {duration(3600 * self.hours)}: {fine_duration(self.start_seconds)} to "
+                f"start, {duration(self.search_seconds)} for {self.candidates} candidates, "
                 f"{fine_duration(self.final_seconds)} for the final scores"
             )
-        words["memory of a worker"] = size_text(self.peak_bytes["process"])
-        if "accelerator" in self.peak_bytes:
-            on_it = f"; {size_text(self.peak_bytes['accelerator'])} on the accelerator"
-            words["memory of a worker"] += on_it
+        parts = (f"{size_text(size)} of the {name}" for name, size in self.peak_bytes.items())
+        words["memory of a worker"] = ", ".join(parts)
         words["memory of a machine"] = f"about {size_text(self.machine_bytes)}"
         return {**words, "assumed": self.assumes}
 
@@ -113,10 +105,10 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     """Return what a search costs if each of its candidates costs what the tried one did."""
     config, workers = checked.config, workers_of(checked.config)
     count, baselines = workers.count, len(checked.space.baselines())
-    candidates, hours, each = config.budget.candidates, config.budget.hours, probe.candidate_seconds
-    generation, search = make_strategy(checked).generation, None
-    if hours is not None:
-        in_time = int(max(0.0, 3600 * hours - probe.start_seconds) / each) * count
+    budget, each, search = config.budget, probe.candidate_seconds, None
+    candidates, generation = budget.candidates, make_strategy(checked).generation
+    if budget.hours is not None:
+        in_time = int(max(0.0, 3600 * budget.hours - probe.start_seconds) / each) * count
         candidates = in_time if candidates is None else min(candidates, in_time)
     if candidates is not None:
         searched = max(0, candidates - baselines)
@@ -130,13 +122,14 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     if finalists is None:  # a front is taken to be as large as a generation
         finalists = generation if has_front else FINALISTS
     documents = {split: sum(map(len, of.values())) for split, of in checked.splits.items()}
-    finals = 0.0
-    scored: dict[Split, int] = {"validation": finalists, "test": finalists if has_front else 1}
+    finals, most = 0.0, math.inf if candidates is None else candidates
+    scored: dict[Split, float] = {
+        "validation": min(finalists + baselines, most),
+        "test": min((finalists if has_front else 1) + baselines, most) + len(base_to_test(checked)),
+    }
     for split, models in scored.items():
-        scorings = min(models + baselines, math.inf if candidates is None else candidates)
-        scorings += len(base_to_test(checked)) if split == "test" else 0
         seconds = probe.evaluate_seconds * documents[split] / documents["search"]
-        finals += math.ceil(scorings / count) * (probe.build_seconds + seconds)
+        finals += math.ceil(models / count) * (probe.build_seconds + seconds)
     own = max(0, probe.peak_bytes["process"] - probe.shared_bytes)
     return Estimate(
         **vars(probe),
@@ -144,6 +137,7 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         candidates=candidates,
         search_seconds=search,
         final_seconds=finals,
+        hours=None if search is None else (probe.start_seconds + search + finals) / 3600,
         machine_bytes=probe.shared_bytes + workers.on_a_machine * own,
     )
 

@@ -10,8 +10,7 @@ from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.report.words import listed
 from evomerge.scores import NLL, TOKENS, TOLD
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.descents import has_slope
-from evomerge.setup.strategy import generation_of
+from evomerge.setup.strategy import generation_of, has_slope
 
 _WIDEST = 10  # points that a score may be off, to either side
 _ENOUGH = 100  # documents, with which it is less

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -39,10 +38,9 @@ from evomerge.setup.parents_as_themselves import (
     parent_notes,
     recipe_to_write,
 )
-from evomerge.setup.racing import make_race
 from evomerge.setup.space import sample_recipes
 from evomerge.setup.strategy import make_strategy, recipe_of
-from evomerge.setup.worker import load_single, threads_of
+from evomerge.setup.worker import load_single, make_race, threads_of
 
 log = logging.getLogger(__name__)
 
@@ -74,20 +72,12 @@ def run_search(
             run.remove()
         raise
     except OSError as error:
-        raise _disk_error(run, error) from error
-
-
-def _disk_error(run: RunFolder, error: OSError) -> SearchError:
-    place = error.filename2 or error.filename or run.path  # the second one is to be replaced
-    fix = "free space on the disk or repair it"
-    if isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError)):
-        fix = "move away what is there"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        fix = "make it writable"
-    return SearchError(
-        f"The run {run.path} could not be read or written ({error.strerror or error}: {place}); "
-        f"{fix}, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
-    )
+        place = error.filename2 or error.filename or run.path  # the second one is to be replaced
+        raise SearchError(
+            f"The run {run.path} could not be read or written ({error.strerror or error}: "
+            f"{place}); free space, make it writable or move away what is there, then go on with "
+            f"`evomerge resume {shlex.quote(str(run.path))}`."
+        ) from error
 
 
 def _run_search(

@@ -13,11 +13,11 @@ from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.racing import make_race
 from evomerge.setup.tasks import is_causal
 from evomerge.space.protocol import Space
 
 if TYPE_CHECKING:
+    from evomerge.evaluation.racing import Race
     from evomerge.execute.worker import Worker
     from evomerge.merging.architecture.placement import Placement
     from evomerge.merging.resident import Report, Resident
@@ -47,6 +47,15 @@ def threads_of(config: SearchConfig, checkpoint: Checkpoint, cores: int | None =
 
     wanted = config.evaluation.threads
     return choose_threads(checkpoint.parameters, cores) if wanted == "auto" else wanted
+
+
+def make_race(config: SearchConfig) -> Race | None:
+    """Return the race of candidates; None if each is scored on all search documents."""
+    from evomerge.evaluation.racing import Race
+
+    wanted = config.evaluation.racing
+    is_on = wanted.enabled is True
+    return Race(wanted.confidence, wanted.minimum, config.seed) if is_on else None
 
 
 def make_worker(

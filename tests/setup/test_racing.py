@@ -7,7 +7,8 @@ import pytest
 from evomerge.config.schema import parse
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo, TasksInfo
 from evomerge.scores import Objective
-from evomerge.setup.racing import make_race, resolve_racing
+from evomerge.setup.check import resolve_racing
+from evomerge.setup.worker import make_race
 
 MEAN, OTHER = MetricInfo(True, is_mean=True), MetricInfo(True, is_mean=False)
 INFO = TasksInfo(
