@@ -13,13 +13,7 @@ from run_folders import FAILED, KEY, append, asked, scores, told, write_run
 from search_run import evomerge_json
 from tqdm.auto import tqdm
 
-from evomerge.api.run import (
-    Run,
-    plot_front,
-    plot_genes,
-    plot_history,
-    plot_standings,
-)
+from evomerge.api.run import Run, plot_front, plot_genes, plot_history, plot_standings
 from evomerge.api.search import _show
 from evomerge.errors import InputError, RunFolderError
 from evomerge.run.folder import RunFolder

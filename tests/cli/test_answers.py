@@ -3,7 +3,6 @@
 import csv
 import json
 import subprocess
-from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
@@ -15,6 +14,7 @@ from evomerge.config.schema import load
 from evomerge.errors import InputError
 from evomerge.report.progress import progress
 from evomerge.run.folder import RunFolder
+from evomerge.run.journal import Journal, read
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
 
@@ -80,7 +80,6 @@ def test_status_shows_the_best_beside_the_best_parent_failures_and_the_final_sco
 
 
 def test_a_search_for_a_front_has_the_units_of_the_tables(tmp_path, capsys):
-    """`status` and the rows of `results` had 0.2 where the tables have 20.0."""
     task = KEY.partition("/")[0]
     both = replace(scores(6), aggregates={KEY: 0.25, f"{task}/tokens": 12.34})
     events = [asked(0, "zoo:language"), told(0, both) | {"values": [0.25, -12.34]}]
@@ -172,18 +171,10 @@ def test_watch_follows_a_run_until_its_writer_ends(tmp_path):
 
 
 def test_a_search_that_ends_while_its_journal_is_read_is_not_called_stopped(tmp_path, monkeypatch):
-    run, read = write_run(tmp_path / "run", STATES["being written"][0]), RunFolder.events
-    with ExitStack() as writer:
-        writer.enter_context(run.writing())
-
-        def read_until_the_end(self):
-            events = read(self)
-            writer.close()
-            return events
-
-        monkeypatch.setattr(RunFolder, "events", read_until_the_end)
-        assert progress(run)["state"] == "running"
-    assert progress(run)["state"] == "stopped"
+    run = write_run(tmp_path / "run", STATES["being written"][0])
+    monkeypatch.setattr(RunFolder, "events", lambda run: writer.close() or read(run.journal_path))
+    writer = Journal(run.journal_path)
+    assert [progress(run)["state"] for _ in range(2)] == ["running", "stopped"]
 
 
 def test_times_by_phase(finished, capsys):

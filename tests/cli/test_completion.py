@@ -28,10 +28,3 @@ def test_names_are_completed(line, offered, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run([])
     assert capsys.readouterr().out.split() == offered
-
-
-def test_the_options_are_in_the_main_help_only(capsys):
-    run(["--help"])
-    assert "--install-completion" in capsys.readouterr().out
-    run(["status", "--help"])
-    assert "completion" not in capsys.readouterr().out

@@ -19,17 +19,10 @@ from evomerge.setup.runs import prepare
 def test_more_few_shot_examples_than_there_are_documents(tmp_path):
     rows = [{"q": str(i), "a": str(i % 3)} for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    task = {
-        "task": "own",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
-        "test_split": "test",
-        "fewshot_split": "test",
-        "doc_to_text": "{{q}}",
-        "doc_to_target": "{{a}}",
-        "output_type": "generate_until",
-        "metric_list": [{"metric": "exact_match"}],
-    }
+    files = {"data_files": {"test": str(tmp_path / "rows.jsonl")}}
+    task = {"task": "own", "dataset_path": "json", "dataset_kwargs": files, "test_split": "test"}
+    task |= {"fewshot_split": "test", "doc_to_text": "{{q}}", "doc_to_target": "{{a}}"}
+    task |= {"output_type": "generate_until", "metric_list": [{"metric": "exact_match"}]}
     (tmp_path / "own.yaml").write_text(json.dumps(task))
     own = {"objectives": [{"task": "own", "metric": "exact_match"}]}
     few = {split: {"documents": 5} for split in ("search", "validation", "test")}

@@ -51,35 +51,18 @@ def test_an_output_that_cannot_be_made_is_refused_before_anything_is_read(tmp_pa
     assert not list(run.glob("report*"))
 
 
-def refusing(call, folder, number):
-    """Return a function of the system that refuses what is in a folder with an error."""
-
-    def refuse(path, *arguments, **options):
-        if str(path).startswith(str(folder)):
-            raise OSError(number, os.strerror(number), str(path))
-        return call(path, *arguments, **options)
-
-    return refuse
-
-
 def test_a_run_folder_that_cannot_be_written_is_not_continued(tmp_path, unread, monkeypatch):
     """As on a file system that is mounted read-only, which also stops root."""
+
+    def refuse(path, *arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
     run = write_run(tmp_path / "run", STATES["being written"][0]).path
-    monkeypatch.setattr(Path, "mkdir", refusing(Path.mkdir, tmp_path, errno.EROFS))
+    monkeypatch.setattr(Path, "mkdir", refuse)
     reason = r"cannot be continued: nothing can be written into .* \(Read-only file system\); make"
     for resume in (lambda: call(["resume", str(run)]), lambda: evomerge.resume(run)):
         with pytest.raises(InputError, match=reason):
             resume()
-
-
-def test_a_folder_that_nobody_else_may_enter_is_refused(tmp_path, unread, monkeypatch):
-    """As in a home folder of somebody else; root may enter it."""
-    theirs = tmp_path / "theirs" / "a"
-    file = write_search(tmp_path)
-    for name in ("stat", "lstat"):
-        monkeypatch.setattr(os, name, refusing(getattr(os, name), theirs, errno.EACCES))
-    with pytest.raises(InputError, match=r"nothing can be written into .* \(Permission denied"):
-        call(["search", str(file), "--run", str(theirs / "run")])
 
 
 def test_a_check_leaves_nothing_behind(tmp_path, unread):

@@ -8,8 +8,8 @@ from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
-import page_shell
 import pytest
+from page_commands import inline
 from pages import PAGES, ROOT, blocks_of, inline_code_of
 from search_run import SMALL
 
@@ -68,12 +68,7 @@ def check_setting(key: str, value: str) -> None:
 
 
 def check_inline(code: str, of_the_page: set[str]) -> None:
-    """Check inline code that is a command, a key, a setting or a file of the repository.
-
-    Args:
-        code: the code.
-        of_the_page: names of files that the page's own blocks show.
-    """
+    """Check inline code that is a command, a key, a setting or a file, here or of the page."""
     if setting := SETTING.fullmatch(code):
         check_setting(*setting.groups())
     elif re.fullmatch(KEY, code):
@@ -81,7 +76,7 @@ def check_inline(code: str, of_the_page: set[str]) -> None:
     elif re.fullmatch(r"[\w*.-]+(/[\w*.-]+)+\.(py|yaml|md|sh|sbatch)", code):
         assert code in of_the_page or any(ROOT.rglob(code)), f"there is no file {code}"
     elif " " in code:
-        words = page_shell.inline(code)
+        words = inline(code)
         for option, value in pairwise(words):
             if option == "--set":
                 check_setting(*value.split("=", 1))

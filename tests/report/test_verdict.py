@@ -187,7 +187,7 @@ PARENT = "On the test documents, against uniform zoo:language has +2.0 points [-
             of_100(40, 65, 60),
             1,
             (),
-            f" {HELPED} points [+15.8, +33.2], better with probability > 0.999.",
+            f" {HELPED} points [+15.8, +33.2], better with",
         ),
         (of_100(40, 42, 41), 1, (), "Nor is it sure that averaging helped: on the test documents"),
         (of_100(40, 8, 5), 1, (), "Averaging alone made it worse"),

@@ -1,17 +1,19 @@
-"""The commands of the documentation: how a test runs or checks a command of each program.
+"""The commands of the documentation, and how a test runs or checks one of each program.
 
-A function of `PROGRAMS` gets the words of a command and returns what it prints. It raises an
-AssertionError or an EvomergeError if the command is wrong.
+A function of `PROGRAMS` gets the words of a command and returns what it prints; an error says that
+the command is wrong.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import re
 import runpy
+import shlex
 import shutil
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from itertools import pairwise
@@ -30,8 +32,8 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 EVOMERGE = get_command(app)
 COMMANDS = EVOMERGE.commands
 
-NOT_RUN = {"push": "needs the Hub"}
-"""Commands of evomerge whose words are only parsed, and why."""
+NOT_RUN = ("push",)
+"""Commands of evomerge whose words are only parsed: they need the Hub."""
 
 WHOLE = ("validate", "init", "list", "schema")
 """Commands of evomerge that print with a small budget what they print with the whole one."""
@@ -195,3 +197,47 @@ IN_A_TEXT: dict[str, Callable[[list[str]], object]] = {
     "pip": lambda words: words[1:] and pip(words),
 }
 """Program -> how a command in a text is checked, which may leave out what a block has."""
+
+_LOOP = re.compile(r"for (\w+) in ([^;\n]+); do\s(.*?)\bdone\b", re.DOTALL)
+_ASSIGNMENT = re.compile(r"[A-Z_]+=.*")
+
+
+def commands_of(text: str) -> Iterator[list[str]]:
+    """Yield the commands of a block of shell, split into words."""
+    text = _LOOP.sub(_unrolled, text.replace("\\\n", " "))
+    yield from filter(None, (shlex.split(line, comments=True) for line in text.splitlines()))
+
+
+def _unrolled(loop: re.Match[str]) -> str:
+    """Return the commands of a loop one after the other."""
+    name, values, body = loop.groups()
+    return "\n".join(body.replace(f"${name}", value) for value in values.split())
+
+
+def execute(command: list[str]) -> str:
+    """Run or check one command of a block; return what it prints."""
+    words = [_substituted(word) for word in command]
+    while _ASSIGNMENT.fullmatch(words[0]):
+        os.environ.update([words.pop(0).split("=", 1)])  # the test removes it after the page
+    assert words[0] in PROGRAMS, (
+        f"unknown program {words[0]!r}; say in tests/docs/pages/page_commands.py how it is checked"
+    )
+    return PROGRAMS[words[0]](words[1:])
+
+
+def _substituted(word: str) -> str:
+    """Return what a command in `$(...)` prints, or a word that is no such command."""
+    inner = re.fullmatch(r"\$\((.*)\)", word)
+    return execute(next(commands_of(inner[1]))).strip() if inner else word
+
+
+def inline(text: str) -> list[str]:
+    """Check a command in a text, where FILE or N may stand for anything; return its words."""
+    try:
+        words = shlex.split(text)
+    except ValueError:  # an apostrophe: this is no command
+        return []
+    named = [word for word in words if not _ASSIGNMENT.fullmatch(word)]
+    if named and named[0] in IN_A_TEXT:
+        IN_A_TEXT[named[0]](named[1:])
+    return words

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import page_commands
-import page_shell
 import page_yaml
 from page_stand_ins import make_what_is_used, small_searches
 from pages import ROOT, Block, blocks_of
@@ -26,9 +25,7 @@ from pages import ROOT, Block, blocks_of
 class Reader:
     """A person who does what a page says, in the working folder.
 
-    Attributes:
-        names: what Python has defined so far.
-        printed: what the last block printed, and whether a small budget can have changed it.
+    `printed`: what the last block printed, and whether it is whole, whatever the budget.
     """
 
     def __init__(self) -> None:
@@ -36,11 +33,6 @@ class Reader:
         self.printed: tuple[str, bool] | None = None
 
     def read(self, block: Block) -> None:
-        """Do what a block says.
-
-        Raises:
-            AssertionError: the block is wrong, or of an unknown kind.
-        """
         assert block.language in KINDS, (
             f"unknown language {block.language!r}; see tests/docs/pages/page_reader.py"
         )
@@ -77,9 +69,9 @@ class Reader:
     def shell(self, block: Block) -> None:
         """Run commands, one after the other."""
         text, whole = "", True
-        for command in page_shell.commands_of(block.text):
+        for command in page_commands.commands_of(block.text):
             try:
-                text += page_shell.execute(command)
+                text += page_commands.execute(command)
             except SystemExit as error:
                 raise AssertionError(f"`{' '.join(command)}` ends with {error.code}") from error
             except Exception as error:
@@ -127,11 +119,7 @@ KINDS: dict[str, Callable[[Reader, Block], None]] = {
 
 
 def read(page: str, text: str) -> None:
-    """Do what a page says, in the working folder.
-
-    Raises:
-        AssertionError: a block is wrong; the message begins with the page and the line.
-    """
+    """Do what a page says; an AssertionError begins with the page and the line of a wrong block."""
     reader = Reader()
     for block in blocks_of(text):
         try:

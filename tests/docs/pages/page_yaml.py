@@ -22,12 +22,9 @@ _Loader.add_multi_constructor("!", lambda loader, tag, node: f"!{tag} {node.valu
 
 
 def check(text: str, path: Path, shown: bool) -> None:
-    """Write a block into a file, and check what it is.
+    """Write a block into a file, and check what it is; a part is merged into what the file has.
 
-    Args:
-        text: the block.
-        path: the file; if it exists, a part of a file is merged into what it has.
-        shown: whether the page names the file.
+    `shown`: whether the page names the file.
     """
     data = yaml.load(text, _Loader)
     assert isinstance(data, Mapping), "is not a mapping of keys"

@@ -28,14 +28,10 @@ _MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block.
+    """A fenced block: the line of its first fence, from 1, the word after it, the content.
 
-    Attributes:
-        line: number of the line of its first fence, from 1.
-        language: the word after the fence, or nothing.
-        text: the content.
-        file: name of the file that the page says this is: the last one named in the paragraph
-            before, if that ends with a colon, or the one that a comment in the first line names.
+    `file`: name of the file that the page says this is: the last one named in the paragraph before,
+    if that ends with a colon, or the one that a comment in the first line names.
     """
 
     line: int
