@@ -29,28 +29,19 @@ from evomerge.strategy.protocol import Descending
 
 @dataclass(frozen=True, kw_only=True)
 class CostProbe:
-    """What a candidate costs that was built and scored on this machine.
+    """What a candidate costs that was built and scored on all search documents, on this machine."""
 
-    Attributes:
-        start_seconds: until a worker is ready: it loads models and prompts, and merges once.
-        build_seconds, evaluate_seconds: of its merge, and of its scores on all search documents.
-        peak_bytes: largest memory of the process, and of accelerators; see `Scores.peak`.
-        shared_bytes: of mapped files in `peak_bytes`, which all workers of a machine share.
-        step_seconds: of a step of a descent; 0 without descents.
-        forms: how the reference answers of each task are written; empty if none are learned.
-    """
-
-    start_seconds: float
+    start_seconds: float  # until a worker is ready: it loads models and prompts, and merges once
     build_seconds: float
     evaluate_seconds: float
-    peak_bytes: Mapping[str, int]
-    shared_bytes: int
-    step_seconds: float = 0.0
-    forms: Forms = field(default_factory=dict)
+    peak_bytes: Mapping[str, int]  # see `Scores.peak`
+    shared_bytes: int  # of `peak_bytes`, of mapped files, which all workers of a machine share
+    step_seconds: float = 0.0  # of a descent
+    forms: Forms = field(default_factory=dict)  # in which a descent learns answers
 
     @property
     def candidate_seconds(self) -> float:
-        """Seconds that a candidate takes."""
+        """Seconds to build and score it."""
         return self.build_seconds + self.evaluate_seconds
 
 
@@ -58,20 +49,15 @@ class CostProbe:
 class Estimate(CostProbe):
     """What a search costs if each candidate costs what the tried one did.
 
-    Attributes:
-        candidates: number that the budget allows, baselines included; None if it only has a target.
-        search_seconds: until all of them are scored on the search documents.
-        final_seconds: for the scores on validation and test documents.
-        hours: of the whole search; None if the budget only has a target.
-        machine_bytes: what the workers of one machine need together.
+    Without a bound of candidates or hours, `candidates`, `search_seconds` and `hours` are None.
     """
 
     workers: int
-    candidates: int | None
+    candidates: int | None  # baselines included
     search_seconds: float | None
-    final_seconds: float
-    hours: float | None
-    machine_bytes: int
+    final_seconds: float  # for the scores on validation and test documents
+    hours: float | None  # of the whole search
+    machine_bytes: int  # of the workers of one machine together
     assumes: str = (
         "every candidate and document takes as long as the one that was tried, workers do not slow "
         "each other down, racing saves nothing, and nothing ends the search early"

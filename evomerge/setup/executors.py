@@ -1,7 +1,6 @@
 """The executors of a search: in its process, in processes of this machine, in actors of Ray.
 
-What makes a worker in another process is small, so it can be sent to any machine that sees the
-parents and the tasks: in a folder that all share, or in its own cache of the Hub. The worker checks
+What makes a worker can be sent to any machine that sees parents and tasks. The worker checks
 that they are those of the run. Only the process of the search writes to the run folder.
 """
 
@@ -47,13 +46,7 @@ SAME = ("evomerge", "torch", "transformers", "lm_eval")
 def make_executor(
     checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts
 ) -> Executor:
-    """Return the executor of a search.
-
-    Args:
-        run: the run folder.
-        logbook: journals the number of CPU threads that score a model, and kinds of processors.
-        attempts: counts the jobs that end a process.
-    """
+    """Return the executor of a search in the run folder `run`; `attempts` counts lost processes."""
     config, known = checked.config, tuple[str, ...]()
     if config.executor.kind == "inline":
         return _inline(checked, run, logbook, attempts)
@@ -95,16 +88,12 @@ def worker_of_run(
     *,
     is_new: bool = False,
 ) -> RunJob:
-    """Return a worker of a run, in any process that sees the parents.
+    """Return a worker of a run, in any process that sees the parents; see `make_worker`.
 
     Args:
         folder: the run folder, from which relative paths start. It need not be there.
-        threads: CPU threads that score a model.
-        allowed: what the user allows where the search runs.
-        neighbours: number of workers that share the memory of its machine.
         devices: accelerators, all others are hidden from the process; none: as `evaluation.device`
             says.
-        is_new: see `make_worker`.
 
     Raises:
         InputError: a parent or a task has changed since the run was started.
@@ -116,9 +105,8 @@ def worker_of_run(
 def _maker(
     checked: CheckedSearch, run: Path, logbook: Logbook, cores: int, **evaluation: str
 ) -> partial[RunJob]:
-    """Return what makes a worker of a run, and journal the number of CPU threads.
+    """Return what makes a worker of a run, and journal how many of at most `cores` threads score.
 
-    The number is the one in the journal, if there is one; `cores` is the largest to choose.
     `evaluation` has values for this section in place of the run's.
     """
     config = RunFolder(run).search_file().with_values("evaluation", **evaluation)

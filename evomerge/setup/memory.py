@@ -1,7 +1,7 @@
 """How much memory a search takes, and whether it is there.
 
 What must fit is what processes hold: libraries, merged weights, batches. Parents are mapped files,
-which all workers of a machine share, and of which the system takes pages back when memory is short.
+of which the system takes pages back when memory is short.
 """
 
 from __future__ import annotations
@@ -38,23 +38,16 @@ _NEAR = 0.8  # of what is there: a person is warned from here
 
 @dataclass(frozen=True)
 class Memory:
-    """What a search takes and what there is, in bytes, by what takes it.
+    """What a search takes and what there is, in bytes, by what takes it; None: it is unknown.
 
     `prepared merges` is the most that is kept from candidate to candidate.
-
-    Attributes:
-        machine: what the processes on one machine take together.
-        shares: what the workers that share one accelerator take; empty if the device is none.
-        device: the device that scores models, such as `cuda`.
-        accelerator: memory of one accelerator; None: there is none, or it is unknown.
-        total, free: of this machine, and what is free of it now; None: of other machines.
     """
 
-    machine: Mapping[str, float]
-    shares: Mapping[str, float]
-    device: str
+    machine: Mapping[str, float]  # what the processes on one machine take together
+    shares: Mapping[str, float]  # what the workers take that share one accelerator
+    device: str  # that scores models, such as `cuda`
     accelerator: int | None
-    total: int | None = None
+    total: int | None = None  # of this machine
     free: int | None = None
 
 
@@ -68,10 +61,7 @@ def _itemsize(checked: CheckedSearch) -> int:
 
 
 def memory_of(checked: CheckedSearch) -> Memory:
-    """Return what a search takes.
-
-    Workers of a Ray cluster have the memory of their machines, which is unknown here.
-    """
+    """Return what a search takes; what machines of a Ray cluster have is unknown here."""
     from evomerge.evaluation.inference.batches import largest_batch  # imports torch
 
     config, host = checked.config, checked.checkpoints[checked.host]

@@ -38,9 +38,7 @@ def open_parents(
 ) -> tuple[SearchConfig, dict[str, Checkpoint], str]:
     """Open the parents and the base without reading weights, and check that they fit.
 
-    Returns:
-        the search file with absolute paths of local folders, the checkpoints by reference, and the
-        reference of the host (the parent that gives config and tokenizer).
+    Returns the search file with absolute paths, the checkpoints by reference, and the host's.
 
     Raises:
         InputError: a parent is missing or damaged, does not fit the host, or has changed since the
@@ -67,16 +65,13 @@ def fitting(
     vocabularies: bool,
     tokenizer: str = "tokenizer",
 ) -> dict[str, Checkpoint]:
-    """Return the parents with the host's names of tensors, after checking that they fit.
+    """Return the parents with the host's names of tensors; CheckpointError: one does not fit.
 
     Where not all can have the classification head of the host, it is not merged.
 
     Args:
         vocabularies: whether they must have as many rows of embeddings.
         tokenizer: the key in the user's file that lets vocabularies differ.
-
-    Raises:
-        CheckpointError: a parent does not fit the host.
     """
     named = with_heads_of_host(with_host_names(checkpoints, host), host)
     check_fit(named[host], list(named.values()), vocabularies=vocabularies, tokenizer=tokenizer)
@@ -86,10 +81,7 @@ def fitting(
 def plan_tokenizers(
     config: SearchConfig, recipes: Iterable[Recipe], checkpoints: Mapping[str, Checkpoint]
 ) -> list[TokenizerPlan]:
-    """Return the plans of all tokenizers that candidates of a search can have; at least one.
-
-    Args:
-        recipes: recipes of the search that together have all combinations of parents.
+    """Return the plans of all tokenizers that recipes of a search have; at least one.
 
     Raises:
         InputError: a tokenizer or adapter is damaged, or does not fit.
@@ -177,26 +169,18 @@ def pinned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Recipe:
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """The content of a recipe file.
-
-    Attributes:
-        recipe: the recipe; its parents have the names that the file gives them.
-        checkpoints: its parents by these names.
-        mergekit: the text of the file if it is mergekit's; None for a recipe of evomerge.
-        notes: warnings: what mergekit ignores in its file, and what the file leaves open.
-    """
+    """A recipe and its parents, by the names that its file gives them."""
 
     recipe: Recipe
     checkpoints: Mapping[str, Checkpoint]
-    mergekit: str | None
-    notes: tuple[str, ...] = ()
+    mergekit: str | None  # the text of the file if it is mergekit's
+    notes: tuple[str, ...] = ()  # what mergekit ignores in it, and what it leaves open
 
 
 def read_recipe_file(file: Path, *, truncate: bool = False) -> RecipeFile:
-    """Return the recipe in a file, with its parents.
+    """Return the recipe in a file, evomerge's own or mergekit's, with its parents.
 
     Args:
-        file: a recipe of evomerge, or a mergekit config.
         truncate: whether embeddings and head are cut to the rows that all parents have, if the
             file has no tokenizer.
 

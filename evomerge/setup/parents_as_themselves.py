@@ -1,9 +1,8 @@
 """Parents as they are themselves, which a recipe of the space, with the host's settings, is not.
 
-A merge has one config, one generation config, one tokenizer and one chat template; its parents may
-have others. On search documents the baseline of a parent is a candidate like the others: the
-optimizer needs the value of its genome. On validation and test documents it is the parent itself
-that is scored, and it is the parent itself that is written if it wins.
+On search documents the baseline of a parent has the config, tokenizer and chat template of the
+merges, since the optimizer needs the value of its genome. On validation and test documents it is
+the parent itself that is scored, and it is the parent itself that is written if it wins.
 """
 
 from __future__ import annotations
@@ -61,17 +60,13 @@ def recipe_to_write(checked: CheckedSearch, candidate: Candidate) -> Recipe:
 
 
 def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
-    """Return whether a parent itself is exported for a candidate.
-
-    A parent without the modules, the head or the tower that it was scored with is exported as a
-    merge, which has them.
-    """
+    """Return whether a parent itself is exported for a candidate; see `_borrows`."""
     label = candidate.label
     return label in checked.config.parents and not _borrows(checked, str(label))
 
 
 def _borrows(checked: CheckedSearch, reference: str) -> bool:
-    """Return whether a parent is scored with modules, head or tower of the host."""
+    """Return whether a parent is scored and exported as a merge: with parts of the host."""
     parent, host = checked.checkpoints[reference], checked.checkpoints[checked.host]
     if parent.lacks or (checked.config.encoders and parent.modules is None):
         return True
@@ -90,8 +85,7 @@ def _unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:
 def parent_itself(checked: CheckedSearch, candidate: Candidate) -> Recipe | None:
     """Return the recipe of the parent itself that is scored for a candidate in the finals.
 
-    None if the candidate is no parent, or one that has all settings of the merges, so that its
-    recipe builds the parent itself.
+    None: the candidate is no parent, or its own recipe builds the parent itself.
     """
     label = candidate.label
     if label is None or not (label in checked.unlike_merges or candidate.number == BASE):

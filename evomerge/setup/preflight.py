@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -9,20 +10,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.space import ParametersConfig
+from evomerge.evaluation.inference.device import choose_device, count_cores
 from evomerge.models.causal import kind_of
 from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.optimize import builtin
-from evomerge.report.words import renamed, sampling_note, short_names, size_text
+from evomerge.report.words import listed, renamed, sampling_note, short_names, size_text
+from evomerge.scores import NLL, TOKENS, TOLD
 from evomerge.setup import kinds
 from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.parents_as_themselves import parent_notes
-from evomerge.setup.prospects import prospect_warnings
-from evomerge.setup.strategy import generation_of
+from evomerge.setup.strategy import generation_of, has_slope
 from evomerge.setup.task_digests import task_facts
 from evomerge.setup.tasks import leaves_of
 from evomerge.setup.worker import serves_paths
@@ -40,6 +42,13 @@ _KNOWN = re.compile(
     r"hendrycks|minerva_math|math_|musr|leaderboard|agieval|cmmlu|ceval|jmmlu|xnli|xcopa|belebele|"
     r"wikitext|super_?glue|glue|anli|commonsense_qa|social_iqa|sciq|logiqa|toxigen|aime)"
 )
+
+_WIDEST = 10  # points that a score may be off, to either side
+_ENOUGH = 100  # documents, with which it is less
+_CMA = ("cma", "diagonal-cma", "cma-margin")
+_FOR_A_GENE = 8  # candidates, the fewest for each gene in most of our results (docs/concepts.md)
+_A_SECOND = 5e10 / 64  # operations of one core, at best, for each token of a short document
+_SLOW = 120  # seconds of a candidate
 
 HEADERS = ("searched", "genes", "values", "start", "set by")
 
@@ -111,7 +120,9 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
         *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
         *fit_warnings(checked),
         *([checked.left_out] if checked.left_out else []),
-        *prospect_warnings(checked),
+        *_document_warnings(checked),
+        *_candidate_warnings(checked),
+        *_time_warnings(checked),
         *_own_warnings(checked, tokenizers[0]),
         *(text for find in finds for task in _tasks(checked) if (text := find(task))),
     ]
@@ -166,6 +177,85 @@ def _backend(checked: CheckedSearch) -> str:
     is_plain = not is_encoder_decoder(checked.checkpoints[checked.host])
     is_plain &= config.space.kind == "parameters" and any(not task.shows_images for task in texts)
     return f"hf{'; vllm may take less time for texts of many tokens (docs/vllm.md)' * is_plain}"
+
+
+def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
+    known = checked.evaluator.info
+    warned = set[str]()
+    for item in checked.objectives:
+        if item.is_exact or item.task in (TOLD, *warned) or item.metric in (NLL, TOKENS):
+            continue
+        if not (item.task in known.groups or known.metric(item.task, item.metric)[1].is_mean):
+            continue  # a correlation has no right answers
+        few, there = [], dict[str, int]()
+        for split, documents in checked.splits.items():
+            info = checked.evaluator.tasks_of(split).info
+            leaves = dict.fromkeys(info.leaves(item.task))
+            there |= {info.tasks[task].source: info.tasks[task].documents for task in leaves}
+            count = sum(len(documents[task]) for task in leaves)
+            if round(_points(count)) > _WIDEST:
+                few.append(f"±{_points(count):.0f} points on {count} {split} documents")
+        if few:
+            warned.add(item.task)
+            total = sum(there.values())
+            share = max(1, min(_ENOUGH, total // 3))
+            more = "" if share == _ENOUGH else f"; add some: {_ENOUGH} in each give ±{_WIDEST}"
+            yield (
+                f"a score of {item.task!r} is known to {listed(few)} (95 % interval of 50 % right "
+                f"answers); the task has {total}, enough for {share} in each split "
+                f"(±{_points(share):.0f}){more}."
+            )
+
+
+def _points(documents: int) -> float:
+    """Return half the width of the 95 % interval of 50 % right answers, in points."""
+    return 100 * 1.96 * math.sqrt(0.25 / documents)
+
+
+def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
+    config, genes = checked.config, len(checked.space.genes)
+    candidates, baselines = config.budget.candidates, len(checked.space.baselines())
+    if candidates is None:
+        return
+    searched, descends = candidates - baselines, config.optimizer.descends
+    if searched <= 0 or (searched < baselines and not descends):
+        left = "nothing is" if searched <= 0 else f"only {searched} are"
+        enough = baselines + 1 if searched <= 0 else 4 * baselines
+        yield (
+            f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
+            f"averages of them) count among them, so {left} searched; set it to {enough} or more."
+        )
+    if 0 < searched < genes and config.optimizer.name in _CMA:
+        population = generation_of(config, checked.space)
+        has_answers = checked.evaluator.default.harness is not None
+        can_learn = has_answers and not is_encoder_decoder(checked.checkpoints[checked.host])
+        suits = can_learn and has_slope(checked.space, config)
+        yield (
+            f"optimizer.name is {config.optimizer.name!r}, but {searched} candidates for {genes} "
+            f"genes are {searched / population:.1f} of its generations of {population}, from which "
+            f"it learns little; set budget.candidates to {baselines + _FOR_A_GENE * genes} or so, "
+            "or have fewer genes (a smaller `space.groups`, no `space.components`)"
+            f"{', or take `optimizer.name: gradient`' if suits else ''}."
+        )
+
+
+def _time_warnings(checked: CheckedSearch) -> Iterator[str]:
+    config, host = checked.config, checked.checkpoints[checked.host]
+    if config.executor.kind == "ray" or choose_device(config.evaluation.device) != "cpu":
+        return
+    if config.dtype == "float16":
+        yield (
+            "dtype is float16, which most CPUs compute several times as slowly as float32; set it "
+            "to float32 (`evomerge export --dtype float16` writes the winner in float16)."
+        )
+    documents, cores = sum(map(len, checked.splits["search"].values())), count_cores()
+    if (seconds := 2 * host.parameters * documents / (_A_SECOND * cores)) > _SLOW:
+        yield (
+            f"there is no accelerator, so a candidate ({host.parameters / 1e9:.2g} billion weights "
+            f"on {documents} search documents) may well take {seconds / 60:.0f} minutes on {cores} "
+            "CPU cores; measure it with `evomerge validate --time`, use a GPU, or take fewer "
+            "search documents or smaller parents."
+        )
 
 
 def benchmark_warning(task: TaskInfo) -> str | None:

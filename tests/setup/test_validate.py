@@ -14,10 +14,9 @@ from tiny import make
 
 from evomerge.config.schema import load, parse
 from evomerge.errors import CheckpointError, ConfigError
-from evomerge.setup import memory, prospects
+from evomerge.setup import memory, preflight
 from evomerge.setup.memory import check_fit, fit_warnings, memory_rows
 from evomerge.setup.preflight import summary, warnings
-from evomerge.setup.prospects import prospect_warnings
 from evomerge.setup.runs import prepare
 from evomerge.setup.workers import resolve_order
 
@@ -136,7 +135,7 @@ def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
     file = write_search(tmp_path, evaluation={"include": ["zoo:tasks"], **each})
 
     def told(*changes):
-        return list(prospect_warnings(prepare(load(file, list(changes)), tmp_path)))
+        return warnings(prepare(load(file, list(changes)), tmp_path), allow_benchmarks=True)
 
     assert not told()
     assert told("evaluation.search.documents=3", "evaluation.racing.enabled=false") == [
@@ -155,17 +154,19 @@ def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
 
 
 def test_what_is_slow_on_a_cpu_is_warned_of(search, monkeypatch):
-    half = search("dtype=float16")
-    monkeypatch.setattr(prospects, "choose_device", lambda wanted: "cpu")
-    few, note = prospect_warnings(half)
-    assert "known to ±20 points on 24 search documents" in few
+    def told(*changes):
+        notes = warnings(search(*changes), allow_benchmarks=True)
+        return [note for note in notes if "not like the merges" not in note][1:]
+
+    monkeypatch.setattr(preflight, "choose_device", lambda wanted: "cpu")
+    (note,) = told("dtype=float16")
     assert "dtype is float16" in note and "set it to float32" in note
-    monkeypatch.setattr(prospects, "_A_SECOND", 5e10 / 10_000)  # as if the model were larger
-    monkeypatch.setattr(prospects, "count_cores", lambda: 2)
-    _, note = prospect_warnings(search())
+    monkeypatch.setattr(preflight, "_A_SECOND", 5e10 / 64 / 10_000)  # as if the model were larger
+    monkeypatch.setattr(preflight, "count_cores", lambda: 2)
+    (note,) = told()
     assert "weights on 24 search documents) may well take 4 minutes on 2 CPU cores" in note
-    monkeypatch.setattr(prospects, "choose_device", lambda wanted: "cuda")
-    assert list(prospect_warnings(half)) == [few]
+    monkeypatch.setattr(preflight, "choose_device", lambda wanted: "cuda")
+    assert not told("dtype=float16")
 
 
 @pytest.mark.parametrize(
