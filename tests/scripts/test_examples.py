@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from evomerge.config.schema import load
-from evomerge.setup.preflight import summary, warnings
+from evomerge.setup.preflight import warnings
 from evomerge.setup.runs import prepare
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -30,15 +30,10 @@ SBATCH = {
 """Options of sbatch (Slurm 24.11) that the examples may use."""
 
 
-@pytest.mark.parametrize(
-    ("name", "workers"), [("one-gpu.yaml", "1, in this process"), ("eight-gpus.yaml", "processes")]
-)
-def test_a_search_file_is_valid_apart_from_its_models_and_tasks(name, workers):
+@pytest.mark.parametrize("name", ["one-gpu.yaml", "eight-gpus.yaml"])
+def test_a_search_file_is_valid_apart_from_its_models_and_tasks(name):
     problem = prepare(load(EXAMPLES / name, STANDING_IN), EXAMPLES)
     assert warnings(problem, allow_benchmarks=False) == []
-    found = summary(problem)
-    assert workers in found["workers"]
-    assert found["documents"]["search"] == problem.config.evaluation.search.documents
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.sbatch")), ids=lambda path: path.name)

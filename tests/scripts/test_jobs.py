@@ -161,11 +161,11 @@ ENDING = 'mkdir -p "$RUN"; echo "$1 $5" >> "$RUN/journal.jsonl"; exit "$CODE"'
 SCRIPTS = ["slurm.sbatch", "slurm-ray.sbatch"]
 
 
+ENDS = [(143, "RUNNING", True), (143, "CANCELLED", False), (1, "RUNNING", False)]
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
-@pytest.mark.parametrize(
-    ("code", "state", "again"),
-    [(143, "RUNNING", True), (143, "CANCELLED", False), (1, "RUNNING", False)],
-)
+@pytest.mark.parametrize(("code", "state", "again"), ENDS)
 def test_only_a_running_job_that_was_terminated_is_requeued(tmp_path, name, code, state, again):
     run = tmp_path / "run"
     given = write_commands(tmp_path, COMMANDS | {"evomerge": ENDING})

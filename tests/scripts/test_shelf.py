@@ -55,30 +55,22 @@ SHOWCASE = {
 """Folders below runs/showcase/models, which `python -m scripts.real.prepare` makes."""
 
 
-def ja_maths(text):
+def japanese(text):
     return {"question": f"{text}は何ですか", "answer_number": 7}
 
 
-def ja_mgsm(text):
-    return {"question": f"{text}はいくつですか", "answer_number": 7}
-
-
-def bbh(text):
+def dates(text):
     return {"input": f"When was {text}?\n(A) today\n(B) yesterday", "target": "(B)"}
 
 
-def data_set(make, configuration="default", **sizes):
-    return {
-        configuration: {
-            split: [make(f"{split} {i}") for i in range(size)] for split, size in sizes.items()
-        }
-    }
+def rows(make, **sizes):
+    return {split: [make(f"{split} {i}") for i in range(size)] for split, size in sizes.items()}
 
 
 DATA = {
-    "SakanaAI/gsm8k-ja-test_250-1319": data_set(ja_maths, test=1069),
-    "juletxara/mgsm": data_set(ja_mgsm, "ja", train=8, test=250),
-    "SaylorTwift/bbh": data_set(bbh, "date_understanding", test=250),
+    "SakanaAI/gsm8k-ja-test_250-1319": {"default": rows(japanese, test=1069)},
+    "juletxara/mgsm": {"ja": rows(japanese, train=8, test=250)},
+    "SaylorTwift/bbh": {"date_understanding": rows(dates, test=250)},
 }
 """Data set -> configuration -> split -> documents: as many as the search files take."""
 
@@ -148,26 +140,23 @@ def test_a_composition_of_the_showcase_is_searched_by_gradients(shelf, name):
 
 def test_the_table_has_a_row_for_every_file():
     text = (CONFIGS / "README.md").read_text()
-    rows = re.findall(r"^\| \[(\S+)\]\((\S+)\) \|(.*)\|$", text, re.M)
-    assert sorted(name for name, _, _ in rows) == FILES
-    assert all(name == link and rest.count("|") == 5 for name, link, rest in rows)
+    lines = re.findall(r"^\| \[(\S+)\]\((\S+)\) \|(.*)\|$", text, re.M)
+    assert sorted(name for name, _, _ in lines) == FILES
+    assert all(name == link and rest.count("|") == 5 for name, link, rest in lines)
 
 
-@pytest.mark.parametrize(
-    ("answer", "read"),
-    [
-        ("りんごは 12 個と 6 個なので、答えは 18 です。", "18"),
-        ("合計は 1,234.50 円です。", "1,234.50"),
-        ("The answer is 18. 答えは 18", "[invalid]"),
-        ("数はありません。", "[invalid]"),
-    ],
-)
-def test_an_answer_in_another_language_than_japanese_is_not_read(shelf, answer, read):
+def test_an_answer_in_another_language_than_japanese_is_not_read(shelf):
     """`read` is what lm-eval compares with the target if a model answers so."""
     manager = lm_eval.tasks.TaskManager([str(shelf / "configs" / "tasks")], include_defaults=False)
     task = manager.load(["ja_gsm8k"])["tasks"]["ja_gsm8k"]
     task.build_all_requests(limit=1)
     (request,) = task.instances
-    request.resps = [answer]
-    task.apply_filters()
-    assert list(request.filtered_resps.values()) == [read]
+    for answer, read in {
+        "りんごは 12 個と 6 個なので、答えは 18 です。": "18",
+        "合計は 1,234.50 円です。": "1,234.50",
+        "The answer is 18. 答えは 18": "[invalid]",
+        "数はありません。": "[invalid]",
+    }.items():
+        request.resps = [answer]
+        task.apply_filters()
+        assert list(request.filtered_resps.values()) == [read]
