@@ -56,8 +56,8 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     for parent in (checkpoints[name] for name in recipe.parents):
         if parent.lacks or is_reordered(host, parent):
             raise RecipeError(
-                f"{parent.reference!r} has another classification head than {recipe.host!r}, or "
-                "its labels in another order, and mergekit would merge the heads as they are."
+                f"mergekit cannot merge the classification heads of {recipe.host!r} and "
+                f"{parent.reference!r}, or not in the order of their labels."
             )
     Planner(checkpoints, recipe.host).check_blocks(recipe)
     methods = sorted({layer.method for layer in recipe.every_layer()})
@@ -116,8 +116,7 @@ class _Writer:
         kept = [name for name, place in host.places.items() if place == "kept"]
         if more or kept or not layers:
             raise RecipeError(
-                f"The host has several block stacks ({', '.join(host.stacks)}) or another "
-                "modality, which cannot be written as a mergekit file."
+                f"The host has several block stacks ({', '.join(host.stacks)}) or another modality."
             )
         return next(iter(layers))
 
@@ -163,8 +162,7 @@ class _Writer:
             one, other = self.host.config, self.checkpoints[name].config
             if any(one.get(key) != other.get(key) for key in {*one, *other} - ignored):
                 raise RecipeError(
-                    f"The configs of {self.recipe.host!r} and {name!r} differ; without a base "
-                    "model, mergekit may use either of them."
+                    f"The configs of {self.recipe.host!r} and {name!r} differ, without a base."
                 )
 
     def _runs(self) -> list[range]:

@@ -105,8 +105,7 @@ def _check_weights(part: SliceSources, method: Method) -> None:
     without = [item for item in part.sources if has_weight and "weight" not in item.parameters]
     if without and (method.name == "linear" or len(without) < len(part.sources)):
         raise RecipeError(
-            f"`{without[0].where}.parameters.weight` is missing, and mergekit has no default "
-            "for it; give each model a weight."
+            f"`{without[0].where}.parameters.weight` is missing, and mergekit has no default."
         )
 
 
@@ -190,7 +189,7 @@ class _Resolver:
         if len(found) != 1:
             raise RecipeError(
                 f"`modules.{module}` must be part of the name of exactly one block stack of "
-                f"{self.host.reference!r}; it has {', '.join(language)}."
+                f"{self.host.reference!r}: {', '.join(language)}."
                 f"{did_you_mean(str(module), language)}"
             )
         return found

@@ -42,8 +42,8 @@ def slice_sources(
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
         raise RecipeError(
-            f"The models of `{item.where}` have different numbers of blocks ({counts}); give each "
-            "a `layer_range` of the same length under `slices`."
+            f"`{item.where}` merges block by block, but its models have different numbers of "
+            f"them: {counts}; give each a `layer_range` of the same length under `slices`."
         )
     if method.base != "none":
         return SliceSources(item, *_split(item, ranged, method, doubts))
@@ -92,8 +92,7 @@ def _split(
     base = item.base
     if base is None and method.base == "required":
         raise RecipeError(
-            f"`base_model` is missing; {method.name} measures task vectors from it, so name the "
-            "model that the others were fine-tuned from."
+            f"`base_model` is missing; {method.name} measures task vectors from it, so name it."
         )
     found = [entry for entry in inputs if entry.model == base]
     if len(found) > 1:

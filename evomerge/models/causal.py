@@ -27,15 +27,14 @@ def check_known(checkpoint: Checkpoint) -> None:
     kind, name = checkpoint.config.get("model_type"), checkpoint.reference
     if kind is None:
         raise CheckpointError(
-            f"Parent {name!r}: its config.json has no model_type, so transformers cannot build the "
-            "model; copy config.json from the model that it was made from."
+            f"Parent {name!r}: its config.json has no model_type; copy config.json from the model "
+            "that it was made from."
         )
     known = configuration_auto.CONFIG_MAPPING_NAMES  # type: ignore[attr-defined]
     if not isinstance(kind, str) or kind not in known:
         raise CheckpointError(
-            f"Parent {name!r}: the installed transformers {__version__} does not know its "
-            f"model_type {kind!r}, and code that comes with a model is not run; install a version "
-            "that does."
+            f"Parent {name!r}: transformers {__version__} does not know its model_type {kind!r}, "
+            "and code that comes with a model is not run; install a version that does."
         )
 
 
@@ -70,8 +69,7 @@ def check_chat_template(checkpoint: Checkpoint) -> None:
     if not has_file and not (config.is_file() and read_json(config).get("chat_template")):
         raise CheckpointError(
             "`evaluation.chat_template` is true, but the tokenizer of "
-            f"{checkpoint.reference!r} has no chat template; set it to false, or choose a base "
-            "whose tokenizer has one."
+            f"{checkpoint.reference!r} has no chat template; set it to false, or take another base."
         )
 
 

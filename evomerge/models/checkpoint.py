@@ -29,7 +29,7 @@ from evomerge.models.stacks import (
     modality_of,
     prediction_tensors,
 )
-from evomerge.models.weights import GGUF_ADVICE, module_tensors, read_tensors
+from evomerge.models.weights import FULL, GGUF_ADVICE, module_tensors, read_tensors
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import Values
 
@@ -102,8 +102,7 @@ class Checkpoint:
         _check_types(config, f"{folder / 'config.json'}: ")
         if config.get("quantization_config"):
             raise CheckpointError(
-                f"Parent {reference!r} is quantised (config.json has quantization_config); merge "
-                "the full-precision checkpoint it was made from."
+                f"Parent {reference!r} is quantised (config.json has quantization_config); {FULL}"
             )
         tensors = read_tensors(folder, reference)
         predictions = prediction_tensors(tensors)
@@ -138,8 +137,7 @@ class Checkpoint:
         language = self.language.values()
         if not language:
             raise CheckpointError(
-                f"Parent {self.reference!r}: no repeated blocks are found in the names of its "
-                f"tensors, such as {next(iter(self.tensors), 'none')!r}."
+                f"Parent {self.reference!r}: the names of its tensors have no repeated blocks."
             )
 
         def size(stack: Stack) -> int:

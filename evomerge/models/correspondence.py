@@ -182,8 +182,7 @@ def _check_parent(host: Checkpoint, parent: Checkpoint, key: str | None) -> None
             if key is None and host.tensors[name].shape == (1, host.vocabulary):
                 raise CheckpointError(
                     f"Tensor {name!r} of {host.reference!r} has a column for each token, and "
-                    "`tokenizer: union` matches rows only; give parents with one vocabulary, and "
-                    "set it to base."
+                    "`tokenizer: union` matches rows only; set it to base."
                 )
     for name, place in parent.places.items():
         tied_copy = name == parent.head and (host.tied or parent.tied)
@@ -192,8 +191,7 @@ def _check_parent(host: Checkpoint, parent: Checkpoint, key: str | None) -> None
     if host.tied and not parent.tied and parent.head is not None:
         raise CheckpointError(
             f"Parent {parent.reference!r} has an output head of its own ({parent.head}) while the "
-            f"host {host.reference!r} uses its embeddings as head; make {parent.reference!r} the "
-            "host (name it as base or first parent)."
+            f"host {host.reference!r} uses its embeddings; make {parent.reference!r} the host."
         )
     for prefix, stack in fit.stacks.items():
         if is_other_modality(prefix):

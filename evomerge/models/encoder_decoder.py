@@ -22,8 +22,7 @@ def check_writes(checkpoint: Checkpoint) -> None:
     if given[0] not in writing:
         raise CheckpointError(
             f"Parent {checkpoint.reference!r} is an encoder-decoder that does not write texts in "
-            f"answer to texts (config.json: architectures {given[0]}), as lm-eval's tasks need it; "
-            "use a model that transformers loads by AutoModelForSeq2SeqLM, or other objectives."
+            f"answer to texts ({given[0]}); use one that does, or other objectives."
         )
 
 

@@ -85,13 +85,9 @@ def check_sizes(files: Iterable[Path]) -> None:
     """Refuse huge text files of a stranger, and links to nothing, which count as no file."""
     for file in files:
         if file.is_symlink() and not file.exists():
-            raise CheckpointError(
-                f"{file} is a link that leads to no file; put the file itself in its place, or "
-                "download it again."
-            )
+            raise CheckpointError(f"{file} is a link that leads to no file; download it again.")
         size = file.stat().st_size if file.is_file() else 0
         if file.name.endswith((".json", ".txt", ".jinja")) and size > LARGEST:
             raise CheckpointError(
-                f"{file} has {size:,} bytes, and at most {LARGEST:,} are read; do not use this "
-                "model, or download the file again."
+                f"{file} has {size:,} bytes, and at most {LARGEST:,} are read; download it again."
             )

@@ -47,7 +47,7 @@ def labels_of(checkpoint: Checkpoint) -> tuple[str, ...]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"Parent {checkpoint.reference!r}: `id2label` in its config.json must have the names "
-            "of the labels by the numbers 0, 1, 2, ...; copy config.json again."
+            "of the labels by 0, 1, 2, ...; copy config.json again."
         ) from error
 
 

@@ -217,8 +217,7 @@ def read_stack(folder: Path, reference: str) -> ModuleStack | None:
         if number == 0 and path not in ("", "."):
             raise CheckpointError(
                 f"Parent {reference!r} has its transformer in the folder {shown(path)}; load it "
-                "with `SentenceTransformer(FOLDER)` and save it with `save_pretrained`, which puts "
-                "the transformer at the top."
+                "with `SentenceTransformer(FOLDER)` and save it with `save_pretrained`."
             )
         if number and not (isinstance(path, str) and _FOLDER.fullmatch(path)):
             raise _VALUES.wrong(path, f"{where}.path", "the name of a folder beside the file")
@@ -242,8 +241,8 @@ def _kind(name: str, reference: str) -> str:
     if found is None:
         raise CheckpointError(
             f"Parent {reference!r}: {MODULES} names the class {shown(name)}, which is not one of "
-            "sentence-transformers, and code that comes with a model is not run; give a model "
-            f"without such modules, or remove {MODULES} to merge the transformer alone."
+            "sentence-transformers, and code that comes with a model is not run; remove the file "
+            "to merge the transformer alone."
         )
     return found[2]
 

@@ -79,14 +79,13 @@ def resolve(reference: str, relative_to: Path, wanted: Sequence[str] = _WANTED) 
             raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
         if reference.startswith((RUN, "merge:", "stage:")):
             raise CheckpointError(
-                f"Parent {reference!r} is no model; export the winner of a run with `evomerge "
-                "export DIR --out FOLDER`, or build a recipe with `evomerge merge FILE --out "
-                "FOLDER`, then name this folder."
+                f"Parent {reference!r} is no model; make a folder of it with `evomerge export DIR "
+                "--out FOLDER` or `evomerge merge FILE --out FOLDER`, and name that."
             )
         why = "is a file" if is_file(local) else "does not exist"
         raise CheckpointError(
-            f"Parent {reference!r} is not a folder ({str(local)!r} {why}); give a folder, "
-            "a Hub id `org/name`, or `zoo:NAME`."
+            f"Parent {reference!r} is not a folder ({str(local)!r} {why}); give a folder, a Hub id "
+            "`org/name`, or `zoo:NAME`."
         )
     from huggingface_hub import snapshot_download
 

@@ -102,6 +102,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     CheckpointError: the file is truncated, or its header is wrong (unknown dtype, data outside of
     the file, a size that does not match the shape, tensors with an overlap or a gap).
     """
+    known = f"; known are {', '.join(WIDTHS)}"
     try:
         with file.open("rb") as stream:
             start = stream.read(len(_LFS_POINTER))
@@ -117,16 +118,13 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         if start == _LFS_POINTER:
             why = " is a pointer of Git LFS, not the weights; run `git lfs pull` in its folder"
         if dtype := re.search(r"unknown variant `(\w+)`", str(error)):
-            why = f": a tensor has dtype {dtype[1]}; known are {', '.join(WIDTHS)}"
+            why = f": a tensor has dtype {dtype[1]}{known}"
         raise CheckpointError(f"{file}{why}.") from None
     header.pop("__metadata__", None)
     tensors = {}
     for name, item in header.items():
         if item["dtype"] not in WIDTHS:
-            raise CheckpointError(
-                f"{file}: tensor {shown(name)} has dtype {item['dtype']}; known are "
-                f"{', '.join(WIDTHS)}."
-            )
+            raise CheckpointError(f"{file}: tensor {shown(name)} has dtype {item['dtype']}{known}.")
         first, last = item["data_offsets"]
         shape = tuple(item["shape"])
         tensors[name] = TensorInfo(item["dtype"], shape, file, begin + first, begin + last)
@@ -146,8 +144,7 @@ def read_folder(folder: Path) -> dict[str, TensorInfo]:
         return read_header(single if single in found else found[0])
     if found:
         raise CheckpointError(
-            f"{folder} has {len(found)} safetensors files and no {INDEX} that says which belong "
-            "to the model; download the index too."
+            f"{folder} has {len(found)} safetensors files and no {INDEX}; download it."
         )
     raise CheckpointError(
         f"{folder} has no safetensors weights; a parent needs {SINGLE}, or shards with {INDEX}."
@@ -164,7 +161,7 @@ def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
         if not isinstance(shard, str) or "/" in shard or shard in ("", ".", ".."):
             raise CheckpointError(
                 f"{index} names the shard {shown(shard)}, which is not the name of a file in the "
-                "folder; do not use this model, or download the index again."
+                "folder; download the index again."
             )
         if shard not in present:
             raise CheckpointError(

@@ -27,6 +27,8 @@ GGUF_ADVICE = (
     "new model of its config, and save that with `save_pretrained`, with the tokenizer."
 )
 
+FULL = "merge the full-precision checkpoint it was made from."
+
 
 def read_tensors(folder: Path, reference: str) -> dict[str, TensorInfo]:
     """Return all tensors of a model folder by name, whichever kind of file they are in."""
@@ -38,8 +40,7 @@ def read_tensors(folder: Path, reference: str) -> dict[str, TensorInfo]:
     for name, info in tensors.items():
         if info.dtype.startswith("F8"):
             raise CheckpointError(
-                f"Parent {reference!r} is quantised (tensor {name!r} has dtype {info.dtype}); "
-                "merge the full-precision checkpoint it was made from."
+                f"Parent {reference!r} is quantised (tensor {name!r} is {info.dtype}); {FULL}"
             )
     return tensors
 

@@ -93,8 +93,7 @@ def check_inside(
         real = Path(os.path.realpath(path))  # Path.resolve raises for links in a circle
         if not any(real.is_relative_to(folder) for folder in inside):
             raise error(
-                f"{path} is a link to {real}, which is outside of the folder of {whose}; remove "
-                "the link, or copy what it links to to its place."
+                f"{path} is a link to {real}, which is outside of the folder of {whose}; remove it."
             )
 
 

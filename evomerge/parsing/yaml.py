@@ -107,11 +107,7 @@ class _Reader:
             return self.mapping(node, depth)
         if isinstance(node, yaml.SequenceNode) and kind == "seq":
             return [self.value(item, depth + 1) for item in node.value]
-        raise _refused(
-            f"the YAML type {shown(kind)} is not supported; allowed are lists, mappings, text, "
-            "numbers, true, false and null",
-            node.start_mark,
-        )
+        raise _refused(f"the YAML type {shown(kind)} is not supported", node.start_mark)
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         """Return a text, number, flag or null."""

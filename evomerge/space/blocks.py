@@ -76,8 +76,8 @@ def check_groups(groups: Groups, layers: int, smooth: bool) -> None:
         )
     if smooth and min(_count(groups, layers), layers) < 2:
         raise ConfigError(
-            f"space.smooth is true, but space.groups is {groups!r}, and interpolation over depth "
-            "needs 2 groups or more; change space.groups, or set smooth to false."
+            f"space.smooth is true, but space.groups is {groups!r}; interpolation over depth needs "
+            "2 groups or more, so change space.groups, or set smooth to false."
         )
 
 
