@@ -120,15 +120,9 @@ def by_lm_eval():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(lm_eval.evaluator, "add_env_info", lambda report: None)
             patch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
-            return lm_eval.simple_evaluate(
-                model=lm,
-                tasks=list(names),
-                task_manager=TaskManager(include_path=str(folder), include_defaults=False),
-                samples=samples,
-                bootstrap_iters=0,
-                log_samples=True,
-                **options,
-            )
+            manager = TaskManager(include_path=str(folder), include_defaults=False)
+            options |= {"samples": samples, "bootstrap_iters": 0, "log_samples": True}
+            return lm_eval.simple_evaluate(lm, tasks=list(names), task_manager=manager, **options)
 
     return scored
 
@@ -136,11 +130,6 @@ def by_lm_eval():
 @pytest.fixture(scope="session")
 def make_model():
     return tiny
-
-
-@pytest.fixture(scope="session", params=list(ARCHITECTURES))
-def any_model(request):
-    return tiny(request.param)
 
 
 @pytest.fixture(scope="session")

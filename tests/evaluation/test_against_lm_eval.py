@@ -77,10 +77,14 @@ def test_every_request_type_gives_lm_evals_scores(llama, tokenizer, tasks, refer
     assert_equal(evaluator, scores, expected)
 
 
-def test_every_architecture_gives_lm_evals_scores(any_model, tokenizer, tasks, reference):
-    names = ("t_choice", "t_letter", "t_rolling", "t_generate")
-    evaluator, scores = ours(any_model, tokenizer, tasks, names)
-    assert_equal(evaluator, scores, reference(any_model, tasks, names))
+KINDS = ["mistral", "qwen2", "qwen3", "gemma2", "gpt_neox", "bloom", "mamba"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_architecture_gives_lm_evals_scores(make_model, tokenizer, tasks, reference, kind):
+    model, names = make_model(kind), ("t_choice", "t_letter", "t_rolling", "t_generate")
+    evaluator, scores = ours(model, tokenizer, tasks, names)
+    assert_equal(evaluator, scores, reference(model, tasks, names))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])

@@ -16,11 +16,10 @@ TASKS = ("t_choice", "t_letter", "t_mutual", "t_continue", "t_rolling", "t_gener
 @pytest.fixture(scope="module", params=["t5", "bart"])
 def model(request, tmp_path_factory):
     # Some versions of transformers can generate only where both stacks are equally deep.
-    of_kind = {
-        "t5": {"num_layers": two_stacks.DECODER, "n_positions": 160},
-        "bart": {"encoder_layers": two_stacks.DECODER, "max_position_embeddings": 160},
-    }
-    changes = of_kind[request.param]
+    depth, length = ("num_layers", "n_positions")
+    if request.param == "bart":
+        depth, length = ("encoder_layers", "max_position_embeddings")
+    changes = {depth: two_stacks.DECODER, length: 160}
     folder = tmp_path_factory.mktemp("model") / "a"
     return two_stacks.load(two_stacks.make(folder, request.param, vocab_size=384, **changes))
 
@@ -40,10 +39,9 @@ def test_every_request_type_gives_lm_evals_scores(model, tokenizer, tasks, by_lm
     for task in TASKS:
         answers = {item["doc_id"]: item["resps"] for item in expected["samples"][task]}
         for document, requests in evaluator.requests("search", task).items():
-            assert [[request.instance.resps[0]] for request in requests] == [
-                [tuple(theirs[0]) if isinstance(theirs[0], list) else theirs[0]]
-                for theirs in answers[document]
-            ]
+            theirs = [item[0] for item in answers[document]]
+            theirs = [tuple(item) if isinstance(item, list) else item for item in theirs]
+            assert [request.instance.resps[0] for request in requests] == theirs
         for name, value in expected["results"][task].items():
             metric, _, label = name.partition(",")
             key = f"{task}/{metric}" + (f",{label}" if task == "t_filters" else "")

@@ -46,11 +46,7 @@ def test_a_model_of_nans_is_a_failed_candidate(make_model, evaluator):
 def test_a_model_that_ignores_masks_is_scored_row_by_row(make_model, llama, tokenizer, tasks):
     deaf = make_model("llama")
     hear = deaf.forward
-
-    def forward(*args, attention_mask=None, **kwargs):
-        return hear(*args, **kwargs)
-
-    deaf.forward = forward
+    deaf.forward = lambda *args, attention_mask=None, **kwargs: hear(*args, **kwargs)
     evaluator = Evaluator(Harness(["t_choice"], [tasks]))
     evaluator.prepare(deaf, tokenizer, {"search": {"t_choice": range(40)}})
     assert not evaluator.forward.packed

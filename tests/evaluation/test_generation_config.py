@@ -2,15 +2,13 @@
 
 import json
 import random
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 import yaml
 from lm_eval.models.huggingface import HFLM
 from task_files import write_task
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
@@ -37,8 +35,6 @@ DRAWN = {"top_p": 0.5, "min_p": 0.2, "typical_p": 0.3, "epsilon_cutoff": 0.05, "
 REFUSED = {"stop_strings", "token_healing", "return_dict_in_generate", "is_assistant"}
 DOCUMENTS = (0, 12)
 
-Answer = Callable[[dict[str, Any], str], list[str]]
-
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
@@ -58,68 +54,57 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(zoo.path("maths"))
+def theirs(model, zoo_maths, tasks, by_lm_eval):
+    """Return the texts of stock lm-eval, given a generation config."""
 
-
-@pytest.fixture(scope="module")
-def theirs(model, tokenizer, tasks, by_lm_eval):
-    """Return the texts of stock lm-eval, given a generation config and the name of a task."""
-
-    def answer(settings, task):
+    def answer(settings):
         model.generation_config = GenerationConfig.from_dict({**PLAIN, **settings})
-        lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
-        rows = by_lm_eval(lm, tasks, [task], DOCUMENTS)["samples"][task]
+        lm = HFLM(pretrained=model, tokenizer=zoo_maths[1], batch_size=1)
+        rows = by_lm_eval(lm, tasks, ["greedy"], DOCUMENTS)["samples"]["greedy"]
         return [row["resps"][0][0] for row in sorted(rows, key=lambda row: row["doc_id"])]
 
     return answer
 
 
 @pytest.fixture(scope="module")
-def ours(model, tokenizer, tasks):
-    """Return our own texts, given a generation config and the name of a task."""
+def answered(model, zoo_maths, tasks):
+    """Return an evaluator that has answered a task, given a generation config."""
     harness = Harness(["greedy", "drawn"], [tasks])
 
-    def answer(settings, task):
+    def answer(settings, task="greedy"):
         model.generation_config = GenerationConfig.from_dict({**PLAIN, **settings})
         evaluator = Evaluator(harness)
-        evaluator.prepare(model, tokenizer, {"search": {task: DOCUMENTS}})
+        evaluator.prepare(model, zoo_maths[1], {"search": {task: DOCUMENTS}})
         evaluator.score(model)
-        requests = evaluator.requests("search", task)
-        return [requests[document][0].instance.resps[0] for document in DOCUMENTS]
+        return evaluator
 
     return answer
 
 
-def test_every_generation_config_gives_lm_evals_texts_or_is_refused(theirs, ours):
+def test_every_generation_config_gives_lm_evals_texts_or_is_refused(theirs, answered):
     """Each setting alone, and a few pairs."""
-    rng, changed = random.Random(0), 0
-    plain = theirs({}, "greedy")
-    assert ours({}, "greedy") == plain
+    rng, changed, plain = random.Random(0), 0, theirs({})
     fine = [(name, value) for name, value in VALUES.items() if name not in REFUSED]
     pairs = [dict(rng.sample(fine, 2)) for _ in range(6)]
-    for settings in [*({name: value} for name, value in VALUES.items()), *pairs]:
+    for settings in [{}, *({name: value} for name, value in VALUES.items()), *pairs]:
         try:
-            expected = theirs(settings, "greedy")
+            expected = theirs(settings)
         except Exception:
             with pytest.raises(ConfigError, match=f"sets '({'|'.join(settings)})'"):
-                ours(settings, "greedy")
+                answered(settings)
             continue
         assert not REFUSED & settings.keys()
-        assert ours(settings, "greedy") == expected, settings
+        ours = answered(settings).texts("search", "greedy", DOCUMENTS)
+        assert list(ours.values()) == expected, settings
         changed += expected != plain
     assert changed >= 10  # the settings matter
 
 
-def test_settings_of_drawing_are_ours_or_lm_evals(model, tokenizer, tasks):
+def test_settings_of_drawing_are_ours_or_lm_evals(model, answered):
     """Each text has a seed of its own, so that texts are compared with `generate`, one by one."""
-    harness = Harness(["drawn"], [tasks])
     texts = set()
     for settings in ({}, *({name: value} for name, value in DRAWN.items())):
-        model.generation_config = GenerationConfig.from_dict({**PLAIN, **settings})
-        evaluator = Evaluator(harness)
-        evaluator.prepare(model, tokenizer, {"search": {"drawn": DOCUMENTS}})
-        evaluator.score(model)
+        evaluator = answered(settings, "drawn")
         for document in DOCUMENTS:
             (request,) = evaluator.requests("search", "drawn")[document]
             (mine,) = request.instance.resps

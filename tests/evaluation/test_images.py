@@ -1,6 +1,5 @@
 """Tasks that show images are scored as lm-eval's own class for models that see scores them."""
 
-import json
 import shutil
 
 import pytest
@@ -56,23 +55,16 @@ def folder(tmp_path_factory):
 
 
 def search_file(folder, **changes):
+    knobs = {"knobs": {"weight": [0.0, 1.0]}, "components": ["vision", "projector"]}
+    sizes = {key: {"documents": 6} for key in ("search", "validation", "test")}
     return {
         **SMALL,
-        "parents": [str(folder / name) for name in ("a", "b")],
+        "parents": [str(folder / "a"), str(folder / "b")],
         "base": None,
-        "space": {
-            "method": "linear",
-            "components": ["vision", "projector"],
-            "knobs": {"weight": [0.0, 1.0]},
-        },
-        "objectives": [{"task": "pictures", "metric": "chrf"}],
-        "evaluation": {
-            "include": [str(folder / "tasks")],
-            "search": {"documents": 6},
-            "validation": {"documents": 6},
-            "test": {"documents": 6},
-        },
+        "space": {"method": "linear", **knobs},
         "budget": {"candidates": 8},
+        "objectives": [{"task": "pictures", "metric": "chrf"}],
+        "evaluation": {"include": [str(folder / "tasks")], **sizes},
         **changes,
     }
 
@@ -99,17 +91,6 @@ def test_candidates_with_one_tower_share_its_features(folder, merged):
     assert len(calls) == 6 * (2 if merged else 1), "6 documents, and the last two are one model"
 
 
-def test_a_model_without_a_processor_is_refused_before_the_search(folder, tmp_path):
-    shutil.copytree(folder / "a", tmp_path / "bare")
-    for file in (tmp_path / "bare").glob("*processor_config.json"):
-        file.unlink()
-    parents = [str(tmp_path / "bare"), str(folder / "b")]
-    with pytest.raises(
-        InputError, match=r"bare' has no processor of images .*no preprocessor_conf"
-    ):
-        library.validate(search_file(folder, parents=parents))
-
-
 def test_documents_with_one_question_and_several_images_are_several_documents(folder):
     evaluator = load_tasks(parse(search_file(folder), "search.yaml"))
     forms = evaluator.default.harness.forms("pictures", rendered=True)
@@ -118,17 +99,16 @@ def test_documents_with_one_question_and_several_images_are_several_documents(fo
     assert not [form for form in found if " at 0x" in form]
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"parents": ["text"]}, "the host .*text' has no vision tower; set `space.host`"),
-        ({"tokenizer": "b"}, "the processor of images needs the host's tokens; set it to base"),
-    ],
-)
-def test_what_cannot_be_done_with_images_is_refused(folder, changes, sentence):
-    text = json.dumps(changes).replace('"text"', f'"{folder}/text"').replace('"b"', f'"{folder}/b"')
-    given = json.loads(text)
-    if "parents" in given:
-        given["space"] = {"method": "linear", "knobs": {"weight": [0.1, 1.0]}}
-    with pytest.raises(InputError, match=sentence):
-        library.validate(search_file(folder, **given))
+def test_what_cannot_be_done_with_images_is_refused_before_the_search(folder, tmp_path):
+    bare = shutil.copytree(folder / "a", tmp_path / "bare")
+    for file in bare.glob("*processor_config.json"):
+        file.unlink()
+    text, other = str(folder / "text"), str(folder / "b")
+    blind = {"parents": [text], "space": {"method": "linear", "knobs": {"weight": [0.1, 1.0]}}}
+    for changes, sentence in (
+        ({"parents": [str(bare), other]}, r"bare' has no processor of images .*no preprocessor_c"),
+        (blind, "the host .*text' has no vision tower; set `space.host`"),
+        ({"tokenizer": other}, "the processor of images needs the host's tokens; set it to base"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            library.validate(search_file(folder, **changes))

@@ -13,21 +13,16 @@ IDS = range(40)
 NAMES = ("t_choice", "t_mutual", "t_inputs", "t_continue", "t_rolling", "t_generate", "t_sample")
 
 
-def scored(model, tokenizer, tasks, names, ids=IDS, **options):
-    evaluator = Evaluator(Harness(names, [tasks]), referenced=names, **options)
-    evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(names, ids)})
-    return evaluator, evaluator.score(model)
-
-
 def nll(model, before, after):
     with torch.no_grad():
         scores = model(input_ids=torch.tensor([before + after])).logits[0, :-1].log_softmax(-1)
     return -float(scores[len(before) - 1 :].gather(-1, torch.tensor(after)[:, None]).sum())
 
 
-def expected(model, tokenizer, task, document, requests):
+def expected(model, tokenizer, task, instance):
     """Return the nats of a document's reference answer by plain transformers."""
-    prompt, answer = requests[0].instance.args[0], document["answer"]
+    prompt, document = instance.args[0], instance.doc
+    answer = document["answer"]
     if task in ("t_choice", "t_mutual"):
         answer = document["choices"][document["label"]]
     prompt = document["options"][document["level"]] if task == "t_inputs" else prompt
@@ -42,7 +37,9 @@ def expected(model, tokenizer, task, document, requests):
 
 @pytest.fixture(scope="module")
 def whole(llama, tokenizer, tasks):
-    return scored(llama, tokenizer, tasks, NAMES)
+    evaluator = Evaluator(Harness(NAMES, [tasks]), referenced=NAMES)
+    evaluator.prepare(llama, tokenizer, {"search": dict.fromkeys(NAMES, IDS)})
+    return evaluator, evaluator.score(llama)
 
 
 @pytest.mark.parametrize("task", [name for name in NAMES if name != "t_rolling"])
@@ -50,9 +47,7 @@ def test_it_is_that_of_plain_transformers(task, whole, llama, tokenizer):
     evaluator, scores = whole
     requests = evaluator.requests("search", task)
     values = scores.values[f"{task}/nll"]
-    plain = [
-        expected(llama, tokenizer, task, requests[i][0].instance.doc, requests[i]) for i in IDS
-    ]
+    plain = [expected(llama, tokenizer, task, requests[i][0].instance) for i in IDS]
     assert values == pytest.approx(plain, abs=1e-4)
     assert scores.aggregates[f"{task}/nll"] == pytest.approx(sum(values) / len(values))
 

@@ -43,9 +43,8 @@ def scores_of(columns, ids=None):
 
 def part(whole, ids):
     """Return the scores of some documents."""
-    columns = {
-        key: [column[i] for i in ids[key.partition("/")[0]]] for key, column in whole.values.items()
-    }
+    named = ((key, ids[key.partition("/")[0]]) for key in whole.values)
+    columns = {key: [whole.values[key][i] for i in own] for key, own in named}
     return scores_of(columns, {task: tuple(of) for task, of in ids.items()})
 
 

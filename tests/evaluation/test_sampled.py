@@ -26,15 +26,9 @@ repeats: 5
 """
 VOTE = """
 filter_list:
-  - name: first
-    filter: [{function: take_first}]
-  - name: vote
-    filter: [{function: majority_vote}, {function: take_first}]
-  - name: vote-of-3
-    filter:
-      - {function: take_first_k, k: 3}
-      - {function: majority_vote}
-      - {function: take_first}
+  - {name: first, filter: [{function: take_first}]}
+  - {name: vote, filter: [&vote {function: majority_vote}, &first {function: take_first}]}
+  - {name: vote-of-3, filter: [{function: take_first_k, k: 3}, *vote, *first]}
 """
 MEAN = """
 filter_list:
@@ -127,13 +121,11 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("kind", "chosen"),
-    [
-        *(("llama", chosen) for chosen in SETTINGS),
-        *((kind, "of the task") for kind in ("bfloat16", "mamba", "penalty")),
-    ],
-)
+CASES = [("llama", chosen) for chosen in SETTINGS]
+CASES += [(kind, "of the task") for kind in ("bfloat16", "mamba", "penalty")]
+
+
+@pytest.mark.parametrize(("kind", "chosen"), CASES)
 def test_texts_are_those_of_lm_eval_with_the_same_seeds(
     make_model, tokenizer, tasks, stock, kind, chosen
 ):

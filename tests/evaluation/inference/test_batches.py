@@ -20,7 +20,6 @@ from evomerge.evaluation.inference.batches import (
 
 
 def limits(tokens, rows, overhead):
-    """Return limits that are the same for scoring and generating."""
     return Batching(tokens, rows, overhead, generated=tokens, kept=tokens)
 
 
@@ -64,12 +63,9 @@ def test_no_cut_into_neighbours_of_like_length_is_cheaper(lengths):
     ordered = sorted(lengths, reverse=True)
 
     def cheapest(start):
-        if start == len(ordered):
-            return 0
-        return min(
-            ordered[start] * (end - start) + 20 + cheapest(end)
-            for end in range(start + 1, len(ordered) + 1)
-        )
+        ends = range(start + 1, len(ordered) + 1)
+        costs = (ordered[start] * (end - start) + 20 + cheapest(end) for end in ends)
+        return min(costs, default=0)
 
     cost = sum(max(lengths[i] for i in g) * len(g) + 20 for g in batching.cut(lengths))
     assert cost == cheapest(0)
@@ -96,19 +92,17 @@ def small_llama(dtype):
 def kept(model):
     """Return how many bytes the forward pass keeps for the backward pass, without weights."""
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    sizes = {}
-    alive = []
+    alive = {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            sizes[storage._cdata] = storage.nbytes()
-            alive.append(tensor)
+            alive[storage._cdata] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(input_ids=TOKENS, use_cache=False)
-    return sum(sizes.values())
+    return sum(storage.nbytes() for storage in alive.values())
 
 
 def gradient(model):

@@ -42,8 +42,7 @@ def write_group(folder, limit, used):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "memory.max").write_text(f"{limit}\n")
     (folder / "memory.current").write_text(f"{used}\n")
-    stat = f"anon 5\nactive_file {FILES - 7}\ninactive_file 7\n"
-    (folder / "memory.stat").write_text(stat)
+    (folder / "memory.stat").write_text(f"anon 5\nactive_file {FILES - 7}\ninactive_file 7\n")
 
 
 def test_a_limit_of_any_group_above_counts_without_pages_of_files(tmp_path):

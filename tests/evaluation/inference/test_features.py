@@ -39,9 +39,8 @@ def counted(model):
 @pytest.fixture(scope="module", params=seeing.FAMILIES)
 def family(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    parents = {
-        name: seeing.make(folder / name, request.param, seed) for seed, name in enumerate("ab")
-    }
+    kind = request.param
+    parents = {name: seeing.make(folder / name, kind, seed) for seed, name in enumerate("ab")}
     return parents, seeing.prompts(seeing.load(parents["a"].folder), 2)
 
 

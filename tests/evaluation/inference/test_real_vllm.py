@@ -67,10 +67,7 @@ def logprobs_by_vllm(engine, text):
 
 
 def test_each_model_answers_with_its_own_weights(engine):
-    """The first model is loaded again after the second; the text is the same each time.
-
-    A missing tensor is refused before vLLM keeps the last one.
-    """
+    """The first is loaded again after the second. vLLM would keep the last of a missing tensor."""
     first, second = model_of(3), model_of(4)
     found = []
     for model in (first, second, first):
@@ -148,10 +145,7 @@ def test_paths_of_all_depths_on_one_engine_answer_as_their_exports_on_engines_of
 def test_a_killed_search_over_paths_goes_on_and_a_path_scores_the_same_alone(
     tokenizer, tasks, tmp_path
 ):
-    """A path that is not as deep as a parent is evaluated on an engine of its own depth.
-
-    The objective is chrF, since it changes with every character of the texts.
-    """
+    """A path that is not as deep as a parent is evaluated on an engine of its own depth."""
     parents_in(tmp_path, tokenizer, "float32")
     body = json.loads((tasks / "t_generate.yaml").read_text())
     metric = {"metric": "chrf", "aggregation": "chrf", "higher_is_better": True}
@@ -204,10 +198,7 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been_killed(
 
 
 def test_a_divided_engine_is_a_worker_in_a_process_of_its_own(tokenizer, tasks, tmp_path, cores):
-    """Its scores are those of an engine in one piece, and its processes end with the search.
-
-    Only the digest of the search file differs, which says how the engine is divided.
-    """
+    """Its scores are those of an engine in one piece, and its processes end with the search."""
     evomerge("search", write_served(tokenizer, tasks, tmp_path, 1), "--run", tmp_path / "whole")
     file = write_served(tokenizer, tasks, tmp_path, 2, executor={"kind": "processes", "workers": 1})
     evomerge("search", file, "--run", tmp_path / "divided")

@@ -116,9 +116,8 @@ def test_what_the_engine_cannot_do_is_refused(engine, make_model, tokenizer, tas
     model.generation_config.repetition_penalty = None
     engine.load = lambda weights: None  # it keeps other weights
     engine._loaded = engine._llm.version
-    engine._llm.collective_rpc(
-        "", {"weights_iterator": checkpoint_weights(make_model("llama", seed=5)).items()}
-    )
+    other = checkpoint_weights(make_model("llama", seed=5))
+    engine._llm.collective_rpc("", {"weights_iterator": other.items()})
     refused(r"in a different way.*use the backend 'hf'")
 
     def fail(prompts):
@@ -128,9 +127,7 @@ def test_what_the_engine_cannot_do_is_refused(engine, make_model, tokenizer, tas
     refused(r"cannot run this model \(head size 24.*'hf'")
 
 
-def test_weights_of_other_names_or_shapes_are_refused_and_the_engine_goes_on(
-    engine, make_model, llama
-):
+def test_weights_of_other_shapes_are_refused_and_the_engine_goes_on(engine, make_model, llama):
     """Equal weights are loaded once."""
     for seed in (4, 4, 0):
         engine.load(checkpoint_weights(make_model("llama", seed=seed)))
@@ -188,24 +185,19 @@ def test_an_engine_that_failed_is_not_used_again(engine, llama, monkeypatch, nam
             use()
 
 
-def test_an_engine_that_does_not_start_is_one_sentence(engine, llama, tokenizer, monkeypatch):
-    monkeypatch.setattr(sys.modules["vllm"], "LLM", fail)
-    with pytest.raises(ConfigError, match=r"cannot start .*\(no such tensor.*\); "):
-        VllmEngine(llama, tokenizer)
-
-
-def test_torch_keeps_its_number_of_threads_adjustable(engine, llama, tokenizer, monkeypatch):
-    original = sys.modules["vllm"].LLM
-
+def test_an_engine_that_does_not_start_is_one_sentence_and_breaks_nothing(
+    engine, llama, tokenizer, monkeypatch
+):
     def start(**options):
         torch.set_num_threads = lambda count: None
         assert "llvmlite.binding.ffi" not in sys.modules
-        return original(**options)
+        fail()
 
     before = torch.set_num_threads
     monkeypatch.setitem(sys.modules, "llvmlite.binding.ffi", sys)
     monkeypatch.setattr(sys.modules["vllm"], "LLM", start)
-    VllmEngine(llama, tokenizer)
+    with pytest.raises(ConfigError, match=r"cannot start .*\(no such tensor.*\); "):
+        VllmEngine(llama, tokenizer)
     assert torch.set_num_threads is before and sys.modules["llvmlite.binding.ffi"] is sys
 
 

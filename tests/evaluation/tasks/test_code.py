@@ -32,20 +32,13 @@ HUMANEVAL = [
     }
     for number in range(8)
 ]
+ADDS, MULTIPLIES, BROKEN = "    return a + b\n", "    return a * b\n", "    return a +\n"
 BODIES = [
-    "    return a + b\n",
-    "    return a * b\n",
-    "    raise SystemExit\n",
-    "    import os; os._exit(0)\n",
-    "    return a +\n",
+    *(ADDS, MULTIPLIES, "    raise SystemExit\n", "    import os; os._exit(0)\n", BROKEN),
     "    import numpy, math; return int(numpy.add(a, b))\n",
-    "    import os; os.getcwd()\n",
-    "    print('said'); return sum([a, b])\n",
+    *("    import os; os.getcwd()\n", "    print('said'); return sum([a, b])\n"),
 ]
-CRUXEVAL = [
-    {"id": str(number), "code": "def f(n):\n    return n + 1", "input": "4", "output": "5"}
-    for number in range(3)
-]
+CRUXEVAL = [{"id": "0", "code": "def f(n):\n    return n + 1", "input": "4", "output": "5"}] * 3
 
 
 def write(folder, name, documents, include=None, **body):
@@ -69,7 +62,7 @@ def folder(tmp_path_factory):
 
 ANSWERS = {
     "add": [[body] for body in BODIES],
-    "add_often": [[BODIES[0], BODIES[1], BODIES[4], BODIES[0]], [BODIES[1]] * 4],
+    "add_often": [[ADDS, MULTIPLIES, BROKEN, ADDS], [MULTIPLIES] * 4],
     "next": [["5"] * 2 + ["6"], ["assert f(4) == 5"] * 3, ["x"] * 3],
 }
 
@@ -97,10 +90,8 @@ from lm_eval.tasks.cruxeval import utils
 def compute(references, predictions, k):
     if os.environ.get("HF_ALLOW_CODE_EVAL") != "1":
         raise ValueError("set HF_ALLOW_CODE_EVAL=1 to run code_eval")
-    programs = [
-        [f"{answer}\\n{test}" for answer in answers]
-        for answers, test in zip(predictions, references, strict=True)
-    ]
+    pairs = zip(predictions, references, strict=True)
+    programs = [[f"{answer}\\n{test}" for answer in answers] for answers, test in pairs]
     possible = [size for size in k if all(size <= len(answers) for answers in predictions)]
     return utils.pass_at_k(references, programs, possible), {}
 
@@ -113,18 +104,14 @@ def load(path):
 
 @pytest.fixture(scope="module")
 def harness(folder, tmp_path_factory):
-    """A harness of all of them, with a module `evaluate` that has the `code_eval` of CRUXEval.
-
-    Hugging Face's would download the script.
-    """
+    """A harness of all of them; Hugging Face's own `evaluate` would download a script."""
     place = tmp_path_factory.mktemp("metric")
     (place / "evaluate.py").write_text(METRIC)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(place)
         patch.delitem(sys.modules, "evaluate", raising=False)
-        for module in [known for known in sys.modules if known.startswith("lm_eval.tasks.")]:
-            if module.endswith("humaneval.utils"):
-                patch.delitem(sys.modules, module)  # lm-eval keeps them, with the metric
+        for module in [known for known in sys.modules if known.endswith("humaneval.utils")]:
+            patch.delitem(sys.modules, module)  # lm-eval keeps them, with the metric
         patch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
         yield Harness(list(ANSWERS), [folder], allow_code=True)
 

@@ -8,9 +8,14 @@ from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.loading import task_manager
 
+ROWS = [{"q": "a?", "a": "b"}]
 
-def test_info_has_documents_metrics_and_directions(tasks):
-    info = Harness(["t_letter", "t_rolling", "t_filters", "g_sizes"], [tasks]).info
+
+def test_info_has_documents_metrics_and_directions(tasks, capfd):
+    harness = Harness(["t_letter", "t_rolling", "t_filters", "g_sizes"], [tasks])
+    harness.with_documents_from({"g_sizes": "g_sizes"}, {"t_letter": "test"}, "evaluation.test")
+    assert capfd.readouterr() == ("", ""), "lm-eval prints nothing"
+    info = harness.info
     letter = info.tasks["t_letter"]
     assert letter.documents == 40 and letter.kind == "multiple_choice"
     assert letter.metrics["acc"].is_mean and letter.metrics["acc"].higher_is_better
@@ -46,46 +51,28 @@ def test_documents_are_made_once_to_be_compared(tasks):
     assert made == [40]
 
 
-def test_lm_eval_prints_nothing(tasks, capfd):
-    Harness(["t_letter", "g_sizes"], [tasks]).with_documents_from(
-        {"g_sizes": "g_sizes"}, {"t_letter": "test"}, "evaluation.test"
-    )
-    assert capfd.readouterr() == ("", "")
-
-
-TASK = "task: {0}\ndataset_path: json\noutput_type: generate_until\n"
-
-
 def test_tasks_are_indexed_again_only_if_a_file_has_changed(tmp_path):
-    (tmp_path / "one.yaml").write_text(TASK.format("own_one"))
+    write_task(tmp_path, "own_one", ROWS)
     include = [str(tmp_path)]
     manager = task_manager(include, ["own_one"], "objectives")
     assert task_manager(include, ["own_one"], "objectives") is manager
-    (tmp_path / "two.yaml").write_text(TASK.format("own_two"))
+    write_task(tmp_path, "own_two", ROWS)
     assert "own_two" in task_manager(include, ["own_two"], "objectives").all_tasks
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"evaluation\.include.*nowhere"):
         Harness(["t_choice"], [tmp_path / "nowhere"])
 
 
-ROWS = [{"q": "a?", "a": "b"}]
+CHOICES = {"output_type": "multiple_choice", "doc_to_choice": ["b", "c"]}
+UNUSED = [
+    ({"dataset_kwargs": {"data_files": {"test": "/nowhere.jsonl"}}}, "could not be loaded"),
+    ({"test_split": "tset"}, "could not be loaded"),
+    ({"unsafe_code": True}, "runs code that the model writes"),
+    ({"doc_to_audio": ["q"]}, "only texts and images are scored"),
+    ({"doc_to_image": ["q"], **CHOICES}, "shows images, .* let the model write its answer"),
+]
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ({"dataset_kwargs": {"data_files": {"test": "/nowhere.jsonl"}}}, "could not be loaded"),
-        ({"test_split": "tset"}, "could not be loaded"),
-        ({"unsafe_code": True}, "runs code that the model writes"),
-        ({"doc_to_audio": ["q"]}, "only texts and images are scored"),
-        (
-            {"doc_to_image": ["q"], "output_type": "multiple_choice", "doc_to_choice": ["b", "c"]},
-            "shows images, .* let the model write its answer",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("body", "words"), UNUSED)
 def test_a_task_that_cannot_be_used_is_one_sentence(tmp_path, body, words):
     write_task(tmp_path, "t_odd", ROWS, **body)
     with pytest.raises(ConfigError, match=words) as error:
