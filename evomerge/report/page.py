@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from evomerge.report.view import View
 from evomerge.report.words import duration, sampling_note, short_names, size_text
 from evomerge.run.atomic import check_output, write_output
 from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.history import History
 from evomerge.scores import SPLITS, Example, Failure, Split
 
 
@@ -74,11 +76,12 @@ def page(run: RunFolder) -> str:
         tables=table.tables() if table.rows and table.columns else [],
         marked=marked,
         differences=front_rows(table),
-        found=_finding(view),
         path=path_text(view.recipe, view.names) if view.recipe and has_path else None,
         reasons=reasons.most_common(10),
         answers=_answers(view),
-        cost=_cost(view),
+        documents=_documents(history),
+        duration=duration,
+        size_text=size_text,
         phases=run.timings.spent(),
         directory=shlex.quote(str(run.path)),
         sampling_note=sampling_note(frozen.sampled),
@@ -88,20 +91,13 @@ def page(run: RunFolder) -> str:
     )
 
 
-def _finding(view: View) -> str:
-    """Return what the best candidate is, in sentences."""
-    best = view.best
-    if best is None:
-        return ""
-    name = view.table.names.get(best.name, best.name)
-    what = "a merge that the search found" if best.label is None else f"the baseline {name}"
-    which = "The winner" if view.history.winner is best else "The best so far"
-    which = "The knee of the front" if view.table.has_front else which
-    text = f"{which} is candidate {best.number}, {what}."
-    if view.recipe is not None and best.label not in view.config.parents:
-        methods = ", ".join(sorted({layer.method for layer in view.recipe.every_layer()}))
-        text += f" Merge method: {methods}; dtype {view.recipe.dtype}."
-    return text
+def _documents(history: History) -> dict[Split, int]:
+    """Return split -> how many documents were scored on it."""
+    counts = dict.fromkeys(SPLITS, 0)
+    for item, split in product(history.candidates, SPLITS):
+        if scores := item.scores(split):
+            counts[split] += sum(scores.fidelity.values())
+    return counts
 
 
 def _answers(view: View) -> list[list[tuple[str, Example]]]:
@@ -116,21 +112,3 @@ def _answers(view: View) -> list[list[tuple[str, Example]]]:
         for item in scores.examples if scores else ():
             found.setdefault((item.task, item.document), []).append((label, item))
     return list(found.values())
-
-
-def _cost(view: View) -> list[str]:
-    """Return time, documents and memory, in sentences."""
-    counts: Counter[Split] = Counter()
-    for item in view.history.candidates:
-        for split in SPLITS:
-            if scores := item.scores(split):
-                counts[split] += sum(scores.fidelity.values())
-    scored = ", ".join(f"{counts[split]:,} {split}" for split in SPLITS if counts[split])
-    time, peak = duration(3600 * view.run.timings.hours()), view.run.timings.peak()
-    lines = [f"{time} of work over all sessions; documents scored: {scored or 'none'}."]
-    if "process" in peak:
-        sizes = [size_text(peak["process"]), "with the mapped files of the parents"]
-        if "accelerator" in peak:
-            sizes.append(f"and {size_text(peak['accelerator'])} of accelerators")
-        lines.append(f"Peak memory of a process that scored candidates: {', '.join(sizes)}.")
-    return lines

@@ -59,14 +59,11 @@ def _verdict_of_study(table: Standings, best: Candidate) -> Verdict:
     row = next(row for row in table.rows if row.candidate == best.number)
     who = table.names[best.label] if best.label else f"candidate {best.number}"
     what = "the knee of the front is" if table.has_front else "the best is"
-    values = ", ".join(
-        f"{short} {table.cell(row, 'search', column)[0]}"
-        for column, short in short_scores(table.columns).items()
-    )
+    names = short_scores(table.columns).items()
+    values = ", ".join(f"{short} {table.cell(row, 'search', key)[0]}" for key, short in names)
+    text = f"No verdict: {what} {who} ({values}), by the scores that the study was told; "
     return Verdict(
-        None,
-        f"No verdict: {what} {who} ({values}), by the scores that the study was told; "
-        "to see whether it is better than the parents, score it and them again.",
+        None, f"{text}to see whether it is better than the parents, score it and them again."
     )
 
 
@@ -80,11 +77,9 @@ def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdic
         text += f"{losses}{_beside_others(table, best.label, of)}{besides}{advice}"
         return Verdict(False, f"No evidence of improvement: {text}")
     if table.compared_on != "test":
-        return Verdict(
-            None,
-            f"Not known yet: {names.get(best.label or '', f'candidate {best.number}')} is the best "
-            "so far, but not all that it is compared with was scored on the test documents.",
-        )
+        text = f"{names.get(best.label or '', f'candidate {best.number}')} is the best so far, but "
+        text += "not all that it is compared with was scored on the test documents."
+        return Verdict(None, f"Not known yet: {text}")
     if not table.comparisons:
         return Verdict(None, f"No verdict: {missing}.{losses}")
     largest, where = level(table.earlier + 1), "on the test documents the searched merge"
@@ -123,9 +118,9 @@ def _beside_others(table: Standings, winner: str, of: str) -> str:
     if not wins:
         return f" On the test documents, {told}."
     sure = not table.missing and all(1 - p.probability <= level(1) for p in others.values())
-    hurt = any(item.probability <= level(1) for item in others.values())
     helped = "Averaging alone helped" if sure else "Nor is it sure that averaging helped"
-    helped = "Averaging alone made it worse" if hurt else helped
+    if any(item.probability <= level(1) for item in others.values()):
+        helped = "Averaging alone made it worse"
     return f" {helped}: on the test documents, {told}."
 
 
@@ -181,11 +176,10 @@ def _verdict_of_front(table: Standings, best: Candidate) -> Verdict:
     merges = f"{len(table.front)} merge{'s' * (len(table.front) > 1)}"
     text = f"No verdict on a front of {merges}: which is best depends on what counts."
     knee = next(row.label for row in table.rows if row.candidate == best.number)
-    scores, missing = short_scores(table.columns), _missing(table)
     for parent, found in table.front.get(knee, {}).items():
-        text += (
-            f" Against {table.names[parent]}, {table.names[knee]} is {_in_words(found, scores)}."
-        )
+        how = _in_words(found, short_scores(table.columns))
+        text += f" Against {table.names[parent]}, {table.names[knee]} is {how}."
+    missing = _missing(table)
     return Verdict(None, f"{text} Besides, {missing}." if missing else text)
 
 
@@ -195,19 +189,16 @@ def _in_words(found: Differences, names: Mapping[str, str]) -> str:
     `names`: `task/metric` -> what people read. Better and worse are beyond doubt: their 95 %
     intervals do not contain 0.
     """
-    said = {1: "better in", -1: "worse in", 0: "perhaps the same in"}
     parts = []
-    for sign, words in said.items():
+    for sign, words in {1: "better in", -1: "worse in", 0: "perhaps the same in"}.items():
         texts = [f"{names[k]} ({it.amount})" for k, it in found.items() if it.sign == sign]
-        if texts:
-            parts.append(f"{words} {listed(texts)}")
+        parts += [f"{words} {listed(texts)}"] if texts else []
     return ", ".join(parts)
 
 
 def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]] | None:
     """Return headers and rows of the merges on a front: by what they differ from each parent."""
-    names = short_scores(table.columns)
-    rows = []
+    names, rows = short_scores(table.columns), []
     for merge, parents in (table.front or {}).items():
         for parent, found in parents.items():
             texts = (
