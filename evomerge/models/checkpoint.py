@@ -134,16 +134,16 @@ class Checkpoint:
 
         CheckpointError: the names of the tensors have no block stack.
         """
-        language = self.language.values()
-        if not language:
+        if not self.language:
             raise CheckpointError(
                 f"Parent {self.reference!r}: the names of its tensors have no repeated blocks."
             )
 
-        def size(stack: Stack) -> int:
-            return sum(self.tensors[name].nbytes for name in stack.names)
+        def rank(stack: Stack) -> tuple[bool, int]:
+            size = sum(self.tensors[name].nbytes for name in stack.names)
+            return "decoder" in stack.prefix, size
 
-        return max(language, key=lambda item: ("decoder" in item.prefix, size(item)))
+        return max(self.language.values(), key=rank)
 
     @cached_property
     def places(self) -> dict[str, Place]:
@@ -180,23 +180,18 @@ class Checkpoint:
     @cached_property
     def embedding(self) -> str | None:
         """Name of the input embedding matrix (the largest matrix in `embeddings`), or None."""
-        found = [
-            name
-            for name, place in self.places.items()
-            if place == "embeddings"
-            and len(self.tensors[name].shape) == 2
-            and not _NO_TOKENS.search(name)
-        ]
+        inputs = [name for name, place in self.places.items() if place == "embeddings"]
+        of_tokens = [name for name in inputs if not _NO_TOKENS.search(name)]
+        found = [name for name in of_tokens if len(self.tensors[name].shape) == 2]
         return max(found, key=lambda name: self.tensors[name].nbytes, default=None)
 
     @cached_property
     def head(self) -> str | None:
         """Name of the output head's matrix, or None if it is not stored (tied embeddings)."""
         vocabulary = self.tensors[self.embedding].shape if self.embedding else None
-        for name, place in self.places.items():
-            if place == "head" and _HEAD.search(name) and self.tensors[name].shape == vocabulary:
-                return name
-        return None
+        heads = (name for name, place in self.places.items() if place == "head")
+        named = filter(_HEAD.search, heads)
+        return next((name for name in named if self.tensors[name].shape == vocabulary), None)
 
     @cached_property
     def token_tensors(self) -> tuple[str, ...]:

@@ -4,35 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from evomerge.recipe import Layer, Recipe, Source
 
 UNIFORM = "uniform"
 """Label of the uniform merge."""
-
-
-def uniform_recipe(
-    parents: Sequence[str],
-    stacks: Mapping[str, int],
-    like: Recipe,
-    modalities: Mapping[str, Collection[str]] | None = None,
-) -> Recipe:
-    """Return the plain average of the parents' weights (Wortsman et al. 2022, arXiv 2203.05482).
-
-    Everything else is that of `like` (host, dtype, tokenizer, seed, ...). `stacks`: prefix of a
-    block stack -> number of blocks. `modalities`: those that are merged -> the parents that have
-    them; of parents without one it is the host's.
-    """
-
-    def average(layer: int | None, of: Sequence[str] = parents) -> Layer:
-        return Layer("linear", tuple(Source(item, layer, {"weight": 1.0}) for item in of))
-
-    layers = {stack: tuple(map(average, range(count))) for stack, count in stacks.items()}
-    recipe = replace(like, layers=layers, embeddings=average(None), head=average(None), options={})
-    for name, having in (modalities or {}).items():
-        if of := [item for item in parents if item in having]:
-            recipe = replace(recipe, **{name: average(None, of)})  # type: ignore[arg-type]
-    return recipe
 
 
 def baseline_recipes(
@@ -42,12 +19,28 @@ def baseline_recipes(
     like: Recipe,
     modalities: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Recipe]:
-    """Return each parent alone, by its reference, and the average of those that are merged.
+    """Return each parent alone, by its reference, and the plain average of those that are merged.
 
-    All use the method `linear`, so that the recipe of a parent builds exactly that parent.
+    Everything else is that of `like` (host, dtype, tokenizer, seed, ...). `stacks`: prefix of a
+    block stack -> number of blocks. `modalities`: those that are merged -> the parents that have
+    them; of parents without one it is the host's. All use the method `linear`, so that the recipe
+    of a parent builds exactly that parent. Averages: Wortsman et al. 2022, arXiv 2203.05482.
     """
+
+    def average(of: Sequence[str], layer: int | None = None) -> Layer:
+        return Layer("linear", tuple(Source(item, layer, {"weight": 1.0}) for item in of))
+
+    def recipe(of: Sequence[str]) -> Recipe:
+        layers = {
+            stack: tuple(average(of, layer) for layer in range(n)) for stack, n in stacks.items()
+        }
+        having = ((name, [p for p in of if p in own]) for name, own in (modalities or {}).items())
+        towers: dict[str, Any] = {name: average(own) for name, own in having if own}
+        ends = {"embeddings": average(of), "head": average(of)}
+        return replace(like, layers=layers, options={}, **ends, **towers)
+
     averages = {**{parent: [parent] for parent in parents}, UNIFORM: merged}
-    return {label: uniform_recipe(of, stacks, like, modalities) for label, of in averages.items()}
+    return {label: recipe(of) for label, of in averages.items()}
 
 
 def experts_of(parents: Sequence[str], base: str | None) -> list[str]:

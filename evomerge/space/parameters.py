@@ -75,15 +75,14 @@ class ParameterSpace:
         ]
         self._end_genes = LayerGenes(inputs, plan, ())  # of the embeddings, of the head
         named: list[str] = [name for name in MODALITIES if name in config.components]
-        self._modalities = {name: known[name] for name in named}
-        """Each modality that is merged -> the parents that have it."""
+        self._modalities = {name: known[name] for name in named}  # -> the parents that have it
         self._modality_genes = {
             name: LayerGenes(_having(inputs, name, having), plan, ())
             for name, having in self._modalities.items()
         }
         self._embeddings = config.embeddings
         self._shared = int(config.method_per == "model" and len(inputs) > 1)
-        """Number of genes that all places share: the one that chooses the method, or none."""
+        # Number of genes that all places share: the one that chooses the method, or none.
         self.genes: tuple[Gene, ...] = (
             *self._end_genes.genes[: self._shared],
             *(self._pool.genes if self._pool else ()),

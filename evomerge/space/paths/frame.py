@@ -42,11 +42,15 @@ class PathSpace(ABC):
         """Return a genome of all blocks of a parent in order, without scales, if there is one."""
 
     def baselines(self) -> dict[str, Recipe]:
-        """Return every parent as it is."""
-        return {
-            name: parent_recipe(name, depth, self._stack, self._frame)
-            for name, depth in self._parents.items()
-        }
+        """Return every parent as it is: its own blocks, embeddings and head."""
+
+        def recipe(parent: str, depth: int) -> Recipe:
+            whole = Layer("passthrough", (Source(parent),))
+            ends = {"embeddings": whole, "head": whole}
+            blocks = layers_of(Hop(parent, layer) for layer in range(depth))
+            return replace(self._frame, layers={self._stack: blocks}, options={}, **ends)
+
+        return {name: recipe(name, depth) for name, depth in self._parents.items()}
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return the genomes of the parents that this space contains exactly, by label."""
@@ -82,10 +86,3 @@ def check_depth(layers: tuple[int, int | None], possible: tuple[int, int]) -> tu
             f"{possible[1]} blocks; choose another range."
         )
     return fewest, most
-
-
-def parent_recipe(parent: str, depth: int, stack: str, like: Recipe) -> Recipe:
-    """Return the recipe of a parent as it is: its own blocks, embeddings and head."""
-    whole = Layer("passthrough", (Source(parent),))
-    blocks = layers_of(Hop(parent, layer) for layer in range(depth))
-    return replace(like, layers={stack: blocks}, embeddings=whole, head=whole, options={})

@@ -71,8 +71,7 @@ def legend_of(parents: Iterable[str]) -> dict[str, str]:
 def format_path(path: Sequence[Hop], legend: Mapping[str, str]) -> str:
     """Return a path as one line, `A0-11 B8-15x0.9 A12-31`; scales have three significant digits."""
     letter = {parent: key for key, parent in legend.items()}
-    words: list[str] = []
-    start = 0
+    words, start = list[str](), 0
     for stop in range(1, len(path) + 1):
         if stop < len(path) and path[stop].scale == 1.0 and path[stop].follows(path[stop - 1]):
             continue
@@ -84,31 +83,25 @@ def format_path(path: Sequence[Hop], legend: Mapping[str, str]) -> str:
     return " ".join(words)
 
 
-def describe(recipe: Recipe, stack: str | None = None) -> str:
+def describe(recipe: Recipe) -> str:
     """Return the blocks of a recipe as one line that a person can read.
 
     `A0-3 B4-5x0.9 (A = zoo:language, B = zoo:maths)`, and for merged blocks
     `[A0*0.7+B0*0.3] A1 (linear; A = ..., B = ...)`.
     """
-    layers = recipe.layers[stack] if stack else next(iter(recipe.layers.values()), ())
-    legend = legend_of(
-        [recipe.host, *(source.parent for layer in layers for source in layer.sources)]
-    )
+    layers = next(iter(recipe.layers.values()), ())
+    used = [source.parent for layer in layers for source in layer.sources]
+    legend = legend_of([recipe.host, *used])
     letter = {parent: key for key, parent in legend.items()}
-    words: list[str] = []
-    methods: dict[str, None] = {}
+    words, methods = list[str](), dict[str, None]()
     for is_plain, run in groupby(layers, _is_plain):
         if is_plain:
             words.append(format_path(path_of(run), legend))
             continue
         for layer in run:
             methods.setdefault(layer.method)
-            terms = "+".join(
-                f"{letter[source.parent]}{source.layer}{_weight_text(source)}"
-                for source in layer.sources
-            )
+            terms = "+".join(f"{letter[s.parent]}{s.layer}{_weight_text(s)}" for s in layer.sources)
             words.append(f"[{terms}]{_scale_text(layer.scale)}")
-    used = {source.parent for layer in layers for source in layer.sources}
     notes = ", ".join(f"{key} = {parent}" for key, parent in legend.items() if parent in used)
     return f"{' '.join(words)} ({'; '.join([*methods, notes])})"
 
