@@ -3,9 +3,4 @@
 from evomerge.mergekit.from_recipe import express, to_mergekit
 from evomerge.mergekit.into_recipe import from_mergekit, mergekit_parents
 
-__all__ = [
-    "express",
-    "from_mergekit",
-    "mergekit_parents",
-    "to_mergekit",
-]
+__all__ = ["express", "from_mergekit", "mergekit_parents", "to_mergekit"]

@@ -24,11 +24,7 @@ class SliceSources:
 
 
 def slice_sources(
-    item: Slice,
-    prefix: str,
-    method: Method,
-    fits: Mapping[str, TensorNameMap],
-    doubts: list[str],
+    item: Slice, prefix: str, method: Method, fits: Mapping[str, TensorNameMap], doubts: list[str]
 ) -> SliceSources:
     """Return the sources and the base of a slice of the block stack `prefix`.
 

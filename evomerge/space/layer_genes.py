@@ -33,11 +33,7 @@ class MethodInputs:
 
 
 def method_inputs(
-    methods: Sequence[Method],
-    parents: Sequence[str],
-    base: str | None,
-    *,
-    pool: bool = False,
+    methods: Sequence[Method], parents: Sequence[str], base: str | None, *, pool: bool = False
 ) -> list[MethodInputs]:
     """Return for each method of a search the parents that it merges, the base not among them.
 
@@ -92,10 +88,7 @@ class LayerGenes:
     """
 
     def __init__(
-        self,
-        inputs: Sequence[MethodInputs],
-        plan: KnobPlan,
-        components: Sequence[Component],
+        self, inputs: Sequence[MethodInputs], plan: KnobPlan, components: Sequence[Component]
     ) -> None:
         self._inputs = tuple(inputs)
         self._fixed = plan.fixed

@@ -109,9 +109,7 @@ def test_the_nearest_level_applies_and_without_a_match_the_next_one(llamas: Any)
     assert recipe.layers[STACK][0].knobs == {"normalize": 0.0}
 
 
-def test_filters_of_a_source_use_its_names_and_other_filters_the_merged_names(
-    llamas: Any,
-) -> None:
+def test_filters_of_a_source_use_its_names_and_other_filters_the_merged_names(llamas: Any) -> None:
     recipe = read(
         """
         merge_method: task_arithmetic

@@ -28,9 +28,7 @@ def test_a_merge_of_two_model_types_is_warned_of_once(tmp_path: Path) -> None:
     assert len([item for item in found if "model types" in str(item.message)]) == 1
 
 
-def test_a_language_model_inside_of_a_vision_model_counts_with_its_own_type(
-    tmp_path: Path,
-) -> None:
+def test_a_language_model_inside_of_a_vision_model_counts_with_its_own_type(tmp_path: Path) -> None:
     llava, llama, mistral = (
         Checkpoint.open(tiny.make(tmp_path / kind, kind), kind)
         for kind in ("llava", "llama", "mistral")
