@@ -1,8 +1,7 @@
 """A leg: a few steps of a descent, in one worker. Its result is one line of the journal.
 
-In each step the model of the descent's genome is built, the loss of a batch of documents is
-computed, and the genes move against its slope. The documents of every step are part of the leg, so
-any worker makes the same steps.
+In each step the model of the descent's genome is built, and the genes move against the slope of its
+loss on a batch of documents. These are part of the leg, so any worker makes the same steps.
 """
 
 from __future__ import annotations
@@ -22,19 +21,16 @@ from evomerge.merging.slopes import Move, Slopes, rates
 from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
 from evomerge.space.baselines import alone
-from evomerge.space.protocol import Genome, Space
+from evomerge.space.protocol import Gene, Genome, Space
 
 REACH = 0.02
 """How far genes are moved to find how they move the knobs, as a share of their ranges."""
 
 
 def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
-    """Make the steps of a leg.
+    """Make the steps of a leg; forms of answers that it lacks are those that the baselines prefer.
 
-    Forms of answers that it does not have are found on the baselines of the space, and on the base.
-
-    Raises:
-        EvomergeError: something other than the genome is at fault.
+    EvomergeError: something other than the genome is at fault.
     """
     descent, losses = leg.descent, list[float | None]()
     loss.answers, loss.weights = leg.answers, leg.weights
@@ -59,7 +55,8 @@ def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
             losses.append(value)
     watched = None
     if leg.watched:
-        watched = _loss_at(descent.genome, space, resident, loss, leg.watched)
+        with contextlib.suppress(CandidateError):
+            watched = loss(resident.apply(space.decode(descent.genome)), leg.watched)
     return Reached(descent, tuple(losses), watched, loss.forms)
 
 
@@ -96,24 +93,15 @@ def _forms(
 
 def moves(space: Space, genome: Genome) -> list[Move | None]:
     """Return each real gene moved to either side within its range; None for the other genes."""
-    found: list[Move | None] = []
-    for place, gene in enumerate(space.genes):
+
+    def move(place: int, gene: Gene) -> Move | None:
         if gene.kind != "real":
-            found.append(None)
-            continue
+            return None
         reach = REACH * (gene.high - gene.low)
         low, high = max(gene.low, genome[place] - reach), min(gene.high, genome[place] + reach)
         lower, upper = (
             space.decode((*genome[:place], value, *genome[place + 1 :])) for value in (low, high)
         )
-        found.append(Move(lower, upper, high - low))
-    return found
+        return Move(lower, upper, high - low)
 
-
-def _loss_at(
-    genome: Genome, space: Space, resident: Resident, loss: Loss, documents: Documents
-) -> float | None:
-    try:
-        return loss(resident.apply(space.decode(genome)), documents)
-    except CandidateError:
-        return None
+    return [move(place, gene) for place, gene in enumerate(space.genes)]

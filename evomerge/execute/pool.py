@@ -12,13 +12,13 @@ import queue
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from logging.handlers import QueueHandler
 from multiprocessing.connection import wait
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
@@ -41,37 +41,46 @@ class LostMachineError(LostWorkerError):
     """A worker ended because its machine is gone, so its job is not at fault."""
 
 
-class Worker(Protocol):
+class Worker(ABC):
     """A worker in another process, perhaps on another machine, that runs one job at a time.
 
     Attributes:
+        number: its place in the pool.
         place: where it runs, for people: a device, or a machine. Empty: nothing to say.
+        is_ready: whether it has started.
+        job: what it runs until the deadline.
+        failed_starts: how often in a row it was lost while it started.
     """
 
-    place: str
+    number = 0
+    place = ""
+    is_ready = False
+    job: Job | None = None
+    deadline = math.inf
+    failed_starts = 0
 
+    @abstractmethod
     def start(self) -> None:
-        """Start it in a new process, and end an old one. The kind of its processor is an answer."""
-        ...
+        """Start it in a new process, and end an old one. Its first answer is `Host.ready`."""
 
+    @abstractmethod
     def send(self, job: Job) -> None:
         """Begin a job, whose result is an answer."""
-        ...
 
+    @abstractmethod
     def signs(self) -> Sequence[Any]:
         """Return what `multiprocessing.connection.wait` finds ready if there is an answer."""
-        ...
 
+    @abstractmethod
     def answer(self) -> tuple[Any, Records]:
         """Return the next answer, and what was logged meanwhile.
 
         LostWorkerError: the process has ended. Anything else: what the worker has raised.
         """
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """End the process, in the middle of a job too."""
-        ...
 
 
 class Host:
@@ -82,8 +91,7 @@ class Host:
 
     def __init__(self, make: Callable[[], RunJob]) -> None:
         keep_freed_memory()
-        # tqdm's own lock is for several processes: one that is killed leaves it behind in the
-        # system.
+        # tqdm's own lock is for several processes: one that is killed leaves it behind.
         tqdm.set_lock(threading.RLock())
         self._records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
         root = logging.getLogger()
@@ -103,40 +111,17 @@ class Host:
         return [self._records.get() for _ in range(self._records.qsize())]
 
 
-@dataclass
-class _Slot:
-    """A worker, and the job that it runs until a deadline.
-
-    Attributes:
-        is_ready: whether it has started.
-        failed_starts: how often it was lost while it started, one time after the other.
-    """
-
-    number: int
-    worker: Worker
-    job: Job | None = None
-    deadline: float = math.inf
-    is_ready: bool = False
-    failed_starts: int = 0
-
-
 class Pool:
     """Runs each job on the next free worker.
 
-    A worker that is lost is started again. Its job is given to the next free worker; after
-    `MAX_ATTEMPTS` losses in the middle of one job, earlier sessions of the run included, the
-    outcome of this job is a `Failure`. Losses of whole machines do not count. A job that takes too
-    long is a `Failure` at once, because each attempt would take as long.
+    A lost worker is started again, and its job is run again; after `MAX_ATTEMPTS` losses in the
+    middle of one job, earlier sessions of the run included, its outcome is a `Failure`. Losses of
+    whole machines do not count. A job that takes longer than `timeout` seconds (None: no limit) is
+    a `Failure` at once, because each attempt would take as long. A worker that is lost
+    `MAX_ATTEMPTS` times while it starts ends the search.
 
-    A worker that is lost `MAX_ATTEMPTS` times while it starts ends the search.
-
-    Args:
-        workers: the workers; the pool closes them.
-        attempts: counts the workers that were lost in the middle of a job.
-        timeout: seconds that a job may take; None: no limit.
-        activity: is told what each worker does.
-        note_processor: is told of the kind of each worker's processor when it is ready; empty: the
-            worker scores no model.
+    `note_processor` is told the kind of each worker's processor, when it is ready; "" if the worker
+    scores no model.
     """
 
     def __init__(
@@ -147,14 +132,15 @@ class Pool:
         activity: Activity | None = None,
         note_processor: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        self._slots = [_Slot(number, worker) for number, worker in enumerate(workers)]
+        self._workers = workers
         self._attempts, self._timeout = attempts, math.inf if timeout is None else timeout
         self._activity, self._note_processor = activity or Activity(None), note_processor
         self._again: deque[Job] = deque()
         """Jobs whose worker was lost."""
         try:
-            for slot in self._slots:
-                self._start(slot)
+            for number, worker in enumerate(workers):
+                worker.number = number
+                self._start(worker)
         except BaseException:
             self.close()
             raise
@@ -163,75 +149,75 @@ class Pool:
         """Run jobs; see `Executor`."""
         left, is_over = iter(jobs), False
         while True:
-            for slot in self._slots:
-                while slot.is_ready and slot.job is None and not (is_over and not self._again):
+            for worker in self._workers:
+                while worker.is_ready and worker.job is None and not (is_over and not self._again):
                     job = self._again.popleft() if self._again else next(left, None)
                     if job is None:
                         is_over = True
                     elif (lost := given_up(self._attempts, job)) is not None:
                         yield job, lost
                     else:
-                        self._give(slot, job)
-            if is_over and not self._again and not any(slot.job for slot in self._slots):
+                        self._give(worker, job)
+            if is_over and not self._again and not any(worker.job for worker in self._workers):
                 return
-            for slot in self._answering():
-                yield from self._take_answer(slot)
+            for worker in self._answering():
+                yield from self._take_answer(worker)
             yield from self._end_late_jobs()
 
     def close(self) -> None:
         """End all workers."""
         with ExitStack() as ends:  # ends all, also if one of them raises
-            for slot in self._slots:
-                slot.job, slot.deadline, slot.is_ready = None, math.inf, False
-                ends.callback(slot.worker.close)
+            for worker in self._workers:
+                worker.job, worker.deadline, worker.is_ready = None, math.inf, False
+                ends.callback(worker.close)
 
-    def _start(self, slot: _Slot) -> None:
-        slot.job, slot.deadline, slot.is_ready = None, math.inf, False
-        slot.worker.start()
-        self._activity.note(slot.number, "starting")
+    def _start(self, worker: Worker) -> None:
+        worker.job, worker.deadline, worker.is_ready = None, math.inf, False
+        worker.start()
+        self._activity.note(worker.number, "starting")
 
-    def _give(self, slot: _Slot, job: Job) -> None:
-        slot.job, slot.deadline = job, time.monotonic() + self._timeout
-        self._activity.note(slot.number, "scoring", slot.worker.place, [job.candidate], job.split)
-        slot.worker.send(job)
+    def _give(self, worker: Worker, job: Job) -> None:
+        worker.job, worker.deadline = job, time.monotonic() + self._timeout
+        self._activity.note(worker.number, "scoring", worker.place, [job.candidate], job.split)
+        worker.send(job)
 
-    def _answering(self) -> list[_Slot]:
+    def _answering(self) -> list[Worker]:
         """Wait for answers, at most until the next deadline; return who has one."""
-        soonest = min(slot.deadline for slot in self._slots) - time.monotonic()
+        soonest = min(worker.deadline for worker in self._workers) - time.monotonic()
         due = self._activity.write_if_due()
         seconds = max(0.0, min(soonest, math.inf if due is None else due))
-        signs = {sign: slot for slot in self._slots for sign in slot.worker.signs()}
+        signs = {sign: worker for worker in self._workers for sign in worker.signs()}
         found = wait(list(signs), None if seconds == math.inf else seconds)
         numbers = {signs[sign].number for sign in found}
-        return [slot for slot in self._slots if slot.number in numbers]
+        return [worker for worker in self._workers if worker.number in numbers]
 
-    def _take_answer(self, slot: _Slot) -> Iterator[tuple[Job, Result]]:
+    def _take_answer(self, worker: Worker) -> Iterator[tuple[Job, Result]]:
         """Take what a worker has become: ready, done with its job, or lost."""
-        job, place = slot.job, slot.worker.place
+        job, place = worker.job, worker.place
         try:
-            value, records = slot.worker.answer()
+            value, records = worker.answer()
         except (LostWorkerError, DeviceError) as error:
-            yield from self._take_loss(slot, error)
+            yield from self._take_loss(worker, error)
             return
         except SearchError as error:
             raise SearchError(f"On {place}: {error}" if place and job else str(error)) from error
         for record in records:
             logging.getLogger(record.name).handle(record)
-        slot.job, slot.deadline, slot.is_ready, slot.failed_starts = None, math.inf, True, 0
-        self._activity.note(slot.number, "free", slot.worker.place)
+        worker.job, worker.deadline, worker.is_ready, worker.failed_starts = None, math.inf, True, 0
+        self._activity.note(worker.number, "free", worker.place)
         if job is None:
             self._note_processor(value)
         else:
             yield job, value
 
-    def _take_loss(self, slot: _Slot, error: Exception) -> Iterator[tuple[Job, Result]]:
+    def _take_loss(self, worker: Worker, error: Exception) -> Iterator[tuple[Job, Result]]:
         """Start a lost worker again. Its job is run again too, or given up."""
-        job, counts = slot.job, not isinstance(error, LostMachineError)
-        if job is None and not slot.is_ready:
-            slot.failed_starts += counts
+        job, counts = worker.job, not isinstance(error, LostMachineError)
+        if job is None and not worker.is_ready:
+            worker.failed_starts += counts
             if isinstance(error, DeviceError):
                 raise error
-            if slot.failed_starts >= MAX_ATTEMPTS:
+            if worker.failed_starts >= MAX_ATTEMPTS:
                 raise SearchError(
                     f"A worker was lost {MAX_ATTEMPTS} times while it was starting "
                     f"({one_line(error)}); if memory is short, set `executor.workers` to a smaller "
@@ -239,7 +225,7 @@ class Pool:
                 ) from error
         else:
             self._activity.note_loss()
-        self._start(slot)
+        self._start(worker)
         if job is None:
             return
         if counts:
@@ -251,10 +237,10 @@ class Pool:
 
     def _end_late_jobs(self) -> Iterator[tuple[Job, Result]]:
         """Replace the workers whose jobs have taken too long."""
-        for slot in self._slots:
-            is_late = slot.deadline <= time.monotonic() and not wait(slot.worker.signs(), 0)
-            if is_late and (job := slot.job) is not None:
+        for worker in self._workers:
+            is_late = worker.deadline <= time.monotonic() and not wait(worker.signs(), 0)
+            if is_late and (job := worker.job) is not None:
                 self._activity.note_loss()
-                self._start(slot)
+                self._start(worker)
                 reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
                 yield job, Failure("timeout", reason)

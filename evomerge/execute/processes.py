@@ -1,7 +1,7 @@
 """A worker in a process of its own on this machine.
 
-On Linux all workers are forked from one server process that has imported the libraries, so that a
-worker is ready, or replaced, in little time and shares their memory.
+On Linux all are forked from one server process that has imported the libraries, so that a worker is
+ready, or replaced, in little time and shares their memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from evomerge.errors import SearchError, one_line
-from evomerge.execute.pool import Host, LostWorkerError, Records
+from evomerge.execute.pool import Host, LostWorkerError, Records, Worker
 from evomerge.execute.protocol import Job, RunJob
 
 END = 3.0
@@ -28,14 +28,12 @@ _ALONE = "PYTHONSAFEPATH"
 _ALONE_ALWAYS = _ALONE in os.environ  # set by the user
 
 
-class ProcessWorker:
+class ProcessWorker(Worker):
     """A worker in a process of its own; see `evomerge.execute.pool.Worker`.
 
     Args:
         make: makes what runs a job, in the process; it must be picklable.
-        preload: modules that the server process imports. All workers of this process have the same
-            server, so the first worker's modules count.
-        place: where it runs, for people.
+        preload: modules that the server process imports; those of the first worker count.
     """
 
     def __init__(
@@ -43,7 +41,7 @@ class ProcessWorker:
     ) -> None:
         self._make, self._preload, self.place = make, tuple(preload), place
         self._process: Any = None
-        self._pipe: Connection | None = None
+        self._pipe: Any = None
 
     def start(self) -> None:
         """Start a new process and make the worker in it; an old process is ended."""
@@ -57,7 +55,6 @@ class ProcessWorker:
 
     def send(self, job: Job) -> None:
         """Begin a job."""
-        assert self._pipe is not None
         with suppress(OSError):  # the process has ended, which is the answer
             self._pipe.send(job)
 
@@ -67,7 +64,6 @@ class ProcessWorker:
 
     def answer(self) -> tuple[Any, Records]:
         """Return the next answer; see `Worker`."""
-        assert self._pipe is not None
         try:
             if not self._pipe.poll() and not self._process.is_alive():
                 raise EOFError
@@ -87,7 +83,6 @@ class ProcessWorker:
         self._process.join(END)
         self._process.kill()
         self._process.join()
-        assert self._pipe is not None
         self._pipe.close()
         self._process = None
 
@@ -96,8 +91,7 @@ class ProcessWorker:
 def _no_modules_from_here() -> Iterator[None]:
     """While the block runs, a Python that is started does not look for modules where it stands.
 
-    `multiprocessing` starts a Python with `-c`, which takes modules of the working folder even for
-    those of the standard library; a stranger's folder may have a `socket.py`.
+    That of `multiprocessing` would take a `socket.py` of the working folder for the library's.
     """
     os.environ[_ALONE] = "1"
     try:
@@ -129,10 +123,7 @@ def _how(code: int | None) -> str:
 
 
 def _serve(pipe: Connection, make: Callable[[], RunJob], alone: bool) -> None:
-    """Make the worker in this process, and answer jobs until the pipe is closed.
-
-    `alone`: whether the user wants that no Python looks for modules where it stands.
-    """
+    """Make the worker, and answer jobs until the pipe is closed; `alone`: see `_ALONE_ALWAYS`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the search's, which ends its workers
     signal.signal(signal.SIGTERM, _end)
     if not alone:

@@ -1,8 +1,7 @@
 """A worker that is an actor of Ray, on this machine or on another one of a cluster.
 
-Ray places each actor where its resources are free. An actor is never restarted by Ray, and its
-calls are never repeated by Ray: which job runs again where is decided in `evomerge.execute.pool`,
-so that lost attempts are counted.
+Ray places each actor where its resources are free. It never restarts one or repeats a call: which
+job runs again is decided in `evomerge.execute.pool`, so that lost attempts are counted.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from evomerge.compat.ray import is_machine_gone, not_importable, reason_of
 from evomerge.errors import one_line
-from evomerge.execute.pool import Host, LostMachineError, LostWorkerError, Records
+from evomerge.execute.pool import Host, LostMachineError, LostWorkerError, Records, Worker
 from evomerge.execute.protocol import Job, Result, RunJob
 
 DECISION = 60.0
@@ -44,23 +43,20 @@ class Actor:
         return True
 
 
-class RayWorker:
+class RayWorker(Worker):
     """A worker in an actor of its own; see `evomerge.execute.pool.Worker`. Ray must be connected.
 
     Args:
         make: makes what runs a job, in the actor; it must be picklable.
         resources: what the actor takes of a machine, by name: `CPU`, `GPU` (a fraction below 1
             shares one), or a resource of one's own.
-
-    Attributes:
-        place: address of the machine; empty before the worker is ready.
     """
 
     def __init__(self, make: Callable[[], RunJob], resources: Mapping[str, float]) -> None:
         own = dict(resources)
         cpus, gpus = own.pop("CPU", 0.0), own.pop("GPU", 0.0)
         self._options = {"num_cpus": cpus, "num_gpus": gpus, "resources": own}
-        self._make, self.place = make, ""
+        self._make = make
         self._actor: Any = None
         self._answer: Future[Any] | None = None
 

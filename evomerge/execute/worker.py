@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -48,7 +48,6 @@ Times: TypeAlias = dict[str, tuple[float, float]]
 
 @contextmanager
 def _phase(times: Times, name: str) -> Iterator[None]:
-    """Measure the time that the block takes, also if it raises."""
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         yield
@@ -56,6 +55,7 @@ def _phase(times: Times, name: str) -> Iterator[None]:
         times[name] = time.perf_counter() - wall, time.process_time() - cpu
 
 
+@dataclass(eq=False)
 class Worker:
     """Builds and scores candidates.
 
@@ -63,50 +63,39 @@ class Worker:
     is not the candidate's fault is raised: a missing file or a broken device would make every later
     candidate fail too.
 
-    If a parent was scored as itself, the resident is made again before another recipe is built. If
-    an objective function has had the model, all of its tensors are written again.
-
-    Args:
+    Attributes:
         make: makes the resident model and the tokenizer of the merged models.
         splits: split -> task -> document ids.
-        baselines: recipes whose models are ordinary ones. The evaluator tries out on the first of
-            them that can be built which ways to score are correct, and takes the fastest.
-        deepest: a recipe of the largest number of blocks that a candidate can have, for engines
-            whose depth is fixed; None: the baselines are.
+        baselines: recipes of ordinary models. On the first of them that can be built, the evaluator
+            tries out which ways to score are correct, and takes the fastest.
+        deepest: a recipe with as many blocks as a candidate can have, for engines whose depth is
+            fixed; None: the baselines are.
         race: decides how many documents are scored for a job with an incumbent; None: all.
         report: is told how far the preparation of a job's merges is.
         load_parent: loads a parent as itself: reference -> model, tokenizer.
         space: the genes that the legs of descents move.
         keeps_right: whether scores have the answers that are right (`Scores.right`).
         features: maximum bytes of image features that are kept for later candidates.
-
-    Attributes:
         threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
     """
 
-    threads = 1
+    make: Callable[[], tuple[Resident, Any]]
+    evaluator: Evaluator
+    splits: Mapping[Split, Mapping[str, Sequence[int]]]
+    baselines: Sequence[Recipe]
+    _: KW_ONLY
+    deepest: Recipe | None = None
+    objectives: Sequence[Objective] = ()
+    race: Race | None = None
+    report: Report | None = None
+    load_parent: Callable[[str], tuple[Any, Any]] | None = None
+    space: Space | None = None
+    keeps_right: bool = False
+    features: int = 0
+    threads: int = 1
 
-    def __init__(
-        self,
-        make: Callable[[], tuple[Resident, Any]],
-        evaluator: Evaluator,
-        splits: Mapping[Split, Mapping[str, Sequence[int]]],
-        baselines: Sequence[Recipe],
-        *,
-        deepest: Recipe | None = None,
-        objectives: Sequence[Objective] = (),
-        race: Race | None = None,
-        report: Report | None = None,
-        load_parent: Callable[[str], tuple[Any, Any]] | None = None,
-        space: Space | None = None,
-        keeps_right: bool = False,
-        features: int = 0,
-    ) -> None:
-        self._load_parent, self._space = load_parent, space
-        self.evaluator, self.objectives, self.race = evaluator, objectives, race
-        self._make, self._splits, self._report = make, splits, report
-        self._keeps_right, self._features = keeps_right, ImageFeatures(features)
-        self._baselines, self._deepest = baselines, deepest
+    def __post_init__(self) -> None:
+        self._kept = ImageFeatures(self.features)
         self._builder: Resident | None = None
         self._model: Any = None
         self._loss: Loss | None = None
@@ -138,22 +127,24 @@ class Worker:
         stage = "descend" if job.leg else "evaluate" if job.as_itself else "merge"
         try:
             if job.leg is not None:
-                assert self._space is not None
+                assert self.space is not None
                 with _phase(times, "descend"):
                     builder = self._ready()
                     self._loss = self._loss or Loss(self.evaluator, self.objectives)
-                    return walk(job.leg, self._space, builder, self._loss)
+                    return walk(job.leg, self.space, builder, self._loss)
             if job.as_itself:
                 with _phase(times, "evaluate"):
                     return self._score_parent(job)
             model = self.build(job.recipe, times)
             stage = "evaluate"
-            self.evaluator.set_callbacks(partial(self.build, job.recipe), self._scoring)
+            self.evaluator.set_callbacks(
+                partial(self.build, job.recipe),
+                lambda model: self._kept.kept(model, self._ready().tower),
+            )
             with _phase(times, "evaluate"):
                 return self.score(job, model)
         except CandidateError as error:
-            _log_traceback(job, stage, error.__cause__)
-            return Failure(stage, one_line(error))
+            reason, cause = one_line(error), error.__cause__
         except (KeyboardInterrupt, CheckpointError, ConfigError, SearchError):
             raise
         except OSError as error:
@@ -171,23 +162,19 @@ class Worker:
                     f"({one_line(error).rstrip('.')}); go on with `evomerge resume`, which marks a "
                     "candidate with which this happens three times as failed."
                 ) from error
-            _log_traceback(job, stage, error)
-            return Failure(stage, f"{type(error).__name__}: {one_line(error)}")
-
-    def _scoring(self, model: Any) -> AbstractContextManager[None]:
-        """Return what is entered while lm-eval's tasks score a model of the resident."""
-        assert self._builder is not None
-        return self._features.kept(model, self._builder.tower)
+            reason, cause = f"{type(error).__name__}: {one_line(error)}", error
+        if cause is not None:  # other code has raised it
+            lines = traceback_lines(cause)
+            log.info("Candidate %d failed in the stage %r:\n%s", job.candidate, stage, lines)
+        return Failure(stage, reason)
 
     def try_functions(self) -> None:
         """Call each objective function with one document of a parent, before the first candidate.
 
-        Raises:
-            ConfigError: it fails on two baselines in the same way, or on all. On one it may fail:
-                that is a row.
+        ConfigError: it fails on two baselines in the same way, or on all. On one it may fail.
         """
         fault, before = "", ""
-        for recipe in self._baselines if self.evaluator.default.functions else ():
+        for recipe in self.baselines if self.evaluator.default.functions else ():
             self.evaluator.set_callbacks(partial(self.build, recipe))
             try:
                 self.evaluator.try_out(self.build(recipe), functions=True)
@@ -205,12 +192,12 @@ class Worker:
 
     def _prepare(self) -> None:
         """Make the resident model and prepare the documents."""
-        self._builder, tokenizer = self._make()
+        self._builder, tokenizer = self.make()
         reason = "there are none"
-        for recipe in self._baselines:
-            deepest = partial(self.build, self._deepest or recipe)
+        for recipe in self.baselines:
+            deepest = partial(self.build, self.deepest or recipe)
             try:
-                self.evaluator.prepare(self.build(recipe), tokenizer, self._splits, deepest)
+                self.evaluator.prepare(self.build(recipe), tokenizer, self.splits, deepest)
             except CandidateError as error:  # its candidate will be a row that is marked as failed
                 reason = str(error).rstrip(".")
             else:
@@ -221,28 +208,25 @@ class Worker:
         )
 
     def build(self, recipe: Recipe, times: Times | None = None) -> Any:
-        """Return a recipe's model; its weights may take the place of the last model's."""
+        """Return a recipe's model; it may take the memory of the last one."""
         builder = self._ready()
         times = {} if times is None else times
         with _phase(times, "prepare"):
-            prepared = builder.prepare(recipe, self._report)
+            prepared = builder.prepare(recipe, self.report)
         with _phase(times, "merge"):
             self._model = builder.write(prepared)
         return self._model
 
     def _score_parent(self, job: Job) -> Scores:
-        """Score a parent as itself.
-
-        The model in memory is dropped, as two may not fit; the next other job makes it again.
-        """
-        assert self._load_parent is not None
+        """Score a parent as itself, in place of the resident model: two may not fit in memory."""
+        assert self.load_parent is not None
         self._drop(engine=True)
         try:
             return score_single(
                 self.evaluator,
-                partial(self._load_parent, job.recipe.host),
+                partial(self.load_parent, job.recipe.host),
                 job.split,
-                self._splits[job.split],
+                self.splits[job.split],
                 examples=job.examples,
                 ready=lambda model: self.evaluator.halve_batches(job.oom_backoffs),
             )
@@ -262,7 +246,7 @@ class Worker:
     def _ready(self) -> Resident:
         """Return the resident model, made again if it was dropped.
 
-        It writes all tensors next, if a function may have changed some.
+        If an objective function has had the model, all of its tensors are written again.
         """
         if self._builder is None:
             oom_backoffs = self.evaluator.oom_backoffs
@@ -281,10 +265,10 @@ class Worker:
         if job.incumbent is None or self.race is None:
             scores = self.evaluator.score(model, job.split)
         else:
-            of_race = (job.incumbent, job.earlier, self.objectives)
-            scores = score_in_race(self.race, self.evaluator, model, job.split, *of_race)
+            others = (job.incumbent, job.earlier, self.objectives)
+            scores = score_in_race(self.race, self.evaluator, model, job.split, *others)
         examples = self.evaluator.examples(scores, job.split, job.examples)
-        if self._keeps_right and job.split == "search":
+        if self.keeps_right and job.split == "search":
             scores = replace(scores, right=self._right(scores))
         return replace(scores, oom_backoffs=self.evaluator.oom_backoffs, examples=examples)
 
@@ -300,10 +284,3 @@ class Worker:
             for task, ids in right.items()
             if ids and info.tasks[task].kind == "generate_until"
         }
-
-
-def _log_traceback(job: Job, stage: str, error: BaseException | None) -> None:
-    """Log what made a candidate fail, for the log of the run, if an exception of other code did."""
-    if error is not None:
-        text = traceback_lines(error)
-        log.info("Candidate %d failed in the stage %r:\n%s", job.candidate, stage, text)

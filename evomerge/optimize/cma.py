@@ -6,13 +6,10 @@ Both packages work in units of the initial steps, and learn a generation at a ti
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import warnings
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,27 +32,6 @@ SMALLEST_STEP = 1e-7
 resolution of a recipe, and far enough above rounding errors to keep the covariance matrix valid."""
 
 
-@contextmanager
-def _signals_after() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait until the block ends.
-
-    pycma catches every exception in many places, when it is imported and when it samples, so a
-    KeyboardInterrupt could be lost there.
-    """
-    received: list[int] = []
-    before: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, lambda caught, _: received.append(caught))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for caught in received:
-            signal.raise_signal(caught)
-
-
 @dataclass(frozen=True)
 class _Sample:
     """A sample of pycma, `z` in its coordinates, drawn around `mean`."""
@@ -69,14 +45,10 @@ class _Sample:
 class CMA(Generations[_Sample]):
     """CMA-ES of pycma, with the settings of evolutionary model merge (arXiv 2403.13187).
 
-    pycma works in the coordinates z = (point of the cube - start) / step, in which the initial mean
-    is 0 and the initial standard deviation 1. Bounds are handled by pycma (a piecewise quadratic
-    transformation), which finds optima on a bound best. pycma's stop criteria are not used: scores
-    have few distinct values, so a plateau does not mean that the search has converged.
-
-    Args:
-        diagonal: whether to learn variances only (Ros & Hansen 2008), which takes fewer trials if
-            there are many genes.
+    pycma works in the coordinates z = (point of the cube - start) / step, so the initial mean is 0
+    and the initial standard deviation 1. It handles bounds by a piecewise quadratic transformation.
+    Its stop criteria are not used: scores have few distinct values, so a plateau does not mean that
+    the search has converged. With `diagonal` it learns variances only (Ros & Hansen 2008).
     """
 
     def __init__(self, cube: Cube, setting: Setting, diagonal: bool) -> None:
@@ -92,7 +64,7 @@ class CMA(Generations[_Sample]):
 
     @cached_property
     def _es(self) -> Any:
-        """pycma's strategy. It is made at the first use, since importing pycma takes a second."""
+        """pycma's strategy, made at the first use: importing pycma takes a second."""
         import cma
         from cma.sigma_adaptation import CMAAdaptSigmaCSA
 
@@ -116,7 +88,6 @@ class CMA(Generations[_Sample]):
         sample = self._samples.popleft()
         return sample, self.cube.start + self.cube.step * sample.z[: len(self.cube.start)]
 
-    @_signals_after()
     def _sample(self) -> None:
         """Sample a generation.
 
@@ -132,7 +103,6 @@ class CMA(Generations[_Sample]):
         )
         self._sampled = True
 
-    @_signals_after()
     def update(self, told: list[Told[_Sample]]) -> None:
         """Learn a generation."""
         if not self._sampled:
@@ -154,10 +124,10 @@ class CMA(Generations[_Sample]):
     def _coordinates(self, told: Told[_Sample]) -> Vector:
         """Return what pycma is told of a sample.
 
-        While many trials are open, the mean moves on before a sample is told, and old samples would
-        pull it back to where it was. With hundreds of genes, where the mean moves by a small part
-        of a step, a sample is told as its step from the mean of its time. With few genes the mean
-        would go the same way several times, and too far.
+        While many genomes are open, the mean moves on before a sample is told, and old samples
+        would pull it back. With hundreds of genes, where the mean moves by a small part of a step,
+        a sample is told as its step from the mean of its time. With few genes the mean would go the
+        same way several times, and too far.
         """
         if told.sample is None:
             return np.append((told.point - self.cube.start) / self.cube.step, self._idle)
@@ -174,9 +144,7 @@ class CMA(Generations[_Sample]):
                 pairs.setdefault(item.sample.generation, {})[item.sample.mirrored] = item
         whole = [generation for generation, pair in pairs.items() if len(pair) == 2]
         self._es.adapt_sigma.has_pair = bool(whole)
-        if not whole:
-            return told
-        first = [item for _, item in sorted(pairs[max(whole)].items())]
+        first = [pairs[max(whole)][number] for number in (0, 1)] if whole else []
         return [*first, *(item for item in told if not any(item is one for one in first))]
 
 
@@ -288,16 +256,16 @@ class CategoryCMA(_Cmaes):
         self._reals = [at for at in places if not is_choice[at] and counts[at] == 1]
         self._whole = [at for at in places if not is_choice[at] and counts[at] > 1]
         self._numbers = [*self._reals, *self._whole]
-        step, start = cube.step.tolist(), cube.start / cube.step
+        step, start, numbers = cube.step.tolist(), cube.start / cube.step, self._numbers
         middles = [(np.arange(counts[at]) + 0.5) / counts[at] / step[at] for at in self._whole]
         self._inner = CatCMAwM(
             x_space=[(0.0, 1 / step[at]) for at in self._reals] or None,
             z_space=middles or None,
             c_space=self._sizes.tolist(),
             population_size=self.population,
-            mean=start[self._numbers] if self._numbers else None,
+            mean=start[numbers] if numbers else None,
             sigma=1.0,
-            cov=np.eye(len(self._numbers)) if self._numbers else None,
+            cov=np.eye(len(numbers)) if numbers else None,
             seed=setting.seed % 2**32,
         )
 
@@ -338,7 +306,7 @@ def _is_choice(gene: Gene) -> bool:
 
 
 def create_full(genes: Sequence[Gene], setting: Setting) -> CMA:
-    """Return CMA-ES that learns the full covariance of the genes."""
+    """Return CMA-ES that learns the full covariance."""
     return CMA(Cube(genes, setting.sigma), setting, diagonal=False)
 
 

@@ -1,13 +1,11 @@
 """The unit cube: the coordinate system in which optimizers of real vectors work.
 
 A real gene maps linearly to [0, 1]. An integer or binary gene with k values divides [0, 1] into k
-equal cells, one for each value: every point of a cell maps to its value, and the value maps to the
-middle of its cell. The cells of a binary gene, and of a choice of two, meet at 0.5.
+equal cells: every point of a cell maps to its value, and the value to the middle of its cell.
 
 The values of a choice have no order, so a choice of three or more has a coordinate for each value,
 and the largest decides (random keys, Bean 1994). At the start all are equal: the search begins
-undecided, and which place a value has in the list makes no difference. This holds also for cells,
-if an optimizer draws coordinates anew and knows no small steps: `Choices` has both kinds.
+undecided, and the place of a value in the list makes no difference.
 """
 
 from __future__ import annotations
@@ -28,9 +26,8 @@ Vector = NDArray[np.float64]
 UNORDERED_SHARE = 1.5
 """Initial steps of binary genes and choices of two, in units of `optimizer.sigma`.
 
-They are longer than those of other genes, because a step within a cell does not change the value.
-With sigma = 1/6, a step is 1/4. This is the distance from the middle of a cell of a binary gene to
-the threshold. In tests with known best paths through layers, this value found the paths most often.
+A step within a cell does not change the value. With sigma = 1/6, a step is 1/4, the distance from
+the middle of a cell to the threshold; so known best paths through layers were found most often.
 """
 
 Choices: TypeAlias = Literal["keys", "cells", "quantiles"]

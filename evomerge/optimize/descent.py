@@ -21,8 +21,8 @@ from evomerge.recipe import Recipe
 from evomerge.space.protocol import Gene, Genome
 
 BETAS = (0.9, 0.99)
-"""Decay of the first and of the second moment. A descent has tens of steps, so the second one
-forgets faster than the usual 0.999."""
+"""Decay of the moments. A descent has tens of steps, so the second one forgets faster than with the
+usual 0.999."""
 
 LAST_RATE = 0.1
 """The rate falls along half a cosine from 1 to this share."""
@@ -32,13 +32,9 @@ _EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Descent:
-    """The state of a descent: its genome, and what Adam keeps from step to step.
+    """The state of a descent: its genome, Adam's moments, and the number of steps that were made.
 
-    Attributes:
-        genome: the current point.
-        first, second: Adam's moments, a number for each gene.
-        done: steps that were made.
-        brake: factor on the rate; each step that fails halves it.
+    `brake` is a factor on the rate; each step that fails halves it.
     """
 
     genome: Genome
@@ -84,28 +80,16 @@ class Descent:
         """Return the descent after a step without a finite loss: where it was, but slower."""
         return replace(self, done=self.done + 1, brake=self.brake / 2)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data for the journal; `from_json` gives the same bits back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Descent:
-        """Return the descent that `to_json` wrote."""
-        genome, first, second = (tuple(data[key]) for key in ("genome", "first", "second"))
-        return cls(genome, first, second, data["done"], data["brake"])
-
 
 @dataclass(frozen=True)
 class Leg:
     """Steps that a worker makes.
 
     Attributes:
-        descent: where they begin.
+        descent: where they begin; `recipe` is that of its genome.
         batches: for each step, the ids of its documents by task.
         watched: the documents on which the loss is computed after the last step.
-        rate: see `Descent.step`.
-        steps: number of steps of the whole descent.
-        recipe: that of the descent's genome.
+        rate, steps: see `Descent.step`.
         answers: task -> document -> the text that is learned in place of the reference answer.
         teachers: task -> the recipe of the model whose distribution is learned in place of it.
         lesson: for each task with a teacher, all documents that the descent learns or watches.
@@ -132,10 +116,10 @@ class Reached:
 
     Attributes:
         descent: where it ended.
-        forms: how generated answers are written, as the first legs have found it.
         losses: the loss before each step, in nats a document; None for a step that failed.
         watched: the loss on the watched documents after the last step; None: it is not finite, or
             no documents are watched.
+        forms: how generated answers are written, as the first legs have found it.
     """
 
     descent: Descent
@@ -149,7 +133,7 @@ class Reached:
     def to_json(self) -> dict[str, Any]:
         """Return plain data for the journal, without times."""
         return {
-            "descent": self.descent.to_json(),
+            "descent": asdict(self.descent),
             "losses": list(self.losses),
             "watched": self.watched,
             "forms": {task: asdict(form) for task, form in self.forms.items()},
@@ -159,5 +143,6 @@ class Reached:
     def from_json(cls, data: Mapping[str, Any]) -> Reached:
         """Return what `to_json` wrote."""
         forms = {task: Form(**form) for task, form in data["forms"].items()}
-        descent = Descent.from_json(data["descent"])
+        state = data["descent"].items()
+        descent = Descent(**{k: tuple(v) if isinstance(v, list) else v for k, v in state})
         return cls(descent, tuple(data["losses"]), data["watched"], forms)

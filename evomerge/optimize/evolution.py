@@ -1,8 +1,8 @@
 """Optimizers of nevergrad: two under names of this package, others under their own.
 
-nevergrad works in the coordinates z = (point of the cube - start) / step, in which the search
-starts at 0 with a standard deviation of 1. It is always told of one worker and no budget, because
-its proposals depend on both, while those of a search must not.
+nevergrad works in the coordinates z = (point of the cube - start) / step, so a search starts at 0
+with a standard deviation of 1. It is told of one worker and no budget: its proposals depend on
+both, those of a search must not.
 """
 
 from __future__ import annotations
@@ -29,17 +29,13 @@ ALGORITHMS = {
     *("_OnePlusOne", "_DE", "_PSO", "_CMA", "_EvolutionStrategy"),
     *("_TBPSA", "_EMNA", "EDA", "cGA", "SPSA"),
 }
-"""Classes of nevergrad that are one algorithm, told of one outcome after the other. The others
-choose or combine such algorithms, mostly by the budget; or sample a whole budget at once; or run a
-routine that was not made for this in a thread, which waits for an outcome before it goes on."""
+"""Classes of nevergrad that are one algorithm, told of one outcome after the other. Others combine
+such algorithms, mostly by the budget, sample a whole budget at once, or run in a thread."""
 
 OWN_SAMPLES = {"_CMA", "_TBPSA", "_EMNA", "EDA", "cGA", "SPSA"}
 """Those of them that learn from how they have drawn a point, so they are not told of others. EDA
 and EMNA would raise. TBPSA would take the distance for a step; CMA, cGA and SPSA would count the
 point as one of the next generation, or as one half of a pair."""
-
-WITH_QUEUES = {"_DE", "_PSO", "_EvolutionStrategy"}
-"""Those of them that keep the members of the population in a queue."""
 
 FILLED = {"_DE", "_PSO"}
 """Those of them whose first population takes in whatever is told until it is full."""
@@ -48,11 +44,10 @@ FILLED = {"_DE", "_PSO"}
 class Nevergrad(BaseOptimizer):
     """An optimizer of nevergrad; its proposals are clipped to the bounds of the cube.
 
-    nevergrad takes losses for samples of a noisy function. It ranks points by mean + 0.1
-    sqrt(variance / (1 + count)), where a point that was told once has a variance of 10^6. If one
-    were told twice with the same loss, its variance would be 0, and no later point would ever be
-    better. Here losses are exact: a point that is told again replaces its entry in nevergrad's
-    archive, so all points count as told once, and are ranked by their loss.
+    nevergrad takes losses for noisy. It ranks points by mean + 0.1 sqrt(variance / (1 + count)),
+    and a point that was told once has a variance of 10^6. If one were told twice with the same
+    loss, its variance would be 0, and no later point would be better. Here losses are exact: a
+    point that is told again replaces its entry in the archive, so all count as told once.
 
     Points that it did not propose take places in a population, in the order in which they are told,
     but no more than a share of `INJECTED_SHARE`: else there would be too few of its own to breed
@@ -73,7 +68,7 @@ class Nevergrad(BaseOptimizer):
         first = cube.decided(np.random.RandomState([seed % 2**32, 1])) - cube.start
         if first.any() and _is_of(self._inner, {"_OnePlusOne"}):  # it would try the start itself
             self._inner.suggest(first / cube.step)
-        if _is_of(self._inner, WITH_QUEUES):
+        if is_strategy or _is_of(self._inner, FILLED):
             replace_queue(self._inner, ParentQueue())
         self._first_left = self.population if _is_of(self._inner, FILLED) else 0
         self._places = math.floor(INJECTED_SHARE * self.population)
@@ -114,9 +109,8 @@ class Nevergrad(BaseOptimizer):
 class ParentQueue(UidQueue):  # type: ignore[misc]
     """The queue of population members that wait for their next child; holds each member once.
 
-    nevergrad's own queue adds a member for every child that is told, so a member with two open
-    children is added twice. When a better point replaces the member in the population, it is
-    removed only once, and a later `ask` fails.
+    nevergrad's own adds a member for every child that is told, and removes it once when a better
+    point replaces it: with two open children, a later `ask` fails.
     """
 
     def tell(self, uid: str) -> None:

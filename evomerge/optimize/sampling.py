@@ -41,8 +41,7 @@ def create_random(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
 def create_sobol(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     """Return a search by a Sobol sequence, shifted at random modulo 1 (Cranley & Patterson 1976).
 
-    Raises:
-        ConfigError: there are too many genes.
+    ConfigError: there are too many genes.
     """
     from scipy.stats import qmc
 
@@ -62,11 +61,8 @@ def create_grid(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     """Return a search over finer and finer grids.
 
     The first grid has the two ends of every real gene and all values of discrete genes; each next
-    grid halves the spacing of the real genes. A point is proposed only once. The points of a grid
-    are in a scattered order, so that a search that stops early has seen all regions.
-
-    Raises:
-        ConfigError: the first grid has more points than the budget.
+    grid halves the spacing of the real genes. Its points are in a scattered order, so that a search
+    that stops early has seen all regions. ConfigError: the first has more than the budget.
     """
     counts = [levels(gene) for gene in genes]
     corners = math.prod(count or 2 for count in counts)

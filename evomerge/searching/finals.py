@@ -1,8 +1,5 @@
-"""The end of a search: the best candidates are scored on documents that were not used before.
-
-The winner is chosen on the validation documents, or a front where there are several objectives. The
-results are measured on the test documents.
-"""
+"""The end of a search: the winner, or a front, is chosen on the validation documents, and measured
+on the test documents."""
 
 from __future__ import annotations
 
@@ -24,8 +21,7 @@ def is_finished(session: Session) -> bool:
 def choose_winner(session: Session, count: int | None) -> Candidate:
     """Return the best of the finalists and baselines on the validation documents.
 
-    A baseline can win: then no merge is better than the parents or the uniform merge. Where there
-    are several objectives, all that are not dominated there are the front, and the winner is its
+    With several objectives, all that are not dominated there are the front, and the winner is its
     knee. SearchError: no candidate could be scored.
     """
     best = [*_finalists(session, count), *session.history.baselines]
@@ -68,8 +64,7 @@ def _untested(session: Session, winner: Candidate) -> list[Candidate]:
 def _finalists(session: Session, count: int | None) -> list[Candidate]:
     """Return the best candidates on the search documents; SearchError: none could be scored.
 
-    No finalist has an estimated score: a candidate that is among the best by an estimate is scored
-    on all search documents, and the finalists are chosen again.
+    One that is among the best by an estimate is scored on all search documents first.
     """
     candidates = session.history.candidates
     finalists = session.ranking.finalists(candidates, count)

@@ -30,12 +30,11 @@ depend on how many jobs run at a time. `arrival`: as soon as there is an outcome
 
 @dataclass(frozen=True)
 class Plan:
-    """When the search ends, and when the strategy is told outcomes.
+    """When the search ends (None: no such end), and when the strategy is told outcomes.
 
     Attributes:
-        target: fitness on the search documents at which the search ends; None: no such end.
-        patience: number of candidates without a better one at which the search ends; None: no such
-            end.
+        target: fitness on the search documents.
+        patience: number of candidates without a better one.
     """
 
     candidates: int | None
@@ -77,8 +76,7 @@ class Search:
         # With a raised budget there is a winner already while the last candidates are scored, or
         # while a generation is not whole, which only the strategy knows.
         is_full = self.session.is_stopping or not self.has_room
-        is_over = is_full and not self.history.open and is_finished(self.session)
-        if not is_over:
+        if not is_full or self.history.open or not is_finished(self.session):
             if self.plan.order == "generation":
                 self.search_by_generation()
             else:
@@ -94,7 +92,7 @@ class Search:
         """
         self.replay_generations()
         self.ask_baselines()
-        self.score_baselines()
+        self.session.score([item for item in self.history.open if item.label is not None])
         while not self.session.is_stopping:
             if not self.is_full:
                 self.ask_generation()
@@ -170,8 +168,7 @@ class Search:
 
     def tell(self, candidate: Candidate) -> None:
         """Tell the strategy the first outcome of a candidate."""
-        if candidate.told is None:
-            raise RuntimeError(f"Candidate {candidate.number} has no outcome yet.")
+        assert candidate.told is not None
         self.strategy.tell(candidate.number, candidate.told)
 
     def ask_baselines(self) -> None:
@@ -182,16 +179,12 @@ class Search:
                 origin = self.strategy.add_baseline(len(self.history.candidates), label)
                 self.journal(recipe, origin, {"label": label})
 
-    def score_baselines(self) -> None:
-        """Score the baselines that have no outcome yet."""
-        self.session.score([item for item in self.history.open if item.label is not None])
-
     def ask_generation(self) -> None:
         """Ask for the rest of a generation, as far as the plan allows.
 
-        One that has begun is asked for whatever its first outcomes are, as far as there is room:
-        with more room from the start, they would not have been known.
-        All its candidates are compared with the same incumbent: the one before its first candidate.
+        One that has begun is asked for whatever its first outcomes are: with more room from the
+        start, they would not have been known. All its candidates are compared with the same
+        incumbent, that before its first candidate.
         """
         asked = [item.number for item in self.pending if item.label is None]
         start, incumbents = len(self.history.candidates), self.session.incumbents
@@ -202,18 +195,13 @@ class Search:
         def ends() -> bool:
             return self.session.is_stopping or not self.has_room if asked else self.is_spent
 
-        if not ends():
-            self.walk_legs()
+        if not ends() and isinstance(self.strategy, Descending):
+            for place, reached in self.session.walk(self.strategy.legs()):
+                self.strategy.reach(place, reached)
         if ends():
             return
         while not self.is_full and self.has_room:
             self.ask(incumbents, start)
-
-    def walk_legs(self) -> None:
-        """Let descents make the steps that the next proposals need, if the strategy has some."""
-        if isinstance(self.strategy, Descending):
-            for place, reached in self.session.walk(self.strategy.legs()):
-                self.strategy.reach(place, reached)
 
     def ask(self, incumbents: list[Candidate], known: int) -> Candidate:
         """Ask the strategy for a candidate and journal it.
@@ -248,9 +236,8 @@ class Search:
     def has_room(self) -> bool:
         """Whether the plan allows a further candidate of what is asked for together.
 
-        Only the number counts there. If a person could stop a search between two baselines, or in
-        the middle of a generation, it might go on with outcomes of one of them that reach the
-        target, and never ask for the other.
+        Only the number counts: a search that is stopped between two baselines, or in a generation,
+        might go on with outcomes that reach the target, and never ask for the rest.
         """
         limit = self.plan.candidates
         return limit is None or len(self.history.candidates) < limit
@@ -263,9 +250,10 @@ class Search:
             return True
         if plan.hours is not None and self.session.logbook.hours >= plan.hours:
             return True
-        incumbents, patience = self.session.incumbents, plan.patience
+        incumbents = self.session.incumbents
         # Open candidates do not count: one of them may be better, and then the search goes on.
-        if patience is not None and unimproved(incumbents, self.history.candidates) >= patience:
+        without = unimproved(incumbents, self.history.candidates)
+        if plan.patience is not None and without >= plan.patience:
             return True
         target, ranking = plan.target, self.session.ranking
         return target is not None and reached(incumbents, ranking, target) is not None

@@ -30,11 +30,10 @@ FINALISTS = 5
 class Ranking(ABC):
     """Compares candidates; higher values are better.
 
-    Laws: the incumbents depend only on the candidates, not on their order, and those of the
-    incumbents and one more candidate are those of all candidates. A candidate with an estimated
-    score, a failure or a value that is not finite is never an incumbent. A candidate that keeps all
-    constraints is better than each that breaks one; of two that break some, the one that breaks
-    them less is better (Deb 2000).
+    Laws: the incumbents depend on the candidates, not on their order, and those of the incumbents
+    and one more candidate are those of all. A candidate with an estimated score, a failure or a
+    value that is not finite is never one. A candidate that keeps all constraints is better than
+    each that breaks one; of two that break some, the one that breaks them less (Deb 2000).
     """
 
     objectives: Sequence[Objective]
@@ -47,10 +46,7 @@ class Ranking(ABC):
         """Return the values of scores, as people see them; nan if a score is nan."""
 
     def ordered(self, scores: Scores) -> tuple[float, ...]:
-        """Return the values that candidates are compared by, and that an optimizer is told.
-
-        They are those of `values`, unless a search file breaks ties.
-        """
+        """Return `values` with broken ties, as an optimizer is told; candidates compare by them."""
         return self.values(scores)
 
     @abstractmethod
@@ -65,9 +61,9 @@ class Ranking(ABC):
 
     @abstractmethod
     def finalists(self, candidates: Iterable[Candidate], count: int | None) -> list[Candidate]:
-        """Return the candidates that are scored on the validation documents, the best one first.
+        """Return the candidates to validate, the best one first, each recipe once.
 
-        Estimated scores count too, and each recipe only once. `count` None: as many as usual.
+        Estimated scores count too. `count` None: as many as usual.
         """
 
     def _scored(
@@ -109,16 +105,13 @@ class WeightedSum(Ranking):
 
     def finalists(self, candidates: Iterable[Candidate], count: int | None) -> list[Candidate]:
         """Return the `count` best candidates with different recipes; None: `FINALISTS`."""
-        ranked = sorted(
-            (item for item in candidates if item.values is not None),
-            key=lambda item: (
-                violation_on(self, item, "search") or 0.0,
-                -(ordered_on(self, item, "search") or (0.0,))[0],
-                item.number,
-            ),
+        scored = (
+            (violation_on(self, item, "search") or 0.0, -values[0], item.number, item)
+            for item in candidates
+            if (values := ordered_on(self, item, "search")) is not None
         )
         first: dict[str, Candidate] = {}
-        for item in ranked:
+        for *_, item in sorted(scored, key=lambda row: row[:3]):
             first.setdefault(item.digest, item)
         return list(first.values())[: FINALISTS if count is None else count]
 
@@ -148,12 +141,9 @@ class ParetoFront(Ranking):
 
     def best(self, incumbents: Sequence[Candidate], split: Split = "search") -> Candidate | None:
         """Return the knee of the front."""
-        members = {
-            values: item
-            for item in incumbents
-            if (values := values_on(self, item, split)) is not None
-        }
-        return members[knee(list(members))] if members else None
+        members = {values_on(self, item, split): item for item in incumbents}
+        points = [values for values in members if values is not None]
+        return members[knee(points)] if points else None
 
     def finalists(self, candidates: Iterable[Candidate], count: int | None) -> list[Candidate]:
         """Return the front; if `count` is less than its size, members that are far apart."""
@@ -209,8 +199,7 @@ def front_of(history: History, ranking: Ranking) -> list[Candidate]:
 def leading(ranking: Ranking, candidates: Iterable[Candidate]) -> list[Candidate]:
     """Return the incumbents that a search goes by: those told no estimate.
 
-    Finals complete estimates. A search that goes on after them must not know, or it would be
-    another one than a search without finals.
+    Finals complete estimates, and a search that goes on after them must not know.
     """
     return ranking.incumbents(item for item in candidates if not item.was_estimate)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import nlargest
 from itertools import chain
@@ -24,11 +24,8 @@ from evomerge.searching.ranking import Ranking, best_of, front_of, leading
 log = logging.getLogger(__name__)
 
 Purpose: TypeAlias = Literal["search", "complete", "validation", "test"]
-"""What a job is for.
-
-`search`: the first scores of a candidate. `complete`: scores on all search documents, in place of
-an estimate. `validation`, `test`: the scores of a finalist on this split.
-"""
+"""What a job is for: the first scores of a candidate, scores on all search documents in place of an
+estimate, or the scores of a finalist on a split."""
 
 EXAMPLES = 3
 """Documents of each task whose prompts and answers are kept, of baselines and of the winner."""
@@ -37,10 +34,11 @@ SAME_FAILURES = 10
 """The usual `Session.most_failures`."""
 
 
+@dataclass(eq=False)
 class Session:
     """Has candidates scored and journals their outcomes.
 
-    Args:
+    Attributes:
         make_executor: makes the executor, when the first job is there; None: whoever scores
             candidates calls `record`.
         recipe_of: decodes the recipe of a candidate of an earlier session.
@@ -48,39 +46,34 @@ class Session:
             is scored on all documents.
         publish: is called with the incumbents and the best of them whenever they change, and with
             the final front and the winner.
-        as_itself: returns the recipe of the parent itself, if a candidate is the baseline of a
-            parent that is another model: the parent is scored on validation and test documents.
+        as_itself: returns the recipe of the parent itself, which is scored on validation and test
+            documents, if a candidate is the baseline of a parent that is another model.
         stop: returns whether a person has asked the search to stop.
         bases: the base, numbered `BASE`, if it is to be tested beside the winner.
+        most_failures: number of equal failures in a row at which the search stops.
     """
 
-    def __init__(
-        self,
-        logbook: Logbook,
-        make_executor: Callable[[], Executor] | None,
-        recipe_of: Callable[[Candidate], Recipe],
-        ranking: Ranking,
-        recent: int | None,
-        publish: Callable[[Sequence[Candidate], Candidate], None],
-        as_itself: Callable[[Candidate], Recipe | None] = lambda candidate: None,
-        stop: Callable[[], bool] = lambda: False,
-        bases: Sequence[Candidate] = (),
-    ) -> None:
-        self._as_itself, self._stop, self.bases = as_itself, stop, bases
-        self.logbook, self.history, self.ranking = logbook, logbook.history, ranking
-        self.publish = publish
-        self.recent = recent
-        self.incumbents = leading(ranking, self.history.candidates)
-        self._make_executor, self._recipe_of = make_executor, recipe_of
+    logbook: Logbook
+    make_executor: Callable[[], Executor] | None
+    recipe_of: Callable[[Candidate], Recipe]
+    ranking: Ranking
+    recent: int | None
+    publish: Callable[[Sequence[Candidate], Candidate], None]
+    as_itself: Callable[[Candidate], Recipe | None] = lambda candidate: None
+    stop: Callable[[], bool] = lambda: False
+    bases: Sequence[Candidate] = ()
+    most_failures: float = SAME_FAILURES
+
+    def __post_init__(self) -> None:
+        self.history = self.logbook.history
+        self.incumbents = leading(self.ranking, self.history.candidates)
         self._failures: list[Failure] = []
-        self.most_failures: float = SAME_FAILURES
-        """Number of equal failures, one after the other, at which the search stops."""
 
     @cached_property
     def executor(self) -> Executor:
         """The executor, made at the first use."""
-        assert self._make_executor is not None
-        return self._make_executor()
+        assert self.make_executor is not None
+        return self.make_executor()
 
     def close(self) -> None:
         """Close the executor, if it was made."""
@@ -95,8 +88,8 @@ class Session:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether no further candidate shall be begun, since a person has asked for that."""
-        return self._stop()
+        """Whether a person has asked that no further candidate begins."""
+        return self.stop()
 
     def score(self, candidates: Iterable[Candidate], purpose: Purpose = "search") -> None:
         """Score candidates, and journal their outcomes.
@@ -165,12 +158,9 @@ class Session:
         self._write(event | outcome_fields(outcome), outcome)
 
     def walk(self, legs: Mapping[int, Leg]) -> Iterator[tuple[int, Reached]]:
-        """Walk legs of descents; yield the place and the result of each as it is in the journal.
+        """Walk legs of descents; yield the place and the result of each when it is journaled.
 
         A leg whose worker was lost, or took too long, has made no step.
-
-        Raises:
-            EvomergeError: the search cannot go on.
         """
         following, backoffs = len(self.history.candidates), self.history.oom_backoffs
         jobs = [
@@ -190,7 +180,7 @@ class Session:
 
     def recipe(self, candidate: Candidate) -> Recipe:
         """Return the recipe of a candidate."""
-        return candidate.recipe or self._recipe_of(candidate)
+        return candidate.recipe or self.recipe_of(candidate)
 
     def _job(self, candidate: Candidate, purpose: Purpose) -> Job:
         itself = self._itself(candidate, purpose)
@@ -216,7 +206,7 @@ class Session:
 
     def _itself(self, candidate: Candidate, purpose: Purpose) -> Recipe | None:
         """Return the recipe of the parent that is scored in place of the candidate, if any."""
-        return self._as_itself(candidate) if purpose in ("validation", "test") else None
+        return self.as_itself(candidate) if purpose in ("validation", "test") else None
 
     def _tell(
         self, candidate: Candidate, outcome: Outcome, scored: Candidate | None = None
@@ -228,10 +218,15 @@ class Session:
         event |= {} if values is None else {"values": list(values)}
         candidate.recipe = None
         self._write(event, outcome)
-        self._update_incumbents(candidate)
+        incumbents = leading(self.ranking, [*self.incumbents, candidate])
+        if incumbents != self.incumbents:
+            self.incumbents = incumbents
+            best = self.ranking.best(incumbents)
+            if self.history.winner is None and best is not None:
+                self.publish(incumbents, best)
 
     def _with_values(self, outcome: Outcome) -> tuple[Outcome, tuple[float, ...] | None]:
-        """Return an outcome and its values. If a value is not finite, the outcome is a failure."""
+        """Return an outcome and its values; a failure if one is not finite."""
         if isinstance(outcome, Failure):
             return outcome, None
         values = self.ranking.values(outcome)
@@ -247,15 +242,6 @@ class Session:
             self.logbook.write({"event": "memory", "halvings": outcome.oom_backoffs})
         self.logbook.write(event, outcome)
         self._check_failures(outcome)
-
-    def _update_incumbents(self, candidate: Candidate) -> None:
-        """Compare a candidate with the incumbents, and publish the incumbents if they change."""
-        incumbents = leading(self.ranking, [*self.incumbents, candidate])
-        if incumbents != self.incumbents:
-            self.incumbents = incumbents
-            best = self.ranking.best(incumbents)
-            if self.history.winner is None and best is not None:
-                self.publish(incumbents, best)
 
     def _check_failures(self, outcome: Outcome) -> None:
         """Stop the search after `most_failures` equal failures."""

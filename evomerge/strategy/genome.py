@@ -45,29 +45,27 @@ class _Known:
     waiting: list[Genome] = field(default_factory=list)
 
 
+@dataclass(eq=False)
 class GenomeStrategy:
     """The strategy that consists of a space and an optimizer.
 
     Origins are `{"genome": [...]}`, with `skipped` if known recipes came before it, or with
     `others`, the further genomes of a baseline.
 
-    Args:
+    Attributes:
         values: returns the values that the optimizer maximises (`Ranking.ordered`).
         violation: returns by how much a candidate breaks constraints, 0 if it breaks none.
         start: genomes that are proposed first, after the baselines.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        optimizer: Optimizer,
-        values: Callable[[Scores], tuple[float, ...]],
-        violation: Callable[[Scores], float] = lambda scores: 0.0,
-        start: Sequence[Genome] = (),
-    ) -> None:
-        self.space, self.optimizer = space, optimizer
-        self._values, self._violation = values, violation
-        self._baselines, self._start = space.baseline_genomes(), deque(start)
+    space: Space
+    optimizer: Optimizer
+    values: Callable[[Scores], tuple[float, ...]]
+    violation: Callable[[Scores], float] = lambda scores: 0.0
+    start: Sequence[Genome] = ()
+
+    def __post_init__(self) -> None:
+        self._baselines, self._start = self.space.baseline_genomes(), deque(self.start)
         self._open: dict[int, list[tuple[Genome, str]]] = {}
         """The genome of each candidate without outcome, and the digest of its recipe; a baseline
         may have several."""
@@ -148,7 +146,7 @@ class GenomeStrategy:
         """
         values, broken = None, 0.0
         if isinstance(outcome, Scores) and number in self._open:
-            values, broken = self._values(outcome), self._violation(outcome)
+            values, broken = self.values(outcome), self.violation(outcome)
             values = values if all(map(math.isfinite, values)) else None
         for genome, digest in self._open.pop(number, ()):
             known = self._known[digest]

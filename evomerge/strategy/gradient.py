@@ -4,12 +4,9 @@
         every descent makes a leg: a few steps of Adam against the slope of the loss
         every point that was reached is a candidate, scored on the metric
 
-Papers learn merge weights by gradients with scripts of their own (AdaMerging, arXiv 2310.02575;
-aTLAS, 2407.02880; SuperMerge, 2412.10416). Here the points are candidates like all others: racing,
-validation and test, and a resumed search, work as with evolution.
-
-A share of the search documents is not learned from, but watched: a descent ends early once the loss
-on these has not fallen for some legs.
+Merge weights are learned by gradients as in AdaMerging (arXiv 2310.02575), aTLAS (2407.02880) and
+SuperMerge (2412.10416); the points are candidates like all others. A share of the search documents
+is only watched: a descent ends early once the loss on these has not fallen for some legs.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from operator import mul
 
 from evomerge.evaluation.inference.rows import Forms
@@ -28,35 +25,22 @@ from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.lessons import Lesson, Lessons
 from evomerge.strategy.protocol import Origin, Proposal
 
-STEPS = 60
-"""Steps of a descent, if the search file does not say it."""
-
-BATCH = 16
-"""Documents of a step, if the search file does not say it."""
-
-LEG = 10
-"""Steps between two candidates of a descent."""
-
-PATIENCE = 2
-"""Legs in a row without a lower loss on the watched documents after which a descent ends."""
-
-MOSTLY = 0.8
-"""What one objective weighs more than the others, in the descents of a front that prefer it."""
-
-NOISE = 0.1
-"""Standard deviation of the noise on the start of a later descent, as a share of the range."""
+STEPS = 60  # of a descent, if the search file does not say it
+BATCH = 16  # documents of a step, likewise
+LEG = 10  # steps between two candidates of a descent
+PATIENCE = 2  # legs in a row without a lower loss on watched documents, after which a descent ends
+MOSTLY = 0.8  # what one objective weighs more than the others, in descents that prefer it
+NOISE = 0.1  # standard deviation of the noise on a later start, as a share of the range
 
 
 @dataclass
 class _Line:
-    """One descent.
+    """One descent, with its number in the search.
 
     Attributes:
-        number: of all descents of the search, from 0.
+        preference: the weight of each objective; empty: those of the search file.
         lowest: the lowest loss on the watched documents so far.
         worse: legs in a row that did not lower it.
-        lesson: what it learns.
-        preference: the weight of each objective; empty: those of the search file.
         forms: how answers are written, as its last leg has found it.
         is_reached: whether the leg of this round is done.
     """
@@ -71,10 +55,11 @@ class _Line:
     is_reached: bool = False
 
 
+@dataclass(eq=False)
 class GradientStrategy:
     """One or several descents at once.
 
-    Args:
+    Attributes:
         lessons: what descents learn.
         values: returns the values of scores that are maximised (`Ranking.ordered`).
         violation: returns by how much a candidate breaks constraints, 0 if it breaks none.
@@ -87,25 +72,20 @@ class GradientStrategy:
             differently. 0: all as the search file says.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        lessons: Lessons,
-        values: Callable[[Scores], tuple[float, ...]],
-        violation: Callable[[Scores], float] = lambda scores: 0.0,
-        *,
-        steps: int = STEPS,
-        batch: int = BATCH,
-        rate: float = 0.03,
-        descents: int = 1,
-        forms: Forms = {},  # noqa: B006
-        weighed: int = 0,
-        seed: int = 0,
-    ) -> None:
-        self.space, self.generation = space, descents
-        self._values, self._violation, self._seed = values, violation, seed
-        self._steps, self._rate = steps, rate
-        self._lessons, self._batch = lessons, batch
+    space: Space
+    lessons: Lessons
+    values: Callable[[Scores], tuple[float, ...]]
+    violation: Callable[[Scores], float] = lambda scores: 0.0
+    _: KW_ONLY
+    steps: int = STEPS
+    batch: int = BATCH
+    rate: float = 0.03
+    descents: int = 1
+    forms: Forms = field(default_factory=dict)
+    weighed: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
         self._labels: dict[int, str] = {}
         self._left = 0
         """Points of this round that were not proposed yet; 0 until the next round begins."""
@@ -114,7 +94,11 @@ class GradientStrategy:
         self._genomes: dict[int, Genome] = {}
         self._lines: list[_Line] = []
         self._begun = 0
-        self._forms, self._weighed = forms, weighed
+
+    @property
+    def generation(self) -> int:
+        """The number of descents at once."""
+        return self.descents
 
     @property
     def left(self) -> int:
@@ -165,9 +149,9 @@ class GradientStrategy:
         """Note the fitness of a candidate; later descents begin near good ones."""
         if not isinstance(outcome, Scores):
             return
-        self._lessons.add(self._labels.get(number), outcome)
+        self.lessons.add(self._labels.get(number), outcome)
         if number in self._genomes:
-            known = self._values(outcome), self._violation(outcome)
+            known = self.values(outcome), self.violation(outcome)
             self._points[number] = self._genomes[number], *known
 
     def _begin_round(self) -> None:
@@ -176,7 +160,7 @@ class GradientStrategy:
             return
         self._left = self.generation
         for line in reversed(self._lines):  # in this order whichever leg was done first
-            self._forms = {**self._forms, **line.forms}
+            self.forms = {**self.forms, **line.forms}
         for place in range(self.generation):
             if place == len(self._lines):
                 self._lines.append(self._new_line())
@@ -185,33 +169,31 @@ class GradientStrategy:
             self._lines[place].is_reached = False
 
     def _is_over(self, line: _Line) -> bool:
-        return line.descent.done >= self._steps or line.worse >= PATIENCE
+        return line.descent.done >= self.steps or line.worse >= PATIENCE
 
     def _new_line(self) -> _Line:
-        lesson = self._lessons.next()
+        lesson = self.lessons.next()
         number, self._begun = self._begun, self._begun + 1
         preference = self._preference(number)
         return _Line(number, Descent.at(self._start(number, preference)), lesson, preference)
 
     def _preference(self, number: int) -> tuple[float, ...]:
         """Return the weights of a descent: equal, then mostly one objective, then any."""
-        count = self._weighed
+        count = self.weighed
         if not count:
             return ()
         if number == 0:
             return (1 / count,) * count
         if number <= count:
             return tuple((1 - MOSTLY) / count + MOSTLY * (n == number - 1) for n in range(count))
-        draws = random.Random(f"{self._seed} preference {number}")
+        draws = random.Random(f"{self.seed} preference {number}")
         found = [draws.expovariate(1) for _ in range(count)]
         return tuple(value / sum(found) for value in found)
 
     def _ranked(self, preference: Sequence[float]) -> list[Genome]:
         """Return the genomes that are scored, the best first: those that keep all constraints.
 
-        Args:
-            preference: weights of the values; each counts as a share of its range. Empty: their
-                sum decides.
+        With a preference, values count as shares of their ranges, with these weights.
         """
         columns = list(zip(*(values for _, values, _ in self._points.values()), strict=True))
         scales = [1.0] * len(columns)
@@ -226,16 +208,15 @@ class GradientStrategy:
         return [self._points[number][0] for number in sorted(self._points, key=rank)]
 
     def _start(self, number: int, preference: Sequence[float]) -> Genome:
-        """Return where a descent begins.
+        """Return where a descent begins: at the uniform merge; later between the two best points.
 
-        The first one begins at the uniform merge. A later one begins between the two best points so
-        far, each gene taken from one of them, and a little beside it.
+        Each gene is taken from one of these, and moved a little.
         """
         genes = self.space.genes
         if number == 0:
             uniform = self.space.baseline_genomes().get(UNIFORM)
             return tuple(uniform[0]) if uniform else tuple(gene.start for gene in genes)
-        draws = random.Random(f"{self._seed} start {number}")
+        draws = random.Random(f"{self.seed} start {number}")
         parents = self._ranked(preference)[:2] or [self._start(0, ())]
         started = []
         for place, gene in enumerate(genes):
@@ -248,9 +229,9 @@ class GradientStrategy:
 
     def _leg(self, line: _Line) -> Leg:
         done, lesson = line.descent.done, line.lesson
-        share, batches = max(1, self._batch // len(lesson.learned)), []
-        for step in range(done, min(done + LEG, self._steps)):
-            draws = random.Random(f"{self._seed} batch {line.number} {step}")
+        share, batches = max(1, self.batch // len(lesson.learned)), []
+        for step in range(done, min(done + LEG, self.steps)):
+            draws = random.Random(f"{self.seed} batch {line.number} {step}")
             batches.append(
                 {
                     task: tuple(sorted(draws.sample(ids, min(share, len(ids)))))
@@ -264,10 +245,10 @@ class GradientStrategy:
             line.descent,
             tuple(batches),
             lesson.watched,
-            self._rate,
-            self._steps,
+            self.rate,
+            self.steps,
             self.space.decode(line.descent.genome),
-            self._forms,
+            self.forms,
             lesson.answers,
             lesson.teachers,
             whole,

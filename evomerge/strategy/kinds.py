@@ -1,14 +1,8 @@
 """Search strategies by name, beside the optimizers of genes.
 
-A strategy brings all that is special to it: its options, its checks, its space and how it is made.
-So another package adds one with an entry point of the group `evomerge.strategies` whose object is a
-`StrategyKind`, and nothing in evomerge names it::
-
-    [project.entry-points."evomerge.strategies"]
-    my_strategy = "my_package.strategy:MY_STRATEGY"
-
-The origin of a proposal has the `genome` that the space decodes to its recipe: a journal keeps no
-recipes.
+Another package adds one with an entry point of the group `evomerge.strategies` whose object is a
+`StrategyKind`. The origin of a proposal has the `genome` that the space decodes to its recipe: a
+journal keeps no recipes.
 """
 
 from __future__ import annotations
@@ -41,10 +35,9 @@ class StrategyKind(Generic[S]):
 
     Attributes:
         options: what `optimizer.options` is checked with; see `options_of`.
-        space: returns the space for a search file and the opened host. Raises ConfigError if a key
-            does not suit the strategy.
-        check: raises ConfigError if the objectives do not suit the strategy, given what is known of
-            the tasks.
+        space: returns the space for a search file and the opened host; ConfigError: a key does not
+            suit the strategy.
+        check: raises ConfigError if the objectives do not suit it.
     """
 
     about: str
@@ -54,11 +47,7 @@ class StrategyKind(Generic[S]):
     make: Callable[[SearchConfig, S, Sequence[Objective], Sequence[Constraint]], Strategy]
 
 
-STRATEGIES: Registry[StrategyKind[Any]] = Registry(
-    kind="search strategy",
-    group="evomerge.strategies",
-    builtin={},
-)
+STRATEGIES: Registry[StrategyKind[Any]] = Registry("search strategy", "evomerge.strategies", {})
 
 
 def strategy_names() -> dict[str, str]:
@@ -68,10 +57,7 @@ def strategy_names() -> dict[str, str]:
 
 
 def strategy_kind(name: str) -> StrategyKind[Any] | None:
-    """Return the strategy with a name; None if an optimizer of genes has it, or nothing.
-
-    ConfigError: the package that adds the strategy cannot be imported.
-    """
+    """Return the strategy with a name; None if an optimizer of genes has it, or nothing."""
     if builtin(name) is not None:
         return None  # to ask other packages takes a while
     return STRATEGIES.get(name) if name in STRATEGIES.names() else None

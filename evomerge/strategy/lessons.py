@@ -28,11 +28,8 @@ Documents: TypeAlias = Mapping[str, Sequence[int]]
 
 Kind: TypeAlias = Literal["reference", "successes", "experts"]
 
-WATCHED = 0.2
-"""Share of each task's search documents that is watched."""
-
-LEAST_WATCHED = 10
-"""Documents of a task that must be left to watch; with fewer, none are."""
+WATCHED = 0.2  # share of each task's search documents that is watched
+LEAST_WATCHED = 10  # documents of a task that must be left to watch; with fewer, none are
 
 
 @dataclass(frozen=True)
@@ -52,31 +49,29 @@ class Lesson:
     teachers: Mapping[str, Recipe] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
 class Lessons:
     """Makes lessons of the outcomes so far.
 
-    Args:
+    Attributes:
         documents: the search documents, by task.
         seed: chooses the documents that are watched.
-        objectives: say which metrics of a task count; a task's name is that of its documents.
+        objectives: the metrics of tasks that count.
         generated: the tasks whose answers are generated.
         parents: label of a baseline -> its recipe, of those that are parents.
     """
 
-    def __init__(
-        self,
-        kind: Kind,
-        documents: Documents,
-        seed: int,
-        objectives: Sequence[Objective] = (),
-        generated: Collection[str] = (),
-        parents: Mapping[str, Recipe] | None = None,
-    ) -> None:
-        self._kind, self._documents, self._seed = kind, documents, seed
-        self._generated, self._parents = generated, parents or {}
-        self._objectives: dict[str, list[Objective]] = {}
-        for item in objectives:
-            self._objectives.setdefault(item.task, []).append(item)
+    kind: Kind
+    documents: Documents
+    seed: int
+    objectives: Sequence[Objective] = ()
+    generated: Collection[str] = ()
+    parents: Mapping[str, Recipe] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._of_task: dict[str, list[Objective]] = {}
+        for item in self.objectives:
+            self._of_task.setdefault(item.task, []).append(item)
         self._right: dict[str, dict[int, str]] = {}
         self._learned: set[tuple[str, int]] = set()
         """Task and id of the documents that some lesson learns."""
@@ -88,61 +83,55 @@ class Lessons:
     def add(self, label: str | None, scores: Scores) -> None:
         """Take the outcome of a baseline or, without label, of a candidate."""
         for task, texts in scores.right.items():
-            self._right.setdefault(task, {})
-            self._right[task] = {**texts, **self._right[task]}
-        if label in self._parents:
-            for task, items in self._objectives.items():
+            self._right[task] = {**texts, **self._right.get(task, {})}
+        if label in self.parents:
+            for task, items in self._of_task.items():
                 value, known = fitness(items, scores), self._best.get(task)
                 if not math.isnan(value) and (known is None or value > known[0]):
                     ids = set.intersection(*(_answered(item, scores) for item in items))
                     self._best[task] = value, str(label), tuple(sorted(ids))
 
     def next(self) -> Lesson:
-        """Return what a descent that begins now learns.
-
-        Raises:
-            SearchError: there is nothing to learn.
-        """
+        """Return what a descent that begins now learns; SearchError: there is nothing."""
         answers: Mapping[str, Mapping[int, str]] = {}
         teachers: Mapping[str, Recipe] = {}
-        documents = self._documents
-        if self._kind == "successes":
+        documents = self.documents
+        if self.kind == "successes":
             answers = {task: dict(texts) for task, texts in self._right.items()}
             documents = {
-                task: tuple(answers.get(task, ())) if task in self._generated else ids
+                task: tuple(answers.get(task, ())) if task in self.generated else ids
                 for task, ids in documents.items()
             }
-        elif self._kind == "experts":
+        elif self.kind == "experts":
             documents = {task: ids for task, (_, _, ids) in self._best.items() if ids}
-            teachers = {task: self._parents[self._best[task][1]] for task in documents}
+            teachers = {task: self.parents[self._best[task][1]] for task in documents}
         documents = {task: ids for task, ids in documents.items() if ids}
-        who = "parent" if self._kind == "experts" else "parent or candidate"
+        who = "parent" if self.kind == "experts" else "parent or candidate"
         if not documents:
             raise SearchError(
-                f"`optimizer.loss` is {self._kind}, but no {who} has answered a search document "
+                f"`optimizer.loss` is {self.kind}, but no {who} has answered a search document "
                 "right, so there is nothing to learn; set it to reference if the tasks have "
                 "reference answers, or take another optimizer."
             )
-        left = ", ".join(sorted(self._documents.keys() - documents.keys()))
+        left = ", ".join(sorted(self.documents.keys() - documents.keys()))
         if left not in ("", self._left):
             log.warning(
                 "No %s has answered a search document of %s right, so the descent that begins now "
                 "does not learn it (`optimizer.loss` is %s).",
                 who,
                 left,
-                self._kind,
+                self.kind,
             )
         self._left = left
-        learned, watched = divided(documents, self._seed, self._learned)
+        learned, watched = divided(documents, self.seed, self._learned)
         self._learned |= {(task, i) for task, ids in learned.items() for i in ids}
         return Lesson(learned, watched, answers, teachers)
 
 
 def _answered(item: Objective, scores: Scores) -> set[int]:
-    """Return the documents of an objective that were answered right: at least half of the most.
+    """Return the documents that were answered right: at least half of 1, or of the best.
 
-    That is 0.5 for shares, and half of the largest value for others. All of them, if the metric has
-    no values of documents, if one is below 0, or if lower is better.
+    All of them, if the metric has no values of documents, if one is below 0, or if lower is better.
     """
     ids, values = scores.documents[item.task], scores.values.get(item.key)
     if values is None or not item.higher_is_better or any(value < 0 for value in values):
@@ -156,8 +145,7 @@ def divided(
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Return the documents that are learned from, and those that are watched.
 
-    Args:
-        before: task and id of documents that were learned from, so that they cannot be watched.
+    `before` are those (task, id) that were learned from, so that they cannot be watched.
     """
     learned, watched = dict[str, tuple[int, ...]](), dict[str, tuple[int, ...]]()
     for task, ids in documents.items():

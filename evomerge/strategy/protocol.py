@@ -23,13 +23,10 @@ class Proposal:
 
 
 class Strategy(Protocol):
-    """Proposes recipes and is told their outcomes.
+    """Proposes recipes and is told their outcomes, by the number of a candidate in the run.
 
-    Laws: its state depends only on the calls. A new instance that gets the same calls proposes the
-    same recipes, bit for bit, in another process too; resuming a search relies on this. `ask` never
-    waits for a `tell`. Outcomes may be told in any order, or never.
-
-    A candidate is identified by its number in the run.
+    Laws: a new instance that gets the same calls proposes the same recipes, bit for bit, in another
+    process too. `ask` never waits for a `tell`. Outcomes may be told in any order, or never.
     """
 
     @property
@@ -38,28 +35,16 @@ class Strategy(Protocol):
 
     @property
     def left(self) -> int:
-        """Largest number of proposals that the current generation still lacks.
-
-        It is `generation` when a generation is complete and the next one has not begun.
-        """
+        """Largest number of proposals that the current generation lacks; `generation` if none."""
 
     def add_baseline(self, number: int, label: str) -> Origin:
-        """Add a baseline (a parent, the uniform merge), which the strategy did not propose itself.
-
-        Returns its origin; it is empty if this strategy cannot represent it.
-        """
+        """Add a baseline; return its origin, empty if this strategy cannot represent it."""
 
     def ask(self, number: int) -> Proposal:
         """Propose a recipe for the candidate with this number."""
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
-        """Repeat an `add_baseline` or an `ask` that the journal records.
-
-        If the strategy would now propose something else, the recorded origin counts.
-
-        Raises:
-            ValueError: this strategy cannot have made this origin.
-        """
+        """Repeat an `add_baseline` or an `ask` that the journal records; its origin counts."""
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Tell the outcome of a candidate or baseline."""
@@ -69,8 +54,7 @@ class Strategy(Protocol):
 class Descending(Strategy, Protocol):
     """A strategy whose proposals need the slopes of a loss.
 
-    Before `ask`, its legs are walked, in any order, and `reach` is told each result. A resumed
-    search repeats these calls with the recorded results.
+    Before `ask`, its legs are walked, in any order, and `reach` is told each result.
     """
 
     def legs(self) -> Mapping[int, Leg]:

@@ -89,59 +89,56 @@ def _check_tensor(
     once = run(torch.float32, reuse=False)
     for copy, tensor in zip(copies, (*tensors, *([] if base is None else [base])), strict=True):
         require(torch.equal(copy, tensor), f"{method.name} writes into the tensors it merges.")
-    results = {
-        "reuse=True and reuse=False give different bits": run(torch.float32, reuse=True),
-        "the result depends on earlier calls of the merge": run(
-            torch.float32, reuse=True, before=(0.0, 1.0)
-        ),
-    }
+    if once is None:
+        return
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else 2)
-    results["the result depends on the number of threads"] = run(torch.float32, reuse=False)
+    results = {"the result depends on the number of threads": run(torch.float32, reuse=False)}
     torch.set_num_threads(threads)
+    again = run(torch.float32, reuse=True, before=(0.0, 1.0))
+    results |= {
+        "reuse=True and reuse=False give different bits": run(torch.float32, reuse=True),
+        "the result depends on earlier calls of the merge": again,
+    }
     for sentence, result in results.items():
-        if once is None or result is None:
-            continue
-        require(torch.equal(once, result), f"{method.name}: {sentence}.")
-    if once is not None:
-        require(
-            torch.isfinite(once).all(),
-            f"{method.name}: the result for the knobs {sources} {knobs} is not finite; such knobs "
-            "must raise CandidateError.",
-        )
-        rounded = run(torch.bfloat16, reuse=False)
-        require(
-            rounded is None or torch.equal(rounded, once.to(torch.bfloat16)),
-            f"{method.name}: a bfloat16 result is not the float32 result rounded once.",
-        )
+        require(result is None or torch.equal(once, result), f"{method.name}: {sentence}.")
+    require(
+        torch.isfinite(once).all(),
+        f"{method.name}: the result for the knobs {sources} {knobs} is not finite; such knobs must "
+        "raise CandidateError.",
+    )
+    rounded = run(torch.bfloat16, reuse=False)
+    require(
+        rounded is None or torch.equal(rounded, once.to(torch.bfloat16)),
+        f"{method.name}: a bfloat16 result is not the float32 result rounded once.",
+    )
 
 
 def _check_knob(knob: Knob) -> None:
-    inside = [knob.default, *(knob.search or ())]
-    for value in inside:
+    for value in (knob.default, *(knob.search or ())):
         require(
             value is None or knob.low <= value <= knob.high,
             f"Knob {knob.name}: {value} is outside of {knob.low} to {knob.high}.",
         )
-    if knob.search is not None:
-        low, high = knob.search
-        require(low < high, f"Knob {knob.name}: the search range {knob.search} is empty.")
-        require(
-            knob.start is None or low <= knob.start <= high,
-            f"Knob {knob.name} starts at {knob.start}, outside of its search range {knob.search}.",
-        )
+    if knob.search is None:
+        return
+    low, high = knob.search
+    require(low < high, f"Knob {knob.name}: the search range {knob.search} is empty.")
+    require(
+        knob.start is None or low <= knob.start <= high,
+        f"Knob {knob.name} starts at {knob.start}, outside of its search range {knob.search}.",
+    )
 
 
 def _knobs(method: Method, per: str, share: Callable[[], float]) -> dict[str, float]:
     """Return values of the `source` or `merge` knobs of a method, at shares of their ranges."""
-    return {knob.name: _value_at(knob, share()) for knob in method.knobs if knob.per == per}
-
-
-def _value_at(knob: Knob, share: float) -> float:
-    """Return the value at a share (0 to 1) of a knob's search range, or its default without one."""
-    if knob.search is None:
-        if knob.default is None:
-            raise AssertionError(f"Knob {knob.name} has neither a default nor a search range.")
-        return knob.default
-    value = knob.search[0] + share * (knob.search[1] - knob.search[0])
-    return value if knob.kind == "real" else float(round(value))
+    values = {}
+    for knob in method.knobs:
+        if knob.per == per:
+            low, high = knob.search or (knob.default, knob.default)
+            if low is None or high is None:
+                raise AssertionError(f"Knob {knob.name} has neither a default nor a range.")
+            value = low + share() * (high - low)
+            is_real = knob.kind == "real" or knob.search is None
+            values[knob.name] = value if is_real else float(round(value))
+    return values

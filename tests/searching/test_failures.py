@@ -102,29 +102,6 @@ def test_a_function_that_always_fails_is_named_before_the_first_candidate(
 
 
 @pytest.mark.thorough
-def test_a_merge_that_fails_is_a_row(tmp_path: Path) -> None:
-    """Weights with the sum 0 cannot be normalised; a grid search tries such weights."""
-    space = {"method": "linear", "knobs": {"weight": [0.0, 1.0]}, "embeddings": False}
-    about = {"base": None, "optimizer": {"name": "grid"}, "budget": {"candidates": 9}}
-    file = write_search(tmp_path, space=space, **about)
-    evomerge("search", file, "--run", tmp_path / "run")
-    rows = evomerge_json("results", tmp_path / "run")["candidates"]
-    failures = [row["failure"] for row in rows if row["status"] == "failed"]
-    assert len(rows) == 9 and [said.split(":")[0] for said in failures] == ["merge"]
-
-
-@pytest.mark.thorough
-def test_a_search_where_nothing_can_be_scored_says_why(tmp_path: Path) -> None:
-    source = (
-        "def judge(m, t, documents):\n    return [1 / (len(documents) == 1)]\njudge.documents = 12"
-    )
-    file = write_judged(tmp_path, source, budget={"candidates": 5})
-    done = evomerge("search", file, "--run", tmp_path / "run", code=1, PYTHONPATH=str(tmp_path))
-    assert "ZeroDivisionError" in done.stderr
-    assert evomerge_json("status", tmp_path / "run")["failed"] == 5
-
-
-@pytest.mark.thorough
 def test_a_search_without_any_right_answer_says_so(tmp_path: Path) -> None:
     parents = ["zoo:maths", "zoo:facts"]
     file = write_search(tmp_path, parents=parents, budget={"candidates": 4})

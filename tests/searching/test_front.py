@@ -1,14 +1,10 @@
-"""A search for a front: its results, its files, and exports of its members."""
+"""A search for a front: its results and files."""
 
 from __future__ import annotations
 
-from math import prod
-from pathlib import Path
-
 import pytest
 from killed import searched
-from safetensors.torch import load_file
-from search_run import SMALL, STRUCTURED, evomerge, evomerge_json, write_search
+from search_run import SMALL, STRUCTURED, evomerge_json, write_search
 
 import evomerge as package
 from evomerge.searching.ranking import ranking_of
@@ -61,15 +57,3 @@ def test_results_status_and_report_show_the_front(run: package.Run) -> None:
     page = run.report().read_text()
     for words in ("By what they differ from the parents", "(knee)"):
         assert words in page
-
-
-def test_any_member_is_exported_as_it_was_scored(run: package.Run, tmp_path: Path) -> None:
-    member = max(run.history.front, key=lambda item: item.scores("test").aggregates["model/layers"])
-    out = run.export(tmp_path / "member", member.number)
-    again, expected = package.evaluate(out, run.folder / "search.yaml"), member.scores("test")
-    for key in ("zoo_l2_maths/tokens", "model/layers", "model/parameters"):
-        assert again[key].value == expected.aggregates[key]
-    sizes = [prod(item.shape) for item in load_file(out / "model.safetensors").values()]
-    assert sum(sizes) == expected.aggregates["model/parameters"]
-    evomerge("export", run.folder, "--out", tmp_path / "knee", "--candidate", "knee")
-    assert (tmp_path / "knee" / "config.json").is_file()
