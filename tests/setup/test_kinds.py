@@ -87,7 +87,6 @@ MERGED = {
 """Parents and objective -> what a warning says."""
 
 REFUSED = {
-    ("chat sentences", "task"): "their architectures differ (llama and bert)",
     ("chat t5", "task"): "their architectures differ (llama and t5)",
     ("moods llama-moods", "labels"): "their architectures differ (bert and llama)",
     ("chat judge", "task"): "LlamaForCausalLM without the head of a LlamaForSequenceClassification",
@@ -97,16 +96,7 @@ REFUSED = {
     ("masked", "task"): "is no causal language model (config.json: architectures BertForMaskedL",
     ("chat llama-sentences", "sts"): "has no modules.json, so nothing says how the vectors",
     ("body moods", "labels"): "without the head of a BertForSequenceClassification; make",
-    ("masked", "labels"): "is a BertForMaskedLM with 0 outputs (problem_type None), but classif",
     ("words moods", "labels"): "is a BertForTokenClassification with 0 outputs (problem_type None)",
-    (
-        "judge llama-moods",
-        "labels",
-    ): "a class that ends in ForSequenceClassification with labels of",
-    (
-        "llama-moods judge",
-        "pairwise",
-    ): "with 2 outputs (problem_type None), but classifier pairs",
 }
 """Parents and objective -> what the error says."""
 

@@ -34,12 +34,10 @@ def resolved(change, metric, documents):
 @pytest.mark.parametrize(
     ("change", "metric", "documents", "raced", "why"),
     [
-        ({}, "acc", 230, True, "racing, since 230 documents make 4 samples of at least 50"),
         ({}, "acc", 150, True, "racing, since 150 documents make 3 samples of at least 50"),
         ({}, "acc", 149, False, "off, since 149 documents make fewer than 3 samples"),
         ({}, "f1", 400, False, "off, since it needs"),
         ({"evaluation": {"racing": {"minimum": 90}}}, "acc", 400, True, "samples of at least 90"),
-        ({"evaluation": {"racing": {"enabled": False}}}, "acc", 400, False, "off, as the search"),
         ({"evaluation": {"racing": {"enabled": True}}}, "acc", 60, True, "racing, as the search"),
         ({"evaluation": {"backend": "vllm"}}, "acc", 400, False, "off, since it needs"),
         ({"space": {"kind": "dataflow"}}, "acc", 400, False, "one fitness of means"),

@@ -111,14 +111,8 @@ def test_the_same_search_goes_on_and_a_new_budget_and_other_workers_count(begun:
 @pytest.mark.parametrize(
     ("changes", "keys"),
     [
-        ({"seed": 3}, "seed"),
         ({"parents": ["zoo:language", "zoo:steps"]}, "parents"),
         ({"base": None}, "base"),
-        ({"space": SMALL["space"] | {"knobs": {"weight": [0.0, 1.0]}}}, "space.knobs.weight"),
-        (
-            {"objectives": [{"task": "zoo_l2_maths", "metric": "exact_match", "weight": 2.0}]},
-            "objectives",
-        ),
         ({"evaluation": SMALL["evaluation"]}, "evaluation.fewshot"),
         ({"optimizer": {"population": 4, "name": "cma"}}, "optimizer.name"),
         ({"seed": 4, "optimizer": {"name": "auto"}}, "seed`, `optimizer.population"),

@@ -1,11 +1,9 @@
-"""Parents that differ from the merges beside their weights are named, and scored as they are."""
+"""What of a parent differs from the merges beside its weights is named; nothing else is."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import pytest
 import tiny
 from known_parents import (
     OTHER,
@@ -22,47 +20,22 @@ from evomerge.setup.parents_as_themselves import differences
 from evomerge.setup.preflight import warnings
 
 
-def different(parents: list[Path], base: Path, **more: Any) -> dict[str, list[str]]:
-    """Return name of a parent -> what of it differs."""
-    found = differences(problem_of(search_over(parents, base, **more)))
-    return {Path(name).name: keys for name, keys in found.items()}
-
-
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    return copy_of("base", tmp_path / "base", PLAIN)
-
-
-def test_what_differs_of_a_parent_is_one_line(tmp_path: Path, base: Path) -> None:
-    one = copy_of("maths", tmp_path / "one", OTHER, rope_theta=500000.0)
-    two = copy_of("language", tmp_path / "two", PLAIN, rms_norm_eps=1e-5)
-    edit_generation(two, eos_token_id=[1, 5])
-    problem = problem_of(search_over([one, two], base, chat=True))
-    assert problem.unlike_merges == (str(one), str(two))
-    notes = [note for note in warnings(problem, allow_benchmarks=True) if "not like" in note]
-    assert notes == [
-        "one is not like the merges in rope_theta and chat template; its final scores are of the "
-        "parent as it is.",
-        "two is not like the merges in rms_norm_eps and generation_config.json; its final scores "
-        "are of the parent as it is.",
-    ]
-
-
-def test_a_parent_with_the_files_of_the_host_is_like_the_merges(tmp_path: Path, base: Path) -> None:
+def test_what_differs_of_a_parent_is_named(tmp_path: Path) -> None:
+    base = copy_of("base", tmp_path / "base", PLAIN)
     noise = {"_name_or_path": "x", "use_cache": False, "transformers_version": "4.0"}
-    one = copy_of("maths", tmp_path / "one", OTHER, **noise)  # the search applies no template
-    edit_generation(one, transformers_version="4.0")
-    assert different([one, base], base) == {"one": [], "base": []}
-
-
-def test_another_tokenizer_or_dtype_makes_a_parent_unlike_the_merges(
-    tmp_path: Path, base: Path
-) -> None:
-    other = copy_of("language", tmp_path / "other")
-    edit_tokenizer(other, eos_token="<pad>")
-    assert different([other, base], base) == {"other": ["tokenizer"], "base": []}
-    found = different([base, copy_of("maths", tmp_path / "maths", PLAIN)], base, dtype="bfloat16")
-    assert found == {"base": ["dtype"], "maths": ["dtype"]}
+    like = copy_of("maths", tmp_path / "like", PLAIN, **noise)
+    one = copy_of("maths", tmp_path / "one", OTHER, rope_theta=500000.0)
+    two = copy_of("language", tmp_path / "two", PLAIN)
+    edit_generation(two, eos_token_id=[1, 5])
+    edit_tokenizer(two, eos_token="<pad>")
+    problem = problem_of(search_over([like, one, two], base, chat=True))
+    expected = [[], ["rope_theta", "chat template"], ["generation_config.json", "tokenizer"], []]
+    assert list(differences(problem).values()) == expected
+    assert problem.unlike_merges == (str(one), str(two))
+    (first, _) = [note for note in warnings(problem, True) if "not like" in note]
+    assert first.startswith("one is not like the merges in rope_theta and chat template; its final")
+    half = problem_of(search_over([like, base], base, dtype="bfloat16"))
+    assert list(differences(half).values()) == [["dtype"], ["dtype"]]
 
 
 def test_the_rows_of_another_vocabulary_make_a_parent_unlike_the_merge(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -172,9 +171,7 @@ def test_what_is_slow_on_a_cpu_is_warned_of(search, monkeypatch):
 @pytest.mark.parametrize(
     ("optimizer", "executor", "words"),
     [
-        ("cma", {"workers": 16, "order": "arrival"}, []),
         ("cma", {"workers": 17, "order": "arrival"}, ["17 workers 'cma'", "16 others"]),
-        ("cma", {"workers": 64}, []),
         ("discrete-lengler", {"workers": 16}, ["16 workers 'discrete-lengler'", "15 others"]),
         ("random", {"workers": 64}, []),
     ],
@@ -225,11 +222,8 @@ def test_validate_says_which_backend_answers_which_tasks(checked, changes, said)
 
 
 def test_validate_says_how_deep_the_engine_is_and_what_it_costs(checked):
-    for space, engine in (
-        ({"layers": [4, 8]}, "8 layers .*1.3 times"),
-        ({"repeats": 1}, "13 layers .*2.2 times"),
-    ):
-        assert re.match(engine, summary(checked(space=STACKED | space, base=None))["engine"])
+    found = summary(checked(space=STACKED | {"layers": [4, 8]}, base=None))
+    assert found["engine"].startswith("8 layers for every path, so 1.3 times the time")
 
 
 def test_layers_that_an_engine_fixes_by_position_must_stay_where_they_are(tmp_path, checked):
