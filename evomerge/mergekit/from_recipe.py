@@ -32,7 +32,6 @@ from evomerge.models.references import split_adapter
 from evomerge.parsing.values import replaced
 from evomerge.recipe import Layer, Recipe, knob_at
 
-_MERGEKIT_NAMES = {"ramplus": "ramplus_tl"}
 _IGNORED_KEYS = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
 
@@ -89,7 +88,8 @@ class _Writer:
 
     def text(self) -> str:
         recipe, method, base = self.recipe, self.context.method, self._base()
-        data: dict[str, Any] = {"merge_method": _MERGEKIT_NAMES.get(method.name, method.name)}
+        theirs = "ramplus_tl" if method.name == "ramplus" else method.name
+        data: dict[str, Any] = {"merge_method": theirs}
         slices = [self._slice(run) for run in self._runs()]
         if len(slices) == 1 and self._whole(base):
             data["models"] = slices[0].pop("sources")
@@ -128,18 +128,15 @@ class _Writer:
 
         rescalings = fold_scales(self.recipe, self.host)
         if method.name != "passthrough" or any(item.offset for item in rescalings.values()):
-            raise RecipeError(
-                "The recipe has scales between merged blocks, which mergekit cannot express."
-            )
+            raise RecipeError("A mergekit file cannot have scales between merged blocks.")
         return {name: item.factor for name, item in rescalings.items()}
 
     def _base(self) -> str | None:
         """Return `base_model` of the file, or None. mergekit takes the config from it."""
         recipe, layer = self.recipe, self.recipe.embeddings
         # A base model would change the rows of tokens that some parents do not have.
-        changes_rows = (
-            recipe.tokenizer != "base" and not recipe.vocabulary and len(recipe.parents) > 2
-        )
+        by_token = recipe.tokenizer != "base" and not recipe.vocabulary
+        changes_rows = by_token and len(recipe.parents) > 2
         if layer.base is not None:
             base = layer.base.parent
         elif self.context.method.name in BASE_IS_FIRST:
@@ -247,9 +244,7 @@ def _tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> di
     """Return mergekit's keys `tokenizer` and `chat_template`, as far as they are needed."""
     options = recipe.options
     if TRUNCATE in options:
-        raise RecipeError(
-            "The recipe cuts off rows of embeddings, for which mergekit has only an option."
-        )
+        raise RecipeError("A mergekit file cannot cut off rows of embeddings.")
     found: dict[str, Any] = {}
     if recipe.tokenizer != "base":
         _check_vocabulary(recipe, checkpoints)
@@ -275,6 +270,4 @@ def _check_vocabulary(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> 
     assert theirs.rows is not None
     alike = all(ours.rows.index[name] == index for name, index in theirs.rows.index.items())
     if not alike or ours.files != theirs.files or ours.rows.filling != theirs.rows.filling:
-        raise RecipeError(
-            "A mergekit file cannot have the tokens of parents that it does not merge."
-        )
+        raise RecipeError("A mergekit file cannot have tokens of parents that it does not merge.")

@@ -18,23 +18,20 @@ from evomerge.errors import RecipeError, did_you_mean
 from evomerge.mergekit.values import Rules, read_rules
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
-from evomerge.parsing.values import shown
+from evomerge.parsing.values import replaced, shown
 from evomerge.parsing.yaml import yaml_mapping
 
 
-def _text_keys(data: Any) -> Any:
-    for key in data if isinstance(data, dict) else ():
-        if not isinstance(key, str):
-            raise ValueError(f"has the key {shown(key)}, which is not text; put quotes around it")
-    return data
+def _text_key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise RecipeError(f"The mergekit file has the key {shown(key)}; put quotes around it.")
+    return key
 
 
 def _reference(value: Any) -> Any:
     if isinstance(value, str) and value:
         return value
-    raise ValueError(
-        "must be a model reference such as org/name@revision, a folder, or model+adapter"
-    )
+    raise ValueError("must be a model reference: org/name@revision, a folder, or model+adapter")
 
 
 def _range(value: Any) -> Any:
@@ -47,7 +44,6 @@ def _range(value: Any) -> Any:
 _Text: TypeAlias = Annotated[str, Field(min_length=1)]
 _Reference: TypeAlias = Annotated[str, BeforeValidator(_reference)]
 _Range: TypeAlias = Annotated[range, BeforeValidator(_range)]
-_Mapping: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_text_keys)]
 _Dtype: TypeAlias = Literal["bfloat16", "float16", "float32", "float64"]
 
 
@@ -61,13 +57,13 @@ class Keys(BaseModel):
     def _is_mapping(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             raise ValueError(f"must be a mapping of {', '.join(cls.model_fields)}")
-        return _text_keys(data)
+        return data
 
 
 class Part(Keys):
     """A part of the merge that may have parameters."""
 
-    parameters: _Mapping | None = None
+    parameters: dict[str, Any] | None = None
 
 
 class ModelKeys(Part):
@@ -109,7 +105,7 @@ class TokenizerKeys(Keys):
     """Where the vocabulary and the rows of its tokens come from."""
 
     source: _Text = "union"
-    tokens: _Mapping | None = None
+    tokens: dict[str, Any] | None = None
     pad_to_multiple_of: int | None = Field(None, ge=1, le=2**20)
 
 
@@ -117,9 +113,7 @@ class FileKeys(ModuleKeys):
     """The whole file, in any of its forms."""
 
     merge_method: _Text
-    modules: Annotated[dict[str, ModuleKeys], BeforeValidator(_text_keys)] | None = Field(
-        None, min_length=1
-    )
+    modules: dict[str, ModuleKeys] | None = Field(None, min_length=1)
     base_model: _Reference | None = None
     dtype: _Dtype | None = None
     out_dtype: _Dtype | None = None
@@ -189,6 +183,7 @@ class MergekitFile:
 def read(text: str, doubts: list[str] | None = None) -> MergekitFile:
     """Read and check a mergekit file; RecipeError: a key is missing, or a value is wrong."""
     data = yaml_mapping(text, "The mergekit file", "a mergekit file", RecipeError)
+    data = replaced(data, lambda value: value, _text_key)
     try:
         keys = FileKeys.model_validate(data)
     except ValidationError as error:
@@ -285,10 +280,8 @@ class _Reader:
             knob = known.get(name)
             if knob is None:
                 _check_spelling(name, known, where)
-                why = (
-                    f"{self.method.name} has no such parameter (it has "
-                    f"{', '.join(known) or 'none'}); remove it.{did_you_mean(name, known)}"
-                )
+                have = ", ".join(known) or "none"
+                why = f"{self.method.name} has no such parameter (it has {have}); remove it."
             elif source and knob.per == "merge":
                 fix = "give it in `parameters` of the slice, the module or the file."
                 why = f"it belongs to the merge as a whole; {fix}"
