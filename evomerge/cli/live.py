@@ -204,8 +204,8 @@ class SearchDisplay:
                 self._bar.update(self._task, description=what, total=event["total"], completed=0)
             case "tell":
                 say(_described(history, number, self._ranking) + self._best())
-                about = {"description": "searching", "total": self._total}
-                self._bar.update(self._task, completed=len(history.told), **about)
+                done, total = len(history.told), self._total
+                self._bar.update(self._task, description="searching", total=total, completed=done)
             case "complete":
                 told = _described(history, number, self._ranking)
                 self._step(f"{told} on all search documents, as every finalist")

@@ -1,9 +1,8 @@
 """How parents differ before they are merged: their weights, tokens and chat templates.
 
 All figures follow from the products of each two of r, d_1, ..., d_n (a Gram matrix), with r the
-weights of the base and d_i = parent i - r: sums over the elements of a component. Without a base, r
-is the first parent. Weights are read once, in blocks that fit in a processor's cache, multiplied in
-float32 and added up in float64.
+weights of the base (without one, of the first parent) and d_i = parent i - r. Weights are read
+once, in blocks that fit in a processor's cache, multiplied in float32 and added up in float64.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Pictures of what is at which depth, made with matplotlib: knobs and paths.
-
-They are readable at a width of 400 pixels. Knobs have the names of parents; on a path parents have
-letters, as in `evomerge.space.paths.path`.
-"""
+"""Pictures of what is at which depth: knobs and paths, readable at a width of 400 pixels."""
 
 from __future__ import annotations
 
@@ -69,9 +65,8 @@ def _knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     """Draw one heat map for each knob: columns are the depth, rows are parents; None: no knobs.
 
     The first column is the embeddings (E), the one behind the blocks the head (H); the blocks of an
-    encoder come before those of its decoder. Behind the head are merged
-    modalities by their first letter, such as vision (V). A knob of the whole merge has
-    the row `all`. A knob with other values for some tensors has one row for each kind of tensors.
+    encoder come before those of its decoder. Behind the head are merged modalities by their first
+    letter, such as vision (V). A knob of the whole merge has the row `all`.
     """
     knobs = _knob_grids(recipe, {name: names[name] for name in parent_letters(recipe).values()})
     if not knobs:

@@ -23,9 +23,7 @@ FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 def candidate_rows(
-    history: History,
-    objectives: Sequence[Objective],
-    genes: Sequence[str] = (),
+    history: History, objectives: Sequence[Objective], genes: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Return one dictionary for each candidate, all with the same keys.
 
@@ -144,8 +142,8 @@ def _no_formula(cell: Any) -> Any:
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write rows as CSV with a header line. InputError: the file cannot be written.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe before it, as OWASP
-    (https://owasp.org/www-community/attacks/CSV_Injection) says. Texts of numbers stay as they are.
+    A text that a spreadsheet would take for a formula gets an apostrophe before it (OWASP, CSV
+    injection). Texts of numbers stay as they are.
     """
     text = io.StringIO(newline="")
     names = list(rows[0]) if rows else ["candidate"]

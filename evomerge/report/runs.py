@@ -29,10 +29,8 @@ def run_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
     `seeds` is the number of runs that have ended. `score` is the mean of their winners' fitness on
     test documents with its 95 % interval (`mean_over_runs`), None for searches for a front.
-    `percent` says whether scores are shares, which people read in per cent.
-
-    Raises:
-        InputError: a folder is no run, or two are the same search with the same seed.
+    `percent` says whether scores are shares, which people read in per cent. InputError: a folder is
+    no run, or two are the same search with the same seed.
     """
     groups: dict[str, dict[int, View]] = {}
     for folder in folders:

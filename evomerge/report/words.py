@@ -12,11 +12,10 @@ _LONGEST = 4096  # characters of a name; no path is longer
 
 
 def short_names(references: Iterable[str]) -> dict[str, str]:
-    """Return a short name for each reference: reference -> name.
+    """Return reference -> short name, in one line.
 
-    Hub ids, `zoo:` names and the labels of baselines are unchanged. The path of a local folder is
-    cut to its last component, or to as many as are needed for all names to differ. A name is one
-    line.
+    The path of a local folder is cut to its last component, or to as many as are needed for all
+    names to differ; Hub ids, `zoo:` names and the labels of baselines are unchanged.
     """
     every = list(dict.fromkeys(references))
     longest = max((reference.count("/") for reference in every), default=0) + 1
@@ -68,10 +67,7 @@ def ordinal(number: int) -> str:
 
 
 def storable(value: Any) -> Any:
-    """Return a value without what other programs cannot store or show, also in lists and mappings.
-
-    A key becomes one line of printable characters. Other texts lose control characters.
-    """
+    """Return a value that other programs can store: keys in one line, no control characters."""
 
     def without(item: Any) -> Any:
         return without_controls(item) if isinstance(item, str) else item

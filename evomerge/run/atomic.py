@@ -73,10 +73,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def write_output(path: Path, text: str, option: str) -> None:
-    """Write the file that the user has named with an option; see `replace_text`.
-
-    InputError: it cannot be written. DiskError: the disk is full.
-    """
+    """Write the file that the user has named with an option; InputError: it cannot be written."""
     try:
         replace_text(path, text)
     except OSError as error:
@@ -86,8 +83,8 @@ def write_output(path: Path, text: str, option: str) -> None:
 class TemporaryFolder:
     """A new folder for this user alone that is removed by `close()`, or when the process ends.
 
-    If it is killed, the next one that makes such a folder in `parent` removes it. By default this
-    is where the system has temporary files.
+    If it is killed, the next one that makes such a folder in `parent` (by default, where the system
+    has temporary files) removes it.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
@@ -177,8 +174,7 @@ def _sync(path: Path) -> None:
 def check_writable(path: Path, what: str, fix: str, error: type[InputError]) -> None:
     """Raise an InputError if a file or folder cannot be made or replaced; DiskError: it is full.
 
-    For a moment there is a hidden folder in the nearest folder that exists. `what` begins the
-    error's sentence (`PATH cannot be created`), `fix` ends it.
+    `what` begins the error's sentence (`PATH cannot be created`), `fix` ends it.
     """
     path = path.absolute()
     folder = path.parent

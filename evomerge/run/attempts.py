@@ -1,12 +1,8 @@
-"""Counts how many processes ended in the middle of a job.
+"""Counts how many processes ended in the middle of a job, in the file `attempts.jsonl` of a run.
 
-A candidate can end the process that scores it, for example by a segmentation fault. A resumed
-search would try it again, without end. So the file `attempts.jsonl` of a run has a line for each
-job that begins and one for each job that ends. A candidate whose job has begun `MAX_ATTEMPTS` times
-without an end counts as failed.
-
-A job counts if its process was killed outright, or if the accelerator failed. If the search is
-interrupted or terminated by a signal, the job is withdrawn and does not count.
+A candidate can end the process that scores it, for example by a segmentation fault, and a resumed
+search would try it again, without end. One whose job has begun `MAX_ATTEMPTS` times without an end
+counts as failed. A job that a signal interrupts is withdrawn.
 """
 
 from __future__ import annotations
@@ -26,10 +22,7 @@ MAX_ATTEMPTS = 3
 
 
 class Attempts:
-    """The jobs that have begun and not ended, over all sessions of a run.
-
-    They are read from `attempts.jsonl`; lines that do not fit are ignored.
-    """
+    """The jobs that have begun and not ended, over all sessions; lines that do not fit are none."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._begun = path, Counter[str]()
@@ -56,7 +49,7 @@ class Attempts:
     def trying(self, job: str) -> Iterator[None]:
         """Note that a job begins, and that it ends or is withdrawn when the block ends.
 
-        A DeviceError counts as if the process had ended in the middle of the job.
+        A DeviceError counts as an end in the middle of the job.
         """
         self._write(job, "begins")
         try:

@@ -44,11 +44,7 @@ def is_begun(path: Path) -> bool:
 
 
 class RunFolder:
-    """A folder that holds one search.
-
-    Raises:
-        RunFolderError: the folder does not exist, is not a run, or has a link out of it.
-    """
+    """A folder that holds one search; RunFolderError: it is none, or has a link out of it."""
 
     def __init__(self, path: Path) -> None:
         if not os.path.exists(path):  # noqa: PTH110 - Path's raises for names that are too long
@@ -85,11 +81,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, search: str, manifest: Mapping[str, Any]) -> RunFolder:
-        """Create a run in one step; see `check_free`.
-
-        `search` is the text of the search file as the user wrote it, `manifest` what was resolved
-        (`evomerge.config.frozen`).
-        """
+        """Create a run in one step, of the search file as written and what was resolved."""
         cls.check_free(path)
         content = yaml_mapping(search, str(path / CONFIG), "a search file", RunFolderError)
         known = {**manifest, _DIGEST: _digest([content, manifest])}
@@ -109,8 +101,7 @@ class RunFolder:
     def search_file(self, moves: Sequence[str] = ()) -> SearchConfig:
         """Return the search file with all that was resolved when the run began.
 
-        `moves`: `key.path=value` of what is to differ. InputError: a file cannot be read, was
-        changed by hand, or has a mistake.
+        `moves`: `key.path=value` of what is to differ. InputError: as of `manifest`, or a mistake.
         """
         from evomerge.config.schema import override, parse_manifest
 
@@ -126,10 +117,7 @@ class RunFolder:
         return yaml_mapping(text, str(file), "a search file", RunFolderError)
 
     def manifest(self) -> dict[str, Any]:
-        """Return the content of the manifest.
-
-        RunFolderError: it cannot be read, or it or the search file was changed by hand.
-        """
+        """Return the manifest; RunFolderError: it, or the search file, was changed by hand."""
         file = self.path / MANIFEST
         again = "put it back from a copy of the run, or start a new run"
         text = read_text(file, RunFolderError, f"{self.path} has no {MANIFEST}; {again}.")
@@ -161,10 +149,7 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[Journal]:
-        """Open the journal for writing by this process alone; see `Journal`.
-
-        What killed writers have left is removed.
-        """
+        """Open the journal for this process alone, and remove what killed writers have left."""
         with Journal(self.journal_path) as journal:
             for folder in (self.path, self.path / "front", self.path / MODELS):
                 remove_abandoned(folder)
@@ -194,7 +179,7 @@ class RunFolder:
     def ask_to_stop(self) -> None:
         """Ask the process that searches to begin no further candidate, and to do the final scores.
 
-        RunFolderError: no process is searching. DiskError: the folder cannot be written.
+        RunFolderError: no process is searching.
         """
         if not self.is_running:
             raise RunFolderError(

@@ -1,7 +1,6 @@
-"""The state of a run: its candidates, their outcomes, the winner.
+"""The state of a run, from the events of its journal alone: candidates, outcomes, the winner.
 
-It is computed from the events of the journal only. So a running search, a resumed one and a report
-have the same state. Which candidate is the best is decided by a ranking.
+So a running search, a resumed one and a report have the same state. A ranking says who is best.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Candidate:
         outcomes: the latest outcome on each split.
         told: the first outcome on the search documents, which the strategy was told.
         as_itself: the splits on which a parent was scored with its own settings and dtype.
-        values: the values that a ranking compares, higher is better; None if there are none.
+        values: what a ranking compares, higher is better; None if there are none.
         recipe: that of a candidate that was asked in this session and has no outcome yet.
     """
 
@@ -89,12 +88,12 @@ class Candidate:
     @property
     def status(self) -> str:
         """`open`, `scored` or `failed`."""
-        outcome = self.outcomes.get("search")
-        return "open" if outcome is None else "failed" if isinstance(outcome, Failure) else "scored"
+        known = "scored" if self.scores("search") else "failed"
+        return known if "search" in self.outcomes else "open"
 
     @property
     def failure(self) -> str | None:
-        """Why it has no scores on the search documents, such as `merge: no finite weights`."""
+        """Why it has no search scores, such as `merge: no finite weights`."""
         outcome = self.outcomes.get("search")
         return f"{outcome.stage}: {outcome.reason}" if isinstance(outcome, Failure) else None
 
@@ -215,10 +214,7 @@ class History:
         return takewhile(lambda item: item.number < candidate.number, equals)
 
     def chosen(self, which: str, best: Candidate | None) -> Candidate:
-        """Return the candidate that `best`, `knee` (of a front, its best) or a number means.
-
-        RunFolderError: there is no such candidate, or none is scored yet.
-        """
+        """Return the candidate that `best`, `knee` or a number means; RunFolderError: none."""
         if which in ("best", "knee"):
             if best is None:
                 raise RunFolderError("The run has no scored candidate yet.")

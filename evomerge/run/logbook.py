@@ -85,7 +85,7 @@ class Logbook:
             self.write({"event": "threads", "threads": threads})
 
     def note_processor(self, kind: str, *known: str) -> None:
-        """Warn of a worker's kind of processor that is new to the run, and write it to the journal.
+        """Warn of a worker's kind of processor that is new to the run, and journal it.
 
         `known`: the kinds that the run has otherwise; empty ones are not known.
         """
@@ -102,10 +102,7 @@ class Logbook:
             )
 
     def note_preparation(self, method: str, done: int, total: int) -> None:
-        """Tell followers how far a preparation of merges is, once an `INTERVAL`.
-
-        `done` of `total` tensors are prepared for the methods with these names; 0 begins anew.
-        """
+        """Tell followers how many tensors are prepared for these methods; 0 begins anew."""
         now = time.monotonic()
         if done == 0:
             self._prepared_from = self._shown_at = now

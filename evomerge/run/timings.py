@@ -15,11 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 PHASES = ("prepare", "merge", "evaluate")
-"""The phases of a candidate.
-
-`prepare`: what merges need and keep for later candidates, such as the order of all magnitudes.
-`merge`: writing the merged weights. `evaluate`: scoring the model.
-"""
+"""The phases of a candidate; a preparation is kept, such as the order of all magnitudes."""
 
 DESCEND = "descend"
 """The phase of a leg of a descent, which makes candidates."""
@@ -88,10 +84,7 @@ class Timings:
         return sum(sessions.values()) / 3600
 
     def candidates_per_hour(self) -> float | None:
-        """Return the recent speed of the last session, in candidates an hour.
-
-        None: fewer than two candidates got an outcome in it.
-        """
+        """Return the recent speed of the last session; None: of fewer than two candidates."""
         timed = [line for line in self._lines() if line.session is not None]
         own = [line for line in timed if line.session == timed[-1].session]
         latest = [line.elapsed for line in own if line.event == "tell"][-_RECENT:]

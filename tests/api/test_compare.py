@@ -28,9 +28,11 @@ def test_the_command_prints_what_python_returns(compared):
     found = evomerge_json("compare", *EXPERTS, "--base", "zoo:base")
     assert found == json.loads(json.dumps(compared.to_dict()))
     assert [item["parent"] for item in found["parents"]] == EXPERTS and len(found["pairs"]) == 3
-    first = found["parents"][0]
-    assert first["components"]["embeddings"] > 0 == found["parents"][1]["components"]["embeddings"]
-    assert 0 < first["change"] < 1
+    assert [item["components"]["embeddings"] > 0 for item in found["parents"]] == [
+        True,
+        False,
+        False,
+    ]
     lines = evomerge("compare", *EXPERTS, "--base", "zoo:base").stdout.splitlines()
     heads = ["parent", "attention", "mlp", "embeddings", "head", "nearest", "cosine"]
     assert lines[0].split("\t") == heads and lines[1].split("\t")[-2:] == ["zoo:facts", "0.04"]

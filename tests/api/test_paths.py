@@ -18,16 +18,13 @@ from evomerge.errors import InputError
     [
         (evomerge.Run, "folder"),
         (evomerge.resume, "run"),
-        (lambda it: evomerge.search({}, it), "run"),
         (lambda it: evomerge.search(it, "run"), "config"),
         (lambda it: evomerge.Study({}, run=it), "run"),
         (lambda it: evomerge.merge(it, "out"), "recipe"),
-        (lambda it: evomerge.merge("recipe", it), "out"),
         (lambda it: evomerge.evaluate("model", it), "config"),
         (evomerge.compare, "parents"),
         (lambda it: evomerge.results([it]), "runs"),
         (lambda it: evomerge.Run(write_run(Path("run"), []).path).export(it), "out"),
-        (lambda it: evomerge.Run(write_run(Path("run"), []).path).report(it), "out"),
     ],
 )
 def test_what_is_no_path_is_named(

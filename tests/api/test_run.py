@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -74,13 +73,10 @@ def test_a_parent_that_wins_has_no_genes(run: Run, tmp_path: Path) -> None:
     run = Run(write_run(tmp_path / "parent", events, frozen={"genes": GENES}).path)
     assert run.best is not None and run.best.label == "zoo:language"
     assert run.genes(1) == {GENES[0]: 0.25}
-    for ask in (run.genes, partial(plot_genes, run)):  # it was an empty chart
-        with pytest.raises(InputError, match=r"Candidate 0 \(zoo:language\) has no genes; give a"):
-            ask()
+    with pytest.raises(InputError, match=r"Candidate 0 \(zoo:language\) has no genes; give a"):
+        plot_genes(run)  # it was an empty chart
     assert run.candidates[f"gene {GENES[0]}"].isna().tolist() == [True, False]
-    text = run.report(tmp_path / "page.html").read_text()
-    assert "The winner is candidate 0, the baseline" in text
-    assert "The genes of the best candidate" not in text
+    assert "The winner is candidate 0, the baseline" in run.report(tmp_path / "page").read_text()
 
 
 def test_the_bar_of_a_search_has_the_unit_of_the_tables(run: Run) -> None:
@@ -133,8 +129,8 @@ def test_genes_have_the_names_of_parents_that_the_standings_have(tmp_path: Path)
 
 def test_an_empty_run_has_no_rows(tmp_path: Path) -> None:
     run = Run(write_run(tmp_path / "run", []).path)
-    assert run.candidates.empty and run.best is None and run.front == []
-    assert run.standings.empty and "No candidate has been scored yet" in str(run)
+    assert run.candidates.empty and run.standings.empty and run.best is None and run.front == []
+    assert "No candidate has been scored yet" in str(run)
     append(RunFolder(run.folder), [asked(0, "zoo:language"), told(0, scores(6))])
     assert len(run.candidates) == 1, "a run that goes on is read again"
     with pytest.raises(RunFolderError, match="does not exist"):

@@ -22,10 +22,3 @@ def test_help_has_whole_names_of_options_and_no_twins(name, capsys, monkeypatch)
     assert set(names) <= set(re.findall(r"--[a-z-]+", shown))
     assert "<bool>" not in shown and "--no-" not in shown
     assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
-
-
-def test_the_list_of_commands_has_whole_sentences(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    assert run(["--help"]) == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert all(f"{name} {item.help}" in shown for name, item in COMMANDS.items())

@@ -8,7 +8,6 @@ import pytest
 from search_run import SMALL, environment, evomerge, write_search
 from tracker_runs import trackio_runs, wandb_runs
 
-from evomerge.__main__ import run
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 
@@ -24,23 +23,14 @@ def file(folder):
     return write_search(folder, budget={"candidates": 9}, evaluation=evaluation)
 
 
-def answer(capsys, *arguments) -> str:
-    """Run a command in this process, where it need not import torch again, and return its answer.
-
-    Not for trackio, which reads `TRACKIO_DIR` once in a process.
-    """
-    assert run([str(argument) for argument in arguments]) == 0
-    return capsys.readouterr().out
-
-
-def test_a_search_that_is_tracked_is_the_one_that_is_not(folder, file, monkeypatch, capsys):
+def test_a_search_that_is_tracked_is_the_one_that_is_not(folder, file, monkeypatch):
     pytest.importorskip("trackio")
     pytest.importorskip("wandb")
     for name in ("WANDB_MODE", "WANDB_API_KEY", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRACKIO_DIR", str(folder / "trackio"))
     monkeypatch.setenv("WANDB_DIR", str(folder))
-    alone = answer(capsys, "search", file, "--run", folder / "alone")
+    alone = evomerge("search", file, "--run", folder / "alone").stdout
     for name in ("trackio", "wandb"):
         tracked = evomerge("search", file, "--run", folder / name, "--track", name).stdout
         assert tracked == alone != ""

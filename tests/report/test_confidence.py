@@ -185,18 +185,6 @@ def test_unknown_intervals_are_nan():
         assert found.value == aggregate or math.isnan(found.value)
 
 
-def test_a_comparison_is_paired():
-    """Models whose intervals overlap can be told apart if they differ on a few documents only."""
-    ours, theirs = answers(60, 100), answers(52, 100)
-    together = compare([ACC], scores(t_acc=ours), scores(t_acc=theirs))
-    apart = compare([ACC], scores(t_acc=ours), scores(t_acc=theirs[::-1]))
-    back = compare([ACC], scores(t_acc=theirs), scores(t_acc=ours))
-    assert together.difference.value == apart.difference.value == pytest.approx(0.08)
-    assert together.difference.low > 0 > apart.difference.low
-    assert together.probability > 0.99 > apart.probability > 0.5
-    assert back.probability == pytest.approx(1 - together.probability)
-
-
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 3.0)])
 def test_equal_models_are_better_with_probability_one_half(weights):
     """A bootstrap of equal answers would resample zeros only, and be sure."""

@@ -94,9 +94,8 @@ def test_what_workers_do_is_read_and_each_change_is_written_sooner_or_later(tmp_
     now += wait
     assert activity.write_if_due() is None
     assert read_activity(path) == ([WorkerState(1, "scoring", "cuda:1", (4, 5), "search", 1e9)], 1)
-    for text in ("", "{", "[]", '{"workers": [{"number": "x"}], "lost": 0}', '{"workers": 3}'):
-        path.write_text(text)
-        assert read_activity(path) == ([], 0)
+    path.write_text('{"workers": [{"number": "x"}], "lost": 0}')
+    assert read_activity(path) == ([], 0)
 
 
 def test_of_many_workers_those_are_shown_that_take_longest():
