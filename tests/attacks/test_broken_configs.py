@@ -1,7 +1,4 @@
-"""Configs, tasks and weights with which a search would fail later than at its start are refused.
-
-`bad_input.yaml` has configs that transformers cannot build, or that do not fit the weights.
-"""
+"""Configs, tasks and weights with which a search would fail later than at its start are refused."""
 
 import shutil
 

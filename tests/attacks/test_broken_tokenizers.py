@@ -1,7 +1,4 @@
-"""Tokenizers and chat templates that fail: each is one sentence, before the search starts.
-
-Some files make the tokenizers library panic, which is no Exception in Python.
-"""
+"""Tokenizers and chat templates that fail: each is one sentence, before the search starts."""
 
 import copy
 import json

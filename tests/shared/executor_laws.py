@@ -25,10 +25,7 @@ MOST_WORKERS = 3
 
 @dataclass(frozen=True)
 class Pretend:
-    """Makes what runs jobs, without models: the outcome of a job depends on the job alone.
-
-    Something else is at fault with `broken` candidates.
-    """
+    """Makes what runs jobs, without models: the outcome of a job depends on the job alone."""
 
     failing: frozenset[int] = frozenset()
     ending: frozenset[int] = frozenset()

@@ -17,10 +17,7 @@ from evomerge.space.protocol import Gene, Genome
 
 @dataclass(frozen=True)
 class Problem:
-    """A function of genomes that is minimised: `losses` of 0 or more, one for each objective.
-
-    `worst` is the corner up to which hypervolumes of several objectives are measured.
-    """
+    """A function of genomes that is minimised: `losses` of 0 or more, one for each objective."""
 
     genes: tuple[Gene, ...]
     losses: Callable[[Genome], tuple[float, ...]]

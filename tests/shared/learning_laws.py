@@ -1,7 +1,4 @@
-"""The laws of what an optimizer learns from what it is told.
-
-All are exact: two searches are compared, proposal by proposal, that must or must not be the same.
-"""
+"""The laws of what an optimizer learns from what it is told."""
 
 from __future__ import annotations
 
@@ -73,10 +70,7 @@ def _check_each_counts(play: Callable[..., list[Genome]], population: int, is_re
 
 
 def _check_ranks(play: Callable[..., list[Genome]], objectives: int, by_value: bool) -> None:
-    """Check that failures rank below violations, and these below all others, from the start on.
-
-    `by_value`: so must values below all others; with several objectives some algorithms scale them.
-    """
+    """Check that failures rank below violations, and these below all others, from the start on."""
 
     def search(failed: Told | None, broken: Callable[[Told], Told]) -> list[Genome]:
         """Search with failures, told as `failed`, None: as they are, or with violations as well."""

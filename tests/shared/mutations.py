@@ -58,10 +58,7 @@ _SLOT = re.compile(r'"@@(\d+)@@"')
 
 
 def value_or_error(call: Callable[[], Any]) -> Any:
-    """Return what a parser makes of its text; None where it says what is wrong.
-
-    Its EvomergeError must be one short, printable sentence.
-    """
+    """Return what a parser makes of its text; None where it says what is wrong."""
     try:
         return call()
     except EvomergeError as error:

@@ -21,10 +21,7 @@ def check_laws(
     reference: Reference | None = None,
     seeds: int = 10,
 ) -> None:
-    """Check all laws of an optimizer that learns; see `check_search`.
-
-    Functions of genes of other kinds than `genes` have are not searched, nor any with 0 seeds.
-    """
+    """Check all laws of an optimizer that learns; see `check_search`."""
     check_optimizer(create, genes, trials, objectives)
     check_learning(create, genes, objectives)
     kinds, short = {gene.kind for gene in genes}, ("sphere", "mixed", "one-max", "zdt1", "dtlz2")

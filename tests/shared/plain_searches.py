@@ -1,7 +1,4 @@
-"""The algorithms in their own packages: what the optimizers of evomerge are compared with.
-
-They search in the coordinates of the cube, with the same start, steps, bounds and population.
-"""
+"""The algorithms in their own packages: what the optimizers of evomerge are compared with."""
 
 import math
 

@@ -55,11 +55,7 @@ def can_fork(changes: Iterable[str]) -> bool:
 
 
 class Forked:
-    """A command that runs; its methods and exit codes are those of `subprocess.Popen`.
-
-    `module` is run, as with `python -m`, with arguments in a working folder (None: that of this
-    process), with a whole environment, and two open files.
-    """
+    """A command that runs; its methods and exit codes are those of `subprocess.Popen`."""
 
     def __init__(
         self, arguments: list[str], *, module: str, cwd: Path | None, env: dict[str, str],

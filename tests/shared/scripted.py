@@ -118,10 +118,7 @@ def search(
     make: Callable[[], Strategy] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> History:
-    """Start or continue a search in a folder, and return its history at the end.
-
-    With a space `searched`, `make` makes its strategy. SearchError: the executor was "killed".
-    """
+    """Start or continue a search in a folder, and return its history at the end."""
     searched = searched or space("ab")
     run = RunFolder(path) if path.exists() else RunFolder.create(path, "{}", {"made": "up"})
     with Journal(run.journal_path) as journal:

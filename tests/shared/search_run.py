@@ -64,10 +64,7 @@ def environment(**more) -> dict[str, str]:
 def start(
     *arguments, stdout: IO, stderr: IO, module: str = "evomerge", cwd: Path | None = None, **more
 ):
-    """Start a command; what it prints, and its messages, go to open files.
-
-    If a test has a module of its own, which Python finds by PYTHONPATH, it trusts the code.
-    """
+    """Start a command; what it prints, and its messages, go to open files."""
     if "PYTHONPATH" in more and arguments[0] in TRUSTING:
         arguments = (*dict.fromkeys((*arguments, "--trust-code")),)
     about = {"cwd": cwd, "env": environment(**more), "stdout": stdout, "stderr": stderr}

@@ -70,10 +70,7 @@ def text_config(kind: str) -> Any:
 
 
 def make(folder: Path, family: str, seed: int = 0, **tower: Any) -> Checkpoint:
-    """Save a random model of a family, or the text model of one (`family/text`), and open it.
-
-    `tower`: keys of the config of its vision tower.
-    """
+    """Save a random model of a family, or the text model of one (`family/text`), and open it."""
     name, _, part = family.partition("/")
     kind, class_name, own, keys = FAMILIES[name]
     text = text_config(kind)
@@ -103,10 +100,7 @@ def load(folder: Path) -> torch.nn.Module:
 
 
 def add_processor(folder: Path) -> Any:
-    """Save a processor of images of 8 x 8 pixels beside a LLaVA model, and return it.
-
-    The last word of its tokenizer stands for an image.
-    """
+    """Save a processor of images of 8 x 8 pixels beside a LLaVA model, and return it."""
     try:
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     except ImportError:  # its name before transformers 5

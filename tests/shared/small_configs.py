@@ -160,10 +160,7 @@ def class_name(kind: str) -> str:
 
 
 def small_config(kind: str, layers: int = 4, vocabulary: int = 128) -> Any:
-    """Return a small config of an architecture; KeyError: transformers does not have it.
-
-    It has so many layers and tokens, if there is no vision tower.
-    """
+    """Return a small config of an architecture; KeyError: transformers does not have it."""
     cls = configuration_auto.CONFIG_MAPPING[kind]
     if kind in GROUPS["vl"]:
         return _small_vision_config(cls())

@@ -29,10 +29,7 @@ from safetensors.torch import load_file, save_file
 
 @dataclass(frozen=True)
 class Model:
-    """A causal model of an architecture of `tiny.CONFIGS`.
-
-    `extra_tokens` come after the vocabulary that all stand-ins share.
-    """
+    """A causal model of an architecture of `tiny.CONFIGS`."""
 
     architecture: str = "llama"
     layers: int = 2
@@ -54,10 +51,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def hub_cache(folder: Path, repositories: Mapping[str, Model | Adapter]) -> Path:
-    """Add repositories to the cache of the Hub's client in a folder, and return the folder.
-
-    `repositories`: `org/name` or `org/name@revision` -> what is there. Models come before adapters.
-    """
+    """Add repositories to the cache of the Hub's client in a folder, and return the folder."""
     with tempfile.TemporaryDirectory() as place:
         for name, item in repositories.items():
             target = snapshot(folder, name)
@@ -74,10 +68,7 @@ def hub_cache(folder: Path, repositories: Mapping[str, Model | Adapter]) -> Path
 
 
 def dataset_cache(folder: Path, data: Mapping[str, Mapping[str, Mapping[str, Rows]]]) -> Path:
-    """Add data sets to the cache of the library datasets in a folder, and return the folder.
-
-    `data`: id -> configuration (`default` if it has none) -> split -> documents.
-    """
+    """Add data sets to the cache of the library datasets in a folder, and return the folder."""
     from datasets import Dataset, DatasetInfo, Split
     from datasets.arrow_writer import ArrowWriter
     from datasets.naming import camelcase_to_snakecase

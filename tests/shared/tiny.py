@@ -162,10 +162,7 @@ def make_encoder(
     default_prompt: str | None = None,
     include_prompt: bool = True,
 ) -> Path:
-    """Save a random sentence encoder as sentence-transformers does, and return its folder.
-
-    It has pooling, a projection to `dense` numbers (0: none), and a normalisation.
-    """
+    """Save a random sentence encoder as sentence-transformers does, and return its folder."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules as parts
 
@@ -197,11 +194,7 @@ def make_classifier(
     template: str | None = None,
     **changes: Any,
 ) -> Path:
-    """Save a random model with a classification head, and return its folder.
-
-    With one label, it is a reward model. `head`: `Sequence` or `Token`. `template`: a chat template
-    of its tokenizer.
-    """
+    """Save a random model with a classification head, and return its folder."""
     config = CLASSIFIERS[architecture]()
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: number for number, name in enumerate(labels)}

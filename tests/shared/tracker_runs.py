@@ -63,10 +63,7 @@ def _records(data: bytes):
 
 
 def trackio_runs(project: str) -> list[Logged]:
-    """Return the runs of a project in trackio's folder, read by another process.
-
-    Trackio reads `TRACKIO_DIR` when it is imported.
-    """
+    """Return the runs of a project in trackio's folder, read by another process."""
     done = subprocess.run(
         [sys.executable, "-c", READ_TRACKIO, project], capture_output=True, text=True, check=True
     )
