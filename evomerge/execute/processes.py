@@ -112,11 +112,10 @@ def _context(preload: tuple[str, ...]) -> Any:
 
 
 def _how(code: int | None) -> str:
-    """Return how a process ended, as text."""
-    if code is not None and code < 0:
-        names = {item.value: item.name for item in signal.Signals}
-        return f"by the signal {names.get(-code, -code)}"
-    return f"with the exit status {code}"
+    if code is None or code >= 0:
+        return f"with the exit status {code}"
+    names = {item.value: item.name for item in signal.Signals}
+    return f"by the signal {names.get(-code, -code)}"
 
 
 # What follows runs in the worker's process.

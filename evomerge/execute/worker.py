@@ -191,7 +191,6 @@ class Worker:
             )
 
     def _prepare(self) -> None:
-        """Make the resident model and prepare the documents."""
         self._builder, tokenizer = self.make()
         reason = "there are none"
         for recipe in self.baselines:
@@ -238,7 +237,6 @@ class Worker:
             self.evaluator.release(engine=True)
 
     def _drop(self, *, engine: bool = False) -> None:
-        """Free the memory of the resident model."""
         self.evaluator.release(engine=engine)
         free_weights(self._model)  # a function may keep it
         self._builder = self._model = self._loss = None

@@ -42,11 +42,10 @@ Sample = TypeVar("Sample")
 class BaseOptimizer(ABC):
     """Implements the protocol; a subclass proposes points of the unit cube and learns losses.
 
-    A subclass overrides `propose`, and `learn` or, for several objectives, `learn_all`.
+    It overrides `propose`, and `learn` or, for several objectives, `learn_all`.
 
     A genome is tried once. If the algorithm proposes it again, it learns the known outcome at once,
-    or as soon as that is told, and proposes the next one. So it goes on as if it had been tried
-    again (if `learns_repeats`), but no trial is spent.
+    or as soon as that is told (if `learns_repeats`), and proposes the next one.
     """
 
     learns_repeats = True

@@ -89,11 +89,7 @@ class CMA(Generations[_Sample]):
         return sample, self.cube.start + self.cube.step * sample.z[: len(self.cube.start)]
 
     def _sample(self) -> None:
-        """Sample a generation.
-
-        With two-point adaptation, later samples before the next update are single points, because
-        pycma gives mirrored points for one generation only.
-        """
+        """Sample a generation; with two-point adaptation, further samples are single points."""
         es, single = self._es, self._sampled and self._two_point
         mirrored = 2 if self._two_point and not single else 0
         mean, generation = self._current_mean(), es.countiter
@@ -151,10 +147,8 @@ class CMA(Generations[_Sample]):
 def _two_point_adaptation() -> type:
     """Return pycma's two-point step-size adaptation (Hansen 2008) where it can be used, else CSA.
 
-    The two points lie before and behind the mean, in the direction of its last step. While many
-    trials are open, a generation may lack them; the path of the mean (cumulative step-size
-    adaptation) is always there. pycma's consistency check is left out, since it draws from numpy's
-    global generator.
+    While many genomes are open, a generation may lack the two points; the path of the mean is
+    always there. pycma's consistency check would draw from numpy's global generator.
     """
     from cma.sigma_adaptation import CMAAdaptSigmaCSA, CMAAdaptSigmaTPA
 

@@ -143,6 +143,6 @@ class Reached:
     def from_json(cls, data: Mapping[str, Any]) -> Reached:
         """Return what `to_json` wrote."""
         forms = {task: Form(**form) for task, form in data["forms"].items()}
-        state = data["descent"].items()
-        descent = Descent(**{k: tuple(v) if isinstance(v, list) else v for k, v in state})
-        return cls(descent, tuple(data["losses"]), data["watched"], forms)
+        state: dict[str, Any] = dict(data["descent"])
+        state |= {name: tuple(state[name]) for name in ("genome", "first", "second")}
+        return cls(Descent(**state), tuple(data["losses"]), data["watched"], forms)

@@ -130,16 +130,11 @@ def _instance(configured: Any, low: Vector, high: Vector, seed: int) -> Any:
 
 
 def _is_of(inner: Any, names: Set[str]) -> bool:
-    """Return whether an optimizer is of one of these classes of nevergrad."""
     return any(item.__name__ in names for item in type(inner).__mro__)
 
 
 def create_two_points(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
-    """Return differential evolution with two-point crossover (Storn & Price 1997; F = 0.8).
-
-    A child takes one run of neighbouring genes from either mutant or parent, all others from the
-    other one.
-    """
+    """Return differential evolution with two-point crossover (Storn & Price 1997; F = 0.8)."""
     configured = nevergrad.optimizers.DifferentialEvolution(
         popsize=setting.population or 30, crossover="twopoints"
     )
@@ -175,7 +170,6 @@ def create_named(genes: Sequence[Gene], setting: Setting, name: str) -> Nevergra
 
 @lru_cache
 def _keeps_the_laws(name: str) -> bool:
-    """Return whether an optimizer of nevergrad does in two short searches."""
     state = np.random.get_state()
     try:
         first, again = _try_out(name), _try_out(name)
@@ -188,10 +182,7 @@ def _keeps_the_laws(name: str) -> bool:
 
 
 def _try_out(name: str) -> list[bytes]:
-    """Return the proposals of a short search in eight dimensions with four open trials.
-
-    None at all if the optimizer is none of `ALGORITHMS`.
-    """
+    """Return the proposals of a short search with four open points; none unless in `ALGORITHMS`."""
     high = np.full(8, 3.0)
     inner = _instance(nevergrad.optimizers.registry[name], -high, high, seed=5)
     asked: list[Any] = []

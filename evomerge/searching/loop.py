@@ -21,11 +21,8 @@ from evomerge.searching.session import Session
 from evomerge.strategy.protocol import Descending, Origin, Strategy
 
 Order: TypeAlias = Literal["generation", "arrival"]
-"""When the strategy is told outcomes.
-
-`generation`: once all of a generation is scored, in the order of asking. So the search does not
-depend on how many jobs run at a time. `arrival`: as soon as there is an outcome.
-"""
+"""When the strategy is told outcomes: when a generation is scored, in the order of asking, so that
+the number of jobs at a time does not matter; or as soon as there is one."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +42,20 @@ class Plan:
     patience: int | None = None
 
 
+@dataclass(eq=False)
 class Search:
     """The search of one run. `run` starts or continues it and returns the winner.
 
     The strategy is made with the run's seed, at the first use: not if all candidates are there.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        make_strategy: Callable[[], Strategy],
-        baselines: Mapping[str, Recipe],
-        plan: Plan,
-    ) -> None:
-        self.session, self.history = session, session.history
-        self.make_strategy, self.baselines, self.plan = make_strategy, baselines, plan
+    session: Session
+    make_strategy: Callable[[], Strategy]
+    baselines: Mapping[str, Recipe]
+    plan: Plan
+
+    def __post_init__(self) -> None:
+        self.history = self.session.history
         self.pending: list[Candidate] = []
         """Candidates whose outcomes the strategy was not told yet, in the order of asking."""
         self.told = 0
@@ -228,9 +224,8 @@ class Search:
     def generation(self) -> int:
         """Number of the generation of the next proposal, from 0."""
         last = self.history.candidates[-1].generation if self.history.candidates else None
-        if last is None:
-            return 0
-        return last + 1 if self.strategy.left == self.strategy.generation else last
+        begins = self.strategy.left == self.strategy.generation
+        return 0 if last is None else last + begins
 
     @property
     def has_room(self) -> bool:
@@ -252,8 +247,8 @@ class Search:
             return True
         incumbents = self.session.incumbents
         # Open candidates do not count: one of them may be better, and then the search goes on.
-        without = unimproved(incumbents, self.history.candidates)
-        if plan.patience is not None and without >= plan.patience:
+        known = self.history.candidates
+        if plan.patience is not None and unimproved(incumbents, known) >= plan.patience:
             return True
         target, ranking = plan.target, self.session.ranking
         return target is not None and reached(incumbents, ranking, target) is not None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from heapq import nlargest
 from itertools import chain
+from operator import itemgetter
 from typing import Literal, TypeAlias
 
 from evomerge.errors import SearchError
@@ -196,13 +197,14 @@ class Session:
         if purpose != "search" or candidate.incumbent is None or self.recent is None:
             return job
         incumbent = self.history.candidates[candidate.incumbent].scores("search")
-        return replace(job, incumbent=incumbent, earlier=self._earlier(candidate.known))
-
-    def _earlier(self, known: int) -> tuple[Scores, ...]:
-        """Return the scores of the latest of the first `known` candidates, for a race."""
-        scored = (item for item in self.history.told[:known] if isinstance(item.told, Scores))
-        latest = nlargest(self.recent or 0, scored, key=lambda item: item.number)
-        return tuple(item.told for item in reversed(latest) if isinstance(item.told, Scores))
+        told = (
+            (item.number, item.told)
+            for item in self.history.told[: candidate.known]
+            if isinstance(item.told, Scores)
+        )
+        latest = nlargest(self.recent, told, key=itemgetter(0))
+        earlier = tuple(scores for _, scores in reversed(latest))
+        return replace(job, incumbent=incumbent, earlier=earlier)
 
     def _itself(self, candidate: Candidate, purpose: Purpose) -> Recipe | None:
         """Return the recipe of the parent that is scored in place of the candidate, if any."""

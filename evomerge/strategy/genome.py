@@ -34,12 +34,7 @@ SKIPPED = "skipped"
 
 @dataclass
 class _Known:
-    """What is known about a recipe that was proposed.
-
-    Attributes:
-        told: the values and the violation that the optimizer was told, if there is an outcome.
-        waiting: further genomes of the recipe, which wait for its outcome.
-    """
+    """What the optimizer was told of a recipe (values, violation), and genomes that wait for it."""
 
     told: tuple[tuple[float, ...] | None, float] | None = None
     waiting: list[Genome] = field(default_factory=list)
@@ -85,7 +80,7 @@ class GenomeStrategy:
         """Number of genomes that the current generation of the optimizer still lacks.
 
         Baselines, and the genomes of the start together, come before the first generation. Known
-        recipes count into a generation, so most have fewer candidates where there are many of them.
+        recipes count into a generation.
         """
         complete, of_next = divmod(self._proposed, self.generation)
         if complete > self._complete:  # the last candidate may be of the next generation already
@@ -93,11 +88,7 @@ class GenomeStrategy:
         return self.generation - of_next + (len(self._start) if self._has_begun else 0)
 
     def add_baseline(self, number: int, label: str) -> Origin:
-        """Propose the genomes of a baseline, if the space has any for it.
-
-        If there are several, the optimizer is told the outcome for each of them; the origin has
-        those after the first as `others`.
-        """
+        """Propose the genomes of a baseline, if the space has any; each is told its outcome."""
         genomes = [list(genome) for genome in self._baselines.get(label, ())]
         origin: dict[str, Any] = {"genome": genomes[0]} if genomes else {}
         origin |= {"others": genomes[1:]} if genomes[1:] else {}
@@ -106,7 +97,7 @@ class GenomeStrategy:
 
     def ask(self, number: int) -> Proposal:
         """Propose the next genome of the start; after these, the optimizer's."""
-        self._begin()
+        self._has_begun, self._complete = True, self._proposed // self.generation
         for skipped in itertools.count():
             genome, is_repeat = self._next()
             recipe = self.space.decode(genome)
@@ -119,31 +110,31 @@ class GenomeStrategy:
         return Proposal(recipe, origin | {SKIPPED: skipped} if skipped else origin)
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
-        """Propose the same genome again.
-
-        Another machine may compute a slightly different one; the recorded one counts, since it
-        is what was scored.
-        """
+        """Propose the same genome again, whatever this machine computes: it is what was scored."""
         if "genome" not in origin:
             return
         genome, *others = (
             tuple(map(float, it)) for it in (origin["genome"], *origin.get("others", ()))
         )
         if label is None:
-            self._begin()
+            self._has_begun, self._complete = True, self._proposed // self.generation
             # What was skipped is repeated by number: another machine might skip others.
             for _ in range(origin.get(SKIPPED, 0)):
                 computed, _ = self._next()
                 self._skip(computed, self.space.decode(computed).digest)
-            self._warn(self._next(genome)[0], genome)
+            computed, _ = self._next(genome)
+            if computed != genome and not self._has_warned:
+                self._has_warned = True
+                log.warning(
+                    "This machine computes a genome that differs by up to %.2g from the recorded "
+                    "one; the recorded genomes are used, and the search goes on.",
+                    max(abs(new - old) for new, old in zip(computed, genome, strict=True)),
+                )
         for each in (genome, *others):
             self._note(number, each, self.space.decode(each).digest)
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Tell the optimizer the values of a candidate, or that it has none.
-
-        Outcomes of baselines without a genome are ignored.
-        """
+        """Tell the optimizer the values of a candidate, or that it has none."""
         values, broken = None, 0.0
         if isinstance(outcome, Scores) and number in self._open:
             values, broken = self.values(outcome), self.violation(outcome)
@@ -154,10 +145,6 @@ class GenomeStrategy:
             for each in (genome, *known.waiting):
                 self.optimizer.tell(each, values, broken)
             known.waiting.clear()
-
-    def _begin(self) -> None:
-        """Begin a proposal."""
-        self._has_begun, self._complete = True, self._proposed // self.generation
 
     def _next(self, recorded: Genome | None = None) -> tuple[Genome, bool]:
         """Return the next genome, and whether the optimizer has proposed it before."""
@@ -179,17 +166,5 @@ class GenomeStrategy:
             self.optimizer.tell(genome, *known.told)
 
     def _note(self, number: int, genome: Genome, digest: str) -> None:
-        """Note a genome of the candidate, and that its recipe is known."""
         self._open.setdefault(number, []).append((genome, digest))
         self._known.setdefault(digest, _Known())
-
-    def _warn(self, computed: Genome, recorded: Genome) -> None:
-        """Warn once if this machine computes another genome than the recorded one."""
-        if computed == recorded or self._has_warned:
-            return
-        self._has_warned = True
-        log.warning(
-            "This machine computes a genome that differs by up to %.2g from the recorded one; "
-            "the recorded genomes are used, and the search goes on.",
-            max(abs(new - old) for new, old in zip(computed, recorded, strict=True)),
-        )
