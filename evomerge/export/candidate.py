@@ -46,14 +46,7 @@ def export_candidate(
         reason = str(error)
     task = task_of(checked.checkpoints[recipe.host])
     merge = Merge(recipe, describe_parents(checked.checkpoints), reason is None, task)
-    texts |= search_card(
-        merge,
-        checked.config,
-        history,
-        candidate,
-        checked.ranking,
-        itself=is_itself(checked, candidate),
-        unchanged=recipe == scored,
-    )
+    how = {"itself": is_itself(checked, candidate), "unchanged": recipe == scored}
+    texts |= search_card(merge, checked.config, history, candidate, checked.ranking, **how)
     notes = write_model(recipe, checked.checkpoints, out, shard_size=shard_size, texts=texts)
     return Exported(candidate.number, reason, notes)

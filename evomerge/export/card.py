@@ -70,14 +70,6 @@ class Merge:
         return {reference: parent.name for reference, parent in self.parents.items()}
 
 
-def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
-    """Return the card of a recipe's model that these `versions` of packages made, and its picture.
-
-    They are by file name; so are those of `search_card`.
-    """
-    return _files(merge, (), versions)
-
-
 def search_card(
     merge: Merge,
     config: SearchConfig,
@@ -117,12 +109,17 @@ def search_card(
     results = results_on_test(config, merge.task, measured(ranking), scores) if scores else ()
     parent = merge.parents[str(candidate.label)].name if itself else None
     change = "unchanged" if unchanged else f"in {merge.recipe.dtype}"
-    return _files(merge, results, frozen.versions, search=search, itself=parent, change=change)
+    named = {"search": search, "itself": parent, "change": change}
+    return merge_card(merge, frozen.versions, results, **named)
 
 
-def _files(
-    merge: Merge, results: Sequence[EvalResult], versions: Mapping[str, str], **values: Any
+def merge_card(
+    merge: Merge, versions: Mapping[str, str], results: Sequence[EvalResult] = (), **values: Any
 ) -> dict[str, str]:
+    """Return the card of a recipe's model and its picture, by file name.
+
+    `versions` are of the packages that made the model; `values` are more for the template.
+    """
     recipe = merge.recipe
     letters, knobs = parent_letters(recipe), knobs_of_every_layer(recipe)
     # A picture would show one colour over the whole depth; importing matplotlib takes long.

@@ -61,14 +61,12 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
             return Pushed(commit.commit_url, left_out)
     except (BadRequestError, HFValidationError) as error:
         raise InputError(
-            f"The Hub refuses the upload of {model} to {repository!r}: {_reason(error)}; check "
-            "the id."
+            f"The Hub refuses {model} as {repository!r}: {_reason(error)}; check the id."
         ) from error
     except Exception as error:  # the Hub's client raises exceptions of many unrelated classes
         raise EvomergeError(
             f"{model} could not be pushed to {repository}: {_reason(error)}; check the id, the "
-            "network and your token (`hf auth login`), then give the same command again, which "
-            "uploads only what is missing."
+            "network and your token (`hf auth login`), then give the same command again."
         ) from error
     raise InputError(
         f"The repository {name} {'is private' if is_private else 'exists and is public'}, so "

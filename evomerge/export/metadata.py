@@ -55,8 +55,8 @@ def results_on_test(
             continue
         dataset = frozen.datasets.get("test", {}).get(task)
         # The split of the task, unless the name that the split has in the data set is known.
-        _, has_split, split = frozen.sources.get("test", {}).get(task, "").rpartition(":")
-        split = split if has_split else "test"
+        source = frozen.sources.get("test", {}).get(task, ":test")
+        split = source.rpartition(":")[2] if ":" in source else "test"
         documents = scores.fidelity.get(task)
         count = f" on {documents} test documents" if documents else " on test documents"
         results.append(

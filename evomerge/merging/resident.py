@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +50,7 @@ Report: TypeAlias = Callable[[str, int, int], None]
 """Is told how far a preparation is: names of the methods, tensors that are done, all tensors."""
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A recipe whose weights can be written: its module, all tensors, and those that change."""
 
     layout: Layout
@@ -148,8 +147,8 @@ class Resident:
         lock, done = threading.Lock(), count()
 
         def tell() -> None:
-            if report is not None and new:
-                with lock:
+            with lock:
+                if report is not None and new:
                     report(methods, next(done), len(new))
 
         def keep(plan: TensorPlan) -> None:
@@ -168,8 +167,7 @@ class Resident:
         Raises:
             CandidateError: a merged weight is not finite. The next `prepare` still works.
         """
-        layout = prepared.layout
-        weights = _weights(layout.module)
+        layout, weights = prepared.layout, _weights(prepared.layout.module)
 
         def write(plan: TensorPlan) -> None:
             location = layout.locations[plan.name]
@@ -244,20 +242,15 @@ class Resident:
         settings = generation_config(data, self.generation or host.generation)
         if settings is not None and layout.module.can_generate():  # type: ignore[operator]
             layout.module.generation_config = settings
-        self._allocate(layout)
-        self.placement.settle(layout.module)
-        return layout
-
-    def _allocate(self, layout: Layout) -> None:
-        """Give memory to the parameters of a new module; modules of all depths share it."""
-        devices = self.placement.device_map(layout.module)
-        weights = _weights(layout.module)
+        devices, weights = self.placement.device_map(layout.module), _weights(layout.module)
         for name in {location.parameter for location in layout.locations.values()}:
             weight, device = weights[name], device_of(name, devices)
             key = (name, weight.shape, weight.dtype, device)
-            if key not in self._memory:
+            if key not in self._memory:  # which modules of all depths share
                 self._memory[key] = torch.empty(weight.shape, dtype=weight.dtype, device=device)
             weight.data = self._memory[key]
+        self.placement.settle(layout.module)
+        return layout
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:

@@ -21,10 +21,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from math import fsum, isfinite
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from torch import Tensor, float32
@@ -47,8 +46,7 @@ FACTOR: KnobKey = (None, "factor")
 """Stands for the factor that folds the scales of layer routing (see `TensorPlan`)."""
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(NamedTuple):
     """A gene moved to either side of a recipe: the recipes there, and how far apart they are."""
 
     lower: Recipe

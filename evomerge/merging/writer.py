@@ -10,9 +10,9 @@ import struct
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -84,8 +84,14 @@ def write_model(
     places = {file: host.place_of(file) for file in host.companions}
     companions = {file: place for file, place in places.items() if place not in {*texts, *dropped}}
     shards = _split(plans, shard_size, host.module_of)
+    inside = [shard for shard in shards if "/" not in shard.name]  # modules are not in the index
+    if len(inside) > 1:
+        files = {plan.name: shard.name for shard in inside for plan in shard.plans}
+        total = sum(_nbytes(plan) for shard in inside for plan in shard.plans)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(files.items()))}
+        texts[INDEX] = json.dumps(index, indent=2) + "\n"
     with _new_folder(out, sum(map(_nbytes, plans)), companions) as folder:
-        for name, text in {**texts, **_index_files(shards)}.items():
+        for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         for file, place in companions.items():
             _copy(file, folder / place)
@@ -199,8 +205,7 @@ def _new_folder(out: Path, weights: int, files: Iterable[Path]) -> Iterator[Path
         raise not_written(str(out), error, "name another folder", CheckpointError) from error
 
 
-@dataclass(frozen=True)
-class _Shard:
+class _Shard(NamedTuple):
     """One file of the output, of `size` bytes: `header`, then the tensors, by wider dtypes first.
 
     So every tensor begins (`begins`, by name) at a multiple of the size of its elements.
@@ -257,17 +262,6 @@ def _split(
 def _nbytes(plan: TensorPlan) -> int:
     """Return the bytes that a tensor takes on disk."""
     return WIDTHS[plan.dtype] * prod(plan.shape)
-
-
-def _index_files(shards: Sequence[_Shard]) -> dict[str, str]:
-    """Return {name: text} of the index file, which several shards need; modules are not in it."""
-    shards = [shard for shard in shards if "/" not in shard.name]
-    if len(shards) == 1:
-        return {}
-    names = {plan.name: shard.name for shard in shards for plan in shard.plans}
-    total = sum(_nbytes(plan) for shard in shards for plan in shard.plans)
-    data = {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
-    return {INDEX: json.dumps(data, indent=2) + "\n"}
 
 
 def _write(descriptor: int, content: memoryview, at: int) -> None:

@@ -45,27 +45,19 @@ def exported(run):
     return run / "model"
 
 
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_bitwise(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert tensor.dtype == theirs[name].dtype, name
-        assert torch.equal(tensor, theirs[name]), name
-
-
 def test_the_export_is_bitwise_the_scored_model_and_that_of_its_recipe(run, exported, tmp_path):
     problem, history = reopen(RunFolder(run)), History(RunFolder(run).events())
     worker = make_worker(problem, 2)
     # As in a search, the winner is built after other candidates; none of their weights may remain.
     for candidate in (history.candidates[-1], history.candidates[3], history.winner):
         resident = worker.build(recipe_of(problem.space, candidate))
-    ours = weights(resident)
+    ours = {name: tensor.clone() for name, tensor in resident.state_dict().items()}
     evomerge("merge", run / "best.yaml", "--out", tmp_path / "again")
     for path in (exported, tmp_path / "again"):
-        assert_bitwise(ours, weights(AutoModelForCausalLM.from_pretrained(path, dtype="auto")))
+        theirs = AutoModelForCausalLM.from_pretrained(path, dtype="auto").state_dict()
+        assert ours.keys() == theirs.keys()
+        for name, tensor in ours.items():
+            assert tensor.dtype == theirs[name].dtype and torch.equal(tensor, theirs[name]), name
 
 
 def test_the_export_is_sharded_and_complete(exported):
@@ -77,21 +69,17 @@ def test_the_export_is_sharded_and_complete(exported):
 
 def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported):
     problem, history = reopen(RunFolder(run)), History(RunFolder(run).events())
+    known = TaskManager(include_path=str(zoo.tasks_path()), include_defaults=False)
+    how = {"model": "hf", "device": "cpu", "task_manager": known, "bootstrap_iters": 0}
     for split in ("search", "validation"):
         recorded = history.winner.scores(split)
         samples = {task: list(ids) for task, ids in problem.splits[split].items()}
+        arguments = f"pretrained={exported},dtype=float32"
         report = lm_eval.simple_evaluate(
-            model="hf",
-            model_args=f"pretrained={exported},dtype=float32",
-            device="cpu",
-            tasks=list(samples),
-            task_manager=TaskManager(include_path=str(zoo.tasks_path()), include_defaults=False),
-            samples=samples,
-            bootstrap_iters=0,
+            model_args=arguments, tasks=list(samples), samples=samples, **how
         )
-        results = report["results"]
         for objective in problem.objectives:
-            stock = results[objective.task][f"{objective.metric},none"]
+            stock = report["results"][objective.task][f"{objective.metric},none"]
             assert stock == recorded.aggregates[objective.key], objective
 
 
@@ -125,33 +113,28 @@ def test_evaluate_scores_the_export_and_a_parent_as_the_run_did(run, exported):
 
 
 def test_any_candidate_can_be_exported(run, tmp_path):
-    evomerge("export", run, "--out", tmp_path / "m", "--candidate", "4", "--dtype", "bfloat16")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype="auto")
-    assert model.dtype == torch.bfloat16
-    card = (tmp_path / "m" / "README.md").read_text()
+    out = tmp_path / "m"
+    evomerge("export", run, "--out", out, "--candidate", "4", "--dtype", "bfloat16")
+    assert AutoModelForCausalLM.from_pretrained(out, dtype="auto").dtype == torch.bfloat16
+    card = (out / "README.md").read_text()
     assert "Written in bfloat16; the scores are those of the float32 weights." in card
-    refused = evomerge("export", run, "--out", tmp_path / "n", "--candidate", "99", code=2)
-    assert "--candidate" in refused.stderr
-    refused = evomerge("export", run, "--out", tmp_path / "m", code=2)
-    assert "exists" in refused.stderr
+    for options, words in ((["--candidate", "99"], "--candidate"), ([], "exists")):
+        assert words in evomerge("export", run, "--out", out, *options, code=2).stderr
 
 
 def test_a_killed_export_leaves_nothing_half_written(run, exported, tmp_path):
     generator = random.Random(0)
     complete = {item.name: item.read_bytes() for item in exported.iterdir()}
     for attempt in range(3):
-        out = tmp_path / "models" / f"m{attempt}"
-        out.parent.mkdir(exist_ok=True)
-        with Path(os.devnull).open("w") as nowhere:
-            begun = ["export", run, "--out", out, "--shard-size", "1MB"]
-            process = start(*begun, stdout=nowhere, stderr=nowhere)
-        while process.poll() is None and not list(out.parent.glob(f".*{out.name}*")):
+        out = tmp_path / f"models{attempt}" / "model"
+        out.parent.mkdir()
+        begun, nowhere = ["export", run, "--out", out, "--shard-size", "1MB"], subprocess.DEVNULL
+        process = start(*begun, stdout=nowhere, stderr=nowhere)
+        while process.poll() is None and not list(out.parent.iterdir()):
             time.sleep(0.0005)
         time.sleep(generator.uniform(0, 0.01))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        if out.exists():
-            assert {item.name: item.read_bytes() for item in out.iterdir()} == complete
-        else:
-            evomerge("export", run, "--out", out, "--shard-size", "1MB")
-            assert {item.name: item.read_bytes() for item in out.iterdir()} == complete
+        if not out.exists():
+            evomerge(*begun)
+        assert {item.name: item.read_bytes() for item in out.iterdir()} == complete

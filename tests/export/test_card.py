@@ -16,7 +16,6 @@ from search_run import SMALL, write_search
 from evomerge import zoo
 from evomerge.__main__ import run as call
 from evomerge.config.schema import Frozen, load, parse
-from evomerge.export.candidate import export_candidate
 from evomerge.export.card import PICTURE, Merge, merge_card, search_card
 from evomerge.export.metadata import task_of
 from evomerge.export.parents import describe_parents
@@ -45,7 +44,7 @@ LOCAL = [
 ]
 
 
-def parent(folder: Path, reference: str, readme: str | None = None) -> Checkpoint:
+def parent(folder, reference, readme=None):
     """A checkpoint without weights; that of a Hub id is where the Hub's client puts it."""
     place = folder / reference.replace("/", "_").replace(":", "_")
     model, _, adapter = reference.partition("+")
@@ -63,7 +62,7 @@ def parent(folder: Path, reference: str, readme: str | None = None) -> Checkpoin
     return Checkpoint(reference, place, {}, {}, added)
 
 
-def merge_of(checkpoints: dict[str, Checkpoint], mergekit: bool = True) -> Merge:
+def merge_of(checkpoints, mergekit=True):
     layer = Layer("linear", tuple(Source(name, 0, {"weight": 1.0}) for name in checkpoints))
     outside = Layer("linear", tuple(Source(name, knobs={"weight": 1.0}) for name in checkpoints))
     host = next(iter(checkpoints))
@@ -72,34 +71,27 @@ def merge_of(checkpoints: dict[str, Checkpoint], mergekit: bool = True) -> Merge
     return Merge(recipe, describe_parents(checkpoints), mergekit, task)
 
 
-def opened(folder, references) -> dict[str, Checkpoint]:
+def opened(folder, references):
     return {reference: parent(folder, reference) for reference in references}
 
 
-def front(**metadata) -> str:
+def front(**metadata):
     return f"---\n{yaml.safe_dump(metadata)}---\n# A parent\n"
 
 
-def searched(merge, config=None, objectives=OBJECTIVES, best=20, last=None):
+def searched(merge, config=None, best=20, last=None):
     """The card of the last candidate of a run with a candidate for each parent and one more."""
+    rows = [(name, scores(number)) for number, name in enumerate(merge.parents)]
     events = []
-    for number, name in enumerate(merge.parents):
-        events += [asked(number, name), told(number, scores(number))]
-    count = len(merge.parents)
-    events += [asked(count, genome=[1.0]), told(count, scores(best))]
+    for number, (label, outcome) in enumerate([*rows, (None, scores(best))]):
+        events += [asked(number, label, genome=None if label else [1.0]), told(number, outcome)]
     test = last or Scores({"zoo_l2_maths": (5, 6)}, {KEY: (1.0, 0.0)}, {KEY: 0.5})
-    events.append({**told(count, test), "event": "score", "split": "test"})
-    history = History(events)
-    return search_card(
-        merge,
-        config or parse(SMALL, "search.yaml"),
-        history,
-        history.candidates[-1],
-        WeightedSum(objectives),
-    )
+    history = History([*events, {**told(len(rows), test), "event": "score", "split": "test"}])
+    config, ranking = config or parse(SMALL, "search.yaml"), WeightedSum(OBJECTIVES)
+    return search_card(merge, config, history, history.candidates[-1], ranking)
 
 
-def read(texts: dict[str, str]) -> tuple[dict, str]:
+def read(texts):
     """Metadata and text of a card, as huggingface_hub reads them."""
     card = ModelCard(texts["README.md"])
     return card.data.to_dict(), card.text
@@ -114,7 +106,6 @@ def test_the_metadata_are_what_huggingface_hub_reads(tmp_path, mergekit):
         assert metadata["pipeline_tag"] == "text-generation"
         assert metadata["tags"] == ["merge", "evomerge", *(["mergekit"] if mergekit else [])]
         assert ("mergekit_config.yml" in text) == mergekit
-        assert metadata["base_model_relation"] == "merge"
         assert re.match(r"\s*# merge-[0-9a-f]{8}\n", text)
         (tmp_path / "README.md").write_text(texts["README.md"])
         assert metadata_load(tmp_path / "README.md") == metadata
@@ -198,15 +189,11 @@ def test_the_winner_has_its_test_scores_and_their_data_set(tmp_path):
     merge = merge_of(opened(tmp_path, HUB))
     metadata, body = read(searched(merge, config))
     (model,) = metadata["model-index"]
-    assert model["name"] == merge.name
     (result,) = model["results"]
+    assert model["name"] == merge.name
     assert result["task"] == {"type": "text-generation", "name": "zoo_l2_maths"}
-    assert result["dataset"] == {
-        "name": "zoo_l2_maths",
-        "type": "org/sums",
-        "config": "ja",
-        "split": "held_out",
-    }
+    wanted = {"name": "zoo_l2_maths", "type": "org/sums", "config": "ja", "split": "held_out"}
+    assert result["dataset"] == wanted
     (metric,) = result["metrics"]
     assert (metric["type"], metric["value"]) == ("exact_match", 0.5)
     assert "2 test documents" in metric["name"]
@@ -262,51 +249,43 @@ def test_a_picture_is_beside_the_card_if_layers_differ(tmp_path):
 
 def test_a_merge_that_mergekit_cannot_express_says_why_everywhere(tmp_path, capsys):
     """The embeddings come from another parent than the first block; mergekit has no way for it."""
-    space = {
-        "kind": "dataflow",
-        "host": "zoo:language",
-        "outside": {"embeddings": "zoo:maths", "head": "zoo:language"},
-    }
+    outside = {"embeddings": "zoo:maths", "head": "zoo:language"}
+    space = {"kind": "dataflow", "host": "zoo:language", "outside": outside}
     problem = prepare(load(write_search(tmp_path, space=space, base=None)), tmp_path)
     run = RunFolder.create(tmp_path / "run", "{}", freeze(problem))
     genome = [gene.start for gene in problem.space.genes]
-    recipe = problem.space.decode(tuple(genome))
-    event = asked(0, genome=genome) | {"digest": recipe.digest}
-    append(run, [event, told(0, scores(5))])
-    history = History(run.events())
+    digest = problem.space.decode(tuple(genome)).digest
+    append(run, [asked(0, genome=genome) | {"digest": digest}, told(0, scores(5))])
     run.write("best.mergekit.yaml", "of an earlier best merge")
-    publish(problem, run, [], history.candidates[0])
+    publish(problem, run, [], History(run.events()).candidates[0])
     assert not (run.path / "best.mergekit.yaml").exists()
-    reason = run.why_not_in_mergekit
+    reason, model = run.why_not_in_mergekit, tmp_path / "model"
     assert reason.startswith("`embeddings` has other parents than the first block")
-    export_candidate(run, tmp_path / "model", "0", None, "5GB")
     for arguments in (
         ["results", str(run.path)],
         ["results", str(run.path), "--json"],
-        ["export", str(run.path), "--out", str(tmp_path / "again")],
+        ["export", str(run.path), "--out", str(model)],
     ):
         assert call(arguments) == 0
         captured = capsys.readouterr()
         assert reason in " ".join((captured.out + captured.err).split())
     assert reason in html.unescape(page(run))
-    written = {item.name for item in (tmp_path / "model").iterdir()}
-    card = (tmp_path / "model" / "README.md").read_text()
-    assert "mergekit_config.yml" not in written
-    assert "mergekit" not in card
+    written, card = {item.name for item in model.iterdir()}, (model / "README.md").read_text()
     assert {"evomerge_recipe.yaml", "recipe.svg"} <= written
+    assert "mergekit_config.yml" not in written and "mergekit" not in card
     assert "Path through the layers" in card
 
 
 def test_a_merge_of_our_own_recipe_has_a_mergekit_file_too(tmp_path):
-    text = "models: [{model: 'zoo:maths'}, {model: 'zoo:facts'}]\nmerge_method: karcher\n"
-    (tmp_path / "one.yml").write_text(text)
-    merge_recipe(tmp_path / "one.yml", tmp_path / "one", "8GB", "5GB")
-    merge_recipe(tmp_path / "one" / "evomerge_recipe.yaml", tmp_path / "two", "8GB", "5GB")
-    assert "merge_method: karcher" in (tmp_path / "two" / "mergekit_config.yml").read_text()
-    tags = read({"README.md": (tmp_path / "two" / "README.md").read_text()})[0]["tags"]
-    assert tags == ["merge", "evomerge", "mergekit"]
-    merge_recipe(tmp_path / "two" / "mergekit_config.yml", tmp_path / "three", "8GB", "5GB")
-    weights = {(tmp_path / n / "model.safetensors").read_bytes() for n in ("one", "two", "three")}
+    file, weights = tmp_path / "one.yml", set()
+    file.write_text("models: [{model: 'zoo:maths'}, {model: 'zoo:facts'}]\nmerge_method: karcher\n")
+    for name in ("evomerge_recipe.yaml", "mergekit_config.yml", "README.md"):
+        out = tmp_path / name
+        merge_recipe(file, out, "8GB", "5GB")
+        assert "merge_method: karcher" in (out / "mergekit_config.yml").read_text()
+        assert "- mergekit\n" in (out / "README.md").read_text()
+        weights.add((out / "model.safetensors").read_bytes())
+        file = out / name
     assert len(weights) == 1
 
 
@@ -324,21 +303,19 @@ def test_the_command_of_a_card_works_in_any_folder(tmp_path, monkeypatch):
     soup |= {"parameters": {"weight": 0.5}, "dtype": "float32"}
     tokens = {"source": "union", "tokens": {"<eos>": {"source": "./maths", "force": True}}}
     for name, data in {"soup": soup, "tokens": {**soup, "tokenizer": tokens}}.items():
-        (home / f"{name}.yaml").write_text(f"{yaml.safe_dump(data)}# mine\n")
+        config, model = f"{yaml.safe_dump(data)}# mine\n", home / f"{name}-model"
+        (home / f"{name}.yaml").write_text(config)
         monkeypatch.chdir(home)
-        merge_recipe(Path(f"{name}.yaml"), home / f"{name}-model", "8GB", "5GB")
-        written = {item.name: item for item in (home / f"{name}-model").iterdir()}
-        config = (home / f"{name}.yaml").read_text()
-        assert written["mergekit_config.yml"].read_text() == config
-        assert "recipe.svg" not in written  # it would have one colour over the whole depth
-        metadata, card = read({"README.md": written["README.md"].read_text()})
+        merge_recipe(Path(f"{name}.yaml"), model, "8GB", "5GB")
+        assert (model / "mergekit_config.yml").read_text() == config
+        assert not (model / "recipe.svg").exists()  # it would have one colour over the whole depth
+        metadata, card = read({"README.md": (model / "README.md").read_text()})
         assert metadata["license"] == "mit" and "model-index" not in metadata
         assert str(tmp_path) not in card and "recipe.svg" not in card
         assert "evomerge merge evomerge_recipe.yaml --out MODEL_DIR" in card
         assert "In every layer: weight 0.5 of A, weight 0.5 of B.\n" in card
         monkeypatch.chdir(away)
-        for file in (home / f"{name}-model").glob("*.yaml"):
-            shutil.copy(file, away)
+        shutil.copy(model / "evomerge_recipe.yaml", away)
         merge_recipe(Path("evomerge_recipe.yaml"), away / f"{name}-model", "8GB", "5GB")
-        weights = [(p / f"{name}-model" / "model.safetensors").read_bytes() for p in (home, away)]
-        assert weights[0] == weights[1], name
+        folders = (model, away / f"{name}-model")
+        assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1, name

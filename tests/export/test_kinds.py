@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from pathlib import Path
 
 import pytest
 import tiny
@@ -20,7 +19,7 @@ from evomerge.models.causal import kind_of
 from evomerge.models.checkpoint import Checkpoint
 
 
-def body(folder: Path) -> None:
+def body(folder):
     with tiny.quiet():
         transformers.BertModel(tiny.CONFIGS["bert"]()).save_pretrained(folder)
     tiny.save_tokenizer(folder)
@@ -44,7 +43,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_card_of_a_merge_says_what_it_is_for(kind: str, tmp_path: Path) -> None:
+def test_the_card_of_a_merge_says_what_it_is_for(kind, tmp_path):
     encodes = kind == "sentence encoder"
     if encodes:
         pytest.importorskip("sentence_transformers")
@@ -63,28 +62,25 @@ def test_the_card_of_a_merge_says_what_it_is_for(kind: str, tmp_path: Path) -> N
     assert kind_of(Checkpoint.open(tmp_path / "out", "out")) == kind
 
 
-def test_an_encoder_decoder_and_a_model_that_hears_are_known(tmp_path: Path) -> None:
+def test_an_encoder_decoder_and_a_model_that_hears_are_known(tmp_path):
     t5 = Checkpoint.open(tiny.make(tmp_path / "t5", "t5"), "t5")
     assert kind_of(t5) == "encoder-decoder"
     hears = {"architectures": ["Qwen2AudioForConditionalGeneration"], "audio_config": {}}
     assert task_of(Checkpoint("audio", tmp_path, hears, {})) == "audio-text-to-text"
 
 
-def test_parents_are_listed_with_what_they_are_for(tmp_path: Path) -> None:
+def test_parents_are_listed_with_what_they_are_for(tmp_path):
     rows = evomerge_json("list", "parents")
     assert [row["name"] for row in rows] == [f"zoo:{name}" for name in zoo.names()]
     assert {row["kind"] for row in rows} == {"causal language model"}
     tiny.make_classifier(tmp_path / "one", "llama", ["score"])
     tiny.make(tmp_path / "chat", "llama", seed=1)
-    lines = (f'{{"chosen": "w1 w{i}", "rejected": "w2 w{i}"}}' for i in range(40))
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
-    search = {
-        "parents": ["one", "chat"],
-        "dtype": "float32",
-        "space": {"kind": "parameters", "method": "linear", "knobs": {"weight": [0, 1]}},
-        "objectives": [{"classifier": "pairwise", "file": "rows.jsonl"}],
-        "evaluation": {"search": {"documents": 20}, "validation": {"documents": 10}},
-    }
+    lines = (f'{{"chosen": "w1 w{i}", "rejected": "w2 w{i}"}}\n' for i in range(40))
+    (tmp_path / "rows.jsonl").write_text("".join(lines))
+    search = {"parents": ["one", "chat"], "dtype": "float32"}
+    search["space"] = {"kind": "parameters", "method": "linear", "knobs": {"weight": [0, 1]}}
+    search["objectives"] = [{"classifier": "pairwise", "file": "rows.jsonl"}]
+    search["evaluation"] = {"search": {"documents": 20}, "validation": {"documents": 10}}
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(search))
     told = evomerge.validate(tmp_path / "search.yaml")["kinds"]
     kinds = {"one": "reward model", "chat": "causal language model"}

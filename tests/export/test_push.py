@@ -24,13 +24,13 @@ CARD = "---\ntags:\n- merge\n---\n\n# merged\n"
 def model(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "README.md").write_text(CARD)
-    (folder / "evomerge_recipe.yaml").write_text("host: org/base\n")
     files = {f"w{number}": f"model-0000{number}-of-00002.safetensors" for number in (1, 2)}
+    texts = {"config.json": "{}", "README.md": CARD, "evomerge_recipe.yaml": "host: org/base\n"}
+    texts[INDEX] = json.dumps({"weight_map": files})
+    for name, text in texts.items():
+        (folder / name).write_text(text)
     for number, (tensor, name) in enumerate(files.items()):
         save_file({tensor: np.full(500_000, number, np.float32)}, folder / name)
-    (folder / INDEX).write_text(json.dumps({"weight_map": files}))
     return folder
 
 
@@ -41,13 +41,8 @@ def hub():
 
 
 def settings(hub, folder):
-    return {
-        "HF_HUB_OFFLINE": "0",
-        "HF_ENDPOINT": hub.address,
-        "HF_TOKEN": TOKEN,
-        "HF_HOME": str(folder.parent / "cache"),
-        "HF_HUB_DISABLE_XET": "0" if hub.xet else "1",
-    }
+    xet = {"HF_HUB_DISABLE_XET": "0" if hub.xet else "1", "HF_HOME": str(folder.parent / "cache")}
+    return {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN} | xet
 
 
 def push(hub, model, repository, *options, code=0):
@@ -76,32 +71,26 @@ def weights(model):
     return sorted(model.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize(("options", "private"), [((), True), (("--public",), False)])
 @pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize(("options", "private"), [((), True), (("--public",), False)])
 def test_every_file_arrives_in_its_repository(hub, model, options, private, is_new):
     (model / "again.json").symlink_to("config.json")  # a link inside of the folder is a file
-    if not is_new:
-        hub.private["org/merged"], hub.files["org/merged"] = private, {"notes.md": b"mine"}
-    done = push(hub, model, "org/merged", *options)
     before = {} if is_new else {"notes.md": b"mine"}
-    assert hub.files == {"org/merged": before | contents(model)}
-    assert hub.private == {"org/merged": private}
-    assert f"pushed to {hub.address}/org/merged/commit/" in done.stdout + done.stderr
-
-
-def test_a_name_without_owner_is_completed_by_the_hub(hub, model):
-    push(hub, model, "merged")
-    assert hub.files == {"somebody/merged": contents(model)}
+    if not is_new:
+        hub.private["somebody/merged"], hub.files["somebody/merged"] = private, before
+    done = push(hub, model, "merged", *options)  # the Hub completes the name by the owner
+    assert hub.files == {"somebody/merged": before | contents(model)}
+    assert hub.private == {"somebody/merged": private}
+    assert f"pushed to {hub.address}/somebody/merged/commit/" in done.stdout + done.stderr
 
 
 def test_the_token_is_sent_to_the_hub_and_written_nowhere(hub, model, tmp_path):
     push(hub, model, "org/merged")
     sent = {item["path"]: item["token"] for item in hub.asked}
     storage = [path for path in sent if path.startswith("/storage/")]
-    assert len(storage) == 2
-    assert {sent[path] for path in storage} == {None}
-    assert sent["/api/repos/create"] == f"Bearer {TOKEN}"
-    assert sent["/api/models/org/merged/commit/main"] == f"Bearer {TOKEN}"
+    assert len(storage) == 2 and {sent[path] for path in storage} == {None}
+    for path in ("/api/repos/create", "/api/models/org/merged/commit/main"):
+        assert sent[path] == f"Bearer {TOKEN}"
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert model / "README.md" in files
     assert not any(TOKEN.encode() in path.read_bytes() for path in files)
@@ -112,11 +101,8 @@ def test_a_push_that_was_killed_goes_on(hub, model):
     first, second = weights(model)
     hub.stored[digest(first)] = first.read_bytes()
     hub.trouble[digest(second)] = "hang"
-    process = subprocess.Popen(
-        command("push", model, "org/merged"),
-        env=environment(**settings(hub, model)),
-        stderr=subprocess.DEVNULL,
-    )
+    arguments, variables = command("push", model, "org/merged"), environment(**settings(hub, model))
+    process = subprocess.Popen(arguments, env=variables, stderr=subprocess.DEVNULL)
     try:
         assert hub.hanging.wait(250)
     finally:
@@ -125,8 +111,7 @@ def test_a_push_that_was_killed_goes_on(hub, model):
     assert hub.files == {"org/merged": {}}
     before = contents(model)
     push(hub, model, "org/merged")
-    assert hub.files == {"org/merged": before}
-    assert contents(model) == before
+    assert hub.files == {"org/merged": before} and contents(model) == before
     assert hub.uploads == [digest(second), digest(second)]
 
 
@@ -178,16 +163,15 @@ def test_a_repository_that_is_not_what_the_option_says(hub, model, is_private, o
 
 
 def test_recipes_that_name_folders_of_this_machine_stay_here(hub, model):
-    (model / "evomerge_recipe.yaml").write_text("host: {parent: /home/me/models/base}\n")
-    (model / "mergekit_config.yml").write_text("models:\n- model: ~/models/base\n")
-    done = push(hub, model, "org/merged")
-    assert set(hub.files["org/merged"]) == {
-        "config.json",
-        "README.md",
-        INDEX,
-        *(path.name for path in weights(model)),
+    recipes = {
+        "evomerge_recipe.yaml": "host: {parent: /home/me/models/base}\n",
+        "mergekit_config.yml": "models:\n- model: ~/models/base\n",
     }
-    for name in ("evomerge_recipe.yaml", "mergekit_config.yml"):
+    for name, text in recipes.items():
+        (model / name).write_text(text)
+    done = push(hub, model, "org/merged")
+    assert hub.files["org/merged"].keys() == contents(model).keys() - recipes.keys()
+    for name in recipes:
         assert f"{name} was not uploaded" in done.stdout + done.stderr
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import tiny
@@ -15,11 +13,11 @@ from evomerge.models.checkpoint import Checkpoint
 Models = Callable[..., dict[str, Checkpoint]]
 
 
-def makes(root: Path, make: Callable[..., Mapping[str, Path]]) -> Models:
+def makes(root, make):
     """Return a function that opens what `make` makes, once for the same arguments."""
     made: dict[str, dict[str, Checkpoint]] = {}
 
-    def get(architecture: str = "llama", **changes: Any) -> dict[str, Checkpoint]:
+    def get(architecture="llama", **changes):
         key = f"{architecture} {changes}"
         if key not in made:
             folders = make(root / str(len(made)), architecture, **changes)
@@ -30,7 +28,7 @@ def makes(root: Path, make: Callable[..., Mapping[str, Path]]) -> Models:
 
 
 @pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
+def threads():
     """Return a function that sets torch's threads until the test ends."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
@@ -38,10 +36,10 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.fixture(scope="session")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Models:
+def pair(tmp_path_factory):
     """The models "a" and "b", of which the second one has several files."""
 
-    def make(root: Path, architecture: str, **changes: Any) -> dict[str, Path]:
+    def make(root, architecture, **changes):
         return {
             name: tiny.make(root / name, architecture, seed=seed, shards=seed > 0, **changes)
             for seed, name in enumerate("ab")
@@ -51,10 +49,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 @pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Models:
+def family(tmp_path_factory):
     """The model "base", and "a" and "b" near it."""
 
-    def make(root: Path, architecture: str, **changes: Any) -> dict[str, Path]:
+    def make(root, architecture, **changes):
         base = tiny.make(root / "base", architecture, **changes)
         near = {
             name: tiny.make(root / name, architecture, seed=seed, near=base, **changes)

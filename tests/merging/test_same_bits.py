@@ -6,7 +6,7 @@ The written model is loaded by transformers' Auto classes, and runs as the one i
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from itertools import product
 
 import pytest
 import tiny
@@ -17,7 +17,6 @@ from paths import parse_path
 
 from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
-from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.stacks import modality_of
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.paths.path import layers_of
@@ -29,21 +28,16 @@ PATHS = {
     "shorter": "A0 B2",
     "scaled": "A0 B0x0.8 A1-2x1.3 B1x0.7 B1x1.2 A2x0.9",
 }
-SHALLOW = ("llava", "t5", "bert")  # of several stacks, or of no generation
+BLOCKS = [name for name in tiny.CONFIGS if name not in ("llava", "t5", "bert")]  # one stack
 CASES = [
-    *((name, kind) for name in tiny.CONFIGS for kind in ("average", "alone")),
-    *(
-        (name, kind)
-        for name in tiny.CONFIGS
-        if name not in SHALLOW
-        for kind in ("longer", "shorter")
-    ),
-    *((name, "scaled") for name in tiny.CONFIGS if name not in (*SHALLOW, "qwen2_vl")),
-    *((name, "scaled average") for name in ("llama", "gemma2")),
+    *product(tiny.CONFIGS, ("average", "alone")),
+    *product(BLOCKS, ("longer", "shorter")),
+    *((name, "scaled") for name in BLOCKS if name != "qwen2_vl"),
+    *product(("llama", "gemma2"), ["scaled average"]),
 ]
 
 
-def recipe_of(kind: str, host: Checkpoint) -> Recipe:
+def recipe_of(kind, host):
     """Return a recipe of the parents "a" (the host) and "b"."""
     if kind in PATHS:
         whole = Layer("passthrough", [Source("a")])
@@ -52,13 +46,13 @@ def recipe_of(kind: str, host: Checkpoint) -> Recipe:
     weights = {"a": 1.0} if kind == "alone" else {"a": 0.25, "b": 0.75}
     scales = (1.0, 0.9, 1.2) if kind == "scaled average" else (1.0, 1.0, 1.0)
 
-    def layer(index: int | None) -> Layer:
+    def layer(index):
         return replace(mix(weights, index), scale=1.0 if index is None else scales[index])
 
     return every(host, layer, dtype="bfloat16" if kind == "average" else "float32")
 
 
-def generated(model: Any, **how: Any) -> torch.Tensor:
+def generated(model, **how):
     ids = torch.tensor([[1, 5, 9, 7]])
     found: torch.Tensor = model.generate(ids, max_new_tokens=12, do_sample=False, **how)
     return found

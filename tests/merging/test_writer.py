@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from evomerge.errors import CandidateError, CheckpointError, DiskError, RecipeError
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.safetensors import read_folder
+from evomerge.models.safetensors import INDEX, read_folder
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import atomic_folder
 
@@ -30,66 +30,63 @@ pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
+def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("stream")
     return {name: tiny.make(root / name, seed=i, dtype="bfloat16") for i, name in enumerate("ab")}
 
 
 @pytest.fixture(scope="module")
-def checkpoints(folders) -> dict[str, Checkpoint]:
+def checkpoints(folders):
     return {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
 
 
-def recipe(dtype: str = "bfloat16") -> Recipe:
+def recipe(dtype="bfloat16"):
     layers = [mix({"a": 0.3, "b": 1.0}, i) for i in (0, 1, 2, None)]
     return Recipe("a", {"model.layers": layers[:3]}, layers[3], layers[3], dtype)
 
 
-def leftovers(folder: Path) -> list[str]:
+def leftovers(folder):
     return sorted(item.name for item in folder.iterdir() if "partial" in item.name)
 
 
 def test_one_file_or_shards_hold_the_same_tensors(checkpoints, tmp_path):
-    write_model(recipe(), checkpoints, tmp_path / "one")
-    write_model(recipe(), checkpoints, tmp_path / "many", shard_size=3000)
-    assert (tmp_path / "one" / "model.safetensors").is_file()
-    assert not (tmp_path / "one" / "model.safetensors.index.json").exists()
-    index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
+    one, many = tmp_path / "one", tmp_path / "many"
+    write_model(recipe(), checkpoints, one)
+    write_model(recipe(), checkpoints, many, shard_size=3000)
+    assert not (one / INDEX).exists()
+    index = json.loads((many / INDEX).read_text())
     shards = sorted(set(index["weight_map"].values()))
     assert len(shards) > 3 and shards[0] == f"model-00001-of-{len(shards):05}.safetensors"
-    weights = sum(info.nbytes for info in read_folder(tmp_path / "many").values())
+    weights = sum(info.nbytes for info in read_folder(many).values())
     assert index["metadata"]["total_size"] == weights
-    whole = load_file(tmp_path / "one" / "model.safetensors")
+    whole = load_file(one / "model.safetensors")
     for shard in shards:
-        with safe_open(tmp_path / "many" / shard, "pt") as file:
+        with safe_open(many / shard, "pt") as file:
             assert file.metadata() == {"format": "pt"}
-        tensors = load_file(tmp_path / "many" / shard)
+        tensors = load_file(many / shard)
         assert len(tensors) == 1 or sum(item.nbytes for item in tensors.values()) <= 3000
         for name, tensor in tensors.items():
             assert torch.equal(tensor, whole.pop(name)), name
     assert not whole
-    assert torch.equal(*(tiny.logits(tiny.load(tmp_path / name)) for name in ("one", "many")))
+    assert torch.equal(*(tiny.logits(tiny.load(folder)) for folder in (one, many)))
 
 
 def test_host_files_come_along_and_extra_ones_replace_them(folders, checkpoints, tmp_path):
-    folder = Path(shutil.copytree(folders["a"], tmp_path / "host"))
+    folder, out = Path(shutil.copytree(folders["a"], tmp_path / "host")), tmp_path / "out"
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     (folder / "training_args.bin").write_bytes(b"x")
     (folder / "README.md").write_text("the parent's own card")
     mixed = {**checkpoints, "a": Checkpoint.open(folder, "a")}
     extra = {"README.md": "# merged\n", "generation_config.json": '{"eos_token_id": 7}'}
-    write_model(recipe("float16"), mixed, tmp_path / "out", extra_files=extra)
-    written = {file.name for file in (tmp_path / "out").iterdir()}
-    assert written == {
-        *("README.md", "chat_template.jinja", "config.json", "generation_config.json"),
-        *("model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-    }
-    text = (tmp_path / "out" / "config.json").read_text()
+    write_model(recipe("float16"), mixed, out, extra_files=extra)
+    ours = ("config.json", "model.safetensors", "tokenizer_config.json")
+    copied = ("tokenizer.json", "chat_template.jinja")
+    assert {file.name for file in out.iterdir()} == {*ours, *copied, *extra}
+    text = (out / "config.json").read_text()
     assert "float16" in text and "bfloat16" not in text
-    for name, text in extra.items():
-        assert (tmp_path / "out" / name).read_text() == text
-    for name in ("tokenizer.json", "chat_template.jinja"):
-        assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
+    assert {name: (out / name).read_text() for name in extra} == extra
+    for name in copied:
+        assert (out / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_an_output_that_exists_or_cannot_be_made_is_refused(checkpoints, tmp_path):
@@ -107,13 +104,12 @@ def test_an_output_that_exists_or_cannot_be_made_is_refused(checkpoints, tmp_pat
 
 def test_a_failure_or_an_interrupt_half_way_leaves_nothing(checkpoints, tmp_path):
     blocks = [mix({"a": float(i < 2)}, i) for i in range(3)]
-    bad = replace(recipe(), layers={"model.layers": blocks})
+    bad, seen = replace(recipe(), layers={"model.layers": blocks}), []
     with pytest.raises(CandidateError, match=r"model\.layers\.2\."):
         write_model(bad, checkpoints, tmp_path / "out")
     assert not list(tmp_path.iterdir())
-    seen: list[str] = []
 
-    def stop(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    def stop(name, tensor):
         seen.append(name)
         if name.startswith("model.layers.1."):
             raise KeyboardInterrupt
@@ -121,8 +117,7 @@ def test_a_failure_or_an_interrupt_half_way_leaves_nothing(checkpoints, tmp_path
 
     with pytest.raises(KeyboardInterrupt):
         write_model(recipe(), checkpoints, tmp_path / "out", patches={"b": stop})
-    assert len(seen) > 5  # it was in the middle
-    assert not list(tmp_path.iterdir())
+    assert len(seen) > 5 and not list(tmp_path.iterdir())  # it was in the middle
 
 
 def test_a_disk_without_room_is_refused_before_the_first_byte(checkpoints, tmp_path, monkeypatch):
@@ -134,78 +129,72 @@ def test_a_disk_without_room_is_refused_before_the_first_byte(checkpoints, tmp_p
 
 def test_the_memory_of_whole_matrices_counts(tmp_path):
     """TSV-M holds 16.5 float64 copies of a matrix with two sources: 1.1 GB of this one."""
-    folder = tiny.make(tmp_path / "a")
-    name = "model.layers.1.mlp.up_proj.weight"
+    folder, name = tiny.make(tmp_path / "a"), "model.layers.1.mlp.up_proj.weight"
     wide = torch.zeros(4000, 2000, dtype=torch.bfloat16)
     tiny.rewrite(folder, lambda tensors: tensors.update({name: wide}))
     checkpoints = {n: Checkpoint.open(folder, n) for n in "abc"}
 
-    def made(method):
-        return every(checkpoints["a"], lambda i: mix("ab", i, method, base="c"), dtype="bfloat16")
+    def merge(method, memory):
+        merged = every(checkpoints["a"], lambda i: mix("ab", i, method, "c"), dtype="bfloat16")
+        write_model(merged, checkpoints, tmp_path / "out", memory=memory)
 
     memory = psutil.Process().memory_info().rss + (700 << 20)
     words = rf"tsv about 1\.10 GB more for the tensor '{name}' \[4000, 2000\]; give at least"
     with pytest.raises(RecipeError, match=words):
-        write_model(made("tsv"), checkpoints, tmp_path / "out", memory=memory)
+        merge("tsv", memory)
     with pytest.raises(RecipeError, match=r"--memory is 0\.10 GB, and the process takes"):
-        write_model(made("linear"), checkpoints, tmp_path / "out", memory=100_000_000)
-    write_model(made("task_arithmetic"), checkpoints, tmp_path / "out", memory=memory)
+        merge("linear", 100_000_000)
+    merge("task_arithmetic", memory)
 
 
-def run(code: str, folders: dict[str, Path], *arguments: object) -> subprocess.Popen[str]:
+def run(code, folders, *arguments):
     """Start a Python process with the fixture's recipe and checkpoints."""
     here = Path(__file__).resolve().parent
-    tests = here.parent
+    opened = {name: str(folder) for name, folder in folders.items()}
     start = (
-        "import sys, resource, signal, time, torch\n"
+        "import sys, resource, signal, time\n"
         "from pathlib import Path\n"
         "from evomerge.models.checkpoint import Checkpoint\n"
         "from evomerge.errors import DiskError\n"
         "from evomerge.merging.writer import write_model\n"
         "from test_writer import recipe\n"
-        "torch.set_num_threads(1)\n"
-        f"checkpoints = {{name: Checkpoint.open(Path(folder), name) for name, folder in "
-        f"{ {name: str(folder) for name, folder in folders.items()} }.items()}}\n"
+        f"checkpoints = {{n: Checkpoint.open(Path(it), n) for n, it in {opened}.items()}}\n"
         "out = Path(sys.argv[1])\n"
     )
-    places = (tests.parent, tests / "shared", here)
+    places = os.pathsep.join(map(str, (here.parents[1], here.parent / "shared", here)))
     return subprocess.Popen(
         [sys.executable, "-c", start + code, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))},
+        env={**os.environ, "PYTHONPATH": places},
     )
 
 
 def test_a_full_disk_half_way_leaves_nothing_and_says_so(folders, tmp_path):
-    process = run(
+    code = (
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
         "try:\n"
         "    write_model(recipe(), checkpoints, out)\n"
         "except DiskError as error:\n"
-        "    print('refused:', error)\n",
-        folders,
-        tmp_path / "out",
+        "    print('refused:', error)\n"
     )
-    told, _ = process.communicate(timeout=250)
+    told, _ = run(code, folders, tmp_path / "out").communicate(timeout=250)
     assert "out cannot be written: File too large; free space on the disk" in told, told
     assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_writer_leaves_no_model_and_the_next_one_cleans_up(folders, checkpoints, tmp_path):
-    process = run(
+    code = (
         "def wait(name, tensor):\n"
         "    if name.startswith('model.layers.1.'):\n"
         "        print('writing', flush=True)\n"
         "        time.sleep(60)\n"
         "    return tensor\n"
-        "write_model(recipe(), checkpoints, out, patches={'b': wait})\n",
-        folders,
-        tmp_path / "out",
+        "write_model(recipe(), checkpoints, out, patches={'b': wait})\n"
     )
-    assert process.stdout is not None
+    process = run(code, folders, tmp_path / "out")
     assert "writing" in process.stdout.readline()
     assert len(leftovers(tmp_path)) == 1
     with atomic_folder(tmp_path / "out") as folder:
@@ -215,6 +204,5 @@ def test_a_killed_writer_leaves_no_model_and_the_next_one_cleans_up(folders, che
         process.wait()
     shutil.rmtree(tmp_path / "out")
     assert len(leftovers(tmp_path)) == 1
-    assert not (tmp_path / "out").exists()
     write_model(recipe(), checkpoints, tmp_path / "out")
     assert [item.name for item in tmp_path.iterdir()] == ["out"]

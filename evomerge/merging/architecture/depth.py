@@ -109,9 +109,8 @@ def _write_depth(
             entries = settings[lead.parent].get(key)
             if entries is None:
                 raise RecipeError(
-                    f"layers.{prefix}[{i}]: the host's config has {key!r}, but the config of "
-                    f"parent {lead.parent!r} does not, so their blocks cannot be mixed; use "
-                    "parents of one architecture."
+                    f"layers.{prefix}[{i}]: the host's config has {key!r}, but that of "
+                    f"{lead.parent!r} has not; use parents of one architecture."
                 )
             column.append(entries[lead.layer or 0])
         try:
@@ -120,8 +119,7 @@ def _write_depth(
             lead = layers[error.layer].sources[0]
             raise RecipeError(
                 f"layers.{prefix}[{error.layer}]: block {lead.layer} of {lead.parent!r} is one of "
-                f"those that {key!r} of the config counts, and these can only stand {error}; put "
-                "them there, or leave them out."
+                f"those that {key!r} of the config counts, and these can only stand {error}."
             ) from None
     if "mlp_only_layers" in settings[host.reference] and SPARSE_STEP in section:
         section[SPARSE_STEP] = 1

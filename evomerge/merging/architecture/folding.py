@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,8 +39,7 @@ _TOLERANCE = 2e-4
 """Largest relative difference of two outputs that count as equal (they are float32)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rescaling:
+class Rescaling(NamedTuple):
     """What folding does to one tensor w: (w + offset) * factor - offset.
 
     `offset` is what the architecture adds to the weight before it uses it (1 in Gemma's norms).
@@ -50,8 +49,7 @@ class Rescaling:
     offset: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class TensorRule:
+class TensorRule(NamedTuple):
     """How tensors of one kind depend on c, the product of all scales up to their block.
 
     They are multiplied by c^power. The power is -1 for a tensor that writes into the hidden state,
@@ -84,9 +82,8 @@ def fold_scales(recipe: Recipe, host: Checkpoint) -> dict[str, Rescaling]:
             product *= layer.scale
             if not 1e-6 < product < 1e6:
                 raise RecipeError(
-                    f"layers.{prefix}[{position}]: the scales up to here multiply to {product:g}, "
-                    "and weights are divided by this; use scales whose products stay between 1e-6 "
-                    "and 1e6."
+                    f"layers.{prefix}[{position}]: the scales up to here multiply to {product:g}; "
+                    "use scales whose products stay between 1e-6 and 1e6."
                 )
             for suffix in suffixes:
                 rule = rules.get(kind_of(suffix))

@@ -29,9 +29,8 @@ def check_identity_layers(checkpoints: Mapping[str, Checkpoint], host: str) -> N
         _check_miniature(language_config(checkpoints[host]), stack.rpartition(".")[2])
     except ArchitectureError as error:
         raise CheckpointError(
-            "`evaluation.backend` is 'vllm', whose engine has a fixed number of layers, and paths "
-            f"through the layers of {host!r} cannot be completed to it: {error}; use the backend "
-            "'hf'."
+            "`evaluation.backend` is 'vllm', whose engine has a fixed depth, and paths through "
+            f"{host!r} cannot be completed to it: {error}; use the backend 'hf'."
         ) from None
 
 

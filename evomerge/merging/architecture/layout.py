@@ -192,9 +192,8 @@ def _next(
         words = one.parameter.split("."), two.parameter.split(".")
         changed = [i for i, pair in enumerate(zip(*words, strict=False)) if pair[0] != pair[1]]
         same = one == replace(two, parameter=one.parameter) and len(words[0]) == len(words[1])
-        if same and [(words[0][i], words[1][i]) for i in changed] == [
-            (str(layers[0]), str(layers[1]))
-        ]:
+        numbers = [[word[i] for word in words] for i in changed]
+        if same and numbers == [[*map(str, layers[:2])]]:
             words[0][changed[0]] = str(layers[2])
             return replace(one, parameter=".".join(words[0]))
     raise CheckpointError(

@@ -41,8 +41,7 @@ def check_buildable(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
     except CheckpointError as error:
         reason = printable(str(error).rstrip("."), _LONGEST)
         raise CheckpointError(
-            f"Parent {checkpoint.reference!r}: {reason}; copy config.json from the model that it "
-            "was made from."
+            f"Parent {checkpoint.reference!r}: {reason}; copy config.json from its base model."
         ) from error
 
 
@@ -57,20 +56,18 @@ def _check_buildable(stored: Checkpoint, config: Mapping[str, Any]) -> None:
     faults = _faults(config, stored)
     for name, (own, wanted) in sorted(faults.mismatched.items()):
         raise CheckpointError(
-            f"tensor {name!r} has the shape {list(own)}, but the model of config.json needs "
-            f"{list(wanted)}"
+            f"tensor {name!r} is {list(own)}, and the model of config.json needs {list(wanted)}"
         )
     for prefix, stack in stored.language.items():
         for layer, block in enumerate(stack.blocks):
             if faults.unexpected.issuperset(stack.name(layer, suffix) for suffix in block):
                 raise CheckpointError(
-                    f"there are weights of {len(stack)} blocks in {prefix}, but the model of "
-                    f"config.json has no block {layer}"
+                    f"{prefix} has {len(stack)} blocks, but the model of config.json "
+                    f"has no block {layer}"
                 )
     if faults.missing:
         raise CheckpointError(
-            f"it lacks the weight {min(faults.missing)!r}, which the model of its config.json "
-            "needs (it would be random)"
+            f"it lacks the weight {min(faults.missing)!r} of its config.json (it would be random)"
         )
 
 
@@ -140,22 +137,21 @@ def check_loadable(
             lead = moved[prefix][position].sources[0]
             if (prefix, lead.layer or 0, suffix) in old_faults(lead.parent):
                 continue
-            told = f"the tensor {suffix!r} {own}, which a {kind} needs as {wanted} at this position"
-            if name in faults.missing:
-                told = f"no tensor {suffix!r}, which a {kind} needs at this position"
-            elif name in faults.unexpected:
-                told = f"the tensor {suffix!r}, for which a {kind} has no place here"
+            told = "has no place for" if name in faults.unexpected else "needs"
             raise RecipeError(
-                f"layers.{prefix}[{position}]: block {lead.layer} of {lead.parent!r} has {told}, "
-                "and config.json cannot say it otherwise; put another block there."
+                f"layers.{prefix}[{position}]: block {lead.layer} of {lead.parent!r} cannot be "
+                f"there: a {kind} {told} the tensor {suffix!r}{_as(own, wanted)}; put another one."
             )
         if (prefix, position, suffix) not in old_faults(recipe.host):
-            told = f"has shape {own} and would have to be {wanted}" if wanted else "does not fit"
             counts = " and ".join(f"{len(them)} blocks in {key}" for key, them in moved.items())
             raise RecipeError(
-                f"Tensor {name!r} of the host {told} in a {kind} with {counts}; list as many as "
-                "the host has."
+                f"Tensor {name!r} of the host does not fit in a {kind} with {counts}"
+                f"{_as(own, wanted)}; list as many as the host has."
             )
+
+
+def _as(own: Sequence[int], wanted: Sequence[int]) -> str:
+    return f" (of shape {wanted}, not {own})" if wanted else ""
 
 
 def _check_settings(
@@ -177,8 +173,7 @@ def _check_settings(
             if column[i] != own:
                 raise RecipeError(
                     f"layers.{prefix}[{i}]: block {lead.layer} of {lead.parent!r} has {own!r} in "
-                    f"{key!r}, and a {kind} has {column[i]!r} at this position; put another block "
-                    "there."
+                    f"{key!r}, and a {kind} has {column[i]!r} there; put another one."
                 )
 
 

@@ -134,8 +134,7 @@ class Loader:
                 return self.kind.from_pretrained(None, state_dict=state, **options)
         except Exception as error:  # a model may raise anything for a config that does not fit
             raise CheckpointError(
-                f"transformers cannot build {self.kind.__name__} from this checkpoint: "
-                f"{_line(error)}"
+                f"transformers cannot build {self.kind.__name__} from it: {_line(error)}"
             ) from error
 
 

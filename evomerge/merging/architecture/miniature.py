@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -91,8 +90,7 @@ def _plain_rope(value: Any) -> Any:
     return {"rope_type": "default", **kept} if kept else None
 
 
-@dataclass(frozen=True)
-class WeightGroup:
+class WeightGroup(NamedTuple):
     """All tensors of one kind in a submodel (for example, the same matrix of all experts).
 
     `views` are views into the model's parameters; `offset` is what the architecture adds to the
@@ -109,8 +107,7 @@ def kind_of(suffix: str) -> str:
     return _NUMBER.sub("*", suffix)
 
 
-@dataclass(frozen=True)
-class Submodel:
+class Submodel(NamedTuple):
     """A block, or all that follows the last block, as a function of the hidden state.
 
     Attributes:
@@ -163,8 +160,7 @@ class Miniature:
             raise
         except Exception as error:  # an architecture may raise anything for sizes that do not fit
             raise ArchitectureError(
-                "evomerge would find out how on a small model of its architecture, which cannot be "
-                "made or run"
+                "it is found out on a small model of its architecture, which cannot be made or run"
             ) from error
 
     def blocks(self) -> Iterator[Submodel]:

@@ -130,9 +130,8 @@ def _axis_of(cell: Tensor, length: int, taken: Sequence[int]) -> int | None:
     axes = range(cell.dim())
     for axis in axes:
         if taken[axis] == -1 and cell.shape[axis] == length:
-            line = torch.arange(length, dtype=cell.dtype).view(
-                [-1 if i == axis else 1 for i in axes]
-            )
+            shape = [-1 if i == axis else 1 for i in axes]
+            line = torch.arange(length, dtype=cell.dtype).view(shape)
             corner = cell[tuple(slice(None) if i == axis else slice(0, 1) for i in axes)]
             still = all(i == axis or cell.stride(i) == 0 or cell.shape[i] == 1 for i in axes)
             if torch.equal(corner, line) and (still or bool((cell == line).all())):

@@ -106,9 +106,8 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         function = ir.FunctionType(_F32, [_F32] * 3)
-        return builder.call(
-            builder.module.declare_intrinsic("llvm.fma", [_F32], function), arguments
-        )
+        declared = builder.module.declare_intrinsic("llvm.fma", [_F32], function)
+        return builder.call(declared, arguments)
 
     return types.float32(types.float32, types.float32, types.float32), generate
 

@@ -59,13 +59,14 @@ def write_consensus(
 
 
 def change_products(
-    changes: Changes, gradient: Array, count: int, *, row_length: int = 1
+    changes: Changes, gradient: Array, count: int, row_length: int = 1
 ) -> list[float]:
     """Return the dot product of a flat gradient (float32) with each of `count` changes."""
     sums = np.zeros(count)
     for span, values in _loaded(changes, count, len(gradient), row_length):
         add_gradient_products(gradient[span], values, sums)
-    return [float(each) for each in sums]
+    found: list[float] = sums.tolist()
+    return found
 
 
 def elected_products(

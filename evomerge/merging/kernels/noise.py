@@ -15,14 +15,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evomerge.merging.kernels.compiled import Array, compiled
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 STEPS = 1 << 16
 """Number of different values of a draw."""
@@ -46,12 +42,6 @@ class Noise:
     seed: int
     parent: str
     tensor: str
-
-    def draws(self, start: int, stop: int) -> Tensor:
-        """Return `array` as a torch tensor, for methods on torch tensors."""
-        import torch
-
-        return torch.from_numpy(self.array(start, stop))
 
     def array(self, start: int, stop: int) -> Array:
         """Return the draws (int16) of elements `start` to `stop` (exclusive) of the flat tensor."""

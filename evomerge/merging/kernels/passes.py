@@ -104,24 +104,6 @@ def store_scaled(source: Array, factor: np.float32, out: Array) -> None:
 
 
 @compiled
-def store_added(total: Array, source: Array, factor: np.float32, out: Array) -> None:
-    """Round total + factor * source into a stored span; `total` is float32."""
-    for i in range(len(out)):
-        out[i] = narrow(fma(widen(source[i]), factor, total[i]), out)
-
-
-@compiled
-def store_last_change(
-    base: Array, total: Array, source: Array, factor: np.float32, scale: np.float32, out: Array
-) -> None:
-    """Round base + scale * (total + factor * (source - base)) into a stored span."""
-    for i in range(len(out)):
-        start = widen(base[i])
-        change = fma(widen(source[i]) - start, factor, total[i])
-        out[i] = narrow(fma(change, scale, start), out)
-
-
-@compiled
 def interpolate(one: Array, two: Array, weight: np.float32, out: Array) -> None:
     """Round (1 - weight) * one + weight * two into a stored span; exact for weights 0 and 1."""
     if abs(weight) < np.float32(0.5):
@@ -176,15 +158,14 @@ def write_sum(
         total = scratch(span.stop - span.start, "sum")
         if start is None:
             load_scaled(used[0][0][span], used[0][1], total)
-            for source, weight in used[1:-1]:
+            for source, weight in used[1:]:
                 add_scaled(source[span], weight, total)
-            store_added(total, last[span], factor, target[span])
+            store_scaled(total, np.float32(1), target[span])
         else:
             total[:] = 0
-            for source, weight in used[:-1]:
+            for source, weight in used:
                 add_change(source[span], start[span], weight, total)
-            end = last[span], factor, np.float32(scale)
-            store_last_change(start[span], total, *end, target[span])
+            store_changed(start[span], total, np.float32(scale), target[span])
 
 
 def products(tensors: Sequence[Array], base: Array | None = None) -> Array:
@@ -211,7 +192,8 @@ def gradient_products(
     sums = np.zeros(len(sources))
     for span in spans(len(gradient)):
         add_gradient_products(gradient[span], loaded(sources, start, span), sums)
-    return [float(each) for each in sums]
+    found: list[float] = sums.tolist()
+    return found
 
 
 @compiled

@@ -32,38 +32,26 @@ class MagnitudeCut:
     magnitude: float
     index: int
 
-    def drop_before(self, values: Array, start: int) -> None:
-        """Set to 0 the elements of a float32 span that are before the cut; a NaN stays.
+    def clear(self, values: Array, start: int, *, before: bool) -> None:
+        """Set to 0 the elements of a float32 span that are before the cut, or the others.
 
-        `start` is the index of its first element in the flat tensor.
+        A NaN stays. `start` is the index of the first element in the flat tensor.
         """
-        for part, bound in self._parts(len(values), start):
-            _drop_above(values[part], bound)
-
-    def keep_before(self, values: Array, start: int) -> None:
-        """Set to 0 the elements of a float32 span that are not before the cut; a NaN stays."""
-        for part, bound in self._parts(len(values), start):
-            _keep_above(values[part], bound)
-
-    def _parts(self, size: int, start: int) -> list[tuple[slice, np.float32]]:
-        """Split a span at `index`; what is above the bound of its part is before the cut."""
-        split = min(max(self.index - start, 0), size)
+        split = min(max(self.index - start, 0), len(values))
         bound = np.float32(self.magnitude)
-        below = np.nextafter(bound, np.float32(-1))
-        parts = [(slice(0, split), below), (slice(split, size), bound)]
-        return [(part, bound) for part, bound in parts if part.stop > part.start]
+        _clear(values[:split], np.nextafter(bound, np.float32(-1)), before)
+        _clear(values[split:], bound, before)
 
 
 @compiled
-def _drop_above(values: Array, bound: np.float32) -> None:
-    for i in range(len(values)):
-        values[i] = np.float32(0) if abs(values[i]) > bound else values[i]
-
-
-@compiled
-def _keep_above(values: Array, bound: np.float32) -> None:
-    for i in range(len(values)):
-        values[i] = np.float32(0) if abs(values[i]) <= bound else values[i]
+def _clear(values: Array, bound: np.float32, above: bool) -> None:
+    """Set to 0 the values whose magnitude is above a bound, or the others."""
+    if above:
+        for i in range(len(values)):
+            values[i] = np.float32(0) if abs(values[i]) > bound else values[i]
+    else:
+        for i in range(len(values)):
+            values[i] = np.float32(0) if abs(values[i]) <= bound else values[i]
 
 
 class MagnitudeOrder:

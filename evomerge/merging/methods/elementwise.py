@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, lru_cache
 from math import prod
 from typing import TYPE_CHECKING
@@ -15,8 +16,6 @@ from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Valu
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_RAM = "Behavior Knowledge Merge in Reinforced Agentic Models, 2026"
 
 _EPSILON = Knob("epsilon", 1e-5, 0, 1, help="smallest change that counts", has_slope=False)
 
@@ -58,9 +57,8 @@ def arcee_fusion(given: Operands) -> Merge:
     import torch
 
     width = max(given.base.shape[-1] if given.base.ndim else 1, 1)
-    rows = (
-        it.reshape(-1, width).split(max(SIZE // width, 1)) for it in (*given.tensors, given.base)
-    )
+    pair, tall = (*given.tensors, given.base), max(SIZE // width, 1)
+    rows = (tensor.reshape(-1, width).split(tall) for tensor in pair)
 
     def important(x: Tensor, y: Tensor) -> Tensor:
         # 1e-8 keeps the logarithm finite where softmax underflows.
@@ -82,38 +80,22 @@ def arcee_fusion(given: Operands) -> Merge:
 
 
 @method(
-    "changes that one source makes alone, and the mean of those that several make",
-    _EPSILON,
-    parents=(2, None),
-    base="required",
-    paper=_RAM,
-    torch=True,
-)
-def ram(given: Operands) -> Merge:
-    """Prepare base + the mean of the changes |x - base| > epsilon of each element."""
-    return _prepare_ram(given)
-
-
-@method(
     "RAM, with the changes that one source makes alone multiplied by a factor",
     _EPSILON,
     Knob("r", 0.1, 0, 10, search=(0.0, 1.0), help="strength of that factor"),
     Knob("alpha", 0.2, 0, 10, help="upper limit of shared / alone in that factor"),
     parents=(2, None),
     base="required",
-    paper=_RAM,
+    paper="Behavior Knowledge Merge in Reinforced Agentic Models, 2026",
     torch=True,
 )
 def ramplus(given: Operands) -> Merge:
-    """Prepare RAM, with a change that only source i makes multiplied by a factor.
+    """Prepare base + the mean of the changes |x - base| > epsilon of each element.
 
-    It is 1 + r min(shared_i / alone_i, alpha), where alone_i is the number of elements that only
-    source i changes, and shared_i that of those which others change, too.
+    One that only source i makes is multiplied by 1 + r min(shared_i / alone_i, alpha), where
+    alone_i is the number of elements that only source i changes, and shared_i that of those which
+    others change, too. RAM is the same without this factor.
     """
-    return _prepare_ram(given)
-
-
-def _prepare_ram(given: Operands) -> Merge:
     import torch
 
     @lru_cache(1)
@@ -142,6 +124,14 @@ def _prepare_ram(given: Operands) -> Merge:
             target.copy_(base + mean)
 
     return merge
+
+
+ram = replace(
+    ramplus,
+    name="ram",
+    title="changes that one source makes alone, and the mean of those that several make",
+    knobs=(_EPSILON,),
+)
 
 
 @method(

@@ -203,8 +203,7 @@ def check_knobs(
         allowed = f"{fewest} or more" if most is None else f"from {fewest} to {most}"
         allowed = f"exactly {fewest}" if fewest == most else allowed
         raise RecipeError(
-            f"{method.name} takes {allowed} sources, not counting the base, and got "
-            f"{len(sources)}; add or remove sources."
+            f"{method.name} takes {allowed} sources beside the base, not {len(sources)}."
         )
     if method.base == "required" and not has_base:
         raise RecipeError(f"{method.name} needs a base model; set `base`.")

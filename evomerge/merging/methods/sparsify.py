@@ -96,9 +96,9 @@ class Magnitude(Sparsifier):
 
         def write(span: slice, out: Array) -> None:
             self.load(span, out)
-            lower.keep_before(out, span.start)
+            lower.clear(out, span.start, before=False)
             if upper is not None:
-                upper.drop_before(out, span.start)
+                upper.clear(out, span.start, before=True)
 
         return (self._factor(write) if rescale else 1.0), write
 
@@ -196,9 +196,7 @@ class MagPrune(Bernoulli):
     stays = "a random share of each task vector, large changes likelier"
     paper = "Deep et al. 2024, arXiv 2406.11617"
     cached_bytes = 4.0
-    knobs = (
-        Knob("epsilon", 0.15, 0, 1, "source", help="density +- epsilon stay", has_slope=False),
-    )
+    knobs = (Knob("epsilon", 0.15, 0, 1, "source", help="spread of density", has_slope=False),)
 
     def __init__(self, source: Array, base: Array, noise: Noise | None, *, reuse: bool) -> None:
         super().__init__(source, base, noise, reuse=reuse)

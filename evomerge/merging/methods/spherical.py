@@ -167,7 +167,7 @@ def _inverse(lengths: Array) -> Array:
     paper="Karcher 1977, doi 10.1002/cpa.3160300502",
 )
 def karcher(given: Operands) -> Merge:
-    """Prepare the direction of least squared angles to x_i, with their mean length."""
+    """Prepare the direction of smallest sum of squared angles to x_i, with their mean length."""
     return _weighted(_weigh_karcher, given)
 
 

@@ -8,16 +8,12 @@ the sum of the changes of one elected sign (`elect`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from evomerge.merging.kernels import consensus
 from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.kernels.consensus import (
-    Changes,
-    change_products,
-    elected_products,
-    write_consensus,
-)
 from evomerge.merging.kernels.passes import gradient_products, write_copy, write_sum
 from evomerge.merging.methods.linear import normalized, weighted_slopes
 from evomerge.merging.methods.method import (
@@ -64,16 +60,9 @@ class _TaskVectors:
         if not factors:
             write_copy(self._base, out)
             return
-        write_consensus(
-            changes,
-            out,
-            self._base,
-            factors=[weights[place] * factor for place, factor in factors.items()],
-            scale=knobs["lambda"],
-            elect=self._elect,
-            divisors=[abs(weights[place]) for place in factors] if knobs["normalize"] else None,
-            row_length=self._row_length,
-        )
+        scale, normalize = knobs["lambda"], knobs["normalize"]
+        how = self._votes(weights, factors, normalize)
+        consensus.write_consensus(changes, out, self._base, scale=scale, elect=self._elect, **how)
 
     def slopes(self, sources: Sources, knobs: Values, gradient: Array) -> dict[KnobKey, float]:
         """Return the slopes by weights and lambda, where the same elements stay.
@@ -88,18 +77,13 @@ class _TaskVectors:
         factors, changes = self._sparse(sources, knobs, range(len(sources)))
         products = [0.0] * len(sources)
         if not self._elect:
-            found = change_products(changes, gradient, len(factors), row_length=self._row_length)
+            found = consensus.change_products(changes, gradient, len(factors), self._row_length)
             for (place, factor), product in zip(factors.items(), found, strict=True):
                 products[place] = factor * product
             return weighted_slopes(products, sources, normalize, scale)
         weights = [source["weight"] for source in sources]
-        own, shared, merged = elected_products(
-            changes,
-            gradient,
-            factors=[weights[place] * factor for place, factor in factors.items()],
-            divisors=[abs(weights[place]) for place in factors] if normalize else None,
-            row_length=self._row_length,
-        )
+        how = self._votes(weights, factors, normalize)
+        own, shared, merged = consensus.elected_products(changes, gradient, **how)
         for (place, factor), product, mean in zip(factors.items(), own, shared, strict=True):
             away = mean if weights[place] >= 0 else -mean  # the divisor grows with the weight
             products[place] = factor * product - (away if normalize else 0.0)
@@ -108,9 +92,19 @@ class _TaskVectors:
         }
         return slopes | {(None, "lambda"): merged}
 
+    def _votes(
+        self, weights: Sequence[float], factors: Mapping[int, float], normalize: float
+    ) -> dict[str, Any]:
+        """Return what the loops of `consensus` take beside the changes."""
+        return {
+            "factors": [weights[place] * factor for place, factor in factors.items()],
+            "divisors": [abs(weights[place]) for place in factors] if normalize else None,
+            "row_length": self._row_length,
+        }
+
     def _sparse(
         self, sources: Sources, knobs: Values, places: Iterable[int]
-    ) -> tuple[dict[int, float], Changes]:
+    ) -> tuple[dict[int, float], consensus.Changes]:
         """Return place -> factor of those sparse task vectors that have elements, and these."""
         rescale = bool(knobs["rescale"])
         sparse = {

@@ -88,8 +88,9 @@ class Adapter:
         _check_supported(self.config, folder)
         self.shapes = {name: info.shape for name, info in read_header(self.file).items()}
         self.changes: dict[str, _Change] = {}
+        names = {normal(name, checkpoint): name for name in checkpoint.tensors}
         for key in self.shapes:
-            self._add(key)
+            self._add(key, names)
         for name, change in self.changes.items():
             self._check(name, change)
 
@@ -98,21 +99,13 @@ class Adapter:
         change = self.changes.get(name)
         if change is None:
             return tensor
-        parts = {part: self._open.get_tensor(key).float() for part, key in change.keys.items()}
+        with safe_open(self.file, framework="pt") as file:
+            parts = {part: file.get_tensor(key).float() for part, key in change.keys.items()}
         weight: Tensor = parts["whole"] if "whole" in parts else tensor.float()
         if "A" not in parts:
             return weight
         delta = (parts["B"] @ parts["A"]) * change.scale
         return weight + (delta.T if change.transposed else delta)
-
-    @cached_property
-    def _open(self) -> Any:
-        return safe_open(self.file, framework="pt")
-
-    @cached_property
-    def _by_name(self) -> dict[str, str]:
-        """Normal name of a tensor -> its name on disk."""
-        return {normal(name, self.model): name for name in self.model.tensors}
 
     @cached_property
     def _by_parameter(self) -> dict[str, str]:
@@ -126,8 +119,8 @@ class Adapter:
         found = ((normal(name, self.model), stored[id(item)]) for name, item in parameters)
         return {name: tensor for name, tensor in found if tensor is not None}
 
-    def _add(self, key: str) -> None:
-        """Add a tensor of the adapter's file to the changes."""
+    def _add(self, key: str, names: Mapping[str, str]) -> None:
+        """Add a tensor of the adapter's file to the changes; `names` on disk are by normal name."""
         match = _KEY.fullmatch(key)
         if match is None:
             raise CheckpointError(
@@ -135,14 +128,13 @@ class Adapter:
             )
         wanted = f"{match['module']}.{match['whole'] or 'weight'}"
         form = normal(wanted, self.model)
-        name = wanted if wanted in self.model.tensors else self._by_name.get(form)
+        name = wanted if wanted in self.model.tensors else names.get(form)
         if name is None or (self.model.tied and name == self.model.head):
             name = self._by_parameter.get(form)
         if name is None:
             raise CheckpointError(
-                f"{self.file}: tensor {shown(key)} changes {shown(wanted)}, which the model of "
-                f"{self.model.reference!r} does not have; give the model that the adapter was "
-                f"trained on, or {_REMEDY}"
+                f"{self.file}: tensor {shown(key)} changes {shown(wanted)}, which the model does "
+                f"not have; give the model that the adapter was trained on, or {_REMEDY}"
             )
         change = self.changes.setdefault(name, _Change(match["module"]))
         change.keys[match["half"] or match["rows"] or "whole"] = key
@@ -182,32 +174,30 @@ class Adapter:
 
     def _alpha(self, module: str) -> float:
         """Return the alpha of a module: by the first pattern of its whole name, else the common."""
-        where = f"{self.file.with_name(_CONFIG)}: "
-        alpha = _VALUES.real(self.config.get("lora_alpha", 8), f"{where}lora_alpha")
+        where, value = f"{self.file.with_name(_CONFIG)}: ", self.config.get("lora_alpha", 8)
+        alpha = _VALUES.real(value, f"{where}lora_alpha")
         where += "alpha_pattern"
         patterns = _VALUES.mapping(self.config.get("alpha_pattern") or {}, where)
         for pattern, value in patterns.items():
             try:
-                found = re.fullmatch(rf"(.*\.)?({pattern})", module)
+                if re.fullmatch(rf"(.*\.)?({pattern})", module):
+                    return _VALUES.real(value, f"{where}.{pattern}")
             except (re.error, OverflowError, RecursionError) as error:
                 raise CheckpointError(
                     f"`{where}` has the pattern {shown(pattern)}, which is not a regular "
                     "expression; write out the names of the modules."
                 ) from error
-            if found:
-                return _VALUES.real(value, f"{where}.{pattern}")
         return alpha
 
 
 def _check_supported(config: Mapping[str, Any], folder: Path) -> None:
     """Raise a `CheckpointError` if an adapter is not LoRA or needs what is not supported."""
-    found = [key for key in _UNSUPPORTED if config.get(key)]
+    found = ["peft_type"] if config.get("peft_type") != "LORA" else []
+    found += [key for key in _UNSUPPORTED if config.get(key)]
     if config.get("init_lora_weights", True) not in _KEEPING_BASE:
         found.append("init_lora_weights")
-    if config.get("peft_type") != "LORA":
-        found = ["peft_type"]
-    if found:
+    for key in found:
         raise CheckpointError(
-            f"The adapter {folder} has {found[0]} {shown(config.get(found[0]))}, which is not "
-            f"supported; {_REMEDY}"
+            f"The adapter {folder} has {key} {shown(config.get(key))}, which is not supported; "
+            f"{_REMEDY}"
         )

@@ -83,10 +83,7 @@ class Planner:
         self._fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
 
     def plan(
-        self,
-        recipe: Recipe,
-        vocabulary: MatchedRows | None = None,
-        beside: Recipe | None = None,
+        self, recipe: Recipe, vocabulary: MatchedRows | None = None, beside: Recipe | None = None
     ) -> Iterator[TensorPlan]:
         """Yield the plan of every tensor, embeddings first, blocks in order.
 
@@ -103,10 +100,9 @@ class Planner:
         rescalings = _rescalings(recipe, self.host)
         if beside is not None and rescalings != _rescalings(beside, self.host):
             beside = None  # a scale is folded into the weights of several layers
-        planner = _RecipePlanner(self, recipe, vocabulary, rescalings)
-        same_head = beside is not None and beside.head == recipe.head
+        planner, places = _RecipePlanner(self, recipe, vocabulary, rescalings), self.host.places
         same_embeddings = beside is not None and beside.embeddings == recipe.embeddings
-        places = self.host.places
+        same_head = beside is not None and beside.head == recipe.head
         for name, place in places.items():
             if place == "embeddings" and not same_embeddings:
                 yield planner.outside(name, recipe.embeddings)
@@ -132,9 +128,8 @@ class Planner:
         for prefix, layers in recipe.layers.items():
             if prefix not in self.host.stacks:
                 raise RecipeError(
-                    f"layers.{prefix}: the host {self.host.reference!r} has no such block stack; "
-                    f"it has {', '.join(self.host.stacks)}."
-                    f"{did_you_mean(prefix, self.host.stacks)}"
+                    f"layers.{prefix}: the host has no such block stack; it has "
+                    f"{', '.join(self.host.stacks)}.{did_you_mean(prefix, self.host.stacks)}"
                 )
             for position, layer in enumerate(layers):
                 where = f"layers.{prefix}[{position}]"
@@ -156,8 +151,7 @@ class Planner:
     def _parent(self, reference: str) -> Checkpoint:
         if reference not in self.checkpoints:
             raise RecipeError(
-                f"The recipe names the parent {reference!r}, which was not opened; name one of "
-                f"{', '.join(self.checkpoints)}."
+                f"Parent {reference!r} was not opened; name one of {', '.join(self.checkpoints)}."
             )
         return self.checkpoints[reference]
 
@@ -230,8 +224,7 @@ class _RecipePlanner:
         for source, own in zip(layer.inputs, names, strict=True):
             if own is None:
                 raise RecipeError(
-                    f"Tensor {name!r} has no counterpart in {source.parent!r}; merge parents of "
-                    "one architecture."
+                    f"Tensor {name!r} has no counterpart in {source.parent!r}; leave that out."
                 )
             inputs.append(SourceTensor(source.parent, own))
         if not layer.sources:
@@ -264,9 +257,8 @@ class _RecipePlanner:
         if len(set(shapes.values())) > 1:
             told = ", ".join(f"{list(shape)} in {parent!r}" for parent, shape in shapes.items())
             raise RecipeError(
-                f"Tensor {name!r} has different shapes: {told}; merge parents of one size (or set "
-                "`tokenizer: union`, in a mergekit file `tokenizer_source: union`, where only the "
-                "vocabularies differ)."
+                f"Tensor {name!r} has different shapes: {told}; merge parents of one size; if only "
+                "vocabularies differ, set `tokenizer: union` (mergekit: `tokenizer_source: union`)."
             )
         return self._info(inputs[0]).shape
 

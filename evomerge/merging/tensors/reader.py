@@ -40,9 +40,7 @@ class TensorReader:
     """
 
     def __init__(
-        self,
-        checkpoints: Mapping[str, Checkpoint],
-        patches: Mapping[str, Patch] | None = None,
+        self, checkpoints: Mapping[str, Checkpoint], patches: Mapping[str, Patch] | None = None
     ) -> None:
         self.checkpoints = checkpoints
         self.patches = dict(patches or {})

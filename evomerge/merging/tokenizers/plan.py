@@ -82,8 +82,7 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
         for name in ("pad_to_multiple_of", "tokens"):
             if name in recipe.options:
                 raise RecipeError(
-                    f"The option {name!r} needs rows matched by token; set `tokenizer` to `union` "
-                    "or a parent."
+                    f"{name!r} needs rows matched by token; set `tokenizer` to `union` or a parent."
                 )
         files, dropped = _template(recipe, parents, host)
         if TRUNCATE not in recipe.options:
@@ -178,8 +177,7 @@ def _rows(
     multiple = recipe.options.get("pad_to_multiple_of", "0")
     if not re.fullmatch(r"[0-9]{1,6}", multiple):
         raise RecipeError(
-            f"`pad_to_multiple_of` is {shown(multiple)}; it must be a whole number above 0 and "
-            "below a million."
+            f"`pad_to_multiple_of` is {shown(multiple)}; give a whole number above 0, below 10^6."
         )
     size, step = max(merged.size, lead.rows), int(multiple)
     return MatchedRows(
@@ -215,8 +213,7 @@ def _special_ids(giver: Checkpoint, host: Checkpoint, new: Mapping[int, int]) ->
         if value is None and re.sub(r"_(id|index)$", "", key) not in _ROLES:
             raise CheckpointError(
                 f"`tokenizer` is {giver.reference!r}, which lacks the token that {key} of the host "
-                f"{host.reference!r} names, so a merge could not see; set `tokenizer` to "
-                f"{host.reference!r} or `union`."
+                f"names; set `tokenizer` to {host.reference!r} or `union`."
             )
     return found
 

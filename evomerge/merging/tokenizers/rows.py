@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.merging.tokenizers.tokens import Tokens
@@ -33,8 +33,7 @@ TRUNCATE = "truncate_embeddings"
 _VALUES = Values(RecipeError)
 
 
-@dataclass(frozen=True)
-class Filling:
+class Filling(NamedTuple):
     """Where the row of one token comes from in parents that do not have it, or in all (`force`).
 
     `rows` are (parent, row) pairs that are averaged; if there are none, the row is all zeros.
@@ -103,10 +102,7 @@ class MatchedRows:
 
 
 def fill(
-    recipe: Recipe,
-    merged: Tokens,
-    tokens: Sequence[Tokens],
-    index: Mapping[str, Sequence[int]],
+    recipe: Recipe, merged: Tokens, tokens: Sequence[Tokens], index: Mapping[str, Sequence[int]]
 ) -> dict[int, Filling]:
     """Return for every token that a parent lacks where its row comes from, by id.
 
@@ -156,8 +152,8 @@ def _source_rows(text: str, source: Any, tokens: Sequence[Tokens]) -> tuple[tupl
     model = models.get(str(source.get("model")))
     if model is None:
         raise RecipeError(
-            f"`{where}.model` is {shown(source.get('model'))}; allowed are the parents of the "
-            f"merge: {', '.join(models)}."
+            f"`{where}.model` is {shown(source.get('model'))}; allowed are the parents "
+            f"{', '.join(models)}."
         )
     wanted = source.get("token", source.get("token_id"))
     row = model.row(str(wanted)) if "token" in source else wanted
@@ -177,7 +173,7 @@ def truncate(parents: Sequence[Checkpoint]) -> tuple[MatchedRows, tuple[str, ...
     least, most = min(sizes.values()), max(sizes.values())
     if not least:
         raise CheckpointError(
-            f"{min(sizes, key=sizes.__getitem__)!r} has no embeddings that could be cut; leave out "
+            f"{min(sizes, key=sizes.get)!r} has no embeddings; leave out "
             "--unsafe-truncate-embeddings."
         )
     index = dict.fromkeys(sizes, tuple(range(least)))

@@ -53,9 +53,8 @@ class Tokens:
         file = checkpoint.folder / "tokenizer.json"
         if not file.is_file():
             raise CheckpointError(
-                f"Parent {checkpoint.reference!r} has no tokenizer.json, which is needed to match "
-                "rows by token; save its tokenizer as a fast tokenizer with transformers, or set "
-                "`tokenizer: base`."
+                f"Parent {checkpoint.reference!r} has no tokenizer.json to match rows by; save its "
+                "tokenizer as a fast one with transformers, or set `tokenizer: base`."
             )
         data = read_json(file)
         _check_tokenizer(data, f"{file}: ")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from merges import mix
 from model_digest import digest
 
 from evomerge.errors import CheckpointError
@@ -16,20 +16,20 @@ from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
-from evomerge.recipe import Layer, Recipe, Source
+from evomerge.recipe import Recipe
 
 pytestmark = pytest.mark.thorough
 
 
-def opened(folder: Path, *names: str) -> dict[str, Checkpoint]:
+def opened(folder, *names):
     return {name: Checkpoint.open(folder / name, name) for name in names}
 
 
-def same(host: str, parent: str, stack: str = "model.layers") -> Recipe:
+def same(host, parent, stack="model.layers"):
     """A parent as it is, with config and names of the host."""
-    whole = Layer("passthrough", [Source(parent)])
-    layers = [Layer("passthrough", [Source(parent, i)]) for i in range(3)]
-    return Recipe(host, {stack: layers}, whole, whole, dtype="float32")
+    layers = {stack: [mix([parent], i, "passthrough") for i in range(3)]}
+    whole = mix([parent], None, "passthrough")
+    return Recipe(host, layers, whole, whole, dtype="float32")
 
 
 def test_names_of_an_older_version_are_matched(tmp_path):
@@ -80,6 +80,6 @@ def test_buffers_of_old_checkpoints_are_no_obstacle(host, parent, tmp_path):
     checkpoints = opened(tmp_path, "new", "old")
     check_fit(checkpoints[host], list(checkpoints.values()))
     merged = Resident(checkpoints, host, "float32").apply(same(host, parent))
-    assert digest(merged) == digest(tiny.load(tmp_path / "new"))
     write_model(same(host, parent), checkpoints, tmp_path / "out")
-    assert digest(tiny.load(tmp_path / "out")) == digest(merged)
+    loaded = (tiny.load(tmp_path / name) for name in ("new", "out"))
+    assert {digest(merged)} == set(map(digest, loaded))

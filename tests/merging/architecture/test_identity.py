@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import tiny
 import transformers
@@ -14,7 +11,7 @@ from evomerge.merging.architecture.identity import check_identity_layers, has_fi
 from evomerge.models.checkpoint import Checkpoint
 
 
-def opened(folder: Path, architecture: str, **changes: Any) -> Checkpoint:
+def opened(folder, architecture, **changes):
     return Checkpoint.open(tiny.make(folder, architecture, tokenizer=False, **changes), "a")
 
 
@@ -23,7 +20,7 @@ def opened(folder: Path, architecture: str, **changes: Any) -> Checkpoint:
     ["llama", "mistral", "qwen2", "qwen3", "phi3", "gpt_neox", "gpt2", "olmo2", "granite",
      "mixtral", "qwen3_moe", "gemma3"],
 )  # fmt: skip
-def test_layers_of_one_kind_can_be_moved_and_completed(architecture: str, tmp_path: Path) -> None:
+def test_layers_of_one_kind_can_be_moved_and_completed(architecture, tmp_path):
     """The norms of Gemma multiply by 1 + weight, also those behind the branches."""
     kinds = {"layer_types": ["full_attention"] * 3} if architecture == "gemma3" else {}
     check_identity_layers({"a": opened(tmp_path / "a", architecture, **kinds)}, "a")
@@ -40,15 +37,13 @@ def test_layers_of_one_kind_can_be_moved_and_completed(architecture: str, tmp_pa
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "different things at different pos"),
     ],
 )
-def test_layers_that_depend_on_their_position_are_refused(
-    architecture: str, changes: dict[str, Any], reason: str, tmp_path: Path
-) -> None:
+def test_layers_that_depend_on_their_position_are_refused(architecture, changes, reason, tmp_path):
     found = {"a": opened(tmp_path / "a", architecture, **changes)}
     with pytest.raises(CheckpointError, match=rf"evaluation.backend.*'a'.*{reason}.*'hf'\."):
         check_identity_layers(found, "a")
 
 
-def test_a_block_that_is_normalised_as_a_whole_is_no_identity(tmp_path: Path) -> None:
+def test_a_block_that_is_normalised_as_a_whole_is_no_identity(tmp_path):
     config = transformers.OpenAIGPTConfig(vocab_size=48, n_embd=16, n_layer=3, n_head=2)
     with tiny.quiet():
         transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "a")
@@ -56,7 +51,7 @@ def test_a_block_that_is_normalised_as_a_whole_is_no_identity(tmp_path: Path) ->
         check_identity_layers({"a": Checkpoint.open(tmp_path / "a", "a")}, "a")
 
 
-def test_parents_whose_layers_are_of_different_kinds_are_refused(tmp_path: Path) -> None:
+def test_parents_whose_layers_are_of_different_kinds_are_refused(tmp_path):
     parents = {
         name: opened(tmp_path / name, "gemma3", layer_types=[f"{kind}_attention"] * 3)
         for name, kind in (("a", "full"), ("b", "sliding"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import tiny
 import torch
@@ -22,7 +20,7 @@ VARIANTS = {name: (name, {}) for name in tiny.CONFIGS} | {
 }
 
 
-def deep(folder: Path, architecture: str, **changes: object) -> Checkpoint:
+def deep(folder, architecture, **changes):
     """Make a checkpoint of `DEPTH` blocks."""
     counts = dict.fromkeys(COUNTS, DEPTH)
     kinds = [("sliding_attention", "full_attention")[i == 2] for i in range(DEPTH)]
@@ -31,7 +29,7 @@ def deep(folder: Path, architecture: str, **changes: object) -> Checkpoint:
     return Checkpoint.open(made, architecture)
 
 
-def shapes_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+def shapes_of(checkpoint):
     return {name: info.shape for name, info in checkpoint.tensors.items() if info.floating}
 
 
@@ -55,23 +53,6 @@ def test_a_tensor_beside_the_blocks_is_in_the_shorter_model_too(tmp_path, index)
     beside = f"{checkpoint.decoder_stack.prefix}.{index}.weight"
     few = first_blocks(checkpoint.config, {**shapes_of(checkpoint), beside: (1,)})
     assert few is not None and beside in few.shapes
-
-
-@tiny.since_transformers_5  # before, each expert has parameters of its own
-def test_locations_of_experts_are_boxes_of_one_parameter(tmp_path):
-    checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", "mixtral", tokenizer=False), "a")
-    shapes = shapes_of(checkpoint)
-    layout = build_layout(checkpoint.config, shapes, {}, torch.float32)
-    experts = [name for name in shapes if ".experts." in name]
-    parameters = {layout.locations[name].parameter for name in experts}
-    assert len(experts) == 27 and len(parameters) == 6
-    weights = dict(layout.module.named_parameters())
-    for parameter in parameters:
-        boxes = torch.zeros(weights[parameter].shape)
-        for name in experts:
-            if layout.locations[name].parameter == parameter:
-                layout.locations[name].view(boxes, shapes[name]).add_(1)
-        assert torch.equal(boxes, torch.ones_like(boxes))
 
 
 @pytest.mark.parametrize(

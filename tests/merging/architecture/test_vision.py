@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import seeing
@@ -26,14 +25,12 @@ from evomerge.models.stacks import modality_of
 from evomerge.recipe import Recipe
 
 
-def recipe_of(
-    host: Checkpoint, parents: dict[str, float], **modalities: dict[str, float]
-) -> Recipe:
+def recipe_of(host, parents, **modalities):
     towers = {name: mix(shares) for name, shares in modalities.items()}
     return every(host, lambda i: mix(parents, i), dtype="float32", **towers)
 
 
-def merged(recipe: Recipe, parents: dict[str, Checkpoint], folder: Path) -> torch.nn.Module:
+def merged(recipe, parents, folder):
     """Write the merge, check that the resident model is the same, and load it."""
     write_model(recipe, parents, out := folder / "out")
     model = seeing.load(out)
@@ -56,26 +53,17 @@ def family(request, tmp_path_factory):
 def test_a_text_model_merges_into_the_language_model_and_the_tower_stays(family, tmp_path):
     parents = {name: family[name] for name in ("a", "text")}
     check_fit(family["a"], list(parents.values()))
-    shares = {"a": 0.25, "text": 0.75}
-    after = dict(merged(recipe_of(family["a"], shares), parents, tmp_path).named_parameters())
+    recipe = recipe_of(family["a"], {"a": 0.25, "text": 0.75})
+    after = dict(merged(recipe, parents, tmp_path).named_parameters())
     before = dict(seeing.load(family["a"].folder).named_parameters())
-    text = dict(tiny.load(family["text"].folder).named_parameters())
-    for name, weight in text.items():
+    for name, weight in tiny.load(family["text"].folder).named_parameters():
         (own,) = [key for key in after if same_place(key, name) and not modality_of(key)]
         torch.testing.assert_close(after.pop(own), before[own] * 0.25 + weight * 0.75)
-    assert all(modality_of(name) for name in after), "every tensor but the tower's was merged"
+    assert {modality_of(name) for name in after} == {"vision", "projector"}, "all else was merged"
     assert all(torch.equal(weight, before[name]) for name, weight in after.items())
-    assert {modality_of(name) for name in after} == {"vision", "projector"}
 
 
-def test_a_text_model_computes_the_same_in_a_vision_language_model(family, tmp_path):
-    parents = {name: family[name] for name in ("a", "text")}
-    model = merged(recipe_of(family["a"], {"text": 1.0}), parents, tmp_path)
-    alone = tiny.load(family["text"].folder)
-    torch.testing.assert_close(tiny.logits(model), tiny.logits(alone), rtol=1e-4, atol=1e-5)
-
-
-def same_place(name: str, text: str) -> bool:
+def same_place(name, text):
     """Whether a tensor is a text model's, whose names begin with `model.` where it has blocks."""
     return name.endswith(text.removeprefix("model.")) and (
         name == text or "language_model." in name or "text_model." in name
@@ -133,36 +121,35 @@ def test_towers_of_other_sizes_are_no_obstacle_where_the_hosts_is_kept(tmp_path)
 
 
 NAMES = {
-    "vision": ["vision_tower.encoder.layers.0.fc1.weight", "model.visual.blocks.0.attn.qkv.weight"],
-    "audio": ["audio_tower.layers.0.fc1.weight"],
-    "projector": [
-        *("model.visual.merger.linear_fc1.weight", "model.embed_vision.embedding.weight"),
-        "model.visual.deepstack_merger_list.0.norm.weight",
-        "multi_modal_projector.patch_merger.merging_layer.weight",
-        "model.connector.modality_projection.proj.weight",
-        *("image_newline", "model.aligner.linear1.weight", "model.embed_audio.proj.weight"),
-    ],
-    None: ["model.layers.0.mlp.up_proj.weight", "vocab_projector.bias"],
+    "vision": "vision_tower.encoder.layers.0.fc1.weight model.visual.blocks.0.attn.qkv.weight",
+    "audio": "audio_tower.layers.0.fc1.weight",
+    "projector": "model.visual.merger.linear_fc1.weight model.embed_vision.embedding.weight "
+    "model.visual.deepstack_merger_list.0.norm.weight image_newline model.aligner.linear1.weight "
+    "multi_modal_projector.patch_merger.merging_layer.weight model.embed_audio.proj.weight "
+    "model.connector.modality_projection.proj.weight",
+    None: "model.layers.0.mlp.up_proj.weight vocab_projector.bias",
 }
 
 
 def test_modalities_are_found_by_names():
-    found = {name: modality_of(name) for names in NAMES.values() for name in names}
-    assert found == {name: modality for modality, names in NAMES.items() for name in names}
+    for modality, names in NAMES.items():
+        assert {modality_of(name) for name in names.split()} == {modality}
 
 
 def test_the_token_of_an_image_is_never_lost(tmp_path):
     host, text = seeing.make(tmp_path / "a", "llava"), seeing.make(tmp_path / "t", "llava/text")
     few = [word for word in tiny.WORDS if word != tiny.WORDS[host.config["image_token_index"]]]
     tiny.save_tokenizer(tmp_path / "t", [few[-1], *few[:-1]])
-    parents = {"a": host, "t": text}
-    recipe = replace(recipe_of(host, {"a": 0.5, "t": 0.5}), tokenizer="union")
-    assert plan_tokenizer(recipe, parents).rows.special_ids == {}
+
+    def plan(tokenizer):
+        recipe = replace(recipe_of(host, {"a": 0.5, "t": 0.5}), tokenizer=tokenizer)
+        return plan_tokenizer(recipe, {"a": host, "t": text}).rows.special_ids
+
+    assert plan("union") == {}
     with pytest.raises(CheckpointError, match="'t', which lacks the token that image_token_index"):
-        plan_tokenizer(replace(recipe, tokenizer="t"), parents)
+        plan("t")
     tiny.save_tokenizer(tmp_path / "t", [*few, "more", tiny.WORDS[-1]])
-    rows = plan_tokenizer(replace(recipe, tokenizer="t"), parents).rows
-    assert rows.special_ids["image_token_index"] == len(few) + 1
+    assert plan("t")["image_token_index"] == len(few) + 1
 
 
 def test_slopes_reach_the_tower_through_what_the_model_sees(tmp_path):
@@ -176,22 +163,18 @@ def test_slopes_reach_the_tower_through_what_the_model_sees(tmp_path):
         return model(input_ids=ids, **seen).logits.log_softmax(-1)[0, -1, 5]
 
     def recipe(vision=0.4, projector=0.4):
-        towers = {"vision": vision, "projector": projector}
-        shares = {name: {"a": 1 - share, "b": share} for name, share in towers.items()}
-        return replace(recipe_of(parents["a"], {"a": 1.0}, **shares), dtype="float64")
+        towers = {"vision": {"a": 1 - vision, "b": vision}}
+        towers["projector"] = {"a": 1 - projector, "b": projector}
+        return replace(recipe_of(parents["a"], {"a": 1.0}, **towers), dtype="float64")
 
-    moves = [
-        Move(recipe(**{name: 0.39}), recipe(**{name: 0.41}), 0.02)
-        for name in ("vision", "projector")
-    ]
+    names = ("vision", "projector")
+    moves = [Move(recipe(**{name: 0.39}), recipe(**{name: 0.41}), 0.02) for name in names]
     slopes = Slopes(resident, rates(resident.planner, moves), 2)
     with slopes.of(recipe()) as (model, found):
         loss(model).backward()
     with torch.no_grad():
-        expected = [
-            float(loss(resident.apply(move.upper)) - loss(resident.apply(move.lower))) / 0.02
-            for move in moves
-        ]
+        ends = [[loss(resident.apply(it)) for it in (move.upper, move.lower)] for move in moves]
+    expected = [float(upper - lower) / 0.02 for upper, lower in ends]
     assert found == pytest.approx(expected, rel=0.05) and all(map(abs, expected))
     with slopes.of(recipe()) as (model, found):
         loss(model, image=False).backward()

@@ -13,7 +13,7 @@ from evomerge.errors import RecipeError
 from evomerge.merging.methods import get_method, method_names
 
 
-def test_listing_methods_imports_no_torch() -> None:
+def test_listing_methods_imports_no_torch():
     code = (
         "import sys; from evomerge.merging.methods import get_method, method_names; "
         "[get_method(name) for name in method_names()]; sys.exit('torch' in sys.modules)"
@@ -21,7 +21,7 @@ def test_listing_methods_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_another_package_can_add_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_package_can_add_a_method(monkeypatch):
     added = [
         EntryPoint("mine", "evomerge.merging.methods.linear:linear", "evomerge.methods"),
         EntryPoint("linear", "evomerge.merging.methods.linear:passthrough", "evomerge.methods"),

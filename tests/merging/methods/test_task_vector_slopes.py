@@ -9,19 +9,12 @@ import pytest
 
 from evomerge.merging.kernels.consensus import elected_products
 from evomerge.merging.kernels.noise import Noise
-from evomerge.merging.methods import get_method
+from evomerge.merging.methods import get_method, method_names
 from evomerge.merging.methods.method import Operands
 
-METHODS = (
-    "task_arithmetic",
-    "ties",
-    "dare_linear",
-    "dare_ties",
-    "della",
-    "della_linear",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-)
+METHODS = [
+    name for name in method_names() if any(k.name == "rescale" for k in get_method(name).knobs)
+]
 WEIGHTS = ((0.7, 1.1, 0.4), (0.7, -0.5, 0.4), (0.7, 1.1, 0.0))
 SHAPE = (700, 96)
 """More than one span of a pass."""
@@ -30,7 +23,7 @@ SHAPE = (700, 96)
 class Merges:
     """The merges of three random task vectors; the base is 0, so they are exact."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name):
         draws = np.random.default_rng(0)
         self.method = get_method(name)
         sources = [draws.normal(size=SHAPE).astype(np.float32) for _ in range(3)]
@@ -41,15 +34,12 @@ class Merges:
         self.gradient = draws.normal(size=SHAPE).astype(np.float32)
 
     def knobs(self, weights, shared):
-        own = {knob.name: knob.default for knob in self.method.knobs if knob.per == "source"}
+        defaults = {knob.name: knob.default for knob in self.method.knobs}
         share = 1.0 if self.method.name == "task_arithmetic" else 0.5
-        sources = [{**own, "weight": weight, "density": share} for weight in weights]
-        return sources, {
-            **{knob.name: knob.default for knob in self.method.knobs if knob.per == "merge"},
-            **shared,
-        }
+        sources = [{**defaults, "weight": weight, "density": share} for weight in weights]
+        return sources, {**defaults, **shared}
 
-    def __call__(self, weights, **shared) -> np.ndarray:
+    def __call__(self, weights, **shared):
         out = np.empty(SHAPE, dtype=np.float32)
         self.merge(*self.knobs(weights, shared), out)
         return out.astype(np.float64)
@@ -108,10 +98,8 @@ def test_signs_that_turn_count_by_their_number(name):
 
 @pytest.mark.parametrize("name", ["ties", "breadcrumbs", "dare_ties"])
 def test_where_nothing_stays_they_are_0(name):
-    method = get_method(name)
-    source = {knob.name: knob.default for knob in method.knobs if knob.per == "source"}
-    shared = {knob.name: knob.default for knob in method.knobs if knob.per == "merge"}
-    one = np.ones(1, dtype=np.float32)
-    merge = method.prepare(Operands([2 * one, 3 * one], one, [Noise(0, "a", "b")] * 2))
-    found = method.slopes(merge, [{**source, "density": 0.0}] * 2, shared, one)
-    assert found == {(0, "weight"): 0.0, (1, "weight"): 0.0, (None, "lambda"): 0.0}
+    merges = Merges(name)
+    sources, shared = merges.knobs((1.0, 1.0, 1.0), {})
+    nothing = [{**source, "density": 0.0} for source in sources]
+    gradient = merges.gradient.reshape(-1)
+    assert not any(merges.method.slopes(merges.merge, nothing, shared, gradient).values())

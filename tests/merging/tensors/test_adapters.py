@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from pathlib import Path
-from typing import Any
 
 import peft
 import pytest
 import tiny
 import torch
 import transformers
+from merges import every, mix
 from safetensors.torch import load_file, save_file
 
 from evomerge.errors import CheckpointError
@@ -23,8 +22,8 @@ from evomerge.merging.tensors.reader import TensorReader
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
-NAME = "model+adapter"
-KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+NAME, WEIGHTS = "model+adapter", "model.safetensors"
+KINDS = {
     "plain": ("llama", {"target_modules": ["q_proj", "down_proj"]}),
     "Conv1D": ("gpt2", {"target_modules": ["c_attn", "c_proj"]}),
     "patterns": (
@@ -40,27 +39,23 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "saved_modules": ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
     "biases": ("gpt2", {"target_modules": ["c_fc"], "bias": "all"}),
 }
-RUN: dict[str, tuple[str, dict[str, Any]]] = {
-    "saved embeddings": (
-        *("llama", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
-    ),
+SAVED = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
+RUN = {
+    "saved embeddings": ("llama", SAVED),
     "classifier": ("roberta", {"target_modules": ["query"], "task_type": "SEQ_CLS"}),
     "seen": ("qwen2_vl", {"target_modules": "all-linear"}),
-    "another name on disk": (
-        "mixtral",
-        {"target_modules": ["q_proj"], "modules_to_save": ["gate"]},
-    ),
+    "another name on disk": ("mixtral", {**SAVED, "modules_to_save": ["gate"]}),
 }
 
 
-def load(folder: Path, architecture: str) -> Any:
+def load(folder, architecture):
     if architecture != "roberta":
         return tiny.load(folder)
     with tiny.quiet():
         return transformers.AutoModelForSequenceClassification.from_pretrained(folder)
 
 
-def adapted(folder: Path, architecture: str, options: dict[str, Any], **how: Any) -> Checkpoint:
+def adapted(folder, architecture, options, **how):
     """Save a model and a random adapter, and return the two as a parent."""
     make = tiny.make_classifier if architecture == "roberta" else tiny.make
     make(folder / "model", architecture, **how)
@@ -77,23 +72,20 @@ def adapted(folder: Path, architecture: str, options: dict[str, Any], **how: Any
     return Checkpoint.open(folder / "model", NAME, adapter=folder / "adapter")
 
 
-def by_peft(folder: Path, architecture: str) -> Any:
+def by_peft(folder, architecture):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return peft.PeftModel.from_pretrained(
-            load(folder / "model", architecture), folder / "adapter"
-        )
+        model = load(folder / "model", architecture)
+        return peft.PeftModel.from_pretrained(model, folder / "adapter")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_tensor_equals_that_of_a_merge_by_peft(kind: str, tmp_path: Path) -> None:
+def test_every_tensor_equals_that_of_a_merge_by_peft(kind, tmp_path):
     architecture, options = KINDS[kind]
     parent = adapted(tmp_path, architecture, options, tied=False)
     by_peft(tmp_path, architecture).merge_and_unload().save_pretrained(tmp_path / "merged")
     reader = TensorReader({NAME: parent}, adapter_patches({NAME: parent}))
-    expected, before = (
-        load_file(tmp_path / name / "model.safetensors") for name in ("merged", "model")
-    )
+    expected, before = (load_file(tmp_path / name / WEIGHTS) for name in ("merged", "model"))
     assert parent.tensors.keys() == expected.keys()
     for name, theirs in expected.items():
         ours = as_tensor(reader.read(SourceTensor(NAME, name)))
@@ -103,15 +95,12 @@ def test_every_tensor_equals_that_of_a_merge_by_peft(kind: str, tmp_path: Path) 
 
 @tiny.since_transformers_5  # before, the router of Mixtral has its name on disk
 @pytest.mark.parametrize("kind", RUN)
-def test_an_adapter_that_is_merged_alone_is_what_peft_runs(kind: str, tmp_path: Path) -> None:
+def test_an_adapter_that_is_merged_alone_is_what_peft_runs(kind, tmp_path):
     architecture, options = RUN[kind]
     parent = adapted(tmp_path, architecture, options)
     write(unchanged(parent, "float32"), {NAME: parent}, tmp_path / "out")
-    found, expected = (
-        tiny.logits(it)
-        for it in (load(tmp_path / "out", architecture), by_peft(tmp_path, architecture))
-    )
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    models = load(tmp_path / "out", architecture), by_peft(tmp_path, architecture)
+    torch.testing.assert_close(*map(tiny.logits, models), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -119,71 +108,54 @@ def test_an_adapter_that_is_merged_alone_is_what_peft_runs(kind: str, tmp_path: 
     [
         ("llama", {"target_modules": ["embed_tokens", "q_proj"]}),
         ("llama", {"target_modules": ["lm_head", "q_proj"]}),
-        ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
-        ("gpt2", {"target_modules": ["wte", "c_attn"]}),
+        ("llama", SAVED),
         ("t5", {"target_modules": ["shared", "q"]}),
     ],
 )
-def test_tied_embeddings_cannot_be_changed(
-    kind: str, options: dict[str, Any], tmp_path: Path
-) -> None:
+def test_tied_embeddings_cannot_be_changed(kind, options, tmp_path):
     """PEFT may compute with two matrices where the checkpoint has one."""
     parent = adapted(tmp_path, kind, options, tied=True)
     with pytest.raises(CheckpointError, match=r"one matrix of the model \(tied\)"):
         adapter_patches({NAME: parent})
 
 
-def test_a_merge_uses_the_adapter_in_memory_and_on_disk(tmp_path: Path) -> None:
+def test_a_merge_uses_the_adapter_in_memory_and_on_disk(tmp_path):
     parent = adapted(tmp_path, "llama", {"target_modules": ["q_proj", "embed_tokens"]})
     by_peft(tmp_path, "llama").merge_and_unload().save_pretrained(tmp_path / "merged")
     plain, whole = (Checkpoint.open(tmp_path / n, n) for n in ("model", "merged"))
-
-    def recipe(other: str) -> Recipe:
-        def layer(block: int | None) -> Layer:
-            return Layer("linear", [Source("model", block), Source(other, block)])
-
-        return Recipe("model", {"model.layers": [*map(layer, range(3))]}, layer(None), layer(None))
-
     for out, other in (("lazy", parent), ("whole", whole)):
-        parents = {"model": plain, other.reference: other}
-        write(recipe(other.reference), parents, tmp_path / out)
-    ours, expected = (load_file(tmp_path / n / "model.safetensors") for n in ("lazy", "whole"))
+        recipe = every(plain, lambda i, pair=("model", other.reference): mix(pair, i))
+        write(recipe, {"model": plain, other.reference: other}, tmp_path / out)
+    ours, expected = (load_file(tmp_path / n / WEIGHTS) for n in ("lazy", "whole"))
     for name, theirs in expected.items():
         torch.testing.assert_close(ours[name], theirs, rtol=2**-7, atol=1e-7)
-    model = resident({"model": plain, NAME: parent}, recipe(NAME), "cpu").apply(recipe(NAME))
+    recipe = every(plain, lambda i: mix(("model", NAME), i))
+    model = resident({"model": plain, NAME: parent}, recipe, "cpu").apply(recipe)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, ours[name]), name
 
 
-def test_an_adapted_host_keeps_its_dtype_in_copied_blocks(tmp_path: Path) -> None:
+def test_an_adapted_host_keeps_its_dtype_in_copied_blocks(tmp_path):
     parent = adapted(tmp_path, "llama", {"target_modules": ["q_proj"]}, dtype="bfloat16")
     whole = Layer("passthrough", (Source(NAME),))
     write(Recipe(NAME, {}, whole, whole, "bfloat16"), {NAME: parent}, tmp_path / "out")
-    out, before = (
-        load_file(tmp_path / n / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"]
-        for n in ("out", "model")
-    )
+    name = "model.layers.0.self_attn.q_proj.weight"
+    out, before = (load_file(tmp_path / n / WEIGHTS)[name] for n in ("out", "model"))
     assert out.dtype == torch.bfloat16 and not torch.equal(out, before)
 
 
-REFUSED: list[tuple[dict[str, Any], str]] = [
+REFUSED = [
     ({"peft_type": "IA3"}, "has peft_type 'IA3'"),
     ({"use_dora": True}, "has use_dora True, which is not supported; merge the adapter into its"),
-    ({"lora_bias": True}, "lora_bias"),
     ({"layer_replication": [[0, 1]]}, "layer_replication"),
-    ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters"),
-    ({"trainable_token_indices": [1]}, "trainable_token_indices"),
     ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
     ({"lora_alpha": "much"}, "lora_alpha` is 'much'; it must be a number"),
 ]
 LAYER = "base_model.model.model.layers.0"
+TOKENS = r"'model.embed_tokens' has .* \[30, 16\]"
 MISFITS = [
     ("base_model.model.model.layers.7.mlp.up_proj.lora_A.weight", (4, 16), "was trained on"),
-    (
-        "base_model.model.model.embed_tokens.weight",
-        (30, 16),
-        r"'model.embed_tokens' has .* \[30, 16\]",
-    ),
+    ("base_model.model.model.embed_tokens.weight", (30, 16), TOKENS),
     (f"{LAYER}.mlp.up_proj.lora_A.weight", (4, 16), r"shapes A \[4, 16\], which do not fit"),
     (f"{LAYER}.self_attn.q_proj.lora_B.weight", (9, 4), r"A \[4, 16\], B \[9, 4\], which do not"),
     (f"{LAYER}.self_attn.q_proj.lora_B.weight", (16, 3), "was trained on"),
@@ -194,7 +166,7 @@ MISFITS = [
 ]
 
 
-def test_what_is_not_supported_or_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_supported_or_does_not_fit_is_refused(tmp_path):
     parent = adapted(tmp_path, "llama", {"target_modules": ["q_proj"]})
     config = tmp_path / "adapter" / "adapter_config.json"
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
@@ -214,20 +186,15 @@ def test_what_is_not_supported_or_does_not_fit_is_refused(tmp_path: Path) -> Non
             adapter_patches({NAME: parent})
 
 
-def test_an_adapter_on_single_experts_changes_those_of_the_checkpoint(tmp_path: Path) -> None:
+def test_an_adapter_on_single_experts_changes_those_of_the_checkpoint(tmp_path):
     """PEFT wrote such adapters with transformers 4, where each expert was a module."""
     folder = tiny.make(tmp_path / "model", "mixtral")
-    before = load_file(folder / "model.safetensors")
+    before = load_file(folder / WEIGHTS)
     name = next(name for name in before if ".experts.1." in name)
     up, down = torch.randn(before[name].shape[0], 2), torch.randn(2, before[name].shape[1])
-    module, file = name.removesuffix(".weight"), tmp_path / "adapter_model.safetensors"
-    save_file(
-        {
-            f"base_model.model.{module}.lora_{k}.weight": x
-            for k, x in zip("BA", (up, down), strict=True)
-        },
-        file,
-    )
+    key = f"base_model.model.{name.removesuffix('.weight')}.lora"
+    halves = {f"{key}_B.weight": up, f"{key}_A.weight": down}
+    save_file(halves, tmp_path / "adapter_model.safetensors")
     settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": ["w1"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     parents = {NAME: Checkpoint.open(folder, NAME, adapter=tmp_path)}

@@ -14,7 +14,7 @@ from evomerge.merging.tensors.maker import count_bad
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor):
     return are_finite(as_array(tensor).reshape(-1))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 import pytest
 import tiny
@@ -40,19 +40,15 @@ PROMPTS = {
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_templates_write_the_published_formats(name: str, tmp_path: Path) -> None:
+def test_templates_write_the_published_formats(name, tmp_path):
     tiny.save_tokenizer(tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-
-    def prompt(chat: list[dict[str, str]]) -> str:
-        return str(
-            tokenizer.apply_chat_template(
-                chat, chat_template=TEMPLATES[name], add_generation_prompt=True, tokenize=False
-            )
-        )
-
-    assert prompt(CHAT) == PROMPTS[name]
+    render = partial(
+        AutoTokenizer.from_pretrained(tmp_path).apply_chat_template,
+        chat_template=TEMPLATES[name],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    assert render(CHAT) == PROMPTS[name]
     system = "[|system|][|endofturn|]\n" if name == "exaone" else ""
     alone = PROMPTS[name].replace("S\n\n", "").replace("[|system|]S[|endofturn|]\n", system)
-    if name not in ("chatml", "llama3"):
-        assert prompt(CHAT[1:]) == alone
+    assert name in ("chatml", "llama3") or render(CHAT[1:]) == alone
