@@ -22,6 +22,7 @@ from evomerge.run.logbook import PASSING
 from evomerge.scores import Expected, Failure, Scores
 from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.session import SAME_FAILURES
+from evomerge.strategy.protocol import Proposal
 
 
 def one(value: float, expected: bool = False) -> Scores:
@@ -200,3 +201,32 @@ def test_a_lost_candidate_fails_and_the_others_are_the_same(tmp_path, ended):
     assert [item.digest for item in history.candidates[:count]] == [
         item.digest for item in whole.candidates[:count]
     ]
+
+
+class Alternating:
+    """A strategy that proposes two recipes in turn."""
+
+    generation = left = 1
+
+    def __init__(self) -> None:
+        self.space = scripted.space()
+
+    def add_baseline(self, number, label):
+        return {}
+
+    def ask(self, number):
+        genome = (0.2 + 0.6 * (number % 2),) * len(self.space.genes)
+        return Proposal(self.space.decode(genome), {"genome": list(genome)})
+
+    def tell(self, number, outcome):
+        pass
+
+
+@pytest.mark.parametrize(("order", "width"), [("generation", 1), ("arrival", 1), ("arrival", 5)])
+def test_a_recipe_is_scored_once(tmp_path, order, width):
+    executor = ScriptedExecutor(width, random.Random(0))
+    options = {"searched": scripted.space(), "make": Alternating, "recent": None, "order": order}
+    history = search(tmp_path / "run", executor, candidates=12, **options)
+    assert sum(split == "search" for _, split, _ in executor.scored) == 3 + 2
+    assert len(history.told) == 12
+    assert len({str(item.told) for item in history.candidates[3:]}) == 2
