@@ -143,9 +143,8 @@ class ReferenceLM:
         if instance.request_type == "generate_until":
             context, options, *images = instance.args
             repeats = range(instance.repeats if is_sampled(options) else 0)
-            seeds = tuple(
-                generation.seed_of(f"{name}/{instance.idx}/{repeat}") for repeat in repeats
-            )
+            names = (f"{name}/{instance.idx}/{repeat}" for repeat in repeats)
+            seeds = tuple(map(generation.seed_of, names))
             plain = not images and not self.is_alone
             prompt = self.prompt(context, options, instance.task_name) if plain else None
             return Request(instance, prompt=prompt, seeds=seeds)
@@ -292,7 +291,8 @@ def processor_of(folder: str | Path, tokenizer: Any) -> Any:
     try:
         if not any((Path(folder) / name).is_file() for name in PROCESSOR_FILES):
             raise FileNotFoundError("no preprocessor_config.json or processor_config.json")
-        found: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        load: Any = AutoProcessor.from_pretrained
+        found = load(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise ConfigError(
             f"objectives: a task shows images, but {str(folder)!r} has no processor of images that "

@@ -69,8 +69,8 @@ def example(
         target = choices[target]
     prompt = prompt if len(prompt) <= _PROMPT else "..." + prompt[-_PROMPT:]
     texts = (answer, parsed, str(target))
-    short = [text if len(text) <= _ANSWER else text[:_ANSWER] + "..." for text in texts]
-    return Example(name, document, *map(plain, (prompt, *short)), values=dict(values))
+    short = [plain(text if len(text) <= _ANSWER else text[:_ANSWER] + "...") for text in texts]
+    return Example(name, document, plain(prompt), short[0], short[1], short[2], dict(values))
 
 
 def plain(text: str) -> str:
