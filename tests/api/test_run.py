@@ -30,8 +30,7 @@ def run(tmp_path: Path) -> Run:
         told(2, scores(20)) | {"event": "score", "split": "test"},
         {"event": "winner", "candidate": 2},
     ]
-    folder = write_run(tmp_path / "run", events, frozen={"genes": GENES})
-    return Run(folder.path)
+    return Run(write_run(tmp_path / "run", events, frozen={"genes": GENES}).path)
 
 
 def test_candidates_are_the_rows_of_results(run: Run) -> None:

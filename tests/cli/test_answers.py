@@ -24,14 +24,8 @@ def answer(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-FIRST = {
-    "candidate": 0,
-    "origin": "zoo:language",
-    "fitness": 3 / 24,
-    "scores": {KEY: 3 / 24},
-    "low": pytest.approx(0.0434, abs=1e-4),
-    "high": pytest.approx(0.3100, abs=1e-4),
-}
+FIRST = {"candidate": 0, "origin": "zoo:language", "fitness": 3 / 24, "scores": {KEY: 3 / 24}}
+FIRST |= {"low": pytest.approx(0.0434, abs=1e-4), "high": pytest.approx(0.3100, abs=1e-4)}
 LATEST = {"candidate": 0, "fitness": 3 / 24, "scores": {KEY: 3 / 24}}
 LATEST |= {"is_estimate": False, "failure": None}
 COUNTS = {

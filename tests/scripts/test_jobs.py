@@ -199,19 +199,3 @@ def test_a_search_that_is_terminated_with_its_node_ends_in_order(tmp_path, name)
             *("symmetric-run", "--address", f"{socket.gethostname()}:6379"),
             *("--min-nodes", "2", "--num-cpus=2"),
         ]
-
-
-def test_the_cloud_keeps_a_copy_while_the_search_runs_and_when_it_ends(tmp_path):
-    given = write_commands(tmp_path, {"evomerge": GROWING}) | {
-        "SEARCH": "search.yaml",
-        "RUN": str(tmp_path / "runs" / "mine"),
-        "NAME": "mine",
-        "SECONDS_BETWEEN_COPIES": "0.1",
-    }
-    script = cloud_script(tmp_path)
-    job = start(script, env=given)
-    while job.poll() is None and not (tmp_path / "saved" / "mine.1.tgz").exists():
-        time.sleep(0.01)
-    job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=250) == 143
-    assert saved_journal(tmp_path) == b"begun\nended\n"
