@@ -16,14 +16,6 @@ _KINDS = {"real": "real", "integer": "integer", "flag": "binary"}
 
 
 @dataclass(frozen=True)
-class Component:
-    """A kind of tensors with knobs of its own: those whose name contains a pattern; `*`: all."""
-
-    name: str
-    patterns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class MethodInputs:
     """A merge method, and the parents that it merges in a search."""
 
@@ -68,7 +60,7 @@ def method_inputs(
 class _KnobGene:
     """The knob whose value a gene holds."""
 
-    component: int
+    component: str
     parent: str | None
     knob: SearchedKnob
 
@@ -83,16 +75,20 @@ class LayerGenes:
 
     Args:
         inputs: one entry for each merge method. If there are several, the first gene chooses one.
-        components: components with knobs of their own. A tensor belongs to the first one that
-            matches; the last one must match every tensor. Empty if all tensors share the knobs.
+        components: name -> substrings of the names of the tensors that have knobs of their own;
+            `*` matches all. A tensor belongs to the first one that matches; the last one must match
+            every tensor. Empty if all tensors share the knobs.
     """
 
     def __init__(
-        self, inputs: Sequence[MethodInputs], plan: KnobPlan, components: Sequence[Component]
+        self,
+        inputs: Sequence[MethodInputs],
+        plan: KnobPlan,
+        components: Mapping[str, Sequence[str]],
     ) -> None:
         self._inputs = tuple(inputs)
         self._fixed = plan.fixed
-        self._components = tuple(components)
+        self._components = dict(components)
         self._names = tuple(item.method.name for item in inputs)
         self._knob_genes = self._list_knob_genes(plan)
         choice = Gene("method", "choice", 0, len(self._names) - 1, 0, choices=self._names)
@@ -212,7 +208,7 @@ class LayerGenes:
         parents = dict.fromkeys(parent for item in self._inputs for parent in item.sources)
         return tuple(
             _KnobGene(component, parent, knob)
-            for component in range(max(1, len(self._components)))
+            for component in self._components or ("",)
             for parent in (*parents, None)
             for knob in plan.searched
             if (knob.per == "merge") == (parent is None)
@@ -224,9 +220,8 @@ class LayerGenes:
         same_name = [item.knob for item in self._knob_genes if item.knob.name == knob.name]
         # Methods that search one knob in different ranges have a gene each, named by the methods.
         methods = "" if all(k == knob for k in same_name) else f"{'+'.join(knob.methods)}."
-        component = f"{self._components[knob_gene.component].name}." if self._components else ""
-        parent = f"{knob_gene.parent}." if knob_gene.parent is not None else ""
-        name = f"{component}{parent}{methods}{knob.name}"
+        places = (knob_gene.component, knob_gene.parent)
+        name = "".join(f"{place}." for place in places if place) + methods + knob.name
         kind = _KINDS[knob.kind]
         return Gene(name, kind, knob.low, knob.high, knob.start)  # type: ignore[arg-type]
 
@@ -235,8 +230,8 @@ class LayerGenes:
             return numbers[-1]
         return tuple(
             (pattern, number)
-            for component, number in zip(self._components, numbers, strict=True)
-            for pattern in component.patterns
+            for patterns, number in zip(self._components.values(), numbers, strict=True)
+            for pattern in patterns
         )
 
 

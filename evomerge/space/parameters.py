@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, did_you_mean
@@ -21,7 +21,7 @@ from evomerge.recipe import MODALITIES, Layer, Recipe
 from evomerge.space.baselines import baseline_recipes, experts_of, shares_of
 from evomerge.space.blocks import BlockStack, StackGenes, check_groups
 from evomerge.space.knobs import plan_knobs
-from evomerge.space.layer_genes import Component, LayerGenes, MethodInputs, method_inputs, rounded
+from evomerge.space.layer_genes import LayerGenes, MethodInputs, method_inputs, rounded
 from evomerge.space.pool import ParentPool
 from evomerge.space.protocol import Gene, Genome
 
@@ -64,20 +64,15 @@ class ParameterSpace:
         known = modalities or {}
         _check_components(config, stacks, known)
         check_groups(config.groups, max(stack.layers for stack in stacks), config.smooth)
-        self._stacks = [
-            StackGenes(
-                stack,
-                LayerGenes(inputs, plan, _components(config, stack.filters)),
-                config.groups,
-                config.smooth,
-            )
-            for stack in stacks
-        ]
-        self._end_genes = LayerGenes(inputs, plan, ())  # of the embeddings, of the head
-        named: list[str] = [name for name in MODALITIES if name in config.components]
-        self._modalities = {name: known[name] for name in named}  # -> the parents that have it
+        per_stack = [_components(config.components, stack.filters) for stack in stacks]
+        genes = [LayerGenes(inputs, plan, components) for components in per_stack]
+        form = (config.groups, config.smooth)
+        self._stacks = [StackGenes(*pair, *form) for pair in zip(stacks, genes, strict=True)]
+        self._end_genes = LayerGenes(inputs, plan, {})  # of the embeddings, of the head
+        # Each modality that is merged -> the parents that have it.
+        self._modalities = {name: known[name] for name in MODALITIES if name in config.components}
         self._modality_genes = {
-            name: LayerGenes(_having(inputs, name, having), plan, ())
+            name: LayerGenes(_having(inputs, name, having), plan, {})
             for name, having in self._modalities.items()
         }
         self._embeddings = config.embeddings
@@ -112,9 +107,8 @@ class ParameterSpace:
             own = len(layer_genes.genes) - self._shared
             by_place.append(shared + values[:own])
             del values[:own]
-        modalities: dict[str, Any] = {}
-        for name in reversed(self._modality_genes):
-            modalities[name] = self._modality(name, by_place.pop(), members)
+        towers = reversed(self._modality_genes)
+        modalities: Any = {name: self._modality(name, by_place.pop(), members) for name in towers}
         first, last = self._stacks[0].genes, self._stacks[-1].genes
         if self._embeddings:
             first = last = self._end_genes
@@ -206,14 +200,11 @@ def _check_components(
 
 
 def _components(
-    config: ParametersConfig, filters: Mapping[str, Sequence[str]]
-) -> tuple[Component, ...]:
+    wanted: Sequence[str] | Literal["each"], filters: Mapping[str, Sequence[str]]
+) -> Mapping[str, Sequence[str]]:
     """Return the components of a stack that a search file names and the rest; none: no names."""
-    wanted = config.components
-    if wanted == "each":
-        return tuple(Component(name, tuple(own)) for name, own in filters.items())
-    named = [Component(name, tuple(filters[name])) for name in filters if name in wanted]
-    return (*named, Component(REST, ("*",))) if named else ()
+    named = {name: own for name, own in filters.items() if wanted == "each" or name in wanted}
+    return {**named, REST: ("*",)} if named and wanted != "each" else named
 
 
 def _having(
