@@ -131,14 +131,10 @@ def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
 
 
 def _check_stock(config: SearchConfig, evaluator: Evaluator, host: Checkpoint) -> None:
-    """Check that what lm-eval's own classes answer can be answered for the merges of a host.
+    """Check what lm-eval's own classes answer: tasks that show images, and encoder-decoders.
 
-    These are tasks that show images, and all of encoder-decoders.
-
-    Raises:
-        ConfigError: a task shows images, and the host cannot see, or the tokenizer is another one
-            than the host's; or what is asked for needs our own ways: likelihoods of reference
-            answers, gradients, vLLM.
+    ConfigError: the host cannot see, or does not give the tokenizer; or what is asked for needs our
+    own ways: likelihoods of reference answers, gradients, vLLM.
     """
     from evomerge.evaluation.inference.reference import processor_of
 
@@ -173,10 +169,7 @@ def _check_stock(config: SearchConfig, evaluator: Evaluator, host: Checkpoint) -
 
 
 def slow_setting(host: Checkpoint, plan: TokenizerPlan, evaluator: Evaluator) -> str | None:
-    """Return a setting of the merges' generation config that our own generation does not support.
-
-    None if there is none, if no task generates texts, or if lm-eval itself generates all of them.
-    """
+    """Return a setting of the merges' generation config that only lm-eval itself knows, if any."""
     from evomerge.evaluation.inference.generation import unsupported_setting
     from evomerge.merging.architecture.loading import generation_config
     from evomerge.merging.tokenizers.plan import GENERATION
@@ -197,13 +190,10 @@ def resolve_racing(
 ) -> tuple[SearchConfig, str]:
     """Return the search file with `evaluation.racing` set if it is `auto`, and why, for a person.
 
-    Racing is enabled where it saves time and finds merges that are as good, by measurements
-    (docs/racing.md). If `minimum` documents are too few to fill batches, it is raised. `search`
-    has the ids of the search documents by task.
-
-    Raises:
-        ConfigError: the search file asks for racing, but a metric is not a mean over documents, or
-            there are too few documents.
+    Racing is enabled where it saves time and finds merges that are as good (docs/racing.md). If
+    `minimum` documents are too few to fill batches, it is raised. `search`: task -> documents.
+    ConfigError: the search file asks for racing, but a metric is not a mean over documents, or
+    there are too few documents.
     """
     from evomerge.evaluation.racing import check_means
 
@@ -252,9 +242,8 @@ def _full_batches(
 ) -> int:
     """Return how many documents fill batches: with more, a document takes little less time.
 
-    Texts are generated with one forward pass of the batch for each token. So a batch should have as
-    many texts as the tokens that cost as much as starting a pass, and each task that generates
-    texts has batches of its own. Log-likelihoods take few passes, so any sample will do.
+    A batch should have as many texts as the tokens that cost as much as starting a forward pass,
+    and each task that generates texts has batches of its own.
     """
     from evomerge.evaluation.inference.batches import pass_overhead
     from evomerge.evaluation.inference.device import choose_device

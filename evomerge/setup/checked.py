@@ -23,35 +23,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckedSearch:
-    """A search that was checked and can start.
+    """A search that was checked and can start."""
 
-    Attributes:
-        config: the search file, with absolute paths of local folders.
-        checkpoints: every parent and the base by reference; their weights are not loaded.
-        host: reference of the parent that gives config and tokenizer.
-        objectives: with full metric names and directions, as `constraints`.
-        splits: the document ids of every split, by task.
-        fewer_documents: which policy scores candidates on fewer documents and why, for a person.
-        loaded: the evaluator with the tasks, if they are loaded already.
-        start: genomes that the search tries first.
-        unlike_merges: the parents that differ from the merges beside their weights.
-        allowed: what the user allows it to do.
-        left_out: which documents no split has, in a sentence.
-    """
-
-    config: SearchConfig
-    checkpoints: Mapping[str, Checkpoint]
-    host: str
+    config: SearchConfig  # with absolute paths of local folders
+    checkpoints: Mapping[str, Checkpoint]  # every parent and the base; weights are not loaded
+    host: str  # reference of the parent that gives config and tokenizer
     space: Space
-    objectives: tuple[Objective, ...]
+    objectives: tuple[Objective, ...]  # with full metric names, as constraints
     splits: Mapping[Split, Documents]
     constraints: tuple[Constraint, ...] = ()
-    fewer_documents: str = ""
+    fewer_documents: str = ""  # whether candidates race and why, for a person
     loaded: Evaluator | None = field(default=None, compare=False, repr=False)
-    start: tuple[Genome, ...] = ()
-    unlike_merges: tuple[str, ...] = ()
+    start: tuple[Genome, ...] = ()  # what the search tries first
+    unlike_merges: tuple[str, ...] = ()  # parents that differ beside their weights
     allowed: Permissions = NOTHING
-    left_out: str = ""
+    left_out: str = ""  # which documents no split has, in a sentence
 
     @property
     def tokenizer_giver(self) -> str:
@@ -68,9 +54,7 @@ class CheckedSearch:
     @cached_property
     def evaluator(self) -> Evaluator:
         """The evaluator with the objectives' tasks, loaded at the first use.
-
-        Raises:
-            ConfigError: a task is missing, or its documents are not those that the run has used.
+        ConfigError: a task is missing, or its documents are not those that the run has used.
         """
         if self.loaded is not None:
             return self.loaded

@@ -133,10 +133,8 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
 
     Where candidates come from descents, the first leg of one is walked, too. `say` is told of each
     step when it begins.
-
-    Raises:
-        InputError: a parent cannot be loaded.
-        SearchError: the candidate could not be scored, or the leg not be walked.
+    InputError: a parent cannot be loaded; SearchError: the candidate could not be scored, or the
+    leg not be walked.
     """
     config, began = checked.config, time.perf_counter()
     neighbours = workers_of(config).on_a_machine

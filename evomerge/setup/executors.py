@@ -94,9 +94,7 @@ def worker_of_run(
         folder: the run folder, from which relative paths start. It need not be there.
         devices: accelerators, all others are hidden from the process; none: as `evaluation.device`
             says.
-
-    Raises:
-        InputError: a parent or a task has changed since the run was started.
+    InputError: a parent or a task has changed since the run was started.
     """
     use_only(devices)
     return make_worker(restore(config, folder, allowed), neighbours, threads, is_new=is_new)
@@ -165,14 +163,11 @@ def on_machine(
 
     Args:
         make: makes it, given the `neighbours` that share the machine.
-        count: number of all workers.
-        needed: what a worker takes of a machine, by name.
+        count: number of all workers, of which each takes `needed` of a machine.
         versions: package -> version where the search runs.
-        paths: folders of the environment variable PYTHONPATH where the search runs, in which an
-            objective function may be.
+        paths: PYTHONPATH where the search runs, in which an objective function may be.
 
-    Raises:
-        SearchError: this machine has other versions, or does not see the same parents or tasks.
+    SearchError: this machine has other versions, or does not see the same parents or tasks.
     """
     import ray
 

@@ -45,12 +45,10 @@ def _classifier_objectives(evaluator: Evaluator) -> Iterator[ClassifierObjective
 def check_head(checkpoint: Checkpoint, evaluator: Evaluator, reordered: Sequence[str] = ()) -> None:
     """Check that a model has the head and the labels that the objectives need.
 
-    Args:
-        reordered: the parents that number the same labels in another way.
+    `reordered`: the parents that number the same labels in another way.
 
-    Raises:
-        CheckpointError: it has another head, or none.
-        ConfigError: it has no such label, or a label is a number that means several.
+    CheckpointError: it has another head, or none; ConfigError: it has no such label, or a label is
+    a number that means several.
     """
     name, kind = checkpoint.reference, _class_of(checkpoint)
     labels = labels_of(checkpoint) if classified(checkpoint) == "texts" else ()
@@ -82,8 +80,7 @@ def check_head(checkpoint: Checkpoint, evaluator: Evaluator, reordered: Sequence
 def check_texts(evaluator: Evaluator, tokenizer: Any, reference: str) -> None:
     """Check that the tokenizer of the merges makes tokens of all texts and messages of the rows.
 
-    Raises:
-        ConfigError: a text gives none, or there is no chat template, or it refuses messages.
+    ConfigError: a text gives none, or there is no chat template, or it refuses messages.
     """
     for objective in _classifier_objectives(evaluator):
         for document, error in objective.unread(tokenizer):
@@ -103,9 +100,8 @@ def check_texts(evaluator: Evaluator, tokenizer: Any, reference: str) -> None:
 def check_encoders(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
     """Check that the host, and the other parents that have modules, can encode texts.
 
-    Raises:
-        ConfigError: sentence-transformers is not installed.
-        CheckpointError: a model has no modules, or one that cannot be run.
+    ConfigError: sentence-transformers is not installed; CheckpointError: a model has no modules, or
+    one that cannot be run.
     """
     from evomerge.merging.architecture.modules import check_encoder
 
@@ -117,8 +113,7 @@ def check_encoders(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
 def check_scores(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> None:
     """Check that in each split some pairs of sentences have other scores than the rest.
 
-    Raises:
-        ConfigError: all have one score, and a correlation with it is no number.
+    ConfigError: all have one score, and a correlation with it is no number.
     """
     from evomerge.evaluation.tasks.encoders import Sts
 

@@ -139,9 +139,7 @@ def check_fit(checked: CheckedSearch) -> None:
     """Check that a search fits into the memory of this machine and of its accelerators.
 
     Models that are divided over several accelerators (`device_map`) are not checked.
-
-    Raises:
-        ConfigError: it cannot fit, whatever else runs here.
+    ConfigError: it cannot fit, whatever else runs here.
     """
     config, memory = checked.config, memory_of(checked)
     fix = "lower `executor.workers`, or choose a smaller dtype or smaller parents"

@@ -39,10 +39,8 @@ def open_parents(
     """Open the parents and the base without reading weights, and check that they fit.
 
     Returns the search file with absolute paths, the checkpoints by reference, and the host's.
-
-    Raises:
-        InputError: a parent is missing or damaged, does not fit the host, or has changed since the
-            run was started.
+    InputError: a parent is missing or damaged, does not fit the host, or has changed since the run
+    was started.
     """
     if config.frozen is None:
         config = absolute_config(config, relative_to)
@@ -82,9 +80,7 @@ def plan_tokenizers(
     config: SearchConfig, recipes: Iterable[Recipe], checkpoints: Mapping[str, Checkpoint]
 ) -> list[TokenizerPlan]:
     """Return the plans of all tokenizers that recipes of a search have; at least one.
-
-    Raises:
-        InputError: a tokenizer or adapter is damaged, or does not fit.
+    InputError: a tokenizer or adapter is damaged, or does not fit.
     """
     from evomerge.merging.tensors.adapters import adapter_patches
     from evomerge.merging.tokenizers.plan import plan_tokenizer
@@ -183,9 +179,7 @@ def read_recipe_file(file: Path, *, truncate: bool = False) -> RecipeFile:
     Args:
         truncate: whether embeddings and head are cut to the rows that all parents have, if the
             file has no tokenizer.
-
-    Raises:
-        InputError: the file or a parent is wrong, or a parent is not what its pin says.
+    InputError: the file or a parent is wrong, or a parent is not what its pin says.
     """
     from evomerge.mergekit import from_mergekit, mergekit_parents
 

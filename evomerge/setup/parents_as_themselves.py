@@ -42,8 +42,7 @@ def recipe_to_write(checked: CheckedSearch, candidate: Candidate) -> Recipe:
     A parent without a tokenizer or chat template has the one of the merges, which it is scored
     with.
 
-    Raises:
-        SearchError: the digest of the candidate's recipe is not the one in the journal.
+    SearchError: the digest of the candidate's recipe is not the one in the journal.
     """
     from evomerge.merging.tokenizers.templates import template_of
 

@@ -58,8 +58,7 @@ def refuse_study(config: SearchConfig) -> None:
 def check_study(config: SearchConfig) -> None:
     """Check that a search file asks for nothing that needs documents, or workers of its own.
 
-    Raises:
-        ConfigError: it does, or it has an objective that is not told.
+    ConfigError: it does, or it has an objective that is not told.
     """
     for item in (*config.objectives, *config.constraints):
         if item.source != TOLD:
@@ -85,16 +84,9 @@ def check_study(config: SearchConfig) -> None:
 
 
 def begin(path: Path, checked: CheckedSearch, wrote: SearchConfig, source: Path) -> RunFolder:
-    """Create the run of a new search in a new folder.
+    """Create the run of a new search in a new folder; InputError: it cannot be written.
 
-    Args:
-        path: the folder.
-        checked: the search.
-        wrote: the search file as the user wrote it. The run keeps the text of the file `source` if
-            that is the same, or what was set in it.
-
-    Raises:
-        InputError: the folder cannot be written.
+    The run keeps the text of the file `source` if that is what the user `wrote`, else what was set.
     """
     text = yaml_text(wrote.model_dump(mode="json", exclude_unset=True), width=110)
     with suppress(InputError):
@@ -108,8 +100,7 @@ def folder_of(source: Path) -> Path:
 
     That of a run is a copy, whose paths start where they did in the user's own file.
 
-    Raises:
-        RunFolderError: it is that of a run, and was changed by hand.
+    RunFolderError: it is that of a run, and was changed by hand.
     """
     if _is_of_run(source):
         return Path(RunFolder(source.parent).manifest()["folder"])
@@ -119,8 +110,7 @@ def folder_of(source: Path) -> Path:
 def load_any(path: Path) -> SearchConfig:
     """Read a search file, which may be that of a run.
 
-    Raises:
-        InputError: the file cannot be read, or has a mistake.
+    InputError: the file cannot be read, or has a mistake.
     """
     return RunFolder(path.parent).search_file() if _is_of_run(path) else load(path)
 
@@ -134,12 +124,7 @@ def restore(
 ) -> CheckedSearch:
     """Return the checked search of a run, from its search file. Tasks are not loaded yet.
 
-    Args:
-        relative_to: the run folder.
-        allowed: what the user allows; what the run says of it does not count.
-
-    Raises:
-        InputError: a parent is missing or has changed.
+    InputError: a parent is missing or has changed.
     """
     frozen = config.frozen or Frozen()
     config, checkpoints, host = open_parents(config, relative_to)
@@ -155,8 +140,7 @@ def restore(
 def reopen(run: RunFolder, allowed: Permissions = NOTHING) -> CheckedSearch:
     """Return the checked search of an existing run, after checking that its parents are unchanged.
 
-    Raises:
-        InputError: the run's search file is damaged, or a parent is missing or has changed.
+    InputError: the run's search file is damaged, or a parent is missing or has changed.
     """
     return restore(run.search_file(), run.path, allowed)
 
@@ -164,15 +148,10 @@ def reopen(run: RunFolder, allowed: Permissions = NOTHING) -> CheckedSearch:
 def continued(
     run: RunFolder, moves: Sequence[str] = (), allowed: Permissions = NOTHING
 ) -> CheckedSearch:
-    """Return the checked search of a run whose search goes on now.
+    """Return the checked search of a run that goes on now, with `executor.KEY=VALUE` in `moves`.
 
-    Args:
-        moves: `executor.KEY=VALUE` for what is to differ from the run's search file in this
-            session.
-
-    Raises:
-        InputError: as for `reopen`, a move is not possible, code is not allowed, or this machine
-            cannot run the executor.
+    InputError: as for `reopen`, a move is not possible, code is not allowed, or this machine cannot
+    run the executor.
     """
     for item in moves:
         check_move(item)
@@ -190,19 +169,11 @@ def going_on(
 ) -> tuple[dict[str, float], list[str]]:
     """Return what a search file changes in a run that has begun: its budget and its workers.
 
-    It is compared with the file that the user wrote when the run began: what was resolved then
-    cannot hide that a key was removed.
+    `data` is its content and `source` its path. It is compared with the file that the user wrote
+    when the run began: what was resolved then cannot hide that a key was removed. Returns the
+    bounds of the budget that differ by name, and overrides `executor.KEY=VALUE`.
 
-    Args:
-        path: folder of the run.
-        data: content of the search file; `source` is its path, from which relative ones start.
-
-    Returns:
-        bounds of the budget that differ by name, and overrides `executor.KEY=VALUE`.
-
-    Raises:
-        ConfigError: the search file has a mistake.
-        RunFolderError: it is that of another search.
+    ConfigError: the search file has a mistake; RunFolderError: it is that of another search.
     """
     run, own = RunFolder(path), path / CONFIG
     asked = absolute_config(parse(data, str(source)), folder_of(source))
@@ -240,12 +211,8 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     A larger number than the one that has ended the search leaves the rest of a generation, whatever
     else is reached: the search asks for it to its end, as if it had had the larger number before.
 
-    Args:
-        given: the new bounds, `candidates`, `hours`, `patience` or `target`.
-
-    Raises:
-        ConfigError: a new bound is none, such as 0 candidates.
-        RunFolderError: the run has reached a bound already, a new one or one that stays.
+    ConfigError: a new bound is none, such as 0 candidates; RunFolderError: the run has reached a
+    bound already, a new one or one that stays.
     """
     if not given:
         return

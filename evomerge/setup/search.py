@@ -56,14 +56,10 @@ def run_search(
     If the models or tasks are refused before anything was scored, the run folder is removed: the
     search file or a model must change, and then a new search can take the folder.
 
-    Args:
-        new_budget: bounds of the budget (`candidates`, `hours`, `patience`, `target`) that replace
-            earlier ones; they are written to the journal.
-        followers: functions that are called with every event.
+    `new_budget`: bounds (`candidates`, `hours`, `patience`, `target`) that replace earlier ones.
 
-    Raises:
-        InputError: a model or a task is refused, or another process is writing to the run.
-        SearchError: no candidate could be scored, or the search cannot go on.
+    InputError: a model or a task is refused, or another process is writing to the run; SearchError:
+    no candidate could be scored, or the search cannot go on.
     """
     try:
         return _run_search(checked, run, new_budget, followers)
@@ -111,8 +107,7 @@ def _run_search(
 def check_weights_are_finite(checked: CheckedSearch) -> None:
     """Read all weights before the first candidate is scored, not when one of them is merged.
 
-    Raises:
-        CheckpointError: a weight is NaN or infinite.
+    CheckpointError: a weight is NaN or infinite.
     """
     from evomerge.merging.backend import check_finite
 
@@ -157,8 +152,7 @@ def make_search(
 def check_search_file(run: RunFolder, logbook: Logbook) -> None:
     """Compare a run's manifest with its digest in the journal, or write the digest if it is new.
 
-    Raises:
-        RunFolderError: the manifest was changed, and its own digest with it.
+    RunFolderError: the manifest was changed, and its own digest with it.
     """
     digest = run.digest
     known = next((e["digest"] for e in logbook.events if e.get("event") == "search"), None)
@@ -178,10 +172,6 @@ def publish(
 
     If mergekit cannot express the recipe, `best.not-in-mergekit.txt` says why instead. In a search
     for a front, the recipes of its members are `front/NUMBER.yaml`; others are removed there.
-
-    Args:
-        front: the front; in a search for one fitness, the best candidate alone.
-        best: the best candidate: the winner, the incumbent, or the knee of the front.
     """
     from evomerge.mergekit import express
 
@@ -210,15 +200,9 @@ def publish(
 
 
 def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) -> Scores:
-    """Score any model on the documents of a search.
+    """Score any model on the documents of a search; InputError: there is no such split or model.
 
-    Args:
-        model: a reference, as of a parent in a search file.
-        split: `search`, `validation` or `test`.
-        examples: number of documents of each task whose prompts and answers come with the scores.
-
-    Raises:
-        InputError: there is no such split or model.
+    `examples`: number of documents of each task whose prompts and answers come with the scores.
     """
     from evomerge.evaluation.evaluator import score_single
     from evomerge.evaluation.inference.device import use_threads

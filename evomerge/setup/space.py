@@ -42,8 +42,7 @@ START = "where the search starts"
 def host_of(config: SearchConfig) -> str:
     """Return the reference of the host, the parent that gives config and tokenizer.
 
-    Raises:
-        ConfigError: `space.host` is no parent.
+    ConfigError: `space.host` is no parent.
     """
     if config.space.host is not None:
         return _parent("space.host", config.space.host, config)
@@ -55,9 +54,8 @@ def host_of(config: SearchConfig) -> str:
 def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> Space:
     """Return the space that a search file asks for.
 
-    Raises:
-        ConfigError: this kind of space does not use a key, or settings do not fit each other or
-            the parents.
+    ConfigError: this kind of space does not use a key, or settings do not fit each other or the
+    parents.
     """
     host = checkpoints[host_of(config)]
     strategy = strategy_kind(config.optimizer.name)
@@ -193,11 +191,9 @@ def check_recipes(
 ) -> None:
     """Plan every tensor of these recipes, and fold the scales of the first one into its weights.
 
-    In other recipes the product of the scales may be too large or too small. Such a candidate
-    fails, but the space is not wrong.
+    In others the product of the scales may be too large: the candidate fails, not the space.
 
-    Raises:
-        InputError: one of the recipes cannot be built.
+    InputError: one of the recipes cannot be built.
     """
     from evomerge.merging.architecture.depth import merged_config
     from evomerge.merging.architecture.folding import fold_scales

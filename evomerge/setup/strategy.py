@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 def make_strategy(checked: CheckedSearch) -> Strategy:
     """Return a new strategy with the search's seed.
 
-    Raises:
-        ConfigError: there is no such optimizer, or a setting does not suit it.
+    ConfigError: there is no such optimizer, or a setting does not suit it.
     """
     from evomerge.strategy.genome import GenomeStrategy
 
@@ -56,8 +55,7 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
 def generation_of(config: SearchConfig, space: Space) -> int:
     """Return the number of proposals in a generation of the strategy; 1: no generations.
 
-    Raises:
-        ConfigError: there is no such optimizer, or a setting does not suit it.
+    ConfigError: there is no such optimizer, or a setting does not suit it.
     """
     name, is_auto = config.optimizer.name, config.optimizer.population == "auto"
     if name == GRADIENT and config.mode == "pareto" and is_auto:
@@ -70,8 +68,7 @@ def generation_of(config: SearchConfig, space: Space) -> int:
 def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
     """Return a new optimizer with the search's seed.
 
-    Raises:
-        ConfigError: there is no such optimizer, or a setting does not suit it.
+    ConfigError: there is no such optimizer, or a setting does not suit it.
     """
     from evomerge.optimize import check_name, create, optimizer_names
 
@@ -97,8 +94,7 @@ def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
 def recipe_of(space: Space, candidate: Candidate) -> Recipe:
     """Return a candidate's recipe, made again from its origin.
 
-    Raises:
-        SearchError: its digest is not the one in the journal.
+    SearchError: its digest is not the one in the journal.
     """
     label, genome = candidate.label, tuple(candidate.origin.get("genome", ()))
     recipe: Recipe | None
@@ -119,8 +115,7 @@ def find_starts(config: SearchConfig, space: Space, relative_to: Path) -> tuple[
 
     A run gives its `FINALISTS` best candidates; of a front, as many that are far apart.
 
-    Raises:
-        ConfigError: a run is missing or damaged, or has other genes.
+    ConfigError: a run is missing or damaged, or has other genes.
     """
     found: dict[Genome, None] = {}
     for reference in config.optimizer.start:
@@ -178,8 +173,7 @@ def check_descents(
     Args:
         documents: the search documents, by task.
 
-    Raises:
-        ConfigError: it does not.
+    ConfigError: it does not.
     """
     if not has_slope(space, config):
         raise ConfigError(

@@ -45,13 +45,7 @@ def task_digests(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> Dig
 
 
 def task_facts(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, Any]]:
-    """Return where documents come from, and which tasks sample their texts.
-
-    Returns:
-        `sources`: split -> task -> `lm-eval task:its split`; `datasets`: split -> task ->
-        `HubDataset`, without data sets in local files; `sampled`: task -> number of texts for each
-        document.
-    """
+    """Return where documents come from, and which tasks sample their texts; see `Frozen`."""
     facts: dict[str, dict[str, Any]] = {"sources": {}, "datasets": {}, "sampled": {}}
     for split in SPLITS:
         info = evaluator.tasks_of(split).info

@@ -76,8 +76,7 @@ def is_causal(config: SearchConfig) -> bool:
 def check_rows(config: SearchConfig) -> None:
     """Check that nothing is asked for that only lm-eval's tasks have, where none is scored.
 
-    Raises:
-        ConfigError: all objectives and constraints have rows of a file, and there is such a key.
+    ConfigError: all objectives and constraints have rows of a file, and there is such a key.
     """
     if not config.rows or not set(config.tasks) <= config.rows.keys():
         return
@@ -104,9 +103,8 @@ def uses_templates(config: SearchConfig) -> bool:
 def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
     """Load the objectives' tasks and functions. This imports lm_eval, if there are tasks.
 
-    Raises:
-        ConfigError: a folder, a task or a function does not exist or cannot be loaded, its code is
-            not allowed, or the backend is not installed.
+    ConfigError: a folder, a task or a function does not exist or cannot be loaded, its code is not
+    allowed, or the backend is not installed.
     """
     from evomerge.evaluation.answers import TaskSet
     from evomerge.evaluation.evaluator import Evaluator
@@ -184,8 +182,7 @@ def _referenced(config: SearchConfig, info: TasksInfo) -> set[str]:
 def check_references(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> None:
     """Check that each document of a task with the metric `nll` has a reference answer.
 
-    Raises:
-        ConfigError: one has none.
+    ConfigError: one has none.
     """
     for split, documents in splits.items():
         if (harness := evaluator.tasks_of(split).harness) is not None:
@@ -215,9 +212,8 @@ def _task_splits(
 def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objective, ...]:
     """Return the objectives with full metric names and directions.
 
-    Raises:
-        ConfigError: a task has no such metric, or a task that supplies the documents of a split
-            does not have it.
+    ConfigError: a task has no such metric, or a task that supplies the documents of a split does
+    not have it.
     """
     found = []
     for place, item in enumerate(config.objectives):
@@ -263,8 +259,7 @@ def find_splits(
     Returns:
         split -> task -> document ids; and in a sentence which documents were left out.
 
-    Raises:
-        ConfigError: a task has too few documents.
+    ConfigError: a task has too few documents.
     """
     from evomerge.evaluation.tasks.documents import DocumentPool, choose_documents
 

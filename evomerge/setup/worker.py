@@ -74,9 +74,8 @@ def make_worker(
         report: is told how far the preparation of a candidate's merges is.
         is_new: whether no candidate was scored yet, so that objective functions are tried first.
 
-    Raises:
-        InputError: a parent cannot be loaded, a task has changed since the run was started, or an
-            objective function fails on parents.
+    InputError: a parent cannot be loaded, a task has changed since the run was started, or an
+    objective function fails on parents.
     """
     from evomerge.evaluation.inference.device import use_threads
     from evomerge.execute.worker import Worker
@@ -131,11 +130,7 @@ def serves_paths(config: SearchConfig) -> bool:
 
 
 def load_parent(checked: CheckedSearch, reference: str) -> tuple[Any, Any]:
-    """Return model and tokenizer of a parent as itself; a tokenizer that it lacks is the merges'.
-
-    Raises:
-        CheckpointError: as for `load_single`.
-    """
+    """Return model and tokenizer of a parent as itself; one that it lacks is the merges'."""
     from evomerge.merging.backend import tokenizer
 
     checkpoints, first = checked.checkpoints, next(iter(checked.space.baselines().values()))
@@ -150,11 +145,9 @@ def load_single(
 
     Args:
         config: the search file; it has the dtype of a model with an adapter.
-        lacking: returns the tokenizer that a model takes which has none, and of which one takes the
-            chat template that has a tokenizer without; None: each must have its own.
+        lacking: returns the tokenizer for a model without one, or without a chat template.
 
-    Raises:
-        CheckpointError: the model or its tokenizer cannot be loaded.
+    CheckpointError: the model or its tokenizer cannot be loaded.
     """
     from evomerge.merging.backend import load, tokenizer_of
 

@@ -33,28 +33,19 @@ ANSWER = 5.0
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers a search has.
+    """How many workers a search has."""
 
-    Attributes:
-        on_a_machine: the largest number on one machine.
-        count: on all machines together.
-        on_an_accelerator: the largest number that share an accelerator of this machine; or 1.
-        text: how many there are and where, for people.
-        needed: what each takes of a machine of Ray: name of a resource -> amount.
-    """
-
-    on_a_machine: int
-    count: int
-    on_an_accelerator: int
-    text: str
-    needed: Mapping[str, float] = field(default_factory=dict)
+    on_a_machine: int  # the largest number on one
+    count: int  # on all machines together
+    on_an_accelerator: int  # the largest number that share one of this machine; or 1
+    text: str  # how many there are and where, for people
+    needed: Mapping[str, float] = field(default_factory=dict)  # resource of Ray -> amount for each
 
 
 def workers_of(config: SearchConfig) -> Workers:
     """Return how many workers a search has.
 
-    Raises:
-        ConfigError: there is no Ray cluster, or it has too little.
+    ConfigError: there is no Ray cluster, or it has too little.
     """
     if config.executor.kind == "inline":
         return Workers(1, 1, 1, "1, in this process")
@@ -81,9 +72,8 @@ def describe_workers(config: SearchConfig, generation: int) -> str:
 def worker_devices(config: SearchConfig) -> list[tuple[str, ...]]:
     """Return the accelerators of each worker process; none: as `evaluation.device` says.
 
-    With several accelerators, the workers take them in turn, each `evaluation.tensor_parallel` of
-    them. Without one, `workers: auto` gives each worker as many cores as `evaluation.threads` says,
-    or one.
+    Workers take several accelerators in turn, each `evaluation.tensor_parallel` of them. Without
+    one, `workers: auto` gives each as many cores as `evaluation.threads` says, or one.
     """
     evaluation, wanted = config.evaluation, config.executor.workers
     size, device = evaluation.tensor_parallel, _accelerator(config)
@@ -132,9 +122,8 @@ def check_move(item: str) -> None:
 def check_workers(config: SearchConfig) -> None:
     """Check that the workers do not need more than there is.
 
-    Raises:
-        ConfigError: several vLLM engines would have to share an accelerator or the CPU; there is no
-            Ray cluster, or it has too little.
+    ConfigError: several vLLM engines would have to share an accelerator or the CPU; there is no Ray
+    cluster, or it has too little.
     """
     size, is_vllm = config.evaluation.tensor_parallel, config.evaluation.backend == "vllm"
     if config.executor.kind == "ray":
@@ -164,12 +153,10 @@ def ray_workers(config: SearchConfig) -> Workers:
     """Return the workers of a search on Ray.
 
     Each takes `executor.ray.resources`, and as many cores as `evaluation.threads` says, or one.
-    Without this key, it takes a GPU if `evaluation.device` names one, or if a machine has one and
-    the device is `auto`; with `evaluation.tensor_parallel` it takes as many GPUs.
+    Without this key, it takes `evaluation.tensor_parallel` GPUs, if there are some for it.
 
-    Raises:
-        ConfigError: Ray is not installed, there is no cluster at the address, or more workers are
-            asked for than fit.
+    ConfigError: Ray is not installed, there is no cluster at the address, or more workers are asked
+    for than fit.
     """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(
@@ -204,9 +191,7 @@ def connect(config: SearchConfig) -> None:
     Ray on this machine listens on 127.0.0.1 only, since everyone who reaches its ports can run
     code.
 
-    Raises:
-        ConfigError: there is no cluster at the address.
-        SearchError: Ray cannot start on this machine.
+    ConfigError: there is no cluster at the address; SearchError: Ray cannot start on this machine.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = config.executor.ray.address
@@ -257,8 +242,7 @@ def machines(config: SearchConfig) -> list[Mapping[str, float]]:
 
     If no address is given this is the machine itself, and Ray is not started.
 
-    Raises:
-        ConfigError: there is no cluster at the address.
+    ConfigError: there is no cluster at the address.
     """
     if config.executor.ray.address is None:
         return [{"CPU": float(count_cores()), "GPU": float(count_devices("cuda"))}]
