@@ -12,15 +12,11 @@ _LARGEST = 2**30  # bytes of an allocation that is made on the heap
 
 
 def keep_freed_memory() -> None:
-    """Make the C library keep the memory that is freed, instead of returning it to the system.
+    """Make glibc keep up to 2 GiB of freed memory, unless an environment variable sets this.
 
-    This is for processes of evomerge's own: the command line and workers. Every forward pass on a
-    CPU allocates the same large tensors and frees them. By default glibc returns them to the
-    system, which fills each page with zeros when it is used again: up to a third of the time of a
-    small model. What has been kept, up to 2 GiB, can be used by this process only. Nothing is done
-    with other C libraries, or if an environment variable sets this.
-
-    Source: mallopt(3), `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD`.
+    For the command line and workers: every forward pass on a CPU frees the same large tensors, and
+    the system fills each page with zeros when it is used again, up to a third of the time of a
+    small model. Source: mallopt(3), `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD`.
     """
     names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in names):

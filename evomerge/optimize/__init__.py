@@ -1,7 +1,6 @@
 """Optimizers by name. Importing this package imports neither numpy nor an optimizer.
 
-To add an optimizer, write a new file and add an entry to `BUILTIN`. Another package can add one
-with an entry point of the group `evomerge.optimizers` whose object is a function of the type
+Another package adds one with an entry point of the group `evomerge.optimizers` whose object is a
 `Factory`; `evomerge.testing.check_optimizer` checks that it keeps the protocol.
 """
 
@@ -31,10 +30,8 @@ class Builtin:
     Attributes:
         factory: its `Factory`, as `module:function` of this package; empty where `create` knows.
         has_population: whether `optimizer.population` is a setting of it.
-        most_workers: largest number of workers with which the optimizer keeps nine tenths of its
-            gain if it is told each outcome as it arrives, of the numbers that benchmarks/lag.py
-            measured (1, 4, 16, 64). None: any number, because it does not learn from outcomes, or
-            not measured.
+        most_workers: largest of 1, 4, 16, 64 workers with which it keeps nine tenths of its gain by
+            arrival (benchmarks/lag.py). None: it does not learn from outcomes, or not measured.
     """
 
     factory: str = ""
@@ -76,8 +73,8 @@ NEVERGRAD = "nevergrad:"
 """Begins the names of nevergrad's optimizers; the row `nevergrad:NAME` is about all of them."""
 
 MANY_GENES = 200
-"""With more genes than this, CMA-ES learns variances only: learning the full covariance would take
-more trials than it saves."""
+"""With more genes, CMA-ES learns variances only: the full covariance takes more trials than it
+saves."""
 
 OPTIMIZERS: Registry[Factory] = Registry(
     "optimizer",
@@ -106,10 +103,9 @@ def check_name(name: str, names: Sequence[str]) -> None:
 
 
 def choose(genes: Sequence[Gene], population: int | None = None) -> str:
-    """Return the name of the optimizer that `auto` is, which depends on the genes.
+    """Return the name of the optimizer that `auto` is for some genes (docs/optimizers.md).
 
-    The rules are what benchmarks/optimizers.py has measured (docs/optimizers.md). With a
-    population (`optimizer.population`, None: `auto`), only optimizers that have one are chosen.
+    With a population (`optimizer.population`, None: `auto`), it is one that has a population.
     """
     discrete = sum(gene.kind != "real" for gene in genes)
     switches = sum(gene.switch for gene in genes)

@@ -16,8 +16,7 @@ from evomerge.optimize.cube import Cube, Vector
 from evomerge.space.protocol import Genome
 
 LARGEST = 1e18
-"""Losses are clipped to plus and minus this value, and violations to this value. It is large, since
-the number of parameters of a model is a loss, too."""
+"""Bound of losses and violations. The number of parameters of a model is a loss, too."""
 
 BROKEN = 2e18
 """Loss of a point that hardly breaks a constraint, for optimizers that do not know constraints."""
@@ -26,12 +25,12 @@ FAILED = 1e19
 """Violation of a failure: it is worse than every point that breaks a constraint."""
 
 SKIPPED_GENOMES = 20
-"""So often in a row an algorithm may propose what has been tried already, before it is tried again:
-in a space without anything new, for example."""
+"""So often in a row an algorithm may propose what was tried already; then it is tried again, since
+the space may have nothing new."""
 
 INJECTED_SHARE = 0.2
 """Largest share of a generation that were not sampled by the algorithm. They are few, since step
-sizes are learned from the lengths and ranks of samples; they pull the mean anyhow."""
+sizes are learned from the lengths and ranks of samples."""
 
 REPLACED = object()
 """The sample of a point that was tried in the place of the algorithm's own."""
@@ -142,14 +141,12 @@ class Told(Generic[Sample]):
 
 
 class Generations(BaseOptimizer, Generic[Sample]):
-    """Collects the losses of a generation, from which the algorithm learns at once.
+    """Collects the losses of a generation (None: of 4 + floor(3 ln n), for n genes), and learns it.
 
-    Points that it did not propose do not count into it; else a first one could be of baselines
-    only, which say nothing about the distribution. The best of them, up to `INJECTED_SHARE`, take
-    the places of the worst samples if they are better than these (injection, Hansen 2011, arXiv
-    1110.4181). Points that were tried in place of its samples count as samples.
-
-    `population`: samples of a generation; None: 4 + floor(3 ln n) for n genes, as of CMA-ES.
+    Points that it did not propose do not count: a first one could be of baselines only, which say
+    nothing about the distribution. The best of them, up to `INJECTED_SHARE`, take the places of the
+    worst samples if they are better (injection, Hansen 2011, arXiv 1110.4181). Points that were
+    tried in place of its samples count as samples.
     """
 
     def __init__(self, cube: Cube, population: int | None) -> None:

@@ -32,13 +32,11 @@ the middle of a cell to the threshold; so known best paths through layers were f
 
 Choices: TypeAlias = Literal["keys", "cells", "quantiles"]
 """How a choice of three or more values is seen. `keys`: a coordinate for each value; the largest
-decides. `cells`: one coordinate of equal cells, for optimizers that draw from the whole cube.
-`quantiles`: one coordinate, cut so that a normal distribution around the start hits each cell
-equally often, for optimizers that draw from it anew."""
+decides. `cells`: one coordinate of equal cells, for draws from the whole cube. `quantiles`: one
+coordinate, cut so that a normal distribution around the start hits each cell equally often."""
 
 KEY_STEP = 1 / 12
-"""Initial steps of keys and quantiles. Any step would do; with this one an optimizer that must keep
-within the cube is far from its borders, where keys would become equal."""
+"""Initial steps of keys and quantiles: far from the borders, where keys would become equal."""
 
 _NORMAL = NormalDist(0.5, KEY_STEP)
 
@@ -47,19 +45,12 @@ NEAR = 1e-6
 
 
 class Cube:
-    """Maps genomes to points of the unit cube and back.
+    """Maps genomes to points of the unit cube and back; `sigma`: see `Setting`.
 
-    Args:
-        sigma: initial step of genes without a step of their own, as a share of the range, in
-            (0, 1].
-
-    Attributes:
-        start: the point where the search starts, shape (dimensions,), in [0, 1]. With keys there
-            are more dimensions than genes.
-        step: initial standard deviation of every coordinate, shape (dimensions,), > 0.
-        low: smallest useful value of every coordinate, shape (dimensions,): 0, or minus infinity
-            for a key, of which only the order counts.
-        high: largest useful value, likewise: 1, or infinity.
+    Attributes, all of the shape (dimensions,), with keys more than genes:
+        start: the point where the search starts, in [0, 1].
+        step: initial standard deviation of every coordinate, > 0.
+        low, high: smallest and largest useful value: 0 and 1, or infinite for a key.
     """
 
     def __init__(self, genes: Sequence[Gene], sigma: float, choices: Choices = "keys") -> None:
@@ -84,10 +75,7 @@ class Cube:
         self.high: Vector = np.where(is_key, math.inf, 1.0)
 
     def decided(self, random: np.random.RandomState) -> Vector:
-        """Return the start, with a random value of every gene that starts undecided.
-
-        For optimizers that try the start itself.
-        """
+        """Return the start, with a random value of every undecided gene."""
         cells = np.repeat([levels(gene) or 0 for gene, _, _ in self._places], self._counts)
         between = np.isinf(self.high) | ((cells > 0) & (self.start * cells % 1 == 0))
         steps = np.where(between, NEAR * self.step, 0.0)
@@ -96,13 +84,10 @@ class Cube:
         return moved
 
     def point(self, genome: Genome) -> Vector:
-        """Return the point that a genome maps to; shape (dimensions,).
+        """Return the point that a genome maps to; ValueError: it does not belong to the space.
 
         The keys of a choice are the mean of those, in a first sample, of which this value's is the
-        largest. So the value wins clearly, and small steps can still make another one win.
-
-        Raises:
-            ValueError: the genome does not belong to the space.
+        largest: it wins clearly, and small steps can still make another one win.
         """
         if len(genome) != len(self.genes):
             raise ValueError(f"The genome has {len(genome)} genes, the space {len(self.genes)}.")

@@ -1,10 +1,8 @@
 """NSGA-II (Deb et al. 2002, doi 10.1109/4235.996017) of pymoo, in the unit cube.
 
 pymoo is told a generation at a time: the first `population` of its own proposals whose losses are
-known. Other points that are told by then come beside them: in the first population, which is larger
-by them, or with the offspring. If they counted as part of a generation, as many individuals of each
-generation would come one too late. If a search tells generation by generation, this is pymoo's own
-search, individual for individual.
+known. Other points that are told by then come beside them. If they counted, as many individuals of
+each generation would come one too late. Told generation by generation, this is pymoo's own search.
 """
 
 from __future__ import annotations
@@ -28,9 +26,8 @@ POPULATION = 20
 class NondominatedSorting(BaseOptimizer):
     """NSGA-II; minimises several losses at once.
 
-    If more genomes are open than a population, further offspring of the current population are
-    proposed. The first population are points around the start of the search, normally distributed
-    with twice the initial step of each gene, so that they cover more than its neighbourhood.
+    If more genomes are open than a population, further offspring of it are proposed. The first
+    population is normally distributed around the start, with twice the initial step of each gene.
     """
 
     learns_repeats = False  # a second copy of an individual would only take another one's place

@@ -15,11 +15,10 @@ class Setting:
 
     Attributes:
         seed: seed of all its random numbers, 0 or more.
-        population: genomes of a generation, or None for the default of the optimizer.
-        sigma: initial step of genes without a step of their own, as a share of the gene's range, in
-            (0, 1]; choices have none.
-        budget: planned number of genomes, or None if unknown. It may be checked; proposals must not
-            depend on it, so that it can be raised later.
+        population: genomes of a generation; None: as the optimizer likes.
+        sigma: initial step of genes without a step of their own, a share of the range, in (0, 1].
+        budget: planned number of genomes; None: unknown. Proposals must not depend on it, so that
+            it can be raised later.
     """
 
     seed: int = 0

@@ -13,10 +13,7 @@ Point: TypeAlias = tuple[float, ...]
 
 
 def nondominated(points: Collection[Point]) -> list[Point]:
-    """Return the points that no other one dominates, in their order.
-
-    A point dominates another if it is at least as high everywhere and higher somewhere.
-    """
+    """Return the points, in their order, that no other one dominates."""
     items = list(points)
     if not items:
         return []
@@ -26,11 +23,9 @@ def nondominated(points: Collection[Point]) -> list[Point]:
 
 
 def knee(front: Sequence[Point]) -> Point:
-    """Return the point that is nearest to the ideal point, in the range of the front.
+    """Return the point nearest to the ideal point, which has the highest value of each objective.
 
-    Each objective is scaled to the range from its lowest to its highest value on the front. The
-    ideal point has the highest value of each (compromise programming, Zeleny 1973). Of several
-    equally near points, the first one is returned.
+    Objectives are scaled to their range on the front (compromise programming, Zeleny 1973).
     """
     distances = np.linalg.norm(1.0 - _scaled(front), axis=1)
     return front[int(np.argmin(np.round(distances, 12)))]
@@ -39,8 +34,7 @@ def knee(front: Sequence[Point]) -> Point:
 def spread(front: Sequence[Point], count: int) -> list[Point]:
     """Return `count` points of a front that are far apart, in the order of the front.
 
-    The knee and the best point of each objective are taken first, as far as `count` allows; then,
-    one after the other, the point that is farthest from those taken.
+    These are the knee, the best of each objective, then each time the farthest from those taken.
     """
     if count >= len(front):
         return list(front)

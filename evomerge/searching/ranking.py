@@ -117,11 +117,7 @@ class WeightedSum(Ranking):
 
 
 class ParetoFront(Ranking):
-    """Ranks by dominance: the incumbents are the candidates that no other one dominates.
-
-    One candidate dominates another if it is at least as good in every objective and better in one.
-    Of several candidates with equal values, the earliest counts.
-    """
+    """The incumbents are the candidates that no other dominates; of equal ones, the earliest."""
 
     has_front = True
 

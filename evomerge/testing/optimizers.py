@@ -99,10 +99,7 @@ def play(
 
 
 def _goals(genes: Sequence[Gene], objective: int) -> list[float]:
-    """Return the best point for an objective, near the low end of each gene or the high end.
-
-    It is no corner, at which an optimizer with bounds might arrive exactly, and then stay.
-    """
+    """Return the best point for an objective; no corner, where an optimizer might stay."""
     goals = []
     for place, gene in enumerate(genes):
         inwards = (gene.high - gene.low) / 10 if gene.kind == "real" else 0.0

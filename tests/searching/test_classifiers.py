@@ -168,11 +168,3 @@ def test_a_recipe_file_tells_which_head_it_keeps(folder: Path, tmp_path: Path) -
     with pytest.warns(UserWarning, match="body"):
         evomerge.merge(recipe, tmp_path / "out")
     check_stock(tmp_path / "out")
-
-
-def test_a_folder_with_another_head_is_not_evaluated(folder: Path) -> None:
-    file = write(folder, ["texts-one", "texts-two"])
-    with pytest.raises(EvomergeError, match="llama-chat' is a LlamaForCausalLM"):
-        evomerge.evaluate(folder / "llama-chat", file)
-    with pytest.raises(EvomergeError, match=r"labels of .* are good, bad"):
-        evomerge.evaluate(folder / "moods", file)

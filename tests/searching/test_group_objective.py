@@ -36,27 +36,20 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
-def test_results_have_the_value_and_no_interval(run):
+def test_the_value_is_shown_alone(run, tmp_path):
     answer = evomerge_json("results", run)
     searched = answer["standings"]["rows"][-1]
     for split in ("search", "validation", "test"):
         estimate = searched["splits"][split][KEY]
-        assert 0.0 <= estimate["value"] <= 1.0
-        assert estimate["low"] is None
-        assert estimate["high"] is None
+        assert 0.0 <= estimate["value"] <= 1.0 and estimate["low"] is estimate["high"] is None
     assert answer["standings"]["comparisons"] == {}
-    rows = answer["candidates"]
-    assert searched["splits"]["search"][KEY]["value"] == rows[answer["winner"]]["fitness"]
-
-
-def test_report_and_model_card_show_the_value_alone(run, tmp_path):
-    value = evomerge_json("results", run)["standings"]["rows"][-1]["splits"]["test"][KEY]["value"]
+    winner = answer["candidates"][answer["winner"]]
+    assert searched["splits"]["search"][KEY]["value"] == winner["fitness"]
+    value = searched["splits"]["test"][KEY]["value"]
     evomerge("report", run, "--out", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert f"<td>{100 * value:.1f}</td>" in page
-    assert "nan" not in page
     evomerge("export", run, "--out", tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
+    assert f"<td>{100 * value:.1f}</td>" in page and "nan" not in page + card
     *_, last = (line for line in card.splitlines() if line.startswith(f"| {KEY} in % | "))
     assert last.split(" | ")[2] == f"{100 * value:.1f}"
-    assert "nan" not in card
