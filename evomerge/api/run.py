@@ -160,12 +160,6 @@ class Run:
         recipe = recipe_to_write(checked, self._candidate(candidate))
         return pinned(recipe, checked.checkpoints)
 
-    def path(self, candidate: int | str = "best") -> str:
-        """Return the path of a candidate through the layers of the parents, as one line of text."""
-        from evomerge.space.paths.path import describe
-
-        return describe(self.recipe(candidate))
-
     def export(
         self,
         out: str | PathLike[str],

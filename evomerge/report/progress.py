@@ -128,23 +128,15 @@ def doubt_about_baselines(history: History) -> tuple[str, tuple[Example, ...]] |
     shown = tuple(scores[-1].examples[:3]) if scores and scores[-1] else ()
     if examples and all(item.parsed == _INVALID for item in examples):
         return "the task's filter cannot parse the answers of the baselines", shown
-    if not _are_equal(history.baselines):
-        return None
-    return (
-        "all baselines have the same fitness, so it may not show which model is better; compare "
-        "answers and targets",
-        shown,
-    )
+    text = "all baselines have the same fitness, so it may not show which model is better; compare "
+    return (f"{text}answers and targets", shown) if _are_equal(history.baselines) else None
 
 
 def doubt_about_winner(history: History) -> str | None:
     """Return a warning if all candidates have the same fitness on the search documents."""
-    if not _are_equal(history.candidates):
-        return None
-    return (
-        "all candidates have the same fitness, so the winner is no better than the others; "
-        "`evomerge report` shows prompts, answers and targets"
-    )
+    text = "all candidates have the same fitness, so the winner is no better than the others; "
+    more = "`evomerge report` shows prompts, answers and targets"
+    return f"{text}{more}" if _are_equal(history.candidates) else None
 
 
 def _are_equal(candidates: Sequence[Candidate]) -> bool:
