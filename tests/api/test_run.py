@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from run_folders import FAILED, KEY, append, asked, scores, told, write_run
+from run_folders import FAILED, KEY, append, asked, finished, scores, told, write_run
 from search_run import evomerge_json
 from tqdm.auto import tqdm
 
@@ -23,14 +23,8 @@ GENES = ["layers[0:1].zoo:maths.weight"]
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    events = [
-        *(asked(0, "zoo:language"), told(0, scores(6))),
-        *(asked(1, genome=[0.25]), told(1, FAILED)),
-        *(asked(2, genome=[0.75]), told(2, scores(21))),
-        told(2, scores(20)) | {"event": "score", "split": "test"},
-        {"event": "winner", "candidate": 2},
-    ]
-    return Run(write_run(tmp_path / "run", events, frozen={"genes": GENES}).path)
+    models = [("zoo:language", scores(6)), (None, FAILED), (None, scores(21))]
+    return Run(finished(tmp_path / "run", models, {2: 20}, frozen={"genes": GENES}).path)
 
 
 def test_candidates_are_the_rows_of_results(run: Run) -> None:
@@ -39,7 +33,7 @@ def test_candidates_are_the_rows_of_results(run: Run) -> None:
     plain = frame.reset_index().to_dict("records")
     for ours, theirs in zip(plain, rows, strict=True):
         assert {k: None if v != v else v for k, v in ours.items()} == theirs
-    assert frame.loc[2, f"gene {GENES[0]}"] == 0.75
+    assert frame.loc[2, f"gene {GENES[0]}"] == 0.5
     assert frame.loc[1, "status"] == "failed"
 
 
@@ -48,7 +42,7 @@ def test_the_best_candidate_its_genes_and_the_standings(run: Run) -> None:
     assert repr(run.best) == "Candidate(2, 'optimizer', scored, values=(0.875,))"
     assert run.winner is not None and run.winner.number == 2
     assert [item.number for item in run.front] == [2]
-    assert run.genes() == run.genes(2) == {GENES[0]: 0.75}
+    assert run.genes() == run.genes(2) == {GENES[0]: 0.5}
     table = run.standings.set_index(["score", "split", "model"]).sort_index()
     assert run.standings.split[0] == "test"
     assert table.loc[(KEY, "search", "searched"), "value"] == 21 / 24
@@ -62,14 +56,8 @@ def test_the_best_candidate_its_genes_and_the_standings(run: Run) -> None:
 
 
 def test_a_parent_that_wins_has_no_genes(run: Run, tmp_path: Path) -> None:
-    start = {"origin": {"genome": [1.0]}}  # what the optimizer is told of it
-    events = [
-        *(asked(0, "zoo:language") | start, told(0, scores(20))),
-        *(asked(1, genome=[0.25]), told(1, scores(3))),
-        told(0, scores(20)) | {"event": "score", "split": "test"},
-        {"event": "winner", "candidate": 0},
-    ]
-    run = Run(write_run(tmp_path / "parent", events, frozen={"genes": GENES}).path)
+    models = [("zoo:language", 20), (None, 3)]
+    run = Run(finished(tmp_path / "parent", models, winner=0, frozen={"genes": GENES}).path)
     assert run.best is not None and run.best.label == "zoo:language"
     assert run.genes(1) == {GENES[0]: 0.25}
     with pytest.raises(InputError, match=r"Candidate 0 \(zoo:language\) has no genes; give a"):

@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
-from run_folders import FAILED, KEY, STATES, append, asked, scores, told, write_run
+from run_folders import FAILED, KEY, STATES, append, asked, finished, scores, told, write_run
 from search_run import command, ended, environment, write_search
 
 from evomerge.__main__ import run as call
@@ -103,36 +103,30 @@ def test_export_of_a_run_without_scores_says_so(tmp_path):
 
 
 @pytest.fixture
-def finished(tmp_path):
-    events = [
-        *(asked(0, 'a "quoted", label'), told(0, scores(6))),
-        *(asked(1, genome=[0.25]), told(1, FAILED)),
-        *(asked(2, genome=[0.75]), told(2, scores(21))),
-        told(2, scores(20)) | {"event": "score", "split": "test"},
-        {"event": "winner", "candidate": 2},
-    ]
-    return write_run(tmp_path / "run", events)
+def run_folder(tmp_path):
+    models = [('a "quoted", label', scores(6)), (None, FAILED), (None, scores(21))]
+    return finished(tmp_path / "run", models, {2: 20})
 
 
-def test_csv_has_the_rows_of_json(finished, tmp_path, capsys):
-    assert call(["results", str(finished.path), "--csv", str(tmp_path / "rows.csv")]) == 0
+def test_csv_has_the_rows_of_json(run_folder, tmp_path, capsys):
+    assert call(["results", str(run_folder.path), "--csv", str(tmp_path / "rows.csv")]) == 0
     assert "wrote 3 rows to" in capsys.readouterr().err
     with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
         written = list(csv.DictReader(file))
-    rows = answer(capsys, "results", finished.path)["candidates"]
+    rows = answer(capsys, "results", run_folder.path)["candidates"]
     assert [list(row) for row in written] == [list(row) for row in rows]
     for ours, theirs in zip(written, rows, strict=True):
         assert ours == {key: "" if value is None else str(value) for key, value in theirs.items()}
     assert written[0]["origin"] == 'a "quoted", label'
     assert float(written[2][f"test {KEY}"]) == 20 / 24
     assert sorted(item.name for item in tmp_path.iterdir()) == ["rows.csv", "run"]
-    best = answer(capsys, "results", finished.path, "--top", 2)["candidates"]
+    best = answer(capsys, "results", run_folder.path, "--top", 2)["candidates"]
     assert [row["candidate"] for row in best] == [2, 0]
     assert rows[1]["failure"].startswith("merge: no")
 
 
-def test_results_in_a_pipe_have_the_standings(finished, capsys):
-    call(["results", str(finished.path)])
+def test_results_in_a_pipe_have_the_standings(run_folder, capsys):
+    call(["results", str(run_folder.path)])
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:4]]
     assert [row["fitness in %"] for row in rows] == ["25", "-", "87.5"]
@@ -140,13 +134,13 @@ def test_results_in_a_pipe_have_the_standings(finished, capsys):
     assert lines[head + 2] == ["searched", "87.5 [69.0, 95.7]", "-", "83.3 [64.1, 93.3]"]
 
 
-def test_csv_of_an_empty_run_into_a_missing_folder_and_to_a_pipe(finished, tmp_path):
+def test_csv_of_an_empty_run_into_a_missing_folder_and_to_a_pipe(run_folder, tmp_path):
     run = write_run(tmp_path / "empty", [])
     call(["results", str(run.path), "--csv", str(tmp_path / "rows.csv")])
     assert (tmp_path / "rows.csv").read_text().split() == ["candidate"]
     with pytest.raises(InputError, match=r"--csv .* cannot be written: No such file"):
         call(["results", str(run.path), "--csv", str(tmp_path / "no" / "rows.csv")])
-    words = command("results", finished.path, "--csv", "/dev/stdout")
+    words = command("results", run_folder.path, "--csv", "/dev/stdout")
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=environment(), check=True)
     assert len(done.stdout.splitlines()) == 4
 
@@ -171,8 +165,8 @@ def test_a_search_that_ends_while_its_journal_is_read_is_not_called_stopped(tmp_
     assert [progress(run)["state"] for _ in range(2)] == ["running", "stopped"]
 
 
-def test_times_by_phase(finished, capsys):
-    run = finished
+def test_times_by_phase(run_folder, capsys):
+    run = run_folder
     assert call(["status", str(run.path), "--watch", "--json"]) == 0, "it ends at once"
     (line,) = capsys.readouterr().out.splitlines()
     values = json.loads(line)

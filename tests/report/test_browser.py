@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import browsed, needs_browser
-from run_folders import FAILED, asked, scores, told, write_run
+from run_folders import FAILED, finished, scores
 
 from evomerge.report.page import write_page
 
@@ -30,17 +30,12 @@ onload = () => {{
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, events = tmp_path_factory.mktemp("report"), []
-    for number in range(30):
-        label = ("zoo:language", "uniform")[number] if number < 2 else None
-        outcome = FAILED if number == 2 else scores(number % 22)
-        events += [asked(number, label, [number / 30, 0.5]), told(number, outcome)]
-    for split in ("validation", "test"):
-        for number in (0, 1, 21):
-            events.append(told(number, scores(number % 22)) | {"event": "score", "split": split})
-    events.append({"event": "winner", "candidate": 21})
+    folder = tmp_path_factory.mktemp("report")
+    outcomes = [FAILED if number == 2 else scores(number % 22) for number in range(30)]
+    models = list(zip(["zoo:language", "uniform", *[None] * 28], outcomes, strict=True))
+    finals, splits = {n: outcomes[n] for n in (0, 1, 21)}, ("validation", "test")
     names = ["layers[0:8].attention.a-long-name-of-a-parent.weight", "head.zoo:maths.density"]
-    run = write_run(folder / "run", events, frozen={"genes": names})
+    run = finished(folder / "run", models, finals, 21, splits, frozen={"genes": names})
     write_page(run, folder / "report.html")
     return folder
 

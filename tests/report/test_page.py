@@ -1,10 +1,11 @@
 """The report: well-formed HTML with every table, figure and candidate, written in one step."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from run_folders import FAILED, STATES, asked, scores, told, write_run
+from run_folders import FAILED, STATES, asked, finished, scores, told, write_run
 
 from evomerge.report.page import page
 from evomerge.report.progress import doubt_about_baselines, doubt_about_winner
@@ -50,30 +51,19 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def finished(tmp_path):
+def run(tmp_path):
     """A run with a winner, a failure and an estimate; one parent's name has special characters."""
-    estimate = scores(5, 8)
-    key = next(iter(estimate.values))
-    estimate = Scores(
-        estimate.documents, estimate.values, estimate.aggregates, expected={key: Expected(0.3, 0.1)}
-    )
-    events = []
-    outcomes = (scores(6), scores(3), FAILED, scores(21), estimate)
-    for number, outcome in enumerate(outcomes):
-        label = (NASTY, "uniform")[number] if number < 2 else None
-        events += [asked(number, label, [number / 4, 0.5]), told(number, outcome)]
-    for split in ("validation", "test"):
-        for number, right in ((0, 5), (1, 3), (3, 20)):
-            final = told(number, scores(right)) | {"event": "score", "split": split}
-            events.append(final)
-    events.append({"event": "winner", "candidate": 3})
+    few = scores(5, 8)
+    estimate = replace(few, expected={key: Expected(0.3, 0.1) for key in few.values})
+    models = [(NASTY, scores(6)), ("uniform", scores(3)), (None, FAILED), (None, scores(21))]
     ranges = [{"genes": GENES, "kind": "real", "low": 0.0, "high": 2.0}]
-    frozen = {"genes": GENES, "gene_ranges": ranges}
-    return write_run(tmp_path / "a <run> & $", events, frozen=frozen)
+    frozen, finals = {"genes": GENES, "gene_ranges": ranges}, {0: 5, 1: 3, 3: 20}
+    more = {"winner": 3, "splits": ("validation", "test"), "frozen": frozen}
+    return finished(tmp_path / "a <run> & $", [*models, (None, estimate)], finals, **more)
 
 
-def test_every_table_and_picture_is_there_and_names_are_text(finished):
-    parsed = Page(page(finished))
+def test_every_table_and_picture_is_there_and_names_are_text(run):
+    parsed = Page(page(run))
     by_head = {tuple(rows[0]): rows for rows in parsed.tables}
     standings = by_head["model", "test", "validation", "search"]
     assert [row[0] for row in standings[1:]] == [NASTY, "uniform", "searched"]
@@ -131,8 +121,8 @@ def test_equal_baselines_and_answers_that_no_filter_can_parse_are_doubted():
     assert doubt_about_winner(History(examples([0.5, 0.5, 0.75]))) is None
 
 
-def test_questions_ids_and_costs(finished):
-    text = page(finished)
+def test_questions_ids_and_costs(run):
+    text = page(run)
     assert re.findall("<h2>(.*?)</h2>", text) == [
         *("Did it work?", "What was found?", "How did it go?"),
         *("What did it cost?", "How to repeat it"),
@@ -141,9 +131,9 @@ def test_questions_ids_and_costs(finished):
     references = set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', text))
     assert len(ids) == len(set(ids)) and references
     assert {one or other for one, other in references} <= set(ids)
-    assert page(finished) == text and "Peak memory" not in text
-    finished.timings.note({"peak": {"process": 1_230_000_000, "accelerator": 4_000_000_000}})
-    text = Page(page(finished)).text
+    assert page(run) == text and "Peak memory" not in text
+    run.timings.note({"peak": {"process": 1_230_000_000, "accelerator": 4_000_000_000}})
+    text = Page(page(run)).text
     assert "1.23 GB, with the mapped files of the parents, and 4 GB of accelerators" in text
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
-from run_folders import asked, scores, told, write_run
+from run_folders import finished, write_run
 from search_run import SMALL, evomerge, evomerge_json
 
 import evomerge as api
@@ -16,25 +16,18 @@ from evomerge.errors import InputError, RunFolderError
 from evomerge.report.runs import in_words, run_rows
 
 
-def finished(folder: Path, right: int, **changes) -> Path:
+def done(folder: Path, right: int, **changes) -> Path:
     """Write a run whose winner has so many right answers of 24, a parent 6 and the uniform 3."""
-    events = [
-        *(asked(0, "zoo:language"), told(0, scores(6))),
-        *(asked(1, "uniform"), told(1, scores(3))),
-        *(asked(2, genome=[0.5, 1.0]), told(2, scores(right))),
-        *(told(n, scores(s)) | {"event": "score", "split": "test"} for n, s in enumerate((6, 3))),
-        told(2, scores(right)) | {"event": "score", "split": "test"},
-        {"event": "winner", "candidate": 2},
-    ]
-    return write_run(folder, events, **changes).path
+    models = [("zoo:language", 6), ("uniform", 3), (None, right)]
+    return finished(folder, models, **changes).path
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
     """Three seeds of one file, one of them without a winner, and a run of another file."""
-    found = [finished(tmp_path / f"cma-{s}", r, seed=s) for s, r in enumerate((18, 21))]
+    found = [done(tmp_path / f"cma-{s}", r, seed=s) for s, r in enumerate((18, 21))]
     found.append(write_run(tmp_path / "cma-2", [], seed=2).path)
-    found.append(finished(tmp_path / "random-1", 12, optimizer={"name": "random"}))
+    found.append(done(tmp_path / "random-1", 12, optimizer={"name": "random"}))
     return found
 
 
@@ -72,10 +65,10 @@ def test_the_command_prints_the_table_for_people_and_for_programs(
 def test_folders_with_one_name_and_a_search_for_a_front_which_has_costs_only(
     tmp_path: Path,
 ) -> None:
-    one = finished(tmp_path / "a" / "0", 18, seed=0)
-    other = finished(tmp_path / "b" / "0", 18, seed=0, optimizer={"name": "random"})
+    one = done(tmp_path / "a" / "0", 18, seed=0)
+    other = done(tmp_path / "b" / "0", 18, seed=0, optimizer={"name": "random"})
     assert list(api.results([one, other]).index) == ["a", "b"]
-    same = finished(tmp_path / "c" / "b", 12, seed=0, dtype="bfloat16")
+    same = done(tmp_path / "c" / "b", 12, seed=0, dtype="bfloat16")
     assert list(api.results([other, same]).index) == [str(other), str(same)]
     objectives = [*SMALL["objectives"], {"task": "zoo_maths", "metric": "exact_match"}]
     front = write_run(tmp_path / "front-1", [], mode="pareto", objectives=objectives).path
@@ -85,7 +78,7 @@ def test_folders_with_one_name_and_a_search_for_a_front_which_has_costs_only(
 
 def test_what_does_not_fit_is_one_sentence(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"the same search with the same seed, .* give one"):
-        api.results([runs[0], finished(tmp_path / "again", 18, seed=0)])
+        api.results([runs[0], done(tmp_path / "again", 18, seed=0)])
     with pytest.raises(RunFolderError, match="does not exist"):
         api.results([runs[0], tmp_path / "none"])
     said = evomerge("results", *runs, "--top", "3", code=2).stderr

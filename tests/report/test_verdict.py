@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_folders import KEY, append, asked, scores, told, write_run
+from run_folders import KEY, append, asked, finished, scores, told, write_run
 
 from evomerge.cli.live import in_words
 from evomerge.report.confidence import compare
@@ -29,19 +29,10 @@ def scored(number, outcome, split="test"):
 
 
 def run_with(folder, models, winner=None, splits=("test",), late=(), **changes):
-    """Return the view of a finished run; `models`: label or None -> its outcome on every split.
-
-    A number stands for so many right answers of 24; `late`: candidates without test scores.
-    """
-    events = []
-    for number, (label, given) in enumerate(models.items()):
-        outcome = scores(given) if isinstance(given, int) else given
-        events += [asked(number, label, [0.5]), told(number, outcome)]
-        for split in splits:
-            is_late = split == "test" and number in late
-            events.append(scored(number, LATE if is_late else outcome, split))
-    events.append({"event": "winner", "candidate": len(models) - 1 if winner is None else winner})
-    return View.of(write_run(folder / "run", events, **changes))
+    """Return the view of a finished run; `late`: candidates without test scores."""
+    finals = {n: LATE if n in late else outcome for n, outcome in enumerate(models.values())}
+    run = finished(folder / "run", list(models.items()), finals, winner, splits, **changes)
+    return View.of(run)
 
 
 def three(folder, ours, parent, **more):

@@ -1,7 +1,8 @@
 """Run folders in all states, written without a search."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,32 @@ def write_run(
     run = RunFolder.create(folder, json.dumps(search), {"config": search, **frozen})
     append(run, events, torn)
     return run
+
+
+def finished(
+    folder: Path,
+    models: Iterable[tuple[str | None, Outcome | int]],
+    finals: Mapping[int, Outcome | int] | None = None,
+    winner: int | None = None,
+    splits: Sequence[str] = ("test",),
+    **changes: Mapping[str, Any],
+) -> RunFolder:
+    """Create a run of baselines (by label) and genomes (None) with a winner, by default the last.
+
+    A number stands for so many right answers of 24. `finals`: candidate -> its outcome on these
+    splits, by default that on the search documents.
+    """
+    genes = len(changes.get("frozen", {}).get("genes", "g"))
+    outcomes = dict(enumerate(scores(it) if isinstance(it, int) else it for _, it in models))
+    events = []
+    for number, (label, _) in enumerate(models):
+        genome = [number / 4, *[0.5] * (genes - 1)]
+        events += [asked(number, label, genome), told(number, outcomes[number])]
+    for split, (number, given) in product(splits, (finals or outcomes).items()):
+        outcome = outcome_fields(scores(given) if isinstance(given, int) else given)
+        events.append({"event": "score", "candidate": number, "split": split, **outcome})
+    last = len(outcomes) - 1 if winner is None else winner
+    return write_run(folder, [*events, {"event": "winner", "candidate": last}], **changes)
 
 
 def append(run: RunFolder, events: Sequence[Event], torn: bytes = b"") -> None:
