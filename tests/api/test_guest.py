@@ -7,7 +7,7 @@ import sys
 from search_run import SMALL
 
 SNAPSHOT = """
-import gc, importlib, json, locale, logging, os, random, resource, signal, sys, threading, warnings
+import gc, importlib, json, logging, os, random, resource, signal, sys, threading, warnings
 
 
 def attributes(*modules):
@@ -28,13 +28,10 @@ def snapshot():
     return {
         "environment": dict(os.environ),
         "folder": os.getcwd(),
-        "umask": (os.umask(0o22), os.umask(0o22))[0],
         "signals": {str(n): str(signal.getsignal(n)) for n in signal.valid_signals()},
-        "timers": [signal.getitimer(signal.ITIMER_REAL), signal.getitimer(signal.ITIMER_VIRTUAL)],
         "limits": {name: resource.getrlimit(getattr(resource, name)) for name in limits},
         "streams": [id(sys.stdout), id(sys.stderr), id(sys.excepthook), id(sys.exit)],
         "imports": [repr(sys.meta_path), repr(sys.path_hooks), sys.path, sys.pycache_prefix],
-        "recursion": sys.getrecursionlimit(),
         "warnings": [str(i) for i in warnings.filters if not i[2].__module__.startswith("cma")],
         "levels": {n: logging.getLogger(n).level for n in loggers},
         "handlers": {n: len(logging.getLogger(n).handlers) for n in loggers},
@@ -50,7 +47,6 @@ def snapshot():
             transformers.utils.logging.is_progress_bar_enabled(),
             datasets.are_progress_bars_disabled(),
         ],
-        "locale": locale.setlocale(locale.LC_ALL),
         "threads": sorted({t.name for t in threading.enumerate()} - {"tqdm_monitor"}),
         "replaced": attributes(
             "os", "sys", "signal", "torch", "torch.nn.functional", "lm_eval.utils",

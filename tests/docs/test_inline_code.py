@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from page_commands import inline
 from pages import PAGES, ROOT, blocks_of, inline_code_of
-from search_run import SMALL
 
-from evomerge.config.schema import SearchConfig, override, parse
-from evomerge.errors import ConfigError
+from evomerge.config.schema import SearchConfig
 
 SCHEMA = SearchConfig.model_json_schema()
 SECTIONS = [name for name, field in SCHEMA["properties"].items() if {"$ref", "oneOf"} & {*field}]
 KEY = rf"(?:{'|'.join(SECTIONS)})(?:\.\w+)+"
-SETTING = re.compile(rf"({KEY})(?:=|: )(\S.*)")
 PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]*\b")
 
 
@@ -30,9 +25,9 @@ def _unions(field: Any) -> list[Any]:
 
 
 def check_key(path: str) -> None:
-    """Check that the schema has a key."""
+    """Check that the schema has a key; KEY may stand for any."""
     place: Any = SCHEMA
-    for name in path.split("."):
+    for name in path.split(".") if not PLACEHOLDER.search(path) else ():
         options = _unions(place)
         options += [SCHEMA["$defs"][o["$ref"].rpartition("/")[2]] for o in options if "$ref" in o]
         found = [o["properties"][name] for o in options if name in o.get("properties", {})]
@@ -42,44 +37,17 @@ def check_key(path: str) -> None:
         place = found[0]
 
 
-VLLM = {**SMALL["evaluation"], "backend": "vllm"}
-BESIDE = [
-    *({}, {"evaluation": VLLM}, {"executor": {"kind": "processes"}}, {"space": {}}),
-    {"space": {"kind": "dataflow"}},
-    {"space": {"kind": "dataflow", "variant": "frankenmerge"}},
-]
-"""Sections beside which a setting may stand: some keys are only for one kind of space or engine."""
-
-
-def check_setting(key: str, value: str) -> None:
-    """Check a key and its value; KEY or N may stand for any."""
-    if PLACEHOLDER.search(key):
-        return
-    check_key(key)
-    if PLACEHOLDER.search(value):
-        return
-    for beside in BESIDE:
-        data = deepcopy(SMALL) | deepcopy(beside)
-        override(data, f"{key}={value}")
-        with contextlib.suppress(ConfigError):
-            parse(data, "the setting")
-            return
-    parse(data, "the setting")
-
-
 def check_inline(code: str, of_the_page: set[str]) -> None:
     """Check inline code that is a command, a key, a setting or a file, here or of the page."""
-    if setting := SETTING.fullmatch(code):
-        check_setting(*setting.groups())
-    elif re.fullmatch(KEY, code):
-        check_key(code)
+    if setting := re.match(rf"({KEY})(?:$|=|: )", code):
+        check_key(setting[1])
     elif re.fullmatch(r"[\w*.-]+(/[\w*.-]+)+\.(py|yaml|md|sh|sbatch)", code):
         assert code in of_the_page or any(ROOT.rglob(code)), f"there is no file {code}"
     elif " " in code:
         words = inline(code)
         for option, value in pairwise(words):
             if option == "--set":
-                check_setting(*value.split("=", 1))
+                check_key(value.split("=", 1)[0])
 
 
 def wrong_in(page: str, text: str) -> list[str]:
