@@ -121,13 +121,10 @@ def test_knobs_that_are_the_same_in_all_layers_are_words():
     same = merged(weight=lambda depth: 0.25, knobs={"lambda": 2.0})
     words = "density 0.5 of B, weight 0.25 of B, weight 1 of C, lambda 2"
     assert knobs_of_every_layer(same) == words
-    two = {**same.layers, "encoder.layers": same.layers["model.layers"]}
-    assert knobs_of_every_layer(replace(same, layers=two)) == words
     kinds = merged(weight=lambda depth: ((".mlp.", 0.1), ("*", 0.3)))
     assert "weight 0.1 of B mlp, weight 0.3 of B rest" in knobs_of_every_layer(kinds)
     without = replace(same, head=replace(same.head, sources=()))
-    other = replace(same, layers={**two, **merged().layers})
-    for recipe in (merged(), routed([("one", 0, 1.0)]), without, other):
+    for recipe in (merged(), routed([("one", 0, 1.0)]), without):
         assert not knobs_of_every_layer(recipe)
 
 
