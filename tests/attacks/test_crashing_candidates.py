@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from executor_laws import Pretend, job_of
@@ -112,15 +113,13 @@ def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -
         return prepared
 
     builder = SimpleNamespace(prepare=lambda recipe, report: recipe, write=write)
-    tried: list[Any] = []
-    note = lambda model, *_: tried.append(model)  # noqa: E731
-    evaluator: Any = SimpleNamespace(prepare=note, is_touched=False)
+    evaluator: Any = SimpleNamespace(prepare=mock.Mock(), is_touched=False)
     if bad == len(recipes):
         with pytest.raises(CheckpointError, match=r"None of the parents.*3 NaN"):
             Worker(lambda: (builder, None), evaluator, {}, recipes)
     else:
         Worker(lambda: (builder, None), evaluator, {}, recipes)
-        assert tried == [recipes[1]]
+        assert [call.args[0] for call in evaluator.prepare.call_args_list] == [recipes[1]]
 
 
 def test_a_task_whose_code_ends_python_is_refused(

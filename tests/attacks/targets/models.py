@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,46 +95,26 @@ def headers(folder: Path) -> Read:
     return read
 
 
-def write_adapter(folder: Path) -> Path:
-    """Write an adapter that fits a tiny Llama."""
+def adapters(folder: Path) -> Read:
+    """The config of an adapter that fits a tiny Llama, whose change is then made."""
+    model, adapter = tiny.make(folder / "model", "llama", seed=1), folder / "adapter"
     name = "base_model.model.model.layers.{}.self_attn.q_proj.{}.weight"
     tensors = {
         name.format(layer, part): torch.ones(shape)
         for layer in range(2)
         for part, shape in (("lora_A", (2, 16)), ("lora_B", (16, 2)))
     }
-    folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER))
-    return folder
+    adapter.mkdir()
+    save_file(tensors, adapter / "adapter_model.safetensors")
 
-
-def patched(folder: Path, adapter: Path) -> dict[str, torch.Tensor]:
-    """Open an adapter and put its change on every tensor."""
-    checkpoint = Checkpoint.open(folder, "model", adapter=adapter)
-    patch = adapter_patches({"model": checkpoint})["model"]
-    tensors = load_file(folder / SINGLE)
-    return {name: patch(name, tensor) for name, tensor in tensors.items()}
-
-
-def adapters(folder: Path) -> Read:
-    """The config of an adapter, whose change is then made."""
-    model = tiny.make(folder / "model", "llama", seed=1)
-    adapter = write_adapter(folder / "adapter")
-
-    def read(data: bytes) -> dict[str, torch.Tensor]:
+    def read(data: bytes) -> bool:
         (adapter / "adapter_config.json").write_bytes(data)
-        tensors = patched(model, adapter)
-        assert all(bool(item.isfinite().all()) for item in tensors.values())
-        return tensors
+        checkpoint = Checkpoint.open(model, "model", adapter=adapter)
+        patch = adapter_patches({"model": checkpoint})["model"]
+        changed = (patch(name, tensor) for name, tensor in load_file(model / SINGLE).items())
+        return all(bool(item.isfinite().all()) for item in changed)
 
     return read
-
-
-def union_recipe(tokenizer: str, **options: str) -> Recipe:
-    """Return a recipe of two models, `host` and `model`, with a choice of a tokenizer."""
-    layer = Layer("linear", (Source("host"), Source("model")))
-    return Recipe("host", {}, layer, layer, tokenizer=tokenizer, options=options)
 
 
 def tokenizer_pair(folder: Path, content: dict[str, Any]) -> tuple[Path, Path]:
@@ -147,29 +129,22 @@ def tokenizer_pair(folder: Path, content: dict[str, Any]) -> tuple[Path, Path]:
 
 def plan_all(folder: Path, other: Path) -> list[Any]:
     """Plan every kind of tokenizer for a pair of parents, either as the host."""
-    tokens = json.dumps({"a": {"source": "model"}})
-    recipes = [
-        union_recipe("base", chat_template="auto"),
-        union_recipe("model", chat_template="auto"),
-        union_recipe("union", tokens=tokens, pad_to_multiple_of="4"),
-        union_recipe("union"),
-    ]
-    found = []
-    for host, model in ((folder, other), (other, folder)):
-        for recipe in recipes:
+    layer = Layer("linear", (Source("host"), Source("model")))
+    tokens = {"tokens": json.dumps({"a": {"source": "model"}}), "pad_to_multiple_of": "4"}
+    auto = {"chat_template": "auto"}
+    kinds = (("base", auto), ("model", auto), ("union", tokens), ("union", {}))
 
-            def plan(recipe: Recipe = recipe, host: Path = host, model: Path = model) -> Any:
-                folders = {"host": host, "model": model}
-                opened = {name: Checkpoint.open(path, name) for name, path in folders.items()}
-                return plan_tokenizer(recipe, opened)
+    def plan(tokenizer: str, options: dict[str, str], *folders: Path) -> Any:
+        recipe = Recipe("host", {}, layer, layer, tokenizer=tokenizer, options=options)
+        pairs = zip(("host", "model"), folders, strict=True)
+        return plan_tokenizer(recipe, {name: Checkpoint.open(path, name) for name, path in pairs})
 
-            found.append(value_or_error(plan))
-    return found
+    plans = itertools.product(kinds, ((folder, other), (other, folder)))
+    return [value_or_error(partial(plan, *kind, *pair)) for kind, pair in plans]
 
 
 def _tokenizers(content: dict[str, Any], name: str) -> Any:
     def reader(folder: Path) -> Read:
-        """One file of a model whose tokenizer is planned together with another's."""
         one, two = tokenizer_pair(folder, content)
 
         def read(data: bytes) -> list[Any]:
