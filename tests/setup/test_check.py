@@ -12,7 +12,6 @@ def prepared(folder, **changes):
 
 
 def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
-    """The longest path multiplies too many scales of 3; the path at the start has no scales."""
     space = {"kind": "dataflow", "variant": "structured", "repeats": 4, "scales": [0.5, 3.0]}
     assert prepared(tmp_path, base=None, space=space).space.genes
 

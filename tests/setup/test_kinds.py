@@ -76,11 +76,7 @@ MERGED = {
     ("moods sentences", "labels"): "is merged; its modules of sentence-transformers (with it as",
     ("moods words", "labels"): "the body of words (BertForTokenClassification) is merged; its clas",
     ("judge chat", "pairwise"): "the body of chat (LlamaForCausalLM) is merged; its lm_head",
-    (
-        "judge llama-moods",
-        "pairwise",
-    ): "its labels are bad, good and those of the host score: if they",
-    ("llama-sentences chat", "sts"): "the body of chat (LlamaForCausalLM) is merged; its lm_head",
+    ("judge llama-moods", "pairwise"): "its labels are bad, good and those of the host score: if",
     ("sentences moods", "sts"): "BertForSequenceClassification) is merged; its classifier is left",
     ("chat llama-sentences", "task"): "the body of llama-sentences (LlamaModel) is merged; its mod",
 }
@@ -88,14 +84,11 @@ MERGED = {
 
 REFUSED = {
     ("chat t5", "task"): "their architectures differ (llama and t5)",
-    ("moods llama-moods", "labels"): "their architectures differ (bert and llama)",
     ("chat judge", "task"): "LlamaForCausalLM without the head of a LlamaForSequenceClassification",
     ("body masked", "sts"): "the host is a BertModel without the head of a BertForMaskedLM; make",
     ("judge chat", "task"): "is no causal language model (config.json: architectures LlamaForSeq",
     ("masked body", "task"): "body' is a BertModel without the head of a BertForMaskedLM; make it",
-    ("masked", "task"): "is no causal language model (config.json: architectures BertForMaskedL",
     ("chat llama-sentences", "sts"): "has no modules.json, so nothing says how the vectors",
-    ("body moods", "labels"): "without the head of a BertForSequenceClassification; make",
     ("words moods", "labels"): "is a BertForTokenClassification with 0 outputs (problem_type None)",
 }
 """Parents and objective -> what the error says."""

@@ -88,17 +88,11 @@ def test_what_the_recipe_was_made_from_may_be_moved_but_not_replaced(begun):
     (moved / "best.yaml").write_text(written := recipe.read_text())
     # Without its pin, what is there now is merged; the other pin still holds.
     whole = Recipe.from_yaml(written)
+    bare = replace(whole, pins={})
+    assert whole.pins.keys() == set(whole.parents)
+    assert (bare, bare.digest, bare.canonical()) == (whole, whole.digest, whole.canonical())
     pins = {name: pin for name, pin in whole.pins.items() if name.endswith("maths")}
     assert weights(merge(replace(whole, pins=pins), folder / "other")) != exported
-
-
-def test_pins_are_no_part_of_a_recipe(begun):
-    _, file, _ = begun
-    recipe = Recipe.from_yaml(file.read_text())
-    assert recipe.pins.keys() == set(recipe.parents)
-    bare = replace(recipe, pins={})
-    assert (bare, bare.digest, bare.canonical()) == (recipe, recipe.digest, recipe.canonical())
-    assert Recipe.from_yaml(recipe.to_yaml()).pins == recipe.pins
 
 
 @pytest.mark.parametrize(
@@ -106,7 +100,6 @@ def test_pins_are_no_part_of_a_recipe(begun):
     [
         ({"zoo:facts": {"sha256": "0" * 64}}, "names 'zoo:facts', which is no parent of the"),
         ({"zoo:maths": {"sha256": "0"}}, "`pins.zoo:maths.sha256` is '0'; it must be 64 hex"),
-        ({"zoo:maths": {"sha": "0"}}, "Unknown key 'sha'"),
         ({"zoo:maths": {"sha256": "0" * 64}}, "Parent 'zoo:maths' is not the model"),
     ],
 )

@@ -46,33 +46,26 @@ def test_the_file_is_kept_as_it_is_and_the_manifest_has_what_it_means(tmp_path):
     assert parse(other.written(), "search.yaml") == changed
 
 
-def begin_session(run):
-    """Compare the manifest as a session does, and return the journal's events."""
-    with Journal(run.journal_path) as journal:
-        check_search_file(run, Logbook(run, journal, []))
-    return run.events()
-
-
 def test_a_manifest_that_was_edited_with_its_digest_is_refused(tmp_path):
-    manifest = {"config": SMALL, "folder": "/a"}
-    run = RunFolder.create(tmp_path / "run", TEXT, manifest)
-    before = begin_session(run)
-    assert [event["event"] for event in before] == ["header", "search"]
-    assert begin_session(run) == before
+    def session(run):
+        with Journal(run.journal_path) as journal:
+            check_search_file(run, Logbook(run, journal, []))
+        return run.events()
 
-    def again(name, manifest):
-        """Return another run with the journal of this one."""
-        other = RunFolder.create(run.path.with_name(name), TEXT, manifest)
+    def again(name, **manifest):
+        """Return another run with the journal of this one; the digest of its manifest fits."""
+        other = RunFolder.create(tmp_path / name, TEXT, manifest)
         other.journal_path.write_bytes(run.journal_path.read_bytes())
-        other.manifest()  # its digest fits
         return other
 
-    elsewhere = SMALL | {"executor": {"kind": "processes", "workers": 4}}
-    assert begin_session(again("b", {"config": elsewhere, "folder": "/b"})) == before
-    for change in ({"config": SMALL | {"seed": 2}}, {"lower_is_better": ["zoo_l2_maths/acc"]}):
-        other = again(str(*change), manifest | change)
+    run = RunFolder.create(tmp_path / "run", TEXT, {"config": SMALL, "folder": "/a"})
+    before = session(run)
+    assert [event["event"] for event in before] == ["header", "search"]
+    moved = SMALL | {"executor": {"kind": "processes", "workers": 4}}
+    assert session(run) == session(again("moved", config=moved, folder="/b")) == before
+    for name, changes in (("one", {"seed": 2}), ("two", {"dtype": "bfloat16"})):
         with pytest.raises(RunFolderError, match="is not the one that this run's journal was"):
-            begin_session(other)
+            session(again(name, config=SMALL | changes, folder="/a"))
 
 
 FILE = SMALL | {
@@ -161,8 +154,7 @@ def test_a_run_of_any_name_works_in_every_command(tmp_path, capsys):
     for name in (run, tmp_path / "link"):
         for words in (
             ["status", name],
-            ["results", name, "--csv", tmp_path / "rows.csv"],
-            ["report", name],
+            ["results", name],
             ["resume", name, "--candidates", "22"],
             ["export", name, "--out", tmp_path / f"model of {name.name}"],
             ["merge", name / "best.yaml", "--out", tmp_path / f"merge of {name.name}"],

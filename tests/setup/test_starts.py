@@ -71,12 +71,6 @@ def test_a_run_that_does_not_fit_is_refused_in_one_sentence(tmp_path, genes, sen
         starts(tmp_path, Genes(*genes), "run:first")
 
 
-@pytest.mark.parametrize("reference", ["x" * 5000, "run:\0"])  # others are in `bad_input.yaml`
-def test_what_does_not_exist_is_one_sentence(tmp_path, reference):
-    with pytest.raises(ConfigError, match=r"optimizer\.start has '"):
-        starts(tmp_path, Genes(WEIGHT), reference)
-
-
 def test_a_search_tries_them_first_and_resumes_without_the_earlier_run(tmp_path):
     warm = SMALL | {
         "optimizer": {"name": "nevergrad:DE", "start": [f"run:{tmp_path / 'first'}"]},
