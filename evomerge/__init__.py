@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evomerge.api.compare import compare
     from evomerge.api.models import evaluate, merge
-    from evomerge.api.run import Run, plot_front, plot_genes, plot_history, plot_standings, results
+    from evomerge.api.run import Run, plot_front, plot_history, plot_standings, results
     from evomerge.api.search import resume, search
     from evomerge.api.study import Study
     from evomerge.api.validate import validate
@@ -39,7 +39,6 @@ __all__ = [
     "evaluate",
     "merge",
     "plot_front",
-    "plot_genes",
     "plot_history",
     "plot_standings",
     "results",

@@ -228,16 +228,14 @@ def plot_history(run: Run) -> Figure:
     """Return a figure of the fitness of every candidate, and of the best one so far."""
     from evomerge.report.pictures import best_so_far
 
-    figure: Figure = best_so_far(run.history, run._view.ranking)
-    return figure
+    return best_so_far(run.history, run._view.ranking)
 
 
 def plot_standings(run: Run) -> Figure:
     """Return a figure of parents, uniform merge and searched merge, with 95 % intervals."""
     from evomerge.report.pictures import standings_chart
 
-    figure: Figure = standings_chart(run._view.table)
-    return figure
+    return standings_chart(run._view.table)
 
 
 def plot_front(run: Run) -> Figure:
@@ -247,19 +245,9 @@ def plot_front(run: Run) -> Figure:
     """
     from evomerge.report.pictures import front_chart
 
-    ranking = run._view.ranking
-    if not ranking.has_front:
+    view = run._view
+    if not view.ranking.has_front:
         raise InputError(
             f"{run.folder} has no front, since its `mode` is not 'pareto'; see `plot_history`."
         )
-    figure: Figure = front_chart(run.history, ranking)
-    return figure
-
-
-def plot_genes(run: Run, candidate: int | str = "best") -> Figure:
-    """Return a figure of the genes of a candidate; InputError: see `Run.genes`."""
-    from evomerge.report.pictures import genome_bars
-
-    genes = run.genes(candidate)
-    figure: Figure = genome_bars(list(genes), list(genes.values()))
-    return figure
+    return front_chart(view.history, view.ranking)

@@ -146,10 +146,7 @@ def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def worker_rows(workers: Sequence[Mapping[str, Any]], now: float) -> list[tuple[str, str]]:
-    """Return what each of the busiest workers does, for how long and where.
-
-    `now` is in seconds since 1970.
-    """
+    """Return what each of the busiest workers does, until now in seconds since 1970, and where."""
     longest = sorted(workers, key=lambda item: (item["state"] == "free", item["since"]))
     rows = []
     for item in sorted(longest[:_MOST_WORKERS], key=lambda item: item["number"]):
@@ -163,10 +160,7 @@ def worker_rows(workers: Sequence[Mapping[str, Any]], now: float) -> list[tuple[
 
 
 class SearchDisplay:
-    """Says what comes out of each candidate of a search that runs in this process.
-
-    A terminal has a bar below these lines, of so many candidates (None: no bound).
-    """
+    """Says what comes out of each candidate; a terminal has a bar of `total` candidates, too."""
 
     def __init__(self, total: int | None, ranking: Ranking, history: History | None = None) -> None:
         self._total, self._ranking = total, ranking

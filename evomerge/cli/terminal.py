@@ -1,7 +1,6 @@
 """Printing for all commands: Rich tables on a terminal, plain lines in a pipe.
 
-This is the border to the terminal. Texts from files are shown as they are: nothing in them is read
-as markup of Rich, and no character of them steers the terminal (see `without_controls`).
+Texts from files are shown as they are: nothing in them is markup of Rich, or steers the terminal.
 """
 
 from __future__ import annotations
@@ -102,18 +101,13 @@ def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
 
 
 def print_standings(table: Standings) -> None:
-    """Print the scores of all models, and compare the winner, or a front, with them.
-
-    A terminal gets a table for each score, with the test first; a pipe gets one table.
-    """
+    """Print all models: a terminal gets a table for each score, a pipe one table."""
     from evomerge.report.verdict import front_rows
 
     if out.is_terminal:
         shown = table.tables() if table.columns else []
         for item in shown[:1] if table.has_front else shown:
-            rows = [
-                [name, *(" ".join(cell).strip() for cell in cells)] for name, cells in item.rows
-            ]
+            rows = [[name, *(" ".join(it).strip() for it in cells)] for name, cells in item.rows]
             intervals = "" if table.is_study else ", with 95 % intervals"
             print_table(item.heads, rows, title=f"{item.title}{intervals}")
     else:
@@ -166,10 +160,7 @@ def text_of(value: Any) -> str:
 
 
 def say(message: str, *, whole: bool = False) -> None:
-    """Print a message to standard error; standard output is for a command's answer only.
-
-    A terminal breaks long lines, but never a path; `whole` keeps them, to be copied.
-    """
+    """Print a message to standard error; a terminal breaks lines (`whole`: none), but no path."""
     if err.is_terminal and not whole:
         lines = message.splitlines()
         fill = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import printable, without_controls
 from evomerge.report.confidence import factor_of, factor_of_fitness, intervals
@@ -23,6 +23,9 @@ from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Objective, Scores, Split
 from evomerge.searching.front import nondominated
 from evomerge.searching.ranking import Ranking, front_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PALETTE = {
     "ink": ("#1d2733", "#e4e9ee"),
@@ -56,12 +59,13 @@ def _picture() -> Any:
     return Picture
 
 
-def new_figure(height: float, width: float = 5.6) -> Any:
+def new_figure(height: float, width: float = 5.6) -> Figure:
     """Return a matplotlib figure in inches, of which a browser shows 96 pixels each."""
-    return _picture()(figsize=(width, height), layout="constrained")
+    figure: Figure = _picture()(figsize=(width, height), layout="constrained")
+    return figure
 
 
-def standings_chart(table: Standings) -> Any:
+def standings_chart(table: Standings) -> Figure:
     """Plot the fitness (or the only metric) of each model with its 95 % interval, by split."""
     column = table.main_column
     factor = table.factor(column)
@@ -85,7 +89,7 @@ def standings_chart(table: Standings) -> Any:
     return figure
 
 
-def best_so_far(history: History, ranking: Ranking) -> Any:
+def best_so_far(history: History, ranking: Ranking) -> Figure:
     """Plot the fitness of every candidate on the search documents, and the best so far."""
     scored = [item for item in history.candidates if item.fitness is not None]
     every = filter(None, (item.scores("search") for item in scored))
@@ -116,21 +120,11 @@ def best_so_far(history: History, ranking: Ranking) -> Any:
     return figure
 
 
-def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
-    """Plot a value of each gene as a bar with its name."""
-    figure = new_figure(0.9 + 0.3 * max(1, len(genome)))
-    axes = _axes(figure, "value", grid="x")
-    axes.barh(range(len(genome)), genome, color=ACCENT, height=0.7)
-    axes.set_yticks(range(len(genome)), list(map(label_text, names)), fontsize=10)
-    axes.invert_yaxis()
-    return figure
-
-
-def front_chart(history: History, ranking: Ranking) -> Any:
+def front_chart(history: History, ranking: Ranking) -> Figure:
     """Plot candidates and the front: the first objective against each other one.
 
-    On the test documents, where the finalists have scores, as soon as all members of the front were
-    tried there; before that, on the search documents.
+    On the test documents as soon as all members of the front were tried there; else on the search
+    documents.
     """
     first, *others = ranking.objectives
     figure, front = new_figure(3.6 * len(others)), front_of(history, ranking)
@@ -165,8 +159,7 @@ def _draw_front(
 ) -> None:
     """Draw scored candidates and the front in the plane of two objectives: horizontal, vertical.
 
-    The line has a step between members: what is between two of them, no merge is known to reach.
-    Members that another one beats on this split are below it.
+    The line has a step between members; those that another one beats on this split are below it.
     """
     across, up = (factors[objective.key] for objective in pair)
 
@@ -267,8 +260,8 @@ def svg_text(figure: Any, *, transparent: bool = True) -> str:
 def inline_svg(name: str, figure: Any, caption: str) -> str:
     """Return a figure as an element of a page, which gives it its colours.
 
-    All ids get the name as a prefix: they must be unique in a page, and matplotlib uses the same
-    ones in all figures. The caption is for people who do not see it.
+    All ids get the name as a prefix, since matplotlib uses the same ones in all figures. The
+    caption is for people who do not see it.
     """
     whole = svg_text(figure)
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", whole[whole.index("<svg") :])

@@ -92,10 +92,7 @@ def _with_interval(best: Candidate | None, ranking: Ranking) -> dict[str, Any] |
 
 
 def points(candidate: Candidate, ranking: Ranking) -> str:
-    """Return what a candidate has on search documents as text, in per cent if it is a share.
-
-    It is the fitness, or the scores where there is none, or one with nats in it.
-    """
+    """Return a candidate's fitness as text; the scores if it has none, or one with nats in it."""
     scores = candidate.scores("search")
     if scores is None or candidate.fitness is None or has_nats(ranking):
         return in_words({} if scores is None else scores_of(scores, ranking))
@@ -120,8 +117,8 @@ def scores_of(scores: Scores, ranking: Ranking) -> dict[str, float]:
 def doubt_about_baselines(history: History) -> tuple[str, tuple[Example, ...]] | None:
     """Return a warning about the baselines, and up to three examples; None if there is no doubt.
 
-    Where all models score the same, mostly the models are not the reason: the task cannot read
-    their answers, or the prompt is not in the format that they know.
+    Where all score the same, mostly the task cannot read their answers, or they do not know the
+    format of the prompt.
     """
     scores = [item.scores("search") for item in history.baselines]
     examples = [item for one in scores if one is not None for item in one.examples]

@@ -61,10 +61,7 @@ def candidate_rows(
 def rows_in_per_cent(
     rows: Sequence[dict[str, Any]], objectives: Sequence[Objective]
 ) -> list[dict[str, Any]]:
-    """Return rows for people: shares are in per cent, and the names of their columns say so.
-
-    `objectives` are those that the fitness is the mean of.
-    """
+    """Return rows for people: shares are in per cent, and the names of their columns say so."""
     shares: set[str] = set()
     for key in _score_keys(rows):
         own = [f"{split} {key}" for split in SPLITS]

@@ -65,14 +65,14 @@ class Standings:
         columns: `task/metric` of each objective, then `fitness` if there are several.
         objectives: the columns that the fitness is the mean of.
         comparisons: label of a baseline -> paired comparison of the searched merge with it.
-        missing: label of another baseline -> why the searched merge is not compared with it.
-        losses: each of several objectives in which a parent is better, the best parent, comparison.
-        earlier: how many winners, or merges of fronts, the test documents had measured before.
         compared_on: the last split on which the searched merge was scored and a baseline tried, or
             all members of a front were tried.
         front: merge on the front -> parent -> how they differ there; None: there is no front.
-        note: what people must know of the scores, in a sentence.
         broken: the constraints that the best candidate breaks on the split `broken_on`, in words.
+        note: what people must know of the scores, in a sentence.
+        missing: label of a baseline -> why the searched merge is not compared with it.
+        losses: each of several objectives in which a parent is better, the best parent, comparison.
+        earlier: how many winners, or merges of fronts, the test documents had measured before.
         published: label of a row -> its name on a card.
     """
 

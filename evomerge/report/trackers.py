@@ -47,8 +47,7 @@ def tracked(
 ) -> Iterator[list[Follower]]:
     """Log what the block scores to a tracker (None: to none), and yield its followers.
 
-    Each session of a search is a run of the tracker. `say` is told where people find it, and once
-    if the tracker fails, which is not used any more then; the search goes on.
+    `say` is told where people find it, and once if it fails and is not used any more.
     """
     if name is None:
         yield []
@@ -111,10 +110,7 @@ def tracked(
 
 
 def _begin(name: str, run: RunFolder) -> Any:
-    """Return a new run of a tracker. It stays on this machine, unless the user has set otherwise.
-
-    That is `TRACKIO_SPACE_ID` or `TRACKIO_SERVER_URL`, or `WANDB_MODE`.
-    """
+    """Return a new run of a tracker, on this machine unless the environment says otherwise."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
     module = import_module(name)
     options: dict[str, Any] = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}

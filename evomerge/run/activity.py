@@ -24,10 +24,7 @@ _Text = Annotated[str, AfterValidator(lambda text: printable(text))]
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What one worker is doing since a Unix time: `starting`, `scoring`, or `free`.
-
-    It scores `candidates` on the documents of `split`. The place is a device or a machine, or "".
-    """
+    """What one worker, on a device or a machine, does since a Unix time: start, score, be free."""
 
     number: int
     state: _Text

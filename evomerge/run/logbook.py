@@ -49,8 +49,7 @@ class Timed(Protocol):
 class Logbook:
     """Writes the events of one session of a run, and calls its followers with each.
 
-    A follower that raises is not called again, and the search goes on. `history` is the state of
-    the run after the latest event, `events` are those of earlier sessions.
+    `history` is the state after the latest event, `events` are those of earlier sessions.
     """
 
     def __init__(self, run: RunFolder, journal: Journal, followers: Sequence[Follower]) -> None:

@@ -8,7 +8,7 @@ PUBLIC = {
     "Searches": ("search", "resume", "results", "validate", "compare", "Run"),
     "Scores from your own code": ("Study", "api.study.Asked"),
     "Single models": ("merge", "evaluate"),
-    "Plots": ("plot_history", "plot_genes", "plot_standings", "plot_front"),
+    "Plots": ("plot_history", "plot_standings", "plot_front"),
     "Recipes": ("Recipe", "Layer", "Source"),
     "Errors": ("EvomergeError",),
 }

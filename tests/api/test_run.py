@@ -12,7 +12,7 @@ from run_folders import FAILED, KEY, append, asked, finished, scores, told, writ
 from search_run import evomerge_json
 from tqdm.auto import tqdm
 
-from evomerge.api.run import Run, plot_front, plot_genes, plot_history, plot_standings
+from evomerge.api.run import Run, plot_front, plot_history, plot_standings
 from evomerge.api.search import _show
 from evomerge.errors import InputError, RunFolderError
 from evomerge.run.folder import RunFolder
@@ -61,7 +61,7 @@ def test_a_parent_that_wins_has_no_genes(run: Run, tmp_path: Path) -> None:
     assert run.best is not None and run.best.label == "zoo:language"
     assert run.genes(1) == {GENES[0]: 0.25}
     with pytest.raises(InputError, match=r"Candidate 0 \(zoo:language\) has no genes; give a"):
-        plot_genes(run)  # it was an empty chart
+        run.genes()
     assert run.candidates[f"gene {GENES[0]}"].isna().tolist() == [True, False]
     assert "The winner is candidate 0, the baseline" in run.report(tmp_path / "page").read_text()
 
@@ -77,7 +77,7 @@ def test_the_bar_of_a_search_has_the_unit_of_the_tables(run: Run) -> None:
 
 
 def test_plots_are_figures(run: Run, tmp_path: Path) -> None:
-    for plot in (plot_history, plot_standings, plot_genes):
+    for plot in (plot_history, plot_standings):
         figure = plot(run)
         assert isinstance(figure, Figure)
         figure.savefig(tmp_path / "picture.svg")
@@ -107,8 +107,6 @@ def test_genes_have_the_names_of_parents_that_the_standings_have(tmp_path: Path)
     assert {"one/a", "two/a"} < set(run.standings["model"])
     assert run.genes() == dict(zip(short, [0.5, 1.0], strict=True))
     assert {f"gene {name}" for name in short} < set(run.candidates.columns)
-    labels = plot_genes(run).axes[0].get_yticklabels()
-    assert {item.get_text() for item in labels} == set(short)
     rows = evomerge_json("results", folder)["candidates"]
     assert rows[2]["gene one/a.weight"] == 0.5
     assert run.config.frozen is not None and list(run.config.frozen.genes) == whole
