@@ -73,36 +73,37 @@ class Values:
 
     def items(self, value: Any, where: str, *, least: int = 0) -> Sequence[Any]:
         """Return a list or tuple with at least `least` entries (0 or 1)."""
-        kind = "a list" + (" with at least one entry" * (least > 0))
-        return self._checked(
-            isinstance(value, (list, tuple)) and len(value) >= least, value, where, kind
-        )
+        if isinstance(value, (list, tuple)) and len(value) >= least:
+            return value
+        raise self.wrong(value, where, "a list" + (" with at least one entry" * (least > 0)))
 
     def text(self, value: Any, where: str, kind: str = "text") -> str:
         """Return text that is not empty."""
-        return self._checked(isinstance(value, str) and value != "", value, where, kind)
+        if isinstance(value, str) and value:
+            return value
+        raise self.wrong(value, where, kind)
 
     def whole(self, value: Any, where: str, *, least: int = 0, most: float = math.inf) -> int:
         """Return a whole number from `least` to `most`; true and false are not numbers here."""
-        kind = f"a whole number from {least}" + (f" to {most}" if most < math.inf else "")
-        return self._checked(type(value) is int and least <= value <= most, value, where, kind)
+        if type(value) is int and least <= value <= most:
+            return value
+        to = f" to {most}" if most < math.inf else ""
+        raise self.wrong(value, where, f"a whole number from {least}{to}")
 
     def real(self, value: Any, where: str, kind: str = "a number") -> float:
         """Return a finite number; true and false count as 1 and 0."""
-        self._checked(isinstance(value, (int, float)), value, where, kind)
+        if not isinstance(value, (int, float)):
+            raise self.wrong(value, where, kind)
         if not abs(value) <= sys.float_info.max:
             raise self.error(f"`{where}` is {shown(value)}; every number must be finite.")
         return float(value)
 
     def flag(self, value: Any, where: str) -> bool:
         """Return true or false."""
-        return self._checked(isinstance(value, bool), value, where, "true or false")
+        if isinstance(value, bool):
+            return value
+        raise self.wrong(value, where, "true or false")
 
     def wrong(self, value: Any, where: str, kind: str) -> InputError:
         """Return the error that says what a value must be."""
         return self.error(f"`{where}` is {shown(value)}; it must be {kind}.")
-
-    def _checked(self, is_right: bool, value: Any, where: str, kind: str) -> Any:
-        if not is_right:
-            raise self.wrong(value, where, kind)
-        return value

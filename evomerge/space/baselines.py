@@ -36,7 +36,7 @@ def baseline_recipes(
         }
         having = ((name, [p for p in of if p in own]) for name, own in (modalities or {}).items())
         towers: dict[str, Any] = {name: average(own) for name, own in having if own}
-        ends = {"embeddings": average(of), "head": average(of)}
+        ends: dict[str, Any] = {"embeddings": average(of), "head": average(of)}
         return replace(like, layers=layers, options={}, **ends, **towers)
 
     averages = {**{parent: [parent] for parent in parents}, UNIFORM: merged}

@@ -70,7 +70,8 @@ class ParameterSpace:
         self._stacks = [StackGenes(*pair, *form) for pair in zip(stacks, genes, strict=True)]
         self._end_genes = LayerGenes(inputs, plan, {})  # of the embeddings, of the head
         # Each modality that is merged -> the parents that have it.
-        self._modalities = {name: known[name] for name in MODALITIES if name in config.components}
+        named: list[str] = [name for name in MODALITIES if name in config.components]
+        self._modalities = {name: known[name] for name in named}
         self._modality_genes = {
             name: LayerGenes(_having(inputs, name, having), plan, {})
             for name, having in self._modalities.items()

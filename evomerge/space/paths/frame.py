@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from evomerge.config.space import PathConfig
 from evomerge.errors import ConfigError
@@ -46,7 +47,7 @@ class PathSpace(ABC):
 
         def recipe(parent: str, depth: int) -> Recipe:
             whole = Layer("passthrough", (Source(parent),))
-            ends = {"embeddings": whole, "head": whole}
+            ends: dict[str, Any] = {"embeddings": whole, "head": whole}
             blocks = layers_of(Hop(parent, layer) for layer in range(depth))
             return replace(self._frame, layers={self._stack: blocks}, options={}, **ends)
 
