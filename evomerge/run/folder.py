@@ -119,22 +119,16 @@ class RunFolder:
     def manifest(self) -> dict[str, Any]:
         """Return the manifest; RunFolderError: it, or the search file, was changed by hand."""
         file = self.path / MANIFEST
-        again = "put it back from a copy of the run, or start a new run"
-        text = read_text(file, RunFolderError, f"{self.path} has no {MANIFEST}; {again}.")
-        manifest = json_value(text, str(file), RunFolderError)
-        if not isinstance(manifest, dict) or "config" not in manifest:
-            raise RunFolderError(
-                f"{file} does not say what the search file was resolved to, as in a run of another "
-                f"version of evomerge; {again}."
-            )
-        digest = manifest.pop(_DIGEST, None)
+        again = f"{self.path} has no {MANIFEST}; put it back from a copy, or start a new run."
+        manifest = json_value(read_text(file, RunFolderError, again), str(file), RunFolderError)
+        digest = manifest.pop(_DIGEST, None) if isinstance(manifest, dict) else None
         if digest != _digest([self.written(), manifest]):
             raise RunFolderError(
                 f"{CONFIG} or {MANIFEST} of {self.path} was changed after the run began; put it "
                 "back as it was, start a new run, or give `evomerge resume` the change "
                 "(--candidates, --hours, --patience, --target, --set executor.KEY=VALUE)."
             )
-        return manifest
+        return dict(manifest)
 
     @property
     def digest(self) -> str:

@@ -158,11 +158,10 @@ class History:
                 self._by_digest.setdefault(candidate.digest, []).append(candidate)
             case "tell" | "complete" as kind:
                 candidate = self._candidate(event)
-                if "same_as" in event:
-                    same = self.candidates[event["same_as"]]
-                    outcome = same.told or same.outcomes["search"]
-                else:
-                    outcome = outcome_of(event)
+                same = self.candidates[event["same_as"]] if "same_as" in event else None
+                outcome = (
+                    outcome_of(event) if same is None else same.told or same.outcomes["search"]
+                )
                 candidate.outcomes["search"], candidate.values = outcome, _values(event)
                 if kind == "tell":
                     candidate.told = outcome
