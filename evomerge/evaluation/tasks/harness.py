@@ -23,8 +23,6 @@ from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, documen
 from evomerge.evaluation.tasks.templates import Rendered, rendered_once, templates_in_sandbox
 from evomerge.scores import NLL, TOKENS
 
-_FEWSHOT_SEED = 1234  # the default of simple_evaluate
-
 
 class Harness:
     """The lm-eval tasks of a search.
@@ -61,7 +59,7 @@ class Harness:
         self._rendered: Rendered = {}
         folders = [str(folder) for folder in include]
         self._code = CodeProcess(folders)
-        self._loader = TaskLoader(folders, fewshot, generation or {}, allow_code)
+        self._loader = TaskLoader(folders, fewshot, generation or {}, allow_code, tasks)
         self.origins: dict[str, Origin] = {}
         with quiet(bars=True), seeded(), templates_in_sandbox():
             task_manager(folders, tasks, "objectives")
@@ -157,7 +155,7 @@ class Harness:
         subject, is_chat = self.tasks[task], self.apply_chat_template
         template = reference.chat_template if reference else _turns
         with quiet(bars=True), seeded(), templates_in_sandbox(), only_documents(subject, ids):
-            subject.set_fewshot_seed(seed=_FEWSHOT_SEED)
+            subject.set_fewshot_seed(seed=1234)  # the default of simple_evaluate
             subject.build_all_requests(
                 samples=dict.fromkeys(ids),  # lm-eval tests `in samples` for every document
                 system_instruction=None,

@@ -91,12 +91,16 @@ def _code_may_load(allow_code: bool) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TaskLoader:
-    """Loads tasks with the few-shot examples and the generation of a search; see `Harness`."""
+    """Loads tasks with the few-shot examples and the generation of a search; see `Harness`.
+
+    Groups may have tasks of lm-eval if one of `names`, the tasks of the search, is lm-eval's.
+    """
 
     include: Sequence[str]
     fewshot: int | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
     allow_code: bool = False
+    names: Sequence[str] = ()
 
     def load(
         self, name: str, where: str, changes: Mapping[str, str] | None = None
@@ -112,7 +116,7 @@ class TaskLoader:
         changed = {"group": "changed", "task": [{"task": name, **(changes or {})}]}
         try:
             with templates_in_sandbox(), _code_may_load(self.allow_code):
-                manager = task_manager(self.include, [name], where)
+                manager = task_manager(self.include, [*self.names, name], where)
                 tasks, groups = load_tasks(manager, changed if changes else name)
         except (ConfigError, KeyboardInterrupt):
             raise
