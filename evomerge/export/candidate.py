@@ -28,8 +28,7 @@ def export_candidate(
     run: RunFolder, out: Path, which: str, dtype: str | None, shard_size: str
 ) -> Exported:
     """Write a candidate of a run as a Hugging Face checkpoint; see `Run.export`."""
-    from evomerge.export.card import Merge, search_card
-    from evomerge.export.metadata import task_of
+    from evomerge.export.card import Merge, search_card, task_of
     from evomerge.export.parents import describe_parents
     from evomerge.mergekit import express
 

@@ -6,6 +6,7 @@ its path; and texts from files are escaped in it, so that they are shown as they
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,21 +19,16 @@ from jinja2 import Template
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import printable, without_controls
-from evomerge.export.metadata import SENTENCES, results_on_test
 from evomerge.export.parents import Parent, common_licence
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
+from evomerge.report import recipe_picture as pictures
 from evomerge.report.pictures import svg_text
-from evomerge.report.recipe_picture import (
-    is_path,
-    knobs_of_every_layer,
-    parent_letters,
-    path_text,
-    recipe_picture,
-)
 from evomerge.report.standings import alone, scored_as_themselves, standings
 from evomerge.report.verdict import verdict
 from evomerge.report.words import sampling_note
 from evomerge.run.history import Candidate, History
+from evomerge.scores import Objective, Scores
 from evomerge.searching.ranking import Ranking, best_of, measured
 
 CARD, PICTURE = "README.md", "recipe.svg"
@@ -121,9 +117,9 @@ def merge_card(
     `versions` are of the packages that made the model; `values` are more for the template.
     """
     recipe = merge.recipe
-    letters, knobs = parent_letters(recipe), knobs_of_every_layer(recipe)
+    letters, knobs = pictures.parent_letters(recipe), pictures.knobs_of_every_layer(recipe)
     # A picture would show one colour over the whole depth; importing matplotlib takes long.
-    figure = None if knobs else recipe_picture(recipe, merge.names)
+    figure = None if knobs else pictures.recipe_picture(recipe, merge.names)
     parents = {key: merge.parents[name] for key, name in letters.items()}
     used = [merge.parents[reference] for reference in recipe.parents]
     models = list(dict.fromkeys(item.hub_id for item in used if item.hub_id))
@@ -148,7 +144,7 @@ def merge_card(
         picture=PICTURE if figure else "",
         parents=[(key, code(parent.name)) for key, parent in parents.items()],
         knobs=knobs,
-        path=path_text(recipe, merge.names) if is_path(recipe) else "",
+        path=pictures.path_text(recipe, merge.names) if pictures.is_path(recipe) else "",
         licence=licence.get("license_name") or licence.get("license"),
         versions=", ".join(f"{package} {number}" for package, number in versions.items()),
         plain=plain,
@@ -173,3 +169,66 @@ def code(text: str) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     space = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{fence}{space}{shown}{space}{fence}"
+
+
+SENTENCES = "sentence-similarity"
+"""The Hub's name of the task of sentence encoders, which sentence-transformers loads."""
+
+_TAGS = {
+    r"(?<!LMHead)(?<!DoubleHeads)Model$": "feature-extraction",  # an encoder without a head
+    r"ForMaskedLM$": "fill-mask",
+    r"ForSequenceClassification$": "text-classification",
+    r"ForTokenClassification$": "token-classification",
+    r"ForQuestionAnswering$": "question-answering",
+    r"^(Whisper|Moonshine|Speech)\w*For(ConditionalGeneration|SpeechToText)$": (
+        "automatic-speech-recognition"
+    ),
+}
+"""How the class of a model ends -> what the Hub calls its task, if it does not generate text."""
+
+_SENSES = {"vision_config": "image-text-to-text", "audio_config": "audio-text-to-text"}
+"""Section in the config of a model that writes texts about images or sounds -> the same."""
+
+
+def task_of(host: Checkpoint) -> str:
+    """Return the Hub's name of the task (`pipeline_tag`) of the merges of a host."""
+    if host.modules is not None and host.modules.obstacle() is None:
+        return SENTENCES
+    given = host.config.get("architectures")
+    name = str(given[0]) if isinstance(given, list) and given else ""
+    if name.endswith("ForConditionalGeneration"):
+        for section, task in _SENSES.items():
+            if section in host.config:
+                return task
+    return next((tag for end, tag in _TAGS.items() if re.search(end, name)), "text-generation")
+
+
+def results_on_test(
+    config: SearchConfig, task_type: str, objectives: Sequence[Objective], scores: Scores
+) -> list[EvalResult]:
+    """Return the scores on test documents as the Hub's `model-index`; finite ones only."""
+    frozen, results = config.frozen or Frozen(), []
+    for objective in objectives:
+        task, value = objective.task, scores.aggregates[objective.key]
+        if objective.is_exact or not math.isfinite(value):
+            continue
+        dataset = frozen.datasets.get("test", {}).get(task)
+        # The split of the task, unless the name that the split has in the data set is known.
+        source = frozen.sources.get("test", {}).get(task, ":test")
+        split = source.rpartition(":")[2] if ":" in source else "test"
+        documents = scores.fidelity.get(task)
+        count = f" on {documents} test documents" if documents else " on test documents"
+        results.append(
+            EvalResult(
+                task_type=task_type,
+                task_name=task,
+                dataset_type=dataset.id if dataset else task,
+                dataset_name=task,
+                dataset_config=dataset.config if dataset else None,
+                dataset_split=dataset.split if dataset and dataset.split else split,
+                metric_type=objective.metric.partition(",")[0],
+                metric_name=f"{task} {objective.metric}{count}",
+                metric_value=value,
+            )
+        )
+    return results

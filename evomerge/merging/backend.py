@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.errors import CheckpointError, InputError, one_line
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tensors.maker import TensorMaker
-from evomerge.merging.tensors.plan import STORED, Planner, SourceTensor
+from evomerge.merging.tensors.plan import STORED, Planner
 from evomerge.merging.tensors.reader import TensorReader
 from evomerge.merging.tensors.threads import count_threads, for_each
 from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
@@ -82,11 +82,7 @@ def check_finite(checkpoints: Mapping[str, Checkpoint], recipes: Sequence[Recipe
     plans = (plan for recipe in recipes for plan in planner.plan(recipe, rows))
     sources = {source: plan for plan in plans for source in plan.inputs}
 
-    def check(source: SourceTensor) -> None:
-        maker.check_source(sources[source], source)
-        maker.reader.release(source)
-
-    for_each(check, sources, count_threads())
+    for_each(lambda source: maker.check_source(sources[source], source), sources, count_threads())
 
 
 def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
@@ -197,16 +193,16 @@ def load(
     # for an encoder-decoder, it may have one without the encoder.
     is_plain = causal and not checkpoint.modalities and not is_encoder_decoder(checkpoint)
     kind = AutoModelForCausalLM if is_plain else model_class(config)
-    options = {"config": config, "trust_remote_code": False, "dtype": "auto"}
+    how = {"config": config, "trust_remote_code": False, "dtype": "auto"}
     try:
         with quiet():
-            loaded = kind.from_pretrained(checkpoint.folder, output_loading_info=True, **options)
+            found: Any = kind.from_pretrained(checkpoint.folder, output_loading_info=True, **how)
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise CheckpointError(
             f"{checkpoint.reference!r} cannot be loaded"
             f"{' as a causal language model' if is_plain else ''} ({one_line(error)})."
         ) from error
-    model, report = loaded
+    model, report = found
     if report["missing_keys"]:
         raise CheckpointError(
             f"{checkpoint.reference!r} lacks the weight {min(report['missing_keys'])!r}, which "

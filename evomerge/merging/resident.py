@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from math import prod
@@ -29,7 +29,6 @@ from evomerge.merging.architecture.probe import Location
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Merge
-from evomerge.merging.prepared import PreparedMerges
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
 from evomerge.merging.tensors.reader import Patch, TensorReader
@@ -48,6 +47,55 @@ _OVERHEAD = 2048
 
 Report: TypeAlias = Callable[[str, int, int], None]
 """Is told how far a preparation is: names of the methods, tensors that are done, all tensors."""
+
+
+@dataclass
+class PreparedMerges:
+    """Prepared merges by key, at most `room` bytes; threads may use it at the same time.
+
+    If there is no room, merges that neither this candidate nor the one before has used are dropped,
+    the least recently used first. So if all candidates use the same merges, the same ones are
+    always kept, in whatever order threads come to them.
+    """
+
+    room: int
+    _merges: dict[object, tuple[Merge, int, int]] = field(default_factory=dict)
+    _used: int = 0
+    _candidate: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def begin_candidate(self) -> None:
+        """Note that the following merges belong to a new candidate."""
+        self._candidate += 1
+
+    def find(self, key: object) -> Merge | None:
+        """Return the merge that is kept under a key, or None; note that this candidate uses it."""
+        with self._lock:
+            found = self._merges.pop(key, None)
+            if found is None:
+                return None
+            self._merges[key] = (*found[:2], self._candidate)
+            return found[0]
+
+    def keep(self, key: object, size: int, prepare: Callable[[], Merge]) -> None:
+        """Prepare a merge that takes `size` bytes and keep it, if there is room for it."""
+        with self._lock:
+            for old, (_, taken, candidate) in list(self._merges.items()):
+                if self._used + size <= self.room or candidate >= self._candidate - 1:
+                    break
+                del self._merges[old]
+                self._used -= taken
+            if self._used + size > self.room:
+                return
+            self._used += size
+        try:
+            merge = prepare()
+        except BaseException:
+            with self._lock:
+                self._used -= size
+            raise
+        with self._lock:
+            self._merges[key] = (merge, size, self._candidate)
 
 
 class Prepared(NamedTuple):
@@ -154,7 +202,8 @@ class Resident:
         def keep(plan: TensorPlan) -> None:
             make = partial(self.maker.prepare, plan, reuse=True)
             self._prepared.keep(_key(plan), self._size(plan), make)
-            self._release(plan)
+            if self.release:
+                self.maker.release(plan)
             tell()
 
         tell()
@@ -172,7 +221,8 @@ class Resident:
         def write(plan: TensorPlan) -> None:
             location = layout.locations[plan.name]
             self._write(plan, location.view(weights[location.parameter].data, plan.shape))
-            self._release(plan)
+            if self.release:
+                self.maker.release(plan)
             self._written[_slot(location, weights)] = plan
 
         self.module = None
@@ -198,10 +248,6 @@ class Resident:
     def merge_of(self, plan: TensorPlan) -> Merge:
         """Return the prepared merge of a tensor: the one that is kept, or a new one."""
         return self._prepared.find(_key(plan)) or self.maker.prepare(plan, reuse=False)
-
-    def _release(self, plan: TensorPlan) -> None:
-        if self.release:
-            self.maker.release(plan)
 
     def _size(self, plan: TensorPlan) -> int:
         """Return the bytes that a prepared merge takes, with copies of sources if it has some."""
@@ -238,7 +284,7 @@ class Resident:
             layout.module.name_or_path = str(host.folder)  # type: ignore[assignment]
         if self.encodes:
             of_modules = attach_modules(layout.module, host)
-            layout = replace(layout, locations={**layout.locations, **of_modules})
+            layout = layout._replace(locations={**layout.locations, **of_modules})
         settings = generation_config(data, self.generation or host.generation)
         if settings is not None and layout.module.can_generate():  # type: ignore[operator]
             layout.module.generation_config = settings

@@ -68,14 +68,14 @@ def rates(
     """
     found: dict[str, list[tuple[int, KnobKey, float]]] = defaultdict(list)
     for gene, move in enumerate(moves):
-        if move is None or any(
-            len(layers) != len(move.upper.layers.get(prefix, ()))
-            for prefix, layers in move.lower.layers.items()
-        ):
+        if move is None:
             continue
-        upper = {plan.name: plan for plan in planner.plan(move.upper, vocabulary, move.lower)}
+        lower, upper = ([*map(len, it.layers.values())] for it in (move.lower, move.upper))
+        if lower != upper:
+            continue
+        plans = {plan.name: plan for plan in planner.plan(move.upper, vocabulary, move.lower)}
         for one in planner.plan(move.lower, vocabulary, move.upper):
-            two = upper.get(one.name)
+            two = plans.get(one.name)
             if two is None or (one.method, one.inputs) != (two.method, two.inputs):
                 continue
             low, high = _knobs(one), _knobs(two)

@@ -30,10 +30,8 @@ pytestmark = pytest.mark.thorough
 def run(tmp_path_factory):
     """A finished run over a multiple-choice and a generation task."""
     folder = tmp_path_factory.mktemp("export")
-    objectives = [
-        {"task": "zoo_l2_maths", "metric": "exact_match"},
-        {"task": "zoo_facts", "metric": "acc"},
-    ]
+    tasks = {"zoo_l2_maths": "exact_match", "zoo_facts": "acc"}
+    objectives = [{"task": task, "metric": metric} for task, metric in tasks.items()]
     file = write_search(folder, objectives=objectives)
     evomerge("search", file, "--run", folder / "run", "--candidates", "14")
     return folder / "run"
@@ -62,9 +60,9 @@ def test_the_export_is_bitwise_the_scored_model_and_that_of_its_recipe(run, expo
 
 def test_the_export_is_sharded_and_complete(exported):
     names = {item.name for item in exported.iterdir()}
+    assert sum(name.endswith(".safetensors") for name in names) > 1
     assert {"config.json", "tokenizer.json", "generation_config.json", "README.md"} <= names
     assert {"evomerge_recipe.yaml", "mergekit_config.yml", "model.safetensors.index.json"} <= names
-    assert sum(name.endswith(".safetensors") for name in names) > 1
 
 
 def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported):

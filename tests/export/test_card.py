@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load
+from merges import mix
 from run_folders import KEY, append, asked, scores, told
 from search_run import SMALL, write_search
 
 from evomerge import zoo
 from evomerge.__main__ import run as call
 from evomerge.config.schema import Frozen, load, parse
-from evomerge.export.card import PICTURE, Merge, merge_card, search_card
-from evomerge.export.metadata import task_of
+from evomerge.export.card import PICTURE, Merge, merge_card, search_card, task_of
 from evomerge.export.parents import describe_parents
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.recipe import Layer, Recipe, Source
+from evomerge.recipe import Layer, Recipe
 from evomerge.report.page import page
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -63,10 +63,9 @@ def parent(folder, reference, readme=None):
 
 
 def merge_of(checkpoints, mergekit=True):
-    layer = Layer("linear", tuple(Source(name, 0, {"weight": 1.0}) for name in checkpoints))
-    outside = Layer("linear", tuple(Source(name, knobs={"weight": 1.0}) for name in checkpoints))
+    inside, outside = (mix(dict.fromkeys(checkpoints, 1.0), block) for block in (0, None))
     host = next(iter(checkpoints))
-    recipe = Recipe(host, {"model.layers": (layer,)}, outside, outside, dtype="float32")
+    recipe = Recipe(host, {"model.layers": [inside]}, outside, outside, dtype="float32")
     task = task_of(checkpoints[host])
     return Merge(recipe, describe_parents(checkpoints), mergekit, task)
 
@@ -149,7 +148,6 @@ LICENCES = {
     "one has no card": ([front(license="mit"), None], {}),
     "one does not say it": ([front(license="mit"), front(tags=["merge"])], {}),
     "one card is damaged": ([front(license="mit"), "---\nlicense: [mit\n---\n"], {}),
-    "one card is no mapping": ([front(license="mit"), "---\n- license\n---\n"], {}),
     "others without a name": ([front(license="other"), front(license="other")], {}),
     "others": ([front(**OWN), front(**OWN | {"license_name": "own-2.0"})], {}),
     "several": ([front(license=["mit", "gpl-3.0"]), front(license=["mit", "gpl-3.0"])], {}),
@@ -223,17 +221,20 @@ def test_the_winner_has_its_verdict_without_a_path(tmp_path):
     merge = merge_of(opened(tmp_path, ["/home/me/models/mine", "org/maths"]))
     parents, events = merge.recipe.parents, []
     for number, label in enumerate([*parents, None]):
-        events += [asked(number, label, [0.5]), told(number, scores(5 * number))]
         outcome = scores(10 * number) if number else Failure("load", reason)
-        events += [told(number, outcome) | {"event": "score", "split": "test"}]
+        final = told(number, outcome) | {"event": "score", "split": "test"}
+        events += [asked(number, label, [0.5]), told(number, scores(5 * number)), final]
     history = History([*events, {"event": "winner", "candidate": 2}])
     config = parse(SMALL | {"parents": list(parents), "base": None}, "search.yaml")
     texts = search_card(merge, config, history, history.candidates[2], WeightedSum(OBJECTIVES))
     text = read(texts)[1].replace("\\", "")
-    assert "No verdict: on the test documents the searched merge is better than org/maths" in text
-    assert "mine has no scores on the test documents (load: mine is not there; see log)" in text
+    for words in (
+        "No verdict: on the test documents the searched merge is better than org/maths",
+        "mine has no scores on the test documents (load: mine is not there; see log)",
+        "nothing was chosen on the test documents.",
+    ):
+        assert words in text
     assert "/home" not in text and "| org/maths |" in text
-    assert "nothing was chosen on the test documents." in text
 
 
 def test_a_picture_is_beside_the_card_if_layers_differ(tmp_path):
@@ -242,9 +243,7 @@ def test_a_picture_is_beside_the_card_if_layers_differ(tmp_path):
     head = Layer("linear", tuple(replace(item, knobs={}) for item in same.recipe.head.sources))
     texts = searched(replace(same, recipe=replace(same.recipe, head=head)))
     assert "](recipe.svg)" in texts["README.md"]
-    root = ElementTree.fromstring(texts[PICTURE])
-    assert root.tag.endswith("svg")
-    assert float(root.attrib["width"].removesuffix("pt")) < 400 * 72 / 96 * 1.1
+    assert ElementTree.fromstring(texts[PICTURE]).tag.endswith("svg")
 
 
 def test_a_merge_that_mergekit_cannot_express_says_why_everywhere(tmp_path, capsys):

@@ -14,7 +14,7 @@ from search_run import evomerge_json
 
 import evomerge
 from evomerge import zoo
-from evomerge.export.metadata import task_of
+from evomerge.export.card import task_of
 from evomerge.models.causal import kind_of
 from evomerge.models.checkpoint import Checkpoint
 
@@ -25,15 +25,12 @@ def body(folder):
     tiny.save_tokenizer(folder)
 
 
-classifier = partial(partial, tiny.make_classifier)
+classifier, causal = partial(partial, tiny.make_classifier), partial(partial, tiny.make)
 
 KINDS = {
     "causal language model": (tiny.make, "text-generation"),
-    "causal language model that sees": (
-        partial(tiny.make, architecture="llava"),
-        "image-text-to-text",
-    ),
-    "masked language model": (partial(tiny.make, architecture="bert"), "fill-mask"),
+    "causal language model that sees": (causal(architecture="llava"), "image-text-to-text"),
+    "masked language model": (causal(architecture="bert"), "fill-mask"),
     "encoder": (body, "feature-extraction"),
     "sentence encoder": (tiny.make_encoder, "sentence-similarity"),
     "classifier of texts": (classifier(labels=["bad", "good"]), "text-classification"),

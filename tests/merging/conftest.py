@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import tiny
 import torch
 
 from evomerge.models.checkpoint import Checkpoint
 
-Models = Callable[..., dict[str, Checkpoint]]
-
 
 def makes(root, make):
     """Return a function that opens what `make` makes, once for the same arguments."""
-    made: dict[str, dict[str, Checkpoint]] = {}
+    made = {}
 
     def get(architecture="llama", **changes):
         key = f"{architecture} {changes}"
@@ -39,11 +35,9 @@ def threads():
 def pair(tmp_path_factory):
     """The models "a" and "b", of which the second one has several files."""
 
-    def make(root, architecture, **changes):
-        return {
-            name: tiny.make(root / name, architecture, seed=seed, shards=seed > 0, **changes)
-            for seed, name in enumerate("ab")
-        }
+    def make(root, *kind, **changes):
+        ways = {"a": {"seed": 0}, "b": {"seed": 1, "shards": True}}
+        return {name: tiny.make(root / name, *kind, **ways[name], **changes) for name in ways}
 
     return makes(tmp_path_factory.mktemp("pair"), make)
 
@@ -52,12 +46,12 @@ def pair(tmp_path_factory):
 def family(tmp_path_factory):
     """The model "base", and "a" and "b" near it."""
 
-    def make(root, architecture, **changes):
-        base = tiny.make(root / "base", architecture, **changes)
-        near = {
-            name: tiny.make(root / name, architecture, seed=seed, near=base, **changes)
+    def make(root, *kind, **changes):
+        base = tiny.make(root / "base", *kind, **changes)
+        one, two = (
+            tiny.make(root / name, *kind, seed=seed, near=base, **changes)
             for seed, name in enumerate("ab", 1)
-        }
-        return {"base": base, **near}
+        )
+        return {"base": base, "a": one, "b": two}
 
     return makes(tmp_path_factory.mktemp("family"), make)

@@ -55,21 +55,17 @@ def oracle(tmp_path_factory):
     root = tmp_path_factory.mktemp("oracle")
     like = {"ft1_added_tokens": "ft1", "ft2_permuted_tokens": "ft2"}
     for name in ("base", "ft1", "ft2", "ft3", *like):
-        folder = root / "parents" / name
+        folder, known = root / "parents" / name, FILES["vocabularies"]
         folder.mkdir(parents=True)
-        tensors = {
-            **stored("oracle_models.safetensors", f"parents/{like.get(name, name)}"),
-            **stored("oracle_models.safetensors", f"parents/{name}"),
-        }
+        tensors = {}
+        for other in (like.get(name, name), name):
+            tensors |= stored("oracle_models.safetensors", f"parents/{other}")
         save_file(tensors, folder / "model.safetensors")
-        rows = len(tensors["lm_head.weight"])
-        vocabulary = FILES["vocabularies"].get(name, FILES["vocabularies"]["base"])
-        for file, content in (
-            ("config.json", {**FILES["config"], "vocab_size": rows}),
-            ("tokenizer.json", vocabulary),
-            ("tokenizer_config.json", FILES["tokenizer_config"]),
-        ):
-            (folder / file).write_text(json.dumps(content))
+        texts = {"config": {**FILES["config"], "vocab_size": len(tensors["lm_head.weight"])}}
+        texts["tokenizer"] = known.get(name, known["base"])
+        texts["tokenizer_config"] = FILES["tokenizer_config"]
+        for file, content in texts.items():
+            (folder / f"{file}.json").write_text(json.dumps(content))
     return root
 
 

@@ -73,14 +73,13 @@ def test_memory_disk_and_transformers_hold_one_model(architecture, kind, pair, t
     result = tiny.logits(merged)
     assert torch.equal(tiny.logits(loaded), result) and torch.isfinite(result).all()
     if kind in PATHS:
-        assert torch.equal(generated(loaded), generated(merged))
-        assert torch.equal(generated(loaded, use_cache=False), generated(merged))
+        for how in ({}, {"use_cache": False}):
+            assert torch.equal(generated(loaded, **how), generated(merged))
     one, two = (tiny.load(item.folder) for item in checkpoints.values())
     if kind == "alone":
         assert digest(merged) == digest(one)
     if kind == "average":
-        theirs = dict(two.named_parameters())
-        written = dict(merged.named_parameters())
+        theirs, written = (dict(model.named_parameters()) for model in (two, merged))
         for name, weight in one.named_parameters():
             wanted = weight if modality_of(name) else weight * 0.25 + theirs[name] * 0.75
             torch.testing.assert_close(written[name].float(), wanted, rtol=2**-8, atol=1e-7)

@@ -11,7 +11,6 @@ from merges import of_method
 from evomerge.merging.methods import get_method, method_names
 from evomerge.merging.resident import Resident
 from evomerge.merging.slopes import Move, Slopes, rates
-from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
 VALUES = {"weight": 0.6, "lambda": 0.8, "density": 0.5, "t": 0.4, "scale": 1.1}
@@ -20,8 +19,7 @@ VALUES = {"weight": 0.6, "lambda": 0.8, "density": 0.5, "t": 0.4, "scale": 1.1}
 
 @pytest.fixture(scope="module")
 def checkpoints(family):
-    made: dict[str, Checkpoint] = family()
-    return made
+    return family()
 
 
 def recipe(method, moved={}):  # noqa: B006
@@ -46,28 +44,22 @@ def knobs_of(method):
 
     tests/merging/methods/test_task_vector_slopes.py is about those with jumps.
     """
-    one = of_method(method, None, VALUES)
-    found: list[tuple[str | None, str]] = []
-    for knob in get_method(method).knobs:
-        if knob.is_smooth and knob.name not in get_method(method).smoothed:
-            parents = [None] if knob.per == "merge" else [item.parent for item in one.sources]
-            found += [(parent, knob.name) for parent in parents]
-    return found
+    sources, found = of_method(method, None, VALUES).sources, get_method(method)
+    smooth = [it for it in found.knobs if it.is_smooth and it.name not in found.smoothed]
+    own = [(source.parent, it.name) for it in smooth for source in sources if it.per == "source"]
+    return own + [(None, it.name) for it in smooth if it.per == "merge"]
 
 
 @pytest.mark.parametrize("method", method_names())
 def test_slopes_equal_finite_differences_of_the_loss(method, checkpoints):
-    resident, keys, step = Resident(checkpoints, "base", "float64"), knobs_of(method), 0.01
-    moves = [
-        Move(recipe(method, {key: -step}), recipe(method, {key: step}), 2 * step) for key in keys
-    ]
+    resident, step = Resident(checkpoints, "base", "float64"), 0.01
+    ends = [[recipe(method, {key: way * step}) for way in (-1, 1)] for key in knobs_of(method)]
+    moves = [Move(lower, upper, 2 * step) for lower, upper in ends]
     slopes = Slopes(resident, rates(resident.planner, moves), len(moves))
     with slopes.of(recipe(method)) as (model, found):
         loss(model).backward()
-    expected = [
-        (value(resident, move.upper) - value(resident, move.lower)) / move.distance
-        for move in moves
-    ]
+    values = [[value(resident, end) for end in pair] for pair in ends]
+    expected = [(upper - lower) / (2 * step) for lower, upper in values]
     scale = max(map(abs, expected), default=1.0)
     assert found == pytest.approx(expected, abs=0.01 * scale)
 

@@ -9,17 +9,10 @@ written out in full first.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from evomerge.errors import RecipeError
-from evomerge.merging.architecture.layer_settings import (
-    SPARSE_STEP,
-    Column,
-    InexpressibleError,
-    columns,
-    write_column,
-)
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint, text_section
 from evomerge.models.stacks import PREDICTION_COUNTS, is_other_modality
@@ -48,7 +41,7 @@ def merged_config(
     config = built_config(host)
     for prefix, layers in recipe.layers.items():
         if not in_place(prefix, layers, host):
-            _write_depth(config, prefix, layers, checkpoints, host)
+            _write_depth(config, recipe, prefix, checkpoints)
     for section in (config, *(item for item in config.values() if isinstance(item, dict))):
         for key in _DTYPE_KEYS:
             if key in section:
@@ -83,17 +76,13 @@ def in_place(prefix: str, layers: Sequence[Layer], host: Checkpoint) -> bool:
 
 
 def _write_depth(
-    config: dict[str, Any],
-    prefix: str,
-    layers: tuple[Layer, ...],
-    checkpoints: Mapping[str, Checkpoint],
-    host: Checkpoint,
+    config: dict[str, Any], recipe: Recipe, prefix: str, checkpoints: Mapping[str, Checkpoint]
 ) -> None:
-    old, new = len(host.stacks[prefix]), len(layers)
-    section = text_section(config)
-    keys = count_keys(section, prefix, old, host.stacks)
+    layers, stacks = recipe.layers[prefix], checkpoints[recipe.host].stacks
+    old, new, section = len(stacks[prefix]), len(layers), text_section(config)
+    keys = count_keys(section, prefix, old, stacks)
     settings = {name: per_layer(item, prefix) for name, item in checkpoints.items()}
-    if old != new and not keys and not settings[host.reference]:
+    if old != new and not keys and not settings[recipe.host]:
         raise RecipeError(
             f"layers.{prefix} has {new} blocks and the host has {old}, but no key of the host's "
             f"config.json gives this number; list {old} blocks."
@@ -102,7 +91,7 @@ def _write_depth(
         section[key] = new
     if "num_hidden_groups" in keys:  # ALBERT: a group of layers shares the weights of a block
         section["num_hidden_layers"] = new * (section["num_hidden_layers"] // old)
-    for key in settings[host.reference]:
+    for key in settings[recipe.host]:
         column = []
         for i, layer in enumerate(layers):
             lead = layer.sources[0]
@@ -121,7 +110,7 @@ def _write_depth(
                 f"layers.{prefix}[{error.layer}]: block {lead.layer} of {lead.parent!r} is one of "
                 f"those that {key!r} of the config counts, and these can only stand {error}."
             ) from None
-    if "mlp_only_layers" in settings[host.reference] and SPARSE_STEP in section:
+    if "mlp_only_layers" in settings[recipe.host] and SPARSE_STEP in section:
         section[SPARSE_STEP] = 1
     if isinstance(section.get("max_window_layers"), int):
         section["max_window_layers"] = min(section["max_window_layers"], new)
@@ -163,3 +152,125 @@ def count_keys(
     if "decoder" in prefix:
         return [key for key in keys if "decoder" in key] or ["num_decoder_layers"]
     return [key for key in keys if "decoder" not in key and key != "num_hidden_layers"]
+
+
+Column = list[Any]
+
+SPARSE_STEP = "decoder_sparse_step"
+"""Qwen's key with the period of the layers that have experts. `mlp_only_layers` lists exceptions.
+Its column has all layers without experts, and so can be written only where the period is 1."""
+
+
+class InexpressibleError(Exception):
+    """A form cannot express a column at `layer`; the message says where chosen layers can stand."""
+
+    def __init__(self, layer: int, where: str) -> None:
+        super().__init__(where)
+        self.layer = layer
+
+
+class KeyForm(NamedTuple):
+    """How a value of type `kind` says something about each layer.
+
+    `read` takes it and the number of layers, and returns the column; `write` takes this and returns
+    the value, or raises `InexpressibleError`.
+    """
+
+    kind: type | tuple[type, ...]
+    read: Callable[[Any, int], Column]
+    write: Callable[[Column], Any]
+
+
+def columns(section: Mapping[str, Any], count: int) -> dict[str, Column]:
+    """Return the columns of a config with `count` layers, by key."""
+    found: dict[str, Column] = {}
+    for key, value in section.items():
+        form = _form_of(key)
+        if form is not None and isinstance(value, form.kind):
+            try:
+                column = form.read(value, count)
+            except (TypeError, ValueError):  # its entries are of another form
+                continue
+            if len(column) == count:
+                found[key] = column
+    step = section.get(SPARSE_STEP)
+    if "mlp_only_layers" in found and isinstance(step, int) and step > 1:
+        dense = found["mlp_only_layers"]
+        found["mlp_only_layers"] = [dense[i] or (i + 1) % step != 0 for i in range(count)]
+    if "mlp_layer_types" in found:  # transformers then ignores the number that it replaces
+        found = {key: column for key, column in found.items() if _FORMS.get(key) is not _FIRST}
+    return found
+
+
+def write_column(key: str, column: Column) -> Any:
+    """Return the value of a key that has this column; raises `InexpressibleError`."""
+    form = _form_of(key)
+    return form.write(column) if form else column
+
+
+def _form_of(key: str) -> KeyForm | None:
+    if key in _FORMS:
+        return _FORMS[key]
+    return _LIST if "layer" in key and "index" not in key else None
+
+
+def _write_ordinals(column: Column) -> list[int]:
+    positions = [i for i, ordinal in enumerate(column) if ordinal is not None]
+    for ordinal, i in enumerate(positions):
+        if column[i] != ordinal:
+            raise InexpressibleError(i, "each once, in the order of their model")
+    return positions
+
+
+def _write_first(column: Column) -> int:
+    number = sum(column)
+    if not all(column[:number]):
+        raise InexpressibleError(column.index(True, column.index(False)), "at the start")
+    return number
+
+
+def _write_last(column: Column) -> int:
+    if sum(column) and not all(column[-sum(column) :]):
+        raise InexpressibleError(column.index(True), "at the end")
+    return sum(column)
+
+
+_SEQUENCE = (list, tuple)
+
+# One entry for each layer.
+_LIST = KeyForm(_SEQUENCE, lambda value, _: list(value), list)
+# The positions of some layers.
+_POSITIONS = KeyForm(
+    _SEQUENCE,
+    lambda value, count: [i in value for i in range(count)],
+    lambda column: [i for i, chosen in enumerate(column) if chosen],
+)
+# The positions of some layers, which have adapters in this order.
+_ORDINALS = KeyForm(
+    _SEQUENCE,
+    lambda value, count: [value.index(i) if i in value else None for i in range(count)],
+    _write_ordinals,
+)
+# How many layers at the start; the last of these (-1: all layers); how many at the end.
+_FIRST = KeyForm(int, lambda value, count: [i < value for i in range(count)], _write_first)
+_UNTIL = KeyForm(
+    int,
+    lambda value, count: [value == -1 or i <= value for i in range(count)],
+    lambda column: _write_first(column) - 1,
+)
+_LAST = KeyForm(int, lambda value, count: [i >= count - value for i in range(count)], _write_last)
+# Position -> entry, for some layers.
+_MAPPING = KeyForm(
+    Mapping,
+    lambda value, count: [{str(k): v for k, v in value.items()}.get(str(i)) for i in range(count)],
+    lambda column: {str(i): item for i, item in enumerate(column) if item is not None},
+)
+_FORMS: dict[str, KeyForm | None] = {
+    "activation_sparsity_pattern": _LIST, "intermediate_size": _LIST, "moe_topk": _LIST,
+    "num_experts": _LIST, "attn_layer_indices": _POSITIONS, "cross_attention_layers": _POSITIONS,
+    "full_attn_idxs": _POSITIONS, "mlp_only_layers": _POSITIONS, "moe_layers": _POSITIONS,
+    "first_k_dense_replace": _FIRST, "moe_layer_start_index": _FIRST, "num_dense_layers": _FIRST,
+    "moe_layer_end_index": _UNTIL, "num_kv_shared_layers": _LAST, "hybrid_layer_ids": _ORDINALS,
+    "per_layer_config": _MAPPING, "mtp_layers_block_type": None,
+}  # fmt: skip
+"""The form by key, where it is no list whose name has the word `layer`."""

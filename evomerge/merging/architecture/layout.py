@@ -12,16 +12,14 @@ import copy
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.architecture.depth import count_keys
-from evomerge.merging.architecture.layer_settings import columns, write_column
+from evomerge.merging.architecture.depth import columns, count_keys, write_column
 from evomerge.merging.architecture.loading import Loader, weights_of
 from evomerge.merging.architecture.probe import Location, find_locations
 from evomerge.models.checkpoint import Checkpoint, text_section
@@ -33,8 +31,7 @@ _Kind: TypeAlias = frozenset[tuple[str, tuple[int, ...]]]
 """Names and shapes of the tensors of a block."""
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """A model, and where the tensors of its checkpoint lie in its parameters.
 
     Attributes:
@@ -103,8 +100,7 @@ def _uncovered(module: nn.Module, locations: Mapping[str, Location]) -> str | No
     return next((name for name in parameters if filled[name] != weights[name].numel()), None)
 
 
-@dataclass(frozen=True)
-class FirstBlocks:
+class FirstBlocks(NamedTuple):
     """A shorter model, and what is needed to go back to the whole one.
 
     Attributes:
@@ -171,7 +167,7 @@ def first_blocks(data: Mapping[str, Any], shapes: Shapes) -> FirstBlocks | None:
     if not counts:
         return None
     whole = FirstBlocks(config, shapes, {name: stacks[name] for name in counts}, counts, kinds)
-    return replace(whole, shapes={name: item for name, item in shapes.items() if whole.has(name)})
+    return whole._replace(shapes={name: item for name, item in shapes.items() if whole.has(name)})
 
 
 def _enough(kinds: tuple[_Kind, ...]) -> int:
@@ -191,11 +187,11 @@ def _next(
     if one is not None and two is not None:
         words = one.parameter.split("."), two.parameter.split(".")
         changed = [i for i, pair in enumerate(zip(*words, strict=False)) if pair[0] != pair[1]]
-        same = one == replace(two, parameter=one.parameter) and len(words[0]) == len(words[1])
+        same = one == two._replace(parameter=one.parameter) and len(words[0]) == len(words[1])
         numbers = [[word[i] for word in words] for i in changed]
         if same and numbers == [[*map(str, layers[:2])]]:
             words[0][changed[0]] = str(layers[2])
-            return replace(one, parameter=".".join(words[0]))
+            return one._replace(parameter=".".join(words[0]))
     raise CheckpointError(
         f"transformers does not lay tensor {name!r} out as in the earlier blocks of its kind."
     )

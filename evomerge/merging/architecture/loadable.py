@@ -62,8 +62,7 @@ def _check_buildable(stored: Checkpoint, config: Mapping[str, Any]) -> None:
         for layer, block in enumerate(stack.blocks):
             if faults.unexpected.issuperset(stack.name(layer, suffix) for suffix in block):
                 raise CheckpointError(
-                    f"{prefix} has {len(stack)} blocks, but the model of config.json "
-                    f"has no block {layer}"
+                    f"{prefix} has {len(stack)} blocks, but config.json has no block {layer}"
                 )
     if faults.missing:
         raise CheckpointError(

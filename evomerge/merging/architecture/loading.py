@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -82,8 +81,7 @@ class Faults(NamedTuple):
     mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
 
 
-@dataclass(frozen=True)
-class Loader:
+class Loader(NamedTuple):
     """Loads a model from tensors in memory, in the way `from_pretrained` loads files.
 
     `constants`, tensors of integers, are part of every checkpoint that is loaded.

@@ -45,8 +45,7 @@ def _made(checkpoint: Checkpoint) -> dict[str, nn.Module]:
     if stack is None:
         raise CheckpointError(
             f"Parent {name!r} has no modules.json, so nothing says how the vectors of its tokens "
-            "become one of a text; name a host that has one with `space.host`, or make a sentence "
-            "encoder of it with `SentenceTransformer(FOLDER)` and `save_pretrained`."
+            "become one; name a host that has one with `space.host`, or save a SentenceTransformer."
         )
     if (reason := stack.obstacle()) is not None:
         raise CheckpointError(

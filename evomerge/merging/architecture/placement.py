@@ -95,8 +95,7 @@ class Placement:
             have = ", ".join(f"{size / 1e9:.3g} GB" for size in room.values())
             raise ConfigError(
                 f"`evaluation.device_map` spreads {needed:.3g} GB of weights over {have}, with no "
-                f"room for {beyond[0]!r} and what follows (weights are never left on the host, "
-                "since every batch would carry them in again); use more devices or a smaller dtype."
+                f"room from {beyond[0]!r} on; use more devices or a smaller dtype."
             )
         return {name: accelerators[number][0] for name, number in found.items()}
 

@@ -8,7 +8,7 @@ show whether axes were permuted. Tensors expanded from a line of numbers take al
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.loading import Loader, weights_of
 
 
-@dataclass(frozen=True)
-class Location:
+class Location(NamedTuple):
     """Where one tensor of a checkpoint lies in a model: a box (sub-tensor) of a parameter.
 
     `start` and `size` have the first index and the size of the box along every axis of the
@@ -84,7 +83,7 @@ def find_locations(loader: Loader, shapes: Mapping[str, tuple[int, ...]]) -> dic
                         "that is not supported (not whole, stacked, concatenated or transposed)."
                     )
                 axes = (*place.axes[:box_axis], axis, *place.axes[box_axis + 1 :])
-                found[name] = replace(place, axes=axes)
+                found[name] = place._replace(axes=axes)
     return found
 
 
@@ -121,8 +120,12 @@ def _uniform(cell: Tensor) -> bool:
 def _coordinates(shape: tuple[int, ...], axis: int) -> Tensor:
     if axis >= len(shape):
         return torch.zeros(()).expand(shape)
-    line = torch.arange(shape[axis], dtype=torch.float32)
-    return line.view([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape)
+    return _line(shape[axis], axis, len(shape)).expand(shape)
+
+
+def _line(length: int, axis: int, axes: int) -> Tensor:
+    shape = [-1 if i == axis else 1 for i in range(axes)]
+    return torch.arange(length, dtype=torch.float32).view(shape)
 
 
 def _axis_of(cell: Tensor, length: int, taken: Sequence[int]) -> int | None:
@@ -130,8 +133,7 @@ def _axis_of(cell: Tensor, length: int, taken: Sequence[int]) -> int | None:
     axes = range(cell.dim())
     for axis in axes:
         if taken[axis] == -1 and cell.shape[axis] == length:
-            shape = [-1 if i == axis else 1 for i in axes]
-            line = torch.arange(length, dtype=cell.dtype).view(shape)
+            line = _line(length, axis, cell.dim())
             corner = cell[tuple(slice(None) if i == axis else slice(0, 1) for i in axes)]
             still = all(i == axis or cell.stride(i) == 0 or cell.shape[i] == 1 for i in axes)
             if torch.equal(corner, line) and (still or bool((cell == line).all())):

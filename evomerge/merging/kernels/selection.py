@@ -46,12 +46,9 @@ class MagnitudeCut:
 @compiled
 def _clear(values: Array, bound: np.float32, above: bool) -> None:
     """Set to 0 the values whose magnitude is above a bound, or the others."""
-    if above:
-        for i in range(len(values)):
-            values[i] = np.float32(0) if abs(values[i]) > bound else values[i]
-    else:
-        for i in range(len(values)):
-            values[i] = np.float32(0) if abs(values[i]) <= bound else values[i]
+    for i in range(len(values)):
+        goes = abs(values[i]) > bound if above else abs(values[i]) <= bound
+        values[i] = np.float32(0) if goes else values[i]
 
 
 class MagnitudeOrder:

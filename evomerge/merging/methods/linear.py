@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.compiled import Array
@@ -46,14 +46,14 @@ def weighted_slopes(
     total, shares = (sum(weights), normalized(weights)) if normalize else (1.0, weights)
     merged = sum(share * product for share, product in zip(shares, products, strict=True))
     shift = merged if normalize else 0.0  # a larger weight takes from the shares of all others
-    found: dict[KnobKey, float] = {
-        (place, "weight"): scale * (product - shift) / total
-        for place, product in enumerate(products)
-    }
-    return found | {(None, "lambda"): merged}
+    slopes: dict[KnobKey, float] = {(None, "lambda"): merged}
+    for place, product in enumerate(products):
+        slopes[place, "weight"] = scale * (product - shift) / total
+    return slopes
 
 
-class _Average(NamedTuple):
+@dataclass(frozen=True)
+class _Average:
     """The prepared merge of `linear`."""
 
     tensors: Sequence[Array]

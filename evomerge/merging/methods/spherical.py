@@ -24,7 +24,6 @@ from evomerge.merging.methods.method import (
     Values,
     flag,
     method,
-    on_arrays,
     weight_knob,
 )
 
@@ -84,29 +83,13 @@ def slerp(given: Operands) -> Merge:
     parents=(2, 2),
     base="optional",
     paper=_SHOEMAKE,
+    torch=True,
 )
 def nuslerp(given: Operands) -> Merge:
     """Prepare slerp at t = w_2 / (w_1 + w_2), between two sources or their task vectors.
 
     The vectors are whole tensors (`nuslerp_flatten`), their rows, or their columns.
     """
-    flattened = _weighted(lambda gram, sources, _: _arc_weights(gram, _share(sources)), given)
-    apart = _nuslerp_of_rows(given)
-
-    def merge(sources: Sources, knobs: Values, out: Array) -> None:
-        whole = knobs["nuslerp_flatten"] or given.tensors[0].ndim < 2
-        (flattened if whole else apart)(sources, knobs, out)
-
-    return merge
-
-
-def _share(sources: Sources) -> float:
-    return normalized([source["weight"] for source in sources], switch=None)[1]
-
-
-@on_arrays
-def _nuslerp_of_rows(given: Operands) -> Merge:
-    """Prepare `nuslerp` of each row or column, in torch."""
     import torch
 
     @cache
@@ -116,7 +99,9 @@ def _nuslerp_of_rows(given: Operands) -> Merge:
 
     def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
         view = columns if knobs["nuslerp_row_wise"] else rows
-        weights = torch.from_numpy(_arc_weights(gram(view), _share(sources))).float()
+        view = flat if knobs["nuslerp_flatten"] or given.tensors[0].ndim < 2 else view
+        t = normalized([source["weight"] for source in sources], switch=None)[1]
+        weights = torch.from_numpy(_arc_weights(gram(view), t)).float()
         for (at, _), base, changes, target in blocks(given, out, view):
             target.copy_(base + total(changes * weights[:, at, None]))
 

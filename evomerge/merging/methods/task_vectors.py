@@ -84,12 +84,10 @@ class _TaskVectors:
         weights = [source["weight"] for source in sources]
         how = self._votes(weights, factors, normalize)
         own, shared, merged = consensus.elected_products(changes, gradient, **how)
+        slopes: dict[KnobKey, float] = {(i, "weight"): 0.0 for i in range(len(sources))}
         for (place, factor), product, mean in zip(factors.items(), own, shared, strict=True):
             away = mean if weights[place] >= 0 else -mean  # the divisor grows with the weight
-            products[place] = factor * product - (away if normalize else 0.0)
-        slopes: dict[KnobKey, float] = {
-            (place, "weight"): scale * product for place, product in enumerate(products)
-        }
+            slopes[place, "weight"] = scale * (factor * product - (away if normalize else 0.0))
         return slopes | {(None, "lambda"): merged}
 
     def _votes(
@@ -106,12 +104,11 @@ class _TaskVectors:
         self, sources: Sources, knobs: Values, places: Iterable[int]
     ) -> tuple[dict[int, float], consensus.Changes]:
         """Return place -> factor of those sparse task vectors that have elements, and these."""
-        rescale = bool(knobs["rescale"])
-        sparse = {
-            place: found
-            for place in places
-            if (found := self._sparsifiers[place].sparsify(sources[place], rescale=rescale))
-        }
+        sparse, rescale = {}, bool(knobs["rescale"])
+        for place in places:
+            found = self._sparsifiers[place].sparsify(sources[place], rescale=rescale)
+            if found is not None:
+                sparse[place] = found
 
         def changes(span: slice, values: Array) -> None:
             for (_, write), row in zip(sparse.values(), values, strict=True):

@@ -45,11 +45,8 @@ _KEY = re.compile(
 
 def adapter_patches(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Patch]:
     """Return, for every parent with an adapter, what changes its tensors; raises as `Adapter`."""
-    return {
-        reference: Adapter(checkpoint).patch
-        for reference, checkpoint in checkpoints.items()
-        if checkpoint.adapter is not None
-    }
+    adapted = {name: item for name, item in checkpoints.items() if item.adapter is not None}
+    return {name: Adapter(item).patch for name, item in adapted.items()}
 
 
 @dataclass
@@ -104,7 +101,7 @@ class Adapter:
         weight: Tensor = parts["whole"] if "whole" in parts else tensor.float()
         if "A" not in parts:
             return weight
-        delta = (parts["B"] @ parts["A"]) * change.scale
+        delta: Tensor = (parts["B"] @ parts["A"]) * change.scale
         return weight + (delta.T if change.transposed else delta)
 
     @cached_property
@@ -157,16 +154,15 @@ class Adapter:
         if not fits:
             told = ", ".join(f"{part} {list(item)}" for part, item in sorted(shapes.items()))
             raise CheckpointError(
-                f"Adapter of {self.model.reference!r}: module {shown(change.module)} has tensors "
-                f"of the shapes {told}, which do not fit {name!r} {list(shape)} of the model; give "
-                f"the model that the adapter was trained on, or {_REMEDY}"
+                f"Adapter of {self.model.reference!r}: {shown(change.module)} has shapes {told}, "
+                f"which do not fit {name!r} {list(shape)}; give the model that it was trained on, "
+                f"or {_REMEDY}"
             )
         if name == self.model.embedding and list(self._by_parameter.values()).count(name) > 1:
             raise CheckpointError(
                 f"Adapter of {self.model.reference!r} changes embeddings or head, which are one "
-                "matrix of the model (tied), so that a checkpoint may not compute what PEFT does; "
-                "merge an adapter that was trained with `ensure_weight_tying: true` into its model "
-                "with PEFT first, and train any other on a model whose head is a matrix of its own."
+                "matrix of the model (tied); merge it into its model with PEFT first, if it was "
+                "trained with `ensure_weight_tying: true`, else train it on a model with two."
             )
         if "A" in shapes:
             divisor = shapes["A"][0] ** (0.5 if self.config.get("use_rslora") else 1)

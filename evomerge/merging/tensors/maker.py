@@ -42,11 +42,12 @@ class TensorMaker:
         return copied
 
     def check_source(self, plan: TensorPlan, source: SourceTensor) -> None:
-        """Raise `CheckpointError` unless the weights of a source are finite numbers."""
+        """Raise `CheckpointError` unless the weights of a source are finite; free its memory."""
         if self.planner.checkpoints[source.parent].tensors[source.name].floating:
             weights = self._stored(plan, source)
             if not are_finite(weights.reshape(-1)):
                 raise _not_finite(plan, source, count_bad(weights))
+        self.reader.release(source)
 
     def release(self, plan: TensorPlan) -> None:
         """Free the memory of a tensor's sources; see `TensorReader.release`."""

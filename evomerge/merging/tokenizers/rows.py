@@ -173,7 +173,7 @@ def truncate(parents: Sequence[Checkpoint]) -> tuple[MatchedRows, tuple[str, ...
     least, most = min(sizes.values()), max(sizes.values())
     if not least:
         raise CheckpointError(
-            f"{min(sizes, key=sizes.get)!r} has no embeddings; leave out "
+            f"{min(sizes, key=sizes.__getitem__)!r} has no embeddings; leave out "
             "--unsafe-truncate-embeddings."
         )
     index = dict.fromkeys(sizes, tuple(range(least)))

@@ -19,17 +19,14 @@ _SYSTEM_IN_USER = r"""{%- if messages and messages[0]['role'] == 'system' -%}
 TEMPLATES = {
     "chatml": r"""{%- for message in messages -%}
 {{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
+{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
 """,
     "llama3": r"""{{- bos_token -}}
 {%- for message in messages -%}
 {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' -}}
 {{- message['content'] | trim + '<|eot_id|>' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}
-{%- endif -%}
+{%- endfor -%}{%- if add_generation_prompt -%}
+{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}{%- endif -%}
 """,
     "alpaca": _SYSTEM_IN_USER
     + r"""{{- system -}}
@@ -38,8 +35,7 @@ TEMPLATES = {
 {{- '### Instruction:\n' + message['content'] | trim + '\n\n' -}}
 {%- elif message['role'] == 'assistant' -%}
 {{- '### Response:\n' + message['content'] | trim + '\n\n' -}}
-{%- endif -%}
-{%- endfor -%}
+{%- endif -%}{%- endfor -%}
 {%- if add_generation_prompt -%}{{- '### Response:\n' -}}{%- endif -%}
 """,
     "mistral": _SYSTEM_IN_USER
@@ -47,17 +43,13 @@ TEMPLATES = {
 {%- for message in messages -%}
 {%- if message['role'] == 'user' -%}
 {{- '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' -}}
-{%- else -%}{{- ' ' + message['content'] + eos_token -}}{%- endif -%}
-{%- endfor -%}
+{%- else -%}{{- ' ' + message['content'] + eos_token -}}{%- endif -%}{%- endfor -%}
 """,
     "exaone": r"""{%- for message in messages -%}
-{%- if loop.first and message['role'] != 'system' -%}
-{{- '[|system|][|endofturn|]\n' -}}
-{%- endif -%}
+{{- '[|system|][|endofturn|]\n' if loop.first and message['role'] != 'system' -}}
 {{- '[|' + message['role'] + '|]' + message['content'] -}}
 {{- '\n' if message['role'] == 'user' else '[|endofturn|]\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '[|assistant|]' -}}{%- endif -%}
+{%- endfor -%}{%- if add_generation_prompt -%}{{- '[|assistant|]' -}}{%- endif -%}
 """,
 }
 """Name, as in mergekit's `chat_template` -> text of a Jinja template for the published format."""

@@ -127,9 +127,8 @@ def check_spelling(tokens: Sequence[Tokens]) -> None:
         if spelling(first) != spelling(other):
             raise CheckpointError(
                 f"The tokenizers of {first.reference!r} ({spelling(first)}) and "
-                f"{other.reference!r} ({spelling(other)}) spell their tokens differently, so "
-                "rows cannot be matched by token; merge parents of one tokenizer family, or give "
-                "one the vocabulary of the other first (mergekit-tokensurgeon does)."
+                f"{other.reference!r} ({spelling(other)}) spell their tokens differently; merge "
+                "parents of one family, or make them one with mergekit-tokensurgeon first."
             )
 
 
@@ -217,10 +216,9 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
         if new:
             _check_pipeline(first, other)
             notes.append(
-                f"The union takes {len(new)} of its tokens from {other.reference!r}; text is "
-                "tokenized with the tokens of all parents"
-                f"{_MERGES_ORDER.get(first.data['model'].get('type'), '')}, so not "
-                "always as by one of the parents alone."
+                f"The union takes {len(new)} of its tokens from {other.reference!r}; text is split "
+                f"by those of all parents{_MERGES_ORDER.get(first.data['model'].get('type'), '')}, "
+                "so not always as by one alone."
             )
     for other in tokens[1:]:
         for text in other.added:

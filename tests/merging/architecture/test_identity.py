@@ -52,13 +52,12 @@ def test_a_block_that_is_normalised_as_a_whole_is_no_identity(tmp_path):
 
 
 def test_parents_whose_layers_are_of_different_kinds_are_refused(tmp_path):
-    parents = {
-        name: opened(tmp_path / name, "gemma3", layer_types=[f"{kind}_attention"] * 3)
-        for name, kind in (("a", "full"), ("b", "sliding"))
-    }
+    def make(name, kind, depth=3):
+        kinds = {"layer_types": [f"{kind}_attention"] * depth, "num_hidden_layers": depth}
+        return opened(tmp_path / name, "gemma3", **kinds)
+
+    full, sliding, shallow = make("a", "full"), make("b", "sliding"), make("c", "full", 2)
     with pytest.raises(CheckpointError, match="differ in layer_types"):
-        check_identity_layers(parents, "a")
-    assert not has_fixed_layers(parents, "a")
-    assert has_fixed_layers({"a": parents["a"]}, "a")
-    shallow = opened(tmp_path / "c", "llama", num_hidden_layers=2)
-    assert not has_fixed_layers({"a": opened(tmp_path / "d", "llama"), "c": shallow}, "a")
+        check_identity_layers({"a": full, "b": sliding}, "a")
+    for other, is_fixed in ((full, True), (sliding, False), (shallow, False)):
+        assert has_fixed_layers({"a": full, "b": other}, "a") == is_fixed

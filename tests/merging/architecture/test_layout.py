@@ -1,15 +1,20 @@
-"""Where tensors land: found on few blocks as on all, and told where they cannot be found."""
+"""Where tensors land, found on few blocks as on all; and the generation config of a candidate."""
 
 from __future__ import annotations
+
+import json
+from dataclasses import replace
 
 import pytest
 import tiny
 import torch
+from merges import every, mix
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.layout import build_layout, first_blocks
-from evomerge.merging.architecture.loading import Loader
+from evomerge.merging.architecture.loading import Loader, generation_config
 from evomerge.merging.architecture.probe import find_locations
+from evomerge.merging.backend import resident, write
 from evomerge.models.checkpoint import Checkpoint
 
 DEPTH = 5
@@ -63,12 +68,9 @@ def test_a_tensor_beside_the_blocks_is_in_the_shorter_model_too(tmp_path, index)
         ("model.layers.1.mlp.up_proj.weight", (25, 16), "cannot build LlamaForCausalLM"),
     ],
 )
-def test_weights_that_would_be_random_or_contradict_the_config_are_refused(
-    name, shape, told, tmp_path
-):
+def test_weights_that_would_be_random_or_contradict_the_config(name, shape, told, tmp_path):
     checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", tokenizer=False), "a")
-    shapes = {**shapes_of(checkpoint), name: shape}
-    shapes = {key: item for key, item in shapes.items() if item is not None}
+    shapes = {key: it for key, it in {**shapes_of(checkpoint), name: shape}.items() if it}
     with pytest.raises(CheckpointError, match=told) as caught:
         build_layout(checkpoint.config, shapes, {}, torch.float32)
     assert "\n" not in str(caught.value)
@@ -79,3 +81,60 @@ def test_an_architecture_that_transformers_lacks_is_refused(tmp_path):
     config = {**checkpoint.config, "architectures": ["MadeUpForCausalLM"]}
     with pytest.raises(CheckpointError, match=r"no model class for .*MadeUp.* is not run"):
         build_layout(config, shapes_of(checkpoint), {}, torch.float32)
+
+
+SWAPPED = [*tiny.WORDS]
+SWAPPED[2], SWAPPED[9] = SWAPPED[9], SWAPPED[2]
+
+
+def made(tmp_path, generation, config):
+    """Return two parents, whose end tokens have other ids, and a recipe of them."""
+    parents = {}
+    for name, words, end in (("a", tiny.WORDS, 2), ("b", SWAPPED, 9)):
+        folder = tiny.make(tmp_path / name, seed=end, tokenizer=False)
+        tiny.save_tokenizer(folder, words)
+        tiny.edit_config(folder, eos_token_id=end, **config)
+        file = folder / "generation_config.json"
+        file.unlink(missing_ok=True)
+        if generation is not None:
+            file.write_text(json.dumps({"eos_token_id": end, **generation}))
+        parents[name] = Checkpoint.open(folder, name)
+    return parents, every(parents["a"], lambda i: mix("ab", i), dtype="float32")
+
+
+@pytest.mark.parametrize("tokenizer", ["base", "union", "b"])
+@pytest.mark.parametrize(
+    ("generation", "config"),
+    [({"top_k": 7}, {}), ({}, {"num_beams": 3}), (None, {}), (None, {"max_new_tokens": 3})],
+    ids=["file", "file counts alone", "no file", "settings of an old model"],
+)
+def test_the_scored_model_generates_with_the_exported_settings(
+    tmp_path, generation, config, tokenizer
+):
+    parents, recipe = made(tmp_path, generation, config)
+    if tokenizer == "base":
+        parents["b"] = Checkpoint.open(parents["a"].folder, "b")
+    else:
+        recipe = replace(recipe, tokenizer=tokenizer)
+    scored = resident(parents, recipe, "cpu").apply(recipe).generation_config
+    write(recipe, parents, tmp_path / "out")
+    exported = tiny.load(tmp_path / "out").generation_config
+    assert scored.to_dict() == exported.to_dict()
+    assert scored.eos_token_id == (9 if tokenizer == "b" else 2)
+    assert scored.top_k == (generation or {}).get("top_k", exported.top_k)
+    if generation is None:
+        assert scored.max_new_tokens == config.get("max_new_tokens")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"max_new_tokens": -1}', "has a setting .*`max_new_tokens` must"),
+        ("[1]", "refuses"),
+        ("{", ""),
+    ],
+)
+def test_a_setting_that_transformers_refuses_is_named(text, words):
+    with pytest.raises(CheckpointError, match=rf"generation_config.json.*{words}") as caught:
+        generation_config({}, text)
+    assert "\n" not in str(caught.value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import tiny
 import torch
 from merges import every, mix, path
 from model_digest import digest
@@ -24,8 +25,6 @@ from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
-
-PROMPT = torch.tensor([[1, 5, 9, 7, 12, 4, 6]])
 
 
 def recipe(checkpoints, weight):
@@ -45,12 +44,6 @@ def accelerators(monkeypatch):
         monkeypatch.setattr(placement, "_accelerators", lambda: named)
 
     return those
-
-
-def logits(model):
-    with torch.no_grad():
-        found: torch.Tensor = model(input_ids=PROMPT).logits
-    return found
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
@@ -99,18 +92,17 @@ def test_candidates_in_a_divided_model_have_the_bits_of_an_undivided_one(
     pair, architecture, accelerators
 ):
     checkpoints = pair(architecture)
+    first, hops = recipe(checkpoints, 0.3), (("b", 2), ("b", 2), ("a", 0), ("b", 1))
     undivided = Resident(checkpoints, "a", "float32")
-    first = recipe(checkpoints, 0.3)
     size = weight_of(undivided.apply(first))
     accelerators(("cpu", int(0.8 * size)), ("cpu", size))
     divided = Resident(checkpoints, "a", "float32", Placement(spread=True))
-    hops = ("b", 2), ("b", 2), ("a", 0), ("b", 1)
     deep = path(checkpoints["a"], hops, dtype="float32")
     for wanted in (first, recipe(checkpoints, 0.9), deep, first):
-        one, other = undivided.apply(wanted), divided.apply(wanted)
-        assert len(other.hf_device_map) > 1 and hasattr(other, "_hf_hook")
+        models = undivided.apply(wanted), divided.apply(wanted)
+        assert len(models[1].hf_device_map) > 1 and hasattr(models[1], "_hf_hook")
         assert digest(undivided.module) == digest(divided.module)
-        assert torch.equal(logits(one), logits(other))
+        assert torch.equal(*map(tiny.logits, models))
 
 
 def test_a_divided_model_is_scored_as_an_undivided_one(accelerators):
@@ -128,11 +120,9 @@ def test_a_divided_model_is_scored_as_an_undivided_one(accelerators):
 
 
 def test_the_attention_is_the_one_that_was_asked_for(pair):
-    checkpoints = pair()
-    plain = Resident(checkpoints, "a", "float32")
-    eager = Resident(checkpoints, "a", "float32", Placement(attention="eager"))
-    wanted = recipe(checkpoints, 0.5)
-    one, other = plain.apply(wanted), eager.apply(wanted)
-    assert one.config._attn_implementation == "sdpa"
-    assert other.config._attn_implementation == "eager"
-    torch.testing.assert_close(logits(one), logits(other), rtol=1e-4, atol=UNIT)
+    places = (Placement(), Placement(attention="eager"))
+    models = [
+        Resident(pair(), "a", "float32", place).apply(recipe(pair(), 0.5)) for place in places
+    ]
+    assert [model.config._attn_implementation for model in models] == ["sdpa", "eager"]
+    torch.testing.assert_close(*map(tiny.logits, models), rtol=1e-4, atol=UNIT)

@@ -81,6 +81,7 @@ def written(host, path, out):
 GEMMA4 = {"hidden_size_per_layer_input": 0}
 ENDS = {"start": 2, "end": 4}
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
+KINDS, SPARSE = [SLIDING, SLIDING, FULL, SLIDING], {"decoder_sparse_step": 2, "mlp_only_layers": []}
 
 
 @pytest.mark.parametrize(
@@ -88,19 +89,9 @@ FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention
     [
         ("deepseek_v2", {}, (0, 2, 1, 1, 3), {"first_k_dense_replace": 1}),
         ("ernie4_5_moe", {}, (0, 0, 1, 2, 3), {f"moe_layer_{k}_index": v for k, v in ENDS.items()}),
-        (
-            "afmoe",
-            {},
-            (0, 0, 3, 1),
-            {"num_dense_layers": 2, "layer_types": [SLIDING, SLIDING, FULL, SLIDING]},
-        ),
+        ("afmoe", {}, (0, 0, 3, 1), {"num_dense_layers": 2, "layer_types": KINDS}),
         ("qwen3_moe", {"mlp_only_layers": [0]}, (0, 1, 0, 2, 3), {"mlp_only_layers": [0, 2]}),
-        (
-            "qwen3_moe",
-            {"decoder_sparse_step": 2, "mlp_only_layers": []},
-            (3, 0, 2, 1),
-            {"decoder_sparse_step": 1, "mlp_only_layers": [1, 2]},
-        ),
+        ("qwen3_moe", SPARSE, (3, 0, 2, 1), {"decoder_sparse_step": 1, "mlp_only_layers": [1, 2]}),
         ("smollm3", {"no_rope_layers": [1, 0, 1, 1]}, (1, 0, 1), {"no_rope_layers": [0, 1, 0]}),
         ("mllama", {}, (3, 0, 1, 3, 2), {"cross_attention_layers": [0, 3]}),
         ("bamba", {}, (0, 1, 3, 2, 2), {"attn_layer_indices": [1, 2]}),
@@ -226,11 +217,8 @@ def test_each_group_of_albert_is_used_as_often_as_in_its_parent(parent, tmp_path
     host = parent("albert", num_hidden_layers=3, num_hidden_groups=1)
     deep = written(host, (0, 0), tmp_path / "out")
     assert (deep.config["num_hidden_groups"], deep.config["num_hidden_layers"]) == (2, 6)
-    ids = torch.arange(4, 20)[None]
-    kind = getattr(transformers, class_name("albert"))
+    load, ids = getattr(transformers, class_name("albert")).from_pretrained, torch.arange(4, 20)
+    models = (load(deep.folder), load(host.folder, num_hidden_layers=6), load(host.folder))
     with tiny.quiet(), torch.no_grad():
-        one = kind.from_pretrained(deep.folder)(ids).logits
-        two = kind.from_pretrained(host.folder, num_hidden_layers=6)(ids).logits
-        other = kind.from_pretrained(host.folder)(ids).logits
-    torch.testing.assert_close(one, two, rtol=0, atol=0)
-    assert not torch.allclose(one, other)
+        one, two, other = (model(ids[None]).logits for model in models)
+    assert torch.equal(one, two) and not torch.allclose(one, other)

@@ -43,10 +43,10 @@ def merged(recipe, parents, folder):
 @pytest.fixture(scope="module", params=seeing.FAMILIES)
 def family(request, tmp_path_factory):
     """Two vision-language models of a family, and its text model."""
-    folder = tmp_path_factory.mktemp(request.param)
+    folder, kinds = tmp_path_factory.mktemp(request.param), {"a": "", "b": "", "text": "/text"}
     return {
-        name: seeing.make(folder / name, f"{request.param}{part}", seed)
-        for seed, (name, part) in enumerate((("a", ""), ("b", ""), ("text", "/text")))
+        name: seeing.make(folder / name, f"{request.param}{kind}", seed)
+        for seed, (name, kind) in enumerate(kinds.items())
     }
 
 
@@ -102,14 +102,13 @@ def test_names_of_the_tower_of_another_version_are_matched(tmp_path):
 
 
 def test_towers_of_other_sizes_are_no_obstacle_where_the_hosts_is_kept(tmp_path):
-    host = seeing.make(tmp_path / "a", "llava")
+    host, text = seeing.make(tmp_path / "a", "llava"), seeing.make(tmp_path / "t", "llava/text")
     wide = seeing.make(tmp_path / "b", "llava", intermediate_size=24)
     deep = seeing.make(tmp_path / "c", "llava", num_hidden_layers=3)
     check_fit(host, [host, wide, deep])
-    assert "[16] in 'a' and [24] in 'b'" in (modality_misfit(host, wide, "vision") or "")
-    assert "encoder.layers.2" in (modality_misfit(host, deep, "vision") or "")
+    assert "[16] in 'a' and [24] in 'b'" in modality_misfit(host, wide, "vision")
+    assert "encoder.layers.2" in modality_misfit(host, deep, "vision")
     assert modality_misfit(host, deep, "projector") is None
-    text = seeing.make(tmp_path / "t", "llava/text")
     planner = Planner({item.reference: item for item in (host, wide, text)}, "a")
     for words, towers in (
         ("different shapes", {"vision": {"a": 0.5, "b": 0.5}}),

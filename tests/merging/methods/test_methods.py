@@ -5,7 +5,10 @@ The laws of every method are those of `evomerge.testing.check_method` (tests/tes
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,8 @@ from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.errors import CandidateError
+from evomerge import registry
+from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods import get_method, method_names
 from evomerge.merging.methods.method import check_knobs
@@ -101,19 +105,6 @@ def test_bits_are_the_same_on_any_number_of_threads(name, knobs, shape, threads)
         assert same_bits(merged(name, sources, base, knobs=knobs, reuse=reuse), expected)
 
 
-SCALED = [name for name in ALL if name not in ("ram", "ramplus", "nearswap", "arcee_fusion")]
-
-
-@pytest.mark.parametrize("name", SCALED)
-@FEW
-@given(case=cases)
-def test_doubling_every_weight_doubles_the_result(name, case):
-    shape, seed, dtype = case
-    base, *sources = tensors(shape, count_of(name), seed, dtype)
-    expected = merged(name, sources, base) * 2
-    assert same_bits(merged(name, [2 * x for x in sources], 2 * base), expected)
-
-
 METHODS = map(get_method, ALL)
 ORDERLESS = [it.name for it in METHODS if it.parents[1] is None and not it.random]
 
@@ -148,9 +139,9 @@ def test_noise_belongs_to_the_parent_not_to_its_place(name):
 def test_dare_keeps_density_and_divides_by_it():
     parent = torch.full((1 << 18,), 0.25)
     out = merged("dare_linear", [parent], torch.zeros(1 << 18), [{"density": 0.3}])
-    kept = out != 0
-    assert abs(float(kept.float().mean()) - 0.3) < 0.004
-    torch.testing.assert_close(out[kept], torch.full_like(out[kept], 0.25 / 0.3), rtol=1e-4, atol=0)
+    kept = out[out != 0]
+    assert abs(len(kept) / len(out) - 0.3) < 0.004
+    torch.testing.assert_close(kept, torch.full_like(kept, 0.25 / 0.3), rtol=1e-4, atol=0)
 
 
 def test_della_keeps_large_changes_of_a_row_more_often():
@@ -208,7 +199,7 @@ def test_at_density_1_nothing_is_dropped(name):
 
 
 @pytest.mark.parametrize("size", [1, 2, 50, 65_537, 200_003])
-@pytest.mark.parametrize("levels", [0, 1, 3, 1000])
+@pytest.mark.parametrize("levels", [0, 1, 3, 1000, 1 << 23])
 @pytest.mark.parametrize("reuse", [False, True])
 def test_exactly_the_asked_share_stays_lowest_index_first(size, levels, reuse):
     generator = np.random.default_rng(size + levels)
@@ -224,14 +215,6 @@ def test_exactly_the_asked_share_stays_lowest_index_first(size, levels, reuse):
             chosen, expected = order[skipped : skipped + count], np.zeros_like(delta)
             expected[chosen] = delta[chosen]
             assert np.array_equal(out.numpy(), expected)
-
-
-@pytest.mark.parametrize("name", ["ties", "breadcrumbs"])
-def test_rescale_keeps_the_norm_of_a_sparse_task_vector(name):
-    base, source = tensors((300, 300), 1, 6)
-    out = merged(name, [source], base, [{"density": 0.3}], {"rescale": 1, "normalize": 0})
-    change, whole = (out - base).abs().sum(), (source - base).abs().sum()
-    torch.testing.assert_close(change, whole, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -273,12 +256,6 @@ def test_a_vector_of_zeros_is_orthogonal_to_every_vector(name, knobs):
             torch.testing.assert_close(changed, vector + factor * vector)
 
 
-def test_passthrough_scales():
-    (source,) = tensors((5, 5), 0, 10, torch.bfloat16)
-    assert same_bits(merged("passthrough", [source], None), source)
-    assert same_bits(merged("passthrough", [source], None, [{"scale": -0.5}]), source * -0.5)
-
-
 TIES = [[3.0, 1, -1, 0], [1.0, 1, 3, 0], [-2.0, -2, 0, -4]]
 HEAVY = [{"weight": weight, "density": 1} for weight in (1, 1, 2)]
 NEAR = [[1.0, 0], [0.5, 0.75**0.5]]
@@ -316,3 +293,27 @@ def test_small_examples_by_hand(example, reuse):
     start = torch.full_like(parents[0], base)
     out = merged(name, parents, start, own, shared, reuse=reuse)
     torch.testing.assert_close(out, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_listing_methods_imports_no_torch():
+    code = (
+        "import sys; from evomerge.merging.methods import get_method, method_names; "
+        "[get_method(name) for name in method_names()]; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_another_package_can_add_a_method(monkeypatch):
+    added = [
+        EntryPoint("mine", "evomerge.merging.methods.linear:linear", "evomerge.methods"),
+        EntryPoint("linear", "evomerge.merging.methods.linear:passthrough", "evomerge.methods"),
+        EntryPoint("broken", "no_such_module:METHOD", "evomerge.methods"),
+    ]
+    monkeypatch.setattr(
+        registry, "_entry_points", lambda group: [x for x in added if x.group == group]
+    )
+    assert method_names()[-2:] == ("broken", "mine")
+    assert get_method("mine").name == "linear"
+    assert get_method("linear").name == "linear"  # what evomerge brings is not replaced
+    with pytest.raises(RecipeError, match="'broken' of the entry point 'no_such_module:METHOD'"):
+        get_method("broken")

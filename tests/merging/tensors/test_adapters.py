@@ -168,8 +168,8 @@ MISFITS = [
 
 def test_what_is_not_supported_or_does_not_fit_is_refused(tmp_path):
     parent = adapted(tmp_path, "llama", {"target_modules": ["q_proj"]})
-    config = tmp_path / "adapter" / "adapter_config.json"
-    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    config, weights = (tmp_path / "adapter" / name for name in names)
     settings, tensors = json.loads(config.read_text()), load_file(weights)
     for change, message in REFUSED:
         config.write_text(json.dumps(settings | change))

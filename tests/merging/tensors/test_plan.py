@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from evomerge.errors import RecipeError
-from evomerge.merging.tensors.plan import Planner, SourceTensor
+from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
@@ -41,21 +41,17 @@ def test_a_stack_that_is_not_named_is_the_hosts_bit_for_bit(checkpoints):
     plans = plan(recipe(layers={}, host="b"), checkpoints)
     blocks = [item for item in plans if ".layers." in item.name]
     assert len(blocks) == 27
-    for item in blocks:
-        assert item.method is None
-        assert item.dtype == "F32"
-        assert item.sources == (SourceTensor("b", item.name),)
+    for it in blocks:
+        assert it == TensorPlan(it.name, it.shape, "F32", None, (SourceTensor("b", it.name),))
 
 
 def test_filters_choose_knobs_by_the_merged_name(checkpoints):
     weight = (("self_attn", 0.9), ("layers.1.mlp", 0.4), ("*", 0.1))
-    blocks = [
-        Layer("linear", [Source("a", i, {"weight": weight}), Source("b", i)]) for i in range(3)
-    ]
-    for item in plan(recipe(blocks), checkpoints):
+    pairs = [[Source("a", i, {"weight": weight}), Source("b", i)] for i in range(3)]
+    for item in plan(recipe([Layer("linear", pair) for pair in pairs]), checkpoints):
         if ".layers." in item.name:
-            wanted = 0.9 if "self_attn" in item.name else 0.1
-            wanted = 0.4 if "layers.1.mlp" in item.name else wanted
+            wanted = 0.4 if "layers.1.mlp" in item.name else 0.1
+            wanted = 0.9 if "self_attn" in item.name else wanted
             assert item.knobs[0]["weight"] == wanted, item.name
 
 

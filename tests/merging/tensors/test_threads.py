@@ -11,8 +11,7 @@ from merges import every, of_method
 from model_digest import digest
 
 from evomerge.errors import CandidateError
-from evomerge.merging.prepared import PreparedMerges
-from evomerge.merging.resident import Resident, parallel_map
+from evomerge.merging.resident import PreparedMerges, Resident, parallel_map
 from evomerge.merging.tensors.threads import count_threads, for_each
 from evomerge.merging.writer import write_model
 
