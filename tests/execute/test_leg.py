@@ -45,7 +45,6 @@ def test_a_step_is_made_again_once_if_memory_runs_out(error, always, calls):
 
 
 def opened_in(folder, *names):
-    """Return tiny models that differ."""
     return {
         name: Checkpoint.open(tiny.make(folder / name, seed=seed), name)
         for seed, name in enumerate(names)
@@ -53,8 +52,6 @@ def opened_in(folder, *names):
 
 
 class Likelihood:
-    """The negative log-likelihood of some tokens."""
-
     saves_memory = False
 
     def without_form(self, documents):

@@ -77,8 +77,6 @@ def likelihood(model: Any) -> float:
 
 
 def vandal(seen: list[str]) -> Callable[[Any], float]:
-    """Return a function that changes all weights of the model that it gets."""
-
     def change(model: Any) -> float:
         seen.append(digest(model) + str(likelihood(model)))
         for weight in model.parameters():

@@ -32,10 +32,7 @@ def baselines_with(values):
 
 
 def check_first(name, values, seeds, length, start=0, baselines=False):
-    """Check that each value is in an equal share of the first candidates, and of the very first.
-
-    With `baselines`, some with each value, in a random order, are told before.
-    """
+    """Check that each value is in an equal share of the first candidates, and of the very first."""
     shares = np.zeros((seeds, values))
     first = np.zeros(values)
     for seed in range(seeds):
@@ -56,7 +53,6 @@ def check_first(name, values, seeds, length, start=0, baselines=False):
 @pytest.mark.parametrize(("length", "baselines"), [(3, False), (25, True)])
 @pytest.mark.parametrize("name", FAST)
 def test_every_value_is_equally_likely_at_first(name, length, baselines):
-    """Also after baselines that score the same."""
     check_first(name, values=VALUES, seeds=60, length=length, baselines=baselines)
 
 
@@ -68,7 +64,6 @@ def test_any_number_of_values_is_equally_likely_at_first(name, values):
 
 
 def found(name, place, seed, candidates):
-    """Return whether a search finds the best of four methods, which stands at this place."""
     target = np.random.RandomState(seed).uniform(0.2, 0.8, 4)
     optimizer = make(name, genes_with(VALUES), seed)
     best = (-np.inf, -1.0)
@@ -83,7 +78,6 @@ def found(name, place, seed, candidates):
 
 @pytest.mark.parametrize("name", FAST)
 def test_the_place_of_the_best_method_makes_no_difference(name):
-    """Each search has a seed of its own, so they are independent."""
     seeds = 20
     hits = [
         sum(found(name, place, 1000 * place + seed, 50) for seed in range(seeds))

@@ -45,7 +45,6 @@ def elsewhere():
 
 @pytest.fixture(scope="module")
 def here():
-    """The same searches in this process."""
     random.seed(1)
     np.random.seed(1)
     return optimizer_runs.all_searches()
@@ -74,8 +73,6 @@ def test_the_laws_hold_with_a_single_gene_and_with_hundreds(name, genes):
 
 @pytest.mark.parametrize("name", ONE)
 def test_small_violations_keep_their_order(name):
-    """Beside a large loss, their digits would be lost."""
-
     def run(scale):
         optimizer, genomes = create(name, REAL, seed=1), []
         for _ in range(150):
@@ -107,10 +104,7 @@ def test_large_values_are_told_apart(name):
 @pytest.mark.parametrize(("genes", "slope"), [(REAL, 1.0), (MIXED, 1.0), (BITS, 0.0)])
 @pytest.mark.parametrize("width", [1, 8])
 def test_nothing_is_proposed_twice(name, genes, slope, width):
-    """The optimum is a corner, where clipped points would be equal; one is never told.
-
-    Of the 4,096 genomes of the bits, all are equally good.
-    """
+    """The optimum is a corner, where clipped points would be equal; all bits are equally good."""
     count = COUNTS[name][-1]
     optimizer, seen, waiting = make(name, genes, 2), [], []
 

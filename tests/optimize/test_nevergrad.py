@@ -20,7 +20,6 @@ CLIMBING = [("discrete-lengler", BITS), ("nevergrad:OnePlusOne", REAL), ("two-po
 
 
 def score(genome):
-    """Return a score from 0 to 1: 1 if all values are 1."""
     return 1 - sum(abs(1 - value) for value in genome) / len(genome)
 
 

@@ -26,16 +26,11 @@ def zdt1(genome):
 
 
 def three_spheres(genome):
-    """Return three losses, each with its best point elsewhere."""
     return tuple(sum((x - target) ** 2 for x in genome) for target in (0.1, 0.5, 0.9))
 
 
 def plain(seed, losses, violation, fails, generations, beside, late):
-    """Return all points that pymoo itself proposes, one generation of 20 after the other.
-
-    Its start is normally distributed around the middle with twice the initial step, 1/6. The points
-    `beside` are merged into what it is told in the generation `late`.
-    """
+    """Return the points that pymoo proposes; it is told `beside` in the generation `late`, too."""
     draws = np.random.RandomState(seed).standard_normal((20, len(GENES)))
     algorithm = NSGA2(pop_size=20, sampling=np.clip(0.5 + 2 * (1 / 6) * draws, 0.0, 1.0))
     objectives = len(losses((0.5,) * len(GENES)))
@@ -63,11 +58,7 @@ def plain(seed, losses, violation, fails, generations, beside, late):
 @pytest.mark.parametrize(("order", "broken"), [("asked", False), ("reversed", True)])
 @pytest.mark.parametrize("losses", [zdt1, three_spheres])
 def test_told_by_generations_it_is_the_search_of_pymoo(losses, broken, order, count, late):
-    """Individual for individual, over 15 generations, with and without constraints and failures.
-
-    Three baselines counted into the first generation, so three of each came a generation late.
-    They may also be told after two generations.
-    """
+    """Individual for individual; other points are told in the first generation, or the third."""
 
     def violation(genome):
         return max(0.0, 2.0 - sum(genome)) if broken else 0.0
@@ -93,7 +84,6 @@ def test_told_by_generations_it_is_the_search_of_pymoo(losses, broken, order, co
 
 @pytest.mark.parametrize("width", [1, 5, 45])
 def test_a_generation_is_of_own_proposals_each_once_with_any_number_of_open_trials(width):
-    """Other points come beside those that are told when they are."""
     optimizer, waiting, told, own = nsga2(population=28), [], [], []
     tell = optimizer._algorithm.tell
     optimizer._algorithm.tell = lambda infills: (told.append(infills.get("X")), tell(infills))
@@ -115,7 +105,6 @@ def test_a_generation_is_of_own_proposals_each_once_with_any_number_of_open_tria
 
 
 def test_recorded_individuals_take_the_places_of_the_proposed_ones():
-    """They count into the generation, told in whatever order."""
     found = []
     for order in (1, -1):
         optimizer, genomes = nsga2(), np.random.RandomState(0).uniform(size=(20, len(GENES)))

@@ -19,7 +19,6 @@ REAL = [Gene(f"g{i}", "real", 0.0, 2.0, 1.0) for i in range(len(TARGET))]
 
 
 def search(optimizer, loss, trials):
-    """Return the best loss and its genome."""
     best = (np.inf, ())
     for _ in range(trials):
         genome = optimizer.ask()
@@ -63,10 +62,7 @@ def test_cma_is_pycma_as_the_paper_used_it(diagonal):
 
 @pytest.mark.parametrize("name", ["cma", "diagonal-cma"])
 def test_a_plateau_causes_no_restart(name):
-    """Accuracies are multiples of 1/50; the search keeps the distribution that it has learned.
-
-    After a restart the samples would be scattered around the start again.
-    """
+    """After a restart the samples would be scattered around the start again."""
     genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(6)]
     target = np.array([0.15, 0.85, 0.2, 0.8, 0.1, 0.9])
 
@@ -98,7 +94,6 @@ def test_many_points_of_others_and_early_asks_lose_no_generation():
 
 @pytest.mark.parametrize(("others", "order"), [(0, "reversed"), (20, "asked")])
 def test_hundreds_of_genes_adapt_their_step_in_any_order_of_telling(others, order):
-    """Two mirrored points adapt the step size; it must shrink in whatever order they are told."""
     genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(310)]
     target = np.random.RandomState(0).uniform(0.2, 0.8, len(genes))
     optimizer = create("diagonal-cma", genes, seed=0)
@@ -149,7 +144,6 @@ def test_many_open_trials_slow_no_search_of_hundreds_of_genes_down(order, most):
 
 @pytest.mark.parametrize("name", ["cma", "cma-margin", "nevergrad:DE", "nevergrad:OnePlusOne"])
 def test_recorded_genomes_bring_another_optimizer_to_the_same_place(name):
-    """An optimizer with another seed learns from the recorded genomes, not from its own."""
     first, recorded = create(name, REAL, seed=1), []
     for _ in range(400):
         recorded.append(first.ask())

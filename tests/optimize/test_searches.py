@@ -50,11 +50,7 @@ def test_every_optimizer_keeps_the_laws(name):
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("name", REFERENCES)
 def test_each_problem_in_each_condition_with_ten_seeds(name, problem, condition):
-    """The short form of it is above.
-
-    Of some 250 cells one or two look worse by chance. Those are tried again with 40 other seeds, so
-    an optimizer as good as its reference fails the whole test with a probability under 1 %.
-    """
+    """What looks worse, as one or two of 250 cells do by chance, is tried with 40 more seeds."""
     objectives = PROBLEMS[problem].objectives
     if objectives not in COUNTS[name]:
         pytest.skip("another number of objectives")

@@ -51,7 +51,6 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def check_stock(folder: Path) -> None:
-    """Check that transformers finds every weight."""
     kind = transformers.AutoModelForSequenceClassification
     with tiny.quiet():
         _, told = kind.from_pretrained(folder, output_loading_info=True)

@@ -35,7 +35,6 @@ score.documents = 30
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models of T5, two of BART, and tasks."""
     folder = tmp_path_factory.mktemp("models")
     for name in ("tasks", "t5-one", "t5-two", "bart-one", "bart-two"):
         small_models.make(folder, name)
@@ -47,7 +46,6 @@ def write(folder: Path, *parents: str, **changes: Any) -> Path:
 
 
 def spaces(folder: Path, family: str, **space: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the space over the models `a` and `b` of a folder, and the opened models."""
     data = {
         "parents": [str(folder / "a"), str(folder / "b")],
         "dtype": "float32",

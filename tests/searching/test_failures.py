@@ -144,7 +144,6 @@ judge.documents = 12
 
 @pytest.mark.thorough
 def test_after_three_processes_that_ended_a_candidate_has_failed(tmp_path: Path) -> None:
-    """Two are killed, and one ends itself by `abort`."""
     file, run, whole = write_judged(tmp_path, ENDING), tmp_path / "run", tmp_path / "whole"
     about = {"PYTHONPATH": str(tmp_path), "SEEN": str(tmp_path / "whole seen")}
     evomerge("search", file, "--run", whole, **about, END="5:raise")

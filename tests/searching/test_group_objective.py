@@ -9,7 +9,6 @@ KEY = "both/exact_match"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A whole search for the average of two embedded tasks."""
     folder = tmp_path_factory.mktemp("group")
     group = {
         "group": "both",

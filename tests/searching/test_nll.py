@@ -1,4 +1,4 @@
-"""Real searches by the likelihood of reference answers, alone and where the metric is equal."""
+"""A real search by the likelihood of reference answers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from search_run import evomerge, write_search
 
 pytestmark = pytest.mark.thorough
 
-TASK = "zoo_l2_maths"
-NLL = {"task": TASK, "metric": "nll"}
-
 
 def test_people_read_nats_and_no_per_cent(tmp_path: Path) -> None:
-    file, run = write_search(tmp_path, objectives=[NLL]), tmp_path / "run"
+    objectives = [{"task": "zoo_l2_maths", "metric": "nll"}]
+    file, run = write_search(tmp_path, objectives=objectives), tmp_path / "run"
     said = evomerge("search", file, "--run", run).stderr
     assert "; best nll " in said
     assert "in %" not in evomerge("results", run).stdout

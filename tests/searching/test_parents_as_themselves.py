@@ -37,7 +37,6 @@ def row_of(run: package.Run, parent: Path) -> Candidate:
 
 
 def check_own_score(run: package.Run, model: Path, row: Candidate, key: str = KEY) -> float:
-    """Check that a test score is that of `evaluate` and of lm-eval, and return it."""
     scores, file = row.scores("test"), run.folder / "search.yaml"
     assert scores is not None
     own = package.evaluate(model, file)[key].value

@@ -33,7 +33,6 @@ def run(folder: Path, **options):
     ],
 )
 def test_it_ends_as_soon_as_so_many_bring_nothing(tmp_path, optimizer, order, ranking):
-    """By generations, at the end of the first that brings the count to it."""
     options = {"optimizer": optimizer, "order": order, "ranking": ranking, "patience": 25}
     candidates = run(tmp_path / "run", **options).candidates
     counts = [

@@ -80,11 +80,7 @@ def cluster() -> Iterator[Cluster]:
 
 @dataclass(frozen=True)
 class HangsOnce:
-    """Runs jobs, and hangs in the first one.
-
-    Attributes:
-        note: a file that exists as soon as the first job has begun.
-    """
+    """Runs jobs, and hangs in the first one, with whose begin there is the file `note`."""
 
     note: Path
 
@@ -196,13 +192,11 @@ def wait_for(is_so: Callable[[], bool], goes_on: Callable[[], bool]) -> None:
 
 
 def scoring(run: Path) -> int:
-    """Return how many workers are in the middle of a job."""
     workers, _ = read_activity(run / "workers.json")
     return sum(worker.state == "scoring" for worker in workers)
 
 
 def actors(*machines: Node) -> list[psutil.Process]:
-    """Return the processes of the actors on these machines of the cluster."""
     raylets = {machine.all_processes["raylet"][0].process.pid for machine in machines}
     return [
         process

@@ -204,8 +204,6 @@ def test_a_lost_candidate_fails_and_the_others_are_the_same(tmp_path, ended):
 
 
 class Alternating:
-    """A strategy that proposes two recipes in turn."""
-
     generation = left = 1
 
     def __init__(self) -> None:

@@ -20,7 +20,6 @@ from evomerge.run.history import History, outcome_fields
 
 
 def searched(history: History) -> list[tuple[Any, ...]]:
-    """Return what the search itself has found, without the final scores."""
     return [
         (item.digest, item.origin, item.generation, item.incumbent, item.known, item.told)
         for item in history.candidates

@@ -99,11 +99,8 @@ def test_a_full_disk_is_one_sentence(unbroken: Path, tmp_path: Path) -> None:
 def test_a_failed_device_stops_the_search_and_counts_as_an_attempt(
     unbroken: Path, tmp_path: Path
 ) -> None:
-    file, run, about = (
-        write_judged(tmp_path, SOURCE),
-        tmp_path / "run",
-        {"PYTHONPATH": str(tmp_path)},
-    )
+    file, run = write_judged(tmp_path, SOURCE), tmp_path / "run"
+    about = {"PYTHONPATH": str(tmp_path)}
     line = said(evomerge("search", file, "--run", run, code=1, **about, DEVICE="1"))
     assert "The device failed" in line
     assert "candidate 5 (CUDA error: device-side assert triggered)" in line

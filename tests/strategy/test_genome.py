@@ -69,7 +69,6 @@ def test_what_was_asked_is_proposed_again_from_its_origins(name: str, told: list
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_generation_is_counted_from_its_first_proposal(name: str) -> None:
-    """What is tried first does not count, so that a generation is of the optimizer's own."""
     strategy = new(name)
     strategy.add_baseline(0, next(iter(strategy.space.baselines())))
     assert strategy.left == strategy.generation
@@ -112,7 +111,6 @@ TWO = (Objective("task", "acc"), Objective("task", "layers", higher_is_better=Fa
 
 
 def path_score(job: Job) -> Outcome:
-    """Score the blocks that are at a good place, and their number."""
     blocks = [layer.sources[0] for layer in job.recipe.layers["model.layers"]]
     good = sum(unit("good", block.parent, block.layer) < 0.4 for block in blocks)
     acc = good - 0.3 * (len(blocks) - good)
@@ -157,7 +155,6 @@ def slots_search(
     ],
 )
 def test_a_recipe_is_proposed_once(tmp_path: Path, optimizer: str, order: Order) -> None:
-    """Up to two thirds of the candidates of such a search repeated a recipe."""
     history = slots_search(tmp_path / "run", optimizer, width=4, order=order)
     seen: set[str] = set()
     repeated = 0

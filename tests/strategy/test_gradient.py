@@ -52,7 +52,6 @@ def make(**options) -> GradientStrategy:
 
 
 def walk(leg: Leg, watched: float | None = None) -> Reached:
-    """Walk a leg on a bowl."""
     descent = leg.descent
     for _ in leg.batches:
         slope = [2 * (value - best) for value, best in zip(descent.genome, TARGET, strict=True)]
@@ -66,7 +65,6 @@ def scored(genome) -> Scores:
 
 
 def run(strategy, candidates: int, watched=None) -> list[Proposal]:
-    """Ask for candidates, generation by generation, and tell their outcomes."""
     strategy.add_baseline(0, "uniform")
     strategy.tell(0, scored((0.5, 0.5)))
     asked: list[Proposal] = []

@@ -58,7 +58,6 @@ def test_successes_are_the_first_right_answer_to_each_document():
 
 
 def test_what_was_learned_is_never_watched_afterwards():
-    """Also where most documents are answered right later; another search does the same."""
     made, again = (Lessons("successes", {"a": range(200)}, 0, (), "a", {}) for _ in range(2))
     learned: set[int] = set()
     for known in (30, 70, 71, 150, 200, 200):
