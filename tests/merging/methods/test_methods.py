@@ -1,7 +1,4 @@
-"""Merge methods: end points, symmetries, extreme inputs, and examples by hand.
-
-The laws of every method are those of `evomerge.testing.check_method` (tests/testing).
-"""
+"""Merge methods: end points, symmetries, extremes, examples by hand (laws are in tests/testing)."""
 
 from __future__ import annotations
 
