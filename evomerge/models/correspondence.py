@@ -8,7 +8,6 @@ LayerNorm parameters (`gamma`, `beta`) replaced by the new ones.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -27,7 +26,7 @@ TEXT_TYPES = {
 }
 """Type of a language model that sees -> type of the text model that computes the same."""
 
-_OLD_NAMES = ((re.compile(r"\.gamma$"), ".weight"), (re.compile(r"\.beta$"), ".bias"))
+_NEW_NAMES = {"gamma": "weight", "beta": "bias"}
 
 
 def normal(name: str, checkpoint: Checkpoint) -> str:
@@ -123,9 +122,8 @@ class TensorNameMap:
 
 @lru_cache(maxsize=1 << 14)
 def _with_new_names(name: str) -> str:
-    for old, new in _OLD_NAMES:
-        name = old.sub(new, name)
-    return name
+    stem, _, last = name.rpartition(".")
+    return f"{stem}.{_NEW_NAMES[last]}" if stem and last in _NEW_NAMES else name
 
 
 def _by_new_name(stack: Stack) -> dict[str, str]:
@@ -292,11 +290,9 @@ def type_notes(checkpoints: Iterable[Checkpoint]) -> list[str]:
 
 def prediction_notes(owners: Iterable[str]) -> list[str]:
     """Return a warning that layers for multi-token prediction of these parents are left out."""
-    names = ", ".join(owners)
-    if not names:
-        return []
-    return [
-        f"The layers for multi-token prediction of {names} are left out of the merge, since "
-        "transformers does not load them and no score depends on them; serve the merge without "
-        "speculative decoding by such layers."
-    ]
+    names = list(owners)
+    note = (
+        f"The layers for multi-token prediction of {', '.join(names)} are left out of the merge, "
+        "since transformers does not load them; serve it without speculative decoding by them."
+    )
+    return [note] if names else []

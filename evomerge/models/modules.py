@@ -116,7 +116,7 @@ class ModuleStack:
     def dimensions(self) -> int | None:
         """Number of numbers in an embedding; None: no module says it."""
         found = self.settings.get("truncate_dim")
-        for module in reversed(self.modules[1:] if found is None else ()):
+        for module in reversed(self.modules[1:]):
             own = module.settings
             if module.kind == "Dense" and found is None:
                 found = own.get("out_features")

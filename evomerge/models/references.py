@@ -109,20 +109,17 @@ def hub_id(reference: str) -> str | None:
 def _why_not_fetched(error: Exception) -> str:
     from huggingface_hub import errors
 
+    log_in = "log in with `hf auth login`."
     known = {
         errors.GatedRepoError: "the Hugging Face Hub gives this model only to people who accepted "
-        "its terms; accept them on the model's page, then log in with `hf auth login`.",
+        f"its terms; accept them on the model's page, then {log_in}",
         errors.RepositoryNotFoundError: "the Hugging Face Hub has no such model, or it is private; "
-        "check the id, or log in with `hf auth login`.",
+        f"check the id, or {log_in}",
         errors.RevisionNotFoundError: "the Hugging Face Hub does not have this revision of it; "
         "check what follows the `@`.",
         errors.LocalEntryNotFoundError: "the Hugging Face Hub cannot be reached (offline, or "
-        "HF_HUB_OFFLINE is set), and the model is not in its cache on this machine; go online, or "
-        "give the folder of a copy.",
+        "HF_HUB_OFFLINE is set); go online, or give the folder of a copy.",
     }
-    usual = (
-        f"it cannot be downloaded from the Hugging Face Hub ({one_line(error)}); check the "
-        "connection, or download the model yourself and give its folder."
-    )
+    usual = f"its download failed ({one_line(error)}); try again, or give the folder of a copy."
     # A GatedRepoError is a RepositoryNotFoundError too.
     return next((why for kind, why in known.items() if isinstance(error, kind)), usual)

@@ -22,9 +22,7 @@ from evomerge.models.safetensors import INDEX, TensorInfo, read_folder
 
 GGUF_ADVICE = (
     "GGUF files have weights that are quantised for llama.cpp and cannot be merged; give the "
-    "checkpoint that the file was made from, or load it with "
-    "`AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME)`, load its state_dict into a "
-    "new model of its config, and save that with `save_pretrained`, with the tokenizer."
+    "checkpoint that the file was made from."
 )
 
 FULL = "merge the full-precision checkpoint it was made from."
