@@ -202,9 +202,8 @@ def check_knobs(
     if len(sources) < fewest or (most is not None and len(sources) > most):
         allowed = f"{fewest} or more" if most is None else f"from {fewest} to {most}"
         allowed = f"exactly {fewest}" if fewest == most else allowed
-        raise RecipeError(
-            f"{method.name} takes {allowed} sources beside the base, not {len(sources)}."
-        )
+        beside = " beside the base" if has_base else ""
+        raise RecipeError(f"{method.name} takes {allowed} sources{beside}, not {len(sources)}.")
     if method.base == "required" and not has_base:
         raise RecipeError(f"{method.name} needs a base model; set `base`.")
     shared = _complete(method, "merge", knobs, "the merge")
