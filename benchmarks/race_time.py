@@ -108,7 +108,7 @@ class Measured:
             incumbent = None if best is None else self.raced[best]
             earlier = [scores for scores in self.raced if scores is not None]
             while True:
-                recipe = strategy.ask(len(self.full)).recipe
+                recipe = strategy.ask(len(self.full))[0]
                 self.score(recipe, incumbent, earlier[-policy.recent :])
                 if strategy.left == strategy.generation or len(self.full) == self.candidates:
                     break

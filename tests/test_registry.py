@@ -24,7 +24,6 @@ from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.baselines import baseline_recipes
 from evomerge.space.protocol import Gene
 from evomerge.strategy.kinds import StrategyKind, options_of
-from evomerge.strategy.protocol import Proposal
 
 
 @method("the first source, scaled", Knob("scale", 1.0, 0, 2, search=(0.5, 1.5)), parents=(1, None))
@@ -83,7 +82,7 @@ class Steps:
     def ask(self, number):
         self.asked += 1
         genome = (self.step * self.asked,)
-        return Proposal(self.space.decode(genome), {"genome": list(genome)})
+        return self.space.decode(genome), {"genome": list(genome)}
 
     def repeat(self, number, label, origin):
         self.asked += label is None
@@ -162,7 +161,7 @@ def test_an_installed_package_adds_a_strategy_with_its_options_and_space() -> No
     wanted = {"optimizer": {"name": "t_steps", "options": {"step": 0.125}}}
     checked = prepare(parse(SEARCH | wanted, "search.yaml"), Path.cwd())
     strategy = make_strategy(checked)
-    recipes = [strategy.ask(number).recipe for number in (3, 4)]
+    recipes = [strategy.ask(number)[0] for number in (3, 4)]
     weights = [[source.knobs["weight"] for source in it.head.sources] for it in recipes]
     assert weights == [[0.875, 0.125], [0.75, 0.25]]
     with pytest.raises(ConfigError, match=r"optimizer.options: .*`stepp`.*step"):

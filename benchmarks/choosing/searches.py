@@ -88,7 +88,7 @@ def search(
                     reached = walk(leg)
                     scoring += time.process_time() - asked
                     strategy.reach(place, reached)
-            origin = strategy.ask(number).origin
+            _, origin = strategy.ask(number)
         genomes.append(tuple(origin["genome"]))
         asked = time.process_time()
         values.append(score(genomes[-1]))

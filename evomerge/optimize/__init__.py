@@ -42,8 +42,8 @@ class Builtin:
 
 BUILTIN: Mapping[str, Builtin] = {
     "auto": Builtin(has_population=True, most_workers=16),
-    "cma": Builtin("cma:create_full", has_population=True, most_workers=16),
-    "diagonal-cma": Builtin("cma:create_diagonal", has_population=True, most_workers=16),
+    "cma": Builtin("cma:CMA", has_population=True, most_workers=16),
+    "diagonal-cma": Builtin("cma:DiagonalCMA", has_population=True, most_workers=16),
     "cma-margin": Builtin("cma:create_margin", has_population=True, most_workers=16),
     "two-points-de": Builtin("evolution:create_two_points", has_population=True, most_workers=16),
     "discrete-lengler": Builtin("evolution:create_discrete_lengler", most_workers=4),

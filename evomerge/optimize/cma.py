@@ -48,17 +48,20 @@ class CMA(Generations[_Sample]):
     pycma works in the coordinates z = (point of the cube - start) / step, so the initial mean is 0
     and the initial standard deviation 1. It handles bounds by a piecewise quadratic transformation.
     Its stop criteria are not used: scores have few distinct values, so a plateau does not mean that
-    the search has converged. With `diagonal` it learns variances only (Ros & Hansen 2008).
+    the search has converged.
     """
 
-    def __init__(self, cube: Cube, setting: Setting, diagonal: bool) -> None:
+    diagonal = False
+
+    def __init__(self, genes: Sequence[Gene], setting: Setting) -> None:
+        cube = Cube(genes, setting.sigma)
         super().__init__(cube, setting.population)
         # pycma needs two dimensions: a single gene gets a second one that has no effect.
         self._idle = np.zeros(max(0, 2 - len(cube.start)))
         self._low = np.append((cube.low - cube.start) / cube.step, self._idle - 1)
         self._high = np.append((cube.high - cube.start) / cube.step, self._idle + 1)
         self._two_point = len(cube.start) >= TWO_POINT_GENES
-        self._diagonal, self._random = diagonal, np.random.RandomState(setting.seed % 2**32)
+        self._random = np.random.RandomState(setting.seed % 2**32)
         self._samples: deque[_Sample] = deque()
         self._sampled = False
 
@@ -71,7 +74,7 @@ class CMA(Generations[_Sample]):
         options = {
             "bounds": [list(self._low), list(self._high)],
             "popsize": self.population,
-            "CMA_diagonal": self._diagonal,
+            "CMA_diagonal": self.diagonal,
             "AdaptSigma": _two_point_adaptation() if self._two_point else CMAAdaptSigmaCSA,
             "minstd": SMALLEST_STEP,
             # Without these two options, pycma seeds and uses numpy's global generator.
@@ -172,6 +175,12 @@ def _two_point_adaptation() -> type:
             pass
 
     return TwoPointAdaptation
+
+
+class DiagonalCMA(CMA):
+    """CMA-ES that learns variances only (Ros & Hansen 2008)."""
+
+    diagonal = True
 
 
 class _Cmaes(Generations[Any]):
@@ -297,16 +306,6 @@ def _shortened(sample: Vector, normal: Normal) -> Vector:
 
 def _is_choice(gene: Gene) -> bool:
     return gene.kind == "choice" and gene.high > 0
-
-
-def create_full(genes: Sequence[Gene], setting: Setting) -> CMA:
-    """Return CMA-ES that learns the full covariance."""
-    return CMA(Cube(genes, setting.sigma), setting, diagonal=False)
-
-
-def create_diagonal(genes: Sequence[Gene], setting: Setting) -> CMA:
-    """Return CMA-ES that learns variances only."""
-    return CMA(Cube(genes, setting.sigma), setting, diagonal=True)
 
 
 def create_margin(genes: Sequence[Gene], setting: Setting) -> MarginCMA | CategoryCMA:

@@ -205,10 +205,10 @@ class Search:
         A race compares it with the first incumbent, and uses the `known` first outcomes.
         """
         fields: Event = {"generation": self.generation}
-        proposal = self.strategy.ask(len(self.history.candidates))
+        recipe, origin = self.strategy.ask(len(self.history.candidates))
         if self.session.recent is not None and incumbents:
             fields |= {"incumbent": incumbents[0].number, "known": known}
-        return self.journal(proposal.recipe, proposal.origin, fields)
+        return self.journal(recipe, origin, fields)
 
     def journal(self, recipe: Recipe, origin: Origin, fields: Event) -> Candidate:
         """Write the `ask` event of a new candidate, with further fields of the event."""

@@ -145,7 +145,7 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
     if isinstance(strategy, Descending):  # what a descent learns may depend on all baselines
         first, recipes = next(reversed(baselines.values())), list(baselines.values())
     else:
-        first, recipes = strategy.ask(0).recipe, [strategy.ask(1).recipe]
+        first, recipes = strategy.ask(0)[0], [strategy.ask(1)[0]]
     # The first merge computes what later ones keep, and compiles loops; the first documents of a
     # split make its prompts.
     worker.evaluator.try_out(worker.build(first))

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.optimize.protocol import Optimizer
+from evomerge.recipe import Recipe
 from evomerge.scores import Outcome, Scores
 from evomerge.space.protocol import Genome, Space
-from evomerge.strategy.protocol import Origin, Proposal
+from evomerge.strategy.protocol import Origin
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ class GenomeStrategy:
         self.repeat(number, label, origin)
         return origin
 
-    def ask(self, number: int) -> Proposal:
+    def ask(self, number: int) -> tuple[Recipe, Origin]:
         """Propose the next genome of the start; after these, the optimizer's."""
         self._has_begun, self._complete = True, self._proposed // self.generation
         for skipped in itertools.count():
@@ -107,7 +108,7 @@ class GenomeStrategy:
             self._skip(genome, recipe.digest)
         self._note(number, genome, recipe.digest)
         origin = {"genome": list(genome)}
-        return Proposal(recipe, origin | {SKIPPED: skipped} if skipped else origin)
+        return recipe, origin | {SKIPPED: skipped} if skipped else origin
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
         """Propose the same genome again, whatever this machine computes: it is what was scored."""

@@ -19,11 +19,12 @@ from operator import mul
 
 from evomerge.evaluation.inference.rows import Forms
 from evomerge.optimize.descent import Descent, Leg, Reached
+from evomerge.recipe import Recipe
 from evomerge.scores import Outcome, Scores
 from evomerge.space.baselines import UNIFORM
 from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.lessons import Lesson, Lessons
-from evomerge.strategy.protocol import Origin, Proposal
+from evomerge.strategy.protocol import Origin
 
 STEPS = 60  # of a descent, if the search file does not say it
 BATCH = 16  # documents of a step, likewise
@@ -128,13 +129,13 @@ class GradientStrategy:
         line.worse = line.worse + 1 if line.lesson.watched and not value < line.lowest else 0
         line.lowest = min(line.lowest, value)
 
-    def ask(self, number: int) -> Proposal:
+    def ask(self, number: int) -> tuple[Recipe, Origin]:
         """Propose the next point of the round."""
         line = self._lines[self.generation - self._left]
         genome = line.descent.genome
         origin = {"genome": list(genome), "descent": line.number, "steps": line.descent.done}
         self.repeat(number, None, origin)
-        return Proposal(self.space.decode(genome), origin)
+        return self.space.decode(genome), origin
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
         """Repeat an `add_baseline` or an `ask`."""

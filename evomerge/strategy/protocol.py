@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from evomerge.optimize.descent import Leg, Reached
@@ -12,14 +11,6 @@ from evomerge.scores import Outcome
 
 Origin: TypeAlias = Mapping[str, Any]
 """Where a recipe came from, as plain JSON that the journal keeps: for example a genome."""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A recipe that a strategy proposes, and what it was made from, in the strategy's terms."""
-
-    recipe: Recipe
-    origin: Origin
 
 
 class Strategy(Protocol):
@@ -40,8 +31,8 @@ class Strategy(Protocol):
     def add_baseline(self, number: int, label: str) -> Origin:
         """Add a baseline; return its origin, empty if this strategy cannot represent it."""
 
-    def ask(self, number: int) -> Proposal:
-        """Propose a recipe for the candidate with this number."""
+    def ask(self, number: int) -> tuple[Recipe, Origin]:
+        """Propose a recipe for the candidate with this number; return it and its origin."""
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
         """Repeat an `add_baseline` or an `ask` that the journal records; its origin counts."""

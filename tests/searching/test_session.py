@@ -22,7 +22,6 @@ from evomerge.run.logbook import PASSING
 from evomerge.scores import Expected, Failure, Scores
 from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.session import SAME_FAILURES
-from evomerge.strategy.protocol import Proposal
 
 
 def one(value: float, expected: bool = False) -> Scores:
@@ -214,7 +213,7 @@ class Alternating:
 
     def ask(self, number):
         genome = (0.2 + 0.6 * (number % 2),) * len(self.space.genes)
-        return Proposal(self.space.decode(genome), {"genome": list(genome)})
+        return self.space.decode(genome), {"genome": list(genome)}
 
     def tell(self, number, outcome):
         pass

@@ -57,14 +57,14 @@ def test_what_was_asked_is_proposed_again_from_its_origins(name: str, told: list
     origin = one.add_baseline(0, label)
     other.repeat(0, label, origin)
     for number, value in enumerate(told, start=1):
-        proposal = one.ask(number)
-        assert one.space.decode(tuple(proposal.origin["genome"])) == proposal.recipe
-        other.repeat(number, None, proposal.origin)
+        recipe, origin = one.ask(number)
+        assert one.space.decode(tuple(origin["genome"])) == recipe
+        other.repeat(number, None, origin)
         if value != "lost":
             one.tell(number, outcome(value))
             other.tell(number, outcome(value))
         assert one.left == other.left
-    assert one.ask(99).recipe.digest == other.ask(99).recipe.digest
+    assert one.ask(99)[0].digest == other.ask(99)[0].digest
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,7 +84,7 @@ def test_the_recorded_genome_counts_where_another_machine_computes_another(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     one, other = new("cma"), new("cma")
-    genome = [0.25 + value / 2 for value in one.ask(0).origin["genome"]]
+    genome = [0.25 + value / 2 for value in one.ask(0)[1]["genome"]]
     other.repeat(0, None, {"genome": genome})
     other.repeat(1, None, {"genome": genome})
     assert len(caplog.records) == 1
@@ -97,7 +97,7 @@ def test_the_start_is_proposed_after_the_baselines_and_before_all_else() -> None
         strategy.add_baseline(number, label)
     strategy.repeat(8, "somewhere", {})  # a baseline without a genome
     strategy.tell(8, outcome(1.0))
-    proposed = [strategy.ask(number).origin["genome"] for number in range(9, 12)]
+    proposed = [strategy.ask(number)[1]["genome"] for number in range(9, 12)]
     assert [set(genome) for genome in proposed[:2]] == [{0.25}, {0.75}]
     assert len(set(proposed[2])) == len(strategy.space.genes)
 
@@ -219,13 +219,13 @@ def test_the_optimizer_is_told_what_is_known_of_a_recipe() -> None:
     other = path_of(2, 3, size=0.5)
     strategy = listed(first, again, second, later, other, third)
     told = strategy.optimizer.told  # type: ignore[attr-defined]
-    assert SKIPPED not in strategy.ask(0).origin
+    assert SKIPPED not in strategy.ask(0)[1]
     assert strategy.left == 3
-    assert strategy.ask(1).origin[SKIPPED] == 1
+    assert strategy.ask(1)[1][SKIPPED] == 1
     assert strategy.left == 1
     strategy.tell(0, outcome(0.5))
     assert told == [(first, (0.5,)), (again, (0.5,))]
-    assert strategy.ask(2).origin[SKIPPED] == 2
+    assert strategy.ask(2)[1][SKIPPED] == 2
     assert strategy.left == strategy.generation  # complete, by six genomes
     strategy.tell(1, outcome(None))
     assert told[2:] == [(later, (0.5,)), (second, None), (other, None)]
@@ -235,7 +235,7 @@ def test_what_was_skipped_is_skipped_again_whatever_another_machine_computes() -
     """Or the generations of a resumed search would end elsewhere than the recorded ones."""
     proposed = [path_of(0, 1), path_of(0, 1, size=0.5), path_of(2, 3), path_of(4, 5)]
     one = listed(*proposed)
-    origins = [one.ask(number).origin for number in range(3)]
+    origins = [one.ask(number)[1] for number in range(3)]
     other = listed(proposed[0], path_of(6, 7), *proposed[2:])  # no repeat here
     for number, origin in enumerate(origins):
         other.repeat(number, None, origin)
@@ -252,11 +252,11 @@ def test_a_space_without_other_recipes_is_searched_on() -> None:
         *(path_of(0, 1, size=1 / (place + 1)) for place in range(SKIPPED_RECIPES + 2))
     )
     strategy.ask(0)
-    assert strategy.ask(1).origin[SKIPPED] == SKIPPED_RECIPES
+    assert strategy.ask(1)[1][SKIPPED] == SKIPPED_RECIPES
     # An optimizer that repeats a genome has no other one.
     strategy = listed(path_of(0, 1), path_of(0, 1))
     strategy.ask(0)
-    assert SKIPPED not in strategy.ask(1).origin
+    assert SKIPPED not in strategy.ask(1)[1]
 
 
 def test_each_genome_of_a_baseline_is_told_its_outcome_and_recorded() -> None:
@@ -273,6 +273,6 @@ def test_each_genome_of_a_baseline_is_told_its_outcome_and_recorded() -> None:
     for strategy in (one, again):
         for number in reversed(range(len(labels))):
             strategy.tell(number, outcome(0.1 * number))
-    assert [one.ask(number).origin for number in range(9, 40)] == [
-        again.ask(number).origin for number in range(9, 40)
+    assert [one.ask(number)[1] for number in range(9, 40)] == [
+        again.ask(number)[1] for number in range(9, 40)
     ]
