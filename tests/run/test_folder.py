@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 
 import pytest
 
@@ -161,21 +160,6 @@ def test_a_kill_releases_the_lock_which_a_forked_child_does_not_keep(run):
     finally:
         os.kill(child, signal.SIGKILL)
         holder.communicate()
-
-
-def test_a_forked_child_cannot_write_to_the_journal(run):
-    with run.writing() as journal:
-        before = run.journal_path.read_bytes()
-        child = os.fork()
-        if child == 0:
-            with suppress(AssertionError):
-                journal.append({"event": "of the child"})
-            os._exit(0)
-        os.waitpid(child, 0)
-        assert run.journal_path.read_bytes() == before
-        assert run.is_running
-        journal.append({"event": "x"})
-    assert [event["event"] for event in run.events()] == ["header", "x"]
 
 
 def test_warnings_of_a_run_are_printed_and_logged(run):
