@@ -115,18 +115,18 @@ class TasksInfo:
         Raises:
             ConfigError: the task has no such metric, or has it under several filters.
         """
-        owner = self.groups.get(task) or self.tasks[task]
-        known = owner.metrics
+        known = (self.groups.get(task) or self.tasks[task]).metrics
+        named = task if task in self.groups else self.tasks[task].name
         for name in (metric, metric.removesuffix(",none")):
             if name in known:
                 return name, known[name]
         if filtered := [key for key in known if key.split(",")[0] == metric]:
             raise ConfigError(
-                f"{where}: metric {metric!r} of task {owner.name!r} exists with several filters; "
+                f"{where}: metric {metric!r} of task {named!r} exists with several filters; "
                 f"name one of {', '.join(filtered)}."
             )
         raise ConfigError(
-            f"{where}: task {owner.name!r} has no metric {metric!r}; it has "
+            f"{where}: task {named!r} has no metric {metric!r}; it has "
             f"{', '.join(sorted(known)) or 'none'}.{did_you_mean(metric, known)}"
         )
 
