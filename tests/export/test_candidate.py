@@ -116,8 +116,9 @@ def test_any_candidate_can_be_exported(run, tmp_path):
     assert AutoModelForCausalLM.from_pretrained(out, dtype="auto").dtype == torch.bfloat16
     card = (out / "README.md").read_text()
     assert "Written in bfloat16; the scores are those of the float32 weights." in card
-    for options, words in ((["--candidate", "99"], "--candidate"), ([], "exists")):
-        assert words in evomerge("export", run, "--out", out, *options, code=2).stderr
+    for name, options, words in (("n", ["--candidate", "99"], "--candidate"), ("m", [], "exists")):
+        refused = evomerge("export", run, "--out", tmp_path / name, *options, code=2)
+        assert words in refused.stderr
 
 
 def test_a_killed_export_leaves_nothing_half_written(run, exported, tmp_path):
@@ -126,8 +127,9 @@ def test_a_killed_export_leaves_nothing_half_written(run, exported, tmp_path):
     for attempt in range(3):
         out = tmp_path / f"models{attempt}" / "model"
         out.parent.mkdir()
-        begun, nowhere = ["export", run, "--out", out, "--shard-size", "1MB"], subprocess.DEVNULL
-        process = start(*begun, stdout=nowhere, stderr=nowhere)
+        begun = ["export", run, "--out", out, "--shard-size", "1MB"]
+        with Path(os.devnull).open("w") as nowhere:
+            process = start(*begun, stdout=nowhere, stderr=nowhere)
         while process.poll() is None and not list(out.parent.iterdir()):
             time.sleep(0.0005)
         time.sleep(generator.uniform(0, 0.01))

@@ -56,7 +56,7 @@ def _check_buildable(stored: Checkpoint, config: Mapping[str, Any]) -> None:
     faults = _faults(config, stored)
     for name, (own, wanted) in sorted(faults.mismatched.items()):
         raise CheckpointError(
-            f"tensor {name!r} is {list(own)}, and the model of config.json needs {list(wanted)}"
+            f"{name!r} has the shape {list(own)}, the model of config.json needs {list(wanted)}"
         )
     for prefix, stack in stored.language.items():
         for layer, block in enumerate(stack.blocks):
