@@ -142,6 +142,11 @@ def write_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Write the weights of a checkpoint into a folder, as one safetensors file."""
     from safetensors.torch import save_file
 
-    # Tensors in a file may not share memory.
-    found = {k: item.detach().to("cpu", copy=True).contiguous() for k, item in weights.items()}
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in weights.items():
+        own = tensor.detach().cpu().contiguous()
+        storage = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if storage in seen else own  # a file's tensors share no memory
+        seen.add(storage)
     save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
