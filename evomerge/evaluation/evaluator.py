@@ -124,8 +124,7 @@ class Evaluator:
         self._requests, self._references, self.is_touched = {}, {}, False
         if not any(self._asked(split, of_split) for split, of_split in splits.items()):
             return
-        infos = [info for split in splits for info in self.tasks_of(split).info.tasks.values()]
-        sees = any(info.shows_images for info in infos)
+        sees = any(t.shows_images for s in splits for t in self.tasks_of(s).info.tasks.values())
         reference = ReferenceLM(model, tokenizer, self.reasoning, sees=sees)
         self.forward = self.batched = Forward(model, tokenizer, reference, self.batch_size)
         if self.backend == "vllm":

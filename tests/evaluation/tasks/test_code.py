@@ -205,7 +205,7 @@ HARMFUL = {
     "ends the process that watches it": "import os; os.kill(os.getppid(), 9)",
     "eats memory": "x = [0] * (1 << 40 - 3)",
     "eats memory bit by bit": "x = []\nwhile True: x.append(bytes(1 << 20))",
-    "fills the disk": "open('f', 'wb').write(bytes(1 << 27)); x = 5",
+    "fills the disk": "open('f', 'wb').write(bytes(1 << 27)); x = 7",
     "is no program": "x =",
     "hangs": "while True: pass",
     "sleeps in a child": "import os, time\nos.fork()\ntime.sleep(600)",
