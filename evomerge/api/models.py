@@ -70,7 +70,8 @@ def evaluate(
     Args:
         config: path of a search file or of a run's `search.yaml`, or its content.
         split: `search`, `validation` or `test`.
-        allow_code, trust_code: see `search`.
+        allow_code: see `search`.
+        trust_code: see `search`.
 
     Returns:
         `task/metric` -> the score with its 95 % interval (`value`, `low`, `high`).

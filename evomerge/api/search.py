@@ -121,11 +121,11 @@ def resume(
 ) -> Run:
     """Continue a search from where it was, wait for its end and return its run.
 
+    `candidates`, `hours`, `patience` and `target` are new bounds, as in the section `budget`. The
+    other arguments are as of `search`; what was allowed when the run began does not count.
+
     Args:
         run: the run, or its folder.
-        candidates, hours, patience, target: new bounds, as in the section `budget`.
-        progress, followers, allow_code, trust_code: see `search`; what was allowed when the run
-            began does not count.
         **executor: keys of the section `executor` for this session, for example
             `kind="processes", workers=4`.
 
