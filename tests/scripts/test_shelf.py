@@ -69,7 +69,7 @@ def rows(make, **sizes):
 
 DATA = {
     "SakanaAI/gsm8k-ja-test_250-1319": {"default": rows(japanese, test=1069)},
-    "juletxara/mgsm": {"ja": rows(japanese, train=8, test=250)},
+    "juletxara/mgsm": {"ja": rows(lambda text: japanese(f"次の{text}"), train=8, test=250)},
     "SaylorTwift/bbh": {"date_understanding": rows(dates, test=250)},
 }
 """Data set -> configuration -> split -> documents: as many as the search files take."""
