@@ -6,10 +6,13 @@ Both packages work in units of the initial steps, and learn a generation at a ti
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import warnings
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,6 +33,27 @@ as in pycma. The usual adaptation (CSA) would need more than a thousand trials t
 SMALLEST_STEP = 1e-7
 """Lower limit of the standard deviations, in units of the initial step. It is far below the
 resolution of a recipe, and far enough above rounding errors to keep the covariance matrix valid."""
+
+
+@contextmanager
+def _signals_after() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the block ends.
+
+    pycma catches every exception in many places, when it is imported and when it samples, so a
+    KeyboardInterrupt could be lost there.
+    """
+    received: list[int] = []
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda caught, _: received.append(caught))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for caught in received:
+            signal.raise_signal(caught)
 
 
 @dataclass(frozen=True)
@@ -91,6 +115,7 @@ class CMA(Generations[_Sample]):
         sample = self._samples.popleft()
         return sample, self.cube.start + self.cube.step * sample.z[: len(self.cube.start)]
 
+    @_signals_after()
     def _sample(self) -> None:
         """Sample a generation; with two-point adaptation, further samples are single points."""
         es, single = self._es, self._sampled and self._two_point
@@ -102,6 +127,7 @@ class CMA(Generations[_Sample]):
         )
         self._sampled = True
 
+    @_signals_after()
     def update(self, told: list[Told[_Sample]]) -> None:
         """Learn a generation."""
         if not self._sampled:
