@@ -118,14 +118,13 @@ class TasksInfo:
         known = (self.groups.get(task) or self.tasks[task]).metrics
         named = task if task in self.groups else self.tasks[task].name
         for name in (metric, metric.removesuffix(",none")):
-            if name in owner.metrics:
-                return name, owner.metrics[name]
-        if filtered := [key for key in owner.metrics if key.split(",")[0] == metric]:
+            if name in known:
+                return name, known[name]
+        if filtered := [key for key in known if key.split(",")[0] == metric]:
             raise ConfigError(
                 f"{where}: metric {metric!r} of task {named!r} exists with several filters; "
                 f"name one of {', '.join(filtered)}."
             )
-        known, own = ", ".join(sorted(owner.metrics)) or "none", getattr(owner, "name", task)
         raise ConfigError(
             f"{where}: task {named!r} has no metric {metric!r}; it has "
             f"{', '.join(sorted(known)) or 'none'}.{did_you_mean(metric, known)}"
