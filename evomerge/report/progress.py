@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from evomerge.recipe import Recipe
 from evomerge.report.confidence import factor_of, factor_of_fitness, fitness_interval
 from evomerge.report.words import short_scores
 from evomerge.run.activity import WORKERS, read_activity
@@ -17,6 +18,7 @@ from evomerge.run.journal import Event
 from evomerge.scores import Example, Scores
 from evomerge.searching.ranking import Ranking, front_of, has_nats, ranking_of
 from evomerge.space.baselines import UNIFORM
+from evomerge.space.paths.path import describe
 
 _LATEST = 4  # candidates that are shown with their fitness or failure
 _INVALID = "[invalid]"  # what lm-eval's filter makes of an answer that it cannot parse
@@ -69,6 +71,10 @@ def progress(run: RunFolder) -> dict[str, Any]:
         result["seconds"] = {name: round(item.seconds, 1) for name, item in spent.items()}
     if running and (phase := _final_phase(history, events[-1])) is not None:
         result["phase"] = phase
+    if config.space.kind != "parameters" and (run.path / "best.yaml").exists():
+        recipe = Recipe.from_yaml((run.path / "best.yaml").read_text("utf-8"))
+        of = next((item for item in history.candidates if item.digest == recipe.digest), None)
+        result |= {"path": describe(recipe), "path_of": None if of is None else of.number}
     if result["state"] == "running":  # a search that stops does not go on to its budget
         result |= _speed(run, budget, result["scored"] + result["failed"])
     states, lost = read_activity(run.path / WORKERS) if running else ([], 0)

@@ -122,7 +122,7 @@ class RunFolder:
         again = f"{self.path} has no {MANIFEST}; put it back from a copy, or start a new run."
         manifest = json_value(read_text(file, RunFolderError, again), str(file), RunFolderError)
         digest = manifest.pop(_DIGEST, None) if isinstance(manifest, dict) else None
-        if digest != _digest([self.written(), manifest]):
+        if digest != _digest([self.written(), manifest]) or "config" not in manifest:
             raise RunFolderError(
                 f"{CONFIG} or {MANIFEST} of {self.path} was changed after the run began; put it "
                 "back as it was, start a new run, or give `evomerge resume` the change "
