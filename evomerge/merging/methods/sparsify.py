@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from evomerge.merging.kernels.compiled import LANES, Array, compiled
+from evomerge.merging.kernels.compiled import LANES, Array, compiled, widen
 from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, rounded_probability
 from evomerge.merging.kernels.passes import BLOCK, load_change, scratch, spans
 from evomerge.merging.kernels.selection import MagnitudeCut, MagnitudeOrder, find_cut
@@ -156,13 +156,10 @@ class Bernoulli(Sparsifier):
         probability = rounded_probability(knobs["density"])
         if probability in (0, 1):
             return (1.0, self.load) if probability else None
-        limit = np.float32(LOWEST + round(probability * STEPS))
+        limit = np.int32(LOWEST + round(probability * STEPS))
 
         def write(span: slice, out: Array) -> None:
-            self.load(span, out)
-            bounds = scratch(len(out), "bounds")
-            bounds[:] = limit
-            _drop(out, self.draws(span), bounds)
+            _load_random(self.source[span], self.base[span], self.draws(span), limit, out)
 
         return (1 / probability if rescale else 1.0), write
 
@@ -174,11 +171,11 @@ class Bernoulli(Sparsifier):
 
 
 @compiled
-def _drop(values: Array, draws: Array, bounds: Array) -> None:
-    """Set to 0 the values whose draw is not below its bound; a NaN stays."""
-    for i in range(len(values)):
-        stays = np.float32(1) if np.float32(draws[i]) < bounds[i] else np.float32(0)
-        values[i] *= stays
+def _load_random(source: Array, base: Array, draws: Array, limit: np.int32, out: Array) -> None:
+    """Write the elements of a task vector whose draw is below `limit`, 0 for others; NaN stays."""
+    for i in range(len(out)):
+        stays = np.float32(1) if draws[i] < limit else np.float32(0)
+        out[i] = (widen(source[i]) - widen(base[i])) * stays
 
 
 class MagPrune(Bernoulli):
@@ -217,17 +214,13 @@ class MagPrune(Bernoulli):
             return (1.0, self.load) if density else None
         epsilon = min(knobs["epsilon"], density, 1 - density)
         least, spread = np.float32(density - epsilon), np.float32(2 * epsilon)
-        middle = np.float32(LOWEST + density * STEPS)
+        line = spread, np.float32(LOWEST + density * STEPS)
 
         def write(span: slice, out: Array) -> None:
             ranks, mean_ranks = self._ranks(span)
-            self.load(span, out)
-            bounds = np.multiply(ranks, spread, out=scratch(len(out), "bounds"))
-            bounds += middle
-            _drop(out, self.draws(span), bounds)
-            if rescale:
-                rows = out.reshape(-1, self.row_length)
-                rows *= (1 / (least + spread * mean_ranks))[:, None]
+            factors = 1 / (least + spread * mean_ranks) if rescale else np.ones_like(mean_ranks)
+            task_vector = self.source[span], self.base[span]
+            _load_ranked(*task_vector, self.draws(span), ranks, line, factors, out)
 
         return 1.0, write
 
@@ -239,6 +232,31 @@ class MagPrune(Bernoulli):
             return ranks[span], mean_ranks[span.start // row : span.stop // row]
         ranks, mean_ranks = row_ranks(self.magnitudes(span).reshape(-1, row))
         return ranks.reshape(-1), mean_ranks
+
+
+@compiled
+def _load_ranked(
+    source: Array,
+    base: Array,
+    draws: Array,
+    ranks: Array,
+    line: tuple[np.float32, np.float32],
+    factors: Array,
+    out: Array,
+) -> None:
+    """Write the elements of a task vector whose draw is below slope * rank + middle (`line`).
+
+    They are multiplied by the factor of their row; the others become 0 (NaN stays NaN).
+    """
+    (slope, middle), length = line, len(out) // len(factors)
+    for row in range(len(factors)):
+        part = slice(row * length, (row + 1) * length)
+        end, start, draw, rank = source[part], base[part], draws[part], ranks[part]
+        factor, target = factors[row], out[part]
+        for i in range(length):
+            bound = np.float32(rank[i]) * slope + middle
+            stays = np.float32(1) if np.float32(draw[i]) < bound else np.float32(0)
+            target[i] = (widen(end[i]) - widen(start[i])) * stays * factor
 
 
 def row_length(tensor: Array) -> int:
