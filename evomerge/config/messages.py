@@ -38,6 +38,8 @@ _TYPES = {
 _INSTEAD = {
     "stages": "A file is one search: export its winner, and name that folder as a parent of the "
     "next one.",
+    "allow_pickle": "Pickled weights need no key: they are converted, without running code, when "
+    "a parent is opened.",
 }
 """Key that search files once had -> what to do instead."""
 
