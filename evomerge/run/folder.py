@@ -124,8 +124,9 @@ class RunFolder:
         digest = manifest.pop(_DIGEST, None) if isinstance(manifest, dict) else None
         if digest != _digest([self.written(), manifest]) or "config" not in manifest:
             raise RunFolderError(
-                f"{CONFIG} or {MANIFEST} of {self.path} was changed after the run began; put it "
-                "back as it was, start a new run, or give `evomerge resume` the change "
+                f"{CONFIG} or {MANIFEST} of {self.path} was changed after the run began, or is of "
+                "another version of evomerge; put it back as it was, start a new run, or give "
+                "`evomerge resume` the change "
                 "(--candidates, --hours, --patience, --target, --set executor.KEY=VALUE)."
             )
         return dict(manifest)

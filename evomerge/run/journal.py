@@ -86,6 +86,11 @@ def _scan(data: bytes, path: Path) -> tuple[list[Event], int, Lines]:
             f"{path} is no journal of format {FORMAT}; use the version of evomerge that wrote it, "
             "or restore it from a copy."
         )
+    if not events and path.with_name("best.yaml").exists():
+        raise RunFolderError(
+            f"{path} is empty, but best.yaml shows that candidates were scored; restore the journal "
+            "from a copy, or begin in a new folder."
+        )
     return events, size, lines
 
 

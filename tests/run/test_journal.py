@@ -153,6 +153,13 @@ def test_each_line_is_json_with_its_number_and_a_check_of_all_until_then(tmp_pat
     assert list(found) == ["n", "event", "genome", "check"]
 
 
+def test_an_emptied_journal_is_not_one_of_a_search_that_has_not_begun(tmp_path):
+    path = journal_of(tmp_path, [{"event": "x"}])
+    (tmp_path / "best.yaml").write_text("a: 1\n")
+    path.write_bytes(b"")
+    assert "is empty, but best.yaml shows that candidates were scored" in refusal(path)
+
+
 @pytest.mark.parametrize("way", ["replaced", "removed", "longer"])
 def test_a_writer_stops_if_its_journal_is_changed_by_another_process(tmp_path, way):
     path = journal_of(tmp_path, [{"event": "a"}])
