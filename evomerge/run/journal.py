@@ -88,8 +88,8 @@ def _scan(data: bytes, path: Path) -> tuple[list[Event], int, Lines]:
         )
     if not events and path.with_name("best.yaml").exists():
         raise RunFolderError(
-            f"{path} is empty, but best.yaml shows that candidates were scored; restore the journal "
-            "from a copy, or begin in a new folder."
+            f"{path} is empty, but best.yaml shows that candidates were scored; restore the "
+            "journal from a copy, or begin in a new folder."
         )
     return events, size, lines
 
