@@ -19,22 +19,20 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("config")
 
 
+KEYS = [
+    "seed",
+    "space.knobs.weight",
+    "space.groups",
+    "objectives.0.task",
+    "parents.1",
+    "evaluation",
+]
+KEYS += ["objectives.²", "parents." + "9" * 5000, "a..b", "seed.x", "", ".", "space."]
+
+
 @FUZZ
 @given(
-    key=st.sampled_from(
-        [
-            "seed",
-            "space.knobs.weight",
-            "space.groups",
-            "objectives.0.task",
-            "parents.1",
-            "evaluation",
-        ]
-    )
-    | st.text(max_size=12)
-    | st.sampled_from(
-        ["objectives.²", "parents." + "9" * 5000, "a..b", "seed.x", "", ".", "space."]
-    ),
+    key=st.sampled_from(KEYS) | st.text(max_size=12),
     value=yaml_files([0.0, {"a": "b"}]).map(lambda data: data.decode("utf-8", "surrogateescape")),
 )
 def test_overrides(folder, key, value):
