@@ -33,9 +33,7 @@ def test_committed_documents_are_what_the_generator_makes(task: str) -> None:
     assert committed == stories.task_lines(task).encode()
 
 
-def test_no_story_occurs_twice_or_in_training(
-    documents: dict[str, list[stories.Document]],
-) -> None:
+def test_no_story_occurs_twice_or_in_training(documents):
     texts = [d.story for task in documents.values() for d in task]
     assert len(texts) == len(set(texts)) == sum(t.count for t in stories.TASKS.values())
     assert all(stories.held_out(story) for story in texts)
@@ -45,9 +43,7 @@ def test_no_story_occurs_twice_or_in_training(
         assert training.isdisjoint(texts)
 
 
-def test_answers_are_right_when_computed_from_the_text(
-    documents: dict[str, list[stories.Document]],
-) -> None:
+def test_answers_are_right_when_computed_from_the_text(documents):
     for task, language in (("zoo_maths", L1), ("zoo_l2_maths", L2), ("zoo_l2_maths_mc", L2)):
         for document in documents[task]:
             first, second = (int(n) for n in re.findall(r"\d+", document.story))
@@ -57,9 +53,7 @@ def test_answers_are_right_when_computed_from_the_text(
             assert document.kind == ("plus" if gained else "minus")
 
 
-def test_steps_lead_from_the_story_to_the_answer(
-    documents: dict[str, list[stories.Document]],
-) -> None:
+def test_steps_lead_from_the_story_to_the_answer(documents):
     for document in documents["zoo_steps"]:
         number, *amounts = (int(n) for n in re.findall(r"\d+", document.story))
         verbs = [word for word in document.story.split() if word in L1.gains + L1.losses]
