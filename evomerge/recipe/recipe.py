@@ -32,7 +32,9 @@ class Recipe:
         vocabulary: parents whose tokens make up the vocabulary, in order, for a `tokenizer` other
             than `base`; empty: those that the recipe merges. All candidates of a search have one.
         vision: how the tensors of a vision tower are made, except blocks that `layers` names; None:
-            they are the host's. So are those of `projector` (which joins it) and `audio`.
+            they are the host's.
+        projector: the same for what joins a tower to the language model.
+        audio: the same for an audio tower.
         pins: parent -> what it was when the recipe was written. They are no part of the canonical
             form: recipes that differ only in pins are equal, and have one digest.
     """

@@ -94,7 +94,7 @@ class ObjectiveFunction:
         found, numbers = values.tolist() if hasattr(values, "tolist") else values, list[float]()
         if isinstance(found, (list, tuple)):
             with suppress(TypeError, ValueError, OverflowError):
-                numbers = [float(item) for item in found]
+                numbers = [float(item) for item in found if not isinstance(item, str)]
         if len(numbers) != count or not all(map(math.isfinite, numbers)):
             raise CandidateError(
                 f"Objective {self.info.name} returned {found!r:.80} of {metric} for {count} "
