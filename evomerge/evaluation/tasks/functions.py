@@ -22,9 +22,9 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -90,17 +90,30 @@ class ObjectiveFunction:
         return sum(values) / len(values)
 
     def _numbers(self, metric: str, values: Any, count: int) -> tuple[float, ...]:
-        """Return scores as floats, taken from a list, an array or a tensor of numbers."""
-        found, numbers = values.tolist() if hasattr(values, "tolist") else values, list[float]()
-        if isinstance(found, (list, tuple)):
-            with suppress(TypeError, ValueError, OverflowError):
-                numbers = [float(item) for item in found if not isinstance(item, str)]
-        if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        """Return scores as floats, taken from a sequence, an array or a tensor of numbers."""
+        if hasattr(values, "tolist"):  # of numpy and torch
+            values = values.tolist()
+        if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
+            wrong = [f"a {type(values).__name__}"]
+        else:
+            wrong = [f"{item!r:.80}" for item in values if not _is_score(item)]
+            wrong += [] if len(values) == count else [f"{len(values)} values"]
+        if wrong:
             raise CandidateError(
-                f"Objective {self.info.name} returned {found!r:.80} of {metric} for {count} "
-                "documents; it must return a list with one finite number for each."
+                f"Objective {self.info.name} returned {wrong[0]} of {metric} for "
+                f"{count} documents; it must return a list with one finite number (int or float) "
+                "for each document."
             )
-        return tuple(numbers)
+        return tuple(map(float, values))
+
+
+def _is_score(value: Any) -> bool:
+    if hasattr(value, "item"):  # a scalar of numpy or torch
+        value = value.item()
+    try:
+        return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def is_function(name: str) -> bool:
