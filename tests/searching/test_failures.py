@@ -49,7 +49,7 @@ CASES = {
     "3 values of score for 4": lambda d: [1.0] * (len(d) - 1),
     "a generator of score": lambda d: (1.0 for _ in d),
     "a NoneType of score": lambda d: None,
-    "the metrics 1, b": lambda d: {1: d, "b": d},
+    "metrics ['1', 'b']": lambda d: {1: d, "b": d},
 }
 CALLS = []
 
