@@ -183,7 +183,12 @@ class MergekitFile:
 def read(text: str, doubts: list[str] | None = None) -> MergekitFile:
     """Read and check a mergekit file; RecipeError: a key is missing, or a value is wrong."""
     data = yaml_mapping(text, "The mergekit file", "a mergekit file", RecipeError)
-    data = replaced(data, lambda value: value, _text_key)
+    data = {
+        _text_key(key): replaced(value, lambda item: item, _text_key)
+        if key in FileKeys.model_fields
+        else value
+        for key, value in data.items()
+    }
     try:
         keys = FileKeys.model_validate(data)
     except ValidationError as error:

@@ -246,10 +246,12 @@ def _split(
     modules: dict[str, list[TensorPlan]] = {"": []}
     for plan in plans:
         modules.setdefault(module_of(plan.name), []).append(plan)
-    groups: list[list[TensorPlan]] = [[]]
+    groups, filled = list[list[TensorPlan]]([[]]), 0
     for plan in modules.pop(""):
-        if groups[-1] and sum(map(_nbytes, groups[-1])) + _nbytes(plan) > shard_size:
+        filled += _nbytes(plan)
+        if groups[-1] and filled > shard_size:
             groups.append([])
+            filled = _nbytes(plan)
         groups[-1].append(plan)
     count = len(groups)
     names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]

@@ -107,7 +107,8 @@ class _Reader:
             return self.mapping(node, depth)
         if isinstance(node, yaml.SequenceNode) and kind == "seq":
             return [self.value(item, depth + 1) for item in node.value]
-        raise _refused(f"the YAML type {shown(kind)} is not supported", node.start_mark)
+        why = f"the YAML type {shown(kind)} is not supported; allowed are lists, mappings, text, "
+        raise _refused(why + "numbers, true, false and null", node.start_mark)
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         """Return a text, number, flag or null."""

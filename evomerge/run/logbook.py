@@ -109,6 +109,7 @@ class Logbook:
         if now - self._shown_at < INTERVAL and not (is_shown and done == total):
             return
         self._shown_at = now
+        self._note({})  # a kill loses no hours
         state = {"method": method, "done": done, "total": total}
         state["seconds"] = now - self._prepared_from
         self._call_followers({"event": "preparing", **state})

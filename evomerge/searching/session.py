@@ -110,15 +110,22 @@ class Session:
         running: dict[int, Candidate] = {}
         waiting: list[Candidate] = []
 
-        def jobs() -> Iterator[Job]:
+        def ready() -> Iterator[Candidate]:
+            """Yield the next candidate; before it, those whose equal one has failed."""
             for candidate in candidates:
+                while free := [item for item in waiting if not self._runs(item, running)]:
+                    waiting.remove(free[0])
+                    yield free[0]
+                yield candidate
+
+        def jobs() -> Iterator[Job]:
+            for candidate in ready():
                 if purpose == "search":
                     if self.is_stopping:
                         return
                     if candidate.told is not None or self.take_scores(candidate):
                         continue
-                    equals = self.history.earlier_equals(candidate)
-                    if any(item.number in running for item in equals):
+                    if self._runs(candidate, running):
                         waiting.append(candidate)
                         continue
                 running[candidate.number] = candidate
@@ -131,6 +138,10 @@ class Session:
                 self.record(running.pop(job.candidate), outcome, purpose)
         if waiting:  # an equal one has failed
             self.score(waiting)
+
+    def _runs(self, candidate: Candidate, running: Mapping[int, Candidate]) -> bool:
+        """Return whether an earlier candidate with the same recipe is scored now."""
+        return any(item.number in running for item in self.history.earlier_equals(candidate))
 
     def take_scores(self, candidate: Candidate) -> bool:
         """Give a candidate the scores of an earlier one with its recipe; return whether it can."""

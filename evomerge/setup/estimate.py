@@ -74,6 +74,7 @@ class Estimate(CostProbe):
         words = {"one candidate": f"{each} ({build} to merge, {score} to score)"}
         if self.step_seconds:
             words["one step of a descent"] = fine_duration(self.step_seconds)
+        if self.forms:
             words["answers are learned"] = forms_in_words(self.forms)
         if self.search_seconds is not None and self.hours is not None:
             words["whole search"] = (
@@ -83,6 +84,8 @@ class Estimate(CostProbe):
             )
         parts = (f"{size_text(size)} of the {name}" for name, size in self.peak_bytes.items())
         words["memory of a worker"] = ", ".join(parts)
+        if self.shared_bytes:
+            words["memory of a worker"] += f", {size_text(self.shared_bytes)} of it shared files"
         words["memory of a machine"] = f"about {size_text(self.machine_bytes)}"
         return {**words, "assumed": self.assumes}
 

@@ -33,7 +33,8 @@ _LIBRARIES_CUDA = 1.4e9  # the same if torch is built for CUDA: its files are ma
 _FORKED = 0.25e9  # of each worker process on Linux, which shares the libraries; measured with 4
 _TOKENS = 512  # of a batch on a CPU whose activations a backward pass keeps, about
 _MOST = 0.9  # of an accelerator that weights may take, since batches need the rest
-_NEAR = 0.8  # of what is there: a person is warned from here
+_NEAR = 0.9  # of the memory that is free: a person is warned from here
+_FULL = 0.8  # of an accelerator's memory that is taken before batches: the same
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,9 @@ def check_fit(checked: CheckedSearch) -> None:
     ConfigError: it cannot fit, whatever else runs here.
     """
     config, memory = checked.config, memory_of(checked)
-    fix = "lower `executor.workers`, or choose a smaller dtype or smaller parents"
+    fixes = ["choose a smaller dtype"] if config.dtype == "float32" else []
+    fixes += ["lower `executor.workers`"] if workers_of(config).count > 1 else []
+    fix = " or ".join([*fixes, "take smaller parents"])
     weights, engine = memory.shares.get("weights", 0.0), config.evaluation.backend == "vllm"
     most = _MOST * (1 - ENGINE_SHARE if engine else 1) * (memory.accelerator or math.inf)
     if weights > most and config.evaluation.device_map is None:
@@ -150,7 +153,7 @@ def check_fit(checked: CheckedSearch) -> None:
             f"`evaluation.device_map` is null, but the merged weights, {size_text(weights)} in "
             f"{config.dtype}, do not fit on an accelerator of {size_text(memory.accelerator or 0)}"
             f"{' beside a vLLM engine' if engine else ''}; set it to 'auto' to divide the model "
-            f"over several, {fix}."
+            f"over several, or {fix}."
         )
     must = {name: size for name, size in memory.machine.items() if name != "prepared merges"}
     total = math.inf if memory.total is None else memory.total
@@ -164,14 +167,17 @@ def check_fit(checked: CheckedSearch) -> None:
 
 def fit_warnings(checked: CheckedSearch) -> Iterator[str]:
     """Yield warnings where a search can fit, but hardly into what is free now."""
-    memory, is_divided = memory_of(checked), checked.config.evaluation.device_map is not None
-    for where, sizes, there in (
-        ("of memory free now", memory.machine, memory.free),
-        ("on an accelerator", memory.shares, None if is_divided else memory.accelerator),
-    ):
-        if there is not None and (size := sum(sizes.values())) > _NEAR * there:
-            yield (
-                f"the search takes about {size_text(size)}, and there are {size_text(there)} "
-                f"{where}, so it may be slow, or the system may end it; end other programs, or "
-                "take less (docs/how-to/little-memory.md)."
-            )
+    memory, is_whole = memory_of(checked), checked.config.evaluation.device_map is None
+    machine, shares = sum(memory.machine.values()), sum(memory.shares.values())
+    if memory.free is not None and machine > _NEAR * memory.free:
+        yield (
+            f"the search takes about {size_text(machine)} of memory, and {size_text(memory.free)} "
+            "are free now, while the system ends a process that it has no memory for; end other "
+            "programs, or take less (docs/how-to/little-memory.md)."
+        )
+    if memory.accelerator is not None and is_whole and shares > _FULL * memory.accelerator:
+        yield (
+            f"{' and '.join(memory.shares)} take {size_text(shares)} of the accelerator's "
+            f"{size_text(memory.accelerator)}, so batches will be small and slow; choose a smaller "
+            "dtype, smaller parents, or a larger accelerator."
+        )

@@ -33,8 +33,6 @@ def _is_elsewhere(place: str) -> bool:
 
 
 _RUNS: dict[str, Callable[[str], bool]] = {
-    "trust_remote_code": lambda _: True,
-    "storage_options": lambda _: True,
     "metric": lambda name: "/" in name or has_script(name),
     "dataset_path": lambda name: name == "pandas" or has_script(name),
     "dataset_kwargs": _is_elsewhere,
@@ -83,8 +81,10 @@ def _inside(root: yaml.Node | None) -> Iterator[yaml.Node]:
 def _runs(node: yaml.Node) -> bool:
     """Whether lm-eval runs code for a node."""
     is_plain = node.tag.startswith(_PLAIN) and not node.tag.startswith(f"{_PLAIN}python/")
+    keys = [name.value for name, _ in node.value] if isinstance(node, yaml.MappingNode) else []
     texts = ((runs, text) for key, runs in _RUNS.items() for text in _texts(node, key))
-    return not is_plain or any(runs(text) for runs, text in texts)
+    allows = "trust_remote_code" in keys or "storage_options" in keys  # whatever the value
+    return not is_plain or allows or any(runs(text) for runs, text in texts)
 
 
 def _texts(node: yaml.Node, key: str) -> Iterator[str]:

@@ -227,3 +227,19 @@ def test_a_recipe_is_scored_once(tmp_path, order, width):
     assert sum(split == "search" for _, split, _ in executor.scored) == 3 + 2
     assert len(history.told) == 12
     assert len({str(item.told) for item in history.candidates[3:]}) == 2
+
+
+class OneTwice(Alternating):
+    def ask(self, number):
+        genome = (0.01 * (4 if number == 5 else number),) * len(self.space.genes)
+        return self.space.decode(genome), {"genome": list(genome)}
+
+
+def test_by_arrival_what_waits_for_a_failure_is_scored_at_once(tmp_path):
+    def fails(job):
+        return Failure("evaluate", "twice") if job.candidate in (4, 5) else outcome_of(job)
+
+    executor = ScriptedExecutor(3, random.Random(0), score=fails)
+    options = {"searched": scripted.space(), "make": OneTwice, "recent": None, "order": "arrival"}
+    told = [item.number for item in search(tmp_path / "run", executor, **options).told]
+    assert told.index(5) < told.index(4) + 4

@@ -106,7 +106,7 @@ def test_what_no_memory_of_this_machine_holds_is_refused(search):
 
 def test_what_hardly_fits_on_an_accelerator_is_warned_of(search, gpu):
     gpu(3_200_000)
-    assert "about 2.75 MB, and there are 3.2 MB on an acc" in "".join(fit_warnings(search()))
+    assert "weights take 2.75 MB of the accelerator's 3.2 MB" in "".join(fit_warnings(search()))
     rows = memory_rows(search())
     assert rows["device"] == {"cuda": "3.2 MB", "weights": "2.75 MB", "together": "2.75 MB"}
     assert "weights" not in rows["memory"]
@@ -122,7 +122,7 @@ def test_memory_that_is_free_only_in_part_is_warned_of(search, monkeypatch):
     monkeypatch.setattr(memory, "is_built_for_gpu", lambda: False)
     monkeypatch.setattr(memory.psutil, "Process", lambda: process)
     (note,) = fit_warnings(search())
-    assert "about 8" in note and "and there are 200 MB of memory free now" in note
+    assert "about 8" in note and "and 200 MB are free now" in note
 
 
 def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):

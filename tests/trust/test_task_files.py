@@ -45,7 +45,7 @@ def test_yaml_with_a_function_is_code_also_where_it_is_included(tmp_path):
         "x: !!python/name:os.system",
         "metric_list: [{metric: somebody/metric}]",
         "dataset_path: pandas",
-        "dataset_kwargs: {trust_remote_code: true}",
+        "dataset_kwargs: {trust_remote_code: [[]]}",
         "dataset_kwargs: {storage_options: {fo: x}}",
         "dataset_kwargs: {data_files: {test: ['reference://rows.jsonl']}}",
         "dataset_kwargs: {data_files: 'https://a.b/c.json::x'}",

@@ -221,7 +221,7 @@ class Retrieval(EncoderObjective):
     columns: ClassVar[Columns] = {
         "query": VALUES.text,
         "positive": lambda value, where: VALUES.items(_passages(value, where), where, least=1),
-        "negative": _passages,
+        "negative": lambda value, where: _passages(value or [], where),
     }
     row_text = '{"query": "...", "positive": ["..."], "negative": ["..."]}, the last if wanted'
     compared = ("query",)

@@ -14,11 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from evomerge.merging.kernels.compiled import Array, compiled
-from evomerge.merging.kernels.passes import spans
+from evomerge.merging.kernels.passes import SPAN, spans
 
-Magnitudes = Callable[[slice], Array]
-"""Returns the magnitudes (float32, not negative) of a slice of a flat tensor, in a buffer that the
-next call overwrites."""
+Magnitudes = Callable[["slice | Array"], Array]
+"""Returns the magnitudes (float32, not negative) of a slice of a flat tensor, or at indices, in a
+buffer that the next call overwrites."""
+
+_SAMPLE = 1 << 15
+
+_RUN = 16
+"""Neighbouring elements that are sampled together, since one read of memory loads all of them."""
+
+_GROUP = 16
+"""Elements that `_sift` tests together."""
 
 
 @dataclass(frozen=True)
@@ -73,35 +81,104 @@ class MagnitudeOrder:
 def find_cut(magnitudes: Magnitudes, size: int, count: int) -> MagnitudeCut:
     """Return the cut that has `count` (1 or more) of `size` elements before it, without sorting.
 
-    Magnitudes are ordered like their bits. So the first pass counts elements by their upper 16
-    bits, the second those with the right upper bits by the lower ones, and the third finds the
-    index.
+    After Floyd and Rivest 1975 (doi 10.1145/360680.360691): a sample gives a bracket, two
+    magnitudes with the cut between them. One pass counts the elements above the bracket and
+    collects those inside. Elements equal to one of the two magnitudes are counted as well, since
+    there may be many of them. If the bracket turns out to be wrong, all elements are searched: the
+    result is exact in any case.
     """
-    bits = np.uint32(0)
-    for shift in (np.uint32(16), np.uint32(0)):
-        counts = np.zeros(1 << 16, dtype=np.int64)
-        for span in spans(size):
-            _count(magnitudes(span).view(np.uint32), shift, bits, counts)
-        largest_first = counts[::-1].cumsum()
-        place = int(np.searchsorted(largest_first, count))
-        count -= int(largest_first[place - 1]) if place else 0
-        bits = np.uint32(int(bits) << 16 | (0xFFFF - place))
-    for span in spans(size):
-        equal = np.flatnonzero(magnitudes(span).view(np.uint32) == bits)
-        if count <= len(equal):
-            break
-        count -= len(equal)
-    return _cut(float(bits.view(np.float32)), span.start + int(equal[count - 1]))
-
-
-@compiled
-def _count(values: Array, shift: np.uint32, upper: np.uint32, counts: Array) -> None:
-    """Count values (uint32) by 16 of their bits, where the bits above these are `upper`."""
-    for i in range(len(values)):
-        bits = values[i] >> shift
-        if bits >> np.uint32(16) == upper:
-            counts[bits & np.uint32(0xFFFF)] += 1
+    if size > 4 * _SAMPLE:
+        low, high = _bracket(magnitudes, size, count)
+        counts, places, values = _collect(magnitudes, size, low, high)
+        above, highest, lowest = (int(number) for number in counts.sum(0))
+        wanted = count - above
+        if 0 < wanted <= highest:
+            return _cut(high, _nth_equal(magnitudes, size, high, counts[:, 1], wanted))
+        wanted -= highest
+        if 0 < wanted <= len(values):
+            magnitude, place = _nth(values, wanted)
+            return _cut(magnitude, int(places[place]))
+        wanted -= len(values)
+        if 0 < wanted <= lowest:
+            return _cut(low, _nth_equal(magnitudes, size, low, counts[:, 2], wanted))
+    everything = [magnitudes(span).copy() for span in spans(size)]
+    return _cut(*_nth(np.concatenate(everything), count))
 
 
 def _cut(magnitude: float, last: int) -> MagnitudeCut:
     return MagnitudeCut(math.inf if math.isnan(magnitude) else magnitude, last + 1)
+
+
+def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, float]:
+    """Return a low and a high magnitude that most likely have the cut between them.
+
+    They are the sample's quantiles 4 standard deviations below and above the wanted one.
+    """
+    starts = np.arange(0, size - _RUN, size // (_SAMPLE // _RUN))
+    sample = np.sort(magnitudes((starts[:, None] + np.arange(_RUN)).ravel()))
+    share = 1 - count / size
+    slack = 4 * math.sqrt(share * (1 - share) / len(sample)) + 2 / len(sample)
+    first = math.floor((share - slack) * len(sample))
+    last = math.ceil((share + slack) * len(sample))
+    low = float(sample[first]) if first >= 0 else 0.0
+    high = float(sample[last]) if last < len(sample) else math.inf
+    return (0.0 if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
+
+
+def _collect(
+    magnitudes: Magnitudes, size: int, low: float, high: float
+) -> tuple[Array, Array, Array]:
+    """Count the magnitudes at and above the ends of a bracket, and collect those inside."""
+    counts = np.zeros((-(-size // SPAN), 3), dtype=np.int64)
+    places, values = [], []
+    found = np.empty(SPAN, dtype=np.uint32)
+    for number, span in enumerate(spans(size)):
+        some = magnitudes(span)
+        inside = _sift(some, np.float32(low), np.float32(high), counts[number], found)
+        places.append(found[:inside].astype(np.int64) + span.start)
+        values.append(some[found[:inside]])
+    return counts, np.concatenate(places), np.concatenate(values)
+
+
+@compiled
+def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, found: Array) -> int:
+    """`_collect` for one span: fill its row of counts and the indices found inside the bracket."""
+    size = len(magnitudes)
+    above = highest = lowest = np.uint32(0)
+    for i in range(size):
+        above += np.uint32(not magnitudes[i] <= high)
+        highest += np.uint32(magnitudes[i] == high)
+        lowest += np.uint32(magnitudes[i] == low)
+    counts[0], counts[1], counts[2] = above, highest, lowest if low < high else np.uint32(0)
+    # Most groups have no element inside the bracket; a few vector operations per group show that.
+    hits = np.zeros(size // _GROUP + 1, dtype=np.uint8)
+    for group in range(size // _GROUP):
+        for i in range(_GROUP):
+            value = magnitudes[group * _GROUP + i]
+            hits[group] |= (value > low) & (value < high)
+    hits[size // _GROUP] = 1
+    inside = 0
+    for group in range(len(hits)):
+        if hits[group]:
+            for i in range(group * _GROUP, min((group + 1) * _GROUP, size)):
+                found[inside] = i
+                inside += (magnitudes[i] > low) & (magnitudes[i] < high)
+    return inside
+
+
+def _nth(values: Array, count: int) -> tuple[float, int]:
+    """Return the `count`-th largest magnitude and the index of its element."""
+    bits = values.view(np.uint32)  # in the order of the magnitudes; those of a NaN are largest
+    at = len(bits) - count
+    found = np.partition(bits, at)[at]
+    above = int(np.count_nonzero(bits > found))
+    return float(found.view(np.float32)), int(np.flatnonzero(bits == found)[count - above - 1])
+
+
+def _nth_equal(magnitudes: Magnitudes, size: int, value: float, counts: Array, wanted: int) -> int:
+    """Return the index of the `wanted`-th element that has exactly the magnitude `value`."""
+    number = int(np.searchsorted(counts.cumsum(), wanted))
+    start = number * SPAN
+    some = magnitudes(slice(start, min(start + SPAN, size)))
+    equal = np.flatnonzero(some == np.float32(value))
+    return start + int(equal[wanted - int(counts[:number].sum()) - 1])

@@ -158,9 +158,9 @@ def sce(given: Operands) -> Merge:
 
     start, sources = given.base.reshape(-1), [tensor.reshape(-1) for tensor in given.tensors]
 
-    def variances(span: slice) -> Array:
-        base = start[span].float()
-        array: Array = _variance(torch.stack([it[span].float() - base for it in sources])).numpy()
+    def variances(part: slice | Array) -> Array:
+        base = start[part].float()
+        array: Array = _variance(torch.stack([it[part].float() - base for it in sources])).numpy()
         return array
 
     @cache

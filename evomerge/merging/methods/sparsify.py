@@ -62,10 +62,11 @@ class Sparsifier:
         """Write a span of the whole task vector as float32."""
         load_change(self.source[span], self.base[span], out)
 
-    def magnitudes(self, span: slice) -> Array:
-        """Return the magnitudes of a span, in a buffer that is reused."""
-        values = scratch(span.stop - span.start, "magnitudes")
-        self.load(span, values)
+    def magnitudes(self, part: slice | Array) -> Array:
+        """Return the magnitudes of a span, or at indices, in a buffer that is reused."""
+        source = self.source[part]
+        values = scratch(len(source), "magnitudes")
+        load_change(source, self.base[part], values)
         return np.abs(values, out=values)
 
 

@@ -231,10 +231,11 @@ def _tokenizer_of(giver: Checkpoint) -> dict[str, str]:
 
 def _special_token_notes(giver: Checkpoint, parents: Sequence[Checkpoint]) -> list[str]:
     """Return a note for each special token (bos, eos, ...) that differs from the giver's."""
-    notes = []
+    notes, own = [], _tokenizer_config(giver)
     for parent in parents:
+        theirs = _tokenizer_config(parent)
         for role in _ROLES:
-            tokens = [_tokenizer_config(item).get(role) for item in (giver, parent)]
+            tokens = [config.get(role) for config in (own, theirs)]
             # A config has the text of a token as it is, or with its settings.
             used, other = (it.get("content") if isinstance(it, Mapping) else it for it in tokens)
             if other is not None and used != other:
