@@ -183,14 +183,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("section", "change", "words"), ROWS)
-def test_a_mistake_is_one_sentence(
-    section: str,
-    change: Any,
-    words: list[str],
-    models: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_mistake_is_one_sentence(section, change, words, models, monkeypatch, capsys):
     line = SECTIONS[section](change, models)
     monkeypatch.setattr("sys.argv", ["evomerge", *shlex.split(line)])
     capsys.readouterr()  # bars of transformers, where models are made

@@ -21,9 +21,7 @@ CHAT = "{% for m in messages %}{{ m.content }} {% endfor %}"
 
 
 @pytest.mark.parametrize("template", [None, CHAT])
-def test_a_reward_model_scores_prompt_and_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str | None
-) -> None:
+def test_a_reward_model_scores_prompt_and_answer(tmp_path, monkeypatch, template):
     chat = tiny.make(tmp_path / "chat")
     judge = tiny.make_classifier(tmp_path / "judge", "llama", ["score"], template=template)
     prompts = ["w1 w2", "w3"]

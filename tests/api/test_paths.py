@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from run_folders import write_run
@@ -27,9 +25,7 @@ from evomerge.errors import InputError
         (lambda it: evomerge.Run(write_run(Path("run"), []).path).export(it), "out"),
     ],
 )
-def test_what_is_no_path_is_named(
-    call: Callable[[Any], object], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_no_path_is_named(call, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=rf"^{name} is 3; give "):
         call(3)

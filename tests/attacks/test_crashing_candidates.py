@@ -122,9 +122,7 @@ def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -
         assert [call.args[0] for call in evaluator.prepare.call_args_list] == [recipes[1]]
 
 
-def test_a_task_whose_code_ends_python_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_task_whose_code_ends_python_is_refused(monkeypatch, tmp_path):
     from evomerge.evaluation.tasks import loading
 
     def end(manager: Any, spec: Any) -> Any:

@@ -123,9 +123,7 @@ class Together:
         return Pretend().outcome(job)
 
 
-def test_workers_on_processors_of_several_kinds_are_told_of_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_on_processors_of_several_kinds_are_told_of_once(tmp_path, caplog, monkeypatch):
     monkeypatch.delenv("MKL_CBWR", raising=False)
     (tmp_path / "notes").mkdir()
     makes = [Together(tmp_path / "notes", 3, limit) for limit in ("", "COMPATIBLE", "COMPATIBLE")]

@@ -111,9 +111,7 @@ def test_a_broken_device_is_not_the_candidates_fault(parents: Any) -> None:
         bench.score(0)
 
 
-def test_the_log_has_the_traceback_of_a_function_and_the_reason_its_line(
-    parents: Any, caplog: Any
-) -> None:
+def test_the_log_has_the_traceback_of_a_function_and_the_reason_its_line(parents, caplog):
     def judge(model: Any) -> float:
         try:
             int("seven")

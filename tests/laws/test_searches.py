@@ -130,9 +130,7 @@ def test_killed_twice_and_resumed_it_was_never_killed(search: Searched, tmp_path
     assert files(run) == files(search.run.folder)
 
 
-def test_cut_anywhere_it_opens_and_goes_on_with_two_processes(
-    search: Searched, tmp_path: Path
-) -> None:
+def test_cut_anywhere_it_opens_and_goes_on_with_two_processes(search, tmp_path):
     whole, drawn = search.journal, random.Random(search.name)
     events = RunFolder(search.run.folder).events()
     run = copied(search, tmp_path / "run", whole)
@@ -151,9 +149,7 @@ def test_what_has_ended_scores_nothing_again(search: Searched) -> None:
     assert files(search.run.folder) == before
 
 
-def test_the_export_has_the_recorded_scores_also_in_the_stock_tool(
-    search: Searched, tmp_path: Path
-) -> None:
+def test_the_export_has_the_recorded_scores_also_in_the_stock_tool(search, tmp_path):
     run = search.run
     merges = [item for item in run.history.candidates if item.label is None and item.values]
     best = max((item for item in merges if not item.is_estimate), key=lambda item: item.values)
@@ -176,9 +172,7 @@ def test_the_export_has_the_recorded_scores_also_in_the_stock_tool(
         assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
-def test_the_run_is_text_and_names_code_that_runs_only_if_allowed(
-    search: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_run_is_text_and_names_code_that_runs_only_if_allowed(search, tmp_path, monkeypatch):
     for file in search.run.folder.rglob("*"):
         assert file.is_dir() or file.read_text() or file.stat().st_size == 0
     run = copied(search, tmp_path / "run", search.journal[: len(search.journal) // 2])

@@ -76,9 +76,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(recipes())
-def test_a_recipe_written_as_a_mergekit_file_reads_back_the_same(
-    llamas: Any, recipe: Recipe
-) -> None:
+def test_a_recipe_written_as_a_mergekit_file_reads_back_the_same(llamas, recipe):
     try:
         text = express(recipe, llamas)
     except RecipeError as error:

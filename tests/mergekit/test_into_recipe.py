@@ -212,9 +212,7 @@ MODELS = [{"model": "b"}, {"model": "a"}]
 
 
 @pytest.mark.parametrize(("change", "doubt"), cases(DOUBTS))
-def test_what_mergekit_ignores_is_a_warning(
-    change: dict[str, Any], doubt: str, llamas: Any
-) -> None:
+def test_what_mergekit_ignores_is_a_warning(change, doubt, llamas):
     data = {key: value for key, value in {**GOOD, **change}.items() if value is not None}
     text = yaml.safe_dump(data, sort_keys=False)
     parents = {name: llamas[name] for name in mergekit_parents(text)}

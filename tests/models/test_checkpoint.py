@@ -339,9 +339,7 @@ def test_what_the_hub_refuses_is_one_sentence_with_its_own_advice(
     assert "\n" not in str(caught.value)
 
 
-def test_a_plus_can_be_part_of_a_folders_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plus_can_be_part_of_a_folders_name(tmp_path, monkeypatch):
     for name in ("a", "a+b", "a+b/c+", "org/x", "lora+1"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

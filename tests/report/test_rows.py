@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,9 +51,7 @@ def test_all_shares_are_in_per_cent_and_other_scores_are_not() -> None:
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "@=", "-1+"])
-def test_a_text_like_a_formula_gets_an_apostrophe_and_others_stay(
-    tmp_path: Path, start: str
-) -> None:
+def test_a_text_like_a_formula_gets_an_apostrophe_and_others_stay(tmp_path, start):
     formula = f"{start}cmd|' /C calc'!A0"
     cells = [-1.5, None, True, "-1.5", "+2", "-1e-3", "a=b", " - ", "'", "", f"merge: {formula}"]
     write_csv([{formula: formula} | dict(zip("abcdefghijk", cells, strict=True))], tmp_path / "t")

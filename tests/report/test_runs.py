@@ -46,9 +46,7 @@ def test_runs_of_one_file_are_a_row_with_means_and_intervals(runs: list[Path]) -
     assert (table.loc["random"].low, table.loc["random"].high) == (single.low, single.high)
 
 
-def test_the_command_prints_the_table_for_people_and_for_programs(
-    runs: list[Path], tmp_path: Path
-) -> None:
+def test_the_command_prints_the_table_for_people_and_for_programs(runs, tmp_path):
     heads, first, second = (
         line.split("\t") for line in evomerge("results", *runs).stdout.splitlines()
     )
@@ -62,9 +60,7 @@ def test_the_command_prints_the_table_for_people_and_for_programs(
         assert [float(row["score"]) for row in csv.DictReader(file)] == [r["score"] for r in rows]
 
 
-def test_folders_with_one_name_and_a_search_for_a_front_which_has_costs_only(
-    tmp_path: Path,
-) -> None:
+def test_folders_with_one_name_and_a_search_for_a_front_which_has_costs_only(tmp_path):
     one = done(tmp_path / "a" / "0", 18, seed=0)
     other = done(tmp_path / "b" / "0", 18, seed=0, optimizer={"name": "random"})
     assert list(api.results([one, other]).index) == ["a", "b"]

@@ -139,9 +139,7 @@ def test_a_reward_model_merges_with_chat_models(folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])
-def test_a_base_without_a_head_gives_task_vectors_of_the_body(
-    architecture: str, folder: Path, tmp_path: Path
-) -> None:
+def test_a_base_without_a_head_gives_task_vectors_of_the_body(architecture, folder, tmp_path):
     one = tiny.make_classifier(tmp_path / "one", architecture, LABELS)
     tiny.make_classifier(tmp_path / "two", architecture, LABELS, near=one, seed=1)
     with tiny.quiet():

@@ -57,9 +57,7 @@ def spaces(folder: Path, family: str, **space: Any) -> tuple[Any, dict[str, Any]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_linear_merge_with_equal_weights_is_the_average_of_all_tensors(
-    family: str, tmp_path: Path
-) -> None:
+def test_a_linear_merge_with_equal_weights_is_the_average_of_all_tensors(family, tmp_path):
     for seed, name in enumerate("ab"):
         two_stacks.make(tmp_path / name, family, seed)
     space, checkpoints = spaces(tmp_path, family, groups=2)

@@ -67,9 +67,7 @@ def test_another_file_can_supply_the_documents_of_a_split(folder: Path) -> None:
     assert set(splits["test"]["sts pairs"]) == set(range(40)) - used
 
 
-def test_differing_modules_are_named_and_parents_are_scored_as_they_are(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_differing_modules_are_named_and_parents_are_scored_as_they_are(folder, tmp_path):
     near = folder / "encoder-one"
     tiny.make_encoder(folder / "cls", seed=2, near=near, pooling="cls", length=12)
     file = write(folder, "encoder-one", "cls")

@@ -87,9 +87,7 @@ def test_every_fault_of_a_function_is_one_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("executor", ["inline", "processes"])
-def test_a_function_that_always_fails_is_named_before_the_first_candidate(
-    executor: str, tmp_path: Path
-) -> None:
+def test_a_function_that_always_fails_is_named_before_the_first_candidate(executor, tmp_path):
     source = (
         "def judge(model, tokenizer, documents):\n    return documents[99]\njudge.documents = 12"
     )

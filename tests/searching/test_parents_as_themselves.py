@@ -55,9 +55,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> tuple[package.Run, Pa
     return run_over(folder, data), maths
 
 
-def test_a_parent_with_another_chat_template_has_the_score_of_evaluate(
-    templates: tuple[package.Run, Path],
-) -> None:
+def test_a_parent_with_another_chat_template_has_the_score_of_evaluate(templates):
     run, maths = templates
     row = row_of(run, maths)
     assert check_own_score(run, maths, row) > 0.5
@@ -73,9 +71,7 @@ def test_a_parent_with_another_chat_template_has_the_score_of_evaluate(
     assert told in evomerge("results", run.folder).stderr
 
 
-def test_a_parent_that_wins_is_exported_as_it_is(
-    templates: tuple[package.Run, Path], tmp_path: Path
-) -> None:
+def test_a_parent_that_wins_is_exported_as_it_is(templates, tmp_path):
     run, maths = templates
     out = run.export(tmp_path / "model")
     for name in ("config.json", "chat_template.jinja", "tokenizer.json", "generation_config.json"):
@@ -131,9 +127,7 @@ def bfloat16(folder: Path) -> None:
     [("parameters", {"rope_theta": 30.0}), ("dataflow", {"rms_norm_eps": 0.5})],
     ids=["parameters", "dataflow"],
 )
-def test_a_parent_with_another_config_has_the_score_of_evaluate(
-    tmp_path: Path, kind: str, setting: dict[str, float]
-) -> None:
+def test_a_parent_with_another_config_has_the_score_of_evaluate(tmp_path, kind, setting):
     """Either difference makes it one of another config: its dtype, and the setting."""
     maths, plain = copy_of("maths", tmp_path / "maths"), copy_of("base", tmp_path / "plain")
     host = copy_of("base", tmp_path / "host", **setting)
@@ -154,9 +148,7 @@ def test_a_parent_with_another_config_has_the_score_of_evaluate(
     assert score > row.scores("search").aggregates[KEY] + 0.3
 
 
-def test_a_parent_whose_texts_are_decoded_in_another_way_has_the_score_of_evaluate(
-    tmp_path: Path,
-) -> None:
+def test_a_parent_whose_texts_are_decoded_in_another_way_has_the_score_of_evaluate(tmp_path):
     host = copy_of("steps", tmp_path / "host")
     clean = copy_of("steps", tmp_path / "clean")
     edit_tokenizer(clean, clean_up_tokenization_spaces=True)
@@ -183,9 +175,7 @@ def test_a_parent_whose_texts_are_decoded_in_another_way_has_the_score_of_evalua
     assert row_of(run, host).scores("test").aggregates["dots/exact_match"] > 0
 
 
-def test_parents_with_the_settings_of_the_merge_need_no_second_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parents_with_the_settings_of_the_merge_need_no_second_model(tmp_path, monkeypatch):
     made: list[str] = []
     for name in ("load", "resident"):
 

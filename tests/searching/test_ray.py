@@ -113,9 +113,7 @@ def test_a_machine_that_goes_does_not_count_against_a_job(cluster: Cluster, tmp_
     assert not (tmp_path / "attempts.jsonl").exists()  # it does not count against the job
 
 
-def test_a_machine_with_other_versions_or_parents_ends_the_search(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_a_machine_with_other_versions_or_parents_ends_the_search(cluster, tmp_path):
     ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
     run = searched(write_search(tmp_path, budget={"candidates": 3}), tmp_path / "run")
     config = run.config
@@ -154,9 +152,7 @@ worker.answer()
 """
 
 
-def test_a_machine_without_this_package_is_one_sentence(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_without_this_package_is_one_sentence(cluster, tmp_path, monkeypatch):
     (tmp_path / "evomerge").mkdir()
     (tmp_path / "evomerge" / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -205,9 +201,7 @@ def actors(*machines: Node) -> list[psutil.Process]:
     ]
 
 
-def test_a_search_survives_the_loss_of_a_worker_of_a_machine_and_of_the_driver(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_a_search_survives_the_loss_of_a_worker_of_a_machine_and_of_the_driver(cluster, tmp_path):
     cluster.add_node(num_cpus=1)  # which is still there when another one has gone
     hold, run = tmp_path / "hold", tmp_path / "ray" / "run"
     inline = write(tmp_path / "inline", hold)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import seeing
@@ -20,9 +19,7 @@ SPACE = {
 }
 
 
-def test_validate_says_what_parents_have_and_what_becomes_of_it(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_validate_says_what_parents_have_and_what_becomes_of_it(tmp_path, monkeypatch):
     """Of `a` and `b`, which see, and `text`, which does not."""
     for seed, name in enumerate(("a", "b", "text")):
         seeing.make(tmp_path / name, "llava/text" if name == "text" else "llava", seed)

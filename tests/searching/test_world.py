@@ -96,9 +96,7 @@ def test_a_full_disk_is_one_sentence(unbroken: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-def test_a_failed_device_stops_the_search_and_counts_as_an_attempt(
-    unbroken: Path, tmp_path: Path
-) -> None:
+def test_a_failed_device_stops_the_search_and_counts_as_an_attempt(unbroken, tmp_path):
     file, run = write_judged(tmp_path, SOURCE), tmp_path / "run"
     about = {"PYTHONPATH": str(tmp_path)}
     line = said(evomerge("search", file, "--run", run, code=1, **about, DEVICE="1"))
@@ -134,9 +132,7 @@ def send_when(arguments: list, run: Path, number: int, lines: int, **about: str)
     ],
     ids=["SIGTERM", "SIGINT"],
 )
-def test_a_signal_ends_a_search_in_order(
-    unbroken: Path, tmp_path: Path, number: int, code: int, word: str, pause: str
-) -> None:
+def test_a_signal_ends_a_search_in_order(unbroken, tmp_path, number, code, word, pause):
     """Also one that comes while an object is freed, where Python ignores exceptions."""
     run = tmp_path / "run"
     about = {"PYTHONPATH": str(tmp_path), pause: "0.3"}

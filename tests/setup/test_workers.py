@@ -38,9 +38,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, cores: int, accelerators: int) -> N
     monkeypatch.setattr(workers, "count_cores", lambda: cores)
 
 
-def test_auto_means_a_worker_for_each_core_or_for_as_many_threads_as_are_asked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_auto_means_a_worker_for_each_core_or_for_as_many_threads_as_are_asked(monkeypatch):
     machine(monkeypatch, 12, 0)
     for threads, count in (("auto", 12), (5, 2), (50, 1)):
         assert worker_devices(config({"threads": threads}, **AUTO)) == [()] * count
@@ -60,9 +58,7 @@ def test_workers_take_the_accelerators_in_turn(monkeypatch: pytest.MonkeyPatch) 
         check_workers(config({"backend": "vllm"}, **three))
 
 
-def test_a_divided_engine_is_one_worker_on_several_accelerators(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_divided_engine_is_one_worker_on_several_accelerators(monkeypatch):
     machine(monkeypatch, 12, 5)
     two = {"backend": "vllm", "tensor_parallel": 2}
     for more in ({}, {"device": "cpu"}, {"device_map": "auto"}):

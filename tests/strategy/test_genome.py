@@ -80,9 +80,7 @@ def test_a_generation_is_counted_from_its_first_proposal(name: str) -> None:
         assert strategy.left == strategy.generation - asked % strategy.generation
 
 
-def test_the_recorded_genome_counts_where_another_machine_computes_another(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_the_recorded_genome_counts_where_another_machine_computes_another(caplog):
     one, other = new("cma"), new("cma")
     genome = [0.25 + value / 2 for value in one.ask(0)[1]["genome"]]
     other.repeat(0, None, {"genome": genome})
@@ -171,9 +169,7 @@ def test_a_recipe_is_proposed_once(tmp_path: Path, optimizer: str, order: Order)
     ("optimizer", "order"),
     [("cma", "arrival"), ("nsga2", "generation"), ("two-points-de", "generation")],
 )
-def test_a_search_with_known_recipes_goes_on_after_kills_as_it_was(
-    tmp_path: Path, optimizer: str, order: Order
-) -> None:
+def test_a_search_with_known_recipes_goes_on_after_kills_as_it_was(tmp_path, optimizer, order):
     whole = trajectory(slots_search(tmp_path / "whole", optimizer, order=order))
     if order == "generation":
         assert trajectory(slots_search(tmp_path / "wide", optimizer, 7)) == whole
