@@ -105,12 +105,12 @@ def simulate(
 
         with run.writing() as journal:
             session = Session(
-                Logbook(run, journal, [follow]),
-                lambda: executor,
-                lambda candidate: recipe_of(space, candidate),
-                ranking,
-                None,
-                publish,
+                logbook=Logbook(run, journal, [follow]),
+                make_executor=lambda: executor,
+                recipe_of=lambda candidate: recipe_of(space, candidate),
+                ranking=ranking,
+                recent=None,
+                publish=publish,
             )
             plan = Plan(candidates, None, None, finalists=5, order=order)  # type: ignore[arg-type]
             Search(session, make_strategy, space.baselines(), plan).run()

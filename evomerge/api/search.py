@@ -209,8 +209,8 @@ def with_bar(progress: bool, followers: Sequence[Follower]) -> Runner:
         with tqdm(
             total=total and int(total), unit="candidate", desc="searching", disable=not progress
         ) as bar:
-            show = partial(_show, bar, checked.ranking, [])
-            run_search(checked, folder, bounds, [show, *followers])
+            show = [partial(_show, bar, checked.ranking, [])] if progress else []
+            run_search(checked, folder, bounds, [*show, *followers])
 
     return run
 

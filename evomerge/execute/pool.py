@@ -25,9 +25,7 @@ from tqdm import tqdm
 from evomerge.errors import DeviceError, SearchError, one_line
 from evomerge.evaluation.inference.device import processor
 from evomerge.execute.allocator import keep_freed_memory
-from evomerge.execute.protocol import Job, Result, RunJob, given_up
-from evomerge.run.activity import Activity
-from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
+from evomerge.execute.protocol import MAX_ATTEMPTS, Job, Notes, Result, RunJob
 from evomerge.scores import Failure
 
 Records: TypeAlias = list[logging.LogRecord]
@@ -127,14 +125,12 @@ class Pool:
     def __init__(
         self,
         workers: Sequence[Worker],
-        attempts: Attempts,
+        notes: Notes,
         timeout: float | None = None,
-        activity: Activity | None = None,
         note_processor: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        self._workers = workers
-        self._attempts, self._timeout = attempts, math.inf if timeout is None else timeout
-        self._activity, self._note_processor = activity or Activity(None), note_processor
+        self._workers, self._notes, self._note_processor = workers, notes, note_processor
+        self._timeout = math.inf if timeout is None else timeout
         self._again: deque[Job] = deque()
         """Jobs whose worker was lost."""
         try:
@@ -154,7 +150,7 @@ class Pool:
                     job = self._again.popleft() if self._again else next(left, None)
                     if job is None:
                         is_over = True
-                    elif (lost := given_up(self._attempts, job)) is not None:
+                    elif (lost := self._notes.given_up(job)) is not None:
                         yield job, lost
                     else:
                         self._give(worker, job)
@@ -174,17 +170,17 @@ class Pool:
     def _start(self, worker: Worker) -> None:
         worker.job, worker.deadline, worker.is_ready = None, math.inf, False
         worker.start()
-        self._activity.note(worker.number, "starting")
+        self._notes.worker(worker.number, "starting")
 
     def _give(self, worker: Worker, job: Job) -> None:
         worker.job, worker.deadline = job, time.monotonic() + self._timeout
-        self._activity.note(worker.number, "scoring", worker.place, [job.candidate], job.split)
+        self._notes.worker(worker.number, "scoring", worker.place, job)
         worker.send(job)
 
     def _answering(self) -> list[Worker]:
         """Wait for answers, at most until the next deadline; return who has one."""
         soonest = min(worker.deadline for worker in self._workers) - time.monotonic()
-        due = self._activity.write_if_due()
+        due = self._notes.write_if_due()
         seconds = max(0.0, min(soonest, math.inf if due is None else due))
         signs = {sign: worker for worker in self._workers for sign in worker.signs()}
         found = wait(list(signs), None if seconds == math.inf else seconds)
@@ -204,7 +200,7 @@ class Pool:
         for record in records:
             logging.getLogger(record.name).handle(record)
         worker.job, worker.deadline, worker.is_ready, worker.failed_starts = None, math.inf, True, 0
-        self._activity.note(worker.number, "free", worker.place)
+        self._notes.worker(worker.number, "free", worker.place)
         if job is None:
             self._note_processor(value)
         else:
@@ -213,7 +209,9 @@ class Pool:
     def _take_loss(self, worker: Worker, error: Exception) -> Iterator[tuple[Job, Result]]:
         """Start a lost worker again. Its job is run again too, or given up."""
         job, counts = worker.job, not isinstance(error, LostMachineError)
-        if job is None and not worker.is_ready:
+        if worker.is_ready:
+            self._notes.lost(job if counts else None)
+        else:
             worker.failed_starts += counts
             if isinstance(error, DeviceError):
                 raise error
@@ -223,14 +221,10 @@ class Pool:
                     f"({one_line(error)}); if memory is short, set `executor.workers` to a smaller "
                     "number, then go on with `evomerge resume`."
                 ) from error
-        else:
-            self._activity.note_loss()
         self._start(worker)
         if job is None:
             return
-        if counts:
-            self._attempts.add(job.attempt)
-        if (lost := given_up(self._attempts, job, one_line(error))) is not None:
+        if (lost := self._notes.given_up(job, one_line(error))) is not None:
             yield job, lost
         else:
             self._again.appendleft(job)
@@ -240,7 +234,7 @@ class Pool:
         for worker in self._workers:
             is_late = worker.deadline <= time.monotonic() and not wait(worker.signs(), 0)
             if is_late and (job := worker.job) is not None:
-                self._activity.note_loss()
+                self._notes.lost()
                 self._start(worker)
                 reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
                 yield job, Failure("timeout", reason)

@@ -1,16 +1,29 @@
-"""Jobs, the interface of executors, and the executor in this process."""
+"""Jobs, the interface of executors, the executor in this process, and what executors note."""
 
 from __future__ import annotations
 
+import json
+import os
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import KW_ONLY, asdict, dataclass
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from evomerge.errors import DeviceError
 from evomerge.optimize.descent import Leg, Reached
 from evomerge.recipe import Recipe
-from evomerge.run.activity import Activity
-from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
+from evomerge.run.atomic import MARK, replace_text
+from evomerge.run.notes import WORKERS, WorkerState, lines_of
 from evomerge.scores import Failure, Outcome, Scores, Split
+
+MAX_ATTEMPTS = 3
+"""Number of processes that end while they score a candidate, at which it counts as failed."""
+
+INTERVAL = 1.0
+"""Least number of seconds between two writes of `Notes.write_if_due`."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +46,13 @@ class Job:
     candidate: int
     recipe: Recipe
     split: Split = "search"
+    _: KW_ONLY
     incumbent: Scores | None = None
     earlier: tuple[Scores, ...] = ()
     examples: int = 0
     oom_backoffs: int = 0
     as_itself: bool = False
     leg: Leg | None = None
-
-    @property
-    def attempt(self) -> str:
-        """What is tried, for the count of processes that ended meanwhile."""
-        return f"{self.candidate} {'leg' if self.leg else self.split}"
 
 
 Result: TypeAlias = Outcome | Reached
@@ -77,30 +86,112 @@ class Executor(Protocol):
 class InlineExecutor:
     """Runs one job after the other in this process; `end` is called when it is closed."""
 
-    def __init__(
-        self,
-        run: RunJob,
-        attempts: Attempts,
-        activity: Activity,
-        end: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._run, self._attempts, self._activity, self.close = run, attempts, activity, end
+    def __init__(self, run: RunJob, notes: Notes, end: Callable[[], None] = lambda: None) -> None:
+        self._run, self._notes, self.close = run, notes, end
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
         """Run jobs; see `Executor`."""
         for job in jobs:
-            if (lost := given_up(self._attempts, job)) is not None:
-                yield job, lost
-                continue
-            self._activity.note(0, "scoring", "this process", [job.candidate], job.split)
-            self._activity.write()
-            with self._attempts.trying(job.attempt):
-                outcome = self._run(job)
+            outcome: Result | None = self._notes.given_up(job)
+            if outcome is None:
+                with self._notes.trying(job):
+                    outcome = self._run(job)
             yield job, outcome
 
 
-def given_up(attempts: Attempts, job: Job, how: str = "without an error") -> Failure | None:
-    """Return the outcome of a job in the middle of which `MAX_ATTEMPTS` processes have ended."""
-    if (count := attempts.count(job.attempt)) < MAX_ATTEMPTS:
+class Notes:
+    """What an executor notes in the run folder: attempts at jobs, and what each worker does.
+
+    `attempts.jsonl` has the jobs that began and did not end, over all sessions. A candidate can end
+    the process that scores it, for example by a segmentation fault, and a resumed search would try
+    it again, without end. One in the middle of whose job `MAX_ATTEMPTS` processes have ended counts
+    as failed. A job that a signal interrupts is withdrawn. Lines that do not fit are none.
+
+    `workers.json` has the state of each worker, for `status`, until `end`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._attempts, self._states = folder / "attempts.jsonl", folder / WORKERS
+        self._begun, self._workers, self._lost = Counter[str](), dict[int, WorkerState](), 0
+        self._written_at, self._is_new = -INTERVAL, False
+        for text in lines_of(self._attempts):
+            with suppress(ValueError, RecursionError, TypeError, KeyError):
+                line = json.loads(text)
+                job, what = line["job"], line["what"]
+                self._begun[job] += {"begins": 1, "withdrawn": -1}.get(what, -self._begun[job])
+        if self._attempts.is_file():
+            lines = ({"job": job, "what": "begins"} for job in self._begun.elements())
+            replace_text(self._attempts, "".join(json.dumps(line) + "\n" for line in lines))
+        self.end()  # of a session that was killed
+
+    def end(self) -> None:
+        """Remove the workers' states, since the workers have ended."""
+        self._states.unlink(missing_ok=True)
+
+    def attempts(self, job: Job) -> int:
+        """Return how many processes have ended in the middle of a job."""
+        return max(0, self._begun[_name(job)])
+
+    def given_up(self, job: Job, how: str = "without an error") -> Failure | None:
+        """Return the outcome of a job in whose middle `MAX_ATTEMPTS` processes ended."""
+        if (count := self.attempts(job)) < MAX_ATTEMPTS:
+            return None
+        return Failure("lost", f"{count} processes ended while this candidate was scored ({how}).")
+
+    @contextmanager
+    def trying(self, job: Job) -> Iterator[None]:
+        """Note that a job begins here, and that it ends or is withdrawn when the block ends.
+
+        A DeviceError counts as an end of the process in the middle of the job.
+        """
+        self.worker(0, "scoring", "this process", job)
+        self._write()
+        self._attempt(job, "begins")
+        try:
+            yield
+        except DeviceError:
+            raise
+        except BaseException:
+            self._attempt(job, "withdrawn")
+            raise
+        self._attempt(job, "ends")
+
+    def lost(self, job: Job | None = None) -> None:
+        """Count a worker that was lost, in the middle of a job."""
+        self._lost, self._is_new = self._lost + 1, True
+        if job is not None:
+            self._attempt(job, "begins")
+            self._begun[_name(job)] += 1
+
+    def worker(self, number: int, state: str, place: str = "", job: Job | None = None) -> None:
+        """Note what a worker begins to do; see `WorkerState`."""
+        candidates, split = ((), "") if job is None else ((job.candidate,), job.split)
+        since = round(time.time(), 3)
+        self._workers[number] = WorkerState(number, state, place, candidates, split, since)
+        self._is_new = True
+
+    def write_if_due(self) -> float | None:
+        """Write the workers' states if they are new; return seconds to wait, None: no need to."""
+        if not self._is_new:
+            return None
+        left = self._written_at + INTERVAL - time.monotonic()
+        if left > 0:
+            return left
+        self._write()
         return None
-    return Failure("lost", f"{count} processes ended while this candidate was scored ({how}).")
+
+    def _write(self) -> None:
+        workers = [asdict(state) for _, state in sorted(self._workers.items())]
+        # The next writer of the run removes a file of this name that a killed one has left.
+        part = self._states.with_name(f".{WORKERS}{MARK}{os.getpid()}")
+        part.write_text(json.dumps({"workers": workers, "lost": self._lost}) + "\n")
+        part.replace(self._states)
+        self._written_at, self._is_new = time.monotonic(), False
+
+    def _attempt(self, job: Job, what: str) -> None:
+        with self._attempts.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"job": _name(job), "what": what}) + "\n")
+
+
+def _name(job: Job) -> str:
+    return f"{job.candidate} {'leg' if job.leg else job.split}"

@@ -11,10 +11,10 @@ from typing import Any
 from evomerge.recipe import Recipe
 from evomerge.report.confidence import factor_of, factor_of_fitness, fitness_interval
 from evomerge.report.words import short_scores
-from evomerge.run.activity import WORKERS, read_activity
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
+from evomerge.run.notes import read_workers
 from evomerge.scores import Example, Scores
 from evomerge.searching.ranking import Ranking, front_of, has_nats, ranking_of
 from evomerge.space.baselines import UNIFORM
@@ -77,7 +77,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
         result |= {"path": describe(recipe), "path_of": None if of is None else of.number}
     if result["state"] == "running":  # a search that stops does not go on to its budget
         result |= _speed(run, budget, result["scored"] + result["failed"])
-    states, lost = read_activity(run.path / WORKERS) if running else ([], 0)
+    states, lost = read_workers(run.path) if running else ([], 0)
     if states:
         result |= {"workers": [asdict(state) for state in states], "lost_workers": lost}
     return result

@@ -19,7 +19,7 @@ from evomerge.parsing.texts import check_inside, check_ordinary, entries, json_v
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.run.atomic import check_writable, create_folder, remove_abandoned, replace_text
 from evomerge.run.journal import HEADER, Event, Journal, Lines, is_held, read
-from evomerge.run.timings import Timings
+from evomerge.run.notes import Timings
 
 if TYPE_CHECKING:
     from evomerge.config.schema import SearchConfig
@@ -32,7 +32,7 @@ JOURNAL = "journal.jsonl"
 MODELS = "models"
 MERGEKIT = "best.mergekit.yaml"
 NOT_IN_MERGEKIT = "best.not-in-mergekit.txt"
-_STOP = "stop"
+STOP = "stop"
 _DIGEST = "digest"  # of the search file and the rest of the manifest
 _WRITE = "give --run a folder that can be written"
 
@@ -169,7 +169,7 @@ class RunFolder:
     @property
     def is_asked_to_stop(self) -> bool:
         """Whether `ask_to_stop` was called since the search was started or continued."""
-        return os.path.exists(self.path / _STOP)  # noqa: PTH110 - often asked for
+        return os.path.exists(self.path / STOP)  # noqa: PTH110 - often asked for
 
     def ask_to_stop(self) -> None:
         """Ask the process that searches to begin no further candidate, and to do the final scores.
@@ -181,11 +181,11 @@ class RunFolder:
                 f"No search is running in {self.path}, so there is nothing to stop; `evomerge "
                 f"status {shlex.quote(str(self.path))}` says how far it is."
             )
-        self.write(_STOP, "")
+        self.write(STOP, "")
 
     def forget_stop(self) -> None:
         """Remove what `ask_to_stop` has written."""
-        (self.path / _STOP).unlink(missing_ok=True)
+        (self.path / STOP).unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the run, so that it is never seen half written."""

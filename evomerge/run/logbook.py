@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import one_line
-from evomerge.run.folder import RunFolder
+from evomerge.run.folder import STOP, RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event, Journal
 
@@ -56,6 +57,7 @@ class Logbook:
         self.history = History(journal.events)
         self.events: Sequence[Event] = journal.events
         self._journal, self._followers, self._timings = journal, list(followers), run.timings
+        self._stop = run.path / STOP
         self._session, self._began = time.time(), time.monotonic()
         self._hours_before = self._timings.hours()
         self._prepared_from = self._shown_at = self._began
@@ -65,6 +67,11 @@ class Logbook:
     def hours(self) -> float:
         """Working time so far in hours, over all sessions of the run."""
         return self._hours_before + (time.monotonic() - self._began) / 3600
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a person has asked, by `evomerge stop`, that no further candidate begins."""
+        return os.path.exists(self._stop)  # noqa: PTH110 - often asked for
 
     def write(self, event: Event, outcome: Timed | None = None) -> None:
         """Write an event, update the history, note the times of its outcome, call the followers."""

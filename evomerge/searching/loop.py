@@ -71,7 +71,7 @@ class Search:
         self.session.publish_best()
         # With a raised budget there is a winner already while the last candidates are scored, or
         # while a generation is not whole, which only the strategy knows.
-        is_full = self.session.is_stopping or not self.has_room
+        is_full = self.session.logbook.is_stopping or not self.has_room
         if not is_full or self.history.open or not is_finished(self.session):
             if self.plan.order == "generation":
                 self.search_by_generation()
@@ -89,11 +89,11 @@ class Search:
         self.replay_generations()
         self.ask_baselines()
         self.session.score([item for item in self.history.open if item.label is not None])
-        while not self.session.is_stopping:
+        while not self.session.logbook.is_stopping:
             if not self.is_full:
                 self.ask_generation()
             self.session.score(self.history.open)
-            if not self.is_full or self.session.is_stopping:
+            if not self.is_full or self.session.logbook.is_stopping:
                 return  # the whole generation was not allowed, or not scored
             self.tell_pending()
 
@@ -189,7 +189,7 @@ class Search:
             incumbents = leading(self.session.ranking, self.history.candidates[:start])
 
         def ends() -> bool:
-            return self.session.is_stopping or not self.has_room if asked else self.is_spent
+            return self.session.logbook.is_stopping or not self.has_room if asked else self.is_spent
 
         if not ends() and isinstance(self.strategy, Descending):
             for place, reached in self.session.walk(self.strategy.legs()):
@@ -241,7 +241,7 @@ class Search:
     def is_spent(self) -> bool:
         """Whether the plan, or a person, allows no further candidate."""
         plan = self.plan
-        if self.session.is_stopping or not self.has_room:
+        if self.session.logbook.is_stopping or not self.has_room:
             return True
         if plan.hours is not None and self.session.logbook.hours >= plan.hours:
             return True

@@ -35,12 +35,12 @@ SAME_FAILURES = 10
 """The usual `Session.most_failures`."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Session:
     """Has candidates scored and journals their outcomes.
 
     Attributes:
-        make_executor: makes the executor, when the first job is there; None: whoever scores
+        make_executor: makes the executor, when there is something to score; None: whoever scores
             candidates calls `record`.
         recipe_of: decodes the recipe of a candidate of an earlier session.
         recent: largest number of earlier candidates that a race is given; None if every candidate
@@ -49,7 +49,6 @@ class Session:
             the final front and the winner.
         as_itself: returns the recipe of the parent itself, which is scored on validation and test
             documents, if a candidate is the baseline of a parent that is another model.
-        stop: returns whether a person has asked the search to stop.
         bases: the base, numbered `BASE`, if it is to be tested beside the winner.
         most_failures: number of equal failures in a row at which the search stops.
     """
@@ -61,13 +60,13 @@ class Session:
     recent: int | None
     publish: Callable[[Sequence[Candidate], Candidate], None]
     as_itself: Callable[[Candidate], Recipe | None] = lambda candidate: None
-    stop: Callable[[], bool] = lambda: False
     bases: Sequence[Candidate] = ()
     most_failures: float = SAME_FAILURES
 
     def __post_init__(self) -> None:
         self.history = self.logbook.history
         self.incumbents = leading(self.ranking, self.history.candidates)
+        self._running: dict[int, Candidate] = {}
         self._failures: list[Failure] = []
 
     @cached_property
@@ -87,11 +86,6 @@ class Session:
         if best is not None:
             self.publish(front, best)
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether a person has asked that no further candidate begins."""
-        return self.stop()
-
     def score(self, candidates: Iterable[Candidate], purpose: Purpose = "search") -> None:
         """Score candidates, and journal their outcomes.
 
@@ -102,46 +96,49 @@ class Session:
         Raises:
             EvomergeError: the search cannot go on.
         """
-        if purpose != "search":
-            # A worker drops its model for a parent as itself, so these come last.
-            candidates = sorted(candidates, key=lambda item: bool(self._itself(item, purpose)))
-            if candidates:
-                self.logbook.note_finals(purpose, len(candidates))
-        running: dict[int, Candidate] = {}
-        waiting: list[Candidate] = []
+        held: list[Candidate] = []
+        if purpose == "search":
+            candidates = self._unscored(candidates, held)
+        # A worker drops its model for a parent as itself, so these come last.
+        elif candidates := sorted(candidates, key=lambda it: self._itself(it, purpose) is not None):
+            self.logbook.note_finals(purpose, len(candidates))
+        for candidate, outcome in self._run(candidates, purpose):
+            self.record(candidate, outcome, purpose)
+        if held:  # an equal one has failed
+            self.score(held)
 
-        def ready() -> Iterator[Candidate]:
-            """Yield the next candidate; before it, those whose equal one has failed."""
+    def _run(
+        self, candidates: Iterable[Candidate], purpose: Purpose
+    ) -> Iterator[tuple[Candidate, Outcome]]:
+        """Yield candidates with their outcomes; the executor is made when there is a first one."""
+
+        def make_jobs() -> Iterator[Job]:
             for candidate in candidates:
-                while free := [item for item in waiting if not self._runs(item, running)]:
-                    waiting.remove(free[0])
-                    yield free[0]
-                yield candidate
-
-        def jobs() -> Iterator[Job]:
-            for candidate in ready():
-                if purpose == "search":
-                    if self.is_stopping:
-                        return
-                    if candidate.told is not None or self.take_scores(candidate):
-                        continue
-                    if self._runs(candidate, running):
-                        waiting.append(candidate)
-                        continue
-                running[candidate.number] = candidate
+                self._running[candidate.number] = candidate
                 yield self._job(candidate, purpose)
 
-        made = jobs()
-        for first in made:
-            for job, outcome in self.executor.run(chain((first,), made)):
+        jobs = make_jobs()
+        for first in jobs:
+            for job, outcome in self.executor.run(chain((first,), jobs)):
                 assert not isinstance(outcome, Reached)
-                self.record(running.pop(job.candidate), outcome, purpose)
-        if waiting:  # an equal one has failed
-            self.score(waiting)
+                yield self._running.pop(job.candidate), outcome
 
-    def _runs(self, candidate: Candidate, running: Mapping[int, Candidate]) -> bool:
-        """Return whether an earlier candidate with the same recipe is scored now."""
-        return any(item.number in running for item in self.history.earlier_equals(candidate))
+    def _unscored(
+        self, candidates: Iterable[Candidate], held: list[Candidate]
+    ) -> Iterator[Candidate]:
+        """Yield what is to be scored; `held` has candidates while an equal one is scored."""
+        for candidate in candidates:
+            queue, held[:] = [*held, candidate], []
+            for item in queue:
+                if self.logbook.is_stopping:
+                    return
+                if item.told is not None or self.take_scores(item):
+                    continue
+                equals = self.history.earlier_equals(item)
+                if any(equal.number in self._running for equal in equals):
+                    held.append(item)
+                else:
+                    yield item
 
     def take_scores(self, candidate: Candidate) -> bool:
         """Give a candidate the scores of an earlier one with its recipe; return whether it can."""
@@ -160,13 +157,14 @@ class Session:
                     self.take_scores(item)
             return
         event: Event = {"event": "score", "candidate": candidate.number, "split": purpose}
-        event |= {"as_itself": True} if self._itself(candidate, purpose) else {}
+        if self._itself(candidate, purpose) is not None:
+            event["as_itself"] = True
         if candidate.number == BASE:
             event |= {"event": "base", "label": candidate.label, "digest": candidate.digest}
         if purpose == "complete":
             event = {"event": "complete", "candidate": candidate.number}
             outcome, values = self._with_values(outcome)
-            event |= {} if values is None else {"values": list(values)}
+            event |= values
         self._write(event | outcome_fields(outcome), outcome)
 
     def walk(self, legs: Mapping[int, Leg]) -> Iterator[tuple[int, Reached]]:
@@ -196,26 +194,25 @@ class Session:
 
     def _job(self, candidate: Candidate, purpose: Purpose) -> Job:
         itself = self._itself(candidate, purpose)
-        shown = purpose == "test" or (purpose == "search" and candidate.label is not None)
+        is_baseline = purpose == "search" and candidate.label is not None
         job = Job(
             candidate.number,
             itself or self.recipe(candidate),
             "search" if purpose == "complete" else purpose,
-            examples=EXAMPLES if shown else 0,
+            examples=EXAMPLES if is_baseline or purpose == "test" else 0,
             oom_backoffs=self.history.oom_backoffs,
             as_itself=itself is not None,
         )
         if purpose != "search" or candidate.incumbent is None or self.recent is None:
             return job
         incumbent = self.history.candidates[candidate.incumbent].scores("search")
-        told = (
+        earlier = (
             (item.number, item.told)
             for item in self.history.told[: candidate.known]
             if isinstance(item.told, Scores)
         )
-        latest = nlargest(self.recent, told, key=itemgetter(0))
-        earlier = tuple(scores for _, scores in reversed(latest))
-        return replace(job, incumbent=incumbent, earlier=earlier)
+        latest = reversed(nlargest(self.recent, earlier, key=itemgetter(0)))
+        return replace(job, incumbent=incumbent, earlier=tuple(scores for _, scores in latest))
 
     def _itself(self, candidate: Candidate, purpose: Purpose) -> Recipe | None:
         """Return the recipe of the parent that is scored in place of the candidate, if any."""
@@ -228,9 +225,8 @@ class Session:
         outcome, values = self._with_values(outcome)
         event: Event = {"event": "tell", "candidate": candidate.number}
         event |= outcome_fields(outcome) if scored is None else {"same_as": scored.number}
-        event |= {} if values is None else {"values": list(values)}
         candidate.recipe = None
-        self._write(event, outcome)
+        self._write(event | values, outcome)
         incumbents = leading(self.ranking, [*self.incumbents, candidate])
         if incumbents != self.incumbents:
             self.incumbents = incumbents
@@ -238,16 +234,16 @@ class Session:
             if self.history.winner is None and best is not None:
                 self.publish(incumbents, best)
 
-    def _with_values(self, outcome: Outcome) -> tuple[Outcome, tuple[float, ...] | None]:
-        """Return an outcome and its values; a failure if one is not finite."""
+    def _with_values(self, outcome: Outcome) -> tuple[Outcome, Event]:
+        """Return an outcome, and its values as a field; a failure if one is not finite."""
         if isinstance(outcome, Failure):
-            return outcome, None
+            return outcome, {}
         values = self.ranking.values(outcome)
         broken = violation(self.ranking.constraints, outcome)
         if all(map(math.isfinite, (*values, broken))):
-            return outcome, values
+            return outcome, {"values": list(values)}
         what = "An objective" if self.ranking.has_front else "The fitness"
-        return Failure("evaluate", f"{what} is not a finite number."), None
+        return Failure("evaluate", f"{what} is not a finite number."), {}
 
     def _write(self, event: Event, outcome: Outcome) -> None:
         """Journal an event that carries an outcome, and a batch size that memory has forced."""

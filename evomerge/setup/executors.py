@@ -17,9 +17,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.evaluation.inference.device import count_cores, processor, use_only
 from evomerge.execute.pool import Pool, Worker
-from evomerge.execute.protocol import Executor, InlineExecutor, RunJob
-from evomerge.run.activity import WORKERS, Activity
-from evomerge.run.attempts import Attempts
+from evomerge.execute.protocol import Executor, InlineExecutor, Notes, RunJob
 from evomerge.run.folder import RunFolder
 from evomerge.run.logbook import Logbook
 from evomerge.setup.checked import CheckedSearch
@@ -43,13 +41,11 @@ SAME = ("evomerge", "torch", "transformers", "lm_eval")
 """Packages whose versions must be the same on all machines, since scores depend on them."""
 
 
-def make_executor(
-    checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts
-) -> Executor:
-    """Return the executor of a search in the run folder `run`; `attempts` counts lost processes."""
+def make_executor(checked: CheckedSearch, run: Path, logbook: Logbook, notes: Notes) -> Executor:
+    """Return the executor of a search in the run folder `run`."""
     config, known = checked.config, tuple[str, ...]()
     if config.executor.kind == "inline":
-        return _inline(checked, run, logbook, attempts)
+        return _inline(checked, logbook, notes)
     if config.executor.kind == "ray":
         workers = _on_ray(checked, run, logbook)
     else:  # workers of Ray may be on other machines
@@ -57,14 +53,13 @@ def make_executor(
         known = (config.frozen.processor if config.frozen else "", processor())
     return Pool(
         workers,
-        attempts,
+        notes,
         config.executor.timeout,
-        Activity(run / WORKERS),
         lambda kind: logbook.note_processor(kind, *known),
     )
 
 
-def _inline(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
+def _inline(checked: CheckedSearch, logbook: Logbook, notes: Notes) -> Executor:
     from evomerge.evaluation.inference.device import keep_threads
 
     put_back = keep_threads()
@@ -75,7 +70,7 @@ def _inline(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attem
         is_new=not logbook.history.told,
     )
     logbook.note_threads(worker.threads)
-    return InlineExecutor(worker, attempts, Activity(run / WORKERS), put_back)
+    return InlineExecutor(worker, notes, put_back)
 
 
 def worker_of_run(

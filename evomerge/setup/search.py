@@ -16,11 +16,9 @@ from evomerge.errors import (
     SearchError,
     did_you_mean,
 )
-from evomerge.execute.protocol import Executor
+from evomerge.execute.protocol import Executor, Notes
 from evomerge.models.references import open_parent
 from evomerge.recipe import Recipe
-from evomerge.run.activity import WORKERS, Activity
-from evomerge.run.attempts import Attempts
 from evomerge.run.folder import MANIFEST, MERGEKIT, NOT_IN_MERGEKIT, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.logbook import Follower, Logbook
@@ -88,25 +86,23 @@ def _run_search(
     followers: Sequence[Follower],
 ) -> Candidate:
     with run.writing() as journal, run.logged():
-        Activity(run.path / WORKERS).end()  # of a session that was killed
         run.forget_stop()
         for warning in changes_since(checked.config):
             log.warning(warning)
-        attempts = Attempts(run.path / "attempts.jsonl")
-        logbook = Logbook(run, journal, followers)
+        notes, logbook = Notes(run.path), Logbook(run, journal, followers)
         check_search_file(run, logbook)
         note_budget(checked, logbook, new_budget)
         if not logbook.history.told:
             for line in parent_notes(checked):
                 log.info(line)
             check_weights_are_finite(checked)
-        executor = partial(make_executor, checked, run.path, logbook, attempts)
+        executor = partial(make_executor, checked, run.path, logbook, notes)
         search = make_search(checked, run, logbook, executor)
         try:
             return search.run()
         finally:
             search.session.close()
-            Activity(run.path / WORKERS).end()
+            notes.end()
 
 
 def check_weights_are_finite(checked: CheckedSearch) -> None:
@@ -136,15 +132,14 @@ def make_search(
     """Return the search of a run, as its journal says that it has come."""
     config, race = checked.config, make_race(checked.config)
     session = Session(
-        logbook,
-        make_executor,
-        lambda candidate: recipe_of(checked.space, candidate),
-        checked.ranking,
-        None if race is None else race.recent,
-        lambda front, best: publish(checked, run, front, best),
-        partial(parent_itself, checked),
-        lambda: run.is_asked_to_stop,
-        base_to_test(checked),
+        logbook=logbook,
+        make_executor=make_executor,
+        recipe_of=partial(recipe_of, checked.space),
+        ranking=checked.ranking,
+        recent=None if race is None else race.recent,
+        publish=partial(publish, checked, run),
+        as_itself=partial(parent_itself, checked),
+        bases=base_to_test(checked),
     )
     plan = Plan(
         **(config.budget.model_dump() | logbook.history.budget),

@@ -24,10 +24,9 @@ from evomerge.errors import DeviceError, SearchError
 from evomerge.evaluation.inference.device import processor
 from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
-from evomerge.execute.protocol import InlineExecutor, Job, RunJob
-from evomerge.run.activity import Activity, read_activity
-from evomerge.run.attempts import Attempts
+from evomerge.execute.protocol import InlineExecutor, Job, Notes, RunJob
 from evomerge.run.logbook import Logbook
+from evomerge.run.notes import read_workers
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.executors import PRELOADED
 
@@ -42,14 +41,13 @@ def processes(
     **options: Any,
 ) -> Pool:
     workers = [ProcessWorker(make, preload) for _ in range(count)]
-    return Pool(workers, Attempts(folder / f"attempts-{uuid4()}"), **options)
+    notes = folder / f"notes-{uuid4()}"
+    notes.mkdir()
+    return Pool(workers, Notes(notes), **options)
 
 
 def test_the_inline_executor_keeps_the_laws(tmp_path: Path) -> None:
-    check_executor(
-        lambda make: InlineExecutor(make(), Attempts(tmp_path / "inline"), Activity(None)),
-        survives=False,
-    )
+    check_executor(lambda make: InlineExecutor(make(), Notes(tmp_path)), survives=False)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -81,17 +79,19 @@ class Ill:
 
 
 def test_a_job_that_hangs_is_ended_and_one_that_is_hit_once_is_run_again(tmp_path: Path) -> None:
-    notes, activity = tmp_path / "notes", Activity(tmp_path / "workers.json")
-    notes.mkdir()
-    executor = processes(Ill(notes), tmp_path, timeout=5.0, activity=activity)
+    pids, notes = tmp_path / "pids", Notes(tmp_path)
+    pids.mkdir()
+    workers = [ProcessWorker(Ill(pids), PRELOADED) for _ in range(2)]
+    executor = Pool(workers, notes, timeout=5.0)
     found = {job.candidate: outcome for job, outcome in executor.run(map(job_of, range(5)))}
-    activity.write()
+    while (seconds := notes.write_if_due()) is not None:
+        time.sleep(seconds)
     executor.close()
     assert found.pop(1) == Failure("timeout", "It took longer than executor.timeout, 5 seconds.")
     assert found == {number: Pretend().outcome(job_of(number)) for number in (0, 2, 3, 4)}
-    lines = next(tmp_path.glob("attempts-*")).read_text().splitlines()
+    lines = (tmp_path / "attempts.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["job"][0] for line in lines) == ["2", "3", "4"]
-    assert read_activity(tmp_path / "workers.json")[1] == 4
+    assert read_workers(tmp_path)[1] == 4
 
 
 def test_a_worker_that_ends_between_two_jobs_is_replaced(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_workers_on_processors_of_several_kinds_are_told_of_once(tmp_path, caplo
         with run.writing() as journal:
             book = Logbook(run, journal, [])
             note = lambda kind, book=book: book.note_processor(kind, here)  # noqa: E731
-            executor = Pool(workers, Attempts(tmp_path / "attempts"), note_processor=note)
+            executor = Pool(workers, Notes(tmp_path), note_processor=note)
             list(executor.run(map(job_of, range(len(makes)))))
             executor.close()
     told = [item.getMessage() for item in caplog.records if "processor" in item.getMessage()]

@@ -26,10 +26,9 @@ from search_run import ended, events_of, evomerge, start, write_search
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import SearchError
 from evomerge.execute.pool import Pool
-from evomerge.execute.protocol import Job, Result, RunJob
+from evomerge.execute.protocol import Job, Notes, Result, RunJob
 from evomerge.execute.ray import RayWorker
-from evomerge.run.activity import read_activity
-from evomerge.run.attempts import Attempts
+from evomerge.run.notes import read_workers
 from evomerge.scores import Outcome
 from evomerge.setup.executors import on_machine, worker_of_run
 
@@ -98,8 +97,7 @@ def test_a_machine_that_goes_does_not_count_against_a_job(cluster: Cluster, tmp_
     ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     machines = [cluster.add_node(num_cpus=1, resources={"own": 1})]
-    attempts = Attempts(tmp_path / "attempts.jsonl")
-    executor = Pool([RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})], attempts)
+    executor = Pool([RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})], Notes(tmp_path))
     found: list[tuple[Job, Result]] = []
     waiting = threading.Thread(target=lambda: found.extend(executor.run([job_of(0)])))
     waiting.start()
@@ -188,7 +186,7 @@ def wait_for(is_so: Callable[[], bool], goes_on: Callable[[], bool]) -> None:
 
 
 def scoring(run: Path) -> int:
-    workers, _ = read_activity(run / "workers.json")
+    workers, _ = read_workers(run)
     return sum(worker.state == "scoring" for worker in workers)
 
 
@@ -217,7 +215,7 @@ def test_a_search_survives_the_loss_of_a_worker_of_a_machine_and_of_the_driver(c
     with ended(driver):
         wait_until(lambda: scoring(run) == 2, driver)
         actors(cluster.head_node, *cluster.worker_nodes)[0].kill()
-        wait_until(lambda: read_activity(run / "workers.json")[1] == 1, driver)
+        wait_until(lambda: read_workers(run)[1] == 1, driver)
         hold.unlink()
 
         def is_written(lines: int) -> bool:
@@ -228,7 +226,7 @@ def test_a_search_survives_the_loss_of_a_worker_of_a_machine_and_of_the_driver(c
         wait_until(lambda: scoring(run) == 2, driver)
         machine = next(node for node in cluster.worker_nodes if actors(node))
         cluster.remove_node(machine, allow_graceful=False)
-        wait_until(lambda: read_activity(run / "workers.json")[1] == 2, driver)
+        wait_until(lambda: read_workers(run)[1] == 2, driver)
         hold.unlink()
         wait_until(lambda: is_written(24), driver)
         hold.touch()

@@ -10,12 +10,11 @@ import sys
 
 import pytest
 import scripted
+from executor_laws import job_of
 from scripted import ScriptedExecutor, outcome_of, search, trajectory
 
 from evomerge.errors import SearchError
-from evomerge.execute.protocol import InlineExecutor
-from evomerge.run.activity import Activity
-from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
+from evomerge.execute.protocol import MAX_ATTEMPTS, InlineExecutor, Notes
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.logbook import PASSING
@@ -124,23 +123,22 @@ def test_a_completed_estimate_is_ranked_by_its_complete_score(tmp_path, complete
 
 
 def test_processes_that_end_in_a_job_are_counted(tmp_path):
-    path = tmp_path / "attempts.jsonl"
     killed = []
     for lives in range(MAX_ATTEMPTS):
-        attempts = Attempts(path)
-        assert attempts.count("7 search") == lives
-        with pytest.raises(KeyboardInterrupt), attempts.trying("7 search"):
+        notes = Notes(tmp_path)
+        assert notes.attempts(job_of(7)) == lives
+        with pytest.raises(KeyboardInterrupt), notes.trying(job_of(7)):
             raise KeyboardInterrupt  # does not count: the job is withdrawn
-        killed.append(attempts.trying("7 search"))
+        killed.append(notes.trying(job_of(7)))
         killed[-1].__enter__()  # begun and never ended, as after a kill
-    assert Attempts(path).count("7 search") == MAX_ATTEMPTS
-    assert Attempts(path).count("8 search") == 0
+    assert Notes(tmp_path).attempts(job_of(7)) == MAX_ATTEMPTS
+    assert Notes(tmp_path).attempts(job_of(8)) == 0
 
 
 OPENED_AND_KILLED = """
 import os, sys
 from pathlib import Path
-from evomerge.run.attempts import Attempts
+from evomerge.execute.protocol import Notes
 
 left, folder = int(sys.argv[2]), sys.argv[1]
 
@@ -152,7 +150,7 @@ def die(event, arguments):
             os._exit(9)
 
 sys.addaudithook(die)
-Attempts(Path(folder) / "attempts.jsonl")
+Notes(Path(folder))
 """
 """A program that ends when it is about to touch its file for the so manieth time."""
 
@@ -173,24 +171,25 @@ def test_attempts_survive_a_kill_while_they_are_read(tmp_path):
 
 def test_attempts_ignore_broken_lines(tmp_path):
     path = tmp_path / "attempts.jsonl"
-    path.write_bytes(b'\xff\n{"job": 3}\nnull\n{"job": "1 search", "what": "begins"}\n{"jo')
-    assert Attempts(path).count("1 search") == 1
-    with Attempts(path).trying("1 search"):
+    path.write_bytes(b'\xff\n{"job": 3}\nnull\n{"job": "3 search", "what": "begins"}\n{"jo')
+    assert Notes(tmp_path).attempts(job_of(3)) == 1
+    with Notes(tmp_path).trying(job_of(3)):
         pass
-    assert Attempts(path).count("1 search") == 0
+    assert Notes(tmp_path).attempts(job_of(3)) == 0
     assert not path.exists() or path.read_text() == ""
 
 
 @pytest.mark.parametrize("ended", [MAX_ATTEMPTS - 1, MAX_ATTEMPTS])
 def test_a_lost_candidate_fails_and_the_others_are_the_same(tmp_path, ended):
     def go(name, **options):
-        attempts = Attempts(tmp_path / name / "attempts.jsonl")
-        executor = InlineExecutor(outcome_of, attempts, Activity(None))
+        notes = tmp_path / f"notes of {name}"
+        notes.mkdir(exist_ok=True)
+        executor = InlineExecutor(outcome_of, Notes(notes))
         return search(tmp_path / name, executor, recent=None, **options)
 
     whole = go("whole")
     go("run", candidates=6)
-    attempts = tmp_path / "run" / "attempts.jsonl"
+    attempts = tmp_path / "notes of run" / "attempts.jsonl"
     attempts.write_text('{"job": "8 search", "what": "begins"}\n' * ended)
     history = go("run")
     lost = history.candidates[8].told

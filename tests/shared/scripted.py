@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,16 @@ class ScriptedExecutor:
         pass
 
 
+class StoppedLogbook(Logbook):
+    """A logbook of a search that is asked to stop when a function says so."""
+
+    stop: Callable[[], bool]
+
+    @property
+    def is_stopping(self) -> bool:
+        return self.stop()
+
+
 def strategy(optimizer: str, ranking: Ranking, searched: ParameterSpace) -> GenomeStrategy:
     count = len(ranking.objectives) if ranking.has_front else 1
     made = create(optimizer, searched.genes, 3, objectives=count)
@@ -122,10 +133,11 @@ def search(
     searched = searched or space("ab")
     run = RunFolder(path) if path.exists() else RunFolder.create(path, "{}", {"made": "up"})
     with Journal(run.journal_path) as journal:
-        logbook = Logbook(run, journal, followers)
+        logbook = StoppedLogbook(run, journal, followers)
+        logbook.stop = stop
         session = Session(
-            logbook, lambda: executor, lambda candidate: recipe_of(searched, candidate), ranking,
-            recent, lambda front, best: None, stop=stop,
+            logbook=logbook, make_executor=lambda: executor, ranking=ranking, recent=recent,
+            recipe_of=partial(recipe_of, searched), publish=lambda front, best: None,
         )  # fmt: skip
         make = make or (lambda: strategy(optimizer, ranking, searched))
         plan = Plan(candidates, None, target, finalists=3, order=order, patience=patience)

@@ -1,6 +1,7 @@
-"""Wall-clock times and memory of a run: the file `timings.jsonl`, on which nothing depends.
+"""Notes beside the journal: times and memory in `timings.jsonl`, what workers do in `workers.json`.
 
-They are not in the journal, so that two runs of the same search have the same journal.
+Nothing depends on them. They are not in the journal, so that two runs of the same search have the
+same journal.
 """
 
 from __future__ import annotations
@@ -12,21 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+)
 
-PHASES = ("prepare", "merge", "evaluate")
-"""The phases of a candidate; a preparation is kept, such as the order of all magnitudes."""
+from evomerge.errors import printable
 
-DESCEND = "descend"
-"""The phase of a leg of a descent, which makes candidates."""
+PHASES = ("descend", "prepare", "merge", "evaluate")
+"""What a search spends time in: the steps of descents, then the phases of a candidate. A
+preparation is kept for later candidates, such as the order of all magnitudes."""
+
+WORKERS = "workers.json"
 
 _RECENT = 100  # candidates that the speed of a search is computed from, at most
-
-
-def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append a line of JSON to a file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(value)) + "\n")
 
 
 def lines_of(path: Path) -> list[str]:
@@ -54,7 +59,7 @@ _Time = Annotated[float, Field(ge=0, lt=1e11)]  # seconds
 
 
 class _Line(BaseModel):
-    """A line of the file; `seconds` and `cpu_seconds` are those of each phase."""
+    """A line of `timings.jsonl`; `seconds` and `cpu_seconds` are those of each phase."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
     session: _Time | None = None
@@ -73,7 +78,8 @@ class Timings:
 
     def note(self, entry: Mapping[str, Any]) -> None:
         """Append an entry to the file, as one line of JSON."""
-        append_line(self._path, entry)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(entry)) + "\n")
 
     def hours(self) -> float:
         """Return the working time so far in hours, over all sessions."""
@@ -86,29 +92,29 @@ class Timings:
     def candidates_per_hour(self) -> float | None:
         """Return the recent speed of the last session; None: of fewer than two candidates."""
         timed = [line for line in self._lines() if line.session is not None]
-        own = [line for line in timed if line.session == timed[-1].session]
-        latest = [line.elapsed for line in own if line.event == "tell"][-_RECENT:]
-        if len(latest) < 2 or latest[-1] <= latest[0]:
+        latest = [line for line in timed if line.session == timed[-1].session]
+        ends = [line.elapsed for line in latest if line.event == "tell"][-_RECENT:]
+        if len(ends) < 2 or ends[-1] <= ends[0]:
             return None
-        return 3600 * (len(latest) - 1) / (latest[-1] - latest[0])
+        return 3600 * (len(ends) - 1) / (ends[-1] - ends[0])
 
     def spent(self) -> dict[str, Spent]:
         """Return the time of each phase that candidates, or what makes them, have spent time in."""
-        lines, found = list(self._lines()), dict[str, Spent]()
-        for phase in (DESCEND, *PHASES):
-            own = [line for line in lines if phase in line.seconds]
-            cpu = [line.cpu_seconds[phase] for line in own if phase in line.cpu_seconds]
-            if own:
-                known = sum(cpu) if len(cpu) == len(own) else None
-                found[phase] = Spent(sum(line.seconds[phase] for line in own), known)
-        return found
+        lines, spent = list(self._lines()), dict[str, Spent]()
+        for phase in PHASES:
+            timed = [line for line in lines if phase in line.seconds]
+            cpu = [line.cpu_seconds[phase] for line in timed if phase in line.cpu_seconds]
+            if timed:
+                known = sum(cpu) if len(cpu) == len(timed) else None
+                spent[phase] = Spent(sum(line.seconds[phase] for line in timed), known)
+        return spent
 
     def peak(self) -> dict[str, int]:
         """Return the largest memory of `process` and `accelerator` in bytes, as far as known."""
-        found: dict[str, int] = {}
+        peak: dict[str, int] = {}
         for line in self._lines():
-            found |= {name: max(found.get(name, 0), size) for name, size in line.peak.items()}
-        return found
+            peak |= {name: max(peak.get(name, 0), size) for name, size in line.peak.items()}
+        return peak
 
     def cpu_seconds(self) -> float:
         """Return the CPU seconds of all work: of all phases, descents and final scores too."""
@@ -118,3 +124,33 @@ class Timings:
         for text in lines_of(self._path):
             with suppress(ValidationError):
                 yield _Line.model_validate_json(text)
+
+
+_Text = Annotated[str, AfterValidator(lambda text: printable(text))]
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What one worker, on a device or a machine, does since a Unix time: start, score, be free."""
+
+    number: int
+    state: _Text
+    place: _Text
+    candidates: tuple[int, ...]
+    split: _Text
+    since: FiniteFloat
+
+
+@dataclass(frozen=True)
+class _Workers:
+    workers: list[WorkerState]
+    lost: int
+
+
+def read_workers(folder: Path) -> tuple[list[WorkerState], int]:
+    """Return what the workers of a run do, and how many were lost; nothing if it is unknown."""
+    try:
+        states = TypeAdapter(_Workers).validate_json((folder / WORKERS).read_bytes())
+    except (OSError, ValidationError):
+        return [], 0
+    return states.workers, states.lost

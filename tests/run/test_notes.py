@@ -4,16 +4,17 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
+from executor_laws import job_of
 from run_folders import FAILED, asked, scores, told
 
 from evomerge.cli.live import in_words, worker_rows
-from evomerge.run import activity as activity_module
+from evomerge.execute import protocol
+from evomerge.execute.protocol import Notes
 from evomerge.run import logbook
-from evomerge.run.activity import Activity, WorkerState, read_activity
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
-from evomerge.run.timings import Spent
+from evomerge.run.notes import Spent, WorkerState, read_workers
 
 
 @pytest.fixture
@@ -72,23 +73,24 @@ def test_slow_preparations_are_told_and_the_peak_of_memory_is_not_in_the_journal
 
 
 def test_what_workers_do_is_read_and_each_change_is_written_sooner_or_later(tmp_path, monkeypatch):
-    path, now = tmp_path / "workers.json", 100.0
+    now = 100.0
     clock = SimpleNamespace(monotonic=lambda: now, time=lambda: 1e9)
-    monkeypatch.setattr(activity_module, "time", clock)
-    activity = Activity(path)
-    assert activity.write_if_due() is None and not path.exists()
-    activity.note(1, "starting")
-    assert activity.write_if_due() is None
-    activity.note(1, "scoring", "cuda:1", [4, 5], "search")
-    activity.note_loss()
-    assert read_activity(path)[0][0].state == "starting"
-    wait = activity.write_if_due()
+    monkeypatch.setattr(protocol, "time", clock)
+    notes = Notes(tmp_path)
+    assert notes.write_if_due() is None and read_workers(tmp_path) == ([], 0)
+    notes.worker(1, "starting")
+    assert notes.write_if_due() is None
+    notes.worker(1, "scoring", "cuda:1", job_of(4))
+    notes.lost()
+    assert read_workers(tmp_path)[0][0].state == "starting"
+    wait = notes.write_if_due()
     assert wait == 1.0
     now += wait
-    assert activity.write_if_due() is None
-    assert read_activity(path) == ([WorkerState(1, "scoring", "cuda:1", (4, 5), "search", 1e9)], 1)
-    path.write_text('{"workers": [{"number": "x"}], "lost": 0}')
-    assert read_activity(path) == ([], 0)
+    assert notes.write_if_due() is None
+    state = WorkerState(1, "scoring", "cuda:1", (4,), job_of(4).split, 1e9)
+    assert read_workers(tmp_path) == ([state], 1)
+    (tmp_path / "workers.json").write_text('{"workers": [{"number": "x"}], "lost": 0}')
+    assert read_workers(tmp_path) == ([], 0)
 
 
 def test_of_many_workers_those_are_shown_that_take_longest():
