@@ -203,6 +203,8 @@ def test_a_grid_gets_finer_and_never_repeats_itself():
     assert {x for x, _ in points[:6]} == {0.0, 1.0}
     assert {x for x, _ in points[6:9]} == {0.5}
     assert {x for x, _ in points[9:]} == {0.25, 0.75}
+    flags = create("grid", [Gene("flag", "binary", 0, 1, 0)], seed=0, budget=60)
+    assert {flags.ask() for _ in range(60)} == {(0.0,), (1.0,)}  # there is no finer one
 
 
 def test_names_are_listed_without_importing_what_they_need():
