@@ -62,12 +62,11 @@ _DEFAULTS = {
 
 def recipe() -> str:
     """Return the page: each key of each mapping in a recipe."""
-    found_in: dict[str, griffe.Class] = {}
-    for file in sorted((ROOT / "evomerge/recipe").glob("*.py")):
-        found_in |= griffe.visit(file.stem, filepath=file, code=file.read_text("utf-8")).classes
+    file = ROOT / "evomerge/recipe.py"
+    classes = griffe.visit(file.stem, filepath=file, code=file.read_text("utf-8")).classes
     parts = [_START]
     for kind, name in _SECTIONS.items():
-        found = found_in[kind]
+        found = classes[kind]
         text, attributes = _parsed(found)
         parts.append(f"## {kind} {{ #{name} }}\n\n{text}\n")
         for attribute in attributes:
