@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
-from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-from tqdm.auto import tqdm
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evomerge.api.objectives import with_named_functions
 from evomerge.api.run import Run
@@ -19,17 +17,26 @@ from evomerge.errors import ConfigError, RunFolderError
 from evomerge.parsing.values import path_of, shown
 from evomerge.run.atomic import check_writable
 from evomerge.run.folder import RunFolder, is_begun
-from evomerge.run.history import Candidate, History
-from evomerge.run.journal import Event
+from evomerge.run.history import History
 from evomerge.run.logbook import Follower
-from evomerge.searching.ranking import Ranking
 from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
     from evomerge.setup.checked import CheckedSearch
 
-Runner: TypeAlias = "Callable[[RunFolder, CheckedSearch, Mapping[str, float]], None]"
-"""Runs a search to its end; the bounds of the budget that are new are by name."""
+
+class Opened(NamedTuple):
+    """A run that can be searched: its checked search, and bounds of the budget that are new."""
+
+    run: RunFolder
+    checked: CheckedSearch
+    bounds: Mapping[str, float]
+    is_new: bool
+
+    @property
+    def candidates(self) -> float | None:
+        """The largest number of candidates; None: another bound ends the search."""
+        return self.bounds.get("candidates") or self.checked.config.budget.candidates
 
 
 def search(
@@ -73,17 +80,18 @@ def search(
     folder = path_of(run, "run")
     data, source = content_of(config)
     allowed = Permissions(allow_code, trust_code)
-    runner = with_bar(progress, followers)
-    start(data, source, folder, candidates, allowed, warn, runner, resume=resume)
-    return Run(folder)
+    opened = start(data, source, folder, candidates, allowed, resume=resume)
+    if opened.is_new:
+        warn(opened.checked)
+    return _run(opened, progress, followers)
 
 
-def warn(checked: CheckedSearch) -> None:
-    """Warn of what a person should know of a checked search before it runs."""
+def warn(checked: CheckedSearch, level: int = 3) -> None:
+    """Warn of what a person should know of a checked search, `level` calls above this one."""
     from evomerge.setup.preflight import warnings as warnings_of
 
     for note in dict.fromkeys(warnings_of(checked, allow_benchmarks=False)):
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=level)
 
 
 def content_of(
@@ -133,12 +141,11 @@ def resume(
         InputError: the folder is not a run, a parent has changed, or a bound has been reached.
         SearchError: the search cannot go on.
     """
-    path = run.folder if isinstance(run, Run) else path_of(run, "run")
+    folder = RunFolder(run.folder if isinstance(run, Run) else path_of(run, "run"))
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
     allowed = Permissions(allow_code, trust_code)
-    go_on(path, bounds, moves, allowed, with_bar(progress, followers))
-    return Run(path)
+    return _run(go_on(folder, bounds, moves, allowed), progress, followers)
 
 
 def start(
@@ -147,90 +154,59 @@ def start(
     folder: Path,
     candidates: int | None,
     allowed: Permissions,
-    warn: Callable[[CheckedSearch], None],
-    run: Runner,
     *,
     resume: bool = False,
-) -> None:
-    """Check a search, warn, create the run in a free folder and run it; see `search`."""
+) -> Opened:
+    """Check a search and create its run in a free folder, or open the run there; see `search`."""
     from evomerge.config.schema import override, parse
     from evomerge.setup.runs import begin, folder_of, going_on, prepare
 
-    own = deepcopy(dict(data))  # the caller's mapping stays as it is
+    content = deepcopy(dict(data))  # the caller's mapping stays as it is
     if candidates is not None:
-        override(own, f"budget.candidates={candidates}")
+        override(content, f"budget.candidates={candidates}")
     if resume and is_begun(folder):
-        _continue(RunFolder(folder), *going_on(folder, own, source), allowed, run)
-        return
+        return _continued(RunFolder(folder), *going_on(folder, content, source), allowed)
     RunFolder.check_free(folder)
-    wrote = parse(own, str(source))
+    wrote = parse(content, str(source))
     checked = prepare(wrote, folder_of(source), allowed)
-    warn(checked)
-    run(begin(folder, checked, wrote, source), checked, {})
+    return Opened(begin(folder, checked, wrote, source), checked, {}, is_new=True)
 
 
 def go_on(
-    path: Path,
+    run: RunFolder,
     bounds: Mapping[str, float | None],
     moves: Sequence[str],
     allowed: Permissions,
-    run: Runner,
-) -> None:
-    """Continue a run; a bound that is None is as before, `moves` are `executor.KEY=VALUE`."""
+) -> Opened:
+    """Open a run again; a bound that is None is as before, `moves` are `executor.KEY=VALUE`."""
     from evomerge.setup.runs import check_budget
 
-    folder = RunFolder(path)
-    given = {name: value for name, value in bounds.items() if value is not None}
-    check_budget(folder, given)
-    _continue(folder, given, moves, allowed, run)
+    new = {name: value for name, value in bounds.items() if value is not None}
+    check_budget(run, new)
+    return _continued(run, new, moves, allowed)
 
 
-def _continue(
-    folder: RunFolder,
-    bounds: Mapping[str, float],
-    moves: Sequence[str],
-    allowed: Permissions,
-    run: Runner,
-) -> None:
+def _continued(
+    run: RunFolder, bounds: Mapping[str, float], moves: Sequence[str], allowed: Permissions
+) -> Opened:
     from evomerge.setup.runs import continued
 
     fix = "make it writable, or continue a copy of it"
-    what = f"{folder.path} cannot be continued"
-    check_writable(folder.path / "lock", what, fix, RunFolderError)
-    run(folder, continued(folder, moves, allowed), bounds)
+    what = f"{run.path} cannot be continued"
+    check_writable(run.path / "lock", what, fix, RunFolderError)
+    return Opened(run, continued(run, moves, allowed), bounds, is_new=False)
 
 
-def with_bar(progress: bool, followers: Sequence[Follower]) -> Runner:
-    """Return what runs a search, with a progress bar that is a widget in a notebook."""
+def _run(opened: Opened, progress: bool, followers: Sequence[Follower]) -> Run:
+    """Run a search to its end, with a progress bar if it is wanted."""
+    from evomerge.api.bar import SearchBar
     from evomerge.setup.search import run_search
 
-    def run(folder: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float]) -> None:
-        total = bounds.get("candidates") or checked.config.budget.candidates
-        with tqdm(
-            total=total and int(total), unit="candidate", desc="searching", disable=not progress
-        ) as bar:
-            show = [partial(_show, bar, checked.ranking, [])] if progress else []
-            run_search(checked, folder, bounds, [*show, *followers])
-
-    return run
-
-
-def _show(
-    bar: tqdm[Any], ranking: Ranking, leaders: list[Candidate], history: History, event: Event
-) -> None:
-    """Show on a bar how many candidates are scored, and the best so far, which `leaders` keeps."""
-    if event["event"] == "tell":
-        from evomerge.report.progress import points
-
-        new = history.candidates if not leaders else [history.candidates[event["candidate"]]]
-        leaders[:] = ranking.incumbents([*leaders, *new])
-        if ranking.has_front:
-            bar.set_postfix_str(f"{len(leaders)} on the front", refresh=False)
-        elif leaders:
-            bar.set_postfix_str(f"best {points(leaders[0], ranking)}", refresh=False)
-        bar.update(len(history.told) - bar.n)
-    elif event["event"] == "finals":
-        bar.set_description(f"final scores ({event['purpose']})", refresh=False)
-        bar.reset(total=event["total"])
-    elif event["event"] in ("score", "complete", "base"):
-        bar.update()
+    run, checked, bounds, _ = opened
+    with ExitStack() as stack:
+        if progress:
+            history = History(run.events())
+            bar = stack.enter_context(SearchBar(checked.ranking, opened.candidates, history))
+            followers = [bar.observe, *followers]
+        run_search(checked, run, bounds, followers)
+    return Run(run.path)

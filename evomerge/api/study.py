@@ -347,6 +347,6 @@ def _begin(
     check_study(wrote)
     checked = check_search(wrote.with_values("executor", order="arrival"), folder_of(source))
     check_weights_are_finite(checked)
-    warn(checked)
+    warn(checked, level=4)
     begin(folder, checked, wrote, source)
     return {}

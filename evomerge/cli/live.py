@@ -13,15 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from evomerge.api.bar import SearchBar
 from evomerge.cli.terminal import (
     err,
     estimate,
@@ -162,15 +155,12 @@ def worker_rows(workers: Sequence[Mapping[str, Any]], now: float) -> list[tuple[
 class SearchDisplay:
     """Says what comes out of each candidate; a terminal has a bar of `total` candidates, too."""
 
-    def __init__(self, total: int | None, ranking: Ranking, history: History | None = None) -> None:
-        self._total, self._ranking = total, ranking
-        self._incumbents = ranking.incumbents(history.candidates if history else [])
-        self._is_preparing = False
-        columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        description = TextColumn("{task.description}", markup=False)
-        self._bar = Progress(description, *columns, console=err)
+    def __init__(
+        self, total: float | None, ranking: Ranking, history: History | None = None
+    ) -> None:
+        self._bar = SearchBar(ranking, total, history, err)
         self._done = len(history.told) if history else 0
-        self._task = self._bar.add_task("searching", total=total, completed=self._done)
+        self._is_preparing = False
 
     def begin(self) -> AbstractContextManager[object]:
         """Say what is done before the first candidate, and return what shows the bar."""
@@ -179,10 +169,8 @@ class SearchDisplay:
 
     def observe(self, history: History, event: Event) -> None:
         """Say what an event means, and move the bar."""
-        number = event.get("candidate", 0)
-        if event["event"] in ("tell", "complete"):
-            changed = history.candidates[number]
-            self._incumbents = self._ranking.incumbents([*self._incumbents, changed])
+        number, ranking = event.get("candidate", 0), self._bar.ranking
+        self._bar.observe(history, event)
         match event["event"]:
             case "ask" if number == len(history.baselines):  # the first one of the optimizer
                 _warn_of_baselines(history)
@@ -193,39 +181,25 @@ class SearchDisplay:
                 self._is_preparing = event["done"] < event["total"]
                 if not self._is_preparing:
                     say(f"prepared {event['method']} in {event['seconds']:.0f} s")
-            case "finals":
-                what = f"final scores ({event['purpose']})"
-                self._bar.update(self._task, description=what, total=event["total"], completed=0)
             case "tell":
-                say(_described(history, number, self._ranking) + self._best())
-                done, total = len(history.told), self._total
-                self._bar.update(self._task, description="searching", total=total, completed=done)
+                best = self._bar.best and f"; {self._bar.best}"
+                leader = None if ranking.has_front else ranking.best(self._bar.incumbents)
+                who = f" (candidate {leader.number})" if leader else ""
+                say(f"{_described(history, number, ranking)}{best}{who}")
             case "complete":
-                told = _described(history, number, self._ranking)
-                self._step(f"{told} on all search documents, as every finalist")
+                described = _described(history, number, ranking)
+                say(f"{described} on all search documents, as every finalist")
             case "score":
-                self._step(f"{named(history, number)} scored on {event['split']}")
+                say(f"{named(history, number)} scored on {event['split']}")
             case "base":
                 name = short_names([event["label"]])[event["label"]]
                 failure = event.get("failure")
                 how = f"failed on test: {failure['reason']}" if failure else "scored on test"
-                self._step(f"the base {name} {how}")
+                say(f"the base {name} {how}")
             case "winner":
                 front = ", ".join(map(str, event.get("front", ())))
                 what = f"candidates {front} are the front" if front else f"candidate {number} wins"
                 say(f"{what} on the validation documents")
-
-    def _step(self, message: str) -> None:
-        say(message)
-        self._bar.advance(self._task)
-
-    def _best(self) -> str:
-        if self._ranking.has_front and self._incumbents:
-            return f"; {len(self._incumbents)} on the front"
-        first = self._ranking.best(self._incumbents)
-        if first is None:
-            return ""
-        return f"; best {points(first, self._ranking)} (candidate {first.number})"
 
 
 def _warn_of_baselines(history: History) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +24,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
-    from evomerge.api.search import Runner
-    from evomerge.setup.checked import CheckedSearch
+    from evomerge.api.search import Opened
 
 
 def search(
@@ -48,14 +46,13 @@ def search(
     from evomerge.config.schema import read
     from evomerge.setup.preflight import warnings
 
-    runner = _runner(track)
-
-    def warn(checked: CheckedSearch) -> None:
-        terminal.warn(warnings(checked, allow_benchmarks))
-
-    allowed = Permissions(allow_code, trust_code)
+    _check_tracker(track)
     terminal.say_on_terminal(f"checking {file}")
-    start(read(file, set_), file, run, candidates, allowed, warn, runner, resume=resume)
+    allowed = Permissions(allow_code, trust_code)
+    opened = start(read(file, set_), file, run, candidates, allowed, resume=resume)
+    if opened.is_new:
+        terminal.warn(warnings(opened.checked, allow_benchmarks))
+    _run(opened, track)
 
 
 def resume(
@@ -87,10 +84,10 @@ def resume(
     """Continue a search, with a larger budget or with other workers if you say so."""
     from evomerge.api.search import go_on
 
+    _check_tracker(track)
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
-    runner = _runner(track)
     allowed = Permissions(allow_code, trust_code)
-    go_on(directory, bounds, set_ or [], allowed, runner)
+    _run(go_on(RunFolder(directory), bounds, set_ or [], allowed), track)
 
 
 def stop(directory: RunFolderArgument) -> None:
@@ -103,18 +100,15 @@ def stop(directory: RunFolderArgument) -> None:
     )
 
 
-def _runner(tracker: Tracker | None) -> Runner:
-    """Return what runs a search with a display, after a check that the tracker is installed."""
+def _check_tracker(tracker: Tracker | None) -> None:
     from evomerge.report.trackers import check_installed
 
     if tracker is not None:
         check_installed(tracker)
-    return lambda run, checked, bounds: _run(run, checked, bounds, tracker)
 
 
-def _run(
-    run: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float], tracker: Tracker | None
-) -> None:
+def _run(opened: Opened, tracker: Tracker | None) -> None:
+    """Run a search with a display, and say what came out of it."""
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
     from evomerge.report.progress import doubt_about_winner
@@ -123,10 +117,9 @@ def _run(
     from evomerge.run.history import History
     from evomerge.setup.search import run_search
 
-    total = bounds.get("candidates") or checked.config.budget.candidates
+    run, checked, bounds, _ = opened
     quoted = shlex.quote(str(run.path))
-    before = History(run.events())
-    display = SearchDisplay(int(total) if total else None, checked.ranking, before)
+    display = SearchDisplay(opened.candidates, checked.ranking, History(run.events()))
     try:
         with display.begin(), tracked(tracker, run, checked.ranking, terminal.say) as trackers:
             winner = run_search(checked, run, bounds, [display.observe, *trackers])

@@ -55,7 +55,7 @@ def test_a_function_of_a_script_is_an_objective(tmp_path: Path) -> None:
     words = [sys.executable, str(tmp_path / "own.py"), str(tmp_path / "run")]
     done = subprocess.run(words, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
-    assert "searching" in done.stderr, "there is a progress bar"
+    assert "final scores (test)" in done.stderr, "there is a progress bar"
     number, digest = done.stdout.split()
     row = Run(tmp_path / "run").candidates.loc[int(number)]
     assert row["digest"] == digest
