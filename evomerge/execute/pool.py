@@ -20,8 +20,6 @@ from logging.handlers import QueueHandler
 from multiprocessing.connection import wait
 from typing import Any, TypeAlias
 
-from tqdm import tqdm
-
 from evomerge.errors import DeviceError, SearchError, one_line
 from evomerge.evaluation.inference.device import processor
 from evomerge.execute.allocator import keep_freed_memory
@@ -89,8 +87,9 @@ class Host:
 
     def __init__(self, make: Callable[[], RunJob]) -> None:
         keep_freed_memory()
-        # tqdm's own lock is for several processes: one that is killed leaves it behind.
-        tqdm.set_lock(threading.RLock())
+        if bars := sys.modules.get("tqdm"):
+            # Processes that are forked share its lock: one that is killed would leave it taken.
+            bars.tqdm.set_lock(threading.RLock())
         self._records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
         root = logging.getLogger()
         root.handlers = [QueueHandler(self._records)]
