@@ -89,7 +89,7 @@ def step(file: Path, method: str, components: str, repeats: int) -> tuple[int, d
     worker.build(leg.recipe)
     resident: Resident = worker._builder  # type: ignore[assignment]
     genome = leg.descent.genome
-    found = rates(resident.planner, moves(checked.space, genome), resident.rows)
+    found = rates(resident.planner, moves(checked.space, genome))
     loss, documents = Loss(worker.evaluator, checked.objectives), leg.batches[0]
     other = checked.space.decode(tuple(0.8 * value for value in genome))
 

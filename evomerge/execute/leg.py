@@ -43,7 +43,7 @@ def walk(leg: Leg, space: Space, resident: Resident, loss: Loss) -> Reached:
     genes, slopes = space.genes, None
     for documents in leg.batches:
         if slopes is None or slopes.changes:
-            found = rates(resident.planner, moves(space, descent.genome), resident.rows)
+            found = rates(resident.planner, moves(space, descent.genome))
             slopes = Slopes(resident, found, len(genes))
         try:
             slope, value = _slope(slopes, space.decode(descent.genome), loss, documents)

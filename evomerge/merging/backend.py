@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, InputError, one_line
-from evomerge.merging.tensors.adapters import adapter_patches
-from evomerge.merging.tensors.maker import TensorMaker
+from evomerge.merging.tensors.make import TensorMaker, count_threads, for_each
 from evomerge.merging.tensors.plan import STORED, Planner
-from evomerge.merging.tensors.reader import TensorReader
-from evomerge.merging.tensors.threads import count_threads, for_each
-from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
+from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.tokenizers.tokens import panics_as_errors
 from evomerge.merging.writer import write_model
 from evomerge.models.causal import check_causal
@@ -56,17 +53,14 @@ def resident(
     # This imports transformers' models, which `evomerge merge` does not need.
     from evomerge.merging.resident import Resident
 
-    plan = plan_tokenizer(recipe, checkpoints)
     return Resident(
         checkpoints,
         recipe.host,
         recipe.dtype,
         place,
+        tokenizer=plan_tokenizer(recipe, checkpoints),
         memory=memory,
-        patches=adapter_patches(checkpoints),
-        rows=plan.rows,
         release=release,
-        generation=plan.files.get(GENERATION),
         encodes=encodes,
     )
 
@@ -77,12 +71,10 @@ def check_finite(checkpoints: Mapping[str, Checkpoint], recipes: Sequence[Recipe
     Each is read once, and no parent stays in memory. The recipes have one host and tokenizer.
     """
     rows = plan_tokenizer(recipes[0], checkpoints).rows
-    planner = Planner(checkpoints, recipes[0].host)
-    maker = TensorMaker(planner, TensorReader(checkpoints, adapter_patches(checkpoints)), rows)
-    plans = (plan for recipe in recipes for plan in planner.plan(recipe, rows))
-    sources = {source: plan for plan in plans for source in plan.inputs}
-
-    for_each(lambda source: maker.check_source(sources[source], source), sources, count_threads())
+    planner = Planner(checkpoints, recipes[0].host, rows)
+    plans = (plan for recipe in recipes for plan in planner.plan(recipe))
+    sources = dict.fromkeys(source for plan in plans for source in plan.inputs)
+    for_each(TensorMaker(planner).check_source, sources, count_threads())
 
 
 def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
@@ -123,10 +115,8 @@ def write(
         out,
         memory=None if memory is None else bytes_of(memory, "--memory"),
         shard_size=bytes_of(shard_size, "--shard-size"),
-        extra_files={**plan.files, **(texts or {})},
-        dropped=plan.dropped,
-        patches=adapter_patches(checkpoints),
-        rows=plan.rows,
+        tokenizer=plan,
+        extra_files=texts,
     )
     host = checkpoints[recipe.host]
     notes = code_notes(host.reference, [host.folder / "config.json", *host.companions])

@@ -1,20 +1,16 @@
 """The resident model: the one model in memory whose weights are replaced for each candidate.
 
 What a merge method computes independently of knobs is kept for later candidates as far as memory
-allows (`PreparedMerges`). A tensor whose plan is that of the last candidate is not written again.
+allows (see `TensorMaker`). A tensor whose plan is that of the last candidate is not written again.
 """
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import count
-from math import prod
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,85 +21,58 @@ from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.architecture.loading import generation_config
 from evomerge.merging.architecture.modules import attach_modules
 from evomerge.merging.architecture.placement import Placement, device_of
-from evomerge.merging.architecture.probe import Location
+from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
-from evomerge.merging.methods import get_method
-from evomerge.merging.methods.method import Merge
-from evomerge.merging.tensors.maker import TensorMaker
+from evomerge.merging.tensors.make import Report, TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
-from evomerge.merging.tensors.reader import Patch, TensorReader
-from evomerge.merging.tensors.threads import for_each
-from evomerge.merging.tokenizers.rows import MatchedRows
+from evomerge.merging.tensors.reader import DTYPES
+from evomerge.merging.tokenizers.plan import GENERATION, TokenizerPlan
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.safetensors import FLOATING, WIDTHS
+from evomerge.models.safetensors import FLOATING
 from evomerge.models.stacks import is_other_modality
 from evomerge.recipe import Recipe
 
 _MOST_LAYOUTS = 64
 """Largest number of modules of different configs to keep; they share the weights."""
 
-_OVERHEAD = 2048
-"""Approximate bytes of Python objects in a prepared merge."""
-
-Report: TypeAlias = Callable[[str, int, int], None]
-"""Is told how far a preparation is: names of the methods, tensors that are done, all tensors."""
+_MOST_ORDERS = 256
+"""Largest number of orders of blocks whose module is remembered."""
 
 
-@dataclass
-class PreparedMerges:
-    """Prepared merges by key, at most `room` bytes; threads may use it at the same time.
+class Target(NamedTuple):
+    """Memory of the model that a tensor is written to.
 
-    If there is no room, merges that neither this candidate nor the one before has used are dropped,
-    the least recently used first. So if all candidates use the same merges, the same ones are
-    always kept, in whatever order threads come to them.
+    Attributes:
+        view: the memory in the form of the tensor.
+        array: the same if a merge can write to it (contiguous, on the CPU, of its dtype), or None.
+        key: equal for tensors of different modules in one memory.
+        tower: whether it belongs to another modality than the language model.
     """
 
-    room: int
-    _merges: dict[object, tuple[Merge, int, int]] = field(default_factory=dict)
-    _used: int = 0
-    _candidate: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    view: Tensor
+    array: Array | None
+    key: Hashable
+    tower: bool
 
-    def begin_candidate(self) -> None:
-        """Note that the following merges belong to a new candidate."""
-        self._candidate += 1
 
-    def find(self, key: object) -> Merge | None:
-        """Return the merge that is kept under a key, or None; note that this candidate uses it."""
-        with self._lock:
-            found = self._merges.pop(key, None)
-            if found is None:
-                return None
-            self._merges[key] = (*found[:2], self._candidate)
-            return found[0]
+class Model(NamedTuple):
+    """A module of the resident model, and where the tensors are written to that it uses."""
 
-    def keep(self, key: object, size: int, prepare: Callable[[], Merge]) -> None:
-        """Prepare a merge that takes `size` bytes and keep it, if there is room for it."""
-        with self._lock:
-            for old, (_, taken, candidate) in list(self._merges.items()):
-                if self._used + size <= self.room or candidate >= self._candidate - 1:
-                    break
-                del self._merges[old]
-                self._used -= taken
-            if self._used + size > self.room:
-                return
-            self._used += size
-        try:
-            merge = prepare()
-        except BaseException:
-            with self._lock:
-                self._used -= size
-            raise
-        with self._lock:
-            self._merges[key] = (merge, size, self._candidate)
+    layout: Layout
+    targets: dict[str, Target]
 
 
 class Prepared(NamedTuple):
-    """A recipe whose weights can be written: its module, all tensors, and those that change."""
+    """A recipe whose weights can be written: its model, all tensors, and those that change."""
 
-    layout: Layout
+    model: Model
     plans: list[TensorPlan]
     changed: list[TensorPlan]
+
+    @property
+    def layout(self) -> Layout:
+        """The module, and where its tensors lie."""
+        return self.model.layout
 
 
 class Resident:
@@ -113,15 +82,13 @@ class Resident:
         host, dtype: those of all recipes.
         place: the device of the model, or a placement on several. Merging runs on the CPU, so that
             its bits do not depend on the device.
+        tokenizer: that of all recipes, whose generation config the models get.
         memory: maximum bytes of prepared merges that are kept for later candidates.
-        rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
-        release: whether pages of the parents' files are given back as soon as a tensor is merged,
-            so that never all parents are in memory.
-        generation: text of the `generation_config.json` of the merged models; None: the host's.
+        release: whether never all parents are in memory; see `TensorMaker`.
         encodes: whether the models get the host's modules of sentence-transformers.
 
     Raises:
-        CheckpointError: transformers cannot build the host.
+        CheckpointError: transformers cannot build the host, or an adapter cannot be added.
     """
 
     def __init__(
@@ -131,21 +98,19 @@ class Resident:
         dtype: str = "bfloat16",
         place: str | Placement = "cpu",
         *,
+        tokenizer: TokenizerPlan | None = None,
         memory: int = 0,
-        patches: Mapping[str, Patch] | None = None,
-        rows: MatchedRows | None = None,
         release: bool = False,
-        generation: str | None = None,
         encodes: bool = False,
     ) -> None:
-        self.checkpoints, self.dtype, self.rows = checkpoints, dtype, rows
-        self.release, self.generation, self.encodes = release, generation, encodes
+        self.tokenizer = tokenizer or TokenizerPlan()
+        self.dtype, self.encodes = dtype, encodes
         self.placement = Placement(place) if isinstance(place, str) else place
-        self.planner = Planner(checkpoints, host)
-        self.maker = TensorMaker(self.planner, TensorReader(checkpoints, patches), rows)
-        self._prepared = PreparedMerges(memory)
+        self.planner = Planner(checkpoints, host, self.tokenizer.rows)
+        self.maker = TensorMaker(self.planner, memory=memory, release=release)
         self._memory: dict[Hashable, Tensor] = {}
-        self._layouts: dict[str, Layout] = {}
+        self._models: dict[str, Model] = {}
+        self._model_of: dict[Hashable, Model] = {}
         self._written: dict[Hashable, TensorPlan] = {}
         self.module: nn.Module | None = None
         """The model as the last `apply` left it; None if there is none, or if it failed."""
@@ -165,6 +130,8 @@ class Resident:
     def forget(self) -> None:
         """Write all tensors of the next model: somebody may have changed those of the last."""
         self._written.clear()
+        for model in self._models.values():
+            model.targets.clear()
 
     def prepare(self, recipe: Recipe, report: Report | None = None) -> Prepared:
         """Compute and keep what the merges of a recipe need and no earlier candidate has needed.
@@ -180,35 +147,17 @@ class Resident:
                 f"The resident model has the host {self.planner.host.reference!r} in {self.dtype}, "
                 f"but the recipe has the host {recipe.host!r} in {recipe.dtype}."
             )
-        plans = list(self.planner.plan(recipe, self.rows))
-        layout = self._layout(recipe, plans)
-        self._prepared.begin_candidate()
-        weights = _weights(layout.module)
+        plans = list(self.planner.plan(recipe))
+        model = self._model(recipe, plans)
+        targets = self._targets(model, plans)
         changed = [
             plan
             for plan in plans
-            if (location := layout.locations.get(plan.name)) is not None
-            and self._written.get(_slot(location, weights)) != plan
+            if plan.name in targets and self._written.get(targets[plan.name].key) != plan
         ]
-        new = [plan for plan in changed if plan.method and self._prepared.find(_key(plan)) is None]
-        methods = ", ".join(sorted({plan.method or "" for plan in new}))
-        lock, done = threading.Lock(), count()
-
-        def tell() -> None:
-            with lock:
-                if report is not None and new:
-                    report(methods, next(done), len(new))
-
-        def keep(plan: TensorPlan) -> None:
-            make = partial(self.maker.prepare, plan, reuse=True)
-            self._prepared.keep(_key(plan), self._size(plan), make)
-            if self.release:
-                self.maker.release(plan)
-            tell()
-
-        tell()
-        parallel_map(keep, new)
-        return Prepared(layout, plans, changed)
+        with one_thread() as threads:
+            self.maker.prepare(changed, threads, report)
+        return Prepared(model, plans, changed)
 
     def write(self, prepared: Prepared) -> nn.Module:
         """Write the weights of the recipe that `prepare` was called with last; return its model.
@@ -216,55 +165,68 @@ class Resident:
         Raises:
             CandidateError: a merged weight is not finite. The next `prepare` still works.
         """
-        layout, weights = prepared.layout, _weights(prepared.layout.module)
+        targets = self._targets(prepared.model, prepared.changed)
 
-        def write(plan: TensorPlan) -> None:
-            location = layout.locations[plan.name]
-            self._write(plan, location.view(weights[location.parameter].data, plan.shape))
-            if self.release:
-                self.maker.release(plan)
-            self._written[_slot(location, weights)] = plan
+        def out(plan: TensorPlan) -> Array:
+            array = targets[plan.name].array
+            return np.empty(plan.shape, dtype=DTYPES[plan.dtype]) if array is None else array
+
+        def use(plan: TensorPlan, tensor: Array) -> None:
+            target = targets[plan.name]
+            if tensor is not target.array:
+                target.view.copy_(as_tensor(tensor, plan.dtype))
+            self._written[target.key] = plan
 
         self.module = None
-        if any(is_other_modality(plan.name) for plan in prepared.changed):
+        if any(targets[plan.name].tower for plan in prepared.changed):
             self.tower = object()
         for plan in prepared.changed:
-            self._written.pop(_slot(layout.locations[plan.name], weights), None)
-        parallel_map(write, prepared.changed)
-        self.module = layout.module
-        return layout.module
+            self._written.pop(targets[plan.name].key, None)
+        with one_thread() as threads:
+            self.maker.make(prepared.changed, out, use, threads)
+        self.module = prepared.layout.module
+        return self.module
 
-    def _write(self, plan: TensorPlan, target: Tensor) -> None:
-        if plan.method is None:
-            target.copy_(as_tensor(self.maker.read(plan, plan.sources[0]), plan.dtype))
-            return
-        dtype = TORCH_DTYPES[plan.dtype]
-        direct = target.is_contiguous() and target.dtype == dtype and target.device.type == "cpu"
-        out = target if direct else torch.empty(plan.shape, dtype=dtype)
-        self.maker.write(plan, self.merge_of(plan), as_array(out))
-        if not direct:
-            target.copy_(out)
+    def _targets(self, model: Model, plans: Iterable[TensorPlan]) -> Mapping[str, Target]:
+        """Return where tensors are written to in a model, by name, of those that it uses."""
+        locations, targets = model.layout.locations, model.targets
+        new = [plan for plan in plans if plan.name in locations and plan.name not in targets]
+        weights = _weights(model.layout.module) if new else {}
+        for plan in new:
+            location = locations[plan.name]
+            weight = weights[location.parameter].data
+            view = location.view(weight, plan.shape)
+            direct = view.is_contiguous() and view.device.type == "cpu"
+            direct = direct and view.dtype == TORCH_DTYPES[plan.dtype]
+            targets[plan.name] = Target(
+                view,
+                as_array(view) if direct else None,
+                (location, weight.data_ptr()),
+                is_other_modality(plan.name),
+            )
+        return targets
 
-    def merge_of(self, plan: TensorPlan) -> Merge:
-        """Return the prepared merge of a tensor: the one that is kept, or a new one."""
-        return self._prepared.find(_key(plan)) or self.maker.prepare(plan, reuse=False)
-
-    def _size(self, plan: TensorPlan) -> int:
-        """Return the bytes that a prepared merge takes, with copies of sources if it has some."""
-        elements = prod(plan.shape)
-        held = get_method(plan.method or "").cached_bytes * elements * len(plan.sources)
-        copies = sum(self.maker.is_copied(plan, item) for item in plan.inputs)
-        return int(held) + copies * elements * WIDTHS[plan.dtype] + _OVERHEAD
-
-    def _layout(self, recipe: Recipe, plans: list[TensorPlan]) -> Layout:
-        data = merged_config(recipe, self.checkpoints, vocabulary=self.rows)
-        key = json.dumps(data, sort_keys=True)
-        if key not in self._layouts:
-            check_loadable(data, recipe, self.checkpoints, self.rows)
-            self._layouts[key] = self._build(data, plans)
-            if len(self._layouts) > _MOST_LAYOUTS:
-                self._layouts.pop(next(iter(self._layouts)))
-        return self._layouts[key]
+    def _model(self, recipe: Recipe, plans: list[TensorPlan]) -> Model:
+        """Return the model for the order in which a recipe has blocks."""
+        order = tuple(
+            (prefix, *((source.parent, source.layer) for it in layers for source in it.sources[:1]))
+            for prefix, layers in recipe.layers.items()
+        )
+        if order not in self._model_of:
+            vocabulary, checkpoints = self.tokenizer.rows, self.planner.checkpoints
+            data = merged_config(recipe, checkpoints, vocabulary=vocabulary)
+            key = json.dumps(data, sort_keys=True)
+            if key not in self._models:
+                check_loadable(data, recipe, checkpoints, vocabulary)
+                self._models[key] = Model(self._build(data, plans), {})
+                if len(self._models) > _MOST_LAYOUTS:
+                    dropped = self._models.pop(next(iter(self._models)))
+                    kept = self._model_of.items()
+                    self._model_of = {it: model for it, model in kept if model is not dropped}
+            self._model_of[order] = self._models[key]
+            if len(self._model_of) > _MOST_ORDERS:
+                self._model_of.pop(next(iter(self._model_of)))
+        return self._model_of[order]
 
     def _build(self, data: Mapping[str, Any], plans: list[TensorPlan]) -> Layout:
         host = self.planner.host
@@ -275,7 +237,7 @@ class Resident:
         }
         constants = {
             # A copy: they become buffers of the model, and the file that is mapped is read-only.
-            plan.name: as_tensor(self.maker.read(plan, plan.sources[0]), plan.dtype).clone()
+            plan.name: as_tensor(self.maker.copy(plan), plan.dtype).clone()
             for plan in plans
             if plan.dtype not in FLOATING
         }
@@ -285,7 +247,8 @@ class Resident:
         if self.encodes:
             of_modules = attach_modules(layout.module, host)
             layout = layout._replace(locations={**layout.locations, **of_modules})
-        settings = generation_config(data, self.generation or host.generation)
+        generation = self.tokenizer.files.get(GENERATION, host.generation)
+        settings = generation_config(data, generation)
         if settings is not None and layout.module.can_generate():  # type: ignore[operator]
             layout.module.generation_config = settings
         devices, weights = self.placement.device_map(layout.module), _weights(layout.module)
@@ -301,20 +264,3 @@ class Resident:
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_buffers()), **dict(module.named_parameters())}
-
-
-def _slot(location: Location, weights: Mapping[str, Tensor]) -> Hashable:
-    """Return a key of the memory that a tensor is written to."""
-    return location, weights[location.parameter].data_ptr()
-
-
-def parallel_map(work: Callable[[Any], None], items: Iterable[Any]) -> None:
-    """Call `work` on every item, in as many threads as torch is set to use; each uses one."""
-    threads = torch.get_num_threads()
-    with one_thread():
-        for_each(work, items, threads)
-
-
-def _key(plan: TensorPlan) -> Hashable:
-    """Return a key of all that a prepared merge depends on."""
-    return (plan.method, plan.sources, plan.base, plan.seed, plan.name)

@@ -36,7 +36,6 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Knob, KnobKey, Merge, Values
 from evomerge.merging.resident import Resident
 from evomerge.merging.tensors.plan import Planner, TensorPlan
-from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.recipe import Recipe
 
 STEP = 0.01
@@ -58,13 +57,11 @@ Rates: TypeAlias = Mapping[str, Sequence[tuple[int, KnobKey, float]]]
 """Name of a merged tensor -> (number of the gene, knob, derivative of the knob by the gene)."""
 
 
-def rates(
-    planner: Planner, moves: Sequence[Move | None], vocabulary: MatchedRows | None = None
-) -> Rates:
+def rates(planner: Planner, moves: Sequence[Move | None]) -> Rates:
     """Return how fast genes move the knobs of each merged tensor.
 
     `moves` has None for a gene without a slope. A gene that changes more than numbers, such as the
-    method or a block, moves nothing. `vocabulary` is as for `Planner.plan`.
+    method or a block, moves nothing.
     """
     found: dict[str, list[tuple[int, KnobKey, float]]] = defaultdict(list)
     for gene, move in enumerate(moves):
@@ -73,8 +70,8 @@ def rates(
         lower, upper = ([*map(len, it.layers.values())] for it in (move.lower, move.upper))
         if lower != upper:
             continue
-        plans = {plan.name: plan for plan in planner.plan(move.upper, vocabulary, move.lower)}
-        for one in planner.plan(move.lower, vocabulary, move.upper):
+        plans = {plan.name: plan for plan in planner.plan(move.upper, move.lower)}
+        for one in planner.plan(move.lower, move.upper):
             two = plans.get(one.name)
             if two is None or (one.method, one.inputs) != (two.method, two.inputs):
                 continue
@@ -151,7 +148,7 @@ class Slopes:
         self, plan: TensorPlan, keys: set[KnobKey], gradient: Array
     ) -> dict[KnobKey, float]:
         """Return the slopes by knobs of one tensor, given the gradient by the tensor."""
-        method, merge = get_method(plan.method or ""), self._resident.merge_of(plan)
+        method, merge = get_method(plan.method or ""), self._resident.maker.merge_of(plan)
         found: dict[KnobKey, float] = {}
         if method.slopes is not None:
             exact = method.slopes(merge, plan.knobs, plan.merge_knobs or {}, gradient)

@@ -8,7 +8,7 @@ import os
 import shutil
 import struct
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -21,11 +21,10 @@ from evomerge.errors import CheckpointError, DiskError, RecipeError, not_written
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.tensors.maker import TensorMaker
+from evomerge.merging.tensors.make import MOST_THREADS, TensorMaker, count_threads
 from evomerge.merging.tensors.plan import Planner, TensorPlan
-from evomerge.merging.tensors.reader import DTYPES, Patch, TensorReader
-from evomerge.merging.tensors.threads import MOST, count_threads, for_each
-from evomerge.merging.tokenizers.rows import MatchedRows
+from evomerge.merging.tensors.reader import DTYPES
+from evomerge.merging.tokenizers.plan import TokenizerPlan
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes, text_without_code
 from evomerge.models.safetensors import INDEX, SINGLE, WIDTHS, read_json
@@ -47,10 +46,8 @@ def write_model(
     *,
     memory: int | None = None,
     shard_size: int = 5_000_000_000,
+    tokenizer: TokenizerPlan | None = None,
     extra_files: Mapping[str, str] | None = None,
-    dropped: Collection[str] = (),
-    patches: Mapping[str, Patch] | None = None,
-    rows: MatchedRows | None = None,
     threads: int | None = None,
 ) -> None:
     """Write the model of a recipe as a Hugging Face checkpoint.
@@ -62,9 +59,8 @@ def write_model(
         memory: maximum bytes that the process takes, without pages of the parents' files, which
             the system takes back when it needs them. None: 8 GiB, or more if a tensor needs more.
         shard_size: maximum bytes of weights in a file; a larger tensor gets a file of its own.
+        tokenizer: that of the recipe; None: the host's.
         extra_files: name -> text of files that are written instead of the host's, or beside them.
-        dropped: names of the host's files that are not copied.
-        rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
         threads: tensors that are merged at the same time; None: see `count_threads`. The bits do
             not depend on it.
 
@@ -73,16 +69,19 @@ def write_model(
         RecipeError: the recipe does not fit the parents, or `memory` is too small.
         CandidateError: a merged weight is not finite.
     """
-    planner, host = Planner(checkpoints, recipe.host), checkpoints[recipe.host]
-    maker = TensorMaker(planner, TensorReader(checkpoints, patches), rows)
+    tokenizer, host = tokenizer or TokenizerPlan(), checkpoints[recipe.host]
+    planner = Planner(checkpoints, recipe.host, tokenizer.rows)
+    maker = TensorMaker(planner, release=True)
     planner.check_blocks(recipe)
-    config = merged_config(recipe, checkpoints, vocabulary=rows)
-    check_loadable(config, recipe, checkpoints, rows)
-    plans = list(planner.plan(recipe, rows))
-    threads = min(threads or count_threads(), MOST, _threads_in(memory, plans, maker))
-    texts = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
-    places = {file: host.place_of(file) for file in host.companions}
-    companions = {file: place for file, place in places.items() if place not in {*texts, *dropped}}
+    config = merged_config(recipe, checkpoints, vocabulary=tokenizer.rows)
+    check_loadable(config, recipe, checkpoints, tokenizer.rows)
+    plans = list(planner.plan(recipe))
+    threads = min(threads or count_threads(), MOST_THREADS, _threads_in(memory, plans, maker))
+    texts = {"config.json": json.dumps(config, indent=2) + "\n", **tokenizer.files}
+    texts |= extra_files or {}
+    paths = {file: host.place_of(file) for file in host.companions}
+    written = {*texts, *tokenizer.dropped}
+    companions = {file: path for file, path in paths.items() if path not in written}
     shards = _split(plans, shard_size, host.module_of)
     inside = [shard for shard in shards if "/" not in shard.name]  # modules are not in the index
     if len(inside) > 1:
@@ -93,8 +92,8 @@ def write_model(
     with _new_folder(out, sum(map(_nbytes, plans)), companions) as folder:
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        for file, place in companions.items():
-            _copy(file, folder / place)
+        for file, path in companions.items():
+            _copy(file, folder / path)
         for shard in shards:
             file = folder / shard.name
             file.parent.mkdir(exist_ok=True)
@@ -141,13 +140,9 @@ def _copy(file: Path, target: Path) -> None:
 
 def _threads_in(memory: int | None, plans: Sequence[TensorPlan], maker: TensorMaker) -> int:
     """Return how many tensors may be merged at once in so many bytes; `RecipeError` if none."""
-
-    def size(plan: TensorPlan) -> int:
-        copies = sum(maker.is_copied(plan, source) for source in plan.inputs)
-        return int(maker.working_bytes(plan)) + (1 + copies) * _nbytes(plan)
-
-    plan = max(plans, key=size)
-    taken, largest = psutil.Process().memory_info().rss + LEAST_MEMORY, size(plan)
+    plan = max(plans, key=maker.working_bytes)
+    taken = psutil.Process().memory_info().rss + LEAST_MEMORY
+    largest = maker.working_bytes(plan)
     if memory is None:
         memory = max(8 << 30, taken + largest)
     if memory < taken + largest:
@@ -170,18 +165,12 @@ def _write_tensors(shard: _Shard, descriptor: int, maker: TensorMaker, threads: 
         buffer: Array = held.buffer[: _nbytes(plan)]
         return buffer.view(DTYPES[plan.dtype]).reshape(plan.shape)
 
-    def write(plan: TensorPlan) -> None:
-        if plan.method is None:
-            out = maker.read(plan, plan.sources[0])
-        else:
-            out = output(plan)
-            maker.write(plan, maker.prepare(plan, reuse=False), out)
-        if out.size:
-            content = np.ascontiguousarray(out).reshape(-1).view(np.uint8)
+    def write(plan: TensorPlan, tensor: Array) -> None:
+        if tensor.size:
+            content = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
             _write(descriptor, content.data, shard.begins[plan.name])
-        maker.release(plan)
 
-    for_each(write, shard.plans, threads)
+    maker.make(shard.plans, output, write, threads)
 
 
 @contextmanager

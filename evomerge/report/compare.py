@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tensors.plan import SourceTensor
 from evomerge.merging.tensors.reader import TensorReader
 from evomerge.merging.tokenizers.templates import template_of
@@ -138,7 +137,7 @@ def _products(models: Sequence[Checkpoint]) -> tuple[dict[str, _Floats], list[st
     """Return component -> Gram matrix, and the tensors of the first model that others lack."""
     host, maps = models[0], [TensorNameMap(models[0], model) for model in models]
     known = {str(number): model for number, model in enumerate(models)}
-    reader = TensorReader(known, adapter_patches(known))
+    reader = TensorReader(known)
     room, left_out = np.empty((len(models), _BLOCK), np.float32), []
     products: dict[str, _Floats] = {}
     for component, names in _tensors(host, maps):

@@ -82,10 +82,10 @@ def plan_tokenizers(
     """Return the plans of all tokenizers that recipes of a search have; at least one.
     InputError: a tokenizer or adapter is damaged, or does not fit.
     """
-    from evomerge.merging.tensors.adapters import adapter_patches
+    from evomerge.merging.tensors.adapters import adapter_changes
     from evomerge.merging.tokenizers.plan import plan_tokenizer
 
-    adapter_patches(checkpoints)
+    adapter_changes(checkpoints)
     different = list({recipe.parents: recipe for recipe in recipes}.values())
     if config.tokenizer != "base":
         different = different[:1]  # all candidates have one vocabulary

@@ -200,12 +200,12 @@ def check_recipes(
     from evomerge.merging.architecture.loadable import check_loadable
     from evomerge.merging.tensors.plan import Planner
 
-    planner = Planner(checkpoints, host)
+    planner = Planner(checkpoints, host, vocabulary)
     for name, recipe in recipes.items():
         stacks = recipe.layers.items()
         plain = {prefix: tuple(replace(item, scale=1.0) for item in of) for prefix, of in stacks}
         try:
-            deque(planner.plan(replace(recipe, layers=plain), vocabulary), maxlen=0)
+            deque(planner.plan(replace(recipe, layers=plain)), maxlen=0)
             config = merged_config(recipe, checkpoints, vocabulary=vocabulary)
             check_loadable(config, recipe, checkpoints, vocabulary)
         except RecipeError as error:

@@ -150,7 +150,7 @@ def effect(recipe, parents):
     if recipe.tokenizer == "base" and len({p.vocabulary for p in parents.values()}) > 1:
         return recipe
     rows = plan_tokenizer(recipe, parents).rows
-    plans = list(Planner(parents, recipe.host).plan(recipe, rows))
+    plans = list(Planner(parents, recipe.host, rows).plan(recipe))
     return plans, rows and (rows.index, rows.filling, rows.size)
 
 

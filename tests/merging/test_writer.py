@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from evomerge.errors import CandidateError, CheckpointError, DiskError, RecipeError
+from evomerge.merging.tensors.reader import TensorReader
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import INDEX, read_folder
@@ -105,21 +106,23 @@ def test_an_output_that_exists_or_cannot_be_made_is_refused(checkpoints, tmp_pat
         write_model(recipe(), checkpoints, tmp_path / out)
 
 
-def test_a_failure_or_an_interrupt_half_way_leaves_nothing(checkpoints, tmp_path):
+def test_a_failure_or_an_interrupt_half_way_leaves_nothing(checkpoints, tmp_path, monkeypatch):
     blocks = [mix({"a": float(i < 2)}, i) for i in range(3)]
     bad, seen = replace(recipe(), layers={"model.layers": blocks}), []
     with pytest.raises(CandidateError, match=r"model\.layers\.2\."):
         write_model(bad, checkpoints, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
-    def stop(name, tensor):
-        seen.append(name)
-        if name.startswith("model.layers.1."):
+    def stop(reader, source):
+        seen.append(source.name)
+        if source.name.startswith("model.layers.1."):
             raise KeyboardInterrupt
-        return tensor
+        return read(reader, source)
 
+    read = TensorReader.read
+    monkeypatch.setattr(TensorReader, "read", stop)
     with pytest.raises(KeyboardInterrupt):
-        write_model(recipe(), checkpoints, tmp_path / "out", patches={"b": stop})
+        write_model(recipe(), checkpoints, tmp_path / "out")
     assert len(seen) > 5 and not list(tmp_path.iterdir())  # it was in the middle
 
 
@@ -190,12 +193,14 @@ def test_a_full_disk_half_way_leaves_nothing_and_says_so(folders, tmp_path):
 
 def test_a_killed_writer_leaves_no_model_and_the_next_one_cleans_up(folders, checkpoints, tmp_path):
     code = (
-        "def wait(name, tensor):\n"
-        "    if name.startswith('model.layers.1.'):\n"
+        "from evomerge.merging.tensors.reader import TensorReader\n"
+        "def wait(reader, source, read=TensorReader.read):\n"
+        "    if source.name.startswith('model.layers.1.'):\n"
         "        print('writing', flush=True)\n"
         "        time.sleep(60)\n"
-        "    return tensor\n"
-        "write_model(recipe(), checkpoints, out, patches={'b': wait})\n"
+        "    return read(reader, source)\n"
+        "TensorReader.read = wait\n"
+        "write_model(recipe(), checkpoints, out)\n"
     )
     process = run(code, folders, tmp_path / "out")
     assert "writing" in process.stdout.readline()

@@ -44,13 +44,16 @@ def as_array(tensor: Tensor) -> Array:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread only, since sums that several threads share have other last bits."""
+def one_thread() -> Iterator[int]:
+    """Let torch use one thread only, since sums that several threads share have other last bits.
+
+    The number that it else uses is returned.
+    """
     threads = torch.get_num_threads()
     try:
         if threads > 1:
             torch.set_num_threads(1)
-        yield
+        yield threads
     finally:
         if threads > 1:
             torch.set_num_threads(threads)

@@ -10,21 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import safe_open
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.tensors.reader import Patch
+from evomerge.merging.kernels.compiled import Array
+from evomerge.merging.tensors.plan import Change, Read, SourceTensor
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import normal
 from evomerge.models.safetensors import read_header, read_json
 from evomerge.parsing.values import Values, shown
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _VALUES = Values(CheckpointError)
@@ -43,10 +41,15 @@ _KEY = re.compile(
 )
 
 
-def adapter_patches(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Patch]:
-    """Return, for every parent with an adapter, what changes its tensors; raises as `Adapter`."""
+def adapter_changes(checkpoints: Mapping[str, Checkpoint]) -> dict[SourceTensor, Change]:
+    """Return what changes tensors on disk of parents with an adapter; raises as `Adapter`."""
     adapted = {name: item for name, item in checkpoints.items() if item.adapter is not None}
-    return {name: Adapter(item).patch for name, item in adapted.items()}
+    adapters = {reference: Adapter(item) for reference, item in adapted.items()}
+    return {
+        (source := SourceTensor(reference, name)): partial(adapter.read, source)
+        for reference, adapter in adapters.items()
+        for name in adapter.changes
+    }
 
 
 @dataclass
@@ -91,18 +94,18 @@ class Adapter:
         for name, change in self.changes.items():
             self._check(name, change)
 
-    def patch(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a tensor of the model after the adapter's change in float32, or as it is."""
-        change = self.changes.get(name)
-        if change is None:
-            return tensor
+    def read(self, source: SourceTensor, read: Read) -> Array:
+        """Return a tensor of the model, which `read` returns as on disk, after its change."""
+        from evomerge.merging.kernels.torch_views import as_array, as_tensor
+
+        change = self.changes[source.name]
         with safe_open(self.file, framework="pt") as file:
             parts = {part: file.get_tensor(key).float() for part, key in change.keys.items()}
-        weight: Tensor = parts["whole"] if "whole" in parts else tensor.float()
-        if "A" not in parts:
-            return weight
-        delta: Tensor = (parts["B"] @ parts["A"]) * change.scale
-        return weight + (delta.T if change.transposed else delta)
+        weight = parts["whole"] if "whole" in parts else as_tensor(read(source)).float()
+        if "A" in parts:
+            delta = (parts["B"] @ parts["A"]) * change.scale
+            weight = weight + (delta.T if change.transposed else delta)
+        return as_array(weight)
 
     @cached_property
     def _by_parameter(self) -> dict[str, str]:

@@ -1,28 +1,39 @@
 """Planning a recipe: how each tensor of the merged model is made. torch is not needed for this.
 
-Tensors that the recipe does not merge are copied from the host: buffers, integer tensors, other
-modalities and stacks that it does not name.
+Which tensors a layer makes from which, its blocks alone decide: it is found once and kept. What a
+further recipe of these blocks changes is knobs, seed and scales. Tensors that the recipe does not
+merge are copied from the host: buffers, integer tensors, other modalities, stacks without layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.method import check_knobs
+from evomerge.merging.methods.method import Method, check_knobs
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.safetensors import TensorInfo
-from evomerge.models.stacks import is_buffer, modality_of
-from evomerge.recipe import Layer, Recipe, Source, knob_at
+from evomerge.models.stacks import Stack, is_buffer, modality_of
+from evomerge.recipe import MODALITIES, Layer, Recipe, Source, knob_at
 
 if TYPE_CHECKING:
     from evomerge.merging.architecture.folding import Rescaling
+    from evomerge.merging.kernels.compiled import Array
+
+STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
+"""dtype of a recipe -> the same dtype as safetensors headers spell it."""
+
+_MOST_BLOCKS = 1 << 12
+"""Blocks of merged models whose tensors are kept; each takes some kilobytes."""
+
+_BEFORE, _AFTER = "<before the stacks>", "<after the stacks>"
 
 _Knobs: TypeAlias = tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]
 """The `source` knobs of every source, and the `merge` knobs."""
@@ -30,16 +41,28 @@ _Knobs: TypeAlias = tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]
 _KnobsAt: TypeAlias = Callable[[str], _Knobs]
 """Returns the knobs for a tensor, given its name."""
 
-STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
-"""dtype of a recipe -> the same dtype as safetensors headers spell it."""
+_Part: TypeAlias = str | tuple[str, int]
+"""A part of a recipe: `embeddings`, `head`, a modality, or a stack and the position of a block."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """A tensor by its parent's reference and its name in this parent."""
+    """A tensor by its parent's reference and its name in this parent.
+
+    `rows_of`: name in the host of a tensor with a row for each token, if its rows are matched by
+    token; "": the tensor has its own rows.
+    """
 
     parent: str
     name: str
+    rows_of: str = ""
+
+
+Read: TypeAlias = "Callable[[SourceTensor], Array]"
+"""Returns a tensor of a parent, as an array of its bits that is read only."""
+
+Change: TypeAlias = "Callable[[Read], Array]"
+"""Returns a tensor in another form, given what reads the tensors of parents without this form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +77,7 @@ class TensorPlan:
         seed: the recipe's seed if the method is random, else 0.
         factor, offset: the result becomes (result + offset) * factor - offset before it is rounded,
             which folds the scales of layer routing. A factor of 1 changes nothing.
+        tokens: whether it has a row for each token of the vocabulary.
     """
 
     name: str
@@ -67,6 +91,7 @@ class TensorPlan:
     seed: int = 0
     factor: float = 1.0
     offset: float = 0.0
+    tokens: bool = False
 
     @property
     def inputs(self) -> tuple[SourceTensor, ...]:
@@ -74,185 +99,203 @@ class TensorPlan:
         return (*self.sources, self.base) if self.base else self.sources
 
 
-class Planner:
-    """Plans any number of recipes that have the same parents (by reference) and the same host."""
+class _Origin(NamedTuple):
+    """What of a layer decides which tensors it makes; sources and base are (parent, block)."""
 
-    def __init__(self, checkpoints: Mapping[str, Checkpoint], host: str) -> None:
-        self.checkpoints = checkpoints
+    method: str
+    sources: tuple[tuple[str, int | None], ...]
+    base: tuple[str, int | None] | None
+
+    @property
+    def inputs(self) -> tuple[tuple[str, int | None], ...]:
+        """The sources, and the base if there is one."""
+        return (*self.sources, self.base) if self.base else self.sources
+
+
+class Planner:
+    """Plans any number of recipes that have the same parents (by reference) and the same host.
+
+    `vocabulary` is the merged one if rows of embeddings and head are matched by token, else None.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Mapping[str, Checkpoint],
+        host: str,
+        vocabulary: MatchedRows | None = None,
+    ) -> None:
+        self.checkpoints, self.vocabulary = checkpoints, vocabulary
         self.host = self._parent(host)
         self._fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
+        self._methods: dict[str, Method] = {}
+        self._block = lru_cache(_MOST_BLOCKS)(self._find_block)
+        self._outside = lru_cache(_MOST_BLOCKS)(self._find_outside)
+        self._copy_of_host = Layer("passthrough", (Source(host),))
 
-    def plan(
-        self, recipe: Recipe, vocabulary: MatchedRows | None = None, beside: Recipe | None = None
-    ) -> Iterator[TensorPlan]:
+    def plan(self, recipe: Recipe, beside: Recipe | None = None) -> Iterator[TensorPlan]:
         """Yield the plan of every tensor, embeddings first, blocks in order.
 
-        Args:
-            vocabulary: the merged vocabulary if rows of embeddings and head are matched by token.
-            beside: a recipe of the same depth; only what is made in another way is planned.
+        With a recipe of the same depth `beside` it, only what is made in another way is planned.
 
         Raises:
             RecipeError: it names a parent, stack, block, method or knob that does not exist, or
                 sources whose tensors have different shapes.
             CheckpointError: a parent has tensors that correspond to none of the host's.
         """
-        self.check_blocks(recipe)
         rescalings = _rescalings(recipe, self.host)
         if beside is not None and rescalings != _rescalings(beside, self.host):
             beside = None  # a scale is folded into the weights of several layers
-        planner, places = _RecipePlanner(self, recipe, vocabulary, rescalings), self.host.places
-        same_embeddings = beside is not None and beside.embeddings == recipe.embeddings
-        same_head = beside is not None and beside.head == recipe.head
-        for name, place in places.items():
-            if place == "embeddings" and not same_embeddings:
-                yield planner.outside(name, recipe.embeddings)
-        for prefix in self.host.stacks:
-            yield from planner.stack(prefix, beside)
-        for name, place in places.items():
-            if place in ("kept", "buffer"):
-                yield from planner.unlisted(name, beside)
-            elif place == "head" and not (same_head or (name == self.host.head and self.host.tied)):
-                lacks = (self._parent(source.parent).lacks for source in recipe.head.inputs)
-                copied = Layer("passthrough", (Source(recipe.host),))
-                yield planner.outside(name, copied if name in set().union(*lacks) else recipe.head)
-
-    def check_blocks(self, recipe: Recipe) -> None:
-        """Raise `RecipeError` unless the parents have what a recipe names."""
-        for modality, layer in recipe.modalities.items():
-            for name in (recipe.host, *(source.parent for source in layer.inputs)):
-                if modality not in self._parent(name).modalities:
-                    raise RecipeError(
-                        f"`{modality}` is merged, but {name!r} has no tensors of this kind; name "
-                        "only parents that have some, or remove the key."
-                    )
-        for prefix, layers in recipe.layers.items():
-            if prefix not in self.host.stacks:
-                raise RecipeError(
-                    f"layers.{prefix}: the host has no such block stack; it has "
-                    f"{', '.join(self.host.stacks)}.{did_you_mean(prefix, self.host.stacks)}"
+        others = {} if beside is None else {part: it for part, it, _ in self._parts(beside)}
+        for part, layer, tensors in self._parts(recipe):
+            if part in others and others[part] == layer:
+                continue
+            if layer is None:
+                yield from tensors
+                continue
+            method = self._method(layer.method)
+            knobs_at, seed = _knobs_of(layer, method), recipe.seed if method.random else 0
+            for tensor in tensors:
+                if tensor.method is None:
+                    yield tensor
+                    continue
+                knobs, merge_knobs = knobs_at(tensor.name)
+                rescaling = rescalings.get(tensor.name)
+                yield replace(
+                    tensor,
+                    dtype=STORED[recipe.dtype],
+                    knobs=knobs,
+                    merge_knobs=merge_knobs,
+                    seed=seed,
+                    factor=rescaling.factor if rescaling else 1.0,
+                    offset=rescaling.offset if rescaling else 0.0,
                 )
-            for position, layer in enumerate(layers):
-                where = f"layers.{prefix}[{position}]"
-                for source in layer.inputs:
-                    count = len(self.fit(source.parent).stacks.get(prefix, ()))
-                    if source.layer is None or not 0 <= source.layer < count:
-                        raise RecipeError(
-                            f"{where}: layer of {source.parent!r} is {source.layer}; allowed are "
-                            f"{f'0 to {count - 1}' if count else 'none: it has no such blocks'}."
-                        )
-                if not layer.sources:
-                    raise RecipeError(f"{where} has no sources; name at least one.")
 
     def fit(self, reference: str) -> TensorNameMap:
         """Return which tensors of a parent correspond to which of the host."""
         self._parent(reference)
         return self._fits[reference]
 
-    def _parent(self, reference: str) -> Checkpoint:
-        if reference not in self.checkpoints:
-            raise RecipeError(
-                f"Parent {reference!r} was not opened; name one of {', '.join(self.checkpoints)}."
-            )
-        return self.checkpoints[reference]
+    def check_blocks(self, recipe: Recipe) -> None:
+        """Raise `RecipeError` unless the parents have what a recipe names."""
+        for modality, layer in recipe.modalities.items():
+            self._check_modality(modality, _origin(layer))
+        for prefix, layers in recipe.layers.items():
+            self._stack(prefix)
+            for position, layer in enumerate(layers):
+                self._check_block(prefix, position, _origin(layer))
 
-
-@dataclass(frozen=True)
-class _RecipePlanner:
-    """Plans the tensors of one recipe."""
-
-    planner: Planner
-    recipe: Recipe
-    vocabulary: MatchedRows | None
-    rescalings: Mapping[str, Rescaling]
-
-    def copy(self, name: str, source: SourceTensor) -> TensorPlan:
-        info = self._info(source)
-        return TensorPlan(name, info.shape, info.dtype, None, (source,))
-
-    def outside(self, name: str, layer: Layer) -> TensorPlan:
-        """Plan a tensor outside of the blocks, which `layer` says how to merge."""
-        fits = [self.planner.fit(source.parent) for source in layer.inputs]
-        return self._make(name, layer, [fit.non_layer.get(name) for fit in fits], _knobs_of(layer))
-
-    def stack(self, prefix: str, beside: Recipe | None) -> Iterator[TensorPlan]:
-        """Plan the blocks of one stack, which the recipe may name."""
-        stack = self.planner.host.stacks[prefix]
-        if prefix not in self.recipe.layers:
-            for index, block in enumerate(stack.blocks):
-                for suffix in block:
-                    yield from self.unlisted(stack.name(index, suffix), beside)
-            return
-        for position, layer in enumerate(self.recipe.layers[prefix]):
-            if beside is None or beside.layers[prefix][position] != layer:
-                yield from self._block(prefix, position, layer)
-
-    def unlisted(self, name: str, beside: Recipe | None) -> Iterator[TensorPlan]:
-        """Plan a tensor that the recipe does not list: merge its modality, or copy the host's."""
-        modality = modality_of(name) or ""
-        merged = self.recipe.modalities.get(modality)
-        if beside is not None and beside.modalities.get(modality) == merged:
-            return
-        own = SourceTensor(self.recipe.host, name)
-        if merged is None or is_buffer(name, self._info(own)):
-            yield self.copy(name, own)
-            return
-        fits = [self.planner.fit(source.parent) for source in merged.inputs]
-        names = [fit.modalities.get(name) for fit in fits]
-        yield self._make(name, merged, names, self._modality_knobs[modality])
-
-    @cached_property
-    def _modality_knobs(self) -> Mapping[str, _KnobsAt]:
-        return {name: _knobs_of(layer) for name, layer in self.recipe.modalities.items()}
-
-    def _block(self, prefix: str, position: int, layer: Layer) -> Iterator[TensorPlan]:
-        lead, knobs, stack = layer.sources[0], _knobs_of(layer), self.planner.host.stacks[prefix]
-        blocks = [(self.planner.fit(item.parent), item.layer or 0) for item in layer.inputs]
-        for suffix in blocks[0][0].block(prefix, blocks[0][1], position):
-            name = stack.name(position, suffix)
-            names = [fit.inside(prefix, block, suffix) for fit, block in blocks]
-            own = SourceTensor(lead.parent, names[0] or "")
-            if names[0] is not None and is_buffer(suffix, self._info(own)):
-                yield self.copy(name, own)
+    def _parts(
+        self, recipe: Recipe
+    ) -> Iterator[tuple[_Part, Layer | None, tuple[TensorPlan, ...]]]:
+        """Yield each part of a recipe, its layer (None: copies), and its tensors without knobs."""
+        outside: dict[str, Layer | None] = {"embeddings": recipe.embeddings, "head": recipe.head}
+        outside |= {name: getattr(recipe, name) for name in MODALITIES}
+        origins = tuple((name, layer and _origin(layer)) for name, layer in outside.items())
+        outside["copies"], outside["copies of the host's head"] = None, self._copy_of_host
+        for prefix in recipe.layers:
+            self._stack(prefix)
+        for section in (_BEFORE, *self.host.stacks, _AFTER):
+            if section in recipe.layers:
+                for position, layer in enumerate(recipe.layers[section]):
+                    tensors = self._block(section, position, _origin(layer))
+                    yield (section, position), layer, tensors
             else:
-                yield self._make(name, layer, names, knobs)
+                for part, tensors in self._outside(section, origins):
+                    yield part, outside[part], tensors
 
-    def _make(
-        self, name: str, layer: Layer, names: Sequence[str | None], knobs: _KnobsAt
+    def _find_outside(
+        self, section: str, origins: Sequence[tuple[str, _Origin | None]]
+    ) -> tuple[tuple[str, tuple[TensorPlan, ...]], ...]:
+        """Return the tensors of a section of the model that the recipe has no blocks for, by part.
+
+        It is a stack, or what comes before the stacks (embeddings) or after them (all others).
+        """
+        host, by_part = self.host, dict(origins)
+        for modality in MODALITIES:
+            if (origin := by_part[modality]) is not None:
+                self._check_modality(modality, origin)
+        of_head = (head := by_part["head"]) and head.inputs
+        lacks = {name for parent, _ in of_head or () for name in self._parent(parent).lacks}
+        if section in host.stacks:
+            names = [*host.stacks[section].names]
+        else:
+            of, is_before = host.places.items(), section == _BEFORE
+            names = [name for name, place in of if is_before == (place == "embeddings")]
+        found = []
+        for name in names:
+            part: str = host.places.get(name, "kept")
+            if part in ("kept", "buffer"):
+                part = modality_of(name) or ""
+                if by_part.get(part) is None or is_buffer(name, host.tensors[name]):
+                    part = "copies"
+            elif name == host.head and host.tied:
+                continue
+            elif part == "head" and name in lacks:
+                part = "copies of the host's head"
+            found.append((part, self._tensor_outside(name, part, by_part)))
+        runs = groupby(found, key=lambda pair: pair[0])
+        return tuple((part, tuple(tensor for _, tensor in run)) for part, run in runs)
+
+    def _tensor_outside(
+        self, name: str, part: str, by_part: Mapping[str, _Origin | None]
     ) -> TensorPlan:
-        """Plan a tensor that has these names in the parents of the layer's inputs."""
+        origin = by_part.get(part)
+        if part == "copies":
+            return self._copy(name, SourceTensor(self.host.reference, name))
+        if origin is None:
+            origin = _origin(self._copy_of_host)
+        fits = [self.fit(parent) for parent, _ in origin.inputs]
+        maps = [fit.modalities if part in MODALITIES else fit.non_layer for fit in fits]
+        return self._tensor(name, origin, [names.get(name) for names in maps])
+
+    def _find_block(self, prefix: str, position: int, origin: _Origin) -> tuple[TensorPlan, ...]:
+        """Return the tensors of a block of the merged model, without knobs."""
+        self._check_block(prefix, position, origin)
+        blocks = [(self.fit(parent), layer or 0) for parent, layer in origin.inputs]
+        tensors, (lead, index) = [], blocks[0]
+        for suffix in lead.block(prefix, index, position):
+            name = self.host.stacks[prefix].name(position, suffix)
+            names = [fit.inside(prefix, layer, suffix) for fit, layer in blocks]
+            source = SourceTensor(origin.sources[0][0], names[0] or "")
+            if names[0] is not None and is_buffer(suffix, self._info(source)):
+                tensors.append(self._copy(name, source))
+            else:
+                tensors.append(self._tensor(name, origin, names))
+        return tuple(tensors)
+
+    def _tensor(self, name: str, origin: _Origin, names: Sequence[str | None]) -> TensorPlan:
+        """Return a tensor that has these names in the parents of an origin's inputs."""
+        by_token = self.vocabulary is not None and name in self.host.token_tensors
         inputs = []
-        for source, own in zip(layer.inputs, names, strict=True):
+        for (parent, _), own in zip(origin.inputs, names, strict=True):
             if own is None:
                 raise RecipeError(
-                    f"Tensor {name!r} has no counterpart in {source.parent!r}; leave that out."
+                    f"Tensor {name!r} has no counterpart in {parent!r}; leave that out."
                 )
-            inputs.append(SourceTensor(source.parent, own))
-        if not layer.sources:
+            inputs.append(SourceTensor(parent, own, name if by_token else ""))
+        if not origin.sources:
             raise RecipeError(f"Tensor {name!r} has no sources; name at least one.")
-        base = inputs[-1] if layer.base else None
+        base = inputs[-1] if origin.base else None
         # Integer and boolean buffers (position ids, masks) have no meaningful average.
         if not all(self._info(item).floating for item in inputs):
-            return self.copy(name, base or inputs[0])
-        own_knobs, shared = knobs(name)
-        rescaling, method = self.rescalings.get(name), get_method(layer.method)
+            return self._copy(name, base or inputs[0])
         return TensorPlan(
             name=name,
             shape=self._shape(name, inputs),
-            dtype=STORED[self.recipe.dtype],
-            method=layer.method,
-            sources=tuple(inputs[: len(layer.sources)]),
-            knobs=own_knobs,
-            base=base if method.base != "none" else None,
-            merge_knobs=shared,
-            seed=self.recipe.seed if method.random else 0,
-            factor=rescaling.factor if rescaling else 1.0,
-            offset=rescaling.offset if rescaling else 0.0,
+            dtype="",  # the recipe's
+            method=origin.method,
+            sources=tuple(inputs[: len(origin.sources)]),
+            base=base if self._method(origin.method).base != "none" else None,
+            tokens=name in self.host.token_tensors,
         )
+
+    def _copy(self, name: str, source: SourceTensor) -> TensorPlan:
+        info = self._info(source)
+        return TensorPlan(name, info.shape, info.dtype, None, (source,))
 
     def _shape(self, name: str, inputs: Sequence[SourceTensor]) -> tuple[int, ...]:
         shapes = {item.parent: self._info(item).shape for item in inputs}
-        host = self.planner.host
-        if self.vocabulary is not None and name in host.token_tensors:
+        if self.vocabulary is not None and inputs[0].rows_of:
             return (self.vocabulary.size, *self._info(inputs[0]).shape[1:])
         if len(set(shapes.values())) > 1:
             told = ", ".join(f"{list(shape)} in {parent!r}" for parent, shape in shapes.items())
@@ -262,28 +305,76 @@ class _RecipePlanner:
             )
         return self._info(inputs[0]).shape
 
+    def _check_modality(self, modality: str, origin: _Origin) -> None:
+        for name in (self.host.reference, *(parent for parent, _ in origin.inputs)):
+            if modality not in self._parent(name).modalities:
+                raise RecipeError(
+                    f"`{modality}` is merged, but {name!r} has no tensors of this kind; name "
+                    "only parents that have some, or remove the key."
+                )
+
+    def _check_block(self, prefix: str, position: int, origin: _Origin) -> None:
+        where = f"layers.{prefix}[{position}]"
+        for parent, layer in origin.inputs:
+            count = len(self.fit(parent).stacks.get(prefix, ()))
+            if layer is None or not 0 <= layer < count:
+                raise RecipeError(
+                    f"{where}: layer of {parent!r} is {layer}; allowed are "
+                    f"{f'0 to {count - 1}' if count else 'none: it has no such blocks'}."
+                )
+        if not origin.sources:
+            raise RecipeError(f"{where} has no sources; name at least one.")
+
+    def _stack(self, prefix: str) -> Stack:
+        if prefix not in self.host.stacks:
+            raise RecipeError(
+                f"layers.{prefix}: the host has no such block stack; it has "
+                f"{', '.join(self.host.stacks)}.{did_you_mean(prefix, self.host.stacks)}"
+            )
+        return self.host.stacks[prefix]
+
+    def _method(self, name: str) -> Method:
+        if name not in self._methods:
+            self._methods[name] = get_method(name)
+        return self._methods[name]
+
     def _info(self, source: SourceTensor) -> TensorInfo:
-        return self.planner.checkpoints[source.parent].tensors[source.name]
+        return self.checkpoints[source.parent].tensors[source.name]
+
+    def _parent(self, reference: str) -> Checkpoint:
+        if reference not in self.checkpoints:
+            raise RecipeError(
+                f"Parent {reference!r} was not opened; name one of {', '.join(self.checkpoints)}."
+            )
+        return self.checkpoints[reference]
 
 
-def _knobs_of(layer: Layer) -> _KnobsAt:
+def _origin(layer: Layer) -> _Origin:
+    sources, base = ((it.parent, it.layer) for it in layer.sources), layer.base
+    return _Origin(layer.method, tuple(sources), (base.parent, base.layer) if base else None)
+
+
+def _knobs_of(layer: Layer, method: Method) -> _KnobsAt:
     """Return what gives a layer's knobs; without filters they are checked only once."""
     given = [layer.knobs, *(source.knobs for source in layer.sources)]
+    has_base = layer.base is not None
+
+    def complete(knobs: Sequence[Mapping[str, Any]]) -> _Knobs:
+        shared, *own = knobs
+        sources, merge_knobs = check_knobs(method, own, shared, has_base=has_base)
+        return tuple(sources), merge_knobs
 
     def resolve(name: str) -> _Knobs:
-        shared, *own = ({key: knob_at(it, name) for key, it in knobs.items()} for knobs in given)
-        has_base = layer.base is not None
-        sources, complete = check_knobs(get_method(layer.method), own, shared, has_base=has_base)
-        return tuple(sources), complete
+        return complete([{key: knob_at(it, name) for key, it in knobs.items()} for knobs in given])
 
     if not all(isinstance(knob, float) for knobs in given for knob in knobs.values()):
         return resolve
-    fixed = resolve("")
+    fixed = complete(given)
     return lambda _: fixed
 
 
 def _rescalings(recipe: Recipe, host: Checkpoint) -> Mapping[str, Rescaling]:
-    if all(layer.scale == 1 for layer in recipe.every_layer()):
+    if all(layer.scale == 1 for layers in recipe.layers.values() for layer in layers):
         return {}
     from evomerge.merging.architecture.folding import fold_scales
 

@@ -1,25 +1,24 @@
-"""Reading the parents' tensors from their mapped files, without copies."""
+"""Reading the parents' tensors: from their mapped files without copies, or changed on the way."""
 
 from __future__ import annotations
 
 import mmap
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.passes import load
-from evomerge.merging.tensors.plan import SourceTensor
+from evomerge.merging.tensors.adapters import adapter_changes
+from evomerge.merging.tensors.plan import Change, Planner, Read, SourceTensor
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import WIDTHS, TensorInfo
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _KINDS = {"BOOL": "b", "BF16": "u", "F16": "i", "F8_E4M3": "u", "F8_E5M2": "u"}
 
@@ -28,35 +27,42 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """dtype as safetensors headers spell it -> dtype of the array that has a tensor's bits."""
 
-Patch: TypeAlias = "Callable[[str, Tensor], Tensor]"
-"""Takes the name on disk of a parent's tensor and the tensor. Returns the tensor unchanged, or a
-new one (which may be float32). It must not write to the tensor, which is mapped from a file."""
-
 
 class TensorReader:
     """Reads tensors of several parents; threads may read at the same time.
 
-    `patches` are by reference, for the parents whose tensors are changed as they are read.
+    What changes a tensor on its way are functions (`Change`). An adapter adds to a tensor on disk;
+    then boxes of such tensors are put together to one of another name or form; then `rows` puts
+    rows in the order of the merged vocabulary (see `matched_rows`).
     """
 
     def __init__(
-        self, checkpoints: Mapping[str, Checkpoint], patches: Mapping[str, Patch] | None = None
+        self,
+        checkpoints: Mapping[str, Checkpoint],
+        rows: Mapping[SourceTensor, Change] | None = None,
     ) -> None:
         self.checkpoints = checkpoints
-        self.patches = dict(patches or {})
+        self._changes = (adapter_changes(checkpoints), _assemblies(checkpoints), rows or {})
         self._lock = threading.Lock()
         self._maps: dict[Path, mmap.mmap] = {}
 
-    def read(self, source: SourceTensor) -> Array:
-        """Return a tensor of a parent as an array of its bits, with its patch if there is one.
+    def read(self, source: SourceTensor, changes: int = 3) -> Array:
+        """Return a tensor of a parent as an array of its bits, after the first `changes` of three.
 
-        Without a patch, the array shares memory with the file: a write to it ends the process.
+        Without any, the array shares memory with the file: a write to it ends the process.
 
         Raises:
             CheckpointError: the file changed or vanished since it was opened.
         """
-        info = self.checkpoints[source.parent].tensors[source.name]
-        return self._patched(info, source.name, self.patches.get(source.parent))
+        for before in reversed(range(changes)):
+            if (change := self._changes[before].get(source)) is not None:
+                return change(partial(self.read, changes=before))
+        checkpoint = self.checkpoints[source.parent]
+        return self._mapped((checkpoint.original or checkpoint).tensors[source.name])
+
+    def is_copied(self, source: SourceTensor) -> bool:
+        """Whether `read` returns memory of its own, not a view of a mapped file."""
+        return any(source in changes for changes in self._changes)
 
     def release(self, source: SourceTensor) -> None:
         """Free the memory of a tensor's mapped pages, which may be in use.
@@ -73,17 +79,7 @@ class TensorReader:
                 if stop > start:
                     mapped.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
-    def _patched(self, info: TensorInfo, name: str, patch: Patch | None) -> Array:
-        if info.parts:
-            return self._assemble(info, patch)
-        array = self._stored(info)
-        if patch is None:
-            return array
-        from evomerge.merging.kernels.torch_views import as_array, as_tensor
-
-        return as_array(patch(name, as_tensor(array, info.dtype)))
-
-    def _stored(self, info: TensorInfo) -> Array:
+    def _mapped(self, info: TensorInfo) -> Array:
         dtype = DTYPES[info.dtype]
         if not prod(info.shape):
             return np.empty(info.shape, dtype=dtype)
@@ -93,21 +89,6 @@ class TensorReader:
         else:
             array = np.frombuffer(mapped, dtype=dtype, count=prod(info.shape), offset=info.begin)
         return np.asarray(_Unlocked(array.reshape(info.shape)))
-
-    def _assemble(self, info: TensorInfo, patch: Patch | None) -> Array:
-        """Build a tensor from boxes of stored tensors."""
-        exact = patch is not None and info.floating
-        out = np.empty(info.shape, dtype=np.float32 if exact else DTYPES[info.dtype])
-        for part in info.parts:
-            stored = _in_order(self._patched(part.info, part.name, patch), part.axes)
-            box = _cut(stored, part.start, part.size)
-            target = _cut(_in_order(out, part.target_axes), part.target, part.size)
-            if exact:
-                stored = np.empty(box.shape, dtype=np.float32)
-                load(box.reshape(-1), stored.reshape(-1))
-                box = stored
-            target[...] = box
-        return out
 
     def _map(self, file: Path) -> mmap.mmap:
         with self._lock:
@@ -133,10 +114,63 @@ class _Unlocked:
         self.__array_interface__ = {**array.__array_interface__, "data": data}
 
 
+def matched_rows(planner: Planner) -> dict[SourceTensor, Change]:
+    """Return what puts rows of embeddings and heads in the order of a planner's vocabulary."""
+    vocabulary = planner.vocabulary
+    if vocabulary is None:
+        return {}
+    from evomerge.merging.kernels.torch_views import as_array, as_tensor
+
+    def change(parent: str, names: Mapping[str, str], read: Read) -> Array:
+        def tensor(other: str) -> Any:
+            return as_tensor(read(SourceTensor(other, names[other])))
+
+        return as_array(vocabulary.rows(parent, tensor))
+
+    changes: dict[SourceTensor, Change] = {}
+    for name in planner.host.token_tensors:
+        maps = {parent: planner.fit(parent).non_layer for parent in planner.checkpoints}
+        names = {parent: names[name] for parent, names in maps.items() if name in names}
+        for parent, own in names.items():
+            changes[SourceTensor(parent, own, name)] = partial(change, parent, names)
+    return changes
+
+
+def _assemblies(checkpoints: Mapping[str, Checkpoint]) -> dict[SourceTensor, Change]:
+    """Return what puts the tensors together that parents do not have on disk in this form."""
+    return {
+        SourceTensor(reference, name): partial(_assemble, reference, info)
+        for reference, checkpoint in checkpoints.items()
+        if checkpoint.original is not None
+        for name, info in checkpoint.tensors.items()
+        if info.parts
+    }
+
+
+def _assemble(parent: str, info: TensorInfo, read: Read) -> Array:
+    """Build a tensor from boxes of others; it is float32 if not all have one dtype."""
+    parts = [
+        _assemble(parent, part.info, read)
+        if part.info.parts
+        else read(SourceTensor(parent, part.name))
+        for part in info.parts
+    ]
+    dtypes = {stored.dtype for stored in parts}
+    out = np.empty(info.shape, dtype=dtypes.pop() if len(dtypes) == 1 else np.float32)
+    for part, stored in zip(info.parts, parts, strict=True):
+        box = _cut(_in_order(stored, part.axes), part.start, part.size)
+        if box.dtype != out.dtype:  # an adapter has changed others
+            exact = np.empty(box.shape, dtype=np.float32)
+            load(box.reshape(-1), exact.reshape(-1))
+            box = exact
+        _cut(_in_order(out, part.target_axes), part.target, part.size)[...] = box
+    return out
+
+
 def _in_order(array: Array, axes: tuple[int, ...]) -> Array:
     """Return a view whose axis i is the array's axis `axes[i]`, or a new one of size 1 for -1."""
     view = array.transpose([axis for axis in axes if axis >= 0])
-    return np.expand_dims(view, tuple(place for place, axis in enumerate(axes) if axis < 0))
+    return np.expand_dims(view, tuple(i for i, axis in enumerate(axes) if axis < 0))
 
 
 def _cut(array: Array, start: tuple[int, ...], size: tuple[int, ...]) -> Array:

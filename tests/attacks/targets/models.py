@@ -14,9 +14,11 @@ import torch
 from attacks.targets.target import Read, Target, near_json
 from attacks.targets.texts import validated
 from mutations import damaged, json_files, value_or_error
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from evomerge.merging.tensors.adapters import adapter_patches
+from evomerge.merging.kernels.torch_views import as_tensor
+from evomerge.merging.tensors.plan import SourceTensor
+from evomerge.merging.tensors.reader import TensorReader
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import SINGLE, read_header
@@ -110,9 +112,9 @@ def adapters(folder: Path) -> Read:
     def read(data: bytes) -> bool:
         (adapter / "adapter_config.json").write_bytes(data)
         checkpoint = Checkpoint.open(model, "model", adapter=adapter)
-        patch = adapter_patches({"model": checkpoint})["model"]
-        changed = (patch(name, tensor) for name, tensor in load_file(model / SINGLE).items())
-        return all(bool(item.isfinite().all()) for item in changed)
+        reader = TensorReader({"model": checkpoint})
+        changed = (reader.read(SourceTensor("model", name)) for name in checkpoint.tensors)
+        return all(bool(as_tensor(item).isfinite().all()) for item in changed)
 
     return read
 

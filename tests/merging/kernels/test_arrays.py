@@ -12,7 +12,7 @@ from evomerge.merging.kernels.compiled import are_finite
 from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, philox, rounded_probability
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
 from evomerge.merging.methods.method import method
-from evomerge.merging.tensors.maker import count_bad
+from evomerge.merging.tensors.make import count_bad
 from evomerge.testing.methods import on_tensors
 
 WEIGHTS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from evomerge.errors import CheckpointError
 from evomerge.merging.backend import resident, unchanged, write
 from evomerge.merging.kernels.torch_views import as_tensor
-from evomerge.merging.tensors.adapters import adapter_patches
+from evomerge.merging.tensors.adapters import adapter_changes
 from evomerge.merging.tensors.plan import SourceTensor
 from evomerge.merging.tensors.reader import TensorReader
 from evomerge.models.checkpoint import Checkpoint
@@ -84,7 +84,7 @@ def test_every_tensor_equals_that_of_a_merge_by_peft(kind, tmp_path):
     architecture, options = KINDS[kind]
     parent = adapted(tmp_path, architecture, options, tied=False)
     by_peft(tmp_path, architecture).merge_and_unload().save_pretrained(tmp_path / "merged")
-    reader = TensorReader({NAME: parent}, adapter_patches({NAME: parent}))
+    reader = TensorReader({NAME: parent})
     expected, before = (load_file(tmp_path / name / WEIGHTS) for name in ("merged", "model"))
     assert parent.tensors.keys() == expected.keys()
     for name, theirs in expected.items():
@@ -116,7 +116,7 @@ def test_tied_embeddings_cannot_be_changed(kind, options, tmp_path):
     """PEFT may compute with two matrices where the checkpoint has one."""
     parent = adapted(tmp_path, kind, options, tied=True)
     with pytest.raises(CheckpointError, match=r"one matrix of the model \(tied\)"):
-        adapter_patches({NAME: parent})
+        adapter_changes({NAME: parent})
 
 
 def test_a_merge_uses_the_adapter_in_memory_and_on_disk(tmp_path):
@@ -174,16 +174,16 @@ def test_what_is_not_supported_or_does_not_fit_is_refused(tmp_path):
     for change, message in REFUSED:
         config.write_text(json.dumps(settings | change))
         with pytest.raises(CheckpointError, match=message):
-            adapter_patches({NAME: parent})
+            adapter_changes({NAME: parent})
     config.write_text(json.dumps(settings))
     for name, shape, message in MISFITS:
         save_file({**tensors, name: torch.zeros(shape)}, weights)
         with pytest.raises(CheckpointError, match=message):
-            adapter_patches({NAME: parent})
+            adapter_changes({NAME: parent})
     for file in (weights, config):
         file.rename(file.with_suffix(".bin"))
         with pytest.raises(CheckpointError, match=f"has no {file.name}; save .* as safetensors"):
-            adapter_patches({NAME: parent})
+            adapter_changes({NAME: parent})
 
 
 def test_an_adapter_on_single_experts_changes_those_of_the_checkpoint(tmp_path):
@@ -198,7 +198,7 @@ def test_an_adapter_on_single_experts_changes_those_of_the_checkpoint(tmp_path):
     settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": ["w1"]}
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     parents = {NAME: Checkpoint.open(folder, NAME, adapter=tmp_path)}
-    reader = TensorReader(parents, adapter_patches(parents))
+    reader = TensorReader(parents)
     for other, tensor in before.items():
         wanted = tensor + 1.5 * up @ down if other == name else tensor
         torch.testing.assert_close(as_tensor(reader.read(SourceTensor(NAME, other))), wanted)

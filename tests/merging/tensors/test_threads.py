@@ -11,8 +11,9 @@ from merges import every, of_method
 from model_digest import digest
 
 from evomerge.errors import CandidateError
-from evomerge.merging.resident import PreparedMerges, Resident, parallel_map
-from evomerge.merging.tensors.threads import count_threads, for_each
+from evomerge.merging.kernels.torch_views import one_thread
+from evomerge.merging.resident import Resident
+from evomerge.merging.tensors.make import PreparedMerges, count_threads, for_each
 from evomerge.merging.writer import write_model
 
 
@@ -45,11 +46,12 @@ def test_items_go_to_several_threads_and_errors_come_back(count, threads):
         if item >= 20:
             raise CandidateError(f"item {item}")
 
-    parallel_map(work, range(20))
+    with one_thread() as number:
+        for_each(work, range(20), number)
     assert len(names) == count
     done: list[int] = []
-    with pytest.raises(CandidateError, match="item 20"):
-        parallel_map(lambda item: (done.append(item), work(item)), range(18, 500))
+    with pytest.raises(CandidateError, match="item 20"), one_thread():
+        for_each(lambda item: (done.append(item), work(item)), range(18, 500), number)
     assert len(done) <= 2 + count
     assert torch.get_num_threads() == count
 
