@@ -8,10 +8,11 @@ are never shared: an alias becomes a copy, so that changing one place changes no
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from yaml.constructor import ConstructorError
+from yaml.constructor import SafeConstructor
 
 from evomerge.errors import InputError, one_line
 from evomerge.parsing.texts import DEEPEST
@@ -24,11 +25,11 @@ _LONGEST_NUMBER = 400  # characters; the largest float has 309 digits
 _HALF = re.compile("[\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {
-    f"{_TAG}str": "text",
-    f"{_TAG}int": "a whole number",
-    f"{_TAG}float": "a number",
-    f"{_TAG}bool": "true or false",
-    f"{_TAG}null": "null",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "null",
 }
 _TOO_DEEP = f"lists or mappings are nested more than {DEEPEST} deep"
 
@@ -41,18 +42,15 @@ def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
     """
     try:
         root = _Loader(text).get_single_node()
-        return None if root is None else _Reader(root).value(root)
+        return None if root is None else _Reader(what, error, len(text) + ALIASED).value(root)
     except RecursionError:
         why = f": {_TOO_DEEP}"
     # ValueError, OverflowError: an escape or a version number out of range
-    except (yaml.YAMLError, ValueError, OverflowError) as found:
-        mark = getattr(found, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        problem = one_line(getattr(found, "problem", found))
-        why = f" is not valid YAML{' in' if line else ''}{line}: {problem}"
-        if isinstance(found, ConstructorError):  # raised here, too
-            why = f",{line}: {problem}"
-        elif "single document" in (getattr(found, "context", None) or ""):
+    except (yaml.YAMLError, ValueError, OverflowError) as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        why = f" is not valid YAML{line}: {one_line(getattr(problem, 'problem', problem))}"
+        if "single document" in (getattr(problem, "context", None) or ""):
             why = " has several documents (`---`); put each into a file of its own"
     raise error(f"{what}{why}.")
 
@@ -74,58 +72,49 @@ def yaml_text(data: Any, *, width: int, flow: bool | None = False) -> str:
     return str(yaml.dump(data, Dumper=_Dumper, **form))
 
 
-class _Loader(yaml.SafeLoader):
-    """Makes nodes."""
-
-
-def _refused(sentence: str, mark: yaml.Mark) -> ConstructorError:
-    return ConstructorError(None, None, sentence, mark)
-
-
+@dataclass
 class _Reader:
     """Makes plain values of a tree of nodes. The node of an alias is read again for each alias."""
 
-    def __init__(self, root: yaml.Node) -> None:
-        self.scalars = yaml.constructor.SafeConstructor()
-        self.left = root.end_mark.index - root.start_mark.index + ALIASED
-        self.place = root.start_mark  # of the last node that was not reached by an alias
+    what: str
+    error: type[InputError]
+    left: int  # characters
+    line: int = 0  # of the last node that was not reached by an alias
+    scalars: SafeConstructor = field(default_factory=SafeConstructor)
 
     def value(self, node: yaml.Node, depth: int = 1) -> Any:
         """Return the value of a node; `depth` counts the lists and mappings around it from 1."""
-        if node.start_mark.index > self.place.index:
-            self.place = node.start_mark
+        self.line = max(self.line, node.start_mark.line)
         self.left -= 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
         if self.left < 0:
             why = f"aliases expand to more than {ALIASED} characters; write the values out"
-            raise _refused(why, self.place)
+            raise self.refused(why, self.line)
         if depth > DEEPEST:
-            raise _refused(_TOO_DEEP, self.place)
+            raise self.refused(_TOO_DEEP, self.line)
+        kind, line = node.tag.removeprefix(_TAG), node.start_mark.line
         if isinstance(node, yaml.ScalarNode):
-            return self.scalar(node)
-        kind = node.tag.removeprefix(_TAG)
+            return self.scalar(node, kind, line)
         if isinstance(node, yaml.MappingNode) and kind == "map":
             return self.mapping(node, depth)
         if isinstance(node, yaml.SequenceNode) and kind == "seq":
             return [self.value(item, depth + 1) for item in node.value]
-        why = f"the YAML type {shown(kind)} is not supported; allowed are lists, mappings, text, "
-        raise _refused(why + "numbers, true, false and null", node.start_mark)
+        allowed = "allowed are lists, mappings, text, numbers, true, false and null"
+        raise self.refused(f"the YAML type {shown(kind)} is not supported; {allowed}", line)
 
-    def scalar(self, node: yaml.ScalarNode) -> Any:
+    def scalar(self, node: yaml.ScalarNode, kind: str, line: int) -> Any:
         """Return a text, number, flag or null."""
-        kind = _SCALARS.get(node.tag)
-        if kind is None:
-            why = f"{shown(node.value)} has the YAML type {shown(node.tag.removeprefix(_TAG))}, "
-            why += "which is not supported; put quotes around it if it is text"
-        elif not node.value.isascii() and _HALF.search(node.value):
-            why = "text has an unpaired surrogate"
-        elif kind.endswith("number") and len(node.value) > _LONGEST_NUMBER:
-            why = f"a number has more than {_LONGEST_NUMBER} characters"
-        else:
-            try:
-                return self.scalars.construct_object(node)
-            except (ValueError, LookupError, OverflowError):  # a tag can name another type
-                why = f"{shown(node.value)} is not {kind}"
-        raise _refused(why, node.start_mark)
+        text = node.value
+        if kind not in _SCALARS:
+            why = f"{shown(text)} has the YAML type {shown(kind)}, which is not supported; "
+            raise self.refused(f"{why}put quotes around it if it is text", line)
+        if not text.isascii() and _HALF.search(text):
+            raise self.refused("text has an unpaired surrogate", line)
+        if kind in ("int", "float") and len(text) > _LONGEST_NUMBER:
+            raise self.refused(f"a number has more than {_LONGEST_NUMBER} characters", line)
+        try:
+            return self.scalars.construct_object(node)
+        except (ValueError, LookupError, OverflowError):  # a tag can name another type
+            raise self.refused(f"{shown(text)} is not {_SCALARS[kind]}", line) from None
 
     def mapping(self, node: yaml.MappingNode, depth: int) -> dict[Any, Any]:
         """Return a mapping with the keys of `<<`, which its own keys override.
@@ -133,22 +122,31 @@ class _Reader:
         Of several mappings of `<<` the earlier ones count; PyYAML takes the wrong value.
         """
         merged: dict[Any, Any] = {}
-        own: dict[Any, Any] = {}
+        values: dict[Any, Any] = {}
         seen: set[str] = set()
         for key, item in node.value:
+            line = key.start_mark.line
             if not isinstance(key, yaml.ScalarNode):
-                raise _refused("a key must be a word or a number", key.start_mark)
+                raise self.refused("a key must be a word or a number", line)
             if key.tag == f"{_TAG}merge":
                 for source in item.value if isinstance(item, yaml.SequenceNode) else [item]:
                     if not isinstance(source, yaml.MappingNode):
-                        raise _refused("`<<` needs a mapping or a list of them", key.start_mark)
+                        raise self.refused("`<<` needs a mapping or a list of them", line)
                     merged |= self.value(source, depth + 1) | merged
                 continue
             if key.value in seen:
-                raise _refused(f"the key {shown(key.value)} is given twice", key.start_mark)
+                raise self.refused(f"the key {shown(key.value)} is given twice", line)
             seen.add(key.value)
-            own[self.value(key, depth + 1)] = self.value(item, depth + 1)
-        return merged | own
+            values[self.value(key, depth + 1)] = self.value(item, depth + 1)
+        return merged | values
+
+    def refused(self, why: str, line: int) -> InputError:
+        """Return the error about what is in a line, from 0."""
+        return self.error(f"{self.what}, line {line + 1}: {why}.")
+
+
+class _Loader(yaml.SafeLoader):
+    """Makes nodes."""
 
 
 class _Dumper(yaml.SafeDumper):
