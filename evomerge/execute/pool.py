@@ -55,6 +55,10 @@ class Worker(ABC):
     deadline = math.inf
     failed_starts = 0
 
+    def wait(self, *, is_ready: bool) -> None:
+        """Have no job, until there is one or, if it is not ready, until it has started."""
+        self.job, self.deadline, self.is_ready = None, math.inf, is_ready
+
     @abstractmethod
     def start(self) -> None:
         """Start it in a new process, and end an old one. Its first answer is `Host.ready`."""
@@ -163,11 +167,11 @@ class Pool:
         """End all workers."""
         with ExitStack() as ends:  # ends all, also if one of them raises
             for worker in self._workers:
-                worker.job, worker.deadline, worker.is_ready = None, math.inf, False
+                worker.wait(is_ready=False)
                 ends.callback(worker.close)
 
     def _start(self, worker: Worker) -> None:
-        worker.job, worker.deadline, worker.is_ready = None, math.inf, False
+        worker.wait(is_ready=False)
         worker.start()
         self._notes.worker(worker.number, "starting")
 
@@ -181,9 +185,9 @@ class Pool:
         soonest = min(worker.deadline for worker in self._workers) - time.monotonic()
         due = self._notes.write_if_due()
         seconds = max(0.0, min(soonest, math.inf if due is None else due))
-        signs = {sign: worker for worker in self._workers for sign in worker.signs()}
-        found = wait(list(signs), None if seconds == math.inf else seconds)
-        numbers = {signs[sign].number for sign in found}
+        signs = {sign: worker.number for worker in self._workers for sign in worker.signs()}
+        answered = wait(list(signs), None if seconds == math.inf else seconds)
+        numbers = {signs[sign] for sign in answered}
         return [worker for worker in self._workers if worker.number in numbers]
 
     def _take_answer(self, worker: Worker) -> Iterator[tuple[Job, Result]]:
@@ -198,7 +202,8 @@ class Pool:
             raise SearchError(f"On {place}: {error}" if place and job else str(error)) from error
         for record in records:
             logging.getLogger(record.name).handle(record)
-        worker.job, worker.deadline, worker.is_ready, worker.failed_starts = None, math.inf, True, 0
+        worker.wait(is_ready=True)
+        worker.failed_starts = 0
         self._notes.worker(worker.number, "free", worker.place)
         if job is None:
             self._note_processor(value)
@@ -207,11 +212,11 @@ class Pool:
 
     def _take_loss(self, worker: Worker, error: Exception) -> Iterator[tuple[Job, Result]]:
         """Start a lost worker again. Its job is run again too, or given up."""
-        job, counts = worker.job, not isinstance(error, LostMachineError)
+        job, is_at_fault = worker.job, not isinstance(error, LostMachineError)
         if worker.is_ready:
-            self._notes.lost(job if counts else None)
+            self._notes.lost(job if is_at_fault else None)
         else:
-            worker.failed_starts += counts
+            worker.failed_starts += is_at_fault
             if isinstance(error, DeviceError):
                 raise error
             if worker.failed_starts >= MAX_ATTEMPTS:

@@ -43,7 +43,9 @@ log = logging.getLogger(__name__)
 
 
 Times: TypeAlias = dict[str, tuple[float, float]]
-"""Phase of a job -> its wall-clock seconds, and CPU seconds of this process."""
+"""Phase of a job that has ended -> its wall-clock seconds, and CPU seconds of this process."""
+
+_NOT_ITS_FAULT = (KeyboardInterrupt, CheckpointError, ConfigError, SearchError)
 
 
 @contextmanager
@@ -95,16 +97,15 @@ class Worker:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        self._kept = ImageFeatures(self.features)
-        self._builder: Resident | None = None
+        self._features = ImageFeatures(self.features)
+        self._resident: Resident | None = None
         self._model: Any = None
         self._loss: Loss | None = None
         try:
             self._prepare()
-        except (EvomergeError, OSError):
-            raise
         except Exception as error:  # transformers raises anything for a config that does not fit
-            if is_device_failure(error) or is_exhausted(error):
+            is_said = isinstance(error, (EvomergeError, OSError))
+            if is_said or is_device_failure(error) or is_exhausted(error):
                 raise
             raise CheckpointError(
                 f"The first model could be built but not scored ({type(error).__name__}: "
@@ -119,54 +120,32 @@ class Worker:
             EvomergeError: something other than the candidate is at fault.
         """
         times: Times = {}
-        outcome = self._outcome(job, times)
-        seconds, cpu = ({name: item[i] for name, item in times.items()} for i in (0, 1))
-        return replace(outcome, seconds=seconds, cpu_seconds=cpu, peak=peak_memory())
-
-    def _outcome(self, job: Job, times: Times) -> Result:
-        stage = "descend" if job.leg else "evaluate" if job.as_itself else "merge"
         try:
-            if job.leg is not None:
-                assert self.space is not None
-                with _phase(times, "descend"):
-                    builder = self._ready()
-                    self._loss = self._loss or Loss(self.evaluator, self.objectives)
-                    return walk(job.leg, self.space, builder, self._loss)
-            if job.as_itself:
-                with _phase(times, "evaluate"):
-                    return self._score_parent(job)
-            model = self.build(job.recipe, times)
-            stage = "evaluate"
+            outcome = self._run(job, times)
+        except BaseException as error:  # a SystemExit in a function must not end the search
+            phase = next(reversed(times), "prepare")
+            outcome = _failure(error, job, "merge" if phase == "prepare" else phase)
+        seconds = {phase: wall for phase, (wall, _) in times.items()}
+        cpu_seconds = {phase: cpu for phase, (_, cpu) in times.items()}
+        return replace(outcome, seconds=seconds, cpu_seconds=cpu_seconds, peak=peak_memory())
+
+    def _run(self, job: Job, times: Times) -> Result:
+        if job.leg is not None:
+            assert self.space is not None
+            with _phase(times, "descend"):
+                resident = self._ready()
+                self._loss = self._loss or Loss(self.evaluator, self.objectives)
+                return walk(job.leg, self.space, resident, self._loss)
+        if job.as_itself:
+            with _phase(times, "evaluate"):
+                return self._score_parent(job)
+        model = self.build(job.recipe, times)
+        with _phase(times, "evaluate"):
             self.evaluator.set_callbacks(
                 partial(self.build, job.recipe),
-                lambda model: self._kept.kept(model, self._ready().tower),
+                lambda model: self._features.kept(model, self._ready().tower),
             )
-            with _phase(times, "evaluate"):
-                return self.score(job, model)
-        except CandidateError as error:
-            reason, cause = one_line(error), error.__cause__
-        except (KeyboardInterrupt, CheckpointError, ConfigError, SearchError):
-            raise
-        except OSError as error:
-            place = f" ({error.filename})" if error.filename else ""
-            raise SearchError(
-                f"Candidate {job.candidate} stopped in the stage {stage!r} for a reason that is "
-                f"not the candidate's fault: {error.strerror or one_line(error)}{place}; check "
-                "that disks, mounts and devices are there and have free space, then go on with "
-                "`evomerge resume`."
-            ) from error
-        except BaseException as error:  # a SystemExit in a function must not end the search
-            if is_device_failure(error):
-                raise DeviceError(
-                    f"The device failed in the stage {stage!r} of candidate {job.candidate} "
-                    f"({one_line(error).rstrip('.')}); go on with `evomerge resume`, which marks a "
-                    "candidate with which this happens three times as failed."
-                ) from error
-            reason, cause = f"{type(error).__name__}: {one_line(error)}", error
-        if cause is not None:  # other code has raised it
-            lines = traceback_lines(cause)
-            log.info("Candidate %d failed in the stage %r:\n%s", job.candidate, stage, lines)
-        return Failure(stage, reason)
+            return self.score(job, model)
 
     def try_functions(self) -> None:
         """Call each objective function with one document of a parent, before the first candidate.
@@ -191,7 +170,7 @@ class Worker:
             )
 
     def _prepare(self) -> None:
-        self._builder, tokenizer = self.make()
+        self._resident, tokenizer = self.make()
         reason = "there are none"
         for recipe in self.baselines:
             deepest = partial(self.build, self.deepest or recipe)
@@ -208,12 +187,11 @@ class Worker:
 
     def build(self, recipe: Recipe, times: Times | None = None) -> Any:
         """Return a recipe's model; it may take the memory of the last one."""
-        builder = self._ready()
-        times = {} if times is None else times
+        resident, times = self._ready(), {} if times is None else times
         with _phase(times, "prepare"):
-            prepared = builder.prepare(recipe, self.report)
+            prepared = resident.prepare(recipe, self.report)
         with _phase(times, "merge"):
-            self._model = builder.write(prepared)
+            self._model = resident.write(prepared)
         return self._model
 
     def _score_parent(self, job: Job) -> Scores:
@@ -239,23 +217,23 @@ class Worker:
     def _drop(self, *, engine: bool = False) -> None:
         self.evaluator.release(engine=engine)
         free_weights(self._model)  # a function may keep it
-        self._builder = self._model = self._loss = None
+        self._resident = self._model = self._loss = None
 
     def _ready(self) -> Resident:
         """Return the resident model, made again if it was dropped.
 
         If an objective function has had the model, all of its tensors are written again.
         """
-        if self._builder is None:
+        if self._resident is None:
             oom_backoffs = self.evaluator.oom_backoffs
             self._drop()  # as two models may not fit
             self._prepare()
             self.evaluator.halve_batches(oom_backoffs)
-        assert self._builder is not None
+        assert self._resident is not None
         if self.evaluator.is_touched:
-            self._builder.forget()
+            self._resident.forget()
             self.evaluator.is_touched = False
-        return self._builder
+        return self._resident
 
     def score(self, job: Job, model: Any) -> Scores:
         """Score a model on the documents of a job; a race may leave some of them out."""
@@ -282,3 +260,30 @@ class Worker:
             for task, ids in right.items()
             if ids and info.tasks[task].kind == "generate_until"
         }
+
+
+def _failure(error: BaseException, job: Job, stage: str) -> Failure:
+    """Return the outcome of a candidate that raised an error; raise what is not its fault."""
+    if isinstance(error, _NOT_ITS_FAULT):
+        raise error
+    if isinstance(error, OSError):
+        place = f" ({error.filename})" if error.filename else ""
+        raise SearchError(
+            f"Candidate {job.candidate} stopped in the stage {stage!r} for a reason that is not "
+            f"the candidate's fault: {error.strerror or one_line(error)}{place}; check that disks, "
+            "mounts and devices are there and have free space, then go on with `evomerge resume`."
+        ) from error
+    if is_device_failure(error):
+        raise DeviceError(
+            f"The device failed in the stage {stage!r} of candidate {job.candidate} "
+            f"({one_line(error).rstrip('.')}); go on with `evomerge resume`, which marks a "
+            "candidate with which this happens three times as failed."
+        ) from error
+    is_known = isinstance(error, CandidateError)
+    cause = error.__cause__ if is_known else error
+    if cause is not None:  # other code has raised it
+        lines = traceback_lines(cause)
+        log.info("Candidate %d failed in the stage %r:\n%s", job.candidate, stage, lines)
+    return Failure(
+        stage, one_line(error) if is_known else f"{type(error).__name__}: {one_line(error)}"
+    )
