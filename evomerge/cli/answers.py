@@ -52,8 +52,9 @@ def results(
     """Print a run's candidates and compare its models, or compare several runs."""
     from dataclasses import asdict
 
+    from evomerge.cli.rows import best_rows, brief_rows, write_csv
     from evomerge.errors import InputError
-    from evomerge.report.rows import best_rows, brief_rows, candidate_rows, write_csv
+    from evomerge.report.rows import candidate_rows
     from evomerge.report.view import View
     from evomerge.report.words import duration, sampling_note
     from evomerge.searching.ranking import measured
@@ -111,8 +112,8 @@ def results(
 
 
 def _compare_runs(runs: list[Path], csv: Path | None, as_json: bool) -> None:
-    from evomerge.report.rows import write_csv
-    from evomerge.report.runs import in_words, run_rows
+    from evomerge.cli.rows import runs_in_words, write_csv
+    from evomerge.report.runs import run_rows
 
     rows = run_rows(runs)
     if csv is not None:
@@ -121,7 +122,7 @@ def _compare_runs(runs: list[Path], csv: Path | None, as_json: bool) -> None:
     elif as_json:
         terminal.print_json(rows)
     else:
-        terminal.print_table(*in_words(rows), title="means over seeds, with 95 % intervals")
+        terminal.print_table(*runs_in_words(rows), title="means over seeds, with 95 % intervals")
 
 
 def report(

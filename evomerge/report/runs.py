@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from evomerge.errors import InputError
-from evomerge.report.confidence import Interval, factor_of_fitness, fitness_interval, mean_over_runs
+from evomerge.report.confidence import factor_of_fitness, fitness_interval, mean_over_runs
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.scores import fitness
@@ -19,9 +19,6 @@ from evomerge.space.baselines import UNIFORM
 
 _OF_A_RUN = {"seed", "executor"}
 """Sections in which runs of one search file may differ."""
-
-_SCORES = ("score", "best_parent", "uniform")
-_HEADS = ("search", "seeds", "test", "best parent", "uniform", "candidates", "CPU s")
 
 
 def run_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
@@ -90,19 +87,3 @@ def _baseline(views: Sequence[View], *, is_uniform: bool) -> float | None:
         ]
         found += [max(values)] if values and not view.ranking.has_front else []
     return fmean(found) if found else None
-
-
-def in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:
-    """Return headers and rows for people; of `2 of 3` runs one has not ended."""
-    found = []
-    for row in rows:
-        seeds, factor = str(row["seeds"]), 100.0 if row["percent"] else 1.0
-        if row["seeds"] < row["runs"]:
-            seeds += f" of {row['runs']}"
-        scores = [Interval(math.nan if row[name] is None else row[name]) for name in _SCORES]
-        if row["score"] is not None:
-            scores[0] = Interval(row["score"], row["low"], row["high"])
-        texts = (" ".join(item.texts(factor)).strip() for item in scores)
-        costs = (f"{row[name]:,.0f}" for name in ("candidates", "cpu_seconds"))
-        found.append([row["search"], seeds, *texts, *costs])
-    return _HEADS, found

@@ -12,8 +12,9 @@ from run_folders import finished, write_run
 from search_run import SMALL, evomerge, evomerge_json
 
 import evomerge as api
+from evomerge.cli.rows import runs_in_words
 from evomerge.errors import InputError, RunFolderError
-from evomerge.report.runs import in_words, run_rows
+from evomerge.report.runs import run_rows
 
 
 def done(folder: Path, right: int, **changes) -> Path:
@@ -68,7 +69,7 @@ def test_folders_with_one_name_and_a_search_for_a_front_which_has_costs_only(tmp
     assert list(api.results([other, same]).index) == [str(other), str(same)]
     objectives = [*SMALL["objectives"], {"task": "zoo_maths", "metric": "exact_match"}]
     front = write_run(tmp_path / "front-1", [], mode="pareto", objectives=objectives).path
-    _, rows = in_words(run_rows([front, other]))
+    _, rows = runs_in_words(run_rows([front, other]))
     assert rows[0][:5] == ["front", "0 of 1", "-", "-", "-"] and rows[1][0] == "b"
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from evomerge.report.rows import brief_rows, rows_in_per_cent, write_csv
+from evomerge.cli.rows import brief_rows, write_csv
+from evomerge.report.rows import rows_in_per_cent
 from evomerge.scores import Objective
 
 

@@ -1,0 +1,100 @@
+"""The rows of `evomerge results`, of candidates and of runs, for people and for spreadsheets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.report.confidence import Interval
+from evomerge.report.rows import rows_in_per_cent, score_keys
+from evomerge.report.words import short_names, short_scores
+from evomerge.run.atomic import write_output
+from evomerge.scores import Objective
+
+_BRIEF = ("candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure")
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""How a text begins that a spreadsheet takes for a formula; it reads wide forms as plain ones."""
+
+_SCORES = ("score", "best_parent", "uniform")
+_HEADS = ("search", "seeds", "test", "best parent", "uniform", "candidates", "CPU s")
+
+
+def brief_rows(
+    rows: Sequence[dict[str, Any]], objectives: Sequence[Objective]
+) -> list[dict[str, Any]]:
+    """Return the columns that fit a terminal, without those that are empty in all rows.
+
+    The winner's status is `winner`, local parents have short names, and shares are in per cent.
+    """
+    names = short_names(row["origin"] for row in rows)
+    kept = {name: name for name in _BRIEF}
+    if all(row["fitness"] is None for row in rows):  # in a search for a front
+        kept |= {f"search {key}": short for key, short in short_scores(score_keys(rows)).items()}
+    brief = []
+    for row in rows_in_per_cent(rows, objectives):
+        plain = {name: name.removesuffix(" in %") for name in row}
+        found = {n.replace(p, kept[p]): row[n] for n, p in plain.items() if p in kept}
+        found["origin"] = names[row["origin"]]
+        if row.get("front"):
+            found["status"] = "knee" if row["winner"] else "front"
+        elif row["winner"]:
+            found["status"] = "winner"
+        brief.append(found)
+    shown = [name for name in (brief or [{}])[0] if any(row[name] is not None for row in brief)]
+    return [{name: row[name] for name in shown} for row in brief]
+
+
+def best_rows(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return so many rows, by fitness or, in a search for a front, by the first objective."""
+    column = "fitness"
+    if rows and all(row["fitness"] is None for row in rows):
+        column = next(key for key in rows[0] if key.startswith("search "))
+    scored = [row for row in rows if row[column] is not None]
+    rest = [row for row in rows if row[column] is None]
+    return [*sorted(scored, key=lambda row: -row[column]), *rest][:count]
+
+
+def runs_in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:
+    """Return headers and rows for people; of `2 of 3` runs one has not ended."""
+    found = []
+    for row in rows:
+        seeds, factor = str(row["seeds"]), 100.0 if row["percent"] else 1.0
+        if row["seeds"] < row["runs"]:
+            seeds += f" of {row['runs']}"
+        scores = [Interval(math.nan if row[name] is None else row[name]) for name in _SCORES]
+        if row["score"] is not None:
+            scores[0] = Interval(row["score"], row["low"], row["high"])
+        texts = (" ".join(item.texts(factor)).strip() for item in scores)
+        costs = (f"{row[name]:,.0f}" for name in ("candidates", "cpu_seconds"))
+        found.append([row["search"], seeds, *texts, *costs])
+    return _HEADS, found
+
+
+def _no_formula(cell: Any) -> Any:
+    """Return a cell that a spreadsheet shows and does not run."""
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows as CSV with a header line. InputError: the file cannot be written.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it (OWASP, CSV
+    injection). Texts of numbers stay as they are.
+    """
+    text = io.StringIO(newline="")
+    names = list(rows[0]) if rows else ["candidate"]
+    writer = csv.writer(text)
+    writer.writerow(map(_no_formula, names))
+    writer.writerows([_no_formula(row[name]) for name in names] for row in rows)
+    write_output(path, text.getvalue(), "--csv")
