@@ -1,4 +1,12 @@
-"""The base classes of optimizers: open samples, known outcomes, failures, constraints."""
+"""What optimizers have in common: the unit cube, open samples, known outcomes, generations.
+
+A real gene maps linearly to [0, 1]. An integer or binary gene with k values divides [0, 1] into k
+equal cells: every point of a cell maps to its value, and the value to the middle of its cell.
+
+The values of a choice have no order, so a choice of three or more has a coordinate for each value,
+and the largest decides (random keys, Bean 1994). At the start all are equal: the search begins
+undecided, and the place of a value in the list makes no difference.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +16,160 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import cache
+from statistics import NormalDist
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from evomerge.optimize.cube import Cube, Vector
-from evomerge.space.protocol import Genome
+from evomerge.space.protocol import Gene, Genome
+
+Vector = NDArray[np.float64]
+
+UNORDERED_SHARE = 1.5
+"""Initial steps of binary genes and choices of two, in units of `optimizer.sigma`.
+
+A step within a cell does not change the value. With sigma = 1/6, a step is 1/4, the distance from
+the middle of a cell to the threshold; so known best paths through layers were found most often.
+"""
+
+Choices: TypeAlias = Literal["keys", "cells", "quantiles"]
+"""How a choice of three or more values is seen. `keys`: a coordinate for each value; the largest
+decides. `cells`: one coordinate of equal cells, for draws from the whole cube. `quantiles`: one
+coordinate, cut so that a normal distribution around the start hits each cell equally often."""
+
+KEY_STEP = 1 / 12
+"""Initial steps of keys and quantiles: far from the borders, where keys would become equal."""
+
+_NORMAL = NormalDist(0.5, KEY_STEP)
+
+NEAR = 1e-6
+"""Two values of a gene count as equal if they differ by at most this share of its range."""
+
+
+class Cube:
+    """Maps genomes to points of the unit cube and back; `sigma`: see `Setting`.
+
+    Attributes, all of the shape (dimensions,), with keys more than genes:
+        start: the point where the search starts, in [0, 1].
+        step: initial standard deviation of every coordinate, > 0.
+        low, high: smallest and largest useful value: 0 and 1, or infinite for a key.
+    """
+
+    def __init__(self, genes: Sequence[Gene], sigma: float, choices: Choices = "keys") -> None:
+        self.genes = tuple(genes)
+        unordered = [gene.kind == "choice" and gene.high > 1 for gene in genes]
+        with_keys = [many and choices == "keys" for many in unordered]
+        with_quantiles = [many and choices == "quantiles" for many in unordered]
+        cells = [levels(gene) for gene in genes]
+        counts = [(k or 1) if keys else 1 for k, keys in zip(cells, with_keys, strict=True)]
+        firsts = (np.cumsum(counts) - counts).tolist()
+        self._axes = list(zip(genes, cells, counts, firsts, strict=True))
+        """Each gene, its number of values, its number of coordinates, and the first of these."""
+        self._cells = np.repeat([k or 0 for k in cells], counts)
+        self._quantiles = np.flatnonzero(with_quantiles).tolist()
+        steps = [
+            KEY_STEP if many and choices != "cells" else _step(gene, sigma)
+            for gene, many in zip(genes, unordered, strict=True)
+        ]
+        starts = [0.5 if it.kind == "choice" else _position(it, it.start) for it in genes]
+        self.start: Vector = np.repeat(starts, counts)
+        self.step: Vector = np.repeat(steps, counts)
+        is_key = np.repeat(with_keys, counts)
+        self.low: Vector = np.where(is_key, -math.inf, 0.0)
+        self.high: Vector = np.where(is_key, math.inf, 1.0)
+
+    def decided(self, random: np.random.RandomState) -> Vector:
+        """Return the start, with a random value of every undecided gene."""
+        between = np.isinf(self.high) | ((self._cells > 0) & (self.start * self._cells % 1 == 0))
+        steps = np.where(between, NEAR * self.step, 0.0)
+        steps[self._quantiles] = KEY_STEP
+        moved: Vector = self.start + steps * random.standard_normal(len(self.start))
+        return moved
+
+    def point(self, genome: Genome) -> Vector:
+        """Return the point that a genome maps to; ValueError: it does not belong to the space.
+
+        The keys of a choice are the mean of those, in a first sample, of which this value's is the
+        largest: it wins clearly, and small steps can still make another one win.
+        """
+        if len(genome) != len(self.genes):
+            raise ValueError(f"The genome has {len(genome)} genes, the space {len(self.genes)}.")
+        coordinates: list[float] = []
+        for (gene, _, count, _), value in zip(self._axes, genome, strict=True):
+            in_range = gene.low <= value <= gene.high
+            if not in_range or (gene.kind != "real" and value != int(value)):
+                raise ValueError(f"Gene {gene.name} is {value!r}, which its range does not have.")
+            if count == 1:
+                coordinates.append(_position(gene, value))
+            else:
+                lost, won = _lost_and_won(count)
+                coordinates += [won if value == gene.low + k else lost for k in range(count)]
+        point = np.array(coordinates)
+        for place in self._quantiles:
+            point[place] = _NORMAL.inv_cdf(point[place])
+        return point
+
+    def genome(self, point: Vector) -> Genome:
+        """Return the genome of a point; coordinates outside of [0, 1] are clipped."""
+        values = point.tolist()
+        for place in self._quantiles:
+            values[place] = _NORMAL.cdf(values[place])
+        return tuple(
+            _value(gene, cells, values[first])
+            if count == 1
+            else gene.low + int(np.argmax(point[first : first + count]))
+            for gene, cells, count, first in self._axes
+        )
+
+    def is_near(self, genome: Genome, other: Genome) -> bool:
+        """Return whether two genomes are nearly equal: every gene within `NEAR` of its range."""
+        triples = zip(self.genes, genome, other, strict=True)
+        return all(abs(a - b) <= NEAR * (gene.high - gene.low) for gene, a, b in triples)
+
+
+def levels(gene: Gene) -> int | None:
+    """Return the number of values of a gene, or None for a real gene."""
+    return None if gene.kind == "real" else round(gene.high - gene.low) + 1
+
+
+@cache
+def _lost_and_won(count: int) -> tuple[float, float]:
+    """Return the mean keys of the values that lose, and of the one that wins, in a first sample.
+
+    The largest of k standard normal numbers has the mean m(k), the integral of
+    k x phi(x) Phi(x)^(k - 1). As their sum has the mean 0, each other one has -m(k) / (k - 1).
+    """
+    x = np.linspace(-10.0, 10.0, 20001)
+    phi = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    below = np.cumsum(phi) * (x[1] - x[0])
+    largest = float((count * x * phi * below ** (count - 1)).sum() * (x[1] - x[0]))
+    return 0.5 - KEY_STEP * largest / (count - 1), 0.5 + KEY_STEP * largest
+
+
+def _position(gene: Gene, value: float) -> float:
+    count = levels(gene)
+    if count is None:
+        return (value - gene.low) / (gene.high - gene.low)
+    return (value - gene.low + 0.5) / count
+
+
+def _value(gene: Gene, cells: int | None, position: float) -> float:
+    x = 0.5 if math.isnan(position) else min(1.0, max(0.0, position))
+    if cells is not None:
+        return gene.low + min(cells - 1, math.floor(x * cells))
+    return min(gene.high, max(gene.low, gene.low + x * (gene.high - gene.low)))
+
+
+def _step(gene: Gene, sigma: float) -> float:
+    count = levels(gene)
+    if gene.sigma is not None:
+        return gene.sigma / (gene.high - gene.low if count is None else count)
+    if gene.kind in ("choice", "binary"):
+        return sigma * UNORDERED_SHARE
+    return sigma
+
 
 LARGEST = 1e18
 """Bound of losses and violations. The number of parameters of a model is a loss, too."""
@@ -34,8 +190,6 @@ sizes are learned from the lengths and ranks of samples."""
 
 REPLACED = object()
 """The sample of a point that was tried in the place of the algorithm's own."""
-
-Sample = TypeVar("Sample")
 
 
 class BaseOptimizer(ABC):
@@ -131,9 +285,12 @@ class BaseOptimizer(ABC):
             self.learn_all(sample, point, losses, violation)
 
 
+Sample = TypeVar("Sample")
+
+
 @dataclass(frozen=True)
-class Told(Generic[Sample]):
-    """An outcome; `sample` is None if the algorithm did not sample the point, or not exactly."""
+class Trial(Generic[Sample]):
+    """A point and its loss; `sample` is None if the algorithm did not sample exactly this point."""
 
     sample: Sample | None
     point: Vector
@@ -152,11 +309,11 @@ class Generations(BaseOptimizer, Generic[Sample]):
     def __init__(self, cube: Cube, population: int | None) -> None:
         genes = max(2, len(cube.genes))
         super().__init__(cube, population or 4 + int(3 * math.log(genes)))
-        self._told: list[Told[Sample]] = []
-        self._injected: list[Told[Sample]] = []
+        self._trials: list[Trial[Sample]] = []
+        self._injected: list[Trial[Sample]] = []
 
     @abstractmethod
-    def update(self, told: list[Told[Sample]]) -> None:
+    def update(self, trials: list[Trial[Sample]]) -> None:
         """Learn a generation."""
 
     def learn(self, sample: object, point: Vector, loss: float) -> None:
@@ -168,22 +325,22 @@ class Generations(BaseOptimizer, Generic[Sample]):
             # The start is the first mean. As a sample it would be a step of no length, by which
             # steps are shortened.
             if not np.array_equal(point, self.cube.start):
-                self._injected.append(Told(None, point, loss))
+                self._injected.append(Trial(None, point, loss))
             return
-        own = None if sample is REPLACED else sample
-        self._told.append(Told(own, point, loss))  # type: ignore[arg-type]
-        if len(self._told) == self.population:
+        exact = None if sample is REPLACED else sample
+        self._trials.append(Trial(exact, point, loss))  # type: ignore[arg-type]
+        if len(self._trials) == self.population:
             generation = self._with_injected()
-            self._told, self._injected = [], []
-            if len({item.loss for item in generation}) > 1:
+            self._trials, self._injected = [], []
+            if len({trial.loss for trial in generation}) > 1:
                 self.update(generation)
 
-    def _with_injected(self) -> list[Told[Sample]]:
+    def _with_injected(self) -> list[Trial[Sample]]:
         """Return the generation, in which injected points have replaced the worst samples."""
-        most = max(1, math.floor(INJECTED_SHARE * len(self._told)))
-        every = [*self._told, *sorted(self._injected, key=lambda told: told.loss)[:most]]
-        best = sorted(range(len(every)), key=lambda place: every[place].loss)[: len(self._told)]
-        return [every[place] for place in sorted(best)]
+        most = max(1, math.floor(INJECTED_SHARE * self.population))
+        every = [*self._trials, *sorted(self._injected, key=lambda trial: trial.loss)[:most]]
+        best = sorted(range(len(every)), key=lambda index: every[index].loss)[: self.population]
+        return [every[index] for index in sorted(best)]
 
 
 def _key(genome: Genome) -> bytes:

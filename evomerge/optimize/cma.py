@@ -21,8 +21,7 @@ import numpy as np
 
 from evomerge.compat.cmaes import Normal, normal_of, normal_with_categories_of
 from evomerge.compat.pycma import extend_path
-from evomerge.optimize.base import Generations, Told
-from evomerge.optimize.cube import Cube, Vector, levels
+from evomerge.optimize.base import Cube, Generations, Trial, Vector, levels
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 
@@ -128,17 +127,17 @@ class CMA(Generations[_Sample]):
         self._sampled = True
 
     @_signals_after()
-    def update(self, told: list[Told[_Sample]]) -> None:
+    def update(self, trials: list[Trial[_Sample]]) -> None:
         """Learn a generation."""
         if not self._sampled:
             # pycma refuses two updates without a sample between them. This would happen if several
             # generations were asked before the first was told.
             self._es.ask(2 if self._two_point else 1)
         if self._two_point:
-            told = self._mirrored_first(told)
+            trials = self._mirrored_first(trials)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pycma warns of long steps and shortens them itself
-            self._es.tell([self._coordinates(item) for item in told], [item.loss for item in told])
+            self._es.tell(list(map(self._coordinates, trials)), [trial.loss for trial in trials])
         self._sampled = False
         if self._two_point:
             self._samples.clear()  # so that the next samples begin with a mirrored pair again
@@ -146,7 +145,7 @@ class CMA(Generations[_Sample]):
     def _current_mean(self) -> Vector:
         return np.array(self._es.gp.pheno(self._es.mean))
 
-    def _coordinates(self, told: Told[_Sample]) -> Vector:
+    def _coordinates(self, trial: Trial[_Sample]) -> Vector:
         """Return what pycma is told of a sample.
 
         While many genomes are open, the mean moves on before a sample is told, and old samples
@@ -154,23 +153,23 @@ class CMA(Generations[_Sample]):
         a sample is told as its step from the mean of its time. With few genes the mean would go the
         same way several times, and too far.
         """
-        if told.sample is None:
-            return np.append((told.point - self.cube.start) / self.cube.step, self._idle)
-        sample, mean = told.sample, self._current_mean()
+        if trial.sample is None:
+            return np.append((trial.point - self.cube.start) / self.cube.step, self._idle)
+        sample, mean = trial.sample, self._current_mean()
         if not self._two_point or np.array_equal(mean, sample.mean):
             return sample.z
         return np.clip(sample.z + (mean - sample.mean), self._low, self._high)
 
-    def _mirrored_first(self, told: list[Told[_Sample]]) -> list[Told[_Sample]]:
+    def _mirrored_first(self, trials: list[Trial[_Sample]]) -> list[Trial[_Sample]]:
         """Return a generation that begins with its latest mirrored pair, as pycma assumes."""
-        pairs: dict[int, dict[int, Told[_Sample]]] = {}
-        for item in told:
+        pairs: dict[int, dict[int, Trial[_Sample]]] = {}
+        for item in trials:
             if item.sample is not None and item.sample.mirrored is not None:
                 pairs.setdefault(item.sample.generation, {})[item.sample.mirrored] = item
         whole = [generation for generation, pair in pairs.items() if len(pair) == 2]
         self._es.adapt_sigma.has_pair = bool(whole)
         first = [pairs[max(whole)][number] for number in (0, 1)] if whole else []
-        return [*first, *(item for item in told if not any(item is one for one in first))]
+        return [*first, *(item for item in trials if not any(item is one for one in first))]
 
 
 def _two_point_adaptation() -> type:
@@ -218,13 +217,13 @@ class _Cmaes(Generations[Any]):
 
     _inner: Any
 
-    def update(self, told: list[Told[Any]]) -> None:
+    def update(self, trials: list[Trial[Any]]) -> None:
         """Learn a generation."""
-        samples = [self._sample(x.point) if x.sample is None else x.sample for x in told]
+        samples = [self._sample(x.point) if x.sample is None else x.sample for x in trials]
         with warnings.catch_warnings():
             # While half of the losses of each generation are equal, it takes the median of nothing.
             warnings.simplefilter("ignore")
-            self._inner.tell(list(zip(samples, (x.loss for x in told), strict=True)))
+            self._inner.tell(list(zip(samples, (x.loss for x in trials), strict=True)))
 
     @abstractmethod
     def _sample(self, point: Vector) -> Any:

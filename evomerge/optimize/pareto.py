@@ -14,8 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evomerge.optimize.base import BaseOptimizer
-from evomerge.optimize.cube import Cube, Vector
+from evomerge.optimize.base import BaseOptimizer, Cube, Vector
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 
@@ -47,7 +46,7 @@ class NondominatedSorting(BaseOptimizer):
         self._random = np.random.RandomState(seed)
         self._individuals = itertools.count(1)
         self._waiting: deque[Vector] = deque()
-        self._told: list[tuple[float, Vector, Vector, float]] = []
+        self._trials: list[tuple[float, Vector, Vector, float]] = []
         """Number of the individual, point, losses, violation. Other points have the number 0, those
         that were tried in place of an individual infinity."""
 
@@ -70,8 +69,8 @@ class NondominatedSorting(BaseOptimizer):
     def learn_all(self, sample: object, point: Vector, losses: Vector, violation: float) -> None:
         """Note the losses of a point; pymoo learns them with those of a whole generation."""
         number = sample if isinstance(sample, int) else 0 if sample is None else math.inf
-        self._told.append((number, point, losses, violation))
-        if sum(number > 0 for number, *_ in self._told) == self.population:
+        self._trials.append((number, point, losses, violation))
+        if sum(number > 0 for number, *_ in self._trials) == self.population:
             self._learn_generation()
 
     def _learn_generation(self) -> None:
@@ -79,11 +78,11 @@ class NondominatedSorting(BaseOptimizer):
 
         # In the order of the proposals, so that the order of telling changes nothing; of those
         # without a number, the points decide.
-        ordered = sorted(self._told, key=lambda row: (row[0], row[1].tolist()))
+        ordered = sorted(self._trials, key=lambda row: (row[0], row[1].tolist()))
         _, points, losses, violations = map(np.array, zip(*ordered, strict=True))
-        told = Population.new(X=points, F=losses, G=violations[:, None])
-        for individual in told:
+        generation = Population.new(X=points, F=losses, G=violations[:, None])
+        for individual in generation:
             individual.evaluated.update("FG")
-        self._algorithm.tell(infills=told)
-        self._told = []
+        self._algorithm.tell(infills=generation)
+        self._trials = []
         self._waiting.clear()  # they are offspring of the population before

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from evomerge.errors import ConfigError
-from evomerge.optimize.base import BaseOptimizer
-from evomerge.optimize.cube import Cube, Vector, levels
+from evomerge.optimize.base import BaseOptimizer, Cube, Vector, levels
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 

@@ -6,7 +6,7 @@ from optimizer_runs import COUNTS, NAMES, make, several
 from scipy.stats import chi2_contingency, chisquare
 
 from evomerge.optimize import create
-from evomerge.optimize.cube import Cube
+from evomerge.optimize.base import Cube
 from evomerge.space.protocol import Gene
 
 pytestmark = pytest.mark.thorough

@@ -11,7 +11,7 @@ from pymoo.core.problem import ElementwiseProblem
 from pymoo.optimize import minimize
 from search_laws import quality
 
-from evomerge.optimize.cube import Cube, levels
+from evomerge.optimize.base import Cube, levels
 
 
 class Searched:
